@@ -1,0 +1,87 @@
+"""The one error tree, arranged by consequence. A library's exception is converted at the edge that imports the library."""
+
+from __future__ import annotations
+
+
+class FieldgateError(Exception):
+    """Base of everything that Fieldgate raises on purpose. The text says what happened, where, and what to do."""
+
+
+class ConfigError(FieldgateError):
+    """The configuration cannot be used; nothing starts, nothing changes. The command exits with 2."""
+
+
+class DecodeError(FieldgateError):
+    """A message cannot become samples: it goes to the dead letters under `reason` and is acknowledged.
+
+    `reason` is one of a small closed set of slugs (`invalid_json`, `timestamp_in_future`, ...): it becomes a metric label.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class StoreError(FieldgateError):
+    """PostgreSQL could not do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """PostgreSQL is away or is refusing connections: wait and try again, nothing is lost."""
+
+
+class StoreRejected(StoreError):
+    """PostgreSQL refuses this very data (SQLSTATE class 22 or 23): trying it again cannot help."""
+
+
+class LeaseLost(StoreError):
+    """Another replica owns what we were working on: the transaction was rolled back, leave it to them."""
+
+
+class BrokerRefused(FieldgateError):
+    """The broker refuses us for good (credentials, authorisation, protocol): the daemon stops and says so."""
+
+
+class ConnectorError(FieldgateError):
+    """A connected system could not serve a call. The subclass decides what happens to the connection."""
+
+    def __init__(self, message: str, *, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
+class Unavailable(ConnectorError):
+    """Transient: connect, TLS, DNS, time-out, 408, 425, 5xx. Retry with backoff; `retry_after` (seconds) is a floor."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None, request_id: str | None = None) -> None:
+        super().__init__(message, request_id=request_id)
+        self.retry_after = retry_after
+
+
+class OutcomeUnknown(Unavailable):
+    """The request was sent and no definite answer came: the system may have accepted it. Ask it before sending again."""
+
+
+class RateLimited(ConnectorError):
+    """429, or 503 with Retry-After: wait at least `retry_after` seconds. Not an attempt, not a failure."""
+
+    def __init__(self, message: str, *, retry_after: float, request_id: str | None = None) -> None:
+        super().__init__(message, request_id=request_id)
+        self.retry_after = retry_after
+
+
+class AuthRefused(ConnectorError):
+    """The credential is refused. No further call until somebody gives a new one."""
+
+
+class PermissionDenied(ConnectorError):
+    """The credential is good and is not allowed to do this: needs a person at the system, not a login."""
+
+
+class BadConfiguration(ConnectorError):
+    """The settings do not fit the system (service not found, unknown field): needs the integrator."""
+
+
+class BatchRefused(ConnectorError):
+    """The system refused the whole batch without saying which reading is at fault: bisect it."""

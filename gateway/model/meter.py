@@ -1,0 +1,106 @@
+"""Meter mappings: which device metric feeds which meter, and how it is reduced. Pure: rules in, concrete mappings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+Reduce = Literal["last", "mean", "min", "max", "sum", "count", "delta", "each"]
+REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterRule:
+    """One line of configuration. `device` may be a glob (`*`, `?`, `[...]`); `meter` a template of `{device}` and `{metric}`.
+
+    `every` is the window; zero for `each`. `deadband` is in the metric's own unit; zero delivers every change.
+    """
+
+    device: str
+    metric: str
+    meter: str
+    unit: str | None = None
+    reduce: Reduce = "last"
+    every: timedelta = timedelta(minutes=15)
+    deadband: float = 0.0
+
+    @property
+    def is_glob(self) -> bool:
+        """Whether the rule needs to know the customer's devices."""
+        return any(character in self.device for character in "*?[")
+
+    def matches(self, device: str) -> bool:
+        """Case-sensitive shell-style match of the whole device id."""
+        return fnmatchcase(device, self.device) if self.is_glob else device == self.device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterMapping:
+    """A rule applied to one device: concrete, stored, joined in SQL. One meter is fed by exactly one (device, metric).
+
+    `window` is `every`, or for `each` the system's resolution: samples that the system cannot tell apart share a window.
+    """
+
+    meter: str
+    device: str
+    metric: str
+    reduce: Reduce
+    window: timedelta
+    deadband: float
+    unit: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterConflict:
+    """Two rules want to feed one meter; the first stays."""
+
+    meter: str
+    kept: MeterMapping
+    refused: MeterMapping
+
+    def __str__(self) -> str:
+        return (
+            f"meter {self.meter!r} is already fed by {self.kept.device}/{self.kept.metric}; "
+            f"{self.refused.device}/{self.refused.metric} is ignored: give it another meter, or use {{device}} or {{metric}} in the template"
+        )
+
+
+def materialise(
+    rules: Iterable[MeterRule], devices: Iterable[str], *, resolution: timedelta
+) -> tuple[dict[str, MeterMapping], list[MeterConflict]]:
+    """Mappings by meter, and the conflicts. A rule without a glob needs no known device. Earlier rules win."""
+    known = sorted(devices)
+    mappings: dict[str, MeterMapping] = {}
+    conflicts: list[MeterConflict] = []
+    fed: set[tuple[str, str, str]] = set()
+    for rule in rules:
+        for device in known if rule.is_glob else (rule.device,):
+            if not rule.matches(device):
+                continue
+            mapping = apply_rule(rule, device, resolution=resolution)
+            feed = (mapping.meter, device, rule.metric)
+            if feed in fed:
+                continue
+            kept = mappings.setdefault(mapping.meter, mapping)
+            if kept is mapping:
+                fed.add(feed)
+            else:
+                conflicts.append(MeterConflict(meter=mapping.meter, kept=kept, refused=mapping))
+    return mappings, conflicts
+
+
+def apply_rule(rule: MeterRule, device: str, *, resolution: timedelta) -> MeterMapping:
+    """The mapping that a rule makes for one device."""
+    window = resolution if rule.reduce == "each" else max(rule.every, resolution)
+    return MeterMapping(
+        meter=rule.meter.replace("{device}", device).replace("{metric}", rule.metric),
+        device=device,
+        metric=rule.metric,
+        reduce=rule.reduce,
+        window=window,
+        deadband=rule.deadband,
+        unit=rule.unit,
+    )

@@ -1,0 +1,76 @@
+"""What a system said of one reading, and the one decision about what happens next."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import assert_never
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The system has it now. `remote_id` where it names what it made."""
+
+    remote_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate:
+    """The system had it already: delivered."""
+
+    remote_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """The system will never take it. `code` is the system's own code or a slug; `message` its own words."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Not now (a locked meter, a timestamp still in the future): again after `after_seconds`, this meter only."""
+
+    after_seconds: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """Sent, and no definite answer: find it before sending it again."""
+
+    message: str
+
+
+Outcome = Accepted | Duplicate | Rejected | Retry | Unknown
+
+
+class Step(enum.Enum):
+    """What happens to a due window after a push."""
+
+    DELIVERED = "delivered"
+    DEAD_LETTER = "dead_letter"
+    WAIT = "wait"
+    RECONCILE = "reconcile"
+    SEND_AGAIN = "send_again"
+
+
+def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool) -> Step:
+    """The only place where an outcome becomes a step. `attempts` counts this one.
+
+    An unknown outcome is reconciled where the system can be asked, otherwise sent again (at least once).
+    A reading that waits too often is a dead letter with the system's last words, so nothing waits for ever.
+    """
+    match outcome:
+        case Accepted() | Duplicate():
+            return Step.DELIVERED
+        case Rejected():
+            return Step.DEAD_LETTER
+        case Retry():
+            return Step.DEAD_LETTER if attempts >= max_attempts else Step.WAIT
+        case Unknown():
+            return Step.RECONCILE if can_find else Step.SEND_AGAIN
+        case _:
+            assert_never(outcome)

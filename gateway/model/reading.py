@@ -1,0 +1,51 @@
+"""A reading: the value of one meter over one window, on its way to a system."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from gateway.model.sample import Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """The system is told `window_start` as the time of the reading, for a single sample and for a window alike.
+
+    `key` is deterministic over (connection, meter, window_start): the same window always has the same key, so a system
+    that knows keys can never take it twice. `modified` says that the system already holds another value for this key.
+    """
+
+    key: str
+    meter: str
+    window_start: datetime
+    value: Value
+    unit: str | None = None
+    modified: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Readings pushed together, ascending by (meter, window_start). `id` is deterministic over its keys and values."""
+
+    id: str
+    connection: str
+    readings: tuple[Reading, ...]
+
+
+def reading_key(connection: str, meter: str, window_start: datetime) -> str:
+    """20 characters of base32: short enough for the reference fields of the systems that we know (20 is the shortest)."""
+    text = f"{connection}\0{meter}\0{window_start.isoformat()}"
+    return base64.b32encode(hashlib.blake2b(text.encode(), digest_size=12).digest()).decode().rstrip("=")
+
+
+def make_batch(connection: str, readings: Sequence[Reading]) -> Batch:
+    """Sorts by (meter, window_start) and derives the id; the same readings give the same batch."""
+    ordered = tuple(sorted(readings, key=lambda r: (r.meter, r.window_start)))
+    digest = hashlib.blake2b(digest_size=12)
+    for reading in ordered:
+        digest.update(f"{reading.key}\0{reading.value!r}\0".encode())
+    return Batch(id=digest.hexdigest(), connection=connection, readings=ordered)

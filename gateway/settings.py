@@ -1,0 +1,211 @@
+"""The configuration as a frozen tree; unknown keys are errors. Reading files, overrides and secrets is `gateway.configuration`'s."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema, field_validator, model_validator
+
+from gateway.model.connector import Auth, Hosting
+from gateway.model.meter import Reduce
+
+IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(value: object) -> object:
+    """`30s`, `2m`, `1.5h`, `7d`, `200ms` to a timedelta; a bare number is refused, for nobody knows its unit."""
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value.strip())):
+        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    raise ValueError("a duration is a number and a unit: 200ms, 30s, 5m, 2h or 7d")
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$", "examples": ["30s", "15m", "7d"]}),
+]
+
+
+class Section(BaseModel):
+    """Base of every part of the tree."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class BrokerSettings(Section):
+    """The MQTT 5 broker: `mqtt://` or `mqtts://` host and port."""
+
+    url: str = "mqtt://127.0.0.1:1883"
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_file: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    keepalive: Duration = timedelta(seconds=30)
+    session_expiry: Duration = timedelta(days=7)
+    receive_maximum: int = Field(65534, ge=1, le=65534)
+    partitions: int = Field(1, ge=1, le=64)
+    topic_root: str = "fieldgate/v1"
+    connect_timeout: Duration = timedelta(seconds=10)
+
+    @field_validator("url")
+    @classmethod
+    def _scheme(cls, url: str) -> str:
+        if not re.fullmatch(r"mqtts?://[^/@\s]+(:\d+)?/?", url):
+            raise ValueError("expected mqtt://host:port or mqtts://host:port (user and password have keys of their own)")
+        return url
+
+
+class DatabaseSettings(Section):
+    """PostgreSQL 15 or newer."""
+
+    dsn: SecretStr = SecretStr("postgresql:///fieldgate")
+    pool_size: int = Field(8, ge=3, le=100)
+
+
+class HttpSettings(Section):
+    """Health, metrics, and later the API."""
+
+    listen: str = "127.0.0.1:8080"
+    public_url: str = "http://127.0.0.1:8080"
+    authentication: bool = True
+
+
+class SourceSettings(Section):
+    """Where telemetry is published: a topic template of `{customer}`, `{device}` and, for `scalar`, `{metric}`; other levels are literal."""
+
+    topic: str
+    format: Literal["json", "scalar"] = "json"
+
+
+DEFAULT_SOURCES = (
+    SourceSettings(topic="{customer}/devices/{device}/telemetry", format="json"),
+    SourceSettings(topic="{customer}/devices/{device}/telemetry/{metric}", format="scalar"),
+)
+
+
+class TelemetrySettings(Section):
+    """What is taken in, and how long it is kept."""
+
+    retention: Duration = timedelta(days=100)
+    max_future: Duration = timedelta(minutes=5)
+    auto_register_customers: bool = False
+    sources: tuple[SourceSettings, ...] = DEFAULT_SOURCES
+    qos0_queue: int = Field(10_000, ge=0)
+    batch_messages: int = Field(4_000, ge=1, le=50_000)
+    memory_high_bytes: int = Field(8 << 20, ge=1 << 20)
+    memory_low_bytes: int = Field(2 << 20, ge=1 << 18)
+
+
+class CreditsSettings(Section):
+    """What connections cost."""
+
+    tier_price: dict[Literal[1, 2, 3], int] = {1: 1, 2: 2, 3: 4}
+    on_premises_multiplier: int = Field(2, ge=1)
+
+
+class SecuritySettings(Section):
+    """Keys, newest first. The first one also makes the broker's client ids unguessable."""
+
+    encryption_keys: tuple[SecretStr, ...] = Field(min_length=1)
+
+
+class SyncSettings(Section):
+    """How streams are worked."""
+
+    workers: int = Field(8, ge=1, le=256)
+    push_timeout: Duration = timedelta(seconds=30)
+    max_attempts: int = Field(12, ge=1)
+    lateness: Duration = timedelta(minutes=2)
+    lease: Duration = timedelta(seconds=15)
+    backoff_base: Duration = timedelta(seconds=1)
+    backoff_cap: Duration = timedelta(minutes=5)
+    unknown_wait: Duration = timedelta(seconds=10)
+
+
+class LoggingSettings(Section):
+    """structlog."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+
+
+class MeterSettings(Section):
+    """One meter rule, or `table`: a CSV file with the columns device, metric, meter, unit, reduce, every (and optionally deadband)."""
+
+    table: str | None = None
+    device: str | None = None
+    metric: str | None = None
+    meter: str | None = None
+    unit: str | None = None
+    reduce: Reduce = "last"
+    every: Duration = timedelta(minutes=15)
+    deadband: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> MeterSettings:
+        if self.table is not None:
+            if self.model_fields_set != {"table"}:
+                raise ValueError("`table` stands alone: the CSV file has the other columns")
+        elif not (self.device and self.metric and self.meter):
+            raise ValueError("a meter needs device, metric and meter (or a table)")
+        if self.reduce != "each" and self.every < timedelta(seconds=1):
+            raise ValueError("a window is at least 1s (reduce: each delivers every sample)")
+        return self
+
+
+class CredentialSettings(Section):
+    """How the system is logged in to. The other keys depend on the type; every one is a secret."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+    __pydantic_extra__: dict[str, SecretStr]
+    type: Auth = "none"
+
+    def resolved(self) -> dict[str, str]:
+        """In clear, for the connector only."""
+        return {key: value.get_secret_value() for key, value in (self.__pydantic_extra__ or {}).items()}
+
+
+class ConnectionSyncSettings(Section):
+    """Schedule of one connection."""
+
+    interval: Duration = timedelta(seconds=60)
+    initial_days: int = Field(30, ge=0, le=90)
+    lateness: Duration | None = None
+
+
+class ConnectionSettings(Section):
+    """A declared connection."""
+
+    id: Identifier
+    customer: Identifier
+    system: str
+    hosting: Hosting = "cloud"
+    settings: dict[str, object] = {}
+    credentials: CredentialSettings = CredentialSettings()
+    sync: ConnectionSyncSettings = ConnectionSyncSettings()
+    meters: tuple[MeterSettings, ...] = ()
+
+
+class Settings(Section):
+    """`config/fieldgate.yaml`."""
+
+    instance: Identifier = "fieldgate"
+    replica: Identifier | None = None
+    broker: BrokerSettings = BrokerSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    http: HttpSettings = HttpSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    customers: tuple[Identifier, ...] = ()
+    connections_file: str | None = None
+    credits: CreditsSettings = CreditsSettings()
+    security: SecuritySettings
+    sync: SyncSettings = SyncSettings()
+    logging: LoggingSettings = LoggingSettings()
