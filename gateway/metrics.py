@@ -10,17 +10,23 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 REGISTRY = CollectorRegistry(auto_describe=True)
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-MESSAGES = Counter("fieldgate_mqtt_messages_total", "Samples and dead-lettered messages taken from MQTT; an array of n samples counts n.", ["outcome"], registry=REGISTRY)
+MESSAGES = Counter(
+    "fieldgate_mqtt_messages_total", "Samples and dead-lettered messages taken from MQTT; an array of n samples counts n.", ["outcome"], registry=REGISTRY
+)
 ACK_SECONDS = Histogram("fieldgate_mqtt_ack_seconds", "Receipt of a QoS 1 message to its PUBACK.", buckets=_SECONDS, registry=REGISTRY)
 CONNECTED = Gauge("fieldgate_mqtt_connected", "1 while the ingest partition's session is up.", ["partition"], registry=REGISTRY)
 READING_PAUSED = Gauge("fieldgate_mqtt_reading_paused", "1 while reading from the broker is paused by back-pressure.", ["partition"], registry=REGISTRY)
-OVERSIZED = Counter("fieldgate_mqtt_oversized_messages_total", "Messages larger than the parser takes: skipped, dead-lettered, acknowledged.", registry=REGISTRY)
+OVERSIZED = Counter(
+    "fieldgate_mqtt_oversized_messages_total", "Messages larger than the parser takes: skipped, dead-lettered, acknowledged.", registry=REGISTRY
+)
 MALFORMED = Counter("fieldgate_mqtt_malformed_packets_total", "Packets from the broker that could not be parsed; each ends the connection.", registry=REGISTRY)
 RECONNECTS = Counter("fieldgate_mqtt_reconnects_total", "Ingest sessions that ended and were tried again.", registry=REGISTRY)
 INFLIGHT = Gauge("fieldgate_mqtt_inflight_messages", "Received and not yet acknowledged.", registry=REGISTRY)
 BROKER_DROPPED = Gauge("fieldgate_mqtt_broker_dropped_messages", "The broker's own count of messages it dropped ($SYS).", registry=REGISTRY)
 COMMIT_SECONDS = Histogram("fieldgate_ingest_commit_seconds", "One group commit.", buckets=_SECONDS, registry=REGISTRY)
-BATCH_SAMPLES = Histogram("fieldgate_ingest_batch_samples", "Samples in one group commit.", buckets=(1, 10, 50, 100, 500, 1000, 2000, 5000, 10000), registry=REGISTRY)
+BATCH_SAMPLES = Histogram(
+    "fieldgate_ingest_batch_samples", "Samples in one group commit.", buckets=(1, 10, 50, 100, 500, 1000, 2000, 5000, 10000), registry=REGISTRY
+)
 TELEMETRY_ROWS = Counter("fieldgate_telemetry_rows_total", "Rows inserted or changed in telemetry.", registry=REGISTRY)
 SYNC_RUNS = Counter("fieldgate_sync_runs_total", "Runs of streams.", ["system", "phase", "outcome"], registry=REGISTRY)
 SYNC_READINGS = Counter("fieldgate_sync_readings_total", "Readings by what became of them.", ["system", "outcome"], registry=REGISTRY)
@@ -28,8 +34,12 @@ PUSH_SECONDS = Histogram("fieldgate_sync_push_seconds", "One push to a system.",
 SYNC_LAG = Gauge("fieldgate_sync_lag_seconds", "Age of the oldest closed window that is not delivered.", ["connection"], registry=REGISTRY)
 SYNC_PENDING = Gauge("fieldgate_sync_pending_readings", "Windows marked and not delivered.", ["connection"], registry=REGISTRY)
 SYNC_LAST_SUCCESS = Gauge("fieldgate_sync_last_success_timestamp_seconds", "When a run last completed.", ["connection"], registry=REGISTRY)
-CONNECTION_STATE = Gauge("fieldgate_connection_state", "1 for the state that the connection is in.", ["connection", "customer", "system", "state"], registry=REGISTRY)
-REAUTHORIZATION_REQUIRED = Gauge("fieldgate_connection_reauthorization_required", "1 while a person must give new credentials.", ["connection", "customer", "system"], registry=REGISTRY)
+CONNECTION_STATE = Gauge(
+    "fieldgate_connection_state", "1 for the state that the connection is in.", ["connection", "customer", "system", "state"], registry=REGISTRY
+)
+REAUTHORIZATION_REQUIRED = Gauge(
+    "fieldgate_connection_reauthorization_required", "1 while a person must give new credentials.", ["connection", "customer", "system"], registry=REGISTRY
+)
 UPSTREAM_REQUESTS = Counter("fieldgate_upstream_requests_total", "Calls to systems.", ["system", "operation", "status_class"], registry=REGISTRY)
 DEAD_LETTERS = Gauge("fieldgate_dead_letters", "Dead letters held.", ["reason"], registry=REGISTRY)
 BUILD_INFO = Gauge("fieldgate_build_info", "Always 1.", ["version", "python"], registry=REGISTRY)
