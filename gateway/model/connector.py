@@ -89,6 +89,18 @@ class RemoteReading:
     remote_id: str | None = None
 
 
+class Observer(Protocol):
+    """Told of each call to a system, so that the engine can count them and connectors need no metrics of their own."""
+
+    def __call__(self, operation: str, status_class: str) -> None:
+        """`operation` is one of the connector's few; `status_class` is `2xx` ... `5xx`, `ok`, `refused`, or `none` where no answer came."""
+        ...
+
+
+def unobserved(operation: str, status_class: str) -> None:
+    """The observer of a connector that nobody counts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectorSettings:
     """What a connector is built from: its own settings block and its resolved credentials (secrets in clear, never logged)."""
@@ -98,6 +110,7 @@ class ConnectorSettings:
     settings: Mapping[str, object]
     credentials: Mapping[str, str] = field(repr=False)
     timeout_seconds: float
+    observe: Observer = unobserved
 
 
 class Connector(Protocol):

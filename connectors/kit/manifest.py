@@ -1,0 +1,79 @@
+"""Reads a connector's `manifest.toml` into the model's Manifest. Strict: an unknown key or a wrong type ends the start."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import timedelta
+from importlib.resources import files
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from connectors.kit.settings import Block
+from gateway.model.connector import Auth, Capabilities, Cursor, Dedup, Hosting, Manifest, Order, Push, ReadBack
+from gateway.model.errors import ConfigError
+
+
+class _Capabilities(Block):
+    push: Push
+    max_items: int = Field(ge=1)
+    max_bytes: int | None = Field(None, ge=1)
+    order: Order = "any"
+    resolution_seconds: float = Field(gt=0)
+    max_backfill_seconds: float | None = Field(None, gt=0)
+    future_skew_seconds: float = Field(0.0, ge=0)
+    dedup: Dedup
+    readback: ReadBack
+    cursor: Cursor | None = None
+    can_create_meter: bool = False
+    can_raise_event: bool = False
+    values: frozenset[Literal["number", "boolean", "text"]] = Field(min_length=1)
+    auth: tuple[Auth, ...] = Field(min_length=1)
+
+    def build(self) -> Capabilities:
+        return Capabilities(
+            push=self.push,
+            max_items=self.max_items,
+            max_bytes=self.max_bytes,
+            order=self.order,
+            resolution=timedelta(seconds=self.resolution_seconds),
+            max_backfill=None if self.max_backfill_seconds is None else timedelta(seconds=self.max_backfill_seconds),
+            future_skew=timedelta(seconds=self.future_skew_seconds),
+            dedup=self.dedup,
+            readback=self.readback,
+            cursor=self.cursor,
+            can_create_meter=self.can_create_meter,
+            can_raise_event=self.can_raise_event,
+            values=self.values,
+            auth=self.auth,
+        )
+
+
+class _Manifest(Block):
+    system: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    title: str = Field(min_length=1)
+    tier: Literal[1, 2, 3]
+    hosting: tuple[Hosting, ...] = Field(min_length=1)
+    reauthorization: str = Field(min_length=1)
+    capabilities: _Capabilities
+
+
+def load_manifest(package: str) -> Manifest:
+    """The manifest beside a connector's code; `package` is its import name. Raises ConfigError."""
+    return parse_manifest(files(package).joinpath("manifest.toml").read_text("utf-8"), source=f"{package}/manifest.toml")
+
+
+def parse_manifest(text: str, *, source: str) -> Manifest:
+    """The manifest in `text`; `source` names it in a ConfigError."""
+    try:
+        read = _Manifest.model_validate(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return Manifest(
+        system=read.system,
+        title=read.title,
+        tier=read.tier,
+        hosting=read.hosting,
+        capabilities=read.capabilities.build(),
+        reauthorization=read.reauthorization.strip(),
+    )

@@ -1,0 +1,190 @@
+"""Delivers readings into one table by a keyed upsert: a repeat changes nothing, so each reading is there exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+import asyncpg
+
+from connectors.kit.bisect import push_bisecting
+from connectors.kit.manifest import load_manifest
+from connectors.kit.settings import parse
+from connectors.postgres.errors import connecting, executing
+from connectors.postgres.mapping import EXISTS, Row, columns, statements, to_row, to_value
+from connectors.postgres.settings import PostgresCredentials, PostgresSettings
+from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
+from gateway.model.errors import BadConfiguration, ConnectorError, OutcomeUnknown, PermissionDenied, Unavailable
+from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
+from gateway.model.reading import Batch, Reading
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Session = PoolConnectionProxy[asyncpg.Record]
+
+MANIFEST = load_manifest("connectors.postgres")
+ResultT = TypeVar("ResultT")
+
+
+class PostgresConnector:
+    """One table in one database. Sessions are opened when first needed and replaced when they break."""
+
+    def __init__(self, built_from: ConnectorSettings) -> None:
+        """Raises BadConfiguration; opens nothing."""
+        settings = parse(PostgresSettings, built_from.settings, what="settings")
+        self._dsn = parse(PostgresCredentials, built_from.credentials, what="credentials").dsn.get_secret_value()
+        self._settings = settings
+        self._connection = built_from.connection
+        self._timeout_seconds = built_from.timeout_seconds
+        self._observe = built_from.observe
+        self._statements = statements(settings.schema_name, settings.table, journal=settings.journal)
+        self._capabilities = replace(MANIFEST.capabilities, max_items=settings.max_items)
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._table_is_ready = False
+        self._opening = asyncio.Lock()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The manifest's, with `max_items` from the settings."""
+        return self._capabilities
+
+    async def probe(self) -> Health:
+        """Logs in, makes the table where allowed, and asks for its columns and the role's rights; touches no row."""
+        return await self._observed("probe", self._probe())
+
+    async def push(self, batch: Batch) -> Sequence[Outcome]:
+        """One statement. Accepted: inserted or changed. Duplicate: the same value was there. Rows that PostgreSQL refuses are isolated and Rejected."""
+        if not batch.readings:
+            return []
+        return await self._observed("push", self._push(batch.readings))
+
+    async def find(self, readings: Sequence[Reading]) -> Mapping[str, RemoteReading]:
+        """The rows of these keys."""
+        return await self._observed("find", self._find(readings)) if readings else {}
+
+    async def close(self) -> None:
+        """Ends the sessions; the connector opens new ones if it is used again."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.terminate()
+
+    async def _observed(self, operation: str, call: Awaitable[ResultT]) -> ResultT:
+        try:
+            result = await call
+        except (OutcomeUnknown, Unavailable):
+            self._observe(operation, "none")
+            raise
+        except ConnectorError:
+            self._observe(operation, "refused")
+            raise
+        self._observe(operation, "ok")
+        return result
+
+    async def _probe(self) -> Health:
+        async with self._session() as session:
+            with executing(harmless=True):
+                row = await session.fetchrow(self._statements.probe, self._statements.table)
+        if row is None:
+            raise Unavailable("PostgreSQL gave no answer to the probe")
+        database, read_only, may_write = row
+        if read_only:
+            raise Unavailable("PostgreSQL is read-only (a standby?)")
+        if not may_write:
+            raise PermissionDenied(f"the role may not select, insert and update {self._statements.table}: grant it")
+        return Health(account=database, detail=f"table {self._statements.table}")
+
+    async def _push(self, readings: Sequence[Reading]) -> list[Outcome]:
+        outcomes: dict[str, Outcome] = {}
+        rows: dict[str, Row] = {}
+        for reading in readings:
+            match to_row(reading):
+                case Rejected() as rejected:
+                    outcomes[reading.key] = rejected
+                case Row() as row:
+                    rows[reading.key] = row
+        sendable = [reading for reading in readings if reading.key in rows]
+
+        async def send(part: Sequence[Reading]) -> Sequence[Outcome]:
+            return await self._upsert([rows[reading.key] for reading in part])
+
+        if sendable:
+            sent, _ = await push_bisecting(sendable, send, max_calls=64)
+            outcomes.update((reading.key, outcome) for reading, outcome in zip(sendable, sent, strict=True))
+        return [outcomes[reading.key] for reading in readings]
+
+    async def _upsert(self, rows: Sequence[Row]) -> list[Outcome]:
+        """One statement, one transaction. A key that stands twice is written once, with the later value."""
+        distinct = {row.key: row for row in rows}
+        async with self._session() as session:
+            try:
+                with executing():
+                    applied = await session.fetch(self._statements.upsert, *columns(self._connection, list(distinct.values())))
+            except BadConfiguration:
+                self._table_is_ready = False
+                raise
+        changed = {record[0] for record in applied}
+        return [Accepted() if row.key in changed else Duplicate() for row in rows]
+
+    async def _find(self, readings: Sequence[Reading]) -> Mapping[str, RemoteReading]:
+        rows = [row for row in map(to_row, readings) if isinstance(row, Row)]
+        async with self._session() as session:
+            with executing(harmless=True):
+                found = await session.fetch(
+                    self._statements.find, self._connection, [row.meter for row in rows], [row.window_start for row in rows], [row.key for row in rows]
+                )
+        return {key: RemoteReading(value=to_value(value, text), at=at, remote_id=key) for key, value, text, at in found}
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        with connecting():
+            pool = await self._open()
+            acquired = pool.acquire(timeout=self._timeout_seconds)
+            session = await acquired
+        try:
+            if not self._table_is_ready:
+                await self._ensure_table(session)
+            yield session
+        finally:
+            with connecting():
+                await pool.release(session)
+
+    async def _open(self) -> asyncpg.Pool[asyncpg.Record]:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self._dsn,
+                    min_size=0,
+                    max_size=2,
+                    timeout=self._timeout_seconds,
+                    command_timeout=self._timeout_seconds,
+                    max_inactive_connection_lifetime=300,
+                    server_settings={"application_name": "fieldgate", "timezone": "UTC", "jit": "off"},
+                )
+            return self._pool
+
+    async def _ensure_table(self, session: Session) -> None:
+        """Makes what is missing, one connector at a time: `create table if not exists` alone would race and would need rights it should not."""
+        if self._settings.create_table:
+            wanted = [(self._settings.table, self._statements.create)]
+            if self._statements.create_journal:
+                wanted.append((self._settings.table + "_journal", self._statements.create_journal))
+            with executing(harmless=True):
+                for table, create in wanted:
+                    if not await self._exists(session, table):
+                        async with session.transaction():
+                            await session.execute("select pg_advisory_xact_lock(hashtext('fieldgate.create_table'))")
+                            if not await self._exists(session, table):
+                                await session.execute(create)
+        self._table_is_ready = True
+
+    async def _exists(self, session: Session, table: str) -> bool:
+        return bool(await session.fetchval(EXISTS, self._settings.schema_name, table))
+
+
+def build(built_from: ConnectorSettings) -> PostgresConnector:
+    """The registry's way to a connector. Raises BadConfiguration."""
+    return PostgresConnector(built_from)

@@ -1,0 +1,71 @@
+"""asyncpg's and the socket's errors to ours: one table for connecting, one for a statement that was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+
+from connectors.kit.bisect import Refusal
+from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, OutcomeUnknown, PermissionDenied, Unavailable
+
+_LOGIN = (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError)
+_MISSING = (
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.DatatypeMismatchError,
+    asyncpg.WrongObjectTypeError,
+    asyncpg.InvalidColumnReferenceError,  # the table lacks the unique key
+    asyncpg.GeneratedAlwaysError,
+)
+# The server refuses the rows: values (class 22), constraints (23), size of an index entry (54), a trigger's `raise exception`.
+_DATA = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError, asyncpg.RaiseError)
+# Raised by the client when the connection went away under a statement.
+_CUT = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+
+@contextmanager
+def connecting() -> Iterator[None]:
+    """Around opening a session: nothing has been sent yet."""
+    try:
+        yield
+    except asyncpg.PostgresConnectionError as error:
+        raise Unavailable(f"PostgreSQL cannot be reached: {error}") from error
+    except asyncpg.PostgresError as error:
+        raise convert(error) from error
+    except (asyncpg.ClientConfigurationError, ValueError) as error:
+        raise BadConfiguration("credentials.dsn is not a usable DSN: expected postgresql://role:password@host:5432/database") from error
+    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        raise Unavailable(f"PostgreSQL cannot be reached: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def executing(*, harmless: bool = False) -> Iterator[None]:
+    """Around a statement: a lost connection leaves its outcome unknown, unless it is `harmless` to have run; an error that the server reports is definite."""
+    try:
+        yield
+    except _CUT as error:
+        lost = Unavailable if harmless else OutcomeUnknown
+        raise lost(f"the connection to PostgreSQL was lost during a statement: {type(error).__name__}: {error}") from error
+    except asyncpg.PostgresError as error:
+        raise convert(error) from error
+
+
+def convert(error: asyncpg.PostgresError) -> ConnectorError:
+    """What an error reported by the server means: the statement had no effect."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, _LOGIN):
+        return AuthRefused(f"PostgreSQL refuses the login: {error}")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return PermissionDenied(f"PostgreSQL: {error}; grant select, insert and update on the table (and create on the schema, where it is to be created)")
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        return Unavailable(f"PostgreSQL is read-only (a standby?): {error}")
+    if isinstance(error, _MISSING):
+        return BadConfiguration(f"PostgreSQL: {text}; check settings.schema and settings.table, or set create_table")
+    if isinstance(error, _DATA):
+        return Refusal(f"{error}", code=error.sqlstate or "refused")
+    return Unavailable(f"PostgreSQL: {text}")

@@ -1,0 +1,173 @@
+"""Readings to rows and back, and the statements of one table. Pure: no connection, no clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from gateway.model.outcome import Rejected
+from gateway.model.reading import Reading
+from gateway.model.sample import Value
+
+
+def quote(name: str) -> str:
+    """A delimited identifier: any name is safe in a statement."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A reading as the table holds it. A boolean is 1 or 0 in `value` and `true` or `false` in `text_value`; a text has no `value`."""
+
+    meter: str
+    window_start: datetime
+    value: float | None
+    text_value: str | None
+    unit: str | None
+    key: str
+
+
+def to_row(reading: Reading) -> Row | Rejected:
+    """The row, or why PostgreSQL could never hold it."""
+    number: float | None = None
+    text: str | None = None
+    match reading.value:
+        case bool() as value:
+            number, text = float(value), "true" if value else "false"
+        case str() as value:
+            text = value
+        case int() | float() as value:
+            try:
+                number = float(value)
+            except OverflowError:
+                return Rejected(code="out_of_range", message="the number does not fit into double precision")
+            if not math.isfinite(number):
+                return Rejected(code="not_finite", message="the value is not a finite number")
+    for name, part in (("meter", reading.meter), ("value", text), ("unit", reading.unit)):
+        if part is not None and not _is_storable(part):
+            return Rejected(code="invalid_text", message=f"the {name} has a NUL character or is not valid Unicode: PostgreSQL cannot hold it")
+    return Row(meter=reading.meter, window_start=reading.window_start, value=number, text_value=text, unit=reading.unit, key=reading.key)
+
+
+def to_value(value: float | None, text_value: str | None) -> Value:
+    """The reading's value from a row's two columns."""
+    if text_value is None:
+        return 0.0 if value is None else value
+    if value is not None and text_value in ("true", "false"):
+        return text_value == "true"
+    return text_value
+
+
+def columns(connection: str, rows: Sequence[Row]) -> tuple[object, ...]:
+    """Arguments of the upsert: the connection, then one array per column."""
+    return (
+        connection,
+        [row.meter for row in rows],
+        [row.window_start for row in rows],
+        [row.value for row in rows],
+        [row.text_value for row in rows],
+        [row.unit for row in rows],
+        [row.key for row in rows],
+    )
+
+
+def _is_storable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statements:
+    """SQL for one table, identifiers quoted; the table's name is the only thing that is not a parameter."""
+
+    table: str
+    create: str
+    create_journal: str
+    upsert: str
+    find: str
+    probe: str
+
+
+def statements(schema: str, table: str, *, journal: bool) -> Statements:
+    """The statements for `schema`.`table` and, with `journal`, `table`_journal."""
+    name = f"{quote(schema)}.{quote(table)}"
+    journal_name = f"{quote(schema)}.{quote(table + '_journal')}"
+    return Statements(
+        table=name,
+        create=_CREATE.format(table=name),
+        create_journal=_CREATE_JOURNAL.format(journal=journal_name) if journal else "",
+        upsert=_UPSERT.format(table=name, journalled=_JOURNALLED.format(journal=journal_name) if journal else ""),
+        find=_FIND.format(table=name),
+        probe=_PROBE.format(table=name),
+    )
+
+
+EXISTS = """
+select exists (
+    select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = $1 and c.relname = $2
+)"""
+
+_CREATE = """
+create table {table} (
+    connection   text not null,
+    meter        text not null,
+    window_start timestamptz not null,
+    value        double precision,
+    text_value   text,
+    unit         text,
+    key          text not null,
+    changes      int not null default 0, -- how often the value was changed after it was first written
+    updated_at   timestamptz not null default now(),
+    primary key (connection, meter, window_start)
+)"""
+
+_CREATE_JOURNAL = """
+create table {journal} (
+    entry        bigint generated always as identity primary key,
+    connection   text not null,
+    meter        text not null,
+    window_start timestamptz not null,
+    value        double precision,
+    text_value   text,
+    unit         text,
+    key          text not null,
+    changes      int not null,           -- 0: the row was inserted
+    written_at   timestamptz not null default now()
+)"""
+
+_UPSERT = """
+with applied as (
+    insert into {table} as held (connection, meter, window_start, value, text_value, unit, key)
+    select $1::text, given.*
+    from unnest($2::text[], $3::timestamptz[], $4::double precision[], $5::text[], $6::text[], $7::text[])
+        as given (meter, window_start, value, text_value, unit, key)
+    on conflict (connection, meter, window_start) do update
+    set value = excluded.value, text_value = excluded.text_value, unit = excluded.unit, key = excluded.key,
+        changes = held.changes + 1, updated_at = now()
+    where (held.value, held.text_value, held.unit) is distinct from (excluded.value, excluded.text_value, excluded.unit)
+    returning connection, meter, window_start, value, text_value, unit, key, changes
+){journalled}
+select key from applied"""
+
+_JOURNALLED = """, journalled as (
+    insert into {journal} (connection, meter, window_start, value, text_value, unit, key, changes)
+    select connection, meter, window_start, value, text_value, unit, key, changes from applied
+)"""
+
+_FIND = """
+select wanted.key, held.value, held.text_value, held.window_start
+from unnest($2::text[], $3::timestamptz[], $4::text[]) as wanted (meter, window_start, key)
+join {table} held on held.connection = $1::text and held.meter = wanted.meter and held.window_start = wanted.window_start"""
+
+# Touches no row; fails where the role may not read or write the table, or where a column is missing.
+_PROBE = """
+select current_database(), current_setting('transaction_read_only') = 'on',
+       has_table_privilege($1, 'select') and has_table_privilege($1, 'insert') and has_table_privilege($1, 'update')
+from (select connection, meter, window_start, value, text_value, unit, key, changes, updated_at from {table} limit 0) columns
+right join (select 1) one on true"""

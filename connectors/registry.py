@@ -1,0 +1,32 @@
+"""The systems that can be connected: an explicit table, no discovery and no import side effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pydantic import BaseModel
+
+from connectors.postgres import connector as postgres
+from connectors.postgres.settings import PostgresCredentials, PostgresSettings
+from gateway.model.connector import Connector, ConnectorSettings, Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """What the engine needs of one system. `build` opens no connection; it raises BadConfiguration for settings that cannot work."""
+
+    manifest: Manifest
+    build: Callable[[ConnectorSettings], Connector]
+    settings_model: type[BaseModel]
+    credentials_model: type[BaseModel]
+
+
+def _table(*systems: System) -> Mapping[str, System]:
+    return MappingProxyType({system.manifest.system: system for system in systems})
+
+
+SYSTEMS: Mapping[str, System] = _table(
+    System(manifest=postgres.MANIFEST, build=postgres.build, settings_model=PostgresSettings, credentials_model=PostgresCredentials),
+)
