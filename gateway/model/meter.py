@@ -68,9 +68,7 @@ class MeterConflict:
         )
 
 
-def materialise(
-    rules: Iterable[MeterRule], devices: Iterable[str], *, resolution: timedelta
-) -> tuple[dict[str, MeterMapping], list[MeterConflict]]:
+def materialise(rules: Iterable[MeterRule], devices: Iterable[str], *, resolution: timedelta) -> tuple[dict[str, MeterMapping], list[MeterConflict]]:
     """Mappings by meter, and the conflicts. A rule without a glob needs no known device. Earlier rules win."""
     known = sorted(devices)
     mappings: dict[str, MeterMapping] = {}

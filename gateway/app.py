@@ -1,0 +1,265 @@
+"""The only composition root: builds every part, runs them in one TaskGroup, and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TypeVar
+
+import orjson
+import structlog
+
+from connectors.registry import SYSTEMS
+from gateway import clock
+from gateway.connections.lifecycle import Lifecycle
+from gateway.events.backlog import Backlog
+from gateway.events.mqtt_publisher import StatusPublisher
+from gateway.http.server import HttpServer, Readiness
+from gateway.ingest import Ingest
+from gateway.model.connector import ConnectorSettings
+from gateway.model.errors import ConfigError, StoreError, StoreUnavailable
+from gateway.model.meter import MeterRule
+from gateway.settings import ConnectionSettings, Settings
+from gateway.store import connections as connection_store
+from gateway.store import retention
+from gateway.store.connections import Declaration
+from gateway.store.migrate import migrate
+from gateway.store.pool import Database
+from gateway.sync.link import Link
+from gateway.sync.schedule import Scheduler
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+GRACE_SECONDS = 20.0
+RETENTION_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredConnection:
+    """A connection of the configuration with its meter tables read."""
+
+    settings: ConnectionSettings
+    rules: tuple[MeterRule, ...]
+
+
+async def run(
+    settings: Settings,
+    declared: Sequence[DeclaredConnection],
+    *,
+    reload: Callable[[], Sequence[DeclaredConnection]] | None = None,
+    ready: Callable[[], None] | None = None,
+    handle_signals: bool = True,
+) -> None:
+    """Runs the daemon until SIGTERM, SIGINT or cancellation; a second signal stops hard.
+
+    `reload` reads the declared connections again at SIGHUP; a faulty file leaves the old ones. Raises ConfigError and
+    BrokerRefused when it can never work, and the error of a core loop that died.
+    """
+    replica = settings.replica or f"{socket.gethostname().split('.')[0][:40]}-{os.getpid()}"
+    owner = f"{replica}/{secrets.token_hex(4)}"
+    stopping = asyncio.Event()
+    if handle_signals:
+        _handle_signals(stopping)
+    async with AsyncExitStack() as stack:
+        readiness = Readiness()
+        http = HttpServer(settings, readiness)
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(http.run(), name="http")
+            database = await _until_stopped(_open(settings), stopping)
+            if database is None:
+                await _end(serving, http.stop())
+                return
+            stack.push_async_callback(database.close)
+            await _serve(settings, declared, database, replica, owner, readiness, stopping, reload, ready)
+            await _end(serving, http.stop())
+    log.info("gateway.stopped")
+
+
+async def _serve(
+    settings: Settings,
+    declared: Sequence[DeclaredConnection],
+    database: Database,
+    replica: str,
+    owner: str,
+    readiness: Readiness,
+    stopping: asyncio.Event,
+    reload: Callable[[], Sequence[DeclaredConnection]] | None,
+    ready: Callable[[], None] | None,
+) -> None:
+    """Everything that needs the database. Stop order: ingest, sync, status, so that what is taken in is told before we leave."""
+    await _first(lambda: connection_store.register_customers(database, settings.customers))
+    ingest = Ingest(settings, database, replica=owner)
+    lifecycle = Lifecycle(database, owner=owner, max_future=settings.telemetry.max_future, on_active=lambda: scheduler.wake())
+    scheduler = Scheduler(database, settings.sync, lifecycle, owner=owner)
+    publisher = StatusPublisher(settings, database, replica)
+    async with AsyncExitStack() as connectors:
+        links = _links(settings, declared)
+        for link in links.values():
+            connectors.push_async_callback(link[1].connector.close)
+        scheduler.serve(await _first(lambda: lifecycle.declare(links)))
+        async with asyncio.TaskGroup() as group:
+            loops = [
+                group.create_task(ingest.run(), name="ingest"),
+                group.create_task(scheduler.run(), name="scheduler"),
+                group.create_task(lifecycle.run(), name="lifecycle"),
+                group.create_task(publisher.run(), name="publisher"),
+                group.create_task(Backlog(database).run(), name="backlog"),
+                group.create_task(_retain(settings, database), name="retention"),
+            ]
+            if reload is not None:
+                loops.append(group.create_task(_reload(settings, reload, lifecycle, scheduler, connectors), name="reload"))
+            readiness.serve(database, lambda: ingest.connected)
+            log.info("gateway.started", instance=settings.instance, replica=replica, connections=len(links))
+            if ready is not None:
+                ready()
+            await stopping.wait()
+            log.info("gateway.draining")
+            readiness.draining()
+            await publisher.draining()
+            await ingest.stop()
+            await scheduler.stop(GRACE_SECONDS)
+            await publisher.stop()
+            for loop in loops:
+                loop.cancel()
+
+
+def _links(settings: Settings, declared: Sequence[DeclaredConnection]) -> dict[str, tuple[Declaration, Link]]:
+    links: dict[str, tuple[Declaration, Link]] = {}
+    for item in declared:
+        connection = item.settings
+        if connection.system not in SYSTEMS:
+            raise ConfigError(f"connection {connection.id!r}: unknown system {connection.system!r}; known are {', '.join(sorted(SYSTEMS))}")
+        system = SYSTEMS[connection.system]
+        credentials = connection.credentials.resolved()
+        connector = system.build(
+            ConnectorSettings(
+                connection=connection.id,
+                hosting=connection.hosting,
+                settings=connection.settings,
+                credentials=credentials,
+                timeout_seconds=settings.sync.push_timeout.total_seconds(),
+            )
+        )
+        body = {"settings": connection.settings, "hosting": connection.hosting, "credentials": {**credentials, "type": connection.credentials.type}}
+        key = settings.security.encryption_keys[-1].get_secret_value().encode()
+        declaration = Declaration(
+            connection=connection.id,
+            customer=connection.customer,
+            system=connection.system,
+            hosting=connection.hosting,
+            tier=system.manifest.tier,
+            digest=hmac.new(key, orjson.dumps(body, option=orjson.OPT_SORT_KEYS, default=str), hashlib.sha256).hexdigest(),
+            delivery=connector.capabilities.delivery,
+        )
+        link = Link(
+            connection=connection.id,
+            customer=connection.customer,
+            system=connection.system,
+            connector=connector,
+            rules=item.rules,
+            interval=connection.sync.interval,
+            lateness=connection.sync.lateness if connection.sync.lateness is not None else settings.sync.lateness,
+            initial_days=connection.sync.initial_days,
+        )
+        links[connection.id] = (declaration, link)
+    return links
+
+
+async def _open(settings: Settings) -> Database:
+    """Waits for a database that is away, saying so once; migrates. Raises ConfigError for one that can never work."""
+    dsn, waited = settings.database.dsn.get_secret_value(), False
+    while True:
+        try:
+            database = await Database.open(dsn, size=settings.database.pool_size)
+            applied = await migrate(database)
+        except StoreUnavailable as error:
+            if not waited:
+                log.warning("gateway.database_awaited", detail=str(error), advice="start PostgreSQL or correct database.dsn; trying every second")
+            waited = True
+            await asyncio.sleep(1.0)
+        else:
+            log.info("gateway.database_opened", migrations=applied)
+            return database
+
+
+async def _first(operation: Callable[[], Awaitable[T]]) -> T:
+    """Repeats a step of the start while the database is away."""
+    while True:
+        try:
+            return await operation()
+        except StoreUnavailable as error:
+            log.warning("gateway.database_awaited", detail=str(error))
+            await asyncio.sleep(1.0)
+
+
+async def _until_stopped(operation: Coroutine[None, None, T], stopping: asyncio.Event) -> T | None:
+    """The operation's result, or None when we are asked to stop before it ends."""
+    work, stop = asyncio.ensure_future(operation), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else None
+    finally:
+        for task in (work, stop):
+            task.cancel()
+        await asyncio.gather(work, stop, return_exceptions=True)
+
+
+async def _end(task: asyncio.Task[None], stop: Awaitable[None]) -> None:
+    await stop
+    await task
+
+
+async def _retain(settings: Settings, database: Database) -> None:
+    while True:
+        try:
+            for name in await retention.drop_expired(database, now=clock.now(), retention=settings.telemetry.retention):
+                log.info("store.partition_dropped", partition=name)
+        except StoreError as error:
+            log.warning("store.retention_deferred", detail=str(error))
+        await asyncio.sleep(RETENTION_SECONDS)
+
+
+async def _reload(
+    settings: Settings,
+    reload: Callable[[], Sequence[DeclaredConnection]],
+    lifecycle: Lifecycle,
+    scheduler: Scheduler,
+    connectors: AsyncExitStack,
+) -> None:
+    """At each SIGHUP the declared connections are read again; the MQTT session is not touched."""
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            links = _links(settings, reload())
+            for _, link in links.values():
+                connectors.push_async_callback(link.connector.close)
+            scheduler.serve(await lifecycle.declare(links))
+        except (ConfigError, StoreError) as error:
+            log.error("gateway.reload_refused", detail=str(error), advice="the connections that ran before go on")
+        else:
+            log.info("gateway.reloaded", connections=len(links))
+
+
+def _handle_signals(stopping: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if stopping.is_set():
+            os._exit(130)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)

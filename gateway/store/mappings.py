@@ -1,0 +1,53 @@
+"""Materialised meter mappings: rules of the configuration applied to the devices that exist."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from gateway.model.meter import MeterMapping
+from gateway.store.pool import Connection
+from gateway.store.queries import sql
+
+
+async def held(connection: Connection, connection_id: str) -> dict[str, MeterMapping]:
+    """What is stored, by meter."""
+    rows = await connection.fetch(sql("mapping_list"), connection_id)
+    return {
+        row["meter"]: MeterMapping(
+            meter=row["meter"],
+            device=row["device_id"],
+            metric=row["metric"],
+            reduce=row["reduce"],
+            window=row["span"],
+            deadband=row["deadband"],
+            unit=row["unit"],
+        )
+        for row in rows
+    }
+
+
+async def put(connection: Connection, connection_id: str, mappings: Collection[MeterMapping]) -> None:
+    """Adds these, replacing what is held for the same meters."""
+    if mappings:
+        await connection.execute(
+            sql("mapping_add"),
+            connection_id,
+            [m.meter for m in mappings],
+            [m.device for m in mappings],
+            [m.metric for m in mappings],
+            [m.reduce for m in mappings],
+            [m.window for m in mappings],
+            [m.deadband for m in mappings],
+            [m.unit for m in mappings],
+        )
+
+
+async def keep_only(connection: Connection, connection_id: str, meters: Iterable[str]) -> None:
+    """Removes every other mapping of the connection, with its due windows; deliveries stay."""
+    await connection.execute(sql("mapping_remove"), connection_id, list(meters))
+
+
+async def devices(connection: Connection, customer: str, *, since: int = 0, until: int = 2**63 - 1) -> list[str]:
+    """Devices of the customer that registered at revisions in [since, until)."""
+    rows = await connection.fetch(sql("devices_new"), customer, str(since), str(until))
+    return [row["device_id"] for row in rows]

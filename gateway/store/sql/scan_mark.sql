@@ -1,0 +1,15 @@
+-- $1 connection, $2 customer, $3 from revision, $4 until revision, $5 lateness. The number of samples looked at.
+-- A window marked again keeps its phase, so one worker only ever delivers it; its new mark keeps an older delivery from removing it.
+with slice as materialized (
+    select device_id, ts, metrics from telemetry
+    where customer_id = $2 and revision >= $3::text::xid8 and revision < $4::text::xid8
+), marked as (
+    insert into due_window (connection_id, meter, window_start, phase, closes_at)
+    select $1, m.meter, w.start, 'incremental', w.start + m.span + case when m.reduce = 'each' then interval '0' else $5 end
+    from slice
+    join meter_mapping m on m.connection_id = $1 and m.device_id = slice.device_id and slice.metrics ? m.metric
+    cross join lateral (select date_bin(m.span, slice.ts, 'epoch') as start) w
+    group by m.meter, w.start, m.span, m.reduce
+    on conflict (connection_id, meter, window_start) do update set mark = excluded.mark
+)
+select count(*) from slice

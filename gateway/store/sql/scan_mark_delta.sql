@@ -1,0 +1,18 @@
+-- $1 connection, $2 customer, $3 from revision, $4 until revision, $5 lateness.
+-- A delta also depends on the last sample before its window: the window of the next sample after each changed one is due too.
+with slice as materialized (
+    select device_id, ts, metrics from telemetry
+    where customer_id = $2 and revision >= $3::text::xid8 and revision < $4::text::xid8
+)
+insert into due_window (connection_id, meter, window_start, phase, closes_at)
+select $1, m.meter, w.start, 'incremental', w.start + m.span + $5
+from slice
+join meter_mapping m on m.connection_id = $1 and m.device_id = slice.device_id and m.reduce = 'delta' and slice.metrics ? m.metric
+cross join lateral (
+    select t.ts from telemetry t
+    where t.customer_id = $2 and t.device_id = slice.device_id and t.ts >= date_bin(m.span, slice.ts, 'epoch') + m.span and t.metrics ? m.metric
+    order by t.ts limit 1
+) next
+cross join lateral (select date_bin(m.span, next.ts, 'epoch') as start) w
+group by m.meter, w.start, m.span
+on conflict (connection_id, meter, window_start) do update set mark = excluded.mark

@@ -1,0 +1,124 @@
+"""Streams: which are due, who works on them (lease and fence), and when they run next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from gateway.model.errors import LeaseLost
+from gateway.store.pool import Connection, Database
+from gateway.store.queries import sql
+
+Phase = Literal["initial", "incremental"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A stream that is ours until its lease runs out. Every write proves the fence."""
+
+    connection: str
+    customer: str
+    name: str
+    phase: Phase
+    fence: int
+    attempts: int
+
+    @property
+    def key(self) -> tuple[str, str, Phase]:
+        """What names the stream."""
+        return (self.connection, self.name, self.phase)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """How far a stream has come. Revisions are below 2^63; times are only set in the initial phase."""
+
+    watermark: int
+    device_watermark: int
+    initial_from: datetime | None
+    initial_cursor: datetime | None
+    initial_until: datetime | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What one run did, for its record and for metrics."""
+
+    samples: int = 0
+    delivered: int = 0
+    modified: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    retried: int = 0
+
+    @property
+    def moved(self) -> bool:
+        """Whether the run changed anything that somebody sees."""
+        return bool(self.delivered or self.modified or self.rejected or self.retried)
+
+
+async def claim(database: Database, owner: str, lease_seconds: float, connections: Sequence[str], limit: int, *, in_hand: Sequence[str]) -> list[Claim]:
+    """Takes up to `limit` due streams; two replicas never get the same one.
+
+    A lease of our own that no task of ours has `in_hand` ("connection/name/phase") was interrupted: it is taken again at once.
+    """
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("stream_claim"), owner, lease_seconds, list(connections), limit, list(in_hand))
+    return [
+        Claim(
+            connection=row["connection_id"],
+            customer=row["customer_id"],
+            name=row["name"],
+            phase=row["phase"],
+            fence=row["fence"],
+            attempts=row["attempts"],
+        )
+        for row in rows
+    ]
+
+
+async def seconds_to_next(database: Database, connections: Sequence[str]) -> float | None:
+    """How long until one of these connections' streams can be claimed; negative when one can be now."""
+    async with database.connection() as connection:
+        seconds: float | None = await connection.fetchval(sql("stream_next"), list(connections))
+    return seconds
+
+
+async def renew(database: Database, claim: Claim, lease_seconds: float) -> None:
+    """Raises LeaseLost when the stream is somebody else's by now."""
+    async with database.connection() as connection:
+        if not await connection.fetchval(sql("stream_renew"), *claim.key, claim.fence, lease_seconds):
+            raise LeaseLost(f"stream {'/'.join(claim.key)} is worked on by another replica")
+
+
+async def lock(connection: Connection, claim: Claim) -> Position:
+    """Within a transaction: proves the fence and holds the stream's row until the transaction ends. Raises LeaseLost."""
+    row = await connection.fetchrow(sql("stream_lock"), *claim.key, claim.fence)
+    if row is None:
+        raise LeaseLost(f"stream {'/'.join(claim.key)} is worked on by another replica")
+    return Position(**dict(row))
+
+
+async def finish(
+    database: Database,
+    claim: Claim,
+    *,
+    state: str,
+    next_in_seconds: float,
+    attempts: int,
+    error: str | None,
+    succeeded: bool,
+    tally: Tally,
+    started_at: datetime,
+) -> None:
+    """Schedules the next run, gives the lease back, and keeps a record of a run that moved or failed. One transaction; fenced."""
+    async with database.transaction() as connection:
+        await connection.execute(
+            sql("stream_finish"), *claim.key, claim.fence, state, next_in_seconds, attempts, error, succeeded, tally.moved
+        )
+        if tally.moved or error is not None:
+            outcome = "completed" if error is None else "failed"
+            counts = (tally.samples, tally.delivered, tally.modified, tally.unchanged, tally.rejected, tally.retried)
+            await connection.execute(sql("run_record"), *claim.key, started_at, outcome, *counts, error)

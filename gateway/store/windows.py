@@ -1,0 +1,72 @@
+"""Due windows: marking them from telemetry, and computing their values. No telemetry leaves PostgreSQL as rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from gateway.model.delivery import DueWindow
+from gateway.store.pool import Connection
+from gateway.store.queries import sql
+from gateway.store.streams import Claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """Revisions in [from_revision, until_revision) to scan now; `horizon` is where the log ends for the moment."""
+
+    from_revision: int
+    until_revision: int
+    horizon: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing is left to scan after it."""
+        return self.until_revision >= self.horizon
+
+
+async def next_slice(connection: Connection, customer: str, watermark: int, rows: int) -> Slice:
+    """The next whole revisions past the watermark: about `rows` samples, more when one revision alone has more."""
+    bounds = await connection.fetchrow(sql("scan_bounds"), customer, str(watermark), rows)
+    assert bounds is not None
+    horizon, first, boundary = bounds["horizon"], bounds["first"], bounds["boundary"]
+    until = horizon if boundary is None else max(boundary, first + 1)
+    return Slice(from_revision=watermark, until_revision=max(until, watermark), horizon=max(horizon, watermark))
+
+
+async def mark_changed(connection: Connection, claim: Claim, part: Slice, lateness: timedelta, *, with_delta: bool) -> int:
+    """Marks every window that the slice touches; the number of samples looked at."""
+    revisions = (str(part.from_revision), str(part.until_revision))
+    samples: int = await connection.fetchval(sql("scan_mark"), claim.connection, claim.customer, *revisions, lateness)
+    if with_delta and samples:
+        await connection.execute(sql("scan_mark_delta"), claim.connection, claim.customer, *revisions, lateness)
+    return samples
+
+
+async def advance(connection: Connection, claim: Claim, *, watermark: int, device_watermark: int) -> None:
+    """Moves the incremental watermark, in the transaction that marked everything below it."""
+    await connection.execute(sql("scan_advance"), claim.connection, claim.name, str(watermark), str(device_watermark))
+
+
+async def mark_initial(connection: Connection, claim: Claim, start: datetime, end: datetime, lateness: timedelta) -> int:
+    """Marks the windows of the samples in [start, end) and moves the cursor to `end`; the number of samples."""
+    samples: int = await connection.fetchval(sql("initial_mark"), claim.connection, claim.customer, start, end, lateness)
+    await connection.execute(sql("initial_advance"), claim.connection, claim.name, end)
+    return samples
+
+
+async def initial_backlog(connection: Connection, claim: Claim, enough: int) -> int:
+    """Closed windows of the initial sync that wait, counted up to `enough`."""
+    count: int = await connection.fetchval(sql("initial_backlog"), claim.connection, enough)
+    return count
+
+
+async def hand_over(connection: Connection, claim: Claim) -> None:
+    """At the end of an initial sync: what is still open goes on with the incremental one."""
+    await connection.execute(sql("initial_hand_over"), claim.connection)
+
+
+async def compute_due(connection: Connection, claim: Claim, limit: int) -> list[DueWindow]:
+    """Up to `limit` closed windows, the oldest, ascending by (meter, window_start)."""
+    rows = await connection.fetch(sql("due_compute"), claim.connection, claim.phase, claim.customer, limit)
+    return [DueWindow(**row) for row in rows]

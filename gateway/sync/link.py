@@ -1,0 +1,26 @@
+"""What the engine needs of a declared connection: its connector, its rules, its rhythm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from gateway.model.connector import Connector
+from gateway.model.meter import MeterRule
+
+READINGS = "readings"
+"""The outbound stream of every connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A connection that this replica can serve."""
+
+    connection: str
+    customer: str
+    system: str
+    connector: Connector
+    rules: tuple[MeterRule, ...]
+    interval: timedelta
+    lateness: timedelta
+    initial_days: int

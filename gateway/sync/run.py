@@ -1,0 +1,182 @@
+"""One run of one stream, and what its end means: when it runs again, and what the connection's state becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+
+from gateway import clock, metrics
+from gateway.model.backoff import full_jitter, with_floor
+from gateway.model.connection import Trigger
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    OutcomeUnknown,
+    PermissionDenied,
+    RateLimited,
+    Unavailable,
+)
+from gateway.settings import SyncSettings
+from gateway.store import streams
+from gateway.store.pool import Database
+from gateway.store.streams import Claim, Tally
+from gateway.sync import initial
+from gateway.sync.deliver import Delivery
+from gateway.sync.link import Link
+from gateway.sync.scan import scan_slice
+
+log = structlog.get_logger(__name__)
+
+RUN_SECONDS = 20.0
+"""A run with more to do ends here and is due again at once, so that its progress is seen and others have their turn."""
+
+DEGRADED_AFTER = 3
+"""Consecutive transient failures that make a connection degraded."""
+
+
+class Lifecycle(Protocol):
+    """What a run reports about the connection."""
+
+    async def report(self, connection: str, trigger: Trigger, reason: str | None) -> None:
+        """Follows the state table; nothing happens where the trigger means nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How a run ended."""
+
+    state: str
+    next_in_seconds: float
+    attempts: int = 0
+    error: str | None = None
+
+
+class Runner:
+    """Runs claimed streams. Holds no state between runs: everything is in PostgreSQL."""
+
+    def __init__(self, database: Database, settings: SyncSettings, lifecycle: Lifecycle, workers: asyncio.Semaphore) -> None:
+        self._database = database
+        self._settings = settings
+        self._lifecycle = lifecycle
+        self._workers = workers
+
+    async def run(self, claim: Claim, link: Link) -> None:
+        """Works the stream, stores how it ended, and tells the lifecycle. Raises LeaseLost and StoreError."""
+        started_at, tally = clock.now(), Tally()
+        delivery = Delivery(
+            self._database,
+            claim,
+            link,
+            tally,
+            push_timeout=self._settings.push_timeout,
+            max_attempts=self._settings.max_attempts,
+            unknown_wait=self._settings.unknown_wait,
+        )
+        try:
+            end = await (self._initial if claim.phase == "initial" else self._incremental)(claim, link, delivery, tally)
+        except ConnectorError as error:
+            end = await self._failed(claim, link, error)
+        else:
+            if claim.attempts or tally.moved:
+                await self._lifecycle.report(claim.connection, Trigger.CALL_SUCCEEDED, None)
+        await self._finish(claim, link, end, tally, started_at)
+
+    async def crashed(self, claim: Claim, link: Link, error: Exception) -> None:
+        """Schedules a run that ended in a fault of our own like one that failed, so that it is seen and does not spin."""
+        attempts = claim.attempts + 1
+        wait = full_jitter(attempts, rand=random.random(), base_seconds=5.0, cap_seconds=self._settings.backoff_cap.total_seconds())
+        end = End(state="failed", next_in_seconds=wait, attempts=attempts, error=f"internal error: {type(error).__name__}")
+        await self._finish(claim, link, end, Tally(), clock.now())
+
+    async def _incremental(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
+        if (wait := await delivery.reconcile()) is not None:
+            return End(state="running", next_in_seconds=wait, attempts=claim.attempts)
+        until = clock.monotonic() + RUN_SECONDS
+        while clock.monotonic() < until:
+            async with self._workers:
+                scanned = await scan_slice(self._database, claim, link, tally)
+            if not await delivery.deliver_once() and scanned:
+                return End(state="idle", next_in_seconds=link.interval.total_seconds())
+        return End(state="lagging", next_in_seconds=0.0)
+
+    async def _initial(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
+        if (wait := await delivery.reconcile()) is not None:
+            return End(state="running", next_in_seconds=wait, attempts=claim.attempts)
+        until = clock.monotonic() + RUN_SECONDS
+        while clock.monotonic() < until:
+            started = clock.monotonic()
+            async with self._workers:
+                marked = await initial.mark_more(self._database, claim, link, tally)
+            if not await delivery.deliver_once() and marked:
+                await initial.finish(self._database, claim)
+                log.info("sync.initial_completed", connection=claim.connection)
+                return End(state="done", next_in_seconds=0.0)
+            # At most half of the connection's time: the other half is the incremental sync's.
+            await asyncio.sleep(clock.monotonic() - started)
+        return End(state="running", next_in_seconds=0.0)
+
+    async def _failed(self, claim: Claim, link: Link, error: ConnectorError) -> End:
+        """The one place where a system's answer becomes a wait and a state."""
+        text, attempts = str(error), claim.attempts + 1
+        match error:
+            case RateLimited(retry_after=seconds):
+                wait = with_floor(0.0, floor_seconds=seconds, rand=random.random())
+                return End(state="running", next_in_seconds=wait, attempts=claim.attempts, error=None)
+            case AuthRefused():
+                await self._lifecycle.report(claim.connection, Trigger.AUTH_REFUSED, text)
+            case PermissionDenied() | BadConfiguration():
+                await self._lifecycle.report(claim.connection, Trigger.CALL_DENIED, text)
+            case _:
+                if attempts >= DEGRADED_AFTER:
+                    await self._lifecycle.report(claim.connection, Trigger.TRANSIENT_FAILURES, text)
+        base, cap = self._settings.backoff_base.total_seconds(), self._settings.backoff_cap.total_seconds()
+        wait = full_jitter(attempts, rand=random.random(), base_seconds=base, cap_seconds=cap)
+        if isinstance(error, OutcomeUnknown):
+            wait = max(wait, self._settings.unknown_wait.total_seconds())
+        if isinstance(error, Unavailable):
+            wait = with_floor(wait, floor_seconds=error.retry_after, rand=random.random())
+        log.warning(
+            "sync.run_failed",
+            connection=claim.connection,
+            phase=claim.phase,
+            attempt=attempts,
+            error=type(error).__name__,
+            detail=text,
+            request_id=error.request_id,
+            retry_in_seconds=round(wait, 1),
+        )
+        return End(state="failed", next_in_seconds=wait, attempts=attempts, error=text)
+
+    async def _finish(self, claim: Claim, link: Link, end: End, tally: Tally, started_at: datetime) -> None:
+        await streams.finish(
+            self._database,
+            claim,
+            state=end.state,
+            next_in_seconds=end.next_in_seconds,
+            attempts=end.attempts,
+            error=end.error,
+            succeeded=end.error is None and end.attempts == 0,
+            tally=tally,
+            started_at=started_at,
+        )
+        outcome = "completed" if end.error is None else "failed"
+        metrics.SYNC_RUNS.labels(link.system, claim.phase, outcome).inc()
+        if tally.moved:
+            log.info(
+                "sync.run_ended",
+                connection=claim.connection,
+                phase=claim.phase,
+                outcome=outcome,
+                samples=tally.samples,
+                delivered=tally.delivered,
+                modified=tally.modified,
+                rejected=tally.rejected,
+                retried=tally.retried,
+            )

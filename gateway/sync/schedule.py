@@ -1,0 +1,138 @@
+"""The scheduler: claims due streams, runs each under its own supervisor, renews their leases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+
+import structlog
+
+from gateway import clock
+from gateway.model.errors import LeaseLost, StoreError, StoreUnavailable
+from gateway.settings import SyncSettings
+from gateway.store import streams
+from gateway.store.pool import Database
+from gateway.store.streams import Claim
+from gateway.sync.link import Link
+from gateway.sync.run import Lifecycle, Runner
+
+log = structlog.get_logger(__name__)
+
+MOST_STREAMS = 256
+"""Streams in hand at once. One that waits for its system holds no worker and no session, so a hung system costs a place here only."""
+
+LONGEST_SLEEP_SECONDS = 1.0
+
+
+class Scheduler:
+    """Works every stream of `links` that is due. `links` may be replaced while it runs."""
+
+    def __init__(self, database: Database, settings: SyncSettings, lifecycle: Lifecycle, *, owner: str) -> None:
+        self._database = database
+        self._owner = owner
+        self._lease_seconds = settings.lease.total_seconds()
+        self._runner = Runner(database, settings, lifecycle, asyncio.Semaphore(settings.workers))
+        self._links: dict[str, Link] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._in_hand: set[str] = set()
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    def serve(self, links: Mapping[str, Link]) -> None:
+        """From now on these connections are worked."""
+        self._links = dict(links)
+        self.wake()
+
+    def wake(self) -> None:
+        """Looks for due streams at once."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled. A database that is away is waited for."""
+        away = False
+        async with asyncio.TaskGroup() as group:
+            while not self._stopping:
+                self._wake.clear()
+                try:
+                    wait = await self._start_due(group)
+                    if away:
+                        log.info("sync.database_returned")
+                    away = False
+                except StoreUnavailable as error:
+                    if not away:
+                        log.warning("sync.database_away", detail=str(error))
+                    away, wait = True, LONGEST_SLEEP_SECONDS
+                try:
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Claims nothing more and gives the runs in hand `grace_seconds` to end; then cancels them (their intents stay)."""
+        self._stopping = True
+        self.wake()
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=grace_seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _start_due(self, group: asyncio.TaskGroup) -> float:
+        free = MOST_STREAMS - len(self._running)
+        if not self._links or free <= 0:
+            return LONGEST_SLEEP_SECONDS
+        connections = list(self._links)
+        for claim in await streams.claim(self._database, self._owner, self._lease_seconds, connections, free, in_hand=list(self._in_hand)):
+            self._in_hand.add("/".join(claim.key))
+            task = group.create_task(self._supervise(claim, self._links[claim.connection]), name=f"stream {'/'.join(claim.key)}")
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+        seconds = await streams.seconds_to_next(self._database, connections)
+        return LONGEST_SLEEP_SECONDS if seconds is None else min(max(seconds, 0.005), LONGEST_SLEEP_SECONDS)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self.wake()
+
+    async def _supervise(self, claim: Claim, link: Link) -> None:
+        """The one supervisor of a stream: whatever goes wrong in a run ends that run only, and it is tried again later."""
+        run = asyncio.create_task(self._runner.run(claim, link))
+        renewal = asyncio.create_task(self._renew(claim, run))
+        try:
+            await asyncio.wait({run})
+            run.result()
+        except LeaseLost:
+            log.info("sync.lease_lost", connection=claim.connection, phase=claim.phase)
+        except StoreUnavailable as error:
+            log.warning("sync.run_interrupted", connection=claim.connection, phase=claim.phase, detail=str(error))
+        except asyncio.CancelledError:
+            if not run.cancelled():
+                run.cancel()
+                await asyncio.wait({run})
+                raise
+            log.info("sync.lease_lost", connection=claim.connection, phase=claim.phase)
+        except Exception as error:
+            log.exception("sync.run_crashed", connection=claim.connection, phase=claim.phase)
+            with suppress(StoreError):
+                await self._runner.crashed(claim, link, error)
+        finally:
+            self._in_hand.discard("/".join(claim.key))
+            renewal.cancel()
+            await asyncio.wait({renewal})
+
+    async def _renew(self, claim: Claim, run: asyncio.Task[None]) -> None:
+        """Cancels the run when its lease is lost, or can no longer be shown to be ours: another replica may push by then."""
+        valid_until = clock.monotonic() + self._lease_seconds
+        while clock.monotonic() < valid_until:
+            await asyncio.sleep(self._lease_seconds / 3)
+            asked_at = clock.monotonic()
+            try:
+                await streams.renew(self._database, claim, self._lease_seconds)
+            except LeaseLost:
+                break
+            except StoreError:
+                continue
+            valid_until = asked_at + self._lease_seconds
+        run.cancel()
