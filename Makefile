@@ -51,10 +51,13 @@ format: env ## rewrites the sources in the project's format
 	@$(BIN)/ruff check --fix .
 
 # Existing pins are kept while they fit pyproject.toml; delete constraints.txt first to move every version.
-constraints: ## resolves pyproject.toml again into constraints.txt
+RESOLVE = build/resolver/bin/pip-compile --quiet --generate-hashes --all-build-deps --allow-unsafe --strip-extras --no-annotate --no-header \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+constraints: ## resolves pyproject.toml again into constraints.txt and constraints-daemon.txt (what the image installs)
 	@[ -x build/resolver/bin/pip-compile ] || { "$(PYTHON)" -m venv build/resolver && build/resolver/bin/pip install --quiet pip-tools; }
-	@build/resolver/bin/pip-compile --quiet --generate-hashes --all-extras --all-build-deps --allow-unsafe --strip-extras --no-annotate --no-header \
-		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file constraints.txt pyproject.toml
+	@$(RESOLVE) --all-extras --output-file constraints.txt pyproject.toml
+	@cp constraints.txt constraints-daemon.txt
+	@$(RESOLVE) --output-file constraints-daemon.txt pyproject.toml
 
 # The tests want the broker that production runs. It is installed where that can be done unasked, else one line says how.
 mosquitto:
