@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 from pydantic import BaseModel
 
+from connectors.maintainx import connector as maintainx
+from connectors.maintainx.settings import MaintainXCredentials, MaintainXSettings
 from connectors.postgres import connector as postgres
 from connectors.postgres.settings import PostgresCredentials, PostgresSettings
 from gateway.model.connector import Connector, ConnectorSettings, Manifest
@@ -28,5 +30,6 @@ def _table(*systems: System) -> Mapping[str, System]:
 
 
 SYSTEMS: Mapping[str, System] = _table(
+    System(manifest=maintainx.MANIFEST, build=maintainx.build, settings_model=MaintainXSettings, credentials_model=MaintainXCredentials),
     System(manifest=postgres.MANIFEST, build=postgres.build, settings_model=PostgresSettings, credentials_model=PostgresCredentials),
 )

@@ -1,0 +1,104 @@
+"""The error table of HTTP systems, as data: what a status means for the connection, and how long to wait."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, OutcomeUnknown, PermissionDenied, RateLimited, Unavailable
+
+
+class Meaning(enum.Enum):
+    """What becomes of a call that was not answered with 2xx."""
+
+    UNAVAILABLE = "unavailable"
+    MAYBE_DONE = "maybe_done"
+    RATE_LIMITED = "rate_limited"
+    AUTH_REFUSED = "auth_refused"
+    PERMISSION_DENIED = "permission_denied"
+    BAD_CONFIGURATION = "bad_configuration"
+
+
+# 503 and the 4xx here are refusals: nothing was done. Any other 5xx may follow the work itself, so for a call that is not
+# idempotent its outcome is unknown. A redirect is never followed: an API does not redirect, a login page does.
+STATUS: Mapping[int, Meaning] = {
+    401: Meaning.AUTH_REFUSED,
+    402: Meaning.PERMISSION_DENIED,
+    403: Meaning.PERMISSION_DENIED,
+    404: Meaning.BAD_CONFIGURATION,
+    405: Meaning.BAD_CONFIGURATION,
+    407: Meaning.BAD_CONFIGURATION,
+    408: Meaning.UNAVAILABLE,
+    410: Meaning.BAD_CONFIGURATION,
+    425: Meaning.UNAVAILABLE,
+    429: Meaning.RATE_LIMITED,
+    451: Meaning.PERMISSION_DENIED,
+    501: Meaning.BAD_CONFIGURATION,
+    503: Meaning.UNAVAILABLE,
+}
+_CLASS: Mapping[int, Meaning] = {
+    1: Meaning.MAYBE_DONE,
+    3: Meaning.AUTH_REFUSED,
+    4: Meaning.BAD_CONFIGURATION,
+    5: Meaning.MAYBE_DONE,
+}
+DEFAULT_RETRY_AFTER_SECONDS = 60.0
+
+
+def meaning(status: int, *, has_retry_after: bool) -> Meaning:
+    """Of a status that is not 2xx."""
+    if status == 503 and has_retry_after:
+        return Meaning.RATE_LIMITED
+    return STATUS.get(status) or _CLASS.get(status // 100, Meaning.MAYBE_DONE)
+
+
+def to_error(status: int, message: str, *, idempotent: bool, retry_after: float | None, request_id: str | None) -> ConnectorError:
+    """The error for a status that is not 2xx. `retry_after` in seconds, as the system asked for it."""
+    match meaning(status, has_retry_after=retry_after is not None):
+        case Meaning.RATE_LIMITED:
+            return RateLimited(message, retry_after=DEFAULT_RETRY_AFTER_SECONDS if retry_after is None else retry_after, request_id=request_id)
+        case Meaning.AUTH_REFUSED:
+            return AuthRefused(message, request_id=request_id)
+        case Meaning.PERMISSION_DENIED:
+            return PermissionDenied(message, request_id=request_id)
+        case Meaning.BAD_CONFIGURATION:
+            return BadConfiguration(message, request_id=request_id)
+        case Meaning.UNAVAILABLE:
+            return Unavailable(message, retry_after=retry_after, request_id=request_id)
+        case Meaning.MAYBE_DONE:
+            return unanswered(message, idempotent=idempotent, retry_after=retry_after, request_id=request_id)
+
+
+def unanswered(message: str, *, idempotent: bool, retry_after: float | None = None, request_id: str | None = None) -> Unavailable:
+    """The request was sent and no definite answer came: unknown, unless asking again is harmless."""
+    kind = Unavailable if idempotent else OutcomeUnknown
+    return kind(message, retry_after=retry_after, request_id=request_id)
+
+
+def parse_retry_after(value: str | None, *, answered_at: datetime | None) -> float | None:
+    """Seconds of a Retry-After, either form; never negative. A date counts from the answer's own Date, so that no clock of ours matters.
+
+    None when absent or not understood, or for a date in an answer without one. Source: RFC 9110, 10.2.3.
+    """
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(min(int(text[:12]), 10**9))
+    at = parse_date(text)
+    if at is None or answered_at is None:
+        return None
+    return max(0.0, (at - answered_at).total_seconds())
+
+
+def parse_date(value: str | None) -> datetime | None:
+    """Aware UTC of an HTTP date, or None."""
+    if value is None:
+        return None
+    try:
+        at = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

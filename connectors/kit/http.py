@@ -1,0 +1,212 @@
+"""The HTTP client of a connector: one per connection. Bounded in time and in bytes, follows no redirect, and turns every failure into our errors.
+
+It must not know any system: a connector says which call is idempotent and which refusals it wants to read itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import httpx
+import orjson
+
+from connectors.kit.classify import parse_date, parse_retry_after, to_error, unanswered
+from gateway.model.connector import Observer, unobserved
+from gateway.model.errors import AuthRefused, BadConfiguration
+
+MAX_BODY_BYTES = 8 << 20
+_REQUEST_ID_HEADERS = ("x-request-id", "x-correlation-id", "request-id", "x-amzn-requestid", "x-amz-cf-id", "cf-ray")
+_JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.IGNORECASE)
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole answer: 2xx, or a status that the caller asked for. `json` is None for an empty body or one that is not JSON."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    json: object
+    request_id: str | None
+
+
+class HttpClient:
+    """Calls one system with one credential. Safe to use from several tasks."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        headers: Mapping[str, str],
+        secrets: Sequence[str],
+        timeout_seconds: float,
+        observe: Observer = unobserved,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        """`headers` carry the credential; `secrets` are blacked out of every text that leaves here. TLS is always verified."""
+        self._secrets = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
+        self._timeout_seconds = timeout_seconds
+        self._observe = observe
+        self._max_body_bytes = max_body_bytes
+        self._clock: tuple[datetime, float] | None = None
+        try:
+            self._client = httpx.AsyncClient(
+                base_url=base_url,
+                headers={"accept": "application/json", "accept-encoding": "gzip", "user-agent": "fieldgate", **headers},
+                timeout=timeout_seconds,
+                follow_redirects=False,
+                limits=httpx.Limits(max_connections=8, max_keepalive_connections=4, keepalive_expiry=30),
+            )
+        except (httpx.InvalidURL, UnicodeError, ValueError) as error:
+            raise BadConfiguration(f"the system's address or credential cannot be used in a request: {type(error).__name__}") from None
+
+    async def close(self) -> None:
+        """Idempotent."""
+        await self._client.aclose()
+
+    def system_time(self) -> datetime | None:
+        """The system's own clock, from the last answer's Date and the time since; None before the first. Second resolution."""
+        if self._clock is None:
+            return None
+        at, received = self._clock
+        return at + timedelta(seconds=asyncio.get_running_loop().time() - received)
+
+    async def call(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        params: Mapping[str, str | int] | None = None,
+        idempotent: bool | None = None,
+        accept_statuses: Collection[int] = (),
+    ) -> Answer:
+        """One request within the time-out, body included. Returns 2xx, and `accept_statuses`, which the caller reads itself.
+
+        `idempotent`: sending again is harmless, so a lost answer is Unavailable, not OutcomeUnknown; by default true of GET and HEAD.
+        `operation` is the label under which the call is counted. Raises ConnectorError subclasses only.
+        """
+        harmless = method in ("GET", "HEAD") if idempotent is None else idempotent
+        sent = False
+
+        async def trace(event: str, _info: Mapping[str, object]) -> None:
+            nonlocal sent
+            sent = sent or event.endswith("send_request_headers.started")
+
+        status_class = "none"
+        try:
+            request = self._build(method, path, json=json, params=params, trace=trace)
+            async with asyncio.timeout(self._timeout_seconds):
+                answer = await self._exchange(request, harmless)
+            status_class = f"{answer.status // 100}xx"
+            return self._judge(answer, f"{method} {path}", harmless, accept_statuses)
+        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
+            raise BadConfiguration(self.clean(f"{method} {path} cannot be sent ({type(error).__name__}): check the address and the credential")) from None
+        except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
+            what = f"no answer to {method} {path}" if sent else f"cannot reach the system for {method} {path}"
+            text = self.clean(f"{what}: {type(error).__name__}: {error}")
+            raise unanswered(text, idempotent=harmless or not sent) from error
+        finally:
+            self._observe(operation, status_class)
+
+    def _build(self, method: str, path: str, *, json: object, params: Mapping[str, str | int] | None, trace: object) -> httpx.Request:
+        content, headers = None, {}
+        if json is not None:
+            content, headers = orjson.dumps(json), {"content-type": "application/json"}
+        return self._client.build_request(
+            method, path, content=content, params=params, headers=headers, extensions={"trace": trace, "timeout": self._timeouts()}
+        )
+
+    def _timeouts(self) -> dict[str, float | None]:
+        return httpx.Timeout(self._timeout_seconds).as_dict()
+
+    async def _exchange(self, request: httpx.Request, harmless: bool) -> Answer:
+        response = await self._client.send(request, stream=True)
+        try:
+            request_id = self._request_id(response.headers)
+            answered_at = parse_date(response.headers.get("date"))
+            if answered_at is not None:
+                self._clock = (answered_at, asyncio.get_running_loop().time())
+            body = await self._read(response, harmless, request_id)
+        finally:
+            await response.aclose()
+        return Answer(status=response.status_code, headers=response.headers, body=body, json=_parse(body), request_id=request_id)
+
+    async def _read(self, response: httpx.Response, harmless: bool, request_id: str | None) -> bytes:
+        """The body, decompressed by ourselves: never more than the cap is ever in memory, whatever was sent."""
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip", "x-gzip", ""):
+            raise unanswered(f"the system answered in the encoding {encoding[:20]!r}, which was not asked for", idempotent=harmless, request_id=request_id)
+        inflate = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            try:
+                body += chunk if inflate is None else inflate.decompress(chunk, self._max_body_bytes + 1 - len(body))
+            except zlib.error as error:
+                raise unanswered(f"the system's answer is not valid gzip: {error}", idempotent=harmless, request_id=request_id) from error
+            if len(body) > self._max_body_bytes:
+                raise unanswered(f"the system's answer is larger than {self._max_body_bytes} bytes", idempotent=harmless, request_id=request_id)
+        if inflate is not None and body and not inflate.eof:
+            raise unanswered("the system's answer ends in the middle of its gzip data", idempotent=harmless, request_id=request_id)
+        return bytes(body)
+
+    def _judge(self, answer: Answer, call: str, harmless: bool, accept_statuses: Collection[int]) -> Answer:
+        if 200 <= answer.status < 300:
+            return self._judge_success(answer, call, harmless)
+        if answer.status in accept_statuses:
+            return answer
+        retry_after = parse_retry_after(answer.headers.get("retry-after"), answered_at=parse_date(answer.headers.get("date")))
+        if retry_after is None and answer.status == 429:
+            retry_after = _seconds(answer.headers.get("x-rate-limit-reset"))
+        text = f"the system answered {answer.status} to {call}: {self.text_of(answer)}"
+        raise to_error(answer.status, text, idempotent=harmless, retry_after=retry_after, request_id=answer.request_id)
+
+    def _judge_success(self, answer: Answer, call: str, harmless: bool) -> Answer:
+        content_type = answer.headers.get("content-type", "")
+        if not answer.body.strip() or (answer.json is not None and _JSON.match(content_type)):
+            return answer
+        if "html" in content_type.lower() or answer.body.lstrip()[:1] == b"<":
+            raise AuthRefused(
+                f"a web page instead of JSON answered {call}: probably a login page; check the address and the credential", request_id=answer.request_id
+            )
+        raise unanswered(
+            f"the answer to {call} is not JSON ({self.clean(content_type)[:60] or 'no content type'})", idempotent=harmless, request_id=answer.request_id
+        )
+
+    def text_of(self, answer: Answer) -> str:
+        """The system's own words, for people: printable, short, without secrets."""
+        return self.clean(answer.body[:4000].decode("utf-8", "replace")) or "(empty)"
+
+    def clean(self, text: str) -> str:
+        """Printable, at most 500 characters, secrets blacked out."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return _UNPRINTABLE.sub(" ", text).strip()[:500]
+
+    def _request_id(self, headers: Mapping[str, str]) -> str | None:
+        for name in _REQUEST_ID_HEADERS:
+            if value := self.clean(headers.get(name, ""))[:128]:
+                return value
+        return None
+
+
+def _parse(body: bytes) -> object:
+    try:
+        return orjson.loads(body) if body.strip() else None
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        seconds = float(value) if value is not None else -1.0
+    except ValueError:
+        return None
+    return seconds if 0.0 <= seconds <= 1e9 else None

@@ -1,0 +1,177 @@
+"""Delivers meter readings to MaintainX in bulk, within its limits. At least once: MaintainX knows no idempotency key and shows only the last reading.
+
+Source: MaintainX public API reference, https://api.getmaintainx.com/v1/docs (meters, meter readings, rate limits, errors).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from connectors.kit.bisect import BadMeters, Refusal, push_bisecting
+from connectors.kit.http import Answer, HttpClient
+from connectors.kit.manifest import load_manifest
+from connectors.kit.paging import Page, walk
+from connectors.kit.rate_limit import limiter_for
+from connectors.kit.settings import parse
+from connectors.maintainx.mapping import Catalogue, Meter, meter_id, proven, to_catalogue, to_item, to_meter
+from connectors.maintainx.settings import MaintainXCredentials, MaintainXSettings
+from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
+from gateway.model.errors import BadConfiguration, OutcomeUnknown, RateLimited, Unavailable
+from gateway.model.outcome import Accepted, Outcome, Rejected
+from gateway.model.reading import Batch, Reading
+
+MANIFEST = load_manifest("connectors.maintainx")
+_REFUSALS = (400, 404, 413, 422)
+_PAGE_SIZE = 200  # the most that GET /meters gives
+_CALLS, _SECONDS = 100, 60.0  # per user and for /meterreadings
+_CATALOGUE_FRESH_SECONDS = 300.0
+_CATALOGUE_MIN_SECONDS = 30.0  # an unknown name causes a new listing at most this often
+_MAX_WAIT_SECONDS = 5.0
+
+
+class MaintainXConnector:
+    """One organisation, one API key."""
+
+    def __init__(self, built_from: ConnectorSettings) -> None:
+        """Raises BadConfiguration; opens nothing."""
+        self._settings = parse(MaintainXSettings, built_from.settings, what="settings")
+        key = parse(MaintainXCredentials, built_from.credentials, what="credentials").api_key.get_secret_value()
+        headers = {"authorization": f"Bearer {key}"}
+        if self._settings.organization_id is not None:
+            headers["x-organization-id"] = str(self._settings.organization_id)
+        self._http = HttpClient(self._settings.base_url, headers=headers, secrets=[key], timeout_seconds=built_from.timeout_seconds, observe=built_from.observe)
+        self._limiter = limiter_for(self._settings.base_url, key, calls=_CALLS, seconds=_SECONDS)
+        self._max_wait_seconds = min(_MAX_WAIT_SECONDS, built_from.timeout_seconds)
+        self._capabilities = replace(MANIFEST.capabilities, max_items=self._settings.max_items)
+        self._bad_meters = BadMeters()
+        self._catalogue: tuple[float, Catalogue] | None = None
+        self._listing = asyncio.Lock()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The manifest's, with `max_items` from the settings."""
+        return self._capabilities
+
+    async def probe(self) -> Health:
+        """Lists one meter."""
+        await self._list_page(None, limit=1, operation="probe")
+        organization = self._settings.organization_id
+        return Health(account=None if organization is None else str(organization))
+
+    async def push(self, batch: Batch) -> Sequence[Outcome]:
+        """One array, ascending per meter; a refusal of the whole is bisected. Accepted only after a 201 that lists every reading."""
+        if not batch.readings:
+            return []
+        now = await self._system_time()
+        catalogue = await self._catalogue_for(batch.readings)
+        outcomes: dict[str, Outcome] = {}
+        items: dict[str, dict[str, object]] = {}
+        for reading in batch.readings:
+            item = self._bad_meters.get(reading.meter, monotonic=_monotonic()) or to_item(reading, catalogue, system_time=now)
+            if isinstance(item, Rejected):
+                outcomes[reading.key] = item
+            else:
+                items[reading.key] = item
+        sendable = [reading for reading in batch.readings if reading.key in items]
+        if sendable:
+            sent, blamed = await push_bisecting(sendable, lambda part: self._send([items[reading.key] for reading in part]))
+            outcomes.update((reading.key, outcome) for reading, outcome in zip(sendable, sent, strict=True))
+            for meter, refusal in blamed.items():
+                self._bad_meters.add(meter, refusal, monotonic=_monotonic())
+        return [outcomes[reading.key] for reading in batch.readings]
+
+    async def find(self, readings: Sequence[Reading]) -> Mapping[str, RemoteReading]:
+        """What the meters' last readings prove; a fresh listing each time."""
+        return proven(readings, await self._list_meters()) if readings else {}
+
+    async def close(self) -> None:
+        """Idempotent."""
+        await self._http.close()
+
+    async def _send(self, items: Sequence[dict[str, object]]) -> Sequence[Outcome]:
+        params = {"skipWebhook": "true"} if self._settings.skip_webhook else None
+        answer = await self._call("push", "POST", "/meterreadings", json=items, params=params)
+        if answer.status in _REFUSALS:
+            raise await self._refusal(answer, alone=len(items) == 1)
+        if not isinstance(answer.json, list) or len(answer.json) != len(items):
+            raise OutcomeUnknown("MaintainX's answer does not list the readings that it was sent", request_id=answer.request_id)
+        return [Accepted() for _ in items]
+
+    async def _refusal(self, answer: Answer, *, alone: bool) -> Refusal | BadConfiguration:
+        """404 in JSON: some meter is unknown. Whether the service itself is what was not found, a listing tells, before a meter is blamed."""
+        words = f"MaintainX answered {answer.status}: {self._http.clean(_words(answer)) or self._http.text_of(answer)}"
+        if answer.json is None:
+            return BadConfiguration(f"{words}; check settings.base_url", request_id=answer.request_id)
+        if answer.status == 404 and alone:
+            await self._list_page(None, limit=1, operation="probe")
+        return Refusal(words, code=str(answer.status), blames_meter=answer.status == 404, request_id=answer.request_id)
+
+    async def _catalogue_for(self, readings: Sequence[Reading]) -> Catalogue | None:
+        """The meters, where a reading calls one by name; listed again when stale, or when a name is missing and the list is not brand-new."""
+        names = {reading.meter for reading in readings if meter_id(reading.meter) is None}
+        if not names:
+            return None
+        async with self._listing:
+            if self._catalogue is not None:
+                listed_at, catalogue = self._catalogue
+                age = _monotonic() - listed_at
+                complete = names <= catalogue.by_name.keys()
+                if age < _CATALOGUE_MIN_SECONDS or (complete and age < _CATALOGUE_FRESH_SECONDS):
+                    return catalogue
+            return await self._list_meters()
+
+    async def _list_meters(self) -> Catalogue:
+        catalogue = to_catalogue([meter async for meter in walk(self._list_page)])
+        self._catalogue = (_monotonic(), catalogue)
+        return catalogue
+
+    async def _list_page(self, cursor: str | None, *, limit: int = _PAGE_SIZE, operation: str = "list_meters") -> Page[Meter]:
+        params: dict[str, str | int] = {"limit": limit} if cursor is None else {"limit": limit, "cursor": cursor}
+        answer = await self._call(operation, "GET", "/meters", params=params)
+        document = answer.json
+        if not isinstance(document, dict) or not isinstance(document.get("meters"), list):
+            raise Unavailable("MaintainX's list of meters has no `meters`", request_id=answer.request_id)
+        following = document.get("nextCursor")
+        meters = [meter for meter in map(to_meter, document["meters"]) if meter is not None]
+        return Page(items=meters, cursor=following if isinstance(following, str) and following else None)
+
+    async def _system_time(self) -> datetime | None:
+        """MaintainX's own clock decides what is older than three days; the first call of a connector asks for it."""
+        if self._http.system_time() is None:
+            await self._list_page(None, limit=1, operation="probe")
+        return self._http.system_time()
+
+    async def _call(self, operation: str, method: str, path: str, *, json: object = None, params: Mapping[str, str | int] | None = None) -> Answer:
+        await self._limiter.acquire(max_wait_seconds=self._max_wait_seconds)
+        try:
+            answer = await self._http.call(operation, method, path, json=json, params=params, accept_statuses=_REFUSALS if method == "POST" else ())
+        except RateLimited as error:
+            self._limiter.close_for(error.retry_after)
+            raise
+        remaining, reset = answer.headers.get("x-rate-limit-remaining", ""), answer.headers.get("x-rate-limit-reset", "")
+        if remaining.isdigit() and reset.isdigit():
+            self._limiter.remaining(int(remaining), reset_seconds=float(reset))
+        return answer
+
+
+def build(built_from: ConnectorSettings) -> MaintainXConnector:
+    """The registry's way to a connector. Raises BadConfiguration."""
+    return MaintainXConnector(built_from)
+
+
+def _words(answer: Answer) -> str:
+    """MaintainX's own words: `{"errors": [{"error", "fieldPath"}]}` or `{"error"}`."""
+    document = answer.json
+    if not isinstance(document, dict):
+        return ""
+    faults = document.get("errors")
+    if isinstance(faults, list):
+        return "; ".join(f"{fault.get('fieldPath', '')} {fault.get('error', '')}".strip() for fault in faults[:5] if isinstance(fault, dict))[:400]
+    return str(document.get("error", ""))[:400]
+
+
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()
