@@ -1,0 +1,258 @@
+"""A demonstration CMMS: it speaks MaintainX's interface for meters and readings, enforces the documented limits, and can be told to fail.
+
+Everything is in memory. Each rule has its source beside it; what the reference leaves open is said too. The daemon never imports this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+
+import orjson
+import uvicorn
+from fastapi import FastAPI, Request, Response
+
+from gateway import clock
+
+_MAX_BODY_BYTES = 1 << 20
+_MAX_AGE = timedelta(days=3)
+_PAGE_DEFAULT, _PAGE_MAX = 100, 200
+
+
+@dataclass(slots=True)
+class Switches:
+    """What the CMMS does wrong at the moment; set in place, or through POST /_control."""
+
+    answer_500: bool = False
+    slow_seconds: float = 0.0
+    revoke_key: bool = False
+    rate_limit: int = 100
+    """Calls per 60 s. MaintainX public API reference: rate limits: 100 requests per 60 s for a user, and for /meterreadings."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Meter:
+    """A meter and every value that it was ever sent, by readingDate."""
+
+    id: int
+    name: str
+    unit: str | None = None
+    readings: dict[datetime, list[float]] = field(default_factory=dict)
+
+    @property
+    def repeats(self) -> int:
+        """Readings beyond the first of each (meter, readingDate)."""
+        return sum(len(values) - 1 for values in self.readings.values())
+
+    def document(self) -> dict[str, object]:
+        """As GET /meters lists it. MaintainX public API reference: meters: only `lastReading` is shown, never the history."""
+        last = max(self.readings, default=None)
+        shown = None if last is None else {"readingDate": _text(last), "value": self.readings[last][-1]}
+        return {"id": self.id, "name": self.name, "unit": self.unit, "measurementType": "AUTOMATED_SENSOR", "lastReading": shown}
+
+
+class _Server(uvicorn.Server):
+    """Leaves the process's signals alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class DemoCmms:
+    """`async with DemoCmms(meters=["pump-1 temperature"]) as cmms:` serves at `cmms.url` (the API's base, for `settings.base_url`)."""
+
+    def __init__(self, *, port: int = 0, api_key: str = "demonstration-key", meters: Iterable[str] = (), host: str = "127.0.0.1") -> None:
+        self.api_key = api_key
+        self.switches = Switches()
+        self.requests: dict[str, int] = {}
+        self.meters: dict[int, Meter] = {}
+        self._host, self._port = host, port
+        self._window_ends = 0.0
+        self._calls_left = 0
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+        for name in meters:
+            self.add_meter(name)
+
+    @property
+    def url(self) -> str:
+        """Base address of the API."""
+        return f"http://{self._host}:{self._port}/v1"
+
+    @property
+    def control_url(self) -> str:
+        """Where the switches are set; GET `<control_url>/state` for the counts."""
+        return f"http://{self._host}:{self._port}/_control"
+
+    def add_meter(self, name: str, *, unit: str | None = None) -> int:
+        """The id of a new meter."""
+        number = 1000 + len(self.meters) + 1
+        self.meters[number] = Meter(id=number, name=name, unit=unit)
+        return number
+
+    async def __aenter__(self) -> DemoCmms:
+        listener = socket.create_server((self._host, self._port))
+        self._port = listener.getsockname()[1]
+        config = uvicorn.Config(self._application(), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+        self._server = _Server(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="demo.cmms")
+        return self  # the listener queues what comes before the server runs
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._server is not None and self._task is not None:
+            self._server.should_exit = True
+            await self._task
+
+    def state(self) -> dict[str, object]:
+        """Requests by route and status, readings and repeats of (meter, readingDate), and each meter's."""
+        readings = {meter.name: sum(map(len, meter.readings.values())) for meter in self.meters.values()}
+        repeats = sum(meter.repeats for meter in self.meters.values())
+        return {"requests": self.requests, "readings": sum(readings.values()), "repeats": repeats, "by_meter": readings}
+
+    def control(self, wanted: object) -> str | None:
+        """Sets switches from a JSON object; the fault, if it has an unknown key or a wrong type, and then changes nothing."""
+        if not isinstance(wanted, dict):
+            return "expected an object"
+        kinds = {switch.name: type(getattr(self.switches, switch.name)) for switch in fields(Switches)}
+        for key, value in wanted.items():
+            kind = kinds.get(key)
+            if kind is None or (isinstance(value, bool) is not (kind is bool)) or not isinstance(value, int | float):
+                return f"{key}: expected one of {', '.join(kinds)} with a value of its type"
+        for key, value in wanted.items():
+            setattr(self.switches, key, kinds[key](value))
+        return None
+
+    def _application(self) -> FastAPI:
+        application = FastAPI(openapi_url=None)
+
+        @application.post("/_control")
+        async def control(request: Request) -> Response:
+            fault = self.control(orjson.loads(await request.body()))
+            return _json(400, {"error": fault}) if fault else _json(200, {})
+
+        @application.get("/_control/state")
+        async def state() -> Response:
+            return _json(200, self.state())
+
+        @application.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+        async def api(request: Request, path: str) -> Response:
+            response = await self._answer(request, path)
+            route = f"{request.method} /{path} {response.status_code}"
+            self.requests[route] = self.requests.get(route, 0) + 1
+            response.headers["x-request-id"] = f"demo-{sum(self.requests.values())}"
+            return response
+
+        return application
+
+    async def _answer(self, request: Request, path: str) -> Response:
+        if self.switches.slow_seconds:
+            await asyncio.sleep(self.switches.slow_seconds)
+        if self.switches.answer_500:
+            return _json(500, {"error": "Internal server error"})
+        # MaintainX public API reference: authentication: bearer key; a key that is unknown or revoked gets 401 with an empty body.
+        if self.switches.revoke_key or request.headers.get("authorization") != f"Bearer {self.api_key}":
+            return Response(status_code=401)
+        # MaintainX public API reference: rate limits: X-Rate-Limit-* on every response, -Reset in seconds to wait; 429 with `error`.
+        left, reset = self._take_call()
+        response = _json(429, {"error": "Too many requests"}) if left < 0 else self._route(request, path, await request.body())
+        response.headers.update(
+            {"x-rate-limit-limit": str(self.switches.rate_limit), "x-rate-limit-remaining": str(max(0, left)), "x-rate-limit-reset": str(reset)}
+        )
+        return response
+
+    def _take_call(self) -> tuple[int, int]:
+        now = clock.monotonic()
+        if now >= self._window_ends:
+            self._window_ends, self._calls_left = now + 60.0, self.switches.rate_limit
+        self._calls_left = min(self._calls_left, self.switches.rate_limit) - 1
+        return self._calls_left, math.ceil(self._window_ends - now)
+
+    def _route(self, request: Request, path: str, body: bytes) -> Response:
+        match request.method, path:
+            case "GET", "meters":
+                return self._list(request)
+            case "POST", "meterreadings":
+                return self._take_readings(body)
+            case _:
+                return _json(404, {"error": "Not found"})
+
+    def _list(self, request: Request) -> Response:
+        # MaintainX public API reference: GET /meters: cursor paging, limit 1 to 200, 100 by default; nextCursor and nextPageUrl.
+        limit, cursor = request.query_params.get("limit", str(_PAGE_DEFAULT)), request.query_params.get("cursor", "0")
+        if not (limit.isdigit() and 1 <= int(limit) <= _PAGE_MAX):
+            return _invalid("limit must be from 1 to 200", "limit", limit)
+        if not cursor.isdigit():
+            return _invalid("cursor is not valid", "cursor", cursor)
+        rest = sorted(number for number in self.meters if number > int(cursor))
+        page, more = rest[: int(limit)], len(rest) > int(limit)
+        following = str(page[-1]) if more else None
+        url = f"{self.url}/meters?limit={limit}&cursor={following}" if more else None
+        return _json(200, {"meters": [self.meters[number].document() for number in page], "nextCursor": following, "nextPageUrl": url})
+
+    def _take_readings(self, body: bytes) -> Response:
+        """All or nothing: the reference names one status for the array, so nothing is taken before everything is checked."""
+        # The reference names 413 and no size; one megabyte is this demonstration's.
+        if len(body) > _MAX_BODY_BYTES:
+            return _json(413, {"error": "Payload too large"})
+        try:
+            items = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return _invalid("body is not JSON", "", "")
+        if not isinstance(items, list) or not items:
+            return _invalid("body must be a non-empty array", "", "")
+        checked: list[tuple[Meter, datetime, float]] = []
+        now = clock.now()
+        for position, item in enumerate(items):
+            fault = self._check(item, position, now, checked)
+            if fault is not None:
+                return fault
+        for meter, at, value in checked:
+            meter.readings.setdefault(at, []).append(value)
+        # MaintainX public API reference: POST /meterreadings: 201 with an array, which has no id of the reading.
+        return _json(201, [{"meterId": meter.id, "value": value, "readingDate": _text(at), "createdAt": _text(now)} for meter, at, value in checked])
+
+    def _check(self, item: object, position: int, now: datetime, checked: list[tuple[Meter, datetime, float]]) -> Response | None:
+        if not isinstance(item, dict):
+            return _invalid("must be an object", f"[{position}]", item)
+        number, value, at = item.get("meterId"), item.get("value"), _time(item.get("readingDate"))
+        if not isinstance(number, int) or isinstance(number, bool):
+            return _invalid("meterId must be an integer", f"[{position}].meterId", number)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return _invalid("value must be a number", f"[{position}].value", value)
+        if at is None:
+            return _invalid("readingDate must be an ISO 8601 date", f"[{position}].readingDate", item.get("readingDate"))
+        # MaintainX public API reference: POST /meterreadings: 404 for the whole call when a meter is unknown; which one is not said.
+        if number not in self.meters:
+            return _json(404, {"error": "Meter not found"})
+        # MaintainX public API reference: readingDate may not be more than 3 days in the past for automated (IoT) meters.
+        if now - at > _MAX_AGE:
+            return _json(400, {"errors": [{"error": "readingDate may not be more than 3 days in the past"}]})
+        checked.append((self.meters[number], at, float(value)))
+        return None
+
+
+def _invalid(error: str, path: str, value: object) -> Response:
+    # MaintainX public API reference: errors: 400 and 403 carry `errors` with `error`, `fieldPath` and `fieldValue`.
+    return _json(400, {"errors": [{"error": error, "fieldPath": path, "fieldValue": value}]})
+
+
+def _json(status: int, document: object) -> Response:
+    return Response(orjson.dumps(document), status_code=status, media_type="application/json")
+
+
+def _text(at: datetime) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return at.astimezone(UTC) if at is not None and at.tzinfo is not None else None
