@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import TypeAlias
 
 import asyncpg
 import orjson
@@ -13,12 +14,18 @@ from asyncpg.pool import PoolConnectionProxy
 
 from gateway.model.errors import ConfigError, StoreError, StoreRejected, StoreUnavailable
 
-Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
 _SESSION = {
     "jit": "off",  # the recompute of due windows is 20 times slower with it
     "timezone": "UTC",
     "plan_cache_mode": "force_generic_plan",  # planning over a hundred daily partitions costs more than running
+    # Every query here goes by an index. A plan made while a day's partition was small must not read it whole once it is large.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
     "idle_in_transaction_session_timeout": "60s",
     "tcp_user_timeout": "10s",
 }

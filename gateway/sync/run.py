@@ -100,11 +100,19 @@ class Runner:
             return End(state="running", next_in_seconds=wait, attempts=claim.attempts)
         until = clock.monotonic() + RUN_SECONDS
         while clock.monotonic() < until:
-            async with self._workers:
-                scanned = await scan_slice(self._database, claim, link, tally)
-            if not await delivery.deliver_once() and scanned:
+            known = tally.samples
+            scanning = asyncio.create_task(self._scan(claim, link, tally))
+            try:
+                delivered = await delivery.deliver_once()
+            finally:
+                scanned = await scanning
+            if not delivered and scanned and tally.samples == known:
                 return End(state="idle", next_in_seconds=link.interval.total_seconds())
         return End(state="lagging", next_in_seconds=0.0)
+
+    async def _scan(self, claim: Claim, link: Link, tally: Tally) -> bool:
+        async with self._workers:
+            return await scan_slice(self._database, claim, link, tally)
 
     async def _initial(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
         if (wait := await delivery.reconcile()) is not None:
