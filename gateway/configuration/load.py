@@ -1,0 +1,180 @@
+"""From the files and the environment to checked settings and declared connections, or every fault at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from gateway.configuration import meters, overrides, secret
+from gateway.configuration.document import Document
+from gateway.configuration.fault import Fault, Faults, KeyPath, did_you_mean
+from gateway.configuration.shape import faults_of
+from gateway.model.connector import Manifest
+from gateway.model.meter import MeterRule
+from gateway.settings import ConnectionSettings, Settings
+
+_ADVICE = "name yours with --config, or start from config/fieldgate.yaml of the project"
+
+
+class SystemModels(Protocol):
+    """What is known of a system: given by the caller, since the engine knows none."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Hosting, credential types, resolution."""
+        ...
+
+    @property
+    def settings_model(self) -> type[BaseModel]:
+        """What `settings` of a connection may be."""
+        ...
+
+    @property
+    def credentials_model(self) -> type[BaseModel]:
+        """What `credentials` may be beside their type."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredConnection:
+    """A connection of the configuration with its meter tables read."""
+
+    settings: ConnectionSettings
+    rules: tuple[MeterRule, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A configuration without faults. `path` is None when no file was read."""
+
+    settings: Settings
+    connections: tuple[DeclaredConnection, ...]
+    path: Path | None
+
+
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    systems: Mapping[str, SystemModels],
+    fallback: Mapping[str, Mapping[str, object]] | None = None,
+) -> Loaded:
+    """The configuration in `path` under the environment's overrides. Raises Faults (a ConfigError) with every fault.
+
+    `fallback` is used where neither file nor environment says anything: {section: {key: value}}. Without a path it is all there is.
+    """
+    folder = Path() if path is None else path.parent
+    document = Document("configuration") if path is None else Document.read(path, advice=_ADVICE)
+    unknown = overrides.apply(document, Settings, environ)
+    used = secret.resolve(document, environ, folder)
+    faults = document.faults
+    settings = _settings(document, fallback or {}, faults)
+    connections: tuple[DeclaredConnection, ...] = ()
+    name = document.data.get("connections_file")
+    if isinstance(name, str) and name:
+        declared = Document.read(folder / name, advice="connections_file is relative to the file that names it")
+        used |= secret.resolve(declared, environ, folder / Path(name).parent)
+        connections = _Connections(declared, settings, systems, folder / Path(name).parent).read()
+        faults = faults + declared.faults
+    faults = faults + [fault for variable, fault in unknown.items() if variable not in used]
+    if faults or settings is None:
+        raise Faults(faults)
+    return Loaded(settings=settings, connections=connections, path=path)
+
+
+def _settings(document: Document, fallback: Mapping[str, Mapping[str, object]], faults: list[Fault]) -> Settings | None:
+    data = dict(document.data)
+    for section, values in fallback.items():
+        given = data.get(section)
+        if given is None or isinstance(given, dict):
+            data[section] = {**values, **(given or {})}
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        known = {fault.path for fault in faults}
+        faults.extend(fault for fault in faults_of(error, Settings, document) if fault.path not in known)
+        return None
+
+
+class _Connections:
+    """Reads the connections file; what is wrong is added to its document's faults."""
+
+    def __init__(self, document: Document, settings: Settings | None, systems: Mapping[str, SystemModels], folder: Path) -> None:
+        self._document = document
+        self._settings = settings
+        self._systems = systems
+        self._folder = folder
+
+    def read(self) -> tuple[DeclaredConnection, ...]:
+        for key in self._document.data:
+            if key != "connections":
+                self._fault((key,), f"unknown key{did_you_mean(key, ('connections',))}")
+        listed = self._document.data.get("connections") or []
+        if not isinstance(listed, list):
+            self._fault(("connections",), "must be a list")
+            return ()
+        seen: dict[str, KeyPath] = {}
+        declared: list[DeclaredConnection] = []
+        for index, item in enumerate(listed):
+            base: KeyPath = ("connections", index)
+            connection = self._connection(item, base)
+            if connection is None:
+                continue
+            first = seen.setdefault(connection.settings.id, base)
+            if first is not base:
+                self._fault((*base, "id"), f"{connection.settings.id!r} is already the connection at {self._document.place(first)}; ids are unique")
+            declared.append(connection)
+        return tuple(declared)
+
+    def _connection(self, item: object, base: KeyPath) -> DeclaredConnection | None:
+        try:
+            connection = ConnectionSettings.model_validate(item)
+        except ValidationError as error:
+            self._add(faults_of(error, ConnectionSettings, self._document, base))
+            return None
+        self._check_customer(connection, base)
+        rules = meters.rules_of(connection.meters, self._document, (*base, "meters"), self._folder, self._document.faults)
+        system = self._systems.get(connection.system)
+        if system is None:
+            self._fault((*base, "system"), f"unknown system {connection.system!r}{did_you_mean(connection.system, self._systems)}")
+            return None
+        self._check_system(connection, system, base)
+        self._add(meters.conflicts(rules, resolution=system.manifest.capabilities.resolution))
+        return DeclaredConnection(settings=connection, rules=tuple(placed.rule for placed in rules))
+
+    def _check_customer(self, connection: ConnectionSettings, base: KeyPath) -> None:
+        settings = self._settings
+        if settings is None or settings.telemetry.auto_register_customers or connection.customer in settings.customers:
+            return
+        hint = did_you_mean(connection.customer, settings.customers)
+        self._fault((*base, "customer"), f"{connection.customer!r} is not among the customers of the main file{hint}")
+
+    def _check_system(self, connection: ConnectionSettings, system: SystemModels, base: KeyPath) -> None:
+        manifest = system.manifest
+        if connection.hosting not in manifest.hosting:
+            self._fault((*base, "hosting"), f"{manifest.title} is not offered as {connection.hosting!r}; it is {' or '.join(manifest.hosting)}")
+        self._validate(system.settings_model, connection.settings, (*base, "settings"))
+        allowed = manifest.capabilities.auth
+        implied = "type" not in connection.credentials.model_fields_set and len(allowed) == 1
+        if connection.credentials.type not in allowed and not implied:
+            message = f"{manifest.title} does not take {connection.credentials.type!r}; it takes {' or '.join(allowed)}"
+            self._fault((*base, "credentials", "type"), message)
+        else:
+            self._validate(system.credentials_model, connection.credentials.resolved(), (*base, "credentials"))
+
+    def _validate(self, model: type[BaseModel], values: Mapping[str, object], base: KeyPath) -> None:
+        try:
+            model.model_validate(dict(values))
+        except ValidationError as error:
+            self._add(faults_of(error, model, self._document, base))
+
+    def _fault(self, path: KeyPath, message: str) -> None:
+        self._document.faults.append(Fault(place=self._document.place(path), path=path, message=message))
+
+    def _add(self, faults: list[Fault]) -> None:
+        known = {fault.path for fault in self._document.faults}
+        self._document.faults.extend(fault for fault in faults if fault.path not in known or not fault.path)

@@ -1,0 +1,96 @@
+"""Which keys hold secrets, and the only two ways to give one: `${env:NAME}` and `${file:PATH}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from gateway.configuration.document import Document
+from gateway.configuration.fault import Fault, KeyPath
+
+_REFERENCE = re.compile(r"\$(\$?)\{([^{}]*)\}")
+_SECRET_KEY = re.compile(r"(password|passphrase|secret|token|api_?key|private_?key|encryption_?keys?|credential)s?$", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"://[^/@\s:]*:[^/@\s]+@|(?:^|[\s?&])password=\S")
+
+
+def resolve(document: Document, environ: Mapping[str, str], folder: Path) -> set[str]:
+    """Replaces every reference in the document; the names of the variables it asked for. `$${` stands for a plain `${`.
+
+    Relative files are beside the configuration file. One newline at the end of a file is not part of the secret.
+    """
+    resolver = _Resolver(document, environ, folder)
+    document.data = {key: resolver.value(value, (key,)) for key, value in document.data.items()}
+    return resolver.used
+
+
+def written_in_clear(key: str, value: str) -> bool:
+    """Whether a literal value gives a secret away: by its key's name, or as a URL or DSN with a password in it."""
+    if _REFERENCE.search(value):
+        return False
+    return bool(_SECRET_KEY.search(key)) or bool(_PASSWORD_IN_URL.search(value))
+
+
+class _Resolver:
+    def __init__(self, document: Document, environ: Mapping[str, str], folder: Path) -> None:
+        self.used: set[str] = set()
+        self._document = document
+        self._environ = environ
+        self._folder = folder
+
+    def value(self, value: object, path: KeyPath) -> object:
+        match value:
+            case dict():
+                return {key: self.value(below, (*path, str(key))) for key, below in value.items()}
+            case list():
+                return [self.value(below, (*path, index)) for index, below in enumerate(value)]
+            case str():
+                return self._text(value, path)
+            case _:
+                return value
+
+    def _text(self, text: str, path: KeyPath) -> str:
+        key = next((part for part in reversed(path) if isinstance(part, str)), "")
+        if not key.endswith("_file") and written_in_clear(key, text) and self._document.place(path).line is not None:
+            self._fault(path, "is a secret written in clear; give it as ${env:NAME} or ${file:PATH}")
+        return _REFERENCE.sub(lambda found: self._reference(found, path), text)
+
+    def _reference(self, found: re.Match[str], path: KeyPath) -> str:
+        escaped, body = found.groups()
+        if escaped:
+            return found.group()[1:]
+        kind, _, name = body.partition(":")
+        match kind:
+            case "env" if name:
+                return self._variable(name, path)
+            case "file" if name:
+                return self._file(name, path)
+            case _:
+                self._fault(path, f"${{{body}}} is unknown; only ${{env:NAME}} and ${{file:PATH}} are replaced (write $${{ for a plain ${{)")
+                return ""
+
+    def _variable(self, name: str, path: KeyPath) -> str:
+        self.used.add(name)
+        value = self._environ.get(name)
+        if not value:
+            missing = "is not set" if value is None else "is empty"
+            self._fault(path, f"environment variable {name} {missing}; set it where Fieldgate is started, or use ${{file:PATH}}")
+            return ""
+        return value
+
+    def _file(self, name: str, path: KeyPath) -> str:
+        file = self._folder / name
+        try:
+            text = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+            self._fault(path, f"secret file {file} cannot be read ({reason}); create it, readable by the user that Fieldgate runs as")
+            return ""
+        if not text:
+            self._fault(path, f"secret file {file} is empty; write the secret into it")
+        return text
+
+    def _fault(self, path: KeyPath, message: str) -> None:
+        fault = Fault(place=self._document.place(path), path=path, message=message)
+        if fault not in self._document.faults:
+            self._document.faults.append(fault)
