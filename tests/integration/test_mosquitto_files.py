@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -59,13 +60,13 @@ class Client:
         self.received: list[tuple[str, bytes]] = []
         self.subscribed = False
         self._broker = broker
-        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
         if username is not None:
             self._client.username_pw_set(username, password or PASSWORDS[username])
         self._client.tls_set(str(broker.directory / "certificates" / "ca.crt"), tls_version=ssl.PROTOCOL_TLS_CLIENT)
         self._client.on_connect = lambda _c, _u, _f, code, _p: self.codes.append(code.value)
         self._client.on_publish = lambda _c, _u, mid, code, _p: self.puback.__setitem__(mid, code.value)
-        self._client.on_message = lambda _c, _u, message: self.received.append((message.topic, message.payload))
+        self._client.on_message = lambda _c, _u, message: self.received.append((message.topic, bytes(message.payload)))
         self._client.on_subscribe = lambda *_: setattr(self, "subscribed", True)
 
     def __enter__(self) -> Client:
@@ -84,6 +85,11 @@ class Client:
         self._client.subscribe(topic, qos=1)
         wait_for(lambda: self.subscribed, "SUBACK")
 
+    def publish_all(self, topic: str, payloads: list[bytes]) -> None:
+        """Returns when the broker has accepted each."""
+        mids = [self._client.publish(topic, payload, qos=1).mid for payload in payloads]
+        wait_for(lambda: all(self.puback.get(mid) == 0 for mid in mids), "every PUBACK", seconds=30)
+
     def publish(self, topic: str, payload: bytes = b"1", *, retain: bool = False) -> int:
         """The PUBACK's reason."""
         mid = self._client.publish(topic, payload, qos=1, retain=retain).mid
@@ -97,7 +103,7 @@ def broker(tmp_path: Path) -> Broker:
         chosen.bind(("127.0.0.1", 0))
         port = chosen.getsockname()[1]
     environment = {**os.environ, **{f"PASSWORD_{user}": password for user, password in PASSWORDS.items()}}
-    command = [ROOT / "mosquitto" / "provision", tmp_path, "localhost,127.0.0.1", *PASSWORDS]
+    command = [str(ROOT / "mosquitto" / "provision"), str(tmp_path), "localhost,127.0.0.1", *PASSWORDS]
     subprocess.run(command, check=True, env=environment, timeout=60)
     shutil.copy(ROOT / "mosquitto" / "acl", tmp_path / "acl")
     (tmp_path / "state").mkdir()
@@ -169,8 +175,7 @@ def test_the_queue_outlives_a_restart(broker: Broker) -> None:
         with Client(broker, "gateway", "gateway-1") as gateway:
             gateway.subscribe("+/devices/#")
         with Client(broker, "acme", "pump-1") as device:
-            for number in range(1500):  # more than the broker's default limit
-                assert device.publish("acme/devices/pump-1/telemetry", b"%d" % number) == 0
+            device.publish_all("acme/devices/pump-1/telemetry", [b"%d" % number for number in range(1500)])  # more than the default limit
     finally:
         first.send_signal(signal.SIGTERM)
         first.wait(timeout=20)

@@ -44,8 +44,13 @@ def test_the_sample_shows_the_defaults() -> None:
     """Except what it says is not: `instance`, the broker's address and user, customers, secrets."""
     sample = Settings.model_validate(with_secrets((ROOT / "config" / "fieldgate.yaml").read_text()))
     default = Settings.model_validate({"security": {"encryption_keys": ["k"]}})
-    own = {"instance": True, "customers": True, "security": True, "broker": {"url", "username", "password"}, "database": {"dsn"}}
-    assert sample.model_dump(exclude=own) == default.model_dump(exclude=own)
+    for model in (shown := sample.model_dump(), standard := default.model_dump()):
+        for section, keys in {"broker": ("url", "username", "password"), "database": ("dsn",)}.items():
+            for key in keys:
+                del model[section][key]
+        for key in ("instance", "customers", "security"):
+            del model[key]
+    assert shown == standard
 
 
 def test_the_commands_exist() -> None:

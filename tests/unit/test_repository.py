@@ -136,7 +136,8 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]
 def test_the_settings_reference_is_complete_and_right() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     section = text[text.index("\n## Settings") : text.index("\n## Backup")]
-    for table, model in zip(section.split("\nA connection, in"), (Settings, ConnectionSettings), strict=True):
+    models: tuple[type[BaseModel], ...] = (Settings, ConnectionSettings)
+    for table, model in zip(section.split("\nA connection, in"), models, strict=True):
         assert dict(re.findall(r"^\| `([\w.\[\]]+)` \| (.+?) \|", table, re.MULTILINE)) == dict(leaves(model))
 
 
