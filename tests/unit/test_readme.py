@@ -8,9 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 
-from gateway.settings import ConnectionSettings, Settings
+from connectors.registry import SYSTEMS
+from gateway.configuration import Faults, Loaded, load
+from gateway.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -20,29 +21,51 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def with_secrets(text: str) -> object:
-    """The sample with each secret's reference replaced by a value."""
-    return yaml.safe_load(re.sub(r"\$\{(?:env|file):[^}]+\}", "postgresql://secret", text))
+SECRETS = {
+    "FIELDGATE_BROKER_PASSWORD": "p",
+    "FIELDGATE_DATABASE_DSN": "postgresql://fieldgate@localhost/fieldgate",
+    "FIELDGATE_KEY": "k" * 44,
+    "ACME_MAINTAINX_KEY": "a",
+    "GLOBEX_WAREHOUSE_DSN": "postgresql://globex@localhost/warehouse",
+}
+CONNECTIONS = (ROOT / "config" / "connections.example.yaml").read_text()
 
 
-@pytest.mark.parametrize(
-    "text", [(ROOT / "config" / "fieldgate.yaml").read_text(), (ROOT / "config" / "fieldgate.compose.yaml").read_text(), blocks("yaml")[0]]
-)
-def test_gateway_samples_are_valid(text: str) -> None:
-    Settings.model_validate(with_secrets(text))
+def read(folder: Path, gateway: str, connections: str) -> Loaded:
+    """The samples as a user would have them: in one folder, the secrets in the environment or in files."""
+    for name in re.findall(r"\$\{file:(/run/secrets/(\w+))\}", gateway):
+        (folder / name[1]).write_text("secret")
+        gateway = gateway.replace(name[0], str(folder / name[1]))
+    (folder / "fieldgate.yaml").write_text(gateway)
+    (folder / "connections.yaml").write_text(connections)
+    environ = {name: SECRETS[name] for name in re.findall(r"\$\{env:(\w+)\}", gateway + connections)}
+    return load(folder / "fieldgate.yaml", environ, systems=SYSTEMS)
 
 
-@pytest.mark.parametrize("text", [(ROOT / "config" / "connections.example.yaml").read_text(), blocks("yaml")[1]])
-def test_connection_samples_are_valid(text: str) -> None:
-    document = with_secrets(text)
-    assert isinstance(document, dict)
-    connections = [ConnectionSettings.model_validate(connection) for connection in document["connections"]]
-    assert connections and all(connection.meters for connection in connections)
+def test_the_samples_pass_the_check(tmp_path: Path) -> None:
+    gateway = (ROOT / "config" / "fieldgate.yaml").read_text().replace("# connections_file:", "connections_file:")
+    loaded = read(tmp_path, gateway, CONNECTIONS)
+    assert {connection.settings.system for connection in loaded.connections} == set(SYSTEMS)
+    assert all(connection.rules for connection in loaded.connections)
 
 
-def test_the_sample_shows_the_defaults() -> None:
+def test_the_examples_of_the_readme_pass_the_check(tmp_path: Path) -> None:
+    gateway, connections = blocks("yaml")
+    assert len(read(tmp_path, gateway, connections).connections) == 1
+
+
+def test_the_configuration_of_the_compose_file_passes_the_check(tmp_path: Path) -> None:
+    assert read(tmp_path, (ROOT / "config" / "fieldgate.compose.yaml").read_text(), "connections: []").settings.http.listen == "0.0.0.0:8080"
+
+
+def test_a_sample_with_a_fault_does_not_pass(tmp_path: Path) -> None:
+    with pytest.raises(Faults, match="max_futur"):
+        read(tmp_path, (ROOT / "config" / "fieldgate.yaml").read_text().replace("max_future", "max_futur"), CONNECTIONS)
+
+
+def test_the_sample_shows_the_defaults(tmp_path: Path) -> None:
     """Except what it says is not: `instance`, the broker's address and user, customers, secrets."""
-    sample = Settings.model_validate(with_secrets((ROOT / "config" / "fieldgate.yaml").read_text()))
+    sample = read(tmp_path, (ROOT / "config" / "fieldgate.yaml").read_text(), "connections: []").settings
     default = Settings.model_validate({"security": {"encryption_keys": ["k"]}})
     for model in (shown := sample.model_dump(), standard := default.model_dump()):
         for section, keys in {"broker": ("url", "username", "password"), "database": ("dsn",)}.items():
