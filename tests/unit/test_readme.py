@@ -38,7 +38,7 @@ def read(folder: Path, gateway: str, connections: str) -> Loaded:
         gateway = gateway.replace(name[0], str(folder / name[1]))
     (folder / "fieldgate.yaml").write_text(gateway)
     (folder / "connections.yaml").write_text(connections)
-    environ = {name: SECRETS[name] for name in re.findall(r"\$\{env:(\w+)\}", gateway + connections)}
+    environ = {name: SECRETS[name] for name in re.findall(r"\$\{env:(\w+)\}", gateway + connections) if name in SECRETS}
     return load(folder / "fieldgate.yaml", environ, systems=SYSTEMS)
 
 
