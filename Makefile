@@ -11,7 +11,6 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_DIR ?= var/bench
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-export PYTHONDONTWRITEBYTECODE = 1
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
