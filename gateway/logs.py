@@ -37,7 +37,7 @@ def setup(settings: LoggingSettings, *, stream: TextIO | None = None) -> None:
     last: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
         if settings.format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=output.isatty())]
+        else [structlog.dev.ConsoleRenderer(colors=output.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     )
     structlog.configure(
         processors=[*shared, *last],

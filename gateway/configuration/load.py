@@ -69,6 +69,8 @@ def load(
     """
     folder = Path() if path is None else path.parent
     document = Document("configuration") if path is None else Document.read(path, advice=_ADVICE)
+    if document.faults and not document.data:
+        raise Faults(document.faults)
     unknown = overrides.apply(document, Settings, environ)
     used = secret.resolve(document, environ, folder)
     faults = document.faults

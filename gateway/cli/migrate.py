@@ -1,0 +1,30 @@
+"""`fieldgate migrate`: applies the database migrations that are missing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from connectors.registry import SYSTEMS
+from gateway.configuration import load
+from gateway.store.migrate import migrate as apply
+from gateway.store.pool import Database
+
+
+def migrate(config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path("config/fieldgate.yaml")) -> None:
+    """Apply the database migrations that are missing (`run` does so too)."""
+    settings = load(config, os.environ, systems=SYSTEMS).settings
+    applied = asyncio.run(_migrate(settings.database.dsn.get_secret_value()))
+    print("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+
+
+async def _migrate(dsn: str) -> list[str]:
+    database = await Database.open(dsn, size=2)
+    try:
+        return await apply(database)
+    finally:
+        await database.close()

@@ -1,0 +1,62 @@
+"""Sets the gauges that mirror the database, so that they are right at the first scrape after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gateway import metrics
+from gateway.model.connection import State
+from gateway.model.errors import StoreError
+from gateway.model.status import ConnectionStatus
+from gateway.store import status
+from gateway.store.pool import Database
+
+log = structlog.get_logger(__name__)
+
+REFRESH_SECONDS = 5.0
+
+_PER_CONNECTION = (metrics.SYNC_LAG, metrics.SYNC_PENDING, metrics.SYNC_LAST_SUCCESS, metrics.CONNECTION_STATE, metrics.REAUTHORIZATION_REQUIRED)
+
+
+class Backlog:
+    """Refreshes the gauges every few seconds; while the database is away they keep their last values."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        away = False
+        while True:
+            try:
+                await self.refresh()
+            except StoreError as error:
+                if not away:
+                    log.warning("events.backlog_stale", detail=str(error))
+                away = True
+            else:
+                away = False
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def refresh(self) -> None:
+        """Sets every gauge from the database now. Connections that are gone lose theirs. Raises StoreError."""
+        connections = await status.read(self._database)
+        dead = await status.dead_letters(self._database)
+        for gauge in (*_PER_CONNECTION, metrics.DEAD_LETTERS):
+            gauge.clear()
+        for connection in connections:
+            _set(connection)
+        for reason, held in dead.items():
+            metrics.DEAD_LETTERS.labels(reason).set(held)
+
+
+def _set(connection: ConnectionStatus) -> None:
+    name, customer, system = connection.connection, connection.customer, connection.system
+    metrics.SYNC_LAG.labels(name).set(connection.lag_seconds)
+    metrics.SYNC_PENDING.labels(name).set(connection.pending)
+    metrics.SYNC_LAST_SUCCESS.labels(name).set(0 if connection.last_success_at is None else connection.last_success_at.timestamp())
+    metrics.REAUTHORIZATION_REQUIRED.labels(name, customer, system).set(connection.state is State.REAUTHORIZATION_REQUIRED)
+    for state in State:
+        metrics.CONNECTION_STATE.labels(name, customer, system, state).set(connection.state is state)

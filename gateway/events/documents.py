@@ -1,0 +1,144 @@
+"""The documents that are retained on MQTT, as Pydantic models: their JSON Schemas are what others rely on."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.model.connection import State
+from gateway.model.status import ACCEPTING, WORKED, ConnectionStatus, StreamStatus
+from gateway.settings import CreditsSettings
+
+
+class Document(BaseModel):
+    """Frozen; fields in the order in which they are written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_timedelta="iso8601")
+
+    def payload(self) -> bytes:
+        """JSON in UTF-8; times are UTC with `Z`."""
+        return self.model_dump_json(by_alias=True).encode()
+
+
+class GatewayStatus(Document):
+    """`gateway/status`. `lost` is the last will, and what a gateway says when it stops."""
+
+    state: Literal["ready", "draining", "lost"]
+    replicas: int = Field(ge=0, description="Replicas that are here.")
+    since: datetime
+    version: str = Field(description="Of the software.")
+
+
+class ReplicaStatus(Document):
+    """`replicas/{replica}/status`; `online: false` is the last will."""
+
+    online: bool
+    since: datetime
+
+
+class ProgressDocument(Document):
+    """Of an initial sync."""
+
+    fraction: float = Field(ge=0, le=1, description="Of the time from `from` to `until`.")
+    start: datetime = Field(alias="from")
+    until: datetime
+    cursor: datetime = Field(description="Everything before it is marked for delivery.")
+    pending_readings: int = Field(ge=0)
+    clipped_to_days: float | None = Field(description="What the system's own limit left of the days asked for; null where it left them all.")
+
+
+class StreamDocument(Document):
+    """One phase of a stream."""
+
+    name: str
+    direction: Literal["outbound", "inbound"]
+    phase: Literal["initial", "incremental"]
+    state: Literal["idle", "running", "lagging", "failed"]
+    watermark: str = Field(description="Incremental: the revision below which all is scanned. Initial: the time up to which it has walked.")
+    lag_seconds: float = Field(ge=0, description="Age of the oldest closed window that is not delivered.")
+    progress: ProgressDocument | None
+
+
+class StatusDocument(Document):
+    """`customers/{customer}/connections/{connection}/status`: one connection at one instant."""
+
+    v: Literal[1] = 1
+    connection: str
+    customer: str
+    system: str
+    hosting: Literal["cloud", "on_premises"]
+    tier: Literal[1, 2, 3]
+    credits: int = Field(ge=0, description="What the connection costs.")
+    state: State
+    reason: str | None
+    reauthorization_required: bool
+    since: datetime
+    version: int = Field(ge=1, description="One more with each change.")
+    accepting_telemetry: bool
+    last_successful_sync: datetime | None
+    next_sync: datetime | None
+    pending_readings: int = Field(ge=0)
+    dead_letters: int = Field(ge=0)
+    delivery: Literal["exactly_once", "at_least_once"]
+    streams: tuple[StreamDocument, ...]
+    incident: str | None
+    request_id: str | None
+    updated: datetime
+
+
+def price(settings: CreditsSettings, *, tier: int, hosting: str) -> int:
+    """Credits that a connection costs: by tier, and a multiple on premises. Raises KeyError for a tier without a price."""
+    return {int(known): amount for known, amount in settings.tier_price.items()}[tier] * (settings.on_premises_multiplier if hosting == "on_premises" else 1)
+
+
+def status_document(status: ConnectionStatus, credits_settings: CreditsSettings, *, now: datetime) -> StatusDocument:
+    """The document of a connection as it was read; `now` becomes `updated`."""
+    return StatusDocument.model_validate(
+        {
+            "connection": status.connection,
+            "customer": status.customer,
+            "system": status.system,
+            "hosting": status.hosting,
+            "tier": status.tier,
+            "credits": price(credits_settings, tier=status.tier, hosting=status.hosting),
+            "state": status.state,
+            "reason": status.reason,
+            "reauthorization_required": status.state is State.REAUTHORIZATION_REQUIRED,
+            "since": status.since,
+            "version": status.version,
+            "accepting_telemetry": status.state in ACCEPTING,
+            "last_successful_sync": status.last_success_at,
+            "next_sync": status.next_run_at if status.state in WORKED else None,
+            "pending_readings": status.pending,
+            "dead_letters": status.dead_letters,
+            "delivery": status.delivery,
+            "streams": tuple(_stream(stream) for stream in status.streams),
+            "incident": None,
+            "request_id": None,
+            "updated": now,
+        }
+    )
+
+
+def _stream(stream: StreamStatus) -> dict[str, object]:
+    progress = stream.progress
+    return {
+        "name": stream.name,
+        "direction": stream.direction,
+        "phase": stream.phase,
+        "state": stream.state,
+        "watermark": stream.watermark,
+        "lag_seconds": stream.lag_seconds,
+        "progress": None
+        if progress is None
+        else {
+            "fraction": progress.fraction,
+            "from": progress.start,
+            "until": progress.until,
+            "cursor": progress.cursor,
+            "pending_readings": progress.pending_readings,
+            "clipped_to_days": progress.clipped_to_days,
+        },
+    }

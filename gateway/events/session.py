@@ -1,0 +1,157 @@
+"""The control plane's MQTT client: aiomqtt made strict. A new client object for each connection, since an old one keeps ghosts.
+
+aiomqtt 2.5 ignores the PUBACK's reason, lets paho keep a "failed" publish and send it later, and does not wake a publish when the
+connection ends. It is pinned exactly, because this module reads its private attributes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import aiomqtt
+import structlog
+from paho.mqtt.client import Client as PahoClient
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from gateway import clock
+from gateway.model.backoff import full_jitter
+from gateway.model.errors import ConfigError
+from gateway.settings import BrokerSettings
+
+log = structlog.get_logger(__name__)
+
+PUBLISH_SECONDS = 5.0
+RECONNECT_BASE_SECONDS = 0.5
+RECONNECT_CAP_SECONDS = 15.0
+FAREWELL_SECONDS = 2.0
+STABLE_SECONDS = 10.0
+KEEPALIVE_SECONDS = 10
+
+
+class StrictClient(aiomqtt.Client):
+    """Publishes only while connected, and only succeeds on a good PUBACK."""
+
+    def __init__(self, settings: BrokerSettings, identifier: str, will: aiomqtt.Will, tls: ssl.SSLContext | None) -> None:
+        url = urlsplit(settings.url)
+        super().__init__(
+            url.hostname or "127.0.0.1",
+            url.port or (1883 if tls is None else 8883),
+            username=settings.username,
+            password=None if settings.password is None else settings.password.get_secret_value(),
+            identifier=identifier,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            clean_start=True,
+            will=will,
+            timeout=settings.connect_timeout.total_seconds(),
+            keepalive=KEEPALIVE_SECONDS,
+            tls_context=tls,
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+        )
+        self.pending_calls_threshold = 1_000_000
+        self._reasons: dict[int, ReasonCode] = {}
+
+    async def retain(self, topic: str, payload: bytes) -> None:
+        """Publishes at QoS 1, retained; an empty payload removes it. Raises MqttError without a good PUBACK."""
+        if self._disconnected.done():
+            raise aiomqtt.MqttError("not connected")  # paho would keep it and send it at some later time
+        info = self._client.publish(topic, payload, 1, retain=True)
+        if info.rc != 0:
+            raise aiomqtt.MqttError(f"publish to {topic}: code {info.rc}")
+        if not info.is_published():
+            await self._acknowledged(info.mid, topic)
+        reason = self._reasons.pop(info.mid, None)
+        if reason is not None and reason.is_failure:
+            raise aiomqtt.MqttError(f"the broker refused the publish to {topic}: {reason}")
+
+    async def _acknowledged(self, mid: int, topic: str) -> None:
+        confirmation = asyncio.Event()
+        self._pending_publishes[mid] = confirmation
+        waiter: asyncio.Future[None] = asyncio.ensure_future(occurred(confirmation))
+        try:
+            done, _ = await asyncio.wait({waiter, self._disconnected}, timeout=PUBLISH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+            self._pending_publishes.pop(mid, None)
+        if waiter not in done:
+            raise aiomqtt.MqttError(f"no PUBACK for {topic}")
+
+    def _on_publish(self, client: PahoClient, userdata: object, mid: int, reason_code: ReasonCode, properties: Properties) -> None:
+        self._reasons[mid] = reason_code
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+
+class Session:
+    """Keeps one client connected: `serve` runs with each new one, and is over when it returns without an error.
+
+    `farewell` is said before a disconnection of our own, for the broker keeps the last will to itself then.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: BrokerSettings,
+        *,
+        will: Callable[[], aiomqtt.Will],
+        serve: Callable[[StrictClient], Awaitable[None]],
+        farewell: Callable[[StrictClient], Awaitable[None]],
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._will = will
+        self._serve = serve
+        self._farewell = farewell
+        self._identifier = f"fieldgate-{name}-{secrets.token_hex(12)}"  # nobody else can guess it, and push us off
+        self._tls = tls_context(settings)
+
+    async def run(self) -> None:
+        """Until `serve` returns or this is cancelled. Reconnects with full jitter, saying once that it is down and once that it is up."""
+        attempt, down, since = 0, False, clock.monotonic()
+        while True:
+            try:
+                async with StrictClient(self._settings, self._identifier, self._will(), self._tls) as client:
+                    if down:
+                        log.info("events.broker_returned", client=self._name)
+                    down, since = False, clock.monotonic()
+                    try:
+                        await self._serve(client)
+                    finally:
+                        await self._part(client)
+                    return
+            except (aiomqtt.MqttError, OSError) as error:
+                lasted = not down and clock.monotonic() - since > STABLE_SECONDS
+                attempt = 1 if lasted else attempt + 1  # being let in and thrown out again is no success
+                if not down:
+                    log.warning("events.broker_away", client=self._name, detail=str(error))
+                down = True
+            await asyncio.sleep(full_jitter(attempt, rand=random.random(), base_seconds=RECONNECT_BASE_SECONDS, cap_seconds=RECONNECT_CAP_SECONDS))
+
+    async def _part(self, client: StrictClient) -> None:
+        with suppress(aiomqtt.MqttError, TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await self._farewell(client)
+
+
+async def occurred(event: asyncio.Event) -> None:
+    """Waits, as a future of nothing."""
+    await event.wait()
+
+
+def tls_context(settings: BrokerSettings) -> ssl.SSLContext | None:
+    """For `mqtts://`; None for `mqtt://`. Raises ConfigError for files that cannot be used."""
+    if not settings.url.startswith("mqtts://"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.client_certificate is not None:
+            context.load_cert_chain(settings.client_certificate, settings.client_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"broker: the TLS files cannot be used: {error}") from error
+    return context

@@ -1,0 +1,69 @@
+"""What is shown of a connection: read from the store at one instant, published as the status document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from gateway.model.connection import State
+
+ACCEPTING = frozenset({State.VERIFYING, State.ACTIVE, State.DEGRADED, State.REAUTHORIZATION_REQUIRED, State.BLOCKED, State.PAUSED})
+"""States in which telemetry is buffered for the connection."""
+
+WORKED = frozenset({State.ACTIVE, State.DEGRADED})
+"""States in which streams run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far an initial sync has come. `fraction` (0 to 1) of the time from `start` to `until` is walked up to `cursor`.
+
+    `clipped_to_days` is what the system's own limit left of the days that were asked for; None where it left them all.
+    """
+
+    fraction: float
+    start: datetime
+    until: datetime
+    cursor: datetime
+    pending_readings: int
+    clipped_to_days: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStatus:
+    """One phase of a stream. `lag_seconds` is the age of the oldest closed window that is not delivered."""
+
+    name: str
+    direction: Literal["outbound", "inbound"]
+    phase: Literal["initial", "incremental"]
+    state: Literal["idle", "running", "lagging", "failed"]
+    watermark: str
+    lag_seconds: float
+    progress: Progress | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionStatus:
+    """A connection and its streams at one instant."""
+
+    connection: str
+    customer: str
+    system: str
+    hosting: str
+    tier: int
+    state: State
+    reason: str | None
+    since: datetime
+    version: int
+    delivery: str
+    last_success_at: datetime | None
+    next_run_at: datetime | None
+    pending: int
+    dead_letters: int
+    streams: tuple[StreamStatus, ...]
+
+    @property
+    def lag_seconds(self) -> float:
+        """The worst of its streams; 0 without any."""
+        return max((stream.lag_seconds for stream in self.streams), default=0.0)

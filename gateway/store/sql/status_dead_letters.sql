@@ -1,0 +1,2 @@
+-- Dead letters held, by reason.
+select reason, count(*) as held from dead_letter group by reason

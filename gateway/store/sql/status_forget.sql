@@ -1,0 +1,2 @@
+-- $1 connection.
+delete from published_status where connection_id = $1

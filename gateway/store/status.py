@@ -1,0 +1,124 @@
+"""Reads what the status documents and the gauges show, and keeps what is retained on the broker and which replicas are here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal, TypedDict
+
+from gateway.model.connection import State
+from gateway.model.status import ConnectionStatus, Progress, StreamStatus
+from gateway.store.pool import Database
+from gateway.store.queries import sql
+
+
+class _Flow(TypedDict):
+    name: str
+    phase: Literal["initial", "incremental"]
+    state: Literal["idle", "running", "lagging", "failed", "done"]
+    attempts: int
+    watermark: str
+    initial_from: str | None
+    initial_cursor: str | None
+    initial_until: str | None
+    clipped_to_days: float | None
+    walked: float | None
+    lag_seconds: float
+    pending: int
+
+
+async def read(database: Database, connections: Sequence[str] | None = None) -> list[ConnectionStatus]:
+    """These connections, or all of them, in one query."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("status_read"), None if connections is None else list(connections))
+    return [
+        ConnectionStatus(
+            connection=row["connection_id"],
+            customer=row["customer_id"],
+            system=row["system"],
+            hosting=row["hosting"],
+            tier=row["tier"],
+            state=State(row["state"]),
+            reason=row["reason"],
+            since=row["since"],
+            version=row["version"],
+            delivery=row["delivery"],
+            last_success_at=row["last_success_at"],
+            next_run_at=row["next_run_at"],
+            pending=row["pending"],
+            dead_letters=row["dead_letters"],
+            streams=tuple(_stream(flow) for flow in row["streams"]),
+        )
+        for row in rows
+    ]
+
+
+async def versions(database: Database) -> Mapping[str, int]:
+    """Connection to the version of its document."""
+    async with database.connection() as connection:
+        return {row["connection_id"]: row["version"] for row in await connection.fetch(sql("status_versions"))}
+
+
+async def dead_letters(database: Database) -> Mapping[str, int]:
+    """Dead letters held, by reason."""
+    async with database.connection() as connection:
+        return {row["reason"]: row["held"] for row in await connection.fetch(sql("status_dead_letters"))}
+
+
+async def published(database: Database, connection_id: str, topic: str, version: int) -> None:
+    """Notes that the broker retains this document."""
+    async with database.connection() as connection:
+        await connection.execute(sql("status_published"), connection_id, topic, version)
+
+
+async def gone(database: Database) -> Mapping[str, str]:
+    """Connections that no longer exist whose document is still retained, with its topic."""
+    async with database.connection() as connection:
+        return {row["connection_id"]: row["topic"] for row in await connection.fetch(sql("status_gone"))}
+
+
+async def forget(database: Database, connection_id: str) -> None:
+    """Notes that nothing is retained for the connection."""
+    async with database.connection() as connection:
+        await connection.execute(sql("status_forget"), connection_id)
+
+
+async def beat(database: Database, replica: str, *, silent_seconds: float) -> int:
+    """Says that this replica is here; how many are, counting those heard within `silent_seconds`."""
+    async with database.connection() as connection:
+        count: int = await connection.fetchval(sql("status_beat"), replica, silent_seconds)
+    return count
+
+
+async def leave(database: Database, replica: str) -> None:
+    """Says that this replica is no longer here."""
+    async with database.connection() as connection:
+        await connection.execute(sql("status_leave"), replica)
+
+
+def _stream(flow: _Flow) -> StreamStatus:
+    state = flow["state"]
+    return StreamStatus(
+        name=flow["name"],
+        direction="outbound",
+        phase=flow["phase"],
+        state="idle" if state == "done" else "failed" if state == "idle" and flow["attempts"] else state,
+        watermark=flow["initial_cursor"] or flow["watermark"],
+        lag_seconds=round(max(0.0, float(flow["lag_seconds"])), 3),
+        progress=_progress(flow),
+    )
+
+
+def _progress(flow: _Flow) -> Progress | None:
+    start, cursor, until = flow["initial_from"], flow["initial_cursor"], flow["initial_until"]
+    if start is None or cursor is None or until is None:
+        return None
+    clipped = flow["clipped_to_days"]
+    return Progress(
+        fraction=1.0 if flow["state"] == "done" else round(float(flow["walked"] or 0.0), 4),
+        start=datetime.fromisoformat(start),
+        until=datetime.fromisoformat(until),
+        cursor=datetime.fromisoformat(cursor),
+        pending_readings=flow["pending"],
+        clipped_to_days=None if clipped is None else float(clipped),
+    )
