@@ -24,9 +24,9 @@ def answer(status: str, body: bytes = b"", *, headers: str = "", content_type: s
     return reply
 
 
-async def never(_: asyncio.StreamWriter) -> None:
-    """Takes the request and says nothing until the client leaves."""
-    await asyncio.Event().wait()
+async def never(writer: asyncio.StreamWriter) -> None:
+    """Takes the request and says nothing until the connection is gone."""
+    await writer.wait_closed()
 
 
 async def cut(writer: asyncio.StreamWriter) -> None:
@@ -58,7 +58,7 @@ class FaultServer:
     def __init__(self, *, on_get: Reply, on_other: Reply) -> None:
         self.on_get, self.on_other = on_get, on_other
         self.requests: list[bytes] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def url(self) -> str:
@@ -70,14 +70,14 @@ class FaultServer:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._serving.values():
+            writer.transport.abort()
+        await asyncio.gather(*self._serving)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self._serving[task] = writer
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -88,7 +88,7 @@ class FaultServer:
             pass
         finally:
             writer.close()
-            self._tasks.discard(task)
+            del self._serving[task]
 
 
 class Relay:

@@ -42,7 +42,10 @@ FAULTS: Mapping[str, type[ConnectorError]] = {
     "not_json": OutcomeUnknown,
     "gzip_bomb": OutcomeUnknown,
     "endless_body": OutcomeUnknown,
+    "gzip_cut": OutcomeUnknown,
 }
+# Where another fault (the time-out) would give the same error, the words tell them apart.
+WORDS: Mapping[str, str] = {"gzip_bomb": "larger than", "endless_body": "larger than", "gzip_cut": "in the middle of its gzip data", "no_answer": "Timeout"}
 RETRY_AFTER_SECONDS = 7.0
 
 
@@ -154,6 +157,7 @@ def _http_reply(fault: str) -> Reply:
         "not_json": answer("201 Created", b'{"half": '),
         "gzip_bomb": answer("201 Created", BOMB, headers="Content-Encoding: gzip\r\n"),
         "endless_body": endless,
+        "gzip_cut": answer("201 Created", BOMB[:1000], headers="Content-Encoding: gzip\r\n"),
     }
     return replies.get(fault, never)
 
@@ -176,7 +180,7 @@ class PostgresHarness:
     system = "postgres"
     exempt: Mapping[str, str] = {
         **dict.fromkeys(("rate_limited_seconds", "rate_limited_date", "unavailable_with_retry_after", "server_error", "cut_mid_body"), _NO_HTTP),
-        **dict.fromkeys(("web_page", "redirect", "not_json", "gzip_bomb", "endless_body"), _NO_HTTP),
+        **dict.fromkeys(("web_page", "redirect", "not_json", "gzip_bomb", "gzip_cut", "endless_body"), _NO_HTTP),
     }
 
     @asynccontextmanager

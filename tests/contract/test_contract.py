@@ -16,7 +16,7 @@ from gateway.model.errors import BadConfiguration, ConnectorError, RateLimited
 from gateway.model.outcome import Accepted, Duplicate, Rejected
 from gateway.model.reading import Batch, make_batch
 from gateway.model.sample import Value
-from tests.contract.harness import CONNECTION, FAULTS, HARNESSES, RETRY_AFTER_SECONDS, Calls, Harness, reading, recent
+from tests.contract.harness import CONNECTION, FAULTS, HARNESSES, RETRY_AFTER_SECONDS, WORDS, Calls, Harness, reading, recent
 
 
 def cases(rules: Iterable[str]) -> list[object]:
@@ -57,6 +57,7 @@ async def test_a_fault_becomes_exactly_its_error(harness: Harness, fault: str) -
             await connector.push(batch_of(harness, 4))
     assert type(caught.value) is FAULTS[fault], repr(caught.value)
     assert str(caught.value).isprintable()
+    assert WORDS.get(fault, "") in str(caught.value)
     if isinstance(caught.value, RateLimited):
         assert caught.value.retry_after == RETRY_AFTER_SECONDS
 
