@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.configuration import meters, overrides, secret
+from gateway.configuration import meters, overrides, secret, sources
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, Faults, KeyPath, did_you_mean
 from gateway.configuration.shape import faults_of
@@ -75,6 +75,8 @@ def load(
     used = secret.resolve(document, environ, folder)
     faults = document.faults
     settings = _settings(document, fallback or {}, faults)
+    if settings is not None:
+        faults.extend(sources.faults_of(settings, document))
     connections: tuple[DeclaredConnection, ...] = ()
     name = document.data.get("connections_file")
     if isinstance(name, str) and name:
@@ -133,27 +135,31 @@ class _Connections:
         return tuple(declared)
 
     def _connection(self, item: object, base: KeyPath) -> DeclaredConnection | None:
+        if isinstance(item, dict):  # as written, so that this is told even beside a fault of another key
+            self._check_customer(item.get("customer"), base)
+            self._check_known(item.get("system"), base)
         try:
             connection = ConnectionSettings.model_validate(item)
         except ValidationError as error:
             self._add(faults_of(error, ConnectionSettings, self._document, base))
             return None
-        self._check_customer(connection, base)
         rules = meters.rules_of(connection.meters, self._document, (*base, "meters"), self._folder, self._document.faults)
         system = self._systems.get(connection.system)
         if system is None:
-            self._fault((*base, "system"), f"unknown system {connection.system!r}{did_you_mean(connection.system, self._systems)}")
             return None
         self._check_system(connection, system, base)
         self._add(meters.conflicts(rules, resolution=system.manifest.capabilities.resolution))
         return DeclaredConnection(settings=connection, rules=tuple(placed.rule for placed in rules))
 
-    def _check_customer(self, connection: ConnectionSettings, base: KeyPath) -> None:
+    def _check_customer(self, customer: object, base: KeyPath) -> None:
         settings = self._settings
-        if settings is None or settings.telemetry.auto_register_customers or connection.customer in settings.customers:
+        if settings is None or settings.telemetry.auto_register_customers or not isinstance(customer, str) or customer in settings.customers:
             return
-        hint = did_you_mean(connection.customer, settings.customers)
-        self._fault((*base, "customer"), f"{connection.customer!r} is not among the customers of the main file{hint}")
+        self._fault((*base, "customer"), f"{customer!r} is not among the customers of the main file{did_you_mean(customer, settings.customers)}")
+
+    def _check_known(self, system: object, base: KeyPath) -> None:
+        if isinstance(system, str) and system not in self._systems:
+            self._fault((*base, "system"), f"unknown system {system!r}{did_you_mean(system, self._systems)}")
 
     def _check_system(self, connection: ConnectionSettings, system: SystemModels, base: KeyPath) -> None:
         manifest = system.manifest

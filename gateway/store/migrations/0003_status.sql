@@ -4,3 +4,9 @@ create table published_status (
     topic         text not null,
     version       bigint not null
 );
+
+-- Replicas that have a status of their own on the broker.
+create table announced_replica (
+    replica_id   text primary key,
+    last_seen_at timestamptz not null default now()
+);

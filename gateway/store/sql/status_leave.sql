@@ -1,2 +1,2 @@
 -- $1 replica.
-delete from replica where replica_id = $1
+delete from announced_replica where replica_id = $1

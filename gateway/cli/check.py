@@ -1,0 +1,102 @@
+"""`fieldgate check`: every fault of the configuration with file, line and path, or a summary of what it declares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypedDict
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from connectors.registry import SYSTEMS
+from gateway.configuration import DeclaredConnection, Faults, Loaded, load
+from gateway.configuration.fault import dotted
+from gateway.events.documents import price
+
+
+class ConnectionSummary(TypedDict):
+    """One declared connection."""
+
+    connection: str
+    customer: str
+    system: str
+    hosting: str
+    tier: int
+    credits: int
+    meters: int
+    delivery: str
+
+
+def check(
+    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path("config/fieldgate.yaml"),
+    json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Validate the configuration: every fault with file, line and path (exit 2), or a summary."""
+    try:
+        loaded = load(config, os.environ, systems=SYSTEMS)
+    except Faults as faults:
+        _show_faults(faults, as_json=json)
+        raise typer.Exit(2) from faults
+    rows = [_summary(loaded, declared) for declared in loaded.connections]
+    if json:
+        print(orjson.dumps({"ok": True, "faults": [], "customers": list(loaded.settings.customers), "connections": rows}).decode())
+    else:
+        _show_summary(loaded, rows)
+
+
+def _summary(loaded: Loaded, declared: DeclaredConnection) -> ConnectionSummary:
+    connection = declared.settings
+    manifest = SYSTEMS[connection.system].manifest
+    return ConnectionSummary(
+        connection=connection.id,
+        customer=connection.customer,
+        system=connection.system,
+        hosting=connection.hosting,
+        tier=manifest.tier,
+        credits=price(loaded.settings.credits, tier=manifest.tier, hosting=connection.hosting),
+        meters=len(declared.rules),
+        delivery=manifest.capabilities.delivery,
+    )
+
+
+def _show_faults(faults: Faults, *, as_json: bool) -> None:
+    if as_json:
+        found = [{"file": f.place.file, "line": f.place.line, "path": dotted(f.path), "message": f.message} for f in faults.faults]
+        print(orjson.dumps({"ok": False, "faults": found, "customers": [], "connections": []}).decode())
+        return
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for fault in faults.faults:
+        path = dotted(fault.path)
+        console.print(Text.assemble((str(fault.place), "bold"), ": ", (f"{path}: " if path else "", "cyan"), fault.message))
+    count = len(faults.faults)
+    console.print(Text(f"{count} fault{'s' if count > 1 else ''}; nothing would start", style="red"))
+
+
+def _show_summary(loaded: Loaded, rows: Sequence[ConnectionSummary]) -> None:
+    settings = loaded.settings
+    console = Console(highlight=False, soft_wrap=True)
+    customers = ", ".join(settings.customers) or "none listed"
+    if settings.telemetry.auto_register_customers:
+        customers += " (others register themselves)"
+    sources = "\n           ".join(source.topic for source in settings.telemetry.sources)
+    console.print(Text(f"{loaded.path}: no faults", style="green"))
+    console.print(f"customers  {customers}\nbroker     {settings.broker.url}\nsources    {sources}", markup=False)
+    if not rows:
+        console.print("no connections are declared")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("connection", "customer", "system", "hosting"):
+        table.add_column(name, no_wrap=True)
+    for name in ("tier", "credits", "meter rules"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row["connection"], row["customer"], row["system"], row["hosting"], str(row["tier"]), str(row["credits"]), str(row["meters"]))
+    credits_taken, rules = sum(row["credits"] for row in rows), sum(row["meters"] for row in rows)
+    table.add_section()
+    table.add_row(f"{len(rows)} in all", "", "", "", "", str(credits_taken), str(rules), style="bold")
+    console.print(table)
