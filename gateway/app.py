@@ -11,7 +11,6 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import TypeVar
 
 import orjson
@@ -19,6 +18,7 @@ import structlog
 
 from connectors.registry import SYSTEMS
 from gateway import clock
+from gateway.configuration import DeclaredConnection
 from gateway.connections.lifecycle import Lifecycle
 from gateway.events.backlog import Backlog
 from gateway.events.mqtt_publisher import StatusPublisher
@@ -26,8 +26,7 @@ from gateway.http.server import HttpServer, Readiness
 from gateway.ingest import Ingest
 from gateway.model.connector import ConnectorSettings
 from gateway.model.errors import ConfigError, StoreError, StoreUnavailable
-from gateway.model.meter import MeterRule
-from gateway.settings import ConnectionSettings, Settings
+from gateway.settings import Settings
 from gateway.store import connections as connection_store
 from gateway.store import retention
 from gateway.store.connections import Declaration
@@ -42,14 +41,6 @@ T = TypeVar("T")
 
 GRACE_SECONDS = 20.0
 RETENTION_SECONDS = 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeclaredConnection:
-    """A connection of the configuration with its meter tables read."""
-
-    settings: ConnectionSettings
-    rules: tuple[MeterRule, ...]
 
 
 async def run(

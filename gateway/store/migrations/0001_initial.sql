@@ -16,13 +16,14 @@ create table device (
 );
 create index device_revision on device (customer_id, revision);
 
--- One row per (customer, device, instant). A change merges metrics and takes the changing transaction's id as its revision.
+-- One row per (customer, device, instant). A change merges metrics and takes the changing transaction's id as its revision; `changes` counts them.
 create table telemetry (
     customer_id text not null,
     device_id   text not null,
     ts          timestamptz not null,
     metrics     jsonb not null,
     received_at timestamptz not null,
+    changes     int not null default 0,
     revision    xid8 not null default pg_current_xact_id(),
     primary key (customer_id, device_id, ts)
 ) partition by range (ts);

@@ -1,0 +1,76 @@
+"""`fieldgate run`: the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+import uvloop
+
+from connectors.registry import SYSTEMS
+from gateway import app, logs
+from gateway.configuration import DeclaredConnection, Loaded, load
+from gateway.model.errors import ConfigError, FieldgateError
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_CONFIG = Path("config/fieldgate.yaml")
+
+
+def run(
+    config: Annotated[Path | None, typer.Option(help="The main configuration file.  [default: config/fieldgate.yaml]")] = None,
+    embedded: Annotated[bool, typer.Option("--embedded", help="Start a broker and a PostgreSQL of our own.")] = False,
+    data_dir: Annotated[Path, typer.Option(help="Where --embedded keeps its data.")] = Path("var"),
+) -> None:
+    """Run the gateway until SIGTERM or SIGINT; SIGHUP reads the connections again."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(_embedded(config, data_dir) if embedded else _serve(config or DEFAULT_CONFIG))
+        except* ConfigError as group:
+            raise _first(group) from None
+        except* FieldgateError as group:
+            log.critical("gateway.failed", detail=str(_first(group)))
+            raise _first(group) from None
+
+
+async def _serve(config: Path) -> None:
+    loaded = _load(config)
+    await app.run(loaded.settings, loaded.connections, reload=lambda: _load(config).connections)
+
+
+async def _embedded(config: Path | None, data_dir: Path) -> None:
+    from gateway.embedded import embedded  # the extra may not be installed
+
+    path = config if config is not None else DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None
+    async with embedded(data_dir, log) as servers:
+
+        def read() -> Loaded:
+            return _load(path, {"broker": {"url": servers.broker_url}, "database": {"dsn": servers.dsn}, "security": {"encryption_keys": [servers.security_key]}})
+
+        loaded = read()
+
+        def connections() -> Sequence[DeclaredConnection]:
+            return read().connections
+
+        serving = asyncio.create_task(app.run(loaded.settings, loaded.connections, reload=connections), name="gateway")
+        failed = asyncio.ensure_future(servers.failed)
+        await asyncio.wait({serving, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            serving.cancel()
+        await serving
+
+
+def _load(path: Path | None, fallback: dict[str, dict[str, object]] | None = None) -> Loaded:
+    loaded = load(path, os.environ, systems=SYSTEMS, fallback=fallback)
+    logs.setup(loaded.settings.logging)
+    return loaded
+
+
+def _first(group: BaseExceptionGroup[FieldgateError]) -> FieldgateError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

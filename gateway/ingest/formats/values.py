@@ -1,0 +1,110 @@
+"""What every format agrees on: reasons, limits, times and values."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from datetime import datetime
+
+from gateway.model.errors import DecodeError
+from gateway.model.sample import Metrics, to_microseconds
+
+MAX_METRICS = 256
+MAX_PAYLOAD_BYTES = 1 << 20
+MAX_STRING_BYTES = 1024
+MAX_NAME_LENGTH = 256
+MAX_DEPTH = 16
+
+Measurement = tuple[int | None, Metrics]
+"""Device time in microseconds since the epoch (None: it sent none), and the metrics."""
+
+
+class Reason(enum.StrEnum):
+    """Why a message is a dead letter: a closed set, for it labels metrics."""
+
+    INVALID_JSON = "invalid_json"
+    WRONG_SHAPE = "wrong_shape"
+    NOT_FINITE = "not_finite"
+    TOO_MANY_METRICS = "too_many_metrics"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    STRING_TOO_LONG = "string_too_long"
+    INVALID_METRIC = "invalid_metric"
+    INVALID_TIMESTAMP = "invalid_timestamp"
+    TIMESTAMP_IN_FUTURE = "timestamp_in_future"
+    TIMESTAMP_TOO_OLD = "timestamp_too_old"
+    EMPTY = "empty"
+    UNKNOWN_CUSTOMER = "unknown_customer"
+    UNMATCHED_TOPIC = "unmatched_topic"
+    INVALID_IDENTIFIER = "invalid_identifier"
+    OVERSIZED_PACKET = "oversized_packet"
+    REFUSED_BY_DATABASE = "refused_by_database"
+
+
+def parse_time(value: object) -> int:
+    """ISO 8601 with a zone, or a number since the epoch in s, ms, us or ns by its magnitude, to microseconds. Raises DecodeError."""
+    if type(value) is int:
+        size = abs(value)
+        if size < 100_000_000_000:
+            return value * 1_000_000
+        if size < 100_000_000_000_000:
+            return value * 1000
+        return value if size < 100_000_000_000_000_000 else value // 1000
+    if type(value) is float:
+        if not math.isfinite(value):
+            raise DecodeError(Reason.INVALID_TIMESTAMP, "ts is not finite")
+        size_of = abs(value)
+        scale = 1e6 if size_of < 1e11 else 1e3 if size_of < 1e14 else 1 if size_of < 1e17 else 1e-3
+        return round(value * scale)
+    if type(value) is str:
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            raise DecodeError(Reason.INVALID_TIMESTAMP, f"ts {value[:40]!r} is not ISO 8601 (2026-01-31T09:30:00Z)") from None
+        if at.tzinfo is None:
+            raise DecodeError(Reason.INVALID_TIMESTAMP, f"ts {value[:40]!r} has no time zone: add Z or an offset")
+        return to_microseconds(at)
+    raise DecodeError(Reason.INVALID_TIMESTAMP, f"ts is a {type(value).__name__}: send ISO 8601 with a zone, or a number since the epoch")
+
+
+def check_metrics(values: Mapping[str, object]) -> Metrics:
+    """The metrics, nested objects flattened with dots. Raises DecodeError for what cannot be stored."""
+    metrics: Metrics = {}
+    _collect(values, "", metrics, 0)
+    if not metrics:
+        raise DecodeError(Reason.EMPTY, "the message has no metric")
+    if len(metrics) > MAX_METRICS:
+        raise DecodeError(Reason.TOO_MANY_METRICS, f"{len(metrics)} metrics; at most {MAX_METRICS} are taken in one message")
+    return metrics
+
+
+def check_text(name: str, value: str) -> str:
+    """A string that PostgreSQL can hold. Raises DecodeError."""
+    if len(value) > MAX_STRING_BYTES or len(value.encode()) > MAX_STRING_BYTES:
+        raise DecodeError(Reason.STRING_TOO_LONG, f"metric {name!r} is longer than {MAX_STRING_BYTES} bytes")
+    if "\0" in value:
+        raise DecodeError(Reason.INVALID_METRIC, f"metric {name!r} holds a NUL character")
+    return value
+
+
+def _collect(values: Mapping[str, object], prefix: str, metrics: Metrics, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise DecodeError(Reason.WRONG_SHAPE, f"objects nested deeper than {MAX_DEPTH}")
+    for key, value in values.items():
+        name = prefix + key if prefix else key
+        if not key or len(name) > MAX_NAME_LENGTH or not name.isprintable():
+            raise DecodeError(Reason.INVALID_METRIC, f"metric name {name[:40]!r}: 1 to {MAX_NAME_LENGTH} printable characters")
+        kind = type(value)
+        if kind is float:
+            if not math.isfinite(value):  # type: ignore[arg-type]
+                raise DecodeError(Reason.NOT_FINITE, f"metric {name!r} is not a finite number")
+            metrics[name] = value  # type: ignore[assignment]
+        elif kind is int or kind is bool:
+            metrics[name] = value  # type: ignore[assignment]
+        elif kind is str:
+            metrics[name] = check_text(name, value)  # type: ignore[arg-type]
+        elif kind is dict:
+            _collect(value, name + ".", metrics, depth + 1)  # type: ignore[arg-type]
+        else:
+            what = "null" if value is None else "an array" if kind is list else kind.__name__
+            raise DecodeError(Reason.WRONG_SHAPE, f"metric {name!r} is {what}: send a number, a boolean or a string")

@@ -1,0 +1,120 @@
+"""Framing: bytes from the broker to packets, on the mqtt5 codec. No I/O. A packet too large to read is skipped, not refused.
+
+The codec panics (a BaseException of its runtime) on invalid UTF-8; that leaves here as MalformedPacket like any other fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mqtt5
+
+LARGEST_PACKET_BYTES = (1 << 20) + (128 << 10)
+"""The largest payload that is taken, with room for the topic and the properties."""
+
+BUFFER_BYTES = 2 * LARGEST_PACKET_BYTES
+LEAST_ROOM_BYTES = 64 << 10
+HEAD_BYTES = 64 << 10
+PUBLISH = 3
+
+Packet = (
+    mqtt5.ConnAckPacket
+    | mqtt5.PublishPacket
+    | mqtt5.SubAckPacket
+    | mqtt5.UnsubAckPacket
+    | mqtt5.PingRespPacket
+    | mqtt5.DisconnectPacket
+    | object
+)
+
+
+class MalformedPacket(Exception):
+    """The bytes are no MQTT 5: the connection cannot go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oversized:
+    """A PUBLISH that is skipped. `size` is the whole packet's; `head` the first bytes after topic and packet id."""
+
+    topic: str
+    packet_id: int | None
+    size: int
+    head: bytes
+
+
+class Framer:
+    """One connection's receive buffer. Fill what `buffer()` gives, then take `packets(count)`."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._bytes)
+        self._start = 0
+        self._end = 0
+        self._skip = 0
+
+    def buffer(self) -> memoryview:
+        """Room for what comes next; never empty."""
+        if BUFFER_BYTES - self._end < LEAST_ROOM_BYTES:
+            held = self._end - self._start
+            self._bytes[:held] = self._bytes[self._start : self._end]
+            self._start, self._end = 0, held
+        return self._view[self._end :]
+
+    def packets(self, count: int) -> Iterator[Packet]:
+        """The packets that are whole after `count` more bytes. Raises MalformedPacket; nothing can be read after it."""
+        self._end += count
+        view, read = self._view, mqtt5.read
+        while self._start < self._end:
+            if self._skip:
+                step = min(self._skip, self._end - self._start)
+                self._skip -= step
+                self._start += step
+                continue
+            try:
+                packet, size = read(view[self._start : self._end])
+            except IndexError:
+                oversized = self._oversized()
+                if oversized is None:
+                    return
+                yield oversized
+                continue
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # ValueError, or the codec's panic, which is no Exception
+                raise MalformedPacket(f"{type(error).__name__}: {error}") from error
+            self._start += size
+            yield packet
+        self._start = self._end = 0
+
+    def _oversized(self) -> Oversized | None:
+        """What is known of a packet that will not fit, once its topic and packet id are here; None while it may still fit or they are not."""
+        data, place, length, shift = self._bytes, self._start + 1, 0, 0
+        while True:
+            if place >= self._end:
+                return None
+            byte = data[place]
+            length |= (byte & 127) << shift
+            shift += 7
+            place += 1
+            if not byte & 128:
+                break
+            if shift > 21:
+                raise MalformedPacket("the length of a packet takes more than four bytes")
+        size = place - self._start + length
+        if size <= LARGEST_PACKET_BYTES:
+            return None
+        kind, flags = data[self._start] >> 4, data[self._start] & 15
+        if kind != PUBLISH:
+            raise MalformedPacket(f"a control packet (type {kind}) of {size} bytes")
+        body = place + 2 + int.from_bytes(data[place : place + 2], "big")
+        after = body + 2 if flags & 6 else body
+        if after + HEAD_BYTES > self._end:
+            return None
+        self._skip = size
+        return Oversized(
+            topic=bytes(data[place + 2 : body]).decode("utf-8", "replace"),
+            packet_id=int.from_bytes(data[body : body + 2], "big") if flags & 6 else None,
+            size=size,
+            head=bytes(data[after : after + HEAD_BYTES]),
+        )

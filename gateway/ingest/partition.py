@@ -1,0 +1,124 @@
+"""One ingest partition: leased by one replica, its broker session kept up, its pipeline running."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import structlog
+
+from gateway import clock, metrics
+from gateway.ingest.decode import Decoder
+from gateway.ingest.pipeline import Pipeline
+from gateway.ingest.session import Session, Subscription, connect, stale_filters
+from gateway.model.backoff import full_jitter
+from gateway.model.errors import BrokerRefused, StoreError
+from gateway.settings import Settings
+from gateway.store import telemetry
+from gateway.store.pool import Database
+from gateway.store.telemetry import TelemetryStore
+
+log = structlog.get_logger(__name__)
+
+STEADY_SECONDS = 30.0
+"""A session that lasted so long was good: the next attempt begins without a wait."""
+
+RECONNECT_CAP_SECONDS = 30.0
+SUSPECT_AFTER = 4
+DRAIN_SECONDS = 10.0
+
+
+class Partition:
+    """Serves a partition whose lease we hold. Cancelled when the lease is lost."""
+
+    def __init__(self, settings: Settings, database: Database, decoder: Decoder, number: int, filters: Sequence[str]) -> None:
+        self._settings = settings
+        self._database = database
+        self._number = number
+        self._filters = tuple(filters)
+        store = TelemetryStore(database, register_customers=settings.telemetry.auto_register_customers)
+        self._pipeline = Pipeline(settings.telemetry, decoder, store)
+        self._session: Session | None = None
+        self._stopping = False
+        self._ever_connected = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has granted our subscriptions on a connection that lives."""
+        return self._session is not None and not self._session.closed.done()
+
+    async def run(self) -> None:
+        """Keeps the session up until cancelled or stopped. Raises BrokerRefused when the broker will never have us."""
+        client = await telemetry.client_id(self._database, self._settings.instance, self._number)
+        held = await telemetry.subscriptions(self._database, client)
+        async with asyncio.TaskGroup() as group:
+            commits = group.create_task(self._pipeline.run(), name=f"commits of partition {self._number}")
+            try:
+                await self._keep_up(client, held)
+            finally:
+                if self._session is not None:
+                    self._session.end("the partition is given up")
+                commits.cancel()
+                metrics.CONNECTED.labels(str(self._number)).set(0)
+
+    async def stop(self) -> None:
+        """Reads no more, commits and acknowledges what is in hand (for ten seconds at most), says DISCONNECT."""
+        self._stopping = True
+        session = self._session
+        if session is None:
+            return
+        session.pause()
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._pipeline.drained()
+        except TimeoutError:
+            log.warning("ingest.drain_timed_out", partition=self._number, advice="what is not acknowledged stays at the broker")
+        session.end("the gateway stops")
+
+    async def _keep_up(self, client: str, held: set[str]) -> None:
+        attempt, quick_ends = 0, 0
+        while not self._stopping:
+            subscription = Subscription(
+                client_id=client, partition=self._number, filters=self._filters, stale=stale_filters(held, self._filters)
+            )
+            started = clock.monotonic()
+            try:
+                self._session = await connect(self._settings.broker, subscription, self._pipeline)
+            except BrokerRefused as error:
+                if not self._ever_connected:
+                    raise
+                reason = str(error)
+            except (OSError, TimeoutError) as error:
+                reason = str(error) or f"no answer within {self._settings.broker.connect_timeout.total_seconds():g} s"
+            else:
+                held = await self._went_up(client, held, self._session.session_present)
+                reason = await self._session.closed
+                metrics.CONNECTED.labels(str(self._number)).set(0)
+                quick_ends = quick_ends + 1 if clock.monotonic() - started < 5.0 else 0
+            if self._stopping:
+                return
+            metrics.RECONNECTS.inc()
+            attempt = 1 if clock.monotonic() - started > STEADY_SECONDS else attempt + 1
+            wait = full_jitter(attempt, rand=random.random(), base_seconds=0.5, cap_seconds=RECONNECT_CAP_SECONDS)
+            self._say_down(reason, attempt, quick_ends, wait)
+            await asyncio.sleep(wait)
+
+    async def _went_up(self, client: str, held: set[str], present: bool) -> set[str]:
+        self._ever_connected = True
+        metrics.CONNECTED.labels(str(self._number)).set(1)
+        log.info("ingest.connected", partition=self._number, broker=self._settings.broker.url, session_present=present, filters=list(self._filters))
+        try:
+            await telemetry.remember_subscriptions(self._database, client, self._filters)
+        except StoreError:
+            return held  # asked again at the next connection
+        return set(self._filters)
+
+    def _say_down(self, reason: str, attempt: int, quick_ends: int, wait: float) -> None:
+        if attempt == 1 or quick_ends == SUSPECT_AFTER:
+            advice = "start the broker or correct broker.url; trying until it answers"
+            if quick_ends >= SUSPECT_AFTER:
+                advice = "it accepts us and ends the connection at once, again and again: does another gateway use the same instance name?"
+            log.warning(
+                "ingest.disconnected", partition=self._number, broker=self._settings.broker.url, reason=reason, advice=advice, retry_in_seconds=round(wait, 2)
+            )

@@ -1,0 +1,265 @@
+"""The pipeline: messages to batches, batches to commits, commits to acknowledgements in the order of receipt.
+
+While one transaction runs, the next batch fills; nothing waits when it is idle. It knows a session only by what it must tell it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from gateway import clock, metrics
+from gateway.ingest.decode import Decoder
+from gateway.ingest.formats.values import Reason
+from gateway.model.backoff import full_jitter
+from gateway.model.errors import DecodeError, StoreError, StoreRejected
+from gateway.model.sample import Metrics
+from gateway.settings import TelemetrySettings
+from gateway.store.telemetry import DeadMessage, Key, TelemetryStore
+
+log = structlog.get_logger(__name__)
+
+BATCH_BYTES = 4 << 20
+MESSAGE_OVERHEAD_BYTES = 200
+"""What a held message costs beside its payload, roughly."""
+
+Message = tuple[str, bytes, int | None]
+"""topic, payload, packet id (None at QoS 0)."""
+
+
+class Acknowledger(Protocol):
+    """One TCP connection: what arrived on it is acknowledged on it, or not at all."""
+
+    def acknowledge(self, packets: bytes) -> bool:
+        """Writes PUBACKs; False when the connection is gone (the broker will send the messages again)."""
+        ...
+
+    def pause(self) -> None:
+        """Reads no more for now."""
+        ...
+
+    def resume(self) -> None:
+        """Reads on."""
+        ...
+
+
+class Batch:
+    """Messages of one connection that are committed together."""
+
+    __slots__ = ("acks", "arrivals", "bytes", "count", "dead", "duplicates", "messages", "modified", "qos0", "samples", "session")
+
+    def __init__(self, session: Acknowledger) -> None:
+        self.session = session
+        self.samples: dict[Key, tuple[Metrics, int]] = {}
+        self.messages: list[tuple[Key, str, bytes]] = []  # whence each sample came, to bury the right one
+        self.dead: list[DeadMessage] = []
+        self.acks = bytearray()
+        self.arrivals: list[tuple[float, int]] = []  # (monotonic receipt, QoS 1 messages)
+        self.bytes = 0
+        self.count = 0
+        self.qos0 = 0
+        self.duplicates = 0
+        self.modified = 0
+
+
+class Pipeline:
+    """Takes messages from one partition's session at a time."""
+
+    def __init__(self, settings: TelemetrySettings, decoder: Decoder, store: TelemetryStore) -> None:
+        self._settings = settings
+        self._decoder = decoder
+        self._store = store
+        self._current: Acknowledger
+        self._open: Batch | None = None
+        self._full: deque[Batch] = deque()
+        self._filled = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._held_bytes = 0
+        self._held_qos0 = 0
+        self._paused = False
+        self._away = False
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether messages wait for their commit: until they are acknowledged the broker may say nothing."""
+        return not self._idle.is_set()
+
+    def receive(self, session: Acknowledger, messages: Sequence[Message]) -> None:
+        """Takes what one read brought, in order. Never waits, never raises for what a message holds."""
+        received_at, arrived = clock.now_microseconds(), clock.monotonic()
+        batch = self._batch_for(session)
+        acknowledged = 0
+        for topic, payload, packet_id in messages:
+            if packet_id is None:
+                if self._held_qos0 >= self._settings.qos0_queue:
+                    metrics.MESSAGES.labels("dropped_qos0").inc()
+                    continue
+                self._held_qos0 += 1
+                batch.qos0 += 1
+            else:
+                batch.acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
+                acknowledged += 1
+            try:
+                rows = self._decoder.decode(topic, payload, received_at)
+            except DecodeError as error:
+                batch.dead.append(DeadMessage(topic=topic, payload=payload, reason=error.reason, detail=error.detail))
+            else:
+                for customer, device, at, values in rows:
+                    key = (customer, device, at)
+                    _add(batch, key, values, received_at)
+                    batch.messages.append((key, topic, payload))
+            batch.count += 1
+            batch.bytes += len(payload) + MESSAGE_OVERHEAD_BYTES
+            if batch.count >= self._settings.batch_messages or batch.bytes >= BATCH_BYTES:
+                batch.arrivals.append((arrived, acknowledged))
+                acknowledged = 0
+                self._close(batch)
+                batch = self._batch_for(session)
+        batch.arrivals.append((arrived, acknowledged))
+        self._holds(session, sum(len(payload) + MESSAGE_OVERHEAD_BYTES for _, payload, _ in messages), len(messages))
+
+    def receive_oversized(self, session: Acknowledger, topic: str, packet_id: int | None, size: int, head: bytes) -> None:
+        """Takes, in its turn, a message that was too large to be read: what is known of it becomes a dead letter."""
+        batch = self._batch_for(session)
+        if packet_id is not None:
+            batch.acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
+            batch.arrivals.append((clock.monotonic(), 1))
+        detail = f"a packet of {size} bytes; its first {len(head)} bytes are kept"
+        batch.dead.append(DeadMessage(topic=topic, payload=head, reason=Reason.OVERSIZED_PACKET, detail=detail))
+        batch.count += 1
+        batch.bytes += len(head) + MESSAGE_OVERHEAD_BYTES
+        metrics.OVERSIZED.inc()
+        self._holds(session, len(head) + MESSAGE_OVERHEAD_BYTES, 1)
+
+    async def run(self) -> None:
+        """Commits batches until cancelled."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            while (batch := self._take()) is not None:
+                await self._commit(batch)
+                self._release(batch)
+            self._idle.set()
+
+    async def drained(self) -> None:
+        """Returns when everything that was received is committed and acknowledged."""
+        await self._idle.wait()
+
+    def _batch_for(self, session: Acknowledger) -> Batch:
+        if self._open is not None and self._open.session is not session:
+            self._close(self._open)
+        if self._open is None:
+            self._open = Batch(session)
+        return self._open
+
+    def _close(self, batch: Batch) -> None:
+        if batch.count:
+            self._full.append(batch)
+        self._open = None
+
+    def _holds(self, session: Acknowledger, size: int, count: int) -> None:
+        self._current = session
+        self._held_bytes += size
+        metrics.INFLIGHT.inc(count)
+        self._idle.clear()
+        self._filled.set()
+        if self._held_bytes > self._settings.memory_high_bytes:
+            self._paused = True
+            session.pause()
+
+    def _take(self) -> Batch | None:
+        if self._full:
+            return self._full.popleft()
+        batch = self._open
+        if batch is None or not batch.count:
+            return None
+        self._open = None
+        return batch
+
+    async def _commit(self, batch: Batch) -> None:
+        """Returns when the batch is stored: a database that is away is waited for, what it refuses is buried."""
+        samples = [(key, values, received) for key, (values, received) in batch.samples.items()]
+        attempt = 0
+        while True:
+            started = clock.monotonic()
+            try:
+                written = await self._store.write(samples, batch.dead)
+            except StoreRejected as error:
+                samples = await self._isolate(batch, samples, error)
+                continue
+            except StoreError as error:
+                attempt += 1
+                if not self._away:
+                    log.warning("ingest.commit_deferred", detail=str(error), advice="messages stay at the broker; ingest resumes by itself")
+                    self._away = True
+                await asyncio.sleep(full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0))
+                continue
+            break
+        if self._away:
+            self._away = False
+            log.info("ingest.commits_resumed")
+        metrics.COMMIT_SECONDS.observe(clock.monotonic() - started)
+        metrics.BATCH_SAMPLES.observe(len(batch.samples))
+        modified = written.modified + batch.modified
+        duplicate = len(samples) - written.stored - written.modified + batch.duplicates
+        metrics.TELEMETRY_ROWS.inc(written.stored + written.modified)
+        for outcome, count in (("stored", written.stored), ("modified", modified), ("duplicate", duplicate), ("dead_letter", len(batch.dead))):
+            if count:
+                metrics.MESSAGES.labels(outcome).inc(count)
+
+    async def _isolate(self, batch: Batch, samples: list[tuple[Key, Metrics, int]], error: StoreRejected) -> list[tuple[Key, Metrics, int]]:
+        """Finds what the database refuses by halves and buries it; the samples that can be stored. Storing twice changes nothing."""
+        good: list[tuple[Key, Metrics, int]] = []
+        parts = [samples]
+        while parts:
+            part = parts.pop()
+            try:
+                await self._store.write(part, ())
+            except StoreRejected as refusal:
+                if len(part) > 1:
+                    parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+                    continue
+                key = part[0][0] if part else None
+                detail = str(refusal)
+                dead = [DeadMessage(topic=t, payload=p, reason=Reason.REFUSED_BY_DATABASE, detail=detail) for k, t, p in batch.messages if k == key]
+                batch.dead += dead
+                log.warning("ingest.message_refused_by_database", detail=detail, messages=len(dead))
+            except StoreError:
+                parts.append(part)
+                await asyncio.sleep(1.0)
+            else:
+                good += part
+        if len(good) == len(samples):
+            raise error  # not a sample's fault: nothing would ever change
+        return good
+
+    def _release(self, batch: Batch) -> None:
+        if batch.acks and batch.session.acknowledge(bytes(batch.acks)):
+            now = clock.monotonic()
+            for arrived, count in batch.arrivals:
+                if count:
+                    metrics.ACK_SECONDS.observe(now - arrived, count)
+        self._held_bytes -= batch.bytes
+        self._held_qos0 -= batch.qos0
+        metrics.INFLIGHT.dec(batch.count)
+        if self._paused and self._held_bytes < self._settings.memory_low_bytes:
+            self._paused = False
+            self._current.resume()
+
+
+def _add(batch: Batch, key: Key, values: Metrics, received_at: int) -> None:
+    """Two samples of one key in a batch become one, merged in the order of receipt."""
+    held = batch.samples.get(key)
+    if held is None:
+        batch.samples[key] = (values, received_at)
+    elif all(name in held[0] and held[0][name] == value and type(held[0][name]) is type(value) for name, value in values.items()):
+        batch.duplicates += 1
+    else:
+        batch.samples[key] = ({**held[0], **values}, received_at)
+        batch.modified += 1

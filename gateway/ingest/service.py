@@ -1,0 +1,96 @@
+"""The ingest service: divides partitions between replicas by leases, and runs those that are ours."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+
+from gateway.ingest.decode import Decoder
+from gateway.ingest.partition import Partition
+from gateway.model.errors import StoreError
+from gateway.model.topics import compile_source, filters
+from gateway.settings import Settings
+from gateway.store import leases, telemetry
+from gateway.store.pool import Database
+
+log = structlog.get_logger(__name__)
+
+
+class Ingest:
+    """Telemetry from MQTT to committed rows. `run` until cancelled; `stop` ends it without losing what is in hand."""
+
+    def __init__(self, settings: Settings, database: Database, replica: str) -> None:
+        self._settings = settings
+        self._database = database
+        self._replica = replica
+        self._lease_seconds = settings.sync.lease.total_seconds()
+        self._sources = [compile_source(source.topic, source.format) for source in settings.telemetry.sources]
+        self._decoder = Decoder(settings.telemetry, self._sources, settings.customers)
+        self._ours: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
+        self._elsewhere: set[int] = set()
+        self._stopping = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether every partition is served: by a live session of ours, or by another replica."""
+        ours = all(partition.connected for partition, _ in self._ours.values())
+        return ours and len(self._ours) + len(self._elsewhere) == self._settings.broker.partitions
+
+    async def run(self) -> None:
+        """Claims partitions and keeps their leases. The database away drops no session. Raises BrokerRefused, or what killed a partition."""
+        async with asyncio.TaskGroup() as group:
+            while not self._stopping.is_set():
+                try:
+                    await self._divide(group)
+                except StoreError as error:
+                    log.debug("ingest.leases_deferred", detail=str(error))
+                try:
+                    async with asyncio.timeout(self._lease_seconds / 3):
+                        await self._stopping.wait()
+                except TimeoutError:
+                    pass
+
+    async def stop(self) -> None:
+        """Stops every session in order and gives the leases back."""
+        self._stopping.set()
+        for number in list(self._ours):
+            await self._give_up(number)
+
+    async def _divide(self, group: asyncio.TaskGroup) -> None:
+        count = self._settings.broker.partitions
+        replicas = await telemetry.replicas_seen(self._database, self._replica, self._lease_seconds)
+        share = -(-count // replicas)
+        for number in range(count):
+            held = number in self._ours
+            if not held and len(self._ours) >= share:
+                self._elsewhere.add(number)
+                continue
+            if held and len(self._ours) > share:
+                await self._give_up(number)
+                self._elsewhere.add(number)
+                continue
+            fence = await leases.claim(self._database, f"ingest/{number}", self._replica, self._lease_seconds)
+            if fence is None:
+                self._elsewhere.add(number)
+                if held:
+                    log.warning("ingest.partition_lost", partition=number)
+                    self._ours.pop(number)[1].cancel()
+            elif not held and not self._stopping.is_set():
+                self._elsewhere.discard(number)
+                self._serve(group, number)
+
+    def _serve(self, group: asyncio.TaskGroup, number: int) -> None:
+        wanted = filters(self._sources, self._settings.customers, partition=number, partitions=self._settings.broker.partitions)
+        partition = Partition(self._settings, self._database, self._decoder, number, wanted)
+        self._ours[number] = (partition, group.create_task(partition.run(), name=f"ingest partition {number}"))
+        log.info("ingest.partition_claimed", partition=number)
+
+    async def _give_up(self, number: int) -> None:
+        partition, task = self._ours.pop(number)
+        await partition.stop()
+        task.cancel()
+        await asyncio.wait({task})
+        with suppress(StoreError):  # a lease that is not released runs out
+            await leases.release(self._database, f"ingest/{number}", self._replica)

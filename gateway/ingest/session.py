@@ -1,0 +1,260 @@
+"""One TCP connection of an ingest session: CONNECT, SUBSCRIBE, keepalive, back-pressure, acknowledgements.
+
+An acknowledgement belongs to the connection object on which its message arrived. What happens after the end of a connection
+is the partition's to decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import cast
+from urllib.parse import urlsplit
+
+import mqtt5
+import structlog
+
+from gateway import clock, metrics
+from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet
+from gateway.ingest.pipeline import Message, Pipeline
+from gateway.model.errors import BrokerRefused, ConfigError
+from gateway.settings import BrokerSettings
+
+log = structlog.get_logger(__name__)
+
+DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
+PINGREQ = b"\xc0\x00"
+REFUSING = frozenset(
+    {"BAD_USER_NAME_OR_PASSWORD", "NOT_AUTHORIZED", "BANNED", "CLIENT_ID_NOT_VALID", "UNSUPPORTED_PROTOCOL_VERSION", "BAD_AUTHENTICATION_METHOD"}
+)
+"""What no waiting can change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """Whom the session is, and what it holds: `stale` filters are given up."""
+
+    client_id: str
+    partition: int
+    filters: tuple[str, ...]
+    stale: tuple[str, ...] = ()
+    optional: tuple[str, ...] = field(default=(DROPPED_TOPIC,))
+
+
+class Session(asyncio.BufferedProtocol):
+    """Lives as long as its TCP connection. `ready` resolves at the SUBACK, `closed` when the connection is gone, with the reason."""
+
+    def __init__(self, broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> None:
+        loop = asyncio.get_running_loop()
+        self._broker = broker
+        self._subscription = subscription
+        self._pipeline = pipeline
+        self._framer = Framer()
+        self._transport: asyncio.Transport
+        self._keepalive = broker.keepalive.total_seconds()
+        self._ping: asyncio.TimerHandle | None = None
+        self._heard_at = clock.monotonic()
+        self._paused = False
+        self._reason = "the connection was closed without a word"
+        self.session_present = False
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[str] = loop.create_future()
+
+    # --- Acknowledger
+
+    def acknowledge(self, packets: bytes) -> bool:
+        """Writes PUBACKs, unless the connection is gone."""
+        if self._transport.is_closing():
+            return False
+        self._transport.write(packets)
+        return True
+
+    def pause(self) -> None:
+        """Reads nothing until `resume`; the keepalive goes on."""
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+            metrics.READING_PAUSED.labels(str(self._subscription.partition)).set(1)
+
+    def resume(self) -> None:
+        """Reads on."""
+        if self._paused and not self._transport.is_closing():
+            self._paused = False
+            self._heard_at = clock.monotonic()
+            self._transport.resume_reading()
+        metrics.READING_PAUSED.labels(str(self._subscription.partition)).set(0)
+
+    # --- asyncio.BufferedProtocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Introduces us."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        password = self._broker.password
+        connect = mqtt5.ConnectPacket(
+            self._subscription.client_id,
+            username=self._broker.username,
+            password=None if password is None else password.get_secret_value().encode(),
+            clean_start=False,
+            keep_alive=max(1, round(self._keepalive)),
+            session_expiry_interval=min(round(self._broker.session_expiry.total_seconds()), 0xFFFFFFFF),
+            receive_max=self._broker.receive_maximum,
+            topic_alias_max=0,
+        )
+        self._transport.write(connect.write())
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Where the next bytes go."""
+        return self._framer.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Takes what came: messages to the pipeline in one call, control packets one by one."""
+        self._heard_at = clock.monotonic()
+        messages: list[Message] = []
+        try:
+            for packet in self._framer.packets(nbytes):
+                if type(packet) is mqtt5.PublishPacket:
+                    self._take(packet, messages)
+                else:
+                    if messages and type(packet) is Oversized:
+                        self._pipeline.receive(self, messages)
+                        messages = []
+                    self._control(packet)
+        except MalformedPacket as error:
+            metrics.MALFORMED.inc()
+            self.end(f"malformed packet: {error}", mqtt5.DisconnectReasonCode.MALFORMED_PACKET)
+        if messages:
+            self._pipeline.receive(self, messages)
+
+    def eof_received(self) -> bool:
+        """The broker ended the connection."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells whoever waits."""
+        if self._ping is not None:
+            self._ping.cancel()
+        if exc is not None:
+            self._reason = f"{type(exc).__name__}: {exc}"
+        if not self.ready.done():
+            self.ready.set_exception(ConnectionError(self._reason))
+            self.ready.exception()  # seen, also when nobody waits
+        if not self.closed.done():
+            self.closed.set_result(self._reason)
+
+    def end(self, reason: str, code: mqtt5.DisconnectReasonCode = mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION) -> None:
+        """Says DISCONNECT and closes. The broker keeps the session and every message that is not acknowledged."""
+        if not self._transport.is_closing():
+            self._reason = reason
+            self._transport.write(mqtt5.DisconnectPacket(reason_code=code).write())
+            self._transport.close()
+
+    # --- packets
+
+    def _take(self, packet: mqtt5.PublishPacket, messages: list[Message]) -> None:
+        if packet.topic.startswith("$SYS/"):
+            if packet.topic == DROPPED_TOPIC and packet.payload.isdigit():
+                metrics.BROKER_DROPPED.set(int(packet.payload))
+            return
+        packet_id = packet.packet_id
+        if packet_id == 0 or packet.qos == 2 or packet.topic_alias is not None:
+            raise MalformedPacket("a PUBLISH with packet id 0, QoS 2 or a topic alias, none of which was agreed")
+        messages.append((packet.topic, packet.payload, packet_id))
+
+    def _control(self, packet: Packet) -> None:
+        match packet:
+            case Oversized():
+                self._pipeline.receive_oversized(self, packet.topic, packet.packet_id, packet.size, packet.head)
+            case mqtt5.ConnAckPacket():
+                self._connected(packet)
+            case mqtt5.SubAckPacket():
+                self._subscribed(packet)
+            case mqtt5.DisconnectPacket():
+                self._reason = f"the broker said {packet.reason_code.name}"
+                if packet.reason_code.name == "SESSION_TAKEN_OVER":
+                    self._reason += ": another client uses this gateway's client id"
+                self._transport.close()
+            case _:
+                pass  # PINGRESP, UNSUBACK: that they came is all they say
+
+    def _connected(self, packet: mqtt5.ConnAckPacket) -> None:
+        code = packet.reason_code
+        if code.value >= 128:
+            self._reason = f"the broker refused the connection: {code.name}" + (f" ({packet.reason_str})" if packet.reason_str else "")
+            if code.name in REFUSING and not self.ready.done():
+                self.ready.set_exception(BrokerRefused(f"{self._reason}; check broker.username, broker.password and the broker's ACL"))
+            self._transport.close()
+            return
+        if packet.server_keep_alive:
+            self._keepalive = float(packet.server_keep_alive)
+        self.session_present = packet.session_present
+        wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in self._subscription.filters]
+        wanted += [_filter(pattern, mqtt5.QoS.AT_MOST_ONCE) for pattern in self._subscription.optional]
+        self._transport.write(mqtt5.SubscribePacket(1, wanted).write())
+        if self._subscription.stale:
+            self._transport.write(mqtt5.UnsubscribePacket(2, list(self._subscription.stale)).write())
+        self._beat()
+
+    def _subscribed(self, packet: mqtt5.SubAckPacket) -> None:
+        pairs = zip(self._subscription.filters, packet.reason_codes, strict=False)
+        refused = [f"{pattern} ({code.name})" for pattern, code in pairs if code.value >= 128]
+        if refused:
+            if not self.ready.done():
+                self.ready.set_exception(BrokerRefused(f"the broker refused to subscribe {', '.join(refused)}; check the broker's ACL"))
+            self.end("a subscription was refused")
+        elif not self.ready.done():
+            self.ready.set_result(None)
+
+    def _beat(self) -> None:
+        """Pings, and gives a silent connection up. A broker that waits for our acknowledgements, or that we do not read, may be silent."""
+        if self._transport.is_closing():
+            return
+        excused = self._paused or self._pipeline.is_holding
+        if excused:
+            self._heard_at = clock.monotonic()
+        elif clock.monotonic() - self._heard_at > 1.5 * self._keepalive:
+            self._reason = f"nothing heard for {1.5 * self._keepalive:g} s: the link is dead"
+            self._transport.abort()
+            return
+        self._transport.write(PINGREQ)
+        self._ping = asyncio.get_running_loop().call_later(self._keepalive / 2, self._beat)
+
+
+async def connect(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> Session:
+    """A session whose subscriptions the broker has granted. Raises BrokerRefused, OSError, TimeoutError, ConfigError (TLS files)."""
+    address = urlsplit(broker.url)
+    tls = tls_context(broker) if address.scheme == "mqtts" else None
+    port = address.port or (8883 if tls else 1883)
+    session: Session | None = None
+    try:
+        async with asyncio.timeout(broker.connect_timeout.total_seconds()):
+            loop = asyncio.get_running_loop()
+            _, session = await loop.create_connection(lambda: Session(broker, subscription, pipeline), address.hostname or "127.0.0.1", port, ssl=tls)
+            await asyncio.shield(session.ready)
+    except BaseException:
+        if session is not None:
+            session.end("given up while connecting")
+        raise
+    return session
+
+
+def tls_context(broker: BrokerSettings) -> ssl.SSLContext:
+    """Verifies the broker against `ca_file` or the system's authorities; shows the client certificate where there is one."""
+    try:
+        context = ssl.create_default_context(cafile=broker.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if broker.client_certificate is not None:
+            context.load_cert_chain(broker.client_certificate, broker.client_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"broker: the TLS files cannot be used ({error}); check ca_file, client_certificate and client_key") from error
+    return context
+
+
+def stale_filters(held: Collection[str], wanted: Collection[str]) -> tuple[str, ...]:
+    """Filters that the session at the broker still holds and the configuration no longer has."""
+    return tuple(sorted(set(held) - set(wanted)))
+
+
+def _filter(pattern: str, qos: mqtt5.QoS) -> mqtt5.TopicFilter:
+    return mqtt5.TopicFilter(pattern, max_qos=qos, retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS)
