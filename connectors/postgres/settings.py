@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from connectors.kit.settings import Block
 
@@ -26,3 +26,10 @@ class PostgresCredentials(Block):
     """`credentials` of a connection to PostgreSQL."""
 
     dsn: SecretStr = Field(description="postgresql://role:password@host:5432/database?sslmode=verify-full")
+
+    @field_validator("dsn")
+    @classmethod
+    def _is_a_url(cls, dsn: SecretStr) -> SecretStr:
+        if not dsn.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("expected postgresql://role:password@host:5432/database")
+        return dsn

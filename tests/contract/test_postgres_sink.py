@@ -1,0 +1,105 @@
+"""The PostgreSQL sink as an oracle: counts, journal, hostile names, races and broken sessions, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import asyncpg
+import pytest
+
+from connectors.postgres.connector import PostgresConnector
+from gateway.model.connector import ConnectorSettings
+from gateway.model.errors import BadConfiguration, Unavailable
+from gateway.model.outcome import Accepted, Duplicate
+from gateway.model.reading import make_batch
+from tests.contract.harness import CONNECTION, reading, recent
+
+BATCH = make_batch(CONNECTION, [reading(f"m{number}", recent(), float(number)) for number in range(4)])
+
+
+@pytest.fixture
+async def owner(contract_dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    connection = await asyncpg.connect(contract_dsn)
+    yield connection
+    await connection.close()
+
+
+def sink(dsn: str, **settings: object) -> PostgresConnector:
+    return PostgresConnector(ConnectorSettings(connection=CONNECTION, hosting="cloud", settings=settings, credentials={"dsn": dsn}, timeout_seconds=5))
+
+
+async def test_changes_and_journal_count_effective_writes_only(contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]) -> None:
+    table = f"counted_{secrets.token_hex(4)}"
+    connector = sink(contract_dsn, table=table, journal=True)
+    for _ in range(3):
+        await connector.push(BATCH)
+    changed = replace(BATCH.readings[0], value=7.5)
+    for _ in range(2):
+        await connector.push(make_batch(CONNECTION, [changed]))
+    assert await owner.fetchval(f"select array_agg(changes order by meter) from {table}") == [1, 0, 0, 0]
+    assert await owner.fetchval(f"select array_agg((meter, value, changes)::text order by entry) from {table}_journal where meter = 'm0'") == [
+        "(m0,0,0)",
+        "(m0,7.5,1)",
+    ]
+    assert await owner.fetchval(f"select count(*) from {table}_journal") == 5
+    await connector.close()
+
+
+async def test_a_name_is_only_ever_a_name(contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]) -> None:
+    table = f"odd\"; drop '{secrets.token_hex(4)}{{x}}"
+    connector = sink(contract_dsn, table=table, journal=True)
+    await connector.probe()
+    assert await connector.push(BATCH) == [Accepted()] * 4
+    assert await owner.fetchval("select count(*) from pg_class where relname = any($1)", [table, table + "_journal"]) == 2
+    await connector.close()
+
+
+async def test_connectors_that_start_together_make_one_table(contract_dsn: str) -> None:
+    table = f"raced_{secrets.token_hex(4)}"
+    connectors = [sink(contract_dsn, table=table) for _ in range(8)]
+    outcomes = await asyncio.gather(*(connector.push(BATCH) for connector in connectors))
+    flat = [type(outcome) for part in outcomes for outcome in part]
+    assert flat.count(Accepted) == 4
+    assert flat.count(Duplicate) == 28
+    for connector in connectors:
+        await connector.close()
+
+
+async def test_a_missing_table_is_the_integrators_to_make(contract_dsn: str) -> None:
+    connector = sink(contract_dsn, table="never_made", create_table=False)
+    with pytest.raises(BadConfiguration, match="never_made"):
+        await connector.push(BATCH)
+    await connector.close()
+
+
+async def test_a_dropped_table_is_made_again(contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]) -> None:
+    table = f"dropped_{secrets.token_hex(4)}"
+    connector = sink(contract_dsn, table=table)
+    await connector.push(BATCH)
+    await owner.execute(f"drop table {table}")
+    with pytest.raises(BadConfiguration):
+        await connector.push(BATCH)
+    assert await connector.push(BATCH) == [Accepted()] * 4
+    await connector.close()
+
+
+async def test_a_session_that_was_ended_is_replaced(contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]) -> None:
+    connector = sink(contract_dsn, table=f"ended_{secrets.token_hex(4)}")
+    await connector.push(BATCH)
+    await owner.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'fieldgate'")
+    try:
+        outcomes = await connector.push(BATCH)
+    except Unavailable:  # the end of the session was seen only by the statement
+        outcomes = await connector.push(BATCH)
+    assert outcomes == [Duplicate()] * 4
+    await connector.close()
+
+
+@pytest.mark.parametrize("dsn", ["", "nonsense", "http://secret-host", "postgresql://u:secret-word@[half/db", "postgresql://u:secret-word@h:port/db"])
+async def test_a_faulty_dsn_is_a_configuration_fault_and_is_not_repeated(dsn: str) -> None:
+    with pytest.raises(BadConfiguration) as caught:
+        await sink(dsn).probe()
+    assert "secret" not in str(caught.value)
