@@ -24,8 +24,9 @@ _MISSING = (
 )
 # The server refuses the rows: values (class 22), constraints (23), size of an index entry (54), a trigger's `raise exception`.
 _DATA = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError, asyncpg.RaiseError)
-# Raised by the client when the connection went away under a statement.
-_CUT = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, TimeoutError)
+# Raised by the client when the connection went away; asyncpg's internal error too, when it goes just as a statement begins.
+_GONE = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+_CUT = (asyncpg.PostgresConnectionError, *_GONE)
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def connecting() -> Iterator[None]:
         raise convert(error) from error
     except (asyncpg.ClientConfigurationError, ValueError) as error:
         raise BadConfiguration("credentials.dsn is not a usable DSN: expected postgresql://role:password@host:5432/database") from error
-    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except _GONE as error:
         raise Unavailable(f"PostgreSQL cannot be reached: {type(error).__name__}: {error}") from error
 
 
