@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,25 @@ def test_the_payloads_are_json() -> None:
     assert len(payloads) == 2
     for payload in payloads:
         json.loads(payload)
+
+
+def test_explain_says_what_the_readme_shows(tmp_path: Path) -> None:
+    """With the samples as configuration; the instant is today's, since an old sample would be refused."""
+    gateway = (ROOT / "config" / "fieldgate.yaml").read_text().replace("# connections_file:", "connections_file:")
+    read(tmp_path, gateway, CONNECTIONS)
+    arguments = re.search(r"fieldgate explain (\S+) '(.*)' --config", README)
+    assert arguments
+    payload = json.loads(arguments[2]) | {"ts": datetime.now(UTC).isoformat()}
+    command = [sys.executable, "-m", "gateway", "explain", arguments[1], json.dumps(payload), "--config", str(tmp_path / "fieldgate.yaml")]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **SECRETS}, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+    def without_times(text: str) -> list[str]:
+        return [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?Z", "TIME", line).rstrip() for line in text.splitlines()]
+
+    shown = re.search(r"^```\n(topic .*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert shown
+    assert without_times(done.stdout) == without_times(shown[1])
 
 
 def test_make_says_what_it_offers() -> None:

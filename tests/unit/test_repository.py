@@ -24,7 +24,7 @@ from gateway.settings import ConnectionSettings, MeterSettings, Settings
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for room in ("gateway", "connectors") for path in (ROOT / room).rglob("*.py"))
-TESTS_AND_BENCHMARKS = sorted(path for room in ("tests", "benchmarks") for path in (ROOT / room).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("mosquitto/*.md")})
 MODULE_LINES, FUNCTION_LINES = 400, 50
 
@@ -61,7 +61,7 @@ def test_no_vague_modules_and_nothing_unfinished(path: Path) -> None:
     assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", path.read_text())
 
 
-@pytest.mark.parametrize("path", TESTS_AND_BENCHMARKS, ids=relative)
+@pytest.mark.parametrize("path", TESTS, ids=relative)
 def test_tests_wait_for_conditions(path: Path) -> None:
     """A sleep of a constant half second or more is a wait for a time."""
     for node in ast.walk(ast.parse(path.read_text())):
