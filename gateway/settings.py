@@ -104,10 +104,18 @@ class TelemetrySettings(Section):
     memory_low_bytes: int = Field(2 << 20, ge=1 << 18)
 
 
+def _parse_tier(value: object) -> object:
+    """Keys of a YAML mapping and of an environment variable are text."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Tier = Annotated[Literal[1, 2, 3], BeforeValidator(_parse_tier)]
+
+
 class CreditsSettings(Section):
     """What connections cost."""
 
-    tier_price: dict[Literal[1, 2, 3], int] = {1: 1, 2: 2, 3: 4}
+    tier_price: dict[Tier, int] = {1: 1, 2: 2, 3: 4}
     on_premises_multiplier: int = Field(2, ge=1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -82,7 +82,7 @@ def load(
     if isinstance(name, str) and name:
         declared = Document.read(folder / name, advice="connections_file is relative to the file that names it")
         used |= secret.resolve(declared, environ, folder / Path(name).parent)
-        connections = _Connections(declared, settings, systems, folder / Path(name).parent).read()
+        connections = _Connections(declared, _customers(document, settings), systems, folder / Path(name).parent).read()
         faults = faults + declared.faults
     faults = faults + [fault for variable, fault in unknown.items() if variable not in used]
     if faults or settings is None:
@@ -104,12 +104,20 @@ def _settings(document: Document, fallback: Mapping[str, Mapping[str, object]], 
         return None
 
 
+def _customers(document: Document, settings: Settings | None) -> Collection[str] | None:
+    """Who may have connections; None when anybody may, or when a fault of the main file leaves it open."""
+    if settings is not None:
+        return None if settings.telemetry.auto_register_customers else settings.customers
+    listed = document.data.get("customers")
+    return [str(customer) for customer in listed] if isinstance(listed, list) and "telemetry" not in document.data else None
+
+
 class _Connections:
     """Reads the connections file; what is wrong is added to its document's faults."""
 
-    def __init__(self, document: Document, settings: Settings | None, systems: Mapping[str, SystemModels], folder: Path) -> None:
+    def __init__(self, document: Document, customers: Collection[str] | None, systems: Mapping[str, SystemModels], folder: Path) -> None:
         self._document = document
-        self._settings = settings
+        self._customers = customers
         self._systems = systems
         self._folder = folder
 
@@ -152,10 +160,8 @@ class _Connections:
         return DeclaredConnection(settings=connection, rules=tuple(placed.rule for placed in rules))
 
     def _check_customer(self, customer: object, base: KeyPath) -> None:
-        settings = self._settings
-        if settings is None or settings.telemetry.auto_register_customers or not isinstance(customer, str) or customer in settings.customers:
-            return
-        self._fault((*base, "customer"), f"{customer!r} is not among the customers of the main file{did_you_mean(customer, settings.customers)}")
+        if self._customers is not None and isinstance(customer, str) and customer not in self._customers:
+            self._fault((*base, "customer"), f"{customer!r} is not among the customers of the main file{did_you_mean(customer, self._customers)}")
 
     def _check_known(self, system: object, base: KeyPath) -> None:
         if isinstance(system, str) and system not in self._systems:

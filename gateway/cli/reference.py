@@ -1,0 +1,85 @@
+"""Writes what is generated from the code: JSON Schemas and the tables of metrics and log events. `python -m gateway.cli.reference`."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from connectors.registry import SYSTEMS
+from gateway import metrics
+from gateway.configuration.schema import connections_schema, main_schema
+from gateway.events.documents import GatewayStatus, ReplicaStatus, StatusDocument
+
+ROOT = Path(__file__).parents[2]
+_LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+
+
+def files() -> Mapping[str, str]:
+    """Path in the repository to content."""
+    schemas = {
+        "config/schemas/fieldgate.schema.json": main_schema(),
+        "config/schemas/connections.schema.json": connections_schema(SYSTEMS),
+        "config/schemas/gateway-status.schema.json": GatewayStatus.model_json_schema(mode="serialization"),
+        "config/schemas/replica-status.schema.json": ReplicaStatus.model_json_schema(mode="serialization"),
+        "config/schemas/connection-status.schema.json": StatusDocument.model_json_schema(mode="serialization"),
+    }
+    written = {path: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for path, schema in schemas.items()}
+    return {**written, "docs/reference/metrics.md": metrics_table(), "docs/reference/log-events.md": events_table()}
+
+
+def metrics_table() -> str:
+    """Every metric of `gateway.metrics`."""
+    lines = ["# Metrics", "", "Generated from `gateway/metrics.py`. Scraped at `/metrics`; every label is bounded.", ""]
+    lines += ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in vars(metrics).values():
+        if isinstance(metric, Counter | Gauge | Histogram | metrics.BulkHistogram):
+            [family] = metric.collect() if isinstance(metric, metrics.BulkHistogram) else metric.describe()
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            labels = ", ".join(f"`{label}`" for label in getattr(metric, "_labelnames", ())) or "-"
+            lines.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
+    return "\n".join(lines) + "\n"
+
+
+def events_table() -> str:
+    """Every event that the code logs."""
+    lines = ["# Log events", "", "Generated from the code. JSON on stderr: `event`, `level`, `at` and the fields below. Never a payload, never a secret.", ""]
+    lines += ["| event | level | fields |", "|---|---|---|"]
+    events: dict[str, tuple[set[str], set[str]]] = {}
+    for path in sorted((ROOT / "gateway").rglob("*.py")):
+        for level, event, fields in _logged(ast.parse(path.read_text(encoding="utf-8"))):
+            levels, names = events.setdefault(event, (set(), set()))
+            levels.add("error" if level == "exception" else level)
+            names |= fields
+    events["library.{name}_logged"] = ({"warning"}, {"text"})
+    for event, (levels, names) in sorted(events.items()):
+        fields_cell = ", ".join(f"`{name}`" for name in sorted(names)) or "-"
+        lines.append(f"| `{event}` | {', '.join(sorted(levels))} | {fields_cell} |")
+    return "\n".join(lines) + "\n"
+
+
+def _logged(tree: ast.Module) -> Iterator[tuple[str, str, set[str]]]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=level), args=[ast.Constant(value=str(event)), *_]) if level in _LEVELS:
+                yield level, event, {keyword.arg for keyword in node.keywords if keyword.arg is not None}
+            case ast.Call(func=ast.Attribute(value=ast.Attribute(attr="_log"), attr=level), args=[ast.Constant(value=str(event)), *_]) if level in _LEVELS:
+                yield level, event, {keyword.arg for keyword in node.keywords if keyword.arg is not None}
+            case _:
+                pass
+
+
+def main() -> None:
+    """Writes every file."""
+    for path, text in files().items():
+        target = ROOT / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
