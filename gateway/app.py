@@ -17,15 +17,15 @@ import orjson
 import structlog
 
 from connectors.registry import SYSTEMS
-from gateway import clock
+from gateway import clock, metrics
 from gateway.configuration import DeclaredConnection
 from gateway.connections.lifecycle import Lifecycle
 from gateway.events.backlog import Backlog
 from gateway.events.mqtt_publisher import StatusPublisher
 from gateway.http.server import HttpServer, Readiness
 from gateway.ingest import Ingest
-from gateway.model.connector import ConnectorSettings
-from gateway.model.errors import ConfigError, StoreError, StoreUnavailable
+from gateway.model.connector import ConnectorSettings, Observer
+from gateway.model.errors import BadConfiguration, ConfigError, StoreError, StoreUnavailable
 from gateway.settings import Settings
 from gateway.store import connections as connection_store
 from gateway.store import retention
@@ -132,15 +132,19 @@ def _links(settings: Settings, declared: Sequence[DeclaredConnection]) -> dict[s
             raise ConfigError(f"connection {connection.id!r}: unknown system {connection.system!r}; known are {', '.join(sorted(SYSTEMS))}")
         system = SYSTEMS[connection.system]
         credentials = connection.credentials.resolved()
-        connector = system.build(
-            ConnectorSettings(
-                connection=connection.id,
-                hosting=connection.hosting,
-                settings=connection.settings,
-                credentials=credentials,
-                timeout_seconds=settings.sync.push_timeout.total_seconds(),
+        try:
+            connector = system.build(
+                ConnectorSettings(
+                    connection=connection.id,
+                    hosting=connection.hosting,
+                    settings=connection.settings,
+                    credentials=credentials,
+                    timeout_seconds=settings.sync.push_timeout.total_seconds(),
+                    observe=_observer(connection.system),
+                )
             )
-        )
+        except BadConfiguration as error:
+            raise ConfigError(f"connection {connection.id!r}: {error}") from error
         body = {"settings": connection.settings, "hosting": connection.hosting, "credentials": {**credentials, "type": connection.credentials.type}}
         key = settings.security.encryption_keys[-1].get_secret_value().encode()
         declaration = Declaration(
@@ -164,6 +168,13 @@ def _links(settings: Settings, declared: Sequence[DeclaredConnection]) -> dict[s
         )
         links[connection.id] = (declaration, link)
     return links
+
+
+def _observer(system: str) -> Observer:
+    def observe(operation: str, status_class: str) -> None:
+        metrics.UPSTREAM_REQUESTS.labels(system, operation, status_class).inc()
+
+    return observe
 
 
 async def _open(settings: Settings) -> Database:

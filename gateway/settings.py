@@ -120,7 +120,7 @@ class CreditsSettings(Section):
 
 
 class SecuritySettings(Section):
-    """Keys, newest first. The first one also makes the broker's client ids unguessable."""
+    """Keys, newest first: they guard what is stored of credentials."""
 
     encryption_keys: tuple[SecretStr, ...] = Field(min_length=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +19,13 @@ from gateway.model.errors import ConfigError, FieldgateError
 
 log = structlog.get_logger(__name__)
 
+Fallback = Mapping[str, Mapping[str, object]]
+
 DEFAULT_CONFIG = Path("config/fieldgate.yaml")
 
 
 def run(
-    config: Annotated[Path | None, typer.Option(help="The main configuration file.  [default: config/fieldgate.yaml]")] = None,
+    config: Annotated[Path | None, typer.Option(help="The main configuration file; without --embedded, config/fieldgate.yaml is the default.")] = None,
     embedded: Annotated[bool, typer.Option("--embedded", help="Start a broker and a PostgreSQL of our own.")] = False,
     data_dir: Annotated[Path, typer.Option(help="Where --embedded keeps its data.")] = Path("var"),
 ) -> None:
@@ -46,11 +48,11 @@ async def _serve(config: Path) -> None:
 async def _embedded(config: Path | None, data_dir: Path) -> None:
     from gateway.embedded import embedded  # the extra may not be installed
 
-    path = config if config is not None else DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None
     async with embedded(data_dir, log) as servers:
 
         def read() -> Loaded:
-            return _load(path, {"broker": {"url": servers.broker_url}, "database": {"dsn": servers.dsn}, "security": {"encryption_keys": [servers.security_key]}})
+            ours: Fallback = {"broker": {"url": servers.broker_url}, "database": {"dsn": servers.dsn}, "security": {"encryption_keys": [servers.security_key]}}
+            return _load(config, ours)
 
         loaded = read()
 
@@ -65,7 +67,7 @@ async def _embedded(config: Path | None, data_dir: Path) -> None:
         await serving
 
 
-def _load(path: Path | None, fallback: dict[str, dict[str, object]] | None = None) -> Loaded:
+def _load(path: Path | None, fallback: Fallback | None = None) -> Loaded:
     loaded = load(path, os.environ, systems=SYSTEMS, fallback=fallback)
     logs.setup(loaded.settings.logging)
     return loaded

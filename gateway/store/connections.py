@@ -139,9 +139,7 @@ async def _begin(
     replaced = [mapping.meter for mapping in changed if mapping.meter in held]
     await mappings.keep_only(connection, connection_id, wanted.keys() - set(replaced))
     await mappings.put(connection, connection_id, changed)
-    await connection.execute(
-        sql("stream_begin"), connection_id, stream, bool(changed), initial_days, capabilities.max_backfill, max_future
-    )
+    await connection.execute(sql("stream_begin"), connection_id, stream, bool(changed), initial_days, capabilities.max_backfill, max_future)
     return conflicts
 
 

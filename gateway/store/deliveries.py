@@ -58,9 +58,7 @@ async def commit(database: Database, claim: Claim, results: Results, *, batch_id
         if results.dead:
             await _record_dead_letters(connection, claim, results.dead)
         if results.retried:
-            await connection.execute(
-                sql("due_retry"), claim.connection, [due.meter for due in results.retried], [due.window_start for due in results.retried]
-            )
+            await connection.execute(sql("due_retry"), claim.connection, [due.meter for due in results.retried], [due.window_start for due in results.retried])
         if results.waiting:
             await connection.execute(sql("meter_retry"), claim.connection, list(results.waiting), list(results.waiting.values()))
         gone = results.settled + [made.due for made in results.delivered if made.due is not None] + [refusal.due for refusal in results.dead]
@@ -107,12 +105,8 @@ async def _record_deliveries(connection: Connection, claim: Claim, delivered: Se
 
 
 async def _record_dead_letters(connection: Connection, claim: Claim, refusals: Sequence[Refusal]) -> None:
-    payloads = [
-        orjson.dumps({"meter": r.due.meter, "window_start": r.due.window_start, "value": r.due.value, "unit": r.due.unit}) for r in refusals
-    ]
-    digests = [
-        hashlib.blake2b(f"{claim.connection}\0{r.due.meter}\0{r.due.window_start.isoformat()}".encode(), digest_size=16).digest() for r in refusals
-    ]
+    payloads = [orjson.dumps({"meter": r.due.meter, "window_start": r.due.window_start, "value": r.due.value, "unit": r.due.unit}) for r in refusals]
+    digests = [hashlib.blake2b(f"{claim.connection}\0{r.due.meter}\0{r.due.window_start.isoformat()}".encode(), digest_size=16).digest() for r in refusals]
     await connection.execute(
         sql("reading_dead_letter"),
         claim.customer,

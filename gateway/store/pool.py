@@ -33,6 +33,7 @@ _SESSION = {
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a session that dies just as a statement begins
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -133,3 +134,10 @@ def _encode(value: object) -> str:
         return orjson.dumps(value).decode()
     except TypeError:
         return json.dumps(value)  # integers beyond 64 bits
+
+
+async def create_database(database: Database, name: str) -> None:
+    """Creates the database `name` (letters and underscores) on the server of `database`, unless it is there."""
+    async with database.connection() as connection:
+        if not await connection.fetchval("select true from pg_database where datname = $1", name):
+            await connection.execute(f'create database "{name}"')

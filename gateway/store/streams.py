@@ -115,9 +115,7 @@ async def finish(
 ) -> None:
     """Schedules the next run, gives the lease back, and keeps a record of a run that moved or failed. One transaction; fenced."""
     async with database.transaction() as connection:
-        await connection.execute(
-            sql("stream_finish"), *claim.key, claim.fence, state, next_in_seconds, attempts, error, succeeded, tally.moved
-        )
+        await connection.execute(sql("stream_finish"), *claim.key, claim.fence, state, next_in_seconds, attempts, error, succeeded, tally.moved)
         if tally.moved or error is not None:
             outcome = "completed" if error is None else "failed"
             counts = (tally.samples, tally.delivered, tally.modified, tally.unchanged, tally.rejected, tally.retried)

@@ -85,15 +85,11 @@ class Delivery:
             for reading in intent.readings:
                 remote = found.get(reading.key)
                 if remote is not None and remote.value == reading.value:
-                    made = Delivered(
-                        meter=reading.meter, window_start=reading.window_start, value=reading.value, remote_id=remote.remote_id, due=None
-                    )
+                    made = Delivered(meter=reading.meter, window_start=reading.window_start, value=reading.value, remote_id=remote.remote_id, due=None)
                     results.delivered.append(made)
         self._tally.delivered += len(results.delivered)
         await deliveries.commit(self._database, self._claim, results, batch_id=intent.batch_id)
-        log.info(
-            "sync.batch_reconciled", connection=self._claim.connection, batch=intent.batch_id, readings=len(intent.readings), found=len(results.delivered)
-        )
+        log.info("sync.batch_reconciled", connection=self._claim.connection, batch=intent.batch_id, readings=len(intent.readings), found=len(results.delivered))
         return None
 
     async def _settle(self, planned: Plan) -> None:

@@ -1,0 +1,165 @@
+"""The embedded broker: Mosquitto where it is installed, else rumqttd from a wheel, which keeps messages in memory only."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from gateway.embedded.supervisor import ServerFailed, ends_with_parent
+from gateway.model.errors import ConfigError
+
+PORT = 1883
+START_SECONDS = 15.0
+SEARCH = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
+
+
+class EmbeddedBroker:
+    """A broker on loopback. The port is 1883, or a free one when that is taken."""
+
+    name: str
+    durable: bool
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, directory: Path, command: list[str]) -> None:
+        self._directory = directory
+        self._command = command
+        self._port = _port()
+
+    @property
+    def url(self) -> str:
+        """For `broker.url`."""
+        return f"mqtt://127.0.0.1:{self._port}"
+
+    def configuration(self) -> tuple[str, str]:
+        """Name and text of the configuration file."""
+        raise ConfigError(f"{type(self).__name__} has no configuration")
+
+    async def start(self) -> subprocess.Popen[bytes]:
+        """Returns when it accepts connections."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name, text = self.configuration()
+        path = self._directory / name
+        path.write_text(text)
+        async with asyncio.timeout(START_SECONDS):
+            while _accepts(self._port):
+                await asyncio.sleep(0.1)  # the broker that we left when we were killed is still ending
+        with (self._directory / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [*self._command, str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+                preexec_fn=ends_with_parent(signal.SIGTERM),
+            )
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while not _accepts(self._port):
+                    if process.poll() is not None:
+                        words = (self._directory / "log").read_text(errors="replace")[-400:]
+                        raise ServerFailed(f"{self.name} does not start: {words}")
+                    await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            process.kill()
+            raise ServerFailed(f"{self.name} does not accept connections within {START_SECONDS:g} s") from error
+        return process
+
+
+class MosquittoBroker(EmbeddedBroker):
+    """Mosquitto with persistence: sessions and queued messages survive a restart; SIGKILL can cost the last five seconds of its memory."""
+
+    name = "mosquitto"
+    durable = True
+
+    def configuration(self) -> tuple[str, str]:
+        """The same choices as in `mosquitto/`, on loopback and without accounts."""
+        lines = [
+            *(["user root"] if os.geteuid() == 0 else []),
+            "persistence true",
+            f"persistence_location {self._directory}/",
+            "autosave_interval 5",
+            "max_queued_messages 200000",
+            "max_queued_bytes 268435456",
+            "max_inflight_messages 0",
+            "set_tcp_nodelay true",
+            "log_type error",
+            "log_type warning",
+            f"listener {self._port} 127.0.0.1",
+            "allow_anonymous true",
+        ]
+        return "mosquitto.conf", "\n".join(lines) + "\n"
+
+
+class RumqttdBroker(EmbeddedBroker):
+    """rumqttd: a real MQTT 5 broker that forgets everything when it ends."""
+
+    name = "rumqttd"
+    durable = False
+
+    def configuration(self) -> tuple[str, str]:
+        """MQTT 5 needs its own file."""
+        return "rumqttd.toml", rumqttd_configuration(self._port)
+
+
+def choose_broker(directory: Path) -> EmbeddedBroker:
+    """Mosquitto when it is on this machine. Raises ConfigError when there is no broker at all."""
+    mosquitto = shutil.which("mosquitto", path=os.pathsep.join((os.environ.get("PATH", ""), *SEARCH)))
+    if mosquitto is not None:
+        return MosquittoBroker(directory, [mosquitto, "-c"])
+    try:
+        import iotcore  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("embedded mode needs a broker: install mosquitto, or pip install 'fieldgate[embedded]'") from error
+    return RumqttdBroker(directory, [sys.executable, "-m", "gateway.embedded.rumqttd"])
+
+
+def rumqttd_configuration(port: int) -> str:
+    """A rumqttd that speaks MQTT 5 on loopback."""
+    return f"""id = 0
+
+[router]
+id = 0
+max_connections = 1000
+max_outgoing_packet_count = 200
+max_segment_size = 104857600
+max_segment_count = 10
+
+[v5.1]
+name = "v5"
+listen = "127.0.0.1:{port}"
+next_connection_delay_ms = 1
+
+[v5.1.connections]
+connection_timeout_ms = 60000
+max_payload_size = 2097152
+max_inflight_count = 100
+dynamic_filters = true
+"""
+
+
+def _port() -> int:
+    for candidate in (PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", candidate))
+            except OSError:
+                continue
+            port: int = probe.getsockname()[1]
+            return port
+    raise ConfigError("no TCP port is free for the embedded broker")
+
+
+def _accepts(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,88 @@
+"""Real servers for tests: a PostgreSQL for the session with a migrated template, brokers for each test that asks."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from benchmarks.servers import Mosquitto, Postgres, free_port, wait_until
+from gateway.store.migrate import migrate
+from gateway.store.pool import Database
+
+TEMPLATE = "fieldgate_template"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """One server for the session, with `TEMPLATE` migrated."""
+    server = Postgres(fsync="off")
+    asyncio.run(_prepare(server))
+    yield server
+    asyncio.run(server.stop())
+    server.remove()
+
+
+async def _prepare(server: Postgres) -> None:
+    await server.start()
+    database = await Database.open(await server.create(TEMPLATE), size=3)
+    await migrate(database)
+    await database.close()
+
+
+@pytest.fixture
+async def dsn(postgres_server: Postgres) -> str:
+    """A migrated, empty database of its own."""
+    name = f"test_{next(_numbers)}"
+    connection = await asyncpg.connect(postgres_server.dsn())
+    try:
+        await connection.execute(f"create database {name} template {TEMPLATE}")
+    finally:
+        await connection.close()
+    return postgres_server.dsn(name)
+
+
+@pytest.fixture
+async def database(dsn: str) -> AsyncIterator[Database]:
+    """A pool on `dsn`."""
+    opened = await Database.open(dsn, size=8)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def empty_dsn(postgres_server: Postgres) -> str:
+    """An empty database that nobody migrated: a sink, or a first start."""
+    return await postgres_server.create(f"empty_{next(_numbers)}")
+
+
+@pytest.fixture
+async def mosquitto(tmp_path: Path) -> AsyncIterator[Mosquitto]:
+    """A broker whose sessions survive SIGTERM."""
+    broker = Mosquitto(tmp_path / "mosquitto", persistent=True)
+    await broker.start()
+    yield broker
+    await broker.stop()
+
+
+@pytest.fixture
+async def rumqttd(tmp_path: Path) -> AsyncIterator[int]:
+    """The port of an MQTT 5 listener of rumqttd."""
+    from gateway.embedded.broker import rumqttd_configuration
+    from iotcore import Broker
+
+    port = free_port()
+    path = tmp_path / "rumqttd.toml"
+    path.write_text(rumqttd_configuration(port))
+    broker = Broker(config_path=str(path))
+    await asyncio.to_thread(broker.start)
+    yield port
+    await asyncio.to_thread(broker.stop)
+
+
+__all__ = ["wait_until"]
