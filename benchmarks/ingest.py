@@ -66,11 +66,11 @@ class Bench:
         body = {f"metric{number}": round(20 + (self.written * (number + 1)) % 1000 / 100, 2) for number in range(self.plan.metrics)}
         return json.dumps({"ts": self.since + self.written, "metrics": body}, separators=(",", ":")).encode()
 
-    async def fill(self, customer: str, count: int) -> None:
-        """Publishes a backlog and waits until the broker has accepted all of it."""
+    async def fill(self, prefix: str, count: int) -> None:
+        """Publishes a backlog under `prefix` and waits until the broker has accepted all of it."""
         async with Publisher[None](self.broker.port, "bench-publisher") as publisher:
             for number in range(count):
-                await publisher.publish(f"{customer}/devices/device{number % DEVICES}/telemetry", self.payload(), None)
+                await publisher.publish(f"{prefix}/device{number % DEVICES}/telemetry", self.payload(), None)
             await publisher.flush()
 
     def daemon(self, broker_url: str | None = None) -> Daemon:
@@ -122,7 +122,7 @@ async def _rounds(bench: Bench) -> None:
 
 async def _drain_ours(bench: Bench, daemon: Daemon) -> float:
     count, before = bench.plan.messages, bench.since + bench.written
-    await bench.fill("acme", count)
+    await bench.fill("acme/devices", count)
     store = await asyncpg.connect(bench.dsn)
     try:
         daemon.start()
@@ -151,9 +151,10 @@ async def _drain_ours(bench: Bench, daemon: Daemon) -> float:
 
 async def _drain_peer(bench: Bench, name: str) -> float:
     count = bench.plan.messages // 6 if name in SLOW_PEERS else bench.plan.messages
-    topic_filter = f"{name}/devices/+/telemetry"
+    prefix = f"{name}/machine"  # not a source of ours: its session must not fill with the peers' messages
+    topic_filter = f"{prefix}/+/telemetry"
     await open_session(bench.broker.port, name, topic_filter)
-    await bench.fill(name, count)
+    await bench.fill(prefix, count)
     try:
         if name == "mosquitto_sub":
             return count / await _mosquitto_sub(bench.broker.port, name, topic_filter, count)
