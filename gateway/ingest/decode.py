@@ -34,12 +34,11 @@ class Decoder:
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise DecodeError(Reason.PAYLOAD_TOO_LARGE, f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are taken")
         rows: list[Row] = []
-        for at, metrics in parse(payload, metric):
-            if at is None:
-                at = received_at
-            elif at > received_at + self._max_future:
+        for device_time, metrics in parse(payload, metric):
+            at = received_at if device_time is None else device_time
+            if at > received_at + self._max_future:
                 raise DecodeError(Reason.TIMESTAMP_IN_FUTURE, f"ts is {(at - received_at) / 1e6:.0f} s ahead of the gateway; check the device's clock")
-            elif at < received_at - self._retention:
+            if at < received_at - self._retention:
                 raise DecodeError(Reason.TIMESTAMP_TOO_OLD, f"ts is {(received_at - at) / 86_400e6:.1f} days old; telemetry.retention is shorter")
             rows.append((customer, device, at, metrics))
         return rows

@@ -18,15 +18,7 @@ LEAST_ROOM_BYTES = 64 << 10
 HEAD_BYTES = 64 << 10
 PUBLISH = 3
 
-Packet = (
-    mqtt5.ConnAckPacket
-    | mqtt5.PublishPacket
-    | mqtt5.SubAckPacket
-    | mqtt5.UnsubAckPacket
-    | mqtt5.PingRespPacket
-    | mqtt5.DisconnectPacket
-    | object
-)
+Packet = mqtt5.ConnAckPacket | mqtt5.PublishPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket | mqtt5.PingRespPacket | mqtt5.DisconnectPacket | object
 
 
 class MalformedPacket(Exception):

@@ -79,9 +79,7 @@ class Partition:
     async def _keep_up(self, client: str, held: set[str]) -> None:
         attempt, quick_ends = 0, 0
         while not self._stopping:
-            subscription = Subscription(
-                client_id=client, partition=self._number, filters=self._filters, stale=stale_filters(held, self._filters)
-            )
+            subscription = Subscription(client_id=client, partition=self._number, filters=self._filters, stale=stale_filters(held, self._filters))
             started = clock.monotonic()
             try:
                 self._session = await connect(self._settings.broker, subscription, self._pipeline)
