@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -38,6 +39,7 @@ class StatusPublisher:
         self._settings = settings
         self._database = database
         self._replica = replica
+        self._owner = f"{replica}/{secrets.token_hex(4)}"  # two that were given one name by mistake still take turns
         self._root = settings.broker.topic_root
         self._replica_topic = f"{self._root}/replicas/{replica}/status"
         self._gateway_topic = f"{self._root}/gateway/status"
@@ -73,7 +75,7 @@ class StatusPublisher:
                 for task in late:
                     task.cancel()
             with suppress(StoreError):
-                await leases.release(self._database, LEASE, self._replica)
+                await leases.release(self._database, LEASE, self._owner)
                 await status.leave(self._database, self._replica)
         finally:
             self._ended.set()
@@ -155,7 +157,7 @@ class StatusPublisher:
         """Whether the lease is ours. While the database is away nobody can take it, so it stays as it was."""
         try:
             self._replicas = await status.beat(self._database, self._replica, silent_seconds=LEASE_SECONDS)
-            held = await leases.claim(self._database, LEASE, self._replica, LEASE_SECONDS) is not None
+            held = await leases.claim(self._database, LEASE, self._owner, LEASE_SECONDS) is not None
         except StoreError as error:
             self._note_database(str(error))
             return self._leading

@@ -1,0 +1,103 @@
+"""Gauges and readiness from a real database."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+
+from gateway import metrics
+from gateway.events.backlog import Backlog
+from gateway.http.server import HttpServer, Readiness
+from gateway.settings import Settings
+from gateway.store import status
+from gateway.store.pool import Database
+
+ROWS = """
+insert into customer (customer_id) values ('acme');
+insert into connection (connection_id, customer_id, system, hosting, tier, state, declared_digest)
+values ('sink', 'acme', 'postgres', 'cloud', 1, 'reauthorization_required', ''), ('other', 'acme', 'postgres', 'cloud', 1, 'active', '');
+insert into stream (connection_id, name, phase, last_success_at) values ('sink', 'readings', 'incremental', '2026-01-01Z');
+insert into due_window (connection_id, meter, window_start, phase, closes_at)
+values ('sink', 'm', '2026-01-01Z', 'incremental', now() - interval '100 s'), ('sink', 'm', '2026-01-02Z', 'incremental', now() + interval '1 h');
+insert into dead_letter (kind, digest, reason, detail) values ('message', 'a', 'invalid_json', ''), ('message', 'b', 'invalid_json', '');
+insert into dead_letter (kind, digest, connection_id, reason, detail) values ('reading', 'c', 'sink', 'meter_unknown', '');
+"""
+
+
+def value(name: str, **labels: str) -> float | None:
+    return metrics.REGISTRY.get_sample_value(f"fieldgate_{name}", labels)
+
+
+async def test_the_gauges_mirror_the_database(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute(ROWS)
+    backlog = Backlog(database)
+    await backlog.refresh()
+    assert value("sync_pending_readings", connection="sink") == 2
+    assert 100 <= (value("sync_lag_seconds", connection="sink") or 0) < 130
+    assert value("sync_last_success_timestamp_seconds", connection="sink") == 1767225600
+    states = {
+        state: value("connection_state", connection="sink", customer="acme", system="postgres", state=state) for state in ("active", "reauthorization_required")
+    }
+    assert states == {"active": 0, "reauthorization_required": 1}
+    assert value("connection_reauthorization_required", connection="sink", customer="acme", system="postgres") == 1
+    assert value("connection_reauthorization_required", connection="other", customer="acme", system="postgres") == 0
+    assert (value("dead_letters", reason="invalid_json"), value("dead_letters", reason="meter_unknown")) == (2, 1)
+    async with database.connection() as connection:
+        await connection.execute("delete from connection where connection_id = 'sink'; delete from dead_letter")
+    await backlog.refresh()
+    assert value("sync_pending_readings", connection="sink") is None
+    assert value("sync_pending_readings", connection="other") == 0
+    assert value("dead_letters", reason="invalid_json") is None
+
+
+async def test_a_status_is_read_with_its_streams(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute(ROWS)
+    [found] = await status.read(database, ["sink"])
+    assert (found.pending, found.dead_letters, found.version) == (2, 1, 1)
+    assert [stream.name for stream in found.streams] == ["readings"]
+    assert 100 <= found.lag_seconds < 130
+    assert [connection.connection for connection in await status.read(database)] == ["other", "sink"]
+    assert await status.versions(database) == {"sink": 1, "other": 1}
+
+
+async def test_replicas_are_counted_while_they_are_heard(database: Database) -> None:
+    assert await status.beat(database, "one", silent_seconds=15) == 1
+    assert await status.beat(database, "two", silent_seconds=15) == 2
+    async with database.connection() as connection:
+        await connection.execute("update announced_replica set last_seen_at = now() - interval '20 s' where replica_id = 'one'")
+    assert await status.beat(database, "two", silent_seconds=15) == 1
+    await status.beat(database, "one", silent_seconds=15)
+    await status.leave(database, "one")
+    assert await status.beat(database, "two", silent_seconds=15) == 1
+
+
+async def test_ready_only_with_broker_database_and_migrations(database: Database, empty_dsn: str) -> None:
+    readiness, connected = Readiness(), False
+    server = HttpServer(Settings.model_validate({"security": {"encryption_keys": ["k"]}, "http": {"listen": "127.0.0.1:0"}}), readiness)
+    serving = asyncio.create_task(server.run())
+    async with asyncio.timeout(20):
+        while not server.port:
+            await asyncio.sleep(0.005)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client:
+
+            async def failing() -> tuple[int, set[str]]:
+                answer = await client.get("/readyz")
+                return answer.status_code, {name for name, well in answer.json()["checks"].items() if not well}
+
+            readiness.serve(database, lambda: connected)
+            assert await failing() == (503, {"broker"})
+            connected = True
+            assert await failing() == (200, set())
+            bare = await Database.open(empty_dsn, size=3)
+            readiness.serve(bare, lambda: connected)
+            assert await failing() == (503, {"migrations"})
+            await bare.close()
+            assert await failing() == (503, {"database", "migrations"})
+            readiness.serve(database, lambda: connected)
+            readiness.draining()
+            assert await failing() == (503, {"accepting"})
+        await server.stop()
+    await serving
