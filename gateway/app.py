@@ -30,7 +30,7 @@ from gateway.settings import Settings
 from gateway.store import connections as connection_store
 from gateway.store import retention
 from gateway.store.connections import Declaration
-from gateway.store.migrate import migrate
+from gateway.store.migrate import migrate, rebase_revisions
 from gateway.store.pool import Database
 from gateway.sync.link import Link
 from gateway.sync.schedule import Scheduler
@@ -184,6 +184,8 @@ async def _open(settings: Settings) -> Database:
         try:
             database = await Database.open(dsn, size=settings.database.pool_size)
             applied = await migrate(database)
+            if await rebase_revisions(database):
+                log.warning("store.revisions_rebased", advice="the database was restored from another cluster; what was not delivered goes on")
         except StoreUnavailable as error:
             if not waited:
                 log.warning("gateway.database_awaited", detail=str(error), advice="start PostgreSQL or correct database.dsn; trying every second")
