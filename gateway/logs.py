@@ -91,5 +91,6 @@ def _library(_: object, __: str, event: MutableMapping[str, object]) -> MutableM
     return event
 
 
-def _json(value: object, **_: object) -> str:
-    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode(errors="replace")
+def _json(value: Mapping[str, object], **_: object) -> str:
+    first = {name: value[name] for name in ("at", "level", "event") if name in value}
+    return orjson.dumps({**first, **value}, default=str, option=orjson.OPT_NON_STR_KEYS).decode(errors="replace")

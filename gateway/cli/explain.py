@@ -23,6 +23,9 @@ from gateway.model.meter import MeterMapping, materialise
 from gateway.model.sample import EPOCH, Value, from_microseconds, to_microseconds
 from gateway.model.topics import Source, compile_source, route
 
+CONTEXT_SETTINGS = {"ignore_unknown_options": True}
+"""A payload may well be `-5`."""
+
 ADVICE = {
     "unmatched_topic": "publish to one of the sources of telemetry.sources, or add a source for this topic",
     "unknown_customer": "add the customer to `customers`, or set telemetry.auto_register_customers",

@@ -121,6 +121,15 @@ def test_explain_prints_for_people_and_for_programs(folder: Path) -> None:
     assert printed["samples"][0]["meters"][0]["due_at"] == "2026-05-04T12:16:00Z"
 
 
+def test_explain_takes_a_negative_number_and_a_file(folder: Path) -> None:
+    topic = "acme/devices/pump-7/telemetry/temperature"
+    assert "temperature = -5" in fieldgate(folder, "explain", topic, "-5").stdout
+    (folder / "payload").write_bytes(b"7.5")
+    assert "temperature = 7.5" in fieldgate(folder, "explain", topic, f"@{folder}/payload").stdout
+    refused = fieldgate(folder, "explain", topic, "1", "--jsn")
+    assert refused.returncode == 2
+
+
 @pytest.mark.parametrize(
     ("at", "minutes", "start"),
     [
