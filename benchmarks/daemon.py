@@ -33,13 +33,11 @@ def configuration(*, broker_url: str, dsn: str, customers: Sequence[str], port: 
     return {"customers": list(customers), **base}
 
 
-def postgres_connection(
-    name: str, customer: str, dsn: str, meters: Sequence[Tree], *, interval: str = "1s", initial_days: int = 30, **sync: object
-) -> dict[str, object]:
+def postgres_connection(name: str, customer: str, dsn: str, meters: Sequence[Tree], *, interval: str = "1s", initial_days: int = 30) -> dict[str, object]:
     """A declared connection to the table sink."""
     return {
         "id": name, "customer": customer, "system": "postgres", "credentials": {"type": "dsn", "dsn": dsn},
-        "sync": {"interval": interval, "initial_days": initial_days, **sync}, "meters": list(meters),
+        "sync": {"interval": interval, "initial_days": initial_days}, "meters": list(meters),
     }  # fmt: skip
 
 

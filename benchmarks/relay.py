@@ -74,10 +74,9 @@ class Relay:
     async def __aexit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.close()
-        self.cut()
-        for task in list(self._links):
-            task.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
+        self._flowing.set()
+        self.cut(refuse=True)
+        await asyncio.gather(*self._links)
 
     def hang(self) -> None:
         """Passes nothing until `resume`; connections stay."""

@@ -51,15 +51,15 @@ def accepts(port: int) -> bool:
 class Mosquitto:
     """A broker with queue limits that are out of the way. `persistent`: sessions and queues survive SIGTERM."""
 
-    def __init__(self, directory: Path, *, persistent: bool, port: int | None = None, extra: str = "") -> None:
-        self.port = port or free_port()
+    def __init__(self, directory: Path, *, persistent: bool, anonymous: bool = True) -> None:
+        self.port = free_port()
         self.persistent = persistent
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
         lines = [
             f"listener {self.port} 127.0.0.1",
-            "allow_anonymous true",
+            f"allow_anonymous {'true' if anonymous else 'false'}",
             "set_tcp_nodelay true",
             "max_queued_messages 0",
             "max_queued_bytes 0",
@@ -72,8 +72,7 @@ class Mosquitto:
         ]
         if os.geteuid() == 0:
             lines.insert(0, "user root")
-        # A listener's own keys end what is global: what the caller adds comes first.
-        (directory / "mosquitto.conf").write_text("\n".join([*extra.splitlines(), *lines, ""]))
+        (directory / "mosquitto.conf").write_text("\n".join([*lines, ""]))
 
     @property
     def url(self) -> str:
