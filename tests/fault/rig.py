@@ -151,8 +151,7 @@ class Fleet:
                 await asyncio.sleep(ahead)
             self._at = max(self._at + 1, time.time_ns() // 1_000_000 - 1000)
             device, value = self._devices[self.sent % len(self._devices)], float(self.sent)
-            body = json.dumps({"ts": self._at, "metrics": {"value": value}}).encode()
-            await self._publisher.publish(f"{CUSTOMER}/devices/{device}/telemetry", body, (device, self._at, value))
+            await self._publisher.publish(f"{CUSTOMER}/devices/{device}/telemetry", self.body(self._at, value), (device, self._at, value))
             self.sent += 1
 
     async def publish_until(self, stopping: asyncio.Event, *, rate: float) -> None:
@@ -164,6 +163,10 @@ class Fleet:
     async def flush(self) -> None:
         """Waits until the broker has acknowledged everything."""
         await self._publisher.flush()
+
+    def body(self, at: int, value: float) -> bytes:
+        """The payload of one sample."""
+        return json.dumps({"ts": at, "metrics": {"value": value}}).encode()
 
     def _note(self, tag: Tag) -> None:
         device, at, value = tag
