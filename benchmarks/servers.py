@@ -49,9 +49,9 @@ def accepts(port: int) -> bool:
 
 
 class Mosquitto:
-    """A broker with queue limits that are out of the way. `persistent`: sessions and queues survive SIGTERM."""
+    """A broker with queue limits that are out of the way. `persistent`: sessions and queues survive SIGTERM. `extra`: lines for its configuration."""
 
-    def __init__(self, directory: Path, *, persistent: bool, anonymous: bool = True) -> None:
+    def __init__(self, directory: Path, *, persistent: bool, anonymous: bool = True, extra: str = "") -> None:
         self.port = free_port()
         self.persistent = persistent
         self._directory = directory
@@ -72,7 +72,7 @@ class Mosquitto:
         ]
         if os.geteuid() == 0:
             lines.insert(0, "user root")
-        (directory / "mosquitto.conf").write_text("\n".join([*lines, ""]))
+        (directory / "mosquitto.conf").write_text("\n".join([*lines, extra, ""]))
 
     @property
     def url(self) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import asyncpg
@@ -59,6 +60,35 @@ async def database(dsn: str) -> AsyncIterator[Database]:
 async def empty_dsn(postgres_server: Postgres) -> str:
     """An empty database that nobody migrated: a sink, or a first start."""
     return await postgres_server.create(f"empty_{next(_numbers)}")
+
+
+@pytest.fixture
+async def make_postgres() -> AsyncIterator[Callable[..., Awaitable[Postgres]]]:
+    """Starts servers of the test's own, to kill and start again; keywords are PostgreSQL settings. All end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def make(**settings: str) -> Postgres:
+            server = Postgres(**settings)
+            stack.callback(server.remove)
+            stack.push_async_callback(server.stop)
+            await server.start()
+            return server
+
+        yield make
+
+
+@pytest.fixture
+async def make_mosquitto(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Mosquitto]]]:
+    """Starts brokers with lines of configuration of their own: `make_mosquitto(config="", persistence=True)`. All end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def make(config: str = "", persistence: bool = True) -> Mosquitto:
+            broker = Mosquitto(tmp_path / f"mosquitto_{next(_numbers)}", persistent=persistence, extra=config)
+            stack.push_async_callback(broker.stop)
+            await broker.start()
+            return broker
+
+        yield make
 
 
 @pytest.fixture
