@@ -61,12 +61,7 @@ async def _embedded(config: Path | None, data_dir: Path) -> None:
         def connections() -> Sequence[DeclaredConnection]:
             return read().connections
 
-        serving = asyncio.create_task(app.run(loaded.settings, loaded.connections, reload=connections), name="gateway")
-        failed = asyncio.ensure_future(servers.failed)
-        await asyncio.wait({serving, failed}, return_when=asyncio.FIRST_COMPLETED)
-        if not serving.done():
-            serving.cancel()
-        await serving
+        await servers.guard(app.run(loaded.settings, loaded.connections, reload=connections))
 
 
 def _load(path: Path | None, fallback: Fallback | None = None) -> Loaded:

@@ -48,7 +48,7 @@ def simulate(
     except* KeyboardInterrupt:
         complete = publisher.in_flight == 0
     _report(publisher, clock.monotonic() - started, as_json=as_json)
-    if not complete or publisher.refused_count:
+    if not complete or publisher.refused_count or not publisher.acknowledged_count:
         raise typer.Exit(1)
 
 
@@ -99,6 +99,8 @@ def _report(publisher: Publisher, elapsed: float, *, as_json: bool) -> None:
         print(json.dumps(figures))
         return
     print(f"published {publisher.published_count}, acknowledged {publisher.acknowledged_count}, {rate:.1f} a second over {elapsed:.1f} s")
+    if publisher.problem is not None:
+        print(f"no connection to the broker: {publisher.problem}", file=sys.stderr)
     if publisher.refused_count:
         print(f"{publisher.refused_count} were refused by the broker: check its ACL for this user", file=sys.stderr)
     if publisher.unheard_count:

@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,19 @@ class Embedded:
     security_key: str
     failed: asyncio.Future[None]
 
+    async def guard(self, work: Coroutine[None, None, None]) -> None:
+        """Runs the work. Raises ServerFailed, after cancelling the work, when a server cannot be kept running."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task, self.failed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        if self.failed.done():
+            self.failed.result()
+        task.result()
+
 
 @asynccontextmanager
 async def embedded(data_dir: Path, log: FilteringBoundLogger) -> AsyncIterator[Embedded]:
@@ -45,6 +58,7 @@ async def embedded(data_dir: Path, log: FilteringBoundLogger) -> AsyncIterator[E
         stack.enter_context(_locked(directory))
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         postgres = PostgresServer(directory / "postgres")
+        stack.callback(postgres.forget)
         broker = choose_broker(directory / "broker")
         for server in (postgres, broker):
             await stack.enter_async_context(Supervisor(server, log, failed).running())

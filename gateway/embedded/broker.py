@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -29,11 +30,11 @@ class EmbeddedBroker:
     def __init__(self, directory: Path, command: list[str]) -> None:
         self._directory = directory
         self._command = command
-        self._port = _port()
+        self._port = 0
 
     @property
     def url(self) -> str:
-        """For `broker.url`."""
+        """For `broker.url`, once it was started; it stays the same."""
         return f"mqtt://127.0.0.1:{self._port}"
 
     def configuration(self) -> tuple[str, str]:
@@ -41,14 +42,31 @@ class EmbeddedBroker:
         raise ConfigError(f"{type(self).__name__} has no configuration")
 
     async def start(self) -> subprocess.Popen[bytes]:
-        """Returns when it accepts connections."""
+        """Returns when it accepts connections. An orphan of ours that still saves its sessions is waited for."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = await self._lock()
+        try:
+            return await self._started(lock)
+        finally:
+            os.close(lock)
+
+    async def _lock(self) -> int:
+        """The broker inherits it, so that it is held for as long as a broker of ours runs on the directory."""
+        lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while not _locked(lock):
+                    await asyncio.sleep(0.1)
+        except TimeoutError as error:
+            os.close(lock)
+            raise ServerFailed(f"another broker runs on {self._directory} and does not end; stop it") from error
+        return lock
+
+    async def _started(self, lock: int) -> subprocess.Popen[bytes]:
+        self._port = self._port or _port()
         name, text = self.configuration()
         path = self._directory / name
         path.write_text(text)
-        async with asyncio.timeout(START_SECONDS):
-            while _accepts(self._port):
-                await asyncio.sleep(0.1)  # the broker that we left when we were killed is still ending
         with (self._directory / "log").open("wb") as log:
             process = subprocess.Popen(
                 [*self._command, str(path)],
@@ -57,6 +75,7 @@ class EmbeddedBroker:
                 stderr=log,
                 cwd="/",
                 start_new_session=True,
+                pass_fds=(lock,),
                 preexec_fn=ends_with_parent(signal.SIGTERM),
             )
         try:
@@ -142,6 +161,14 @@ max_payload_size = 2097152
 max_inflight_count = 100
 dynamic_filters = true
 """
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _port() -> int:

