@@ -57,6 +57,7 @@ class Framer:
         """The packets that are whole after `count` more bytes. Raises MalformedPacket; nothing can be read after it."""
         self._end += count
         view, read = self._view, mqtt5.read
+        packet: Packet
         while self._start < self._end:
             if self._skip:
                 step = min(self._skip, self._end - self._start)
@@ -75,6 +76,8 @@ class Framer:
                 raise
             except BaseException as error:  # ValueError, or the codec's panic, which is no Exception
                 raise MalformedPacket(f"{type(error).__name__}: {error}") from error
+            if size > LARGEST_PACKET_BYTES:  # whole in the buffer by chance: what is taken must not depend on how the bytes came
+                packet, size = self._oversized(), 0
             self._start += size
             yield packet
         self._start = self._end = 0
@@ -103,10 +106,13 @@ class Framer:
         after = body + 2 if flags & 6 else body
         if after + HEAD_BYTES > self._end:
             return None
+        packet_id = int.from_bytes(data[body : body + 2], "big") if flags & 6 else None
+        if packet_id == 0 or flags & 4:
+            raise MalformedPacket("a PUBLISH with packet id 0 or above QoS 1")
         self._skip = size
         return Oversized(
             topic=bytes(data[place + 2 : body]).decode("utf-8", "replace"),
-            packet_id=int.from_bytes(data[body : body + 2], "big") if flags & 6 else None,
+            packet_id=packet_id,
             size=size,
             head=bytes(data[after : after + HEAD_BYTES]),
         )

@@ -50,8 +50,7 @@ class Partition:
 
     async def run(self) -> None:
         """Keeps the session up until cancelled or stopped. Raises BrokerRefused when the broker will never have us."""
-        client = await telemetry.client_id(self._database, self._settings.instance, self._number)
-        held = await telemetry.subscriptions(self._database, client)
+        client, held = await self._identify()
         async with asyncio.TaskGroup() as group:
             commits = group.create_task(self._pipeline.run(), name=f"commits of partition {self._number}")
             try:
@@ -68,13 +67,29 @@ class Partition:
         session = self._session
         if session is None:
             return
-        session.pause()
+        session.finish()
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._pipeline.drained()
         except TimeoutError:
             log.warning("ingest.drain_timed_out", partition=self._number, advice="what is not acknowledged stays at the broker")
         session.end("the gateway stops")
+
+    async def _identify(self) -> tuple[str, set[str]]:
+        """Our client id and what its session may hold; what we are about to subscribe is on record before we do."""
+        attempt = 0
+        while True:
+            try:
+                client = await telemetry.client_id(self._database, self._settings.instance, self._number)
+                held = await telemetry.subscriptions(self._database, client)
+                if not held.issuperset(self._filters):
+                    await telemetry.remember_subscriptions(self._database, client, held.union(self._filters))
+            except StoreError as error:
+                attempt += 1
+                log.debug("ingest.session_deferred", partition=self._number, detail=str(error))
+                await asyncio.sleep(full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0))
+            else:
+                return client, held
 
     async def _keep_up(self, client: str, held: set[str]) -> None:
         attempt, quick_ends = 0, 0

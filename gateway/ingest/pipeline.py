@@ -94,7 +94,7 @@ class Pipeline:
         """Takes what one read brought, in order. Never waits, never raises for what a message holds."""
         received_at, arrived = clock.now_microseconds(), clock.monotonic()
         batch = self._batch_for(session)
-        acknowledged = 0
+        acknowledged = taken = taken_bytes = 0
         for topic, payload, packet_id in messages:
             if packet_id is None:
                 if self._held_qos0 >= self._settings.qos0_queue:
@@ -114,15 +114,18 @@ class Pipeline:
                     key = (customer, device, at)
                     _add(batch, key, values, received_at)
                     batch.messages.append((key, topic, payload))
+            size = len(payload) + MESSAGE_OVERHEAD_BYTES
             batch.count += 1
-            batch.bytes += len(payload) + MESSAGE_OVERHEAD_BYTES
+            batch.bytes += size
+            taken += 1
+            taken_bytes += size
             if batch.count >= self._settings.batch_messages or batch.bytes >= BATCH_BYTES:
                 batch.arrivals.append((arrived, acknowledged))
                 acknowledged = 0
                 self._close(batch)
                 batch = self._batch_for(session)
         batch.arrivals.append((arrived, acknowledged))
-        self._holds(session, sum(len(payload) + MESSAGE_OVERHEAD_BYTES for _, payload, _ in messages), len(messages))
+        self._holds(session, taken_bytes, taken)
 
     def receive_oversized(self, session: Acknowledger, topic: str, packet_id: int | None, size: int, head: bytes) -> None:
         """Takes, in its turn, a message that was too large to be read: what is known of it becomes a dead letter."""
@@ -185,13 +188,16 @@ class Pipeline:
     async def _commit(self, batch: Batch) -> None:
         """Returns when the batch is stored: a database that is away is waited for, what it refuses is buried."""
         samples = [(key, values, received) for key, (values, received) in batch.samples.items()]
-        attempt = 0
+        attempt = kept = stored = modified = 0
         while True:
             started = clock.monotonic()
             try:
                 written = await self._store.write(samples, batch.dead)
-            except StoreRejected as error:
-                samples = await self._isolate(batch, samples, error)
+            except StoreRejected:
+                if not samples:
+                    raise  # no sample's fault: nothing would ever change
+                kept, stored, modified = await self._isolate(batch, samples)
+                samples = []
                 continue
             except StoreError as error:
                 attempt += 1
@@ -206,26 +212,26 @@ class Pipeline:
             log.info("ingest.commits_resumed")
         metrics.COMMIT_SECONDS.observe(clock.monotonic() - started)
         metrics.BATCH_SAMPLES.observe(len(batch.samples))
-        modified = written.modified + batch.modified
-        duplicate = len(samples) - written.stored - written.modified + batch.duplicates
-        metrics.TELEMETRY_ROWS.inc(written.stored + written.modified)
-        for outcome, count in (("stored", written.stored), ("modified", modified), ("duplicate", duplicate), ("dead_letter", len(batch.dead))):
+        kept, stored, modified = kept + len(samples), stored + written.stored, modified + written.modified
+        duplicate = kept - stored - modified + batch.duplicates
+        metrics.TELEMETRY_ROWS.inc(stored + modified)
+        for outcome, count in (("stored", stored), ("modified", modified + batch.modified), ("duplicate", duplicate), ("dead_letter", len(batch.dead))):
             if count:
                 metrics.MESSAGES.labels(outcome).inc(count)
 
-    async def _isolate(self, batch: Batch, samples: list[tuple[Key, Metrics, int]], error: StoreRejected) -> list[tuple[Key, Metrics, int]]:
-        """Finds what the database refuses by halves and buries it; the samples that can be stored. Storing twice changes nothing."""
-        good: list[tuple[Key, Metrics, int]] = []
+    async def _isolate(self, batch: Batch, samples: list[tuple[Key, Metrics, int]]) -> tuple[int, int, int]:
+        """Finds what the database refuses by halves and adds it to the batch's dead; all else is stored: how many samples, new rows and changed ones."""
+        kept = stored = modified = 0
         parts = [samples]
         while parts:
             part = parts.pop()
             try:
-                await self._store.write(part, ())
+                written = await self._store.write(part, ())
             except StoreRejected as refusal:
                 if len(part) > 1:
-                    parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]
                     continue
-                key = part[0][0] if part else None
+                key = part[0][0]
                 detail = str(refusal)
                 dead = [DeadMessage(topic=t, payload=p, reason=Reason.REFUSED_BY_DATABASE, detail=detail) for k, t, p in batch.messages if k == key]
                 batch.dead += dead
@@ -234,10 +240,8 @@ class Pipeline:
                 parts.append(part)
                 await asyncio.sleep(1.0)
             else:
-                good += part
-        if len(good) == len(samples):
-            raise error  # not a sample's fault: nothing would ever change
-        return good
+                kept, stored, modified = kept + len(part), stored + written.stored, modified + written.modified
+        return kept, stored, modified
 
     def _release(self, batch: Batch) -> None:
         if batch.acks and batch.session.acknowledge(bytes(batch.acks)):

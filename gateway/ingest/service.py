@@ -74,9 +74,9 @@ class Ingest:
             fence = await leases.claim(self._database, f"ingest/{number}", self._replica, self._lease_seconds)
             if fence is None:
                 self._elsewhere.add(number)
-                if held:
+                if lost := self._ours.pop(number, None):
                     log.warning("ingest.partition_lost", partition=number)
-                    self._ours.pop(number)[1].cancel()
+                    lost[1].cancel()
             elif not held and not self._stopping.is_set():
                 self._elsewhere.discard(number)
                 self._serve(group, number)
@@ -88,6 +88,8 @@ class Ingest:
         log.info("ingest.partition_claimed", partition=number)
 
     async def _give_up(self, number: int) -> None:
+        if number not in self._ours:
+            return  # lost to another replica meanwhile
         partition, task = self._ours.pop(number)
         await partition.stop()
         task.cancel()

@@ -57,6 +57,7 @@ class Session(asyncio.BufferedProtocol):
         self._ping: asyncio.TimerHandle | None = None
         self._heard_at = clock.monotonic()
         self._paused = False
+        self._finishing = False
         self._reason = "the connection was closed without a word"
         self.session_present = False
         self.ready: asyncio.Future[None] = loop.create_future()
@@ -79,12 +80,19 @@ class Session(asyncio.BufferedProtocol):
             metrics.READING_PAUSED.labels(str(self._subscription.partition)).set(1)
 
     def resume(self) -> None:
-        """Reads on."""
+        """Reads on, unless `finish` was said."""
+        if self._finishing:
+            return
         if self._paused and not self._transport.is_closing():
             self._paused = False
             self._heard_at = clock.monotonic()
             self._transport.resume_reading()
         metrics.READING_PAUSED.labels(str(self._subscription.partition)).set(0)
+
+    def finish(self) -> None:
+        """Reads nothing more, ever; what is in hand can still be acknowledged."""
+        self.pause()
+        self._finishing = True
 
     # --- asyncio.BufferedProtocol
 
@@ -154,7 +162,7 @@ class Session(asyncio.BufferedProtocol):
 
     def _take(self, packet: mqtt5.PublishPacket, messages: list[Message]) -> None:
         if packet.topic.startswith("$SYS/"):
-            if packet.topic == DROPPED_TOPIC and packet.payload.isdigit():
+            if packet.topic == DROPPED_TOPIC and packet.payload.isdigit() and len(packet.payload) < 19:
                 metrics.BROKER_DROPPED.set(int(packet.payload))
             return
         packet_id = packet.packet_id
@@ -179,6 +187,8 @@ class Session(asyncio.BufferedProtocol):
                 pass  # PINGRESP, UNSUBACK: that they came is all they say
 
     def _connected(self, packet: mqtt5.ConnAckPacket) -> None:
+        if self._ping is not None:
+            raise MalformedPacket("a second CONNACK")
         code = packet.reason_code
         if code.value >= 128:
             self._reason = f"the broker refused the connection: {code.name}" + (f" ({packet.reason_str})" if packet.reason_str else "")
@@ -191,9 +201,9 @@ class Session(asyncio.BufferedProtocol):
         self.session_present = packet.session_present
         wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in self._subscription.filters]
         wanted += [_filter(pattern, mqtt5.QoS.AT_MOST_ONCE) for pattern in self._subscription.optional]
-        self._transport.write(mqtt5.SubscribePacket(1, wanted).write())
-        if self._subscription.stale:
+        if self._subscription.stale:  # before the SUBSCRIBE, whose SUBACK then says that both are done
             self._transport.write(mqtt5.UnsubscribePacket(2, list(self._subscription.stale)).write())
+        self._transport.write(mqtt5.SubscribePacket(1, wanted).write())
         self._beat()
 
     def _subscribed(self, packet: mqtt5.SubAckPacket) -> None:

@@ -10,6 +10,7 @@ from datetime import date
 
 import orjson
 
+from gateway.model.errors import StoreRejected
 from gateway.model.sample import Metrics, from_microseconds
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -55,15 +56,20 @@ class TelemetryStore:
         devices = {(key[0], key[1]) for key, _, _ in samples} - self._devices
         days = {key[2] // DAY for key, _, _ in samples} - self._days
         written = Written(stored=0, modified=0)
-        async with self._database.transaction() as connection:
-            for day in sorted(days):
-                await connection.execute("select ensure_partition('telemetry', $1)", _date(day))
-            if devices:
-                await self._register(connection, sorted(devices))
-            if samples:
-                written = await _insert(connection, samples)
-            if dead:
-                await _bury(connection, dead)
+        try:
+            async with self._database.transaction() as connection:
+                for day in sorted(days):
+                    await connection.execute("select ensure_partition('telemetry', $1)", _date(day))
+                if devices:
+                    await self._register(connection, sorted(devices))
+                if samples:
+                    written = await _insert(connection, samples)
+                if dead:
+                    await _bury(connection, dead)
+        except StoreRejected:
+            self._devices.clear()  # it may be that what we know is gone: a day that retention dropped, a dump that was restored
+            self._days.clear()
+            raise
         self._devices |= devices
         self._days |= days
         return written

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 from gateway.ingest.formats.values import Measurement, Reason, check_metrics
 from gateway.model.errors import DecodeError
 from gateway.model.sample import Value
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+"""Decimal, or what would be none; `float` alone takes `1_000` and the digits of every script."""
 
 
 def parse(payload: bytes, metric: str | None) -> list[Measurement]:
@@ -25,11 +29,11 @@ def parse(payload: bytes, metric: str | None) -> list[Measurement]:
 def _value(text: str) -> Value:
     if text in ("true", "false"):
         return text == "true"
-    try:
-        number = float(text)
-    except ValueError:
+    if not _NUMBER.fullmatch(text):
         return text
+    if len(text) <= 18 and text.lstrip("+-").isdigit():
+        return int(text)
+    number = float(text)
     if not math.isfinite(number):
         raise DecodeError(Reason.NOT_FINITE, f"{text[:40]} is not a finite number")
-    digits = text.lstrip("+-")
-    return int(text) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else number
+    return number
