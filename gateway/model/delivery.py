@@ -96,6 +96,13 @@ def batch_limit(max_items: int, failures: int) -> int:
     return max_items if failures < 3 else max(1, max_items >> (failures - 2))
 
 
+def suspects_last(sendable: Iterable[tuple[DueWindow, Reading]]) -> list[tuple[DueWindow, Reading]]:
+    """Meters that failed before come after the others; the order within a meter stays."""
+    pairs = list(sendable)
+    suspects = {due.meter for due, _ in pairs if due.attempts}
+    return sorted(pairs, key=lambda pair: pair[0].meter in suspects)
+
+
 def chunks(sendable: Sequence[tuple[DueWindow, Reading]], size: int) -> Iterable[Sequence[tuple[DueWindow, Reading]]]:
     """Consecutive parts of at most `size`."""
     return (sendable[start : start + size] for start in range(0, len(sendable), size))

@@ -61,7 +61,7 @@ def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool
     """The only place where an outcome becomes a step. `attempts` counts this one.
 
     An unknown outcome is reconciled where the system can be asked, otherwise sent again (at least once).
-    A reading that waits too often is a dead letter with the system's last words, so nothing waits for ever.
+    A reading that waits or gets no answer too often is a dead letter with the system's last words, so nothing waits for ever.
     """
     match outcome:
         case Accepted() | Duplicate():
@@ -71,6 +71,8 @@ def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool
         case Retry():
             return Step.DEAD_LETTER if attempts >= max_attempts else Step.WAIT
         case Unknown():
+            if attempts >= max_attempts:
+                return Step.DEAD_LETTER
             return Step.RECONCILE if can_find else Step.SEND_AGAIN
         case _:
             assert_never(outcome)

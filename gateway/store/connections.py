@@ -132,6 +132,7 @@ async def _begin(
     max_future: timedelta,
 ) -> list[MeterConflict]:
     await connection.execute("select from stream where connection_id = $1 for update", connection_id)
+    horizon: int = await connection.fetchval(sql("device_horizon"))
     known = await mappings.devices(connection, customer)
     wanted, conflicts = materialise(rules, known, resolution=capabilities.resolution)
     held = await mappings.held(connection, connection_id)
@@ -139,7 +140,8 @@ async def _begin(
     replaced = [mapping.meter for mapping in changed if mapping.meter in held]
     await mappings.keep_only(connection, connection_id, wanted.keys() - set(replaced))
     await mappings.put(connection, connection_id, changed)
-    await connection.execute(sql("stream_begin"), connection_id, stream, bool(changed), initial_days, capabilities.max_backfill, max_future)
+    wish = (bool(changed), initial_days, capabilities.max_backfill, max_future)
+    await connection.execute(sql("stream_begin"), connection_id, stream, *wish, str(horizon))
     return conflicts
 
 

@@ -49,8 +49,13 @@ class Intent:
     age_seconds: float
 
 
-async def commit(database: Database, claim: Claim, results: Results, *, batch_id: str | None = None) -> None:
-    """Deliveries, dead letters, waits and the removal of the marks they came from, or nothing. Raises LeaseLost."""
+async def commit(database: Database, claim: Claim, results: Results, *, batch_id: str | None = None, unknown: Sequence[Reading] = ()) -> None:
+    """Deliveries, dead letters, waits and the removal of the marks they came from, or nothing. Raises LeaseLost.
+
+    The intent `batch_id` goes too, or keeps the readings that are still `unknown`.
+    """
+    gone = results.settled + [made.due for made in results.delivered if made.due is not None] + [refusal.due for refusal in results.dead]
+    gone.sort(key=_place)
     async with database.transaction() as connection:
         await streams.lock(connection, claim)
         if results.delivered:
@@ -58,27 +63,24 @@ async def commit(database: Database, claim: Claim, results: Results, *, batch_id
         if results.dead:
             await _record_dead_letters(connection, claim, results.dead)
         if results.retried:
-            await connection.execute(sql("due_retry"), claim.connection, [due.meter for due in results.retried], [due.window_start for due in results.retried])
+            await connection.execute(sql("due_lock"), claim.connection, *_places(results.retried + gone))
+            await connection.execute(sql("due_retry"), claim.connection, *_places(results.retried))
         if results.waiting:
-            await connection.execute(sql("meter_retry"), claim.connection, list(results.waiting), list(results.waiting.values()))
-        gone = results.settled + [made.due for made in results.delivered if made.due is not None] + [refusal.due for refusal in results.dead]
+            meters = sorted(results.waiting)
+            await connection.execute(sql("meter_retry"), claim.connection, meters, [results.waiting[meter] for meter in meters])
         if gone:
-            await connection.execute(
-                sql("due_remove"), claim.connection, [due.meter for due in gone], [due.window_start for due in gone], [due.mark for due in gone]
-            )
-        if batch_id is not None:
+            await connection.execute(sql("due_remove"), claim.connection, *_places(gone), [due.mark for due in gone])
+        if batch_id is not None and unknown:
+            await connection.execute(sql("intent_narrow"), *claim.key, batch_id, _as_json(unknown))
+        elif batch_id is not None:
             await connection.execute(sql("intent_remove"), *claim.key, batch_id)
 
 
 async def record_intent(database: Database, claim: Claim, batch: Batch) -> None:
     """Before a push whose repetition could harm: what is about to be sent. Fenced, in a transaction of its own."""
-    readings = [
-        {"key": r.key, "meter": r.meter, "window_start": r.window_start.isoformat(), "value": r.value, "unit": r.unit, "modified": r.modified}
-        for r in batch.readings
-    ]
     async with database.transaction() as connection:
         await streams.lock(connection, claim)
-        await connection.execute(sql("intent_record"), *claim.key, batch.id, readings)
+        await connection.execute(sql("intent_record"), *claim.key, batch.id, _as_json(batch.readings))
 
 
 async def read_intent(database: Database, claim: Claim) -> Intent | None:
@@ -89,6 +91,20 @@ async def read_intent(database: Database, claim: Claim) -> Intent | None:
         return None
     readings = tuple(Reading(**{**item, "window_start": datetime.fromisoformat(item["window_start"])}) for item in row["readings"])
     return Intent(batch_id=row["batch_id"], readings=readings, age_seconds=row["age_seconds"])
+
+
+def _place(due: DueWindow) -> tuple[str, datetime]:
+    return due.meter, due.window_start
+
+
+def _places(windows: Sequence[DueWindow]) -> tuple[list[str], list[datetime]]:
+    return [due.meter for due in windows], [due.window_start for due in windows]
+
+
+def _as_json(readings: Sequence[Reading]) -> list[dict[str, object]]:
+    return [
+        {"key": r.key, "meter": r.meter, "window_start": r.window_start.isoformat(), "value": r.value, "unit": r.unit, "modified": r.modified} for r in readings
+    ]
 
 
 async def _record_deliveries(connection: Connection, claim: Claim, delivered: Sequence[Delivered]) -> None:

@@ -101,6 +101,13 @@ async def lock(connection: Connection, claim: Claim) -> Position:
     return Position(**dict(row))
 
 
+async def is_initial_pending(database: Database, claim: Claim) -> bool:
+    """Whether the stream's history is not delivered yet."""
+    async with database.connection() as connection:
+        pending: bool = await connection.fetchval(sql("initial_pending"), claim.connection, claim.name)
+    return pending
+
+
 async def finish(
     database: Database,
     claim: Claim,
@@ -113,9 +120,11 @@ async def finish(
     tally: Tally,
     started_at: datetime,
 ) -> None:
-    """Schedules the next run, gives the lease back, and keeps a record of a run that moved or failed. One transaction; fenced."""
+    """Schedules the next run, gives the lease back, and keeps a record of a run that moved or failed. One transaction; raises LeaseLost."""
     async with database.transaction() as connection:
-        await connection.execute(sql("stream_finish"), *claim.key, claim.fence, state, next_in_seconds, attempts, error, succeeded, tally.moved)
+        how = (state, next_in_seconds, attempts, error, succeeded, tally.moved)
+        if not await connection.fetchval(sql("stream_finish"), *claim.key, claim.fence, *how):
+            raise LeaseLost(f"stream {'/'.join(claim.key)} is worked on by another replica")
         if tally.moved or error is not None:
             outcome = "completed" if error is None else "failed"
             counts = (tally.samples, tally.delivered, tally.modified, tally.unchanged, tally.rejected, tally.retried)

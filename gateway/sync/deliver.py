@@ -10,7 +10,7 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.model.connector import Connector
-from gateway.model.delivery import DueWindow, Plan, Refusal, batch_limit, chunks, oldest_accepted, plan
+from gateway.model.delivery import DueWindow, Plan, Refusal, batch_limit, chunks, oldest_accepted, plan, suspects_last
 from gateway.model.errors import BatchRefused, ConnectorError, OutcomeUnknown, Unavailable
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Step, Unknown, decide
 from gateway.model.reading import Batch, Reading, make_batch
@@ -26,6 +26,12 @@ Pair = tuple[DueWindow, Reading]
 
 FETCH_WINDOWS = 5_000
 
+NARROW_AFTER = 3
+"""Failed runs in a row after which batches shrink and a single reading may be found at fault."""
+
+ALONE_FAILURES = 3
+"""Failures of a reading that was sent alone, before it is parked while the system takes others."""
+
 
 class Delivery:
     """The delivering half of one run of one stream."""
@@ -40,7 +46,9 @@ class Delivery:
         self._push_timeout = push_timeout.total_seconds()
         self._max_attempts = max_attempts
         self._unknown_wait = unknown_wait.total_seconds()
-        self.slowest_push_seconds = 0.0
+        self._put_off: set[str] = set()
+        self.ask_in_seconds: float | None = None
+        """Set when readings were sent without a definite answer: nothing more is sent before the system was asked."""
 
     @property
     def _connector(self) -> Connector:
@@ -65,8 +73,13 @@ class Delivery:
             clip_silently=self._claim.phase == "initial",
         )
         await self._settle(planned)
-        for part in chunks(planned.send, batch_limit(capabilities.max_items, self._claim.attempts)):
-            await self._push(part)
+        self._put_off.clear()
+        sendable = suspects_last(planned.send) if self._claim.attempts >= NARROW_AFTER else planned.send
+        for part in chunks(sendable, batch_limit(capabilities.max_items, self._claim.attempts)):
+            if left := [pair for pair in part if pair[0].meter not in self._put_off]:
+                await self._push(left)
+            if self.ask_in_seconds is not None:
+                break
         return True
 
     async def reconcile(self) -> float | None:
@@ -88,6 +101,7 @@ class Delivery:
                     made = Delivered(meter=reading.meter, window_start=reading.window_start, value=reading.value, remote_id=remote.remote_id, due=None)
                     results.delivered.append(made)
         self._tally.delivered += len(results.delivered)
+        self._count("delivered", len(results.delivered))
         await deliveries.commit(self._database, self._claim, results, batch_id=intent.batch_id)
         log.info("sync.batch_reconciled", connection=self._claim.connection, batch=intent.batch_id, readings=len(intent.readings), found=len(results.delivered))
         return None
@@ -101,55 +115,84 @@ class Delivery:
         self._count("dead_letter", len(planned.refused))
 
     async def _push(self, pairs: Sequence[Pair]) -> None:
+        """One batch and its outcomes. Halves of a batch that was refused without naming the culprit, down to single readings."""
         batch = make_batch(self._claim.connection, [reading for _, reading in pairs])
         cautious = not self._connector.capabilities.resend_is_harmless
         if cautious:
             await deliveries.record_intent(self._database, self._claim, batch)
         try:
-            outcomes = await self._push_or_bisect(batch)
-        except OutcomeUnknown:
-            raise  # the intent stays, as it does when we are killed or cancelled here: the next run asks before it sends
+            outcomes = await self._call(batch)
+        except BatchRefused as error:
+            if len(pairs) > 1:
+                await self._forget(batch)
+                middle = len(pairs) // 2
+                for half in (pairs[:middle], pairs[middle:]):
+                    if self.ask_in_seconds is None:
+                        await self._push(half)
+                return
+            outcomes = [Rejected(code="refused", message=str(error))]
+        except Unavailable as error:
+            if not await self._is_to_blame(pairs):
+                if not isinstance(error, OutcomeUnknown):
+                    await self._forget(batch)
+                raise  # of an unknown outcome the intent stays, as it does when we are killed here: the next run asks before it sends
+            outcomes = [Rejected(code="upstream_error", message=str(error))]
         except ConnectorError:
-            if cautious:
-                await deliveries.commit(self._database, self._claim, Results(), batch_id=batch.id)
+            await self._forget(batch)
             raise
-        due_by_key = {reading.key: due for due, reading in pairs}
-        results = self._judge(batch, outcomes, due_by_key)
-        await deliveries.commit(self._database, self._claim, results, batch_id=batch.id if cautious else None)
+        results, unknown = self._judge(batch, outcomes, {reading.key: due for due, reading in pairs})
+        if cautious and unknown:
+            self.ask_in_seconds = self._unknown_wait
+            await deliveries.commit(self._database, self._claim, results, batch_id=batch.id, unknown=unknown)
+        else:
+            await deliveries.commit(self._database, self._claim, results, batch_id=batch.id if cautious else None)
 
-    async def _push_or_bisect(self, batch: Batch) -> Sequence[Outcome]:
-        """A system that refuses a whole batch without naming the culprit is asked again with halves, down to single readings."""
+    async def _call(self, batch: Batch) -> Sequence[Outcome]:
         started = clock.monotonic()
         try:
             async with asyncio.timeout(self._push_timeout):
                 outcomes = await self._connector.push(batch)
         except TimeoutError as error:
             raise OutcomeUnknown(f"no answer within {self._push_timeout:g} s") from error
-        except BatchRefused as error:
-            if len(batch.readings) == 1:
-                return [Rejected(code="refused", message=str(error))]
-            middle = len(batch.readings) // 2
-            first = await self._push_or_bisect(make_batch(batch.connection, batch.readings[:middle]))
-            try:
-                second = await self._push_or_bisect(make_batch(batch.connection, batch.readings[middle:]))
-            except ConnectorError as later:
-                raise OutcomeUnknown(f"part of a batch was taken, then: {later}") from later
-            return [*first, *second]
         finally:
-            elapsed = clock.monotonic() - started
-            self.slowest_push_seconds = max(self.slowest_push_seconds, elapsed)
-            metrics.PUSH_SECONDS.labels(self._link.system).observe(elapsed)
+            metrics.PUSH_SECONDS.labels(self._link.system).observe(clock.monotonic() - started)
         if len(outcomes) != len(batch.readings):
-            raise Unavailable(f"the connector answered {len(outcomes)} outcomes for {len(batch.readings)} readings")
+            raise OutcomeUnknown(f"the connector answered {len(outcomes)} outcomes for {len(batch.readings)} readings")
         return outcomes
 
-    def _judge(self, batch: Batch, outcomes: Sequence[Outcome], due_by_key: dict[str, DueWindow]) -> Results:
-        results = Results()
+    async def _forget(self, batch: Batch) -> None:
+        """Nothing of the batch was taken."""
+        if not self._connector.capabilities.resend_is_harmless:
+            await deliveries.commit(self._database, self._claim, Results(), batch_id=batch.id)
+
+    async def _is_to_blame(self, pairs: Sequence[Pair]) -> bool:
+        """Whether a failure is this single reading's: the system answers a probe and takes others, or nothing else is left to try.
+
+        Counts the failure against the reading when it is not shown yet.
+        """
+        if len(pairs) > 1 or self._claim.attempts < NARROW_AFTER:
+            return False
+        try:
+            async with asyncio.timeout(self._push_timeout):
+                await self._connector.probe()
+        except (ConnectorError, TimeoutError):
+            return False
+        due, _ = pairs[0]
+        takes_others = self._tally.delivered + self._tally.modified > 0
+        if (takes_others and due.attempts + 1 >= ALONE_FAILURES) or self._claim.attempts + 1 >= self._max_attempts:
+            return True
+        await deliveries.commit(self._database, self._claim, Results(retried=[due]))
+        return False
+
+    def _judge(self, batch: Batch, outcomes: Sequence[Outcome], due_by_key: dict[str, DueWindow]) -> tuple[Results, list[Reading]]:
+        """What becomes of each, and the readings whose outcome is unknown and can be asked for."""
+        results, unknown = Results(), list[Reading]()
         waiting: dict[str, float] = {}
         can_find = self._connector.capabilities.readback != "none"
         for reading, outcome in zip(batch.readings, outcomes, strict=True):
             due = due_by_key[reading.key]
-            match decide(outcome, attempts=due.attempts + 1, max_attempts=self._max_attempts, can_find=can_find):
+            step = decide(outcome, attempts=due.attempts + 1, max_attempts=self._max_attempts, can_find=can_find)
+            match step:
                 case Step.DELIVERED:
                     results.delivered.append(
                         Delivered(
@@ -171,11 +214,14 @@ class Delivery:
                     results.retried.append(due)
                     waiting[reading.meter] = max(waiting.get(reading.meter, 0.0), self._wait_seconds(outcome))
                     self._tally.retried += 1
+                    if step is Step.RECONCILE:
+                        unknown.append(reading)
         results.waiting = waiting
+        self._put_off |= waiting.keys()
         self._count("delivered", len(results.delivered))
         self._count("dead_letter", len(results.dead))
         self._count("retried", len(results.retried))
-        return results
+        return results, unknown
 
     def _wait_seconds(self, outcome: Outcome) -> float:
         return outcome.after_seconds if isinstance(outcome, Retry) else self._unknown_wait

@@ -56,6 +56,7 @@ class End:
     next_in_seconds: float
     attempts: int = 0
     error: str | None = None
+    succeeded: bool = False
 
 
 class Runner:
@@ -82,7 +83,7 @@ class Runner:
         try:
             end = await (self._initial if claim.phase == "initial" else self._incremental)(claim, link, delivery, tally)
         except ConnectorError as error:
-            end = await self._failed(claim, link, error)
+            end = await self._failed(claim, error)
         else:
             if claim.attempts or tally.moved:
                 await self._lifecycle.report(claim.connection, Trigger.CALL_SUCCEEDED, None)
@@ -98,17 +99,22 @@ class Runner:
     async def _incremental(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
         if (wait := await delivery.reconcile()) is not None:
             return End(state="running", next_in_seconds=wait, attempts=claim.attempts)
+        # Where a meter's readings must ascend, live ones wait until the history is delivered.
+        ascending = link.connector.capabilities.order == "per_meter_ascending"
+        held_back = ascending and await streams.is_initial_pending(self._database, claim)
         until = clock.monotonic() + RUN_SECONDS
         while clock.monotonic() < until:
             known = tally.samples
             scanning = asyncio.create_task(self._scan(claim, link, tally))
             try:
-                delivered = await delivery.deliver_once()
+                delivered = not held_back and await delivery.deliver_once()
             finally:
                 scanned = await scanning
+            if delivery.ask_in_seconds is not None:
+                return End(state="running", next_in_seconds=delivery.ask_in_seconds, succeeded=True)
             if not delivered and scanned and tally.samples == known:
-                return End(state="idle", next_in_seconds=link.interval.total_seconds())
-        return End(state="lagging", next_in_seconds=0.0)
+                return End(state="idle", next_in_seconds=link.interval.total_seconds(), succeeded=True)
+        return End(state="lagging", next_in_seconds=0.0, succeeded=True)
 
     async def _scan(self, claim: Claim, link: Link, tally: Tally) -> bool:
         async with self._workers:
@@ -122,15 +128,18 @@ class Runner:
             started = clock.monotonic()
             async with self._workers:
                 marked = await initial.mark_more(self._database, claim, link, tally)
-            if not await delivery.deliver_once() and marked:
+            delivered = await delivery.deliver_once()
+            if delivery.ask_in_seconds is not None:
+                return End(state="running", next_in_seconds=delivery.ask_in_seconds, succeeded=True)
+            if not delivered and marked:
                 await initial.finish(self._database, claim)
                 log.info("sync.initial_completed", connection=claim.connection)
-                return End(state="done", next_in_seconds=0.0)
+                return End(state="done", next_in_seconds=0.0, succeeded=True)
             # At most half of the connection's time: the other half is the incremental sync's.
             await asyncio.sleep(clock.monotonic() - started)
-        return End(state="running", next_in_seconds=0.0)
+        return End(state="running", next_in_seconds=0.0, succeeded=True)
 
-    async def _failed(self, claim: Claim, link: Link, error: ConnectorError) -> End:
+    async def _failed(self, claim: Claim, error: ConnectorError) -> End:
         """The one place where a system's answer becomes a wait and a state."""
         text, attempts = str(error), claim.attempts + 1
         match error:
@@ -170,7 +179,7 @@ class Runner:
             next_in_seconds=end.next_in_seconds,
             attempts=end.attempts,
             error=end.error,
-            succeeded=end.error is None and end.attempts == 0,
+            succeeded=end.succeeded,
             tally=tally,
             started_at=started_at,
         )

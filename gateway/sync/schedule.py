@@ -83,10 +83,10 @@ class Scheduler:
         free = MOST_STREAMS - len(self._running)
         if not self._links or free <= 0:
             return LONGEST_SLEEP_SECONDS
-        connections = list(self._links)
+        links, connections = self._links, list(self._links)  # they may be replaced while we ask
         for claim in await streams.claim(self._database, self._owner, self._lease_seconds, connections, free, in_hand=list(self._in_hand)):
             self._in_hand.add("/".join(claim.key))
-            task = group.create_task(self._supervise(claim, self._links[claim.connection]), name=f"stream {'/'.join(claim.key)}")
+            task = group.create_task(self._supervise(claim, links[claim.connection]), name=f"stream {'/'.join(claim.key)}")
             self._running.add(task)
             task.add_done_callback(self._ended)
         seconds = await streams.seconds_to_next(self._database, connections)

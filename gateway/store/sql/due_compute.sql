@@ -1,11 +1,13 @@
 -- $1 connection, $2 phase, $3 customer, $4 limit.
 -- Closed windows, oldest first, each with its value recomputed from telemetry, what the system holds for it, and for a deadband
 -- what the system holds before it. A value is null when no sample, or no numeric one where a number is needed, is left in the window.
+-- Nothing is due while the connection may not call its system. Numbers beyond 1e150 are no measurements: their sums leave float8.
 -- The subqueries stand in CASE so that each window runs only the one of its reduction.
 with picked as materialized (
     select d.meter, d.window_start, d.mark, d.attempts
     from due_window d
     where d.connection_id = $1 and d.phase = $2 and d.closes_at <= now()
+      and exists (select from connection c where c.connection_id = $1 and c.state in ('active', 'degraded'))
       and not exists (select from meter_mapping m where m.connection_id = $1 and m.meter = d.meter and m.retry_at > now())
     order by d.window_start, d.meter
     limit $4
@@ -34,7 +36,7 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
                        (select t.ts, (t.metrics -> due.metric)::float8 as number, false as inside
                         from telemetry t
                         where t.customer_id = $3 and t.device_id = due.device_id and t.ts < due.window_start
-                          and jsonb_typeof(t.metrics -> due.metric) = 'number'
+                          and case when jsonb_typeof(t.metrics -> due.metric) = 'number' then abs((t.metrics -> due.metric)::float8) < 1e150 end
                         order by t.ts desc
                         limit 1)
                        union all
@@ -42,7 +44,7 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
                        from telemetry t
                        where t.customer_id = $3 and t.device_id = due.device_id
                          and t.ts >= due.window_start and t.ts < due.window_start + due.span
-                         and jsonb_typeof(t.metrics -> due.metric) = 'number'
+                         and case when jsonb_typeof(t.metrics -> due.metric) = 'number' then abs((t.metrics -> due.metric)::float8) < 1e150 end
                    ) seen
                ) step
                where step.inside and step.prior is not null
@@ -50,10 +52,10 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
            else (
                select to_jsonb(case due.reduce
                           when 'count' then count(*)::float8
-                          when 'mean' then avg(n.number)
+                          when 'mean' then avg(n.number) filter (where abs(n.number) < 1e150)
                           when 'min' then min(n.number)
                           when 'max' then max(n.number)
-                          when 'sum' then sum(n.number)
+                          when 'sum' then sum(n.number) filter (where abs(n.number) < 1e150)
                       end)
                from telemetry t
                cross join lateral (

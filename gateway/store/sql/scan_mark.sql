@@ -10,6 +10,7 @@ with slice as materialized (
     join meter_mapping m on m.connection_id = $1 and m.device_id = slice.device_id and slice.metrics ? m.metric
     cross join lateral (select date_bin(m.span, slice.ts, 'epoch') as start) w
     group by m.meter, w.start, m.span, m.reduce
+    order by m.meter, w.start  -- every writer takes windows in this order, so that none waits for another in a circle
     on conflict (connection_id, meter, window_start) do update set mark = excluded.mark
 )
 select count(*) from slice

@@ -1,5 +1,5 @@
 -- $1 connection, $2 customer, $3 from revision, $4 until revision, $5 lateness.
--- A delta also depends on the last sample before its window: the window of the next sample after each changed one is due too.
+-- A delta also depends on the last number before its window: the window of the next number after each changed one is due too.
 with slice as materialized (
     select device_id, ts, metrics from telemetry
     where customer_id = $2 and revision >= $3::text::xid8 and revision < $4::text::xid8
@@ -10,9 +10,11 @@ from slice
 join meter_mapping m on m.connection_id = $1 and m.device_id = slice.device_id and m.reduce = 'delta' and slice.metrics ? m.metric
 cross join lateral (
     select t.ts from telemetry t
-    where t.customer_id = $2 and t.device_id = slice.device_id and t.ts >= date_bin(m.span, slice.ts, 'epoch') + m.span and t.metrics ? m.metric
+    where t.customer_id = $2 and t.device_id = slice.device_id and t.ts >= date_bin(m.span, slice.ts, 'epoch') + m.span
+      and case when jsonb_typeof(t.metrics -> m.metric) = 'number' then abs((t.metrics -> m.metric)::float8) < 1e150 end
     order by t.ts limit 1
 ) next
 cross join lateral (select date_bin(m.span, next.ts, 'epoch') as start) w
 group by m.meter, w.start, m.span
+order by m.meter, w.start
 on conflict (connection_id, meter, window_start) do update set mark = excluded.mark

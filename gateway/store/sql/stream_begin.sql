@@ -1,9 +1,9 @@
 -- $1 connection, $2 name, $3 whether new meters need the stored history, $4 days of it, $5 what the system takes at most (null: all),
--- $6 how far ahead samples may be. Once for each activation or change of meters; a stream that exists keeps its watermark.
+-- $6 how far ahead samples may be, $7 the horizon from before the devices were read: one that registers meanwhile is found by the scan. Once for each activation or change of meters; a stream that exists keeps its watermark.
 -- The initial phase ends past every sample that the watermark leaves behind it, so no gap is left; the window's key keeps the seam single.
 with horizon as (
     insert into stream (connection_id, name, phase, watermark, device_watermark)
-    select $1, $2, 'incremental', pg_snapshot_xmin(pg_current_snapshot()), pg_snapshot_xmin(pg_current_snapshot())
+    select $1, $2, 'incremental', $7::text::xid8, $7::text::xid8
     on conflict do nothing
 )
 insert into stream (connection_id, name, phase, initial_from, initial_cursor, initial_until, initial_clipped_to)
