@@ -25,6 +25,9 @@ LONGEST_SOCKET_DIRECTORY = 80
 START_SECONDS = 600.0
 """Crash recovery may take minutes: that is no failure."""
 
+STILL_ENDING = ("postmaster.pid", "pre-existing shared memory block")
+"""In its log when others are on the directory: the postmaster that we left when we were killed, or backends that a killed one left at work."""
+
 SETTINGS = {"listen_addresses": "", "shared_buffers": "128MB", "max_connections": "60", "jit": "off", "max_wal_size": "2GB", "log_min_messages": "warning"}
 
 
@@ -69,9 +72,9 @@ class PostgresServer:
                 process = self._spawn(postgres)
                 if await self._is_ready(process):
                     return process
-                if "postmaster.pid" not in self._last_words():
+                if not any(sign in self._last_words() for sign in STILL_ENDING):
                     raise ServerFailed(f"PostgreSQL does not start: {self._last_words()[-400:]}")
-                await asyncio.sleep(0.5)  # another postmaster is on the directory: the one we left when we were killed
+                await asyncio.sleep(0.5)
 
     async def prepared(self, name: str) -> str:
         """The DSN of the database `name`, created where it is missing."""
