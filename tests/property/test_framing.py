@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 
@@ -91,20 +92,16 @@ def test_the_largest_packet_that_is_taken_is_taken_whole_at_any_place_in_the_buf
 @example(b"\x30\xff\xff\xff\xff", [5])
 @example(b"\x20\xff\xff\xff\x7f", [])
 def test_random_bytes_raise_nothing_but_malformed(data: bytes, cuts: list[int]) -> None:
-    try:
+    with contextlib.suppress(MalformedPacket):
         fed(Framer(), data, cuts)
-    except MalformedPacket:
-        pass
 
 
 @given(packet, st.integers(0, 10_000), st.integers(0, 255))
 def test_a_changed_byte_raises_nothing_but_malformed(data: bytes, place: int, value: int) -> None:
     changed = bytearray(data)
     changed[place % len(data)] = value
-    try:
+    with contextlib.suppress(MalformedPacket):
         fed(Framer(), bytes(changed))
-    except MalformedPacket:
-        pass
 
 
 def test_invalid_utf8_makes_the_codec_panic_and_leaves_as_malformed() -> None:
@@ -142,8 +139,7 @@ def taken(topic: str, payload: bytes) -> None:
     """Decodes, and checks what PostgreSQL counts on."""
     try:
         rows = DECODER.decode(topic, payload, 1_769_851_800_000_000)
-    except DecodeError as error:
-        assert error.detail
+    except DecodeError:
         return
     for _, _, at, metrics in rows:
         assert type(at) is int and abs(at) < 2**63 and metrics
