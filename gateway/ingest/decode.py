@@ -28,14 +28,17 @@ class Decoder:
         self._routes: dict[str, tuple[str, str, str | None, Parse]] = {}
 
     def decode(self, topic: str, payload: bytes, received_at: int) -> list[Row]:
-        """The samples of one message; `received_at` in microseconds stands for a missing time. Raises DecodeError."""
+        """The samples of one message. Raises DecodeError.
+
+        `received_at` in microseconds stands for a missing time, one more for each further sample of the message.
+        """
         known = self._routes.get(topic)
         customer, device, metric, parse = known if known is not None else self._learn(topic)
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise DecodeError(Reason.PAYLOAD_TOO_LARGE, f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are taken")
         rows: list[Row] = []
         for device_time, metrics in parse(payload, metric):
-            at = received_at if device_time is None else device_time
+            at = received_at + len(rows) if device_time is None else device_time
             if at > received_at + self._max_future:
                 raise DecodeError(Reason.TIMESTAMP_IN_FUTURE, f"ts is {(at - received_at) / 1e6:.0f} s ahead of the gateway; check the device's clock")
             if at < received_at - self._retention:

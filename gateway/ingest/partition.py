@@ -130,7 +130,9 @@ class Partition:
     def _say_down(self, reason: str, attempt: int, quick_ends: int, wait: float) -> None:
         if attempt == 1 or quick_ends == SUSPECT_AFTER:
             advice = "start the broker or correct broker.url; trying until it answers"
-            if quick_ends >= SUSPECT_AFTER:
+            if reason.startswith("malformed packet"):
+                advice = "the broker sends what is no MQTT 5; what is not acknowledged comes again: find and remove it there"
+            elif quick_ends >= SUSPECT_AFTER:
                 advice = "it accepts us and ends the connection at once, again and again: does another gateway use the same instance name?"
             log.warning(
                 "ingest.disconnected", partition=self._number, broker=self._settings.broker.url, reason=reason, advice=advice, retry_in_seconds=round(wait, 2)

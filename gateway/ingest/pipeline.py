@@ -28,6 +28,9 @@ BATCH_BYTES = 4 << 20
 MESSAGE_OVERHEAD_BYTES = 200
 """What a held message costs beside its payload, roughly."""
 
+SAMPLE_OVERHEAD_BYTES = 400
+"""What each further sample of a message costs: a short array in JSON is long in memory."""
+
 Message = tuple[str, bytes, int | None]
 """topic, payload, packet id (None at QoS 0)."""
 
@@ -81,7 +84,9 @@ class Pipeline:
         self._idle = asyncio.Event()
         self._idle.set()
         self._held_bytes = 0
+        self._held_count = 0
         self._held_qos0 = 0
+        self._received_at = 0
         self._paused = False
         self._away = False
 
@@ -91,8 +96,11 @@ class Pipeline:
         return not self._idle.is_set()
 
     def receive(self, session: Acknowledger, messages: Sequence[Message]) -> None:
-        """Takes what one read brought, in order. Never waits, never raises for what a message holds."""
-        received_at, arrived = clock.now_microseconds(), clock.monotonic()
+        """Takes what one read brought, in order. Never waits, never raises for what a message holds.
+
+        The time of receipt advances with each sample: two that bring no time of their own are two samples.
+        """
+        received_at, arrived = max(clock.now_microseconds(), self._received_at), clock.monotonic()
         batch = self._batch_for(session)
         acknowledged = taken = taken_bytes = 0
         for topic, payload, packet_id in messages:
@@ -105,6 +113,7 @@ class Pipeline:
             else:
                 batch.acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
                 acknowledged += 1
+            size = len(payload) + MESSAGE_OVERHEAD_BYTES
             try:
                 rows = self._decoder.decode(topic, payload, received_at)
             except DecodeError as error:
@@ -114,7 +123,8 @@ class Pipeline:
                     key = (customer, device, at)
                     _add(batch, key, values, received_at)
                     batch.messages.append((key, topic, payload))
-            size = len(payload) + MESSAGE_OVERHEAD_BYTES
+                received_at += len(rows)
+                size += (len(rows) - 1) * SAMPLE_OVERHEAD_BYTES
             batch.count += 1
             batch.bytes += size
             taken += 1
@@ -125,6 +135,7 @@ class Pipeline:
                 self._close(batch)
                 batch = self._batch_for(session)
         batch.arrivals.append((arrived, acknowledged))
+        self._received_at = received_at
         self._holds(session, taken_bytes, taken)
 
     def receive_oversized(self, session: Acknowledger, topic: str, packet_id: int | None, size: int, head: bytes) -> None:
@@ -141,14 +152,17 @@ class Pipeline:
         self._holds(session, len(head) + MESSAGE_OVERHEAD_BYTES, 1)
 
     async def run(self) -> None:
-        """Commits batches until cancelled."""
-        while True:
-            await self._filled.wait()
-            self._filled.clear()
-            while (batch := self._take()) is not None:
-                await self._commit(batch)
-                self._release(batch)
-            self._idle.set()
+        """Commits batches until cancelled. What is in hand then is not acknowledged: the broker keeps it."""
+        try:
+            while True:
+                await self._filled.wait()
+                self._filled.clear()
+                while (batch := self._take()) is not None:
+                    await self._commit(batch)
+                    self._release(batch)
+                self._idle.set()
+        finally:
+            metrics.INFLIGHT.dec(self._held_count)
 
     async def drained(self) -> None:
         """Returns when everything that was received is committed and acknowledged."""
@@ -169,6 +183,7 @@ class Pipeline:
     def _holds(self, session: Acknowledger, size: int, count: int) -> None:
         self._current = session
         self._held_bytes += size
+        self._held_count += count
         metrics.INFLIGHT.inc(count)
         self._idle.clear()
         self._filled.set()
@@ -251,6 +266,7 @@ class Pipeline:
                     metrics.ACK_SECONDS.observe(now - arrived, count)
         self._held_bytes -= batch.bytes
         self._held_qos0 -= batch.qos0
+        self._held_count -= batch.count
         metrics.INFLIGHT.dec(batch.count)
         if self._paused and self._held_bytes < self._settings.memory_low_bytes:
             self._paused = False

@@ -26,6 +26,9 @@ log = structlog.get_logger(__name__)
 
 DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
 PINGREQ = b"\xc0\x00"
+CLOSING_SECONDS = 2.0
+"""How long a DISCONNECT may take to leave on a link that may be dead."""
+
 REFUSING = frozenset(
     {"BAD_USER_NAME_OR_PASSWORD", "NOT_AUTHORIZED", "BANNED", "CLIENT_ID_NOT_VALID", "UNSUPPORTED_PROTOCOL_VERSION", "BAD_AUTHENTICATION_METHOD"}
 )
@@ -58,6 +61,7 @@ class Session(asyncio.BufferedProtocol):
         self._heard_at = clock.monotonic()
         self._paused = False
         self._finishing = False
+        self._introduced = False
         self._reason = "the connection was closed without a word"
         self.session_present = False
         self.ready: asyncio.Future[None] = loop.create_future()
@@ -157,17 +161,18 @@ class Session(asyncio.BufferedProtocol):
             self._reason = reason
             self._transport.write(mqtt5.DisconnectPacket(reason_code=code).write())
             self._transport.close()
+            asyncio.get_running_loop().call_later(CLOSING_SECONDS, self._transport.abort)
 
     # --- packets
 
     def _take(self, packet: mqtt5.PublishPacket, messages: list[Message]) -> None:
-        if packet.topic.startswith("$SYS/"):
+        packet_id = packet.packet_id
+        if packet_id is None and packet.topic.startswith("$SYS/"):
             if packet.topic == DROPPED_TOPIC and packet.payload.isdigit() and len(packet.payload) < 19:
                 metrics.BROKER_DROPPED.set(int(packet.payload))
             return
-        packet_id = packet.packet_id
-        if packet_id == 0 or packet.qos == 2 or packet.topic_alias is not None:
-            raise MalformedPacket("a PUBLISH with packet id 0, QoS 2 or a topic alias, none of which was agreed")
+        if packet_id == 0 or packet.qos == 2 or packet.topic_alias is not None or not self._introduced:
+            raise MalformedPacket("a PUBLISH with packet id 0, QoS 2 or a topic alias, or before the CONNACK: nothing of this was agreed")
         messages.append((packet.topic, packet.payload, packet_id))
 
     def _control(self, packet: Packet) -> None:
@@ -183,12 +188,15 @@ class Session(asyncio.BufferedProtocol):
                 if packet.reason_code.name == "SESSION_TAKEN_OVER":
                     self._reason += ": another client uses this gateway's client id"
                 self._transport.close()
+            case mqtt5.PingRespPacket() | mqtt5.UnsubAckPacket():
+                pass  # that they came is all they say
             case _:
-                pass  # PINGRESP, UNSUBACK: that they came is all they say
+                raise MalformedPacket(f"a {type(packet).__name__}, which a broker has no reason to send")
 
     def _connected(self, packet: mqtt5.ConnAckPacket) -> None:
-        if self._ping is not None:
+        if self._introduced:
             raise MalformedPacket("a second CONNACK")
+        self._introduced = True
         code = packet.reason_code
         if code.value >= 128:
             self._reason = f"the broker refused the connection: {code.name}" + (f" ({packet.reason_str})" if packet.reason_str else "")
@@ -207,6 +215,8 @@ class Session(asyncio.BufferedProtocol):
         self._beat()
 
     def _subscribed(self, packet: mqtt5.SubAckPacket) -> None:
+        if len(packet.reason_codes) != len(self._subscription.filters) + len(self._subscription.optional):
+            raise MalformedPacket("a SUBACK that does not answer each filter")
         pairs = zip(self._subscription.filters, packet.reason_codes, strict=False)
         refused = [f"{pattern} ({code.name})" for pattern, code in pairs if code.value >= 128]
         if refused:
