@@ -137,8 +137,8 @@ async def _begin(
     wanted, conflicts = materialise(rules, known, resolution=capabilities.resolution)
     held = await mappings.held(connection, connection_id)
     changed = [mapping for meter, mapping in wanted.items() if held.get(meter) != mapping]
-    replaced = [mapping.meter for mapping in changed if mapping.meter in held]
-    await mappings.keep_only(connection, connection_id, wanted.keys() - set(replaced))
+    regridded = {mapping.meter for mapping in changed if mapping.meter in held and held[mapping.meter].window != mapping.window}
+    await mappings.keep_only(connection, connection_id, wanted.keys() - regridded)  # windows that wait stay, unless theirs is no window any more
     await mappings.put(connection, connection_id, changed)
     wish = (bool(changed), initial_days, capabilities.max_backfill, max_future)
     await connection.execute(sql("stream_begin"), connection_id, stream, *wish, str(horizon))
