@@ -78,9 +78,9 @@ async def _live(scene: Scene, console: Console, log_file: str) -> None:
 
 async def _lines(scene: Scene, console: Console, log_file: str) -> None:
     for name, address in view.addresses(scene, log_file=log_file):
-        console.print(f"{name:14}{address}", soft_wrap=True)
+        console.print(f"{name:15}{address}", soft_wrap=True)
     for command in view.commands(scene):
-        console.print(f"{'switch':14}{command}", soft_wrap=True)
+        console.print(f"{'switch':15}{command}", soft_wrap=True)
     origin, now = clock.monotonic(), None
     while True:
         now = await view.take(scene, elapsed_seconds=clock.monotonic() - origin, before=now)

@@ -18,7 +18,7 @@ def listening(actions: Mapping[str, Callable[[], None]]) -> Iterator[None]:
         yield
         return
     descriptor, loop = sys.stdin.fileno(), asyncio.get_running_loop()
-    before = termios.tcgetattr(descriptor)
+    before, was_blocking = termios.tcgetattr(descriptor), os.get_blocking(descriptor)
 
     def pressed() -> None:
         for letter in os.read(descriptor, 64).decode(errors="ignore").lower():
@@ -32,3 +32,4 @@ def listening(actions: Mapping[str, Callable[[], None]]) -> Iterator[None]:
     finally:
         loop.remove_reader(descriptor)
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        os.set_blocking(descriptor, was_blocking)  # the loop changed it, and the shell shares the descriptor

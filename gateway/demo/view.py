@@ -26,6 +26,7 @@ STATE_STYLES = {
     State.BLOCKED: "bold red",
 }
 MOST_ROWS = 12
+LABEL_WIDTH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ def addresses(scene: Scene, *, log_file: str) -> list[tuple[str, str]]:
         ("broker", f"{scene.servers.broker_url}  ({scene.servers.broker}{durable})"),
         ("metrics", f"{scene.url}/metrics"),
         ("health", f"{scene.url}/healthz  {scene.url}/readyz"),
-        ("CMMS", f"{scene.cmms.url}  (state: {scene.cmms.control_url}/state)"),
+        ("CMMS", f"{scene.cmms.control_url}/state"),
         ("configuration", str(scene.folder)),
         ("log", log_file),
     ]
@@ -106,18 +107,18 @@ def screen(now: Snapshot, scene: Scene, *, log_file: str, height: int) -> Render
     sides.add_column(ratio=1)
     sides.add_column(ratio=1)
     sides.add_row(Panel(_flow(now), title="flow", border_style="dim"), Panel(_link(now.connection), title=CONNECTION, border_style="dim"))
-    rows = max(1, min(MOST_ROWS, height - 26))
-    return Group(Panel(where, title="Fieldgate demonstration", border_style="cyan"), sides, _readings(now.last[:rows]), _keys(scene.cmms.switches))
+    rows = max(1, min(MOST_ROWS, height - 24))
+    return Group(Panel(where, title="Fieldgate demonstration", subtitle=_keys(scene.cmms.switches), border_style="cyan"), sides, _readings(now.last[:rows]))
 
 
 def _flow(now: Snapshot) -> RenderableType:
     grid = _grid()
     grid.add_row("messages", f"{now.messages_per_second:.1f}/s")
-    grid.add_row("acknowledged by broker", f"{now.acknowledged}" + (f"  ({now.unacknowledged} open)" if now.unacknowledged else ""))
+    grid.add_row("acknowledged", f"{now.acknowledged}" + (f"  ({now.unacknowledged} open)" if now.unacknowledged else ""))
     grid.add_row("samples stored", f"{now.stored}")
-    grid.add_row("readings in the CMMS", Text(f"{now.delivered}", style="bold green" if now.delivered else ""))
-    grid.add_row("  of them repeated", f"{now.repeats}")
-    grid.add_row("calls to the CMMS", f"{now.calls}" + (f"  ({now.calls_failed} failed)" if now.calls_failed else ""))
+    grid.add_row("readings in CMMS", Text(f"{now.delivered}", style="bold green" if now.delivered else ""))
+    grid.add_row("  repeated", f"{now.repeats}")
+    grid.add_row("calls to CMMS", f"{now.calls}" + (f"  ({now.calls_failed} failed)" if now.calls_failed else ""))
     grid.add_row("dead letters", f"{_dead_letters(now)}")
     return grid
 
@@ -148,23 +149,22 @@ def _readings(last: Sequence[tuple[str, dict[str, float], str]]) -> RenderableTy
     return table
 
 
-def _keys(switches: Switches) -> RenderableType:
+def _keys(switches: Switches) -> Text:
     def key(letter: str, words: str, *, on: bool) -> Text:
         return Text.assemble((f" {letter} ", "reverse"), (f" {words} ", "bold red" if on else ""), "  ")
 
     return Text.assemble(
-        "the CMMS: ",
+        " the CMMS ",
         key("e", "answers 500", on=switches.answer_500),
         key("s", "is slow", on=bool(switches.slow_seconds)),
         key("k", "revoked the key" if switches.revoke_key else "revokes the key", on=switches.revoke_key),
-        " ",
         key("q", "quit", on=False),
     )
 
 
 def _grid() -> Table:
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(style="dim", no_wrap=True, min_width=LABEL_WIDTH)
     grid.add_column(no_wrap=True, overflow="ellipsis")
     return grid
 

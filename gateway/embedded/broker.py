@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gateway.embedded.supervisor import ServerFailed, ends_with_parent
+from gateway.embedded.supervisor import ServerFailed, ends_with_parent, starting
 from gateway.model.errors import ConfigError
 
 PORT = 1883
@@ -79,14 +79,13 @@ class EmbeddedBroker:
                 preexec_fn=ends_with_parent(signal.SIGTERM),
             )
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with starting(process, self.stop_signal), asyncio.timeout(START_SECONDS):
                 while not _accepts(self._port):
                     if process.poll() is not None:
                         words = (self._directory / "log").read_text(errors="replace")[-400:]
                         raise ServerFailed(f"{self.name} does not start: {words}")
                     await asyncio.sleep(0.05)
         except TimeoutError as error:
-            process.kill()
             raise ServerFailed(f"{self.name} does not accept connections within {START_SECONDS:g} s") from error
         return process
 

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from gateway.embedded.account import account, binaries_for, directory_for
-from gateway.embedded.supervisor import ServerFailed, ends_with_parent
+from gateway.embedded.supervisor import ServerFailed, ends_with_parent, starting
 from gateway.model.errors import ConfigError, StoreUnavailable
 from gateway.store.pool import Database, create_database
 
@@ -70,8 +70,9 @@ class PostgresServer:
         async with asyncio.timeout(START_SECONDS):
             while True:
                 process = self._spawn(postgres)
-                if await self._is_ready(process):
-                    return process
+                async with starting(process, self.stop_signal):
+                    if await self._is_ready(process):
+                        return process
                 if not any(sign in self._last_words() for sign in STILL_ENDING):
                     raise ServerFailed(f"PostgreSQL does not start: {self._last_words()[-400:]}")
                 await asyncio.sleep(0.5)

@@ -98,6 +98,16 @@ async def exited(process: subprocess.Popen[bytes]) -> int:
     return code
 
 
+@asynccontextmanager
+async def starting(process: subprocess.Popen[bytes], number: signal.Signals) -> AsyncIterator[None]:
+    """Stops the process when the wait for its readiness fails or is cancelled: nobody else knows it yet."""
+    try:
+        yield
+    except BaseException:
+        await stop(process, number)
+        raise
+
+
 async def stop(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     """Asks it to end; kills it when it has not after half a minute."""
     if process.poll() is None:

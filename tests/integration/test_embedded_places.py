@@ -1,0 +1,85 @@
+"""Embedded mode where PostgreSQL's account cannot go, and where it is left in the middle of a start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+import structlog
+
+from gateway.embedded import account, embedded
+from tests.fixtures.waiting import wait_until
+
+log = structlog.get_logger(__name__)
+AS_ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def private(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory that no other account may enter; and, for what cannot stay there, one that all may."""
+    private, state = (Path(tempfile.mkdtemp(prefix="fg-embedded-")) for _ in range(2))
+    state.chmod(0o711)
+    monkeypatch.setattr(account, "STATE", state)
+    yield private
+    shutil.rmtree(private)
+    shutil.rmtree(state)
+
+
+async def query(dsn: str, text: str) -> object:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return await connection.fetchval(text)
+    finally:
+        await connection.close()
+
+
+async def test_a_private_directory_stays_private_and_keeps_its_data(private: Path) -> None:
+    """As root: the cluster lies elsewhere and the data directory has a link to it."""
+    async with embedded(private / "var", log) as servers:
+        await query(servers.dsn, "create table kept as select 42 as answer")
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert (private / "var" / "postgres").is_symlink() is AS_ROOT
+    async with embedded(private / "var", log) as servers:
+        assert await query(servers.dsn, "select answer from kept") == 42
+
+
+async def test_a_directory_that_all_may_enter_holds_the_cluster_itself(private: Path) -> None:
+    private.chmod(0o711)
+    async with embedded(private / "var", log):
+        assert not (private / "var" / "postgres").is_symlink()
+        assert (private / "var" / "postgres" / "data" / "PG_VERSION").exists()
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="an ordinary user's PostgreSQL needs no other account")
+def test_binaries_that_the_account_cannot_reach_are_copied_once(private: Path) -> None:
+    user = account.account(private / "none")
+    assert user is not None
+    (private / "bin").mkdir()
+    (private / "bin" / "postgres").write_text("a server")
+    copies = [account.binaries_for(user, private, "1.0") for _ in range(2)]
+    assert copies[0] == copies[1]
+    assert (copies[0] / "bin" / "postgres").read_text() == "a server"
+    assert sorted(account.STATE.iterdir()) == [copies[0]]
+
+
+@pytest.mark.parametrize("server", ["postgres", "mosquitto"])
+async def test_leaving_while_a_server_is_started_again_leaves_no_process(private: Path, server: str) -> None:
+    def processes() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE and child.name().startswith(server)]
+
+    before = processes()  # the session's own
+
+    def ours() -> list[psutil.Process]:
+        return [process for process in processes() if process not in before]
+
+    async with embedded(private / "var", log):
+        (first,) = ours()
+        first.kill()
+        await wait_until(lambda: bool(ours()) and ours() != [first], what="another process", every=0.001)
+    assert not ours()
