@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from gateway.model.sample import Value
 
@@ -38,7 +38,7 @@ class Batch:
 
 def reading_key(connection: str, meter: str, window_start: datetime) -> str:
     """20 characters of base32: short enough for the reference fields of the systems that we know (20 is the shortest)."""
-    text = f"{connection}\0{meter}\0{window_start.isoformat()}"
+    text = f"{connection}\0{meter}\0{window_start.astimezone(UTC).isoformat()}"
     return base64.b32encode(hashlib.blake2b(text.encode(), digest_size=12).digest()).decode().rstrip("=")
 
 
