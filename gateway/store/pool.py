@@ -22,7 +22,6 @@ _SESSION = {
     "plan_cache_mode": "force_generic_plan",  # planning over a hundred daily partitions costs more than running
     # Every query here goes by an index. A plan made while a day's partition was small must not read it whole once it is large.
     "enable_seqscan": "off",
-    "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_bitmapscan": "off",
     "enable_sort": "off",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from gateway.model.delivery import DueWindow
 from gateway.store.pool import Connection
@@ -23,6 +23,14 @@ class Slice:
     def is_last(self) -> bool:
         """Whether nothing is left to scan after it."""
         return self.until_revision >= self.horizon
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marked:
+    """What one step of an initial sync looked at, and how many windows it marked."""
+
+    samples: int
+    windows: int
 
 
 async def next_slice(connection: Connection, customer: str, watermark: int, rows: int) -> Slice:
@@ -48,17 +56,12 @@ async def advance(connection: Connection, claim: Claim, *, watermark: int, devic
     await connection.execute(sql("scan_advance"), claim.connection, claim.name, str(watermark), str(device_watermark))
 
 
-async def mark_initial(connection: Connection, claim: Claim, start: datetime, end: datetime, lateness: timedelta) -> int:
-    """Marks the windows of the samples in [start, end) and moves the cursor to `end`; the number of samples."""
-    samples: int = await connection.fetchval(sql("initial_mark"), claim.connection, claim.customer, start, end, lateness)
+async def mark_initial(connection: Connection, claim: Claim, start: datetime, end: datetime, lateness: timedelta) -> Marked:
+    """Marks the windows of the samples in [start, end) and moves the cursor to `end`."""
+    row = await connection.fetchrow(sql("initial_mark"), claim.connection, claim.customer, start, end, lateness)
+    assert row is not None
     await connection.execute(sql("initial_advance"), claim.connection, claim.name, end)
-    return samples
-
-
-async def initial_backlog(connection: Connection, claim: Claim, enough: int) -> int:
-    """Closed windows of the initial sync that wait, counted up to `enough`."""
-    count: int = await connection.fetchval(sql("initial_backlog"), claim.connection, enough)
-    return count
+    return Marked(samples=row["samples"], windows=row["windows"])
 
 
 async def hand_over(connection: Connection, claim: Claim) -> None:
@@ -66,7 +69,11 @@ async def hand_over(connection: Connection, claim: Claim) -> None:
     await connection.execute(sql("initial_hand_over"), claim.connection)
 
 
-async def compute_due(connection: Connection, claim: Claim, limit: int) -> list[DueWindow]:
-    """Up to `limit` closed windows, the oldest, ascending by (meter, window_start)."""
-    rows = await connection.fetch(sql("due_compute"), claim.connection, claim.phase, claim.customer, limit)
+BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), "")
+"""Before every window."""
+
+
+async def compute_due(connection: Connection, claim: Claim, limit: int, after: tuple[datetime, str] = BEGINNING) -> list[DueWindow]:
+    """Up to `limit` closed windows, the oldest past `after` (window start, meter), ascending by (meter, window_start)."""
+    rows = await connection.fetch(sql("due_compute"), claim.connection, claim.phase, claim.customer, limit, *after)
     return [DueWindow(**row) for row in rows]

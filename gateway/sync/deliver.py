@@ -46,6 +46,7 @@ class Delivery:
         self._push_timeout = push_timeout.total_seconds()
         self._max_attempts = max_attempts
         self._unknown_wait = unknown_wait.total_seconds()
+        self._after = windows.BEGINNING
         self._put_off: set[str] = set()
         self.ask_in_seconds: float | None = None
         """Set when readings were sent without a definite answer: nothing more is sent before the system was asked."""
@@ -61,8 +62,7 @@ class Delivery:
         """
         capabilities = self._connector.capabilities
         limit = min(FETCH_WINDOWS, max(500, capabilities.max_items))
-        async with self._database.connection() as connection:
-            due = await windows.compute_due(connection, self._claim, limit)
+        due = await self._next(limit)
         if not due:
             return False
         planned = plan(
@@ -81,6 +81,17 @@ class Delivery:
             if self.ask_in_seconds is not None:
                 break
         return True
+
+    async def _next(self, limit: int) -> list[DueWindow]:
+        """The next windows of this run; begins again where it reaches the end, for older ones may be due by then."""
+        async with self._database.connection() as connection:
+            due = await windows.compute_due(connection, self._claim, limit, self._after)
+            if not due and self._after != windows.BEGINNING:
+                self._after = windows.BEGINNING
+                due = await windows.compute_due(connection, self._claim, limit)
+        if due:
+            self._after = max((window.window_start, window.meter) for window in due)
+        return due
 
     async def reconcile(self) -> float | None:
         """Asks the system about a batch whose answer was lost. None when all is known; seconds to wait when it is too early to ask.

@@ -11,25 +11,27 @@ from gateway.store.streams import Claim, Tally
 from gateway.sync.link import Link
 
 STEP = timedelta(hours=1)
-ENOUGH_WINDOWS = 10_000
+ENOUGH_WINDOWS = 20_000
 
 
 async def mark_more(database: Database, claim: Claim, link: Link, tally: Tally) -> bool:
-    """Walks the cursor until enough windows wait or the end is reached; True when every window of the history is marked.
+    """Walks the cursor until enough windows are marked or the end is reached; True when every window of the history is marked.
 
     Each step is one fenced transaction, so a killed initial sync goes on where it was.
     """
-    while True:
+    marked = 0
+    while marked < ENOUGH_WINDOWS:
         async with database.transaction() as connection:
             position = await streams.lock(connection, claim)
             if position.initial_cursor is None or position.initial_until is None or position.initial_cursor >= position.initial_until:
                 return True
-            if await windows.initial_backlog(connection, claim, ENOUGH_WINDOWS) >= ENOUGH_WINDOWS:
-                return False
             end = min(position.initial_cursor + STEP, position.initial_until)
             if end > clock.now() > position.initial_cursor:
                 end = position.initial_until  # the rest is what devices sent ahead of time
-            tally.samples += await windows.mark_initial(connection, claim, position.initial_cursor, end, link.lateness)
+            step = await windows.mark_initial(connection, claim, position.initial_cursor, end, link.lateness)
+        tally.samples += step.samples
+        marked += step.windows
+    return False
 
 
 async def finish(database: Database, claim: Claim) -> None:

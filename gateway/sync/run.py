@@ -123,18 +123,19 @@ class Runner:
     async def _initial(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
         if (wait := await delivery.reconcile()) is not None:
             return End(state="running", next_in_seconds=wait, attempts=claim.attempts)
-        until = clock.monotonic() + RUN_SECONDS
+        until, walked = clock.monotonic() + RUN_SECONDS, False
         while clock.monotonic() < until:
             started = clock.monotonic()
-            async with self._workers:
-                marked = await initial.mark_more(self._database, claim, link, tally)
             delivered = await delivery.deliver_once()
             if delivery.ask_in_seconds is not None:
                 return End(state="running", next_in_seconds=delivery.ask_in_seconds, succeeded=True)
-            if not delivered and marked:
+            if not delivered and walked:
                 await initial.finish(self._database, claim)
                 log.info("sync.initial_completed", connection=claim.connection)
                 return End(state="done", next_in_seconds=0.0, succeeded=True)
+            if not delivered:
+                async with self._workers:
+                    walked = await initial.mark_more(self._database, claim, link, tally)
             # At most half of the connection's time: the other half is the incremental sync's.
             await asyncio.sleep(clock.monotonic() - started)
         return End(state="running", next_in_seconds=0.0, succeeded=True)

@@ -109,7 +109,7 @@ create table due_window (
     mark          xid8 not null default pg_current_xact_id(),
     attempts      int not null default 0,
     primary key (connection_id, meter, window_start)
-);
+) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 create index due_window_order on due_window (connection_id, phase, window_start, meter);
 
 -- What the system holds, by key.

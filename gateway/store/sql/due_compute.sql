@@ -1,4 +1,5 @@
--- $1 connection, $2 phase, $3 customer, $4 limit.
+-- $1 connection, $2 phase, $3 customer, $4 limit, $5 and $6 the window start and meter to begin after: what a run has passed is dead
+-- entries of the index until it is vacuumed.
 -- Closed windows, oldest first, each with its value recomputed from telemetry, what the system holds for it, and for a deadband
 -- what the system holds before it. A value is null when no sample, or no numeric one where a number is needed, is left in the window.
 -- Nothing is due while the connection may not call its system. Numbers beyond 1e150 are no measurements: their sums leave float8.
@@ -7,6 +8,7 @@ with picked as materialized (
     select d.meter, d.window_start, d.mark, d.attempts
     from due_window d
     where d.connection_id = $1 and d.phase = $2 and d.closes_at <= now()
+      and (d.window_start, d.meter) > ($5, $6)
       and exists (select from connection c where c.connection_id = $1 and c.state in ('active', 'degraded'))
       and not exists (select from meter_mapping m where m.connection_id = $1 and m.meter = d.meter and m.retry_at > now())
     order by d.window_start, d.meter

@@ -1,14 +1,20 @@
--- $1 connection, $2 customer, $3 from, $4 until, $5 lateness. The windows that samples in [from, until) touch; the number of samples.
-with slice as materialized (
-    select device_id, ts, metrics from telemetry where customer_id = $2 and ts >= $3 and ts < $4
+-- $1 connection, $2 customer, $3 from, $4 until, $5 lateness. The windows that samples in [from, until) touch; how many samples and windows.
+-- Goes from the mapped meters to their devices' samples, so that it reads by the key and never what nobody asked for.
+with touched as materialized (
+    select m.meter, date_bin(m.span, t.ts, 'epoch') as start, m.span, m.reduce, count(*) as samples
+    from meter_mapping m
+    cross join lateral (
+        select s.ts from telemetry s
+        where s.customer_id = $2 and s.device_id = m.device_id and s.ts >= $3 and s.ts < $4 and s.metrics ? m.metric
+        offset 0
+    ) t
+    where m.connection_id = $1
+    group by 1, 2, 3, 4
 ), marked as (
     insert into due_window (connection_id, meter, window_start, phase, closes_at)
-    select $1, m.meter, w.start, 'initial', w.start + m.span + case when m.reduce = 'each' then interval '0' else $5 end
-    from slice
-    join meter_mapping m on m.connection_id = $1 and m.device_id = slice.device_id and slice.metrics ? m.metric
-    cross join lateral (select date_bin(m.span, slice.ts, 'epoch') as start) w
-    group by m.meter, w.start, m.span, m.reduce
-    order by m.meter, w.start  -- every writer takes windows in this order, so that none waits for another in a circle
+    select $1, meter, start, 'initial', start + span + case when reduce = 'each' then interval '0' else $5 end
+    from touched
+    order by meter, start  -- every writer takes windows in this order, so that none waits for another in a circle
     on conflict (connection_id, meter, window_start) do update set mark = excluded.mark
 )
-select count(*) from slice
+select coalesce(sum(samples), 0)::bigint as samples, count(*) as windows from touched
