@@ -57,7 +57,7 @@ def failing(error: ConnectorError) -> Answer:
 
 async def three(database: Database, connector: Scripted, **settings: object) -> Rig:
     """Three meters, each with one closed window."""
-    rig = Rig(database, connector, settings=SyncSettings(**{**QUICK, **settings}))
+    rig = Rig(database, connector, settings=SyncSettings.model_validate({**QUICK, **settings}))
     await rig.activate()
     await rig.store(("a", BASE, 1.0), ("bad", BASE, 2.0), ("z", BASE, 3.0))
     return rig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -13,10 +13,10 @@ import pytest
 from benchmarks.servers import wait_until
 from gateway.connections import lifecycle
 from gateway.connections.lifecycle import Lifecycle
-from gateway.model.connection import Trigger
+from gateway.model.connection import State, Trigger
 from gateway.model.connector import Health
 from gateway.model.errors import AuthRefused, BadConfiguration, ConfigError, ConnectorError, PermissionDenied, Unavailable
-from gateway.store import leases
+from gateway.store import connections, leases
 from gateway.store.pool import Database
 from tests.fixtures.scripted import Scripted
 from tests.fixtures.sync_rig import ALL, BASE, CONNECTION, Rig
@@ -115,14 +115,14 @@ async def test_a_probe_that_never_answers_ends(database: Database, monkeypatch: 
 async def test_a_blocked_connection_is_probed_once_an_hour(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.01)
     polls = 0
-    asked = lifecycle.connections.states
+    asked = connections.states
 
-    async def counted(*arguments: object) -> object:
+    async def counted(database: Database, names: Sequence[str]) -> dict[str, State]:
         nonlocal polls
         polls += 1
-        return await asked(*arguments)  # type: ignore[arg-type]
+        return await asked(database, names)
 
-    monkeypatch.setattr(lifecycle.connections, "states", counted)
+    monkeypatch.setattr(connections, "states", counted)
     connector = Scripted(probe_error=PermissionDenied("no"))
     rig = Rig(database, connector)
     async with living(rig):
@@ -150,7 +150,7 @@ async def test_one_replica_probes_at_a_time(database: Database, monkeypatch: pyt
         polled += 1
         return await claim(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(lifecycle.leases, "claim", counted)
+    monkeypatch.setattr(leases, "claim", counted)
     async with living(rig):
         await wait_until(lambda: polled >= 5, what="five attempts")
         assert connector.probes == 0

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from gateway.model.meter import MeterRule
-from gateway.store import connections, mappings
+from gateway.store import mappings
 from gateway.store.pool import Connection, Database
 from gateway.store.streams import Tally
 from gateway.sync import scan
@@ -82,7 +82,7 @@ async def test_a_device_that_registers_while_meters_are_read_is_not_lost(databas
         await rig.store(("meanwhile", BASE - HOUR, 1.0))
         return found
 
-    monkeypatch.setattr(connections.mappings, "devices", meanwhile)
+    monkeypatch.setattr(mappings, "devices", meanwhile)
     await rig.activate()
     monkeypatch.undo()
     await rig.store(("meanwhile", BASE, 5.0))

@@ -89,7 +89,7 @@ async def test_a_fault_of_one_stream_ends_that_run_only(database: Database) -> N
         await wait_until(lambda: len(broken.pushes) >= 1 and len(well.taken) == 1, what="both are worked")
 
         async def recorded() -> bool:
-            return (await first.stream())["last_error"] == "internal error: KeyError"
+            return bool((await first.stream())["last_error"] == "internal error: KeyError")
 
         await wait_until(recorded, what="the fault is seen")
         broken.answer = None
@@ -139,7 +139,7 @@ async def test_a_lease_is_renewed_while_a_push_takes_long(database: Database) ->
 
         async def renewed_twice() -> bool:
             row = await rig.stream()
-            return row["lease_until"] - before > SETTINGS.lease / 2 and row["lease_owner"] == "replica-a"
+            return bool(row["lease_until"] - before > SETTINGS.lease / 2 and row["lease_owner"] == "replica-a")
 
         await wait_until(renewed_twice, what="the lease is renewed")
         assert await streams.claim(database, "replica-b", 15.0, [CONNECTION], 10, in_hand=[]) == []
@@ -194,7 +194,7 @@ async def test_a_connection_that_is_no_longer_served_is_left_alone(database: Dat
         await wait_until(lambda: len(connector.taken) == 1, what="it is delivered")
         scheduler.serve({other.name: other.link})
         assert isinstance(other.connector, Scripted)
-        await wait_until(lambda: len(other.connector.taken) == 1, what="the other is delivered")  # type: ignore[attr-defined]
+        await wait_until(lambda: len(other.connector.taken) == 1, what="the other is delivered")
         await rig.execute("update stream set lease_until = null where lease_until < now()")
 
         async def free() -> bool:
@@ -202,7 +202,7 @@ async def test_a_connection_that_is_no_longer_served_is_left_alone(database: Dat
 
         await wait_until(free, what="its last run ended")
         await rig.store(("d1", BASE + 15 * MINUTE, 2.0))
-        await wait_until(lambda: len(other.connector.taken) == 2, what="the other goes on")  # type: ignore[attr-defined]
+        await wait_until(lambda: len(other.connector.taken) == 2, what="the other goes on")
     assert len(connector.taken) == 1
 
 
