@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import sys
 from contextlib import suppress
 from datetime import timedelta
@@ -19,7 +20,7 @@ from gateway import clock
 from gateway.demo.fleet import Fleet, publish_steadily
 from gateway.demo.publisher import Publisher
 from gateway.model.errors import BrokerRefused, ConfigError
-from gateway.settings import BrokerSettings, Duration
+from gateway.settings import IDENTIFIER, BrokerSettings, Duration
 
 SETTLE_SECONDS = 10.0
 REPORT_SECONDS = 5.0
@@ -38,6 +39,8 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Publish plausible telemetry of a fleet of machines at QoS 1; report what was published and acknowledged."""
+    if not re.fullmatch(IDENTIFIER, customer):
+        raise ConfigError(f"--customer {customer}: letters, digits and ._- only, 64 at most")
     publisher = Publisher(_broker(broker, username, ca_file), f"fieldgate-simulate-{random.getrandbits(64):016x}")
     fleet = Fleet(customer=customer, devices=devices, seed=seed, at=clock.now())
     started = clock.monotonic()

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from random import Random
 
@@ -21,6 +21,7 @@ METRICS = ("temperature", "vibration", "running_hours", "running")
 AMBIENT_CELSIUS, LOAD_CELSIUS = 22.0, 38.0
 WARMING_SECONDS = 180.0
 MEAN_RUN_SECONDS, MEAN_STOP_SECONDS = 600.0, 90.0
+FIRST_INSTALLED = datetime(2023, 1, 1, tzinfo=UTC)
 MOST_BEHIND_SECONDS = 1.0
 """A fleet that could not publish for longer goes on from now: machines keep no history."""
 
@@ -50,14 +51,14 @@ class Machine:
 
 
 def new_machine(device: str, at: datetime, rand: Random) -> Machine:
-    """Somewhere in its life, at a temperature that fits."""
+    """Somewhere in its life, at a temperature that fits. One that is made again later has run for longer: its counter never goes back."""
     running = rand.random() < 0.8
     return Machine(
         device=device,
         at=at,
         temperature=AMBIENT_CELSIUS + (LOAD_CELSIUS * rand.uniform(0.7, 1.0) if running else rand.uniform(0.0, 5.0)),
         vibration=0.0,
-        running_hours=round(rand.uniform(200.0, 20_000.0), 1),
+        running_hours=(at - FIRST_INSTALLED) / timedelta(hours=1) - rand.uniform(0.0, 20_000.0),
         running=running,
         wear=rand.uniform(0.0, 1.5),
     )

@@ -1,0 +1,135 @@
+"""`fieldgate demo` as CI sees it: readings arrive, every switch has its effect and its end, nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.fixtures.waiting import wait_until
+
+COMMAND = [sys.executable, "-m", "gateway", "demo", "--devices", "3", "--rate", "12", "--data-dir"]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="fg-demo-"))
+    made.chmod(0o711)
+    yield made / "var"
+    shutil.rmtree(made)
+
+
+class Demo:
+    """A demonstration that runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._output = folder.parent / "output"
+        with self._output.open("w") as output:
+            self.process = subprocess.Popen([*COMMAND, str(folder)], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def last(self, name: str) -> int:
+        """A number of the newest progress line; 0 before the first."""
+        found = re.findall(rf"\b{name}=(\d+)", self.output)
+        return int(found[-1]) if found else 0
+
+    def states(self) -> list[str]:
+        """Of the connection, in order."""
+        events = [json.loads(line) for line in (self._folder / "demo.log").read_text().splitlines() if line.endswith("}")]
+        return [event["to_state"] for event in events if event["event"] == "connection.state_changed"]
+
+    async def switch(self, **switches: object) -> None:
+        (url,) = set(re.findall(r"http://\S+/_control(?=\s)", self.output))
+        request = urllib.request.Request(url, data=json.dumps(switches).encode())
+        await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=10).close())
+
+    async def reaches(self, state: str) -> None:
+        await wait_until(lambda: self.states()[-1:] == [state], seconds=60, what=f"the connection is {state}")
+
+    async def delivers(self) -> None:
+        before = self.last("delivered")
+        await wait_until(lambda: self.last("delivered") > before, seconds=60, what="readings arrive")
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Demo]:
+    demo = Demo(folder)
+    try:
+        yield demo
+    finally:
+        demo.process.kill()
+        demo.process.wait()
+
+
+async def test_readings_arrive_and_every_switch_has_its_effect(folder: Path) -> None:
+    with running(folder) as demo:
+        await demo.delivers()
+        assert demo.states() == ["verifying", "active"]
+        await demo.switch(answer_500=True)
+        await demo.reaches("degraded")
+        await demo.switch(answer_500=False)
+        await demo.reaches("active")
+        await demo.delivers()
+        await demo.switch(revoke_key=True)
+        await demo.reaches("reauthorization_required")
+        stored = demo.last("stored")
+        await wait_until(lambda: demo.last("stored") > stored, what="telemetry is stored meanwhile")
+        await demo.switch(revoke_key=False)
+        await demo.reaches("active")
+        await demo.delivers()
+        servers = psutil.Process(demo.process.pid).children(recursive=True)
+        assert {server.name() for server in servers} >= {"postgres", "mosquitto"}
+        demo.process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(demo.process.wait, 60) == 0
+        assert "readings had arrived" in demo.output
+        assert demo.last("repeats") == demo.last("dead_letters") == 0
+        assert not [server for server in servers if server.is_running() and server.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize(("seconds", "code"), [("1", 1), ("15", 0)])
+def test_it_ends_by_itself_and_tells_whether_readings_arrived(folder: Path, seconds: str, code: int) -> None:
+    done = subprocess.run([*COMMAND, str(folder), "--seconds", seconds], capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert ("stopped; 0 readings" in done.stdout) is bool(code)
+
+
+async def test_keys_work_on_a_terminal_and_leave_it_as_it_was(folder: Path) -> None:
+    ours, theirs = pty.openpty()
+    before = os.get_blocking(theirs)
+    process = subprocess.Popen(
+        [*COMMAND, str(folder)], stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    )
+    shown = bytearray()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(ours, lambda: shown.extend(os.read(ours, 65536)))
+    try:
+        await wait_until(lambda: b"active" in shown and b"pump-01" in shown, seconds=90, what="the screen shows the connection and a reading")
+        os.write(ours, b"k")
+        await wait_until(lambda: b"reauthorization_required" in shown, seconds=60, what="the screen shows that the key was refused")
+        os.write(ours, b"q")
+        assert await asyncio.to_thread(process.wait, 60) == 0
+    finally:
+        loop.remove_reader(ours)
+        process.kill()
+        process.wait()
+    assert os.get_blocking(theirs) is before
+    os.close(ours)
+    os.close(theirs)
