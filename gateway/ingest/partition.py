@@ -11,7 +11,7 @@ import structlog
 from gateway import clock, metrics
 from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Pipeline
-from gateway.ingest.session import Session, Subscription, connect, stale_filters
+from gateway.ingest.session import DROPPED_TOPIC, OptionalRefused, Session, Subscription, connect, stale_filters
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused, StoreError
 from gateway.settings import Settings
@@ -93,11 +93,17 @@ class Partition:
 
     async def _keep_up(self, client: str, held: set[str]) -> None:
         attempt, quick_ends = 0, 0
+        optional: tuple[str, ...] = (DROPPED_TOPIC,)
         while not self._stopping:
-            subscription = Subscription(client_id=client, partition=self._number, filters=self._filters, stale=stale_filters(held, self._filters))
+            stale = stale_filters(held, self._filters)
+            subscription = Subscription(client_id=client, partition=self._number, filters=self._filters, stale=stale, optional=optional)
             started = clock.monotonic()
             try:
                 self._session = await connect(self._settings.broker, subscription, self._pipeline)
+            except OptionalRefused:
+                optional = ()
+                log.info("ingest.broker_counters_refused", partition=self._number, detail=f"the broker has no {DROPPED_TOPIC}: what it drops is not counted")
+                continue
             except BrokerRefused as error:
                 if not self._ever_connected:
                     raise

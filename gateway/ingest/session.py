@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
 PINGREQ = b"\xc0\x00"
+SUBSCRIBE_ID, UNSUBSCRIBE_ID, OPTIONAL_ID = 1, 2, 3
 CLOSING_SECONDS = 2.0
 """How long a DISCONNECT may take to leave on a link that may be dead."""
 
@@ -35,15 +36,19 @@ REFUSING = frozenset(
 """What no waiting can change."""
 
 
+class OptionalRefused(ConnectionError):
+    """The broker ended the connection over a subscription that we can do without (rumqttd does, over `$SYS`)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """Whom the session is, and what it holds: `stale` filters are given up."""
+    """Whom the session is, and what it holds: `stale` filters are given up, `optional` ones may be refused."""
 
     client_id: str
     partition: int
     filters: tuple[str, ...]
     stale: tuple[str, ...] = ()
-    optional: tuple[str, ...] = field(default=(DROPPED_TOPIC,))
+    optional: tuple[str, ...] = ()
 
 
 class Session(asyncio.BufferedProtocol):
@@ -62,6 +67,7 @@ class Session(asyncio.BufferedProtocol):
         self._paused = False
         self._finishing = False
         self._introduced = False
+        self._asking_optional = False
         self._reason = "the connection was closed without a word"
         self.session_present = False
         self.ready: asyncio.Future[None] = loop.create_future()
@@ -150,7 +156,7 @@ class Session(asyncio.BufferedProtocol):
         if exc is not None:
             self._reason = f"{type(exc).__name__}: {exc}"
         if not self.ready.done():
-            self.ready.set_exception(ConnectionError(self._reason))
+            self.ready.set_exception((OptionalRefused if self._asking_optional else ConnectionError)(self._reason))
             self.ready.exception()  # seen, also when nobody waits
         if not self.closed.done():
             self.closed.set_result(self._reason)
@@ -208,14 +214,17 @@ class Session(asyncio.BufferedProtocol):
             self._keepalive = float(packet.server_keep_alive)
         self.session_present = packet.session_present
         wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in self._subscription.filters]
-        wanted += [_filter(pattern, mqtt5.QoS.AT_MOST_ONCE) for pattern in self._subscription.optional]
         if self._subscription.stale:  # before the SUBSCRIBE, whose SUBACK then says that both are done
-            self._transport.write(mqtt5.UnsubscribePacket(2, list(self._subscription.stale)).write())
-        self._transport.write(mqtt5.SubscribePacket(1, wanted).write())
+            self._transport.write(mqtt5.UnsubscribePacket(UNSUBSCRIBE_ID, list(self._subscription.stale)).write())
+        self._transport.write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
         self._beat()
 
     def _subscribed(self, packet: mqtt5.SubAckPacket) -> None:
-        if len(packet.reason_codes) != len(self._subscription.filters) + len(self._subscription.optional):
+        if packet.packet_id == OPTIONAL_ID:
+            self._asking_optional = False
+            self._is_ready()
+            return
+        if len(packet.reason_codes) != len(self._subscription.filters):
             raise MalformedPacket("a SUBACK that does not answer each filter")
         pairs = zip(self._subscription.filters, packet.reason_codes, strict=False)
         refused = [f"{pattern} ({code.name})" for pattern, code in pairs if code.value >= 128]
@@ -223,7 +232,15 @@ class Session(asyncio.BufferedProtocol):
             if not self.ready.done():
                 self.ready.set_exception(BrokerRefused(f"the broker refused to subscribe {', '.join(refused)}; check the broker's ACL"))
             self.end("a subscription was refused")
-        elif not self.ready.done():
+        elif self._subscription.optional:
+            self._asking_optional = True
+            wanted = [_filter(pattern, mqtt5.QoS.AT_MOST_ONCE) for pattern in self._subscription.optional]
+            self._transport.write(mqtt5.SubscribePacket(OPTIONAL_ID, wanted).write())
+        else:
+            self._is_ready()
+
+    def _is_ready(self) -> None:
+        if not self.ready.done():
             self.ready.set_result(None)
 
     def _beat(self) -> None:
@@ -242,7 +259,7 @@ class Session(asyncio.BufferedProtocol):
 
 
 async def connect(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> Session:
-    """A session whose subscriptions the broker has granted. Raises BrokerRefused, OSError, TimeoutError, ConfigError (TLS files)."""
+    """A session whose subscriptions the broker has granted. Raises BrokerRefused, OptionalRefused, OSError, TimeoutError, ConfigError (TLS files)."""
     address = urlsplit(broker.url)
     tls = tls_context(broker) if address.scheme == "mqtts" else None
     port = address.port or (8883 if tls else 1883)

@@ -62,6 +62,19 @@ async def publish(port: int, *messages: tuple[str, bytes]) -> None:
         await publisher.flush(20)
 
 
+async def publish_with_keepalive(port: int, *messages: tuple[str, bytes]) -> None:
+    """At QoS 1, one by one: rumqttd refuses the keepalive 0 of the fast publisher."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(mqtt5.ConnectPacket("device", clean_start=True, keep_alive=60).write())
+    async with asyncio.timeout(20):
+        mqtt5.read(await reader.read(1024))
+        for topic, payload in messages:
+            writer.write(mqtt5.PublishPacket(topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=1).write())
+            packet, _ = mqtt5.read(await reader.read(1024))
+            assert isinstance(packet, mqtt5.PubAckPacket)
+    writer.close()
+
+
 async def publish_qos0(port: int, *messages: tuple[str, bytes]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(mqtt5.ConnectPacket("device-0", clean_start=True, keep_alive=60).write())
@@ -128,7 +141,7 @@ async def test_mosquitto_both_qualities_and_dead_letters(mosquitto: Mosquitto, d
 async def test_rumqttd_both_qualities(rumqttd: int, database: Database) -> None:
     """Its window is 100, it knows no expiry, and it writes topic aliases to whoever allows them."""
     async with ingesting(settings_for(rumqttd), database):
-        await publish(rumqttd, *samples(300), *samples(300, topic="acme/devices/fan/telemetry"), (TOPIC, b"{"))
+        await publish_with_keepalive(rumqttd, *samples(300), *samples(300, topic="acme/devices/fan/telemetry"), (TOPIC, b"{"))
         await publish_qos0(rumqttd, *samples(10, since=1000))
         await reaches(database, 610)
         await reaches(database, 1, table="dead_letter")
