@@ -51,19 +51,24 @@ def directory_for(user: str, wished: Path) -> Path:
 
 
 def binaries_for(user: str, installed: Path, version: str) -> Path:
-    """`installed`, or a copy of it under STATE when the user cannot get there."""
+    """`installed` (a directory of a wheel's package), or a copy of it under STATE when the user cannot get there."""
     if _can_enter(user, installed):
         return installed
-    copy = _state(user) / f"postgresql-{version}"
+    package = installed.parent
+    libraries = package.with_name(f"{package.name}.libs")  # where a wheel keeps the shared libraries that its binaries find by relative path
+    copy = _state(user) / f"{package.name}-{version}"
     if not copy.exists():
         half = Path(tempfile.mkdtemp(prefix="half-", dir=STATE))
-        shutil.copytree(installed, half, symlinks=True, dirs_exist_ok=True)
-        half.chmod(0o755)
+        for source in (installed, libraries):
+            if source.exists():
+                shutil.copytree(source, half / source.relative_to(package.parent), symlinks=True)
+        for directory in (half, half / package.name):
+            directory.chmod(0o755)
         try:
             half.rename(copy)
         except OSError:  # another gateway was faster
             shutil.rmtree(half)
-    return copy
+    return copy / installed.relative_to(package.parent)
 
 
 def _state(user: str) -> Path:

