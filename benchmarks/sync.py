@@ -62,6 +62,11 @@ async def _deliver(size: int, broker: Mosquitto, postgres: Postgres, directory: 
 
             await wait_until(is_delivered, seconds=60 + size / 1000, what=f"{size} readings are delivered", every=0.2 if size < 500_000 else 1.0)
             first, last = await _stamps(sink)
+
+            async def is_recorded() -> bool:
+                return bool(await store.fetchval("select coalesce(sum(delivered), 0) >= $1 from sync_run", size))
+
+            await wait_until(is_recorded, seconds=60, what="the runs are recorded")
             await daemon.ready()  # and a CPU sample past the last commit
         peak = peak_memory_bytes(daemon.pid)
         started = await store.fetchval("select extract(epoch from min(started_at))::float8 from sync_run where delivered > 0")

@@ -57,7 +57,6 @@ async def commit(database: Database, claim: Claim, results: Results, *, batch_id
     gone = results.settled + [made.due for made in results.delivered if made.due is not None] + [refusal.due for refusal in results.dead]
     gone.sort(key=_place)
     async with database.transaction() as connection:
-        await streams.lock(connection, claim)
         if results.delivered:
             await _record_deliveries(connection, claim, results.delivered)
         if results.dead:
@@ -74,13 +73,14 @@ async def commit(database: Database, claim: Claim, results: Results, *, batch_id
             await connection.execute(sql("intent_narrow"), *claim.key, batch_id, _as_json(unknown))
         elif batch_id is not None:
             await connection.execute(sql("intent_remove"), *claim.key, batch_id)
+        await streams.prove(connection, claim)
 
 
 async def record_intent(database: Database, claim: Claim, batch: Batch) -> None:
     """Before a push whose repetition could harm: what is about to be sent. Fenced, in a transaction of its own."""
     async with database.transaction() as connection:
-        await streams.lock(connection, claim)
         await connection.execute(sql("intent_record"), *claim.key, batch.id, _as_json(batch.readings))
+        await streams.prove(connection, claim)
 
 
 async def read_intent(database: Database, claim: Claim) -> Intent | None:

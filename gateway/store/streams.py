@@ -90,15 +90,28 @@ async def renew(database: Database, claim: Claim, lease_seconds: float) -> None:
     """Raises LeaseLost when the stream is somebody else's by now."""
     async with database.connection() as connection:
         if not await connection.fetchval(sql("stream_renew"), *claim.key, claim.fence, lease_seconds):
-            raise LeaseLost(f"stream {'/'.join(claim.key)} is worked on by another replica")
+            raise _lost(claim)
 
 
-async def lock(connection: Connection, claim: Claim) -> Position:
-    """Within a transaction: proves the fence and holds the stream's row until the transaction ends. Raises LeaseLost."""
-    row = await connection.fetchrow(sql("stream_lock"), *claim.key, claim.fence)
+async def read(connection: Connection, claim: Claim) -> Position:
+    """The first step of a transaction that works on the stream. Raises LeaseLost."""
+    row = await connection.fetchrow(sql("stream_read"), *claim.key, claim.fence)
     if row is None:
-        raise LeaseLost(f"stream {'/'.join(claim.key)} is worked on by another replica")
+        raise _lost(claim)
     return Position(**dict(row))
+
+
+async def prove(connection: Connection, claim: Claim) -> None:
+    """The last step of a transaction: the stream is still ours, and is until the commit. Raises LeaseLost.
+
+    Last, because every transaction takes the windows it writes first and the stream after them: none waits in a circle.
+    """
+    if not await connection.fetchval(sql("stream_lock"), *claim.key, claim.fence):
+        raise _lost(claim)
+
+
+def _lost(claim: Claim) -> LeaseLost:
+    return LeaseLost(f"stream {'/'.join(claim.key)} is worked on by another replica")
 
 
 async def is_initial_pending(database: Database, claim: Claim) -> bool:
@@ -124,7 +137,7 @@ async def finish(
     async with database.transaction() as connection:
         how = (state, next_in_seconds, attempts, error, succeeded, tally.moved)
         if not await connection.fetchval(sql("stream_finish"), *claim.key, claim.fence, *how):
-            raise LeaseLost(f"stream {'/'.join(claim.key)} is worked on by another replica")
+            raise _lost(claim)
         if tally.moved or error is not None:
             outcome = "completed" if error is None else "failed"
             counts = (tally.samples, tally.delivered, tally.modified, tally.unchanged, tally.rejected, tally.retried)

@@ -47,6 +47,7 @@ class Delivery:
         self._max_attempts = max_attempts
         self._unknown_wait = unknown_wait.total_seconds()
         self._after = windows.BEGINNING
+        self._ahead: asyncio.Task[list[DueWindow]] | None = None
         self._put_off: set[str] = set()
         self.ask_in_seconds: float | None = None
         """Set when readings were sent without a definite answer: nothing more is sent before the system was asked."""
@@ -65,6 +66,8 @@ class Delivery:
         due = await self._next(limit)
         if not due:
             return False
+        if len(due) == limit:
+            self._look_ahead(limit)
         planned = plan(
             self._claim.connection,
             due,
@@ -73,7 +76,6 @@ class Delivery:
             clip_silently=self._claim.phase == "initial",
         )
         await self._settle(planned)
-        self._put_off.clear()
         sendable = suspects_last(planned.send) if self._claim.attempts >= NARROW_AFTER else planned.send
         for part in chunks(sendable, batch_limit(capabilities.max_items, self._claim.attempts)):
             if left := [pair for pair in part if pair[0].meter not in self._put_off]:
@@ -82,16 +84,36 @@ class Delivery:
                 break
         return True
 
+    async def close(self) -> None:
+        """Ends what is still being computed ahead."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.gather(self._ahead, return_exceptions=True)
+            self._ahead = None
+
     async def _next(self, limit: int) -> list[DueWindow]:
         """The next windows of this run; begins again where it reaches the end, for older ones may be due by then."""
-        async with self._database.connection() as connection:
-            due = await windows.compute_due(connection, self._claim, limit, self._after)
-            if not due and self._after != windows.BEGINNING:
-                self._after = windows.BEGINNING
-                due = await windows.compute_due(connection, self._claim, limit)
+        due: list[DueWindow] = []
+        if self._ahead is not None:
+            due, self._ahead = await self._ahead, None
+        if not due:
+            self._put_off.clear()
+            due = await self._compute(limit)
+        if not due and self._after != windows.BEGINNING:
+            self._after = windows.BEGINNING
+            due = await self._compute(limit)
         if due:
             self._after = max((window.window_start, window.meter) for window in due)
         return due
+
+    async def _compute(self, limit: int) -> list[DueWindow]:
+        async with self._database.connection() as connection:
+            return await windows.compute_due(connection, self._claim, limit, self._after)
+
+    def _look_ahead(self, limit: int) -> None:
+        """Computes the next windows while these are pushed; not where a value depends on the delivery before it, nor after a failure."""
+        if self._claim.attempts == 0 and not any(rule.deadband for rule in self._link.rules):
+            self._ahead = asyncio.create_task(self._compute(limit))
 
     async def reconcile(self) -> float | None:
         """Asks the system about a batch whose answer was lost. None when all is known; seconds to wait when it is too early to ask.

@@ -22,13 +22,14 @@ async def mark_more(database: Database, claim: Claim, link: Link, tally: Tally) 
     marked = 0
     while marked < ENOUGH_WINDOWS:
         async with database.transaction() as connection:
-            position = await streams.lock(connection, claim)
+            position = await streams.read(connection, claim)
             if position.initial_cursor is None or position.initial_until is None or position.initial_cursor >= position.initial_until:
                 return True
             end = min(position.initial_cursor + STEP, position.initial_until)
             if end > clock.now() > position.initial_cursor:
                 end = position.initial_until  # the rest is what devices sent ahead of time
             step = await windows.mark_initial(connection, claim, position.initial_cursor, end, link.lateness)
+            await streams.prove(connection, claim)
         tally.samples += step.samples
         marked += step.windows
     return False
@@ -37,5 +38,5 @@ async def mark_more(database: Database, claim: Claim, link: Link, tally: Tally) 
 async def finish(database: Database, claim: Claim) -> None:
     """Hands what is still open to the incremental sync."""
     async with database.transaction() as connection:
-        await streams.lock(connection, claim)
         await windows.hand_over(connection, claim)
+        await streams.prove(connection, claim)

@@ -87,6 +87,8 @@ class Runner:
         else:
             if claim.attempts or tally.moved:
                 await self._lifecycle.report(claim.connection, Trigger.CALL_SUCCEEDED, None)
+        finally:
+            await delivery.close()
         await self._finish(claim, link, end, tally, started_at)
 
     async def crashed(self, claim: Claim, link: Link, error: Exception) -> None:

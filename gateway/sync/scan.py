@@ -20,7 +20,7 @@ async def scan_slice(database: Database, claim: Claim, link: Link, tally: Tally)
     Devices that registered since the last slice get their mappings first, in the same transaction.
     """
     async with database.transaction() as connection:
-        position = await streams.lock(connection, claim)
+        position = await streams.read(connection, claim)
         part = await windows.next_slice(connection, claim.customer, position.watermark, SLICE_ROWS)
         if part.until_revision == position.watermark:
             return True
@@ -33,4 +33,5 @@ async def scan_slice(database: Database, claim: Claim, link: Link, tally: Tally)
         with_delta = any(rule.reduce == "delta" for rule in link.rules)
         tally.samples += await windows.mark_changed(connection, claim, part, link.lateness, with_delta=with_delta)
         await windows.advance(connection, claim, watermark=part.until_revision, device_watermark=max(part.horizon, position.device_watermark))
+        await streams.prove(connection, claim)
     return part.is_last

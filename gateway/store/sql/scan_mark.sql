@@ -3,14 +3,17 @@
 with slice as materialized (
     select device_id, ts, metrics from telemetry
     where customer_id = $2 and revision >= $3::text::xid8 and revision < $4::text::xid8
-), marked as (
-    insert into due_window (connection_id, meter, window_start, phase, closes_at)
-    select $1, m.meter, w.start, 'incremental', w.start + m.span + case when m.reduce = 'each' then interval '0' else $5 end
+), touched as materialized (
+    select m.meter, w.start, m.span, m.reduce
     from slice
     join meter_mapping m on m.connection_id = $1 and m.device_id = slice.device_id and slice.metrics ? m.metric
     cross join lateral (select date_bin(m.span, slice.ts, 'epoch') as start) w
     group by m.meter, w.start, m.span, m.reduce
-    order by m.meter, w.start  -- every writer takes windows in this order, so that none waits for another in a circle
+), marked as (
+    insert into due_window (connection_id, meter, window_start, phase, closes_at)
+    select $1, meter, start, 'incremental', start + span + case when reduce = 'each' then interval '0' else $5 end
+    from touched
+    order by meter, start  -- every writer takes windows in this order, so that none waits for another in a circle
     on conflict (connection_id, meter, window_start) do update set mark = excluded.mark
 )
 select count(*) from slice

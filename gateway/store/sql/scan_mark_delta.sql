@@ -3,18 +3,21 @@
 with slice as materialized (
     select device_id, ts, metrics from telemetry
     where customer_id = $2 and revision >= $3::text::xid8 and revision < $4::text::xid8
+), touched as materialized (
+    select m.meter, w.start, m.span
+    from slice
+    join meter_mapping m on m.connection_id = $1 and m.device_id = slice.device_id and m.reduce = 'delta' and slice.metrics ? m.metric
+    cross join lateral (
+        select t.ts from telemetry t
+        where t.customer_id = $2 and t.device_id = slice.device_id and t.ts >= date_bin(m.span, slice.ts, 'epoch') + m.span
+          and case when jsonb_typeof(t.metrics -> m.metric) = 'number' then abs((t.metrics -> m.metric)::float8) < 1e150 end
+        order by t.ts limit 1
+    ) next
+    cross join lateral (select date_bin(m.span, next.ts, 'epoch') as start) w
+    group by m.meter, w.start, m.span
 )
 insert into due_window (connection_id, meter, window_start, phase, closes_at)
-select $1, m.meter, w.start, 'incremental', w.start + m.span + $5
-from slice
-join meter_mapping m on m.connection_id = $1 and m.device_id = slice.device_id and m.reduce = 'delta' and slice.metrics ? m.metric
-cross join lateral (
-    select t.ts from telemetry t
-    where t.customer_id = $2 and t.device_id = slice.device_id and t.ts >= date_bin(m.span, slice.ts, 'epoch') + m.span
-      and case when jsonb_typeof(t.metrics -> m.metric) = 'number' then abs((t.metrics -> m.metric)::float8) < 1e150 end
-    order by t.ts limit 1
-) next
-cross join lateral (select date_bin(m.span, next.ts, 'epoch') as start) w
-group by m.meter, w.start, m.span
-order by m.meter, w.start
+select $1, meter, start, 'incremental', start + span + $5
+from touched
+order by meter, start
 on conflict (connection_id, meter, window_start) do update set mark = excluded.mark
