@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -25,6 +25,7 @@ from gateway.ingest import Ingest
 from gateway.model.errors import BrokerRefused, ConfigError
 from gateway.model.topics import partition_of
 from gateway.settings import Settings
+from gateway.store import telemetry
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 
@@ -278,9 +279,9 @@ async def test_the_database_may_die_and_return_within_one_session(mosquitto: Mos
 
 
 async def test_reading_pauses_by_bytes_and_goes_on(mosquitto: Mosquitto, database: Database) -> None:
-    telemetry: dict[str, object] = {"memory_high_bytes": 1 << 20, "memory_low_bytes": 1 << 18}
+    limits: dict[str, object] = {"memory_high_bytes": 1 << 20, "memory_low_bytes": 1 << 18}
     messages = [(topic, payload[:-1] + b',"text":"%s"}' % (b"x" * 1000)) for topic, payload in samples(4000)]
-    async with ingesting(settings_for(mosquitto.port, telemetry=telemetry), database) as ingest:
+    async with ingesting(settings_for(mosquitto.port, telemetry=limits), database) as ingest:
         pipeline = ingest._ours[0][0]._pipeline
         async with database.transaction() as locking:
             await locking.execute("lock table telemetry, device in exclusive mode")
@@ -367,30 +368,15 @@ async def test_tls_with_a_client_certificate(tmp_path: Path, database: Database)
         await broker.stop()
 
 
-async def test_a_device_cannot_take_the_gateways_session_where_names_are_client_ids(tmp_path: Path, database: Database) -> None:
-    """The setting of our sample configuration: without it a device that knows our client id can end our queue."""
-    directory = tmp_path / "named"
-    broker = Mosquitto(directory, persistent=False, anonymous=False)
-    passwords = directory / "passwords"
-    passwords.touch(mode=0o600)
-    for user in ("gateway", "device"):
-        subprocess.run(["mosquitto_passwd", "-b", str(passwords), user, "secret"], check=True, capture_output=True)
-    with (directory / "mosquitto.conf").open("a") as configuration:
-        configuration.write(f"password_file {passwords}\nuse_username_as_clientid true\n")
-    await broker.start()
-    try:
-        async with ingesting(settings_for(broker.port, username="gateway", password="secret"), database) as ingest:
-            client = ingest._ours[0][0]._session
-            assert client is not None
-            ours = await value(database, "select client_id from ingest_subscription limit 1")
-            reader, writer = await asyncio.open_connection("127.0.0.1", broker.port)
-            writer.write(mqtt5.ConnectPacket(str(ours), username="device", password=b"secret", clean_start=True).write())
-            packet, _ = mqtt5.read(await reader.read(1024))
-            assert isinstance(packet, mqtt5.ConnAckPacket)
-            assert ingest.connected and ingest._ours[0][0]._session is client
-            writer.close()
-    finally:
-        await broker.stop()
+async def test_a_client_id_is_stable_and_cannot_be_guessed(database: Database, postgres_server: Postgres) -> None:
+    """Whoever knows it can end the session and its queue: it hangs on a seed that only the database knows."""
+    ids = [await telemetry.client_id(database, instance, number) for instance in ("fieldgate", "other") for number in (0, 1)]
+    assert len(set(ids)) == 4 and all(re.fullmatch(r"fg-[0-9a-f]{20}", client) for client in ids)
+    assert [await telemetry.client_id(database, "fieldgate", number) for number in (0, 1)] == ids[:2]
+    elsewhere = await Database.open(await postgres_server.create("elsewhere"), size=3)
+    await migrate(elsewhere)
+    assert await telemetry.client_id(elsewhere, "fieldgate", 0) not in ids
+    await elsewhere.close()
 
 
 # Who serves

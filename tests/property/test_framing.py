@@ -152,6 +152,7 @@ def test_any_payload_is_decoded_or_has_a_reason(payload: bytes, topic: str) -> N
 
 
 @given(documents)
+@settings(max_examples=40)
 def test_any_json_is_decoded_or_has_a_reason(document: object) -> None:
     taken(TOPIC, json.dumps(document).encode())
 
