@@ -78,10 +78,10 @@ async def test_a_connection_in_a_black_hole_delays_no_other(tmp_path: Path) -> N
             publishing = asyncio.create_task(fleet.publish_until(stopping, rate=100))
             await rig.reaches("fieldgate_reading where connection = 'hole'", 100, dsn=rig.sink_dsn)
             since = time.time()
-            await asyncio.sleep(8)  # two spans of the same length are compared
+            await rig.reaches("telemetry", await rig.count("telemetry") + 800)  # two spans of as many samples are compared
             relay.hang()
             hung = time.time()
-            await asyncio.sleep(8)
+            await rig.reaches("telemetry", await rig.count("telemetry") + 800)
             until = time.time()
             idle, during = await _lags(rig, since, hung), await _lags(rig, hung, until)
             assert await rig.count("fieldgate_reading where connection = 'hole'", dsn=rig.sink_dsn) < await rig.count(
