@@ -104,18 +104,20 @@ class Runner:
         # Where a meter's readings must ascend, live ones wait until the history is delivered.
         ascending = link.connector.capabilities.order == "per_meter_ascending"
         held_back = ascending and await streams.is_initial_pending(self._database, claim)
-        until = clock.monotonic() + RUN_SECONDS
-        while clock.monotonic() < until:
-            known = tally.samples
-            scanning = asyncio.create_task(self._scan(claim, link, tally))
+        # The log is scanned to its end once: what comes after waits for the next run, so that readings go out in batches.
+        started, scanned = clock.monotonic(), False
+        while clock.monotonic() < started + RUN_SECONDS:
+            scanning = None if scanned else asyncio.create_task(self._scan(claim, link, tally))
             try:
                 delivered = not held_back and await delivery.deliver_once()
             finally:
-                scanned = await scanning
+                if scanning is not None:
+                    scanned = await scanning
             if delivery.ask_in_seconds is not None:
                 return End(state="running", next_in_seconds=delivery.ask_in_seconds, succeeded=True)
-            if not delivered and scanned and tally.samples == known:
-                return End(state="idle", next_in_seconds=link.interval.total_seconds(), succeeded=True)
+            if scanning is None and not delivered:
+                wait = max(0.0, link.interval.total_seconds() - (clock.monotonic() - started))
+                return End(state="idle", next_in_seconds=wait, succeeded=True)
         return End(state="lagging", next_in_seconds=0.0, succeeded=True)
 
     async def _scan(self, claim: Claim, link: Link, tally: Tally) -> bool:

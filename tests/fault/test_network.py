@@ -51,7 +51,8 @@ async def test_the_session_stays_up_while_the_database_is_away(tmp_path: Path) -
             publishing = asyncio.create_task(fleet.publish_until(stopping, rate=500))
             await rig.reaches("telemetry", 200)
             await rig.postgres.kill()
-            await asyncio.sleep(11)  # how long it is away is the fault, not a wait
+            sent = fleet.sent
+            await wait_until(lambda: fleet.sent >= sent + 5500, what="eleven seconds' worth of samples was published meanwhile")
             await rig.postgres.start()
             back, known = time.monotonic(), await rig.count("telemetry")
             await rig.reaches("telemetry", known + 1, seconds=5)
@@ -90,8 +91,8 @@ async def test_a_connection_in_a_black_hole_delays_no_other(tmp_path: Path) -> N
             relay.resume()
             stopping.set()
             await publishing
-        # The schedule has a grain of one second; a tenth and half a second are noise on a shared machine.
-        assert quantile(during, 0.95) <= 1.1 * quantile(idle, 0.95) + 0.5
+        # The schedule runs once a second: that is the lag of a healthy connection; a tenth and half a second are noise on a shared machine.
+        assert quantile(during, 0.95) <= 1.1 * max(1.0, quantile(idle, 0.95)) + 0.5
         for name in ("well1", "well2", "hole"):
             await rig.reaches(f"fieldgate_reading where connection = '{name}'", len(fleet.acknowledged), dsn=rig.sink_dsn)
             assert await rig.delivered(name) == fleet.acknowledged
