@@ -58,7 +58,8 @@ class BrokerSettings(Section):
     @field_validator("url")
     @classmethod
     def _scheme(cls, url: str) -> str:
-        if not re.fullmatch(r"mqtts?://[^/@\s]+(:\d+)?/?", url):
+        match = re.fullmatch(r"mqtts?://[^/@\s:\[\]]+(?::(\d{1,5}))?/?|mqtts?://\[[0-9a-fA-F:]+\](?::(\d{1,5}))?/?", url)
+        if match is None or int(match[1] or match[2] or 1) not in range(1, 65536):
             raise ValueError("expected mqtt://host:port or mqtts://host:port (user and password have keys of their own)")
         return url
 
