@@ -14,7 +14,7 @@ from gateway.model.backoff import full_jitter
 from gateway.model.connection import State, Trigger
 from gateway.model.errors import AuthRefused, BadConfiguration, ConfigError, ConnectorError, PermissionDenied, StoreError
 from gateway.store import connections, leases
-from gateway.store.connections import Declaration, Moved
+from gateway.store.connections import Declaration, Moved, Outbound
 from gateway.store.pool import Database
 from gateway.sync.link import READINGS, Link
 
@@ -116,16 +116,7 @@ class Lifecycle:
                 log.warning("connection.probe_deferred", connection=name, detail=reason, retry_in_seconds=round(wait, 1))
 
     async def _activate(self, link: Link) -> None:
-        moved, conflicts = await connections.activate(
-            self._database,
-            link.connection,
-            customer=link.customer,
-            stream=READINGS,
-            rules=link.rules,
-            capabilities=link.connector.capabilities,
-            initial_days=link.initial_days,
-            max_future=self._max_future,
-        )
+        moved, conflicts = await connections.activate(self._database, link.connection, self._outbound(link))
         self._probes.pop(link.connection, None)
         for conflict in conflicts:
             log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
@@ -134,9 +125,12 @@ class Lifecycle:
             self._on_active()
 
     async def _refresh_meters(self, link: Link) -> None:
-        conflicts = await connections.refresh_meters(
-            self._database,
-            link.connection,
+        conflicts = await connections.refresh_meters(self._database, link.connection, self._outbound(link))
+        for conflict in conflicts:
+            log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
+
+    def _outbound(self, link: Link) -> Outbound:
+        return Outbound(
             customer=link.customer,
             stream=READINGS,
             rules=link.rules,
@@ -144,8 +138,6 @@ class Lifecycle:
             initial_days=link.initial_days,
             max_future=self._max_future,
         )
-        for conflict in conflicts:
-            log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
 
     def _say(self, connection: str, trigger: Trigger, moved: Moved, reason: str | None) -> None:
         log.info(

@@ -6,7 +6,6 @@ import asyncio
 import os
 import secrets
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from gateway.demo.cmms import DemoCmms
 from gateway.demo.fleet import Fleet, device_names, publish_steadily
 from gateway.demo.publisher import Publisher
 from gateway.embedded import Embedded, embedded
-from gateway.model.errors import ConfigError
+from gateway.embedded.broker import port_or_another
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -74,7 +73,7 @@ async def perform(data_dir: Path, *, devices: int, rate: float, show: Callable[[
     names = device_names(devices)
     meters = [f"{device} {metric}" for device in names for metric in METERS]
     async with embedded(data_dir, log) as servers, DemoCmms(meters=meters, api_key=_issue_key(folder)) as cmms:
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{port_or_another(HTTP_PORT)}"
         _write_configuration(folder, servers, cmms, address)
 
         def read() -> Loaded:
@@ -176,17 +175,3 @@ def _write_configuration(folder: Path, servers: Embedded, cmms: DemoCmms, addres
     for name, document in (("fieldgate.yaml", gateway), ("connections.yaml", {"connections": [connection]})):
         text = yaml.safe_dump(document, sort_keys=False, width=160)
         (folder / name).write_text(f"# Written by `fieldgate demo` at each start.\n{text}")
-
-
-def _free_port() -> int:
-    """8080, or any other when that is taken."""
-    for candidate in (HTTP_PORT, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", candidate))
-            except OSError:
-                continue
-            port: int = probe.getsockname()[1]
-            return port
-    raise ConfigError("no TCP port is free for HTTP")

@@ -63,7 +63,7 @@ class EmbeddedBroker:
         return lock
 
     async def _started(self, lock: int) -> subprocess.Popen[bytes]:
-        self._port = self._port or _port()
+        self._port = self._port or port_or_another(PORT)
         name, text = self.configuration()
         path = self._directory / name
         path.write_text(text)
@@ -170,8 +170,9 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _port() -> int:
-    for candidate in (PORT, 0):
+def port_or_another(preferred: int) -> int:
+    """`preferred` on loopback, or a free one when that is taken."""
+    for candidate in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -180,7 +181,7 @@ def _port() -> int:
                 continue
             port: int = probe.getsockname()[1]
             return port
-    raise ConfigError("no TCP port is free for the embedded broker")
+    raise ConfigError(f"neither port {preferred} nor any other is free on 127.0.0.1")
 
 
 def _accepts(port: int) -> bool:

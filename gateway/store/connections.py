@@ -38,6 +38,18 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outbound:
+    """What an outbound stream begins from: whose telemetry, which meters, for which system, and how much of the past."""
+
+    customer: str
+    stream: str
+    rules: Sequence[MeterRule]
+    capabilities: Capabilities
+    initial_days: int
+    max_future: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
     """A transition that took place."""
 
@@ -75,39 +87,19 @@ async def transition(database: Database, connection_id: str, trigger: Trigger, r
         return await _transition(connection, connection_id, trigger, reason)
 
 
-async def activate(
-    database: Database,
-    connection_id: str,
-    *,
-    customer: str,
-    stream: str,
-    rules: Sequence[MeterRule],
-    capabilities: Capabilities,
-    initial_days: int,
-    max_future: timedelta,
-) -> tuple[Moved | None, list[MeterConflict]]:
+async def activate(database: Database, connection_id: str, outbound: Outbound) -> tuple[Moved | None, list[MeterConflict]]:
     """One transaction: the connection becomes active, its meters are materialised and its streams begin."""
     async with database.transaction() as connection:
         moved = await _transition(connection, connection_id, Trigger.PROBE_SUCCEEDED, None)
-        conflicts = await _begin(connection, connection_id, customer, stream, rules, capabilities, initial_days, max_future)
+        conflicts = await _begin(connection, connection_id, outbound)
         await connection.execute(sql("stream_wake"), connection_id)
     return moved, conflicts
 
 
-async def refresh_meters(
-    database: Database,
-    connection_id: str,
-    *,
-    customer: str,
-    stream: str,
-    rules: Sequence[MeterRule],
-    capabilities: Capabilities,
-    initial_days: int,
-    max_future: timedelta,
-) -> list[MeterConflict]:
+async def refresh_meters(database: Database, connection_id: str, outbound: Outbound) -> list[MeterConflict]:
     """Brings the stored mappings in line with the rules; new or changed ones restart the initial sync (what is equal is not sent again)."""
     async with database.transaction() as connection:
-        return await _begin(connection, connection_id, customer, stream, rules, capabilities, initial_days, max_future)
+        return await _begin(connection, connection_id, outbound)
 
 
 async def add_devices(
@@ -121,27 +113,18 @@ async def add_devices(
     return conflicts + taken
 
 
-async def _begin(
-    connection: Connection,
-    connection_id: str,
-    customer: str,
-    stream: str,
-    rules: Sequence[MeterRule],
-    capabilities: Capabilities,
-    initial_days: int,
-    max_future: timedelta,
-) -> list[MeterConflict]:
+async def _begin(connection: Connection, connection_id: str, outbound: Outbound) -> list[MeterConflict]:
     await connection.execute("select from stream where connection_id = $1 for update", connection_id)
     horizon: int = await connection.fetchval(sql("device_horizon"))
-    known = await mappings.devices(connection, customer)
-    wanted, conflicts = materialise(rules, known, resolution=capabilities.resolution)
+    known = await mappings.devices(connection, outbound.customer)
+    wanted, conflicts = materialise(outbound.rules, known, resolution=outbound.capabilities.resolution)
     held = await mappings.held(connection, connection_id)
     changed = [mapping for meter, mapping in wanted.items() if held.get(meter) != mapping]
     regridded = {mapping.meter for mapping in changed if mapping.meter in held and held[mapping.meter].window != mapping.window}
     await mappings.keep_only(connection, connection_id, wanted.keys() - regridded)  # windows that wait stay, unless theirs is no window any more
     await mappings.put(connection, connection_id, changed)
-    wish = (bool(changed), initial_days, capabilities.max_backfill, max_future)
-    await connection.execute(sql("stream_begin"), connection_id, stream, *wish, str(horizon))
+    wish = (bool(changed), outbound.initial_days, outbound.capabilities.max_backfill, outbound.max_future)
+    await connection.execute(sql("stream_begin"), connection_id, outbound.stream, *wish, str(horizon))
     return conflicts
 
 
