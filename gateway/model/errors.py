@@ -43,6 +43,16 @@ class BrokerRefused(FieldgateError):
     """The broker refuses us for good (credentials, authorisation, protocol): the daemon stops and says so."""
 
 
+class RequestRefused(FieldgateError):
+    """Somebody asked for what cannot be done now. `code` is one of the interface's stable codes (`connection.paused`, `credits.insufficient`, ...)."""
+
+    def __init__(self, code: str, message: str, *, connection: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.connection = connection
+        self.retry_after = retry_after
+
+
 class ConnectorError(FieldgateError):
     """A connected system could not serve a call. The subclass decides what happens to the connection."""
 
@@ -72,7 +82,11 @@ class RateLimited(ConnectorError):
 
 
 class AuthRefused(ConnectorError):
-    """The credential is refused. No further call until somebody gives a new one."""
+    """The credential is refused. `final`: it is proved already (invalid_grant, the second failed logon), no probe need confirm it."""
+
+    def __init__(self, message: str, *, final: bool = False, request_id: str | None = None) -> None:
+        super().__init__(message, request_id=request_id)
+        self.final = final
 
 
 class PermissionDenied(ConnectorError):
