@@ -37,7 +37,7 @@ def build(check: Callable[[], Awaitable[dict[str, bool]]], mounted: Mounted) -> 
     """The application. `check` says which parts are well, by name; `mounted` is given its services when they are there."""
     software = version("fieldgate")
     metrics.BUILD_INFO.labels(software, python_version()).set(1)
-    app = FastAPI(title="Fieldgate", version=software, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Fieldgate", version=software, docs_url=None, redoc_url=None, generate_unique_id_function=lambda route: route.name)
     app.state.mounted = mounted
     app.openapi = lambda: openapi.complete(app)  # type: ignore[method-assign]  # FastAPI's own way to replace its document
     problem.install(app)

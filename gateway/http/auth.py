@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -49,11 +49,7 @@ async def principal(request: Request, serving: Serving, bearer: Annotated[HTTPAu
     return found[0]
 
 
-def _require(needed: Role) -> Callable[[Principal], Principal]:
-    def allowed(asking: Annotated[Principal, Depends(principal)]) -> Principal:
-        return check_role(asking, needed)
-
-    return allowed
+Asking = Annotated[Principal, Depends(principal)]
 
 
 def check_role(asking: Principal, needed: Role) -> Principal:
@@ -71,22 +67,34 @@ async def find_target(serving: Services, asking: Principal, connection: str) -> 
     return found
 
 
-def _target(allowed: Callable[[Principal], Principal]) -> Callable[..., Awaitable[Target]]:
-    async def target(
-        serving: Serving, asking: Annotated[Principal, Depends(allowed)], connection: Annotated[str, Path(pattern=IDENTIFIER, examples=["acme-s4"])]
-    ) -> Target:
-        return await find_target(serving, asking, connection)
+@dataclass(frozen=True, slots=True)
+class Require:
+    """A dependency: whoever asks has this role at least."""
 
-    return target
+    role: Role
+
+    def __call__(self, asking: Asking) -> Principal:
+        """Raises RequestRefused("auth.forbidden")."""
+        return check_role(asking, self.role)
 
 
-viewer, operator, admin = _require(Role.VIEWER), _require(Role.OPERATOR), _require(Role.ADMIN)
-Viewer = Annotated[Principal, Depends(viewer)]
-Operator = Annotated[Principal, Depends(operator)]
-Admin = Annotated[Principal, Depends(admin)]
-ViewedConnection = Annotated[Target, Depends(_target(viewer))]
-OperatedConnection = Annotated[Target, Depends(_target(operator))]
-AdministeredConnection = Annotated[Target, Depends(_target(admin))]
+@dataclass(frozen=True, slots=True)
+class Of:
+    """A dependency: the connection of the path, for whoever has this role and for whom it exists."""
+
+    role: Role
+
+    async def __call__(self, serving: Serving, asking: Asking, connection: Annotated[str, Path(pattern=IDENTIFIER, examples=["acme-s4"])]) -> Target:
+        """Raises RequestRefused: auth.forbidden, request.not_found."""
+        return await find_target(serving, check_role(asking, self.role), connection)
+
+
+Viewer = Annotated[Principal, Depends(Require(Role.VIEWER))]
+Operator = Annotated[Principal, Depends(Require(Role.OPERATOR))]
+Admin = Annotated[Principal, Depends(Require(Role.ADMIN))]
+ViewedConnection = Annotated[Target, Depends(Of(Role.VIEWER))]
+OperatedConnection = Annotated[Target, Depends(Of(Role.OPERATOR))]
+AdministeredConnection = Annotated[Target, Depends(Of(Role.ADMIN))]
 
 
 def caller(request: Request, asking: Principal, *, kind: str = "token") -> Caller:

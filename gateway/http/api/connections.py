@@ -44,7 +44,7 @@ ACCEPTED = status.HTTP_202_ACCEPTED
 
 
 @router.get("/v1/connections", summary="Connections, by id")
-async def listed(
+async def list_connections(
     serving: Serving,
     asking: Viewer,
     customer: Annotated[Identifier | None, Query()] = None,
@@ -66,7 +66,7 @@ async def listed(
     status_code=status.HTTP_201_CREATED,
     responses=problems("request.conflict", "credits.insufficient"),
 )
-async def create(serving: Serving, request: Request, response: Response, asking: Admin, wanted: ConnectionSettings) -> ConnectionDocument:
+async def create_connection(serving: Serving, request: Request, response: Response, asking: Admin, wanted: ConnectionSettings) -> ConnectionDocument:
     """Holds credits, stores the credentials sealed, and begins to verify them. Without credentials the connection waits in `pending`."""
     if not asking.may_see(wanted.customer):
         raise RequestRefused("auth.forbidden", "This token is bound to one customer and connects systems of that customer only.")
@@ -77,13 +77,13 @@ async def create(serving: Serving, request: Request, response: Response, asking:
 
 
 @router.get("/v1/connections/{connection}", summary="One connection")
-async def read(serving: Serving, target: ViewedConnection) -> ConnectionDocument:
+async def read_connection(serving: Serving, target: ViewedConnection) -> ConnectionDocument:
     """As it was asked for and where it is; never its credentials."""
     return await _described(serving, target.connection)
 
 
 @router.patch("/v1/connections/{connection}", summary="Change a connection", responses=problems("request.conflict", "connection.disconnected"))
-async def change(serving: Serving, request: Request, asking: Admin, target: AdministeredConnection, wanted: ConnectionPatch) -> ConnectionDocument:
+async def change_connection(serving: Serving, request: Request, asking: Admin, target: AdministeredConnection, wanted: ConnectionPatch) -> ConnectionDocument:
     """Each part that is given replaces the old one whole. New settings or credentials are verified before they are used."""
     _no_tables(wanted)
     await serving.connections.change(target.connection, wanted, caller(request, asking))
@@ -151,7 +151,7 @@ async def recheck(serving: Serving, request: Request, asking: Operator, target: 
     status_code=status.HTTP_201_CREATED,
     responses=problems("connection.disconnected"),
 )
-async def reauthorization(serving: Serving, target: OperatedConnection) -> ReauthorizationDocument:
+async def make_reconnect_link(serving: Serving, target: OperatedConnection) -> ReauthorizationDocument:
     """A single-use address for the customer's administrator, good for seven days. An earlier one is void."""
     if target.state in (State.DISCONNECTING, State.DISCONNECTED):
         raise RequestRefused("connection.disconnected", "A disconnected connection takes no credentials; create a new one.", connection=target.connection)
@@ -163,7 +163,7 @@ async def reauthorization(serving: Serving, target: OperatedConnection) -> Reaut
     summary="The system's meters",
     responses={**NOT_NOW, **problems("upstream.rate_limited", "upstream.unavailable", "upstream.error")},
 )
-async def meters(serving: Serving, target: ViewedConnection) -> RemoteMeters:
+async def list_meters(serving: Serving, target: ViewedConnection) -> RemoteMeters:
     """Asks the system itself what readings can be written to; used to write meter mappings."""
     return RemoteMeters(items=tuple(RemoteMeterDocument.model_validate(meter) for meter in await serving.connections.meters(target.connection)))
 

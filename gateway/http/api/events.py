@@ -15,7 +15,7 @@ router = APIRouter(tags=["events"])
 
 
 @router.get("/v1/events", summary="Events, the oldest first")
-async def events(
+async def list_events(
     serving: Serving,
     asking: Viewer,
     after: Annotated[str | None, Query(max_length=512, description="`next` of the page before; keep the last one to ask for what came since.")] = None,

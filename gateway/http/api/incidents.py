@@ -18,7 +18,7 @@ router = APIRouter(tags=["incidents"])
 
 
 @router.get("/v1/incidents", summary="Incidents, the latest first")
-async def incidents(
+async def list_incidents(
     serving: Serving,
     asking: Viewer,
     closed: Annotated[bool, Query(description="Closed ones too.")] = False,
@@ -32,7 +32,7 @@ async def incidents(
 
 
 @router.get("/v1/incidents/{incident}", summary="One incident", responses=problems("request.not_found"))
-async def incident(serving: Serving, asking: Viewer, incident: Annotated[str, Path(pattern=IDENTIFIER)]) -> IncidentDocument:
+async def read_incident(serving: Serving, asking: Viewer, incident: Annotated[str, Path(pattern=IDENTIFIER)]) -> IncidentDocument:
     """Since when, which operations and connections, request ids to give to the system's support."""
     found = await serving.incidents.incident(incident, asking.customer)
     if found is None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 
 from gateway.events.documents import price
-from gateway.http.auth import Serving, viewer
+from gateway.http.auth import Require, Serving
 from gateway.http.documents import CapabilitiesDocument, SystemDocument, Systems
 from gateway.http.ports import System
+from gateway.model.access import Role
 from gateway.settings import CreditsSettings
 
 router = APIRouter(tags=["systems"])
 
 
-@router.get("/v1/systems", summary="The catalogue of systems", dependencies=[Depends(viewer)])
-async def systems(serving: Serving) -> Systems:
+@router.get("/v1/systems", summary="The catalogue of systems", dependencies=[Depends(Require(Role.VIEWER))])
+async def list_systems(serving: Serving) -> Systems:
     """Tier, hosting, price, capabilities, and the JSON Schemas of settings and credentials of every system that can be connected."""
     return Systems(items=tuple(_document(serving.catalogue[name], serving.prices) for name in sorted(serving.catalogue)))
 

@@ -21,13 +21,13 @@ KEPT = timedelta(days=30)
 
 
 @router.get("/v1/webhooks", summary="Webhooks")
-async def listed(serving: Serving, asking: Admin) -> Page[WebhookDocument]:
+async def list_webhooks(serving: Serving, asking: Admin) -> Page[WebhookDocument]:
     """All in one page. A bound token sees its customer's."""
     return Page[WebhookDocument](items=tuple(await serving.webhooks.webhooks(asking.customer)), next=None)
 
 
 @router.post("/v1/webhooks", summary="Add a webhook", status_code=status.HTTP_201_CREATED)
-async def create(serving: Serving, asking: Admin, wanted: NewWebhook) -> WebhookCreated:
+async def create_webhook(serving: Serving, asking: Admin, wanted: NewWebhook) -> WebhookCreated:
     """The secret is in this answer and nowhere else."""
     if asking.customer is not None and wanted.customer is None:
         wanted = wanted.model_copy(update={"customer": asking.customer})
@@ -37,7 +37,7 @@ async def create(serving: Serving, asking: Admin, wanted: NewWebhook) -> Webhook
 
 
 @router.delete("/v1/webhooks/{webhook}", summary="Remove a webhook", status_code=status.HTTP_204_NO_CONTENT, responses=problems("request.not_found"))
-async def delete(serving: Serving, asking: Admin, webhook: Id) -> Response:
+async def delete_webhook(serving: Serving, asking: Admin, webhook: Id) -> Response:
     """It is told nothing any more; what waits for it is dropped."""
     if not await serving.webhooks.delete(webhook, asking.customer):
         raise RequestRefused("request.not_found", "There is no such webhook.")
@@ -45,7 +45,7 @@ async def delete(serving: Serving, asking: Admin, webhook: Id) -> Response:
 
 
 @router.post("/v1/webhooks/{webhook}/replay", summary="Send again", responses=problems("request.not_found"))
-async def replay(
+async def replay_webhook(
     serving: Serving, asking: Admin, webhook: Id, since: Annotated[datetime, Query(alias="from", description="With a zone; at most 30 days ago.")]
 ) -> Replayed:
     """Every event since `from` is sent again, with its old id; a disabled endpoint is enabled."""

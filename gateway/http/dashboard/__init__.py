@@ -19,7 +19,7 @@ def install(app: FastAPI, check: Callable[[], Awaitable[dict[str, bool]]]) -> No
     app.state.check = check
     app.add_exception_handler(LoginNeeded, _to_login)
     for module in (overview, connection, sessions, public, documentation, reauthorize):
-        app.include_router(module.router, include_in_schema=False)
+        app.include_router(module.router)
 
 
 def _problem_page(request: Request, problem: Problem) -> Response:

@@ -20,7 +20,7 @@ from gateway.model.status import WORKED
 from gateway.settings import IDENTIFIER
 from gateway.store.views import END, LAST_ID, Target
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 ENDED = frozenset({State.DISCONNECTING, State.DISCONNECTED})
 RECENT = 20

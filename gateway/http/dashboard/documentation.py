@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.http.dashboard.rendering import render
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 Json = dict[str, Any]  # OpenAPI is JSON
 

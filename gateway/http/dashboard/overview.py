@@ -17,7 +17,7 @@ from gateway.model.connection import State
 from gateway.model.status import ConnectionStatus
 from gateway.store.views import Issue
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 PAGE_ROWS = 100
 URGENCY = (

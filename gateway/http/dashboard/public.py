@@ -13,7 +13,7 @@ from gateway.http.documents import PublicIncident
 from gateway.http.ports import Services
 from gateway.model.errors import StoreUnavailable
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 _TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 _FILES = frozenset({"fieldgate.css", "refresh.js", "icon.svg"})

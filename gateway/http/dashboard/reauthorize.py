@@ -22,7 +22,7 @@ from gateway.model.access import Caller
 from gateway.model.errors import RequestRefused
 from gateway.settings import CredentialSettings
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 COOKIE = "fieldgate_login"
 CALLBACK = "/oauth/callback"

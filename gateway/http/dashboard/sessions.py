@@ -16,7 +16,7 @@ from gateway.http.ports import Services
 from gateway.model.errors import FieldgateError
 from gateway.store.access import SESSION_SECONDS, Session
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 COOKIE = "fieldgate_session"
 _OPEN_SECRET = secrets.token_urlsafe(32)  # of forms where authentication is off: another site still cannot send them
