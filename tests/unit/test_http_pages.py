@@ -213,7 +213,7 @@ async def test_nothing_that_is_shown_becomes_markup(path: str) -> None:
     assert answer.status_code in (200, 404)
     for start in ("<script>", "<img src=x", 'href="javascript', "onerror=alert(1)>"):
         assert start not in answer.text
-    assert "49" not in re.sub(r"\d{3,}|[-:.]\d+", "", answer.text)
+    assert "{{7*7}}" in answer.text or path.startswith("/nowhere"), "it is shown as it is"
 
 
 @pytest.mark.parametrize("path", ["/", "/connections/acme-1", "/login", "/status", "/docs", "/reauthorize/link-1", "/nowhere", "/v1/systems"])
@@ -247,7 +247,7 @@ async def test_those_that_need_a_person_come_first_with_what_to_do() -> None:
         assert "MaintainX refuses the API key" in text and "<li>Open <code>Settings</code>.</li>" in text and "<strong>new</strong>" in text
         only = (await client.get("/?state=reauthorization_required")).text
         assert "acme-1" in only and "acme-2" not in only
-        assert "globex-1" not in (await client.get("/?customer=acme")).text
+        assert "connections/globex-1" not in (await client.get("/?customer=acme")).text
         assert "No connection fits" in (await client.get("/?q=nothing-like-this")).text
 
 
