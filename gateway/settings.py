@@ -137,6 +137,7 @@ class SyncSettings(Section):
     backoff_base: Duration = timedelta(seconds=1)
     backoff_cap: Duration = timedelta(minutes=5)
     unknown_wait: Duration = timedelta(seconds=10)
+    probe_interval: Duration = timedelta(seconds=45)
 
 
 class LoggingSettings(Section):
@@ -201,6 +202,16 @@ class ConnectionSettings(Section):
     credentials: CredentialSettings = CredentialSettings()
     sync: ConnectionSyncSettings = ConnectionSyncSettings()
     meters: tuple[MeterSettings, ...] = ()
+
+
+class ConnectionPatch(Section):
+    """A change of a connection: each part that is given replaces the old one whole. Customer and system never change."""
+
+    hosting: Hosting | None = None
+    settings: dict[str, object] | None = None
+    credentials: CredentialSettings | None = None
+    sync: ConnectionSyncSettings | None = None
+    meters: tuple[MeterSettings, ...] | None = None
 
 
 class Settings(Section):

@@ -82,11 +82,15 @@ class RateLimited(ConnectorError):
 
 
 class AuthRefused(ConnectorError):
-    """The credential is refused. `final`: it is proved already (invalid_grant, the second failed logon), no probe need confirm it."""
+    """The credential is refused. `final`: it is proved already (invalid_grant, the second failed logon), no probe need confirm it.
 
-    def __init__(self, message: str, *, final: bool = False, request_id: str | None = None) -> None:
+    `web_page`: a page for people or a redirect to one answered, as a login page does, and as a proxy does in an outage: it proves nothing alone.
+    """
+
+    def __init__(self, message: str, *, final: bool = False, web_page: bool = False, request_id: str | None = None) -> None:
         super().__init__(message, request_id=request_id)
         self.final = final
+        self.web_page = web_page
 
 
 class PermissionDenied(ConnectorError):

@@ -1,4 +1,5 @@
 -- Connections live here whole: what the file or the API said of them, their credential's generation, their account, their schedule of probes.
+-- declared_digest, from now on: of the credentials that the file gave last, keyed, so that it reveals nothing.
 
 alter table connection
     add column settings         jsonb not null default '{}',
@@ -40,3 +41,4 @@ create table issue (
 );
 create unique index issue_open on issue (connection_id, code) where solved_at is null;
 create index issue_connection on issue (connection_id);
+alter table connection add column suspect_since timestamptz;                -- a web page has answered instead of the system ever since
