@@ -113,7 +113,7 @@ class Connections:
         verify = given is not None or dict(wanted.settings) != dict(held.settings)
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, held.connection)
-            if locked is None or locked.state in (State.DISCONNECTING, State.DISCONNECTED):
+            if locked is None or locked.state in _ENDED:
                 raise _refusal(held.connection, State.DISCONNECTED)
             if verify and locked.state is State.PAUSED:
                 raise _refusal(held.connection, locked.state)
@@ -134,7 +134,7 @@ class Connections:
         assert patch.credentials is not None
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, connection_id)
-            if locked is None or locked.state in (State.DISCONNECTING, State.DISCONNECTED, State.PAUSED):
+            if locked is None or locked.state in (State.PAUSED, *_ENDED):
                 raise _refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
             moved = await self._give(connection, connection_id, held.customer, given, caller)
         _say(moved)
@@ -149,7 +149,9 @@ class Connections:
             moved = await self._ask(connection, connection_id, Trigger.RESUME_ASKED, caller)
             if moved is not None:
                 await connections.wake(connection, connection_id)
-        await self._settle(connection_id, moved, not_paused=True)
+        if moved is None and (held := await self._held(connection_id)).state in _ENDED:
+            raise _refusal(connection_id, held.state)
+        _say(moved)
 
     async def disconnect(self, connection_id: str, caller: Caller) -> None:
         """Ends it for good: what is in hand is finished, the token revoked, the credits returned. Idempotent."""
@@ -162,7 +164,7 @@ class Connections:
     async def recheck(self, connection_id: str, caller: Caller) -> None:
         """Looks at the system now: a blocked connection does not wait for its hour, and one that waits for a verification is verified."""
         held = await self._held(connection_id)
-        if held.state in (State.PAUSED, State.DISCONNECTING, State.DISCONNECTED) or (held.state in _NEEDS_CREDENTIAL and held.candidate is None):
+        if held.state in (State.PAUSED, *_ENDED) or (held.state in _NEEDS_CREDENTIAL and held.candidate is None):
             raise _refusal(connection_id, held.state)
         await connections.schedule_probe(self._database, connection_id, in_seconds=0.0, attempts=0)
 
@@ -196,7 +198,7 @@ class Connections:
         if not isinstance(link.connector, ListsMeters):
             raise RequestRefused("request.unsupported", f"{self._systems[held.system].manifest.title} cannot list its meters", connection=connection_id)
         try:
-            return await link.connector.meters()
+            return [meter async for meter in link.connector.meters()]
         except ConnectorError as error:
             raise _upstream(connection_id, error) from error
 
@@ -266,6 +268,7 @@ class Connections:
             await credits.note_refusal(connection, customer=wanted.customer, settings=self._settings.credits)
 
 
+_ENDED = (State.DISCONNECTING, State.DISCONNECTED)
 _NEEDS_CREDENTIAL = (State.PENDING, State.REAUTHORIZATION_REQUIRED)
 _REFUSALS: Mapping[State, tuple[str, str]] = {
     State.PENDING: ("connection.pending", "it waits for credentials: give them first"),
