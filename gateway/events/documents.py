@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.model.connection import State
+from gateway.model.credits import price
 from gateway.model.status import ACCEPTING, WORKED, ConnectionStatus, StreamStatus
 from gateway.settings import CreditsSettings
 
@@ -86,11 +87,6 @@ class StatusDocument(Document):
     incident: str | None
     request_id: str | None
     updated: datetime
-
-
-def price(settings: CreditsSettings, *, tier: int, hosting: str) -> int:
-    """Credits that a connection costs: by tier, and a multiple on premises. Raises KeyError for a tier without a price."""
-    return {int(known): amount for known, amount in settings.tier_price.items()}[tier] * (settings.on_premises_multiplier if hosting == "on_premises" else 1)
 
 
 def status_document(status: ConnectionStatus, credits_settings: CreditsSettings, *, now: datetime) -> StatusDocument:
