@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.model.connection import State
 from gateway.model.status import ACCEPTING, WORKED, ConnectionStatus, StreamStatus
-from gateway.settings import CreditsSettings
 
 
 class Document(BaseModel):
@@ -86,11 +85,6 @@ class StatusDocument(Document):
     incident: str | None
     request_id: str | None
     updated: datetime
-
-
-def price(settings: CreditsSettings, *, tier: int, hosting: str) -> int:
-    """Credits that a connection costs: by tier, and a multiple on premises. Raises KeyError for a tier without a price."""
-    return {int(known): amount for known, amount in settings.tier_price.items()}[tier] * (settings.on_premises_multiplier if hosting == "on_premises" else 1)
 
 
 def status_document(status: ConnectionStatus, *, now: datetime) -> StatusDocument:

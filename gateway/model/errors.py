@@ -53,6 +53,20 @@ class RequestRefused(FieldgateError):
         self.retry_after = retry_after
 
 
+class CreditsInsufficient(RequestRefused):
+    """A hold of `wanted` credits was refused. `customer`: whose quota has too little left; None where it is the pool itself."""
+
+    def __init__(self, *, connection: str, customer: str | None, wanted: int, used: int, limit: int) -> None:
+        whose = "of the pool" if customer is None else f"that customer {customer} may use"
+        advice = "raise credits.capacity" if customer is None else "raise credits.customer_quota"
+        text = f"connection {connection} costs {wanted} credits and {used} of the {limit} {whose} are used; {advice} or disconnect what is no longer needed"
+        super().__init__("credits.insufficient", text, connection=connection)
+        self.customer = customer
+        self.wanted = wanted
+        self.used = used
+        self.limit = limit
+
+
 class ConnectorError(FieldgateError):
     """A connected system could not serve a call. The subclass decides what happens to the connection."""
 
