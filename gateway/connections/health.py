@@ -59,12 +59,12 @@ class Health:
 
     async def failed(self, link: Link, error: ConnectorError, *, attempts: int, operation: str = "push") -> float:
         """A call was not answered well. Moves the connection where it has to; seconds that the next call has to wait at least."""
-        if isinstance(error, AuthRefused) and not error.final and not error.web_page:
+        if isinstance(error, AuthRefused) and not error.final and not error.doubtful:
             error = await self._confirmed(link, error)
-        transient = isinstance(error, Unavailable) or (isinstance(error, AuthRefused) and error.web_page)
+        transient = isinstance(error, Unavailable) or (isinstance(error, AuthRefused) and error.doubtful)
         await self._incidents.note(self._observed(link, operation, succeeded=False, transient=transient, request_id=error.request_id))
         match error:
-            case AuthRefused(web_page=True):
+            case AuthRefused(doubtful=True):
                 return await self._web_page(link, error, attempts)
             case AuthRefused():
                 await self._move(link, Trigger.AUTH_REFUSED, str(error), error.request_id)
@@ -100,7 +100,7 @@ class Health:
         """One more opinion about a refusal, by a probe: the refusal, or what stands in its way."""
         found = await self.probe(link)
         match found:
-            case AuthRefused(web_page=False):
+            case AuthRefused(doubtful=False):
                 return found
             case AuthRefused() | Unavailable() | RateLimited():
                 return Unavailable(f"{error}; a probe could not confirm it: {found}", request_id=error.request_id)

@@ -160,7 +160,7 @@ class Lifecycle:
 
     async def _not_verified(self, due: Due, error: ConnectorError | TimeoutError) -> None:
         match error:
-            case AuthRefused(web_page=False):
+            case AuthRefused(doubtful=False):
                 await self._refused(due, Trigger.PROBE_REFUSED, error)
             case PermissionDenied() | BadConfiguration():
                 await self._refused(due, Trigger.PROBE_DENIED, error)
@@ -206,7 +206,7 @@ class Lifecycle:
         if error is None:
             await self._well(due, link)
         elif due.state is State.BLOCKED:
-            if isinstance(error, AuthRefused) and not error.web_page:
+            if isinstance(error, AuthRefused) and not error.doubtful:
                 await self._health.failed(link, error, attempts=1, operation="probe")
             await connections.schedule_probe(self._database, due.connection, in_seconds=BLOCKED_SECONDS, attempts=due.attempts + 1)
         else:

@@ -127,7 +127,7 @@ async def test_a_refused_push_is_confirmed_by_a_probe_and_then_nothing_is_called
     assert link.generation == 1
 
 
-@pytest.mark.parametrize("found", [None, Unavailable("503"), RateLimited("slow", retry_after=1.0), AuthRefused("log in", web_page=True)])
+@pytest.mark.parametrize("found", [None, Unavailable("503"), RateLimited("slow", retry_after=1.0), AuthRefused("log in", doubtful=True)])
 async def test_a_refusal_that_no_probe_confirms_asks_nobody(database: Database, found: ConnectorError | None) -> None:
     world = await World(database).active()
     world.connector.probe_error = found
@@ -150,7 +150,7 @@ async def test_web_pages_are_believed_only_after_five_minutes_of_nothing_else(da
     world = await World(database).active()
     link = world.engine.links.get("acme-1")
     assert link is not None
-    page = AuthRefused("a web page", web_page=True)
+    page = AuthRefused("a web page", doubtful=True)
     for attempts in range(1, 6):
         await world.engine.health.failed(link, page, attempts=attempts)
     assert await world.state() == "degraded"
