@@ -84,6 +84,7 @@ async def _serve(
     await _first(lambda: connection_store.register_customers(database, settings.customers))
     ingest = Ingest(settings, database, replica=owner)
     async with Engine.open(settings, database, owner=owner) as engine:
+        await _first(engine.prepare)
         await _first(lambda: apply(database, engine.service, declared))
         await _first(engine.lifecycle.refresh)
         publisher = StatusPublisher(settings, database, replica)

@@ -19,6 +19,7 @@ from gateway.connections.transitions import Transitions
 from gateway.connections.vault import Vault
 from gateway.model.connector import Observer
 from gateway.settings import Settings
+from gateway.store import credits
 from gateway.store.pool import Database
 from gateway.sync.schedule import Scheduler
 
@@ -27,6 +28,7 @@ class Engine:
     """The parts, built once for a process. `owner` names it in leases."""
 
     def __init__(self, settings: Settings, database: Database, *, owner: str, systems: Mapping[str, System] = SYSTEMS) -> None:
+        self._database, self._settings = database, settings
         manifests = {name: system.manifest for name, system in systems.items()}
         self.vault = Vault([key.get_secret_value() for key in settings.security.encryption_keys])
         self.tokens = Tokens(database, self.vault, OAuthExchange(), owner=owner)
@@ -63,6 +65,10 @@ class Engine:
             yield engine
         finally:
             await engine.links.close()
+
+    async def prepare(self) -> None:
+        """What the database has to know of the configuration before anything is asked: the pool's capacity. Raises StoreError."""
+        await credits.sync_capacity(self._database, self._settings.credits)
 
     def loops(self) -> Mapping[str, Coroutine[None, None, None]]:
         """What the daemon runs, by name."""

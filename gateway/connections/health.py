@@ -10,11 +10,11 @@ from typing import assert_never
 import structlog
 
 from gateway import clock
-from gateway.connections.incidents import Incidents
+from gateway.connections.incidents import Incidents, Observed
 from gateway.connections.transitions import Moved, Transitions
 from gateway.model.connection import State, Trigger
 from gateway.model.errors import AuthRefused, BadConfiguration, BatchRefused, ConnectorError, PermissionDenied, RateLimited, Unavailable
-from gateway.model.incident import Observed
+
 from gateway.store import connections
 from gateway.store.connections import Cause
 from gateway.store.pool import Database

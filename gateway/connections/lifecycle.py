@@ -17,9 +17,9 @@ from gateway.connections.transitions import Moved, Transitions
 from gateway.model.backoff import full_jitter, with_floor
 from gateway.model.connection import State, Trigger
 from gateway.model.connector import Health as Answer
-from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, PermissionDenied, RateLimited, RequestRefused, StoreError, Unavailable
+from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, PermissionDenied, RateLimited, RequestRefused, SealBroken, StoreError, Unavailable
 from gateway.store import connections, credentials
-from gateway.store.connections import Cause, Due, Outbound
+from gateway.store.connections import Cause, Due, Locked, Outbound
 from gateway.store.pool import Connection, Database
 from gateway.sync.link import READINGS, Link
 
@@ -117,6 +117,10 @@ class Lifecycle:
         except BadConfiguration as error:
             await self._refused(due, Trigger.PROBE_DENIED, error)
             return
+        except SealBroken as error:
+            log.error("connection.credential_not_opened", connection=due.connection, detail=str(error))
+            await self._rest(due.connection)
+            return
         if link is None:  # there is nothing to verify with: as if the credential had been refused
             await self._refused(due, Trigger.PROBE_REFUSED, AuthRefused("no credential is stored; give one"))
             return
@@ -140,12 +144,12 @@ class Lifecycle:
             if other:
                 reason = "the credential reaches another account than the one that was connected; use one of the same account"
                 moved = await self._transitions.move(connection, name, Trigger.PROBE_REFUSED, Cause(reason=reason))
-                await self._withdraw(connection, name, locked.candidate)
+                await self._withdraw(connection, name, locked)
             else:
                 moved = await self._transitions.move(connection, name, Trigger.PROBE_SUCCEEDED, Cause())
                 if moved is not None:
                     await connections.promote(connection, name, account=answer.account)
-                    await credentials.keep_only(connection, name, link.generation)
+                    await credentials.drop_others(connection, connection_id=name, keep=[link.generation])
                     await self._begin(connection, link)
                     await connections.wake(connection, name)
         if moved is not None:
@@ -181,16 +185,15 @@ class Lifecycle:
             if moved is not None and moved.to_state in (State.PENDING, State.REAUTHORIZATION_REQUIRED):
                 await connections.rest(connection, due.connection)  # kept, for who has put it right at the system and asks for another look
             else:
-                await self._withdraw(connection, due.connection, locked.candidate)
+                await self._withdraw(connection, due.connection, locked)
         if moved is not None:
             moved.say()
             if moved.to_state is State.BLOCKED:
                 await connections.schedule_probe(self._database, due.connection, in_seconds=BLOCKED_SECONDS, attempts=0)
 
-    async def _withdraw(self, connection: Connection, name: str, candidate: int | None) -> None:
+    async def _withdraw(self, connection: Connection, name: str, locked: Locked) -> None:
         await connections.withdraw(connection, name)
-        if candidate is not None:
-            await credentials.remove(connection, name, candidate)
+        await credentials.drop_others(connection, connection_id=name, keep=[locked.generation])
 
     # Credentials in use
 
@@ -246,7 +249,7 @@ class Lifecycle:
         async with self._database.transaction() as connection:
             moved = await self._transitions.move(connection, due.connection, Trigger.DRAINED, Cause())
             if moved is not None:
-                await credentials.remove_all(connection, due.connection)
+                await credentials.drop_others(connection, connection_id=due.connection, keep=[])
                 await connections.clear(connection, due.connection)
         if moved is not None:
             moved.say()

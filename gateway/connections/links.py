@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import structlog
 from pydantic import BaseModel
@@ -14,9 +14,9 @@ from gateway import clock
 from gateway.connections.logons import Logons
 from gateway.connections.tokens import Tokens
 from gateway.connections.vault import Binding, Vault
-from gateway.model.connector import Connector, ConnectorSettings, Manifest, Observer
+from gateway.model.connector import Auth, Connector, ConnectorSettings, Manifest, Observer
 from gateway.model.credential import Credential
-from gateway.model.errors import BadConfiguration, ConfigError
+from gateway.model.errors import BadConfiguration, SealBroken
 from gateway.model.meter import from_document
 from gateway.settings import ConnectionSyncSettings, Settings
 from gateway.store import connections, credentials
@@ -127,14 +127,15 @@ class Links:
 
     async def _build(self, held: Held, generation: int, *, probing: bool = False) -> Link | None:
         try:
-            sealed = await credentials.read(self._database, held.connection, generation)
+            async with self._database.connection() as connection:
+                sealed = await credentials.read(connection, connection_id=held.connection, generation=generation)
             if sealed is None:
                 return None
             binding = Binding(customer=held.customer, connection=held.connection, field="credential", generation=generation)
             values = self._vault.open(sealed.sealed, binding)
-            credential = Credential(generation=generation, type=sealed.type, values=values, expires_at=sealed.expires_at)
+            credential = Credential(generation=generation, type=cast("Auth", sealed.type), values=values, expires_at=sealed.expires_at)
             return link_of(held, self._connector(held, credential), self._settings, generation=generation)
-        except (BadConfiguration, ConfigError) as error:
+        except (BadConfiguration, SealBroken) as error:
             if probing:
                 raise
             log.error("connection.link_not_built", connection=held.connection, detail=str(error), advice="correct its settings or its credential")

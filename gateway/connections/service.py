@@ -17,7 +17,7 @@ from gateway.connections.transitions import Moved, Transitions
 from gateway.connections.vault import Binding, Vault
 from gateway.model.connection import State, Trigger
 from gateway.model.credits import price
-from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, PermissionDenied, RateLimited, RequestRefused, Unavailable
+from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, CreditsInsufficient, PermissionDenied, RateLimited, RequestRefused, Unavailable
 from gateway.model.event import EventType, NewEvent
 from gateway.model.exchange import ListsMeters, RemoteMeter
 from gateway.model.meter import to_document
@@ -84,9 +84,8 @@ class Connections:
                 )
                 await outbox.append(connection, event)
                 moved = await self._give(connection, wanted.id, wanted.customer, wanted.credentials, caller)
-        except RequestRefused as error:
-            if error.code == "credits.insufficient":
-                await self._note_shortage(wanted)
+        except CreditsInsufficient as error:
+            await credits.note_refusal(self._database, error)
             raise
         _say(moved)
 
@@ -242,7 +241,7 @@ class Connections:
 
     async def _give(self, connection: Connection, connection_id: str, customer: str, given: CredentialSettings, caller: Caller) -> Moved | None:
         digest = self.digest(given) if caller.name == FILE else None
-        generation = await credentials.next_generation(connection, connection_id)
+        generation = await connections.next_generation(connection, connection_id)
         sealed = self._vault.seal(given.resolved(), Binding(customer=customer, connection=connection_id, field="credential", generation=generation))
         await credentials.add(connection, connection_id=connection_id, type=given.type, sealed=sealed, generation=generation)
         await connections.offer(connection, connection_id, generation=generation, kind=given.type, digest=digest)
@@ -262,10 +261,6 @@ class Connections:
         if moved is None and (held := await self._held(connection_id)).state is not done:
             raise _refusal(connection_id, held.state)
         _say(moved)
-
-    async def _note_shortage(self, wanted: ConnectionSettings) -> None:
-        async with self._database.transaction() as connection:
-            await credits.note_refusal(connection, customer=wanted.customer, settings=self._settings.credits)
 
 
 _ENDED = (State.DISCONNECTING, State.DISCONNECTED)

@@ -173,6 +173,12 @@ async def offer(connection: Connection, connection_id: str, *, generation: int, 
     await connection.execute(sql("connection_offer"), connection_id, generation, kind, digest)
 
 
+async def next_generation(connection: Connection, connection_id: str) -> int:
+    """One more than any credential of the connection ever had. The caller holds the row's lock."""
+    generation: int = await connection.fetchval(sql("connection_generation"), connection_id)
+    return generation
+
+
 async def promote(connection: Connection, connection_id: str, *, account: str | None) -> None:
     """The credential was verified: it is the one in use."""
     await connection.execute(sql("connection_promote"), connection_id, account)

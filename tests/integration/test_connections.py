@@ -14,6 +14,7 @@ from gateway.configuration import DeclaredConnection
 from gateway.model.connector import Health
 from gateway.model.errors import AuthRefused, BadConfiguration, ConfigError, ConnectorError, PermissionDenied, RateLimited, RequestRefused, Unavailable
 from gateway.settings import ConnectionPatch, CreditsSettings
+from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from tests.fixtures.connection_rig import CALLER, World, credentials, settings, wanted
 from tests.fixtures.scripted import Scripted
@@ -26,13 +27,15 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "DRAIN_SECONDS", 0.02)
 
 
-async def balance(world: World) -> dict[str, int]:
-    (row,) = await world.rows("select state, price from connection")
-    return row
+@pytest.fixture(autouse=True)
+async def _pool(database: Database) -> None:
+    await sync_capacity(database, CreditsSettings())
 
 
 async def test_a_created_connection_is_verified_and_becomes_active(database: Database) -> None:
     world = World(database)
+    await world.execute("insert into customer values ('acme')")
+    await world.execute("insert into device (customer_id, device_id) values ('acme', 'd1')")
     await world.service.create(wanted(), CALLER)
     assert await world.state() == "verifying"
     async with world.living():
@@ -209,12 +212,18 @@ async def test_new_credentials_of_another_account_are_refused_and_the_issue_stay
 
 
 async def test_a_mistyped_credential_does_not_stop_what_works(database: Database) -> None:
-    world = await World(database).active()
-    world.connector.probe_error = AuthRefused("no such key")
+    class Particular(Scripted):
+        async def probe(self) -> Health:
+            self.probes += 1
+            if world.system.built[-1].credentials["api_key"] == "tpyo":
+                raise AuthRefused("no such key")
+            return Health()
+
+    world = World(database, Particular())
+    await world.active()
     async with world.living():
         await world.service.change("acme-1", ConnectionPatch(credentials=credentials("tpyo")), CALLER)
-        await wait_until(lambda: world.connector.probes >= 2, what="the new one was probed")
-        world.connector.probe_error = None
+        await wait_until_true(world, "select count(*) = 1 as yes from issue where solved_at is null")
         await world.reaches("active")
     (row,) = await world.rows("select generation, candidate from connection")
     assert row == {"generation": 1, "candidate": None}

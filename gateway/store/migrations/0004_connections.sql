@@ -9,6 +9,7 @@ alter table connection
     add column credential_type  text not null default 'none',
     add column configuration    bigint not null default 1,     -- one more with each change of settings, meters or credentials: links are built again
     add column generation       int not null default 0,        -- of the credential in use; 0: none yet
+    add column generations      int not null default 0,        -- given so far: a number is never used twice
     add column candidate        int,                           -- of the credential that is being verified
     add column prior_state      text,                          -- where verifying and paused came from
     add column account          text,                          -- whose data the credential reaches, as the system said at activation
