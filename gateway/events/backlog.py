@@ -7,10 +7,11 @@ import asyncio
 import structlog
 
 from gateway import metrics
+from gateway.model.breaker import Scope
 from gateway.model.connection import State
 from gateway.model.errors import StoreError
 from gateway.model.status import ConnectionStatus
-from gateway.store import status
+from gateway.store import incidents, status
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -44,12 +45,16 @@ class Backlog:
         """Sets every gauge from the database now. Connections that are gone lose theirs. Raises StoreError."""
         connections = await status.read(self._database)
         dead = await status.dead_letters(self._database)
+        counts = await incidents.counts(self._database)
         for gauge in (*_PER_CONNECTION, metrics.DEAD_LETTERS):
             gauge.clear()
         for connection in connections:
             _set(connection)
         for reason, held in dead.items():
             metrics.DEAD_LETTERS.labels(reason).set(held)
+        for scope in Scope:
+            metrics.BREAKER_OPEN.labels(scope).set(counts.breakers[scope])
+            metrics.INCIDENTS_OPEN.labels(scope).set(counts.incidents[scope])
 
 
 def _set(connection: ConnectionStatus) -> None:
