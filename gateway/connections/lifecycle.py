@@ -148,7 +148,7 @@ class Lifecycle:
             else:
                 moved = await self._transitions.move(connection, name, Trigger.PROBE_SUCCEEDED, Cause())
                 if moved is not None:
-                    await connections.promote(connection, name, account=answer.account)
+                    await connections.promote(connection, name, account=answer.account, delivery=link.connector.capabilities.delivery)
                     await credentials.drop_others(connection, connection_id=name, keep=[link.generation])
                     await self._begin(connection, link)
                     await connections.wake(connection, name)

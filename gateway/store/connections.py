@@ -179,9 +179,9 @@ async def next_generation(connection: Connection, connection_id: str) -> int:
     return generation
 
 
-async def promote(connection: Connection, connection_id: str, *, account: str | None) -> None:
-    """The credential was verified: it is the one in use."""
-    await connection.execute(sql("connection_promote"), connection_id, account)
+async def promote(connection: Connection, connection_id: str, *, account: str | None, delivery: str) -> None:
+    """The credential was verified: it is the one in use. `delivery`: what the connector promises with these settings."""
+    await connection.execute(sql("connection_promote"), connection_id, account, delivery)
 
 
 async def withdraw(connection: Connection, connection_id: str) -> None:
