@@ -72,6 +72,7 @@ CONNECTION_STATE = Gauge(
 REAUTHORIZATION_REQUIRED = Gauge(
     "fieldgate_connection_reauthorization_required", "1 while a person must give new credentials.", ["connection", "customer", "system"], registry=REGISTRY
 )
+TOKEN_REFRESHES = Counter("fieldgate_token_refreshes_total", "Refreshes of OAuth tokens by what became of them.", ["system", "outcome"], registry=REGISTRY)
 UPSTREAM_REQUESTS = Counter("fieldgate_upstream_requests_total", "Calls to systems.", ["system", "operation", "status_class"], registry=REGISTRY)
 CREDITS_CAPACITY = Gauge("fieldgate_credits_capacity", "Connection credits that there are.", registry=REGISTRY)
 CREDITS_USED = Gauge("fieldgate_credits_used", "Connection credits held or posted.", ["tier"], registry=REGISTRY)

@@ -52,6 +52,10 @@ class TokenExchange(Protocol):
         """
         ...
 
+    async def revoke(self, credential: Credential, token: str, *, timeout_seconds: float) -> None:
+        """The token, and what was given with it, is good no more. Raises as `refresh` does."""
+        ...
+
 
 class TokenSource(Protocol):
     """Access tokens of one connection."""

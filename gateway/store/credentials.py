@@ -54,9 +54,7 @@ class Expiring:
     days: int
 
 
-async def add(
-    connection: Connection, *, connection_id: str, type: str, sealed: bytes, generation: int, expires_at: datetime | None = None
-) -> None:
+async def add(connection: Connection, *, connection_id: str, type: str, sealed: bytes, generation: int, expires_at: datetime | None = None) -> None:
     """Within the caller's transaction. Raises StoreRejected where the generation is there already."""
     await connection.execute(sql("credential_add"), connection_id, generation, type, sealed, expires_at)
 
@@ -97,6 +95,5 @@ async def expiring(connection: Connection, table: Table, now: datetime) -> Seque
     """Within the caller's transaction: what ends within 7 days, or 1, each said once. Of several replicas one gets it."""
     rows = await connection.fetch(sql(f"{table}_expiring"), now)
     return [
-        Expiring(connection=row["connection_id"], customer=row["customer_id"], type=row["type"], expires_at=row["expires_at"], days=row["days"])
-        for row in rows
+        Expiring(connection=row["connection_id"], customer=row["customer_id"], type=row["type"], expires_at=row["expires_at"], days=row["days"]) for row in rows
     ]

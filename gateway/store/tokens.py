@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+import asyncpg
 
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -105,7 +105,7 @@ async def is_current(database: Database, connection_id: str, generation: int) ->
         return bool(await connection.fetchval(sql("credential_is_current"), connection_id, generation))
 
 
-def _stored(row: Mapping[str, Any]) -> StoredToken:
+def _stored(row: asyncpg.Record) -> StoredToken:
     return StoredToken(
         serial=row["serial"],
         sealed=row["sealed"],
