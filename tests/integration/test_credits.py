@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 
@@ -251,6 +253,25 @@ async def test_the_self_check_finds_damage(books: Ledger, statement: str) -> Non
     assert await ledger.audit(books.database) == []
     await books.execute(statement)
     assert any(DAMAGE[statement] in found for found in await ledger.audit(books.database)), await ledger.audit(books.database)
+
+
+REPAIRS = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs" / "credits.md").read_text(), re.DOTALL)
+
+
+async def test_the_repairs_of_the_documentation_repair(books: Ledger) -> None:
+    recount, give_back = REPAIRS
+    await books.hold("acme_a")
+    await books.post("acme_a")
+    await books.hold("acme_d")
+    await books.execute("update credit_pool set posted = 9, held = 0")
+    await books.execute(recount)
+    assert await ledger.audit(books.database) == []
+    await books.execute("update connection set state = 'disconnected' where connection_id = 'acme_a'")
+    assert await ledger.audit(books.database) != []
+    await books.execute(give_back.replace("'ID'", "'acme_a'"))
+    await books.execute(recount)
+    assert await ledger.audit(books.database) == []
+    assert await books.held_and_posted() == (2, 0)
 
 
 async def test_the_gauges_show_capacity_and_use_and_disagreements(books: Ledger) -> None:
