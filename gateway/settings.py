@@ -113,16 +113,16 @@ def _parse_tier(value: object) -> object:
 Tier = Annotated[Literal[1, 2, 3], BeforeValidator(_parse_tier)]
 
 
-Amount = Annotated[int, Field(ge=0, le=1_000_000)]
+CreditAmount = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class CreditsSettings(Section):
     """What connections cost, how many credits there are, and how many of them one customer may use."""
 
     capacity: int = Field(100, ge=0, le=1_000_000_000)
-    tier_price: dict[Tier, Amount] = {1: 1, 2: 2, 3: 4}
+    tier_price: dict[Tier, CreditAmount] = {1: 1, 2: 2, 3: 4}
     on_premises_multiplier: int = Field(2, ge=1, le=1_000)
-    customer_quota: dict[Identifier, Amount] = {}
+    customer_quota: dict[Identifier, CreditAmount] = {}
 
 
 class SecuritySettings(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -109,6 +109,14 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A part of what is used: connections that have credits, and how many."""
+
+    connections: int
+    credits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Excess:
     """The first hold that the ledger shows to have gone beyond the capacity of its moment."""
 
@@ -135,6 +143,22 @@ def price(tariff: Tariff, *, tier: int, hosting: str) -> int:
 def became_low(before: Pool, after: Pool) -> bool:
     """Whether the step between the two crossed the threshold: once for each crossing."""
     return after.is_low and not before.is_low
+
+
+def by_tier(book: Book) -> dict[int, Share]:
+    """What is used, by tier; every tier."""
+    return {tier: _share(holding for holding in book.holdings if holding.tier == tier) for tier in TIERS}
+
+
+def by_customer(book: Book) -> dict[str, Share]:
+    """What is used, by customer, in order; customers that have credits or a quota."""
+    names = {holding.customer for holding in book.holdings if holding.account is not None} | set(book.quotas)
+    return {name: _share(holding for holding in book.holdings if holding.customer == name) for name in sorted(names)}
+
+
+def _share(holdings: Iterable[Holding]) -> Share:
+    having = [holding for holding in holdings if holding.account is not None]
+    return Share(connections=len(having), credits=sum(holding.amount for holding in having))
 
 
 def places(state: State, prior: State | None, *, is_waiting: bool) -> frozenset[Account | None]:
