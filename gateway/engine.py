@@ -23,6 +23,9 @@ from gateway.store import credits
 from gateway.store.pool import Database
 from gateway.sync.schedule import Scheduler
 
+CLOSE_SECONDS = 5.0
+"""For a refresh or a logon that is on its way: a rotated token must not be lost."""
+
 
 class Engine:
     """The parts, built once for a process. `owner` names it in leases."""
@@ -32,12 +35,11 @@ class Engine:
         manifests = {name: system.manifest for name, system in systems.items()}
         self.vault = Vault([key.get_secret_value() for key in settings.security.encryption_keys])
         self.tokens = Tokens(database, self.vault, OAuthExchange(), owner=owner)
+        self.logons = Logons(database)
         self.transitions = Transitions(manifests, settings)
         self.incidents = Incidents(database, owner=owner)
-        self.links = Links(
-            database, systems, settings, vault=self.vault, tokens=self.tokens, logons=Logons(database, owner=owner), observer=_observer
-        )
-        self.service = Connections(database, systems, settings, vault=self.vault, transitions=self.transitions, links=self.links)
+        self.links = Links(database, systems, settings, vault=self.vault, tokens=self.tokens, logons=self.logons, observer=_observer)
+        self.service = Connections(database, systems, settings, vault=self.vault, transitions=self.transitions, links=self.links, tokens=self.tokens)
         self.health = Health(
             database,
             self.transitions,
@@ -65,6 +67,8 @@ class Engine:
             yield engine
         finally:
             await engine.links.close()
+            await engine.tokens.close(CLOSE_SECONDS)
+            await engine.logons.close(CLOSE_SECONDS)
 
     async def prepare(self) -> None:
         """What the database has to know of the configuration before anything is asked: the pool's capacity. Raises StoreError."""

@@ -12,10 +12,12 @@ import orjson
 
 from gateway.configuration import DeclaredConnection, Faults, check
 from gateway.configuration.schema import written
-from gateway.connections.links import Links, System
+from gateway.connections.links import Links, System, credential_binding
+from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Moved, Transitions
-from gateway.connections.vault import Binding, Vault
+from gateway.connections.vault import Vault
 from gateway.model.connection import State, Trigger
+from gateway.model.credential import Credential, TokenGrant
 from gateway.model.credits import price
 from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, CreditsInsufficient, PermissionDenied, RateLimited, RequestRefused, Unavailable
 from gateway.model.event import EventType, NewEvent
@@ -26,7 +28,6 @@ from gateway.store import connections, credentials, credits, outbox, streams
 from gateway.store.connections import Cause, Configuration, Held
 from gateway.store.pool import Connection, Database
 from gateway.sync.link import READINGS
-
 
 FILE = "file"
 """The caller that declares: what it gave last is remembered, so that an unchanged file gives nothing again."""
@@ -52,6 +53,7 @@ class Connections:
         vault: Vault,
         transitions: Transitions,
         links: Links,
+        tokens: Tokens,
     ) -> None:
         self._database = database
         self._systems = systems
@@ -59,6 +61,7 @@ class Connections:
         self._vault = vault
         self._transitions = transitions
         self._links = links
+        self._tokens = tokens
         self._digest_key = settings.security.encryption_keys[-1].get_secret_value().encode()
 
     async def create(self, wanted: ConnectionSettings, caller: Caller) -> None:
@@ -79,9 +82,7 @@ class Connections:
                 await connections.lock(connection, wanted.id)
                 await credits.hold(connection, connection_id=wanted.id, customer=wanted.customer, amount=cost, settings=self._settings.credits)
                 data: dict[str, object] = {"system": wanted.system, "hosting": wanted.hosting, "tier": manifest.tier, "credits": cost}
-                event = NewEvent(
-                    type=EventType.CONNECTION_CREATED, customer=wanted.customer, connection=wanted.id, data=data, request_id=caller.request_id
-                )
+                event = NewEvent(type=EventType.CONNECTION_CREATED, customer=wanted.customer, connection=wanted.id, data=data, request_id=caller.request_id)
                 await outbox.append(connection, event)
                 moved = await self._give(connection, wanted.id, wanted.customer, wanted.credentials, caller)
         except CreditsInsufficient as error:
@@ -99,7 +100,12 @@ class Connections:
             "sync": patch.sync or ConnectionSyncSettings.model_validate(held.sync),
         }
         base = ConnectionSettings(
-            id=connection_id, customer=held.customer, system=held.system, credentials=patch.credentials or CredentialSettings(), meters=patch.meters or (), **update
+            id=connection_id,
+            customer=held.customer,
+            system=held.system,
+            credentials=patch.credentials or CredentialSettings(),
+            meters=patch.meters or (),
+            **update,
         )
         declared = self._checked(base, credentials=patch.credentials is not None)
         configuration = self.configuration(declared, managed_by=held.managed_by, meters=None if patch.meters is not None else held.meters, host=held.host)
@@ -124,18 +130,18 @@ class Connections:
                 moved = await self._verify_again(connection, held.connection, caller, "the settings have changed")
         _say(moved)
 
-    async def give_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller) -> None:
-        """Stores them as the candidate that is verified next. What is in use stays so until then."""
+    async def give_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller, *, grant: TokenGrant | None = None) -> None:
+        """Stores them as the candidate that is verified next. What is in use stays so until then. `grant`: the tokens of an authorization."""
         held = await self._held(connection_id)
-        patch = ConnectionPatch(credentials=given)
-        base = ConnectionSettings(id=held.connection, customer=held.customer, system=held.system, hosting=held.hosting, settings=dict(held.settings), credentials=given)
+        base = ConnectionSettings(
+            id=held.connection, customer=held.customer, system=held.system, hosting=held.hosting, settings=dict(held.settings), credentials=given
+        )
         self._checked(base)
-        assert patch.credentials is not None
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, connection_id)
             if locked is None or locked.state in (State.PAUSED, *_ENDED):
                 raise _refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
-            moved = await self._give(connection, connection_id, held.customer, given, caller)
+            moved = await self._give(connection, connection_id, held.customer, given, caller, grant)
         _say(moved)
 
     async def pause(self, connection_id: str, caller: Caller) -> None:
@@ -239,11 +245,16 @@ class Connections:
             raise RequestRefused("request.not_found", f"there is no connection {connection_id!r}", connection=connection_id)
         return held
 
-    async def _give(self, connection: Connection, connection_id: str, customer: str, given: CredentialSettings, caller: Caller) -> Moved | None:
+    async def _give(
+        self, connection: Connection, connection_id: str, customer: str, given: CredentialSettings, caller: Caller, grant: TokenGrant | None = None
+    ) -> Moved | None:
         digest = self.digest(given) if caller.name == FILE else None
         generation = await connections.next_generation(connection, connection_id)
-        sealed = self._vault.seal(given.resolved(), Binding(customer=customer, connection=connection_id, field="credential", generation=generation))
+        sealed = self._vault.seal(given.resolved(), credential_binding(customer, connection_id, generation))
         await credentials.add(connection, connection_id=connection_id, type=given.type, sealed=sealed, generation=generation)
+        if grant is not None:
+            credential = Credential(generation=generation, type=given.type, values=given.resolved())
+            await self._tokens.adopt(connection, connection_id=connection_id, customer=customer, credential=credential, grant=grant)
         await connections.offer(connection, connection_id, generation=generation, kind=given.type, digest=digest)
         return await self._verify_again(connection, connection_id, caller, "credentials were given")
 
