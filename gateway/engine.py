@@ -19,7 +19,7 @@ from gateway.connections.transitions import Transitions
 from gateway.connections.vault import Vault
 from gateway.model.connector import Observer
 from gateway.settings import Settings
-from gateway.store import credits
+from gateway.store import credits as ledger
 from gateway.store.pool import Database
 from gateway.sync.schedule import Scheduler
 
@@ -72,7 +72,7 @@ class Engine:
 
     async def prepare(self) -> None:
         """What the database has to know of the configuration before anything is asked: the pool's capacity. Raises StoreError."""
-        await credits.sync_capacity(self._database, self._settings.credits)
+        await ledger.sync_capacity(self._database, self._settings.credits)
 
     def loops(self) -> Mapping[str, Coroutine[None, None, None]]:
         """What the daemon runs, by name."""

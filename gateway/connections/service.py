@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import orjson
+import structlog
 
 from gateway.configuration import DeclaredConnection, Faults, check
 from gateway.configuration.schema import written
@@ -24,10 +25,13 @@ from gateway.model.event import EventType, NewEvent
 from gateway.model.exchange import ListsMeters, RemoteMeter
 from gateway.model.meter import to_document
 from gateway.settings import ConnectionPatch, ConnectionSettings, ConnectionSyncSettings, CredentialSettings, Settings
-from gateway.store import connections, credentials, credits, outbox, streams
+from gateway.store import connections, credentials, outbox, streams
+from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Configuration, Held
 from gateway.store.pool import Connection, Database
 from gateway.sync.link import READINGS
+
+log = structlog.get_logger(__name__)
 
 FILE = "file"
 """The caller that declares: what it gave last is remembered, so that an unchanged file gives nothing again."""
@@ -80,13 +84,13 @@ class Connections:
                 if not await connections.insert(connection, wanted.id, wanted.customer, wanted.system, manifest.tier, cost, configuration):
                     raise RequestRefused("request.conflict", f"the id {wanted.id!r} is taken, or was once: choose another", connection=wanted.id)
                 await connections.lock(connection, wanted.id)
-                await credits.hold(connection, connection_id=wanted.id, customer=wanted.customer, amount=cost, settings=self._settings.credits)
+                await ledger.hold(connection, connection_id=wanted.id, customer=wanted.customer, amount=cost, settings=self._settings.credits)
                 data: dict[str, object] = {"system": wanted.system, "hosting": wanted.hosting, "tier": manifest.tier, "credits": cost}
                 event = NewEvent(type=EventType.CONNECTION_CREATED, customer=wanted.customer, connection=wanted.id, data=data, request_id=caller.request_id)
                 await outbox.append(connection, event)
                 moved = await self._give(connection, wanted.id, wanted.customer, wanted.credentials, caller)
         except CreditsInsufficient as error:
-            await credits.note_refusal(self._database, error)
+            await ledger.note_refusal(self._database, error)
             raise
         _say(moved)
 
@@ -172,6 +176,7 @@ class Connections:
         if held.state in (State.PAUSED, *_ENDED) or (held.state in _NEEDS_CREDENTIAL and held.candidate is None):
             raise _refusal(connection_id, held.state)
         await connections.schedule_probe(self._database, connection_id, in_seconds=0.0, attempts=0)
+        log.info("connection.recheck_asked", connection=connection_id, caller=caller.name)
 
     async def synchronise(self, connection_id: str, *, full: bool, caller: Caller) -> None:
         """Its streams run at once; `full` walks the stored history again, and sends only what the system does not hold."""
@@ -190,6 +195,7 @@ class Connections:
                     max_future=self._settings.telemetry.max_future,
                 )
             await connections.wake(connection, connection_id)
+        log.info("connection.sync_asked", connection=connection_id, full=full, caller=caller.name)
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
         """What the system itself has to feed. Its own refusals come back as `upstream.*`."""
