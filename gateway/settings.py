@@ -116,11 +116,16 @@ def _parse_tier(value: object) -> object:
 Tier = Annotated[Literal[1, 2, 3], BeforeValidator(_parse_tier)]
 
 
-class CreditsSettings(Section):
-    """What connections cost."""
+CreditAmount = Annotated[int, Field(ge=0, le=1_000_000)]
 
-    tier_price: dict[Tier, int] = {1: 1, 2: 2, 3: 4}
-    on_premises_multiplier: int = Field(2, ge=1)
+
+class CreditsSettings(Section):
+    """What connections cost, how many credits there are, and how many of them one customer may use."""
+
+    capacity: int = Field(100, ge=0, le=1_000_000_000)
+    tier_price: dict[Tier, CreditAmount] = {1: 1, 2: 2, 3: 4}
+    on_premises_multiplier: int = Field(2, ge=1, le=1_000)
+    customer_quota: dict[Identifier, CreditAmount] = {}
 
 
 class SecuritySettings(Section):
@@ -140,6 +145,7 @@ class SyncSettings(Section):
     backoff_base: Duration = timedelta(seconds=1)
     backoff_cap: Duration = timedelta(minutes=5)
     unknown_wait: Duration = timedelta(seconds=10)
+    probe_interval: Duration = timedelta(seconds=45)
 
 
 class LoggingSettings(Section):
@@ -180,6 +186,10 @@ class CredentialSettings(Section):
     __pydantic_extra__: dict[str, SecretStr]
     type: Auth = "none"
 
+    expires_at: str | None = Field(
+        None, description="When the credential ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day ahead."
+    )
+
     def resolved(self) -> dict[str, str]:
         """In clear, for the connector only."""
         return {key: value.get_secret_value() for key, value in (self.__pydantic_extra__ or {}).items()}
@@ -204,6 +214,16 @@ class ConnectionSettings(Section):
     credentials: CredentialSettings = CredentialSettings()
     sync: ConnectionSyncSettings = ConnectionSyncSettings()
     meters: tuple[MeterSettings, ...] = ()
+
+
+class ConnectionPatch(Section):
+    """A change of a connection: each part that is given replaces the old one whole. Customer and system never change."""
+
+    hosting: Hosting | None = None
+    settings: dict[str, object] | None = None
+    credentials: CredentialSettings | None = None
+    sync: ConnectionSyncSettings | None = None
+    meters: tuple[MeterSettings, ...] | None = None
 
 
 class Settings(Section):
