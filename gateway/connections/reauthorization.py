@@ -6,20 +6,24 @@ tried again until a verification succeeds, a few times at most. What succeeded i
 
 from __future__ import annotations
 
-import base64
 import enum
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
+from pydantic import SecretStr
 
-from gateway.model.access import Caller
+from gateway.connections.links import credential_binding
+from gateway.connections.service import Caller
+from gateway.connections.vault import Binding, Vault
 from gateway.model.connection import State, Trigger
-from gateway.model.errors import ConnectorError, RequestRefused, Unavailable
+from gateway.model.connector import Auth
+from gateway.model.credential import Credential, TokenGrant
+from gateway.model.errors import BadConfiguration, ConnectorError, RequestRefused, Unavailable
 from gateway.settings import CredentialSettings
+from gateway.store import connections, credentials
 from gateway.store import reauthorization as links
 from gateway.store.access import hashed, new_secret
 from gateway.store.pool import Database
@@ -30,7 +34,8 @@ log = structlog.get_logger(__name__)
 LIFETIME = timedelta(days=7)
 MAX_ATTEMPTS = 5
 FLOW_SECONDS = 900.0
-CODE_FLOW = "oauth2_authorization_code"
+EXCHANGE_SECONDS = 20.0
+CODE_FLOW: Auth = "oauth2_authorization_code"
 ANOTHER_ACCOUNT = "another account"
 """What the reason of a refusal says when the new credentials reach somebody else's data."""
 
@@ -41,34 +46,22 @@ FOREIGN = "This answer does not belong to a login that was begun in this browser
 
 
 class GivesCredentials(Protocol):
-    """The lifecycle."""
+    """`gateway.connections.service`."""
 
-    async def give_credentials(self, connection: str, credentials: CredentialSettings, caller: Caller) -> None:
+    async def give_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller, *, grant: TokenGrant | None = None) -> None:
         """Verified before use. Raises RequestRefused."""
         ...
 
 
-class Sealer(Protocol):
-    """Keeps values so that only we can read them, and only for the connection they were sealed for."""
+class CodeExchange(Protocol):
+    """The authorization code flow on the wire: `connectors.kit.oauth`, handed in by the composition root."""
 
-    def seal(self, values: Mapping[str, str], *, connection: str) -> bytes:
-        """Sealed."""
+    def authorization_url(self, credential: Mapping[str, str], *, redirect_uri: str, state: str, verifier: str) -> str:
+        """Where the customer logs in; PKCE's challenge is S256 of the verifier. Raises BadConfiguration."""
         ...
 
-    def open(self, sealed: bytes, *, connection: str) -> dict[str, str]:
-        """What was sealed."""
-        ...
-
-
-class Authorizer(Protocol):
-    """The OAuth 2.0 authorization code flow with the system of a connection."""
-
-    async def authorization_url(self, connection: str, *, state: str, challenge: str, redirect_uri: str) -> str:
-        """Where the customer logs in; `challenge` is PKCE's, S256. Raises RequestRefused where it is not configured."""
-        ...
-
-    async def exchange(self, connection: str, *, code: str, verifier: str, redirect_uri: str) -> CredentialSettings:
-        """The credentials that the code stands for. Raises ConnectorError."""
+    async def redeem(self, credential: Credential, *, code: str, verifier: str, redirect_uri: str, timeout_seconds: float) -> TokenGrant:
+        """The tokens that the code stands for. Raises ConnectorError."""
         ...
 
 
@@ -134,28 +127,30 @@ def stage(link: StoredLink) -> Stage:
     """What the page shows of a link that is open. Pure."""
     if link.succeeded:
         return Stage.DONE
-    match link.state:
-        case State.DISCONNECTING | State.DISCONNECTED | State.PAUSED:
-            return Stage.UNAVAILABLE
-        case State.VERIFYING:
-            return Stage.CHECKING
-        case State.PENDING | State.REAUTHORIZATION_REQUIRED | State.BLOCKED if link.submitted_at is not None and link.since >= link.submitted_at:
-            if link.last_trigger == Trigger.VERIFICATION_DEFERRED:
-                return Stage.DEFERRED
+    if link.state in (State.DISCONNECTING, State.DISCONNECTED, State.PAUSED):
+        return Stage.UNAVAILABLE
+    if link.state is State.VERIFYING:
+        return Stage.CHECKING
+    if link.submitted_at is None or link.since < link.submitted_at:
+        return Stage.WANTED
+    match link.last_trigger:
+        case Trigger.VERIFICATION_DEFERRED:
+            return Stage.DEFERRED
+        case Trigger.PROBE_REFUSED | Trigger.PROBE_DENIED:
             return Stage.ANOTHER_ACCOUNT if ANOTHER_ACCOUNT in (link.reason or "") else Stage.REFUSED
         case _:
             return Stage.WANTED
 
 
 class Reauthorization:
-    """Links and flows on one database. `sealer` and `authorizer` are needed for the authorization code flow only."""
+    """Links and flows on one database."""
 
-    def __init__(self, database: Database, lifecycle: GivesCredentials, *, public_url: str, sealer: Sealer, authorizer: Authorizer | None) -> None:
+    def __init__(self, database: Database, service: GivesCredentials, *, public_url: str, vault: Vault, exchange: CodeExchange) -> None:
         self._database = database
-        self._lifecycle = lifecycle
+        self._service = service
         self._public_url = public_url.rstrip("/")
-        self._sealer = sealer
-        self._authorizer = authorizer
+        self._vault = vault
+        self._exchange = exchange
 
     @property
     def redirect_uri(self) -> str:
@@ -178,14 +173,14 @@ class Reauthorization:
 
     async def depart(self, secret: str) -> Departure:
         """Begins the authorization code flow for this browser. Raises RequestRefused."""
-        link = await self._usable(hashed(secret))
-        if self._authorizer is None or link.stored.credential_type != CODE_FLOW:
-            raise RequestRefused("request.conflict", "This system is not authorized on a login page of its own.")
+        stored = (await self._usable(hashed(secret))).stored
         state, verifier, browser = new_secret(), new_secret(), new_secret()
-        connection = link.stored.connection
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
-        url = await self._authorizer.authorization_url(connection, state=state, challenge=challenge, redirect_uri=self.redirect_uri)
-        sealed = self._sealer.seal({"verifier": verifier, "link": secret}, connection=connection)
+        credential = await self._credential(stored.connection)
+        try:
+            url = self._exchange.authorization_url(credential.values, redirect_uri=self.redirect_uri, state=state, verifier=verifier)
+        except BadConfiguration as error:
+            raise RequestRefused("request.conflict", f"The login of this connection is not set up: {error}") from error
+        sealed = self._vault.seal({"verifier": verifier, "link": secret}, _binding(stored.customer, stored.connection))
         if not await links.begin_flow(self._database, hashed(secret), state=state, browser=browser, sealed=sealed, lifetime_seconds=FLOW_SECONDS):
             raise RequestRefused("request.not_found", VOID)
         return Departure(url=url, browser=browser)
@@ -198,15 +193,16 @@ class Reauthorization:
         flow = await links.finish_flow(self._database, state=state, browser=browser)
         if flow is None:
             raise RequestRefused("request.not_found", FOREIGN)
-        kept = self._sealer.open(flow.sealed, connection=flow.connection)
+        kept = self._vault.open(flow.sealed, _binding(flow.customer, flow.connection))
         return Arrival(secret=kept["link"], login=Login.DECLINED if code is None else await self._redeem(flow, code, kept["verifier"], caller))
 
     async def _redeem(self, flow: StoredFlow, code: str, verifier: str, caller: Caller) -> Login:
-        assert self._authorizer is not None, "a flow was begun with it"
         try:
             await self._usable(flow.link_hash)
-            credentials = await self._authorizer.exchange(flow.connection, code=code, verifier=verifier, redirect_uri=self.redirect_uri)
-            await self._hand_over(flow.link_hash, credentials, caller)
+            credential = await self._credential(flow.connection)
+            grant = await self._exchange.redeem(credential, code=code, verifier=verifier, redirect_uri=self.redirect_uri, timeout_seconds=EXCHANGE_SECONDS)
+            given = CredentialSettings.model_validate({"type": CODE_FLOW, **{name: SecretStr(value) for name, value in credential.values.items()}})
+            await self._hand_over(flow.link_hash, given, caller, grant=grant)
         except Unavailable as error:
             log.warning("connection.login_unfinished", connection=flow.connection, detail=str(error))
             return Login.UNREACHABLE
@@ -215,11 +211,22 @@ class Reauthorization:
             return Login.REFUSED
         return Login.HANDED_OVER
 
-    async def _hand_over(self, link_hash: bytes, credentials: CredentialSettings, caller: Caller) -> None:
+    async def _credential(self, connection_id: str) -> Credential:
+        """The OAuth client that the connection was given, of the newest generation. Raises RequestRefused."""
+        held = (await connections.read(self._database, [connection_id]))[connection_id]
+        generation = held.candidate or held.generation
+        async with self._database.connection() as connection:
+            stored = await credentials.read(connection, connection_id=connection_id, generation=generation)
+        if stored is None or stored.type != CODE_FLOW:
+            raise RequestRefused("request.conflict", "This system is not authorized on a login page of its own.")
+        values = self._vault.open(stored.sealed, credential_binding(held.customer, connection_id, generation))
+        return Credential(generation=generation, type=CODE_FLOW, values=values)
+
+    async def _hand_over(self, link_hash: bytes, given: CredentialSettings, caller: Caller, *, grant: TokenGrant | None = None) -> None:
         link = await self._usable(link_hash)
         if not await links.attempt(self._database, link_hash, limit=MAX_ATTEMPTS):
             raise RequestRefused("request.conflict", USED)
-        await self._lifecycle.give_credentials(link.stored.connection, credentials, caller)
+        await self._service.give_credentials(link.stored.connection, given, caller, grant=grant)
 
     async def _usable(self, link_hash: bytes) -> Link:
         link = await self._look(link_hash)
@@ -240,3 +247,7 @@ class Reauthorization:
         if stored is None or not stored.is_open:
             return None
         return Link(stored=stored, stage=stage(stored))
+
+
+def _binding(customer: str, connection: str) -> Binding:
+    return Binding(customer=customer, connection=connection, field="authorization", generation=0)

@@ -222,7 +222,9 @@ class TransferDocument(Document):
     at: datetime
     connection: str
     customer: str
-    kind: str
+    kind: Literal["hold", "post", "return", "lapse"]
+    from_account: Literal["available", "held", "posted"]
+    to_account: Literal["available", "held", "posted"]
     amount: int
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from gateway.connections.reauthorization import Arrival, Departure, Invitation, Link
+from gateway.connections.service import Caller
 from gateway.http.documents import (
     CreditsDocument,
     IncidentDocument,
@@ -17,22 +18,15 @@ from gateway.http.documents import (
     WebhookCreated,
     WebhookDocument,
 )
-from gateway.model.access import Caller, Principal
+from gateway.model.access import Principal
 from gateway.model.connection import State
 from gateway.model.connector import Manifest
+from gateway.model.exchange import RemoteMeter
 from gateway.model.status import ConnectionStatus
-from gateway.settings import ConnectionSettings, ConnectionSyncSettings, CredentialSettings, CreditsSettings, MeterSettings, Section
+from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSettings, CreditsSettings
 from gateway.store.access import Session
-from gateway.store.views import DeadLetter, DeliveredReading, Described, Issue, Run, Target, Transition
-
-
-class ConnectionPatch(Section):
-    """What may change of a connection: each part is replaced whole, or left as it is."""
-
-    settings: dict[str, object] | None = None
-    credentials: CredentialSettings | None = None
-    sync: ConnectionSyncSettings | None = None
-    meters: tuple[MeterSettings, ...] | None = None
+from gateway.store.issues import Issue
+from gateway.store.views import DeadLetter, DeliveredReading, Described, Run, Target, Transition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,54 +39,39 @@ class System:
 
 
 class ConnectionService(Protocol):
-    """The life of connections. Every method raises RequestRefused; `meters` raises ConnectorError too."""
+    """The life of connections: `gateway.connections.service`. Every method raises RequestRefused."""
 
     async def create(self, wanted: ConnectionSettings, caller: Caller) -> None:
         """request.invalid, request.conflict, credits.insufficient."""
         ...
 
-    async def change(self, connection: str, patch: ConnectionPatch, caller: Caller) -> None:
+    async def change(self, connection_id: str, patch: ConnectionPatch, caller: Caller) -> None:
         """request.invalid, request.not_found, connection.disconnected."""
         ...
 
-    async def pause(self, connection: str, caller: Caller) -> None:
+    async def pause(self, connection_id: str, caller: Caller) -> None:
         """connection.* where the state forbids it."""
         ...
 
-    async def resume(self, connection: str, caller: Caller) -> None:
+    async def resume(self, connection_id: str, caller: Caller) -> None:
         """connection.* where the state forbids it."""
         ...
 
-    async def recheck(self, connection: str, caller: Caller) -> None:
+    async def recheck(self, connection_id: str, caller: Caller) -> None:
         """connection.* where the state forbids it."""
         ...
 
-    async def disconnect(self, connection: str, caller: Caller) -> None:
+    async def disconnect(self, connection_id: str, caller: Caller) -> None:
         """For good; its credits return."""
         ...
 
-    async def synchronise(self, connection: str, *, full: bool, caller: Caller) -> None:
+    async def synchronise(self, connection_id: str, *, full: bool, caller: Caller) -> None:
         """connection.* where the state forbids it."""
         ...
 
-    async def give_credentials(self, connection: str, credentials: CredentialSettings, caller: Caller) -> None:
-        """Verified before use."""
-        ...
-
-    async def meters(self, connection: str) -> Sequence[RemoteMeter]:
+    async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
         """Asks the system itself."""
         ...
-
-
-class RemoteMeter(Protocol):
-    """`gateway.model.exchange.RemoteMeter`: something at the system that readings can be written to."""
-
-    @property
-    def meter(self) -> str: ...  # noqa: D102
-    @property
-    def title(self) -> str: ...  # noqa: D102
-    @property
-    def unit(self) -> str | None: ...  # noqa: D102
 
 
 class Reader(Protocol):

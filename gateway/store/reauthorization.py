@@ -36,6 +36,7 @@ class StoredFlow:
     """A browser that came back from the system's login page."""
 
     connection: str
+    customer: str
     link_hash: bytes
     sealed: bytes
 
@@ -88,4 +89,6 @@ async def finish_flow(database: Database, *, state: str, browser: str) -> Stored
     """Takes the flow, once; None for a state that is unknown, too old, of another browser or of a link that was replaced."""
     async with database.connection() as connection:
         row = await connection.fetchrow(sql("authorization_finish"), hashed(state), hashed(browser))
-    return None if row is None else StoredFlow(connection=row["connection_id"], link_hash=row["link_hash"], sealed=row["sealed"])
+    if row is None:
+        return None
+    return StoredFlow(connection=row["connection_id"], customer=row["customer_id"], link_hash=row["link_hash"], sealed=row["sealed"])

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from gateway.model.connection import State
+from gateway.model.credits import Account, Kind, Transfer
 from gateway.model.sample import Value
+from gateway.model.status import ConnectionStatus
+from gateway.store import issues, status
+from gateway.store.issues import Issue
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 
@@ -25,21 +29,6 @@ class Target:
     system: str
     state: State
     version: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issue:
-    """What needs a person."""
-
-    connection: str
-    id: str
-    code: str
-    severity: str
-    since: datetime
-    title: str
-    instructions: str
-    action_url: str
-    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,24 +140,25 @@ class Views:
         """Connections by id."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(sql("view_connections"), connection_id, customer, system, states, after, limit)
+        found = await self.issues([row["connection_id"] for row in rows])
         return [
             Described(
                 connection=row["connection_id"],
                 customer=row["customer_id"],
                 state=State(row["state"]),
-                issues=tuple(
-                    Issue(**{**issue, "connection": row["connection_id"], "since": datetime.fromisoformat(issue["since"])}) for issue in row["issues"]
-                ),
+                issues=tuple(issue for issue in found if issue.connection == row["connection_id"]),
                 **{name: row[name] for name in _PLAIN},
             )
             for row in rows
         ]
 
+    async def status(self, connections: Sequence[str] | None) -> list[ConnectionStatus]:
+        """What the status documents show, of these or of all."""
+        return await status.read(self._database, connections)
+
     async def issues(self, connections: Sequence[str]) -> list[Issue]:
         """What is open of these connections."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(sql("view_issues"), list(connections))
-        return [Issue(connection=row[0], id=row[1], **{name: row[name] for name in _ISSUE}) for row in rows]
+        return await issues.read(self._database, connections)
 
     async def readings(self, connection_id: str, *, meter: str | None, after: tuple[str, datetime] = ("", BEGINNING), limit: int) -> list[DeliveredReading]:
         """What was delivered, by meter and window."""
@@ -194,6 +184,24 @@ class Views:
             rows = await connection.fetch(sql("view_audit"), connection_id, limit)
         return [Transition(**dict(row)) for row in rows]
 
+    async def transfers(self, customer: str | None, *, before: int, limit: int) -> list[Transfer]:
+        """Lines of the ledger, the newest first; of one customer, or all."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql("view_transfers"), customer, before, limit)
+        return [
+            Transfer(
+                number=row["transfer_id"],
+                at=row["at"],
+                kind=Kind(row["kind"]),
+                from_account=Account(row["from_account"]),
+                to_account=Account(row["to_account"]),
+                amount=row["amount"],
+                connection=row["connection_id"],
+                customer=row["customer_id"],
+            )
+            for row in rows
+        ]
+
     async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int:
         """One transaction: these dead letters (None: all) are due again and their stream runs at once. How many were."""
         async with self._database.transaction() as connection:
@@ -206,4 +214,3 @@ _PLAIN = (
     "system", "hosting", "tier", "reason", "since", "version", "settings", "sync", "meters", "managed_by", "credential_type", "account", "price", "created_at",
     "request_id",
 )  # fmt: skip
-_ISSUE = ("code", "severity", "since", "title", "instructions", "action_url", "request_id")

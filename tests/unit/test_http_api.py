@@ -19,7 +19,6 @@ from gateway.http.openapi import complete
 from gateway.model.access import Role
 from gateway.model.connection import State
 from gateway.model.errors import RateLimited, RequestRefused, StoreRejected, StoreUnavailable, Unavailable
-from gateway.settings import CreditsSettings
 from tests.fixtures.http_fakes import NOW, World, status_of, world
 
 NEEDS = {
@@ -170,7 +169,7 @@ async def test_the_status_is_the_document_of_mqtt_with_its_version_as_tag() -> N
     made = world()
     async with made.client("viewer") as client:
         first = await client.get("/v1/connections/acme-1/status")
-        document = status_document(status_of(made.reader.held["acme-1"]), CreditsSettings(), now=clock.now()).payload()
+        document = status_document(status_of(made.reader.held["acme-1"]), now=clock.now()).payload()
         again = await client.get("/v1/connections/acme-1/status", headers={"If-None-Match": '"2", W/"3"'})
         other = await client.get("/v1/connections/acme-1/status", headers={"If-None-Match": '"2"'})
     updated = re.compile(rb'"updated":"[^"]+"')

@@ -16,10 +16,11 @@ from gateway.connections.reauthorization import ANOTHER_ACCOUNT, Login
 from gateway.http.dashboard.credential_form import form_fields, form_values
 from gateway.http.dashboard.markdown import instructions
 from gateway.model.access import Principal, Role
-from gateway.model.connection import State
+from gateway.model.connection import IssueCode, State
 from gateway.model.errors import RequestRefused
 from gateway.store.access import Session
-from gateway.store.views import DeadLetter, Issue, Transition
+from gateway.store.issues import Issue
+from gateway.store.views import DeadLetter, Transition
 from tests.fixtures.http_fakes import CATALOGUE, HOUR, NOW, World, described, incident, link, world
 from tests.unit.test_http_api import flat
 
@@ -171,7 +172,7 @@ def hostile_world() -> World:
     issue = Issue(
         connection="acme-1",
         id="i1",
-        code="blocked",
+        code=IssueCode.BLOCKED,
         severity="error",
         since=NOW,
         title=HOSTILE,
@@ -302,8 +303,8 @@ SUBMITTED = {"submitted_at": NOW - HOUR, "attempts": 1}
         (link(state=State.PENDING, credential_type="none"), "waits to be connected", True),
         (link(state=State.ACTIVE), "works at the moment", True),
         (link(state=State.VERIFYING, **SUBMITTED), "Checking", False),
-        (link(since=NOW, reason="401 again", **SUBMITTED), "refused these credentials. Please try again", True),
-        (link(since=NOW, reason=f"this key is of {ANOTHER_ACCOUNT}", **SUBMITTED), "belong to another account", True),
+        (link(since=NOW, reason="401 again", last_trigger="probe_refused", **SUBMITTED), "refused these credentials. Please try again", True),
+        (link(since=NOW, reason=f"this key is of {ANOTHER_ACCOUNT}", last_trigger="probe_refused", **SUBMITTED), "belong to another account", True),
         (link(since=NOW, reason="timed out", last_trigger="verification_deferred", **SUBMITTED), "could not be reached", True),
         (link(state=State.ACTIVE, since=NOW, succeeded=True, **SUBMITTED), "is connected again", False),
         (link(state=State.PAUSED), "is paused", False),
@@ -431,4 +432,5 @@ def test_what_expires_is_not_confused_with_what_was_submitted() -> None:
     from gateway.connections.reauthorization import Stage, stage
 
     assert stage(replace(link(), submitted_at=NOW, since=NOW - timedelta(seconds=1))) is Stage.WANTED
-    assert stage(replace(link(), submitted_at=NOW, since=NOW)) is Stage.REFUSED
+    assert stage(replace(link(), submitted_at=NOW, since=NOW, last_trigger="probe_refused")) is Stage.REFUSED
+    assert stage(replace(link(), state=State.ACTIVE, submitted_at=NOW, since=NOW, last_trigger="probe_denied")) is Stage.REFUSED

@@ -24,11 +24,11 @@ from gateway.http.auth import (
 )
 from gateway.http.documents import Accepted, ConnectionDocument, Page, ReauthorizationDocument, RemoteMeterDocument, RemoteMeters, SyncRequest
 from gateway.http.openapi import problems
-from gateway.http.ports import ConnectionPatch, Services
+from gateway.http.ports import Services
 from gateway.model.access import Principal
 from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
-from gateway.settings import ConnectionSettings, Identifier
+from gateway.settings import ConnectionPatch, ConnectionSettings, Identifier
 from gateway.store.views import Target
 
 router = APIRouter(tags=["connections"])
@@ -113,7 +113,7 @@ async def read_status(serving: Serving, request: Request, target: ViewedConnecti
     found = await serving.reader.status([target.connection])
     if not found:
         raise RequestRefused("request.not_found", "There is no such connection.")
-    document = status_document(found[0], serving.prices, now=clock.now())
+    document = status_document(found[0], now=clock.now())
     return Response(document.payload(), media_type="application/json", headers={**headers, "ETag": f'"{document.version}"'})
 
 
@@ -161,7 +161,7 @@ async def make_reconnect_link(serving: Serving, target: OperatedConnection) -> R
 @router.get(
     "/v1/connections/{connection}/meters",
     summary="The system's meters",
-    responses={**NOT_NOW, **problems("upstream.rate_limited", "upstream.unavailable", "upstream.error")},
+    responses={**NOT_NOW, **problems("request.unsupported", "upstream.rate_limited", "upstream.unavailable", "upstream.error")},
 )
 async def list_meters(serving: Serving, target: ViewedConnection) -> RemoteMeters:
     """Asks the system itself what readings can be written to; used to write meter mappings."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from gateway.events.documents import price
 from gateway.http.auth import Require, Serving
 from gateway.http.documents import CapabilitiesDocument, SystemDocument, Systems
 from gateway.http.ports import System
 from gateway.model.access import Role
+from gateway.model.credits import price
 from gateway.settings import CreditsSettings
 
 router = APIRouter(tags=["systems"])

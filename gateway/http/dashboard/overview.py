@@ -15,7 +15,7 @@ from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import LoggedIn
 from gateway.model.connection import State
 from gateway.model.status import ConnectionStatus
-from gateway.store.views import Issue
+from gateway.store.issues import Issue
 
 router = APIRouter(include_in_schema=False)
 
