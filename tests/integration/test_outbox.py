@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import asyncpg
 import pytest
 
+from gateway import clock
 from gateway.model.event import EventType, NewEvent
-from gateway.store import outbox
+from gateway.store import outbox, retention
 from gateway.store.pool import Database
 
 
@@ -64,3 +67,34 @@ async def test_only_webhooks_that_want_it_get_a_delivery(database: Database) -> 
         ("/", "activated"),
         ("/", "all"),
     ]
+
+
+async def test_a_reader_misses_nothing_that_commits_late(database: Database) -> None:
+    """Positions are given out before the commit: a cursor of positions alone would pass the slow transaction by."""
+    async with database.transaction() as slow:
+        await outbox.append(slow, activated(connection="slow"))
+        await append(database, activated(connection="quick"))
+        assert await outbox.read(database, customer=None) == []
+    found = await outbox.read(database, customer=None)
+    assert [event.connection for event in found] == ["slow", "quick"]
+
+
+async def test_reading_goes_on_after_the_last_one(database: Database) -> None:
+    await append(database, *(activated(customer=customer, connection=f"c{n}") for n in range(5) for customer in ("acme", "globex")))
+    after, found = 0, []
+    while page := await outbox.read(database, customer="acme", after=after, limit=2):
+        found += [event.connection for event in page]
+        after = page[-1].position
+    assert found == [f"c{n}" for n in range(5)]
+    assert len(await outbox.read(database, customer=None)) == 10
+    await rows(database, f"delete from event where position <= {after} - 4")
+    assert len(await outbox.read(database, customer=None, after=1)) == len(await outbox.read(database, customer=None))
+
+
+async def test_events_are_kept_for_thirty_days(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "REMOVED_AT_ONCE", 3)
+    await rows(database, "insert into webhook_endpoint (endpoint_id, url, secret) values ('all', 'https://x', '')")
+    await append(database, *(activated() for _ in range(10)))
+    await rows(database, "update event set at = at - interval '31 days' where position <= 7")
+    await retention.drop_expired(database, now=clock.now(), retention=timedelta(days=100))
+    assert len(await rows(database, "select from event")) == len(await rows(database, "select from webhook_delivery")) == 3
