@@ -66,7 +66,7 @@ def test_check_tells_what_is_wrong_and_exits_with_2(folder: Path) -> None:
     assert (fault["line"], fault["path"]) == (4, "sync.wrokers")
 
 
-@pytest.mark.parametrize("command", [("run",), ("migrate",), ("explain", "t", "1")])
+@pytest.mark.parametrize("command", [("run",), ("migrate",), ("credits",), ("explain", "t", "1")])
 def test_every_command_refuses_a_faulty_configuration_with_2(folder: Path, command: tuple[str, ...]) -> None:
     (folder / "fieldgate.yaml").write_text(MAIN + "unknown: 1\n")
     done = fieldgate(folder, *command)
@@ -149,7 +149,7 @@ def test_what_is_generated_from_the_code_is_current() -> None:
 
 
 def test_log_events_are_named_room_past_tense() -> None:
-    rooms = {path.stem for path in (ROOT / "gateway").iterdir()} | {"connection", "gateway", "library"}
+    rooms = {path.stem for path in (ROOT / "gateway").iterdir()} | {"connection", "credential", "gateway", "library"}
     events = re.findall(r"^\| `([^`]+)`", files()["docs/reference/log-events.md"], re.MULTILINE)
     assert len(events) > 20
     assert [event for event in events if not re.fullmatch(r"[a-z]+\.(\{name\}_logged|[a-z]+(_[a-z]+)*)", event) or event.split(".")[0] not in rooms] == []
