@@ -23,7 +23,7 @@ from gateway.store.pool import Connection, Database
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 1.0
-DECIDE_SECONDS = 3.0
+DECIDE_SECONDS = 5.0
 LEASE_SECONDS = 15.0
 SUCCESS_SECONDS = 10.0
 """How often a success of a connection is written, at most."""
@@ -74,7 +74,7 @@ class Incidents:
         if observed.succeeded and not keys and noted is not None and noted.succeeded and at - noted.at < SUCCESS_SECONDS:
             noted.success = success
             return
-        async with self._database.transaction() as connection:
+        async with self._database.transaction() if keys else self._database.connection() as connection:
             closed = await self._write(connection, observed, keys, ago, None if success is None else now - success)
         self._noted[observed.connection] = _Noted(succeeded=observed.succeeded, at=at, success=success)
         for key in closed:

@@ -362,6 +362,8 @@ async def test_successes_are_written_now_and_then_and_failures_always(database: 
     assert (await row())[1:3] == (0, True)
     await replica.note(call(name, succeeded=False))
     assert (await row())[1:] == (1, False, ["push"], 1)  # a new run of failures
+    await replica.note(call(name, succeeded=False, transient=False))
+    assert (await row())[1:3] == (0, True)  # an answer ends it
     await replica.note(call("erp01", succeeded=False))
     async with database.connection() as connection:
         await connection.execute("delete from connection where connection_id = 'erp02'")
