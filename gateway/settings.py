@@ -186,9 +186,7 @@ class CredentialSettings(Section):
     __pydantic_extra__: dict[str, SecretStr]
     type: Auth = "none"
 
-    expires_at: str | None = Field(
-        None, description="When the credential ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day ahead."
-    )
+    expires_at: str | None = Field(None, description="When it ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day ahead.")
 
     def resolved(self) -> dict[str, str]:
         """In clear, for the connector only."""

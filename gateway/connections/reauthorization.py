@@ -16,8 +16,8 @@ import structlog
 from pydantic import SecretStr
 
 from gateway.connections.links import credential_binding
-from gateway.connections.service import Caller
 from gateway.connections.vault import Binding, Vault
+from gateway.model.access import Caller
 from gateway.model.connection import State, Trigger
 from gateway.model.connector import Auth
 from gateway.model.credential import Credential, TokenGrant

@@ -8,12 +8,13 @@ from gateway.connections import links
 from gateway.connections.reauthorization import CodeExchange, Reauthorization
 from gateway.connections.service import Connections
 from gateway.connections.vault import Vault
+from gateway.events.cloudevent import CloudEvent, cloud_event
 from gateway.http.documents import CreditsDocument, IncidentDocument, PublicIncident, TransferDocument
-from gateway.http.ports import EventsReader, Services, System, Webhooks
+from gateway.http.ports import Services, System, Webhooks
 from gateway.model.access import Principal
 from gateway.model.credits import Book, Transfer, by_customer
 from gateway.settings import Settings
-from gateway.store import access, incidents
+from gateway.store import access, incidents, outbox
 from gateway.store import credits as ledger
 from gateway.store.access import Session
 from gateway.store.incidents import Incident
@@ -29,7 +30,6 @@ def assemble(
     vault: Vault,
     exchange: CodeExchange,
     systems: Mapping[str, links.System],
-    events: EventsReader,
     webhooks: Webhooks,
 ) -> Services:
     """What `HttpServer.serve` is given."""
@@ -39,7 +39,7 @@ def assemble(
         access=StoredAccess(database),
         credits=Ledger(database),
         incidents=StoredIncidents(database),
-        events=events,
+        events=StoredEvents(database, instance=settings.instance),
         webhooks=webhooks,
         reauthorization=Reauthorization(database, service, public_url=settings.http.public_url, vault=vault, exchange=exchange),
         catalogue=catalogue(systems),
@@ -151,6 +151,19 @@ class StoredIncidents:
     async def public(self) -> Sequence[PublicIncident]:
         """What anybody may know."""
         return [PublicIncident.model_validate(found) for found in await incidents.public(self._database)]
+
+
+class StoredEvents:
+    """The outbox, as the CloudEvents that it is told in."""
+
+    def __init__(self, database: Database, *, instance: str) -> None:
+        self._database = database
+        self._instance = instance
+
+    async def events(self, customer: str | None, *, after: int, limit: int) -> Sequence[tuple[int, CloudEvent]]:
+        """The next after this position."""
+        found = await outbox.read(self._database, customer=customer, after=after, limit=limit)
+        return [(event.position, cloud_event(event, instance=self._instance)) for event in found]
 
 
 def _incident(found: Incident) -> IncidentDocument:

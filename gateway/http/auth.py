@@ -8,9 +8,8 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from gateway.connections.service import Caller
 from gateway.http.ports import Services
-from gateway.model.access import Principal, Role
+from gateway.model.access import Caller, Principal, Role
 from gateway.model.errors import RequestRefused
 from gateway.settings import IDENTIFIER
 from gateway.store.views import Target

@@ -191,19 +191,6 @@ class Replayed(Document):
     replayed: int
 
 
-class CloudEvent(Document):
-    """CloudEvents 1.0 in JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    specversion: Literal["1.0"] = "1.0"
-    id: str
-    source: str
-    type: str
-    time: datetime
-    subject: str | None = None
-    data: dict[str, object] | None = None
-
-
 class CreditsDocument(Document):
     """The pool; for a token that is bound to a customer, that customer's part of it."""
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from gateway.connections.reauthorization import Arrival, Departure, Invitation, Link
-from gateway.connections.service import Caller
+from gateway.events.cloudevent import CloudEvent
 from gateway.http.documents import (
     CreditsDocument,
     IncidentDocument,
@@ -18,7 +18,7 @@ from gateway.http.documents import (
     WebhookCreated,
     WebhookDocument,
 )
-from gateway.model.access import Principal
+from gateway.model.access import Caller, Principal
 from gateway.model.connection import State
 from gateway.model.connector import Manifest
 from gateway.model.exchange import RemoteMeter
@@ -125,7 +125,7 @@ class IncidentsReader(Protocol):
 class EventsReader(Protocol):
     """What was told in the last 30 days."""
 
-    async def events(self, customer: str | None, *, after: int, limit: int) -> Sequence[tuple[int, Mapping[str, object]]]:
+    async def events(self, customer: str | None, *, after: int, limit: int) -> Sequence[tuple[int, CloudEvent]]:
         """Position and CloudEvent, in the order of the outbox."""
         ...
 

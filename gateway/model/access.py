@@ -30,3 +30,11 @@ class Principal:
     def may_see(self, customer: str | None) -> bool:
         """Whether what belongs to `customer` (None: to the gateway as a whole) exists for them."""
         return self.customer is None or self.customer == customer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who is named in the audit: `token:ci`, `command`, `file`, `link`, `gateway`."""
+
+    name: str
+    request_id: str | None = None

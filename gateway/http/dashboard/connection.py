@@ -8,13 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import RedirectResponse
 
-from gateway.connections.service import Caller
 from gateway.http.auth import Serving, caller, check_role, find_target
 from gateway.http.dashboard.forms import own_form
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import LoggedIn
 from gateway.http.ports import ConnectionService
-from gateway.model.access import Role
+from gateway.model.access import Caller, Role
 from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
 from gateway.model.status import WORKED

@@ -13,12 +13,12 @@ from fastapi.responses import RedirectResponse
 from pydantic import SecretStr
 
 from gateway.connections.reauthorization import CODE_FLOW, FLOW_SECONDS, Link, Login, Stage
-from gateway.connections.service import Caller
 from gateway.http.auth import Serving
 from gateway.http.dashboard.credential_form import Field, form_fields, form_values
 from gateway.http.dashboard.forms import fields
 from gateway.http.dashboard.rendering import render
 from gateway.http.ports import Services, System
+from gateway.model.access import Caller
 from gateway.model.errors import RequestRefused
 from gateway.settings import CredentialSettings
 
