@@ -142,6 +142,7 @@ class SyncSettings(Section):
     backoff_base: Duration = timedelta(seconds=1)
     backoff_cap: Duration = timedelta(minutes=5)
     unknown_wait: Duration = timedelta(seconds=10)
+    probe_interval: Duration = timedelta(seconds=45)
 
 
 class LoggingSettings(Section):
@@ -182,6 +183,10 @@ class CredentialSettings(Section):
     __pydantic_extra__: dict[str, SecretStr]
     type: Auth = "none"
 
+    expires_at: str | None = Field(
+        None, description="When the credential ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day ahead."
+    )
+
     def resolved(self) -> dict[str, str]:
         """In clear, for the connector only."""
         return {key: value.get_secret_value() for key, value in (self.__pydantic_extra__ or {}).items()}
@@ -206,6 +211,16 @@ class ConnectionSettings(Section):
     credentials: CredentialSettings = CredentialSettings()
     sync: ConnectionSyncSettings = ConnectionSyncSettings()
     meters: tuple[MeterSettings, ...] = ()
+
+
+class ConnectionPatch(Section):
+    """A change of a connection: each part that is given replaces the old one whole. Customer and system never change."""
+
+    hosting: Hosting | None = None
+    settings: dict[str, object] | None = None
+    credentials: CredentialSettings | None = None
+    sync: ConnectionSyncSettings | None = None
+    meters: tuple[MeterSettings, ...] | None = None
 
 
 class Settings(Section):

@@ -7,12 +7,13 @@ import asyncio
 import structlog
 
 from gateway import clock, metrics
+from gateway.model.breaker import Scope
 from gateway.model.connection import State
 from gateway.model.credits import TIERS
 from gateway.model.errors import StoreError
 from gateway.model.status import ConnectionStatus
 from gateway.store import credits as ledger
-from gateway.store import status
+from gateway.store import incidents, status
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -50,6 +51,7 @@ class Backlog:
         connections = await status.read(self._database)
         dead = await status.dead_letters(self._database)
         capacity, used = await ledger.usage(self._database)
+        counts = await incidents.counts(self._database)
         for gauge in (*_PER_CONNECTION, metrics.DEAD_LETTERS):
             gauge.clear()
         for connection in connections:
@@ -59,6 +61,9 @@ class Backlog:
         metrics.CREDITS_CAPACITY.set(capacity)
         for tier in TIERS:
             metrics.CREDITS_USED.labels(str(tier)).set(used.get(tier, 0))
+        for scope in Scope:
+            metrics.BREAKER_OPEN.labels(scope).set(counts.breakers[scope])
+            metrics.INCIDENTS_OPEN.labels(scope).set(counts.incidents[scope])
         if clock.monotonic() >= self._audit_at:
             await self.audit()
 
