@@ -12,6 +12,10 @@ from connectors.maintainx import connector as maintainx
 from connectors.maintainx.settings import MaintainXCredentials, MaintainXSettings
 from connectors.postgres import connector as postgres
 from connectors.postgres.settings import PostgresCredentials, PostgresSettings
+from connectors.sap_ecc import connector as sap_ecc
+from connectors.sap_ecc.settings import EccCredentials, EccSettings
+from connectors.sap_s4hana import connector as sap_s4hana
+from connectors.sap_s4hana.settings import S4hanaCredentials, S4hanaSettings
 from gateway.model.connector import Connector, ConnectorSettings, Manifest
 
 
@@ -32,4 +36,6 @@ def _table(*systems: System) -> Mapping[str, System]:
 SYSTEMS: Mapping[str, System] = _table(
     System(manifest=maintainx.MANIFEST, build=maintainx.build, settings_model=MaintainXSettings, credentials_model=MaintainXCredentials),
     System(manifest=postgres.MANIFEST, build=postgres.build, settings_model=PostgresSettings, credentials_model=PostgresCredentials),
+    System(manifest=sap_ecc.MANIFEST, build=sap_ecc.build, settings_model=EccSettings, credentials_model=EccCredentials),
+    System(manifest=sap_s4hana.MANIFEST, build=sap_s4hana.build, settings_model=S4hanaSettings, credentials_model=S4hanaCredentials),
 )

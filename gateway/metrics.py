@@ -72,6 +72,14 @@ CONNECTION_STATE = Gauge(
 REAUTHORIZATION_REQUIRED = Gauge(
     "fieldgate_connection_reauthorization_required", "1 while a person must give new credentials.", ["connection", "customer", "system"], registry=REGISTRY
 )
+TOKEN_REFRESHES = Counter("fieldgate_token_refreshes_total", "Refreshes of OAuth tokens by what became of them.", ["system", "outcome"], registry=REGISTRY)
 UPSTREAM_REQUESTS = Counter("fieldgate_upstream_requests_total", "Calls to systems.", ["system", "operation", "status_class"], registry=REGISTRY)
+CREDITS_CAPACITY = Gauge("fieldgate_credits_capacity", "Connection credits that there are.", registry=REGISTRY)
+CREDITS_USED = Gauge("fieldgate_credits_used", "Connection credits held or posted.", ["tier"], registry=REGISTRY)
+CREDITS_DISAGREEMENTS = Gauge("fieldgate_credits_disagreements", "Contradictions that the last self-check of the credits found.", registry=REGISTRY)
+BREAKER_OPEN = Gauge(
+    "fieldgate_breaker_open", "Open breakers: connections that fail, hosts and system types whose calls are held back.", ["scope"], registry=REGISTRY
+)
+INCIDENTS_OPEN = Gauge("fieldgate_incidents_open", "Open incidents.", ["scope"], registry=REGISTRY)
 DEAD_LETTERS = Gauge("fieldgate_dead_letters", "Dead letters held.", ["reason"], registry=REGISTRY)
 BUILD_INFO = Gauge("fieldgate_build_info", "Always 1.", ["version", "python"], registry=REGISTRY)

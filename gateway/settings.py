@@ -113,11 +113,16 @@ def _parse_tier(value: object) -> object:
 Tier = Annotated[Literal[1, 2, 3], BeforeValidator(_parse_tier)]
 
 
-class CreditsSettings(Section):
-    """What connections cost."""
+CreditAmount = Annotated[int, Field(ge=0, le=1_000_000)]
 
-    tier_price: dict[Tier, int] = {1: 1, 2: 2, 3: 4}
-    on_premises_multiplier: int = Field(2, ge=1)
+
+class CreditsSettings(Section):
+    """What connections cost, how many credits there are, and how many of them one customer may use."""
+
+    capacity: int = Field(100, ge=0, le=1_000_000_000)
+    tier_price: dict[Tier, CreditAmount] = {1: 1, 2: 2, 3: 4}
+    on_premises_multiplier: int = Field(2, ge=1, le=1_000)
+    customer_quota: dict[Identifier, CreditAmount] = {}
 
 
 class SecuritySettings(Section):
@@ -137,6 +142,7 @@ class SyncSettings(Section):
     backoff_base: Duration = timedelta(seconds=1)
     backoff_cap: Duration = timedelta(minutes=5)
     unknown_wait: Duration = timedelta(seconds=10)
+    probe_interval: Duration = timedelta(seconds=45)
 
 
 class LoggingSettings(Section):
@@ -201,6 +207,16 @@ class ConnectionSettings(Section):
     credentials: CredentialSettings = CredentialSettings()
     sync: ConnectionSyncSettings = ConnectionSyncSettings()
     meters: tuple[MeterSettings, ...] = ()
+
+
+class ConnectionPatch(Section):
+    """A change of a connection: each part that is given replaces the old one whole. Customer and system never change."""
+
+    hosting: Hosting | None = None
+    settings: dict[str, object] | None = None
+    credentials: CredentialSettings | None = None
+    sync: ConnectionSyncSettings | None = None
+    meters: tuple[MeterSettings, ...] | None = None
 
 
 class Settings(Section):

@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 import zlib
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import httpx
 import orjson
 
-from connectors.kit.classify import parse_date, parse_retry_after, to_error, unanswered
+from connectors.kit.classify import asks_for_login, parse_date, parse_retry_after, to_error, unanswered
 from gateway.model.connector import Observer, unobserved
-from gateway.model.errors import AuthRefused, BadConfiguration
+from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError
+
+if TYPE_CHECKING:
+    from connectors.kit.authorization import Authorization
 
 MAX_BODY_BYTES = 8 << 20
 _REQUEST_ID_HEADERS = ("x-request-id", "x-correlation-id", "request-id", "x-amzn-requestid", "x-amz-cf-id", "cf-ray")
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.IGNORECASE)
+_MULTIPART = re.compile(r"multipart/mixed\b", re.IGNORECASE)
+_CERTIFICATE_REFUSED = re.compile(r"alert (?:bad certificate|(?:no |unsupported )?certificate|unknown ca|access denied)", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]+")
 
 
@@ -37,7 +46,7 @@ class Answer:
 
 
 class HttpClient:
-    """Calls one system with one credential. Safe to use from several tasks."""
+    """Calls one system with one credential. Keeps the system's cookies. Safe to use from several tasks."""
 
     def __init__(
         self,
@@ -48,9 +57,15 @@ class HttpClient:
         timeout_seconds: float,
         observe: Observer = unobserved,
         max_body_bytes: int = MAX_BODY_BYTES,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`headers` carry the credential; `secrets` are blacked out of every text that leaves here. TLS is always verified."""
+        """`headers` carry the credential; `secrets` are blacked out of every text that leaves here. TLS is always verified.
+
+        `tls` is for an authority or a client certificate of the customer's own (`connectors.kit.tls`).
+        """
         self._secrets = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
+        self._passing_secrets: deque[str] = deque(maxlen=8)
+        self._authorization: Authorization | None = None
         self._timeout_seconds = timeout_seconds
         self._observe = observe
         self._max_body_bytes = max_body_bytes
@@ -61,6 +76,7 @@ class HttpClient:
                 headers={"accept": "application/json", "accept-encoding": "gzip", "user-agent": "fieldgate", **headers},
                 timeout=timeout_seconds,
                 follow_redirects=False,
+                verify=tls or True,
                 limits=httpx.Limits(max_connections=8, max_keepalive_connections=4, keepalive_expiry=30),
             )
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
@@ -77,6 +93,15 @@ class HttpClient:
         at, received = self._clock
         return at + timedelta(seconds=asyncio.get_running_loop().time() - received)
 
+    def authorize(self, authorization: Authorization) -> None:
+        """Every call carries this credential from now on."""
+        self._authorization = authorization
+
+    def conceal(self, secret: str) -> None:
+        """Blacks this out as well: a token that came after the client was made. The last eight are remembered."""
+        if len(secret) >= 4 and secret not in self._passing_secrets:
+            self._passing_secrets.append(secret)
+
     async def call(
         self,
         operation: str,
@@ -84,16 +109,42 @@ class HttpClient:
         path: str,
         *,
         json: object = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
         params: Mapping[str, str | int] | None = None,
         idempotent: bool | None = None,
         accept_statuses: Collection[int] = (),
+        expects: Literal["json", "multipart"] = "json",
     ) -> Answer:
         """One request within the time-out, body included. Returns 2xx, and `accept_statuses`, which the caller reads itself.
 
+        A query belongs into `path` or into `params`, never into both. `content` is sent as it is, under the content type in `headers`.
         `idempotent`: sending again is harmless, so a lost answer is Unavailable, not OutcomeUnknown; by default true of GET and HEAD.
         `operation` is the label under which the call is counted. Raises ConnectorError subclasses only.
         """
+        send = partial(
+            self._call, operation, method, path, json=json, content=content, params=params, idempotent=idempotent, accept=accept_statuses, expects=expects
+        )
+        if self._authorization is None:
+            return await send(headers or {})
+        return await self._authorization.call(lambda given: send({**(headers or {}), **given}))
+
+    async def _call(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        json: object,
+        content: bytes | None,
+        params: Mapping[str, str | int] | None,
+        idempotent: bool | None,
+        accept: Collection[int],
+        expects: Literal["json", "multipart"],
+    ) -> Answer:
         harmless = method in ("GET", "HEAD") if idempotent is None else idempotent
+        call = f"{method} {path.partition('?')[0]}"
         sent = False
 
         async def trace(event: str, _info: Mapping[str, object]) -> None:
@@ -102,30 +153,28 @@ class HttpClient:
 
         status_class = "none"
         try:
-            request = self._build(method, path, json=json, params=params, trace=trace)
+            body = content if json is None else orjson.dumps(json)
+            typed = {} if json is None else {"content-type": "application/json"}
+            extensions = {"trace": trace, "timeout": httpx.Timeout(self._timeout_seconds).as_dict()}
+            request = self._client.build_request(method, path, content=body, params=params, headers={**typed, **headers}, extensions=extensions)
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await self._exchange(request, harmless)
             status_class = f"{answer.status // 100}xx"
-            return self._judge(answer, f"{method} {path}", harmless, accept_statuses)
+            if 200 <= answer.status < 300:
+                return self._judge_success(answer, call, harmless, expects)
+            if answer.status in accept:
+                return answer
+            raise self.error(answer, call, idempotent=harmless)
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
-            raise BadConfiguration(self.clean(f"{method} {path} cannot be sent ({type(error).__name__}): check the address and the credential")) from None
+            raise BadConfiguration(self.clean(f"{call} cannot be sent ({type(error).__name__}): check the address and the credential")) from None
         except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
-            what = f"no answer to {method} {path}" if sent else f"cannot reach the system for {method} {path}"
+            what = f"no answer to {call}" if sent else f"cannot reach the system for {call}"
             text = self.clean(f"{what}: {type(error).__name__}: {error}")
+            if _CERTIFICATE_REFUSED.search(str(error)):
+                raise AuthRefused(f"{text}: the system does not take our client certificate") from None
             raise unanswered(text, idempotent=harmless or not sent) from error
         finally:
             self._observe(operation, status_class)
-
-    def _build(self, method: str, path: str, *, json: object, params: Mapping[str, str | int] | None, trace: object) -> httpx.Request:
-        content, headers = None, {}
-        if json is not None:
-            content, headers = orjson.dumps(json), {"content-type": "application/json"}
-        return self._client.build_request(
-            method, path, content=content, params=params, headers=headers, extensions={"trace": trace, "timeout": self._timeouts()}
-        )
-
-    def _timeouts(self) -> dict[str, float | None]:
-        return httpx.Timeout(self._timeout_seconds).as_dict()
 
     async def _exchange(self, request: httpx.Request, harmless: bool) -> Answer:
         response = await self._client.send(request, stream=True)
@@ -137,7 +186,7 @@ class HttpClient:
             body = await self._read(response, harmless, request_id)
         finally:
             await response.aclose()
-        return Answer(status=response.status_code, headers=response.headers, body=body, json=_parse(body), request_id=request_id)
+        return Answer(status=response.status_code, headers=response.headers, body=body, json=_parse(body, response.headers), request_id=request_id)
 
     async def _read(self, response: httpx.Response, harmless: bool, request_id: str | None) -> bytes:
         """The body, decompressed by ourselves: never more than the cap is ever in memory, whatever was sent."""
@@ -157,27 +206,29 @@ class HttpClient:
             raise unanswered("the system's answer ends in the middle of its gzip data", idempotent=harmless, request_id=request_id)
         return bytes(body)
 
-    def _judge(self, answer: Answer, call: str, harmless: bool, accept_statuses: Collection[int]) -> Answer:
-        if 200 <= answer.status < 300:
-            return self._judge_success(answer, call, harmless)
-        if answer.status in accept_statuses:
-            return answer
+    def error(self, answer: Answer, call: str, *, idempotent: bool, words: str | None = None) -> ConnectorError:
+        """What an answer that is not 2xx means. `call` is its method and path; `words` the system's own, where the caller could read them."""
         retry_after = parse_retry_after(answer.headers.get("retry-after"), answered_at=parse_date(answer.headers.get("date")))
         if retry_after is None and answer.status == 429:
             retry_after = _seconds(answer.headers.get("x-rate-limit-reset"))
-        text = f"the system answered {answer.status} to {call}: {self.text_of(answer)}"
-        raise to_error(answer.status, text, idempotent=harmless, retry_after=retry_after, request_id=answer.request_id)
+        text = f"the system answered {answer.status} to {call}: {self.clean(words) if words else self.text_of(answer)}"
+        return to_error(answer.status, text, idempotent=idempotent, retry_after=retry_after, request_id=answer.request_id)
 
-    def _judge_success(self, answer: Answer, call: str, harmless: bool) -> Answer:
+    def _judge_success(self, answer: Answer, call: str, harmless: bool, expects: Literal["json", "multipart"]) -> Answer:
         content_type = answer.headers.get("content-type", "")
-        if not answer.body.strip() or (answer.json is not None and _JSON.match(content_type)):
+        if expects == "multipart":
+            fits = _MULTIPART.match(content_type) is not None
+        else:
+            fits = not answer.body.strip() or (answer.json is not None and _JSON.match(content_type) is not None)
+        if fits:
             return answer
         if "html" in content_type.lower() or answer.body.lstrip()[:1] == b"<":
-            raise AuthRefused(
-                f"a web page instead of JSON answered {call}: probably a login page; check the address and the credential", request_id=answer.request_id
-            )
+            if asks_for_login(answer.body):
+                raise AuthRefused(f"a login page answered {call}: check the address and the credential", doubtful=True, request_id=answer.request_id)
+            raise unanswered(f"a web page instead of data answered {call}: {self.text_of(answer)}", idempotent=harmless, request_id=answer.request_id)
+        what = "multipart" if expects == "multipart" else "JSON"
         raise unanswered(
-            f"the answer to {call} is not JSON ({self.clean(content_type)[:60] or 'no content type'})", idempotent=harmless, request_id=answer.request_id
+            f"the answer to {call} is not {what} ({self.clean(content_type)[:60] or 'no content type'})", idempotent=harmless, request_id=answer.request_id
         )
 
     def text_of(self, answer: Answer) -> str:
@@ -186,7 +237,7 @@ class HttpClient:
 
     def clean(self, text: str) -> str:
         """Printable, at most 500 characters, secrets blacked out."""
-        for secret in self._secrets:
+        for secret in (*self._secrets, *self._passing_secrets):
             text = text.replace(secret, "***")
         return _UNPRINTABLE.sub(" ", text).strip()[:500]
 
@@ -197,7 +248,9 @@ class HttpClient:
         return None
 
 
-def _parse(body: bytes) -> object:
+def _parse(body: bytes, headers: Mapping[str, str]) -> object:
+    if _MULTIPART.match(headers.get("content-type", "")):
+        return None
     try:
         return orjson.loads(body) if body.strip() else None
     except orjson.JSONDecodeError:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gateway.model.errors import BadConfiguration
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Block(BaseModel):
@@ -27,3 +30,13 @@ def parse(model: type[BlockT], values: Mapping[str, object], *, what: str) -> Bl
         found = error.errors(include_input=False, include_url=False)
         faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc']) or what}: {fault['msg']}" for fault in found)
         raise BadConfiguration(f"{what} cannot be used: {faults}") from None
+
+
+def safe_url(url: str) -> str:
+    """The address without a slash at its end; https, or http on this machine. Raises ValueError, for a field's validator."""
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
+        raise ValueError("expected https://host/path, without user, query or fragment")
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+        raise ValueError("the credential must not travel in clear: use https")
+    return url.rstrip("/")

@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import assert_never
 
+from connectors.kit.numbers import to_number
 from gateway.model.connector import RemoteReading
 from gateway.model.outcome import Rejected
 from gateway.model.reading import Reading
-from gateway.model.sample import Value
 
 MAX_AGE = timedelta(days=3)
 _TOLERANCE = 1e-9
@@ -51,21 +50,6 @@ def resolve(meter: str, catalogue: Catalogue | None) -> int | Rejected:
     if catalogue is not None and meter in catalogue.by_name:
         return catalogue.by_name[meter]
     return Rejected(code="unknown_meter", message=f"MaintainX has no meter named {meter!r}, or this key may not see it")
-
-
-def to_number(value: Value) -> float | int | Rejected:
-    """What MaintainX is told: a number; booleans as 1 and 0."""
-    match value:
-        case bool():
-            return int(value)
-        case str():
-            return Rejected(code="unsupported_value", message="a MaintainX meter holds numbers only, and this reading is a text")
-        case int():
-            return value if abs(value) <= 2**53 else Rejected(code="out_of_range", message="the number is beyond 2^53: JSON would not carry it exactly")
-        case float():
-            return value if math.isfinite(value) else Rejected(code="not_finite", message="the value is not a finite number")
-        case _:
-            assert_never(value)
 
 
 def to_item(reading: Reading, catalogue: Catalogue | None, *, system_time: datetime | None) -> dict[str, object] | Rejected:

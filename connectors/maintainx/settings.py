@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from pydantic import Field, SecretStr, field_validator
 
-from connectors.kit.settings import Block
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from connectors.kit.settings import Block, safe_url
 
 
 class MaintainXSettings(Block):
@@ -22,12 +18,7 @@ class MaintainXSettings(Block):
     @field_validator("base_url")
     @classmethod
     def _is_safe(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
-            raise ValueError("expected https://host/path, without user, query or fragment")
-        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-            raise ValueError("the API key must not travel in clear: use https")
-        return url.rstrip("/")
+        return safe_url(url)
 
 
 class MaintainXCredentials(Block):

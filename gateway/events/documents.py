@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.model.connection import State
 from gateway.model.status import ACCEPTING, WORKED, ConnectionStatus, StreamStatus
-from gateway.settings import CreditsSettings
 
 
 class Document(BaseModel):
@@ -88,12 +87,7 @@ class StatusDocument(Document):
     updated: datetime
 
 
-def price(settings: CreditsSettings, *, tier: int, hosting: str) -> int:
-    """Credits that a connection costs: by tier, and a multiple on premises. Raises KeyError for a tier without a price."""
-    return {int(known): amount for known, amount in settings.tier_price.items()}[tier] * (settings.on_premises_multiplier if hosting == "on_premises" else 1)
-
-
-def status_document(status: ConnectionStatus, credits_settings: CreditsSettings, *, now: datetime) -> StatusDocument:
+def status_document(status: ConnectionStatus, *, now: datetime) -> StatusDocument:
     """The document of a connection as it was read; `now` becomes `updated`."""
     return StatusDocument.model_validate(
         {
@@ -102,7 +96,7 @@ def status_document(status: ConnectionStatus, credits_settings: CreditsSettings,
             "system": status.system,
             "hosting": status.hosting,
             "tier": status.tier,
-            "credits": price(credits_settings, tier=status.tier, hosting=status.hosting),
+            "credits": status.credits,
             "state": status.state,
             "reason": status.reason,
             "reauthorization_required": status.state is State.REAUTHORIZATION_REQUIRED,
@@ -115,8 +109,8 @@ def status_document(status: ConnectionStatus, credits_settings: CreditsSettings,
             "dead_letters": status.dead_letters,
             "delivery": status.delivery,
             "streams": tuple(_stream(stream) for stream in status.streams),
-            "incident": None,
-            "request_id": None,
+            "incident": status.incident,
+            "request_id": status.request_id,
             "updated": now,
         }
     )

@@ -214,7 +214,7 @@ class StatusPublisher:
     async def _publish(self, client: StrictClient, names: list[str]) -> None:
         for found in await status.read(self._database, names):
             topic = f"{self._root}/customers/{found.customer}/connections/{found.connection}/status"
-            await client.retain(topic, status_document(found, self._settings.credits, now=clock.now()).payload())
+            await client.retain(topic, status_document(found, now=clock.now()).payload())
             await status.published(self._database, found.connection, topic, found.version)
             self._published[found.connection] = found.version
 

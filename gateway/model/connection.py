@@ -86,7 +86,6 @@ _NEW = frozenset({S.PENDING})
 _REFUSED = frozenset({S.REAUTHORIZATION_REQUIRED})
 _STOPPED = frozenset({S.BLOCKED})
 _WORKED = frozenset({S.ACTIVE, S.DEGRADED})
-_KNOWN = _WORKED | _STOPPED
 
 
 def _given() -> Iterator[Rule]:
@@ -109,15 +108,26 @@ def _verified() -> Iterator[Rule]:
             event=E.CONNECTION_VERIFICATION_FAILED,
             raises=I.VERIFICATION_FAILED,
         )
+    for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):  # what worked goes on with the credential that it had
+        yield Rule(
+            source=S.VERIFYING,
+            trigger=trigger,
+            target=Prior.STATE,
+            prior=_WORKED,
+            event=E.CONNECTION_VERIFICATION_FAILED,
+            raises=I.VERIFICATION_FAILED,
+        )
     yield Rule(
         source=S.VERIFYING,
         trigger=T.PROBE_REFUSED,
         target=S.REAUTHORIZATION_REQUIRED,
-        prior=_REFUSED | _KNOWN,
+        prior=_REFUSED,
         event=E.CONNECTION_REAUTHORIZATION_FAILED,
         raises=I.REAUTHORIZATION_REQUIRED,
     )
-    yield Rule(source=S.VERIFYING, trigger=T.PROBE_DENIED, target=S.BLOCKED, prior=_REFUSED | _KNOWN, event=E.CONNECTION_BLOCKED, raises=I.BLOCKED)
+    yield Rule(source=S.VERIFYING, trigger=T.PROBE_DENIED, target=S.BLOCKED, prior=_REFUSED, event=E.CONNECTION_BLOCKED, raises=I.BLOCKED)
+    for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):
+        yield Rule(source=S.VERIFYING, trigger=trigger, target=S.BLOCKED, prior=_STOPPED, event=E.CONNECTION_VERIFICATION_FAILED, raises=I.BLOCKED)
     yield Rule(source=S.VERIFYING, trigger=T.VERIFICATION_DEFERRED, target=Prior.STATE)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
+from gateway.model.credential import LogonGate, TokenSource
 from gateway.model.outcome import Outcome
 from gateway.model.reading import Batch, Reading
 from gateway.model.sample import Value
@@ -103,7 +104,10 @@ def unobserved(operation: str, status_class: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectorSettings:
-    """What a connector is built from: its own settings block and its resolved credentials (secrets in clear, never logged)."""
+    """What a connector is built from: its own settings block and its resolved credentials (secrets in clear, never logged).
+
+    token: where the credential is a token that the engine refreshes. gate: where it is a technical user's password.
+    """
 
     connection: str
     hosting: Hosting
@@ -111,6 +115,8 @@ class ConnectorSettings:
     credentials: Mapping[str, str] = field(repr=False)
     timeout_seconds: float
     observe: Observer = unobserved
+    token: TokenSource | None = None
+    gate: LogonGate | None = None
 
 
 class Connector(Protocol):

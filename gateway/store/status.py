@@ -47,6 +47,9 @@ async def read(database: Database, connections: Sequence[str] | None = None) -> 
             next_run_at=row["next_run_at"],
             pending=row["pending"],
             dead_letters=row["dead_letters"],
+            credits=row["price"],
+            request_id=row["request_id"],
+            incident=row["incident"],
             streams=tuple(_stream(flow) for flow in row["streams"]),
         )
         for row in rows

@@ -67,7 +67,7 @@ def test_check_tells_what_is_wrong_and_exits_with_2(folder: Path) -> None:
     assert (fault["line"], fault["path"]) == (4, "sync.wrokers")
 
 
-@pytest.mark.parametrize("command", [("run",), ("migrate",), ("explain", "t", "1")])
+@pytest.mark.parametrize("command", [("run",), ("migrate",), ("credits",), ("explain", "t", "1")])
 def test_every_command_refuses_a_faulty_configuration_with_2(folder: Path, command: tuple[str, ...]) -> None:
     (folder / "fieldgate.yaml").write_text(MAIN + "unknown: 1\n")
     done = fieldgate(folder, *command)

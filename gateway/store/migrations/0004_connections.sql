@@ -1,4 +1,5 @@
 -- Connections live here whole: what the file or the API said of them, their credential's generation, their account, their schedule of probes.
+-- declared_digest, from now on: of the credentials that the file gave last, keyed, so that it reveals nothing.
 
 alter table connection
     add column settings         jsonb not null default '{}',
@@ -8,6 +9,7 @@ alter table connection
     add column credential_type  text not null default 'none',
     add column configuration    bigint not null default 1,     -- one more with each change of settings, meters or credentials: links are built again
     add column generation       int not null default 0,        -- of the credential in use; 0: none yet
+    add column generations      int not null default 0,        -- given so far: a number is never used twice
     add column candidate        int,                           -- of the credential that is being verified
     add column prior_state      text,                          -- where verifying and paused came from
     add column account          text,                          -- whose data the credential reaches, as the system said at activation
@@ -40,3 +42,4 @@ create table issue (
 );
 create unique index issue_open on issue (connection_id, code) where solved_at is null;
 create index issue_connection on issue (connection_id);
+alter table connection add column suspect_since timestamptz;                -- a web page has answered instead of the system ever since

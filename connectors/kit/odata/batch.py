@@ -1,0 +1,119 @@
+"""Builds and reads `$batch`: many operations in one multipart request, each answered for itself. Versions 2 and 4 write the same. Pure.
+
+Every change is a changeset of its own: a changeset is taken or undone as a whole, so a neighbour would share a refusal.
+Source: OData Version 4.0 Part 1, 11.7; OData Version 2 "Batch Processing"; RFC 2046, 5.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,200})"|([^";,\s]{1,200}))', re.IGNORECASE)
+_STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})\b")
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+
+
+class Unreadable(ValueError):
+    """An answer that is no `$batch` answer, or answers something else than what was asked: nothing can be said of any operation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One request inside: a change when it has a `body` (JSON), else a query. `target` is relative to the service and percent-encoded."""
+
+    target: str
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartAnswer:
+    """One answer inside. `json` is None where the body is not JSON."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    json: object
+
+
+def build(operations: Sequence[Operation], *, boundary: str) -> bytes:
+    """The body of the request; its content type is `multipart/mixed; boundary=<boundary>`."""
+    pieces: list[bytes] = []
+    for number, operation in enumerate(operations, 1):
+        part = f"Content-Type: application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: {number}\r\n\r\n"
+        if operation.body is None:
+            pieces.append(f"--{boundary}\r\n{part}GET {operation.target} HTTP/1.1\r\nAccept: application/json\r\n\r\n\r\n".encode())
+            continue
+        changeset = f"{boundary}_{number}"
+        inner = f"Content-Type: application/json\r\nAccept: application/json\r\nContent-Length: {len(operation.body)}\r\n\r\n"
+        pieces.append(
+            f"--{boundary}\r\nContent-Type: multipart/mixed; boundary={changeset}\r\n\r\n"
+            f"--{changeset}\r\n{part}POST {operation.target} HTTP/1.1\r\n{inner}".encode()
+        )
+        pieces += (operation.body, f"\r\n--{changeset}--\r\n".encode())
+    pieces.append(f"--{boundary}--\r\n".encode())
+    return b"".join(pieces)
+
+
+def read(content_type: str, body: bytes, *, expected: int) -> list[PartAnswer | None]:
+    """The answers by position, `expected` of them; None for those that the system did not get to. Raises Unreadable.
+
+    A change that succeeded comes inside a multipart of its own, one that was refused as a bare part; some servers do otherwise.
+    """
+    answers: list[PartAnswer | None] = []
+    for part in _parts(body, _boundary(content_type)):
+        headers, rest = _head(part)
+        inner = headers.get("content-type", "")
+        nested = list(_parts(rest, _boundary(inner))) if inner.lower().startswith("multipart/mixed") else [part]
+        if len(nested) != 1:
+            raise Unreadable(f"an answer of {len(nested)} parts to one operation")
+        answers.append(_answer(nested[0], position=len(answers) + 1))
+    if len(answers) > expected:
+        raise Unreadable(f"{len(answers)} answers to {expected} operations")
+    return answers + [None] * (expected - len(answers))
+
+
+def _boundary(content_type: str) -> bytes:
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        raise Unreadable("a multipart answer without a boundary")
+    return (found[1] or found[2]).encode("latin-1", "replace")
+
+
+def _parts(body: bytes, boundary: bytes) -> Iterable[bytes]:
+    """What lies between the delimiters. A body whose closing delimiter is missing was cut."""
+    pieces = re.split(rb"(?:\A|\r?\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?=\r?\n|\Z)", body)
+    # `pieces` is: preamble, closing or None, part, closing or None, part ...
+    for closing, part in zip(pieces[1::2], pieces[2::2], strict=True):
+        if closing is not None:
+            return
+        yield part.lstrip(b"\r\n")
+    raise Unreadable("a multipart answer without its end")
+
+
+def _head(part: bytes) -> tuple[Mapping[str, str], bytes]:
+    found = _HEAD_END.search(part)
+    head, rest = (part, b"") if found is None else (part[: found.start()], part[found.end() :])
+    pairs = (line.partition(":") for line in head.decode("latin-1").splitlines())
+    return {name.strip().lower(): value.strip() for name, _, value in pairs if value}, rest
+
+
+def _answer(part: bytes, *, position: int) -> PartAnswer:
+    outer, http = _head(part)
+    line, _, tail = http.lstrip(b"\r\n").partition(b"\n")
+    status = _STATUS.match(line)
+    if status is None:
+        raise Unreadable("a part that is no HTTP answer")
+    headers, body = _head(tail)
+    said = outer.get("content-id") or headers.get("content-id")
+    if said is not None and said != str(position):
+        raise Unreadable(f"answer {position} says that it belongs to operation {said[:20]!r}")
+    body = body.strip()
+    try:
+        json = orjson.loads(body) if body else None
+    except orjson.JSONDecodeError:
+        json = None
+    return PartAnswer(status=int(status[1]), headers=headers, body=body, json=json)

@@ -1,0 +1,163 @@
+"""One OData service of a system: the CSRF token and the cookies it is bound to, reading, creating, `$batch`, paging.
+
+It must not know what the entities mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from urllib.parse import quote
+
+from connectors.kit.authorization import Authorization
+from connectors.kit.http import Answer, HttpClient
+from connectors.kit.odata.batch import Operation, PartAnswer, Unreadable, build, read
+from connectors.kit.odata.envelope import fault_of
+from connectors.kit.odata.query import next_of, rows_of
+from connectors.kit.odata.values import Version
+from gateway.model.errors import BadConfiguration, BatchRefused, OutcomeUnknown, Unavailable
+
+_TOKEN = "x-csrf-token"  # noqa: S105 - the header's name
+# A token may come with an error: a service root that cannot be listed still opens the session. 401, 429 and 503 stay what they are.
+_TOKEN_STATUSES = (400, 403, 404, 405, 406, 500, 501)
+_MAX_PAGES = 1000
+
+
+class Service:
+    """Calls go through one HTTP client, whose cookies the token is bound to. Safe to use from several tasks."""
+
+    def __init__(
+        self, http: HttpClient, authorization: Authorization, *, path: str, version: Version, entity_set: str, parameters: Mapping[str, str] | None = None
+    ) -> None:
+        """`path` begins with a slash; `entity_set` is one that may be read; `parameters` go into the query of every request."""
+        self.version = version
+        self.http = http
+        self._authorization = authorization
+        self._path = path.rstrip("/")
+        self._entity_set = entity_set
+        self._query = "&".join(f"{quote(name)}={quote(value)}" for name, value in (parameters or {}).items())
+        self._token: str | None = None
+        self._fetching = asyncio.Lock()
+
+    async def open(self) -> None:
+        """There is a session with a token afterwards, and the system's clock is known. Calls nobody when that is so already."""
+        await self._csrf_token(refused=None)
+
+    async def get(self, operation: str, target: str, *, accept_statuses: Collection[int] = ()) -> Answer:
+        """`target` is relative to the service and may hold a query."""
+        return await self._send(operation, "GET", target, headers={}, accept_statuses=accept_statuses)
+
+    async def list(self, operation: str, target: str, *, entity_set: str, max_pages: int = _MAX_PAGES) -> AsyncIterator[Mapping[str, object]]:
+        """Every entity, following the system's own links. A link that comes twice, or too many, is Unavailable."""
+        following: str | None = target
+        seen: set[str] = set()
+        while following is not None:
+            if following in seen or len(seen) >= max_pages:
+                raise Unavailable(f"the system's list of {entity_set} does not end")
+            seen.add(following)
+            answer = await self.get(operation, following)
+            for row in self.rows(answer, entity_set):
+                yield row
+            following = next_of(answer.json, entity_set=entity_set)
+
+    def rows(self, answer: Answer, entity_set: str) -> Sequence[Mapping[str, object]]:
+        """Of an answer that must list something; Unavailable where it does not."""
+        rows = rows_of(answer.json)
+        if rows is None:
+            raise Unavailable(f"the system's answer lists no {entity_set}", request_id=answer.request_id)
+        return rows
+
+    async def create(self, operation: str, entity_set: str, body: bytes, *, accept_statuses: Collection[int] = ()) -> Answer:
+        """POSTs one entity. A lost answer is OutcomeUnknown."""
+        headers = {"content-type": "application/json", "accept": "application/json"}
+        return await self._change(operation, quote(entity_set), body, headers, expects_multipart=False, accept_statuses=accept_statuses)
+
+    async def batch(self, operation: str, operations: Sequence[Operation]) -> Sequence[PartAnswer | None]:
+        """All in one request, each answered for itself; None for what the system did not get to. A lost or unreadable answer is OutcomeUnknown."""
+        boundary = f"batch_{secrets.token_hex(12)}"
+        headers = {"content-type": f"multipart/mixed; boundary={boundary}", "accept": "multipart/mixed", "prefer": "odata.continue-on-error"}
+        body = build(operations, boundary=boundary)
+        answer = await self._change(operation, "$batch", body, headers, expects_multipart=True, accept_statuses=(413,))
+        if answer.status == 413:
+            raise BatchRefused(f"the system takes no request of {len(body)} bytes: set settings.max_items lower", request_id=answer.request_id)
+        try:
+            return read(answer.headers.get("content-type", ""), answer.body, expected=len(operations))
+        except Unreadable as error:
+            raise OutcomeUnknown(f"the system's $batch answer cannot be read: {self.http.clean(str(error))}", request_id=answer.request_id) from error
+
+    async def _change(
+        self, operation: str, target: str, body: bytes, headers: Mapping[str, str], *, expects_multipart: bool, accept_statuses: Collection[int]
+    ) -> Answer:
+        """With the token; fetched again and replayed once when the system asks for that, for then nothing was done."""
+
+        async def send(token: str) -> Answer:
+            return await self._send(
+                operation,
+                "POST",
+                target,
+                headers={**headers, **({_TOKEN: token} if token else {})},
+                content=body,
+                accept_statuses=(*accept_statuses, 400, 403),
+                expects_multipart=expects_multipart,
+            )
+
+        token = await self._csrf_token(refused=None)
+        answer = await send(token)
+        if _asks_for_token(answer):
+            answer = await send(await self._csrf_token(refused=token))
+        if _asks_for_token(answer):
+            raise BadConfiguration("the system goes on asking for a CSRF token: something between may take its cookies away", request_id=answer.request_id)
+        if 200 <= answer.status < 300 or answer.status in accept_statuses:
+            return answer
+        fault = fault_of(answer.json, text=self.http.text_of(answer))
+        raise self.http.error(answer, f"POST {self._path}/{target}", idempotent=False, words=f"{' '.join(fault.codes)} {fault.message}".strip())
+
+    async def _csrf_token(self, *, refused: str | None) -> str:
+        """The session's token; empty where the system gives none. One fetch for all who wait; `refused` asks for another than that."""
+        async with self._fetching:
+            if self._token is None or self._token == refused:
+                self._token = None
+                self._token = await self._fetch_token()
+            return self._token
+
+    async def _fetch_token(self) -> str:
+        wanted = {_TOKEN: "Fetch"}
+        answer = await self._send("csrf", "HEAD", "", headers=wanted, accept_statuses=_TOKEN_STATUSES)
+        if _TOKEN not in answer.headers:  # a proxy may block HEAD; a read of nothing opens a session as well
+            answer = await self._send("csrf", "GET", f"{quote(self._entity_set)}?$top=0", headers=wanted)
+        token = answer.headers.get(_TOKEN, "")
+        self.http.conceal(token)
+        return token
+
+    async def _send(
+        self,
+        operation: str,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes | None = None,
+        accept_statuses: Collection[int] = (),
+        expects_multipart: bool = False,
+    ) -> Answer:
+        url = f"{self._path}/{target}"
+        if self._query:
+            url += ("&" if "?" in url else "?") + self._query
+
+        async def send(authorized: Mapping[str, str]) -> Answer:
+            return await self.http.call(
+                operation,
+                method,
+                url,
+                content=content,
+                headers={**headers, **authorized},
+                accept_statuses=accept_statuses,
+                expects="multipart" if expects_multipart else "json",
+            )
+
+        return await self._authorization.call(send)
+
+
+def _asks_for_token(answer: Answer) -> bool:
+    return answer.status == 403 and answer.headers.get(_TOKEN, "").lower() == "required"

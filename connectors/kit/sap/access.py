@@ -1,0 +1,111 @@
+"""The settings and credentials that every SAP system asks for, and the HTTP client made of them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from connectors.kit.authorization import Authorization, Basic, Bearer, Unattended
+from connectors.kit.http import HttpClient
+from connectors.kit.sap.documents import READER_LENGTH
+from connectors.kit.settings import Block, safe_url
+from connectors.kit.tls import tls_context
+from gateway.model.connector import ConnectorSettings
+from gateway.model.errors import BadConfiguration
+
+
+class SapSettings(Block):
+    """What both systems share of `settings`."""
+
+    base_url: str = Field(description="https://host:port of the system, without a path.")
+    client: str | None = Field(None, pattern=r"^\d{3}$", description="SAP client (`sap-client`); needed on premises, ignored in the public cloud.")
+    language: str = Field("EN", pattern=r"^[A-Z]{2}$", description="Logon language: it decides the codes of units and the language of messages.")
+    time_zone: str = Field("UTC", description="Zone of the system's clock, such as Europe/Berlin: SAP's times bear none.")
+    reader: str = Field("FIELDGATE", min_length=1, max_length=READER_LENGTH, description="Who took the reading, as the documents say.")
+    max_items: int = Field(100, ge=1, le=1000, description="Documents in one request.")
+    future_skew_seconds: int = Field(60, ge=0, le=3600, description="Readings younger than this, on SAP's clock, wait.")
+    codes: dict[str, Literal["duplicate", "future", "locked", "refused"]] = Field({}, description="What further error codes of this system mean.")
+    ca_file: Path | None = Field(None, description="Authority of the system's certificate; else the machine's.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_safe(cls, url: str) -> str:
+        return safe_url(url)
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (KeyError, OSError, ValueError) as error:
+            raise ValueError(f"{name!r} is no time zone that this machine knows") from error
+        return name
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Of `time_zone`."""
+        return ZoneInfo(self.time_zone)
+
+    @property
+    def skew(self) -> timedelta:
+        """Of `future_skew_seconds`."""
+        return timedelta(seconds=self.future_skew_seconds)
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What goes into the query of every request."""
+        return {**({"sap-client": self.client} if self.client else {}), "sap-language": self.language}
+
+
+class UserCredentials(Block):
+    """A technical user."""
+
+    username: SecretStr = Field(min_length=1, description="The technical (communication) user.")
+    password: SecretStr = Field(min_length=1, description="Its password.")
+
+
+class AnyCredentials(Block):
+    """One of three kinds, each whole: a technical user, an OAuth 2.0 client (the gateway gets the tokens), a client certificate."""
+
+    username: SecretStr | None = Field(None, min_length=1, description="basic: the communication user.")
+    password: SecretStr | None = Field(None, min_length=1, description="basic: its password.")
+    token_url: SecretStr | None = Field(None, min_length=1, description="oauth2_client_credentials: where tokens are given.")
+    client_id: SecretStr | None = Field(None, min_length=1, description="oauth2_client_credentials.")
+    client_secret: SecretStr | None = Field(None, min_length=1, description="oauth2_client_credentials.")
+    scope: SecretStr | None = Field(None, description="oauth2_client_credentials: where the system asks for one.")
+    certificate: SecretStr | None = Field(None, min_length=1, description="client_certificate: PEM, with its chain.")
+    private_key: SecretStr | None = Field(None, min_length=1, description="client_certificate: its key, PEM, not encrypted.")
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> AnyCredentials:
+        kinds = (("username", "password"), ("token_url", "client_id", "client_secret"), ("certificate", "private_key"))
+        given = {name for name, value in self if value is not None} - {"scope"}
+        if given and given not in [set(kind) for kind in kinds]:
+            raise ValueError("expected " + ", or ".join(" and ".join(kind) for kind in kinds))
+        return self
+
+
+def open_client(settings: SapSettings, credentials: AnyCredentials | UserCredentials, built_from: ConnectorSettings) -> tuple[HttpClient, Authorization]:
+    """A client and what authorises its calls. Raises BadConfiguration."""
+    secrets = [value.get_secret_value() for _, value in credentials if value is not None]
+    certificate = credentials.certificate if isinstance(credentials, AnyCredentials) else None
+    private_key = credentials.private_key if isinstance(credentials, AnyCredentials) else None
+    tls = None
+    if settings.ca_file is not None or certificate is not None:
+        tls = tls_context(
+            ca_file=settings.ca_file,
+            certificate=certificate.get_secret_value() if certificate else None,
+            private_key=private_key.get_secret_value() if private_key else None,
+        )
+    http = HttpClient(settings.base_url, headers={}, secrets=secrets, timeout_seconds=built_from.timeout_seconds, observe=built_from.observe, tls=tls)
+    if built_from.token is not None:
+        return http, Bearer(built_from.token, conceal=http.conceal)
+    if credentials.username is not None and credentials.password is not None:
+        return http, Basic(credentials.username.get_secret_value(), credentials.password.get_secret_value(), built_from.gate)
+    if certificate is not None:
+        return http, Unattended()
+    raise BadConfiguration("credentials: a user and its password, an OAuth 2.0 client, or a client certificate is needed")

@@ -1,0 +1,149 @@
+"""Measuring points and notifications: to SAP's JSON and back. Pure: no network, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from connectors.kit.odata.query import modified_within
+from connectors.kit.odata.values import Version, decode_instant, encode_date, encode_time, instant_literal, text_literal
+from connectors.kit.sap.documents import UNIT_LENGTH
+from connectors.kit.sap.local_time import wall_time
+from connectors.sap_s4hana.settings import NewMeasuringPoint, Notification
+from gateway.model.exchange import Event, Record, RemoteMeter
+
+POINT_SET, NOTIFICATION_SET = "MeasuringPoint", "MaintenanceNotification"
+POSITION_LENGTH, REFERENCE_LENGTH = 20, 20
+_DESCRIPTION_LENGTH, _TITLE_LENGTH, _TEXT_LENGTH = 40, 40, 1333
+_CHANGED, _KEY = "LastChangeDateTime", "MaintenanceNotification"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A measuring point. `object` is the equipment or functional location it belongs to, with SAP's word for which of them."""
+
+    number: str
+    position: str
+    title: str
+    unit: str | None
+    object: str
+    object_kind: str
+
+
+POINT_FIELDS = (
+    "MeasuringPoint",
+    "MeasuringPointPositionNumber",
+    "MeasuringPointDescription",
+    "MeasurementRangeUnit",
+    "MeasuringPointIsInactive",
+    "Equipment",
+    "FunctionalLocation",
+)
+
+
+def to_point(row: Mapping[str, object]) -> Point | None:
+    """None for a row without a number."""
+    number = _text(row, "MeasuringPoint")
+    if not number:
+        return None
+    equipment = _text(row, "Equipment")
+    return Point(
+        number=number,
+        position=_text(row, "MeasuringPointPositionNumber"),
+        title=_text(row, "MeasuringPointDescription"),
+        unit=_text(row, "MeasurementRangeUnit") or None,
+        object=equipment or _text(row, "FunctionalLocation"),
+        object_kind="EAMS_EQUI" if equipment else "EAMS_FL",
+    )
+
+
+def to_meter(point: Point, *, by_position: bool) -> RemoteMeter:
+    """As a mapping calls it."""
+    return RemoteMeter(meter=point.position if by_position else point.number, title=point.title, unit=point.unit)
+
+
+def point_body(wanted: RemoteMeter, new: NewMeasuringPoint) -> bytes:
+    """Of POST MeasuringPoint; SAP assigns the number."""
+    body: dict[str, object] = {
+        "MeasuringPointPositionNumber": wanted.meter,
+        "MeasuringPointDescription": printable(wanted.title or wanted.meter)[:_DESCRIPTION_LENGTH],
+        "MeasuringPointCategory": new.category,
+        "TechnicalObjectType": new.technical_object_type,
+        "MeasuringPointIsCounter": new.counter,
+    }
+    if wanted.unit:
+        body["MeasurementRangeUnit"] = wanted.unit[:UNIT_LENGTH]
+    optional = {"Equipment": new.equipment, "FunctionalLocation": new.functional_location, "MsrgPtInternalCharacteristic": new.characteristic}
+    return orjson.dumps({**body, **{name: value for name, value in optional.items() if value is not None}})
+
+
+def notification_body(event: Event, settings: Notification, point: Point | None, zone: ZoneInfo) -> bytes:
+    """Of POST MaintenanceNotification. The event's reference is what it is found by again."""
+    at = wall_time(event.at, zone)
+    body: dict[str, object] = {
+        "MaintNotifExtReferenceNumber": event.reference,
+        "NotificationType": settings.type,
+        "NotificationText": printable(event.title)[:_TITLE_LENGTH],
+        "MaintNotifLongTextForEdit": printable(f"{event.text}\n{event.meter}".strip())[:_TEXT_LENGTH],
+        "MaintPriority": settings.priorities.get(event.severity, ""),
+        "MalfunctionStartDate": encode_date(Version.V2, at.date()),
+        "MalfunctionStartTime": encode_time(Version.V2, at.time()),
+    }
+    if settings.planning_plant is not None:
+        body["MaintenancePlanningPlant"] = settings.planning_plant
+    if point is not None and point.object:
+        body |= {"TechnicalObject": point.object, "TechObjIsEquipOrFuncnlLoc": point.object_kind}
+    return orjson.dumps({name: value for name, value in body.items() if value != ""})
+
+
+def notification_reference(reference: str) -> str:
+    """The filter that finds a notification by our reference."""
+    return f"MaintNotifExtReferenceNumber eq {text_literal(reference)}"
+
+
+def changed_after(cursor: str | None, since: datetime | None, until: datetime) -> str:
+    """The filter of a page: changed in [since, until), and past the last record of the page before.
+
+    Not by `$skip`: a notification that changes meanwhile leaves the interval, and all after it would move up by one.
+    """
+    if cursor is None:
+        return modified_within(Version.V2, _CHANGED, since, until)
+    at, _, key = cursor.partition(" ")
+    last = instant_literal(Version.V2, datetime.fromisoformat(at))
+    within = modified_within(Version.V2, _CHANGED, datetime.fromisoformat(at), until)
+    return f"{within} and ({_CHANGED} gt {last} or {_KEY} gt {text_literal(key)})"
+
+
+CHANGED_ORDER = (_CHANGED, _KEY)
+
+
+def to_notification(row: Mapping[str, object], stream: str) -> Record | None:
+    """None for a row without a key or a time of change."""
+    key, at = _text(row, _KEY), decode_instant(row.get(_CHANGED))
+    if not key or at is None:
+        return None
+    return Record(stream=stream, key=key, modified_at=at, body=to_body(row))
+
+
+def cursor_of(record: Record) -> str | None:
+    """What `changed_after` needs to go on behind this record."""
+    return None if record.modified_at is None else f"{record.modified_at.isoformat()} {record.key}"
+
+
+def to_body(row: Mapping[str, object]) -> Mapping[str, object]:
+    """The row without links and protocol."""
+    return {name: value for name, value in row.items() if not name.startswith(("__", "@")) and not isinstance(value, dict)}
+
+
+def printable(text: str) -> str:
+    """Line ends and what can be printed; anything else is a blank."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
+
+
+def _text(row: Mapping[str, object], name: str) -> str:
+    value = row.get(name)
+    return value if isinstance(value, str) else ""
