@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from gateway.ingest.decode import Decoder, Row
-from gateway.model.errors import DecodeError
+from gateway.model.errors import DecodeError, RequestRefused
 from gateway.model.explanation import ExplainedSample, Explanation, Fed
 from gateway.model.meter import MeterMapping, MeterRule, materialise
 from gateway.model.sample import EPOCH, Value, from_microseconds, to_microseconds
 from gateway.model.topics import compile_source, route
 from gateway.settings import TelemetrySettings
+from gateway.sync.link import Link
+
+MAX_SAMPLES = 100
+"""Samples of one message that are explained: an array may have thousands, and they fare alike."""
 
 ADVICE = {
     "unmatched_topic": "publish to one of the sources of telemetry.sources, or add a source for this topic",
@@ -56,7 +60,33 @@ def explain(
     except DecodeError as error:
         reason = str(error.reason)
         return replace(start, dead_letter=reason, detail=error.detail, advice=ADVICE.get(reason, "correct the payload"))
-    return replace(start, samples=tuple(_sample(row, connections) for row in rows))
+    fed_by = [(connected, mapping) for connected in connections if connected.customer == start.customer for mapping in _mappings(connected, start.device)]
+    samples = tuple(_sample(row, fed_by) for row in rows[:MAX_SAMPLES])
+    return replace(start, samples=samples, more_samples=len(rows) - len(samples))
+
+
+def explain_for(
+    customer: str, topic: str, payload: bytes, *, telemetry: TelemetrySettings, customers: Collection[str], links: Iterable[Link], now: datetime
+) -> Explanation:
+    """As `explain`, for this customer: nothing of another one shows, not even whether it exists. Raises RequestRefused for a topic of another."""
+    ours = [connected_by(link) for link in links if link.customer == customer]
+    known = [name for name in customers if name == customer]
+    found = explain(topic, payload, telemetry=telemetry, customers=known, connections=ours, now=now)
+    if found.customer not in (None, customer):
+        raise RequestRefused("request.invalid", f"the topic is not one of customer {customer!r}")
+    return found
+
+
+def connected_by(link: Link) -> Connected:
+    """What the link of a connection tells."""
+    return Connected(
+        connection=link.connection,
+        customer=link.customer,
+        system=link.system,
+        rules=link.rules,
+        resolution=link.connector.capabilities.resolution,
+        lateness=link.lateness,
+    )
 
 
 def window_of(at: datetime, span: timedelta) -> datetime:
@@ -64,20 +94,16 @@ def window_of(at: datetime, span: timedelta) -> datetime:
     return at - (at - EPOCH) % span
 
 
-def _sample(row: Row, connections: Sequence[Connected]) -> ExplainedSample:
-    customer, device, at_microseconds, metrics = row
+def _sample(row: Row, fed_by: Sequence[tuple[Connected, MeterMapping]]) -> ExplainedSample:
+    _, _, at_microseconds, metrics = row
     at = from_microseconds(at_microseconds)
-    meters = tuple(
-        _fed(connected, mapping, at, metrics[mapping.metric])
-        for connected in connections
-        if connected.customer == customer
-        for mapping in _mappings(connected, device)
-        if mapping.metric in metrics
-    )
+    meters = tuple(_fed(connected, mapping, at, metrics[mapping.metric]) for connected, mapping in fed_by if mapping.metric in metrics)
     return ExplainedSample(at=at, metrics=metrics, meters=meters)
 
 
-def _mappings(connected: Connected, device: str) -> list[MeterMapping]:
+def _mappings(connected: Connected, device: str | None) -> list[MeterMapping]:
+    if device is None:
+        return []
     mappings, _ = materialise(connected.rules, [device], resolution=connected.resolution)
     return [mapping for mapping in mappings.values() if mapping.device == device]
 

@@ -36,7 +36,7 @@ class ExplainedSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Either samples, or the reason of the dead letter and what to do about it."""
+    """Either samples, or the reason of the dead letter and what to do about it. `more_samples`: so many of the message are not listed."""
 
     topic: str
     source: str | None
@@ -47,3 +47,4 @@ class Explanation:
     detail: str | None = None
     advice: str | None = None
     samples: tuple[ExplainedSample, ...] = ()
+    more_samples: int = 0
