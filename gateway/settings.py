@@ -148,6 +148,14 @@ class SyncSettings(Section):
     probe_interval: Duration = timedelta(seconds=45)
 
 
+class WebhookSettings(Section):
+    """What endpoints of webhooks may be. `timeout` is for a whole attempt."""
+
+    allow_private_addresses: bool = False
+    allow_http: bool = False
+    timeout: Duration = timedelta(seconds=15)
+
+
 class LoggingSettings(Section):
     """structlog."""
 
@@ -238,4 +246,5 @@ class Settings(Section):
     credits: CreditsSettings = CreditsSettings()
     security: SecuritySettings
     sync: SyncSettings = SyncSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     logging: LoggingSettings = LoggingSettings()

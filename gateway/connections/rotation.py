@@ -8,6 +8,7 @@ from typing import get_args
 
 import structlog
 
+from gateway.connections import endpoint_secrets
 from gateway.connections.vault import Binding, Vault
 from gateway.model.errors import SealBroken, StoreError
 from gateway.store import credentials
@@ -52,6 +53,7 @@ async def rotate(database: Database, vault: Vault, *, batch: int = BATCH) -> Rot
                     broken.add(record.connection)
                     log.error("credential.reseal_failed", connection=record.connection, detail=str(error))
             after = (found[-1].connection, found[-1].generation)
+    records += await endpoint_secrets.rotate(database, vault)
     return Rotated(records=records, broken=tuple(sorted(broken)))
 
 
