@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ from gateway.connections.links import Links, System, credential_binding
 from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Moved, Transitions
 from gateway.connections.vault import Vault
+from gateway.model.access import Caller
 from gateway.model.connection import State, Trigger
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.credits import price
@@ -37,14 +37,6 @@ log = structlog.get_logger(__name__)
 
 FILE = "file"
 """The caller that declares: what it gave last is remembered, so that an unchanged file gives nothing again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who asks, for the audit: `token:ci`, `command`, `file`, `link`."""
-
-    name: str
-    request_id: str | None = None
 
 
 class Connections:

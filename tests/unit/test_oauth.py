@@ -241,7 +241,10 @@ def test_the_address_that_a_person_is_sent_to() -> None:
     verifier = new_verifier()
     url = urlsplit(
         authorization_url(
-            {**VALUES, "authorization_url": "https://id.example.com/authorize?tenant=1"}, redirect_uri="https://gw/oauth/callback", state="s1", verifier=verifier
+            {**VALUES, "authorization_url": "https://id.example.com/authorize?tenant=1"},
+            redirect_uri="https://gw/oauth/callback",
+            state="s1",
+            verifier=verifier,
         )
     )
     query = parse_qs(url.query)
@@ -256,7 +259,10 @@ def test_the_address_that_a_person_is_sent_to() -> None:
 def test_the_challenge_is_that_of_the_specification() -> None:
     """RFC 7636, appendix B."""
     url = authorization_url(
-        {**VALUES, "authorization_url": "https://id.example.com/a"}, redirect_uri="https://gw", state="s", verifier="dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+        {**VALUES, "authorization_url": "https://id.example.com/a"},
+        redirect_uri="https://gw",
+        state="s",
+        verifier="dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
     )
     assert parse_qs(urlsplit(url).query)["code_challenge"] == ["E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"]
 
