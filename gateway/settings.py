@@ -127,6 +127,11 @@ class CreditsSettings(Section):
     on_premises_multiplier: int = Field(2, ge=1, le=1_000)
     customer_quota: dict[Identifier, CreditAmount] = {}
 
+    @field_validator("tier_price")
+    @classmethod
+    def _every_tier(cls, prices: dict[Tier, int]) -> dict[Tier, int]:
+        return {**cls.model_fields["tier_price"].default, **prices}
+
 
 class SecuritySettings(Section):
     """Keys, newest first: they guard what is stored of credentials."""
