@@ -14,7 +14,8 @@ from connectors.registry import SYSTEMS
 from gateway import metrics
 from gateway.cli import asyncapi
 from gateway.configuration.schema import connections_schema, main_schema
-from gateway.events.documents import GatewayStatus, ReplicaStatus, StatusDocument
+from gateway.events.cloudevent import CloudEvent
+from gateway.events.documents import GatewayStatus, IssueDocument, ReplicaStatus, StatusDocument
 
 ROOT = Path(__file__).parents[2]
 _LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
@@ -28,6 +29,8 @@ def files() -> Mapping[str, str]:
         "config/schemas/gateway-status.schema.json": GatewayStatus.model_json_schema(mode="serialization"),
         "config/schemas/replica-status.schema.json": ReplicaStatus.model_json_schema(mode="serialization"),
         "config/schemas/connection-status.schema.json": StatusDocument.model_json_schema(mode="serialization"),
+        "config/schemas/connection-issue.schema.json": IssueDocument.model_json_schema(mode="serialization"),
+        "config/schemas/event.schema.json": CloudEvent.model_json_schema(mode="serialization"),
     }
     schemas |= {f"config/schemas/{name}.schema.json": schema for name, schema in asyncapi.schemas()}
     written = {path: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for path, schema in schemas.items()}

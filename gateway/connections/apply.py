@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import structlog
 
 from gateway.configuration import DeclaredConnection
-from gateway.connections.service import FILE, Caller, Connections
+from gateway.connections.service import FILE, Connections
+from gateway.model.access import Caller
 from gateway.model.connection import State
 from gateway.model.errors import ConfigError, RequestRefused
 from gateway.store import connections

@@ -14,7 +14,6 @@ from gateway.connections.incidents import Incidents, Observed
 from gateway.connections.transitions import Moved, Transitions
 from gateway.model.connection import State, Trigger
 from gateway.model.errors import AuthRefused, BadConfiguration, BatchRefused, ConnectorError, PermissionDenied, RateLimited, Unavailable
-
 from gateway.store import connections
 from gateway.store.connections import Cause
 from gateway.store.pool import Database

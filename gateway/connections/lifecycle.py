@@ -17,7 +17,17 @@ from gateway.connections.transitions import Moved, Transitions
 from gateway.model.backoff import full_jitter, with_floor
 from gateway.model.connection import State, Trigger
 from gateway.model.connector import Health as Answer
-from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, PermissionDenied, RateLimited, RequestRefused, SealBroken, StoreError, Unavailable
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    PermissionDenied,
+    RateLimited,
+    RequestRefused,
+    SealBroken,
+    StoreError,
+    Unavailable,
+)
 from gateway.store import connections, credentials
 from gateway.store.connections import Cause, Due, Locked, Outbound
 from gateway.store.pool import Connection, Database
@@ -245,7 +255,7 @@ class Lifecycle:
         if await connections.is_busy(self._database, due.connection):
             await connections.schedule_probe(self._database, due.connection, in_seconds=DRAIN_SECONDS, attempts=0)
             return
-        await self._tokens.revoke(due.connection)
+        await self._revoke(due)
         async with self._database.transaction() as connection:
             moved = await self._transitions.move(connection, due.connection, Trigger.DRAINED, Cause())
             if moved is not None:
@@ -253,6 +263,17 @@ class Lifecycle:
                 await connections.clear(connection, due.connection)
         if moved is not None:
             moved.say()
+
+    async def _revoke(self, due: Due) -> None:
+        held = (await connections.read(self._database, [due.connection])).get(due.connection)
+        if held is None or not held.generation or not held.credential_type.startswith("oauth2_"):
+            return
+        try:
+            credential = await self._links.credential(held, held.generation)
+            if credential is not None:
+                await self._tokens.revoke(held.connection, held.customer, held.generation, credential)
+        except (SealBroken, ConnectorError) as error:
+            log.warning("connection.token_not_revoked", connection=due.connection, detail=str(error), advice="revoke it at the system")
 
     async def _move(self, name: str, trigger: Trigger, cause: Cause) -> Moved | None:
         async with self._database.transaction() as connection:

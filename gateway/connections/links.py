@@ -127,19 +127,24 @@ class Links:
 
     async def _build(self, held: Held, generation: int, *, probing: bool = False) -> Link | None:
         try:
-            async with self._database.connection() as connection:
-                sealed = await credentials.read(connection, connection_id=held.connection, generation=generation)
-            if sealed is None:
+            credential = await self.credential(held, generation)
+            if credential is None:
                 return None
-            binding = Binding(customer=held.customer, connection=held.connection, field="credential", generation=generation)
-            values = self._vault.open(sealed.sealed, binding)
-            credential = Credential(generation=generation, type=cast("Auth", sealed.type), values=values, expires_at=sealed.expires_at)
             return link_of(held, self._connector(held, credential), self._settings, generation=generation)
         except (BadConfiguration, SealBroken) as error:
             if probing:
                 raise
             log.error("connection.link_not_built", connection=held.connection, detail=str(error), advice="correct its settings or its credential")
             return None
+
+    async def credential(self, held: Held, generation: int) -> Credential | None:
+        """A credential in clear; None where it is not stored. Raises SealBroken, StoreError."""
+        async with self._database.connection() as connection:
+            sealed = await credentials.read(connection, connection_id=held.connection, generation=generation)
+        if sealed is None:
+            return None
+        values = self._vault.open(sealed.sealed, credential_binding(held.customer, held.connection, generation))
+        return Credential(generation=generation, type=cast("Auth", sealed.type), values=values, expires_at=sealed.expires_at)
 
     def _connector(self, held: Held, credential: Credential) -> Connector:
         token = gate = None
@@ -169,6 +174,11 @@ class Links:
         self._retired = [item for item in self._retired if item[0] > clock.monotonic()]
         for connector in over:
             await connector.close()
+
+
+def credential_binding(customer: str, connection: str, generation: int) -> Binding:
+    """Where a credential belongs."""
+    return Binding(customer=customer, connection=connection, field="credential", generation=generation)
 
 
 def link_of(held: Held, connector: Connector, settings: Settings, *, generation: int) -> Link:

@@ -5,39 +5,38 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import urlsplit
 
 import orjson
+import structlog
 
 from gateway.configuration import DeclaredConnection, Faults, check
 from gateway.configuration.schema import written
-from gateway.connections.links import Links, System
+from gateway.connections.expiry import ends_at
+from gateway.connections.links import Links, System, credential_binding
+from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Moved, Transitions
-from gateway.connections.vault import Binding, Vault
+from gateway.connections.vault import Vault
+from gateway.model.access import Caller
 from gateway.model.connection import State, Trigger
+from gateway.model.credential import Credential, TokenGrant
 from gateway.model.credits import price
 from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, CreditsInsufficient, PermissionDenied, RateLimited, RequestRefused, Unavailable
 from gateway.model.event import EventType, NewEvent
 from gateway.model.exchange import ListsMeters, RemoteMeter
 from gateway.model.meter import to_document
 from gateway.settings import ConnectionPatch, ConnectionSettings, ConnectionSyncSettings, CredentialSettings, Settings
-from gateway.store import connections, credentials, credits, outbox, streams
+from gateway.store import connections, credentials, outbox, streams
+from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Configuration, Held
 from gateway.store.pool import Connection, Database
 from gateway.sync.link import READINGS
 
+log = structlog.get_logger(__name__)
 
 FILE = "file"
 """The caller that declares: what it gave last is remembered, so that an unchanged file gives nothing again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who asks, for the audit: `token:ci`, `command`, `file`, `link`."""
-
-    name: str
-    request_id: str | None = None
 
 
 class Connections:
@@ -52,6 +51,7 @@ class Connections:
         vault: Vault,
         transitions: Transitions,
         links: Links,
+        tokens: Tokens,
     ) -> None:
         self._database = database
         self._systems = systems
@@ -59,6 +59,7 @@ class Connections:
         self._vault = vault
         self._transitions = transitions
         self._links = links
+        self._tokens = tokens
         self._digest_key = settings.security.encryption_keys[-1].get_secret_value().encode()
 
     async def create(self, wanted: ConnectionSettings, caller: Caller) -> None:
@@ -77,15 +78,13 @@ class Connections:
                 if not await connections.insert(connection, wanted.id, wanted.customer, wanted.system, manifest.tier, cost, configuration):
                     raise RequestRefused("request.conflict", f"the id {wanted.id!r} is taken, or was once: choose another", connection=wanted.id)
                 await connections.lock(connection, wanted.id)
-                await credits.hold(connection, connection_id=wanted.id, customer=wanted.customer, amount=cost, settings=self._settings.credits)
+                await ledger.hold(connection, connection_id=wanted.id, customer=wanted.customer, amount=cost, settings=self._settings.credits)
                 data: dict[str, object] = {"system": wanted.system, "hosting": wanted.hosting, "tier": manifest.tier, "credits": cost}
-                event = NewEvent(
-                    type=EventType.CONNECTION_CREATED, customer=wanted.customer, connection=wanted.id, data=data, request_id=caller.request_id
-                )
+                event = NewEvent(type=EventType.CONNECTION_CREATED, customer=wanted.customer, connection=wanted.id, data=data, request_id=caller.request_id)
                 await outbox.append(connection, event)
                 moved = await self._give(connection, wanted.id, wanted.customer, wanted.credentials, caller)
         except CreditsInsufficient as error:
-            await credits.note_refusal(self._database, error)
+            await ledger.note_refusal(self._database, error)
             raise
         _say(moved)
 
@@ -99,7 +98,12 @@ class Connections:
             "sync": patch.sync or ConnectionSyncSettings.model_validate(held.sync),
         }
         base = ConnectionSettings(
-            id=connection_id, customer=held.customer, system=held.system, credentials=patch.credentials or CredentialSettings(), meters=patch.meters or (), **update
+            id=connection_id,
+            customer=held.customer,
+            system=held.system,
+            credentials=patch.credentials or CredentialSettings(),
+            meters=patch.meters or (),
+            **update,
         )
         declared = self._checked(base, credentials=patch.credentials is not None)
         configuration = self.configuration(declared, managed_by=held.managed_by, meters=None if patch.meters is not None else held.meters, host=held.host)
@@ -124,18 +128,18 @@ class Connections:
                 moved = await self._verify_again(connection, held.connection, caller, "the settings have changed")
         _say(moved)
 
-    async def give_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller) -> None:
-        """Stores them as the candidate that is verified next. What is in use stays so until then."""
+    async def give_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller, *, grant: TokenGrant | None = None) -> None:
+        """Stores them as the candidate that is verified next. What is in use stays so until then. `grant`: the tokens of an authorization."""
         held = await self._held(connection_id)
-        patch = ConnectionPatch(credentials=given)
-        base = ConnectionSettings(id=held.connection, customer=held.customer, system=held.system, hosting=held.hosting, settings=dict(held.settings), credentials=given)
+        base = ConnectionSettings(
+            id=held.connection, customer=held.customer, system=held.system, hosting=held.hosting, settings=dict(held.settings), credentials=given
+        )
         self._checked(base)
-        assert patch.credentials is not None
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, connection_id)
             if locked is None or locked.state in (State.PAUSED, *_ENDED):
                 raise _refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
-            moved = await self._give(connection, connection_id, held.customer, given, caller)
+            moved = await self._give(connection, connection_id, held.customer, given, caller, grant)
         _say(moved)
 
     async def pause(self, connection_id: str, caller: Caller) -> None:
@@ -166,6 +170,7 @@ class Connections:
         if held.state in (State.PAUSED, *_ENDED) or (held.state in _NEEDS_CREDENTIAL and held.candidate is None):
             raise _refusal(connection_id, held.state)
         await connections.schedule_probe(self._database, connection_id, in_seconds=0.0, attempts=0)
+        log.info("connection.recheck_asked", connection=connection_id, caller=caller.name)
 
     async def synchronise(self, connection_id: str, *, full: bool, caller: Caller) -> None:
         """Its streams run at once; `full` walks the stored history again, and sends only what the system does not hold."""
@@ -184,6 +189,7 @@ class Connections:
                     max_future=self._settings.telemetry.max_future,
                 )
             await connections.wake(connection, connection_id)
+        log.info("connection.sync_asked", connection=connection_id, full=full, caller=caller.name)
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
         """What the system itself has to feed. Its own refusals come back as `upstream.*`."""
@@ -229,9 +235,12 @@ class Connections:
     def _checked(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
         customers: Collection[str] | None = None if self._settings.telemetry.auto_register_customers else self._settings.customers
         try:
-            return check(wanted, customers=customers, systems=self._systems, credentials=credentials)
+            declared = check(wanted, customers=customers, systems=self._systems, credentials=credentials)
         except Faults as faults:
             raise RequestRefused("request.invalid", str(faults), connection=wanted.id) from faults
+        if credentials:
+            _end_of(wanted.credentials)
+        return declared
 
     async def _held(self, connection_id: str) -> Held:
         held = (await connections.read(self._database, [connection_id])).get(connection_id)
@@ -239,11 +248,17 @@ class Connections:
             raise RequestRefused("request.not_found", f"there is no connection {connection_id!r}", connection=connection_id)
         return held
 
-    async def _give(self, connection: Connection, connection_id: str, customer: str, given: CredentialSettings, caller: Caller) -> Moved | None:
+    async def _give(
+        self, connection: Connection, connection_id: str, customer: str, given: CredentialSettings, caller: Caller, grant: TokenGrant | None = None
+    ) -> Moved | None:
         digest = self.digest(given) if caller.name == FILE else None
         generation = await connections.next_generation(connection, connection_id)
-        sealed = self._vault.seal(given.resolved(), Binding(customer=customer, connection=connection_id, field="credential", generation=generation))
-        await credentials.add(connection, connection_id=connection_id, type=given.type, sealed=sealed, generation=generation)
+        expires_at = _end_of(given)
+        sealed = self._vault.seal(given.resolved(), credential_binding(customer, connection_id, generation))
+        await credentials.add(connection, connection_id=connection_id, type=given.type, sealed=sealed, generation=generation, expires_at=expires_at)
+        if grant is not None:
+            credential = Credential(generation=generation, type=given.type, values=given.resolved())
+            await self._tokens.adopt(connection, connection_id=connection_id, customer=customer, credential=credential, grant=grant)
         await connections.offer(connection, connection_id, generation=generation, kind=given.type, digest=digest)
         return await self._verify_again(connection, connection_id, caller, "credentials were given")
 
@@ -276,6 +291,14 @@ _REFUSALS: Mapping[State, tuple[str, str]] = {
     State.ACTIVE: ("request.conflict", "it is active"),
     State.DEGRADED: ("request.conflict", "it is active, and its system fails at the moment"),
 }
+
+
+def _end_of(given: CredentialSettings) -> datetime | None:
+    stated = {} if given.expires_at is None else {"expires_at": given.expires_at}
+    try:
+        return ends_at(given.type, given.resolved() | stated)
+    except BadConfiguration as error:
+        raise RequestRefused("request.invalid", str(error)) from error
 
 
 def _refusal(connection_id: str, state: State) -> RequestRefused:

@@ -12,7 +12,8 @@ from gateway.model.connection import Credits, IssueCode, Prior, Rule, State, Tri
 from gateway.model.connector import Manifest
 from gateway.model.event import NewEvent
 from gateway.settings import Settings
-from gateway.store import connections, credits, issues, outbox
+from gateway.store import connections, issues, outbox
+from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Locked
 from gateway.store.issues import NewIssue
 from gateway.store.pool import Connection
@@ -97,11 +98,11 @@ class Transitions:
                 pass
             case Credits.HOLD:
                 held = {"connection_id": locked.connection, "customer": locked.customer}
-                await credits.hold(connection, **held, amount=locked.price, settings=self._credits)
+                await ledger.hold(connection, **held, amount=locked.price, settings=self._credits)
             case Credits.POST:
-                await credits.post(connection, connection_id=locked.connection)
+                await ledger.post(connection, connection_id=locked.connection)
             case Credits.RETURN:
-                await credits.give_back(connection, connection_id=locked.connection)
+                await ledger.give_back(connection, connection_id=locked.connection)
             case _:
                 assert_never(rule.credits)
 

@@ -80,7 +80,7 @@ class StrictClient(aiomqtt.Client):
         """Publishes at QoS 1; returns on a good PUBACK. Raises PublishRefused on a bad one, and MqttError where none came."""
         if self._disconnected.done():
             raise aiomqtt.MqttError("not connected")  # paho would keep it and send it at some later time
-        properties = Properties(PacketTypes.PUBLISH)
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if content_type is not None:
             properties.ContentType = content_type
         if expiry_seconds is not None:
@@ -95,6 +95,10 @@ class StrictClient(aiomqtt.Client):
         reason = self._reasons.pop(info.mid, None)
         if reason is not None and reason.is_failure:
             raise PublishRefused(f"the broker refused the publish to {topic}: {reason}")
+
+    async def ended(self) -> None:
+        """Returns when the connection has ended, however it did."""
+        await asyncio.wait({self._disconnected})
 
     async def _acknowledged(self, mid: int, topic: str) -> None:
         confirmation = asyncio.Event()

@@ -80,7 +80,7 @@ class Rule:
     solves: bool = False
 
 
-S, T, E, C, I = State, Trigger, EventType, Credits, IssueCode
+S, T, E, C, Code = State, Trigger, EventType, Credits, IssueCode
 
 _NEW = frozenset({S.PENDING})
 _REFUSED = frozenset({S.REAUTHORIZATION_REQUIRED})
@@ -97,8 +97,8 @@ def _given() -> Iterator[Rule]:
 
 def _verified() -> Iterator[Rule]:
     succeeded = ((_NEW, E.CONNECTION_ACTIVATED, C.POST), (_REFUSED | _WORKED, E.CONNECTION_REAUTHORIZED, None), (_STOPPED, E.CONNECTION_UNBLOCKED, None))
-    for prior, event, credits in succeeded:
-        yield Rule(source=S.VERIFYING, trigger=T.PROBE_SUCCEEDED, target=S.ACTIVE, prior=prior, event=event, credits=credits, solves=True)
+    for prior, event, effect in succeeded:
+        yield Rule(source=S.VERIFYING, trigger=T.PROBE_SUCCEEDED, target=S.ACTIVE, prior=prior, event=event, credits=effect, solves=True)
     for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):
         yield Rule(
             source=S.VERIFYING,
@@ -106,7 +106,7 @@ def _verified() -> Iterator[Rule]:
             target=S.PENDING,
             prior=_NEW,
             event=E.CONNECTION_VERIFICATION_FAILED,
-            raises=I.VERIFICATION_FAILED,
+            raises=Code.VERIFICATION_FAILED,
         )
     for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):  # what worked goes on with the credential that it had
         yield Rule(
@@ -115,7 +115,7 @@ def _verified() -> Iterator[Rule]:
             target=Prior.STATE,
             prior=_WORKED,
             event=E.CONNECTION_VERIFICATION_FAILED,
-            raises=I.VERIFICATION_FAILED,
+            raises=Code.VERIFICATION_FAILED,
         )
     yield Rule(
         source=S.VERIFYING,
@@ -123,11 +123,11 @@ def _verified() -> Iterator[Rule]:
         target=S.REAUTHORIZATION_REQUIRED,
         prior=_REFUSED,
         event=E.CONNECTION_REAUTHORIZATION_FAILED,
-        raises=I.REAUTHORIZATION_REQUIRED,
+        raises=Code.REAUTHORIZATION_REQUIRED,
     )
-    yield Rule(source=S.VERIFYING, trigger=T.PROBE_DENIED, target=S.BLOCKED, prior=_REFUSED, event=E.CONNECTION_BLOCKED, raises=I.BLOCKED)
+    yield Rule(source=S.VERIFYING, trigger=T.PROBE_DENIED, target=S.BLOCKED, prior=_REFUSED, event=E.CONNECTION_BLOCKED, raises=Code.BLOCKED)
     for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):
-        yield Rule(source=S.VERIFYING, trigger=trigger, target=S.BLOCKED, prior=_STOPPED, event=E.CONNECTION_VERIFICATION_FAILED, raises=I.BLOCKED)
+        yield Rule(source=S.VERIFYING, trigger=trigger, target=S.BLOCKED, prior=_STOPPED, event=E.CONNECTION_VERIFICATION_FAILED, raises=Code.BLOCKED)
     yield Rule(source=S.VERIFYING, trigger=T.VERIFICATION_DEFERRED, target=Prior.STATE)
 
 
@@ -140,10 +140,10 @@ def _worked() -> Iterator[Rule]:
             trigger=T.AUTH_REFUSED,
             target=S.REAUTHORIZATION_REQUIRED,
             event=E.CONNECTION_REAUTHORIZATION_REQUIRED,
-            raises=I.REAUTHORIZATION_REQUIRED,
+            raises=Code.REAUTHORIZATION_REQUIRED,
         )
     for state in (S.ACTIVE, S.DEGRADED):
-        yield Rule(source=state, trigger=T.CALL_DENIED, target=S.BLOCKED, event=E.CONNECTION_BLOCKED, raises=I.BLOCKED)
+        yield Rule(source=state, trigger=T.CALL_DENIED, target=S.BLOCKED, event=E.CONNECTION_BLOCKED, raises=Code.BLOCKED)
     yield Rule(source=S.BLOCKED, trigger=T.PROBE_SUCCEEDED, target=S.ACTIVE, event=E.CONNECTION_UNBLOCKED, solves=True)
 
 

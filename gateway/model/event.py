@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 
 class EventType(enum.StrEnum):
@@ -49,3 +50,18 @@ class NewEvent:
     connection: str | None = None
     data: Mapping[str, object] = field(default_factory=dict)
     request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """As it stands in the outbox. `lane`: events with the same lane are told in the order of their positions."""
+
+    position: int
+    event_id: str
+    type: EventType
+    customer: str | None
+    connection: str | None
+    lane: str
+    at: datetime
+    data: Mapping[str, object]
+    request_id: str | None

@@ -123,9 +123,7 @@ async def is_initial_pending(database: Database, claim: Claim) -> bool:
     return pending
 
 
-async def begin_again(
-    connection: Connection, connection_id: str, name: str, *, days: int, max_backfill: timedelta | None, max_future: timedelta
-) -> None:
+async def begin_again(connection: Connection, connection_id: str, name: str, *, days: int, max_backfill: timedelta | None, max_future: timedelta) -> None:
     """The initial phase walks the stored history once more; the incremental one goes on beside it."""
     horizon: int = await connection.fetchval(sql("device_horizon"))
     await connection.execute(sql("stream_begin"), connection_id, name, True, days, max_backfill, max_future, str(horizon))

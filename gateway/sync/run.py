@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 RUN_SECONDS = 20.0
 """A run with more to do ends here and is due again at once, so that its progress is seen and others have their turn."""
 
+
 class Health(Protocol):
     """What a run reports about the connection, and asks before it calls."""
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from benchmarks.servers import wait_until
+from gateway.configuration import DeclaredConnection
 from gateway.connections import lifecycle
 from gateway.connections.apply import apply
-from gateway.configuration import DeclaredConnection
 from gateway.model.connector import Health
 from gateway.model.errors import AuthRefused, BadConfiguration, ConfigError, ConnectorError, PermissionDenied, RateLimited, RequestRefused, Unavailable
 from gateway.settings import ConnectionPatch, CreditsSettings

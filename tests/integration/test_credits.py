@@ -164,6 +164,15 @@ async def test_only_what_waits_too_long_lapses_and_it_can_be_held_again(books: L
     assert await books.held_and_posted() == (6, 4)
 
 
+@pytest.mark.parametrize("state", ["verifying", "disconnecting"])
+async def test_what_is_worked_on_does_not_lapse(books: Ledger, state: str) -> None:
+    await books.hold("acme_a")
+    await books.execute("update connection set state = $1, prior_state = 'pending' where connection_id = 'acme_a'", state)
+    await books.wait("acme_a")
+    assert await ledger.lapse(books.database) == []
+    assert await ledger.audit(books.database) == []
+
+
 async def test_a_lapsed_hold_is_taken_anew_when_it_is_posted_or_refused(books: Ledger) -> None:
     await books.hold("acme_a")
     await books.wait("acme_a")
