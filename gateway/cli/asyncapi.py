@@ -11,17 +11,17 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from gateway.events import command_documents as commands
+from gateway.events.cloudevent import CONTENT_TYPE, CloudEvent
 from gateway.events.commands import EXPIRY_SECONDS
-from gateway.events.documents import GatewayStatus, ReplicaStatus, StatusDocument
-from gateway.events.notice_documents import EventDocument, IssueDocument
+from gateway.events.documents import GatewayStatus, IssueDocument, ReplicaStatus, StatusDocument
+from gateway.events.relay import EXPIRY_SECONDS as EVENT_EXPIRY_SECONDS
 from gateway.model.command import Verb
 from gateway.model.event import EventType
 from gateway.settings import IDENTIFIER, BrokerSettings
 
 Json = dict[str, Any]  # AsyncAPI is JSON
 
-JSON, CLOUD_EVENT = "application/json", "application/cloudevents+json"
-EVENT_EXPIRY_SECONDS = 7 * 86_400
+JSON = "application/json"
 REQUESTS: Mapping[Verb, tuple[type[BaseModel], type[BaseModel]]] = {
     Verb.STATUS: (commands.StatusRequest, commands.StatusAnswer),
     Verb.SYNC: (commands.SyncRequest, commands.SyncAnswer),
@@ -29,8 +29,8 @@ REQUESTS: Mapping[Verb, tuple[type[BaseModel], type[BaseModel]]] = {
 }
 
 DESCRIPTION = (
-    "Topics below `broker.topic_root` (`fieldgate/v1` by default). QoS 1 everywhere. Retained documents are published at every change, at every connection to the"
-    " broker and every five minutes; an empty retained message means that there is nothing any more. Telemetry is taken at the topics of `telemetry.sources`."
+    "Topics below `broker.topic_root` (`fieldgate/v1` by default). QoS 1 everywhere. Retained documents are published at every change, at every connection"
+    " to the broker and every five minutes; an empty retained message means that there is nothing any more. Telemetry is taken at `telemetry.sources`."
 )
 PARAMETERS = {
     "customer": "The customer's id, which is its user name at the broker.",
@@ -54,6 +54,8 @@ class Told:
     retain: bool = True
     removed: bool = False
     expiry_seconds: int | None = None
+    mode: JsonSchemaMode = "serialization"
+    """`validation` where what has no value is left out."""
 
 
 TOLD = (
@@ -76,20 +78,22 @@ TOLD = (
     Told(
         name="customerEvent",
         address="customers/{customer}/events/{type}",
-        model=EventDocument,
+        model=CloudEvent,
         summary="A CloudEvent of a customer's connection.",
-        content_type=CLOUD_EVENT,
+        content_type=CONTENT_TYPE,
         retain=False,
         expiry_seconds=EVENT_EXPIRY_SECONDS,
+        mode="validation",
     ),
     Told(
         name="gatewayEvent",
         address="gateway/events/{type}",
-        model=EventDocument,
+        model=CloudEvent,
         summary="A CloudEvent that is no customer's.",
-        content_type=CLOUD_EVENT,
+        content_type=CONTENT_TYPE,
         retain=False,
         expiry_seconds=EVENT_EXPIRY_SECONDS,
+        mode="validation",
     ),
 )
 
@@ -113,9 +117,7 @@ def document() -> Json:
 
 
 def schemas() -> Iterator[tuple[str, Json]]:
-    """Name and JSON Schema of each document that is not retained, for those that want one at a time."""
-    yield "issue", IssueDocument.model_json_schema(mode="serialization")
-    yield "event", EventDocument.model_json_schema(mode="serialization")
+    """Name and JSON Schema of each request and answer, for those that want one at a time."""
     yield "command-error", commands.CommandError.model_json_schema(mode="serialization")
     for verb, (request, answer) in REQUESTS.items():
         yield f"command-{verb}-request", request.model_json_schema(mode="validation")
@@ -137,7 +139,8 @@ def _tell(told: Told, channels: Json, operations: Json, messages: Json) -> None:
 def _command(channels: Json, operations: Json, messages: Json) -> None:
     """Requests by verb, and the one channel of their answers."""
     answers = [answer.__name__ for _, answer in REQUESTS.values()] + [commands.CommandError.__name__]
-    for model in (*(answer for _, answer in REQUESTS.values()), commands.CommandError):
+    answered: list[type[BaseModel]] = [*(answer for _, answer in REQUESTS.values()), commands.CommandError]
+    for model in answered:
         messages[model.__name__] = {**_message(model, _first_line(model), JSON), **_correlated(reply=False)}
     summary = "Answers to commands; the sender names the topic, below its own `responses/`."
     channels["responses"] = _channel("customers/{customer}/responses/{reply}", summary, answers)
@@ -192,7 +195,7 @@ def _operation(action: Literal["send", "receive"], channel: str, summary: str, n
 
 
 def _schemas() -> Json:
-    told: list[tuple[type[BaseModel], JsonSchemaMode]] = [(each.model, "serialization") for each in TOLD]
+    told: list[tuple[type[BaseModel], JsonSchemaMode]] = [(each.model, each.mode) for each in TOLD]
     for request, answer in REQUESTS.values():
         told += [(request, "validation"), (answer, "serialization")]
     told.append((commands.CommandError, "serialization"))
