@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.embedded.postgres import binaries
+from tests.contract.sap_servers import NodeServer, node_server
 
 PASSWORD = "not-a-secret"
 
@@ -48,3 +49,13 @@ def contract_dsn() -> Iterator[str]:
             yield f"postgresql://owner:{PASSWORD}@127.0.0.1:{port}/postgres"
         finally:
             run(*control, "-m", "immediate", "stop")
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[NodeServer]:
+    """The OData V2 server."""
+    try:
+        with node_server() as server:
+            yield server
+    except AssertionError as error:
+        pytest.fail(str(error), pytrace=False)
