@@ -140,8 +140,8 @@ class HttpClient:
         except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
             what = f"no answer to {call}" if sent else f"cannot reach the system for {call}"
             text = self.clean(f"{what}: {type(error).__name__}: {error}")
-            if _CERTIFICATE_REFUSED.search(str(error)):
-                raise AuthRefused(f"{text}: the system does not take our client certificate") from None
+            if (alert := _certificate_alert(error)) is not None:
+                raise AuthRefused(self.clean(f"the system does not take our client certificate for {call}: {alert}")) from None
             raise unanswered(text, idempotent=harmless or not sent) from error
         finally:
             self._observe(operation, status_class)
@@ -216,6 +216,15 @@ class HttpClient:
             if value := self.clean(headers.get(name, ""))[:128]:
                 return value
         return None
+
+
+def _certificate_alert(error: BaseException | None) -> str | None:
+    """The TLS alert about our certificate that lies behind an error, where one does."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and (found := _CERTIFICATE_REFUSED.search(str(error))) is not None:
+            return found[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _parse(body: bytes, headers: Mapping[str, str]) -> object:
