@@ -138,13 +138,15 @@ class HttpClient:
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
             raise BadConfiguration(self.clean(f"{call} cannot be sent ({type(error).__name__}): check the address and the credential")) from None
         except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
-            what = f"no answer to {call}" if sent else f"cannot reach the system for {call}"
-            text = self.clean(f"{what}: {type(error).__name__}: {error}")
-            if (alert := _certificate_alert(error)) is not None:
-                raise AuthRefused(self.clean(f"the system does not take our client certificate for {call}: {alert}")) from None
-            raise unanswered(text, idempotent=harmless or not sent) from error
+            raise self._unanswered(error, call, sent=sent, idempotent=harmless) from error
         finally:
             self._observe(operation, status_class)
+
+    def _unanswered(self, error: Exception, call: str, *, sent: bool, idempotent: bool) -> ConnectorError:
+        if (alert := _certificate_alert(error)) is not None:
+            return AuthRefused(self.clean(f"the system does not take our client certificate for {call}: {alert}"))
+        what = f"no answer to {call}" if sent else f"cannot reach the system for {call}"
+        return unanswered(self.clean(f"{what}: {type(error).__name__}: {error}"), idempotent=idempotent or not sent)
 
     async def _exchange(self, request: httpx.Request, harmless: bool) -> Answer:
         response = await self._client.send(request, stream=True)
