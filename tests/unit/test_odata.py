@@ -405,3 +405,28 @@ async def test_a_cancelled_or_failed_call_gives_its_place_back() -> None:
     async with gate.attempt() as first, gate.attempt() as second:
         first.accepted()
         second.accepted()
+
+
+async def test_after_one_failed_logon_only_one_more_is_under_way() -> None:
+    """Otherwise two that were under way could fail after it: the third failure."""
+    gate, order = CountingGate(), []
+    release = asyncio.Event()
+
+    async def attempt(name: str, wait: bool) -> None:
+        async with gate.attempt() as logon:
+            order.append(name)
+            if wait:
+                await release.wait()
+                logon.accepted()
+            else:
+                logon.refused()
+
+    slow = asyncio.create_task(attempt("slow", wait=True))
+    await asyncio.create_task(attempt("refused", wait=False))
+    third = asyncio.create_task(attempt("third", wait=True))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert order == ["slow", "refused"]
+    release.set()
+    await asyncio.gather(slow, third)
+    assert order == ["slow", "refused", "third"]
