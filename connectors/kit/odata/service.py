@@ -16,12 +16,12 @@ from connectors.kit.odata.batch import Operation, PartAnswer, Unreadable, build,
 from connectors.kit.odata.envelope import fault_of
 from connectors.kit.odata.query import next_of, rows_of
 from connectors.kit.odata.values import Version
+from connectors.kit.paging import Page, walk
 from gateway.model.errors import BadConfiguration, BatchRefused, OutcomeUnknown, Unavailable
 
 _TOKEN = "x-csrf-token"  # noqa: S105 - the header's name
 # A token may come with an error: a service root that cannot be listed still opens the session. 401, 429 and 503 stay what they are.
 _TOKEN_STATUSES = (400, 403, 404, 405, 406, 500, 501)
-_MAX_PAGES = 1000
 
 
 class Service:
@@ -48,18 +48,14 @@ class Service:
         """`target` is relative to the service and may hold a query."""
         return await self._send(operation, "GET", target, headers={}, accept_statuses=accept_statuses)
 
-    async def list(self, operation: str, target: str, *, entity_set: str, max_pages: int = _MAX_PAGES) -> AsyncIterator[Mapping[str, object]]:
-        """Every entity, following the system's own links. A link that comes twice, or too many, is Unavailable."""
-        following: str | None = target
-        seen: set[str] = set()
-        while following is not None:
-            if following in seen or len(seen) >= max_pages:
-                raise Unavailable(f"the system's list of {entity_set} does not end")
-            seen.add(following)
-            answer = await self.get(operation, following)
-            for row in self.rows(answer, entity_set):
-                yield row
-            following = next_of(answer.json, entity_set=entity_set)
+    def list(self, operation: str, target: str, *, entity_set: str) -> AsyncIterator[Mapping[str, object]]:
+        """Every entity, following the system's own links."""
+
+        async def fetch(following: str | None) -> Page[Mapping[str, object]]:
+            answer = await self.get(operation, following or target)
+            return Page(items=self.rows(answer, entity_set), cursor=next_of(answer.json, entity_set=entity_set))
+
+        return walk(fetch)
 
     def rows(self, answer: Answer, entity_set: str) -> Sequence[Mapping[str, object]]:
         """Of an answer that must list something; Unavailable where it does not."""
