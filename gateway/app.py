@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import os
 import secrets
 import signal
@@ -13,27 +11,27 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TypeVar
 
-import orjson
 import structlog
 
-from connectors.registry import SYSTEMS
-from gateway import clock, metrics
+from gateway import clock
 from gateway.configuration import DeclaredConnection
-from gateway.connections.lifecycle import Lifecycle
+from gateway.connections.apply import apply
+from gateway.engine import Engine
 from gateway.events.backlog import Backlog
+from gateway.events.commands import Commands, Explain, Synchronise
 from gateway.events.mqtt_publisher import StatusPublisher
+from gateway.events.relay import Relay
 from gateway.http.server import HttpServer, Readiness
 from gateway.ingest import Ingest
-from gateway.model.connector import ConnectorSettings, Observer
-from gateway.model.errors import BadConfiguration, ConfigError, StoreError, StoreUnavailable
+from gateway.ingest.explain import explain_for
+from gateway.model.access import Caller
+from gateway.model.errors import ConfigError, StoreError, StoreUnavailable
+from gateway.model.explanation import Explanation
 from gateway.settings import Settings
 from gateway.store import connections as connection_store
 from gateway.store import retention
-from gateway.store.connections import Declaration
 from gateway.store.migrate import migrate, rebase_revisions
 from gateway.store.pool import Database
-from gateway.sync.link import Link
-from gateway.sync.schedule import Scheduler
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +69,7 @@ async def run(
                 await _end(serving, http.stop())
                 return
             stack.push_async_callback(database.close)
-            await _serve(settings, declared, database, replica, owner, readiness, stopping, reload, ready)
+            await _serve(settings, declared, database, replica, owner, readiness, http, stopping, reload, ready)
             await _end(serving, http.stop())
     log.info("gateway.stopped")
 
@@ -83,6 +81,7 @@ async def _serve(
     replica: str,
     owner: str,
     readiness: Readiness,
+    http: HttpServer,
     stopping: asyncio.Event,
     reload: Callable[[], Sequence[DeclaredConnection]] | None,
     ready: Callable[[], None] | None,
@@ -90,27 +89,26 @@ async def _serve(
     """Everything that needs the database. Stop order: ingest, sync, status, so that what is taken in is told before we leave."""
     await _first(lambda: connection_store.register_customers(database, settings.customers))
     ingest = Ingest(settings, database, replica=owner)
-    lifecycle = Lifecycle(database, owner=owner, max_future=settings.telemetry.max_future, on_active=lambda: scheduler.wake())
-    scheduler = Scheduler(database, settings.sync, lifecycle, owner=owner)
-    publisher = StatusPublisher(settings, database, replica)
-    async with AsyncExitStack() as connectors:
-        links = _links(settings, declared)
-        for link in links.values():
-            connectors.push_async_callback(link[1].connector.close)
-        scheduler.serve(await _first(lambda: lifecycle.declare(links)))
+    async with Engine.open(settings, database, owner=owner) as engine:
+        await _first(engine.prepare)
+        await _first(lambda: apply(database, engine.service, declared))
+        await _first(engine.lifecycle.refresh)
+        publisher = StatusPublisher(settings, database, replica)
+        commands = Commands(settings, database, replica=replica, synchronise=_synchronise(engine), explain=_explainer(settings, engine))
         async with asyncio.TaskGroup() as group:
             loops = [
                 group.create_task(ingest.run(), name="ingest"),
-                group.create_task(scheduler.run(), name="scheduler"),
-                group.create_task(lifecycle.run(), name="lifecycle"),
                 group.create_task(publisher.run(), name="publisher"),
+                group.create_task(Relay(settings, database, owner=owner).run(), name="relay"),
+                group.create_task(commands.run(), name="commands"),
                 group.create_task(Backlog(database).run(), name="backlog"),
                 group.create_task(_retain(settings, database), name="retention"),
+                *(group.create_task(loop, name=name) for name, loop in engine.loops().items()),
             ]
             if reload is not None:
-                loops.append(group.create_task(_reload(settings, reload, lifecycle, scheduler, connectors), name="reload"))
+                loops.append(group.create_task(_reload(database, reload, engine), name="reload"))
             readiness.serve(database, lambda: ingest.connected)
-            log.info("gateway.started", instance=settings.instance, replica=replica, connections=len(links))
+            log.info("gateway.started", instance=settings.instance, replica=replica, connections=len(declared))
             if ready is not None:
                 ready()
             await stopping.wait()
@@ -118,63 +116,25 @@ async def _serve(
             readiness.draining()
             await publisher.draining()
             await ingest.stop()
-            await scheduler.stop(GRACE_SECONDS)
+            await engine.scheduler.stop(GRACE_SECONDS)
             await publisher.stop()
             for loop in loops:
                 loop.cancel()
 
 
-def _links(settings: Settings, declared: Sequence[DeclaredConnection]) -> dict[str, tuple[Declaration, Link]]:
-    links: dict[str, tuple[Declaration, Link]] = {}
-    for item in declared:
-        connection = item.settings
-        if connection.system not in SYSTEMS:
-            raise ConfigError(f"connection {connection.id!r}: unknown system {connection.system!r}; known are {', '.join(sorted(SYSTEMS))}")
-        system = SYSTEMS[connection.system]
-        credentials = connection.credentials.resolved()
-        try:
-            connector = system.build(
-                ConnectorSettings(
-                    connection=connection.id,
-                    hosting=connection.hosting,
-                    settings=connection.settings,
-                    credentials=credentials,
-                    timeout_seconds=settings.sync.push_timeout.total_seconds(),
-                    observe=_observer(connection.system),
-                )
-            )
-        except BadConfiguration as error:
-            raise ConfigError(f"connection {connection.id!r}: {error}") from error
-        body = {"settings": connection.settings, "hosting": connection.hosting, "credentials": {**credentials, "type": connection.credentials.type}}
-        key = settings.security.encryption_keys[-1].get_secret_value().encode()
-        declaration = Declaration(
-            connection=connection.id,
-            customer=connection.customer,
-            system=connection.system,
-            hosting=connection.hosting,
-            tier=system.manifest.tier,
-            digest=hmac.new(key, orjson.dumps(body, option=orjson.OPT_SORT_KEYS, default=str), hashlib.sha256).hexdigest(),
-            delivery=connector.capabilities.delivery,
-        )
-        link = Link(
-            connection=connection.id,
-            customer=connection.customer,
-            system=connection.system,
-            connector=connector,
-            rules=item.rules,
-            interval=connection.sync.interval,
-            lateness=connection.sync.lateness if connection.sync.lateness is not None else settings.sync.lateness,
-            initial_days=connection.sync.initial_days,
-        )
-        links[connection.id] = (declaration, link)
-    return links
+def _synchronise(engine: Engine) -> Synchronise:
+    async def synchronise(connection: str, *, full: bool, request_id: str) -> None:
+        await engine.service.synchronise(connection, full=full, caller=Caller(name="mqtt", request_id=request_id))
+
+    return synchronise
 
 
-def _observer(system: str) -> Observer:
-    def observe(operation: str, status_class: str) -> None:
-        metrics.UPSTREAM_REQUESTS.labels(system, operation, status_class).inc()
+def _explainer(settings: Settings, engine: Engine) -> Explain:
+    def explain(customer: str, topic: str, payload: bytes) -> Explanation:
+        known, links = {*settings.customers, customer}, engine.links.current.values()
+        return explain_for(customer, topic, payload, telemetry=settings.telemetry, customers=known, links=links, now=clock.now())
 
-    return observe
+    return explain
 
 
 async def _open(settings: Settings) -> Database:
@@ -233,13 +193,7 @@ async def _retain(settings: Settings, database: Database) -> None:
         await asyncio.sleep(RETENTION_SECONDS)
 
 
-async def _reload(
-    settings: Settings,
-    reload: Callable[[], Sequence[DeclaredConnection]],
-    lifecycle: Lifecycle,
-    scheduler: Scheduler,
-    connectors: AsyncExitStack,
-) -> None:
+async def _reload(database: Database, reload: Callable[[], Sequence[DeclaredConnection]], engine: Engine) -> None:
     """At each SIGHUP the declared connections are read again; the MQTT session is not touched."""
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
@@ -247,14 +201,13 @@ async def _reload(
         await asked.wait()
         asked.clear()
         try:
-            links = _links(settings, reload())
-            for _, link in links.values():
-                connectors.push_async_callback(link.connector.close)
-            scheduler.serve(await lifecycle.declare(links))
+            declared = reload()
+            await apply(database, engine.service, declared)
+            await engine.lifecycle.refresh()
         except (ConfigError, StoreError) as error:
             log.error("gateway.reload_refused", detail=str(error), advice="the connections that ran before go on")
         else:
-            log.info("gateway.reloaded", connections=len(links))
+            log.info("gateway.reloaded", connections=len(declared))
 
 
 def _handle_signals(stopping: asyncio.Event) -> None:

@@ -55,6 +55,7 @@ MALFORMED = Counter("fieldgate_mqtt_malformed_packets_total", "Packets from the 
 RECONNECTS = Counter("fieldgate_mqtt_reconnects_total", "Ingest sessions that ended and were tried again.", registry=REGISTRY)
 INFLIGHT = Gauge("fieldgate_mqtt_inflight_messages", "Received and not yet acknowledged.", registry=REGISTRY)
 BROKER_DROPPED = Gauge("fieldgate_mqtt_broker_dropped_messages", "The broker's own count of messages it dropped ($SYS).", registry=REGISTRY)
+COMMANDS = Counter("fieldgate_mqtt_commands_total", "Commands of customers over MQTT, by what became of them.", ["verb", "outcome"], registry=REGISTRY)
 COMMIT_SECONDS = Histogram("fieldgate_ingest_commit_seconds", "One group commit.", buckets=_SECONDS, registry=REGISTRY)
 BATCH_SAMPLES = Histogram(
     "fieldgate_ingest_batch_samples", "Samples in one group commit.", buckets=(1, 10, 50, 100, 500, 1000, 2000, 5000, 10000), registry=REGISTRY
@@ -72,6 +73,16 @@ CONNECTION_STATE = Gauge(
 REAUTHORIZATION_REQUIRED = Gauge(
     "fieldgate_connection_reauthorization_required", "1 while a person must give new credentials.", ["connection", "customer", "system"], registry=REGISTRY
 )
+TOKEN_REFRESHES = Counter("fieldgate_token_refreshes_total", "Refreshes of OAuth tokens by what became of them.", ["system", "outcome"], registry=REGISTRY)
 UPSTREAM_REQUESTS = Counter("fieldgate_upstream_requests_total", "Calls to systems.", ["system", "operation", "status_class"], registry=REGISTRY)
+CREDITS_CAPACITY = Gauge("fieldgate_credits_capacity", "Connection credits that there are.", registry=REGISTRY)
+CREDITS_USED = Gauge("fieldgate_credits_used", "Connection credits held or posted.", ["tier"], registry=REGISTRY)
+CREDITS_DISAGREEMENTS = Gauge("fieldgate_credits_disagreements", "Contradictions that the last self-check of the credits found.", registry=REGISTRY)
+BREAKER_OPEN = Gauge(
+    "fieldgate_breaker_open", "Open breakers: connections that fail, hosts and system types whose calls are held back.", ["scope"], registry=REGISTRY
+)
+INCIDENTS_OPEN = Gauge("fieldgate_incidents_open", "Open incidents.", ["scope"], registry=REGISTRY)
 DEAD_LETTERS = Gauge("fieldgate_dead_letters", "Dead letters held.", ["reason"], registry=REGISTRY)
+OUTBOX_PENDING = Gauge("fieldgate_outbox_pending_events", "Events that MQTT has not taken yet.", registry=REGISTRY)
+WEBHOOK_DELIVERIES = Counter("fieldgate_webhook_deliveries_total", "Attempts to deliver an event to a webhook.", ["outcome"], registry=REGISTRY)
 BUILD_INFO = Gauge("fieldgate_build_info", "Always 1.", ["version", "python"], registry=REGISTRY)

@@ -15,6 +15,7 @@ IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_SECONDS = 3650 * 86400  # more than anybody waits; a time plus this is still a time
 
 
 def parse_duration(value: object) -> object:
@@ -22,7 +23,9 @@ def parse_duration(value: object) -> object:
     if isinstance(value, timedelta):
         return value
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value.strip())):
-        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+        seconds = float(match[1]) * _UNITS[match[2]]
+        if seconds <= _LONGEST_SECONDS:
+            return timedelta(seconds=seconds)
     raise ValueError("a duration is a number and a unit: 200ms, 30s, 5m, 2h or 7d")
 
 
@@ -113,11 +116,21 @@ def _parse_tier(value: object) -> object:
 Tier = Annotated[Literal[1, 2, 3], BeforeValidator(_parse_tier)]
 
 
-class CreditsSettings(Section):
-    """What connections cost."""
+CreditAmount = Annotated[int, Field(ge=0, le=1_000_000)]
 
-    tier_price: dict[Tier, int] = {1: 1, 2: 2, 3: 4}
-    on_premises_multiplier: int = Field(2, ge=1)
+
+class CreditsSettings(Section):
+    """What connections cost, how many credits there are, and how many of them one customer may use."""
+
+    capacity: int = Field(100, ge=0, le=1_000_000_000)
+    tier_price: dict[Tier, CreditAmount] = {1: 1, 2: 2, 3: 4}
+    on_premises_multiplier: int = Field(2, ge=1, le=1_000)
+    customer_quota: dict[Identifier, CreditAmount] = {}
+
+    @field_validator("tier_price")
+    @classmethod
+    def _every_tier(cls, prices: dict[Tier, int]) -> dict[Tier, int]:
+        return {**cls.model_fields["tier_price"].default, **prices}
 
 
 class SecuritySettings(Section):
@@ -137,6 +150,15 @@ class SyncSettings(Section):
     backoff_base: Duration = timedelta(seconds=1)
     backoff_cap: Duration = timedelta(minutes=5)
     unknown_wait: Duration = timedelta(seconds=10)
+    probe_interval: Duration = timedelta(seconds=45)
+
+
+class WebhookSettings(Section):
+    """What endpoints of webhooks may be. `timeout` is for a whole attempt."""
+
+    allow_private_addresses: bool = False
+    allow_http: bool = False
+    timeout: Duration = timedelta(seconds=15)
 
 
 class LoggingSettings(Section):
@@ -177,6 +199,8 @@ class CredentialSettings(Section):
     __pydantic_extra__: dict[str, SecretStr]
     type: Auth = "none"
 
+    expires_at: str | None = Field(None, description="When it ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day ahead.")
+
     def resolved(self) -> dict[str, str]:
         """In clear, for the connector only."""
         return {key: value.get_secret_value() for key, value in (self.__pydantic_extra__ or {}).items()}
@@ -203,6 +227,16 @@ class ConnectionSettings(Section):
     meters: tuple[MeterSettings, ...] = ()
 
 
+class ConnectionPatch(Section):
+    """A change of a connection: each part that is given replaces the old one whole. Customer and system never change."""
+
+    hosting: Hosting | None = None
+    settings: dict[str, object] | None = None
+    credentials: CredentialSettings | None = None
+    sync: ConnectionSyncSettings | None = None
+    meters: tuple[MeterSettings, ...] | None = None
+
+
 class Settings(Section):
     """`config/fieldgate.yaml`."""
 
@@ -217,4 +251,5 @@ class Settings(Section):
     credits: CreditsSettings = CreditsSettings()
     security: SecuritySettings
     sync: SyncSettings = SyncSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -1,4 +1,4 @@
-"""How a call carries its credential: a token that is refreshed once when refused, or a technical user whose logons are counted."""
+"""How a call carries its credential: a fixed header, a token that is refreshed once when refused, or a technical user whose logons are counted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from connectors.kit.http import Answer
+from gateway.model.connector import ConnectorSettings
 from gateway.model.credential import Logon, LogonGate, TokenSource
-from gateway.model.errors import AuthRefused
+from gateway.model.errors import AuthRefused, PermissionDenied
 
 Send = Callable[[Mapping[str, str]], Awaitable[Answer]]
 MAX_FAILED_LOGONS = 2
@@ -32,6 +33,17 @@ class Unattended:
         return await send({})
 
 
+class Fixed:
+    """The same headers each time: an API key."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    async def call(self, send: Send) -> Answer:
+        """Once."""
+        return await send(self._headers)
+
+
 class Bearer:
     """A token of the engine. Refused once: a forced refresh and one replay with a header that is built again. Refused twice: AuthRefused."""
 
@@ -45,7 +57,9 @@ class Bearer:
         token = await self._tokens.access_token()
         try:
             return await send(self._headers(token))
-        except AuthRefused:
+        except AuthRefused as error:
+            if error.doubtful:  # not the token was refused: a page came in place of an answer, perhaps after the work was done
+                raise
             token = await self._tokens.access_token(refused=token)
         return await send(self._headers(token))
 
@@ -68,8 +82,12 @@ class Basic:
         async with self._gate.attempt() as logon:
             try:
                 answer = await send(self._headers)
-            except AuthRefused:
-                logon.refused()
+            except AuthRefused as error:
+                if not error.doubtful:
+                    logon.refused()
+                raise
+            except PermissionDenied:
+                logon.accepted()
                 raise
             logon.accepted()
             return answer
@@ -112,3 +130,20 @@ class CountingGate:
             self._failed += attempt.was_refused
             if not attempt.was_refused or self._failed >= MAX_FAILED_LOGONS:
                 self._places.release()  # after the last place is lost this wakes who waits, one after the other, to be told
+
+
+def authorization_for(
+    built_from: ConnectorSettings, *, conceal: Callable[[str], None], api_key: Callable[[str], Mapping[str, str]] | None = None
+) -> Authorization:
+    """What the connection's credential asks for: tokens of the engine, a user and its password, an API key, or nothing (also beside a client certificate).
+
+    `api_key` says how the system wants its key: the headers made of it.
+    """
+    given = built_from.credentials
+    if built_from.token is not None:
+        return Bearer(built_from.token, conceal=conceal)
+    if "username" in given and "password" in given:
+        return Basic(given["username"], given["password"], built_from.gate)
+    if "api_key" in given and api_key is not None:
+        return Fixed(api_key(given["api_key"]))
+    return Unattended()

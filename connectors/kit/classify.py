@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -45,6 +46,11 @@ _CLASS: Mapping[int, Meaning] = {
     5: Meaning.MAYBE_DONE,
 }
 DEFAULT_RETRY_AFTER_SECONDS = 60.0
+_LOGIN_PAGE = re.compile(
+    rb"""<input[^>]{0,500}\btype\s*=\s*["']?password\b|name\s*=\s*["']?(?:SAMLRequest|SAMLResponse|RelayState|wresult)\b"""
+    rb"""|<title[^>]{0,100}>[^<]{0,200}\b(?:log|sign)[\s-]?(?:in|on)\b""",
+    re.IGNORECASE,
+)
 
 
 def meaning(status: int, *, has_retry_after: bool) -> Meaning:
@@ -60,7 +66,7 @@ def to_error(status: int, message: str, *, idempotent: bool, retry_after: float 
         case Meaning.RATE_LIMITED:
             return RateLimited(message, retry_after=DEFAULT_RETRY_AFTER_SECONDS if retry_after is None else retry_after, request_id=request_id)
         case Meaning.AUTH_REFUSED:
-            return AuthRefused(message, request_id=request_id)
+            return AuthRefused(message, doubtful=status != 401, request_id=request_id)
         case Meaning.PERMISSION_DENIED:
             return PermissionDenied(message, request_id=request_id)
         case Meaning.BAD_CONFIGURATION:
@@ -75,6 +81,14 @@ def unanswered(message: str, *, idempotent: bool, retry_after: float | None = No
     """The request was sent and no definite answer came: unknown, unless asking again is harmless."""
     kind = Unavailable if idempotent else OutcomeUnknown
     return kind(message, retry_after=retry_after, request_id=request_id)
+
+
+def asks_for_login(page: bytes) -> bool:
+    """Whether a web page wants somebody to log in: a field for a password, a form on its way to an identity provider, or a title that says so.
+
+    Any other page is what proxies show while a system is away: transient, whatever its status.
+    """
+    return _LOGIN_PAGE.search(page[:200_000]) is not None
 
 
 def parse_retry_after(value: str | None, *, answered_at: datetime | None) -> float | None:

@@ -13,14 +13,18 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 import httpx
 import orjson
 
-from connectors.kit.classify import parse_date, parse_retry_after, to_error, unanswered
+from connectors.kit.classify import asks_for_login, parse_date, parse_retry_after, to_error, unanswered
 from gateway.model.connector import Observer, unobserved
 from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError
+
+if TYPE_CHECKING:
+    from connectors.kit.authorization import Authorization
 
 MAX_BODY_BYTES = 8 << 20
 _REQUEST_ID_HEADERS = ("x-request-id", "x-correlation-id", "request-id", "x-amzn-requestid", "x-amz-cf-id", "cf-ray")
@@ -61,6 +65,7 @@ class HttpClient:
         """
         self._secrets = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
         self._passing_secrets: deque[str] = deque(maxlen=8)
+        self._authorization: Authorization | None = None
         self._timeout_seconds = timeout_seconds
         self._observe = observe
         self._max_body_bytes = max_body_bytes
@@ -88,6 +93,10 @@ class HttpClient:
         at, received = self._clock
         return at + timedelta(seconds=asyncio.get_running_loop().time() - received)
 
+    def authorize(self, authorization: Authorization) -> None:
+        """Every call carries this credential from now on."""
+        self._authorization = authorization
+
     def conceal(self, secret: str) -> None:
         """Blacks this out as well: a token that came after the client was made. The last eight are remembered."""
         if len(secret) >= 4 and secret not in self._passing_secrets:
@@ -113,6 +122,27 @@ class HttpClient:
         `idempotent`: sending again is harmless, so a lost answer is Unavailable, not OutcomeUnknown; by default true of GET and HEAD.
         `operation` is the label under which the call is counted. Raises ConnectorError subclasses only.
         """
+        send = partial(
+            self._call, operation, method, path, json=json, content=content, params=params, idempotent=idempotent, accept=accept_statuses, expects=expects
+        )
+        if self._authorization is None:
+            return await send(headers or {})
+        return await self._authorization.call(lambda given: send({**(headers or {}), **given}))
+
+    async def _call(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        json: object,
+        content: bytes | None,
+        params: Mapping[str, str | int] | None,
+        idempotent: bool | None,
+        accept: Collection[int],
+        expects: Literal["json", "multipart"],
+    ) -> Answer:
         harmless = method in ("GET", "HEAD") if idempotent is None else idempotent
         call = f"{method} {path.partition('?')[0]}"
         sent = False
@@ -126,13 +156,13 @@ class HttpClient:
             body = content if json is None else orjson.dumps(json)
             typed = {} if json is None else {"content-type": "application/json"}
             extensions = {"trace": trace, "timeout": httpx.Timeout(self._timeout_seconds).as_dict()}
-            request = self._client.build_request(method, path, content=body, params=params, headers={**typed, **(headers or {})}, extensions=extensions)
+            request = self._client.build_request(method, path, content=body, params=params, headers={**typed, **headers}, extensions=extensions)
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await self._exchange(request, harmless)
             status_class = f"{answer.status // 100}xx"
             if 200 <= answer.status < 300:
                 return self._judge_success(answer, call, harmless, expects)
-            if answer.status in accept_statuses:
+            if answer.status in accept:
                 return answer
             raise self.error(answer, call, idempotent=harmless)
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
@@ -195,9 +225,9 @@ class HttpClient:
         if fits:
             return answer
         if "html" in content_type.lower() or answer.body.lstrip()[:1] == b"<":
-            raise AuthRefused(
-                f"a web page instead of data answered {call}: probably a login page; check the address and the credential", request_id=answer.request_id
-            )
+            if asks_for_login(answer.body):
+                raise AuthRefused(f"a login page answered {call}: check the address and the credential", doubtful=True, request_id=answer.request_id)
+            raise unanswered(f"a web page instead of data answered {call}: {self.text_of(answer)}", idempotent=harmless, request_id=answer.request_id)
         what = "multipart" if expects == "multipart" else "JSON"
         raise unanswered(
             f"the answer to {call} is not {what} ({self.clean(content_type)[:60] or 'no content type'})", idempotent=harmless, request_id=answer.request_id

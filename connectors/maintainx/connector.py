@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from connectors.kit.authorization import authorization_for
 from connectors.kit.bisect import BadMeters, Refusal, push_bisecting
 from connectors.kit.http import Answer, HttpClient
 from connectors.kit.manifest import load_manifest
@@ -39,10 +40,11 @@ class MaintainXConnector:
         """Raises BadConfiguration; opens nothing."""
         self._settings = parse(MaintainXSettings, built_from.settings, what="settings")
         key = parse(MaintainXCredentials, built_from.credentials, what="credentials").api_key.get_secret_value()
-        headers = {"authorization": f"Bearer {key}"}
+        headers = {}
         if self._settings.organization_id is not None:
             headers["x-organization-id"] = str(self._settings.organization_id)
         self._http = HttpClient(self._settings.base_url, headers=headers, secrets=[key], timeout_seconds=built_from.timeout_seconds, observe=built_from.observe)
+        self._http.authorize(authorization_for(built_from, conceal=self._http.conceal, api_key=lambda key: {"authorization": f"Bearer {key}"}))
         self._limiter = limiter_for(self._settings.base_url, key, calls=_CALLS, seconds=_SECONDS)
         self._max_wait_seconds = min(_MAX_WAIT_SECONDS, built_from.timeout_seconds)
         self._capabilities = replace(MANIFEST.capabilities, max_items=self._settings.max_items)

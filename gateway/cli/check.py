@@ -16,7 +16,7 @@ from rich.text import Text
 from connectors.registry import SYSTEMS
 from gateway.configuration import DeclaredConnection, Faults, Loaded, load
 from gateway.configuration.fault import dotted
-from gateway.events.documents import price
+from gateway.model.credits import price
 
 
 class ConnectionSummary(TypedDict):

@@ -13,7 +13,7 @@ import typer
 
 from gateway.model.errors import ConfigError, FieldgateError
 
-COMMANDS = ("run", "demo", "check", "explain", "migrate", "simulate", "bench")
+COMMANDS = ("run", "demo", "check", "explain", "migrate", "credits", "incidents", "simulate", "bench", "keys")
 """Each is `gateway.cli.<name>`, which has a function of that name, or `app` where the command has commands of its own."""
 
 EXIT_FAILURE = 1

@@ -90,6 +90,27 @@ def load(
     return Loaded(settings=settings, connections=connections, path=path)
 
 
+def check(
+    connection: ConnectionSettings, *, customers: Collection[str] | None, systems: Mapping[str, SystemModels], credentials: bool = True
+) -> DeclaredConnection:
+    """A connection that came by another way than a file, checked as one in a file is. Raises Faults.
+
+    `customers`: None when anybody may have one. `credentials`: False where they stay as they are.
+    """
+    document = Document("request")
+    for index, meter in enumerate(connection.meters):
+        if meter.table is not None:
+            document.fault(("meters", index, "table"), "a table is a file beside the configuration; write its meters out here", line=None)
+    if document.faults:
+        raise Faults(document.faults)
+    reader = _Connections(document, customers, systems, Path())
+    reader.check_names(connection.customer, connection.system, ())
+    declared = reader.complete(connection, (), credentials=credentials)
+    if document.faults or declared is None:
+        raise Faults(document.faults)
+    return declared
+
+
 def _settings(document: Document, fallback: Mapping[str, Mapping[str, object]], faults: list[Fault]) -> Settings | None:
     data = dict(document.data)
     for section, values in fallback.items():
@@ -144,26 +165,30 @@ class _Connections:
 
     def _connection(self, item: object, base: KeyPath) -> DeclaredConnection | None:
         if isinstance(item, dict):  # as written, so that this is told even beside a fault of another key
-            self._check_customer(item.get("customer"), base)
-            self._check_known(item.get("system"), base)
+            self.check_names(item.get("customer"), item.get("system"), base)
         try:
             connection = ConnectionSettings.model_validate(item)
         except ValidationError as error:
             self._add(faults_of(error, ConnectionSettings, self._document, base))
             return None
+        return self.complete(connection, base)
+
+    def complete(self, connection: ConnectionSettings, base: KeyPath, *, credentials: bool = True) -> DeclaredConnection | None:
+        """What only the system and the other rules can tell; None for a system that is not known."""
         rules = meters.rules_of(connection.meters, self._document, (*base, "meters"), self._folder, self._document.faults)
         system = self._systems.get(connection.system)
         if system is None:
             return None
         self._check_system(connection, system, base)
+        if credentials:
+            connection = self._with_credentials(connection, system, base)
         self._add(meters.conflicts(rules, resolution=system.manifest.capabilities.resolution))
         return DeclaredConnection(settings=connection, rules=tuple(placed.rule for placed in rules))
 
-    def _check_customer(self, customer: object, base: KeyPath) -> None:
+    def check_names(self, customer: object, system: object, base: KeyPath) -> None:
+        """Whether the customer may have connections, and whether there is such a system."""
         if self._customers is not None and isinstance(customer, str) and customer not in self._customers:
             self._fault((*base, "customer"), f"{customer!r} is not among the customers of the main file{did_you_mean(customer, self._customers)}")
-
-    def _check_known(self, system: object, base: KeyPath) -> None:
         if isinstance(system, str) and system not in self._systems:
             self._fault((*base, "system"), f"unknown system {system!r}{did_you_mean(system, self._systems)}")
 
@@ -172,13 +197,18 @@ class _Connections:
         if connection.hosting not in manifest.hosting:
             self._fault((*base, "hosting"), f"{manifest.title} is not offered as {connection.hosting!r}; it is {' or '.join(manifest.hosting)}")
         self._validate(system.settings_model, connection.settings, (*base, "settings"))
-        allowed = manifest.capabilities.auth
-        implied = "type" not in connection.credentials.model_fields_set and len(allowed) == 1
-        if connection.credentials.type not in allowed and not implied:
-            message = f"{manifest.title} does not take {connection.credentials.type!r}; it takes {' or '.join(allowed)}"
+
+    def _with_credentials(self, connection: ConnectionSettings, system: SystemModels, base: KeyPath) -> ConnectionSettings:
+        """The connection with the type of its credentials, which a system that takes only one need not be told."""
+        given, allowed = connection.credentials, system.manifest.capabilities.auth
+        if "type" not in given.model_fields_set and len(allowed) == 1:
+            given = given.model_copy(update={"type": allowed[0]})
+        if given.type not in allowed:
+            message = f"{system.manifest.title} does not take {given.type!r}; it takes {' or '.join(allowed)}"
             self._fault((*base, "credentials", "type"), message)
         else:
-            self._validate(system.credentials_model, connection.credentials.resolved(), (*base, "credentials"))
+            self._validate(system.credentials_model, given.resolved(), (*base, "credentials"))
+        return connection.model_copy(update={"credentials": given})
 
     def _validate(self, model: type[BaseModel], values: Mapping[str, object], base: KeyPath) -> None:
         try:

@@ -1,136 +1,289 @@
-"""The lifecycle service: declares connections, verifies their credentials, and follows the state table on what runs report."""
+"""The lifecycle: verifies credentials, probes idle and blocked connections, and ends those that are disconnected. Every replica takes part."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
+from typing import assert_never
 
 import structlog
 
-from gateway import clock
-from gateway.model.backoff import full_jitter
+from gateway.connections.health import Health
+from gateway.connections.links import Links
+from gateway.connections.tokens import Tokens
+from gateway.connections.transitions import Moved, Transitions
+from gateway.model.backoff import full_jitter, with_floor
 from gateway.model.connection import State, Trigger
-from gateway.model.errors import AuthRefused, BadConfiguration, ConfigError, ConnectorError, PermissionDenied, StoreError
-from gateway.store import connections, leases
-from gateway.store.connections import Declaration, Moved, Outbound
-from gateway.store.pool import Database
+from gateway.model.connector import Health as Answer
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    PermissionDenied,
+    RateLimited,
+    RequestRefused,
+    SealBroken,
+    StoreError,
+    Unavailable,
+)
+from gateway.store import connections, credentials
+from gateway.store.connections import Cause, Due, Locked, Outbound
+from gateway.store.pool import Connection, Database
 from gateway.sync.link import READINGS, Link
 
 log = structlog.get_logger(__name__)
 
+POLL_SECONDS = 0.5
+LEASE_SECONDS = 60.0
+MOST_PROBES = 16
+BLOCKED_SECONDS = 3600.0
+DEFERRED_SECONDS = 900.0
+DRAIN_SECONDS = 1.0
+RETRY_CAP_SECONDS = 60.0
 PROBE_SECONDS = 30.0
-POLL_SECONDS = 1.0
-BLOCKED_PROBE = timedelta(hours=1)
-VERIFY_CAP_SECONDS = 60.0
 
 
 class Lifecycle:
-    """Owns the transitions of every declared connection. `on_active` is called when one may be worked."""
+    """Looks at the connections that are due. `on_links` is called with the links of this replica when any of them changed."""
 
-    def __init__(self, database: Database, *, owner: str, max_future: timedelta, on_active: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        links: Links,
+        transitions: Transitions,
+        health: Health,
+        tokens: Tokens,
+        *,
+        max_future: timedelta,
+        on_links: Callable[[dict[str, Link]], None],
+    ) -> None:
         self._database = database
-        self._owner = owner
+        self._links = links
+        self._transitions = transitions
+        self._health = health
+        self._tokens = tokens
         self._max_future = max_future
-        self._on_active = on_active
-        self._links: dict[str, Link] = {}
-        self._next_probe: dict[str, float] = {}
-        self._probes: dict[str, int] = {}
-
-    async def declare(self, declared: Mapping[str, tuple[Declaration, Link]]) -> dict[str, Link]:
-        """Makes the database agree with the configuration; the links that can be served.
-
-        A connection whose settings or credentials changed is verified again before it is worked. Raises ConfigError when a
-        declaration would move a connection to another customer or system, StoreError.
-        """
-        for declaration, link in declared.values():
-            found = await connections.declare(self._database, declaration)
-            if (found.customer, found.system) != (declaration.customer, declaration.system):
-                raise ConfigError(
-                    f"connection {declaration.connection!r} belongs to customer {found.customer!r} and system {found.system!r} for good; "
-                    "give the new connection another id"
-                )
-            if found.changed:
-                await self.report(declaration.connection, Trigger.CREDENTIALS_GIVEN, "settings or credentials changed")
-            if found.state in (State.ACTIVE, State.DEGRADED):
-                await self._refresh_meters(link)
-        self._links = {name: link for name, (_, link) in declared.items()}
-        self._next_probe.clear()
-        return dict(self._links)
-
-    async def report(self, connection: str, trigger: Trigger, reason: str | None) -> None:
-        """Follows the table; says what moved."""
-        moved = await connections.transition(self._database, connection, trigger, reason)
-        if moved is not None:
-            self._say(connection, trigger, moved, reason)
+        self._on_links = on_links
 
     async def run(self) -> None:
-        """Until cancelled: verifies what waits for it, and probes blocked connections once an hour. One replica probes at a time."""
+        """Until cancelled. While the database is away nothing is looked at."""
         async with asyncio.TaskGroup() as group:
-            probing: dict[str, asyncio.Task[None]] = {}
+            looking: set[asyncio.Task[None]] = set()
             while True:
                 try:
-                    states = await connections.states(self._database, list(self._links)) if self._links else {}
+                    await self.refresh()
+                    free = MOST_PROBES - len(looking)
+                    due = await connections.claim_probes(self._database, lease_seconds=LEASE_SECONDS, limit=free) if free else []
                 except StoreError:
-                    states = {}  # the scheduler says that the database is away
-                for name, state in states.items():
-                    due = self._next_probe.get(name, 0.0) <= clock.monotonic()
-                    busy = name in probing and not probing[name].done()
-                    if state in (State.VERIFYING, State.BLOCKED) and due and not busy:
-                        probing[name] = group.create_task(self._probe(self._links[name], state), name=f"probe {name}")
+                    due = []  # the scheduler says that the database is away
+                for item in due:
+                    task = group.create_task(self._look(item), name=f"look at {item.connection}")
+                    looking.add(task)
+                    task.add_done_callback(looking.discard)
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def _probe(self, link: Link, state: State) -> None:
-        name = link.connection
+    async def refresh(self) -> None:
+        """Brings this replica's links up to date, and the meters of those that changed."""
+        for link in (fresh := await self._links.refresh()):
+            async with self._database.transaction() as connection:
+                locked = await connections.lock(connection, link.connection)
+                if locked is not None and locked.state in (State.ACTIVE, State.DEGRADED):
+                    await self._begin(connection, link)
+        if fresh:
+            self._on_links(self._links.current)
+
+    async def _look(self, due: Due) -> None:
         try:
-            if await leases.claim(self._database, f"probe/{name}", self._owner, 2 * PROBE_SECONDS) is None:
-                return
-            try:
-                async with asyncio.timeout(PROBE_SECONDS):
-                    health = await link.connector.probe()
-            except (ConnectorError, TimeoutError) as error:
-                await self._refused(link, state, error)
-            else:
-                await self._activate(link)
-                log.info("connection.probe_succeeded", connection=name, detail=health.detail)
-            await leases.release(self._database, f"probe/{name}", self._owner)
+            match due.state:
+                case State.VERIFYING:
+                    await self._verify(due)
+                case State.ACTIVE | State.DEGRADED | State.BLOCKED:
+                    await self._check(due)
+                case State.PENDING | State.REAUTHORIZATION_REQUIRED:  # a verification that was put off
+                    await self._move(due.connection, Trigger.CREDENTIALS_GIVEN, Cause(reason="the verification that was put off is tried again"))
+                case State.DISCONNECTING:
+                    await self._drain(due)
+                case State.PAUSED | State.DISCONNECTED:
+                    pass
+                case _:
+                    assert_never(due.state)
+        except RequestRefused as error:  # the credits that a verification takes are not there
+            log.warning("connection.verification_refused", connection=due.connection, code=error.code, detail=str(error))
+            await self._rest(due.connection)
         except StoreError as error:
-            log.warning("connection.probe_not_recorded", connection=name, detail=str(error))
+            log.warning("connection.probe_not_recorded", connection=due.connection, detail=str(error))
 
-    async def _refused(self, link: Link, state: State, error: ConnectorError | TimeoutError) -> None:
-        name, reason = link.connection, str(error) or f"no answer within {PROBE_SECONDS:g} s"
-        match error:
-            case AuthRefused():
-                trigger = Trigger.PROBE_REFUSED if state is State.VERIFYING else Trigger.AUTH_REFUSED
-                await self.report(name, trigger, reason)
-            case PermissionDenied() | BadConfiguration():
-                await self.report(name, Trigger.PROBE_DENIED, reason)
-                self._next_probe[name] = clock.monotonic() + BLOCKED_PROBE.total_seconds()
-            case _:
-                attempt = self._probes[name] = self._probes.get(name, 0) + 1
-                wait = full_jitter(attempt, rand=random.random(), cap_seconds=VERIFY_CAP_SECONDS)
-                if state is State.BLOCKED:
-                    wait = BLOCKED_PROBE.total_seconds()
-                self._next_probe[name] = clock.monotonic() + wait
-                log.warning("connection.probe_deferred", connection=name, detail=reason, retry_in_seconds=round(wait, 1))
+    async def _rest(self, name: str) -> None:
+        async with self._database.transaction() as connection:
+            await connections.rest(connection, name)
 
-    async def _activate(self, link: Link) -> None:
-        moved, conflicts = await connections.activate(self._database, link.connection, self._outbound(link))
-        self._probes.pop(link.connection, None)
-        for conflict in conflicts:
-            log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
+    # New credentials or settings
+
+    async def _verify(self, due: Due) -> None:
+        try:
+            link = await self._links.candidate(due.connection)
+        except BadConfiguration as error:
+            await self._refused(due, Trigger.PROBE_DENIED, error)
+            return
+        except SealBroken as error:
+            log.error("connection.credential_not_opened", connection=due.connection, detail=str(error))
+            await self._rest(due.connection)
+            return
+        if link is None:  # there is nothing to verify with: as if the credential had been refused
+            await self._refused(due, Trigger.PROBE_REFUSED, AuthRefused("no credential is stored; give one"))
+            return
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                answer = await link.connector.probe()
+        except (ConnectorError, TimeoutError) as error:
+            await self._not_verified(due, error)
+        else:
+            await self._verified(due.connection, link, answer)
+        finally:
+            await link.connector.close()
+
+    async def _verified(self, name: str, link: Link, answer: Answer) -> None:
+        """One transaction: the account is the same, the connection is active, its credential in use, its meters materialised, its streams begun."""
+        async with self._database.transaction() as connection:
+            locked = await connections.lock(connection, name)
+            if locked is None or locked.candidate not in (None, link.generation):
+                return  # another credential was given meanwhile: it is verified next
+            other = locked.account is not None and answer.account is not None and locked.account != answer.account
+            if other:
+                reason = "the credential reaches another account than the one that was connected; use one of the same account"
+                moved = await self._transitions.move(connection, name, Trigger.PROBE_REFUSED, Cause(reason=reason))
+                await self._withdraw(connection, name, locked)
+            else:
+                moved = await self._transitions.move(connection, name, Trigger.PROBE_SUCCEEDED, Cause())
+                if moved is not None:
+                    await connections.promote(connection, name, account=answer.account, delivery=link.connector.capabilities.delivery)
+                    await credentials.drop_others(connection, connection_id=name, keep=[link.generation])
+                    await self._begin(connection, link)
+                    await connections.wake(connection, name)
         if moved is not None:
-            self._say(link.connection, Trigger.PROBE_SUCCEEDED, moved, None)
-            self._on_active()
+            moved.say()
+            log.info("connection.probe_succeeded" if not other else "connection.account_differs", connection=name, detail=answer.detail)
+            await self._after_success(name)
 
-    async def _refresh_meters(self, link: Link) -> None:
-        conflicts = await connections.refresh_meters(self._database, link.connection, self._outbound(link))
-        for conflict in conflicts:
-            log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
+    async def _after_success(self, name: str) -> None:
+        await connections.schedule_probe(self._database, name, in_seconds=self._health.idle_seconds(), attempts=0)
+        await self.refresh()
+        self._on_links(self._links.current)
 
-    def _outbound(self, link: Link) -> Outbound:
-        return Outbound(
+    async def _not_verified(self, due: Due, error: ConnectorError | TimeoutError) -> None:
+        match error:
+            case AuthRefused(doubtful=False):
+                await self._refused(due, Trigger.PROBE_REFUSED, error)
+            case PermissionDenied() | BadConfiguration():
+                await self._refused(due, Trigger.PROBE_DENIED, error)
+            case _ if due.verified_long_enough:
+                await self._move(due.connection, Trigger.VERIFICATION_DEFERRED, Cause(reason=_words(error)))
+                await connections.schedule_probe(self._database, due.connection, in_seconds=DEFERRED_SECONDS, attempts=0)
+            case _:
+                await self._again(due, error)
+
+    async def _refused(self, due: Due, trigger: Trigger, error: ConnectorError) -> None:
+        """What worked before goes on with the credential that it had."""
+        async with self._database.transaction() as connection:
+            locked = await connections.lock(connection, due.connection)
+            if locked is None or locked.candidate != due.candidate:
+                return
+            cause = Cause(reason=str(error), request_id=error.request_id)
+            moved = await self._transitions.move(connection, due.connection, trigger, cause)
+            if moved is not None and moved.to_state in (State.PENDING, State.REAUTHORIZATION_REQUIRED):
+                await connections.rest(connection, due.connection)  # kept, for who has put it right at the system and asks for another look
+            else:
+                await self._withdraw(connection, due.connection, locked)
+        if moved is not None:
+            moved.say()
+            if moved.to_state is State.BLOCKED:
+                await connections.schedule_probe(self._database, due.connection, in_seconds=BLOCKED_SECONDS, attempts=0)
+
+    async def _withdraw(self, connection: Connection, name: str, locked: Locked) -> None:
+        await connections.withdraw(connection, name)
+        await credentials.drop_others(connection, connection_id=name, keep=[locked.generation])
+
+    # Credentials in use
+
+    async def _check(self, due: Due) -> None:
+        link = self._links.get(due.connection)
+        if link is None or link.generation != due.generation:
+            await connections.schedule_probe(self._database, due.connection, in_seconds=POLL_SECONDS, attempts=due.attempts)
+            return
+        if due.candidate is not None and due.state is not State.BLOCKED:
+            await self._move(due.connection, Trigger.CREDENTIALS_GIVEN, Cause(reason="the verification that was put off is tried again"))
+            return
+        error = await self._health.probe(link)
+        if error is None:
+            await self._well(due, link)
+        elif due.state is State.BLOCKED:
+            if isinstance(error, AuthRefused) and not error.doubtful:
+                await self._health.failed(link, error, attempts=1, operation="probe")
+            await connections.schedule_probe(self._database, due.connection, in_seconds=BLOCKED_SECONDS, attempts=due.attempts + 1)
+        else:
+            await self._health.failed(link, error, attempts=due.attempts + 1, operation="probe")
+            await self._again(due, error)
+
+    async def _well(self, due: Due, link: Link) -> None:
+        if due.state is State.BLOCKED:
+            async with self._database.transaction() as connection:
+                moved = await self._transitions.move(connection, due.connection, Trigger.PROBE_SUCCEEDED, Cause(generation=link.generation))
+                if moved is not None:
+                    await self._begin(connection, link)
+                    await connections.wake(connection, due.connection)
+            if moved is not None:
+                moved.say()
+                await self._after_success(due.connection)
+            return
+        await self._health.succeeded(link, "probe")
+        await connections.schedule_probe(self._database, due.connection, in_seconds=self._health.idle_seconds(), attempts=0)
+
+    async def _again(self, due: Due, error: ConnectorError | TimeoutError) -> None:
+        attempts = due.attempts + 1
+        wait = full_jitter(attempts, rand=random.random(), cap_seconds=RETRY_CAP_SECONDS)
+        if isinstance(error, RateLimited | Unavailable):
+            wait = with_floor(wait, floor_seconds=error.retry_after, rand=random.random())
+        await connections.schedule_probe(self._database, due.connection, in_seconds=wait, attempts=attempts)
+        log.warning("connection.probe_deferred", connection=due.connection, detail=_words(error), retry_in_seconds=round(wait, 1))
+
+    # The end
+
+    async def _drain(self, due: Due) -> None:
+        """When no run is in hand any more: the token is revoked at the system, and everything secret goes with the last transition."""
+        if await connections.is_busy(self._database, due.connection):
+            await connections.schedule_probe(self._database, due.connection, in_seconds=DRAIN_SECONDS, attempts=0)
+            return
+        await self._revoke(due)
+        async with self._database.transaction() as connection:
+            moved = await self._transitions.move(connection, due.connection, Trigger.DRAINED, Cause())
+            if moved is not None:
+                await credentials.drop_others(connection, connection_id=due.connection, keep=[])
+                await connections.clear(connection, due.connection)
+        if moved is not None:
+            moved.say()
+
+    async def _revoke(self, due: Due) -> None:
+        held = (await connections.read(self._database, [due.connection])).get(due.connection)
+        if held is None or not held.generation or not held.credential_type.startswith("oauth2_"):
+            return
+        try:
+            credential = await self._links.credential(held, held.generation)
+            if credential is not None:
+                await self._tokens.revoke(held.connection, held.customer, held.generation, credential)
+        except (SealBroken, ConnectorError) as error:
+            log.warning("connection.token_not_revoked", connection=due.connection, detail=str(error), advice="revoke it at the system")
+
+    async def _move(self, name: str, trigger: Trigger, cause: Cause) -> Moved | None:
+        async with self._database.transaction() as connection:
+            moved = await self._transitions.move(connection, name, trigger, cause)
+        if moved is not None:
+            moved.say()
+        return moved
+
+    async def _begin(self, connection: Connection, link: Link) -> None:
+        outbound = Outbound(
             customer=link.customer,
             stream=READINGS,
             rules=link.rules,
@@ -138,13 +291,9 @@ class Lifecycle:
             initial_days=link.initial_days,
             max_future=self._max_future,
         )
+        for conflict in await connections.begin(connection, link.connection, outbound):
+            log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
 
-    def _say(self, connection: str, trigger: Trigger, moved: Moved, reason: str | None) -> None:
-        log.info(
-            "connection.state_changed",
-            connection=connection,
-            from_state=str(moved.from_state),
-            to_state=str(moved.to_state),
-            trigger=str(trigger),
-            reason=reason,
-        )
+
+def _words(error: ConnectorError | TimeoutError) -> str:
+    return str(error) or f"no answer within {PROBE_SECONDS:g} s"

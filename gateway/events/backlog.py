@@ -6,16 +6,20 @@ import asyncio
 
 import structlog
 
-from gateway import metrics
+from gateway import clock, metrics
+from gateway.model.breaker import Scope
 from gateway.model.connection import State
+from gateway.model.credits import TIERS
 from gateway.model.errors import StoreError
 from gateway.model.status import ConnectionStatus
-from gateway.store import status
+from gateway.store import credits as ledger
+from gateway.store import incidents, outbox, status
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 5.0
+AUDIT_SECONDS = 60.0
 
 _PER_CONNECTION = (metrics.SYNC_LAG, metrics.SYNC_PENDING, metrics.SYNC_LAST_SUCCESS, metrics.CONNECTION_STATE, metrics.REAUTHORIZATION_REQUIRED)
 
@@ -25,6 +29,8 @@ class Backlog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._audit_at = 0.0
+        self._disagreed: list[str] = []
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -44,12 +50,34 @@ class Backlog:
         """Sets every gauge from the database now. Connections that are gone lose theirs. Raises StoreError."""
         connections = await status.read(self._database)
         dead = await status.dead_letters(self._database)
+        capacity, used = await ledger.usage(self._database)
+        counts = await incidents.counts(self._database)
+        metrics.OUTBOX_PENDING.set(await outbox.pending(self._database))
         for gauge in (*_PER_CONNECTION, metrics.DEAD_LETTERS):
             gauge.clear()
         for connection in connections:
             _set(connection)
         for reason, held in dead.items():
             metrics.DEAD_LETTERS.labels(reason).set(held)
+        metrics.CREDITS_CAPACITY.set(capacity)
+        for tier in TIERS:
+            metrics.CREDITS_USED.labels(str(tier)).set(used.get(tier, 0))
+        for scope in Scope:
+            metrics.BREAKER_OPEN.labels(scope).set(counts.breakers[scope])
+            metrics.INCIDENTS_OPEN.labels(scope).set(counts.incidents[scope])
+        if clock.monotonic() >= self._audit_at:
+            await self.audit()
+
+    async def audit(self) -> None:
+        """Checks the books of the credits; what is found is logged once, until it changes. Raises StoreError."""
+        found = await ledger.audit(self._database)
+        self._audit_at = clock.monotonic() + AUDIT_SECONDS
+        metrics.CREDITS_DISAGREEMENTS.set(len(found))
+        if found and found != self._disagreed:
+            log.error("events.credits_disagreed", count=len(found), found=found[:20], advice="docs/credits.md says what each means")
+        elif self._disagreed and not found:
+            log.info("events.credits_agreed")
+        self._disagreed = found
 
 
 def _set(connection: ConnectionStatus) -> None:

@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.model.connection import State
+from gateway.model.connection import IssueCode, State
 from gateway.model.status import ACCEPTING, WORKED, ConnectionStatus, StreamStatus
-from gateway.settings import CreditsSettings
+from gateway.store.issues import Issue
 
 
 class Document(BaseModel):
@@ -88,12 +88,34 @@ class StatusDocument(Document):
     updated: datetime
 
 
-def price(settings: CreditsSettings, *, tier: int, hosting: str) -> int:
-    """Credits that a connection costs: by tier, and a multiple on premises. Raises KeyError for a tier without a price."""
-    return {int(known): amount for known, amount in settings.tier_price.items()}[tier] * (settings.on_premises_multiplier if hosting == "on_premises" else 1)
+class IssueDocument(Document):
+    """`customers/{customer}/connections/{connection}/issues/{issue}`: what needs a person, retained until it is solved."""
+
+    id: str
+    code: IssueCode
+    severity: Literal["warning", "error"]
+    since: datetime
+    title: str
+    instructions: str = Field(description="What to do, in the words for this system.")
+    action_url: str = Field(description="Where to do it.")
+    request_id: str | None = Field(description="Of the call that it comes from.")
 
 
-def status_document(status: ConnectionStatus, credits_settings: CreditsSettings, *, now: datetime) -> StatusDocument:
+def issue_document(issue: Issue) -> IssueDocument:
+    """The document of an open issue."""
+    return IssueDocument(
+        id=issue.id,
+        code=issue.code,
+        severity=issue.severity,
+        since=issue.since,
+        title=issue.title,
+        instructions=issue.instructions,
+        action_url=issue.action_url,
+        request_id=issue.request_id,
+    )
+
+
+def status_document(status: ConnectionStatus, *, now: datetime) -> StatusDocument:
     """The document of a connection as it was read; `now` becomes `updated`."""
     return StatusDocument.model_validate(
         {
@@ -102,7 +124,7 @@ def status_document(status: ConnectionStatus, credits_settings: CreditsSettings,
             "system": status.system,
             "hosting": status.hosting,
             "tier": status.tier,
-            "credits": price(credits_settings, tier=status.tier, hosting=status.hosting),
+            "credits": status.credits,
             "state": status.state,
             "reason": status.reason,
             "reauthorization_required": status.state is State.REAUTHORIZATION_REQUIRED,
@@ -115,8 +137,8 @@ def status_document(status: ConnectionStatus, credits_settings: CreditsSettings,
             "dead_letters": status.dead_letters,
             "delivery": status.delivery,
             "streams": tuple(_stream(stream) for stream in status.streams),
-            "incident": None,
-            "request_id": None,
+            "incident": status.incident,
+            "request_id": status.request_id,
             "updated": now,
         }
     )

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import aiomqtt
 import structlog
 from paho.mqtt.client import Client as PahoClient
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -36,10 +37,14 @@ STABLE_SECONDS = 10.0
 KEEPALIVE_SECONDS = 10
 
 
+class PublishRefused(aiomqtt.MqttError):
+    """The broker took the packet and refused the message (its access list, say): this topic, not the connection."""
+
+
 class StrictClient(aiomqtt.Client):
     """Publishes only while connected, and only succeeds on a good PUBACK."""
 
-    def __init__(self, settings: BrokerSettings, identifier: str, will: aiomqtt.Will, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, settings: BrokerSettings, identifier: str, will: aiomqtt.Will | None, tls: ssl.SSLContext | None) -> None:
         url = urlsplit(settings.url)
         super().__init__(
             url.hostname or "127.0.0.1",
@@ -60,16 +65,40 @@ class StrictClient(aiomqtt.Client):
 
     async def retain(self, topic: str, payload: bytes) -> None:
         """Publishes at QoS 1, retained; an empty payload removes it. Raises MqttError without a good PUBACK."""
+        await self.publish_once(topic, payload, retain=True)
+
+    async def publish_once(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        content_type: str | None = None,
+        expiry_seconds: int | None = None,
+        correlation: bytes | None = None,
+    ) -> None:
+        """Publishes at QoS 1; returns on a good PUBACK. Raises PublishRefused on a bad one, and MqttError where none came."""
         if self._disconnected.done():
             raise aiomqtt.MqttError("not connected")  # paho would keep it and send it at some later time
-        info = self._client.publish(topic, payload, 1, retain=True)
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if content_type is not None:
+            properties.ContentType = content_type
+        if expiry_seconds is not None:
+            properties.MessageExpiryInterval = expiry_seconds
+        if correlation is not None:
+            properties.CorrelationData = correlation
+        info = self._client.publish(topic, payload, 1, retain=retain, properties=properties)
         if info.rc != 0:
             raise aiomqtt.MqttError(f"publish to {topic}: code {info.rc}")
         if not info.is_published():
             await self._acknowledged(info.mid, topic)
         reason = self._reasons.pop(info.mid, None)
         if reason is not None and reason.is_failure:
-            raise aiomqtt.MqttError(f"the broker refused the publish to {topic}: {reason}")
+            raise PublishRefused(f"the broker refused the publish to {topic}: {reason}")
+
+    async def ended(self) -> None:
+        """Returns when the connection has ended, however it did."""
+        await asyncio.wait({self._disconnected})
 
     async def _acknowledged(self, mid: int, topic: str) -> None:
         confirmation = asyncio.Event()
@@ -99,9 +128,9 @@ class Session:
         name: str,
         settings: BrokerSettings,
         *,
-        will: Callable[[], aiomqtt.Will],
         serve: Callable[[StrictClient], Awaitable[None]],
-        farewell: Callable[[StrictClient], Awaitable[None]],
+        will: Callable[[], aiomqtt.Will] | None = None,
+        farewell: Callable[[StrictClient], Awaitable[None]] | None = None,
     ) -> None:
         self._name = name
         self._settings = settings
@@ -116,7 +145,7 @@ class Session:
         attempt, down, since = 0, False, clock.monotonic()
         while True:
             try:
-                async with StrictClient(self._settings, self._identifier, self._will(), self._tls) as client:
+                async with StrictClient(self._settings, self._identifier, self._will() if self._will else None, self._tls) as client:
                     if down:
                         log.info("events.broker_returned", client=self._name)
                     down, since = False, clock.monotonic()
@@ -134,6 +163,8 @@ class Session:
             await asyncio.sleep(full_jitter(attempt, rand=random.random(), base_seconds=RECONNECT_BASE_SECONDS, cap_seconds=RECONNECT_CAP_SECONDS))
 
     async def _part(self, client: StrictClient) -> None:
+        if self._farewell is None:
+            return
         with suppress(aiomqtt.MqttError, TimeoutError):
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await self._farewell(client)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gateway.model.event import EventType
 
 
 class State(enum.StrEnum):
-    """Where a connection is. The comment says: calls to the system / telemetry."""
+    """Where a connection is. The comment says: calls to the system / telemetry / credits."""
 
-    PENDING = "pending"  # none / refused
-    VERIFYING = "verifying"  # probe only / buffered
-    ACTIVE = "active"  # yes / buffered
-    DEGRADED = "degraded"  # breaker-gated / buffered
-    REAUTHORIZATION_REQUIRED = "reauthorization_required"  # none / buffered
-    BLOCKED = "blocked"  # one probe an hour / buffered
-    PAUSED = "paused"  # none / buffered
-    DISCONNECTING = "disconnecting"  # drain only / refused
-    DISCONNECTED = "disconnected"  # none / refused
+    PENDING = "pending"  # none / refused / held
+    VERIFYING = "verifying"  # probe only / buffered / held, or posted when it was active before
+    ACTIVE = "active"  # yes / buffered / posted
+    DEGRADED = "degraded"  # breaker-gated / buffered / posted
+    REAUTHORIZATION_REQUIRED = "reauthorization_required"  # none / buffered / posted
+    BLOCKED = "blocked"  # one probe an hour / buffered / posted
+    PAUSED = "paused"  # none / buffered / posted
+    DISCONNECTING = "disconnecting"  # drain only / refused / posted
+    DISCONNECTED = "disconnected"  # none / refused / returned
 
 
 class Trigger(enum.StrEnum):
@@ -28,48 +30,162 @@ class Trigger(enum.StrEnum):
     PROBE_SUCCEEDED = "probe_succeeded"
     PROBE_REFUSED = "probe_refused"
     PROBE_DENIED = "probe_denied"
+    VERIFICATION_DEFERRED = "verification_deferred"
     TRANSIENT_FAILURES = "transient_failures"
     CALL_SUCCEEDED = "call_succeeded"
     AUTH_REFUSED = "auth_refused"
     CALL_DENIED = "call_denied"
+    PAUSE_ASKED = "pause_asked"
+    RESUME_ASKED = "resume_asked"
+    DISCONNECT_ASKED = "disconnect_asked"
+    DRAINED = "drained"
 
 
-S, T = State, Trigger
+class Credits(enum.Enum):
+    """What a transition does to the connection's credits."""
 
-TABLE: Mapping[tuple[State, Trigger], State] = MappingProxyType(
-    {
-        (S.PENDING, T.CREDENTIALS_GIVEN): S.VERIFYING,
-        (S.REAUTHORIZATION_REQUIRED, T.CREDENTIALS_GIVEN): S.VERIFYING,
-        (S.BLOCKED, T.CREDENTIALS_GIVEN): S.VERIFYING,
-        (S.ACTIVE, T.CREDENTIALS_GIVEN): S.VERIFYING,
-        (S.DEGRADED, T.CREDENTIALS_GIVEN): S.VERIFYING,
-        (S.VERIFYING, T.PROBE_SUCCEEDED): S.ACTIVE,
-        (S.VERIFYING, T.PROBE_REFUSED): S.REAUTHORIZATION_REQUIRED,
-        (S.VERIFYING, T.PROBE_DENIED): S.BLOCKED,
-        (S.ACTIVE, T.TRANSIENT_FAILURES): S.DEGRADED,
-        (S.DEGRADED, T.CALL_SUCCEEDED): S.ACTIVE,
-        (S.ACTIVE, T.AUTH_REFUSED): S.REAUTHORIZATION_REQUIRED,
-        (S.DEGRADED, T.AUTH_REFUSED): S.REAUTHORIZATION_REQUIRED,
-        (S.BLOCKED, T.AUTH_REFUSED): S.REAUTHORIZATION_REQUIRED,
-        (S.ACTIVE, T.CALL_DENIED): S.BLOCKED,
-        (S.DEGRADED, T.CALL_DENIED): S.BLOCKED,
-        (S.BLOCKED, T.PROBE_SUCCEEDED): S.ACTIVE,
-    }
-)
+    HOLD = "hold"
+    POST = "post"
+    RETURN = "return"
 
 
-def next_state(state: State, trigger: Trigger) -> State | None:
+class IssueCode(enum.StrEnum):
+    """What a person has to do something about."""
+
+    VERIFICATION_FAILED = "verification_failed"
+    REAUTHORIZATION_REQUIRED = "reauthorization_required"
+    BLOCKED = "blocked"
+
+
+class Prior(enum.Enum):
+    """Targets that a table cannot name: where verifying or paused came from."""
+
+    STATE = "prior state"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One line of the table. `prior` narrows it to connections that came from one of these states.
+
+    `raises` opens an issue (and solves the others); `solves` closes every issue.
+    """
+
+    source: State
+    trigger: Trigger
+    target: State | Prior
+    prior: frozenset[State] = frozenset()
+    event: EventType | None = None
+    credits: Credits | None = None
+    raises: IssueCode | None = None
+    solves: bool = False
+
+
+S, T, E, C, Code = State, Trigger, EventType, Credits, IssueCode
+
+_NEW = frozenset({S.PENDING})
+_REFUSED = frozenset({S.REAUTHORIZATION_REQUIRED})
+_STOPPED = frozenset({S.BLOCKED})
+_WORKED = frozenset({S.ACTIVE, S.DEGRADED})
+
+
+def _given() -> Iterator[Rule]:
+    yield Rule(source=S.PENDING, trigger=T.CREDENTIALS_GIVEN, target=S.VERIFYING, credits=C.HOLD)
+    yield Rule(source=S.REAUTHORIZATION_REQUIRED, trigger=T.CREDENTIALS_GIVEN, target=S.VERIFYING, event=E.CONNECTION_REAUTHORIZATION_STARTED)
+    for state in (S.BLOCKED, S.ACTIVE, S.DEGRADED):
+        yield Rule(source=state, trigger=T.CREDENTIALS_GIVEN, target=S.VERIFYING)
+
+
+def _verified() -> Iterator[Rule]:
+    succeeded = ((_NEW, E.CONNECTION_ACTIVATED, C.POST), (_REFUSED | _WORKED, E.CONNECTION_REAUTHORIZED, None), (_STOPPED, E.CONNECTION_UNBLOCKED, None))
+    for prior, event, effect in succeeded:
+        yield Rule(source=S.VERIFYING, trigger=T.PROBE_SUCCEEDED, target=S.ACTIVE, prior=prior, event=event, credits=effect, solves=True)
+    for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):
+        yield Rule(
+            source=S.VERIFYING,
+            trigger=trigger,
+            target=S.PENDING,
+            prior=_NEW,
+            event=E.CONNECTION_VERIFICATION_FAILED,
+            raises=Code.VERIFICATION_FAILED,
+        )
+    for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):  # what worked goes on with the credential that it had
+        yield Rule(
+            source=S.VERIFYING,
+            trigger=trigger,
+            target=Prior.STATE,
+            prior=_WORKED,
+            event=E.CONNECTION_VERIFICATION_FAILED,
+            raises=Code.VERIFICATION_FAILED,
+        )
+    yield Rule(
+        source=S.VERIFYING,
+        trigger=T.PROBE_REFUSED,
+        target=S.REAUTHORIZATION_REQUIRED,
+        prior=_REFUSED,
+        event=E.CONNECTION_REAUTHORIZATION_FAILED,
+        raises=Code.REAUTHORIZATION_REQUIRED,
+    )
+    yield Rule(source=S.VERIFYING, trigger=T.PROBE_DENIED, target=S.BLOCKED, prior=_REFUSED, event=E.CONNECTION_BLOCKED, raises=Code.BLOCKED)
+    for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):
+        yield Rule(source=S.VERIFYING, trigger=trigger, target=S.BLOCKED, prior=_STOPPED, event=E.CONNECTION_VERIFICATION_FAILED, raises=Code.BLOCKED)
+    yield Rule(source=S.VERIFYING, trigger=T.VERIFICATION_DEFERRED, target=Prior.STATE)
+
+
+def _worked() -> Iterator[Rule]:
+    yield Rule(source=S.ACTIVE, trigger=T.TRANSIENT_FAILURES, target=S.DEGRADED, event=E.CONNECTION_DEGRADED)
+    yield Rule(source=S.DEGRADED, trigger=T.CALL_SUCCEEDED, target=S.ACTIVE, event=E.CONNECTION_RECOVERED)
+    for state in (S.ACTIVE, S.DEGRADED, S.BLOCKED):
+        yield Rule(
+            source=state,
+            trigger=T.AUTH_REFUSED,
+            target=S.REAUTHORIZATION_REQUIRED,
+            event=E.CONNECTION_REAUTHORIZATION_REQUIRED,
+            raises=Code.REAUTHORIZATION_REQUIRED,
+        )
+    for state in (S.ACTIVE, S.DEGRADED):
+        yield Rule(source=state, trigger=T.CALL_DENIED, target=S.BLOCKED, event=E.CONNECTION_BLOCKED, raises=Code.BLOCKED)
+    yield Rule(source=S.BLOCKED, trigger=T.PROBE_SUCCEEDED, target=S.ACTIVE, event=E.CONNECTION_UNBLOCKED, solves=True)
+
+
+def _asked() -> Iterator[Rule]:
+    for state in (S.ACTIVE, S.DEGRADED, S.BLOCKED, S.REAUTHORIZATION_REQUIRED):
+        yield Rule(source=state, trigger=T.PAUSE_ASKED, target=S.PAUSED, event=E.CONNECTION_PAUSED)
+    yield Rule(source=S.PAUSED, trigger=T.RESUME_ASKED, target=Prior.STATE, event=E.CONNECTION_RESUMED)
+    for state in (S.PENDING, S.VERIFYING, S.ACTIVE, S.DEGRADED, S.REAUTHORIZATION_REQUIRED, S.BLOCKED, S.PAUSED):
+        yield Rule(source=state, trigger=T.DISCONNECT_ASKED, target=S.DISCONNECTING)
+    yield Rule(source=S.DISCONNECTING, trigger=T.DRAINED, target=S.DISCONNECTED, event=E.CONNECTION_DISCONNECTED, credits=C.RETURN, solves=True)
+
+
+TABLE: tuple[Rule, ...] = (*_given(), *_verified(), *_worked(), *_asked())
+
+
+def rule_for(state: State, trigger: Trigger, *, prior: State | None) -> Rule | None:
+    """The line that applies; None where the trigger changes nothing."""
+    return next((rule for rule in TABLE if rule.source is state and rule.trigger is trigger and (not rule.prior or prior in rule.prior)), None)
+
+
+def next_state(state: State, trigger: Trigger, *, prior: State | None = None) -> State | None:
     """Where the trigger leads from this state; None where it changes nothing."""
-    return TABLE.get((state, trigger))
+    rule = rule_for(state, trigger, prior=prior)
+    if rule is None:
+        return None
+    return prior if rule.target is Prior.STATE else rule.target
 
 
-def sources(trigger: Trigger) -> list[State]:
-    """The states in which the trigger means something."""
-    return [state for state, candidate in TABLE if candidate is trigger]
+def remembers_prior(state: State) -> bool:
+    """Whether a connection in this state knows where it came from."""
+    return state in (State.VERIFYING, State.PAUSED)
 
 
 def diagram() -> str:
-    """The table as a Mermaid state diagram."""
+    """The table as a Mermaid state diagram. Lines that differ only in where the connection came from are one."""
     lines = ["stateDiagram-v2", "    [*] --> pending"]
-    lines += [f"    {state} --> {target}: {trigger}" for (state, trigger), target in TABLE.items()]
-    return "\n".join(lines) + "\n"
+    for rule in TABLE:
+        targets = _comes_back_to(rule.source) if rule.target is Prior.STATE else (rule.target,)
+        lines += [f"    {rule.source} --> {target}: {rule.trigger}" for target in targets]
+    lines.append("    disconnected --> [*]")
+    return "\n".join(dict.fromkeys(lines)) + "\n"
+
+
+def _comes_back_to(state: State) -> tuple[State, ...]:
+    return tuple(dict.fromkeys(rule.source for rule in TABLE if rule.target is state))

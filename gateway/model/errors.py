@@ -11,6 +11,10 @@ class ConfigError(FieldgateError):
     """The configuration cannot be used; nothing starts, nothing changes. The command exits with 2."""
 
 
+class SealBroken(ConfigError):
+    """What is stored of a secret cannot be opened: its key is not configured, or it is not where it was sealed. The text names the connection."""
+
+
 class DecodeError(FieldgateError):
     """A message cannot become samples: it goes to the dead letters under `reason` and is acknowledged.
 
@@ -43,6 +47,30 @@ class BrokerRefused(FieldgateError):
     """The broker refuses us for good (credentials, authorisation, protocol): the daemon stops and says so."""
 
 
+class RequestRefused(FieldgateError):
+    """Somebody asked for what cannot be done now. `code` is one of the interface's stable codes (`connection.paused`, `credits.insufficient`, ...)."""
+
+    def __init__(self, code: str, message: str, *, connection: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.connection = connection
+        self.retry_after = retry_after
+
+
+class CreditsInsufficient(RequestRefused):
+    """A hold of `wanted` credits was refused. `customer`: whose quota has too little left; None where it is the pool itself."""
+
+    def __init__(self, *, connection: str, customer: str | None, wanted: int, used: int, limit: int) -> None:
+        whose = "of the pool" if customer is None else f"that customer {customer} may use"
+        advice = "raise credits.capacity" if customer is None else "raise credits.customer_quota"
+        text = f"connection {connection} costs {wanted} credits and {used} of the {limit} {whose} are used; {advice} or disconnect what is no longer needed"
+        super().__init__("credits.insufficient", text, connection=connection)
+        self.customer = customer
+        self.wanted = wanted
+        self.used = used
+        self.limit = limit
+
+
 class ConnectorError(FieldgateError):
     """A connected system could not serve a call. The subclass decides what happens to the connection."""
 
@@ -72,7 +100,16 @@ class RateLimited(ConnectorError):
 
 
 class AuthRefused(ConnectorError):
-    """The credential is refused. No further call until somebody gives a new one."""
+    """The credential is refused. `final`: it is proved already (invalid_grant, the second failed logon), no probe need confirm it.
+
+    `doubtful`: no refusal in so many words, but a page that asks for a login, or a redirect: a proxy may have said it in an
+    outage, so it proves nothing alone.
+    """
+
+    def __init__(self, message: str, *, final: bool = False, doubtful: bool = False, request_id: str | None = None) -> None:
+        super().__init__(message, request_id=request_id)
+        self.final = final
+        self.doubtful = doubtful
 
 
 class PermissionDenied(ConnectorError):
@@ -80,7 +117,15 @@ class PermissionDenied(ConnectorError):
 
 
 class BadConfiguration(ConnectorError):
-    """The settings do not fit the system (service not found, unknown field): needs the integrator."""
+    """The settings do not fit the system (service not found, unknown field): needs the integrator.
+
+    `oauth_client`: our client at the authorization server is refused. It may serve many connections: one incident, not a
+    reauthorization of each.
+    """
+
+    def __init__(self, message: str, *, oauth_client: bool = False, request_id: str | None = None) -> None:
+        super().__init__(message, request_id=request_id)
+        self.oauth_client = oauth_client
 
 
 class BatchRefused(ConnectorError):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Reduce = Literal["last", "mean", "min", "max", "sum", "count", "delta", "each"]
 REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
@@ -102,3 +102,21 @@ def apply_rule(rule: MeterRule, device: str, *, resolution: timedelta) -> MeterM
         deadband=rule.deadband,
         unit=rule.unit,
     )
+
+
+def to_document(rule: MeterRule) -> dict[str, object]:
+    """The rule as it is stored: JSON, `every` in seconds."""
+    return {
+        "device": rule.device,
+        "metric": rule.metric,
+        "meter": rule.meter,
+        "unit": rule.unit,
+        "reduce": rule.reduce,
+        "every": rule.every.total_seconds(),
+        "deadband": rule.deadband,
+    }
+
+
+def from_document(document: Mapping[str, Any]) -> MeterRule:
+    """A stored rule."""
+    return MeterRule(**{**document, "every": timedelta(seconds=document["every"])})

@@ -61,6 +61,9 @@ class ConnectionStatus:
     next_run_at: datetime | None
     pending: int
     dead_letters: int
+    credits: int
+    request_id: str | None
+    incident: str | None
     streams: tuple[StreamStatus, ...]
 
     @property

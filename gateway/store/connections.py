@@ -1,13 +1,16 @@
-"""Connections: their declaration and every transition, each one compare-and-set with its audit row."""
+"""Connections: their rows, their configuration and their credential's generation, each change one statement in the caller's transaction.
+
+Which transition may happen is `gateway.model.connection`'s to say; what goes with it is put together in `gateway.connections.transitions`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from gateway.model.connection import State, Trigger, next_state, sources
-from gateway.model.connector import Capabilities
+from gateway.model.connection import State, Trigger
+from gateway.model.connector import Capabilities, Hosting
 from gateway.model.meter import MeterConflict, MeterRule, materialise
 from gateway.store import mappings
 from gateway.store.pool import Connection, Database
@@ -15,26 +18,80 @@ from gateway.store.queries import sql
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
-    """A connection as the configuration declares it. `digest` is keyed over settings and credentials and reveals neither."""
+class Configuration:
+    """What may be changed of a connection: JSON as it is written in the file, but for durations of meters, which are seconds."""
+
+    hosting: Hosting
+    host: str
+    delivery: str
+    settings: Mapping[str, object]
+    sync: Mapping[str, object]
+    meters: Sequence[Mapping[str, object]]
+    managed_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A connection as it is stored, without its secrets."""
+
+    connection: str
+    customer: str
+    system: str
+    hosting: Hosting
+    state: State
+    prior: State | None
+    settings: Mapping[str, object]
+    sync: Mapping[str, object]
+    meters: Sequence[Mapping[str, object]]
+    managed_by: str
+    credential_type: str
+    declared_digest: str
+    configuration: int
+    generation: int
+    candidate: int | None
+    account: str | None
+    price: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locked:
+    """A connection in a transaction that may move it."""
 
     connection: str
     customer: str
     system: str
     hosting: str
     tier: int
-    digest: str
-    delivery: str
+    state: State
+    prior: State | None
+    generation: int
+    candidate: int | None
+    price: int
+    account: str | None
+    managed_by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Declared:
-    """What the database says of a declaration: where the connection is, and whether settings or credentials changed."""
+class Cause:
+    """Why a connection moves: for its audit, its status and its events. `generation`: of the credential that the news is about."""
 
-    customer: str
-    system: str
+    reason: str | None = None
+    request_id: str | None = None
+    actor: str = "gateway"
+    generation: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A connection to be looked at now."""
+
+    connection: str
     state: State
-    changed: bool
+    generation: int
+    candidate: int | None
+    attempts: int
+    verified_long_enough: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,71 +106,190 @@ class Outbound:
     max_future: timedelta
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
-    """A transition that took place."""
-
-    from_state: State
-    to_state: State
-
-
 async def register_customers(database: Database, customers: Sequence[str]) -> None:
     """Makes the configured customers known. Idempotent."""
     async with database.transaction() as connection:
         await connection.execute("insert into customer (customer_id) select unnest($1::text[]) on conflict do nothing", list(customers))
 
 
-async def declare(database: Database, declaration: Declaration) -> Declared:
-    """Creates the connection in `pending`, or updates what may change. Its customer and system never change: compare them."""
-    async with database.transaction() as connection:
-        await connection.execute("insert into customer (customer_id) values ($1) on conflict do nothing", declaration.customer)
-        row = await connection.fetchrow(
-            sql("connection_declare"),
-            declaration.connection,
-            declaration.customer,
-            declaration.system,
-            declaration.hosting,
-            declaration.tier,
-            declaration.digest,
-            declaration.delivery,
+async def insert(connection: Connection, connection_id: str, customer: str, system: str, tier: int, price: int, wanted: Configuration) -> bool:
+    """A new connection in `pending`; False when its id is taken."""
+    await connection.execute("insert into customer (customer_id) values ($1) on conflict do nothing", customer)
+    made: bool = await connection.fetchval(
+        sql("connection_insert"),
+        connection_id,
+        customer,
+        system,
+        wanted.hosting,
+        tier,
+        wanted.delivery,
+        wanted.settings,
+        wanted.sync,
+        wanted.meters,
+        wanted.managed_by,
+        price,
+        wanted.host,
+    )
+    return made
+
+
+async def lock(connection: Connection, connection_id: str) -> Locked | None:
+    """The first step of whatever changes a connection. None when there is none."""
+    row = await connection.fetchrow(sql("connection_lock"), connection_id)
+    if row is None:
+        return None
+    return Locked(
+        connection=row["connection_id"],
+        customer=row["customer_id"],
+        system=row["system"],
+        hosting=row["hosting"],
+        tier=row["tier"],
+        state=State(row["state"]),
+        prior=None if row["prior_state"] is None else State(row["prior_state"]),
+        generation=row["generation"],
+        candidate=row["candidate"],
+        price=row["price"],
+        account=row["account"],
+        managed_by=row["managed_by"],
+    )
+
+
+async def move(connection: Connection, locked: Locked, target: State, trigger: Trigger, cause: Cause, *, prior: State | None) -> tuple[datetime, int]:
+    """Writes the transition and its audit row; since when, and the version of the status document."""
+    how = (locked.state, target, trigger, cause.reason, cause.actor, cause.request_id, prior)
+    row = await connection.fetchrow(sql("connection_move"), locked.connection, *how)
+    assert row is not None
+    return row["since"], row["version"]
+
+
+async def configure(connection: Connection, connection_id: str, wanted: Configuration) -> None:
+    """Replaces what may be changed."""
+    how = (wanted.settings, wanted.sync, wanted.meters, wanted.hosting, wanted.host, wanted.delivery, wanted.managed_by)
+    await connection.execute(sql("connection_configure"), connection_id, *how)
+
+
+async def offer(connection: Connection, connection_id: str, *, generation: int, kind: str, digest: str | None) -> None:
+    """Notes the credential that is to be verified. `digest`: of one that the file gave."""
+    await connection.execute(sql("connection_offer"), connection_id, generation, kind, digest)
+
+
+async def next_generation(connection: Connection, connection_id: str) -> int:
+    """One more than any credential of the connection ever had. The caller holds the row's lock."""
+    generation: int = await connection.fetchval(sql("connection_generation"), connection_id)
+    return generation
+
+
+async def promote(connection: Connection, connection_id: str, *, account: str | None, delivery: str) -> None:
+    """The credential was verified: it is the one in use. `delivery`: what the connector promises with these settings."""
+    await connection.execute(sql("connection_promote"), connection_id, account, delivery)
+
+
+async def withdraw(connection: Connection, connection_id: str) -> None:
+    """The candidate is offered no more."""
+    await connection.execute(sql("connection_withdraw"), connection_id)
+
+
+async def rest(connection: Connection, connection_id: str) -> None:
+    """The connection is looked at when somebody asks for it, not before."""
+    await connection.execute(sql("probe_never"), connection_id)
+
+
+async def clear(connection: Connection, connection_id: str) -> None:
+    """Removes streams, windows and mappings of a connection that ends."""
+    await connection.execute(sql("connection_clear"), connection_id)
+
+
+async def is_busy(database: Database, connection_id: str) -> bool:
+    """Whether a replica works on one of its streams."""
+    async with database.connection() as connection:
+        busy: bool = await connection.fetchval(sql("connection_busy"), connection_id)
+    return busy
+
+
+async def read(database: Database, connections: Sequence[str]) -> dict[str, Held]:
+    """These connections, as far as they exist."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("connection_read"), list(connections))
+    return {
+        row["connection_id"]: Held(
+            connection=row["connection_id"],
+            customer=row["customer_id"],
+            system=row["system"],
+            hosting=row["hosting"],
+            state=State(row["state"]),
+            prior=None if row["prior_state"] is None else State(row["prior_state"]),
+            settings=row["settings"],
+            sync=row["sync"],
+            meters=row["meters"],
+            managed_by=row["managed_by"],
+            credential_type=row["credential_type"],
+            declared_digest=row["declared_digest"],
+            configuration=row["configuration"],
+            generation=row["generation"],
+            candidate=row["candidate"],
+            account=row["account"],
+            price=row["price"],
+            host=row["host"],
         )
-        assert row is not None
-    return Declared(customer=row["customer_id"], system=row["system"], state=State(row["state"]), changed=row["changed"])
+        for row in rows
+    }
 
 
-async def transition(database: Database, connection_id: str, trigger: Trigger, reason: str | None) -> Moved | None:
-    """Follows the table from wherever the connection is; None when the trigger means nothing there (somebody was faster)."""
-    async with database.transaction() as connection:
-        return await _transition(connection, connection_id, trigger, reason)
+async def configurations(database: Database) -> dict[str, int]:
+    """Every connection that is not disconnected, with a number that rises when its link has to be built again."""
+    async with database.connection() as connection:
+        return {row["connection_id"]: row["configuration"] for row in await connection.fetch(sql("connection_configurations"))}
 
 
-async def activate(database: Database, connection_id: str, outbound: Outbound) -> tuple[Moved | None, list[MeterConflict]]:
-    """One transaction: the connection becomes active, its meters are materialised and its streams begin."""
-    async with database.transaction() as connection:
-        moved = await _transition(connection, connection_id, Trigger.PROBE_SUCCEEDED, None)
-        conflicts = await _begin(connection, connection_id, outbound)
-        await connection.execute(sql("stream_wake"), connection_id)
-    return moved, conflicts
+async def states(database: Database, connections: Sequence[str]) -> dict[str, State]:
+    """Where these connections are."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("connection_states"), list(connections))
+    return {row["connection_id"]: State(row["state"]) for row in rows}
 
 
-async def refresh_meters(database: Database, connection_id: str, outbound: Outbound) -> list[MeterConflict]:
-    """Brings the stored mappings in line with the rules; new or changed ones restart the initial sync (what is equal is not sent again)."""
-    async with database.transaction() as connection:
-        return await _begin(connection, connection_id, outbound)
+async def claim_probes(database: Database, *, lease_seconds: float, limit: int) -> list[Due]:
+    """Connections that are to be looked at now; no other replica gets them within the lease."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("probe_claim"), lease_seconds, limit)
+    return [
+        Due(
+            connection=row["connection_id"],
+            state=State(row["state"]),
+            generation=row["generation"],
+            candidate=row["candidate"],
+            attempts=row["probe_attempts"],
+            verified_long_enough=bool(row["verified_long_enough"]),
+        )
+        for row in rows
+    ]
 
 
-async def add_devices(
-    connection: Connection, connection_id: str, devices: Sequence[str], rules: Sequence[MeterRule], resolution: timedelta
-) -> list[MeterConflict]:
-    """Within a scan's transaction: the mappings of devices that are new since the last one."""
-    held = await mappings.held(connection, connection_id)
-    wanted, conflicts = materialise([rule for rule in rules if rule.is_glob], devices, resolution=resolution)
-    await mappings.put(connection, connection_id, [mapping for meter, mapping in wanted.items() if meter not in held])
-    taken = [MeterConflict(meter=m, kept=held[m], refused=wanted[m]) for m in wanted if m in held and held[m].device != wanted[m].device]
-    return conflicts + taken
+async def schedule_probe(database: Database, connection_id: str, *, in_seconds: float, attempts: int) -> None:
+    """When the connection is looked at next."""
+    async with database.connection() as connection:
+        await connection.execute(sql("probe_schedule"), connection_id, in_seconds, attempts)
 
 
-async def _begin(connection: Connection, connection_id: str, outbound: Outbound) -> list[MeterConflict]:
+async def called(database: Database, connection_id: str, *, next_probe_seconds: float) -> State | None:
+    """The system has answered: failures in a row are over, and an idle probe can wait. Writes at most once in half that time. The state."""
+    async with database.connection() as connection:
+        state = await connection.fetchval(sql("connection_called"), connection_id, next_probe_seconds)
+    return None if state is None else State(state)
+
+
+async def failing(database: Database, connection_id: str, *, web_page: bool) -> tuple[float, float]:
+    """Notes a transient failure; for how many seconds there were nothing but failures, and nothing but web pages."""
+    async with database.connection() as connection:
+        row = await connection.fetchrow(sql("connection_failing"), connection_id, web_page)
+    return (0.0, 0.0) if row is None else (row["failing"], row["suspect"])
+
+
+async def begin(connection: Connection, connection_id: str, outbound: Outbound) -> list[MeterConflict]:
+    """Brings the stored mappings in line with the rules and begins the streams; new or changed meters restart the initial sync.
+
+    What is equal is not sent again. Takes the streams' rows whole, so no run writes meanwhile.
+    """
     await connection.execute("select from stream where connection_id = $1 for update", connection_id)
     horizon: int = await connection.fetchval(sql("device_horizon"))
     known = await mappings.devices(connection, outbound.customer)
@@ -128,15 +304,17 @@ async def _begin(connection: Connection, connection_id: str, outbound: Outbound)
     return conflicts
 
 
-async def _transition(connection: Connection, connection_id: str, trigger: Trigger, reason: str | None) -> Moved | None:
-    origins = sources(trigger)
-    targets = [next_state(origin, trigger) for origin in origins]
-    row = await connection.fetchrow(sql("connection_transition"), connection_id, origins, targets, trigger, reason)
-    return None if row is None else Moved(from_state=State(row["from_state"]), to_state=State(row["to_state"]))
+async def wake(connection: Connection, connection_id: str) -> None:
+    """Its streams run again at once, with no failures counted."""
+    await connection.execute(sql("stream_wake"), connection_id)
 
 
-async def states(database: Database, connections: Sequence[str]) -> dict[str, State]:
-    """Where these connections are."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("connection_states"), list(connections))
-    return {row["connection_id"]: State(row["state"]) for row in rows}
+async def add_devices(
+    connection: Connection, connection_id: str, devices: Sequence[str], rules: Sequence[MeterRule], resolution: timedelta
+) -> list[MeterConflict]:
+    """Within a scan's transaction: the mappings of devices that are new since the last one."""
+    held = await mappings.held(connection, connection_id)
+    wanted, conflicts = materialise([rule for rule in rules if rule.is_glob], devices, resolution=resolution)
+    await mappings.put(connection, connection_id, [mapping for meter, mapping in wanted.items() if meter not in held])
+    taken = [MeterConflict(meter=m, kept=held[m], refused=wanted[m]) for m in wanted if m in held and held[m].device != wanted[m].device]
+    return conflicts + taken

@@ -1,13 +1,15 @@
-"""Retention: whole daily partitions are dropped, never one that a stream still needs; old runs and dead letters are deleted."""
+"""Retention: whole daily partitions are dropped, never one that a stream still needs; old runs, dead letters and events are deleted."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from gateway.store import outbox
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 
 RUNS_KEPT = timedelta(days=30)
+EVENTS_KEPT = timedelta(days=30)
 
 
 async def drop_expired(database: Database, *, now: datetime, retention: timedelta) -> list[str]:
@@ -27,4 +29,5 @@ async def drop_expired(database: Database, *, now: datetime, retention: timedelt
     async with database.transaction() as connection:
         await connection.execute("delete from sync_run where ended_at < $1", now - RUNS_KEPT)
         await connection.execute("delete from dead_letter where last_at < $1", now - retention)
+    await outbox.remove_expired(database, before=now - EVENTS_KEPT)
     return dropped

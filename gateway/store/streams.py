@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from gateway.model.errors import LeaseLost
+from gateway.model.event import NewEvent
+from gateway.store import outbox
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
@@ -121,6 +123,12 @@ async def is_initial_pending(database: Database, claim: Claim) -> bool:
     return pending
 
 
+async def begin_again(connection: Connection, connection_id: str, name: str, *, days: int, max_backfill: timedelta | None, max_future: timedelta) -> None:
+    """The initial phase walks the stored history once more; the incremental one goes on beside it."""
+    horizon: int = await connection.fetchval(sql("device_horizon"))
+    await connection.execute(sql("stream_begin"), connection_id, name, True, days, max_backfill, max_future, str(horizon))
+
+
 async def finish(
     database: Database,
     claim: Claim,
@@ -132,8 +140,9 @@ async def finish(
     succeeded: bool,
     tally: Tally,
     started_at: datetime,
+    event: NewEvent | None = None,
 ) -> None:
-    """Schedules the next run, gives the lease back, and keeps a record of a run that moved or failed. One transaction; raises LeaseLost."""
+    """Schedules the next run, gives the lease back, keeps a record of a run that moved or failed, and tells. One transaction; raises LeaseLost."""
     async with database.transaction() as connection:
         how = (state, next_in_seconds, attempts, error, succeeded, tally.moved)
         if not await connection.fetchval(sql("stream_finish"), *claim.key, claim.fence, *how):
@@ -142,3 +151,5 @@ async def finish(
             outcome = "completed" if error is None else "failed"
             counts = (tally.samples, tally.delivered, tally.modified, tally.unchanged, tally.rejected, tally.retried)
             await connection.execute(sql("run_record"), *claim.key, started_at, outcome, *counts, error)
+        if event is not None:
+            await outbox.append(connection, event)

@@ -1,4 +1,4 @@
-"""What the engine needs of a declared connection: its connector, its rules, its rhythm."""
+"""What the engine needs of a connection: its connector, its rules, its rhythm."""
 
 from __future__ import annotations
 
@@ -24,3 +24,7 @@ class Link:
     interval: timedelta
     lateness: timedelta
     initial_days: int
+    generation: int = 0
+    """Of the credential that the connector uses: news of an older one move nothing."""
+    host: str = ""
+    """Of the system, for breakers and incidents."""

@@ -12,16 +12,8 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.model.backoff import full_jitter, with_floor
-from gateway.model.connection import Trigger
-from gateway.model.errors import (
-    AuthRefused,
-    BadConfiguration,
-    ConnectorError,
-    OutcomeUnknown,
-    PermissionDenied,
-    RateLimited,
-    Unavailable,
-)
+from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, Unavailable
+from gateway.model.event import EventType, NewEvent
 from gateway.settings import SyncSettings
 from gateway.store import streams
 from gateway.store.pool import Database
@@ -36,15 +28,20 @@ log = structlog.get_logger(__name__)
 RUN_SECONDS = 20.0
 """A run with more to do ends here and is due again at once, so that its progress is seen and others have their turn."""
 
-DEGRADED_AFTER = 3
-"""Consecutive transient failures that make a connection degraded."""
 
+class Health(Protocol):
+    """What a run reports about the connection, and asks before it calls."""
 
-class Lifecycle(Protocol):
-    """What a run reports about the connection."""
+    async def admit(self, link: Link) -> float | None:
+        """Seconds to wait before the system may be called; None: go on."""
+        ...
 
-    async def report(self, connection: str, trigger: Trigger, reason: str | None) -> None:
-        """Follows the state table; nothing happens where the trigger means nothing."""
+    async def succeeded(self, link: Link) -> None:
+        """The system has answered."""
+        ...
+
+    async def failed(self, link: Link, error: ConnectorError, *, attempts: int) -> float:
+        """It has not; seconds to wait at least."""
         ...
 
 
@@ -62,15 +59,18 @@ class End:
 class Runner:
     """Runs claimed streams. Holds no state between runs: everything is in PostgreSQL."""
 
-    def __init__(self, database: Database, settings: SyncSettings, lifecycle: Lifecycle, workers: asyncio.Semaphore) -> None:
+    def __init__(self, database: Database, settings: SyncSettings, health: Health, workers: asyncio.Semaphore) -> None:
         self._database = database
         self._settings = settings
-        self._lifecycle = lifecycle
+        self._health = health
         self._workers = workers
 
     async def run(self, claim: Claim, link: Link) -> None:
-        """Works the stream, stores how it ended, and tells the lifecycle. Raises LeaseLost and StoreError."""
+        """Works the stream, stores how it ended, and tells its health. Raises LeaseLost and StoreError."""
         started_at, tally = clock.now(), Tally()
+        if (wait := await self._health.admit(link)) is not None:
+            await self._finish(claim, link, End(state="idle", next_in_seconds=wait, attempts=claim.attempts), tally, started_at)
+            return
         delivery = Delivery(
             self._database,
             claim,
@@ -83,10 +83,10 @@ class Runner:
         try:
             end = await (self._initial if claim.phase == "initial" else self._incremental)(claim, link, delivery, tally)
         except ConnectorError as error:
-            end = await self._failed(claim, error)
+            end = await self._failed(claim, link, error)
         else:
             if claim.attempts or tally.moved:
-                await self._lifecycle.report(claim.connection, Trigger.CALL_SUCCEEDED, None)
+                await self._health.succeeded(link)
         finally:
             await delivery.close()
         await self._finish(claim, link, end, tally, started_at)
@@ -144,22 +144,15 @@ class Runner:
             await asyncio.sleep(clock.monotonic() - started)
         return End(state="running", next_in_seconds=0.0, succeeded=True)
 
-    async def _failed(self, claim: Claim, error: ConnectorError) -> End:
-        """The one place where a system's answer becomes a wait and a state."""
+    async def _failed(self, claim: Claim, link: Link, error: ConnectorError) -> End:
+        """A system's answer becomes a wait; what it means for the connection is its health's to say."""
         text, attempts = str(error), claim.attempts + 1
-        match error:
-            case RateLimited(retry_after=seconds):
-                wait = with_floor(0.0, floor_seconds=seconds, rand=random.random())
-                return End(state="running", next_in_seconds=wait, attempts=claim.attempts, error=None)
-            case AuthRefused():
-                await self._lifecycle.report(claim.connection, Trigger.AUTH_REFUSED, text)
-            case PermissionDenied() | BadConfiguration():
-                await self._lifecycle.report(claim.connection, Trigger.CALL_DENIED, text)
-            case _:
-                if attempts >= DEGRADED_AFTER:
-                    await self._lifecycle.report(claim.connection, Trigger.TRANSIENT_FAILURES, text)
+        floor = await self._health.failed(link, error, attempts=attempts)
+        if isinstance(error, RateLimited):
+            wait = with_floor(0.0, floor_seconds=error.retry_after, rand=random.random())
+            return End(state="running", next_in_seconds=wait, attempts=claim.attempts, error=None)
         base, cap = self._settings.backoff_base.total_seconds(), self._settings.backoff_cap.total_seconds()
-        wait = full_jitter(attempts, rand=random.random(), base_seconds=base, cap_seconds=cap)
+        wait = max(floor, full_jitter(attempts, rand=random.random(), base_seconds=base, cap_seconds=cap))
         if isinstance(error, OutcomeUnknown):
             wait = max(wait, self._settings.unknown_wait.total_seconds())
         if isinstance(error, Unavailable):
@@ -176,6 +169,18 @@ class Runner:
         )
         return End(state="failed", next_in_seconds=wait, attempts=attempts, error=text)
 
+    @staticmethod
+    def _event(claim: Claim, end: End, tally: Tally) -> NewEvent | None:
+        """Only what somebody waits for: the end of an initial sync, the first failure in a row, the first success after it."""
+        data: dict[str, object] = {"stream": claim.name, "phase": claim.phase, "delivered": tally.delivered, "modified": tally.modified}
+        if end.error is not None and claim.attempts == 0:
+            event, data = EventType.SYNC_FAILED, {**data, "reason": end.error}
+        elif end.error is None and end.succeeded and (end.state == "done" or claim.attempts):
+            event = EventType.SYNC_COMPLETED
+        else:
+            return None
+        return NewEvent(type=event, customer=claim.customer, connection=claim.connection, data=data)
+
     async def _finish(self, claim: Claim, link: Link, end: End, tally: Tally, started_at: datetime) -> None:
         await streams.finish(
             self._database,
@@ -187,6 +192,7 @@ class Runner:
             succeeded=end.succeeded,
             tally=tally,
             started_at=started_at,
+            event=self._event(claim, end, tally),
         )
         outcome = "completed" if end.error is None else "failed"
         metrics.SYNC_RUNS.labels(link.system, claim.phase, outcome).inc()

@@ -15,7 +15,7 @@ from gateway.store import streams
 from gateway.store.pool import Database
 from gateway.store.streams import Claim
 from gateway.sync.link import Link
-from gateway.sync.run import Lifecycle, Runner
+from gateway.sync.run import Health, Runner
 
 log = structlog.get_logger(__name__)
 
@@ -28,11 +28,11 @@ LONGEST_SLEEP_SECONDS = 1.0
 class Scheduler:
     """Works every stream of `links` that is due. `links` may be replaced while it runs."""
 
-    def __init__(self, database: Database, settings: SyncSettings, lifecycle: Lifecycle, *, owner: str) -> None:
+    def __init__(self, database: Database, settings: SyncSettings, health: Health, *, owner: str) -> None:
         self._database = database
         self._owner = owner
         self._lease_seconds = settings.lease.total_seconds()
-        self._runner = Runner(database, settings, lifecycle, asyncio.Semaphore(settings.workers))
+        self._runner = Runner(database, settings, health, asyncio.Semaphore(settings.workers))
         self._links: dict[str, Link] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._in_hand: set[str] = set()

@@ -25,7 +25,7 @@ SETTINGS = SyncSettings(lease=timedelta(seconds=1), backoff_base=timedelta(milli
 
 @asynccontextmanager
 async def scheduled(rig: Rig, *rigs: Rig, owner: str = "replica-a", grace: float = 5.0) -> AsyncIterator[Scheduler]:
-    scheduler = Scheduler(rig.database, rig.settings, rig.lifecycle, owner=owner)
+    scheduler = Scheduler(rig.database, rig.settings, rig.engine.health, owner=owner)
     scheduler.serve({each.name: each.link for each in (rig, *rigs)})
     running = asyncio.create_task(scheduler.run())
     try:
@@ -175,7 +175,7 @@ async def test_stopping_lets_a_run_end_and_starts_no_other(database: Database) -
     connector.answer = slow
     rig = await Rig(database, connector, settings=SETTINGS).activate()
     await rig.store(("d1", BASE, 1.0))
-    scheduler = Scheduler(database, rig.settings, rig.lifecycle, owner="replica-a")
+    scheduler = Scheduler(database, rig.settings, rig.engine.health, owner="replica-a")
     scheduler.serve({rig.name: rig.link})
     running = asyncio.create_task(scheduler.run())
     await asyncio.wait_for(arrived.wait(), 10)

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from connectors.registry import SYSTEMS
-from gateway.cli.explain import explain_message, window_of
+from gateway.cli.explain import explain_message
 from gateway.cli.reference import files
 from gateway.configuration import load
+from gateway.ingest.explain import window_of
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 5, 4, 12, 7, 30, tzinfo=UTC)
@@ -66,7 +67,7 @@ def test_check_tells_what_is_wrong_and_exits_with_2(folder: Path) -> None:
     assert (fault["line"], fault["path"]) == (4, "sync.wrokers")
 
 
-@pytest.mark.parametrize("command", [("run",), ("migrate",), ("explain", "t", "1")])
+@pytest.mark.parametrize("command", [("run",), ("migrate",), ("credits",), ("explain", "t", "1")])
 def test_every_command_refuses_a_faulty_configuration_with_2(folder: Path, command: tuple[str, ...]) -> None:
     (folder / "fieldgate.yaml").write_text(MAIN + "unknown: 1\n")
     done = fieldgate(folder, *command)
@@ -105,7 +106,7 @@ def test_explain_follows_a_message_to_its_meters(folder: Path) -> None:
 def test_explain_says_why_a_message_is_dead_and_what_to_do(folder: Path, topic: str, payload: bytes, reason: str) -> None:
     loaded = load(folder / "fieldgate.yaml", {"KEY": "k"}, systems=SYSTEMS)
     found = explain_message(loaded, topic, payload, now=NOW)
-    assert (found.dead_letter, found.samples) == (reason, [])
+    assert (found.dead_letter, found.samples) == (reason, ())
     assert found.detail
     assert found.advice
 
@@ -149,7 +150,7 @@ def test_what_is_generated_from_the_code_is_current() -> None:
 
 
 def test_log_events_are_named_room_past_tense() -> None:
-    rooms = {path.stem for path in (ROOT / "gateway").iterdir()} | {"connection", "gateway", "library"}
+    rooms = {path.stem for path in (ROOT / "gateway").iterdir()} | {"connection", "credential", "gateway", "library"}
     events = re.findall(r"^\| `([^`]+)`", files()["docs/reference/log-events.md"], re.MULTILINE)
     assert len(events) > 20
     assert [event for event in events if not re.fullmatch(r"[a-z]+\.(\{name\}_logged|[a-z]+(_[a-z]+)*)", event) or event.split(".")[0] not in rooms] == []

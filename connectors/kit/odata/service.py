@@ -10,7 +10,6 @@ import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from urllib.parse import quote
 
-from connectors.kit.authorization import Authorization
 from connectors.kit.http import Answer, HttpClient
 from connectors.kit.odata.batch import Operation, PartAnswer, Unreadable, build, read
 from connectors.kit.odata.envelope import fault_of
@@ -25,15 +24,12 @@ _TOKEN_STATUSES = (400, 403, 404, 405, 406, 500, 501)
 
 
 class Service:
-    """Calls go through one HTTP client, whose cookies the token is bound to. Safe to use from several tasks."""
+    """Calls go through one HTTP client, which knows the credential and whose cookies the token is bound to. Safe to use from several tasks."""
 
-    def __init__(
-        self, http: HttpClient, authorization: Authorization, *, path: str, version: Version, entity_set: str, parameters: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, http: HttpClient, *, path: str, version: Version, entity_set: str, parameters: Mapping[str, str] | None = None) -> None:
         """`path` begins with a slash; `entity_set` is one that may be read; `parameters` go into the query of every request."""
         self.version = version
         self.http = http
-        self._authorization = authorization
         self._path = path.rstrip("/")
         self._entity_set = entity_set
         self._query = "&".join(f"{quote(name)}={quote(value)}" for name, value in (parameters or {}).items())
@@ -141,18 +137,15 @@ class Service:
         if self._query:
             url += ("&" if "?" in url else "?") + self._query
 
-        async def send(authorized: Mapping[str, str]) -> Answer:
-            return await self.http.call(
-                operation,
-                method,
-                url,
-                content=content,
-                headers={**headers, **authorized},
-                accept_statuses=accept_statuses,
-                expects="multipart" if expects_multipart else "json",
-            )
-
-        return await self._authorization.call(send)
+        return await self.http.call(
+            operation,
+            method,
+            url,
+            content=content,
+            headers=headers,
+            accept_statuses=accept_statuses,
+            expects="multipart" if expects_multipart else "json",
+        )
 
 
 def _asks_for_token(answer: Answer) -> bool:

@@ -7,3 +7,4 @@ update telemetry set revision = case
 update device set revision = pg_current_xact_id();
 update stream set watermark = '4'::xid8, device_watermark = '4'::xid8;
 update due_window set mark = '3'::xid8;
+update event set revision = '3'::xid8;

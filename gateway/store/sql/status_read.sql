@@ -27,7 +27,9 @@ with windows as (
     where $1::text[] is null or s.connection_id = any($1)
     group by s.connection_id
 )
-select c.connection_id, c.customer_id, c.system, c.hosting, c.tier, c.state, c.reason, c.since, c.version, c.delivery,
+select c.connection_id, c.customer_id, c.system, c.hosting, c.tier, c.state, c.reason, c.since, c.version, c.delivery, c.price, c.request_id,
+       (select i.incident_id from incident i where i.closed_at is null and c.connection_id = any(i.connections)
+        order by array_position(array['system', 'host', 'connection'], i.scope) limit 1) as incident,
        flows.last_success_at, flows.next_run_at, coalesce(flows.streams, '[]') as streams,
        coalesce((select sum(w.pending) from windows w where w.connection_id = c.connection_id), 0)::bigint as pending,
        (select count(*) from dead_letter d where d.connection_id = c.connection_id) as dead_letters

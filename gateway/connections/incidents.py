@@ -1,0 +1,185 @@
+"""Breakers: takes note of how calls go, says which may be made, and has one replica at a time decide on incidents.
+
+Knows no system and no error: whoever calls has classified what came back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from gateway import clock
+from gateway.connections.verdicts import decide
+from gateway.model.breaker import Key, Scope, probe_interval_seconds, wait_seconds
+from gateway.model.errors import StoreError
+from gateway.store import breakers, leases
+from gateway.store.pool import Connection, Database
+
+log = structlog.get_logger(__name__)
+
+REFRESH_SECONDS = 1.0
+DECIDE_SECONDS = 5.0
+LEASE_SECONDS = 15.0
+SUCCESS_SECONDS = 10.0
+"""How often a success of a connection is written, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """How one call ended. `transient`: the system or the way to it failed; never a refused login, a missing permission, a 429 or a bad record."""
+
+    connection: str
+    customer: str
+    system: str
+    host: str
+    operation: str
+    succeeded: bool
+    transient: bool
+    request_id: str | None
+    at: datetime
+    error: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Noted:
+    """What this process knows of a connection: how its last written call ended and when, and its last success (monotonic)."""
+
+    succeeded: bool
+    at: float
+    success: float | None
+
+
+class Incidents:
+    """One for each replica. `owner` names the replica; `call_seconds` is longer than any call to a system may take."""
+
+    def __init__(self, database: Database, *, owner: str, call_seconds: float = 60.0) -> None:
+        self._database = database
+        self._owner = owner
+        self._call_seconds = call_seconds
+        self._open: dict[Key, float] = {}  # when each may be tried (monotonic)
+        self._noted: dict[str, _Noted] = {}
+        self._trying: set[str] = set()  # connections of ours that have a turn at an open breaker
+
+    async def note(self, observed: Observed) -> None:
+        """Remembers how a call ended: every failure, and a success at most every 10 s unless it ends failures or an open breaker.
+
+        Not within a transaction that holds the connection's row. Raises StoreError.
+        """
+        ago = max(0.0, (clock.now() - observed.at).total_seconds())
+        noted, now = self._noted.get(observed.connection), clock.monotonic()
+        at = now - ago
+        success = at if observed.succeeded else None if noted is None else noted.success
+        keys = self._held(observed.system, observed.host)
+        if observed.succeeded and not keys and noted is not None and noted.succeeded and at - noted.at < SUCCESS_SECONDS:
+            noted.success = success
+            return
+        async with self._database.transaction() if keys else self._database.connection() as connection:
+            closed = await self._write(connection, observed, keys, ago, None if success is None else now - success)
+        self._trying.discard(observed.connection)
+        self._noted[observed.connection] = _Noted(succeeded=observed.succeeded, at=at, success=success)
+        for key in closed:
+            self._open.pop(key, None)
+            log.info("connection.breaker_closed", scope=str(key[0]), key=key[1], connection=observed.connection)
+
+    async def admit(self, connection: str, system: str, host: str) -> float | None:
+        """None: make the call now, and note how it ended. Else the seconds to wait before asking again, for a breaker is open and it is not your turn.
+
+        Costs nothing while no breaker of the host or the system type is open. Raises StoreError.
+        """
+        keys = self._held(system, host)
+        if not keys:
+            return None
+        now = clock.monotonic()
+        wait = max(self._open[key] for key in keys) - now
+        if wait <= 0:
+            self._rest(keys, now + REFRESH_SECONDS)  # the others of this process need not ask as well
+            answer = await breakers.attempt(self._database, keys, self._caller(connection), seconds=self._call_seconds)
+            if answer is None:
+                self._trying.add(connection)
+                self._rest(keys, now + self._call_seconds)
+                return None
+            self._rest(keys, now + answer)
+            wait = answer
+        return wait_seconds(wait, rand=random.random())
+
+    async def unused(self, connection: str, system: str, host: str) -> None:
+        """The call that was admitted was not made: if it had a turn at an open breaker, somebody else may try at once. Raises StoreError."""
+        if connection not in self._trying:
+            return
+        self._trying.discard(connection)
+        keys = self._held(system, host)
+        async with self._database.transaction() as session:
+            for key, trials in (await breakers.trials(session, keys, self._caller(connection))).items():
+                await breakers.rest(session, key, seconds=0.0, trials=trials)
+        self._rest(keys, clock.monotonic())
+
+    async def run(self) -> None:
+        """Until cancelled: knows within a second which breakers are open, and every few seconds one replica decides. A database that is away is waited for."""
+        away, next_decision = False, 0.0
+        while True:
+            try:
+                if clock.monotonic() >= next_decision:
+                    next_decision = clock.monotonic() + DECIDE_SECONDS
+                    await self.decide()
+                await self.refresh()
+            except StoreError as error:
+                if not away:
+                    log.warning("connection.incidents_deferred", detail=str(error))
+                away = True
+            else:
+                away = False
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def decide(self) -> None:
+        """Opens and closes what has to be, unless another replica does so these seconds. Raises StoreError."""
+        if await leases.claim(self._database, "incidents", self._owner, LEASE_SECONDS) is not None:
+            await decide(self._database)
+
+    async def refresh(self) -> None:
+        """Learns which breakers are open. Raises StoreError."""
+        opened = await breakers.opened(self._database)
+        now = clock.monotonic()
+        self._open = {key: now + seconds for key, seconds in opened.items()}
+
+    async def _write(self, connection: Connection, observed: Observed, keys: Sequence[Key], ago: float, success_ago: float | None) -> list[Key]:
+        """The breakers that the call closed."""
+        where = (observed.connection, observed.customer, observed.system, observed.host)
+        if observed.succeeded:
+            await breakers.succeeded(connection, where, seconds_ago=ago)
+            return await breakers.close(connection, keys) if keys else []
+        await breakers.failed(
+            connection,
+            where,
+            seconds_ago=ago,
+            operation=observed.operation,
+            request_id=observed.request_id,
+            transient=observed.transient,
+            error=observed.error,
+            success_seconds_ago=success_ago,
+        )
+        if keys:
+            tried = await breakers.trials(connection, keys, self._caller(observed.connection))
+            for key, trials in tried.items():
+                failed = trials + observed.transient  # another kind of answer is no verdict on the breaker: somebody else may try soon
+                seconds = probe_interval_seconds(failed if observed.transient else 0, rand=random.random())
+                await breakers.rest(connection, key, seconds=seconds, trials=failed)
+        return []
+
+    def _held(self, system: str, host: str) -> list[Key]:
+        if not self._open:
+            return []
+        keys: tuple[Key, Key] = ((Scope.HOST, host), (Scope.SYSTEM, system))
+        return [key for key in keys if key in self._open]
+
+    def _rest(self, keys: Sequence[Key], until: float) -> None:
+        for key in keys:
+            if key in self._open:
+                self._open[key] = until
+
+    def _caller(self, connection: str) -> str:
+        return f"{self._owner}/{connection}"

@@ -1,0 +1,387 @@
+"""Access tokens that are always good: refreshed once per expiry over all callers and replicas, and stored before they are used.
+
+Callers share one exchange in process, and may be cancelled at will: it runs in a task of its own. Replicas take turns by a lease on the
+token's row. No transaction is open during the exchange. It must not know HTTP: the exchange is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
+
+import structlog
+
+from gateway import clock, metrics
+from gateway.connections.vault import Binding, Vault
+from gateway.model.backoff import full_jitter
+from gateway.model.credential import Credential, TokenExchange, TokenGrant, TokenSource, refresh_after, usable_for
+from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, OutcomeUnknown, SealBroken, StoreError, StoreRejected, Unavailable
+from gateway.store import tokens
+from gateway.store.pool import Connection, Database
+from gateway.store.tokens import Claim, Lifetimes, StoredToken
+
+log = structlog.get_logger(__name__)
+
+FIELD = "token"
+_POLL_SECONDS, _POLL_CAP_SECONDS = 0.05, 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """`attempt_seconds` is longer than the slowest answer: one that is given up may have used up the refresh token.
+
+    `total_seconds` has room for two attempts; nobody waits longer. A lease that ran out is taken from its holder after half its time
+    again: when the database comes back, a holder that lives is there first.
+    """
+
+    attempt_seconds: float = 75.0
+    total_seconds: float = 150.0
+    lease_seconds: float = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """A token in memory. Times are monotonic; None: until it is refused."""
+
+    access_token: str = field(repr=False)
+    refresh_at: float | None
+    usable_until: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Subject:
+    """Whose token it is."""
+
+    connection: str
+    customer: str
+    system: str
+    generation: int
+    credential: Credential
+
+    @property
+    def binding(self) -> Binding:
+        return Binding(customer=self.customer, connection=self.connection, field=FIELD, generation=self.generation)
+
+
+class Tokens:
+    """The tokens of every connection, in this process."""
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        exchange: TokenExchange,
+        *,
+        owner: str,
+        timing: Timing = Timing(),
+        rand: Callable[[], float] = random.random,
+    ) -> None:
+        """`owner` is this process's alone."""
+        self.database = database
+        self.vault = vault
+        self.exchange = exchange
+        self.owner = owner
+        self.timing = timing
+        self.rand = rand
+        self._sources: WeakValueDictionary[tuple[str, int], Source] = WeakValueDictionary()
+        self._flights: set[asyncio.Task[_Held]] = set()
+
+    def source(self, connection: str, customer: str, system: str, generation: int, credential: Credential) -> TokenSource:
+        """The connection's tokens under this generation; the same object for all who ask while one of them holds it."""
+        source = self._sources.get((connection, generation))
+        if source is None:
+            subject = _Subject(connection=connection, customer=customer, system=system, generation=generation, credential=credential)
+            source = self._sources[connection, generation] = Source(self, subject)
+        return source
+
+    async def adopt(self, connection: Connection, *, connection_id: str, customer: str, credential: Credential, grant: TokenGrant) -> None:
+        """Within the caller's transaction, after the credential was added: the first token of its generation, as an authorization code gave it."""
+        subject = _Subject(connection=connection_id, customer=customer, system="", generation=credential.generation, credential=credential)
+        sealed = self.vault.seal(contents(subject.credential, grant, None), subject.binding)
+        lifetimes = remaining(grant, 0.0, rand=self.rand())
+        await tokens.put(connection, connection_id=connection_id, generation=credential.generation, sealed=sealed, lifetimes=lifetimes)
+
+    async def revoke(self, connection: str, customer: str, generation: int, credential: Credential) -> bool:
+        """Asks the authorization server to forget the token of a connection that ends; False where there is none.
+
+        Raises ConnectorError, StoreError, SealBroken.
+        """
+        subject = _Subject(connection=connection, customer=customer, system="", generation=generation, credential=credential)
+        stored = await tokens.read(self.database, connection, generation)
+        if stored is None or stored.sealed is None:
+            return False
+        opened = self.vault.open(stored.sealed, subject.binding)
+        token = opened.get("refresh_token") or opened["access_token"]
+        await self.exchange.revoke(credential, token, timeout_seconds=self.timing.attempt_seconds)
+        return True
+
+    async def close(self, grace_seconds: float) -> None:
+        """Lets exchanges that are under way end and be stored; what outlasts the grace is given up."""
+        if self._flights:
+            await asyncio.wait(self._flights, timeout=grace_seconds)
+        for flight in self._flights:
+            flight.cancel()
+        await asyncio.gather(*self._flights, return_exceptions=True)
+
+    def fly(self, source: Source, refused: str | None) -> asyncio.Task[_Held]:
+        """One refresh, in a task that belongs to nobody who waits for it."""
+        flight = asyncio.create_task(Refresh(self, source.subject, refused).run(), name=f"token {source.subject.connection}")
+        self._flights.add(flight)
+        flight.add_done_callback(self._flights.discard)
+        flight.add_done_callback(source.landed)
+        return flight
+
+
+class Source:
+    """The tokens of one generation of one connection's credential. A TokenSource."""
+
+    def __init__(self, tokens_of_all: Tokens, subject: _Subject) -> None:
+        self.subject = subject
+        self._tokens = tokens_of_all
+        self._held: _Held | None = None
+        self._flight: asyncio.Task[_Held] | None = None
+        self._dead: AuthRefused | None = None
+        self._failures = 0
+        self._not_before = 0.0
+
+    async def access_token(self, *, refused: str | None = None) -> str:
+        """At once while the token is good: what is due for refreshing is refreshed beside. Else waits for the exchange, at most its total time.
+
+        Raises AuthRefused(final=True) once the authorization server has refused this generation, Unavailable, BadConfiguration.
+        """
+        if self._dead is not None:
+            raise self._dead
+        now, held = clock.monotonic(), self._held
+        if held is not None and held.access_token != refused and (held.usable_until is None or now < held.usable_until):
+            if self._flight is None and held.refresh_at is not None and max(held.refresh_at, self._not_before) <= now:
+                self._flight = self._tokens.fly(self, None)
+            return held.access_token
+        while True:
+            if self._flight is None:
+                self._flight = self._tokens.fly(self, refused)
+            flight, mine = self._flight, self._flight
+            await asyncio.wait({flight}, timeout=max(0.0, now + self._tokens.timing.total_seconds - clock.monotonic()))
+            if not mine.done():
+                raise Unavailable(f"connection {self.subject.connection!r}: no new token within {self._tokens.timing.total_seconds:g} s")
+            token = mine.result().access_token
+            if token != refused:  # else the exchange that we joined had begun before the refusal
+                return token
+
+    def landed(self, flight: asyncio.Task[_Held]) -> None:
+        """What came of the exchange."""
+        self._flight = None
+        error = None if flight.cancelled() else flight.exception()
+        if flight.cancelled() or error is not None:
+            self._failures += 1
+            self._not_before = clock.monotonic() + full_jitter(self._failures, rand=self._tokens.rand(), cap_seconds=60.0)
+            if isinstance(error, AuthRefused):
+                self._dead = error
+        else:
+            self._held, self._failures = flight.result(), 0
+
+
+class Refresh:
+    """One refresh: the row, the lease, the exchange, the storing."""
+
+    def __init__(self, tokens_of_all: Tokens, subject: _Subject, refused: str | None) -> None:
+        """`refused` is a token that the system does not take, whatever its row says."""
+        self._tokens = tokens_of_all
+        self._database = tokens_of_all.database
+        self._subject = subject
+        self._refused = refused
+        self._key = (subject.connection, subject.generation)
+        self._deadline = self._total()
+
+    async def run(self) -> _Held:
+        """A token that is not due: another replica's, or a new one. Raises ConnectorError subclasses only."""
+        try:
+            held = await self._run()
+        except StoreRejected:
+            self._count("raced")
+            raise self._replaced() from None
+        except StoreError as error:
+            self._count("store_unavailable")
+            raise Unavailable(f"connection {self._subject.connection!r}: its token cannot be read or stored: {error}") from error
+        except SealBroken as error:
+            self._count("misconfigured")
+            raise BadConfiguration(str(error)) from None
+        except ConnectorError as error:
+            log.warning(
+                "connection.token_not_refreshed", connection=self._subject.connection, system=self._subject.system, kind=type(error).__name__, detail=str(error)
+            )
+            raise
+        return held
+
+    async def _run(self) -> _Held:
+        poll = _POLL_SECONDS
+        seen: tuple[int | None, float] = (None, 0.0)
+        while True:
+            stored = await tokens.read(self._database, *self._key)
+            if stored is not None and (held := self._settled(stored)) is not None:
+                return held
+            lapsed, now = None if stored is None else stored.lapsed, clock.monotonic()
+            if lapsed != seen[0]:
+                seen = (lapsed, now)
+            is_dead = lapsed is not None and now - seen[1] >= self._tokens.timing.lease_seconds / 2
+            lease = await tokens.claim(self._database, *self._key, self._tokens.owner, self._tokens.timing.lease_seconds, lapsed=lapsed if is_dead else None)
+            if lease is not None:
+                return await self._with(lease)
+            if now > self._deadline:
+                self._count("unavailable")
+                raise Unavailable(f"connection {self._subject.connection!r}: another replica refreshes its token and has not ended")
+            await asyncio.sleep(poll * (0.5 + self._tokens.rand()))
+            poll = min(_POLL_CAP_SECONDS, 1.5 * poll)
+
+    def _settled(self, stored: StoredToken) -> _Held | None:
+        """What the row says is enough: a token that is neither due nor refused, or that there will be none. None: a new one is needed."""
+        if stored.refused is not None:
+            raise AuthRefused(stored.refused, final=True)
+        if stored.sealed is None or (stored.refresh_in_seconds is not None and stored.refresh_in_seconds <= 0.0):
+            return None
+        opened = self._open(stored.sealed)
+        if opened["access_token"] == self._refused:
+            return None
+        return _held(opened["access_token"], stored.refresh_in_seconds, stored.expires_in_seconds)
+
+    async def _with(self, lease: Claim) -> _Held:
+        """The lease is ours: looks once more, asks, stores. The lease is renewed meanwhile, and free at the end."""
+        self._deadline = self._total()
+        renewing = asyncio.create_task(self._renew(lease), name=f"lease of token {self._subject.connection}")
+        try:
+            held = self._settled(lease.token)
+            return await self._refresh(lease) if held is None else held
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            await self._release(lease)
+
+    async def _refresh(self, lease: Claim) -> _Held:
+        opened = {} if lease.token.sealed is None else self._open(lease.token.sealed)
+        refresh_token = opened.get("refresh_token") or self._subject.credential.values.get("refresh_token")
+        if refresh_token is None and self._subject.credential.type != "oauth2_client_credentials":
+            return await self._refuse(lease, opened, "the authorization server gave no refresh token")
+        try:
+            grant, began_at = await self._ask(refresh_token)
+        except AuthRefused as error:
+            return await self._refuse(lease, opened, str(error))
+        except ConnectorError as error:
+            self._count("misconfigured" if isinstance(error, BadConfiguration) else "unavailable")
+            raise
+        return await self._store(lease, grant, began_at, refresh_token)
+
+    async def _ask(self, refresh_token: str | None) -> tuple[TokenGrant, float]:
+        """One exchange; where the answer to it is lost, one more with the same token: servers answer a repetition that comes at once."""
+        for last in (False, True):
+            began_at = clock.monotonic()
+            seconds = min(self._tokens.timing.attempt_seconds, self._deadline - began_at)
+            try:
+                return await self._tokens.exchange.refresh(self._subject.credential, refresh_token, timeout_seconds=seconds), began_at
+            except OutcomeUnknown:
+                if last or clock.monotonic() >= self._deadline:
+                    raise
+        raise AssertionError
+
+    async def _store(self, lease: Claim, grant: TokenGrant, began_at: float, refresh_token: str | None) -> _Held:
+        """Not used before it is stored. While the database is away it is tried again and again: this token is the only one there is."""
+        sealed = self._tokens.vault.seal(contents(self._subject.credential, grant, refresh_token), self._subject.binding)
+        rand, attempt = self._tokens.rand(), 0
+        while True:
+            lifetimes = remaining(grant, clock.monotonic() - began_at, rand=rand)
+            try:
+                serial = await tokens.store(self._database, *self._key, lease.fence, sealed, lifetimes)
+            except StoreError as error:
+                if attempt == 0:
+                    log.warning("connection.token_store_awaited", connection=self._subject.connection, detail=str(error))
+                attempt += 1
+                await asyncio.sleep(full_jitter(attempt, rand=self._tokens.rand(), base_seconds=0.2, cap_seconds=self._tokens.timing.lease_seconds / 8))
+                continue
+            if serial is None:
+                return await self._raced()
+            self._count("refreshed")
+            return _held(grant.access_token, lifetimes.refresh_in_seconds, lifetimes.expires_in_seconds)
+
+    async def _refuse(self, lease: Claim, opened: Mapping[str, str], reason: str) -> _Held:
+        """invalid_grant. Before a person is asked: has the row or the credential moved, was our client changed?"""
+        stored = await tokens.read(self._database, *self._key)
+        if stored is None or stored.serial != lease.token.serial:
+            return await self._raced()
+        if opened and opened.get("client") != client_of(self._subject.credential):
+            self._count("misconfigured")
+            raise BadConfiguration(
+                f"connection {self._subject.connection!r}: the OAuth client's id or secret was changed since the token was given: {reason}", oauth_client=True
+            )
+        reason = f"connection {self._subject.connection!r}: {reason}"
+        if not await tokens.refuse(self._database, *self._key, lease.fence, reason):
+            return await self._raced()
+        self._count("refused")
+        raise AuthRefused(reason, final=True)
+
+    async def _raced(self) -> _Held:
+        """Somebody else has moved the row: their token, where it is one."""
+        self._count("raced")
+        stored = await tokens.read(self._database, *self._key)
+        held = None if stored is None else self._settled(stored)
+        if held is None:
+            raise self._replaced()
+        return held
+
+    def _total(self) -> float:
+        return clock.monotonic() + self._tokens.timing.total_seconds
+
+    async def _renew(self, lease: Claim) -> None:
+        while True:
+            await asyncio.sleep(self._tokens.timing.lease_seconds / 4)
+            try:
+                await tokens.renew(self._database, *self._key, lease.fence, self._tokens.timing.lease_seconds)
+            except StoreError:
+                continue  # whoever stores the token says that the database is away
+
+    async def _release(self, lease: Claim) -> None:
+        try:
+            await tokens.release(self._database, *self._key, lease.fence)
+        except StoreError:
+            return  # it runs out by itself
+
+    def _open(self, sealed: bytes) -> dict[str, str]:
+        return self._tokens.vault.open(sealed, self._subject.binding)
+
+    def _replaced(self) -> Unavailable:
+        return Unavailable(f"connection {self._subject.connection!r}: its credential or token was replaced meanwhile", retry_after=1.0)
+
+    def _count(self, outcome: str) -> None:
+        metrics.TOKEN_REFRESHES.labels(self._subject.system, outcome).inc()
+
+
+def contents(credential: Credential, grant: TokenGrant, refresh_token: str | None) -> dict[str, str]:
+    """What is sealed of a grant. An answer without a refresh token leaves the one before in force."""
+    kept = grant.refresh_token or refresh_token
+    return {"access_token": grant.access_token, "client": client_of(credential)} | ({} if kept is None else {"refresh_token": kept})
+
+
+def client_of(credential: Credential) -> str:
+    """Tells whether the OAuth client has changed since a grant; kept sealed with it."""
+    client = "\0".join(credential.values.get(name, "") for name in ("client_id", "client_secret"))
+    return hashlib.sha256(client.encode()).hexdigest()
+
+
+def remaining(grant: TokenGrant, age_seconds: float, *, rand: float) -> Lifetimes:
+    """Lifetimes count from before the request was sent."""
+    lifetime, refresh_lifetime = grant.expires_in_seconds, grant.refresh_expires_in_seconds
+    return Lifetimes(
+        expires_in_seconds=None if lifetime is None else lifetime - age_seconds,
+        refresh_in_seconds=None if lifetime is None else refresh_after(lifetime, rand=rand) - age_seconds,
+        refresh_token_expires_in_seconds=None if refresh_lifetime is None else refresh_lifetime - age_seconds,
+    )
+
+
+def _held(access_token: str, refresh_in_seconds: float | None, expires_in_seconds: float | None) -> _Held:
+    now = clock.monotonic()
+    return _Held(
+        access_token=access_token,
+        refresh_at=None if refresh_in_seconds is None else now + refresh_in_seconds,
+        usable_until=None if expires_in_seconds is None else now + usable_for(expires_in_seconds),
+    )

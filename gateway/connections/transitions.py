@@ -1,0 +1,135 @@
+"""The one function that moves a connection: state, audit row, credits, issue and event in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+import structlog
+
+from gateway.model.connection import Credits, IssueCode, Prior, Rule, State, Trigger, remembers_prior, rule_for
+from gateway.model.connector import Manifest
+from gateway.model.event import NewEvent
+from gateway.settings import Settings
+from gateway.store import connections, issues, outbox
+from gateway.store import credits as ledger
+from gateway.store.connections import Cause, Locked
+from gateway.store.issues import NewIssue
+from gateway.store.pool import Connection
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """A transition that takes place when the transaction commits."""
+
+    connection: str
+    from_state: State
+    to_state: State
+    trigger: Trigger
+    reason: str | None
+
+    def say(self) -> None:
+        """To the log; after the commit."""
+        log.info(
+            "connection.state_changed",
+            connection=self.connection,
+            from_state=str(self.from_state),
+            to_state=str(self.to_state),
+            trigger=str(self.trigger),
+            reason=self.reason,
+        )
+
+
+class Transitions:
+    """Follows the table. Holds no state of connections: that is in PostgreSQL."""
+
+    def __init__(self, manifests: Mapping[str, Manifest], settings: Settings) -> None:
+        self._manifests = manifests
+        self._credits = settings.credits
+        self._public_url = settings.http.public_url.rstrip("/")
+
+    async def move(self, connection: Connection, connection_id: str, trigger: Trigger, cause: Cause) -> Moved | None:
+        """Compare and set, within the caller's transaction; None when the trigger means nothing where the connection is.
+
+        News about a credential that is no longer in use (`cause.generation`) mean nothing either. Locks the connection's row, then
+        the pool of credits. Raises RequestRefused when the credits that the move needs are not there.
+        """
+        locked = await connections.lock(connection, connection_id)
+        if locked is None or (cause.generation is not None and cause.generation != locked.generation):
+            return None
+        rule = rule_for(locked.state, trigger, prior=locked.prior)
+        if rule is None:
+            return None
+        target = self._target(rule, locked)
+        prior = locked.state if remembers_prior(target) else None
+        since, version = await connections.move(connection, locked, target, trigger, cause, prior=prior)
+        await self._settle(connection, rule, locked)
+        await self._tell(connection, rule, locked, cause)
+        if rule.event is not None:
+            data = {
+                "state": str(target),
+                "from_state": str(locked.state),
+                "reason": cause.reason,
+                "since": since.isoformat(),
+                "version": version,
+                "system": locked.system,
+                "hosting": locked.hosting,
+            }
+            if rule.raises is not None:
+                issue = self.issue(rule.raises, locked, cause)
+                data |= {"title": issue.title, "instructions": issue.instructions, "action_url": issue.action_url}
+            event = NewEvent(type=rule.event, customer=locked.customer, connection=connection_id, data=data, request_id=cause.request_id)
+            await outbox.append(connection, event)
+        return Moved(connection=connection_id, from_state=locked.state, to_state=target, trigger=trigger, reason=cause.reason)
+
+    @staticmethod
+    def _target(rule: Rule, locked: Locked) -> State:
+        if rule.target is not Prior.STATE:
+            return rule.target
+        assert locked.prior is not None, f"{locked.connection} is {locked.state} and does not know where it came from"
+        return locked.prior
+
+    async def _settle(self, connection: Connection, rule: Rule, locked: Locked) -> None:
+        match rule.credits:
+            case None:
+                pass
+            case Credits.HOLD:
+                held = {"connection_id": locked.connection, "customer": locked.customer}
+                await ledger.hold(connection, **held, amount=locked.price, settings=self._credits)
+            case Credits.POST:
+                await ledger.post(connection, connection_id=locked.connection)
+            case Credits.RETURN:
+                await ledger.give_back(connection, connection_id=locked.connection)
+            case _:
+                assert_never(rule.credits)
+
+    async def _tell(self, connection: Connection, rule: Rule, locked: Locked, cause: Cause) -> None:
+        if rule.raises is not None:
+            await issues.open_issue(connection, locked.connection, self.issue(rule.raises, locked, cause), request_id=cause.request_id)
+        elif rule.solves:
+            await issues.solve(connection, locked.connection)
+
+    def issue(self, code: IssueCode, locked: Locked, cause: Cause) -> NewIssue:
+        """What a person is told: written for the system by its connector, with the system's own words as the reason."""
+        manifest = self._manifests[locked.system]
+        said = f" {manifest.title} said: {cause.reason}" if cause.reason else ""
+        url = f"{self._public_url}/connections/{locked.connection}"
+        match code:
+            case IssueCode.REAUTHORIZATION_REQUIRED:
+                title = f"{manifest.title} refuses the credential of {locked.connection}"
+                instructions = manifest.reauthorization
+            case IssueCode.BLOCKED:
+                title = f"{manifest.title} does not allow what {locked.connection} has to do"
+                instructions = (
+                    "The credential is good. Give its user the missing permission, or correct the connection's settings."
+                    f" The gateway looks again once an hour, and at once when it is asked to.{said}"
+                )
+            case IssueCode.VERIFICATION_FAILED:
+                title = f"{manifest.title} does not take the credential that was given for {locked.connection}"
+                instructions = f"{manifest.reauthorization}{said}"
+            case _:
+                assert_never(code)
+        return NewIssue(code=code, severity="error", title=title, instructions=instructions, action_url=url)

@@ -1,0 +1,114 @@
+"""Builds everything that works connections: for the daemon, which runs it, and for the commands, which only ask its service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+
+import structlog
+
+from connectors.kit.oauth import OAuthExchange
+from connectors.registry import SYSTEMS
+from gateway import clock, metrics
+from gateway.connections import rotation
+from gateway.connections.expiry import expiring
+from gateway.connections.health import Health
+from gateway.connections.incidents import Incidents
+from gateway.connections.lifecycle import Lifecycle
+from gateway.connections.links import Links, System
+from gateway.connections.logons import Logons
+from gateway.connections.service import Connections
+from gateway.connections.tokens import Tokens
+from gateway.connections.transitions import Transitions
+from gateway.connections.vault import Vault
+from gateway.model.connector import Observer
+from gateway.model.errors import StoreError
+from gateway.settings import Settings
+from gateway.store import credits as ledger
+from gateway.store.pool import Database
+from gateway.sync.schedule import Scheduler
+
+log = structlog.get_logger(__name__)
+
+UPKEEP_SECONDS = 30.0
+CLOSE_SECONDS = 5.0
+"""For a refresh or a logon that is on its way: a rotated token must not be lost."""
+
+
+class Engine:
+    """The parts, built once for a process. `owner` names it in leases."""
+
+    def __init__(self, settings: Settings, database: Database, *, owner: str, systems: Mapping[str, System] = SYSTEMS) -> None:
+        self._database, self._settings = database, settings
+        manifests = {name: system.manifest for name, system in systems.items()}
+        self.vault = Vault([key.get_secret_value() for key in settings.security.encryption_keys])
+        self.exchange = OAuthExchange()
+        self.tokens = Tokens(database, self.vault, self.exchange, owner=owner)
+        self.logons = Logons(database)
+        self.transitions = Transitions(manifests, settings)
+        self.incidents = Incidents(database, owner=owner)
+        self.links = Links(database, systems, settings, vault=self.vault, tokens=self.tokens, logons=self.logons, observer=_observer)
+        self.service = Connections(database, systems, settings, vault=self.vault, transitions=self.transitions, links=self.links, tokens=self.tokens)
+        self.health = Health(
+            database,
+            self.transitions,
+            self.incidents,
+            probe_interval_seconds=settings.sync.probe_interval.total_seconds(),
+            on_active=lambda: self.scheduler.wake(),
+        )
+        self.scheduler = Scheduler(database, settings.sync, self.health, owner=owner)
+        self.lifecycle = Lifecycle(
+            database,
+            self.links,
+            self.transitions,
+            self.health,
+            self.tokens,
+            max_future=settings.telemetry.max_future,
+            on_links=self.scheduler.serve,
+        )
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings, database: Database, *, owner: str) -> AsyncIterator[Engine]:
+        """Closes every connector at the end."""
+        engine = cls(settings, database, owner=owner)
+        try:
+            yield engine
+        finally:
+            await engine.links.close()
+            await engine.tokens.close(CLOSE_SECONDS)
+            await engine.logons.close(CLOSE_SECONDS)
+
+    async def prepare(self) -> None:
+        """Before anything is asked: every key that seals something is there, and the pool has its capacity. Raises SealBroken, StoreError."""
+        await rotation.check_keys(self._database, self.vault)
+        await ledger.sync_capacity(self._database, self._settings.credits)
+
+    async def _upkeep(self) -> None:
+        """What falls due by the clock: holds that lapse, credentials that end soon."""
+        while True:
+            try:
+                for name in await ledger.lapse(self._database):
+                    log.info("connection.hold_lapsed", connection=name)
+                await expiring(self._database, clock.now())
+            except StoreError as error:
+                log.warning("gateway.upkeep_deferred", detail=str(error))
+            await asyncio.sleep(UPKEEP_SECONDS)
+
+    def loops(self) -> Mapping[str, Coroutine[None, None, None]]:
+        """What the daemon runs, by name."""
+        return {
+            "scheduler": self.scheduler.run(),
+            "lifecycle": self.lifecycle.run(),
+            "incidents": self.incidents.run(),
+            "key rotation": rotation.run(self._database, self.vault),
+            "upkeep": self._upkeep(),
+        }
+
+
+def _observer(system: str) -> Observer:
+    def observe(operation: str, status_class: str) -> None:
+        metrics.UPSTREAM_REQUESTS.labels(system, operation, status_class).inc()
+
+    return observe

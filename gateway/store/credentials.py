@@ -1,0 +1,99 @@
+"""What is stored of credentials: the sealed records, under which keys, and when they end. It must not know what is sealed in them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from gateway.store.pool import Connection, Database
+from gateway.store.queries import sql
+
+Table = Literal["credential", "token"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedCredential:
+    """One generation of a connection's credential."""
+
+    generation: int
+    type: str
+    sealed: bytes = field(repr=False)
+    created_at: datetime
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedRecord:
+    """A record of one of the tables that hold any, and where it belongs."""
+
+    customer: str
+    connection: str
+    generation: int
+    sealed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyInUse:
+    """A key that opens `records` records; `connection` has one of them."""
+
+    key_id: str
+    records: int
+    connection: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expiring:
+    """A credential, or a refresh token, that ends within `days` (7 or 1)."""
+
+    connection: str
+    customer: str
+    type: str
+    expires_at: datetime
+    days: int
+
+
+async def add(connection: Connection, *, connection_id: str, type: str, sealed: bytes, generation: int, expires_at: datetime | None = None) -> None:
+    """Within the caller's transaction. Raises StoreRejected where the generation is there already."""
+    await connection.execute(sql("credential_add"), connection_id, generation, type, sealed, expires_at)
+
+
+async def read(connection: Connection, *, connection_id: str, generation: int) -> SealedCredential | None:
+    """None where there is no such generation (any more)."""
+    row = await connection.fetchrow(sql("credential_read"), connection_id, generation)
+    return None if row is None else SealedCredential(**dict(row))
+
+
+async def drop_others(connection: Connection, *, connection_id: str, keep: Collection[int]) -> None:
+    """Within the caller's transaction: removes every generation but these, with its token and its logons."""
+    await connection.execute(sql("credential_drop_others"), connection_id, list(keep))
+
+
+async def keys_in_use(database: Database) -> Sequence[KeyInUse]:
+    """By which keys what is stored can be opened."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("sealed_keys"))
+    return [KeyInUse(key_id=row["key_id"], records=row["records"], connection=row["connection_id"]) for row in rows]
+
+
+async def stale(database: Database, table: Table, newest: str, *, after: tuple[str, int], limit: int) -> Sequence[SealedRecord]:
+    """Records under another key than `newest`, by connection and generation, beginning after `after`."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql(f"{table}_stale"), newest, *after, limit)
+    return [SealedRecord(customer=row["customer_id"], connection=row["connection_id"], generation=row["generation"], sealed=row["sealed"]) for row in rows]
+
+
+async def reseal(database: Database, table: Table, record: SealedRecord, sealed: bytes) -> bool:
+    """Replaces the record by the same under another key; False where it has changed since it was read."""
+    async with database.connection() as connection:
+        done = await connection.execute(sql(f"{table}_reseal"), record.connection, record.generation, record.sealed, sealed)
+    return done.endswith(" 1")
+
+
+async def expiring(connection: Connection, table: Table, now: datetime) -> Sequence[Expiring]:
+    """Within the caller's transaction: what ends within 7 days, or 1, each said once. Of several replicas one gets it."""
+    rows = await connection.fetch(sql(f"{table}_expiring"), now)
+    return [
+        Expiring(connection=row["connection_id"], customer=row["customer_id"], type=row["type"], expires_at=row["expires_at"], days=row["days"]) for row in rows
+    ]

@@ -1,0 +1,177 @@
+"""The ledger of connection credits. One row of the pool decides each hold; every move is a transfer that is never changed.
+
+The caller of `hold`, `post` and `give_back` holds the lock of the connection's row; the pool's row is locked after it, until the caller's transaction
+ends, and no other row is locked after that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import asyncpg
+
+from gateway.model.connection import State
+from gateway.model.credits import HOLD_MINUTES, Account, Book, Excess, Holding, Kind, Pool, Transfer, became_low, disagreements
+from gateway.model.errors import CreditsInsufficient, StoreError
+from gateway.model.event import EventType, NewEvent
+from gateway.settings import CreditsSettings
+from gateway.store import outbox
+from gateway.store.pool import Connection, Database
+from gateway.store.queries import sql
+
+_HOLD = timedelta(minutes=HOLD_MINUTES)
+
+
+async def hold(connection: Connection, *, connection_id: str, customer: str, amount: int, settings: CreditsSettings) -> None:
+    """From available to held, within the caller's transaction. Nothing when the connection has its credits already.
+
+    The capacity and the quota that are stored decide, and those of `settings` where they are stricter (replicas with another file). Raises
+    CreditsInsufficient; after the rollback tell it with `note_refusal`.
+    """
+    await _take(connection, connection_id, customer, amount, settings.capacity, settings.customer_quota.get(customer))
+
+
+async def post(connection: Connection, *, connection_id: str) -> None:
+    """From held to posted, within the caller's transaction. Idempotent. Credits whose hold has lapsed are taken anew: raises CreditsInsufficient."""
+    await connection.execute(sql("credit_lock"))
+    row = await connection.fetchrow(sql("credit_post"), connection_id)
+    if row is None:
+        priced = await connection.fetchrow(sql("credit_price"), connection_id)
+        if priced is None:
+            raise StoreError(f"no credits can be posted for {connection_id}: there is no such connection")
+        await _take(connection, connection_id, priced["customer_id"], priced["price"], None, None)
+        row = await connection.fetchrow(sql("credit_post"), connection_id)
+    if row is None or (row["account"] == Account.HELD and not row["moved"]):
+        raise StoreError(f"the credits of {connection_id} cannot be posted: the pool has no row; restart a gateway, which makes it")
+
+
+async def give_back(connection: Connection, *, connection_id: str) -> int:
+    """From held or posted to available, within the caller's transaction; how many credits. Idempotent: then 0."""
+    await connection.execute(sql("credit_lock"))
+    rows = await connection.fetch(sql("credit_return"), [connection_id], Kind.RETURN)
+    return sum(row["amount"] for row in rows)
+
+
+async def lapse(database: Database) -> list[str]:
+    """Takes back what is held for connections that have waited too long for credentials; which. They stay: the next credentials take a new hold.
+
+    At most 100 at a time. A connection that somebody works on is left for the next time.
+    """
+    async with database.transaction() as connection:
+        due = [row["connection_id"] for row in await connection.fetch(sql("credit_lapse_due"), _HOLD)]
+        if not due:
+            return []
+        await connection.execute(sql("credit_lock"))
+        return sorted(row["connection_id"] for row in await connection.fetch(sql("credit_return"), due, Kind.LAPSE))
+
+
+async def sync_capacity(database: Database, settings: CreditsSettings) -> Pool:
+    """Stores capacity and quotas as configured; the pool after it. What exists stays; a lower capacity refuses new holds only."""
+    async with database.transaction() as connection:
+        await connection.execute(sql("credit_lock"))
+        row = await connection.fetchrow(sql("credit_capacity"), settings.capacity, dict(settings.customer_quota))
+        assert row is not None
+        before = _pool(row)
+        after = Pool(capacity=settings.capacity, held=before.held, posted=before.posted)
+        await _tell_low(connection, before, after)
+    return after
+
+
+async def note_refusal(database: Database, refused: CreditsInsufficient) -> bool:
+    """Tells `credits.exhausted` in a transaction of its own, for the one that was refused is rolled back; False within a minute of the last one."""
+    data: dict[str, object] = {"wanted": refused.wanted, "used": refused.used, "limit": refused.limit, "of": "pool" if refused.customer is None else "customer"}
+    if refused.customer is not None:
+        data["customer"] = refused.customer
+    async with database.transaction() as connection:
+        if not await connection.fetchval(sql("credit_refusal"), refused.customer or ""):
+            return False
+        await outbox.append(connection, NewEvent(type=EventType.CREDITS_EXHAUSTED, customer=None, data=data))
+    return True
+
+
+async def read(database: Database) -> Book:
+    """The whole ledger in one snapshot."""
+    async with database.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        pool = await connection.fetchrow(sql("credit_pool"))
+        holdings = await connection.fetch(sql("credit_holdings"), _HOLD)
+        excess = await connection.fetchrow(sql("credit_excess"))
+    return Book(
+        pool=None if pool is None else _pool(pool),
+        quotas={} if pool is None else pool["quotas"],
+        holdings=[_holding(row) for row in holdings],
+        excess=None if excess is None else Excess(number=excess["transfer_id"], used=excess["used"], capacity=excess["capacity"]),
+    )
+
+
+async def audit(database: Database) -> list[str]:
+    """Every contradiction between pool, transfers, connections' credits and their states; nothing when the books agree."""
+    return disagreements(await read(database))
+
+
+async def transfers(database: Database, *, before: int | None = None, limit: int) -> Sequence[Transfer]:
+    """Lines of the ledger, newest first, from the one `before` that number."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("credit_transfers"), before, limit)
+    return [
+        Transfer(
+            number=row["transfer_id"],
+            at=row["at"],
+            kind=Kind(row["kind"]),
+            from_account=Account(row["from_account"]),
+            to_account=Account(row["to_account"]),
+            amount=row["amount"],
+            connection=row["connection_id"],
+            customer=row["customer_id"],
+        )
+        for row in rows
+    ]
+
+
+async def usage(database: Database) -> tuple[int, Mapping[int, int]]:
+    """The capacity, and the credits held or posted by tier."""
+    async with database.connection() as connection:
+        pool = await connection.fetchrow(sql("credit_pool"))
+        rows = await connection.fetch(sql("credit_used"))
+    return 0 if pool is None else pool["capacity"], {row["tier"]: row["used"] for row in rows}
+
+
+async def _take(connection: Connection, connection_id: str, customer: str, amount: int, capacity: int | None, quota: int | None) -> None:
+    await connection.execute(sql("credit_lock"))
+    row = await connection.fetchrow(sql("credit_hold"), connection_id, customer, amount, capacity, quota)
+    assert row is not None
+    if row["known"]:
+        return
+    before = _pool(row)
+    if not row["taken"]:
+        in_quota = row["quota"] is None or row["customer_used"] + amount <= row["quota"]
+        used, limit = (before.used, before.capacity) if in_quota else (row["customer_used"], row["quota"])
+        raise CreditsInsufficient(connection=connection_id, customer=None if in_quota else customer, wanted=amount, used=used, limit=limit)
+    await _tell_low(connection, before, Pool(capacity=before.capacity, held=before.held + amount, posted=before.posted))
+
+
+async def _tell_low(connection: Connection, before: Pool, after: Pool) -> None:
+    if became_low(before, after):
+        data = {"capacity": after.capacity, "used": after.used, "available": after.available}
+        await outbox.append(connection, NewEvent(type=EventType.CREDITS_LOW, customer=None, data=data))
+
+
+def _pool(row: asyncpg.Record) -> Pool:
+    return Pool(capacity=row["capacity"], held=row["held"], posted=row["posted"])
+
+
+def _holding(row: asyncpg.Record) -> Holding:
+    return Holding(
+        connection=row["connection_id"],
+        customer=row["customer_id"],
+        tier=row["tier"],
+        state=None if row["state"] is None else State(row["state"]),
+        prior=None if row["prior_state"] is None else State(row["prior_state"]),
+        is_waiting=row["is_waiting"],
+        price=row["price"],
+        account=None if row["account"] is None else Account(row["account"]),
+        amount=row["amount"],
+        since=row["since"],
+        ledger_held=row["ledger_held"],
+        ledger_posted=row["ledger_posted"],
+    )

@@ -1,0 +1,73 @@
+"""Issues: what needs a person. Opened and solved within the transition that they belong to."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from gateway.model.connection import IssueCode
+from gateway.store.pool import Connection, Database
+from gateway.store.queries import sql
+
+Severity = Literal["warning", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewIssue:
+    """What a person is told."""
+
+    code: IssueCode
+    severity: Severity
+    title: str
+    instructions: str
+    action_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issue:
+    """One that is open."""
+
+    id: str
+    connection: str
+    code: IssueCode
+    severity: Severity
+    since: datetime
+    title: str
+    instructions: str
+    action_url: str
+    request_id: str | None
+
+
+async def open_issue(connection: Connection, connection_id: str, issue: NewIssue, *, request_id: str | None) -> None:
+    """Opens it, or renews the words of the one that is open; every other issue of the connection is solved."""
+    await connection.execute(sql("issue_solve"), connection_id, issue.code)
+    words = (issue.code, issue.severity, issue.title, issue.instructions, issue.action_url, request_id)
+    await connection.execute(sql("issue_open"), uuid.uuid4().hex, connection_id, *words)
+
+
+async def solve(connection: Connection, connection_id: str) -> None:
+    """Nothing is left to do for a person."""
+    await connection.execute(sql("issue_solve"), connection_id, None)
+
+
+async def read(database: Database, connections: Sequence[str]) -> list[Issue]:
+    """Open issues of these connections, oldest first."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("issue_list"), list(connections))
+    return [
+        Issue(
+            id=row["issue_id"],
+            connection=row["connection_id"],
+            code=IssueCode(row["code"]),
+            severity=row["severity"],
+            since=row["since"],
+            title=row["title"],
+            instructions=row["instructions"],
+            action_url=row["action_url"],
+            request_id=row["request_id"],
+        )
+        for row in rows
+    ]

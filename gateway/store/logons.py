@@ -1,0 +1,46 @@
+"""The two places that a technical user's logons have, over all replicas. It must not know what a logon is."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from gateway.store.pool import Database
+from gateway.store.queries import sql
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One call may go out. `claim` tells this call from a later one in the same place."""
+
+    number: int
+    claim: int
+
+
+class Closed(enum.Enum):
+    """Why no call may go out: each place is taken, or both logons have failed."""
+
+    FOR_NOW = "for now"
+    FOR_GOOD = "for good"
+
+
+async def claim(database: Database, connection_id: str, generation: int, seconds: float) -> Place | Closed:
+    """A place for `seconds`, in one statement. Raises StoreRejected when the credential is gone."""
+    async with database.connection() as connection:
+        row = await connection.fetchrow(sql("logon_claim"), connection_id, generation, seconds)
+    assert row is not None
+    if row["place"] is not None:
+        return Place(number=row["place"], claim=row["claim"])
+    return Closed.FOR_GOOD if row["lost"] else Closed.FOR_NOW
+
+
+async def refused(database: Database, connection_id: str, generation: int, place: Place) -> None:
+    """The place is lost. Repeating it is harmless."""
+    async with database.connection() as connection:
+        await connection.execute(sql("logon_refused"), connection_id, generation, place.number, place.claim)
+
+
+async def ended(database: Database, connection_id: str, generation: int, place: Place, *, accepted: bool) -> None:
+    """The place is free again; a logon that was accepted gives back one that was lost before it began."""
+    async with database.connection() as connection:
+        await connection.execute(sql("logon_ended"), connection_id, generation, place.number, place.claim, accepted)

@@ -1,0 +1,86 @@
+"""The outbox: events in the order in which they are to be told. Must not know where they go, except that webhooks want a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+
+import asyncpg
+
+from gateway.model.event import Event, EventType, NewEvent
+from gateway.store.pool import Connection, Database
+from gateway.store.queries import sql
+
+REMOVED_AT_ONCE = 5_000
+
+
+async def append(connection: Connection, event: NewEvent) -> None:
+    """Adds the event in the caller's transaction, with a delivery for each webhook that wants it: told if and only if that commits.
+
+    Events of one connection are told in the order of their positions. Writers that hold the connection's row lock therefore fix the order;
+    the order of events of transactions that overlap is not defined.
+    """
+    await connection.execute(sql("outbox_append"), event.type, event.customer, event.connection, dict(event.data), event.request_id)
+
+
+async def unpublished(database: Database, *, without: Collection[str], lanes: int, events: int) -> Mapping[str, Sequence[Event]]:
+    """The next `events` of each of at most `lanes` lanes that MQTT has not taken, leaving out the lanes `without`; in order."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("outbox_unpublished"), list(without), lanes, events)
+    found: dict[str, list[Event]] = {}
+    for row in rows:
+        found.setdefault(row["lane"], []).append(to_event(row))
+    return found
+
+
+async def mark_published(database: Database, positions: Sequence[int]) -> None:
+    """Notes that MQTT took them. Idempotent."""
+    async with database.connection() as connection:
+        await connection.execute(sql("outbox_published"), list(positions))
+
+
+async def pending(database: Database) -> int:
+    """How many events MQTT has not taken."""
+    async with database.connection() as connection:
+        count: int = await connection.fetchval(sql("outbox_pending"))
+    return count
+
+
+async def read(database: Database, *, customer: str | None, after: int = 0, limit: int = 100) -> Sequence[Event]:
+    """The next events after the one at position `after` (0: from the oldest that is kept), of one customer or of everybody.
+
+    To go on, give the position of the last one. Nothing is missed, whatever order transactions commit in: an event shows once every transaction
+    that began before its own has ended. Where `after` is no longer kept, the oldest that is kept comes next.
+    """
+    async with database.connection() as connection:
+        if customer is None:
+            rows = await connection.fetch(sql("outbox_read"), after, limit)
+        else:
+            rows = await connection.fetch(sql("outbox_read_customer"), customer, after, limit)
+    return [to_event(row) for row in rows]
+
+
+async def remove_expired(database: Database, *, before: datetime) -> int:
+    """Deletes the events that are older, with their deliveries, a few thousand in each transaction; how many."""
+    removed = 0
+    while True:
+        async with database.connection() as connection:
+            count: int = await connection.fetchval(sql("outbox_remove"), before, REMOVED_AT_ONCE)
+        removed += count
+        if count < REMOVED_AT_ONCE:
+            return removed
+
+
+def to_event(row: asyncpg.Record) -> Event:
+    """An event from a row that holds its columns."""
+    return Event(
+        position=row["position"],
+        event_id=str(row["event_id"]),
+        type=EventType(row["type"]),
+        customer=row["customer_id"],
+        connection=row["connection_id"],
+        lane=row["lane"],
+        at=row["at"],
+        data=row["data"],
+        request_id=row["request_id"],
+    )

@@ -1,0 +1,2 @@
+-- $1 connection. Whether a stream is being worked on.
+select exists (select from stream where connection_id = $1 and lease_until > now())

@@ -1,0 +1,3 @@
+-- $1 connection, $2 generation, $3 place, $4 number of the call. The place is lost.
+update logon set failed_at = clock_timestamp(), claimed_until = null
+where connection_id = $1 and generation = $2 and place = $3 and claim = $4

@@ -1,0 +1,437 @@
+"""The life of a connection on a real database: created, verified, refused, given new credentials, paused, ended."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from benchmarks.servers import wait_until
+from gateway.configuration import DeclaredConnection
+from gateway.connections import lifecycle
+from gateway.connections.apply import apply
+from gateway.model.connector import Health
+from gateway.model.errors import AuthRefused, BadConfiguration, ConfigError, ConnectorError, PermissionDenied, RateLimited, RequestRefused, Unavailable
+from gateway.settings import ConnectionPatch, CreditsSettings
+from gateway.store.credits import sync_capacity
+from gateway.store.pool import Database
+from tests.fixtures.connection_rig import CALLER, World, credentials, settings, wanted
+from tests.fixtures.scripted import Scripted
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(lifecycle, "RETRY_CAP_SECONDS", 0.02)
+    monkeypatch.setattr(lifecycle, "DRAIN_SECONDS", 0.02)
+
+
+@pytest.fixture(autouse=True)
+async def _pool(database: Database) -> None:
+    await sync_capacity(database, CreditsSettings())
+
+
+async def test_a_created_connection_is_verified_and_becomes_active(database: Database) -> None:
+    world = World(database)
+    await world.execute("insert into customer values ('acme')")
+    await world.execute("insert into device (customer_id, device_id) values ('acme', 'd1')")
+    await world.service.create(wanted(), CALLER)
+    assert await world.state() == "verifying"
+    async with world.living():
+        await world.reaches("active")
+    moves = await world.rows("select from_state, to_state, trigger, actor, request_id from connection_audit order by audit_id")
+    assert [tuple(move.values()) for move in moves] == [
+        ("pending", "verifying", "credentials_given", "test", "r-1"),
+        ("verifying", "active", "probe_succeeded", "gateway", None),
+    ]
+    assert await world.events() == ["connection.created", "connection.activated"]
+    assert await world.issues() == [] and world.connector.probes == 1
+    assert [row["phase"] for row in await world.rows("select phase from stream order by phase")] == ["incremental", "initial"]
+
+
+@pytest.mark.parametrize("error", [AuthRefused("bad key"), PermissionDenied("no right"), BadConfiguration("no such service")])
+async def test_a_first_verification_that_is_refused_waits_for_better_credentials(database: Database, error: ConnectorError) -> None:
+    world = World(database, Scripted(probe_error=error))
+    await world.service.create(wanted(), CALLER)
+    async with world.living():
+        await world.reaches("pending")
+        assert await world.events() == ["connection.created", "connection.verification_failed"]
+        assert await world.issues() == ["verification_failed"]
+        for _ in range(10):
+            await world.rows("select 1")
+        assert world.connector.probes == 1
+        await world.service.recheck("acme-1", CALLER)
+        await wait_until(lambda: world.connector.probes == 2, what="another look was asked for")
+        await world.reaches("pending")
+        world.connector.probe_error = None
+        await world.service.give_credentials("acme-1", credentials("key-2"), CALLER)
+        await world.reaches("active")
+    assert await world.issues() == []
+    assert world.system.built[-1].credentials == {"api_key": "key-2"}
+
+
+async def test_a_system_that_is_away_is_probed_again(database: Database) -> None:
+    world = World(database, Scripted(probe_error=Unavailable("not yet")))
+    await world.service.create(wanted(), CALLER)
+    async with world.living():
+        await wait_until(lambda: world.connector.probes >= 3, what="three probes")
+        assert await world.state() == "verifying"
+        world.connector.probe_error = None
+        await world.reaches("active")
+
+
+async def test_a_verification_that_only_meets_failures_is_put_off_and_tried_again(database: Database) -> None:
+    world = World(database, Scripted(probe_error=Unavailable("away")))
+    await world.service.create(wanted(), CALLER)
+    await world.execute("update connection set verify_until = now()")
+    async with world.living():
+        await world.reaches("pending")
+        (row,) = await world.rows("select candidate, probe_at > now() + interval '14 minutes' as later from connection")
+        assert row == {"candidate": 1, "later": True} and await world.issues() == []
+        world.connector.probe_error = None
+        await world.due_now()
+        await world.reaches("active")
+
+
+async def test_a_probe_that_never_answers_ends(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "PROBE_SECONDS", 0.05)
+
+    class Hung(Scripted):
+        async def probe(self) -> Health:
+            self.probes += 1
+            if self.probes < 3:
+                await asyncio.Event().wait()
+            return Health()
+
+    world = World(database, Hung())
+    await world.service.create(wanted(), CALLER)
+    async with world.living():
+        await world.reaches("active")
+
+
+async def test_a_refused_push_is_confirmed_by_a_probe_and_then_nothing_is_called(database: Database) -> None:
+    world = await World(database).active()
+    world.connector.probe_error = AuthRefused("revoked", request_id="up-7")
+    link = world.engine.links.get("acme-1")
+    assert link is not None
+    before = world.connector.probes
+    await world.engine.health.failed(link, AuthRefused("revoked", request_id="up-7"), attempts=1)
+    assert await world.state() == "reauthorization_required" and world.connector.probes == before + 1
+    assert (await world.events())[-1] == "connection.reauthorization_required"
+    (issue,) = await world.rows("select * from issue where solved_at is null")
+    assert issue["instructions"] == "Ask the script for a new key." and issue["request_id"] == "up-7"
+    async with world.living():
+        await world.due_now()
+        turn = await world.rows("select 1")
+        for _ in range(20):
+            turn = await world.rows("select 1")
+        assert turn and world.connector.probes == before + 1
+    assert link.generation == 1
+
+
+@pytest.mark.parametrize("found", [None, Unavailable("503"), RateLimited("slow", retry_after=1.0), AuthRefused("log in", doubtful=True)])
+async def test_a_refusal_that_no_probe_confirms_asks_nobody(database: Database, found: ConnectorError | None) -> None:
+    world = await World(database).active()
+    world.connector.probe_error = found
+    link = world.engine.links.get("acme-1")
+    assert link is not None
+    await world.engine.health.failed(link, AuthRefused("401"), attempts=1)
+    assert await world.state() == "active" and await world.issues() == []
+
+
+async def test_final_refusals_need_no_probe(database: Database) -> None:
+    world = await World(database).active()
+    link = world.engine.links.get("acme-1")
+    assert link is not None
+    before = world.connector.probes
+    await world.engine.health.failed(link, AuthRefused("invalid_grant", final=True), attempts=1)
+    assert await world.state() == "reauthorization_required" and world.connector.probes == before
+
+
+async def test_web_pages_are_believed_only_after_five_minutes_of_nothing_else(database: Database) -> None:
+    world = await World(database).active()
+    link = world.engine.links.get("acme-1")
+    assert link is not None
+    page = AuthRefused("a web page", doubtful=True)
+    for attempts in range(1, 6):
+        await world.engine.health.failed(link, page, attempts=attempts)
+    assert await world.state() == "degraded"
+    await world.execute("update connection set suspect_since = now() - interval '6 minutes'")
+    await world.engine.health.failed(link, Unavailable("503"), attempts=6)  # something else answered: it begins anew
+    await world.engine.health.failed(link, page, attempts=7)
+    assert await world.state() == "degraded"
+    await world.execute("update connection set suspect_since = now() - interval '6 minutes'")
+    await world.engine.health.failed(link, page, attempts=8)
+    assert await world.state() == "reauthorization_required"
+
+
+async def test_news_about_an_older_credential_move_nothing(database: Database) -> None:
+    world = await World(database).active()
+    old = world.engine.links.get("acme-1")
+    assert old is not None
+    async with world.living():
+        await world.service.give_credentials("acme-1", credentials("key-2"), CALLER)
+        await world.reaches("active")
+    await world.engine.health.failed(old, AuthRefused("the old one", final=True), attempts=1)
+    assert await world.state() == "active"
+
+
+async def test_new_credentials_of_another_account_are_refused_and_the_issue_stays(database: Database) -> None:
+    class Accounts(Scripted):
+        account = "a"
+
+        async def probe(self) -> Health:
+            self.probes += 1
+            return Health(account=self.account)
+
+    connector = Accounts()
+    world = await World(database, connector).active()
+    link = world.engine.links.get("acme-1")
+    assert link is not None
+    (before,) = await world.rows("select watermark::text, fence from stream where phase = 'incremental'")
+    await world.engine.health.failed(link, AuthRefused("gone", final=True), attempts=1)
+    connector.account = "b"
+    async with world.living():
+        await world.service.give_credentials("acme-1", credentials("key-b"), CALLER)
+        await world.reaches("reauthorization_required")
+        await wait_until(lambda: connector.probes >= 2, what="the other account was probed")
+        assert await world.issues() == ["reauthorization_required"]
+        connector.account = "a"
+        await world.service.give_credentials("acme-1", credentials("key-a"), CALLER)
+        await world.reaches("active")
+    assert (await world.events())[2:] == [
+        "connection.reauthorization_required",
+        "connection.reauthorization_started",
+        "connection.reauthorization_failed",
+        "connection.reauthorization_started",
+        "connection.reauthorized",
+    ]
+    (after,) = await world.rows("select watermark::text, fence from stream where phase = 'incremental'")
+    assert after == before and await world.issues() == []
+
+
+async def test_a_mistyped_credential_does_not_stop_what_works(database: Database) -> None:
+    class Particular(Scripted):
+        async def probe(self) -> Health:
+            self.probes += 1
+            if world.system.built[-1].credentials["api_key"] == "tpyo":
+                raise AuthRefused("no such key")
+            return Health()
+
+    world = World(database, Particular())
+    await world.active()
+    async with world.living():
+        await world.service.change("acme-1", ConnectionPatch(credentials=credentials("tpyo")), CALLER)
+        await wait_until_true(world, "select count(*) = 1 as yes from issue where solved_at is null")
+        await world.reaches("active")
+    (row,) = await world.rows("select generation, candidate from connection")
+    assert row == {"generation": 1, "candidate": None}
+    assert "connection.verification_failed" in await world.events() and await world.issues() == ["verification_failed"]
+
+
+async def test_an_idle_connection_is_probed_and_a_revoked_credential_found(database: Database) -> None:
+    world = await World(database, settings=settings(sync={"probe_interval": timedelta(milliseconds=50)})).active()
+    async with world.living():
+        await wait_until(lambda: world.connector.probes >= 4, what="idle probes")
+        assert await world.state() == "active"
+        world.connector.probe_error = AuthRefused("revoked")
+        await world.reaches("reauthorization_required")
+    seen = world.connector.probes
+    async with world.living():
+        for _ in range(20):
+            await world.due_now()
+    assert world.connector.probes == seen
+
+
+async def test_transient_failures_degrade_and_one_success_recovers(database: Database) -> None:
+    world = await World(database).active()
+    link = world.engine.links.get("acme-1")
+    assert link is not None
+    for attempts in (1, 2):
+        await world.engine.health.failed(link, Unavailable("503"), attempts=attempts)
+        assert await world.state() == "active"
+    await world.engine.health.failed(link, Unavailable("503"), attempts=3)
+    assert await world.state() == "degraded"
+    await world.engine.health.succeeded(link)
+    assert await world.state() == "active"
+    await world.engine.health.failed(link, Unavailable("503"), attempts=1)
+    await world.execute("update connection set failing_since = now() - interval '61 seconds'")
+    await world.engine.health.failed(link, Unavailable("503"), attempts=1)
+    assert await world.state() == "degraded"
+    assert (await world.events())[2:] == ["connection.degraded", "connection.recovered", "connection.degraded"]
+
+
+async def test_denied_is_blocked_only_if_the_probe_is_denied_too_and_is_looked_at_hourly(database: Database) -> None:
+    world = await World(database).active()
+    link = world.engine.links.get("acme-1")
+    assert link is not None
+    await world.engine.health.failed(link, PermissionDenied("not this"), attempts=1)
+    assert await world.state() == "active"
+    world.connector.probe_error = PermissionDenied("nothing")
+    await world.engine.health.failed(link, PermissionDenied("not this"), attempts=1)
+    assert await world.state() == "blocked" and await world.issues() == ["blocked"]
+    seen = world.connector.probes
+    async with world.living():
+        await wait_until(lambda: world.connector.probes > seen, what="one look")
+        (row,) = await world.rows("select probe_at > now() + interval '50 minutes' as hourly from connection")
+        await wait_until_true(world, "select probe_at > now() + interval '50 minutes' as yes from connection")
+        assert row is not None and world.connector.probes == seen + 1
+        world.connector.probe_error = None
+        await world.service.recheck("acme-1", CALLER)
+        await world.reaches("active")
+    assert (await world.events())[-2:] == ["connection.blocked", "connection.unblocked"] and await world.issues() == []
+
+
+async def wait_until_true(world: World, query: str) -> None:
+    async def holds() -> bool:
+        return bool((await world.rows(query))[0]["yes"])
+
+    await wait_until(holds, what=query)
+
+
+async def test_paused_is_called_by_nobody_and_goes_back_to_where_it_was(database: Database) -> None:
+    world = await World(database, settings=settings(sync={"probe_interval": timedelta(milliseconds=20)})).active()
+    await world.service.pause("acme-1", CALLER)
+    await world.service.pause("acme-1", CALLER)
+    seen = world.connector.probes
+    async with world.living():
+        for _ in range(20):
+            await world.due_now()
+        assert world.connector.probes == seen and await world.state() == "paused"
+    with pytest.raises(RequestRefused) as refused:
+        await world.service.give_credentials("acme-1", credentials("k"), CALLER)
+    assert refused.value.code == "connection.paused"
+    await world.service.resume("acme-1", CALLER)
+    await world.service.resume("acme-1", CALLER)
+    assert await world.state() == "active"
+    assert (await world.events())[2:] == ["connection.paused", "connection.resumed"]
+    link = world.engine.links.get("acme-1")
+    assert link is not None
+    await world.engine.health.failed(link, AuthRefused("x", final=True), attempts=1)
+    await world.service.pause("acme-1", CALLER)
+    assert await world.issues() == ["reauthorization_required"]
+    await world.service.resume("acme-1", CALLER)
+    assert await world.state() == "reauthorization_required"
+
+
+async def test_disconnecting_finishes_what_is_in_hand_returns_the_credits_and_keeps_the_id(database: Database) -> None:
+    world = await World(database).active()
+    await world.execute("update stream set lease_owner = 'x', lease_until = now() + interval '1 minute'")
+    await world.service.disconnect("acme-1", CALLER)
+    await world.service.disconnect("acme-1", CALLER)
+    async with world.living():
+        for _ in range(10):
+            await world.due_now()
+        assert await world.state() == "disconnecting"
+        await world.execute("update stream set lease_until = now()")
+        await world.reaches("disconnected")
+    assert await world.rows("select * from stream") == [] and await world.rows("select * from credential") == []
+    assert (await world.events())[-1] == "connection.disconnected"
+    with pytest.raises(RequestRefused) as taken:
+        await world.service.create(wanted(), CALLER)
+    assert taken.value.code == "request.conflict"
+    await world.engine.lifecycle.refresh()
+    assert world.engine.links.get("acme-1") is None
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("pending", "connection.pending"),
+        ("verifying", "connection.pending"),
+        ("reauthorization_required", "connection.reauthorization_required"),
+        ("blocked", "connection.blocked"),
+        ("paused", "connection.paused"),
+        ("disconnecting", "connection.disconnected"),
+        ("disconnected", "connection.disconnected"),
+    ],
+)
+async def test_a_sync_is_refused_with_the_code_of_the_state(database: Database, state: str, code: str) -> None:
+    world = await World(database).active()
+    await world.execute("update connection set state = $1, prior_state = 'active'", state)
+    with pytest.raises(RequestRefused) as refused:
+        await world.service.synchronise("acme-1", full=True, caller=CALLER)
+    assert refused.value.code == code
+
+
+async def test_a_full_sync_walks_the_history_again(database: Database) -> None:
+    world = await World(database).active()
+    await world.execute("update stream set state = 'done', initial_cursor = initial_until where phase = 'initial'")
+    await world.service.synchronise("acme-1", full=True, caller=CALLER)
+    (row,) = await world.rows("select state, initial_cursor < initial_until as open from stream where phase = 'initial'")
+    assert row == {"state": "idle", "open": True}
+
+
+async def test_what_cannot_be_paid_is_not_made(database: Database) -> None:
+    world = World(database, settings=settings(credits=CreditsSettings(capacity=1)))
+    await world.service.create(wanted(), CALLER)
+    with pytest.raises(RequestRefused) as refused:
+        await world.service.create(wanted("acme-2"), CALLER)
+    assert refused.value.code == "credits.insufficient"
+    assert [row["connection_id"] for row in await world.rows("select connection_id from connection")] == ["acme-1"]
+    assert "credits.exhausted" in [row["type"] for row in await world.rows("select type from event")]
+
+
+async def test_the_declared_file_is_applied_once_and_changes_only_what_differs(database: Database) -> None:
+    world = World(database)
+    item = DeclaredConnection(settings=wanted(), rules=())
+    await apply(database, world.service, [item])
+    async with world.living():
+        await world.reaches("active")
+    probes, (before,) = world.connector.probes, await world.rows("select configuration, version from connection")
+    await apply(database, world.service, [item])
+    (after,) = await world.rows("select configuration, version from connection")
+    assert after == before and world.connector.probes == probes
+    changed = DeclaredConnection(settings=wanted(settings={"path": "/new"}), rules=())
+    await apply(database, world.service, [changed])
+    assert await world.state() == "verifying"
+    for moved in ({"customer": "globex"}, {"system": "other"}):
+        with pytest.raises(ConfigError, match="for good"):
+            await apply(database, world.service, [DeclaredConnection(settings=wanted().model_copy(update=moved), rules=())])
+
+
+async def test_a_credential_that_a_customer_gave_is_not_overwritten_by_an_unchanged_file(database: Database) -> None:
+    world = World(database)
+    item = DeclaredConnection(settings=wanted(), rules=())
+    await apply(database, world.service, [item])
+    async with world.living():
+        await world.reaches("active")
+        await world.service.give_credentials("acme-1", credentials("given-by-the-customer"), CALLER)
+        await wait_until_true(world, "select state = 'active' and generation = 2 as yes from connection")
+        await apply(database, world.service, [item])
+    (row,) = await world.rows("select generation, candidate from connection")
+    assert row == {"generation": 2, "candidate": None}
+
+
+async def test_two_replicas_look_at_a_connection_once(database: Database) -> None:
+    world = World(database)
+    other = world.replica("replica-b")
+    await world.service.create(wanted(), CALLER)
+    async with world.living(), other.living():
+        await world.reaches("active")
+    assert world.connector.probes == 1
+
+
+async def test_samples_that_came_meanwhile_are_delivered_after_reauthorization(database: Database) -> None:
+    world = await World(database).active()
+    link = world.engine.links.get("acme-1")
+    assert link is not None
+    await world.engine.health.failed(link, AuthRefused("gone", final=True), attempts=1)
+    at = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+    await world.execute("select ensure_partition('telemetry', $1::date)", at)
+    await world.execute("insert into device (customer_id, device_id) values ('acme', 'd1')")
+    await world.execute("insert into telemetry (customer_id, device_id, ts, metrics, received_at) values ('acme', 'd1', $1, $2, now())", at, {"t": 21.5})
+    working = asyncio.create_task(world.engine.scheduler.run())
+    try:
+        async with world.living():
+            for _ in range(10):
+                await world.due_now()
+            assert world.connector.taken == []
+            await world.service.give_credentials("acme-1", credentials("key-2"), CALLER)
+            await wait_until(lambda: len(world.connector.taken) == 1, what="the sample is delivered")
+    finally:
+        await world.engine.scheduler.stop(1)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    assert [reading.value for reading in world.connector.taken] == [21.5]
