@@ -25,6 +25,7 @@ from connectors.kit.sap.documents import Fields, Form, is_same, to_held, to_oper
 from connectors.kit.sap.local_time import wall_time
 from connectors.sap_ecc.settings import EccSettings
 from connectors.sap_s4hana.settings import S4hanaCredentials
+from gateway.http.dashboard.credential_form import form_fields
 from gateway.model.connector import RemoteReading
 from gateway.model.errors import AuthRefused, Unavailable
 from gateway.model.outcome import Rejected, Retry
@@ -338,6 +339,20 @@ def test_verdicts(status: int, codes: tuple[str, ...], configured: Mapping[str, 
 def test_credentials_are_of_one_kind_and_whole(given: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="expected username and password"):
         S4hanaCredentials.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("basic", ["username", "password"]),
+        ("oauth2_client_credentials", ["token_url", "client_id", "client_secret", "scope", "client_authentication"]),
+        ("client_certificate", ["certificate", "private_key"]),
+    ],
+)
+def test_a_form_for_new_credentials_asks_for_one_kind(kind: str, fields: list[str]) -> None:
+    schema = S4hanaCredentials.model_json_schema(by_alias=True)
+    assert [field.name for field in form_fields(schema, kind)] == fields
+    S4hanaCredentials.model_validate({field.name: "x" for field in form_fields(schema, kind) if field.is_required})
 
 
 # Logons
