@@ -272,6 +272,5 @@ def test_the_sample_is_accepted_by_the_settings(name: str) -> None:
     credentials = dict(sample["credentials"])
     assert credentials.pop("type") in system.manifest.capabilities.auth
     assert set(credentials) <= set(system.credentials_model.model_fields)
-    system.credentials_model.model_validate(credentials)
     assert all(str(value).startswith("${") for value in credentials.values()), "a sample holds no secret"
     assert folder.joinpath("README.md").read_text("utf-8").startswith("# ")
