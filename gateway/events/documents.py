@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.model.connection import State
+from gateway.model.connection import IssueCode, State
 from gateway.model.status import ACCEPTING, WORKED, ConnectionStatus, StreamStatus
+from gateway.store.issues import Issue
 
 
 class Document(BaseModel):
@@ -85,6 +86,33 @@ class StatusDocument(Document):
     incident: str | None
     request_id: str | None
     updated: datetime
+
+
+class IssueDocument(Document):
+    """`customers/{customer}/connections/{connection}/issues/{issue}`: what needs a person, retained until it is solved."""
+
+    id: str
+    code: IssueCode
+    severity: Literal["warning", "error"]
+    since: datetime
+    title: str
+    instructions: str = Field(description="What to do, in the words for this system.")
+    action_url: str = Field(description="Where to do it.")
+    request_id: str | None = Field(description="Of the call that it comes from.")
+
+
+def issue_document(issue: Issue) -> IssueDocument:
+    """The document of an open issue."""
+    return IssueDocument(
+        id=issue.id,
+        code=issue.code,
+        severity=issue.severity,
+        since=issue.since,
+        title=issue.title,
+        instructions=issue.instructions,
+        action_url=issue.action_url,
+        request_id=issue.request_id,
+    )
 
 
 def status_document(status: ConnectionStatus, *, now: datetime) -> StatusDocument:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Literal
@@ -13,7 +13,8 @@ import aiomqtt
 import structlog
 
 from gateway import clock
-from gateway.events.documents import GatewayStatus, ReplicaStatus, status_document
+from gateway.events.connection_documents import ConnectionDocuments
+from gateway.events.documents import GatewayStatus, ReplicaStatus
 from gateway.events.session import Session, StrictClient, occurred
 from gateway.model.errors import StoreError
 from gateway.settings import Settings
@@ -46,7 +47,7 @@ class StatusPublisher:
         self._state: GatewayState = "ready"
         self._since = self._online_since = clock.now()
         self._replicas = 1
-        self._published: dict[str, int] = {}
+        self._connections = ConnectionDocuments(self._root, database)
         self._said = b""
         self._leading = False
         self._database_away = False
@@ -167,14 +168,14 @@ class StatusPublisher:
     async def _speak(self, client: StrictClient) -> None:
         """Everything after each connect, then what changes, until we stop."""
         self._said = b""
-        self._published.clear()
+        self._connections.repeat(connected=True)
         await self._say_gateway(client)
         guard = asyncio.ensure_future(self._guard(client, self._gateway_topic, lambda: self._said))
         try:
             repeat_at = clock.monotonic() + REPEAT_SECONDS
             while not guard.done():
                 if clock.monotonic() >= repeat_at:
-                    self._published.clear()
+                    self._connections.repeat()
                     repeat_at = clock.monotonic() + REPEAT_SECONDS
                 await self._say_gateway(client)
                 await self._say_connections(client)
@@ -200,30 +201,11 @@ class StatusPublisher:
 
     async def _say_connections(self, client: StrictClient) -> None:
         try:
-            versions = await status.versions(self._database)
-            stale = [name for name, current in versions.items() if self._published.get(name) != current]
-            if stale:
-                await self._publish(client, stale)
-            if stale or not versions or self._published.keys() != versions.keys():
-                await self._remove_gone(client, versions)
+            await self._connections.say(client)
         except StoreError as error:
             self._note_database(str(error))
         else:
             self._note_database(None)
-
-    async def _publish(self, client: StrictClient, names: list[str]) -> None:
-        for found in await status.read(self._database, names):
-            topic = f"{self._root}/customers/{found.customer}/connections/{found.connection}/status"
-            await client.retain(topic, status_document(found, now=clock.now()).payload())
-            await status.published(self._database, found.connection, topic, found.version)
-            self._published[found.connection] = found.version
-
-    async def _remove_gone(self, client: StrictClient, versions: Mapping[str, int]) -> None:
-        for name, topic in (await status.gone(self._database)).items():
-            await client.retain(topic, b"")
-            await status.forget(self._database, name)
-            log.info("events.status_removed", connection=name)
-        self._published = {name: at for name, at in self._published.items() if name in versions}
 
     def _gateway_will(self) -> aiomqtt.Will:
         lost = GatewayStatus(state="lost", replicas=max(0, self._replicas - 1), since=clock.now(), version=version("fieldgate"))

@@ -56,8 +56,14 @@ async def read(database: Database, connections: Sequence[str] | None = None) -> 
     ]
 
 
+async def owned(database: Database, customer: str, connection_id: str | None = None) -> list[str]:
+    """The customer's connections that are not disconnected; or this one, where it is the customer's."""
+    async with database.connection() as connection:
+        return sorted(row["connection_id"] for row in await connection.fetch(sql("command_connections"), customer, connection_id))
+
+
 async def versions(database: Database) -> Mapping[str, int]:
-    """Connection to the version of its document."""
+    """Connection to the version of its document, without those whose last one was published and removed."""
     async with database.connection() as connection:
         return {row["connection_id"]: row["version"] for row in await connection.fetch(sql("status_versions"))}
 
@@ -69,9 +75,15 @@ async def dead_letters(database: Database) -> Mapping[str, int]:
 
 
 async def published(database: Database, connection_id: str, topic: str, version: int) -> None:
-    """Notes that the broker retains this document."""
+    """Notes that the broker retains this document, or is about to."""
     async with database.connection() as connection:
         await connection.execute(sql("status_published"), connection_id, topic, version)
+
+
+async def ended(database: Database, connection_id: str) -> None:
+    """Notes that the last document of a disconnected connection was published and removed."""
+    async with database.connection() as connection:
+        await connection.execute(sql("status_ended"), connection_id)
 
 
 async def gone(database: Database) -> Mapping[str, str]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiomqtt
 import orjson
 import pytest
 
 from benchmarks.servers import Mosquitto, free_port
-from gateway.events.documents import StatusDocument
+from gateway.events.documents import IssueDocument, StatusDocument
 from gateway.events.mqtt_publisher import StatusPublisher
 from gateway.events.session import StrictClient, tls_context
 from gateway.model.errors import ConfigError
@@ -23,8 +24,8 @@ GATEWAY = "fieldgate/v1/gateway/status"
 STATUS = "fieldgate/v1/customers/acme/connections/sink/status"
 CONNECTION = """
 insert into customer (customer_id) values ('acme');
-insert into connection (connection_id, customer_id, system, hosting, tier, state, declared_digest, delivery)
-values ('sink', 'acme', 'postgres', 'on_premises', 3, 'active', '', 'exactly_once');
+insert into connection (connection_id, customer_id, system, hosting, tier, state, declared_digest, delivery, price)
+values ('sink', 'acme', 'postgres', 'on_premises', 3, 'active', '', 'exactly_once', 8);
 insert into stream (connection_id, name, phase) values ('sink', 'readings', 'incremental');
 insert into stream (connection_id, name, phase, initial_from, initial_cursor, initial_until, initial_clipped_to)
 values ('sink', 'readings', 'initial', '2026-01-01Z', '2026-01-02Z', '2026-01-05Z', interval '3 days');
@@ -133,6 +134,90 @@ async def test_everything_is_published_again_after_the_broker_returns_without_me
         await mosquitto.start()
         async with watching(mosquitto.port) as after:
             await after.until(lambda: after.held.get(STATUS) and after.document(GATEWAY).get("state") == "ready", 30)
+
+
+ISSUE = "fieldgate/v1/customers/acme/connections/sink/issues/i1"
+OPEN = """
+insert into issue (issue_id, connection_id, code, severity, title, instructions, action_url, request_id)
+values ('i1', 'sink', 'reauthorization_required', 'error', 'New credentials are needed', 'Make a key, then paste it.', 'http://gateway/reauthorize/x', 'r-1')
+"""
+SOLVE = "update issue set solved_at = now()"
+
+
+async def test_an_issue_is_retained_while_it_is_open(mosquitto: Mosquitto, database: Database, watcher: Watcher) -> None:
+    await execute(database, CONNECTION + OPEN)
+    async with publishing(mosquitto.port, database, "one"):
+        await watcher.until(lambda: watcher.held.get(ISSUE))
+        document = watcher.document(ISSUE)
+        assert IssueDocument.model_validate(document).code == "reauthorization_required"
+        assert list(document) == ["id", "code", "severity", "since", "title", "instructions", "action_url", "request_id"]
+        await execute(database, "update issue set action_url = 'http://gateway/reauthorize/y'")
+        await watcher.until(lambda: watcher.document(ISSUE)["action_url"] == "http://gateway/reauthorize/y")
+        await execute(database, SOLVE)
+        await watcher.until(lambda: watcher.held[ISSUE] == b"")
+    async with watching(mosquitto.port) as later:
+        await later.until(lambda: STATUS in later.held)
+        assert ISSUE not in later.held
+
+
+async def test_an_issue_that_was_solved_while_nobody_spoke_is_emptied(mosquitto: Mosquitto, database: Database, watcher: Watcher) -> None:
+    await execute(database, CONNECTION + OPEN)
+    async with publishing(mosquitto.port, database, "one"):
+        await watcher.until(lambda: watcher.held.get(ISSUE))
+    await execute(database, SOLVE)
+    async with publishing(mosquitto.port, database, "two"):
+        await watcher.until(lambda: watcher.held[ISSUE] == b"")
+
+
+async def test_issues_converge_when_the_broker_returns_without_memory_or_with_an_old_one(
+    make_mosquitto: Callable[..., Awaitable[Mosquitto]], database: Database
+) -> None:
+    broker = await make_mosquitto(persistence=False)
+    await execute(database, CONNECTION + OPEN)
+    async with publishing(broker.port, database, "one"):
+        async with watching(broker.port) as before:
+            await before.until(lambda: before.held.get(ISSUE))
+        await broker.stop()
+        await broker.start()
+        async with watching(broker.port) as after:
+            await after.until(lambda: after.held.get(ISSUE), 30)
+            old = after.held[ISSUE]
+            await execute(database, SOLVE)
+            await after.until(lambda: after.held[ISSUE] == b"")
+        await broker.stop()
+        await broker.start()
+        async with watching(broker.port) as after:
+            await after.client.publish(ISSUE, old, qos=1, retain=True)  # what a killed broker had saved
+            await after.until(lambda: after.held.get(ISSUE) == old)
+            await after.until(lambda: after.held[ISSUE] == b"", 30)
+
+
+async def test_nothing_is_left_behind_after_a_disconnect(mosquitto: Mosquitto, database: Database, watcher: Watcher) -> None:
+    await execute(database, CONNECTION + OPEN)
+    async with publishing(mosquitto.port, database, "one"):
+        await watcher.until(lambda: watcher.held.get(ISSUE) and watcher.held.get(STATUS))
+        await execute(database, "update connection set state = 'disconnected', version = 2")
+        await watcher.until(lambda: watcher.held[STATUS] == b"" and watcher.held[ISSUE] == b"")
+    final = [payload for topic, payload in watcher.history if topic == STATUS and payload]
+    assert [orjson.loads(payload)["state"] for payload in final] == ["active", "disconnected"]
+    told = len(watcher.history)
+    async with publishing(mosquitto.port, database, "two"):  # it does not say it again
+        await watcher.until(lambda: watcher.document(GATEWAY).get("state") == "ready")
+        await execute(database, CONNECTION.replace("'sink'", "'other'").replace("insert into customer (customer_id) values ('acme');", ""))
+        await watcher.until(lambda: watcher.held.get(STATUS.replace("sink", "other")))
+    assert not any(payload for topic, payload in watcher.history[told:] if topic in {STATUS, ISSUE})
+    async with watching(mosquitto.port) as later:
+        await later.until(lambda: STATUS.replace("sink", "other") in later.held and GATEWAY in later.held)
+        assert not {STATUS, ISSUE} & later.held.keys()
+
+
+async def test_a_topic_that_is_refused_stalls_no_other(make_mosquitto: Callable[..., Awaitable[Mosquitto]], database: Database, tmp_path: Path) -> None:
+    rules = tmp_path / "acl"
+    rules.write_text(f"topic deny {STATUS}\ntopic readwrite #\n")
+    broker = await make_mosquitto(f"acl_file {rules}")
+    await execute(database, CONNECTION + OPEN)
+    async with watching(broker.port) as watcher, publishing(broker.port, database, "one"):
+        await watcher.until(lambda: watcher.held.get(ISSUE) and watcher.document(GATEWAY).get("state") == "ready")
 
 
 async def test_anothers_word_is_corrected(mosquitto: Mosquitto, database: Database, watcher: Watcher) -> None:

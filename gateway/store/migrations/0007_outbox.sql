@@ -55,10 +55,12 @@ create table webhook_delivery (
 create index webhook_delivery_pending on webhook_delivery (endpoint_id, lane, position) where state = 'pending';
 create index webhook_delivery_endpoint on webhook_delivery (endpoint_id, position);
 
--- Issues that the broker retains, noted before they are published, so that none is left behind.
+-- Issues that the broker retains, noted before they are published, so that none is left behind. What was emptied is remembered for a while:
+-- a broker that was killed may come back with what it retained before.
 create table retained_issue (
-    topic text primary key
+    topic      text primary key,
+    emptied_at timestamptz
 );
 
 -- A disconnected connection's last document was published and then removed: neither comes again.
-alter table published_status add column ended boolean not null default false;
+alter table published_status add column ended_at timestamptz;

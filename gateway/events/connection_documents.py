@@ -1,0 +1,108 @@
+"""The retained documents of connections: a status while a connection lives, an issue while it is open, and no ghost of either.
+
+Each topic is noted in the database before it is published, so whoever speaks next knows what to empty. Must not know who speaks, or when.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from gateway import clock
+from gateway.events.documents import issue_document, status_document
+from gateway.events.session import PublishRefused, StrictClient
+from gateway.model.connection import State
+from gateway.store import retained, status
+from gateway.store.pool import Database
+
+log = structlog.get_logger(__name__)
+
+REFUSED_SECONDS = 240.0
+
+
+class ConnectionDocuments:
+    """What the broker is known to retain since `repeat`; `say` brings it up to date."""
+
+    def __init__(self, root: str, database: Database) -> None:
+        self._root = root
+        self._database = database
+        self._versions: dict[str, int] = {}
+        self._issues: dict[str, bytes] = {}
+        self._issue_topics: set[str] | None = None
+        self._emptied_again = False
+        self._refused: dict[str, float] = {}
+
+    def repeat(self, *, connected: bool = False) -> None:
+        """Everything is published again by the next `say`. `connected`: to a broker that may have forgotten, or gone back in time."""
+        self._versions.clear()
+        self._issues.clear()
+        if connected:
+            self._issue_topics, self._emptied_again = None, False
+
+    async def say(self, client: StrictClient) -> None:
+        """Publishes what changed and empties what is gone. Raises MqttError, StoreError."""
+        if not self._emptied_again:
+            for topic in await retained.emptied_lately(self._database):
+                await self._retain(client, topic, b"")
+            self._emptied_again = True
+        await self._say_statuses(client)
+        await self._say_issues(client)
+
+    async def _say_statuses(self, client: StrictClient) -> None:
+        versions = await status.versions(self._database)
+        stale = [name for name, current in versions.items() if self._versions.get(name) != current]
+        if stale:
+            await self._publish(client, stale)
+        if stale or not versions or self._versions.keys() != versions.keys():
+            for name, topic in (await status.gone(self._database)).items():
+                await self._retain(client, topic, b"")
+                await status.forget(self._database, name)
+                log.info("events.status_removed", connection=name)
+            self._versions = {name: at for name, at in self._versions.items() if name in versions}
+
+    async def _publish(self, client: StrictClient, names: list[str]) -> None:
+        for found in await status.read(self._database, names):
+            topic = f"{self._place(found.customer, found.connection)}/status"
+            await status.published(self._database, found.connection, topic, found.version)
+            await self._retain(client, topic, status_document(found, now=clock.now()).payload())
+            self._versions[found.connection] = found.version
+            if found.state is State.DISCONNECTED:  # its last word is heard once, and stays nowhere
+                await self._retain(client, topic, b"")
+                await status.ended(self._database, found.connection)
+                log.info("events.status_removed", connection=found.connection)
+
+    async def _say_issues(self, client: StrictClient) -> None:
+        if self._issue_topics is None:
+            self._issue_topics = await retained.issue_topics(self._database)
+        wanted = {
+            f"{self._place(found.customer, found.issue.connection)}/issues/{found.issue.id}": issue_document(found.issue).payload()
+            for found in await retained.open_issues(self._database)
+        }
+        for topic, payload in wanted.items():
+            if self._issues.get(topic) == payload:
+                continue
+            if topic not in self._issue_topics:
+                await retained.remember(self._database, topic)
+                self._issue_topics.add(topic)
+            await self._retain(client, topic, payload)
+            self._issues[topic] = payload
+        for topic in self._issue_topics - wanted.keys():
+            await self._retain(client, topic, b"")
+            await retained.emptied(self._database, topic)
+            self._issue_topics.discard(topic)
+            self._issues.pop(topic, None)
+
+    async def _retain(self, client: StrictClient, topic: str, payload: bytes) -> None:
+        """A topic that the broker refuses rests, over reconnections too: Mosquitto 2.0 ends the connection after it has refused. Said once."""
+        if clock.monotonic() < self._refused.get(topic, 0.0):
+            return
+        try:
+            await client.retain(topic, payload)
+        except PublishRefused as error:
+            if topic not in self._refused:
+                log.warning("events.retain_refused", topic=topic, detail=str(error), advice="let the gateway publish under its topic root")
+            self._refused[topic] = clock.monotonic() + REFUSED_SECONDS
+        else:
+            self._refused.pop(topic, None)
+
+    def _place(self, customer: str, connection: str) -> str:
+        return f"{self._root}/customers/{customer}/connections/{connection}"
