@@ -27,6 +27,7 @@ from gateway.store.connections import Cause
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from tests.fixtures.connection_rig import CALLER, World, credentials, wanted
+from tests.fixtures.http_fakes import NOW
 from tests.fixtures.http_rig import served
 from tests.fixtures.oauth_server import WEB, OAuthServer
 from tests.integration.test_access import dump
@@ -98,6 +99,23 @@ async def test_a_bound_token_on_a_real_database(world: World) -> None:
             answer = await client.get(path)
             assert answer.status_code == 200 and "acme" not in answer.text, path
         assert "globex-1" in (await client.get("/v1/events")).text
+
+
+async def test_a_webhook_from_its_making_to_its_end(world: World) -> None:
+    await world.active()
+    async with served(world, Role.ADMIN) as client, served(world, Role.ADMIN, "globex") as other:
+        made = await client.post("/v1/webhooks", json={"url": "https://hooks.example.com/a", "customer": "acme", "events": ["connection.paused"]})
+        assert (made.status_code, made.json()["secret"][:6]) == (201, "whsec_")
+        path = f"/v1/webhooks/{made.json()['id']}"
+        for answer in (await other.delete(path), await other.post(f"{path}/secret"), await other.post(f"{path}/replay", params={"from": NOW.isoformat()})):
+            assert (answer.status_code, answer.json()["code"]) == (404, "request.not_found")
+        assert (await client.get("/v1/webhooks")).json()["items"][0]["events"] == ["connection.paused"]
+        new = (await client.post(f"{path}/secret")).json()["secret"]
+        assert new[:6] == "whsec_" and new != made.json()["secret"]
+        assert new not in (await client.get("/v1/webhooks")).text
+        assert (await client.post(f"{path}/replay", params={"from": NOW.isoformat()})).json() == {"replayed": 0}
+        assert (await client.post("/v1/webhooks", json={"url": "https://127.0.0.1/"})).json()["code"] == "request.invalid"
+        assert [(await client.delete(path)).status_code for _ in range(2)] == [204, 404]
 
 
 async def test_dead_letters_are_paged_and_go_out_again(world: World) -> None:
