@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import structlog
 
 from connectors.kit.oauth import OAuthExchange
 from connectors.registry import SYSTEMS
-from gateway import metrics
+from gateway import clock, metrics
+from gateway.connections import endpoint_secrets, rotation
+from gateway.connections.expiry import expiring
 from gateway.connections.health import Health
 from gateway.connections.incidents import Incidents
 from gateway.connections.lifecycle import Lifecycle
@@ -18,11 +24,17 @@ from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Transitions
 from gateway.connections.vault import Vault
 from gateway.model.connector import Observer
+from gateway.model.errors import StoreError
 from gateway.settings import Settings
 from gateway.store import credits as ledger
+from gateway.store import outbox
 from gateway.store.pool import Database
 from gateway.sync.schedule import Scheduler
 
+log = structlog.get_logger(__name__)
+
+UPKEEP_SECONDS = 30.0
+EVENTS_KEPT = timedelta(days=30)
 CLOSE_SECONDS = 5.0
 """For a refresh or a logon that is on its way: a rotated token must not be lost."""
 
@@ -34,7 +46,8 @@ class Engine:
         self._database, self._settings = database, settings
         manifests = {name: system.manifest for name, system in systems.items()}
         self.vault = Vault([key.get_secret_value() for key in settings.security.encryption_keys])
-        self.tokens = Tokens(database, self.vault, OAuthExchange(), owner=owner)
+        self.exchange = OAuthExchange()
+        self.tokens = Tokens(database, self.vault, self.exchange, owner=owner)
         self.logons = Logons(database)
         self.transitions = Transitions(manifests, settings)
         self.incidents = Incidents(database, owner=owner)
@@ -71,12 +84,32 @@ class Engine:
             await engine.logons.close(CLOSE_SECONDS)
 
     async def prepare(self) -> None:
-        """What the database has to know of the configuration before anything is asked: the pool's capacity. Raises StoreError."""
+        """Before anything is asked: every key that seals something is there, and the pool has its capacity. Raises SealBroken, StoreError."""
+        await rotation.check_keys(self._database, self.vault)
         await ledger.sync_capacity(self._database, self._settings.credits)
+
+    async def _upkeep(self) -> None:
+        """What falls due by the clock: holds that lapse, credentials that end soon, secrets under an older key, events that are kept no longer."""
+        while True:
+            try:
+                for name in await ledger.lapse(self._database):
+                    log.info("connection.hold_lapsed", connection=name)
+                await expiring(self._database, clock.now())
+                await endpoint_secrets.rotate(self._database, self.vault)
+                await outbox.remove_expired(self._database, before=clock.now() - EVENTS_KEPT)
+            except StoreError as error:
+                log.warning("gateway.upkeep_deferred", detail=str(error))
+            await asyncio.sleep(UPKEEP_SECONDS)
 
     def loops(self) -> Mapping[str, Coroutine[None, None, None]]:
         """What the daemon runs, by name."""
-        return {"scheduler": self.scheduler.run(), "lifecycle": self.lifecycle.run(), "incidents": self.incidents.run()}
+        return {
+            "scheduler": self.scheduler.run(),
+            "lifecycle": self.lifecycle.run(),
+            "incidents": self.incidents.run(),
+            "key rotation": rotation.run(self._database, self.vault),
+            "upkeep": self._upkeep(),
+        }
 
 
 def _observer(system: str) -> Observer:

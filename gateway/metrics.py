@@ -55,6 +55,7 @@ MALFORMED = Counter("fieldgate_mqtt_malformed_packets_total", "Packets from the 
 RECONNECTS = Counter("fieldgate_mqtt_reconnects_total", "Ingest sessions that ended and were tried again.", registry=REGISTRY)
 INFLIGHT = Gauge("fieldgate_mqtt_inflight_messages", "Received and not yet acknowledged.", registry=REGISTRY)
 BROKER_DROPPED = Gauge("fieldgate_mqtt_broker_dropped_messages", "The broker's own count of messages it dropped ($SYS).", registry=REGISTRY)
+COMMANDS = Counter("fieldgate_mqtt_commands_total", "Commands of customers over MQTT, by what became of them.", ["verb", "outcome"], registry=REGISTRY)
 COMMIT_SECONDS = Histogram("fieldgate_ingest_commit_seconds", "One group commit.", buckets=_SECONDS, registry=REGISTRY)
 BATCH_SAMPLES = Histogram(
     "fieldgate_ingest_batch_samples", "Samples in one group commit.", buckets=(1, 10, 50, 100, 500, 1000, 2000, 5000, 10000), registry=REGISTRY

@@ -15,6 +15,7 @@ IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_SECONDS = 3650 * 86400  # more than anybody waits; a time plus this is still a time
 
 
 def parse_duration(value: object) -> object:
@@ -22,7 +23,9 @@ def parse_duration(value: object) -> object:
     if isinstance(value, timedelta):
         return value
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value.strip())):
-        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+        seconds = float(match[1]) * _UNITS[match[2]]
+        if seconds <= _LONGEST_SECONDS:
+            return timedelta(seconds=seconds)
     raise ValueError("a duration is a number and a unit: 200ms, 30s, 5m, 2h or 7d")
 
 
@@ -124,6 +127,11 @@ class CreditsSettings(Section):
     on_premises_multiplier: int = Field(2, ge=1, le=1_000)
     customer_quota: dict[Identifier, CreditAmount] = {}
 
+    @field_validator("tier_price")
+    @classmethod
+    def _every_tier(cls, prices: dict[Tier, int]) -> dict[Tier, int]:
+        return {**cls.model_fields["tier_price"].default, **prices}
+
 
 class SecuritySettings(Section):
     """Keys, newest first: they guard what is stored of credentials."""
@@ -190,6 +198,8 @@ class CredentialSettings(Section):
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
     __pydantic_extra__: dict[str, SecretStr]
     type: Auth = "none"
+
+    expires_at: str | None = Field(None, description="When it ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day ahead.")
 
     def resolved(self) -> dict[str, str]:
         """In clear, for the connector only."""

@@ -1,4 +1,4 @@
-"""Writes what is generated from the code: JSON Schemas and the tables of metrics and log events. `python -m gateway.cli.reference`."""
+"""Writes what is generated from the code: JSON Schemas, AsyncAPI, OpenAPI, the tables of metrics and log events. `python -m gateway.cli.reference`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import yaml
 from prometheus_client import Counter, Gauge, Histogram
 
 from connectors.registry import SYSTEMS
 from gateway import metrics
+from gateway.cli import asyncapi
 from gateway.configuration.schema import connections_schema, main_schema
 from gateway.events.cloudevent import CloudEvent
 from gateway.events.documents import GatewayStatus, IssueDocument, ReplicaStatus, StatusDocument
+from gateway.http.application import build
+from gateway.http.auth import Mounted
 
 ROOT = Path(__file__).parents[2]
 _LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
@@ -28,10 +32,17 @@ def files() -> Mapping[str, str]:
         "config/schemas/replica-status.schema.json": ReplicaStatus.model_json_schema(mode="serialization"),
         "config/schemas/connection-status.schema.json": StatusDocument.model_json_schema(mode="serialization"),
         "config/schemas/connection-issue.schema.json": IssueDocument.model_json_schema(mode="serialization"),
-        "config/schemas/event.schema.json": CloudEvent.model_json_schema(mode="serialization"),
+        "config/schemas/event.schema.json": CloudEvent.model_json_schema(mode="validation"),
     }
+    schemas |= {f"config/schemas/{name}.schema.json": schema for name, schema in asyncapi.schemas()}
     written = {path: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for path, schema in schemas.items()}
+    written["docs/reference/openapi.json"] = json.dumps(build(_nothing, Mounted()).openapi(), indent=2, ensure_ascii=False) + "\n"
+    written["docs/reference/asyncapi.yaml"] = yaml.safe_dump(asyncapi.document(), sort_keys=False, allow_unicode=True, width=160)
     return {**written, "docs/reference/metrics.md": metrics_table(), "docs/reference/log-events.md": events_table()}
+
+
+async def _nothing() -> dict[str, bool]:
+    return {}
 
 
 def metrics_table() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import urlsplit
 
 import orjson
@@ -13,10 +13,12 @@ import structlog
 
 from gateway.configuration import DeclaredConnection, Faults, check
 from gateway.configuration.schema import written
+from gateway.connections.expiry import ends_at
 from gateway.connections.links import Links, System, credential_binding
 from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Moved, Transitions
 from gateway.connections.vault import Vault
+from gateway.model.access import Caller
 from gateway.model.connection import State, Trigger
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.credits import price
@@ -35,14 +37,6 @@ log = structlog.get_logger(__name__)
 
 FILE = "file"
 """The caller that declares: what it gave last is remembered, so that an unchanged file gives nothing again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who asks, for the audit: `token:ci`, `command`, `file`, `link`."""
-
-    name: str
-    request_id: str | None = None
 
 
 class Connections:
@@ -241,9 +235,12 @@ class Connections:
     def _checked(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
         customers: Collection[str] | None = None if self._settings.telemetry.auto_register_customers else self._settings.customers
         try:
-            return check(wanted, customers=customers, systems=self._systems, credentials=credentials)
+            declared = check(wanted, customers=customers, systems=self._systems, credentials=credentials)
         except Faults as faults:
             raise RequestRefused("request.invalid", str(faults), connection=wanted.id) from faults
+        if credentials:
+            _end_of(wanted.credentials)
+        return declared
 
     async def _held(self, connection_id: str) -> Held:
         held = (await connections.read(self._database, [connection_id])).get(connection_id)
@@ -256,8 +253,9 @@ class Connections:
     ) -> Moved | None:
         digest = self.digest(given) if caller.name == FILE else None
         generation = await connections.next_generation(connection, connection_id)
+        expires_at = _end_of(given)
         sealed = self._vault.seal(given.resolved(), credential_binding(customer, connection_id, generation))
-        await credentials.add(connection, connection_id=connection_id, type=given.type, sealed=sealed, generation=generation)
+        await credentials.add(connection, connection_id=connection_id, type=given.type, sealed=sealed, generation=generation, expires_at=expires_at)
         if grant is not None:
             credential = Credential(generation=generation, type=given.type, values=given.resolved())
             await self._tokens.adopt(connection, connection_id=connection_id, customer=customer, credential=credential, grant=grant)
@@ -293,6 +291,14 @@ _REFUSALS: Mapping[State, tuple[str, str]] = {
     State.ACTIVE: ("request.conflict", "it is active"),
     State.DEGRADED: ("request.conflict", "it is active, and its system fails at the moment"),
 }
+
+
+def _end_of(given: CredentialSettings) -> datetime | None:
+    stated = {} if given.expires_at is None else {"expires_at": given.expires_at}
+    try:
+        return ends_at(given.type, given.resolved() | stated)
+    except BadConfiguration as error:
+        raise RequestRefused("request.invalid", str(error)) from error
 
 
 def _refusal(connection_id: str, state: State) -> RequestRefused:

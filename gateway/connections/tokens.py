@@ -34,12 +34,13 @@ _POLL_SECONDS, _POLL_CAP_SECONDS = 0.05, 1.0
 class Timing:
     """`attempt_seconds` is longer than the slowest answer: one that is given up may have used up the refresh token.
 
-    `total_seconds` has room for two attempts; nobody waits longer.
+    `total_seconds` has room for two attempts; nobody waits longer. A lease that ran out is taken from its holder after half its time
+    again: when the database comes back, a holder that lives is there first.
     """
 
     attempt_seconds: float = 75.0
     total_seconds: float = 150.0
-    lease_seconds: float = 20.0
+    lease_seconds: float = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,20 +210,27 @@ class Refresh:
             self._count("misconfigured")
             raise BadConfiguration(str(error)) from None
         except ConnectorError as error:
-            log.warning("token.refresh_failed", connection=self._subject.connection, system=self._subject.system, kind=type(error).__name__, detail=str(error))
+            log.warning(
+                "connection.token_not_refreshed", connection=self._subject.connection, system=self._subject.system, kind=type(error).__name__, detail=str(error)
+            )
             raise
         return held
 
     async def _run(self) -> _Held:
         poll = _POLL_SECONDS
+        seen: tuple[int | None, float] = (None, 0.0)
         while True:
             stored = await tokens.read(self._database, *self._key)
             if stored is not None and (held := self._settled(stored)) is not None:
                 return held
-            lease = await tokens.claim(self._database, *self._key, self._tokens.owner, self._tokens.timing.lease_seconds)
+            lapsed, now = None if stored is None else stored.lapsed, clock.monotonic()
+            if lapsed != seen[0]:
+                seen = (lapsed, now)
+            is_dead = lapsed is not None and now - seen[1] >= self._tokens.timing.lease_seconds / 2
+            lease = await tokens.claim(self._database, *self._key, self._tokens.owner, self._tokens.timing.lease_seconds, lapsed=lapsed if is_dead else None)
             if lease is not None:
                 return await self._with(lease)
-            if clock.monotonic() > self._deadline:
+            if now > self._deadline:
                 self._count("unavailable")
                 raise Unavailable(f"connection {self._subject.connection!r}: another replica refreshes its token and has not ended")
             await asyncio.sleep(poll * (0.5 + self._tokens.rand()))
@@ -287,9 +295,9 @@ class Refresh:
                 serial = await tokens.store(self._database, *self._key, lease.fence, sealed, lifetimes)
             except StoreError as error:
                 if attempt == 0:
-                    log.warning("token.store_awaited", connection=self._subject.connection, detail=str(error))
+                    log.warning("connection.token_store_awaited", connection=self._subject.connection, detail=str(error))
                 attempt += 1
-                await asyncio.sleep(full_jitter(attempt, rand=self._tokens.rand(), base_seconds=0.2, cap_seconds=2.0))
+                await asyncio.sleep(full_jitter(attempt, rand=self._tokens.rand(), base_seconds=0.2, cap_seconds=self._tokens.timing.lease_seconds / 8))
                 continue
             if serial is None:
                 return await self._raced()

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 
 import structlog
 
-from gateway.model.breaker import Health, Key, Scope, probe_interval_seconds
+from gateway.model.breaker import Fleet, Health, Key, Scope, probe_interval_seconds
 from gateway.model.event import EventType, NewEvent
-from gateway.model.incident import MOST_REQUEST_IDS, QUIET, Finding, affected, explained_by, is_calm, said_to_customers, systemic, wanted
+from gateway.model.incident import MOST_REQUEST_IDS, QUIET, Finding, explained_by, is_calm, said_to_customers, systemic, wanted
 from gateway.store import breakers, incidents, outbox
 from gateway.store.incidents import Incident
 from gateway.store.pool import Connection, Database
@@ -41,10 +41,10 @@ async def decide(database: Database) -> None:
         now = await incidents.due(connection)
         if now is None:
             return
-        healths = await breakers.health(connection)
-        found = systemic(healths, now=now)
-        opened = await _breakers(connection, healths, found, now)
-        changes = await _incidents(connection, healths, found, now)
+        fleet = Fleet(await breakers.health(connection), now=now)
+        found = systemic(fleet)
+        opened = await _breakers(connection, fleet, found)
+        changes = await _incidents(connection, fleet, found)
         owners = await incidents.show(connection, sorted({name for change in changes for name in change.connections})) if changes else {}
         for change in changes:
             for event in _events(change, owners):
@@ -55,44 +55,48 @@ async def decide(database: Database) -> None:
         _say(change)
 
 
-async def _breakers(connection: Connection, healths: Sequence[Health], found: Sequence[Finding], now: datetime) -> list[Key]:
+async def _breakers(connection: Connection, fleet: Fleet, found: Sequence[Finding]) -> list[Key]:
     """Those that opened. A success closes them elsewhere; here, those at which nobody fails any more."""
     opened = [f.key for f in found if await breakers.open_breaker(connection, f.key, seconds=probe_interval_seconds(0, rand=random.random()))]
-    idle = [key for key in await breakers.listed(connection) if not affected(key, healths, now=now)]
+    idle = [key for key in await breakers.listed(connection) if not fleet.failing(key)]
     if idle:
         await breakers.close(connection, idle)
     return opened
 
 
-async def _incidents(connection: Connection, healths: Sequence[Health], found: Sequence[Finding], now: datetime) -> list[Change]:
+async def _incidents(connection: Connection, fleet: Fleet, found: Sequence[Finding]) -> list[Change]:
     held = await incidents.lock(connection)
     changes = []
-    for finding in wanted(healths, found, now=now, known=[incident.where for incident in held]):
+    for finding in wanted(fleet, found, known=[incident.where for incident in held]):
         opened = await incidents.open_incident(connection, finding)
         if opened is not None:
             changes.append(_opened(opened, finding.failing, opened.connections, opened.customers, whole=True))
     wide = {i.where: i for i in [*held, *(change.incident for change in changes)] if i.scope is not Scope.CONNECTION}
     for incident in held:
-        wider = explained_by(incident.where, healths, wide, now=now)
+        wider = explained_by(incident.where, fleet, wide)
         if wider is not None:
             changes.append(_closed(await incidents.close(connection, incident, f"became part of incident {wide[wider].incident}: {wide[wider].detail}")))
         else:
-            changes += await _go_on(connection, incident, healths, now)
+            changes += await _go_on(connection, incident, fleet)
     return changes
 
 
-async def _go_on(connection: Connection, incident: Incident, healths: Sequence[Health], now: datetime) -> list[Change]:
+async def _go_on(connection: Connection, incident: Incident, fleet: Fleet) -> list[Change]:
     """An open incident a few seconds later: it is over, or calm since now, or has grown."""
-    if is_calm(incident.where, healths, now=now, opened_at=incident.opened_at):
-        since = incident.calm_since or now
-        if now - since >= QUIET:
+    if is_calm(incident.where, fleet, opened_at=incident.opened_at):
+        since = incident.calm_since or fleet.now
+        if fleet.now - since >= QUIET:
             return [
-                _closed(await incidents.close(connection, incident, f"calm for {(now - since).total_seconds():.0f} s: calls succeed, or none is made any more"))
+                _closed(
+                    await incidents.close(
+                        connection, incident, f"calm for {(fleet.now - since).total_seconds():.0f} s: calls succeed, or none is made any more"
+                    )
+                )
             ]
         await incidents.calm(connection, incident, since)
         return []
     await incidents.calm(connection, incident, None)
-    failing = affected(incident.where, healths, now=now)
+    failing = fleet.failing(incident.where)
     grown = _grown(incident, failing)
     if grown == incident:
         return []
@@ -159,12 +163,13 @@ def _events(change: Change, owners: Mapping[str, str]) -> Iterator[NewEvent]:
 
 
 def _say(change: Change) -> None:
-    incident = change.incident
-    fields = {"incident": incident.incident, "scope": str(incident.scope), "key": incident.key, "connections": len(incident.connections)}
+    incident, scope, connections = change.incident, str(change.incident.scope), len(change.incident.connections)
     if change.type is EventType.INCIDENT_CLOSED:
-        log.info("connection.incident_closed", detail=incident.closing_detail, **fields)
+        detail = incident.closing_detail
+        log.info("connection.incident_closed", incident=incident.incident, scope=scope, key=incident.key, connections=connections, detail=detail)
     elif change.whole:
-        log.warning("connection.incident_opened", detail=incident.detail, **fields)
+        detail = incident.detail
+        log.warning("connection.incident_opened", incident=incident.incident, scope=scope, key=incident.key, connections=connections, detail=detail)
 
 
 def _written(at: datetime) -> str:

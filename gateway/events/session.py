@@ -68,7 +68,14 @@ class StrictClient(aiomqtt.Client):
         await self.publish_once(topic, payload, retain=True)
 
     async def publish_once(
-        self, topic: str, payload: bytes, *, retain: bool = False, content_type: str | None = None, expiry_seconds: int | None = None
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        content_type: str | None = None,
+        expiry_seconds: int | None = None,
+        correlation: bytes | None = None,
     ) -> None:
         """Publishes at QoS 1; returns on a good PUBACK. Raises PublishRefused on a bad one, and MqttError where none came."""
         if self._disconnected.done():
@@ -78,6 +85,8 @@ class StrictClient(aiomqtt.Client):
             properties.ContentType = content_type
         if expiry_seconds is not None:
             properties.MessageExpiryInterval = expiry_seconds
+        if correlation is not None:
+            properties.CorrelationData = correlation
         info = self._client.publish(topic, payload, 1, retain=retain, properties=properties)
         if info.rc != 0:
             raise aiomqtt.MqttError(f"publish to {topic}: code {info.rc}")

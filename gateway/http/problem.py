@@ -1,91 +1,173 @@
-"""Errors as `application/problem+json` (RFC 9457), and the request id that every response carries."""
+"""Errors as `application/problem+json` (RFC 9457) with stable codes; for browsers as a page. It decides nothing: errors come from elsewhere."""
 
 from __future__ import annotations
 
-import re
-import secrets
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    PermissionDenied,
+    RateLimited,
+    RequestRefused,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+    Unavailable,
+)
 
 log = structlog.get_logger(__name__)
 
-HEADER = "X-Request-ID"
-_GIVEN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_CODES = {404: "request.not_found", 405: "request.method_not_allowed", 422: "request.invalid"}
+MEDIA_TYPE = "application/problem+json"
+UNAVAILABLE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a code means: the HTTP status, a sentence, and whether the same request may succeed later without anybody doing anything."""
+
+    status: int
+    title: str
+    retryable: bool = False
+
+
+CODES = {
+    "request.invalid": Kind(422, "The request is not valid"),
+    "request.not_found": Kind(404, "There is no such thing"),
+    "request.method_not_allowed": Kind(405, "This address does not take this method"),
+    "request.conflict": Kind(409, "The request does not fit what is there"),
+    "request.unsupported": Kind(422, "The system cannot do this"),
+    "request.too_large": Kind(413, "The body is too large"),
+    "request.timeout": Kind(408, "The body took too long to arrive", retryable=True),
+    "auth.unauthenticated": Kind(401, "A valid API token is needed"),
+    "auth.forbidden": Kind(403, "This API token may not do that"),
+    "connection.reauthorization_required": Kind(409, "The system refuses the connection's credential"),
+    "connection.blocked": Kind(409, "The connection needs a person at the system"),
+    "connection.paused": Kind(409, "The connection is paused"),
+    "connection.pending": Kind(409, "The connection waits for credentials"),
+    "connection.disconnected": Kind(410, "The connection is disconnected for good"),
+    "connection.wrong_account": Kind(409, "The credential belongs to another account"),
+    "credits.insufficient": Kind(402, "There are not enough connection credits"),
+    "upstream.rate_limited": Kind(429, "The system asks to wait", retryable=True),
+    "upstream.unavailable": Kind(503, "The system does not answer", retryable=True),
+    "upstream.error": Kind(502, "The system answered with an error", retryable=True),
+    "gateway.overloaded": Kind(503, "Fieldgate cannot answer now", retryable=True),
+    "gateway.internal": Kind(500, "Something went wrong here", retryable=True),
+}
+_UNKNOWN = Kind(409, "The request cannot be done now")
 
 
 class Problem(BaseModel):
-    """The body of every error. 401 and 403 always mean the caller's own token."""
+    """The body of every error. 401 and 403 always mean the caller's own token, never the system's credential."""
 
     type: str = "about:blank"
     title: str
     status: int
     detail: str
-    code: str
+    code: str = Field(examples=sorted(CODES))
     request_id: str
     connection: str | None = None
     retryable: bool
-    retry_after: float | None = None
+    retry_after: float | None = Field(None, description="Seconds.")
 
 
-class RequestIds:
-    """Gives every request an id (the caller's own, when it is a decent one), to the log lines and the response."""
+def example(code: str) -> dict[str, object]:
+    """What the OpenAPI document shows of a code."""
+    kind = CODES[code]
+    return Problem(title=kind.title, status=kind.status, detail=kind.title + ".", code=code, request_id="4f1c", retryable=kind.retryable).model_dump()
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Only HTTP; anything else passes."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = next((value for name, value in scope["headers"] if name.lower() == HEADER.lower().encode()), b"")
-        request_id = given.decode() if _GIVEN.fullmatch(given) else secrets.token_hex(16)
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (HEADER.encode(), request_id.encode())]
-            await send(message)
-
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._app(scope, receive, send_with_id)
+def answer(request: Request, code: str, detail: str, *, connection: str | None = None, retry_after: float | None = None) -> Response:
+    """A problem as a response: a page where a browser asked for one, else JSON."""
+    kind = CODES.get(code, _UNKNOWN)
+    body = Problem(
+        title=kind.title,
+        status=kind.status,
+        detail=detail,
+        code=code,
+        request_id=request.state.request_id,
+        connection=connection,
+        retryable=kind.retryable,
+        retry_after=retry_after,
+    )
+    headers = {"Retry-After": str(math.ceil(retry_after))} if retry_after is not None else {}
+    if kind.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="fieldgate"'
+    page: Callable[[Request, Problem], Response] | None = getattr(request.app.state, "problem_page", None)
+    if page is not None and not request.url.path.startswith("/v1/") and "text/html" in request.headers.get("accept", ""):
+        response = page(request, body)
+        response.headers.update(headers)
+        return response
+    return JSONResponse(body.model_dump(), status_code=kind.status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def install(app: FastAPI) -> None:
     """Answers every error with a Problem."""
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(RequestRefused, _refused)
+    app.add_exception_handler(ConnectorError, _upstream)
+    app.add_exception_handler(StoreError, _store)
     app.add_exception_handler(Exception, _internal)
 
 
-def answer(request: Request, status: int, *, code: str, title: str, detail: str, retryable: bool) -> JSONResponse:
-    """A problem as a response."""
-    body = Problem(title=title, status=status, detail=detail, code=code, request_id=request.state.request_id, retryable=retryable)
-    return JSONResponse(body.model_dump(), status_code=status, media_type="application/problem+json")
+_BY_STATUS = {401: "auth.unauthenticated", 403: "auth.forbidden", 404: "request.not_found", 405: "request.method_not_allowed", 413: "request.too_large"}
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    retryable = error.status_code in (429, 503)
-    code = _CODES.get(error.status_code, "request.invalid" if error.status_code < 500 else "gateway.internal")
-    response = answer(request, error.status_code, code=code, title=str(error.detail), detail=f"{request.method} {request.url.path}", retryable=retryable)
+    code = _BY_STATUS.get(error.status_code, "request.invalid" if error.status_code < 500 else "gateway.internal")
+    response = answer(request, code, f"{error.detail}.")
     response.headers.update(error.headers or {})
     return response
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
-    return answer(request, 422, code="request.invalid", title="The request is not valid", detail=faults, retryable=False)
+    return answer(request, "request.invalid", faults)
 
 
-async def _internal(request: Request, error: Exception) -> JSONResponse:
-    log.error("http.request_crashed", method=request.method, path=request.url.path, error=type(error).__name__)
-    return answer(request, 500, code="gateway.internal", title="Something went wrong here", detail="The log has it under this request id.", retryable=True)
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestRefused)
+    return answer(request, error.code, str(error), connection=error.connection, retry_after=error.retry_after)
+
+
+async def _upstream(request: Request, error: Exception) -> Response:
+    connection = request.path_params.get("connection")
+    match error:
+        case RateLimited():
+            return answer(request, "upstream.rate_limited", str(error), connection=connection, retry_after=error.retry_after)
+        case Unavailable():
+            return answer(request, "upstream.unavailable", str(error), connection=connection, retry_after=error.retry_after)
+        case AuthRefused():
+            return answer(request, "connection.reauthorization_required", str(error), connection=connection)
+        case PermissionDenied() | BadConfiguration():
+            return answer(request, "connection.blocked", str(error), connection=connection)
+        case _:
+            return answer(request, "upstream.error", str(error), connection=connection)
+
+
+async def _store(request: Request, error: Exception) -> Response:
+    if isinstance(error, StoreUnavailable):
+        return answer(request, "gateway.overloaded", "The database is away; try again.", retry_after=UNAVAILABLE_SECONDS)
+    if isinstance(error, StoreRejected):
+        return answer(request, "request.invalid", "The request holds a value that cannot be stored.")
+    return await _internal(request, error)
+
+
+async def _internal(request: Request, error: Exception) -> Response:
+    route = getattr(request.scope.get("route"), "path", None)  # never the path itself: a link's secret is part of it
+    log.error("http.request_crashed", method=request.method, route=route, error=type(error).__name__)
+    return answer(request, "gateway.internal", "The log has it under this request id.")

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 import structlog
 import uvicorn
 
-from gateway.http.api import build
+from gateway.http.application import build, guarded
+from gateway.http.auth import Mounted
+from gateway.http.ports import Services
 from gateway.model.errors import ConfigError, StoreError
 from gateway.settings import Settings
 from gateway.store import migrate
@@ -19,6 +21,7 @@ from gateway.store.pool import Database
 log = structlog.get_logger(__name__)
 
 STOP_SECONDS = 3
+KEEP_ALIVE_SECONDS = 15
 
 
 class Readiness:
@@ -55,17 +58,29 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    """Health, readiness and metrics at `http.listen`."""
+    """Health, readiness, metrics, the API and the pages at `http.listen`."""
 
     def __init__(self, settings: Settings, readiness: Readiness) -> None:
         self._listen = settings.http.listen
+        self._mounted = Mounted()
         config = uvicorn.Config(
-            build(readiness.check), log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=STOP_SECONDS
+            guarded(build(readiness.check, self._mounted)),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=STOP_SECONDS,
         )
         self._server = _Server(config)
         self._ended = asyncio.Event()
         self._ended.set()
         self.port = 0
+
+    def serve(self, services: Services) -> None:
+        """From now on the API and the pages answer. Before, and while there is no database, they say that the gateway starts."""
+        self._mounted.services = services
 
     async def run(self) -> None:
         """Until `stop` or cancellation. Raises ConfigError when the address cannot be listened on."""

@@ -7,7 +7,9 @@ Only transient failures count here: a refused credential, a missing permission o
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -55,16 +57,10 @@ class Health:
     request_ids: tuple[str, ...] = ()
     error: str | None = None
 
-    def belongs_to(self, key: Key) -> bool:
-        """Whether the connection is this one, or on this host, or of this system type."""
-        scope, name = key
-        match scope:
-            case Scope.CONNECTION:
-                return self.connection == name
-            case Scope.HOST:
-                return self.host == name
-            case Scope.SYSTEM:
-                return self.system == name
+    @property
+    def keys(self) -> tuple[Key, Key, Key]:
+        """The connection itself, its host and its system type. A host without a name is none."""
+        return (Scope.CONNECTION, self.connection), (Scope.HOST, self.host), (Scope.SYSTEM, self.system)
 
     def is_seen(self, now: datetime) -> bool:
         """Whether it called lately."""
@@ -79,22 +75,56 @@ class Health:
         return self.failing_since is not None and self.is_failing(now) and (self.failures >= FAILURES_IN_A_ROW or now - self.failing_since >= SILENCE)
 
 
-def enough_fail(members: Sequence[Health], *, now: datetime) -> bool:
-    """Whether at least three and at least 30 % of the customers seen there fail. A customer's connections are one voice, however many they are."""
-    failing = {health.customer for health in members if health.is_failing(now)}
-    seen = {health.customer for health in members if health.is_seen(now)}
-    return len(failing) >= FEWEST_CUSTOMERS and 10 * len(failing) >= 3 * len(seen)
+class Fleet:
+    """The health of all connections that make calls, at one time. Looking a key up does not depend on how many there are."""
 
+    def __init__(self, healths: Iterable[Health], *, now: datetime) -> None:
+        self.now = now
+        self.healths = tuple(healths)
+        self._members: defaultdict[Key, list[Health]] = defaultdict(list)
+        self._well: dict[Key, list[datetime]] = {}
+        for health in self.healths:
+            for key in health.keys:
+                self._members[key].append(health)
 
-def is_systemic(members: Sequence[Health], *, now: datetime) -> bool:
-    """Whether a host or a system type with these connections is at fault: enough customers fail, for a minute, in which nobody succeeded."""
-    failing_since = [health.failing_since for health in members if health.failing_since is not None and health.is_failing(now)]
-    return enough_fail(members, now=now) and now - min(failing_since) >= SILENCE and not succeeded_since(members, now - SILENCE)
+    def members(self, key: Key) -> Sequence[Health]:
+        """All that belong there."""
+        return self._members.get(key, ())
 
+    def seen(self, key: Key) -> list[Health]:
+        """Those that called lately."""
+        return [health for health in self.members(key) if health.is_seen(self.now)]
 
-def succeeded_since(members: Sequence[Health], since: datetime) -> bool:
-    """Whether one of them succeeded after `since`."""
-    return any(health.last_success_at is not None and health.last_success_at > since for health in members)
+    def failing(self, key: Key) -> tuple[Health, ...]:
+        """Those that fail."""
+        return tuple(health for health in self.members(key) if health.is_failing(self.now))
+
+    def failing_keys(self, scope: Scope) -> list[Key]:
+        """Where somebody fails, sorted."""
+        return sorted({key for health in self.healths if health.is_failing(self.now) for key in health.keys if key[0] is scope and key[1]})
+
+    def well_since(self, key: Key, since: datetime) -> int:
+        """How many of those seen do not fail, and succeeded after `since`."""
+        if key not in self._well:
+            self._well[key] = sorted(h.last_success_at for h in self.seen(key) if h.last_success_at is not None and not h.is_failing(self.now))
+        return len(self._well[key]) - bisect_right(self._well[key], since)
+
+    def enough_fail(self, key: Key) -> bool:
+        """Whether at least three and at least 30 % of the customers seen there fail. A customer's connections are one voice, however many they are."""
+        failing = {health.customer for health in self.failing(key)}
+        seen = {health.customer for health in self.seen(key)}
+        return len(failing) >= FEWEST_CUSTOMERS and 10 * len(failing) >= 3 * len(seen)
+
+    def is_systemic(self, key: Key) -> bool:
+        """Whether this host or system type is at fault: enough customers fail, for a minute, in which nobody succeeded."""
+        if not self.enough_fail(key):
+            return False
+        first = min(health.failing_since for health in self.failing(key) if health.failing_since is not None)
+        return self.now - first >= SILENCE and not self.succeeded_since(key, self.now - SILENCE)
+
+    def succeeded_since(self, key: Key, since: datetime) -> bool:
+        """Whether one of them succeeded after `since`."""
+        return any(health.last_success_at is not None and health.last_success_at > since for health in self.members(key))
 
 
 def probe_interval_seconds(attempt: int, *, rand: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from gateway.model.breaker import Health, Key, Scope, enough_fail, is_systemic, succeeded_since
+from gateway.model.breaker import Fleet, Health, Key, Scope
 
 QUIET = timedelta(minutes=2)
 """How long an incident is calm before it closes."""
@@ -61,43 +61,41 @@ class Finding:
         return tuple(dict.fromkeys([*latest, *earlier]))[:MOST_REQUEST_IDS]
 
 
-def systemic(healths: Sequence[Health], *, now: datetime) -> tuple[Finding, ...]:
+def systemic(fleet: Fleet) -> tuple[Finding, ...]:
     """The system types and hosts at fault: their breakers belong open. A system type is at fault only where more than one host fails."""
-    return (*_systems(healths, now), *_hosts(healths, now))
+    systems = [finding for finding in _at_fault(fleet, Scope.SYSTEM) if len({health.host for health in finding.failing}) > 1]
+    return (*systems, *_at_fault(fleet, Scope.HOST))
 
 
-def wanted(healths: Sequence[Health], found: Sequence[Finding], *, now: datetime, known: Collection[Key]) -> tuple[Finding, ...]:
+def wanted(fleet: Fleet, found: Sequence[Finding], *, known: Collection[Key]) -> tuple[Finding, ...]:
     """The incidents that should be open, given the `systemic` findings and the keys of those that are (`known`).
 
     What a wider one explains has none of its own.
     """
     wide = {finding.key for finding in found} | set(known)
-    own = [_specific(health, healths, now) for health in healths if health.is_open(now) and not _explained(health, wide)]
-    return (*(finding for finding in found if explained_by(finding.key, healths, wide, now=now) is None), *(finding for finding in own if finding is not None))
+    shared = [finding for finding in found if explained_by(finding.key, fleet, wide) is None]
+    alone = [health for health in fleet.healths if health.is_open(fleet.now) and wide.isdisjoint(health.keys[1:])]
+    return (*shared, *(finding for health in alone if (finding := _specific(health, fleet)) is not None))
 
 
-def explained_by(key: Key, healths: Sequence[Health], wide: Collection[Key], *, now: datetime) -> Key | None:
-    """The wider of `wide` that explains all that fails here; None where there is none, or nothing fails."""
-    failing = [health for health in healths if health.belongs_to(key) and health.is_failing(now)]
-    wider = [other for other in wide if _width(other) > _width(key) and failing and all(health.belongs_to(other) for health in failing)]
-    return max(wider, key=_width, default=None)
+def explained_by(key: Key, fleet: Fleet, wide: Collection[Key]) -> Key | None:
+    """The widest of `wide` that explains all that fails here, and more; None where there is none, or nothing fails."""
+    failing = fleet.failing(key)
+    if not failing:
+        return None
+    candidates = [other for other in failing[0].keys if other in wide and _width(other) > _width(key)]
+    return max((other for other in candidates if all(other in health.keys for health in failing)), key=_width, default=None)
 
 
-def affected(key: Key, healths: Sequence[Health], *, now: datetime) -> tuple[Health, ...]:
-    """The connections that fail there now."""
-    return tuple(health for health in healths if health.belongs_to(key) and health.is_failing(now))
-
-
-def is_calm(key: Key, healths: Sequence[Health], *, now: datetime, opened_at: datetime) -> bool:
+def is_calm(key: Key, fleet: Fleet, *, opened_at: datetime) -> bool:
     """Whether an open incident may be over: somebody has succeeded since it opened and no longer enough fail; QUIET of it closes the incident.
 
-    `healths`: of connections that make calls at all. With none failing there any more (answered, stopped, or silent for an hour) it is calm as well.
+    With none failing there any more (answered, stopped, or silent for an hour) it is calm as well.
     """
-    members = [health for health in healths if health.belongs_to(key)]
-    still = [health for health in members if health.failing_since is not None and not _abandoned(health, now)]
+    still = [health for health in fleet.members(key) if health.failing_since is not None and not _abandoned(health, fleet.now)]
     if key[0] is Scope.CONNECTION or not still:
         return not still
-    return succeeded_since(members, opened_at) and not enough_fail(members, now=now)
+    return fleet.succeeded_since(key, opened_at) and not fleet.enough_fail(key)
 
 
 def said_to_customers(key: Key) -> str:
@@ -112,53 +110,32 @@ def said_to_customers(key: Key) -> str:
             return f"Calls to {name} fail on more than one host, not only yours: nothing in your settings is at fault."
 
 
-def _systems(healths: Sequence[Health], now: datetime) -> Iterator[Finding]:
-    for system in sorted({health.system for health in healths if health.is_failing(now)}):
-        finding = _shared((Scope.SYSTEM, system), healths, now)
-        if finding is not None and len({health.host for health in finding.failing}) > 1:
-            yield finding
+def _at_fault(fleet: Fleet, scope: Scope) -> Iterator[Finding]:
+    for key in fleet.failing_keys(scope):
+        if fleet.is_systemic(key):
+            members, failing = fleet.seen(key), fleet.failing(key)
+            last = max((health.last_success_at for health in members if health.last_success_at is not None), default=None)
+            silence = "none ever succeeded" if last is None else f"none succeeded for {(fleet.now - last).total_seconds():.0f} s"
+            customers = f"{len({health.customer for health in failing})} of {len({health.customer for health in members})} customers"
+            yield Finding(key=key, failing=failing, detail=f"{len(failing)} of {len(members)} connections {_place(key)} fail ({customers}), {silence}")
 
 
-def _hosts(healths: Sequence[Health], now: datetime) -> Iterator[Finding]:
-    for host in sorted({health.host for health in healths if health.host and health.is_failing(now)}):
-        finding = _shared((Scope.HOST, host), healths, now)
-        if finding is not None:
-            yield finding
-
-
-def _shared(key: Key, healths: Sequence[Health], now: datetime) -> Finding | None:
-    members = [health for health in healths if health.belongs_to(key) and health.is_seen(now)]
-    if not is_systemic(members, now=now):
-        return None
-    failing = affected(key, members, now=now)
-    last = max((health.last_success_at for health in members if health.last_success_at is not None), default=None)
-    silence = "none ever succeeded" if last is None else f"none succeeded for {(now - last).total_seconds():.0f} s"
-    customers = f"{_of(failing, members)} customers"
-    return Finding(key=key, failing=failing, detail=f"{len(failing)} of {len(members)} connections {_place(key)} fail ({customers}), {silence}")
-
-
-def _specific(health: Health, healths: Sequence[Health], now: datetime) -> Finding | None:
+def _specific(health: Health, fleet: Fleet) -> Finding | None:
     """A connection whose breaker is open. It is its own affair when neighbours have worked since, or it has none; else we wait for a wider verdict first."""
     assert health.failing_since is not None
-    place = _place((Scope.HOST, health.host)) if health.host else f"of {health.system}"
-    shared: Key = (Scope.HOST, health.host) if health.host else (Scope.SYSTEM, health.system)
-    neighbours = [other for other in healths if other.belongs_to(shared) and other.connection != health.connection and other.is_seen(now)]
-    well = [other for other in neighbours if not other.is_failing(now) and succeeded_since([other], health.failing_since)]
+    own, host, system = health.keys
+    shared = host if health.host else system
+    neighbours = len(fleet.seen(shared)) - 1
     failed = f"{health.failures} calls in a row failed" if health.failures > 1 else "a call failed"
     if not neighbours:
-        why = f"no other connection {place} was seen"
-    elif well:
-        why = f"{len(well)} of {len(neighbours)} other connections {place} succeeded since"
-    elif now - health.failing_since >= ALONE_AFTER:
-        failing = [other for other in neighbours if other.is_failing(now)]
-        why = f"{len(failing)} of {len(neighbours)} other connections {place} fail too, of too few customers to blame what they share"
+        why = f"no other connection {_place(shared)} was seen"
+    elif well := fleet.well_since(shared, health.failing_since):
+        why = f"{well} of {neighbours} other connections {_place(shared)} succeeded since"
+    elif fleet.now - health.failing_since >= ALONE_AFTER:
+        why = f"{len(fleet.failing(shared)) - 1} of {neighbours} other connections {_place(shared)} fail too, of too few customers to blame what they share"
     else:
         return None
-    return Finding(key=(Scope.CONNECTION, health.connection), failing=(health,), detail=f"{failed}, {why}")
-
-
-def _explained(health: Health, wide: Collection[Key]) -> bool:
-    return (Scope.HOST, health.host) in wide or (Scope.SYSTEM, health.system) in wide
+    return Finding(key=own, failing=(health,), detail=f"{failed}, {why}")
 
 
 def _abandoned(health: Health, now: datetime) -> bool:
@@ -171,7 +148,3 @@ def _width(key: Key) -> int:
 
 def _place(key: Key) -> str:
     return f"on host {key[1]}" if key[0] is Scope.HOST else f"of {key[1]}"
-
-
-def _of(failing: Sequence[Health], members: Sequence[Health]) -> str:
-    return f"{len({health.customer for health in failing})} of {len({health.customer for health in members})}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,12 +11,16 @@ from datetime import datetime
 import orjson
 
 from gateway.model.delivery import DueWindow, Refusal
+from gateway.model.event import EventType, NewEvent
 from gateway.model.reading import Batch, Reading
 from gateway.model.sample import Value
-from gateway.store import streams
+from gateway.store import outbox, streams
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 from gateway.store.streams import Claim
+
+SAMPLE = 5
+"""Dead letters of a batch that its event shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +66,7 @@ async def commit(database: Database, claim: Claim, results: Results, *, batch_id
             await _record_deliveries(connection, claim, results.delivered)
         if results.dead:
             await _record_dead_letters(connection, claim, results.dead)
+            await _tell_dead_letters(connection, claim, results.dead)
         if results.retried:
             await connection.execute(sql("due_lock"), claim.connection, *_places(results.retried + gone))
             await connection.execute(sql("due_retry"), claim.connection, *_places(results.retried))
@@ -118,6 +124,14 @@ async def _record_deliveries(connection: Connection, claim: Claim, delivered: Se
         [orjson.dumps(made.value).decode() for made in delivered],
         [made.remote_id for made in delivered],
     )
+
+
+async def _tell_dead_letters(connection: Connection, claim: Claim, refusals: Sequence[Refusal]) -> None:
+    """One event for what one batch lost, with a sample: not one for each reading."""
+    reasons = Counter(refusal.reason for refusal in refusals)
+    sample = [{"meter": r.due.meter, "window_start": r.due.window_start.isoformat(), "reason": r.reason, "detail": r.detail} for r in refusals[:SAMPLE]]
+    data: dict[str, object] = {"count": len(refusals), "reasons": dict(reasons), "sample": sample}
+    await outbox.append(connection, NewEvent(type=EventType.READING_DEAD_LETTERED, customer=claim.customer, connection=claim.connection, data=data))
 
 
 async def _record_dead_letters(connection: Connection, claim: Claim, refusals: Sequence[Refusal]) -> None:

@@ -12,13 +12,17 @@ from gateway.store.queries import sql
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredToken:
-    """A row. `serial` counts grants; 0 and `sealed` None: none yet. Seconds count from the moment of reading; None: nobody said."""
+    """A row. `serial` counts grants; 0 and `sealed` None: none yet. Seconds count from the moment of reading; None: nobody said.
+
+    `lapsed`: the fence of a lease that ran out.
+    """
 
     serial: int
     sealed: bytes | None = field(repr=False)
     refresh_in_seconds: float | None
     expires_in_seconds: float | None
     refused: str | None
+    lapsed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +49,13 @@ async def read(database: Database, connection_id: str, generation: int) -> Store
     return None if row is None else _stored(row)
 
 
-async def claim(database: Database, connection_id: str, generation: int, owner: str, seconds: float) -> Claim | None:
-    """Takes the lease, and writes the row in doing so; None while another holds it. Raises StoreRejected when the credential is gone."""
+async def claim(database: Database, connection_id: str, generation: int, owner: str, seconds: float, *, lapsed: int | None) -> Claim | None:
+    """Takes the lease, and writes the row in doing so; None while another holds it.
+
+    One that ran out is taken only under the fence that `lapsed` says. Raises StoreRejected when the credential is gone.
+    """
     async with database.transaction() as connection:
-        row = await connection.fetchrow(sql("token_claim"), connection_id, generation, owner, seconds)
+        row = await connection.fetchrow(sql("token_claim"), connection_id, generation, owner, seconds, lapsed)
     return None if row is None else Claim(fence=row["fence"], token=_stored(row))
 
 
@@ -112,4 +119,5 @@ def _stored(row: asyncpg.Record) -> StoredToken:
         refresh_in_seconds=row["refresh_in"],
         expires_in_seconds=row["expires_in"],
         refused=row["refused"],
+        lapsed=row.get("lapsed"),
     )

@@ -20,7 +20,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 ROOT = Path(__file__).parents[2]
-PASSWORDS = {"gateway": "gate-secret", "acme": "acme-secret"}
+PASSWORDS = {"gateway": "gate-secret", "acme": "acme-secret", "globex": "globex-secret"}
 NOT_AUTHORIZED = 0x87
 
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model.breaker import LONGEST_PROBE_SECONDS, Health, Key, Scope, enough_fail, is_systemic, probe_interval_seconds, wait_seconds
-from gateway.model.incident import MOST_REQUEST_IDS, QUIET, explained_by, is_calm, systemic, wanted
+from gateway.model.breaker import LONGEST_PROBE_SECONDS, Fleet, Health, Key, Scope, probe_interval_seconds, wait_seconds
+from gateway.model.incident import MOST_REQUEST_IDS, QUIET, Finding, explained_by, is_calm, systemic, wanted
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 WIDE = (Scope.HOST, Scope.SYSTEM)
@@ -47,8 +47,20 @@ def fleets(draw: st.DrawFn) -> list[Health]:
     return fleet
 
 
+def at(healths: Sequence[Health]) -> Fleet:
+    return Fleet(healths, now=NOW)
+
+
+def findings(healths: Sequence[Health], known: Sequence[Key] = ()) -> tuple[Finding, ...]:
+    return wanted(at(healths), systemic(at(healths)), known=known)
+
+
+def members(healths: Sequence[Health], key: Key) -> list[Health]:
+    return [one for one in healths if key in one.keys]
+
+
 def keys(fleet: Sequence[Health], known: Sequence[Key] = ()) -> set[Key]:
-    return {finding.key for finding in wanted(fleet, systemic(fleet, now=NOW), now=NOW, known=known)}
+    return {finding.key for finding in findings(fleet, known)}
 
 
 def fails(one: Health, since: datetime | None = None) -> Health:
@@ -58,26 +70,30 @@ def fails(one: Health, since: datetime | None = None) -> Health:
 @given(fleet=fleets(), data=st.data())
 def test_another_failure_never_makes_a_fault_smaller(fleet: list[Health], data: st.DataObject) -> None:
     """Monotone: whatever is systemic stays so when one more of its connections fails, or a connection that fails is added."""
-    if not is_systemic(fleet, now=NOW):
+    key = (Scope.HOST, "x")
+    fleet = [replace(one, host="x") for one in fleet]
+    if not at(fleet).is_systemic(key):
         return
     more, since = data.draw(st.sampled_from([*range(len(fleet)), -1])), ago(data.draw(st.integers(0, 90)))
     changed = [fails(one, min(since, one.failing_since or since)) if number == more else one for number, one in enumerate(fleet)]
     if more < 0:
-        changed.append(fails(data.draw(health(99)), since))
-    assert is_systemic(changed, now=NOW)
+        changed.append(fails(replace(data.draw(health(99)), host="x"), since))
+    assert at(changed).is_systemic(key)
 
 
 @given(fleet=fleets())
 def test_one_customer_never_makes_a_systemic_incident_nor_do_two(fleet: list[Health]) -> None:
     for customers in (("a",), ("a", "b")):
         own = [replace(fails(one), customer=customers[number % len(customers)]) for number, one in enumerate(fleet)]
-        assert not systemic(own, now=NOW)
+        assert not systemic(at(own))
         assert not {scope for scope, _ in keys(own)} & set(WIDE)
 
 
 @given(fleet=fleets())
 def test_a_customers_connections_are_one_voice(fleet: list[Health]) -> None:
-    assert enough_fail(fleet, now=NOW) == enough_fail([*fleet, *(replace(one, connection=f"{one.connection}-again") for one in fleet)], now=NOW)
+    twice = [*fleet, *(replace(one, connection=f"{one.connection}-again") for one in fleet)]
+    for key in {key for one in fleet for key in one.keys[1:]}:
+        assert at(fleet).enough_fail(key) == at(twice).enough_fail(key)
 
 
 @given(fleet=fleets(), data=st.data())
@@ -86,14 +102,14 @@ def test_a_success_within_the_minute_acquits_host_and_system(fleet: list[Health]
         return
     lucky = data.draw(st.sampled_from(fleet))
     well = [replace(one, last_success_at=ago(data.draw(st.integers(0, 59)))) if one is lucky else one for one in fleet]
-    assert not {finding.key for finding in systemic(well, now=NOW)} & {(Scope.HOST, lucky.host), (Scope.SYSTEM, lucky.system)}
+    assert not {finding.key for finding in systemic(at(well))} & {(Scope.HOST, lucky.host), (Scope.SYSTEM, lucky.system)}
 
 
 @given(fleet=fleets())
 def test_what_answered_opens_nothing(fleet: list[Health]) -> None:
     """A refused login, a 403, a 429 and a bad record leave no `failing_since`."""
     answered = [replace(one, failing_since=None, failures=0, last_failure_at=NOW) for one in fleet]
-    assert not systemic(answered, now=NOW)
+    assert not systemic(at(answered))
     assert not keys(answered)
 
 
@@ -103,10 +119,10 @@ def test_a_connection_has_one_incident(fleet: list[Health]) -> None:
     found = keys(fleet)
     wide = [key for key in found if key[0] in WIDE]
     for key in found:
-        assert explained_by(key, fleet, wide, now=NOW) is None, key
+        assert explained_by(key, at(fleet), wide) is None, key
     for one in fleet:
         if one.is_open(NOW) and one.failing_since is not None and NOW - one.failing_since >= timedelta(minutes=2):
-            assert any(one.belongs_to(key) for key in found)
+            assert not found.isdisjoint(one.keys)
 
 
 @given(fleet=fleets())
@@ -121,10 +137,10 @@ def test_success_closes(fleet: list[Health]) -> None:
     """After everybody has succeeded every incident is calm, and it is not while all that fails goes on failing."""
     opened_at = ago(30)
     well = [replace(one, failing_since=None, failures=0, last_success_at=ago(10)) for one in fleet]
-    for finding in wanted(fleet, systemic(fleet, now=NOW), now=NOW, known=()):
-        assert not is_calm(finding.key, fleet, now=NOW, opened_at=max(opened_at, NOW)), finding
-        assert is_calm(finding.key, well, now=NOW, opened_at=opened_at)
-        assert is_calm(finding.key, [], now=NOW, opened_at=opened_at)
+    for finding in findings(fleet):
+        assert not is_calm(finding.key, at(fleet), opened_at=max(opened_at, NOW)), finding
+        assert is_calm(finding.key, at(well), opened_at=opened_at)
+        assert is_calm(finding.key, at([]), opened_at=opened_at)
 
 
 @given(fleet=fleets(), lucky=st.integers(0, 11))
@@ -134,9 +150,9 @@ def test_the_first_success_of_few_does_not_end_what_most_still_suffer(fleet: lis
         replace(one, failing_since=None, failures=0, last_success_at=NOW) if number == lucky % max(1, len(failing)) else one
         for number, one in enumerate(failing)
     ]
-    for finding in systemic(failing, now=NOW):
-        members = [one for one in one_well if one.belongs_to(finding.key)]
-        assert is_calm(finding.key, one_well, now=NOW, opened_at=ago(30)) is (any(one.last_success_at for one in members) and not enough_fail(members, now=NOW))
+    for finding in systemic(at(failing)):
+        succeeded = any(one.last_success_at for one in members(one_well, finding.key))
+        assert is_calm(finding.key, at(one_well), opened_at=ago(30)) is (succeeded and not at(one_well).enough_fail(finding.key))
 
 
 @given(fleet=fleets())
@@ -144,16 +160,16 @@ def test_without_a_success_it_is_not_over_though_few_still_try(fleet: list[Healt
     """An open breaker lets one call through now and then, so that few are seen to fail."""
     failing = [fails(replace(one, customer=f"k{number}")) for number, one in enumerate(fleet)]
     few = [one if number == 0 else replace(one, last_failure_at=ago(600)) for number, one in enumerate(failing)]
-    for finding in systemic(failing, now=NOW):
-        assert not is_calm(finding.key, few, now=NOW, opened_at=ago(30))
+    for finding in systemic(at(failing)):
+        assert not is_calm(finding.key, at(few), opened_at=ago(30))
 
 
 @given(fleet=fleets())
 def test_a_finding_says_what_fails(fleet: list[Health]) -> None:
-    for finding in wanted(fleet, systemic(fleet, now=NOW), now=NOW, known=()):
-        members = [one for one in fleet if one.belongs_to(finding.key)]
-        assert {one.connection for one in members if one.is_failing(NOW)} == set(finding.connections)
-        assert finding.since == min(one.failing_since for one in members if one.is_failing(NOW) and one.failing_since)
+    for finding in findings(fleet):
+        failing = [one for one in members(fleet, finding.key) if one.is_failing(NOW)]
+        assert {one.connection for one in failing} == set(finding.connections)
+        assert finding.since == min(one.failing_since for one in failing if one.failing_since)
         assert len(finding.request_ids) <= MOST_REQUEST_IDS
         assert finding.detail
         if finding.key[0] in WIDE:
@@ -180,7 +196,45 @@ def test_the_numbers_of_the_rule() -> None:
         fleet = [replace(well, connection=f"c{number}", customer=f"k{number}") for number in range(of)]
         return [replace(one, failing_since=ago(60), last_failure_at=NOW, failures=1) if number < failing else one for number, one in enumerate(fleet)]
 
-    assert [is_systemic(host(failing, of), now=NOW) for failing, of in ((3, 10), (3, 11), (4, 13), (4, 14), (2, 2))] == [True, False, True, False, False]
-    [finding] = systemic(host(3, 9), now=NOW)
+    assert [at(host(failing, of)).is_systemic((Scope.HOST, "x")) for failing, of in ((3, 10), (3, 11), (4, 13), (4, 14), (2, 2))] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+    [finding] = systemic(at(host(3, 9)))
     assert finding.detail == "3 of 9 connections on host x fail (3 of 9 customers), none succeeded for 61 s"
     assert timedelta(minutes=2) == QUIET
+
+
+def one(number: int, *, host: str = "x", system: str = "erp", failing: int | None = None, succeeded: int | None = 100) -> Health:
+    """Of a customer of its own; `failing` and `succeeded` in seconds ago."""
+    return Health(
+        connection=f"c{number}",
+        customer=f"k{number}",
+        system=system,
+        host=host,
+        last_success_at=None if succeeded is None else ago(succeeded),
+        last_failure_at=None if failing is None else NOW,
+        failing_since=None if failing is None else ago(failing),
+        failures=0 if failing is None else 3,
+    )
+
+
+def test_neighbours_that_fail_or_were_not_heard_since_prove_nothing_yet() -> None:
+    suspect = one(1, failing=90)
+    fails_too, not_heard, well = one(2, failing=50, succeeded=80), one(2, succeeded=95), one(2, succeeded=80)
+    assert keys([suspect, fails_too]) == keys([suspect, not_heard]) == set()
+    assert keys([suspect, well]) == keys([suspect]) == {(Scope.CONNECTION, "c1")}
+    assert keys([one(1, failing=120), fails_too]) == {(Scope.CONNECTION, "c1")}
+
+
+def test_what_the_system_explains_is_not_the_hosts() -> None:
+    everywhere = [one(number, host="x" if number < 4 else "y", failing=90) for number in range(5)]
+    assert {finding.key for finding in systemic(at(everywhere))} == {(Scope.SYSTEM, "erp"), (Scope.HOST, "x")}
+    assert keys(everywhere) == {(Scope.SYSTEM, "erp")}
+    assert explained_by((Scope.HOST, "x"), at(everywhere), {(Scope.SYSTEM, "erp")}) == (Scope.SYSTEM, "erp")
+    another = one(9, system="cmms", failing=90)  # on the same host: the system does not explain all of it
+    assert keys([*everywhere, another]) == {(Scope.SYSTEM, "erp"), (Scope.HOST, "x")}
+    assert keys([one(number, failing=90) for number in range(5)]) == {(Scope.HOST, "x")}  # one host alone is not the system

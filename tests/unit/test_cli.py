@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from connectors.registry import SYSTEMS
-from gateway.cli.explain import explain_message, window_of
+from gateway.cli.explain import explain_message
 from gateway.cli.reference import files
 from gateway.configuration import load
+from gateway.ingest.explain import window_of
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 5, 4, 12, 7, 30, tzinfo=UTC)
@@ -105,7 +106,7 @@ def test_explain_follows_a_message_to_its_meters(folder: Path) -> None:
 def test_explain_says_why_a_message_is_dead_and_what_to_do(folder: Path, topic: str, payload: bytes, reason: str) -> None:
     loaded = load(folder / "fieldgate.yaml", {"KEY": "k"}, systems=SYSTEMS)
     found = explain_message(loaded, topic, payload, now=NOW)
-    assert (found.dead_letter, found.samples) == (reason, [])
+    assert (found.dead_letter, found.samples) == (reason, ())
     assert found.detail
     assert found.advice
 

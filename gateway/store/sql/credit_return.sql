@@ -1,7 +1,7 @@
--- $1 connections, $2 kind: return, or lapse, which takes held credits only. After credit_lock. Back to the pool; which connections had how much.
+-- $1 connections, $2 kind: return, or lapse (of held credits: the ledger refuses another). After credit_lock. Back to the pool; which had how much.
 with gone as (
     delete from connection_credit
-    where connection_id = any($1::text[]) and ($2::text = 'return' or account = 'held')
+    where connection_id = any($1::text[])
     returning connection_id, customer_id, account, amount
 ), sums as (
     select coalesce(sum(amount) filter (where account = 'held'), 0)::int as held, coalesce(sum(amount) filter (where account = 'posted'), 0)::int as posted

@@ -1,4 +1,4 @@
-"""The HTTP interface: `/healthz`, `/readyz`, `/metrics`. It asks no clock and holds no state."""
+"""The application: health, readiness, metrics, `/v1` and the pages. Built before the database is open; the services are mounted later."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from pydantic import BaseModel, Field
 from starlette.types import ASGIApp
 
 from gateway import metrics
-from gateway.http import problem
-from gateway.http.problem import Problem, RequestIds
+from gateway.http import dashboard, openapi, problem
+from gateway.http.api import ROUTERS
+from gateway.http.auth import Mounted
+from gateway.http.middleware import BodyLimit, RequestIds
 
 
 class Health(BaseModel):
@@ -31,29 +33,41 @@ class Ready(BaseModel):
     checks: dict[str, bool] = Field(description="broker: the ingest session is up; database: answers; migrations: all applied; accepting: not draining.")
 
 
-def build(check: Callable[[], Awaitable[dict[str, bool]]]) -> ASGIApp:
-    """The application. `check` says which parts are well, by name."""
+def build(check: Callable[[], Awaitable[dict[str, bool]]], mounted: Mounted) -> FastAPI:
+    """The application. `check` says which parts are well, by name; `mounted` is given its services when they are there."""
     software = version("fieldgate")
     metrics.BUILD_INFO.labels(software, python_version()).set(1)
-    app = FastAPI(title="Fieldgate", version=software, responses={"default": {"model": Problem, "content": {"application/problem+json": {}}}})
+    app = FastAPI(title="Fieldgate", version=software, docs_url=None, redoc_url=None, generate_unique_id_function=lambda route: route.name)
+    app.state.mounted = mounted
+    app.openapi = lambda: openapi.complete(app)  # type: ignore[method-assign]  # FastAPI's own way to replace its document
     problem.install(app)
+    _observable(app, check, software)
+    for router in ROUTERS:
+        app.include_router(router)
+    dashboard.install(app, check)
+    return app
 
-    @app.get("/healthz")
+
+def guarded(app: FastAPI) -> ASGIApp:
+    """The application as it is served: even an answer to a crash has an id and careful headers."""
+    return RequestIds(BodyLimit(app))
+
+
+def _observable(app: FastAPI, check: Callable[[], Awaitable[dict[str, bool]]], software: str) -> None:
+    @app.get("/healthz", tags=["health"])
     async def healthz() -> Health:
         """Alive."""
         return Health(version=software)
 
-    @app.get("/readyz", response_model=Ready, responses={503: {"model": Ready}})
+    @app.get("/readyz", response_model=Ready, responses={503: {"model": Ready}}, tags=["health"])
     async def readyz() -> JSONResponse:
         """Ready when broker, database and migrations are; 503 says which is not."""
         checks = await check()
         ready = Ready(ready=all(checks.values()), checks=checks)
         return JSONResponse(ready.model_dump(), status_code=200 if ready.ready else 503)
 
-    @app.get("/metrics", response_class=Response)
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}, tags=["health"])
     async def scrape(request: Request) -> Response:
         """Prometheus text format, or OpenMetrics where it is asked for."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(metrics.REGISTRY), headers={"content-type": content_type})
-
-    return RequestIds(app)

@@ -1,0 +1,258 @@
+"""Reconnect links: the customer's way to give a connection new credentials. It knows no HTTP, no forms and no particular system.
+
+A link is bound to one connection. Looking at it changes nothing (mail scanners follow links); giving credentials does. It can be
+tried again until a verification succeeds, a few times at most. What succeeded is read from the connection's audit.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+from pydantic import SecretStr
+
+from gateway.connections.links import credential_binding
+from gateway.connections.vault import Binding, Vault
+from gateway.model.access import Caller
+from gateway.model.connection import State, Trigger
+from gateway.model.connector import Auth
+from gateway.model.credential import Credential, TokenGrant
+from gateway.model.errors import BadConfiguration, ConnectorError, RequestRefused, Unavailable
+from gateway.settings import CredentialSettings
+from gateway.store import connections, credentials
+from gateway.store import reauthorization as links
+from gateway.store.access import hashed, new_secret
+from gateway.store.pool import Database
+from gateway.store.reauthorization import StoredFlow, StoredLink
+
+log = structlog.get_logger(__name__)
+
+LIFETIME = timedelta(days=7)
+MAX_ATTEMPTS = 5
+FLOW_SECONDS = 900.0
+EXCHANGE_SECONDS = 20.0
+CODE_FLOW: Auth = "oauth2_authorization_code"
+ANOTHER_ACCOUNT = "another account"
+"""What the reason of a refusal says when the new credentials reach somebody else's data."""
+
+VOID = "This link is not valid, or not any more: it has expired, or was replaced by a newer one."
+USED = "This link has been used."
+EXHAUSTED = "This link has been tried too often."
+FOREIGN = "This answer does not belong to a login that was begun in this browser, or it came too late."
+
+
+class GivesCredentials(Protocol):
+    """`gateway.connections.service`."""
+
+    async def give_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller, *, grant: TokenGrant | None = None) -> None:
+        """Verified before use. Raises RequestRefused."""
+        ...
+
+
+class LoginUrl(Protocol):
+    """`connectors.kit.oauth.authorization_url`, handed in by the composition root."""
+
+    def __call__(self, credential: Mapping[str, str], *, redirect_uri: str, state: str, verifier: str) -> str:
+        """Where the customer logs in; PKCE's challenge is S256 of the verifier. Raises BadConfiguration."""
+        ...
+
+
+class CodeExchange(Protocol):
+    """`connectors.kit.oauth.OAuthExchange`."""
+
+    async def redeem(self, credential: Credential, *, code: str, verifier: str, redirect_uri: str, timeout_seconds: float) -> TokenGrant:
+        """The tokens that the code stands for. Raises ConnectorError."""
+        ...
+
+
+class Stage(enum.StrEnum):
+    """What the customer's page shows."""
+
+    WANTED = "wanted"
+    CHECKING = "checking"
+    REFUSED = "refused"
+    ANOTHER_ACCOUNT = "another_account"
+    DEFERRED = "deferred"
+    DONE = "done"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invitation:
+    """A new link. Whoever has the address can use it."""
+
+    url: str = field(repr=False)
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A link that exists, and how it stands with it."""
+
+    stored: StoredLink
+    stage: Stage
+
+    @property
+    def attempts_left(self) -> int:
+        """How often credentials may still be given."""
+        return max(0, MAX_ATTEMPTS - self.stored.attempts)
+
+
+class Login(enum.StrEnum):
+    """How a login on the system's own page ended."""
+
+    HANDED_OVER = "handed_over"
+    DECLINED = "declined"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """The browser is back: how the login ended, and the secret of the link to return to."""
+
+    login: Login
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departure:
+    """To the system's login page. `browser` is for a cookie of this browser only."""
+
+    url: str = field(repr=False)
+    browser: str = field(repr=False)
+
+
+def stage(link: StoredLink) -> Stage:
+    """What the page shows of a link that is open. Pure."""
+    if link.succeeded:
+        return Stage.DONE
+    if link.state in (State.DISCONNECTING, State.DISCONNECTED, State.PAUSED):
+        return Stage.UNAVAILABLE
+    if link.state is State.VERIFYING:
+        return Stage.CHECKING
+    if link.submitted_at is None or link.since < link.submitted_at:
+        return Stage.WANTED
+    match link.last_trigger:
+        case Trigger.VERIFICATION_DEFERRED:
+            return Stage.DEFERRED
+        case Trigger.PROBE_REFUSED | Trigger.PROBE_DENIED:
+            return Stage.ANOTHER_ACCOUNT if ANOTHER_ACCOUNT in (link.reason or "") else Stage.REFUSED
+        case _:
+            return Stage.WANTED
+
+
+class Reauthorization:
+    """Links and flows on one database."""
+
+    def __init__(self, database: Database, service: GivesCredentials, *, public_url: str, vault: Vault, login_url: LoginUrl, exchange: CodeExchange) -> None:
+        self._database = database
+        self._service = service
+        self._public_url = public_url.rstrip("/")
+        self._vault = vault
+        self._login_url = login_url
+        self._exchange = exchange
+
+    @property
+    def redirect_uri(self) -> str:
+        """What is registered with the system as the place to return to."""
+        return f"{self._public_url}/oauth/callback"
+
+    async def invite(self, connection: str, *, lifetime: timedelta = LIFETIME) -> Invitation:
+        """A new link; an earlier one of the connection is void. The connection must exist."""
+        secret = new_secret()
+        expires_at = await links.invite(self._database, connection, secret, lifetime_seconds=lifetime.total_seconds())
+        return Invitation(url=f"{self._public_url}/reauthorize/{secret}", expires_at=expires_at)
+
+    async def look(self, secret: str) -> Link | None:
+        """How it stands with a link; None when it is void. Changes nothing."""
+        return await self._look(hashed(secret))
+
+    async def submit(self, secret: str, credentials: CredentialSettings, caller: Caller) -> None:
+        """Hands the credentials over to be verified. Raises RequestRefused: request.not_found, request.conflict, connection.*."""
+        await self._hand_over(hashed(secret), credentials, caller)
+
+    async def depart(self, secret: str) -> Departure:
+        """Begins the authorization code flow for this browser. Raises RequestRefused."""
+        stored = (await self._usable(hashed(secret))).stored
+        state, verifier, browser = new_secret(), new_secret(), new_secret()
+        credential = await self._credential(stored.connection)
+        try:
+            url = self._login_url(credential.values, redirect_uri=self.redirect_uri, state=state, verifier=verifier)
+        except BadConfiguration as error:
+            raise RequestRefused("request.conflict", f"The login of this connection is not set up: {error}") from error
+        sealed = self._vault.seal({"verifier": verifier, "link": secret}, _binding(stored.customer, stored.connection))
+        if not await links.begin_flow(self._database, hashed(secret), state=state, browser=browser, sealed=sealed, lifetime_seconds=FLOW_SECONDS):
+            raise RequestRefused("request.not_found", VOID)
+        return Departure(url=url, browser=browser)
+
+    async def arrive(self, *, state: str, browser: str, code: str | None, caller: Caller) -> Arrival:
+        """The browser came back: the code is exchanged, and the credentials are handed over. `code` None: the login was declined.
+
+        Raises RequestRefused("request.not_found") for a state that is not this browser's, StoreError.
+        """
+        flow = await links.finish_flow(self._database, state=state, browser=browser)
+        if flow is None:
+            raise RequestRefused("request.not_found", FOREIGN)
+        kept = self._vault.open(flow.sealed, _binding(flow.customer, flow.connection))
+        return Arrival(secret=kept["link"], login=Login.DECLINED if code is None else await self._redeem(flow, code, kept["verifier"], caller))
+
+    async def _redeem(self, flow: StoredFlow, code: str, verifier: str, caller: Caller) -> Login:
+        try:
+            await self._usable(flow.link_hash)
+            credential = await self._credential(flow.connection)
+            grant = await self._exchange.redeem(credential, code=code, verifier=verifier, redirect_uri=self.redirect_uri, timeout_seconds=EXCHANGE_SECONDS)
+            given = CredentialSettings.model_validate({"type": CODE_FLOW, **{name: SecretStr(value) for name, value in credential.values.items()}})
+            await self._hand_over(flow.link_hash, given, caller, grant=grant)
+        except Unavailable as error:
+            log.warning("connection.login_unfinished", connection=flow.connection, detail=str(error))
+            return Login.UNREACHABLE
+        except (ConnectorError, RequestRefused) as error:
+            log.warning("connection.login_refused", connection=flow.connection, detail=str(error))
+            return Login.REFUSED
+        return Login.HANDED_OVER
+
+    async def _credential(self, connection_id: str) -> Credential:
+        """The OAuth client that the connection was given, of the newest generation. Raises RequestRefused."""
+        held = (await connections.read(self._database, [connection_id]))[connection_id]
+        generation = held.candidate or held.generation
+        async with self._database.connection() as connection:
+            stored = await credentials.read(connection, connection_id=connection_id, generation=generation)
+        if stored is None or stored.type != CODE_FLOW:
+            raise RequestRefused("request.conflict", "This system is not authorized on a login page of its own.")
+        values = self._vault.open(stored.sealed, credential_binding(held.customer, connection_id, generation))
+        return Credential(generation=generation, type=CODE_FLOW, values=values)
+
+    async def _hand_over(self, link_hash: bytes, given: CredentialSettings, caller: Caller, *, grant: TokenGrant | None = None) -> None:
+        link = await self._usable(link_hash)
+        if not await links.attempt(self._database, link_hash, limit=MAX_ATTEMPTS):
+            raise RequestRefused("request.conflict", USED)
+        await self._service.give_credentials(link.stored.connection, given, caller, grant=grant)
+
+    async def _usable(self, link_hash: bytes) -> Link:
+        link = await self._look(link_hash)
+        if link is None:
+            raise RequestRefused("request.not_found", VOID)
+        if link.stage is Stage.DONE:
+            raise RequestRefused("request.conflict", USED)
+        if link.stage is Stage.CHECKING:
+            raise RequestRefused("request.conflict", "Credentials are being checked right now; wait for the result.")
+        if link.stage is Stage.UNAVAILABLE:
+            raise RequestRefused("request.conflict", "This connection takes no credentials now.")
+        if not link.attempts_left:
+            raise RequestRefused("request.conflict", EXHAUSTED)
+        return link
+
+    async def _look(self, link_hash: bytes) -> Link | None:
+        stored = await links.look(self._database, link_hash)
+        if stored is None or not stored.is_open:
+            return None
+        return Link(stored=stored, stage=stage(stored))
+
+
+def _binding(customer: str, connection: str) -> Binding:
+    return Binding(customer=customer, connection=connection, field="authorization", generation=0)

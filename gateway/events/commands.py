@@ -1,0 +1,242 @@
+"""Commands of customers over MQTT 5: request and response, by one replica at a time. What is asked is done by what is handed in.
+
+A command that is published while nobody listens is not answered: its sender has a time-out, and asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+import aiomqtt
+import structlog
+from paho.mqtt.subscribeoptions import SubscribeOptions
+from pydantic import ValidationError
+
+from gateway import clock, metrics
+from gateway.events.command_documents import Answer, CommandError, ExplainAnswer, ExplainRequest, StatusAnswer, StatusRequest, SyncAnswer, SyncRequest
+from gateway.events.documents import status_document
+from gateway.events.leading import lead
+from gateway.events.session import PublishRefused, Session, StrictClient
+from gateway.model.command import Allowance, Verb, commands_filter, may_reply_to, parse_topic, take
+from gateway.model.errors import RequestRefused, StoreError, StoreRejected, StoreUnavailable
+from gateway.model.explanation import Explanation
+from gateway.settings import Settings
+from gateway.store import status
+from gateway.store.pool import Database
+
+log = structlog.get_logger(__name__)
+
+LEASE = "commands"
+REQUEST_BYTES = 64 << 10
+ANSWER_BYTES = 256 << 10
+ANSWER_SECONDS = 10.0
+EXPIRY_SECONDS = 60
+WORKERS = 4
+WAITING = 256
+WAITING_PER_CUSTOMER = 8
+REMEMBERED_CUSTOMERS = 10_000
+
+
+class Synchronise(Protocol):
+    """Wakes the streams of a connection."""
+
+    async def __call__(self, connection: str, *, full: bool, request_id: str) -> None:
+        """Raises RequestRefused where the connection's state forbids it, and StoreError."""
+        ...
+
+
+Explain = Callable[[str, str, bytes], Explanation]
+"""customer, topic, payload. Raises RequestRefused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    customer: str
+    verb: str
+    payload: bytes
+    reply: str | None
+    correlation: bytes | None
+    request_id: str
+    refusal: RequestRefused | None
+
+
+class Commands:
+    """Answers `status`, `sync` and `explain`."""
+
+    def __init__(self, settings: Settings, database: Database, *, replica: str, synchronise: Synchronise, explain: Explain) -> None:
+        self._settings = settings
+        self._database = database
+        self._owner = f"{replica}/{secrets.token_hex(4)}"
+        self._synchronise = synchronise
+        self._explain = explain
+        self._root = settings.broker.topic_root
+        self._allowances: dict[str, Allowance] = {}
+        self._waiting: Counter[str] = Counter()
+        self._complained: set[str] = set()
+
+    async def run(self) -> None:
+        """Until cancelled. Neither a broker nor a database that is away ends it. Raises ConfigError for TLS files that cannot be used."""
+        await lead(self._database, LEASE, self._owner, self._session)
+
+    async def _session(self) -> None:
+        await Session("commands", self._settings.broker, serve=self._serve).run()
+
+    async def _serve(self, client: StrictClient) -> None:
+        # A retained command keeps its mark, and those that lie at the broker are not sent at all.
+        await client.subscribe(commands_filter(self._root), options=SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=2))
+        queue: asyncio.Queue[_Request] = asyncio.Queue(WAITING)
+        self._waiting.clear()
+        tasks = [asyncio.create_task(self._work(client, queue)) for _ in range(WORKERS)]
+        tasks.append(asyncio.create_task(self._listen(client, queue)))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self, client: StrictClient, queue: asyncio.Queue[_Request]) -> None:
+        async for message in client.messages:
+            request = self._admit(message)
+            if request is not None:
+                queue.put_nowait(request)
+
+    def _admit(self, message: aiomqtt.Message) -> _Request | None:
+        """The request, perhaps to be refused; None for what cannot or will not be answered. Never waits, never raises for what a message holds."""
+        topic = parse_topic(self._root, str(message.topic))
+        if topic is None or not isinstance(message.payload, bytes | bytearray):
+            _count("", "ignored")
+            return None
+        customer, verb = topic.customer, topic.verb
+        if message.retain:  # nobody asks now: it would be done again after every reconnection
+            self._ignore(customer, verb, "retained", "publish commands without the retain flag")
+            return None
+        reply: str | None = getattr(message.properties, "ResponseTopic", None)
+        if reply is None and verb != Verb.SYNC:
+            self._ignore(customer, verb, "unanswerable", "give a Response Topic")
+            return None
+        if reply is not None and not may_reply_to(self._root, customer, reply):
+            self._ignore(customer, verb, "unanswerable", f"the Response Topic has to lie below {self._root}/customers/{customer}/responses/")
+            return None
+        if self._waiting[customer] >= WAITING_PER_CUSTOMER or self._waiting.total() >= WAITING:
+            _count(verb, "dropped")
+            return None
+        self._waiting[customer] += 1
+        correlation: bytes | None = getattr(message.properties, "CorrelationData", None)
+        payload = bytes(message.payload)
+        refusal = self._refusal(customer, len(payload) + len(correlation or b""))
+        return _Request(
+            customer=customer,
+            verb=verb,
+            payload=b"" if refusal else payload,
+            reply=reply,
+            correlation=correlation,
+            request_id=secrets.token_hex(16),
+            refusal=refusal,
+        )
+
+    def _refusal(self, customer: str, size: int) -> RequestRefused | None:
+        if size > REQUEST_BYTES:
+            return RequestRefused("request.too_large", f"{size} bytes; at most {REQUEST_BYTES} are taken")
+        if len(self._allowances) >= REMEMBERED_CUSTOMERS:
+            self._allowances.clear()
+        self._allowances[customer], wait = take(self._allowances.get(customer), clock.monotonic())
+        return RequestRefused("gateway.overloaded", "too many requests of this customer", retry_after=round(wait, 3)) if wait else None
+
+    def _ignore(self, customer: str, verb: str, outcome: str, advice: str) -> None:
+        _count(verb, outcome)
+        if customer not in self._complained and len(self._complained) < REMEMBERED_CUSTOMERS:
+            self._complained.add(customer)
+            log.warning("events.command_ignored", customer=customer, outcome=outcome, advice=advice)
+
+    async def _work(self, client: StrictClient, queue: asyncio.Queue[_Request]) -> None:
+        while True:
+            request = await queue.get()
+            try:
+                await self._reply(client, request, await self._answer(request))
+            finally:
+                self._waiting[request.customer] -= 1
+                self._waiting += Counter()  # forgets those at zero
+
+    async def _answer(self, request: _Request) -> Answer:
+        """Never raises for what a request holds."""
+        with structlog.contextvars.bound_contextvars(request_id=request.request_id):
+            try:
+                if request.refusal is not None:
+                    raise request.refusal
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    return await self._do(request)
+            except RequestRefused as error:
+                return _error(request, error.code, str(error), connection=error.connection, retry_after=error.retry_after)
+            except ValidationError as error:
+                return _error(request, "request.invalid", "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()))
+            except StoreRejected:
+                return _error(request, "request.invalid", "the request holds a value that cannot be stored")
+            except (StoreUnavailable, TimeoutError):
+                return _error(request, "gateway.overloaded", "the gateway cannot answer now; ask again", retry_after=1.0)
+            except StoreError as error:
+                log.error("events.command_failed", customer=request.customer, verb=request.verb, detail=str(error))
+                return _error(request, "gateway.internal", "the gateway's log has it under this request id")
+
+    async def _do(self, request: _Request) -> Answer:
+        customer, payload = request.customer, request.payload or b"{}"
+        match _verb(request.verb):
+            case Verb.STATUS:
+                names = await self._owned(customer, StatusRequest.model_validate_json(payload).connection)
+                now, found = clock.now(), await status.read(self._database, names)
+                documents = tuple(status_document(each, now=now) for each in found if each.customer == customer)
+                return StatusAnswer(request_id=request.request_id, connections=documents)
+            case Verb.SYNC:
+                wanted = SyncRequest.model_validate_json(payload)
+                await self._owned(customer, wanted.connection)
+                await self._synchronise(wanted.connection, full=wanted.mode == "full", request_id=request.request_id)
+                return SyncAnswer(request_id=request.request_id, connection=wanted.connection, mode=wanted.mode)
+            case Verb.EXPLAIN:
+                question = ExplainRequest.model_validate_json(payload)
+                return ExplainAnswer(request_id=request.request_id, explanation=self._explain(customer, question.topic, question.message))
+            case verb:
+                assert_never(verb)
+
+    async def _owned(self, customer: str, connection: str | None) -> list[str]:
+        """A connection of another customer looks as if it did not exist."""
+        names = await status.owned(self._database, customer, connection)
+        if connection is not None and not names:
+            raise RequestRefused("request.not_found", f"there is no connection {connection!r}", connection=connection)
+        return names
+
+    async def _reply(self, client: StrictClient, request: _Request, answer: Answer) -> None:
+        outcome = "refused" if isinstance(answer, CommandError) else "done"
+        if request.reply is not None:
+            payload = answer.payload()
+            if len(payload) > ANSWER_BYTES:
+                outcome = "refused"
+                payload = _error(request, "request.too_large", f"the answer would have {len(payload)} bytes; ask for less at once").payload()
+            try:
+                await client.publish_once(
+                    request.reply, payload, content_type="application/json", expiry_seconds=EXPIRY_SECONDS, correlation=request.correlation
+                )
+            except PublishRefused as error:
+                self._ignore(request.customer, request.verb, "unanswerable", str(error))
+                return
+        _count(request.verb, outcome)
+
+
+def _verb(text: str) -> Verb:
+    if text not in set(Verb):
+        raise RequestRefused("request.not_found", f"there is no command {text[:64]!r}; there are {', '.join(Verb)}")
+    return Verb(text)
+
+
+def _error(request: _Request, code: str, detail: str, *, connection: str | None = None, retry_after: float | None = None) -> CommandError:
+    return CommandError(request_id=request.request_id, code=code, detail=detail, connection=connection, retry_after=retry_after)
+
+
+def _count(verb: str, outcome: str) -> None:
+    metrics.COMMANDS.labels(verb if verb in set(Verb) else "other", outcome).inc()

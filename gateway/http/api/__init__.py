@@ -1,0 +1,8 @@
+"""`/v1`: one router a resource."""
+
+from __future__ import annotations
+
+from gateway.http.api import connections, events, history, incidents, systems, webhooks
+from gateway.http.api import credits as pool
+
+ROUTERS = (systems.router, connections.router, history.router, events.router, pool.router, incidents.router, webhooks.router)

@@ -1,0 +1,185 @@
+"""Connections: create, read, change, work, disconnect. What is asked is done by the lifecycle; whose it is is checked in `gateway.http.auth`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response, status
+
+from gateway import clock
+from gateway.events.documents import StatusDocument, status_document
+from gateway.http import cursors
+from gateway.http.api.paging import LIMIT, Cursor, Limit, page
+from gateway.http.auth import (
+    Admin,
+    AdministeredConnection,
+    OperatedConnection,
+    Operator,
+    Serving,
+    ViewedConnection,
+    Viewer,
+    caller,
+    find_target,
+    only_customer,
+)
+from gateway.http.documents import Accepted, ConnectionDocument, Page, ReauthorizationDocument, RemoteMeterDocument, RemoteMeters, SyncRequest
+from gateway.http.openapi import problems
+from gateway.http.ports import Services
+from gateway.model.access import Principal
+from gateway.model.connection import State
+from gateway.model.errors import RequestRefused
+from gateway.settings import ConnectionPatch, ConnectionSettings, Identifier
+from gateway.store.views import Target
+
+router = APIRouter(tags=["connections"])
+
+NOT_NOW = problems(
+    "connection.reauthorization_required",
+    "connection.blocked",
+    "connection.paused",
+    "connection.pending",
+    "connection.disconnected",
+)
+ACCEPTED = status.HTTP_202_ACCEPTED
+
+
+@router.get("/v1/connections", summary="Connections, by id")
+async def list_connections(
+    serving: Serving,
+    asking: Viewer,
+    customer: Annotated[Identifier | None, Query()] = None,
+    system: Annotated[Identifier | None, Query()] = None,
+    state: Annotated[list[State] | None, Query(description="Repeat it for several.")] = None,
+    limit: Limit = LIMIT,
+    cursor: Cursor = None,
+) -> Page[ConnectionDocument]:
+    """Those that the token may see; a token that is bound to a customer sees that customer's."""
+    rows = await serving.reader.connections(
+        customer=only_customer(asking, customer), system=system, states=state, after=cursors.text_cursor(cursor), limit=limit + 1
+    )
+    return page(Page[ConnectionDocument], rows, limit, item=ConnectionDocument.model_validate, cursor=lambda row: cursors.write(row.connection))
+
+
+@router.post(
+    "/v1/connections",
+    summary="Connect a system",
+    status_code=status.HTTP_201_CREATED,
+    responses=problems("request.conflict", "credits.insufficient"),
+)
+async def create_connection(serving: Serving, request: Request, response: Response, asking: Admin, wanted: ConnectionSettings) -> ConnectionDocument:
+    """Holds credits, stores the credentials sealed, and begins to verify them. Without credentials the connection waits in `pending`."""
+    if not asking.may_see(wanted.customer):
+        raise RequestRefused("auth.forbidden", "This token is bound to one customer and connects systems of that customer only.")
+    _no_tables(wanted)
+    await serving.connections.create(wanted, caller(request, asking))
+    response.headers["Location"] = f"/v1/connections/{wanted.id}"
+    return await _described(serving, wanted.id)
+
+
+@router.get("/v1/connections/{connection}", summary="One connection")
+async def read_connection(serving: Serving, target: ViewedConnection) -> ConnectionDocument:
+    """As it was asked for and where it is; never its credentials."""
+    return await _described(serving, target.connection)
+
+
+@router.patch("/v1/connections/{connection}", summary="Change a connection", responses=problems("request.conflict", "connection.disconnected"))
+async def change_connection(serving: Serving, request: Request, asking: Admin, target: AdministeredConnection, wanted: ConnectionPatch) -> ConnectionDocument:
+    """Each part that is given replaces the old one whole. New settings or credentials are verified before they are used."""
+    _no_tables(wanted)
+    await serving.connections.change(target.connection, wanted, caller(request, asking))
+    return await _described(serving, target.connection)
+
+
+@router.delete("/v1/connections/{connection}", summary="Disconnect", status_code=ACCEPTED, responses=problems("connection.disconnected"))
+async def disconnect(serving: Serving, request: Request, asking: Admin, target: AdministeredConnection) -> Accepted:
+    """For good: what is in hand is finished, the credentials are destroyed, the credits return. The id is never used again."""
+    await serving.connections.disconnect(target.connection, caller(request, asking))
+    return await _accepted(serving, asking, target)
+
+
+@router.get(
+    "/v1/connections/{connection}/status",
+    summary="The status document",
+    response_model=StatusDocument,
+    responses={304: {"description": "Not changed since the version of `If-None-Match`."}},
+)
+async def read_status(serving: Serving, request: Request, target: ViewedConnection) -> Response:
+    """The same document as is retained on MQTT. `ETag` is its version. No side effect."""
+    etag = f'"{target.version}"'
+    asked = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if etag in asked or "*" in asked:
+        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    found = await serving.reader.status([target.connection])
+    if not found:
+        raise RequestRefused("request.not_found", "There is no such connection.")
+    document = status_document(found[0], now=clock.now())
+    return Response(document.payload(), media_type="application/json", headers={**headers, "ETag": f'"{document.version}"'})
+
+
+@router.post("/v1/connections/{connection}/sync", summary="Synchronise now", status_code=ACCEPTED, responses=NOT_NOW)
+async def synchronise(serving: Serving, request: Request, asking: Operator, target: OperatedConnection, wanted: SyncRequest) -> Accepted:
+    """Runs the streams at once, or walks the initial window again."""
+    await serving.connections.synchronise(target.connection, full=wanted.mode == "full", caller=caller(request, asking))
+    return await _accepted(serving, asking, target)
+
+
+@router.post("/v1/connections/{connection}/pause", summary="Pause", status_code=ACCEPTED, responses=NOT_NOW)
+async def pause(serving: Serving, request: Request, asking: Operator, target: OperatedConnection) -> Accepted:
+    """No calls to the system; telemetry is kept."""
+    await serving.connections.pause(target.connection, caller(request, asking))
+    return await _accepted(serving, asking, target)
+
+
+@router.post("/v1/connections/{connection}/resume", summary="Resume", status_code=ACCEPTED, responses=NOT_NOW)
+async def resume(serving: Serving, request: Request, asking: Operator, target: OperatedConnection) -> Accepted:
+    """Back to where it was before the pause; delivery goes on where it stopped."""
+    await serving.connections.resume(target.connection, caller(request, asking))
+    return await _accepted(serving, asking, target)
+
+
+@router.post("/v1/connections/{connection}/recheck", summary="Probe now", status_code=ACCEPTED, responses=NOT_NOW)
+async def recheck(serving: Serving, request: Request, asking: Operator, target: OperatedConnection) -> Accepted:
+    """Asks the system at once whether it is reachable and the credential is good."""
+    await serving.connections.recheck(target.connection, caller(request, asking))
+    return await _accepted(serving, asking, target)
+
+
+@router.post(
+    "/v1/connections/{connection}/reauthorization",
+    summary="Make a reconnect link",
+    status_code=status.HTTP_201_CREATED,
+    responses=problems("connection.disconnected"),
+)
+async def make_reconnect_link(serving: Serving, target: OperatedConnection) -> ReauthorizationDocument:
+    """A single-use address for the customer's administrator, good for seven days. An earlier one is void."""
+    if target.state in (State.DISCONNECTING, State.DISCONNECTED):
+        raise RequestRefused("connection.disconnected", "A disconnected connection takes no credentials; create a new one.", connection=target.connection)
+    return ReauthorizationDocument.model_validate(await serving.reauthorization.invite(target.connection))
+
+
+@router.get(
+    "/v1/connections/{connection}/meters",
+    summary="The system's meters",
+    responses={**NOT_NOW, **problems("request.unsupported", "upstream.rate_limited", "upstream.unavailable", "upstream.error")},
+)
+async def list_meters(serving: Serving, target: ViewedConnection) -> RemoteMeters:
+    """Asks the system itself what readings can be written to; used to write meter mappings."""
+    return RemoteMeters(items=tuple(RemoteMeterDocument.model_validate(meter) for meter in await serving.connections.meters(target.connection)))
+
+
+def _no_tables(wanted: ConnectionSettings | ConnectionPatch) -> None:
+    if any(meter.table is not None for meter in wanted.meters or ()):
+        raise RequestRefused("request.invalid", "meters: a `table` is a file beside the gateway's configuration; write the meters themselves here.")
+
+
+async def _described(serving: Services, connection: str) -> ConnectionDocument:
+    found = await serving.reader.connections(connection_id=connection, limit=1)
+    if not found:
+        raise RequestRefused("request.not_found", "There is no such connection.")
+    return ConnectionDocument.model_validate(found[0])
+
+
+async def _accepted(serving: Services, asking: Principal, target: Target) -> Accepted:
+    now = await find_target(serving, asking, target.connection)
+    return Accepted(connection=now.connection, state=now.state, version=now.version)

@@ -1,0 +1,113 @@
+"""Who asks, and whether it may: the bearer token, its role, and the one place where a connection of another customer does not exist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from gateway.http.ports import Services
+from gateway.model.access import Caller, Principal, Role
+from gateway.model.errors import RequestRefused
+from gateway.settings import IDENTIFIER
+from gateway.store.views import Target
+
+_BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="An API token: `fieldgate token create --role viewer`.")
+ANYONE = Principal(name="anyone", role=Role.ADMIN)
+"""Who asks where `http.authentication` is off."""
+
+
+class Mounted:
+    """Holds the services from when the database is open; until then every request is told to wait."""
+
+    def __init__(self) -> None:
+        self.services: Services | None = None
+
+
+def services(request: Request) -> Services:
+    """What answers; RequestRefused("gateway.overloaded") while the daemon starts."""
+    mounted: Mounted = request.app.state.mounted
+    if mounted.services is None:
+        raise RequestRefused("gateway.overloaded", "Fieldgate is starting: the database is not open yet.", retry_after=1.0)
+    return mounted.services
+
+
+Serving = Annotated[Services, Depends(services)]
+
+
+async def principal(request: Request, serving: Serving, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> Principal:
+    """Whose token it is. Raises RequestRefused("auth.unauthenticated")."""
+    if not serving.authentication:
+        return ANYONE
+    found = None if bearer is None else await serving.access.identify(bearer.credentials)
+    if found is None:
+        said = "There is none" if bearer is None else "This one is unknown, expired or revoked"
+        raise RequestRefused("auth.unauthenticated", f"Send an API token as `Authorization: Bearer fg_...`. {said}.")
+    request.state.principal = found[0]
+    return found[0]
+
+
+Asking = Annotated[Principal, Depends(principal)]
+
+
+def check_role(asking: Principal, needed: Role) -> Principal:
+    """Raises RequestRefused("auth.forbidden") for a role that is too small."""
+    if not asking.role.covers(needed):
+        raise RequestRefused("auth.forbidden", f"This needs the role {needed}; yours is {asking.role}.")
+    return asking
+
+
+async def find_target(serving: Services, asking: Principal, connection: str) -> Target:
+    """The connection, if it exists for whoever asks. The only check of whose it is: another customer's is refused as one that does not exist."""
+    found = await serving.reader.target(connection)
+    if found is None or not asking.may_see(found.customer):
+        raise RequestRefused("request.not_found", "There is no such connection.")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Require:
+    """A dependency: whoever asks has this role at least."""
+
+    role: Role
+
+    def __call__(self, asking: Asking) -> Principal:
+        """Raises RequestRefused("auth.forbidden")."""
+        return check_role(asking, self.role)
+
+
+@dataclass(frozen=True, slots=True)
+class Of:
+    """A dependency: the connection of the path, for whoever has this role and for whom it exists."""
+
+    role: Role
+
+    async def __call__(self, serving: Serving, asking: Asking, connection: Annotated[str, Path(pattern=IDENTIFIER, examples=["acme-s4"])]) -> Target:
+        """Raises RequestRefused: auth.forbidden, request.not_found."""
+        return await find_target(serving, check_role(asking, self.role), connection)
+
+
+Viewer = Annotated[Principal, Depends(Require(Role.VIEWER))]
+Operator = Annotated[Principal, Depends(Require(Role.OPERATOR))]
+Admin = Annotated[Principal, Depends(Require(Role.ADMIN))]
+ViewedConnection = Annotated[Target, Depends(Of(Role.VIEWER))]
+OperatedConnection = Annotated[Target, Depends(Of(Role.OPERATOR))]
+AdministeredConnection = Annotated[Target, Depends(Of(Role.ADMIN))]
+
+
+def caller(request: Request, asking: Principal, *, kind: str = "token") -> Caller:
+    """Who is named in the audit."""
+    return Caller(name=f"{kind}:{asking.name}", request_id=request.state.request_id)
+
+
+def only_customer(asking: Principal, customer: str | None) -> str | None:
+    """The customer that a list is narrowed to. Of another customer than its own, a bound token sees what it would see of none: nothing."""
+    if asking.customer is None or customer in (None, asking.customer):
+        return asking.customer if asking.customer is not None else customer
+    return NOBODY
+
+
+NOBODY = ""
+"""No customer has an empty name."""

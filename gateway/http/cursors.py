@@ -1,0 +1,78 @@
+"""Where a page of a list ended, as an opaque text that the next request gives back. Keyset: nothing is skipped when rows come and go."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import UTC, datetime
+
+import orjson
+
+from gateway.model.errors import RequestRefused
+
+_LARGEST = 2**63 - 1
+
+
+def write(*key: str | int | datetime) -> str:
+    """The cursor of a row with this key."""
+    return base64.urlsafe_b64encode(orjson.dumps(key)).rstrip(b"=").decode()
+
+
+def text_cursor(cursor: str | None, start: str = "") -> str:
+    """The key of a list by a text. Raises RequestRefused for what is no cursor."""
+    return start if cursor is None else _text(_parts(cursor, 1)[0])
+
+
+def text_and_time(cursor: str | None, start: tuple[str, datetime]) -> tuple[str, datetime]:
+    """The key of a list by a text and a time."""
+    if cursor is None:
+        return start
+    text, at = _parts(cursor, 2)
+    return _text(text), _time(at)
+
+
+def time_and_number(cursor: str | None, start: tuple[datetime, int]) -> tuple[datetime, int]:
+    """The key of a list by a time and a number."""
+    if cursor is None:
+        return start
+    at, number = _parts(cursor, 2)
+    return _time(at), _number(number)
+
+
+def number_cursor(cursor: str | None, start: int) -> int:
+    """The key of a list by a number."""
+    return start if cursor is None else _number(_parts(cursor, 1)[0])
+
+
+def _parts(cursor: str, count: int) -> list[object]:
+    try:
+        parts = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise _invalid() from error
+    if not isinstance(parts, list) or len(parts) != count:
+        raise _invalid()
+    return parts
+
+
+def _text(part: object) -> str:
+    if not isinstance(part, str) or "\0" in part:
+        raise _invalid()
+    return part
+
+
+def _number(part: object) -> int:
+    if not isinstance(part, int) or isinstance(part, bool) or not -_LARGEST <= part <= _LARGEST:
+        raise _invalid()
+    return part
+
+
+def _time(part: object) -> datetime:
+    try:
+        at = datetime.fromisoformat(_text(part))
+        return at if at.tzinfo is UTC else at.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise _invalid() from error
+
+
+def _invalid() -> RequestRefused:
+    return RequestRefused("request.invalid", "cursor: give back what `next` said, unchanged; or leave it out to begin anew.")

@@ -1,0 +1,31 @@
+"""The pages: the operators' dashboard, the public status page, the API's documentation, and the customer's page to reconnect a system."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
+
+from gateway.http.dashboard import connection, documentation, overview, public, reauthorize, sessions
+from gateway.http.dashboard.rendering import render
+from gateway.http.dashboard.sessions import LoginNeeded
+from gateway.http.problem import Problem
+
+
+def install(app: FastAPI, check: Callable[[], Awaitable[dict[str, bool]]]) -> None:
+    """Adds every page; errors of pages become pages."""
+    app.state.problem_page = _problem_page
+    app.state.check = check
+    app.add_exception_handler(LoginNeeded, _to_login)
+    for module in (overview, connection, sessions, public, documentation, reauthorize):
+        app.include_router(module.router)
+
+
+def _problem_page(request: Request, problem: Problem) -> Response:
+    return render(request, "problem.html", status=problem.status, problem=problem)
+
+
+async def _to_login(_: Request, error: Exception) -> Response:
+    assert isinstance(error, LoginNeeded)
+    return RedirectResponse(f"/login?next={error.next_path}", status_code=303)

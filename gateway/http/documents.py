@@ -1,0 +1,276 @@
+"""The bodies of `/v1`, as Pydantic models: the OpenAPI document is generated from them. Status documents are `gateway.events.documents`'."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.model.connection import State
+from gateway.model.event import EventType
+from gateway.settings import Identifier, Section
+
+ItemT = TypeVar("ItemT")
+
+
+class Document(BaseModel):
+    """Frozen; made from our own dataclasses by their attributes."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class Page(Document, Generic[ItemT]):
+    """A part of a list."""
+
+    items: tuple[ItemT, ...]
+    next: str | None = Field(description="The `cursor` of the next page; null: this is the last.")
+
+
+class CapabilitiesDocument(Document):
+    """What the system can do; see the connector's page."""
+
+    push: str
+    max_items: int
+    max_bytes: int | None
+    order: str
+    resolution_seconds: float
+    max_backfill_seconds: float | None
+    dedup: str
+    readback: str
+    cursor: str | None
+    can_create_meter: bool
+    can_raise_event: bool
+    values: tuple[str, ...]
+    auth: tuple[str, ...]
+    delivery: Literal["exactly_once", "at_least_once"]
+
+
+class SystemDocument(Document):
+    """A system that can be connected."""
+
+    system: str
+    title: str
+    tier: Literal[1, 2, 3]
+    hosting: tuple[str, ...]
+    credits: dict[str, int] = Field(description="What a connection costs, by hosting.")
+    capabilities: CapabilitiesDocument
+    reauthorization: str = Field(description="Instructions for the customer's administrator.")
+    settings_schema: dict[str, object]
+    credentials_schema: dict[str, object]
+
+
+class Systems(Document):
+    """The catalogue."""
+
+    items: tuple[SystemDocument, ...]
+
+
+class IssueDocument(Document):
+    """Something that needs a person. Retained on MQTT while it is open."""
+
+    id: str
+    code: str
+    severity: Literal["warning", "error"]
+    since: datetime
+    title: str
+    instructions: str
+    action_url: str
+    request_id: str | None
+
+
+class ConnectionDocument(Document):
+    """A connection as it was asked for, and where it is. Credentials are never shown."""
+
+    id: str = Field(validation_alias="connection")
+    customer: str
+    system: str
+    hosting: Literal["cloud", "on_premises"]
+    tier: int
+    credits: int = Field(validation_alias="price")
+    state: State
+    reason: str | None
+    since: datetime
+    version: int
+    managed_by: str
+    settings: dict[str, object]
+    sync: dict[str, object]
+    meters: tuple[dict[str, object], ...]
+    credential_type: str
+    account: str | None
+    created_at: datetime
+    request_id: str | None
+    issues: tuple[IssueDocument, ...]
+
+
+class SyncRequest(Section):
+    """`full` walks the initial window again; what is equal is not sent again."""
+
+    mode: Literal["incremental", "full"] = "incremental"
+
+
+class Accepted(Document):
+    """What was asked is under way: follow it in the connection's status."""
+
+    connection: str
+    state: State
+    version: int
+
+
+class ReauthorizationDocument(Document):
+    """Whoever has the address can give this connection new credentials: send it to the customer's administrator only."""
+
+    url: str
+    expires_at: datetime
+
+
+class RemoteMeterDocument(Document):
+    """Something at the system that readings can be written to."""
+
+    meter: str
+    title: str
+    unit: str | None
+
+
+class RemoteMeters(Document):
+    """What the system itself says."""
+
+    items: tuple[RemoteMeterDocument, ...]
+
+
+class ReadingDocument(Document):
+    """What the system holds for a window."""
+
+    meter: str
+    window_start: datetime
+    value: float | int | bool | str
+    remote_id: str | None
+    delivered_at: datetime
+
+
+class RunDocument(Document):
+    """One run of a stream."""
+
+    id: int
+    stream: str
+    phase: str
+    started_at: datetime
+    ended_at: datetime
+    outcome: Literal["completed", "failed"]
+    samples: int
+    delivered: int
+    modified: int
+    unchanged: int
+    rejected: int
+    retried: int
+    error: str | None
+
+
+class DeadLetterDocument(Document):
+    """A reading that the system refused for good, with its reason."""
+
+    id: int
+    meter: str | None
+    window_start: datetime | None
+    reason: str
+    detail: str
+    occurrences: int
+    first_at: datetime
+    last_at: datetime
+
+
+class ReplayRequest(Section):
+    """Which dead letters; null: all of the connection."""
+
+    ids: tuple[int, ...] | None = Field(None, max_length=1000, json_schema_extra={"items": {"type": "integer", "minimum": 1, "maximum": 2**53}})
+
+
+class Replayed(Document):
+    """How many go out again."""
+
+    replayed: int
+
+
+class CreditsDocument(Document):
+    """The pool; for a token that is bound to a customer, that customer's part of it."""
+
+    capacity: int | None = Field(description="Null: not shown to a bound token, or none is set.")
+    held: int
+    posted: int
+    available: int | None
+    quota: int | None = Field(None, description="The customer's own limit, where it has one.")
+    by_customer: dict[str, int] = Field(description="Held and posted together.")
+
+
+class TransferDocument(Document):
+    """A line of the ledger."""
+
+    id: int
+    at: datetime
+    connection: str
+    customer: str
+    kind: Literal["hold", "post", "return", "lapse"]
+    from_account: Literal["available", "held", "posted"]
+    to_account: Literal["available", "held", "posted"]
+    amount: int
+
+
+class IncidentDocument(Document):
+    """Failures that belong together. A bound token sees its own customer's connections only."""
+
+    id: str
+    scope: Literal["connection", "host", "system"]
+    state: Literal["open", "recovering", "closed"]
+    since: datetime
+    opened_at: datetime
+    closed_at: datetime | None
+    systems: tuple[str, ...]
+    operations: tuple[str, ...]
+    connections: tuple[str, ...]
+    request_ids: tuple[str, ...]
+    detail: str
+
+
+class PublicIncident(Document):
+    """What anybody may know."""
+
+    scope: str
+    systems: tuple[str, ...]
+    since: datetime
+    closed_at: datetime | None
+    state: str
+
+
+class NewWebhook(Section):
+    """An endpoint to be told. `customer` null: of every customer (unbound tokens only)."""
+
+    url: str = Field(min_length=1, max_length=2000, pattern=r"^https?://\S+$", examples=["https://hooks.example.com/fieldgate"])
+    events: tuple[EventType, ...] = Field((), description="Empty: every type.")
+    customer: Identifier | None = None
+
+
+class NewSecret(Document):
+    """What the next requests are signed with."""
+
+    secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+
+
+class WebhookDocument(Document):
+    """An endpoint. Its secret is shown once, when it is made."""
+
+    id: str
+    url: str
+    events: tuple[str, ...]
+    customer: str | None
+    created_at: datetime
+    pending: int = Field(0, description="Events that wait for it.")
+    failing_since: datetime | None = None
+    last_error: str | None = None
+    disabled_at: datetime | None
+    disabled_reason: str | None
+
+
+class WebhookCreated(WebhookDocument):
+    """With the secret that signatures are made with: keep it, it is not shown again."""
+
+    secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])

@@ -1,0 +1,168 @@
+"""What HTTP needs of the other rooms, as protocols: the composition root hands in who serves them. Wiring is `gateway.http.adapters`'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from gateway.connections.reauthorization import Arrival, Departure, Invitation, Link
+from gateway.events.cloudevent import CloudEvent
+from gateway.http.documents import (
+    CreditsDocument,
+    IncidentDocument,
+    NewWebhook,
+    PublicIncident,
+    TransferDocument,
+    WebhookCreated,
+    WebhookDocument,
+)
+from gateway.model.access import Caller, Principal
+from gateway.model.connection import State
+from gateway.model.connector import Manifest
+from gateway.model.exchange import RemoteMeter
+from gateway.model.status import ConnectionStatus
+from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSettings, CreditsSettings
+from gateway.store.access import Session
+from gateway.store.issues import Issue
+from gateway.store.views import DeadLetter, DeliveredReading, Described, Run, Target, Transition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """One line of the catalogue: a connector's manifest and the JSON Schemas of what may be set."""
+
+    manifest: Manifest
+    settings_schema: Mapping[str, object]
+    credentials_schema: Mapping[str, object]
+
+
+class ConnectionService(Protocol):
+    """The life of connections: `gateway.connections.service`. Every method raises RequestRefused."""
+
+    async def create(self, wanted: ConnectionSettings, caller: Caller) -> None:
+        """request.invalid, request.conflict, credits.insufficient."""
+        ...
+
+    async def change(self, connection_id: str, patch: ConnectionPatch, caller: Caller) -> None:
+        """request.invalid, request.not_found, connection.disconnected."""
+        ...
+
+    async def pause(self, connection_id: str, caller: Caller) -> None:
+        """connection.* where the state forbids it."""
+        ...
+
+    async def resume(self, connection_id: str, caller: Caller) -> None:
+        """connection.* where the state forbids it."""
+        ...
+
+    async def recheck(self, connection_id: str, caller: Caller) -> None:
+        """connection.* where the state forbids it."""
+        ...
+
+    async def disconnect(self, connection_id: str, caller: Caller) -> None:
+        """For good; its credits return."""
+        ...
+
+    async def synchronise(self, connection_id: str, *, full: bool, caller: Caller) -> None:
+        """connection.* where the state forbids it."""
+        ...
+
+    async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
+        """Asks the system itself."""
+        ...
+
+
+class Reader(Protocol):
+    """What is stored of connections. Nothing here has a side effect but `replay`."""
+
+    async def target(self, connection_id: str) -> Target | None: ...  # noqa: D102
+    async def status(self, connections: Sequence[str] | None) -> Sequence[ConnectionStatus]: ...  # noqa: D102
+    async def connections(  # noqa: D102
+        self,
+        *,
+        connection_id: str | None = None,
+        customer: str | None = None,
+        system: str | None = None,
+        states: Sequence[State] | None = None,
+        after: str = "",
+        limit: int,
+    ) -> Sequence[Described]: ...
+    async def issues(self, connections: Sequence[str]) -> Sequence[Issue]: ...  # noqa: D102
+    async def readings(self, connection_id: str, *, meter: str | None, after: tuple[str, datetime], limit: int) -> Sequence[DeliveredReading]: ...  # noqa: D102
+    async def runs(self, connection_id: str, *, before: tuple[datetime, int], limit: int) -> Sequence[Run]: ...  # noqa: D102
+    async def dead_letters(self, connection_id: str, *, before: tuple[datetime, int], limit: int) -> Sequence[DeadLetter]: ...  # noqa: D102
+    async def audit(self, connection_id: str, *, limit: int) -> Sequence[Transition]: ...  # noqa: D102
+    async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int: ...  # noqa: D102
+
+
+class Access(Protocol):
+    """Tokens, login links and sessions."""
+
+    async def identify(self, token: str) -> tuple[Principal, str] | None: ...  # noqa: D102
+    async def redeem_login(self, secret: str) -> Session | None: ...  # noqa: D102
+    async def open_session(self, principal: Principal, token_id: str) -> Session: ...  # noqa: D102
+    async def identify_session(self, secret: str) -> Session | None: ...  # noqa: D102
+    async def close_session(self, secret: str) -> None: ...  # noqa: D102
+
+
+class CreditsReader(Protocol):
+    """The pool. `customer`: only what is this customer's."""
+
+    async def read(self, customer: str | None) -> CreditsDocument: ...  # noqa: D102
+    async def transfers(self, customer: str | None, *, before: int, limit: int) -> Sequence[TransferDocument]: ...  # noqa: D102
+
+
+class IncidentsReader(Protocol):
+    """Incidents. `customer`: only those that touch this customer, with its own connections only."""
+
+    async def incidents(self, customer: str | None, *, closed: bool, after: str | None, limit: int) -> Sequence[IncidentDocument]: ...  # noqa: D102
+    async def incident(self, incident: str, customer: str | None) -> IncidentDocument | None: ...  # noqa: D102
+    async def public(self) -> Sequence[PublicIncident]: ...  # noqa: D102
+
+
+class EventsReader(Protocol):
+    """What was told in the last 30 days."""
+
+    async def events(self, customer: str | None, *, after: int, limit: int) -> Sequence[tuple[int, CloudEvent]]:
+        """Position and CloudEvent, in the order of the outbox."""
+        ...
+
+
+class Webhooks(Protocol):
+    """Endpoints. `customer`: only this customer's; of another's there is nothing to find: RequestRefused("request.not_found")."""
+
+    async def webhooks(self, customer: str | None) -> Sequence[WebhookDocument]: ...  # noqa: D102
+    async def create(self, wanted: NewWebhook) -> WebhookCreated: ...  # noqa: D102
+    async def rotate(self, webhook: str, customer: str | None) -> str: ...  # noqa: D102
+    async def delete(self, webhook: str, customer: str | None) -> None: ...  # noqa: D102
+    async def replay(self, webhook: str, customer: str | None, *, since: datetime) -> int: ...  # noqa: D102
+
+
+class Reauthorizing(Protocol):
+    """`gateway.connections.reauthorization.Reauthorization`."""
+
+    async def invite(self, connection: str) -> Invitation: ...  # noqa: D102
+    async def look(self, secret: str) -> Link | None: ...  # noqa: D102
+    async def submit(self, secret: str, credentials: CredentialSettings, caller: Caller) -> None: ...  # noqa: D102
+    async def depart(self, secret: str) -> Departure: ...  # noqa: D102
+    async def arrive(self, *, state: str, browser: str, code: str | None, caller: Caller) -> Arrival: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything that answers a request. `authentication` False: whoever reaches the port is an admin."""
+
+    connections: ConnectionService
+    reader: Reader
+    access: Access
+    credits: CreditsReader
+    incidents: IncidentsReader
+    events: EventsReader
+    webhooks: Webhooks
+    reauthorization: Reauthorizing
+    catalogue: Mapping[str, System]
+    prices: CreditsSettings
+    public_url: str
+    authentication: bool = True

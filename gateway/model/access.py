@@ -1,0 +1,40 @@
+"""Who asks, and what they may do. Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Role(enum.StrEnum):
+    """A viewer reads; an operator also works connections; an admin also creates, changes and deletes."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    def covers(self, needed: Role) -> bool:
+        """Whether this role may do what needs `needed`."""
+        order = tuple(Role)
+        return order.index(self) >= order.index(needed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Whoever is on the other side of a request. `customer` None: bound to none, sees all."""
+
+    name: str
+    role: Role
+    customer: str | None = None
+
+    def may_see(self, customer: str | None) -> bool:
+        """Whether what belongs to `customer` (None: to the gateway as a whole) exists for them."""
+        return self.customer is None or self.customer == customer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who is named in the audit: `token:ci`, `command`, `file`, `link`, `gateway`."""
+
+    name: str
+    request_id: str | None = None

@@ -1,0 +1,50 @@
+"""What would become of a message: its samples and the meters that they feed, or the reason why it is a dead letter. Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from gateway.model.sample import Metrics, Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fed:
+    """A meter that a metric of a sample feeds. `window_end` is exclusive; equal to the start for `each`."""
+
+    connection: str
+    system: str
+    meter: str
+    metric: str
+    value: Value
+    unit: str | None
+    reduce: str
+    deadband: float
+    window_start: datetime
+    window_end: datetime
+    due_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedSample:
+    """One sample of the message."""
+
+    at: datetime
+    metrics: Metrics
+    meters: tuple[Fed, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Either samples, or the reason of the dead letter and what to do about it. `more_samples`: so many of the message are not listed."""
+
+    topic: str
+    source: str | None
+    format: str | None
+    customer: str | None
+    device: str | None
+    dead_letter: str | None = None
+    detail: str | None = None
+    advice: str | None = None
+    samples: tuple[ExplainedSample, ...] = ()
+    more_samples: int = 0

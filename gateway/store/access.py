@@ -1,0 +1,157 @@
+"""API tokens, login links and dashboard sessions. It stores hashes only, and knows neither HTTP nor cookies."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from gateway.model.access import Principal, Role
+from gateway.model.errors import RequestRefused
+from gateway.store.pool import Database
+from gateway.store.queries import sql
+
+_MARK = "fg_"
+LOGIN_SECONDS = 600.0
+SESSION_SECONDS = 12 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewToken:
+    """A token as it is shown once."""
+
+    token_id: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """What is kept of a token. `last_used_at` is to five minutes."""
+
+    token_id: str
+    name: str
+    role: Role
+    customer: str | None
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A browser that is logged in: who it is, and the secret of its cookie."""
+
+    principal: Principal
+    secret: str = field(repr=False)
+
+    @property
+    def csrf(self) -> str:
+        """What its forms carry: derived from the secret, so another site can neither know nor plant it."""
+        return hmac.new(self.secret.encode(), b"csrf", hashlib.sha256).hexdigest()
+
+
+def hashed(secret: str) -> bytes:
+    """What is stored of a secret. With 256 random bits no salt and no slow hash is needed."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def new_secret() -> str:
+    """256 random bits, safe in addresses and cookies."""
+    return secrets.token_urlsafe(32)
+
+
+async def create(database: Database, *, name: str, role: Role, customer: str | None = None, expires_at: datetime | None = None) -> NewToken:
+    """A token that nobody can read again. Raises RequestRefused("request.conflict") while another of that name is in use."""
+    made = NewToken(token_id=secrets.token_hex(6), token=_MARK + new_secret())
+    async with database.connection() as connection:
+        stored = await connection.fetchval(sql("access_token_create"), made.token_id, hashed(made.token), name, role, customer, expires_at)
+    if stored is None:
+        raise RequestRefused("request.conflict", f"A token named {name!r} is in use; revoke it, or choose another name.")
+    return made
+
+
+async def tokens(database: Database) -> Sequence[Token]:
+    """Every token that was ever made, the newest first."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("access_token_list"))
+    return [
+        Token(
+            token_id=row["token_id"],
+            name=row["name"],
+            role=Role(row["role"]),
+            customer=row["customer_id"],
+            created_at=row["created_at"],
+            last_used_at=row["last_used_at"],
+            expires_at=row["expires_at"],
+            revoked_at=row["revoked_at"],
+        )
+        for row in rows
+    ]
+
+
+async def revoke(database: Database, token: str) -> bool:
+    """Ends a token, by its id or name, and the sessions that came by it; False when there is none."""
+    async with database.connection() as connection:
+        return await connection.fetchval(sql("access_token_revoke"), token) is not None
+
+
+async def identify(database: Database, token: str) -> tuple[Principal, str] | None:
+    """Whose token it is, and its id; None for one that is unknown, expired or revoked. Tells nothing by the time that it takes."""
+    wanted = hashed(token)
+    async with database.connection() as connection:
+        row = await connection.fetchrow(sql("access_token_identify"), wanted)
+    if row is None or not hmac.compare_digest(row["hash"], wanted):
+        return None
+    return _principal(row["name"], row["role"], row["customer_id"]), row["token_id"]
+
+
+async def create_login(
+    database: Database, *, name: str, role: Role, customer: str | None = None, lifetime: timedelta = timedelta(seconds=LOGIN_SECONDS)
+) -> str:
+    """The secret of a login link: `{public_url}/login/{secret}`. Good once."""
+    secret = new_secret()
+    async with database.connection() as connection:
+        await connection.execute(sql("access_login_create"), hashed(secret), name, role, customer, lifetime.total_seconds())
+    return secret
+
+
+async def redeem_login(database: Database, secret: str) -> Session | None:
+    """One transaction: the link is gone and a session is open; None for a link that is no good."""
+    async with database.transaction() as connection:
+        row = await connection.fetchrow(sql("access_login_redeem"), hashed(secret))
+        if row is None:
+            return None
+        session = Session(principal=_principal(row["name"], row["role"], row["customer_id"]), secret=new_secret())
+        await connection.execute(sql("access_session_open"), hashed(session.secret), None, row["name"], row["role"], row["customer_id"], SESSION_SECONDS)
+    return session
+
+
+async def open_session(database: Database, principal: Principal, token_id: str) -> Session:
+    """A session that ends with the API token that it came by."""
+    session = Session(principal=principal, secret=new_secret())
+    async with database.connection() as connection:
+        await connection.execute(
+            sql("access_session_open"), hashed(session.secret), token_id, principal.name, principal.role, principal.customer, SESSION_SECONDS
+        )
+    return session
+
+
+async def identify_session(database: Database, secret: str) -> Session | None:
+    """The session of this cookie; None once it, or the token that it came by, has ended."""
+    async with database.connection() as connection:
+        row = await connection.fetchrow(sql("access_session_identify"), hashed(secret))
+    return None if row is None else Session(principal=_principal(row["name"], row["role"], row["customer_id"]), secret=secret)
+
+
+async def close_session(database: Database, secret: str) -> None:
+    """Logs out. Idempotent."""
+    async with database.connection() as connection:
+        await connection.execute(sql("access_session_close"), hashed(secret))
+
+
+def _principal(name: str, role: str, customer: str | None) -> Principal:
+    return Principal(name=name, role=Role(role), customer=customer)

@@ -1,0 +1,2 @@
+-- $1 hash.
+delete from dashboard_session where hash = $1

@@ -1,0 +1,216 @@
+"""Reads that only people and programs outside ask for: connections with their issues, readings, runs, dead letters, audit. And the replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from gateway.model.connection import State
+from gateway.model.credits import Account, Kind, Transfer
+from gateway.model.sample import Value
+from gateway.model.status import ConnectionStatus
+from gateway.store import issues, status
+from gateway.store.issues import Issue
+from gateway.store.pool import Database
+from gateway.store.queries import sql
+
+BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+END = datetime(9999, 12, 31, tzinfo=UTC)
+LAST_ID = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A connection that something is asked of."""
+
+    connection: str
+    customer: str
+    system: str
+    state: State
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A connection as it was asked for, and where it is. Never a credential."""
+
+    connection: str
+    customer: str
+    system: str
+    hosting: str
+    tier: int
+    state: State
+    reason: str | None
+    since: datetime
+    version: int
+    settings: Mapping[str, object]
+    sync: Mapping[str, object]
+    meters: Sequence[Mapping[str, object]]
+    managed_by: str
+    credential_type: str
+    account: str | None
+    price: int
+    created_at: datetime
+    request_id: str | None
+    issues: tuple[Issue, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveredReading:
+    """What the system holds for a window."""
+
+    meter: str
+    window_start: datetime
+    value: Value
+    remote_id: str | None
+    delivered_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of a stream."""
+
+    id: int
+    stream: str
+    phase: str
+    started_at: datetime
+    ended_at: datetime
+    outcome: str
+    samples: int
+    delivered: int
+    modified: int
+    unchanged: int
+    rejected: int
+    retried: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A reading that the system refused for good."""
+
+    id: int
+    meter: str | None
+    window_start: datetime | None
+    reason: str
+    detail: str
+    occurrences: int
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """A line of a connection's audit."""
+
+    at: datetime
+    from_state: str | None
+    to_state: str
+    trigger: str
+    reason: str | None
+    actor: str
+    request_id: str | None
+
+
+class Views:
+    """Reads on one database. Every list is in the order of a key, so that a page goes on where the last one ended."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def target(self, connection_id: str) -> Target | None:
+        """Whose it is and where it is; None when there is no such connection."""
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(sql("view_target"), connection_id)
+        if row is None:
+            return None
+        return Target(connection=row["connection_id"], customer=row["customer_id"], system=row["system"], state=State(row["state"]), version=row["version"])
+
+    async def connections(
+        self,
+        *,
+        connection_id: str | None = None,
+        customer: str | None = None,
+        system: str | None = None,
+        states: Sequence[State] | None = None,
+        after: str = "",
+        limit: int,
+    ) -> list[Described]:
+        """Connections by id."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql("view_connections"), connection_id, customer, system, states, after, limit)
+        found = await self.issues([row["connection_id"] for row in rows])
+        return [
+            Described(
+                connection=row["connection_id"],
+                customer=row["customer_id"],
+                state=State(row["state"]),
+                issues=tuple(issue for issue in found if issue.connection == row["connection_id"]),
+                **{name: row[name] for name in _PLAIN},
+            )
+            for row in rows
+        ]
+
+    async def status(self, connections: Sequence[str] | None) -> list[ConnectionStatus]:
+        """What the status documents show, of these or of all."""
+        return await status.read(self._database, connections)
+
+    async def issues(self, connections: Sequence[str]) -> list[Issue]:
+        """What is open of these connections."""
+        return await issues.read(self._database, connections)
+
+    async def readings(self, connection_id: str, *, meter: str | None, after: tuple[str, datetime] = ("", BEGINNING), limit: int) -> list[DeliveredReading]:
+        """What was delivered, by meter and window."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql("view_readings"), connection_id, meter, *after, limit)
+        return [DeliveredReading(**dict(row)) for row in rows]
+
+    async def runs(self, connection_id: str, *, before: tuple[datetime, int] = (END, LAST_ID), limit: int) -> list[Run]:
+        """Runs, the newest first."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql("view_runs"), connection_id, *before, limit)
+        return [Run(id=row["run_id"], stream=row["name"], **{key: value for key, value in row.items() if key not in ("run_id", "name")}) for row in rows]
+
+    async def dead_letters(self, connection_id: str, *, before: tuple[datetime, int] = (END, LAST_ID), limit: int) -> list[DeadLetter]:
+        """Dead letters, the newest first."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql("view_dead_letters"), connection_id, *before, limit)
+        return [DeadLetter(id=row["dead_letter_id"], **{key: value for key, value in row.items() if key != "dead_letter_id"}) for row in rows]
+
+    async def audit(self, connection_id: str, *, limit: int) -> list[Transition]:
+        """The last transitions, the newest first."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql("view_audit"), connection_id, limit)
+        return [Transition(**dict(row)) for row in rows]
+
+    async def transfers(self, customer: str | None, *, before: int, limit: int) -> list[Transfer]:
+        """Lines of the ledger, the newest first; of one customer, or all."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql("view_transfers"), customer, before, limit)
+        return [
+            Transfer(
+                number=row["transfer_id"],
+                at=row["at"],
+                kind=Kind(row["kind"]),
+                from_account=Account(row["from_account"]),
+                to_account=Account(row["to_account"]),
+                amount=row["amount"],
+                connection=row["connection_id"],
+                customer=row["customer_id"],
+            )
+            for row in rows
+        ]
+
+    async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int:
+        """One transaction: these dead letters (None: all) are due again and their stream runs at once. How many were."""
+        async with self._database.transaction() as connection:
+            count: int = await connection.fetchval(sql("dead_letter_replay"), connection_id, None if dead_letters is None else list(dead_letters))
+            await connection.execute(sql("stream_wake"), connection_id)
+        return count
+
+
+_PLAIN = (
+    "system", "hosting", "tier", "reason", "since", "version", "settings", "sync", "meters", "managed_by", "credential_type", "account", "price", "created_at",
+    "request_id",
+)  # fmt: skip

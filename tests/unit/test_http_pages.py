@@ -1,0 +1,436 @@
+"""The dashboard and the customer's page on fakes: logging in, forms of other sites, hostile texts, link by link what the customer sees."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.connections.reauthorization import ANOTHER_ACCOUNT, Login
+from gateway.http.dashboard.credential_form import form_fields, form_values
+from gateway.http.dashboard.markdown import instructions
+from gateway.model.access import Principal, Role
+from gateway.model.connection import IssueCode, State
+from gateway.model.errors import RequestRefused
+from gateway.store.access import Session
+from gateway.store.issues import Issue
+from gateway.store.views import DeadLetter, Transition
+from tests.fixtures.http_fakes import CATALOGUE, HOUR, NOW, World, described, incident, link, world
+from tests.unit.test_http_api import flat
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>`{{7*7}}`"
+FORM = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
+
+
+@asynccontextmanager
+async def browser(made: World, role: Role | None = Role.ADMIN, customer: str | None = None) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+    """A client with a session, and the session's form token."""
+    cookies, csrf = {}, ""
+    if role is not None:
+        session = await made.access.open_session(Principal(name="b", role=role, customer=customer), "t")
+        cookies, csrf = {"fieldgate_session": session.secret}, session.csrf
+    async with made.client(cookies=cookies) as client:
+        client.headers.update(FORM)
+        yield client, csrf
+
+
+# Logging in
+
+
+async def test_login_by_token_opens_a_session_in_a_careful_cookie() -> None:
+    made = world()
+    async with browser(made, None) as (client, _):
+        assert (await client.get("/?state=paused")).headers["location"] == "/login?next=%2F%3Fstate%3Dpaused"
+        wrong = await client.post("/login", data={"token": "nonsense"})
+        right = await client.post("/login", data={"token": " viewer ", "next": "/?state=paused"})
+        assert (wrong.status_code, "unknown, expired or revoked" in wrong.text) == (401, True)
+        assert (right.status_code, right.headers["location"]) == (303, "/?state=paused")
+        cookie = right.headers["set-cookie"]
+        assert all(part in cookie for part in ("HttpOnly", "SameSite=strict", "Path=/", "Max-Age=")) and "Secure" not in cookie
+        assert (await client.get("/")).status_code == 200
+
+
+async def test_a_login_link_is_used_by_a_press_of_a_button_only_and_once() -> None:
+    made = world()
+    made.access.links["once"] = Principal(name="demo", role=Role.ADMIN)
+    async with browser(made, None) as (client, _):
+        for _ in range(3):  # mail scanners, previews
+            seen = await client.get("/login/once")
+            assert "set-cookie" not in seen.headers and made.access.links
+        assert (await client.post("/login", data={"link": "once"})).status_code == 303
+        assert (await client.post("/login", data={"link": "once"})).status_code == 401
+
+
+async def test_a_session_that_was_planted_is_not_taken_over() -> None:
+    made = world()
+    async with browser(made, Role.VIEWER) as (client, _):
+        [planted] = made.access.sessions
+        answer = await client.post("/login", data={"token": "admin"})
+        given = re.search(r"fieldgate_session=([^;]+)", answer.headers["set-cookie"])
+        assert given is not None and given[1] != planted
+        assert list(made.access.sessions) == [given[1]]
+
+
+@pytest.mark.parametrize("next_", ["//evil.example.com", "https://evil.example.com", "/\\evil.example.com", "javascript:alert(1)", "/\r\nSet-Cookie: a=b"])
+async def test_login_leads_to_no_other_site(next_: str) -> None:
+    async with browser(world(), None) as (client, _):
+        assert (await client.post("/login", data={"token": "viewer", "next": next_})).headers["location"] == "/"
+
+
+async def test_logging_out_ends_the_session_in_the_database() -> None:
+    made = world()
+    async with browser(made) as (client, csrf):
+        assert (await client.post("/logout", data={"csrf": csrf})).status_code == 303
+        assert not made.access.sessions
+
+
+# Forms
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"csrf": ""},
+        {"csrf": "é"},
+        {"csrf": "0" * 64},
+        {"headers": {"Sec-Fetch-Site": "cross-site"}},
+        {"headers": {"Sec-Fetch-Site": "same-site"}},
+        {"headers": {"Origin": "https://evil.example.com"}},
+    ],
+)
+@pytest.mark.parametrize("path", ["/connections/acme-2/pause", "/connections/acme-2/disconnect", "/connections/acme-2/reauthorization", "/logout"])
+async def test_a_form_of_another_site_does_nothing(change: dict[str, Any], path: str) -> None:
+    made = world()
+    async with browser(made) as (client, csrf):
+        answer = await client.post(path, data={"csrf": change.get("csrf", csrf)}, headers=change.get("headers"))
+    assert answer.status_code == 403
+    assert not made.service.asked and not made.reauthorizing.invited and made.access.sessions
+
+
+async def test_every_form_of_the_dashboard_is_checked() -> None:
+    """By introspection: a new form without the check is found out."""
+    made = world()
+    posts = [route.path for route in flat(made.app.routes) if "POST" in route.methods and not route.path.startswith(("/v1", "/login", "/reauthorize"))]
+    assert len(posts) >= 3
+    async with browser(made) as (client, _):
+        for path in posts:
+            answer = await client.post(path.format(connection="acme-2", act="pause"), data={"x": "y"})
+            assert answer.status_code == 403, path
+
+
+@pytest.mark.parametrize(
+    ("role", "may"), [(Role.VIEWER, set()), (Role.OPERATOR, {"pause", "recheck", "sync", "full-sync", "resume"}), (Role.ADMIN, {"pause", "disconnect"})]
+)
+async def test_buttons_are_those_of_the_role(role: Role, may: set[str]) -> None:
+    made = world()
+    async with browser(made, role) as (client, csrf):
+        page = (await client.get("/connections/acme-2")).text
+        for act in ("pause", "recheck", "sync", "full-sync", "resume", "disconnect"):
+            made.service.asked.clear()
+            answer = await client.post(f"/connections/acme-2/{act}", data={"csrf": csrf})
+            allowed = role is Role.ADMIN or act in may
+            assert (answer.status_code, [asked[0] for asked in made.service.asked]) == ((303, [act]) if allowed else (403, []))
+            if not allowed:
+                assert f"/connections/acme-2/{act}" not in page
+        assert (await client.post("/connections/acme-2/nonsense", data={"csrf": csrf})).status_code == 404
+        assert ((await client.get("/connections/acme-2/disconnect")).status_code == 200) is (role is Role.ADMIN)
+
+
+async def test_what_the_lifecycle_refuses_is_said_on_the_page() -> None:
+    made = world()
+    made.service.refusal = RequestRefused("connection.paused", "It is paused; resume it first.", connection="acme-2")
+    async with browser(made) as (client, csrf):
+        answer = await client.post("/connections/acme-2/sync", data={"csrf": csrf})
+    assert (answer.status_code, "It is paused; resume it first." in answer.text) == (409, True)
+
+
+async def test_nothing_of_another_customer_is_on_any_page() -> None:
+    made = world()
+    pages = [(route.path, method) for route in flat(made.app.routes) if not route.include_in_schema for method in route.methods]
+    async with browser(made, Role.ADMIN, "globex") as (client, csrf):
+        for path, method in pages:
+            answer = await client.request(
+                method, path.format(connection="acme-2", act="pause", name="x", secret="x", link="x"), data={"csrf": csrf} if method == "POST" else None
+            )
+            assert "acme" not in answer.text.replace("acme-s4", ""), path  # the example in the API's documentation
+            if "{connection}" in path:
+                assert answer.status_code == 404, path
+    assert not made.service.asked
+
+
+# What is shown
+
+
+def hostile_world() -> World:
+    made = world()
+    issue = Issue(
+        connection="acme-1",
+        id="i1",
+        code=IssueCode.BLOCKED,
+        severity="error",
+        since=NOW,
+        title=HOSTILE,
+        instructions=HOSTILE,
+        action_url="javascript:alert(1)",
+        request_id=HOSTILE,
+    )
+    made.reader.put(
+        described("acme-1", HOSTILE, state=State.BLOCKED, reason=HOSTILE, system=HOSTILE, account=HOSTILE, credential_type=HOSTILE, issues=(issue,)),
+        described("acme-3", HOSTILE, state=State.DEGRADED, reason=HOSTILE, system=HOSTILE),
+    )
+    made.reader.said = [Transition(at=NOW, from_state="active", to_state="blocked", trigger=HOSTILE, reason=HOSTILE, actor=HOSTILE, request_id=HOSTILE)]
+    made.reader.letters = [DeadLetter(id=1, meter=HOSTILE, window_start=NOW, reason=HOSTILE, detail=HOSTILE, occurrences=1, first_at=NOW, last_at=NOW)]
+    made.incidents.held = [
+        ("acme", incident("i", "acme").model_copy(update={"detail": HOSTILE, "systems": (HOSTILE,), "operations": (HOSTILE,), "request_ids": (HOSTILE,)}))
+    ]
+    made.reauthorizing.links["link-1"] = link(reason=HOSTILE, system=HOSTILE, connection=HOSTILE)
+    made.access.sessions["evil"] = Session(principal=Principal(name=HOSTILE, role=Role.ADMIN), secret="evil")
+    return made
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        f"/?q={HOSTILE}&customer={HOSTILE}&state={HOSTILE}",
+        "/connections/acme-1",
+        "/reauthorize/link-1",
+        f"/login?next=/{HOSTILE}",
+        f"/login/{HOSTILE.replace('/', '')}",
+        "/nowhere<script>alert(1)",
+    ],
+)
+async def test_nothing_that_is_shown_becomes_markup(path: str) -> None:
+    made = hostile_world()
+    async with made.client(cookies={"fieldgate_session": "evil"}) as client:
+        client.headers.update(FORM)
+        answer = await client.get(path)
+    assert answer.status_code in (200, 404)
+    for start in ("<script>", "<img src=x", 'href="javascript', "onerror=alert(1)>"):
+        assert start not in answer.text
+    assert "{{7*7}}" in answer.text or path.startswith("/nowhere"), "it is shown as it is"
+
+
+@pytest.mark.parametrize("path", ["/", "/connections/acme-1", "/login", "/status", "/docs", "/reauthorize/link-1", "/nowhere", "/v1/systems"])
+async def test_headers_keep_browsers_careful(path: str) -> None:
+    made = world()
+    made.reauthorizing.links["link-1"] = link()
+    async with browser(made) as (client, _):
+        answer = await client.get(path)
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
+    assert (answer.headers["X-Content-Type-Options"], answer.headers["Cache-Control"], answer.headers["Referrer-Policy"]) == (
+        "nosniff",
+        "no-store",
+        "no-referrer",
+    )
+    for forbidden in ("<style", "style=", "javascript:", "onclick"):
+        assert forbidden not in answer.text
+    assert not re.search(r"<script(?! src=\"/static/)", answer.text)
+    for address in re.findall(r"(?:src|href)=\"([^\"]+)\"", answer.text):
+        assert address.startswith(("/", "#")), "everything is loaded from here"
+        if address.startswith("/static/"):
+            async with made.client() as client:
+                assert (await client.get(address)).status_code == 200
+
+
+async def test_those_that_need_a_person_come_first_with_what_to_do() -> None:
+    made = world()
+    async with browser(made) as (client, _):
+        text = (await client.get("/")).text
+        assert text.index("connections/acme-1") < text.index("connections/acme-2") < text.index("connections/globex-1")
+        assert "MaintainX refuses the API key" in text and "<li>Open <code>Settings</code>.</li>" in text and "<strong>new</strong>" in text
+        only = (await client.get("/?state=reauthorization_required")).text
+        assert "acme-1" in only and "acme-2" not in only
+        assert "connections/globex-1" not in (await client.get("/?customer=acme")).text
+        assert "No connection fits" in (await client.get("/?q=nothing-like-this")).text
+
+
+async def test_hundreds_of_connections_are_paged() -> None:
+    made = world()
+    made.reader.put(*(described(f"many-{n:03}", "acme") for n in range(250)))
+    async with browser(made) as (client, _):
+        pages = [(await client.get(f"/?page={page}")).text for page in (1, 2, 3)]
+    names = [name for page in pages for name in re.findall(r'href="/connections/(many-\d+)"', page)]
+    assert names == [f"many-{n:03}" for n in range(250)]
+    assert "2 of 3" in pages[1]
+
+
+async def test_the_empty_dashboard_says_how_to_begin() -> None:
+    made = world()
+    made.reader.held.clear()
+    async with browser(made) as (client, _):
+        assert "Nothing is connected yet." in (await client.get("/")).text
+
+
+async def test_the_status_page_names_no_customer() -> None:
+    async with browser(world(), None) as (client, _):
+        text = (await client.get("/status")).text
+    assert "maintainx" in text and not re.search("acme|globex", text)
+
+
+def test_instructions_are_marked_up_lightly() -> None:
+    text = "First line\ngoes on.\n1. Open it,\n   then wait.\n2. Press `a<b` or **this**.\nDone.\n\n- one\n- two"
+    assert instructions(text) == (
+        "<p>First line goes on.</p>\n<ol><li>Open it, then wait.</li><li>Press <code>a&lt;b</code> or <strong>this</strong>.</li></ol>\n<p>Done.</p>\n"
+        "<ul><li>one</li><li>two</li></ul>"
+    )
+
+
+# The customer's page
+
+
+@asynccontextmanager
+async def customer(made: World) -> AsyncIterator[httpx.AsyncClient]:
+    async with made.client() as client:
+        client.headers["Accept"] = "text/html"
+        yield client
+
+
+SUBMITTED = {"submitted_at": NOW - HOUR, "attempts": 1}
+
+
+@pytest.mark.parametrize(
+    ("stored", "says", "has_form"),
+    [
+        (link(), "Nothing is lost", True),
+        (link(state=State.PENDING, credential_type="none"), "waits to be connected", True),
+        (link(state=State.ACTIVE), "works at the moment", True),
+        (link(state=State.VERIFYING, **SUBMITTED), "Checking", False),
+        (link(since=NOW, reason="401 again", last_trigger="probe_refused", **SUBMITTED), "refused these credentials. Please try again", True),
+        (link(since=NOW, reason=f"this key is of {ANOTHER_ACCOUNT}", last_trigger="probe_refused", **SUBMITTED), "belong to another account", True),
+        (link(since=NOW, reason="timed out", last_trigger="verification_deferred", **SUBMITTED), "could not be reached", True),
+        (link(state=State.ACTIVE, since=NOW, succeeded=True, **SUBMITTED), "is connected again", False),
+        (link(state=State.PAUSED), "is paused", False),
+        (link(state=State.DISCONNECTED), "has been ended", False),
+        (link(attempts=5), "tried too often", False),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+async def test_each_stage_of_a_link(stored: Any, says: str, has_form: bool) -> None:
+    made = world()
+    made.reauthorizing.links["link-1"] = stored
+    async with customer(made) as client:
+        answer = await client.get("/reauthorize/link-1")
+    assert says in answer.text
+    assert ('type="password"' in answer.text) is has_form
+    assert ('http-equiv="refresh"' in answer.text) is (stored.state is State.VERIFYING)
+    assert "globex" not in answer.text and "acme-2" not in answer.text and "set-cookie" not in answer.headers
+
+
+async def test_looking_changes_nothing_and_submitting_hands_over() -> None:
+    made = world()
+    made.reauthorizing.links["link-1"] = link()
+    async with customer(made) as client:
+        for _ in range(3):
+            assert (await client.get("/reauthorize/link-1")).status_code == 200
+            assert (await client.head("/reauthorize/link-1")).status_code in (200, 405)
+        assert not made.reauthorizing.submitted
+        empty = await client.post("/reauthorize/link-1", data={"api_key": ""})
+        given = await client.post("/reauthorize/link-1", data={"api_key": "  new key ", "as": "dsn", "surprise": "x"})
+    assert (empty.status_code, "please fill this in" in empty.text) == (409, True)
+    assert (given.status_code, given.headers["location"]) == (303, "/reauthorize/link-1")
+    assert made.reauthorizing.submitted == [("link-1", {"api_key": "  new key "})]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_link_that_is_void_says_so(method: str) -> None:
+    async with customer(world()) as client:
+        answer = await client.request(method, "/reauthorize/unknown", data={"api_key": "x"} if method == "POST" else None)
+    assert (answer.status_code, "not valid (any more)" in answer.text) == (404, True)
+
+
+async def test_a_login_on_the_systems_page_goes_and_comes_back() -> None:
+    made = world()
+    made.reauthorizing.links["link-1"] = link(credential_type="oauth2_authorization_code")
+    async with customer(made) as client:
+        page = await client.get("/reauthorize/link-1")
+        assert "Log in to MaintainX" in page.text and "password" not in re.sub("Your password", "", page.text)
+        refused = await client.post("/reauthorize/link-1", data={"api_key": "x"})
+        assert refused.status_code == 409 and not made.reauthorizing.submitted
+        leaving = await client.post("/reauthorize/link-1/login")
+        assert 'href="https://login.example.com/authorize?state=s"' in leaving.text
+        cookie = leaving.headers["set-cookie"]
+        assert all(part in cookie for part in ("HttpOnly", "SameSite=lax", "Path=/oauth/callback"))
+        back = await client.get("/oauth/callback?state=s&code=c")
+        assert (back.status_code, back.headers["location"]) == (303, "/reauthorize/link-1")
+
+
+@pytest.mark.parametrize(("query", "cookie"), [("state=other&code=c", "browser-secret"), ("state=s&code=c", "other"), ("code=c", "browser-secret"), ("", "")])
+async def test_an_answer_of_another_login_is_refused(query: str, cookie: str) -> None:
+    made = world()
+    async with customer(made) as client:
+        client.cookies.set("fieldgate_login", cookie, path="/oauth/callback")
+        answer = await client.get(f"/oauth/callback?{query}")
+    assert answer.status_code == 404 and "location" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("login", "query", "says"),
+    [
+        (Login.DECLINED, "error=access_denied", "was not completed"),
+        (Login.REFUSED, "code=c", "did not confirm"),
+        (Login.UNREACHABLE, "code=c", "could not be reached"),
+    ],
+)
+async def test_a_login_that_fails_is_explained_on_the_links_page(login: Login, query: str, says: str) -> None:
+    made = world()
+    made.reauthorizing.links["link-1"], made.reauthorizing.login = link(credential_type="oauth2_authorization_code"), login
+    async with customer(made) as client:
+        client.cookies.set("fieldgate_login", "browser-secret", path="/oauth/callback")
+        back = await client.get(f"/oauth/callback?state=s&{query}")
+        page = await client.get(back.headers["location"])
+    assert says in page.text
+
+
+# Forms for credentials
+
+
+def test_the_form_follows_the_systems_credentials() -> None:
+    [key] = form_fields(CATALOGUE["maintainx"].credentials_schema, "api_key")
+    assert (key.name, key.label, key.kind, key.is_required) == ("api_key", "API key", "password", True)
+
+
+CHOICE = {
+    "oneOf": [{"$ref": "#/$defs/Basic"}, {"$ref": "#/$defs/Certificate"}],
+    "$defs": {
+        "Basic": {
+            "properties": {"type": {"const": "basic"}, "username": {"type": "string"}, "password": {"type": "string"}},
+            "required": ["username", "password"],
+        },
+        "Certificate": {
+            "properties": {
+                "type": {"const": "client_certificate"},
+                "certificate": {"description": "PEM"},
+                "private_key": {},
+                "passphrase": {"description": "Of the PEM."},
+            },
+            "required": ["certificate", "private_key"],
+        },
+    },
+}
+
+
+def test_of_a_choice_the_form_shows_the_type_in_use() -> None:
+    assert [(field.name, field.kind) for field in form_fields(CHOICE, "basic")] == [("username", "text"), ("password", "password")]
+    certificate = form_fields(CHOICE, "client_certificate")
+    assert [(field.name, field.kind) for field in certificate] == [("certificate", "textarea"), ("private_key", "textarea"), ("passphrase", "password")]
+    values = form_values(certificate, {"certificate": " -----BEGIN\r\nx\r\n ", "private_key": "k", "other": "dropped"})
+    assert values == {"certificate": "-----BEGIN\nx", "private_key": "k"}
+    with pytest.raises(RequestRefused, match="Private key"):
+        form_values(certificate, {"certificate": "x"})
+
+
+def test_what_expires_is_not_confused_with_what_was_submitted() -> None:
+    """A refusal from before the link was used is no refusal of what was given through it."""
+    from gateway.connections.reauthorization import Stage, stage
+
+    assert stage(replace(link(), submitted_at=NOW, since=NOW - timedelta(seconds=1))) is Stage.WANTED
+    assert stage(replace(link(), submitted_at=NOW, since=NOW, last_trigger="probe_refused")) is Stage.REFUSED
+    assert stage(replace(link(), state=State.ACTIVE, submitted_at=NOW, since=NOW, last_trigger="probe_denied")) is Stage.REFUSED
