@@ -18,10 +18,15 @@ from gateway.configuration import DeclaredConnection
 from gateway.connections.apply import apply
 from gateway.engine import Engine
 from gateway.events.backlog import Backlog
+from gateway.events.commands import Commands, Explain, Synchronise
 from gateway.events.mqtt_publisher import StatusPublisher
+from gateway.events.relay import Relay
 from gateway.http.server import HttpServer, Readiness
 from gateway.ingest import Ingest
+from gateway.ingest.explain import explain_for
+from gateway.model.access import Caller
 from gateway.model.errors import ConfigError, StoreError, StoreUnavailable
+from gateway.model.explanation import Explanation
 from gateway.settings import Settings
 from gateway.store import connections as connection_store
 from gateway.store import retention
@@ -64,7 +69,7 @@ async def run(
                 await _end(serving, http.stop())
                 return
             stack.push_async_callback(database.close)
-            await _serve(settings, declared, database, replica, owner, readiness, stopping, reload, ready)
+            await _serve(settings, declared, database, replica, owner, readiness, http, stopping, reload, ready)
             await _end(serving, http.stop())
     log.info("gateway.stopped")
 
@@ -76,6 +81,7 @@ async def _serve(
     replica: str,
     owner: str,
     readiness: Readiness,
+    http: HttpServer,
     stopping: asyncio.Event,
     reload: Callable[[], Sequence[DeclaredConnection]] | None,
     ready: Callable[[], None] | None,
@@ -88,10 +94,13 @@ async def _serve(
         await _first(lambda: apply(database, engine.service, declared))
         await _first(engine.lifecycle.refresh)
         publisher = StatusPublisher(settings, database, replica)
+        commands = Commands(settings, database, replica=replica, synchronise=_synchronise(engine), explain=_explainer(settings, engine))
         async with asyncio.TaskGroup() as group:
             loops = [
                 group.create_task(ingest.run(), name="ingest"),
                 group.create_task(publisher.run(), name="publisher"),
+                group.create_task(Relay(settings, database, owner=owner).run(), name="relay"),
+                group.create_task(commands.run(), name="commands"),
                 group.create_task(Backlog(database).run(), name="backlog"),
                 group.create_task(_retain(settings, database), name="retention"),
                 *(group.create_task(loop, name=name) for name, loop in engine.loops().items()),
@@ -111,6 +120,21 @@ async def _serve(
             await publisher.stop()
             for loop in loops:
                 loop.cancel()
+
+
+def _synchronise(engine: Engine) -> Synchronise:
+    async def synchronise(connection: str, *, full: bool, request_id: str) -> None:
+        await engine.service.synchronise(connection, full=full, caller=Caller(name="mqtt", request_id=request_id))
+
+    return synchronise
+
+
+def _explainer(settings: Settings, engine: Engine) -> Explain:
+    def explain(customer: str, topic: str, payload: bytes) -> Explanation:
+        known, links = {*settings.customers, customer}, engine.links.current.values()
+        return explain_for(customer, topic, payload, telemetry=settings.telemetry, customers=known, links=links, now=clock.now())
+
+    return explain
 
 
 async def _open(settings: Settings) -> Database:

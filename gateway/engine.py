@@ -43,7 +43,8 @@ class Engine:
         self._database, self._settings = database, settings
         manifests = {name: system.manifest for name, system in systems.items()}
         self.vault = Vault([key.get_secret_value() for key in settings.security.encryption_keys])
-        self.tokens = Tokens(database, self.vault, OAuthExchange(), owner=owner)
+        self.exchange = OAuthExchange()
+        self.tokens = Tokens(database, self.vault, self.exchange, owner=owner)
         self.logons = Logons(database)
         self.transitions = Transitions(manifests, settings)
         self.incidents = Incidents(database, owner=owner)

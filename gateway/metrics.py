@@ -83,4 +83,6 @@ BREAKER_OPEN = Gauge(
 )
 INCIDENTS_OPEN = Gauge("fieldgate_incidents_open", "Open incidents.", ["scope"], registry=REGISTRY)
 DEAD_LETTERS = Gauge("fieldgate_dead_letters", "Dead letters held.", ["reason"], registry=REGISTRY)
+OUTBOX_PENDING = Gauge("fieldgate_outbox_pending_events", "Events that MQTT has not taken yet.", registry=REGISTRY)
+WEBHOOK_DELIVERIES = Counter("fieldgate_webhook_deliveries_total", "Attempts to deliver an event to a webhook.", ["outcome"], registry=REGISTRY)
 BUILD_INFO = Gauge("fieldgate_build_info", "Always 1.", ["version", "python"], registry=REGISTRY)

@@ -127,6 +127,11 @@ class CreditsSettings(Section):
     on_premises_multiplier: int = Field(2, ge=1, le=1_000)
     customer_quota: dict[Identifier, CreditAmount] = {}
 
+    @field_validator("tier_price")
+    @classmethod
+    def _every_tier(cls, prices: dict[Tier, int]) -> dict[Tier, int]:
+        return {**cls.model_fields["tier_price"].default, **prices}
+
 
 class SecuritySettings(Section):
     """Keys, newest first: they guard what is stored of credentials."""
@@ -146,6 +151,14 @@ class SyncSettings(Section):
     backoff_cap: Duration = timedelta(minutes=5)
     unknown_wait: Duration = timedelta(seconds=10)
     probe_interval: Duration = timedelta(seconds=45)
+
+
+class WebhookSettings(Section):
+    """What endpoints of webhooks may be. `timeout` is for a whole attempt."""
+
+    allow_private_addresses: bool = False
+    allow_http: bool = False
+    timeout: Duration = timedelta(seconds=15)
 
 
 class LoggingSettings(Section):
@@ -238,4 +251,5 @@ class Settings(Section):
     credits: CreditsSettings = CreditsSettings()
     security: SecuritySettings
     sync: SyncSettings = SyncSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -63,9 +63,13 @@ class Incidents:
         self._call_seconds = call_seconds
         self._open: dict[Key, float] = {}  # when each may be tried (monotonic)
         self._noted: dict[str, _Noted] = {}
+        self._trying: set[str] = set()  # connections of ours that have a turn at an open breaker
 
     async def note(self, observed: Observed) -> None:
-        """Remembers how a call ended: every failure, and a success at most every 10 s unless it ends failures or an open breaker. Raises StoreError."""
+        """Remembers how a call ended: every failure, and a success at most every 10 s unless it ends failures or an open breaker.
+
+        Not within a transaction that holds the connection's row. Raises StoreError.
+        """
         ago = max(0.0, (clock.now() - observed.at).total_seconds())
         noted, now = self._noted.get(observed.connection), clock.monotonic()
         at = now - ago
@@ -76,6 +80,7 @@ class Incidents:
             return
         async with self._database.transaction() if keys else self._database.connection() as connection:
             closed = await self._write(connection, observed, keys, ago, None if success is None else now - success)
+        self._trying.discard(observed.connection)
         self._noted[observed.connection] = _Noted(succeeded=observed.succeeded, at=at, success=success)
         for key in closed:
             self._open.pop(key, None)
@@ -95,11 +100,23 @@ class Incidents:
             self._rest(keys, now + REFRESH_SECONDS)  # the others of this process need not ask as well
             answer = await breakers.attempt(self._database, keys, self._caller(connection), seconds=self._call_seconds)
             if answer is None:
+                self._trying.add(connection)
                 self._rest(keys, now + self._call_seconds)
                 return None
             self._rest(keys, now + answer)
             wait = answer
         return wait_seconds(wait, rand=random.random())
+
+    async def unused(self, connection: str, system: str, host: str) -> None:
+        """The call that was admitted was not made: if it had a turn at an open breaker, somebody else may try at once. Raises StoreError."""
+        if connection not in self._trying:
+            return
+        self._trying.discard(connection)
+        keys = self._held(system, host)
+        async with self._database.transaction() as session:
+            for key, trials in (await breakers.trials(session, keys, self._caller(connection))).items():
+                await breakers.rest(session, key, seconds=0.0, trials=trials)
+        self._rest(keys, clock.monotonic())
 
     async def run(self) -> None:
         """Until cancelled: knows within a second which breakers are open, and every few seconds one replica decides. A database that is away is waited for."""

@@ -155,7 +155,7 @@ class Gate:
                 if outcome is not _Outcome.REFUSED:
                     return
                 if attempt == 0:
-                    log.warning("logon.refusal_not_recorded", connection=self._key[0], detail=str(error))
+                    log.warning("connection.logon_not_recorded", connection=self._key[0], detail=str(error))
                 attempt += 1
                 await asyncio.sleep(full_jitter(attempt, rand=random.random(), base_seconds=0.2, cap_seconds=2.0))
             else:

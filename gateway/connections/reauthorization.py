@@ -53,12 +53,16 @@ class GivesCredentials(Protocol):
         ...
 
 
-class CodeExchange(Protocol):
-    """The authorization code flow on the wire: `connectors.kit.oauth`, handed in by the composition root."""
+class LoginUrl(Protocol):
+    """`connectors.kit.oauth.authorization_url`, handed in by the composition root."""
 
-    def authorization_url(self, credential: Mapping[str, str], *, redirect_uri: str, state: str, verifier: str) -> str:
+    def __call__(self, credential: Mapping[str, str], *, redirect_uri: str, state: str, verifier: str) -> str:
         """Where the customer logs in; PKCE's challenge is S256 of the verifier. Raises BadConfiguration."""
         ...
+
+
+class CodeExchange(Protocol):
+    """`connectors.kit.oauth.OAuthExchange`."""
 
     async def redeem(self, credential: Credential, *, code: str, verifier: str, redirect_uri: str, timeout_seconds: float) -> TokenGrant:
         """The tokens that the code stands for. Raises ConnectorError."""
@@ -145,11 +149,12 @@ def stage(link: StoredLink) -> Stage:
 class Reauthorization:
     """Links and flows on one database."""
 
-    def __init__(self, database: Database, service: GivesCredentials, *, public_url: str, vault: Vault, exchange: CodeExchange) -> None:
+    def __init__(self, database: Database, service: GivesCredentials, *, public_url: str, vault: Vault, login_url: LoginUrl, exchange: CodeExchange) -> None:
         self._database = database
         self._service = service
         self._public_url = public_url.rstrip("/")
         self._vault = vault
+        self._login_url = login_url
         self._exchange = exchange
 
     @property
@@ -177,7 +182,7 @@ class Reauthorization:
         state, verifier, browser = new_secret(), new_secret(), new_secret()
         credential = await self._credential(stored.connection)
         try:
-            url = self._exchange.authorization_url(credential.values, redirect_uri=self.redirect_uri, state=state, verifier=verifier)
+            url = self._login_url(credential.values, redirect_uri=self.redirect_uri, state=state, verifier=verifier)
         except BadConfiguration as error:
             raise RequestRefused("request.conflict", f"The login of this connection is not set up: {error}") from error
         sealed = self._vault.seal({"verifier": verifier, "link": secret}, _binding(stored.customer, stored.connection))

@@ -8,6 +8,7 @@ from typing import get_args
 
 import structlog
 
+from gateway.connections import endpoint_secrets
 from gateway.connections.vault import Binding, Vault
 from gateway.model.errors import SealBroken, StoreError
 from gateway.store import credentials
@@ -50,8 +51,9 @@ async def rotate(database: Database, vault: Vault, *, batch: int = BATCH) -> Rot
                     records += await credentials.reseal(database, table, record, vault.reseal(record.sealed, binding))
                 except SealBroken as error:
                     broken.add(record.connection)
-                    log.error("credential.reseal_failed", connection=record.connection, detail=str(error))
+                    log.error("connection.reseal_failed", connection=record.connection, detail=str(error))
             after = (found[-1].connection, found[-1].generation)
+    records += await endpoint_secrets.rotate(database, vault)
     return Rotated(records=records, broken=tuple(sorted(broken)))
 
 
@@ -61,8 +63,8 @@ async def run(database: Database, vault: Vault) -> None:
         try:
             rotated = await rotate(database, vault)
         except StoreError as error:
-            log.warning("credential.rotation_deferred", detail=str(error))
+            log.warning("connection.rotation_deferred", detail=str(error))
         else:
             if rotated.records:
-                log.info("credential.rotated", records=rotated.records, key=vault.newest)
+                log.info("connection.credentials_resealed", records=rotated.records, key=vault.newest)
         await asyncio.sleep(EVERY_SECONDS)

@@ -210,7 +210,9 @@ class Refresh:
             self._count("misconfigured")
             raise BadConfiguration(str(error)) from None
         except ConnectorError as error:
-            log.warning("token.refresh_failed", connection=self._subject.connection, system=self._subject.system, kind=type(error).__name__, detail=str(error))
+            log.warning(
+                "connection.token_not_refreshed", connection=self._subject.connection, system=self._subject.system, kind=type(error).__name__, detail=str(error)
+            )
             raise
         return held
 
@@ -293,7 +295,7 @@ class Refresh:
                 serial = await tokens.store(self._database, *self._key, lease.fence, sealed, lifetimes)
             except StoreError as error:
                 if attempt == 0:
-                    log.warning("token.store_awaited", connection=self._subject.connection, detail=str(error))
+                    log.warning("connection.token_store_awaited", connection=self._subject.connection, detail=str(error))
                 attempt += 1
                 await asyncio.sleep(full_jitter(attempt, rand=self._tokens.rand(), base_seconds=0.2, cap_seconds=self._tokens.timing.lease_seconds / 8))
                 continue

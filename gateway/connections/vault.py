@@ -63,6 +63,11 @@ class Vault:
         """Ids of the keys that open."""
         return frozenset(key_id.hex() for key_id in self._keys)
 
+    @staticmethod
+    def key_of(sealed: bytes) -> str:
+        """Id of the key that seals this record."""
+        return sealed[1:_HEADER_BYTES].hex()
+
     def seal(self, values: Mapping[str, str], binding: Binding) -> bytes:
         """A record that opens with the same binding only. Two of the same values differ."""
         data_key, nonce = AESGCM.generate_key(256), secrets.token_bytes(_NONCE_BYTES)

@@ -163,12 +163,13 @@ def _events(change: Change, owners: Mapping[str, str]) -> Iterator[NewEvent]:
 
 
 def _say(change: Change) -> None:
-    incident = change.incident
-    fields = {"incident": incident.incident, "scope": str(incident.scope), "key": incident.key, "connections": len(incident.connections)}
+    incident, scope, connections = change.incident, str(change.incident.scope), len(change.incident.connections)
     if change.type is EventType.INCIDENT_CLOSED:
-        log.info("connection.incident_closed", detail=incident.closing_detail, **fields)
+        detail = incident.closing_detail
+        log.info("connection.incident_closed", incident=incident.incident, scope=scope, key=incident.key, connections=connections, detail=detail)
     elif change.whole:
-        log.warning("connection.incident_opened", detail=incident.detail, **fields)
+        detail = incident.detail
+        log.warning("connection.incident_opened", incident=incident.incident, scope=scope, key=incident.key, connections=connections, detail=detail)
 
 
 def _written(at: datetime) -> str:

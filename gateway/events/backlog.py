@@ -13,7 +13,7 @@ from gateway.model.credits import TIERS
 from gateway.model.errors import StoreError
 from gateway.model.status import ConnectionStatus
 from gateway.store import credits as ledger
-from gateway.store import incidents, status
+from gateway.store import incidents, outbox, status
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -52,6 +52,7 @@ class Backlog:
         dead = await status.dead_letters(self._database)
         capacity, used = await ledger.usage(self._database)
         counts = await incidents.counts(self._database)
+        metrics.OUTBOX_PENDING.set(await outbox.pending(self._database))
         for gauge in (*_PER_CONNECTION, metrics.DEAD_LETTERS):
             gauge.clear()
         for connection in connections:

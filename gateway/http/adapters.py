@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gateway.connections import links
-from gateway.connections.reauthorization import CodeExchange, Reauthorization
+from gateway.connections.reauthorization import CodeExchange, LoginUrl, Reauthorization
 from gateway.connections.service import Connections
 from gateway.connections.vault import Vault
 from gateway.events.cloudevent import CloudEvent, cloud_event
@@ -28,6 +28,7 @@ def assemble(
     service: Connections,
     *,
     vault: Vault,
+    login_url: LoginUrl,
     exchange: CodeExchange,
     systems: Mapping[str, links.System],
     webhooks: Webhooks,
@@ -41,7 +42,7 @@ def assemble(
         incidents=StoredIncidents(database),
         events=StoredEvents(database, instance=settings.instance),
         webhooks=webhooks,
-        reauthorization=Reauthorization(database, service, public_url=settings.http.public_url, vault=vault, exchange=exchange),
+        reauthorization=Reauthorization(database, service, public_url=settings.http.public_url, vault=vault, login_url=login_url, exchange=exchange),
         catalogue=catalogue(systems),
         prices=settings.credits,
         public_url=settings.http.public_url,

@@ -136,7 +136,7 @@ class Book:
 
 
 def price(tariff: Tariff, *, tier: int, hosting: str) -> int:
-    """Credits that a connection costs: by tier, and a multiple on premises. Raises KeyError for a tier without a price."""
+    """Credits that a connection costs: by tier, and a multiple on premises."""
     return {int(known): amount for known, amount in tariff.tier_price.items()}[tier] * (tariff.on_premises_multiplier if hosting == "on_premises" else 1)
 
 

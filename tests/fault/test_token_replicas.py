@@ -156,7 +156,7 @@ async def test_the_store_is_away_during_the_exchange(make_postgres: Callable[...
             await wait_until(asked, what="the exchange has begun")
             await data.kill()
             await exchange.answered.wait()
-            await wait_until(lambda: any(entry["event"] == "token.store_awaited" for entry in logs), what="the token waits for the store")
+            await wait_until(lambda: any(entry["event"] == "connection.token_store_awaited" for entry in logs), what="the token waits for the store")
         assert not holder.done()
         other = asyncio.create_task(insistent(sources[1], before))
         await data.start()

@@ -16,6 +16,7 @@ from gateway.model.errors import CreditsInsufficient, StoreError, StoreRejected
 from gateway.model.event import EventType, NewEvent
 from gateway.settings import CreditsSettings
 from gateway.store import credits as ledger
+from gateway.store import outbox
 from gateway.store.pool import Database
 from tests.fixtures.ledger import Ledger, record_events
 
@@ -236,6 +237,25 @@ async def test_a_refusal_is_told_once_a_minute_for_the_pool_and_for_each_quota(b
     ]
     await books.execute("update credit_refusal set at = at - interval '61 s' where customer_id = ''")
     assert [await ledger.note_refusal(books.database, refused.value) for refused in (quota, pool)] == [False, True]
+
+
+async def test_what_is_told_commits_with_the_hold_and_a_refusal_is_told_after_its_rollback(books: Ledger) -> None:
+    async def told() -> list[EventType]:
+        return [event.type for event in await outbox.read(books.database, customer=None)]
+
+    await books.hold("acme_a")
+    with pytest.raises(KeyError):
+        async with books.database.transaction() as connection:
+            await ledger.hold(connection, connection_id="acme_b", customer="acme", amount=4, settings=books.settings)
+            raise KeyError
+    assert await told() == []
+    await books.hold("acme_b")
+    assert await told() == [EventType.CREDITS_LOW]
+    with pytest.raises(CreditsInsufficient) as refused:
+        await books.hold("acme_c")
+    assert await told() == [EventType.CREDITS_LOW]
+    await ledger.note_refusal(books.database, refused.value)
+    assert await told() == [EventType.CREDITS_LOW, EventType.CREDITS_EXHAUSTED]
 
 
 DAMAGE = {

@@ -312,6 +312,21 @@ async def test_a_caller_that_dies_holds_its_turn_no_longer_than_a_call(database:
     assert await replicas[1].admit(DOWN[1], SYSTEM, HOSTS[0]) is None
 
 
+async def test_a_turn_that_is_not_used_goes_to_somebody_else_at_once(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+    await host_goes_down(replicas[0])
+    await decide(database)
+    await pass_time(database, 5)
+    await replicas[0].refresh()
+    assert await replicas[0].admit(DOWN[0], SYSTEM, HOSTS[0]) is None
+    await replicas[0].unused(DOWN[1], SYSTEM, HOSTS[0])  # it had no turn
+    await replicas[1].refresh()
+    assert await replicas[1].admit(DOWN[1], SYSTEM, HOSTS[0]) is not None
+    await replicas[0].unused(DOWN[0], SYSTEM, HOSTS[0])
+    await replicas[1].refresh()
+    assert await replicas[1].admit(DOWN[1], SYSTEM, HOSTS[0]) is None
+    assert await replicas[0].admit(DOWN[0], SYSTEM, HOSTS[0]) is not None
+
+
 async def test_a_refused_login_in_a_trial_neither_counts_nor_hides_a_fix(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
     await host_goes_down(replicas[0])
     await decide(database)

@@ -23,11 +23,9 @@ def test_a_connection_costs_by_tier_and_double_on_premises(tier: int, hosting: s
     assert price(CreditsSettings(), tier=tier, hosting=hosting) == credits_wanted
 
 
-def test_prices_are_configuration_and_a_tier_without_one_has_no_price() -> None:
+def test_prices_are_configuration_and_a_tier_that_it_does_not_name_keeps_its_price() -> None:
     tariff = CreditsSettings.model_validate({"tier_price": {"1": 3}, "on_premises_multiplier": 5})
-    assert price(tariff, tier=1, hosting="on_premises") == 15
-    with pytest.raises(KeyError):
-        price(tariff, tier=2, hosting="cloud")
+    assert [price(tariff, tier=tier, hosting="on_premises") for tier in (1, 2, 3)] == [15, 10, 20]
 
 
 @pytest.mark.parametrize("section", [{"capacity": -1}, {"tier_price": {1: -1}}, {"customer_quota": {"acme": -1}}, {"customer_quota": {"a/b": 1}}])

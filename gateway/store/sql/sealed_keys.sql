@@ -4,5 +4,9 @@ from (
     select key_id, connection_id from credential
     union all
     select key_id, connection_id from token where sealed is not null
+    union all
+    select encode(substr(sealed, 2, 4), 'hex'), 'webhook ' || endpoint_id
+    from webhook_endpoint cross join unnest(array[secret, previous_secret]) as sealed
+    where sealed is not null
 ) held
 group by key_id

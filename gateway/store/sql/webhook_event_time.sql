@@ -1,0 +1,2 @@
+-- $1 event id.
+select at from event where event_id = $1
