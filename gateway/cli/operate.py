@@ -13,7 +13,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from connectors.kit.oauth import OAuthExchange
+from connectors.kit.oauth import OAuthExchange, authorization_url
 from connectors.registry import SYSTEMS
 from gateway import logs
 from gateway.configuration import Loaded, load
@@ -66,7 +66,14 @@ class Operator:
     @property
     def reauthorization(self) -> Reauthorization:
         """Reconnect links."""
-        return Reauthorization(self.database, self.service, public_url=self.settings.http.public_url, vault=self.engine.vault, exchange=OAuthExchange())
+        return Reauthorization(
+            self.database,
+            self.service,
+            public_url=self.settings.http.public_url,
+            vault=self.engine.vault,
+            login_url=authorization_url,
+            exchange=OAuthExchange(),
+        )
 
     async def status(self, connection: str) -> ConnectionStatus:
         """Raises RequestRefused for a connection that there is not."""
