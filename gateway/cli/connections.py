@@ -15,6 +15,7 @@ from rich.text import Text
 from gateway import clock
 from gateway.cli import screen
 from gateway.cli.operate import DEFAULT, Config, Id, Json, Operator, operate
+from gateway.cli.screen import Column
 from gateway.events.documents import issue_document, status_document
 from gateway.model.connection import State
 from gateway.model.status import ConnectionStatus
@@ -132,16 +133,37 @@ def _show_list(console: Console, found: Sequence[ConnectionStatus], now: datetim
     if not found:
         console.print("no connections: declare them in a file for `fieldgate apply`, or make them by the API")
         return
-    rows = screen.table("connection", "customer", "system", "state", numbers=("since", "lag", "pending", "dead", "credits"), free="reason")
-    for each in found:
-        since, lag = screen.span(now - each.since), screen.span(each.lag_seconds) if each.lag_seconds else "-"
-        dead = Text(str(each.dead_letters), style="red" if each.dead_letters else "")
-        names = (Text(each.connection), Text(each.customer), Text(each.system), screen.state(each.state))
-        rows.add_row(*names, since, lag, str(each.pending), dead, str(each.credits), Text(each.reason or "", style="dim"))
-    console.print(rows)
+    columns = (
+        Column(name="connection"),
+        Column(name="customer"),
+        Column(name="system", drop=2),
+        Column(name="state"),
+        Column(name="since", numbers=True),
+        Column(name="lag", numbers=True, drop=1),
+        Column(name="pending", numbers=True, drop=4),
+        Column(name="dead", numbers=True),
+        Column(name="credits", numbers=True, drop=3),
+        Column(name="reason", free=True),
+    )
+    screen.show(console, columns, [_row(each, now) for each in found])
     states = Counter(each.state for each in found)
     parts = [Text.assemble(f"{states[each]} ", screen.state(each)) for each in State if states[each]]
     console.print(Text.assemble("\n", (screen.count(len(found), "connection"), "bold"), ": ", Text(", ").join(parts)))
+
+
+def _row(found: ConnectionStatus, now: datetime) -> tuple[Text | str, ...]:
+    return (
+        found.connection,
+        found.customer,
+        found.system,
+        screen.state(found.state),
+        screen.span(now - found.since),
+        screen.span(found.lag_seconds) if found.lag_seconds else "-",
+        str(found.pending),
+        Text(str(found.dead_letters), style="red" if found.dead_letters else ""),
+        str(found.credits),
+        Text(found.reason or "", style="dim"),
+    )
 
 
 def _show_facts(console: Console, found: ConnectionStatus, now: datetime) -> None:
@@ -166,22 +188,35 @@ def _show_facts(console: Console, found: ConnectionStatus, now: datetime) -> Non
 def _show_streams(console: Console, found: ConnectionStatus) -> None:
     if not found.streams:
         return
-    rows = screen.table("stream", "phase", "state", numbers=("lag", "walked", "pending"))
+    columns = (
+        Column(name="stream"),
+        Column(name="phase"),
+        Column(name="state"),
+        Column(name="lag", numbers=True),
+        Column(name="walked", numbers=True),
+        Column(name="pending", numbers=True),
+    )
+    rows: list[tuple[str, ...]] = []
     for stream in found.streams:
-        progress = stream.progress
-        walked = "-" if progress is None else f"{progress.fraction:.0%}"
-        rows.add_row(
-            stream.name, stream.phase, stream.state, screen.span(stream.lag_seconds), walked, "-" if progress is None else str(progress.pending_readings)
-        )
+        walked = ("-", "-") if stream.progress is None else (f"{stream.progress.fraction:.0%}", str(stream.progress.pending_readings))
+        rows.append((stream.name, stream.phase, stream.state, screen.span(stream.lag_seconds), *walked))
     console.print()
-    console.print(rows)
+    screen.show(console, columns, rows)
 
 
 def _show_transitions(console: Console, transitions: Sequence[Transition]) -> None:
     if not transitions:
         return
-    rows = screen.table("last transitions", "from", "to", "by", free="reason")
-    for each in transitions:
-        rows.add_row(screen.moment(each.at), each.from_state or "-", screen.state(State(each.to_state)), each.actor, Text(each.reason or "", style="dim"))
+    columns = (
+        Column(name="last transitions"),
+        Column(name="from", drop=2),
+        Column(name="to"),
+        Column(name="by", drop=1),
+        Column(name="reason", free=True),
+    )
+    rows = [
+        (screen.moment(each.at), each.from_state or "-", screen.state(State(each.to_state)), each.actor, Text(each.reason or "", style="dim"))
+        for each in transitions
+    ]
     console.print()
-    console.print(rows)
+    screen.show(console, columns, rows)

@@ -16,6 +16,7 @@ from rich.text import Text
 from gateway import clock
 from gateway.cli import screen
 from gateway.cli.operate import DEFAULT, Config, Json, Operator, operate
+from gateway.cli.screen import Column
 from gateway.ingest.replay import replay_message
 from gateway.model.errors import ConfigError, RequestRefused
 from gateway.store import dead_letters as store
@@ -95,14 +96,22 @@ def _show(found: Sequence[DeadLetter], now: datetime, limit: int) -> None:
     if not found:
         console.print(Text("no dead letters", style="green"))
         return
-    rows = screen.table("id", "kind", "of", "reason", numbers=("times", "last"), free="detail")
-    for each in found:
-        window = "" if each.window_start is None else f" {screen.moment(each.window_start)}"
-        of = each.topic if each.kind == "message" else f"{each.connection}: {each.meter}{window}"
-        rows.add_row(
-            str(each.id), each.kind, Text(of or "-"), Text(each.reason), str(each.occurrences), screen.span(now - each.last_at), Text(each.detail, "dim")
-        )
-    console.print(rows)
+    columns = (
+        Column(name="id", numbers=True),
+        Column(name="kind", drop=1),
+        Column(name="of"),
+        Column(name="reason"),
+        Column(name="times", numbers=True, drop=2),
+        Column(name="last", numbers=True, drop=3),
+        Column(name="detail", free=True),
+    )
+    screen.show(console, columns, [_row(each, now) for each in found])
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(each.reason for each in found).most_common())
     more = f" (the last {limit})" if len(found) == limit else ""
     console.print(Text.assemble("\n", (screen.count(len(found), "dead letter"), "bold"), f"{more}: {reasons}"))
+
+
+def _row(found: DeadLetter, now: datetime) -> tuple[Text | str, ...]:
+    window = "" if found.window_start is None else f" {screen.moment(found.window_start)}"
+    of = found.topic or "-" if found.kind == "message" else f"{found.connection}: {found.meter}{window}"
+    return str(found.id), found.kind, of, found.reason, str(found.occurrences), screen.span(now - found.last_at), Text(found.detail, style="dim")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +16,10 @@ from gateway.model.connection import State
 
 PIPED_COLUMNS = 240
 """What is not a terminal has no width: nothing is cut there."""
+
+GAP = 2
+FREE_COLUMNS = 16
+"""Free text that has less room is left out."""
 
 STYLES: Mapping[State, str] = {
     State.PENDING: "yellow",
@@ -39,16 +45,42 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def table(*names: str, numbers: Sequence[str] = (), free: str | None = None) -> Table:
-    """Columns of words, then of numbers, then one of free text, which gives way first where the terminal is narrow."""
-    found = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
-    for name in names:
-        found.add_column(name, no_wrap=True, overflow="ellipsis")
-    for name in numbers:
-        found.add_column(name, justify="right", no_wrap=True)
-    if free is not None:
-        found.add_column(free, no_wrap=True, overflow="ellipsis", ratio=1)
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """`numbers` stand to the right. `drop`: where the terminal is too narrow the column with the highest goes first; 0 never goes. `free`: cut to fit."""
+
+    name: str
+    numbers: bool = False
+    drop: int = 0
+    free: bool = False
+
+
+def show(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -> None:
+    """A table that fits: one line a row. Free text is cut, then left out, then columns are; what is left is whole."""
+    shown = _fitting(columns, [[cell_len(str(row[place])) for row in rows] for place in range(len(columns))], console.width)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for place, width in shown.items():
+        column = columns[place]
+        table.add_column(column.name, justify="right" if column.numbers else "left", no_wrap=True, overflow="ellipsis", width=width)
+    for row in rows:
+        table.add_row(*(row[place] if isinstance(row[place], Text) else Text(str(row[place])) for place in shown))
+    console.print(table)
+
+
+def _fitting(columns: Sequence[Column], widths: Sequence[Sequence[int]], room: int) -> dict[int, int]:
+    """Which columns are shown, each with its width."""
+    wanted = {place: max([cell_len(column.name), *widths[place]]) for place, column in enumerate(columns)}
+    while True:
+        fixed = sum(width + GAP for place, width in wanted.items() if not columns[place].free) - GAP
+        free = [place for place in wanted if columns[place].free]
+        left = room - fixed - GAP * len(free)
+        if free and left >= FREE_COLUMNS:
+            return {**wanted, free[0]: min(wanted[free[0]], left)}
+        droppable = [place for place in wanted if columns[place].drop and not columns[place].free]
+        if free or (fixed > room and droppable):
+            del wanted[free[0] if free else max(droppable, key=lambda place: columns[place].drop)]
+            continue
+        return wanted
 
 
 def state(found: State) -> Text:

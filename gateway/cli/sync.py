@@ -14,6 +14,7 @@ from rich.text import Text
 from gateway import clock
 from gateway.cli import screen
 from gateway.cli.operate import DEFAULT, Config, Id, Json, Operator, operate
+from gateway.model.connection import State
 from gateway.model.status import WORKED, ConnectionStatus
 from gateway.store import status as store
 
@@ -93,8 +94,8 @@ def ending(before: ConnectionStatus, now: ConnectionStatus, *, full: bool) -> tu
     """How the sync has ended, None while it goes on. Pure."""
     if now.state not in WORKED:
         return "stopped", f"the connection is {now.state}" + (f": {now.reason}" if now.reason else "")
-    if any(stream.state == "failed" for stream in now.streams):
-        return "failed", now.reason or "a run failed; the gateway tries again by itself"
+    if now.state is State.DEGRADED and any(stream.state == "failed" for stream in now.streams):
+        return "failed", f"{now.reason or 'runs fail'}; the gateway tries again by itself"
     initial = [stream.progress for stream in now.streams if stream.progress is not None]
     if full and initial:
         return ("completed", "") if all(found.fraction >= 1.0 and not found.pending_readings for found in initial) else None
@@ -107,7 +108,7 @@ def walked(now: ConnectionStatus) -> float:
 
 
 def _advance(bar: Progress, task: TaskID, now: ConnectionStatus, *, full: bool) -> None:
-    words = f"{screen.count(now.pending, 'reading')} waiting"
+    words = f"{screen.count(now.pending, 'reading')} waiting" + (", a run failed, trying again" if any(each.state == "failed" for each in now.streams) else "")
     if full:
         bar.update(task, completed=100 * walked(now), waiting=words)
     else:

@@ -15,6 +15,7 @@ from rich.text import Text
 from gateway import clock
 from gateway.cli import screen
 from gateway.cli.operate import DEFAULT, Config, Json, operate
+from gateway.cli.screen import Column
 from gateway.model.access import Role
 from gateway.model.errors import ConfigError, RequestRefused
 from gateway.settings import Duration, Identifier
@@ -86,11 +87,20 @@ def _show(found: Sequence[Token]) -> None:
     if not found:
         console.print("no tokens: `fieldgate token create --role admin` makes one")
         return
-    rows = screen.table("token", "id", "role", "customer", "created", "last used", "state")
-    for each in found:
-        state = _state(each)
-        rows.add_row(each.name, each.token_id, each.role, each.customer or "all", screen.moment(each.created_at), screen.moment(each.last_used_at), state)
-    console.print(rows)
+    columns = (
+        Column(name="token"),
+        Column(name="id", drop=2),
+        Column(name="role"),
+        Column(name="customer"),
+        Column(name="created", drop=3),
+        Column(name="last used", drop=1),
+        Column(name="state"),
+    )
+    rows = [
+        (each.name, each.token_id, each.role, each.customer or "all", screen.moment(each.created_at), screen.moment(each.last_used_at), _state(each))
+        for each in found
+    ]
+    screen.show(console, columns, rows)
 
 
 def _state(token: Token) -> Text:

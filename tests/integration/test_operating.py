@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -15,12 +16,14 @@ import asyncpg
 import pytest
 import structlog
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
 from benchmarks.servers import wait_until
 from gateway import clock
 from gateway.cli.main import build
 from gateway.cli.operate import operating
+from gateway.cli.screen import Column, show
 from gateway.cli.sync import ending
 from gateway.model.connection import State
 from gateway.model.errors import ConfigError, RequestRefused, StoreError
@@ -288,7 +291,8 @@ def status(state: State, *, fraction: float | None = None, waiting: int = 0, str
         (status(State.ACTIVE, success=datetime(2026, 5, 4, tzinfo=UTC)), False, "completed"),
         (status(State.DEGRADED), False, None),
         (status(State.BLOCKED), False, "stopped"),
-        (status(State.ACTIVE, stream="failed"), False, "failed"),
+        (status(State.ACTIVE, stream="failed"), False, None),
+        (status(State.DEGRADED, stream="failed"), False, "failed"),
         (status(State.ACTIVE, fraction=0.5), True, None),
         (status(State.ACTIVE, fraction=0.5, success=datetime(2026, 5, 4, tzinfo=UTC)), True, None),
         (status(State.ACTIVE, fraction=1.0, waiting=3), True, None),
@@ -298,6 +302,26 @@ def status(state: State, *, fraction: float | None = None, waiting: int = 0, str
 def test_how_a_sync_ends(now: ConnectionStatus, full: bool, outcome: str | None) -> None:
     found = ending(status(State.ACTIVE), now, full=full)
     assert (found and found[0]) == outcome
+
+
+@pytest.mark.parametrize("width", [40, 80, 110, 160, 240])
+def test_a_table_fits_its_terminal(width: int) -> None:
+    columns = (
+        Column(name="connection"),
+        Column(name="state"),
+        Column(name="a", drop=1),
+        Column(name="b", drop=2, numbers=True),
+        Column(name="reason", free=True),
+    )
+    output = io.StringIO()
+    rows = [(f"acme-{number}", "active", "x" * 30, "1" * 30, "why " * 40) for number in range(3)]
+    show(Console(file=output, width=width), columns, rows)
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 4 and all(len(line.rstrip()) <= width for line in lines)
+    assert all(f"acme-{number}" in lines[1 + number] and "active" in lines[1 + number] for number in range(3))
+    assert ("x" * 30 in lines[1], "1" * 30 in lines[1], "why" in lines[1]) == {
+        40: (False, False, False), 80: (True, False, False), 110: (True, True, True), 160: (True, True, True), 240: (True, True, True)
+    }[width]  # fmt: skip
 
 
 # token
