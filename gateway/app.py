@@ -9,18 +9,26 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 
+from connectors.kit.oauth import authorization_url
+from connectors.registry import SYSTEMS
 from gateway import clock
 from gateway.configuration import DeclaredConnection
 from gateway.connections.apply import apply
+from gateway.connections.endpoint_secrets import EndpointSealer
 from gateway.engine import Engine
 from gateway.events.backlog import Backlog
 from gateway.events.commands import Commands, Explain, Synchronise
 from gateway.events.mqtt_publisher import StatusPublisher
 from gateway.events.relay import Relay
+from gateway.events.webhook_service import WebhookService
+from gateway.events.webhooks import Webhooks
+from gateway.http.adapters import assemble
+from gateway.http.ports import Services
 from gateway.http.server import HttpServer, Readiness
 from gateway.ingest import Ingest
 from gateway.ingest.explain import explain_for
@@ -69,57 +77,79 @@ async def run(
                 await _end(serving, http.stop())
                 return
             stack.push_async_callback(database.close)
-            await _serve(settings, declared, database, replica, owner, readiness, http, stopping, reload, ready)
+            daemon = _Daemon(settings=settings, database=database, replica=replica, owner=owner, reload=reload)
+            await daemon.serve(declared, http, readiness, stopping, ready)
             await _end(serving, http.stop())
     log.info("gateway.stopped")
 
 
-async def _serve(
-    settings: Settings,
-    declared: Sequence[DeclaredConnection],
-    database: Database,
-    replica: str,
-    owner: str,
-    readiness: Readiness,
-    http: HttpServer,
-    stopping: asyncio.Event,
-    reload: Callable[[], Sequence[DeclaredConnection]] | None,
-    ready: Callable[[], None] | None,
-) -> None:
-    """Everything that needs the database. Stop order: ingest, sync, status, so that what is taken in is told before we leave."""
-    await _first(lambda: connection_store.register_customers(database, settings.customers))
-    ingest = Ingest(settings, database, replica=owner)
-    async with Engine.open(settings, database, owner=owner) as engine:
-        await _first(engine.prepare)
-        await _first(lambda: apply(database, engine.service, declared))
-        await _first(engine.lifecycle.refresh)
-        publisher = StatusPublisher(settings, database, replica)
-        commands = Commands(settings, database, replica=replica, synchronise=_synchronise(engine), explain=_explainer(settings, engine))
-        async with asyncio.TaskGroup() as group:
-            loops = [
-                group.create_task(ingest.run(), name="ingest"),
-                group.create_task(publisher.run(), name="publisher"),
-                group.create_task(Relay(settings, database, owner=owner).run(), name="relay"),
-                group.create_task(commands.run(), name="commands"),
-                group.create_task(Backlog(database).run(), name="backlog"),
-                group.create_task(_retain(settings, database), name="retention"),
-                *(group.create_task(loop, name=name) for name, loop in engine.loops().items()),
-            ]
-            if reload is not None:
-                loops.append(group.create_task(_reload(database, reload, engine), name="reload"))
-            readiness.serve(database, lambda: ingest.connected)
-            log.info("gateway.started", instance=settings.instance, replica=replica, connections=len(declared))
-            if ready is not None:
-                ready()
-            await stopping.wait()
-            log.info("gateway.draining")
-            readiness.draining()
-            await publisher.draining()
-            await ingest.stop()
-            await engine.scheduler.stop(GRACE_SECONDS)
-            await publisher.stop()
-            for loop in loops:
-                loop.cancel()
+@dataclass(frozen=True, kw_only=True)
+class _Daemon:
+    """Everything that needs the database."""
+
+    settings: Settings
+    database: Database
+    replica: str
+    owner: str
+    reload: Callable[[], Sequence[DeclaredConnection]] | None
+
+    async def serve(
+        self, declared: Sequence[DeclaredConnection], http: HttpServer, readiness: Readiness, stopping: asyncio.Event, ready: Callable[[], None] | None
+    ) -> None:
+        """Until asked to stop. Stop order: ingest, sync, status, so that what is taken in is told before we leave."""
+        settings, database = self.settings, self.database
+        await _first(lambda: connection_store.register_customers(database, settings.customers))
+        ingest = Ingest(settings, database, replica=self.owner)
+        publisher = StatusPublisher(settings, database, self.replica)
+        async with Engine.open(settings, database, owner=self.owner) as engine:
+            await _first(engine.prepare)
+            await _first(lambda: apply(database, engine.service, declared))
+            await _first(engine.lifecycle.refresh)
+            http.serve(_services(settings, database, engine))
+            async with asyncio.TaskGroup() as group:
+                loops = [group.create_task(loop, name=name) for name, loop in self._loops(engine, ingest, publisher).items()]
+                readiness.serve(database, lambda: ingest.connected)
+                log.info("gateway.started", instance=settings.instance, replica=self.replica, connections=len(declared))
+                if ready is not None:
+                    ready()
+                await stopping.wait()
+                log.info("gateway.draining")
+                readiness.draining()
+                await publisher.draining()
+                await ingest.stop()
+                await engine.scheduler.stop(GRACE_SECONDS)
+                await publisher.stop()
+                for loop in loops:
+                    loop.cancel()
+
+    def _loops(self, engine: Engine, ingest: Ingest, publisher: StatusPublisher) -> dict[str, Coroutine[None, None, None]]:
+        settings, database = self.settings, self.database
+        commands = Commands(settings, database, replica=self.replica, synchronise=_synchronise(engine), explain=_explainer(settings, engine))
+        loops = {
+            "ingest": ingest.run(),
+            "publisher": publisher.run(),
+            "relay": Relay(settings, database, owner=self.owner).run(),
+            "webhooks": Webhooks(settings, database, EndpointSealer(engine.vault)).run(),
+            "commands": commands.run(),
+            "backlog": Backlog(database).run(),
+            "retention": _retain(settings, database),
+            **engine.loops(),
+        }
+        return loops if self.reload is None else {**loops, "reload": _reload(database, self.reload, engine)}
+
+
+def _services(settings: Settings, database: Database, engine: Engine) -> Services:
+    webhooks = WebhookService(settings.webhooks, database, EndpointSealer(engine.vault))
+    return assemble(
+        settings,
+        database,
+        engine.service,
+        vault=engine.vault,
+        login_url=authorization_url,
+        exchange=engine.exchange,
+        systems=SYSTEMS,
+        webhooks=webhooks,
+    )
 
 
 def _synchronise(engine: Engine) -> Synchronise:

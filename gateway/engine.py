@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import structlog
 
 from connectors.kit.oauth import OAuthExchange
 from connectors.registry import SYSTEMS
 from gateway import clock, metrics
-from gateway.connections import rotation
+from gateway.connections import endpoint_secrets, rotation
 from gateway.connections.expiry import expiring
 from gateway.connections.health import Health
 from gateway.connections.incidents import Incidents
@@ -26,12 +27,17 @@ from gateway.model.connector import Observer
 from gateway.model.errors import StoreError
 from gateway.settings import Settings
 from gateway.store import credits as ledger
+from gateway.store import outbox
 from gateway.store.pool import Database
 from gateway.sync.schedule import Scheduler
 
 log = structlog.get_logger(__name__)
 
 UPKEEP_SECONDS = 30.0
+CALLS_OF_A_TURN = 3
+"""Calls to a system that one turn at an open breaker may make."""
+
+EVENTS_KEPT = timedelta(days=30)
 CLOSE_SECONDS = 5.0
 """For a refresh or a logon that is on its way: a rotated token must not be lost."""
 
@@ -47,7 +53,7 @@ class Engine:
         self.tokens = Tokens(database, self.vault, self.exchange, owner=owner)
         self.logons = Logons(database)
         self.transitions = Transitions(manifests, settings)
-        self.incidents = Incidents(database, owner=owner)
+        self.incidents = Incidents(database, owner=owner, call_seconds=max(60.0, CALLS_OF_A_TURN * settings.sync.push_timeout.total_seconds()))
         self.links = Links(database, systems, settings, vault=self.vault, tokens=self.tokens, logons=self.logons, observer=_observer)
         self.service = Connections(database, systems, settings, vault=self.vault, transitions=self.transitions, links=self.links, tokens=self.tokens)
         self.health = Health(
@@ -86,12 +92,14 @@ class Engine:
         await ledger.sync_capacity(self._database, self._settings.credits)
 
     async def _upkeep(self) -> None:
-        """What falls due by the clock: holds that lapse, credentials that end soon."""
+        """What falls due by the clock: holds that lapse, credentials that end soon, secrets under an older key, events that are kept no longer."""
         while True:
             try:
                 for name in await ledger.lapse(self._database):
                     log.info("connection.hold_lapsed", connection=name)
                 await expiring(self._database, clock.now())
+                await endpoint_secrets.rotate(self._database, self.vault)
+                await outbox.remove_expired(self._database, before=clock.now() - EVENTS_KEPT)
             except StoreError as error:
                 log.warning("gateway.upkeep_deferred", detail=str(error))
             await asyncio.sleep(UPKEEP_SECONDS)

@@ -77,6 +77,8 @@ async def _live(scene: Scene, console: Console, log_file: str) -> None:
 
 
 async def _lines(scene: Scene, console: Console, log_file: str) -> None:
+    await scene.started.wait()
+    await scene.dashboard
     for name, address in view.addresses(scene, log_file=log_file):
         console.print(f"{name:15}{address}", soft_wrap=True)
     for command in view.commands(scene):

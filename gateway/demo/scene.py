@@ -9,6 +9,7 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -22,6 +23,8 @@ from gateway.demo.fleet import Fleet, device_names, publish_steadily
 from gateway.demo.publisher import Publisher
 from gateway.embedded import Embedded, embedded
 from gateway.embedded.broker import port_or_another
+from gateway.model.access import Role
+from gateway.store import access
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -34,6 +37,7 @@ METERS = {"temperature": ("CEL", "mean"), "vibration": ("MMS", "max"), "running_
 """Unit and reduction by metric; the meter is called `{device} {metric}`."""
 
 SLOW_SECONDS = 3.0
+LOGIN = timedelta(hours=12)
 POLL_SECONDS = 0.1
 
 
@@ -49,6 +53,8 @@ class Scene:
     devices: tuple[str, ...]
     database: Database
     started: asyncio.Event
+    dashboard: asyncio.Future[str]
+    """Its address, with a login that is good once; done when there is one."""
 
     def toggle_errors(self) -> None:
         """The CMMS answers 500, or no longer."""
@@ -92,11 +98,17 @@ async def perform(data_dir: Path, *, devices: int, rate: float, show: Callable[[
                 devices=tuple(names),
                 database=database,
                 started=asyncio.Event(),
+                dashboard=asyncio.get_running_loop().create_future(),
             )
             gateway = app.run(loaded.settings, loaded.connections, reload=lambda: read().connections, ready=scene.started.set)
             fleet = Fleet(customer=CUSTOMER, devices=devices, seed=1, at=clock.now())
             await _together(
-                servers.guard(gateway), scene.publisher.run(), _publish(scene.started, fleet, scene.publisher, rate), _issue_keys(cmms, folder), show(scene)
+                servers.guard(gateway),
+                scene.publisher.run(),
+                _publish(scene.started, fleet, scene.publisher, rate),
+                _issue_keys(cmms, folder),
+                _invite(scene),
+                show(scene),
             )
         return sum(len(values) for meter in cmms.meters.values() for values in meter.readings.values())
 
@@ -122,6 +134,13 @@ async def _publish(started: asyncio.Event, fleet: Fleet, publisher: Publisher, r
             break
         await asyncio.sleep(POLL_SECONDS)
     await publish_steadily(fleet, publisher, rate=rate)
+
+
+async def _invite(scene: Scene) -> None:
+    """A login for who looks at the demonstration."""
+    await scene.started.wait()
+    secret = await access.create_login(scene.database, name="demo", role=Role.ADMIN, lifetime=LOGIN)
+    scene.dashboard.set_result(f"{scene.url}/login/{secret}")
 
 
 async def _issue_keys(cmms: DemoCmms, folder: Path) -> None:

@@ -82,7 +82,9 @@ def line(now: Snapshot) -> str:
 def addresses(scene: Scene, *, log_file: str) -> list[tuple[str, str]]:
     """What a person may want to open, in pairs of name and address."""
     durable = "" if scene.servers.broker == "mosquitto" else "; keeps messages in memory only: install mosquitto for more"
+    dashboard = f"{scene.dashboard.result()}  (good once)" if scene.dashboard.done() else f"{scene.url}/"
     return [
+        ("dashboard", dashboard),
         ("broker", f"{scene.servers.broker_url}  ({scene.servers.broker}{durable})"),
         ("metrics", f"{scene.url}/metrics"),
         ("health", f"{scene.url}/healthz  {scene.url}/readyz"),

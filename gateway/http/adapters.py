@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 from gateway.connections import links
 from gateway.connections.reauthorization import CodeExchange, LoginUrl, Reauthorization
 from gateway.connections.service import Connections
 from gateway.connections.vault import Vault
 from gateway.events.cloudevent import CloudEvent, cloud_event
-from gateway.http.documents import CreditsDocument, IncidentDocument, PublicIncident, TransferDocument
-from gateway.http.ports import Services, System, Webhooks
+from gateway.events.webhook_service import WebhookService
+from gateway.http.documents import CreditsDocument, IncidentDocument, NewWebhook, PublicIncident, TransferDocument, WebhookCreated, WebhookDocument
+from gateway.http.ports import Services, System
 from gateway.model.access import Principal
 from gateway.model.credits import Book, Transfer, by_customer
 from gateway.settings import Settings
@@ -20,6 +23,7 @@ from gateway.store.access import Session
 from gateway.store.incidents import Incident
 from gateway.store.pool import Database
 from gateway.store.views import Views
+from gateway.store.webhooks import Endpoint
 
 
 def assemble(
@@ -31,7 +35,7 @@ def assemble(
     login_url: LoginUrl,
     exchange: CodeExchange,
     systems: Mapping[str, links.System],
-    webhooks: Webhooks,
+    webhooks: WebhookService,
 ) -> Services:
     """What `HttpServer.serve` is given."""
     return Services(
@@ -41,7 +45,7 @@ def assemble(
         credits=Ledger(database),
         incidents=StoredIncidents(database),
         events=StoredEvents(database, instance=settings.instance),
-        webhooks=webhooks,
+        webhooks=StoredWebhooks(webhooks),
         reauthorization=Reauthorization(database, service, public_url=settings.http.public_url, vault=vault, login_url=login_url, exchange=exchange),
         catalogue=catalogue(systems),
         prices=settings.credits,
@@ -165,6 +169,49 @@ class StoredEvents:
         """The next after this position."""
         found = await outbox.read(self._database, customer=customer, after=after, limit=limit)
         return [(event.position, cloud_event(event, instance=self._instance)) for event in found]
+
+
+class StoredWebhooks:
+    """Endpoints, by their service."""
+
+    def __init__(self, service: WebhookService) -> None:
+        self._service = service
+
+    async def webhooks(self, customer: str | None) -> Sequence[WebhookDocument]:
+        """All of them, or a customer's."""
+        return [WebhookDocument(**_endpoint(endpoint)) for endpoint in await self._service.endpoints(customer=customer)]
+
+    async def create(self, wanted: NewWebhook) -> WebhookCreated:
+        """Raises RequestRefused for an address that must not be called."""
+        endpoint, secret = await self._service.create(wanted.url, customer=wanted.customer, types=wanted.events)
+        return WebhookCreated(**_endpoint(endpoint), secret=secret)
+
+    async def rotate(self, webhook: str, customer: str | None) -> str:
+        """The new secret; the one before signs as well for a day."""
+        return await self._service.rotate_secret(webhook, customer=customer)
+
+    async def delete(self, webhook: str, customer: str | None) -> None:
+        """Raises RequestRefused where there is none."""
+        await self._service.delete(webhook, customer=customer)
+
+    async def replay(self, webhook: str, customer: str | None, *, since: datetime) -> int:
+        """How many events are sent again. Raises RequestRefused where there is none."""
+        return await self._service.replay(webhook, customer=customer, since=since)
+
+
+def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "id": endpoint.id,
+        "url": endpoint.url,
+        "events": endpoint.types,
+        "customer": endpoint.customer,
+        "created_at": endpoint.created_at,
+        "pending": endpoint.pending,
+        "failing_since": endpoint.failing_since,
+        "last_error": endpoint.last_error,
+        "disabled_at": endpoint.disabled_at,
+        "disabled_reason": endpoint.disabled_reason,
+    }
 
 
 def _incident(found: Incident) -> IncidentDocument:

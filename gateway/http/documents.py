@@ -249,6 +249,12 @@ class NewWebhook(Section):
     customer: Identifier | None = None
 
 
+class NewSecret(Document):
+    """What the next requests are signed with."""
+
+    secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+
+
 class WebhookDocument(Document):
     """An endpoint. Its secret is shown once, when it is made."""
 
@@ -257,6 +263,9 @@ class WebhookDocument(Document):
     events: tuple[str, ...]
     customer: str | None
     created_at: datetime
+    pending: int = Field(0, description="Events that wait for it.")
+    failing_since: datetime | None = None
+    last_error: str | None = None
     disabled_at: datetime | None
     disabled_reason: str | None
 

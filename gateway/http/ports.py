@@ -131,12 +131,13 @@ class EventsReader(Protocol):
 
 
 class Webhooks(Protocol):
-    """Endpoints. `customer`: only this customer's; of another's there is nothing to find."""
+    """Endpoints. `customer`: only this customer's; of another's there is nothing to find: RequestRefused("request.not_found")."""
 
     async def webhooks(self, customer: str | None) -> Sequence[WebhookDocument]: ...  # noqa: D102
     async def create(self, wanted: NewWebhook) -> WebhookCreated: ...  # noqa: D102
-    async def delete(self, webhook: str, customer: str | None) -> bool: ...  # noqa: D102
-    async def replay(self, webhook: str, customer: str | None, *, since: datetime) -> int | None: ...  # noqa: D102
+    async def rotate(self, webhook: str, customer: str | None) -> str: ...  # noqa: D102
+    async def delete(self, webhook: str, customer: str | None) -> None: ...  # noqa: D102
+    async def replay(self, webhook: str, customer: str | None, *, since: datetime) -> int: ...  # noqa: D102
 
 
 class Reauthorizing(Protocol):

@@ -206,10 +206,10 @@ async def is_busy(database: Database, connection_id: str) -> bool:
     return busy
 
 
-async def read(database: Database, connections: Sequence[str]) -> dict[str, Held]:
-    """These connections, as far as they exist."""
+async def read(database: Database, connections: Sequence[str] | None) -> dict[str, Held]:
+    """These connections, as far as they exist, or all of them."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("connection_read"), list(connections))
+        rows = await connection.fetch(sql("connection_read"), None if connections is None else list(connections))
     return {
         row["connection_id"]: Held(
             connection=row["connection_id"],

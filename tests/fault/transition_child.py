@@ -11,15 +11,16 @@ from typing import Any
 
 from gateway.connections.transitions import Moved
 from gateway.model.errors import AuthRefused
-from gateway.store import connections, credits, issues, outbox
+from gateway.store import connections, issues, outbox
+from gateway.store import credits as ledger
 from gateway.store.pool import Database
 from tests.fixtures.connection_rig import CALLER, World
 
 POINTS: dict[str, tuple[Any, str]] = {
     "locked": (connections, "lock"),
     "moved": (connections, "move"),
-    "posted": (credits, "post"),
-    "returned": (credits, "give_back"),
+    "posted": (ledger, "post"),
+    "returned": (ledger, "give_back"),
     "issue_opened": (issues, "open_issue"),
     "issue_solved": (issues, "solve"),
     "told": (outbox, "append"),

@@ -206,3 +206,35 @@ def test_the_numbers_of_the_rule() -> None:
     [finding] = systemic(at(host(3, 9)))
     assert finding.detail == "3 of 9 connections on host x fail (3 of 9 customers), none succeeded for 61 s"
     assert timedelta(minutes=2) == QUIET
+
+
+def one(number: int, *, host: str = "x", system: str = "erp", failing: int | None = None, succeeded: int | None = 100) -> Health:
+    """Of a customer of its own; `failing` and `succeeded` in seconds ago."""
+    return Health(
+        connection=f"c{number}",
+        customer=f"k{number}",
+        system=system,
+        host=host,
+        last_success_at=None if succeeded is None else ago(succeeded),
+        last_failure_at=None if failing is None else NOW,
+        failing_since=None if failing is None else ago(failing),
+        failures=0 if failing is None else 3,
+    )
+
+
+def test_neighbours_that_fail_or_were_not_heard_since_prove_nothing_yet() -> None:
+    suspect = one(1, failing=90)
+    fails_too, not_heard, well = one(2, failing=50, succeeded=80), one(2, succeeded=95), one(2, succeeded=80)
+    assert keys([suspect, fails_too]) == keys([suspect, not_heard]) == set()
+    assert keys([suspect, well]) == keys([suspect]) == {(Scope.CONNECTION, "c1")}
+    assert keys([one(1, failing=120), fails_too]) == {(Scope.CONNECTION, "c1")}
+
+
+def test_what_the_system_explains_is_not_the_hosts() -> None:
+    everywhere = [one(number, host="x" if number < 4 else "y", failing=90) for number in range(5)]
+    assert {finding.key for finding in systemic(at(everywhere))} == {(Scope.SYSTEM, "erp"), (Scope.HOST, "x")}
+    assert keys(everywhere) == {(Scope.SYSTEM, "erp")}
+    assert explained_by((Scope.HOST, "x"), at(everywhere), {(Scope.SYSTEM, "erp")}) == (Scope.SYSTEM, "erp")
+    another = one(9, system="cmms", failing=90)  # on the same host: the system does not explain all of it
+    assert keys([*everywhere, another]) == {(Scope.SYSTEM, "erp"), (Scope.HOST, "x")}
+    assert keys([one(number, failing=90) for number in range(5)]) == {(Scope.HOST, "x")}  # one host alone is not the system

@@ -48,6 +48,7 @@ NEEDS = {
     "create_webhook": Role.ADMIN,
     "delete_webhook": Role.ADMIN,
     "replay_webhook": Role.ADMIN,
+    "rotate_webhook_secret": Role.ADMIN,
 }
 BODIES: dict[str, object] = {
     "create_connection": {"id": "{customer}-9", "customer": "{customer}", "system": "maintainx"},

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Response, status
 
 from gateway import clock
 from gateway.http.auth import Admin, Serving
-from gateway.http.documents import NewWebhook, Page, Replayed, WebhookCreated, WebhookDocument
+from gateway.http.documents import NewSecret, NewWebhook, Page, Replayed, WebhookCreated, WebhookDocument
 from gateway.http.openapi import problems
 from gateway.model.errors import RequestRefused
 from gateway.settings import IDENTIFIER
@@ -39,8 +39,7 @@ async def create_webhook(serving: Serving, asking: Admin, wanted: NewWebhook) ->
 @router.delete("/v1/webhooks/{webhook}", summary="Remove a webhook", status_code=status.HTTP_204_NO_CONTENT, responses=problems("request.not_found"))
 async def delete_webhook(serving: Serving, asking: Admin, webhook: Id) -> Response:
     """It is told nothing any more; what waits for it is dropped."""
-    if not await serving.webhooks.delete(webhook, asking.customer):
-        raise RequestRefused("request.not_found", "There is no such webhook.")
+    await serving.webhooks.delete(webhook, asking.customer)
     return Response(status_code=status.HTTP_204_NO_CONTENT)
 
 
@@ -53,7 +52,10 @@ async def replay_webhook(
         raise RequestRefused("request.invalid", "from: a time needs a zone, such as 2026-01-31T00:00:00Z.")
     if not clock.now() - KEPT <= since <= clock.now():
         raise RequestRefused("request.invalid", "from: events are kept for 30 days.")
-    count = await serving.webhooks.replay(webhook, asking.customer, since=since)
-    if count is None:
-        raise RequestRefused("request.not_found", "There is no such webhook.")
-    return Replayed(replayed=count)
+    return Replayed(replayed=await serving.webhooks.replay(webhook, asking.customer, since=since))
+
+
+@router.post("/v1/webhooks/{webhook}/secret", summary="Make a new secret", responses=problems("request.not_found", "request.conflict"))
+async def rotate_webhook_secret(serving: Serving, asking: Admin, webhook: Id) -> NewSecret:
+    """The secret is in this answer and nowhere else. For 24 hours requests are signed with the one before as well."""
+    return NewSecret(secret=await serving.webhooks.rotate(webhook, asking.customer))

@@ -1,0 +1,8 @@
+"""Every connector's harness: the contract suite runs for each."""
+
+from __future__ import annotations
+
+from tests.contract.harness import Harness, MaintainXHarness, PostgresHarness
+from tests.contract.sap_harness import EccHarness, S4hanaHarness
+
+HARNESSES: tuple[type[Harness], ...] = (MaintainXHarness, PostgresHarness, S4hanaHarness, EccHarness)
