@@ -16,6 +16,8 @@ from connectors.sap_ecc import connector as sap_ecc
 from connectors.sap_ecc.settings import EccCredentials, EccSettings
 from connectors.sap_s4hana import connector as sap_s4hana
 from connectors.sap_s4hana.settings import S4hanaCredentials, S4hanaSettings
+from connectors.tryton import connector as tryton
+from connectors.tryton.settings import TrytonCredentials, TrytonSettings
 from gateway.model.connector import Connector, ConnectorSettings, Manifest
 
 
@@ -38,4 +40,5 @@ SYSTEMS: Mapping[str, System] = _table(
     System(manifest=postgres.MANIFEST, build=postgres.build, settings_model=PostgresSettings, credentials_model=PostgresCredentials),
     System(manifest=sap_ecc.MANIFEST, build=sap_ecc.build, settings_model=EccSettings, credentials_model=EccCredentials),
     System(manifest=sap_s4hana.MANIFEST, build=sap_s4hana.build, settings_model=S4hanaSettings, credentials_model=S4hanaCredentials),
+    System(manifest=tryton.MANIFEST, build=tryton.build, settings_model=TrytonSettings, credentials_model=TrytonCredentials),
 )
