@@ -8,6 +8,8 @@ from types import MappingProxyType
 
 from pydantic import BaseModel
 
+from connectors.http_json import connector as http_json
+from connectors.http_json.settings import HttpJsonCredentials, HttpJsonSettings
 from connectors.maintainx import connector as maintainx
 from connectors.maintainx.settings import MaintainXCredentials, MaintainXSettings
 from connectors.postgres import connector as postgres
@@ -36,6 +38,7 @@ def _table(*systems: System) -> Mapping[str, System]:
 
 
 SYSTEMS: Mapping[str, System] = _table(
+    System(manifest=http_json.MANIFEST, build=http_json.build, settings_model=HttpJsonSettings, credentials_model=HttpJsonCredentials),
     System(manifest=maintainx.MANIFEST, build=maintainx.build, settings_model=MaintainXSettings, credentials_model=MaintainXCredentials),
     System(manifest=postgres.MANIFEST, build=postgres.build, settings_model=PostgresSettings, credentials_model=PostgresCredentials),
     System(manifest=sap_ecc.MANIFEST, build=sap_ecc.build, settings_model=EccSettings, credentials_model=EccCredentials),

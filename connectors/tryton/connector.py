@@ -13,19 +13,19 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from connectors.kit.bisect import Refusal, push_bisecting
+from connectors.kit.bisect import Refusal, push_bisecting, push_singly
 from connectors.kit.http import HttpClient
 from connectors.kit.manifest import load_manifest
 from connectors.kit.settings import parse
 from connectors.tryton import records
 from connectors.tryton.controls import Controls
 from connectors.tryton.mapping import Draft, Held, is_same, reference_of, resolve, split, to_drafts, to_held, to_record, to_remote
-from connectors.tryton.rest import Rest, ids_of
+from connectors.tryton.rest import Rest
 from connectors.tryton.settings import TrytonCredentials, TrytonSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
-from gateway.model.errors import BadConfiguration, ConnectorError, OutcomeUnknown, Unavailable
+from gateway.model.errors import BadConfiguration, OutcomeUnknown, Unavailable
 from gateway.model.exchange import Event, RecordPage, RemoteMeter
-from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Unknown
+from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from gateway.model.reading import Batch, Reading
 
 MANIFEST = load_manifest("connectors.tryton")
@@ -33,7 +33,6 @@ INSPECTION = "quality.inspection"
 _HELD_FIELDS = ("reference", "points", "state", "processed_at")
 _REFERENCES = 1000  # in one question
 _PAGE = 500
-_AGAIN_SECONDS = 1.0
 # Tryton goes on after the client has left, and commits: only after this long is what is not there not coming.
 _SETTLED_SECONDS, _SETTLED_TIMES = 10.0, 3.0
 
@@ -87,17 +86,15 @@ class TrytonConnector:
                 changes.append((rest, inspections[-1]))
             elif rest is not None:
                 new.append(rest)
+        outcomes.update(await self._change(changes))  # first: what an error of the other hides is recognised the next time
         outcomes.update(await self._create(new))
-        outcomes.update(await self._change(changes, may_raise=not new))
         return [outcomes[reading.key] for reading in batch.readings]
 
     async def find(self, readings: Sequence[Reading]) -> Mapping[str, RemoteReading]:
         """What is in force of these. Unavailable while something is missing that a request without an answer may still bring."""
         held = await self._held({reference_of(self._connection, reading) for reading in readings})
         found = {
-            reading.key: remote
-            for reading in readings
-            if (remote := to_remote(reading, held.get(reference_of(self._connection, reading), []))) is not None
+            reading.key: remote for reading in readings if (remote := to_remote(reading, held.get(reference_of(self._connection, reading), []))) is not None
         }
         left = self._settled_at - _monotonic()
         if len(found) < len(readings) and left > 0:
@@ -169,10 +166,7 @@ class TrytonConnector:
         async def send(part: Sequence[Reading]) -> Sequence[Outcome]:
             sent_at = _monotonic()
             try:
-                created = await self._rest.create("push", INSPECTION, [to_record(by_key[reading.key]) for reading in part])
-                ids = ids_of(created, expected=len(part))
-                if ids is None:
-                    raise OutcomeUnknown("Tryton's answer does not name the inspections that it was sent")
+                ids = await self._rest.create("push", INSPECTION, [to_record(by_key[reading.key]) for reading in part])
             except (OutcomeUnknown, asyncio.CancelledError):
                 now = _monotonic()
                 self._settled_at = now + max(_SETTLED_SECONDS, _SETTLED_TIMES * max([now - sent_at, *self._durations]))
@@ -184,24 +178,17 @@ class TrytonConnector:
         outcomes, _ = await push_bisecting([draft.readings[0] for draft in drafts], send) if drafts else ([], {})
         return {reading.key: outcome for draft, outcome in zip(drafts, outcomes, strict=True) for reading in draft.readings}
 
-    async def _change(self, changes: Sequence[tuple[Draft, Held]], *, may_raise: bool) -> dict[str, Outcome]:
-        """One request for each. A failure leaves as it is only while nothing has been settled that it would hide."""
-        outcomes: dict[str, Outcome] = {}
-        stopped_by: ConnectorError | None = None
-        for draft, inspection in changes:
-            outcome: Outcome = Retry(after_seconds=_AGAIN_SECONDS, message=f"not sent: {stopped_by}")
-            if stopped_by is None:
-                try:
-                    await self._rest.change("push", INSPECTION, inspection.id, {"points": {**inspection.points, **draft.values}})
-                    outcome = Accepted(remote_id=str(inspection.id))
-                except Refusal as refusal:
-                    outcome = Rejected(code=refusal.code, message=str(refusal))
-                except ConnectorError as error:
-                    if may_raise and not outcomes:
-                        raise
-                    stopped_by, outcome = error, Unknown(message=str(error))
-            outcomes.update((reading.key, outcome) for reading in draft.readings)
-        return outcomes
+    async def _change(self, changes: Sequence[tuple[Draft, Held]]) -> dict[str, Outcome]:
+        """One request for each inspection."""
+        by_key = {draft.readings[0].key: (draft, inspection) for draft, inspection in changes}
+
+        async def send(part: Sequence[Reading]) -> Sequence[Outcome]:
+            draft, inspection = by_key[part[0].key]
+            await self._rest.change("push", INSPECTION, inspection.id, {"points": {**inspection.points, **draft.values}})
+            return [Accepted(remote_id=str(inspection.id))]
+
+        outcomes = await push_singly([draft.readings[0] for draft, _ in changes], send)
+        return {reading.key: outcome for (draft, _), outcome in zip(changes, outcomes, strict=True) for reading in draft.readings}
 
 
 def build(built_from: ConnectorSettings) -> TrytonConnector:

@@ -49,7 +49,9 @@ class Controls:
         """The point of `wanted.meter`, made with its control where missing; a new one holds numbers."""
         control, name = split(wanted.meter)
         if not control or not name.isidentifier():
-            return Rejected(code="unknown_meter", message=f"a meter at Tryton is written control/point, the point as a plain name, unlike {wanted.meter[:80]!r}")
+            return Rejected(
+                code="unknown_meter", message=f"a meter at Tryton is written control/point, the point as a plain name, unlike {wanted.meter[:80]!r}"
+            )
         async with self._listing:
             known = await self._list()
             if wanted.meter in known.ambiguous:

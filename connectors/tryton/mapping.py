@@ -119,9 +119,7 @@ def to_value(kind: str, value: Value) -> object | Rejected:
             return Rejected(code="unsupported_value", message=f"Fieldgate does not write points of the type {kind[:20]!r}")
 
 
-def to_drafts(
-    connection: str, readings: Sequence[Reading], catalogue: Catalogue, *, company: int | None
-) -> tuple[dict[str, Rejected], dict[str, Draft]]:
+def to_drafts(connection: str, readings: Sequence[Reading], catalogue: Catalogue, *, company: int | None) -> tuple[dict[str, Rejected], dict[str, Draft]]:
     """What need not be sent, by the reading's key; and the inspections of the others, by reference."""
     refused: dict[str, Rejected] = {}
     drafts: dict[str, Draft] = {}
@@ -242,8 +240,9 @@ def to_time(tagged: object) -> datetime | None:
     """Aware UTC of `{"__class__": "datetime", "year": ...}`; None for anything else."""
     if not isinstance(tagged, dict) or tagged.get("__class__") != "datetime":
         return None
-    parts = [tagged.get(name, 0) for name in ("year", "month", "day", "hour", "minute", "second", "microsecond")]
+    names = ("year", "month", "day", "hour", "minute", "second", "microsecond")
+    year, month, day, hour, minute, second, micro = (part if isinstance(part := tagged.get(name, 0), int) else -1 for name in names)
     try:
-        return datetime(*(part if isinstance(part, int) else -1 for part in parts), tzinfo=UTC)
-    except ValueError:
+        return datetime(year, month, day, hour, minute, second, micro, tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None

@@ -8,14 +8,14 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 import orjson
 
 from connectors.kit.bisect import Refusal
 from connectors.kit.http import Answer, HttpClient
-from gateway.model.errors import BadConfiguration, ConnectorError, PermissionDenied, Unavailable
+from gateway.model.errors import BadConfiguration, ConnectorError, OutcomeUnknown, PermissionDenied, Unavailable
 
 _CHANGE_STATUSES = (400, 403, 409, 413, 423)
 # A right that is missing altogether is a 400 in these words (they are asked for in English); a record that a rule forbids is a 403
@@ -51,9 +51,12 @@ class Rest:
             body["limit"] = limit
         return _rows(await self.http.call(operation, "POST", f"{self._root}/{model}/search_read", json=body, idempotent=True))
 
-    async def create(self, operation: str, model: str, records: Sequence[Mapping[str, object]]) -> object:
+    async def create(self, operation: str, model: str, records: Sequence[Mapping[str, object]]) -> Sequence[int]:
         """All in one transaction: the ids, in order. Raises Refusal when Tryton refuses them."""
-        return await self._change(operation, "POST", f"{model}/create", {"vlist": records})
+        created = await self._change(operation, "POST", f"{model}/create", {"vlist": records})
+        if not isinstance(created, list) or len(created) != len(records) or not all(isinstance(number, int) for number in created):
+            raise OutcomeUnknown("Tryton's answer does not name each record that it was sent")
+        return created
 
     async def create_one(self, operation: str, model: str, record: Mapping[str, object], *, fields: Sequence[str]) -> object:
         """The record with these fields."""
@@ -105,10 +108,3 @@ def _words(document: object) -> tuple[str, str]:
 def _text(body: bytes) -> str:
     """Of a web page, what a person would read."""
     return html.unescape(re.sub(r"<[^>]{0,200}>|\s+", " ", body[:4000].decode("utf-8", "replace"))).strip() or "(empty)"
-
-
-def ids_of(created: object, *, expected: int) -> Collection[int] | None:
-    """Of a create's answer; None where it does not name each record."""
-    if not isinstance(created, list) or len(created) != expected or not all(isinstance(number, int) for number in created):
-        return None
-    return created
