@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from connectors.kit.bisect import Refusal, push_bisecting, push_singly
+from connectors.kit.bisect import BadMeters, Refusal, push_bisecting, push_singly
 from connectors.kit.http import HttpClient
 from connectors.kit.manifest import load_manifest
 from connectors.kit.settings import parse
@@ -50,6 +50,7 @@ class TrytonConnector:
         self._controls = Controls(self._rest, company=settings.company)
         self._connection = built_from.connection
         self._capabilities = replace(MANIFEST.capabilities, max_items=settings.max_items, can_create_meter=settings.create_points)
+        self._bad_meters = BadMeters()
         self._durations: deque[float] = deque(maxlen=20)
         self._settled_at = 0.0
 
@@ -73,9 +74,12 @@ class TrytonConnector:
         if not batch.readings:
             return []
         catalogue = await self._controls.catalogue({reading.meter for reading in batch.readings})
-        refused, drafts = to_drafts(self._connection, batch.readings, catalogue, company=self._settings.company)
-        outcomes: dict[str, Outcome] = {**refused}
-        held = await self._held(drafts)
+        now = _monotonic()
+        outcomes: dict[str, Outcome] = {item.key: bad for item in batch.readings if (bad := self._bad_meters.get(item.meter, monotonic=now)) is not None}
+        sendable = [reading for reading in batch.readings if reading.key not in outcomes]
+        refused, drafts = to_drafts(self._connection, sendable, catalogue, company=self._settings.company)
+        outcomes.update(refused)
+        held = await self._held(drafts) if drafts else {}
         new: list[Draft] = []
         changes: list[tuple[Draft, Held]] = []
         for draft in drafts.values():
@@ -175,7 +179,9 @@ class TrytonConnector:
             return [Accepted(remote_id=str(number)) for number in ids]
 
         # One reading stands for all of its inspection.
-        outcomes, _ = await push_bisecting([draft.readings[0] for draft in drafts], send) if drafts else ([], {})
+        outcomes, blamed = await push_bisecting([draft.readings[0] for draft in drafts], send) if drafts else ([], {})
+        for meter, rejected in blamed.items():
+            self._bad_meters.add(meter, rejected, monotonic=_monotonic())
         return {reading.key: outcome for draft, outcome in zip(drafts, outcomes, strict=True) for reading in draft.readings}
 
     async def _change(self, changes: Sequence[tuple[Draft, Held]]) -> dict[str, Outcome]:

@@ -18,10 +18,12 @@ from connectors.kit.http import Answer, HttpClient
 from gateway.model.errors import BadConfiguration, ConnectorError, OutcomeUnknown, PermissionDenied, Unavailable
 
 _CHANGE_STATUSES = (400, 403, 409, 413, 423)
-# A right that is missing altogether is a 400 in these words (they are asked for in English); a record that a rule forbids is a 403
-# in the words of Tryton's HTTP library. Any other 403 was given by something between.
+# What the user may not do is refused in these words for a single record (they are asked for in English): a right that is missing
+# altogether, or a rule about records. For several at once it is a 403 in the words of Tryton's HTTP library, which do not tell the two
+# apart. Any other 403 was given by something between.
 _NO_RIGHT = 'You are not allowed to access "'
-_NO_RIGHT_TO_RECORD = b"read-protected or not readable by the server"
+_RULE_OF_RECORDS = "You are not allowed to create records of "
+_MAY_NOT = b"read-protected or not readable by the server"
 
 
 class Rest:
@@ -52,11 +54,14 @@ class Rest:
         return _rows(await self.http.call(operation, "POST", f"{self._root}/{model}/search_read", json=body, idempotent=True))
 
     async def create(self, operation: str, model: str, records: Sequence[Mapping[str, object]]) -> Sequence[int]:
-        """All in one transaction: the ids, in order. Raises Refusal when Tryton refuses them."""
+        """All in one transaction: the ids, in order. Raises Refusal when Tryton refuses them; PermissionDenied of a single one only."""
+        if len(records) == 1:
+            row = await self.create_one(operation, model, records[0], fields=["id"])
+            return [_id(row)]
         created = await self._change(operation, "POST", f"{model}/create", {"vlist": records})
-        if not isinstance(created, list) or len(created) != len(records) or not all(isinstance(number, int) for number in created):
+        if not isinstance(created, list) or len(created) != len(records):
             raise OutcomeUnknown("Tryton's answer does not name each record that it was sent")
-        return created
+        return [_id({"id": number}) for number in created]
 
     async def create_one(self, operation: str, model: str, record: Mapping[str, object], *, fields: Sequence[str]) -> object:
         """The record with these fields."""
@@ -82,15 +87,22 @@ class Rest:
             return Unavailable(text, request_id=answer.request_id)
         if answer.status == 400 and message.startswith(_NO_RIGHT):
             return PermissionDenied(text, request_id=answer.request_id)
-        if answer.status == 403 and _NO_RIGHT_TO_RECORD not in answer.body:
+        if answer.status == 403 and _MAY_NOT not in answer.body:
             return self.http.error(answer, call, idempotent=False)
         if answer.status == 400 and not message:
             return BadConfiguration(f"{text}; is settings.base_url a Tryton server of series 8.2 or later?", request_id=answer.request_id)
-        return Refusal(words, code=str(answer.status), request_id=answer.request_id)
+        return Refusal(words, code=str(answer.status), blames_meter=message.startswith(_RULE_OF_RECORDS), request_id=answer.request_id)
 
 
 def _encode(value: object) -> str:
     return quote(base64.urlsafe_b64encode(orjson.dumps(value)).decode())  # with its padding: Tryton insists
+
+
+def _id(row: object) -> int:
+    number = row.get("id") if isinstance(row, dict) else None
+    if not isinstance(number, int):
+        raise OutcomeUnknown("Tryton's answer does not name the record that it was sent")
+    return number
 
 
 def _rows(answer: Answer) -> list[Mapping[str, object]]:
