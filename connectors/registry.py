@@ -12,6 +12,8 @@ from connectors.http_json import connector as http_json
 from connectors.http_json.settings import HttpJsonCredentials, HttpJsonSettings
 from connectors.maintainx import connector as maintainx
 from connectors.maintainx.settings import MaintainXCredentials, MaintainXSettings
+from connectors.odata import connector as odata
+from connectors.odata.settings import ODataCredentials, ODataSettings
 from connectors.postgres import connector as postgres
 from connectors.postgres.settings import PostgresCredentials, PostgresSettings
 from connectors.sap_ecc import connector as sap_ecc
@@ -40,6 +42,7 @@ def _table(*systems: System) -> Mapping[str, System]:
 SYSTEMS: Mapping[str, System] = _table(
     System(manifest=http_json.MANIFEST, build=http_json.build, settings_model=HttpJsonSettings, credentials_model=HttpJsonCredentials),
     System(manifest=maintainx.MANIFEST, build=maintainx.build, settings_model=MaintainXSettings, credentials_model=MaintainXCredentials),
+    System(manifest=odata.MANIFEST, build=odata.build, settings_model=ODataSettings, credentials_model=ODataCredentials),
     System(manifest=postgres.MANIFEST, build=postgres.build, settings_model=PostgresSettings, credentials_model=PostgresCredentials),
     System(manifest=sap_ecc.MANIFEST, build=sap_ecc.build, settings_model=EccSettings, credentials_model=EccCredentials),
     System(manifest=sap_s4hana.MANIFEST, build=sap_s4hana.build, settings_model=S4hanaSettings, credentials_model=S4hanaCredentials),

@@ -87,3 +87,17 @@ class HttpJsonOpaqueHarness(HttpJsonHarness):
 
     def receiver_of(self) -> Receiver:
         return Receiver(token=self.credentials["api_key"])
+
+
+class Tokens:
+    """Hands out the tokens it was given, the next one when one was refused."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.tokens = list(tokens)
+        self.refused: list[str] = []
+
+    async def access_token(self, *, refused: str | None = None) -> str:
+        if refused is not None:
+            self.refused.append(refused)
+            self.tokens.pop(0)
+        return self.tokens[0]

@@ -14,7 +14,7 @@ from gateway.model.outcome import Accepted, Duplicate, Rejected, Retry, Unknown
 from gateway.model.reading import make_batch
 from tests.contract.faults import FaultServer, answer
 from tests.contract.harness import CONNECTION, Calls, reading, recent
-from tests.contract.http_json_harness import READ_BACK, SECRET, HttpJsonHarness, HttpJsonOpaqueHarness
+from tests.contract.http_json_harness import READ_BACK, SECRET, HttpJsonHarness, HttpJsonOpaqueHarness, Tokens
 from tests.contract.http_json_receiver import Receiver
 from tests.contract.sap_servers import serving
 from tests.fixtures.unreliable import Unreliable
@@ -39,20 +39,6 @@ async def opaque() -> AsyncIterator[HttpJsonOpaqueHarness]:
 def built(url: str, credentials: dict[str, str] | None = None, **settings: object) -> HttpJsonConnector:
     block = {"base_url": url, **settings}
     return HttpJsonConnector(ConnectorSettings(connection=CONNECTION, hosting="cloud", settings=block, credentials=credentials or {}, timeout_seconds=5))
-
-
-class Tokens:
-    """Hands out the tokens it was given, the next one when one was refused."""
-
-    def __init__(self, *tokens: str) -> None:
-        self.tokens = list(tokens)
-        self.refused: list[str] = []
-
-    async def access_token(self, *, refused: str | None = None) -> str:
-        if refused is not None:
-            self.refused.append(refused)
-            self.tokens.pop(0)
-        return self.tokens[0]
 
 
 async def test_a_wrong_secret_is_refused_and_repeated_nowhere(harness: HttpJsonHarness) -> None:
