@@ -54,7 +54,7 @@ def test_what_is_filled_in_is_never_looked_at_again(text: str) -> None:
     "template", ["{value.__class__}", "{0}", "{}", "{value!r}", "{Value}", {"a": object()}, {1: "a"}, [["{value}"] * 100] * 3, [[[[[[[[[["deep"]]]]]]]]]]]
 )
 def test_what_is_no_template_is_refused(template: object) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         compiled(template, known=KNOWN)
 
 
