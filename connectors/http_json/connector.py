@@ -14,9 +14,10 @@ import orjson
 from connectors.http_json.mapping import resolution, sign, to_found, to_outcomes, to_values, words
 from connectors.http_json.settings import OF_BODY, OF_READING, HttpJsonCredentials, HttpJsonSettings
 from connectors.http_json.template import compiled
-from connectors.kit.authorization import Authorization, Basic, Bearer, Unattended
+from connectors.kit.authorization import authorization_for
 from connectors.kit.bisect import Refusal, push_bisecting, push_singly
-from connectors.kit.http import Answer, HttpClient
+from connectors.kit.credentials import NOT_SECRET
+from connectors.kit.http import HttpClient
 from connectors.kit.manifest import load_manifest
 from connectors.kit.settings import parse
 from gateway.model.connector import Capabilities, ConnectorSettings, Dedup, Health, Push, RemoteReading
@@ -38,16 +39,15 @@ class HttpJsonConnector:
         credentials = parse(HttpJsonCredentials, built_from.credentials, what="credentials")
         self._connection = built_from.connection
         self._secret = credentials.secret.get_secret_value() if credentials.secret else None
-        headers = dict(settings.headers)
-        if credentials.api_key is not None:
-            headers[settings.api_key_header] = settings.api_key_prefix + credentials.api_key.get_secret_value()
-        concealed = [value.get_secret_value() for _, value in credentials if value is not None]
-        self._http = HttpClient(settings.base_url, headers=headers, secrets=concealed, timeout_seconds=built_from.timeout_seconds, observe=built_from.observe)
-        self._authorization: Authorization = Unattended()
-        if built_from.token is not None:
-            self._authorization = Bearer(built_from.token, conceal=self._http.conceal)
-        elif credentials.username is not None and credentials.password is not None:
-            self._authorization = Basic(credentials.username.get_secret_value(), credentials.password.get_secret_value(), built_from.gate)
+        hidden = [value.get_secret_value() for name, value in credentials if value is not None and name not in NOT_SECRET]
+        self._http = HttpClient(
+            settings.base_url, headers=settings.headers, secrets=hidden, timeout_seconds=built_from.timeout_seconds, observe=built_from.observe
+        )
+
+        def api_key(key: str) -> dict[str, str]:
+            return {settings.api_key_header: settings.api_key_prefix + key}
+
+        self._http.authorize(authorization_for(built_from, conceal=self._http.conceal, api_key=api_key))
         self._fill_reading = compiled(settings.reading, known=OF_READING)
         self._fill_body = compiled(settings.body, known=OF_BODY)
         self._capabilities = _capabilities(settings)
@@ -60,9 +60,9 @@ class HttpJsonConnector:
     async def probe(self) -> Health:
         """Reads `probe_path`; without one, HEAD of the readings' address, of which not every answer tells whether the credential is good."""
         if self._settings.probe_path is not None:
-            await self._call("probe", "GET", self._settings.probe_path)
+            await self._http.call("probe", "GET", self._settings.probe_path)
             return Health()
-        answer = await self._call("probe", "HEAD", self._settings.path, accept_statuses=_HEAD_STATUSES)
+        answer = await self._http.call("probe", "HEAD", self._settings.path, accept_statuses=_HEAD_STATUSES)
         return Health(detail="" if 200 <= answer.status < 300 else "reachable; settings.probe_path would tell whether the credential is good")
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
@@ -92,7 +92,7 @@ class HttpJsonConnector:
             return found
         for begin in range(0, len(readings), _KEYS):
             wanted = {reading.key: reading for reading in readings[begin : begin + _KEYS]}
-            answer = await self._call("find", "GET", f"{settings.path}?{settings.parameter}={quote(','.join(wanted), safe=',')}")
+            answer = await self._http.call("find", "GET", f"{settings.path}?{settings.parameter}={quote(','.join(wanted), safe=',')}")
             part = to_found(answer.json, settings, wanted)
             if part is None:
                 raise Unavailable(f"the receiver's answer has no array at {settings.items!r}", request_id=answer.request_id)
@@ -115,7 +115,7 @@ class HttpJsonConnector:
             headers[settings.idempotency_header] = make_batch(self._connection, part).id
         if self._secret is not None:
             headers[settings.signature.header] = sign(self._secret, content, settings.signature)
-        answer = await self._call("push", settings.method, settings.path, content=content, headers=headers, accept_statuses=settings.refusals)
+        answer = await self._http.call("push", settings.method, settings.path, content=content, headers=headers, accept_statuses=settings.refusals)
         if answer.status in settings.refusals:
             said = self._http.clean(words(answer.json)) or self._http.text_of(answer)
             raise Refusal(f"the receiver answered {answer.status}: {said}", code=str(answer.status), request_id=answer.request_id)
@@ -125,21 +125,6 @@ class HttpJsonConnector:
         if outcomes is None:
             raise OutcomeUnknown("the receiver's answer does not tell of each reading, as settings.results says", request_id=answer.request_id)
         return outcomes
-
-    async def _call(
-        self,
-        operation: str,
-        method: str,
-        path: str,
-        *,
-        content: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        accept_statuses: Sequence[int] = (),
-    ) -> Answer:
-        async def send(authorized: Mapping[str, str]) -> Answer:
-            return await self._http.call(operation, method, path, content=content, headers={**(headers or {}), **authorized}, accept_statuses=accept_statuses)
-
-        return await self._authorization.call(send)
 
 
 def build(built_from: ConnectorSettings) -> HttpJsonConnector:

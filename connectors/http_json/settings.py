@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from connectors.http_json.template import compiled, placeholders
+from connectors.kit.credentials import OAUTH_CLIENT, OneOfKinds
 from connectors.kit.settings import Block, safe_url
 
 OF_READING = frozenset({"connection", "key", "meter", "time", "unit", "value"})
@@ -117,22 +118,22 @@ class HttpJsonSettings(Block):
         return self
 
 
-class HttpJsonCredentials(Block):
-    """`credentials`: any of these, or none. An OAuth 2.0 client's tokens are got by the gateway."""
+class HttpJsonCredentials(OneOfKinds):
+    """A signing secret, or another kind of credential with or without one; or nothing. An OAuth 2.0 client's tokens are got by the gateway."""
 
-    secret: SecretStr | None = Field(None, min_length=16, description="hmac: what requests are signed with.")
-    api_key: SecretStr | None = Field(None, min_length=1, description="api_key: sent in a header; may go with a `secret`.")
-    username: SecretStr | None = Field(None, min_length=1, description="basic.")
-    password: SecretStr | None = Field(None, min_length=1, description="basic.")
-    token_url: SecretStr | None = Field(None, min_length=1, description="oauth2_client_credentials: where tokens are given.")
-    client_id: SecretStr | None = Field(None, min_length=1, description="oauth2_client_credentials.")
-    client_secret: SecretStr | None = Field(None, min_length=1, description="oauth2_client_credentials.")
-    scope: SecretStr | None = Field(None, description="oauth2_client_credentials: where the system asks for one.")
+    kinds: ClassVar = {
+        "hmac": (("secret",), ()),
+        "api_key": (("api_key",), ("secret",)),
+        "basic": (("username", "password"), ("secret",)),
+        "oauth2_client_credentials": (OAUTH_CLIENT[0], (*OAUTH_CLIENT[1], "secret")),
+    }
 
-    @model_validator(mode="after")
-    def _is_unambiguous(self) -> HttpJsonCredentials:
-        if (self.username is None) != (self.password is None):
-            raise ValueError("expected username and password")
-        if sum(value is not None for value in (self.api_key, self.username, self.client_id)) > 1:
-            raise ValueError("expected one of api_key, username and password, or an OAuth 2.0 client")
-        return self
+    secret: SecretStr | None = Field(None, min_length=16, description="What requests are signed with.")
+    api_key: SecretStr | None = Field(None, min_length=1, description="Sent in the header `api_key_header`.")
+    username: SecretStr | None = Field(None, min_length=1, description="The user.")
+    password: SecretStr | None = Field(None, min_length=1, description="Its password.")
+    token_url: SecretStr | None = Field(None, min_length=1, description="Where the authorization server gives tokens.")
+    client_id: SecretStr | None = Field(None, min_length=1, description="The OAuth client.")
+    client_secret: SecretStr | None = Field(None, min_length=1, description="Its secret.")
+    scope: SecretStr | None = Field(None, description="Where the authorization server asks for one.")
+    client_authentication: SecretStr | None = Field(None, description="`basic`, or `body` where the authorization server wants it there.")

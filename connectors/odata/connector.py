@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from connectors.kit.authorization import Authorization, Basic, Bearer, Unattended
+from connectors.kit.authorization import authorization_for
 from connectors.kit.classify import to_error
+from connectors.kit.credentials import NOT_SECRET
 from connectors.kit.http import HttpClient
 from connectors.kit.manifest import load_manifest
 from connectors.kit.odata.batch import Operation, PartAnswer
@@ -42,19 +43,13 @@ class ODataConnector:
         """Raises BadConfiguration; opens nothing."""
         settings = self._settings = parse(ODataSettings, built_from.settings, what="settings")
         credentials = parse(ODataCredentials, built_from.credentials, what="credentials")
-        secrets = [value.get_secret_value() for _, value in credentials if value is not None]
-        headers = {settings.api_key_header: credentials.api_key.get_secret_value()} if credentials.api_key else {}
-        self._http = HttpClient(settings.base_url, headers=headers, secrets=secrets, timeout_seconds=built_from.timeout_seconds, observe=built_from.observe)
-        authorization: Authorization = Unattended()
-        if built_from.token is not None:
-            authorization = Bearer(built_from.token, conceal=self._http.conceal)
-        elif credentials.username is not None and credentials.password is not None:
-            authorization = Basic(credentials.username.get_secret_value(), credentials.password.get_secret_value(), built_from.gate)
-        elif credentials.api_key is None:
+        given = {name: value.get_secret_value() for name, value in credentials if value is not None}
+        if built_from.token is None and not {"username", "api_key"} & given.keys():
             raise BadConfiguration("credentials: an OAuth 2.0 client, a user and its password, or an API key is needed")
-        self._service = Service(
-            self._http, authorization, path=settings.service, version=Version.V4, entity_set=settings.entity_set, parameters=settings.parameters
-        )
+        hidden = [value for name, value in given.items() if name not in NOT_SECRET]
+        self._http = HttpClient(settings.base_url, headers={}, secrets=hidden, timeout_seconds=built_from.timeout_seconds, observe=built_from.observe)
+        self._http.authorize(authorization_for(built_from, conceal=self._http.conceal, api_key=lambda key: {settings.api_key_header: key}))
+        self._service = Service(self._http, path=settings.service, version=Version.V4, entity_set=settings.entity_set, parameters=settings.parameters)
         dedup: Dedup = "natural_key" if settings.unique_key else "client_ref" if settings.properties.key else "none"
         self._capabilities = replace(MANIFEST.capabilities, max_items=settings.max_items, dedup=dedup, readback="full" if settings.properties.key else "none")
 

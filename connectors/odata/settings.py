@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from connectors.kit.credentials import OAUTH_CLIENT, OneOfKinds
 from connectors.kit.settings import Block, safe_url
 
 _NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
@@ -76,21 +77,20 @@ class ODataSettings(Block):
         return self
 
 
-class ODataCredentials(Block):
+class ODataCredentials(OneOfKinds):
     """One of three kinds: an OAuth 2.0 client (the gateway gets the tokens), a technical user, an API key."""
 
-    token_url: SecretStr | None = Field(None, min_length=1, description="oauth2_client_credentials: where tokens are given.")
-    client_id: SecretStr | None = Field(None, min_length=1, description="oauth2_client_credentials.")
-    client_secret: SecretStr | None = Field(None, min_length=1, description="oauth2_client_credentials.")
-    scope: SecretStr | None = Field(None, description="oauth2_client_credentials: where the system asks for one.")
-    username: SecretStr | None = Field(None, min_length=1, description="basic.")
-    password: SecretStr | None = Field(None, min_length=1, description="basic.")
-    api_key: SecretStr | None = Field(None, min_length=1, description="api_key.")
+    kinds: ClassVar = {
+        "oauth2_client_credentials": OAUTH_CLIENT,
+        "basic": (("username", "password"), ()),
+        "api_key": (("api_key",), ()),
+    }
 
-    @model_validator(mode="after")
-    def _is_one_kind(self) -> ODataCredentials:
-        kinds = ({"token_url", "client_id", "client_secret"}, {"username", "password"}, {"api_key"})
-        given = {name for name, value in self if value is not None} - {"scope"}
-        if given and given not in kinds:
-            raise ValueError("expected token_url, client_id and client_secret, or username and password, or api_key")
-        return self
+    token_url: SecretStr | None = Field(None, min_length=1, description="Where the authorization server gives tokens.")
+    client_id: SecretStr | None = Field(None, min_length=1, description="The OAuth client.")
+    client_secret: SecretStr | None = Field(None, min_length=1, description="Its secret.")
+    scope: SecretStr | None = Field(None, description="Where the authorization server asks for one.")
+    client_authentication: SecretStr | None = Field(None, description="`basic`, or `body` where the authorization server wants it there.")
+    username: SecretStr | None = Field(None, min_length=1, description="A technical user.")
+    password: SecretStr | None = Field(None, min_length=1, description="Its password.")
+    api_key: SecretStr | None = Field(None, min_length=1, description="Sent in the header `api_key_header`.")

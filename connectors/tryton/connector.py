@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from connectors.kit.authorization import authorization_for
 from connectors.kit.bisect import BadMeters, Refusal, push_bisecting, push_singly
 from connectors.kit.http import HttpClient
 from connectors.kit.manifest import load_manifest
@@ -44,8 +45,9 @@ class TrytonConnector:
         """Raises BadConfiguration; opens nothing."""
         settings = self._settings = parse(TrytonSettings, built_from.settings, what="settings")
         key = parse(TrytonCredentials, built_from.credentials, what="credentials").api_key.get_secret_value()
-        headers = {"authorization": f"Bearer {key}", "accept-language": "en"}
+        headers = {"accept-language": "en"}
         self._http = HttpClient(settings.base_url, headers=headers, secrets=[key], timeout_seconds=built_from.timeout_seconds, observe=built_from.observe)
+        self._http.authorize(authorization_for(built_from, conceal=self._http.conceal, api_key=lambda key: {"authorization": f"Bearer {key}"}))
         self._rest = Rest(self._http, settings.database)
         self._controls = Controls(self._rest, company=settings.company)
         self._connection = built_from.connection
