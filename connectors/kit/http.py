@@ -168,13 +168,15 @@ class HttpClient:
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
             raise BadConfiguration(self.clean(f"{call} cannot be sent ({type(error).__name__}): check the address and the credential")) from None
         except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
-            what = f"no answer to {call}" if sent else f"cannot reach the system for {call}"
-            text = self.clean(f"{what}: {type(error).__name__}: {error}")
-            if _CERTIFICATE_REFUSED.search(str(error)):
-                raise AuthRefused(f"{text}: the system does not take our client certificate") from None
-            raise unanswered(text, idempotent=harmless or not sent) from error
+            raise self._unanswered(error, call, sent=sent, idempotent=harmless) from error
         finally:
             self._observe(operation, status_class)
+
+    def _unanswered(self, error: Exception, call: str, *, sent: bool, idempotent: bool) -> ConnectorError:
+        if (alert := _certificate_alert(error)) is not None:
+            return AuthRefused(self.clean(f"the system does not take our client certificate for {call}: {alert}"))
+        what = f"no answer to {call}" if sent else f"cannot reach the system for {call}"
+        return unanswered(self.clean(f"{what}: {type(error).__name__}: {error}"), idempotent=idempotent or not sent)
 
     async def _exchange(self, request: httpx.Request, harmless: bool) -> Answer:
         response = await self._client.send(request, stream=True)
@@ -246,6 +248,15 @@ class HttpClient:
             if value := self.clean(headers.get(name, ""))[:128]:
                 return value
         return None
+
+
+def _certificate_alert(error: BaseException | None) -> str | None:
+    """The TLS alert about our certificate that lies behind an error, where one does."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and (found := _CERTIFICATE_REFUSED.search(str(error))) is not None:
+            return found[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _parse(body: bytes, headers: Mapping[str, str]) -> object:

@@ -33,10 +33,8 @@ class EccConnector:
         """Raises BadConfiguration; opens nothing."""
         settings = self._settings = parse(EccSettings, built_from.settings, what="settings")
         credentials = parse(EccCredentials, built_from.credentials, what="credentials")
-        self._http, authorization = open_client(settings, credentials, built_from)
-        self._service = Service(
-            self._http, authorization, path=settings.service, version=Version.V2, entity_set=settings.entity_set, parameters=settings.parameters
-        )
+        self._http = open_client(settings, credentials, built_from)
+        self._service = Service(self._http, path=settings.service, version=Version.V2, entity_set=settings.entity_set, parameters=settings.parameters)
         form = Form(version=Version.V2, fields=settings.fields, entity_set=settings.entity_set, zone=settings.zone, reader=settings.reader)
         self._documents = Documents(self._service, form, codes=settings.codes, skew=settings.skew, questions=settings.max_items)
         self._capabilities = replace(MANIFEST.capabilities, max_items=settings.max_items, future_skew=settings.skew)

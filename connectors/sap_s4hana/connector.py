@@ -58,10 +58,10 @@ class S4hanaConnector:
         """Raises BadConfiguration; opens nothing."""
         settings = self._settings = parse(S4hanaSettings, built_from.settings, what="settings")
         credentials = parse(S4hanaCredentials, built_from.credentials, what="credentials")
-        self._http, authorization = open_client(settings, credentials, built_from)
+        self._http = open_client(settings, credentials, built_from)
 
         def service(path: str, version: Version, entity_set: str) -> Service:
-            return Service(self._http, authorization, path=path, version=version, entity_set=entity_set, parameters=settings.parameters)
+            return Service(self._http, path=path, version=version, entity_set=entity_set, parameters=settings.parameters)
 
         form = Form(version=Version.V4, fields=Fields(), entity_set="MeasurementDocument", zone=settings.zone, reader=settings.reader)
         documents = service(DOCUMENTS_PATH, Version.V4, form.entity_set)

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from gateway.embedded.postgres import binaries
+from tests.contract.sap_servers import NodeServer, node_server
 
 PASSWORD = "not-a-secret"
 
@@ -48,3 +50,18 @@ def contract_dsn() -> Iterator[str]:
             yield f"postgresql://owner:{PASSWORD}@127.0.0.1:{port}/postgres"
         finally:
             run(*control, "-m", "immediate", "stop")
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[NodeServer]:
+    """The OData V2 server."""
+    problem = ""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(node_server())
+        except AssertionError as error:
+            problem = str(error)
+        else:
+            yield server
+    if problem:
+        pytest.fail(problem, pytrace=False)

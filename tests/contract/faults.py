@@ -53,7 +53,7 @@ BOMB = gzip.compress(b" " * (64 << 20), compresslevel=1)
 
 
 class FaultServer:
-    """Answers GET with `on_get` and everything else with `on_other`; counts what it was asked."""
+    """Answers GET and HEAD with `on_get` and everything else with `on_other`; counts what it was asked."""
 
     def __init__(self, *, on_get: Reply, on_other: Reply) -> None:
         self.on_get, self.on_other = on_get, on_other
@@ -83,7 +83,7 @@ class FaultServer:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = next((int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
                 self.requests.append(head + await reader.readexactly(length))
-                await (self.on_get if head.startswith(b"GET ") else self.on_other)(writer)
+                await (self.on_get if head.startswith((b"GET ", b"HEAD ")) else self.on_other)(writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -105,7 +105,7 @@ class MaintainXHarness:
     """The demonstration CMMS for what works, a raw server for what does not."""
 
     system = "maintainx"
-    exempt: Mapping[str, str] = {"repeat_is_duplicate": "the system has no deduplication"}
+    exempt: Mapping[str, str] = dict.fromkeys(("repeat_is_duplicate", "change_is_accepted"), "the system has no deduplication")
     key = "contract-suite-key"
 
     @asynccontextmanager
@@ -129,17 +129,17 @@ class MaintainXHarness:
     @asynccontextmanager
     async def failing(self, fault: str) -> AsyncIterator[Connector]:
         async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(FaultServer(on_get=answer("200 OK", b'{"meters": []}'), on_other=_http_reply(fault)))
+            server = await stack.enter_async_context(FaultServer(on_get=answer("200 OK", b'{"meters": []}'), on_other=http_reply(fault)))
             connector = SYSTEMS[self.system].build(_settings({"base_url": server.url}, {"api_key": secrets.token_hex(8)}, 1.0, None))
             stack.push_async_callback(connector.close)
             if fault in ("unreachable", "name_not_resolved"):
-                url = f"http://127.0.0.1:{_closed_port()}" if fault == "unreachable" else "https://does-not-exist.invalid"
+                url = f"http://127.0.0.1:{closed_port()}" if fault == "unreachable" else "https://does-not-exist.invalid"
                 connector = SYSTEMS[self.system].build(_settings({"base_url": url}, {"api_key": "k"}, 1.0, None))
                 stack.push_async_callback(connector.close)
             yield connector
 
 
-def _http_reply(fault: str) -> Reply:
+def http_reply(fault: str) -> Reply:
     replies: dict[str, Reply] = {
         "unauthorized": answer("401 Unauthorized"),
         "forbidden": answer("403 Forbidden", b'{"errors": [{"error": "not allowed"}]}'),
@@ -226,7 +226,7 @@ class PostgresHarness:
                 case "service_not_found":
                     dsn = self.dsn.removesuffix("postgres") + "no_such_database"
                 case "unreachable":
-                    dsn = f"postgresql://owner:x@127.0.0.1:{_closed_port()}/postgres"
+                    dsn = f"postgresql://owner:x@127.0.0.1:{closed_port()}/postgres"
                 case "name_not_resolved":
                     dsn = "postgresql://owner:x@does-not-exist.invalid/postgres"
                 case "unavailable":
@@ -262,11 +262,8 @@ class PostgresHarness:
         relay.cut()
 
 
-def _closed_port() -> int:
+def closed_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
         assert isinstance(port, int)
         return port
-
-
-HARNESSES: Sequence[type[MaintainXHarness] | type[PostgresHarness]] = (MaintainXHarness, PostgresHarness)

@@ -30,6 +30,16 @@ SECRETS = {
     "FIELDGATE_KEY": "k" * 44,
     "ACME_MAINTAINX_KEY": "a",
     "GLOBEX_WAREHOUSE_DSN": "postgresql://globex@localhost/warehouse",
+    "ACME_S4_TOKEN_URL": "https://acme.example/token",
+    "ACME_S4_CLIENT": "c",
+    "ACME_S4_SECRET": "s",
+    "GLOBEX_ECC_USER": "u",
+    "GLOBEX_ECC_PASSWORD": "p",
+    "ACME_TRYTON_KEY": "k",
+    "GLOBEX_BC_TOKEN_URL": "https://globex.example/token",
+    "GLOBEX_BC_CLIENT": "c",
+    "GLOBEX_BC_SECRET": "s",
+    "GLOBEX_RECEIVER_SECRET": "s" * 32,
 }
 CONNECTIONS = (ROOT / "config" / "connections.example.yaml").read_text()
 

@@ -7,13 +7,14 @@ Source: OData Version 4.0 Part 1, 11.7; OData Version 2 "Batch Processing"; RFC 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
 
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,200})"|([^";,\s]{1,200}))', re.IGNORECASE)
 _STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})\b")
+_NEWLINE = 0x0A
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
@@ -83,14 +84,24 @@ def _boundary(content_type: str) -> bytes:
     return (found[1] or found[2]).encode("latin-1", "replace")
 
 
-def _parts(body: bytes, boundary: bytes) -> Iterable[bytes]:
-    """What lies between the delimiters. A body whose closing delimiter is missing was cut."""
-    pieces = re.split(rb"(?:\A|\r?\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?=\r?\n|\Z)", body)
-    # `pieces` is: preamble, closing or None, part, closing or None, part ...
-    for closing, part in zip(pieces[1::2], pieces[2::2], strict=True):
-        if closing is not None:
+def _parts(body: bytes, boundary: bytes) -> Iterator[bytes]:
+    """What lies between the delimiters. A body whose closing delimiter is missing was cut.
+
+    By hand: every answered changeset has a boundary of its own, and compiling an expression for each would take most of the time.
+    """
+    delimiter = b"--" + boundary
+    begin, position = None, 0
+    while (found := body.find(delimiter, position)) >= 0:
+        position = found + len(delimiter)
+        line_end = body.find(b"\n", position)
+        tail = body[position : len(body) if line_end < 0 else line_end].rstrip()
+        if (found and body[found - 1] != _NEWLINE) or tail not in (b"", b"--"):
+            continue  # it only begins like ours
+        if begin is not None:
+            yield body[begin:found].removesuffix(b"\n").removesuffix(b"\r").lstrip(b"\r\n")
+        if tail == b"--":
             return
-        yield part.lstrip(b"\r\n")
+        begin = position = len(body) if line_end < 0 else line_end + 1
     raise Unreadable("a multipart answer without its end")
 
 

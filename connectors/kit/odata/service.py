@@ -10,30 +10,26 @@ import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from urllib.parse import quote
 
-from connectors.kit.authorization import Authorization
 from connectors.kit.http import Answer, HttpClient
 from connectors.kit.odata.batch import Operation, PartAnswer, Unreadable, build, read
 from connectors.kit.odata.envelope import fault_of
 from connectors.kit.odata.query import next_of, rows_of
 from connectors.kit.odata.values import Version
+from connectors.kit.paging import Page, walk
 from gateway.model.errors import BadConfiguration, BatchRefused, OutcomeUnknown, Unavailable
 
 _TOKEN = "x-csrf-token"  # noqa: S105 - the header's name
 # A token may come with an error: a service root that cannot be listed still opens the session. 401, 429 and 503 stay what they are.
 _TOKEN_STATUSES = (400, 403, 404, 405, 406, 500, 501)
-_MAX_PAGES = 1000
 
 
 class Service:
-    """Calls go through one HTTP client, whose cookies the token is bound to. Safe to use from several tasks."""
+    """Calls go through one HTTP client, which knows the credential and whose cookies the token is bound to. Safe to use from several tasks."""
 
-    def __init__(
-        self, http: HttpClient, authorization: Authorization, *, path: str, version: Version, entity_set: str, parameters: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, http: HttpClient, *, path: str, version: Version, entity_set: str, parameters: Mapping[str, str] | None = None) -> None:
         """`path` begins with a slash; `entity_set` is one that may be read; `parameters` go into the query of every request."""
         self.version = version
         self.http = http
-        self._authorization = authorization
         self._path = path.rstrip("/")
         self._entity_set = entity_set
         self._query = "&".join(f"{quote(name)}={quote(value)}" for name, value in (parameters or {}).items())
@@ -48,18 +44,14 @@ class Service:
         """`target` is relative to the service and may hold a query."""
         return await self._send(operation, "GET", target, headers={}, accept_statuses=accept_statuses)
 
-    async def list(self, operation: str, target: str, *, entity_set: str, max_pages: int = _MAX_PAGES) -> AsyncIterator[Mapping[str, object]]:
-        """Every entity, following the system's own links. A link that comes twice, or too many, is Unavailable."""
-        following: str | None = target
-        seen: set[str] = set()
-        while following is not None:
-            if following in seen or len(seen) >= max_pages:
-                raise Unavailable(f"the system's list of {entity_set} does not end")
-            seen.add(following)
-            answer = await self.get(operation, following)
-            for row in self.rows(answer, entity_set):
-                yield row
-            following = next_of(answer.json, entity_set=entity_set)
+    def list(self, operation: str, target: str, *, entity_set: str) -> AsyncIterator[Mapping[str, object]]:
+        """Every entity, following the system's own links."""
+
+        async def fetch(following: str | None) -> Page[Mapping[str, object]]:
+            answer = await self.get(operation, following or target)
+            return Page(items=self.rows(answer, entity_set), cursor=next_of(answer.json, entity_set=entity_set))
+
+        return walk(fetch)
 
     def rows(self, answer: Answer, entity_set: str) -> Sequence[Mapping[str, object]]:
         """Of an answer that must list something; Unavailable where it does not."""
@@ -145,18 +137,15 @@ class Service:
         if self._query:
             url += ("&" if "?" in url else "?") + self._query
 
-        async def send(authorized: Mapping[str, str]) -> Answer:
-            return await self.http.call(
-                operation,
-                method,
-                url,
-                content=content,
-                headers={**headers, **authorized},
-                accept_statuses=accept_statuses,
-                expects="multipart" if expects_multipart else "json",
-            )
-
-        return await self._authorization.call(send)
+        return await self.http.call(
+            operation,
+            method,
+            url,
+            content=content,
+            headers=headers,
+            accept_statuses=accept_statuses,
+            expects="multipart" if expects_multipart else "json",
+        )
 
 
 def _asks_for_token(answer: Answer) -> bool:

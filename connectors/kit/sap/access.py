@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator
 
-from connectors.kit.authorization import Authorization, Basic, Bearer, Unattended
+from connectors.kit.authorization import authorization_for
+from connectors.kit.credentials import NOT_SECRET, OAUTH_CLIENT, OneOfKinds
 from connectors.kit.http import HttpClient
 from connectors.kit.sap.documents import READER_LENGTH
 from connectors.kit.settings import Block, safe_url
@@ -68,44 +69,35 @@ class UserCredentials(Block):
     password: SecretStr = Field(min_length=1, description="Its password.")
 
 
-class AnyCredentials(Block):
+class AnyCredentials(OneOfKinds):
     """One of three kinds, each whole: a technical user, an OAuth 2.0 client (the gateway gets the tokens), a client certificate."""
 
-    username: SecretStr | None = Field(None, min_length=1, description="basic: the communication user.")
-    password: SecretStr | None = Field(None, min_length=1, description="basic: its password.")
-    token_url: SecretStr | None = Field(None, min_length=1, description="oauth2_client_credentials: where tokens are given.")
-    client_id: SecretStr | None = Field(None, min_length=1, description="oauth2_client_credentials.")
-    client_secret: SecretStr | None = Field(None, min_length=1, description="oauth2_client_credentials.")
-    scope: SecretStr | None = Field(None, description="oauth2_client_credentials: where the system asks for one.")
-    certificate: SecretStr | None = Field(None, min_length=1, description="client_certificate: PEM, with its chain.")
-    private_key: SecretStr | None = Field(None, min_length=1, description="client_certificate: its key, PEM, not encrypted.")
+    kinds: ClassVar = {
+        "basic": (("username", "password"), ()),
+        "oauth2_client_credentials": OAUTH_CLIENT,
+        "client_certificate": (("certificate", "private_key"), ()),
+    }
 
-    @model_validator(mode="after")
-    def _is_one_kind(self) -> AnyCredentials:
-        kinds = (("username", "password"), ("token_url", "client_id", "client_secret"), ("certificate", "private_key"))
-        given = {name for name, value in self if value is not None} - {"scope"}
-        if given and given not in [set(kind) for kind in kinds]:
-            raise ValueError("expected " + ", or ".join(" and ".join(kind) for kind in kinds))
-        return self
+    username: SecretStr | None = Field(None, min_length=1, description="The communication user.")
+    password: SecretStr | None = Field(None, min_length=1, description="Its password.")
+    token_url: SecretStr | None = Field(None, min_length=1, description="Where the authorization server gives tokens.")
+    client_id: SecretStr | None = Field(None, min_length=1, description="The OAuth client.")
+    client_secret: SecretStr | None = Field(None, min_length=1, description="Its secret.")
+    scope: SecretStr | None = Field(None, description="Where the authorization server asks for one.")
+    client_authentication: SecretStr | None = Field(None, description="`basic`, or `body` where the authorization server wants it there.")
+    certificate: SecretStr | None = Field(None, min_length=1, description="PEM, with its chain.")
+    private_key: SecretStr | None = Field(None, min_length=1, description="PEM, not encrypted.")
 
 
-def open_client(settings: SapSettings, credentials: AnyCredentials | UserCredentials, built_from: ConnectorSettings) -> tuple[HttpClient, Authorization]:
-    """A client and what authorises its calls. Raises BadConfiguration."""
-    secrets = [value.get_secret_value() for _, value in credentials if value is not None]
-    certificate = credentials.certificate if isinstance(credentials, AnyCredentials) else None
-    private_key = credentials.private_key if isinstance(credentials, AnyCredentials) else None
+def open_client(settings: SapSettings, credentials: AnyCredentials | UserCredentials, built_from: ConnectorSettings) -> HttpClient:
+    """A client whose calls carry the credential. Raises BadConfiguration."""
+    given = {name: value.get_secret_value() for name, value in credentials if value is not None}
+    if built_from.token is None and not {"username", "certificate"} & given.keys():
+        raise BadConfiguration("credentials: a user and its password, an OAuth 2.0 client, or a client certificate is needed")
     tls = None
-    if settings.ca_file is not None or certificate is not None:
-        tls = tls_context(
-            ca_file=settings.ca_file,
-            certificate=certificate.get_secret_value() if certificate else None,
-            private_key=private_key.get_secret_value() if private_key else None,
-        )
-    http = HttpClient(settings.base_url, headers={}, secrets=secrets, timeout_seconds=built_from.timeout_seconds, observe=built_from.observe, tls=tls)
-    if built_from.token is not None:
-        return http, Bearer(built_from.token, conceal=http.conceal)
-    if credentials.username is not None and credentials.password is not None:
-        return http, Basic(credentials.username.get_secret_value(), credentials.password.get_secret_value(), built_from.gate)
-    if certificate is not None:
-        return http, Unattended()
-    raise BadConfiguration("credentials: a user and its password, an OAuth 2.0 client, or a client certificate is needed")
+    if settings.ca_file is not None or "certificate" in given:
+        tls = tls_context(ca_file=settings.ca_file, certificate=given.get("certificate"), private_key=given.get("private_key"))
+    hidden = [value for name, value in given.items() if name not in NOT_SECRET]
+    http = HttpClient(settings.base_url, headers={}, secrets=hidden, timeout_seconds=built_from.timeout_seconds, observe=built_from.observe, tls=tls)
+    http.authorize(authorization_for(built_from, conceal=http.conceal))
+    return http

@@ -66,6 +66,11 @@ Slot = tuple[str, datetime]
 """A measuring point and a wall time: SAP holds one document of it."""
 
 
+def is_point(point: str) -> bool:
+    """Whether a measuring point could have this number."""
+    return point.isprintable() and 0 < len(point) <= METER_LENGTH
+
+
 def slot_of(point: str, reading: Reading, zone: ZoneInfo) -> Slot:
     """Where SAP keeps this reading."""
     return point, wall_time(reading.window_start, zone)
@@ -76,7 +81,7 @@ def to_operation(form: Form, reading: Reading, point: str, *, now: datetime | No
     number = to_number(reading.value)
     if isinstance(number, Rejected):
         return number
-    if not point.isprintable() or not 0 < len(point) <= METER_LENGTH:
+    if not is_point(point):
         return Rejected(code="unknown_meter", message=f"a measuring point has 1 to {METER_LENGTH} printable characters, and {point[:40]!r} has not")
     if reading.unit is not None and (not reading.unit.isprintable() or len(reading.unit) > UNIT_LENGTH):
         return Rejected(code="unknown_unit", message=f"SAP's units have at most {UNIT_LENGTH} characters, and {reading.unit[:40]!r} is none")

@@ -15,7 +15,7 @@ from connectors.kit.odata.envelope import Fault, fault_of, warnings_of
 from connectors.kit.odata.query import entity_of, next_of, rows_of, target
 from connectors.kit.odata.service import Service
 from connectors.kit.sap.codes import Verdict, verdict
-from connectors.kit.sap.documents import Form, Slot, is_same, pick, slot_of, to_held, to_operation, to_questions
+from connectors.kit.sap.documents import Form, Slot, is_point, is_same, pick, slot_of, to_held, to_operation, to_questions
 from gateway.model.connector import Health, RemoteReading
 from gateway.model.errors import ConnectorError, Unavailable
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry
@@ -68,13 +68,13 @@ class Documents:
     async def find(self, pointed: Sequence[Pointed]) -> dict[str, RemoteReading]:
         """What SAP holds in the slots of these, by key; one request for `questions` points and days."""
         held: dict[Slot, list[RemoteReading]] = {}
-        asked = list(to_questions(self._form, (slot_of(point, reading, self._form.zone) for reading, point in pointed)).items())
+        slots = [(reading, slot_of(point, reading, self._form.zone)) for reading, point in pointed if is_point(point)]
+        asked = list(to_questions(self._form, (slot for _, slot in slots)).items())
         for begin in range(0, len(asked), self._questions):
             part = asked[begin : begin + self._questions]
             answers = await self._service.batch("find", [operation for _, operation in part])
             for ((point, _), _), answer in zip(part, answers, strict=True):
                 held |= to_held(self._form, point, await self._rows(answer))
-        slots = ((reading, slot_of(point, reading, self._form.zone)) for reading, point in pointed)
         return {reading.key: pick(reading, held[slot]) for reading, slot in slots if slot in held}
 
     async def _rows(self, answer: PartAnswer | None) -> Iterable[Mapping[str, object]]:
