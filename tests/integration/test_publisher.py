@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiomqtt
+import jsonschema
 import orjson
 import pytest
 
@@ -150,6 +151,8 @@ async def test_an_issue_is_retained_while_it_is_open(mosquitto: Mosquitto, datab
         await watcher.until(lambda: watcher.held.get(ISSUE))
         document = watcher.document(ISSUE)
         assert IssueDocument.model_validate(document).code == "reauthorization_required"
+        schema = orjson.loads((Path(__file__).parents[2] / "config" / "schemas" / "connection-issue.schema.json").read_bytes())
+        jsonschema.validate(document, schema)
         assert list(document) == ["id", "code", "severity", "since", "title", "instructions", "action_url", "request_id"]
         await execute(database, "update issue set action_url = 'http://gateway/reauthorize/y'")
         await watcher.until(lambda: watcher.document(ISSUE)["action_url"] == "http://gateway/reauthorize/y")

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import jsonschema
 import orjson
 from cloudevents.core.bindings.http import HTTPMessage, from_structured
 from cloudevents.core.formats.json import JSONFormat
@@ -16,8 +17,11 @@ from cloudevents.core.v1.event import CloudEvent as ReadEvent
 
 from benchmarks.relay import Relay as Wire
 from benchmarks.servers import Mosquitto, Postgres, free_port, wait_until
+from gateway import clock, metrics
+from gateway.events.backlog import Backlog
+from gateway.events.cloudevent import cloud_event, topic
 from gateway.events.relay import Relay
-from gateway.model.event import EventType, NewEvent
+from gateway.model.event import Event, EventType, NewEvent
 from gateway.settings import Settings
 from gateway.store import outbox
 from gateway.store.migrate import migrate
@@ -75,6 +79,9 @@ async def test_the_envelope_is_a_cloud_event_for_seven_days(mosquitto: Mosquitto
     assert read.get_time() == stored.at
     assert read.get_data() == {"customer": "acme", "connection": "sink", "request_id": "r-9", "reason": "503"}
     assert "subject" not in orjson.loads(bytes(gateway.payload))
+    schema = orjson.loads((Path(__file__).parents[2] / "config" / "schemas" / "event.schema.json").read_bytes())
+    for told in listener.messages:
+        jsonschema.validate(orjson.loads(bytes(told.payload)), schema)
     await wait_until(lambda: drained(database), what="all marked")
 
 
@@ -219,3 +226,22 @@ async def test_it_ends_soon_while_the_broker_is_away(database: Database) -> None
     async with asyncio.timeout(10), relaying(free_port(), database):
         await append(database, numbered(0))
     assert await outbox.pending(database) == 1
+    await Backlog(database).refresh()
+    assert metrics.OUTBOX_PENDING._value.get() == 1
+
+
+def test_what_credits_say_of_a_customer_is_kept_in_an_event_of_the_gateway() -> None:
+    event = Event(
+        position=1,
+        event_id="e",
+        type=EventType.CREDITS_EXHAUSTED,
+        customer=None,
+        connection=None,
+        lane="/",
+        at=clock.now(),
+        data={"customer": "acme"},
+        request_id=None,
+    )
+    document = cloud_event(event, instance="plant-1")
+    assert document.data.customer == "acme"
+    assert topic(event, root="r") == "r/gateway/events/credits.exhausted"

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent as ReadEvent
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from benchmarks.servers import wait_until
+from benchmarks.servers import Postgres, wait_until
 from gateway import metrics
 from gateway.connections.endpoint_secrets import rotate
 from gateway.connections.rotation import check_keys
@@ -28,6 +29,7 @@ from gateway.model.event import EventType
 from gateway.model.webhook import Outcome
 from gateway.settings import WebhookSettings
 from gateway.store import outbox, webhooks
+from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from tests.fixtures.told import append, numbered
 from tests.fixtures.webhook_receiver import CUT, HANG, LATE, STREAM, Received, Receiver
@@ -314,6 +316,23 @@ async def test_a_replica_that_stops_waits_for_the_answer(database: Database) -> 
         async with sending(database):
             await wait_until(lambda: all_taken(database), what="the other one is delivered")
     assert [(one.data["number"], one.attempt) for one in receiver.received] == [(0, 1), (1, 1)]
+
+
+async def test_a_database_that_is_killed_during_an_attempt_learns_of_its_end(make_postgres: Callable[..., Awaitable[Postgres]]) -> None:
+    server = await make_postgres()
+    database = await Database.open(server.dsn(), size=4)
+    await migrate(database)
+    async with Receiver(HANG) as receiver, sending(database, timeout="60s"):
+        await service(database).create(receiver.url, customer=None)
+        await append(database, numbered(0), numbered(1))
+        await wait_until(lambda: bool(receiver.received), what="an attempt")
+        await server.kill()
+        receiver.answer = 204
+        receiver.release()
+        await server.start()
+        await wait_until(lambda: all_taken(database), what="both delivered")
+    assert [(one.data["number"], one.attempt) for one in receiver.received] == [(0, 1), (1, 1)]
+    await database.close()
 
 
 KILLED = """
