@@ -39,22 +39,15 @@ def apply(
         work = await prepare(operator.database, operator.service, operator.loaded.connections, prune=prune)
         if not json:
             _show(work.plan)
-        if dry_run or not _agreed(work.plan, yes=yes):
-            failed = None
-        else:
-            failed = await _carry_out(operator, work, quiet=json)
+        if not dry_run and work.plan.prune and not yes and screen.is_interactive():
+            typer.confirm(f"Disconnect {screen.count(len(work.plan.prune), 'connection')} for good?", abort=True, err=True)
+        failed = None if dry_run else await _carry_out(operator, work, quiet=json)
         if json:
             print(orjson.dumps(_document(work.plan, failed)).decode())
         return dict(work.plan.refused) if failed is None else {**work.plan.refused, **failed}
 
     if operate(config, run, environ=environ) and not dry_run:
         raise typer.Exit(1)
-
-
-def _agreed(plan: Plan, *, yes: bool) -> bool:
-    if not plan.prune or yes or not screen.is_interactive():
-        return True
-    return typer.confirm(f"Disconnect {screen.count(len(plan.prune), 'connection')} for good?", err=True)
 
 
 async def _carry_out(operator: Operator, work: Work, *, quiet: bool) -> dict[str, str]:
