@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -12,11 +15,15 @@ from gateway.connections.service import FILE, Connections
 from gateway.model.access import Caller
 from gateway.model.declaration import Declaration, Existing, Part, Plan, plan
 from gateway.model.errors import RequestRefused
-from gateway.store import connections
+from gateway.store import connections, leases
 from gateway.store.connections import Held
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
+
+LEASE = "apply"
+LEASE_SECONDS = 60.0
+WAIT_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +58,22 @@ async def carry_out(service: Connections, work: Work, *, done: Callable[[str], N
 
 async def apply(database: Database, service: Connections, declared: Sequence[DeclaredConnection]) -> dict[str, str]:
     """Both steps; what the file no longer names stays. Raises ConfigError, before anything has changed."""
-    return await carry_out(service, await prepare(database, service, declared))
+    async with alone(database):
+        return await carry_out(service, await prepare(database, service, declared))
+
+
+@asynccontextmanager
+async def alone(database: Database) -> AsyncIterator[None]:
+    """One at a time over all replicas: two that start together must not give the same new credential twice, each to be tried at the system."""
+    owner = secrets.token_hex(8)
+    while True:
+        if await leases.claim(database, LEASE, owner, LEASE_SECONDS) is not None:
+            break
+        await asyncio.sleep(WAIT_SECONDS)
+    try:
+        yield
+    finally:
+        await leases.release(database, LEASE, owner)
 
 
 async def _one(service: Connections, work: Work, name: str) -> None:

@@ -35,6 +35,7 @@ AT_ONCE = 256
 IN_A_ROW = 50
 LEASE_MARGIN_SECONDS = 30.0
 RECORD_SECONDS = 0.5
+GOODBYE_SECONDS = 3.0
 
 
 class Sealer(Protocol):
@@ -84,7 +85,7 @@ class Webhooks:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until `stop` or cancellation. A database that is away does not end it; an error that nobody expected does."""
+        """Until `stop`, or cancellation, which gives attempts under way a moment to end. A database that is away does not end it."""
         try:
             while not self._stopping:
                 if self._failure is not None:
@@ -96,6 +97,9 @@ class Webhooks:
                         await self._wake.wait()
             await asyncio.gather(*self._lanes)
         finally:
+            self._stopping = True
+            if self._lanes:
+                await asyncio.wait(self._lanes, timeout=GOODBYE_SECONDS)
             for lane in self._lanes:
                 lane.cancel()
             await asyncio.gather(*self._lanes, return_exceptions=True)

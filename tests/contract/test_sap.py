@@ -249,6 +249,9 @@ async def test_an_expired_session_is_renewed_and_the_request_replayed_once(harne
     outcomes = await asyncio.gather(*(connector.push(make_batch(CONNECTION, batch(5, str(1001 + number)))) for number in range(5)))
     assert {type(outcome) for part in outcomes for outcome in part} == {Accepted}
     assert harness.rules.created == 30
+    tokens = [session.token for session in harness.front.sessions.values() if session.token]
+    assert tokens
+    assert all(connector._http.clean(f"echo {token}") == "echo ***" for token in tokens)  # type: ignore[attr-defined]
     assert sum(method == "HEAD" for method, _, _ in harness.front.log) <= 4
     await connector.close()
 
@@ -419,6 +422,13 @@ async def test_mappings_by_position_number(plant: S4hanaHarness) -> None:
     await connector.close()
 
 
+async def test_what_is_found_may_fill_more_than_a_page(plant: S4hanaHarness) -> None:
+    connector = plant.connector()
+    await connector.push(make_batch(CONNECTION, batch(20)))
+    assert len(await connector.find(batch(20))) == 20
+    await connector.close()
+
+
 NEW = {"category": "M", "technical_object_type": "IEQ", "equipment": "10000001"}
 
 
@@ -535,8 +545,8 @@ async def test_notifications_modified_since_are_read_page_by_page_even_of_one_se
     connector = with_notifications.connector()
     assert isinstance(connector, S4hanaConnector)
     base = datetime(2026, 11, 2, 10, tzinfo=UTC)
-    for number in range(12):  # four of each second
-        moment = base + timedelta(seconds=number // 4)
+    for number in range(12):  # four of each second, and the higher the number the earlier
+        moment = base + timedelta(seconds=2 - number // 4)
         with_notifications.rules.now = lambda moment=moment: moment  # type: ignore[method-assign,misc]
         await connector.raise_event(event(f"N-{number}"))
 
@@ -551,7 +561,7 @@ async def test_notifications_modified_since_are_read_page_by_page_even_of_one_se
                 return keys
         raise AssertionError("the pages do not end")
 
-    numbers = [str(10_000_001 + number) for number in range(12)]
+    numbers = [str(10_000_001 + number) for number in (8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3)]
     assert await pulled(None, base + timedelta(hours=1)) == numbers
     assert await pulled(base + timedelta(seconds=1), base + timedelta(seconds=2)) == numbers[4:8]
     assert await pulled(base + timedelta(seconds=3), base + timedelta(hours=1)) == []

@@ -391,6 +391,15 @@ async def test_the_declared_file_is_applied_once_and_changes_only_what_differs(d
             await apply(database, world.service, [DeclaredConnection(settings=wanted().model_copy(update=moved), rules=())])
 
 
+async def test_replicas_that_start_together_give_a_new_credential_once(database: Database) -> None:
+    worlds = [World(database, owner=f"replica-{number}") for number in range(3)]
+    await asyncio.gather(*(apply(database, world.service, [DeclaredConnection(settings=wanted(), rules=())]) for world in worlds))
+    changed = [DeclaredConnection(settings=wanted(key="key-2"), rules=())]
+    refused = await asyncio.gather(*(apply(database, world.service, changed) for world in worlds))
+    (row,) = await worlds[0].rows("select generations, state from connection")
+    assert row == {"generations": 2, "state": "verifying"} and refused == [{}, {}, {}]
+
+
 async def test_a_credential_that_a_customer_gave_is_not_overwritten_by_an_unchanged_file(database: Database) -> None:
     world = World(database)
     item = DeclaredConnection(settings=wanted(), rules=())

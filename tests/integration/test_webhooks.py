@@ -22,6 +22,7 @@ from gateway.connections.endpoint_secrets import rotate
 from gateway.connections.rotation import check_keys
 from gateway.connections.vault import Vault
 from gateway.events.webhook_request import Requests
+from gateway.events.webhooks import Webhooks
 from gateway.model.errors import RequestRefused, SealBroken
 from gateway.model.event import EventType
 from gateway.model.webhook import Outcome
@@ -29,7 +30,7 @@ from gateway.settings import WebhookSettings
 from gateway.store import outbox, webhooks
 from gateway.store.pool import Database
 from tests.fixtures.told import append, numbered
-from tests.fixtures.webhook_receiver import CUT, HANG, STREAM, Receiver
+from tests.fixtures.webhook_receiver import CUT, HANG, LATE, STREAM, Received, Receiver
 from tests.fixtures.webhook_rig import SEALER, pending, sending, service, settings, settled
 from tests.fixtures.webhook_rig import SimulatedClock as Clock
 
@@ -291,6 +292,28 @@ async def test_a_name_that_changes_its_meaning_reaches_nothing_private() -> None
         await real.close()
         assert receiver.received == []
     assert asked["hooks.example"] == len(answers)
+
+
+async def test_a_replica_that_stops_waits_for_the_answer(database: Database) -> None:
+    came = asyncio.Event()
+
+    def answer(one: Received) -> str:
+        came.set()
+        return LATE
+
+    async with Receiver(answer) as receiver:
+        await service(database).create(receiver.url, customer=None)
+        await append(database, numbered(0), numbered(1))
+        worker = Webhooks(settings(), database, SEALER)
+        running = asyncio.create_task(worker.run())
+        await came.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert await pending(database) == 1
+        receiver.answer = 204
+        async with sending(database):
+            await wait_until(lambda: all_taken(database), what="the other one is delivered")
+    assert [(one.data["number"], one.attempt) for one in receiver.received] == [(0, 1), (1, 1)]
 
 
 KILLED = """

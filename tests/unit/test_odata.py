@@ -247,6 +247,12 @@ def test_a_document_has_the_wall_time_the_entry_unit_and_our_key() -> None:
     }
 
 
+def test_no_negative_zero_is_sent() -> None:
+    made = to_operation(FORM, reading(-0.0), "3", now=None, skew=timedelta(0))
+    assert isinstance(made, Operation) and made.body is not None
+    assert b'"MeasurementReadingInEntryUoM":0.0' in made.body
+
+
 def test_a_customers_own_names_and_absent_properties() -> None:
     own = {
         "number": "Mdocm",

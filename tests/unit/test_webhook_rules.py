@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook
@@ -85,3 +88,15 @@ def test_what_can_be_an_endpoint(url: str, allowed: dict[str, bool]) -> None:
 )  # fmt: skip
 def test_what_cannot_be_an_endpoint(url: str) -> None:
     assert fault(url, WebhookSettings()) is not None
+
+
+def test_the_example_of_the_documentation_verifies() -> None:
+    [example] = re.findall(r"^```python\n(.*?)^```", (Path(__file__).parents[2] / "docs" / "events.md").read_text(), re.MULTILINE | re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(compile(example, "events.md", "exec"), scope)
+    secret, known = new_secret(bytes(32)), set[str]()
+    body, at = b'{"id":"m","type":"fieldgate.sync.completed","data":{}}', int(datetime.now(UTC).timestamp())
+    headers = {"webhook-id": "m", "webhook-timestamp": str(at), "webhook-signature": signature([secret], message_id="m", timestamp=at, body=body)}
+    assert scope["receive"](secret, headers, body, known) == 204
+    assert known == {"m"}
+    assert scope["receive"](new_secret(bytes(range(32))), headers, body, known) == 401
