@@ -14,9 +14,9 @@ from rich.text import Text
 
 from gateway.cli import screen
 from gateway.cli.operate import DEFAULT, Config, Json, Operator, operate
-from gateway.connections.planning import Prepared, carry_out, prepare
+from gateway.connections.apply import Work, carry_out, prepare
 from gateway.model.declaration import Plan
-from gateway.model.errors import ConfigError, RequestRefused
+from gateway.model.errors import ConfigError
 
 FILE_VARIABLE = "FIELDGATE_CONNECTIONS_FILE"
 
@@ -36,40 +36,29 @@ def apply(
         if operator.settings.connections_file is None:
             raise ConfigError("no connections are declared: name a file with -f, or set connections_file")
         await operator.engine.prepare()
-        prepared = await prepare(operator.database, operator.service, operator.loaded.connections, prune=prune)
+        work = await prepare(operator.database, operator.service, operator.loaded.connections, prune=prune)
         if not json:
-            _show(prepared.plan)
-        if dry_run or not _agreed(prepared.plan, yes=yes):
-            failed = None
-        else:
-            failed = await _carry_out(operator, prepared, quiet=json)
+            _show(work.plan)
+        if not dry_run and work.plan.prune and not yes and screen.is_interactive():
+            typer.confirm(f"Disconnect {screen.count(len(work.plan.prune), 'connection')} for good?", abort=True, err=True)
+        failed = None if dry_run else await _carry_out(operator, work, quiet=json)
         if json:
-            print(orjson.dumps(_document(prepared.plan, failed)).decode())
-        return dict(prepared.plan.refused) if failed is None else {**prepared.plan.refused, **failed}
+            print(orjson.dumps(_document(work.plan, failed)).decode())
+        return dict(work.plan.refused) if failed is None else {**work.plan.refused, **failed}
 
     if operate(config, run, environ=environ) and not dry_run:
         raise typer.Exit(1)
 
 
-def _agreed(plan: Plan, *, yes: bool) -> bool:
-    if not plan.prune or yes or not screen.is_interactive():
-        return True
-    return typer.confirm(f"Disconnect {screen.count(len(plan.prune), 'connection')} for good?", err=True)
-
-
-async def _carry_out(operator: Operator, prepared: Prepared, *, quiet: bool) -> dict[str, str]:
-    """What could not be done, with the reason."""
-    plan, failed = prepared.plan, dict[str, str]()
+async def _carry_out(operator: Operator, work: Work, *, quiet: bool) -> dict[str, str]:
+    """What could not be done beside what the plan refuses, with the reason."""
+    plan = work.plan
     names = (*plan.create, *plan.change, *plan.prune)
     console = screen.console(error=True)
     with Progress(TextColumn("applying"), BarColumn(), MofNCompleteColumn(), console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("apply", total=len(names))
-        for name in names:
-            try:
-                await carry_out(operator.service, prepared, name)
-            except RequestRefused as error:
-                failed[name] = f"{error.code}: {error}"
-            bar.advance(task)
+        refused = await carry_out(operator.service, work, done=lambda _: bar.advance(task))
+    failed = {name: reason for name, reason in refused.items() if name not in plan.refused}
     if not quiet:
         for name, reason in failed.items():
             screen.console().print(Text.assemble(("! ", "bold red"), (name, "bold"), f"  {reason}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import structlog
 import typer
 
 from connectors.kit.oauth import OAuthExchange, authorization_url
 from connectors.registry import SYSTEMS
-from gateway import logs
 from gateway.configuration import Loaded, load
 from gateway.connections.reauthorization import Reauthorization
 from gateway.connections.service import Connections
@@ -23,7 +24,7 @@ from gateway.engine import Engine
 from gateway.model.access import Caller
 from gateway.model.errors import RequestRefused, StoreError
 from gateway.model.status import ConnectionStatus
-from gateway.settings import LoggingSettings, Settings
+from gateway.settings import Settings
 from gateway.store import status
 from gateway.store.migrate import is_current
 from gateway.store.pool import Database
@@ -86,7 +87,7 @@ class Operator:
 @asynccontextmanager
 async def operating(config: Path, *, environ: Mapping[str, str] | None = None) -> AsyncIterator[Operator]:
     """Raises ConfigError for a faulty configuration, StoreError for a database that is away or of another version."""
-    logs.setup(LoggingSettings(level="error", format="console"))  # what the service notes is the daemon's log's affair
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # what goes wrong is raised, and told once
     loaded = load(config, os.environ if environ is None else environ, systems=SYSTEMS)
     database = await Database.open(loaded.settings.database.dsn.get_secret_value(), size=POOL, application_name="fieldgate-cli")
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from typer.testing import CliRunner
 
 from benchmarks.servers import wait_until
 from gateway import clock
+from gateway.cli import screen
 from gateway.cli.main import build
 from gateway.cli.operate import operating
 from gateway.cli.screen import Column, show
@@ -32,6 +35,7 @@ from gateway.model.status import ConnectionStatus, Progress, StreamStatus
 from gateway.store.pool import Database
 from gateway.store.telemetry import DeadMessage, TelemetryStore
 
+ROOT = Path(__file__).parents[2]
 KEY = "a key for tests, thirty-two bytes"
 METER = {"device": "pump-*", "metric": "t", "meter": "{device}-T", "reduce": "last", "every": "1s"}
 
@@ -167,6 +171,20 @@ async def test_only_what_a_file_made_is_pruned(shell: Shell) -> None:
     assert again.stdout == "nothing to do: 1 unchanged\n"
 
 
+def test_whoever_sits_at_a_terminal_is_asked_before_something_ends(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell.declare("acme-1", "acme-2")
+    shell.run("apply")
+    shell.declare("acme-1", sync={"interval": "9s"})
+    monkeypatch.setattr(screen, "is_interactive", lambda: True)
+    declined = shell.run("apply", "--prune", input="n\n")
+    assert declined.exit_code == 1 and "Disconnect 1 connection for good?" in declined.stderr
+    assert shell.run("connections", "disconnect", "acme-1", input="n\n").exit_code == 1
+    assert [found["state"] for found in shell.json("connections", "list")] == ["verifying", "verifying"]
+    assert shell.json("apply", "--dry-run")["change"] == {"acme-1": ["sync"]}, "nothing of the plan was done"
+    assert shell.run("apply", "--prune", "--yes").exit_code == 0
+    assert [found["state"] for found in shell.json("connections", "list")] == ["verifying", "disconnecting"]
+
+
 def test_a_connection_stays_with_its_customer_and_its_system(shell: Shell) -> None:
     shell.declare("acme-1")
     shell.run("apply")
@@ -220,10 +238,10 @@ def test_a_connection_is_shown_paused_resumed_and_ended(shell: Shell) -> None:
     assert isinstance(error, RequestRefused) and error.code == "connection.disconnected"
 
 
-@pytest.mark.parametrize("command", ["show", "pause", "resume", "recheck", "disconnect", "reauthorize"])
-def test_a_connection_that_there_is_not_is_refused(shell: Shell, command: str) -> None:
-    error = shell.refused("connections", command, "nobodys")
-    assert isinstance(error, RequestRefused) and error.code == "request.not_found"
+def test_a_connection_that_there_is_not_is_refused(shell: Shell) -> None:
+    for command in ("show", "pause", "resume", "recheck", "disconnect", "reauthorize"):
+        error = shell.refused("connections", command, "nobodys")
+        assert isinstance(error, RequestRefused) and error.code == "request.not_found", command
 
 
 def test_a_reconnect_link_is_printed_alone(shell: Shell) -> None:
@@ -270,6 +288,20 @@ async def test_a_sync_is_waited_for(shell: Shell, database: Database) -> None:
         assert isinstance(error, RequestRefused) and error.code == "connection.paused"
         await asyncio.to_thread(shell.run, "connections", "resume", "acme-1")
         await in_state(shell, "acme-1", "active")
+
+
+async def test_leaving_a_sync_leaves_it_running(shell: Shell) -> None:
+    shell.declare("acme-1")
+    await asyncio.to_thread(shell.run, "apply")
+    await shell.execute("update connection set state = 'active'")
+    arguments = ("-m", "gateway", "sync", "acme-1", "--config", str(shell.config))
+    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    assert process.stderr is not None
+    assert b"no gateway is running" in await process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    output, errors = await process.communicate()
+    assert (process.returncode, output) == (130, b"")
+    assert b"it goes on without us" in errors and b"Traceback" not in errors
 
 
 def status(state: State, *, fraction: float | None = None, waiting: int = 0, stream: Any = "idle", success: datetime | None = None) -> ConnectionStatus:
