@@ -216,17 +216,17 @@ async def _phase(bench: Bench, rate: float | None) -> Round:
     bench.relay.tell("")
     acks = await bench.relay.hear()
     await asyncio.sleep(0.1)  # a CPU sample past the end
-    since, until, took = asked["since"], asked["until"], asked["seconds"]
-    assert isinstance(since, float) and isinstance(until, float) and isinstance(took, list) and isinstance(acks, list)
+    began, until, took = asked["since"], asked["until"], asked["seconds"]
+    assert isinstance(began, float) and isinstance(until, float) and isinstance(took, list) and isinstance(acks, list)
     figures = {
         "ack_p50": quantile(acks, 0.5),
         "ack_p99": quantile(acks, 0.99),
-        "messages_per_second": len(acks) / (until - since),
-        "cpu_share": bench.cpu.between(since, until) / (until - since),
+        "messages_per_second": len(acks) / (until - began),
+        "cpu_share": bench.cpu.between(began, until) / (until - began),
     }
     if rate is None:
         return figures
-    return {**figures, "requests_per_second": len(took) / (until - since), "request_p50": quantile(took, 0.5), "request_p99": quantile(took, 0.99)}
+    return {**figures, "requests_per_second": len(took) / (until - began), "request_p50": quantile(took, 0.5), "request_p99": quantile(took, 0.99)}
 
 
 def _document(plan: Plan, rounds: Mapping[str, list[Round]], load: Mapping[str, list[float]]) -> dict[str, object]:

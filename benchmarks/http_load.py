@@ -2,7 +2,8 @@
 
 `python -m benchmarks.http_load PORT PATH CONNECTIONS` reads the value of `Authorization` from its first line. Each further line is a phase, `SECONDS RATE`
 (rate 0: each connection asks again once it is answered), that it answers with a line of JSON: `since` and `until` (wall clock) and `seconds`, how long each
-answer took. At a rate, time counts from when the request was due: what had to wait for a connection has waited.
+answer took. At a rate, time counts from when the request was due: what had to wait for a connection has waited; what is
+still due at the end is not asked.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ async def _phase(asked: Asked, streams: list[Streams], seconds: float, rate: flo
 
 async def _worker(asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, due: Iterator[float], until: float, took: list[float]) -> None:
     for at in due:
-        if at >= until:
+        if max(at, time.perf_counter()) >= until:
             return
         if (wait := at - time.perf_counter()) > 0:
             await asyncio.sleep(wait)
