@@ -37,10 +37,11 @@ check: env ## format, lint, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: env mosquitto ## measures ingest beside other consumers, and sync; JSON in var/bench
+bench: env mosquitto ## measures ingest beside other consumers, sync, and the API during ingest; JSON in var/bench
 	@mkdir -p $(BENCH_DIR)
 	@$(BIN)/fieldgate bench ingest --peers --json $(BENCH_DIR)/ingest.json
 	@$(BIN)/fieldgate bench sync --json $(BENCH_DIR)/sync.json
+	@$(BIN)/fieldgate bench api --json $(BENCH_DIR)/api.json
 
 soak: env mosquitto ## the long fault tests
 	@$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)

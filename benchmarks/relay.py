@@ -1,6 +1,7 @@
 """Owns a TCP relay on loopback that can cut, hang and resume, and that can time-stamp QoS 1 messages and their acknowledgements.
 
-Run as a program (`python -m benchmarks.relay TARGET_PORT`) it prints its port, and at end of input the acknowledgement times as JSON.
+Run as a program (`python -m benchmarks.relay TARGET_PORT`) it prints its port; at each line of its input, and at the end, the acknowledgement times since
+the line before, as JSON.
 """
 
 from __future__ import annotations
@@ -142,8 +143,11 @@ class Relay:
 async def _main(target: int) -> None:
     async with Relay(target, measure=True) as relay:
         print(relay.port, flush=True)
-        await asyncio.to_thread(sys.stdin.read)
-        print(json.dumps(relay.seconds), flush=True)
+        more = True
+        while more:
+            more = bool(await asyncio.to_thread(sys.stdin.readline))
+            seconds, relay.seconds = relay.seconds, []
+            print(json.dumps(seconds), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from rich.console import Console
 import gateway
 from gateway.model.errors import ConfigError
 
-app = typer.Typer(help="Measures ingest and sync on throw-away servers.", no_args_is_help=True)
+app = typer.Typer(help="Measures ingest, sync and the API on throw-away servers.", no_args_is_help=True)
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 Document = Mapping[str, object]
@@ -49,6 +49,19 @@ def sync(
         raise ConfigError(f"--sizes {sizes!r}: numbers with commas between them") from error
     module = _module("sync")
     _measure(lambda say: module.run(plan, say), module.rows, "Delivering stored samples, `each`", json_path)
+
+
+@app.command()
+def api(
+    seconds: Annotated[float, typer.Option(min=1, help="The length of each phase.")] = 8.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of the phases; the median counts.")] = 5,
+    connections: Annotated[int, typer.Option(min=1, max=100, help="Keep-alive connections that ask.")] = 8,
+    json_path: Json = None,
+) -> None:
+    """Requests a second for a connection's status during ingest, and what they add to PUBLISH to PUBACK."""
+    module = _module("api")
+    plan = module.Plan(seconds=seconds, rounds=rounds, connections=connections)
+    _measure(lambda say: module.run(plan, say), module.rows, "Asking for a status while 2,000 msg/s are taken in, on one core", json_path)
 
 
 def _module(name: str) -> ModuleType:

@@ -37,11 +37,12 @@ def assemble(
     systems: Mapping[str, links.System],
     webhooks: WebhookService,
 ) -> Services:
-    """What `HttpServer.serve` is given."""
+    """What `HttpServer.serve` is given. However much is asked, reads leave half of the pool to ingest and sync."""
+    read = database.share(settings.database.pool_size // 2)
     return Services(
         connections=service,
-        reader=Views(database),
-        access=StoredAccess(database),
+        reader=Views(read),
+        access=StoredAccess(read),
         credits=Ledger(database),
         incidents=StoredIncidents(database),
         events=StoredEvents(database, instance=settings.instance),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -50,6 +50,7 @@ async def principal(request: Request, serving: Serving, bearer: Annotated[HTTPAu
 
 
 Asking = Annotated[Principal, Depends(principal)]
+ConnectionId = Annotated[str, Path(pattern=IDENTIFIER, examples=["acme-s4"])]
 
 
 def check_role(asking: Principal, needed: Role) -> Principal:
@@ -59,12 +60,26 @@ def check_role(asking: Principal, needed: Role) -> Principal:
     return asking
 
 
-async def find_target(serving: Services, asking: Principal, connection: str) -> Target:
-    """The connection, if it exists for whoever asks. The only check of whose it is: another customer's is refused as one that does not exist."""
-    found = await serving.reader.target(connection)
+class Owned(Protocol):
+    """What was read of a connection."""
+
+    @property
+    def customer(self) -> str: ...  # noqa: D102
+
+
+OwnedT = TypeVar("OwnedT", bound=Owned)
+
+
+def check_owner(asking: Principal, found: OwnedT | None) -> OwnedT:
+    """The only check of whose a connection is: another customer's is refused as one that does not exist. Raises RequestRefused("request.not_found")."""
     if found is None or not asking.may_see(found.customer):
         raise RequestRefused("request.not_found", "There is no such connection.")
     return found
+
+
+async def find_target(serving: Services, asking: Principal, connection: str) -> Target:
+    """The connection, if it exists for whoever asks. Raises RequestRefused("request.not_found")."""
+    return check_owner(asking, await serving.reader.target(connection))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,7 @@ class Of:
 
     role: Role
 
-    async def __call__(self, serving: Serving, asking: Asking, connection: Annotated[str, Path(pattern=IDENTIFIER, examples=["acme-s4"])]) -> Target:
+    async def __call__(self, serving: Serving, asking: Asking, connection: ConnectionId) -> Target:
         """Raises RequestRefused: auth.forbidden, request.not_found."""
         return await find_target(serving, check_role(asking, self.role), connection)
 

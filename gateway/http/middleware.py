@@ -8,7 +8,7 @@ import secrets
 
 import orjson
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.problem import MEDIA_TYPE, example
@@ -26,6 +26,10 @@ SECURITY = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+
+_ID = HEADER.lower().encode()
+_SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY.items()]
+_OURS = {_ID, *(name for name, _ in _SECURITY)}
 
 
 class RequestIds:
@@ -45,11 +49,10 @@ class RequestIds:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers[HEADER] = request_id
-                for name, value in SECURITY.items():
-                    headers[name] = value
-                headers.setdefault("Cache-Control", "no-store")
+                headers = [(name, value) for name, value in message.get("headers", ()) if name not in _OURS]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                message["headers"] = [*headers, (_ID, request_id.encode()), *_SECURITY]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

@@ -29,6 +29,9 @@ _SESSION = {
     "tcp_user_timeout": "10s",
 }
 
+WAIT_SECONDS = 30.0
+"""For a session."""
+
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -67,8 +70,9 @@ def converted() -> Iterator[None]:
 class Database:
     """A pool of sessions with the settings that every query here counts on."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], turns: asyncio.Semaphore | None = None) -> None:
         self._pool = pool
+        self._turns = turns
 
     @classmethod
     async def open(cls, dsn: str, *, size: int, application_name: str = "fieldgate") -> Database:
@@ -84,6 +88,7 @@ class Database:
                     max_inactive_connection_lifetime=300,
                     server_settings={**_SESSION, "application_name": application_name},
                     init=_prepare_session,
+                    reset=_leave,
                 )
         except StoreError as error:
             if isinstance(error.__cause__, _MISCONFIGURED):
@@ -93,19 +98,35 @@ class Database:
             raise ConfigError(f"database.dsn: {error}") from error
         return cls(pool)
 
+    def share(self, sessions: int) -> Database:
+        """The same pool, of which at most `sessions` are in use through this at once: who uses it cannot take all. A holder must not ask for a second."""
+        return Database(self._pool, asyncio.Semaphore(sessions))
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A session without a transaction."""
         with converted():
-            async with self._pool.acquire(timeout=30) as connection:
+            async with self._turn(), self._pool.acquire(timeout=WAIT_SECONDS) as connection:
                 yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A READ COMMITTED transaction: committed when the block ends, rolled back when it raises."""
         with converted():
-            async with self._pool.acquire(timeout=30) as connection, connection.transaction():
+            async with self._turn(), self._pool.acquire(timeout=WAIT_SECONDS) as connection, connection.transaction():
                 yield connection
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        if self._turns is None:
+            yield
+            return
+        async with asyncio.timeout(WAIT_SECONDS):
+            await self._turns.acquire()
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     async def is_ready(self) -> bool:
         """Whether a query answers within two seconds."""
@@ -126,6 +147,13 @@ class Database:
 
 async def _prepare_session(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=_encode, decoder=orjson.loads, format="text")
+
+
+async def _leave(_: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Nothing to undo after a use: what we set and lock ends with its transaction (a test holds us to it), and an open one asyncpg has already rolled back.
+
+    Its own reset is a round trip after every use.
+    """
 
 
 def _encode(value: object) -> str:

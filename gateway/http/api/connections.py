@@ -13,12 +13,14 @@ from gateway.http.api.paging import LIMIT, Cursor, Limit, page
 from gateway.http.auth import (
     Admin,
     AdministeredConnection,
+    ConnectionId,
     OperatedConnection,
     Operator,
     Serving,
     ViewedConnection,
     Viewer,
     caller,
+    check_owner,
     find_target,
     only_customer,
 )
@@ -103,18 +105,15 @@ async def disconnect(serving: Serving, request: Request, asking: Admin, target: 
     response_model=StatusDocument,
     responses={304: {"description": "Not changed since the version of `If-None-Match`."}},
 )
-async def read_status(serving: Serving, request: Request, target: ViewedConnection) -> Response:
+async def read_status(serving: Serving, request: Request, asking: Viewer, connection: ConnectionId) -> Response:
     """The same document as is retained on MQTT. `ETag` is its version. No side effect."""
-    etag = f'"{target.version}"'
-    asked = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if etag in asked or "*" in asked:
-        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
-    found = await serving.reader.status([target.connection])
-    if not found:
-        raise RequestRefused("request.not_found", "There is no such connection.")
-    document = status_document(found[0], now=clock.now())
-    return Response(document.payload(), media_type="application/json", headers={**headers, "ETag": f'"{document.version}"'})
+    if (given := request.headers.get("if-none-match")) is not None:
+        target = await find_target(serving, asking, connection)
+        asked = {tag.strip().removeprefix("W/") for tag in given.split(",")}
+        if not asked.isdisjoint({f'"{target.version}"', "*"}):
+            return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=_tagged(target.version))
+    found = check_owner(asking, next(iter(await serving.reader.status([connection])), None))
+    return Response(status_document(found, now=clock.now()).payload(), media_type="application/json", headers=_tagged(found.version))
 
 
 @router.post("/v1/connections/{connection}/sync", summary="Synchronise now", status_code=ACCEPTED, responses=NOT_NOW)
@@ -166,6 +165,10 @@ async def make_reconnect_link(serving: Serving, target: OperatedConnection) -> R
 async def list_meters(serving: Serving, target: ViewedConnection) -> RemoteMeters:
     """Asks the system itself what readings can be written to; used to write meter mappings."""
     return RemoteMeters(items=tuple(RemoteMeterDocument.model_validate(meter) for meter in await serving.connections.meters(target.connection)))
+
+
+def _tagged(version: int) -> dict[str, str]:
+    return {"ETag": f'"{version}"', "Cache-Control": "private, no-cache"}
 
 
 def _no_tables(wanted: ConnectionSettings | ConnectionPatch) -> None:

@@ -1,11 +1,17 @@
--- $1 connection ids, null for all. Everything that a status document shows, one row a connection.
-with windows as (
-    select connection_id, phase, count(*) as pending, min(closes_at) filter (where closes_at <= now()) as oldest
-    from due_window where $1::text[] is null or connection_id = any($1)
-    group by connection_id, phase
-), flows as (
-    select s.connection_id,
-           max(s.last_success_at) as last_success_at,
+-- $1 connection ids, null for all. Everything that a status document shows, one row a connection. Each is found by index: one costs the same among many.
+select c.connection_id, c.customer_id, c.system, c.hosting, c.tier, c.state, c.reason, c.since, c.version, c.delivery, c.price, c.request_id,
+       (select i.incident_id from incident i where i.closed_at is null and c.connection_id = any(i.connections)
+        order by array_position(array['system', 'host', 'connection'], i.scope) limit 1) as incident,
+       flows.last_success_at, flows.next_run_at, coalesce(flows.streams, '[]') as streams, flows.pending,
+       (select count(*) from dead_letter d where d.connection_id = c.connection_id) as dead_letters
+from connection c
+cross join lateral (
+    with windows as (
+        select phase, count(*) as pending, min(closes_at) filter (where closes_at <= now()) as oldest
+        from due_window where connection_id = c.connection_id
+        group by phase
+    )
+    select max(s.last_success_at) as last_success_at,
            min(s.next_run_at) filter (where s.state <> 'done') as next_run_at,
            jsonb_agg(jsonb_build_object(
                'name', s.name,
@@ -21,19 +27,11 @@ with windows as (
                    greatest(0, least(1, extract(epoch from s.initial_cursor - s.initial_from) / extract(epoch from s.initial_until - s.initial_from))) end,
                'lag_seconds', coalesce(extract(epoch from now() - w.oldest), 0),
                'pending', coalesce(w.pending, 0)
-           ) order by s.name, s.phase) as streams
+           ) order by s.name, s.phase) as streams,
+           (select coalesce(sum(pending), 0)::bigint from windows) as pending
     from stream s
-    left join windows w on w.connection_id = s.connection_id and w.phase = s.phase
-    where $1::text[] is null or s.connection_id = any($1)
-    group by s.connection_id
-)
-select c.connection_id, c.customer_id, c.system, c.hosting, c.tier, c.state, c.reason, c.since, c.version, c.delivery, c.price, c.request_id,
-       (select i.incident_id from incident i where i.closed_at is null and c.connection_id = any(i.connections)
-        order by array_position(array['system', 'host', 'connection'], i.scope) limit 1) as incident,
-       flows.last_success_at, flows.next_run_at, coalesce(flows.streams, '[]') as streams,
-       coalesce((select sum(w.pending) from windows w where w.connection_id = c.connection_id), 0)::bigint as pending,
-       (select count(*) from dead_letter d where d.connection_id = c.connection_id) as dead_letters
-from connection c
-left join flows using (connection_id)
-where $1::text[] is null or c.connection_id = any($1)
+    left join windows w on w.phase = s.phase
+    where s.connection_id = c.connection_id
+) flows
+where c.connection_id = any(coalesce($1::text[], array(select connection_id from connection)))
 order by c.connection_id
