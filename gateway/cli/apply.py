@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gateway.cli import screen
 from gateway.cli.operate import DEFAULT, Config, Json, Operator, operate
-from gateway.connections.apply import Work, carry_out, prepare
+from gateway.connections.apply import Work, alone, carry_out, prepare
 from gateway.model.declaration import Plan
 from gateway.model.errors import ConfigError
 
@@ -41,7 +41,11 @@ def apply(
             _show(work.plan)
         if not dry_run and work.plan.prune and not yes and screen.is_interactive():
             typer.confirm(f"Disconnect {screen.count(len(work.plan.prune), 'connection')} for good?", abort=True, err=True)
-        failed = None if dry_run else await _carry_out(operator, work, quiet=json)
+        failed = None
+        if not dry_run:
+            async with alone(operator.database):  # what a daemon that starts has done meanwhile is not done again
+                work = await prepare(operator.database, operator.service, operator.loaded.connections, prune=prune)
+                failed = await _carry_out(operator, work, quiet=json)
         if json:
             print(orjson.dumps(_document(work.plan, failed)).decode())
         return dict(work.plan.refused) if failed is None else {**work.plan.refused, **failed}
