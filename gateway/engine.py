@@ -34,6 +34,9 @@ from gateway.sync.schedule import Scheduler
 log = structlog.get_logger(__name__)
 
 UPKEEP_SECONDS = 30.0
+CALLS_OF_A_TURN = 3
+"""Calls to a system that one turn at an open breaker may make."""
+
 EVENTS_KEPT = timedelta(days=30)
 CLOSE_SECONDS = 5.0
 """For a refresh or a logon that is on its way: a rotated token must not be lost."""
@@ -50,7 +53,7 @@ class Engine:
         self.tokens = Tokens(database, self.vault, self.exchange, owner=owner)
         self.logons = Logons(database)
         self.transitions = Transitions(manifests, settings)
-        self.incidents = Incidents(database, owner=owner)
+        self.incidents = Incidents(database, owner=owner, call_seconds=max(60.0, CALLS_OF_A_TURN * settings.sync.push_timeout.total_seconds()))
         self.links = Links(database, systems, settings, vault=self.vault, tokens=self.tokens, logons=self.logons, observer=_observer)
         self.service = Connections(database, systems, settings, vault=self.vault, transitions=self.transitions, links=self.links, tokens=self.tokens)
         self.health = Health(

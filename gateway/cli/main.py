@@ -13,8 +13,24 @@ import typer
 
 from gateway.model.errors import ConfigError, FieldgateError
 
-COMMANDS = ("run", "demo", "check", "explain", "migrate", "credits", "incidents", "simulate", "bench", "keys")
-"""Each is `gateway.cli.<name>`, which has a function of that name, or `app` where the command has commands of its own."""
+COMMANDS = (
+    "run",
+    "demo",
+    "check",
+    "explain",
+    "migrate",
+    "apply",
+    "connections",
+    "sync",
+    "dead-letters",
+    "credits",
+    "incidents",
+    "token",
+    "simulate",
+    "bench",
+    "keys",
+)
+"""Each is `gateway.cli.<name>` (with `_` for `-`), which has a function of that name, or `app` where the command has commands of its own."""
 
 EXIT_FAILURE = 1
 EXIT_CONFIGURATION = 2
@@ -43,9 +59,10 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     app.callback()(_root)
     asked = arguments[0] if arguments else ""
     for name in (asked,) if asked in COMMANDS else COMMANDS:
-        if find_spec(f"gateway.cli.{name}") is None:
+        place = f"gateway.cli.{name.replace('-', '_')}"
+        if find_spec(place) is None:
             continue
-        module = import_module(f"gateway.cli.{name}")
+        module = import_module(place)
         group = getattr(module, "app", None)
         if isinstance(group, typer.Typer):
             app.add_typer(group, name=name)

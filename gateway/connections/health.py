@@ -51,17 +51,21 @@ class Health:
 
     async def succeeded(self, link: Link, operation: str = "push") -> None:
         """A call was answered. A degraded connection is active again."""
-        await self._incidents.note(self._observed(link, operation, succeeded=True, transient=False, request_id=None))
+        await self._incidents.note(self._observed(link, operation, succeeded=True, transient=False, error=None))
         state = await connections.called(self._database, link.connection, next_probe_seconds=self.idle_seconds())
         if state is State.DEGRADED:
             await self._move(link, Trigger.CALL_SUCCEEDED, None, None)
+
+    async def unused(self, link: Link) -> None:
+        """No call was made after all: a turn at an open breaker goes to somebody else."""
+        await self._incidents.unused(link.connection, link.system, link.host)
 
     async def failed(self, link: Link, error: ConnectorError, *, attempts: int, operation: str = "push") -> float:
         """A call was not answered well. Moves the connection where it has to; seconds that the next call has to wait at least."""
         if isinstance(error, AuthRefused) and not error.final and not error.doubtful:
             error = await self._confirmed(link, error)
         transient = isinstance(error, Unavailable) or (isinstance(error, AuthRefused) and error.doubtful)
-        await self._incidents.note(self._observed(link, operation, succeeded=False, transient=transient, request_id=error.request_id))
+        await self._incidents.note(self._observed(link, operation, succeeded=False, transient=transient, error=error))
         match error:
             case AuthRefused(doubtful=True):
                 return await self._web_page(link, error, attempts)
@@ -130,7 +134,7 @@ class Health:
             self._on_active()
         return moved
 
-    def _observed(self, link: Link, operation: str, *, succeeded: bool, transient: bool, request_id: str | None) -> Observed:
+    def _observed(self, link: Link, operation: str, *, succeeded: bool, transient: bool, error: ConnectorError | None) -> Observed:
         return Observed(
             connection=link.connection,
             customer=link.customer,
@@ -139,6 +143,7 @@ class Health:
             operation=operation,
             succeeded=succeeded,
             transient=transient,
-            request_id=request_id,
+            request_id=None if error is None else error.request_id,
+            error=None if error is None else type(error).__name__,
             at=clock.now(),
         )

@@ -21,14 +21,15 @@ from gateway.model.errors import (
     AuthRefused,
     BadConfiguration,
     ConnectorError,
+    CreditsInsufficient,
     PermissionDenied,
     RateLimited,
-    RequestRefused,
     SealBroken,
     StoreError,
     Unavailable,
 )
 from gateway.store import connections, credentials
+from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Due, Locked, Outbound
 from gateway.store.pool import Connection, Database
 from gateway.sync.link import READINGS, Link
@@ -109,8 +110,9 @@ class Lifecycle:
                     pass
                 case _:
                     assert_never(due.state)
-        except RequestRefused as error:  # the credits that a verification takes are not there
+        except CreditsInsufficient as error:  # what a verification takes is not there
             log.warning("connection.verification_refused", connection=due.connection, code=error.code, detail=str(error))
+            await ledger.note_refusal(self._database, error)
             await self._rest(due.connection)
         except StoreError as error:
             log.warning("connection.probe_not_recorded", connection=due.connection, detail=str(error))
@@ -165,6 +167,7 @@ class Lifecycle:
         if moved is not None:
             moved.say()
             log.info("connection.probe_succeeded" if not other else "connection.account_differs", connection=name, detail=answer.detail)
+            await self._health.succeeded(link, "probe")  # the system answered: a breaker that is open closes
             await self._after_success(name)
 
     async def _after_success(self, name: str) -> None:
@@ -214,6 +217,9 @@ class Lifecycle:
             return
         if due.candidate is not None and due.state is not State.BLOCKED:
             await self._move(due.connection, Trigger.CREDENTIALS_GIVEN, Cause(reason="the verification that was put off is tried again"))
+            return
+        if (wait := await self._health.admit(link)) is not None:
+            await connections.schedule_probe(self._database, due.connection, in_seconds=wait, attempts=due.attempts)
             return
         error = await self._health.probe(link)
         if error is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -72,20 +73,16 @@ class Connections:
         wanted = declared.settings
         manifest = self._systems[wanted.system].manifest
         cost = price(self._settings.credits, tier=manifest.tier, hosting=wanted.hosting)
-        try:
-            async with self._database.transaction() as connection:
-                configuration = self.configuration(declared, managed_by=managed_by)
-                if not await connections.insert(connection, wanted.id, wanted.customer, wanted.system, manifest.tier, cost, configuration):
-                    raise RequestRefused("request.conflict", f"the id {wanted.id!r} is taken, or was once: choose another", connection=wanted.id)
-                await connections.lock(connection, wanted.id)
-                await ledger.hold(connection, connection_id=wanted.id, customer=wanted.customer, amount=cost, settings=self._settings.credits)
-                data: dict[str, object] = {"system": wanted.system, "hosting": wanted.hosting, "tier": manifest.tier, "credits": cost}
-                event = NewEvent(type=EventType.CONNECTION_CREATED, customer=wanted.customer, connection=wanted.id, data=data, request_id=caller.request_id)
-                await outbox.append(connection, event)
-                moved = await self._give(connection, wanted.id, wanted.customer, wanted.credentials, caller)
-        except CreditsInsufficient as error:
-            await ledger.note_refusal(self._database, error)
-            raise
+        async with self._paying() as connection:
+            configuration = self.configuration(declared, managed_by=managed_by)
+            if not await connections.insert(connection, wanted.id, wanted.customer, wanted.system, manifest.tier, cost, configuration):
+                raise RequestRefused("request.conflict", f"the id {wanted.id!r} is taken, or was once: choose another", connection=wanted.id)
+            await connections.lock(connection, wanted.id)
+            await ledger.hold(connection, connection_id=wanted.id, customer=wanted.customer, amount=cost, settings=self._settings.credits)
+            data: dict[str, object] = {"system": wanted.system, "hosting": wanted.hosting, "tier": manifest.tier, "credits": cost}
+            event = NewEvent(type=EventType.CONNECTION_CREATED, customer=wanted.customer, connection=wanted.id, data=data, request_id=caller.request_id)
+            await outbox.append(connection, event)
+            moved = await self._give(connection, wanted.id, wanted.customer, wanted.credentials, caller)
         _say(moved)
 
     async def change(self, connection_id: str, patch: ConnectionPatch, caller: Caller) -> None:
@@ -114,7 +111,7 @@ class Connections:
         if wanted.hosting != held.hosting:
             raise RequestRefused("request.invalid", "the hosting decides the price, which is frozen: disconnect, and connect under another id")
         verify = given is not None or dict(wanted.settings) != dict(held.settings)
-        async with self._database.transaction() as connection:
+        async with self._paying() as connection:
             locked = await connections.lock(connection, held.connection)
             if locked is None or locked.state in _ENDED:
                 raise _refusal(held.connection, State.DISCONNECTED)
@@ -135,7 +132,7 @@ class Connections:
             id=held.connection, customer=held.customer, system=held.system, hosting=held.hosting, settings=dict(held.settings), credentials=given
         )
         self._checked(base)
-        async with self._database.transaction() as connection:
+        async with self._paying() as connection:
             locked = await connections.lock(connection, connection_id)
             if locked is None or locked.state in (State.PAUSED, *_ENDED):
                 raise _refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
@@ -261,6 +258,16 @@ class Connections:
             await self._tokens.adopt(connection, connection_id=connection_id, customer=customer, credential=credential, grant=grant)
         await connections.offer(connection, connection_id, generation=generation, kind=given.type, digest=digest)
         return await self._verify_again(connection, connection_id, caller, "credentials were given")
+
+    @asynccontextmanager
+    async def _paying(self) -> AsyncIterator[Connection]:
+        """A transaction that may take credits. That they were not there is told after the rollback."""
+        try:
+            async with self._database.transaction() as connection:
+                yield connection
+        except CreditsInsufficient as error:
+            await ledger.note_refusal(self._database, error)
+            raise
 
     async def _verify_again(self, connection: Connection, connection_id: str, caller: Caller, reason: str) -> Moved | None:
         cause = Cause(reason=reason, request_id=caller.request_id, actor=caller.name)

@@ -20,7 +20,7 @@ class EventData(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    customer: str | None = Field(description="Null: the gateway as a whole.")
+    customer: str | None = Field(description="Whom it is about; null: the gateway as a whole.")
     connection: str | None
     request_id: str | None = Field(description="Of the call that it comes from.")
 
@@ -44,14 +44,16 @@ class CloudEvent(Document):
 
 
 def cloud_event(event: Event, *, instance: str) -> CloudEvent:
-    """The envelope of a stored event."""
+    """The envelope of a stored event. What the event's row knows of customer, connection and request prevails over its data."""
+    row = {"customer": event.customer, "connection": event.connection, "request_id": event.request_id}
+    known = {name: value for name, value in row.items() if value is not None}
     return CloudEvent(
         id=event.event_id,
         source=f"fieldgate/{instance}",
         type=TYPE_PREFIX + event.type,
         subject=event.connection,
         time=event.at,
-        data=EventData.model_validate({**event.data, "customer": event.customer, "connection": event.connection, "request_id": event.request_id}),
+        data=EventData.model_validate({**row, **event.data, **known}),
     )
 
 

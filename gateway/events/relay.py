@@ -36,6 +36,7 @@ LANES = 256
 EVENTS_OF_A_LANE = 50
 REFUSED_CAP_SECONDS = 60.0
 GOODBYE_SECONDS = 2.0
+LAST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +125,8 @@ class Relay:
         finally:
             gone.cancel()
             tasks = list(self._running.values())
+            if tasks:  # acknowledgements that are on their way are worth a moment: what is not marked is told twice
+                await asyncio.wait(tasks, timeout=LAST_SECONDS)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,6 +7,7 @@ change in between. No proxy, no redirect, no connection is kept.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from gateway.settings import WebhookSettings
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
+_HOST = re.compile(rb"[a-z0-9._-]+|[0-9a-f:.]*:[0-9a-f:.]*")  # a name in ASCII, or an address without a zone
+
 MOST_ADDRESSES = 4
 NAMES_AT_ONCE = 32
 
@@ -32,7 +35,7 @@ def fault(url: str, settings: WebhookSettings) -> str | None:
         return "it is not an address"
     if parsed.scheme not in ("https", "http") or (parsed.scheme == "http" and not settings.allow_http):
         return "it must begin with https://"
-    if not parsed.host or parsed.userinfo or parsed.fragment:
+    if not _HOST.fullmatch(parsed.raw_host) or (parsed.port or 1) > 65535 or parsed.userinfo or parsed.fragment:
         return "it needs a host, and no user, password or fragment"
     if _is_address(parsed.host) and not (settings.allow_private_addresses or is_public(parsed.host)):
         return "it is not an address of the public internet"

@@ -35,6 +35,7 @@ AT_ONCE = 256
 IN_A_ROW = 50
 LEASE_MARGIN_SECONDS = 30.0
 RECORD_SECONDS = 0.5
+GOODBYE_SECONDS = 3.0
 
 
 class Sealer(Protocol):
@@ -84,7 +85,7 @@ class Webhooks:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until `stop` or cancellation. A database that is away does not end it; an error that nobody expected does."""
+        """Until `stop`, or cancellation, which gives attempts under way a moment to end. A database that is away does not end it."""
         try:
             while not self._stopping:
                 if self._failure is not None:
@@ -96,6 +97,9 @@ class Webhooks:
                         await self._wake.wait()
             await asyncio.gather(*self._lanes)
         finally:
+            self._stopping = True
+            if self._lanes:
+                await asyncio.wait(self._lanes, timeout=GOODBYE_SECONDS)
             for lane in self._lanes:
                 lane.cancel()
             await asyncio.gather(*self._lanes, return_exceptions=True)
@@ -111,9 +115,7 @@ class Webhooks:
             wanted = await webhooks.due(self._database, now=self._now(), busy=+self._busy, per_endpoint=PER_ENDPOINT, limit=max(0, AT_ONCE - len(self._lanes)))
             taken = await webhooks.take(self._database, wanted, now=self._now(), lease_seconds=self._lease_seconds) if wanted else []
         except StoreError as error:
-            if not self._away:
-                log.warning("events.webhooks_deferred", detail=str(error))
-            self._away = True
+            self._note_database(str(error))
             return
         self._away = False
         for delivery in taken:
@@ -121,6 +123,11 @@ class Webhooks:
             lane = asyncio.create_task(self._deliver(delivery), name=f"webhook {delivery.endpoint}")
             self._lanes.add(lane)
             lane.add_done_callback(lambda lane, endpoint=delivery.endpoint: self._ended(lane, endpoint))  # type: ignore[misc]
+
+    def _note_database(self, trouble: str) -> None:
+        if not self._away:
+            log.warning("events.webhooks_deferred", detail=trouble)
+        self._away = True
 
     def _ended(self, lane: asyncio.Task[None], endpoint: str) -> None:
         self._lanes.discard(lane)
@@ -182,7 +189,8 @@ class Webhooks:
                     await webhooks.delivered(self._database, delivery, now=self._now())
                 else:
                     await self._record_failure(delivery, outcome, error or "")
-            except StoreError:
+            except StoreError as error_of_store:
+                self._note_database(str(error_of_store))
                 if clock.monotonic() > until:
                     return
                 await asyncio.sleep(RECORD_SECONDS)

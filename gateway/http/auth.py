@@ -26,7 +26,7 @@ class Mounted:
         self.services: Services | None = None
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:  # async, or FastAPI would run it in a thread
     """What answers; RequestRefused("gateway.overloaded") while the daemon starts."""
     mounted: Mounted = request.app.state.mounted
     if mounted.services is None:
@@ -73,7 +73,7 @@ class Require:
 
     role: Role
 
-    def __call__(self, asking: Asking) -> Principal:
+    async def __call__(self, asking: Asking) -> Principal:
         """Raises RequestRefused("auth.forbidden")."""
         return check_role(asking, self.role)
 

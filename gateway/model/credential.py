@@ -63,7 +63,7 @@ class TokenSource(Protocol):
     async def access_token(self, *, refused: str | None = None) -> str:
         """A token that is good as far as is known. `refused` is the one that the system just answered with 401: asks for one forced refresh.
 
-        Raises AuthRefused, Unavailable, BadConfiguration.
+        Raises AuthRefused, Unavailable, RateLimited, BadConfiguration, PermissionDenied (by the authorization server).
         """
         ...
 

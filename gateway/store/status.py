@@ -105,6 +105,12 @@ async def beat(database: Database, replica: str, *, silent_seconds: float) -> in
     return count
 
 
+async def is_anybody_here(database: Database, *, silent_seconds: float) -> bool:
+    """Whether a replica was heard within `silent_seconds`."""
+    async with database.connection() as connection:
+        return bool(await connection.fetchval(sql("replicas_here"), silent_seconds))
+
+
 async def leave(database: Database, replica: str) -> None:
     """Says that this replica is no longer here."""
     async with database.connection() as connection:

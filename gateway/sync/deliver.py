@@ -49,6 +49,8 @@ class Delivery:
         self._after = windows.BEGINNING
         self._ahead: asyncio.Task[list[DueWindow]] | None = None
         self._put_off: set[str] = set()
+        self.called = False
+        """Whether the system was asked anything."""
         self.ask_in_seconds: float | None = None
         """Set when readings were sent without a definite answer: nothing more is sent before the system was asked."""
 
@@ -127,6 +129,7 @@ class Delivery:
             return self._unknown_wait - intent.age_seconds
         results = Results()
         if self._connector.capabilities.readback != "none":
+            self.called = True
             found = await self._connector.find(intent.readings)
             for reading in intent.readings:
                 remote = found.get(reading.key)
@@ -181,7 +184,7 @@ class Delivery:
             await deliveries.commit(self._database, self._claim, results, batch_id=batch.id if cautious else None)
 
     async def _call(self, batch: Batch) -> Sequence[Outcome]:
-        started = clock.monotonic()
+        started, self.called = clock.monotonic(), True
         try:
             async with asyncio.timeout(self._push_timeout):
                 outcomes = await self._connector.push(batch)

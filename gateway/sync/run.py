@@ -40,6 +40,10 @@ class Health(Protocol):
         """The system has answered."""
         ...
 
+    async def unused(self, link: Link) -> None:
+        """It was not called after all."""
+        ...
+
     async def failed(self, link: Link, error: ConnectorError, *, attempts: int) -> float:
         """It has not; seconds to wait at least."""
         ...
@@ -85,8 +89,10 @@ class Runner:
         except ConnectorError as error:
             end = await self._failed(claim, link, error)
         else:
-            if claim.attempts or tally.moved:
+            if delivery.called:
                 await self._health.succeeded(link)
+            else:
+                await self._health.unused(link)
         finally:
             await delivery.close()
         await self._finish(claim, link, end, tally, started_at)

@@ -18,9 +18,9 @@ from gateway.cli.main import build
 from gateway.connections import expiry, rotation
 from gateway.connections.vault import Binding, Vault
 from gateway.model.errors import BadConfiguration, SealBroken, StoreRejected
-from gateway.model.event import EventType, NewEvent
-from gateway.store import credentials
-from gateway.store.pool import Connection, Database
+from gateway.model.event import Event, EventType
+from gateway.store import credentials, outbox
+from gateway.store.pool import Database
 from tests.fixtures.credential_rig import CONNECTION, CUSTOMER, connected
 
 OLD, BOTH, NEW = Vault(["old"]), Vault(["new", "old"]), Vault(["new"])
@@ -116,22 +116,8 @@ async def test_the_commands(database: Database, dsn: str, tmp_path: Path, monkey
     assert f'"key":"{NEW.newest}","records":1,"newest":true,"configured":true' in await run("--json")
 
 
-class Outbox:
-    """Keeps what is appended."""
-
-    def __init__(self) -> None:
-        self.events: list[NewEvent] = []
-
-    async def append(self, connection: Connection, event: NewEvent) -> None:
-        assert connection.is_in_transaction()
-        self.events.append(event)
-
-
-@pytest.fixture
-def outbox(monkeypatch: pytest.MonkeyPatch) -> Outbox:
-    kept = Outbox()
-    monkeypatch.setattr(expiry.outbox, "append", kept.append)
-    return kept
+async def told(database: Database) -> Sequence[Event]:
+    return await outbox.read(database, customer=CUSTOMER)
 
 
 async def announced(database: Database, at: datetime) -> list[tuple[str, str, int]]:
@@ -139,21 +125,22 @@ async def announced(database: Database, at: datetime) -> list[tuple[str, str, in
     return [(found.connection, found.customer, found.days) for result in results for found in result]
 
 
-async def test_an_end_is_announced_seven_days_and_one_day_ahead_once_each(database: Database, outbox: Outbox) -> None:
+async def test_an_end_is_announced_seven_days_and_one_day_ahead_once_each(database: Database) -> None:
     await connected(database)
     await connected(database, connection_id="acme-2")
     async with database.connection() as connection:
         await connection.execute("update credential set expires_at = $1 where connection_id = $2", NOW + timedelta(days=30), CONNECTION)
     days = [announced_at for day in range(31) for announced_at in await announced(database, NOW + timedelta(days=day))]
     assert days == [(CONNECTION, CUSTOMER, 7), (CONNECTION, CUSTOMER, 1)]
-    assert [event.type for event in outbox.events] == [EventType.CONNECTION_CREDENTIAL_EXPIRING] * 2
-    assert outbox.events[0].data == {
+    events = await told(database)
+    assert [event.type for event in events] == [EventType.CONNECTION_CREDENTIAL_EXPIRING] * 2
+    assert events[0].data == {
         "credential_type": "oauth2_authorization_code",
         "what": "credential",
         "expires_at": (NOW + timedelta(days=30)).isoformat(),
         "days": 7,
     }
-    assert outbox.events[0].customer == CUSTOMER
+    assert events[0].connection == CONNECTION
 
 
 @pytest.mark.parametrize(
@@ -164,7 +151,7 @@ async def test_an_end_is_announced_seven_days_and_one_day_ahead_once_each(databa
         ("update connection set state = 'reauthorization_required'", [(CONNECTION, CUSTOMER, 1)]),
     ],
 )
-async def test_only_what_is_in_use_is_announced(database: Database, outbox: Outbox, change: str, said: list[tuple[str, str, int]]) -> None:
+async def test_only_what_is_in_use_is_announced(database: Database, change: str, said: list[tuple[str, str, int]]) -> None:
     await connected(database)
     async with database.connection() as connection:
         await connection.execute("update credential set expires_at = $1", NOW + timedelta(hours=3))
@@ -183,14 +170,14 @@ async def test_only_what_is_in_use_is_announced(database: Database, outbox: Outb
     ],
 )
 async def test_a_refresh_token_that_is_renewed_in_time_is_not_announced(
-    database: Database, outbox: Outbox, obtained: timedelta, ends: timedelta, fixed: bool, said: list[int]
+    database: Database, obtained: timedelta, ends: timedelta, fixed: bool, said: list[int]
 ) -> None:
     await with_token(database, CONNECTION, NEW)
     async with database.connection() as connection:
         await connection.execute("update token set obtained_at = $1, refresh_expires_at = $2, refresh_is_fixed = $3", NOW + obtained, NOW + ends, fixed)
     assert [days for _, _, days in await announced(database, NOW)] == said
     assert await announced(database, NOW) == []
-    assert [event.data["what"] for event in outbox.events] == ["refresh_token"] * len(said)
+    assert [event.data["what"] for event in await told(database)] == ["refresh_token"] * len(said)
 
 
 async def test_a_refresh_shows_whether_the_end_of_the_refresh_token_moves(database: Database) -> None:

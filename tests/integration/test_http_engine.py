@@ -22,11 +22,12 @@ from gateway.model.connection import Trigger
 from gateway.model.connector import Health
 from gateway.model.errors import AuthRefused, RequestRefused, Unavailable
 from gateway.settings import CredentialSettings, CreditsSettings
-from gateway.store import status
+from gateway.store import access, status
 from gateway.store.connections import Cause
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from tests.fixtures.connection_rig import CALLER, World, credentials, wanted
+from tests.fixtures.http_fakes import NOW
 from tests.fixtures.http_rig import served
 from tests.fixtures.oauth_server import WEB, OAuthServer
 from tests.integration.test_access import dump
@@ -100,6 +101,23 @@ async def test_a_bound_token_on_a_real_database(world: World) -> None:
         assert "globex-1" in (await client.get("/v1/events")).text
 
 
+async def test_a_webhook_from_its_making_to_its_end(world: World) -> None:
+    await world.active()
+    async with served(world, Role.ADMIN) as client, served(world, Role.ADMIN, "globex") as other:
+        made = await client.post("/v1/webhooks", json={"url": "https://hooks.example.com/a", "customer": "acme", "events": ["connection.paused"]})
+        assert (made.status_code, made.json()["secret"][:6]) == (201, "whsec_")
+        path = f"/v1/webhooks/{made.json()['id']}"
+        for answer in (await other.delete(path), await other.post(f"{path}/secret"), await other.post(f"{path}/replay", params={"from": NOW.isoformat()})):
+            assert (answer.status_code, answer.json()["code"]) == (404, "request.not_found")
+        assert (await client.get("/v1/webhooks")).json()["items"][0]["events"] == ["connection.paused"]
+        new = (await client.post(f"{path}/secret")).json()["secret"]
+        assert new[:6] == "whsec_" and new != made.json()["secret"]
+        assert new not in (await client.get("/v1/webhooks")).text
+        assert (await client.post(f"{path}/replay", params={"from": NOW.isoformat()})).json() == {"replayed": 0}
+        assert (await client.post("/v1/webhooks", json={"url": "https://127.0.0.1/"})).json()["code"] == "request.invalid"
+        assert [(await client.delete(path)).status_code for _ in range(2)] == [204, 404]
+
+
 async def test_dead_letters_are_paged_and_go_out_again(world: World) -> None:
     await world.active()
     await world.execute("insert into meter_mapping (connection_id, meter, device_id, metric, reduce, span) values ('acme-1', 'm', 'd', 't', 'last', '15 min')")
@@ -153,6 +171,29 @@ async def test_hostile_values_reach_the_database_as_values_or_not_at_all(world: 
             callback = await client.get("/oauth/callback", params={"state": value, "code": value})
             assert callback.status_code in (404, 422)
         assert (await client.get("/v1/connections/acme-1", headers={"Authorization": b"Bearer \xff\xfe"})).status_code == 401
+
+
+async def test_the_dashboard_on_a_real_database(world: World) -> None:
+    await world.active()
+    await world.active("globex-1", customer="globex")
+    await refused(world)
+    secret = await access.create_login(world.database, name="demo", role=Role.OPERATOR)
+    async with served(world) as browser:
+        assert (await browser.get("/")).headers["location"].startswith("/login")
+        assert (await browser.post("/login", data={"link": secret})).status_code == 303
+        overview = await browser.get("/")
+        assert "Scripted refuses the credential of acme-1" in overview.text and "globex-1" in overview.text
+        page = await browser.get("/connections/acme-1")
+        assert "401 key revoked" in page.text and "auth refused" in page.text and "Ask the script for a new key." in page.text
+        csrf = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.text)
+        assert csrf is not None
+        link = await browser.post("/connections/acme-1/reauthorization", data={"csrf": csrf[1]})
+        assert "http://gateway.test/reauthorize/" in link.text
+        paused = await browser.post("/connections/globex-1/pause", data={"csrf": csrf[1]})
+        assert paused.status_code == 303 and await world.state("globex-1") == "paused"
+        assert (await browser.post("/connections/acme-1/sync", data={"csrf": csrf[1]})).status_code == 409
+        assert (await browser.get("/status")).status_code == 200
+    assert [row["actor"] for row in await world.rows("select actor from connection_audit where trigger = 'pause_asked'")] == ["dashboard:demo"]
 
 
 # Reconnecting

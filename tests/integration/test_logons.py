@@ -95,10 +95,10 @@ async def test_fifty_callers_in_three_processes_fail_twice_in_a_day(database: Da
 async def test_callers_in_three_processes_are_let_in_by_turns(database: Database, dsn: str) -> None:
     await connected(database, type="basic", values={"username": "u", "password": "wrong"})
     welcome = answer("200 OK", b"{}")
-    async with FaultServer(on_get=welcome, on_other=welcome) as server, replicas(dsn, server.url, callers=10, rounds=3) as processes:
+    async with FaultServer(on_get=welcome, on_other=welcome) as server, replicas(dsn, server.url, callers=5, rounds=2) as processes:
         seen = sum(await asyncio.gather(*map(called, processes)), Counter[str]())
-        assert seen == {"accepted": 90}
-        assert len(server.requests) == 90
+        assert seen == {"accepted": 30}
+        assert len(server.requests) == 30
 
 
 async def test_two_refusals_close_the_gate_without_a_call(gate: Gate, database: Database) -> None:

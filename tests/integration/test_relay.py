@@ -97,6 +97,17 @@ async def test_the_relay_goes_on_at_another_replica(mosquitto: Mosquitto, databa
             await listener.until(lambda: listener.numbers() == [0, 1])
 
 
+async def test_a_replica_that_stops_leaves_nothing_to_be_told_twice(mosquitto: Mosquitto, database: Database) -> None:
+    async with listening(mosquitto.port) as listener:
+        await append(database, *(numbered(n) for n in range(300)))
+        async with relaying(mosquitto.port, database, "one"):
+            await listener.until(lambda: listener.messages)
+        async with relaying(mosquitto.port, database, "two"):
+            await wait_until(lambda: drained(database), what="all marked")
+            await listener.until(lambda: len(listener.messages) >= 300)
+    assert listener.numbers() == list(range(300))
+
+
 async def test_a_refused_topic_stalls_its_own_connection_only(make_mosquitto: Callable[..., Awaitable[Mosquitto]], database: Database, tmp_path: Path) -> None:
     rules = tmp_path / "acl"
     rules.write_text("topic deny fieldgate/v1/customers/acme/events/sync.failed\ntopic readwrite #\n")

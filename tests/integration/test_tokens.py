@@ -209,9 +209,9 @@ async def test_a_due_refresh_that_fails_disturbs_nobody_and_is_not_repeated_at_o
         return bool(script.asked)
 
     await wait_until(failed, what="the refresh has failed")
-    for _ in range(100):
-        assert await mine.access_token() == "a1"
-        await asyncio.sleep(0)
+    await wait_until(lambda: vars(mine)["_flight"] is None, what="the failure is known")
+    assert await mine.access_token() == "a1"
+    assert vars(mine)["_flight"] is None, "another exchange waits"
     assert len(script.asked) == 1
 
 
@@ -258,6 +258,21 @@ async def test_a_raced_invalid_grant_uses_the_token_that_won(database: Database)
 
     script.steps.append(loses)
     assert await source(tokens(database, script), credential).access_token() == "a2"
+
+
+async def test_a_raced_invalid_grant_is_no_matter_of_configuration_either(database: Database) -> None:
+    """The winner has used the client's new secret; the loser asked with it too."""
+    credential, script = await connected(database), Script()
+    await source(tokens(database, script), credential).access_token()
+    changed = Credential(generation=1, type=credential.type, values={**credential.values, "client_secret": "another"})
+
+    async def loses(_: str | None) -> TokenGrant:
+        await execute(database, "update token set lease_until = now() - interval '1 s'")
+        assert await source(tokens(database, script, "two", lease_seconds=0.1), changed).access_token(refused="a1") == "a3"
+        raise AuthRefused("invalid_grant", final=True)
+
+    script.steps.append(loses)
+    assert await source(tokens(database, script), changed).access_token(refused="a1") == "a3"
 
 
 async def test_a_token_that_lost_its_fence_is_not_stored(database: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -48,6 +49,7 @@ NEEDS = {
     "create_webhook": Role.ADMIN,
     "delete_webhook": Role.ADMIN,
     "replay_webhook": Role.ADMIN,
+    "rotate_webhook_secret": Role.ADMIN,
 }
 BODIES: dict[str, object] = {
     "create_connection": {"id": "{customer}-9", "customer": "{customer}", "system": "maintainx"},
@@ -331,3 +333,16 @@ def test_the_document_says_every_error_and_how_to_log_in() -> None:
                 if status >= "400" and path.startswith("/v1/"):
                     assert response["content"].keys() == {"application/problem+json"}
     assert "HTTPValidationError" not in str(document)
+
+
+def test_nothing_of_a_request_runs_in_a_thread() -> None:
+    """A function that is not async would: a hop to the pool of threads costs more than the request."""
+
+    def calls(dependant: Any) -> Iterator[Any]:
+        yield dependant.call
+        for below in dependant.dependencies:
+            yield from calls(below)
+
+    for route in flat(world().app.routes):
+        for call in calls(route.dependant):
+            assert inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(call.__call__), (route.path, call)

@@ -434,3 +434,19 @@ def test_what_expires_is_not_confused_with_what_was_submitted() -> None:
     assert stage(replace(link(), submitted_at=NOW, since=NOW - timedelta(seconds=1))) is Stage.WANTED
     assert stage(replace(link(), submitted_at=NOW, since=NOW, last_trigger="probe_refused")) is Stage.REFUSED
     assert stage(replace(link(), state=State.ACTIVE, submitted_at=NOW, since=NOW, last_trigger="probe_denied")) is Stage.REFUSED
+
+
+KINDS = [(name, kind) for name, system in CATALOGUE.items() for kind in system.manifest.capabilities.auth if kind != "oauth2_authorization_code"]
+
+
+@pytest.mark.parametrize(("system", "kind"), KINDS)
+async def test_every_system_has_a_form_for_every_kind_of_credential(system: str, kind: str) -> None:
+    made = world()
+    made.reauthorizing.links["link-1"] = link(system=system, credential_type=kind)
+    fields = form_fields(CATALOGUE[system].credentials_schema, kind)
+    assert any(field.is_required for field in fields) and any(field.kind != "text" for field in fields)
+    async with customer(made) as client:
+        page = await client.get("/reauthorize/link-1")
+        assert all(f'name="{field.name}"' in page.text for field in fields)
+        given = await client.post("/reauthorize/link-1", data={field.name: "x" for field in fields})
+    assert (given.status_code, made.reauthorizing.submitted[0][1].keys()) == (303, {field.name for field in fields})

@@ -7,4 +7,4 @@ with done as (
 update webhook_endpoint w set last_success_at = $4, failing_since = null, failed_at = null, last_error = null
 from done
 where w.endpoint_id = done.endpoint_id
-  and (w.failing_since is not null or w.last_success_at is null or w.last_success_at < $4 - interval '1 minute')
+  and (w.failing_since is not null or w.last_success_at is null or w.last_success_at < $4::timestamptz - interval '1 minute')

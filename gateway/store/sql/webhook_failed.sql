@@ -7,7 +7,7 @@ with done as (
     returning endpoint_id
 )
 update webhook_endpoint w
-set failing_since = case when w.failing_since is null or w.failed_at < $4 - interval '2 days' then $4 else w.failing_since end,
+set failing_since = case when w.failing_since is null or w.failed_at < $4::timestamptz - interval '2 days' then $4 else w.failing_since end,
     failed_at = $4,
     last_error = $6
 from done

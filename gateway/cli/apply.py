@@ -1,0 +1,107 @@
+"""`fieldgate apply`: makes what is connected agree with a declared file, after saying what that means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from gateway.cli import screen
+from gateway.cli.operate import DEFAULT, Config, Json, Operator, operate
+from gateway.connections.planning import Prepared, carry_out, prepare
+from gateway.model.declaration import Plan
+from gateway.model.errors import ConfigError, RequestRefused
+
+FILE_VARIABLE = "FIELDGATE_CONNECTIONS_FILE"
+
+
+def apply(
+    config: Config = DEFAULT,
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="The declared connections; else the configuration's connections_file.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Disconnect, for good, what a file declared once and this one does not.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before pruning.")] = False,
+    json: Json = False,
+) -> None:
+    """Create and change connections as a file declares them. Nothing of the plan is done twice: it can be repeated."""
+    environ = dict(os.environ) if file is None else {**os.environ, FILE_VARIABLE: str(file.resolve())}
+
+    async def run(operator: Operator) -> dict[str, str] | None:
+        if operator.settings.connections_file is None:
+            raise ConfigError("no connections are declared: name a file with -f, or set connections_file")
+        await operator.engine.prepare()
+        prepared = await prepare(operator.database, operator.service, operator.loaded.connections, prune=prune)
+        if not json:
+            _show(prepared.plan)
+        if dry_run or not _agreed(prepared.plan, yes=yes):
+            failed = None
+        else:
+            failed = await _carry_out(operator, prepared, quiet=json)
+        if json:
+            print(orjson.dumps(_document(prepared.plan, failed)).decode())
+        return dict(prepared.plan.refused) if failed is None else {**prepared.plan.refused, **failed}
+
+    if operate(config, run, environ=environ) and not dry_run:
+        raise typer.Exit(1)
+
+
+def _agreed(plan: Plan, *, yes: bool) -> bool:
+    if not plan.prune or yes or not screen.is_interactive():
+        return True
+    return typer.confirm(f"Disconnect {screen.count(len(plan.prune), 'connection')} for good?", err=True)
+
+
+async def _carry_out(operator: Operator, prepared: Prepared, *, quiet: bool) -> dict[str, str]:
+    """What could not be done, with the reason."""
+    plan, failed = prepared.plan, dict[str, str]()
+    names = (*plan.create, *plan.change, *plan.prune)
+    console = screen.console(error=True)
+    with Progress(TextColumn("applying"), BarColumn(), MofNCompleteColumn(), console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("apply", total=len(names))
+        for name in names:
+            try:
+                await carry_out(operator.service, prepared, name)
+            except RequestRefused as error:
+                failed[name] = f"{error.code}: {error}"
+            bar.advance(task)
+    if not quiet:
+        for name, reason in failed.items():
+            screen.console().print(Text.assemble(("! ", "bold red"), (name, "bold"), f"  {reason}"))
+        if names:
+            screen.console().print(f"done: {len(names) - len(failed)} of {len(names)}")
+    return failed
+
+
+def _show(plan: Plan) -> None:
+    console = screen.console()
+    _lines("+", "green", plan.create, ["create"] * len(plan.create))
+    _lines("~", "yellow", tuple(plan.change), [f"change {', '.join(parts)}" for parts in plan.change.values()])
+    _lines("-", "red", plan.prune, ["disconnect for good"] * len(plan.prune))
+    _lines("!", "bold red", tuple(plan.refused), list(plan.refused.values()))
+    counts = (("to create", plan.create), ("to change", plan.change), ("to disconnect", plan.prune), ("refused", plan.refused), ("unchanged", plan.unchanged))
+    words = [f"{len(names)} {what}" for what, names in counts if names]
+    console.print(Text("nothing to do" + (f": {', '.join(words)}" if words else "") if plan.is_empty else ", ".join(words), style="bold"))
+
+
+def _lines(sign: str, style: str, names: Sequence[str], words: Sequence[str]) -> None:
+    width = max(map(len, names), default=0)
+    for name, what in zip(names, words, strict=True):
+        screen.console().print(Text.assemble((f"{sign} ", style), (f"{name:<{width}}", "bold"), f"  {what}"), soft_wrap=True)
+
+
+def _document(plan: Plan, failed: dict[str, str] | None) -> dict[str, object]:
+    return {
+        "create": list(plan.create),
+        "change": {name: list(parts) for name, parts in plan.change.items()},
+        "prune": list(plan.prune),
+        "unchanged": list(plan.unchanged),
+        "refused": dict(plan.refused),
+        "applied": failed is not None,
+        "failed": failed or {},
+    }

@@ -1,0 +1,222 @@
+"""`fieldgate connections`: what is connected, how it is, and what a person can do about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from gateway import clock
+from gateway.cli import screen
+from gateway.cli.operate import DEFAULT, Config, Id, Json, Operator, operate
+from gateway.cli.screen import Column
+from gateway.events.documents import issue_document, status_document
+from gateway.model.connection import State
+from gateway.model.status import ConnectionStatus
+from gateway.store.issues import Issue
+from gateway.store.views import Transition
+
+app = typer.Typer(help="List connections, show one, pause, resume, recheck, disconnect or reauthorize it.", no_args_is_help=True)
+
+TRANSITIONS = 8
+
+
+@app.command("list")
+def list_connections(
+    config: Config = DEFAULT,
+    customer: Annotated[str | None, typer.Option(help="Only this customer's.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Disconnected ones too.")] = False,
+    json: Json = False,
+) -> None:
+    """List connections with their state, since when, what waits and what needs a person."""
+    found = [
+        each
+        for each in operate(config, lambda operator: operator.views.status(None))
+        if customer in (None, each.customer) and (everything or each.state is not State.DISCONNECTED)
+    ]
+    if json:
+        _print([_status(each) for each in found])
+    else:
+        _show_list(screen.console(), found, clock.now())
+
+
+@app.command()
+def show(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
+    """Show one connection: its status, its streams, its issues and its last transitions."""
+
+    async def read(operator: Operator) -> tuple[ConnectionStatus, Sequence[Issue], Sequence[Transition]]:
+        found = await operator.status(connection)
+        return found, await operator.views.issues([connection]), await operator.views.audit(connection, limit=TRANSITIONS)
+
+    found, issues, transitions = operate(config, read)
+    if json:
+        _print({**_status(found), "issues": [issue_document(issue).model_dump(mode="json") for issue in issues]})
+        return
+    console = screen.console()
+    _show_facts(console, found, clock.now())
+    _show_streams(console, found)
+    for issue in issues:
+        console.print(Text.assemble("\n", (issue.title, "bold red"), f"\n{issue.instructions}\n", (issue.action_url, "cyan")))
+    _show_transitions(console, transitions)
+
+
+@app.command()
+def pause(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
+    """Make no call to the system until it is resumed; telemetry is kept."""
+    _ask(connection, config, lambda operator: operator.service.pause(connection, operator.caller), json=json)
+
+
+@app.command()
+def resume(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
+    """Go on where it was paused."""
+    _ask(connection, config, lambda operator: operator.service.resume(connection, operator.caller), json=json)
+
+
+@app.command()
+def recheck(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
+    """Look at the system now, instead of at the next probe."""
+    _ask(connection, config, lambda operator: operator.service.recheck(connection, operator.caller), json=json)
+
+
+@app.command()
+def disconnect(connection: Id, config: Config = DEFAULT, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, json: Json = False) -> None:
+    """End it for good: its credits return, and its id is never used again."""
+    if not yes and screen.is_interactive():
+        typer.confirm(f"Disconnect {connection} for good?", abort=True, err=True)
+    _ask(connection, config, lambda operator: operator.service.disconnect(connection, operator.caller), json=json)
+
+
+@app.command()
+def reauthorize(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
+    """Make a link by which the customer gives new credentials. Shown once; an earlier one is void."""
+
+    async def invite(operator: Operator) -> tuple[str, datetime]:
+        await operator.status(connection)
+        invitation = await operator.reauthorization.invite(connection)
+        return invitation.url, invitation.expires_at
+
+    url, expires_at = operate(config, invite)
+    if json:
+        _print({"connection": connection, "url": url, "expires_at": expires_at})
+        return
+    print(url)
+    screen.console(error=True).print(Text(f"good once, until {screen.moment(expires_at)}; whoever has it can use it", style="yellow"))
+
+
+def _ask(connection: str, config: Config, ask: Callable[[Operator], Awaitable[None]], *, json: bool) -> None:
+    async def run(operator: Operator) -> ConnectionStatus:
+        await ask(operator)
+        return await operator.status(connection)
+
+    found = operate(config, run)
+    if json:
+        _print(_status(found))
+    else:
+        screen.console().print(Text.assemble((connection, "bold"), " is ", screen.state(found.state)))
+
+
+def _print(document: object) -> None:
+    print(orjson.dumps(document, option=orjson.OPT_UTC_Z).decode())
+
+
+def _status(found: ConnectionStatus) -> dict[str, object]:
+    return status_document(found, now=clock.now()).model_dump(mode="json", by_alias=True)
+
+
+def _show_list(console: Console, found: Sequence[ConnectionStatus], now: datetime) -> None:
+    if not found:
+        console.print("no connections: declare them in a file for `fieldgate apply`, or make them by the API")
+        return
+    columns = (
+        Column(name="connection"),
+        Column(name="customer"),
+        Column(name="system", drop=2),
+        Column(name="state"),
+        Column(name="since", numbers=True),
+        Column(name="lag", numbers=True, drop=1),
+        Column(name="pending", numbers=True, drop=4),
+        Column(name="dead", numbers=True),
+        Column(name="credits", numbers=True, drop=3),
+        Column(name="reason", free=True),
+    )
+    screen.show(console, columns, [_row(each, now) for each in found])
+    states = Counter(each.state for each in found)
+    parts = [Text.assemble(f"{states[each]} ", screen.state(each)) for each in State if states[each]]
+    console.print(Text.assemble("\n", (screen.count(len(found), "connection"), "bold"), ": ", Text(", ").join(parts)))
+
+
+def _row(found: ConnectionStatus, now: datetime) -> tuple[Text | str, ...]:
+    return (
+        found.connection,
+        found.customer,
+        found.system,
+        screen.state(found.state),
+        screen.span(now - found.since),
+        screen.span(found.lag_seconds) if found.lag_seconds else "-",
+        str(found.pending),
+        Text(str(found.dead_letters), style="red" if found.dead_letters else ""),
+        str(found.credits),
+        Text(found.reason or "", style="dim"),
+    )
+
+
+def _show_facts(console: Console, found: ConnectionStatus, now: datetime) -> None:
+    lines = [
+        ("customer", Text(found.customer)),
+        ("system", Text(f"{found.system}, {found.hosting}, tier {found.tier}, {screen.count(found.credits, 'credit')}")),
+        ("state", Text.assemble(screen.state(found.state), f" for {screen.span(now - found.since)}, since {screen.moment(found.since)}")),
+        ("reason", Text(found.reason or "")),
+        ("incident", Text(found.incident or "")),
+        ("last sync", Text(screen.moment(found.last_success_at))),
+        ("waiting", Text(screen.count(found.pending, "reading"))),
+        ("dead", Text(screen.count(found.dead_letters, "dead letter"), style="red" if found.dead_letters else "")),
+        ("delivery", Text(found.delivery)),
+        ("request id", Text(found.request_id or "")),
+    ]
+    console.print(Text(found.connection, style="bold"))
+    for name, text in lines:
+        if text.plain:
+            console.print(Text.assemble((f"  {name:<12}", "dim"), text))
+
+
+def _show_streams(console: Console, found: ConnectionStatus) -> None:
+    if not found.streams:
+        return
+    columns = (
+        Column(name="stream"),
+        Column(name="phase"),
+        Column(name="state"),
+        Column(name="lag", numbers=True),
+        Column(name="walked", numbers=True),
+        Column(name="pending", numbers=True),
+    )
+    rows: list[tuple[str, ...]] = []
+    for stream in found.streams:
+        walked = ("-", "-") if stream.progress is None else (f"{stream.progress.fraction:.0%}", str(stream.progress.pending_readings))
+        rows.append((stream.name, stream.phase, stream.state, screen.span(stream.lag_seconds), *walked))
+    console.print()
+    screen.show(console, columns, rows)
+
+
+def _show_transitions(console: Console, transitions: Sequence[Transition]) -> None:
+    if not transitions:
+        return
+    columns = (
+        Column(name="last transitions"),
+        Column(name="from", drop=2),
+        Column(name="to"),
+        Column(name="by", drop=1),
+        Column(name="reason", free=True),
+    )
+    rows = [
+        (screen.moment(each.at), each.from_state or "-", screen.state(State(each.to_state)), each.actor, Text(each.reason or "", style="dim"))
+        for each in transitions
+    ]
+    console.print()
+    screen.show(console, columns, rows)

@@ -1,0 +1,125 @@
+"""`fieldgate token`: API tokens, each shown once."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Annotated
+
+import orjson
+import typer
+from pydantic import TypeAdapter, ValidationError
+from rich.text import Text
+
+from gateway import clock
+from gateway.cli import screen
+from gateway.cli.operate import DEFAULT, Config, Json, operate
+from gateway.cli.screen import Column
+from gateway.model.access import Role
+from gateway.model.errors import ConfigError, RequestRefused
+from gateway.settings import Duration, Identifier
+from gateway.store import access
+from gateway.store.access import Token
+
+app = typer.Typer(help="Create, list and revoke API tokens.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    role: Annotated[Role, typer.Option(help="A viewer reads, an operator also works connections, an admin also makes and ends them.")],
+    config: Config = DEFAULT,
+    customer: Annotated[str | None, typer.Option(help="Bound to this customer: nothing of another exists for it.")] = None,
+    name: Annotated[str | None, typer.Option(help="As audits and lists show it; made up where none is given.")] = None,
+    expires: Annotated[str | None, typer.Option(help="After this time, such as 90d; else never.")] = None,
+    json: Json = False,
+) -> None:
+    """Make an API token. It is printed once and cannot be read again."""
+    called = _checked("--name", name) if name is not None else f"{role}-{secrets.token_hex(3)}"
+    bound = None if customer is None else _checked("--customer", customer)
+    expires_at = None if expires is None else clock.now() + _duration(expires)
+    made = operate(config, lambda operator: access.create(operator.database, name=called, role=role, customer=bound, expires_at=expires_at))
+    if json:
+        body = {"id": made.token_id, "name": called, "role": role, "customer": bound, "expires_at": expires_at, "token": made.token}
+        print(orjson.dumps(body, option=orjson.OPT_UTC_Z).decode())
+        return
+    print(made.token)
+    whose = "" if bound is None else f" of customer {bound}"
+    screen.console(error=True).print(Text(f"{called}: {role}{whose}; shown once, keep it well", style="yellow"))
+
+
+@app.command("list")
+def list_tokens(config: Config = DEFAULT, json: Json = False) -> None:
+    """List every token that was ever made, the newest first; never the tokens themselves."""
+    found = operate(config, lambda operator: access.tokens(operator.database))
+    if json:
+        print(orjson.dumps([_document(each) for each in found], option=orjson.OPT_UTC_Z).decode())
+    else:
+        _show(found)
+
+
+@app.command()
+def revoke(token: Annotated[str, typer.Argument(metavar="NAME", help="Its name or its id.")], config: Config = DEFAULT, json: Json = False) -> None:
+    """End a token at once, with the browser sessions that came by it."""
+    if not operate(config, lambda operator: access.revoke(operator.database, token)):
+        raise RequestRefused("request.not_found", f"there is no token {token!r} in use")
+    if json:
+        print(orjson.dumps({"revoked": token}).decode())
+    else:
+        screen.console().print(Text.assemble((token, "bold"), " is revoked"))
+
+
+def _document(token: Token) -> dict[str, object]:
+    return {
+        "id": token.token_id,
+        "name": token.name,
+        "role": token.role,
+        "customer": token.customer,
+        "created_at": token.created_at,
+        "last_used_at": token.last_used_at,
+        "expires_at": token.expires_at,
+        "revoked_at": token.revoked_at,
+    }
+
+
+def _show(found: Sequence[Token]) -> None:
+    console = screen.console()
+    if not found:
+        console.print("no tokens: `fieldgate token create --role admin` makes one")
+        return
+    columns = (
+        Column(name="token"),
+        Column(name="id", drop=2),
+        Column(name="role"),
+        Column(name="customer"),
+        Column(name="created", drop=3),
+        Column(name="last used", drop=1),
+        Column(name="state"),
+    )
+    rows = [
+        (each.name, each.token_id, each.role, each.customer or "all", screen.moment(each.created_at), screen.moment(each.last_used_at), _state(each))
+        for each in found
+    ]
+    screen.show(console, columns, rows)
+
+
+def _state(token: Token) -> Text:
+    if token.revoked_at is not None:
+        return Text(f"revoked {screen.moment(token.revoked_at)}", style="bright_black")
+    if token.expires_at is not None and token.expires_at <= clock.now():
+        return Text("expired", style="bright_black")
+    return Text("in use" if token.expires_at is None else f"until {screen.moment(token.expires_at)}", style="green")
+
+
+def _checked(option: str, value: str) -> str:
+    try:
+        return TypeAdapter[str](Identifier).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(f"{option} {value!r}: letters, digits and . _ -, at most 64, the first a letter or digit") from error
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return TypeAdapter[timedelta](Duration).validate_python(text)
+    except ValidationError as error:
+        raise ConfigError(f"--expires {text!r}: a number and a unit, such as 90d") from error
