@@ -38,7 +38,7 @@ CALLS_OF_A_TURN = 3
 """Calls to a system that one turn at an open breaker may make."""
 
 EVENTS_KEPT = timedelta(days=30)
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 75.0
 """For a refresh or a logon that is on its way: a rotated token must not be lost."""
 
 

@@ -75,6 +75,17 @@ async def push_bisecting(readings: Sequence[Reading], send: Send, *, max_calls: 
     return [search.outcomes.get(reading.key, rest) for reading in readings], search.blamed
 
 
+async def push_singly(readings: Sequence[Reading], send: Send) -> list[Outcome]:
+    """Outcomes in the order of `readings`, each sent for itself by `send`. What stops one call stops the rest, in the same way as above."""
+    search = _Search(send=send, calls_left=len(readings))
+    for reading in readings:
+        await _push(search, [reading])
+    if search.stopped_by is not None and not search.outcomes:
+        raise search.stopped_by
+    rest = _rest(search.stopped_by)
+    return [search.outcomes.get(reading.key, rest) for reading in readings]
+
+
 async def _push(search: _Search, readings: Sequence[Reading]) -> None:
     pending = []
     for reading in readings:

@@ -1,10 +1,11 @@
-"""Writes what is generated from the code: JSON Schemas, AsyncAPI, OpenAPI, the tables of metrics and log events. `python -m gateway.cli.reference`."""
+"""Writes what is generated from the code: JSON Schemas, AsyncAPI, OpenAPI, tables of what the code knows. `python -m gateway.cli.reference`."""
 
 from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import yaml
@@ -18,6 +19,7 @@ from gateway.events.cloudevent import CloudEvent
 from gateway.events.documents import GatewayStatus, IssueDocument, ReplicaStatus, StatusDocument
 from gateway.http.application import build
 from gateway.http.auth import Mounted
+from gateway.model.connector import Manifest
 
 ROOT = Path(__file__).parents[2]
 _LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
@@ -38,11 +40,51 @@ def files() -> Mapping[str, str]:
     written = {path: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for path, schema in schemas.items()}
     written["docs/reference/openapi.json"] = json.dumps(build(_nothing, Mounted()).openapi(), indent=2, ensure_ascii=False) + "\n"
     written["docs/reference/asyncapi.yaml"] = yaml.safe_dump(asyncapi.document(), sort_keys=False, allow_unicode=True, width=160)
-    return {**written, "docs/reference/metrics.md": metrics_table(), "docs/reference/log-events.md": events_table()}
+    tables = {"metrics": metrics_table(), "log-events": events_table(), "connectors": connectors_table()}
+    return {**written, **{f"docs/reference/{name}.md": table for name, table in tables.items()}}
 
 
 async def _nothing() -> dict[str, bool]:
     return {}
+
+
+def connectors_table() -> str:
+    """What each system can do, by its manifest: a row for each fact, a column for each system."""
+    manifests = [SYSTEMS[name].manifest for name in sorted(SYSTEMS)]
+    lines = ["# Connectors", "", "Generated from `connectors/*/manifest.toml`; settings may narrow it, or for generic systems widen it.", ""]
+    lines += [f"| | {' | '.join(f'[{manifest.title}](../connectors/{manifest.system}.md)' for manifest in manifests)} |", "|---" * (len(manifests) + 1) + "|"]
+    facts: dict[str, Callable[[Manifest], object]] = {
+        "system": lambda manifest: f"`{manifest.system}`",
+        "tier": lambda manifest: manifest.tier,
+        "hosting": lambda manifest: ", ".join(manifest.hosting),
+        "delivery": lambda manifest: manifest.capabilities.delivery,
+        "a batch is answered": lambda manifest: manifest.capabilities.push,
+        "readings in a request": lambda manifest: manifest.capabilities.max_items,
+        "bytes in a request": lambda manifest: manifest.capabilities.max_bytes,
+        "order": lambda manifest: manifest.capabilities.order,
+        "resolution": lambda manifest: written(manifest.capabilities.resolution),
+        "oldest reading": lambda manifest: written(manifest.capabilities.max_backfill),
+        "youngest reading": lambda manifest: written(manifest.capabilities.future_skew or None),
+        "a repeat is known by": lambda manifest: manifest.capabilities.dedup,
+        "reading back": lambda manifest: manifest.capabilities.readback,
+        "changes since": lambda manifest: manifest.capabilities.cursor,
+        "makes meters": lambda manifest: manifest.capabilities.can_create_meter,
+        "raises events": lambda manifest: manifest.capabilities.can_raise_event,
+        "values": lambda manifest: ", ".join(sorted(manifest.capabilities.values)),
+        "credentials": lambda manifest: ", ".join(manifest.capabilities.auth),
+    }
+    for fact, of in facts.items():
+        cells = ({None: "-", True: "yes", False: "-"}.get(value, value) if isinstance(value := of(manifest), bool | None) else value for manifest in manifests)
+        lines.append(f"| {fact} | {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def written(duration: timedelta | None) -> str:
+    """In its largest whole unit."""
+    if duration is None:
+        return "-"
+    units = (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("s", timedelta(seconds=1)), ("ms", timedelta(milliseconds=1)))
+    return next((f"{duration // unit} {name}" for name, unit in units if not duration % unit), f"{duration // timedelta(microseconds=1)} us")
 
 
 def metrics_table() -> str:

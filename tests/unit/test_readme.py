@@ -35,6 +35,11 @@ SECRETS = {
     "ACME_S4_SECRET": "s",
     "GLOBEX_ECC_USER": "u",
     "GLOBEX_ECC_PASSWORD": "p",
+    "ACME_TRYTON_KEY": "k",
+    "GLOBEX_BC_TOKEN_URL": "https://globex.example/token",
+    "GLOBEX_BC_CLIENT": "c",
+    "GLOBEX_BC_SECRET": "s",
+    "GLOBEX_RECEIVER_SECRET": "s" * 32,
 }
 CONNECTIONS = (ROOT / "config" / "connections.example.yaml").read_text()
 

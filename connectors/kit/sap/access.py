@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, GetJsonSchemaHandler, SecretStr, field_validator, model_validator
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import Field, SecretStr, field_validator
 
 from connectors.kit.authorization import authorization_for
+from connectors.kit.credentials import NOT_SECRET, OAUTH_CLIENT, OneOfKinds
 from connectors.kit.http import HttpClient
 from connectors.kit.sap.documents import READER_LENGTH
 from connectors.kit.settings import Block, safe_url
 from connectors.kit.tls import tls_context
-from gateway.model.connector import Auth, ConnectorSettings
+from gateway.model.connector import ConnectorSettings
 from gateway.model.errors import BadConfiguration
 
 
@@ -71,16 +69,14 @@ class UserCredentials(Block):
     password: SecretStr = Field(min_length=1, description="Its password.")
 
 
-_KINDS: Mapping[Auth, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "basic": (("username", "password"), ()),
-    "oauth2_client_credentials": (("token_url", "client_id", "client_secret"), ("scope", "client_authentication")),
-    "client_certificate": (("certificate", "private_key"), ()),
-}
-"""What each kind of credential needs, and what it may have."""
-
-
-class AnyCredentials(Block):
+class AnyCredentials(OneOfKinds):
     """One of three kinds, each whole: a technical user, an OAuth 2.0 client (the gateway gets the tokens), a client certificate."""
+
+    kinds: ClassVar = {
+        "basic": (("username", "password"), ()),
+        "oauth2_client_credentials": OAUTH_CLIENT,
+        "client_certificate": (("certificate", "private_key"), ()),
+    }
 
     username: SecretStr | None = Field(None, min_length=1, description="The communication user.")
     password: SecretStr | None = Field(None, min_length=1, description="Its password.")
@@ -92,27 +88,6 @@ class AnyCredentials(Block):
     certificate: SecretStr | None = Field(None, min_length=1, description="PEM, with its chain.")
     private_key: SecretStr | None = Field(None, min_length=1, description="PEM, not encrypted.")
 
-    @model_validator(mode="after")
-    def _is_one_kind(self) -> AnyCredentials:
-        given = {name for name, value in self if value is not None}
-        if given and not any(set(needed) <= given <= {*needed, *allowed} for needed, allowed in _KINDS.values()):
-            raise ValueError("expected " + ", or ".join(" and ".join(needed) for needed, _ in _KINDS.values()))
-        return self
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """A choice of the kinds, so that forms ask for one."""
-        fields = handler.resolve_ref_schema(handler(schema))["properties"]
-
-        def field(name: str) -> dict[str, object]:
-            return {**fields[name]["anyOf"][0], "title": fields[name]["title"], "description": fields[name]["description"]}
-
-        def kind(name: str, needed: tuple[str, ...], allowed: tuple[str, ...]) -> dict[str, object]:
-            properties = {"type": {"const": name}, **{item: field(item) for item in (*needed, *allowed)}}
-            return {"type": "object", "properties": properties, "required": list(needed), "additionalProperties": False}
-
-        return {"title": cls.__name__, "description": cls.__doc__, "oneOf": [kind(name, *parts) for name, parts in _KINDS.items()]}
-
 
 def open_client(settings: SapSettings, credentials: AnyCredentials | UserCredentials, built_from: ConnectorSettings) -> HttpClient:
     """A client whose calls carry the credential. Raises BadConfiguration."""
@@ -122,7 +97,7 @@ def open_client(settings: SapSettings, credentials: AnyCredentials | UserCredent
     tls = None
     if settings.ca_file is not None or "certificate" in given:
         tls = tls_context(ca_file=settings.ca_file, certificate=given.get("certificate"), private_key=given.get("private_key"))
-    hidden = [value for name, value in given.items() if name not in ("token_url", "scope", "client_authentication")]
+    hidden = [value for name, value in given.items() if name not in NOT_SECRET]
     http = HttpClient(settings.base_url, headers={}, secrets=hidden, timeout_seconds=built_from.timeout_seconds, observe=built_from.observe, tls=tls)
     http.authorize(authorization_for(built_from, conceal=http.conceal))
     return http
