@@ -49,7 +49,14 @@ class ODataConnector:
         hidden = [value for name, value in given.items() if name not in NOT_SECRET]
         self._http = HttpClient(settings.base_url, headers={}, secrets=hidden, timeout_seconds=built_from.timeout_seconds, observe=built_from.observe)
         self._http.authorize(authorization_for(built_from, conceal=self._http.conceal, api_key=lambda key: {settings.api_key_header: key}))
-        self._service = Service(self._http, path=settings.service, version=Version.V4, entity_set=settings.entity_set, parameters=settings.parameters)
+        self._service = Service(
+            self._http,
+            path=settings.service,
+            version=Version.V4,
+            entity_set=settings.entity_set,
+            parameters=settings.parameters,
+            json_batch=settings.batch == "json",
+        )
         dedup: Dedup = "natural_key" if settings.unique_key else "client_ref" if settings.properties.key else "none"
         self._capabilities = replace(MANIFEST.capabilities, max_items=settings.max_items, dedup=dedup, readback="full" if settings.properties.key else "none")
 

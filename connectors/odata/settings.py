@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -56,6 +56,7 @@ class ODataSettings(Block):
     properties: Properties = Field(Properties(), description="Names of a reading's properties.")
     constants: dict[Name, str | int | float | bool] = Field({}, description="Further properties of every reading, always the same.")
     unique_key: bool = Field(False, description="The service refuses a second reading with the same key: sending again is harmless.")
+    batch: Literal["multipart", "json"] = Field("multipart", description="How `$batch` is written; Business Central wants JSON.")
     max_text: int = Field(250, ge=1, le=10_000, description="Most characters of a meter, a unit or a text.")
     max_items: int = Field(100, ge=1, le=1000, description="Readings in one request; Business Central takes 100.")
     api_key_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] = Field("x-api-key", description="The header that bears an API key.")

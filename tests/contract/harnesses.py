@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.contract.harness import Harness, MaintainXHarness, PostgresHarness
-from tests.contract.http_json_harness import HttpJsonHarness, HttpJsonOpaqueHarness
-from tests.contract.odata_harness import ODataHarness
+from tests.contract.http_json_harness import HttpJsonHarness, HttpJsonOpaqueHarness, HttpJsonSinglyHarness
+from tests.contract.odata_harness import ODataHarness, ODataJsonHarness
 from tests.contract.sap_harness import EccHarness, S4hanaHarness
 from tests.contract.tryton_harness import TrytonHarness
 
@@ -16,5 +16,7 @@ HARNESSES: tuple[type[Harness], ...] = (
     TrytonHarness,
     HttpJsonHarness,
     HttpJsonOpaqueHarness,
+    HttpJsonSinglyHarness,
     ODataHarness,
+    ODataJsonHarness,
 )

@@ -81,12 +81,24 @@ class HttpJsonHarness:
 class HttpJsonOpaqueHarness(HttpJsonHarness):
     """An API key and an envelope, to a receiver that takes a request whole or not at all and knows no repeats, but can be asked."""
 
+    variant = "opaque"
     exempt: Mapping[str, str] = dict.fromkeys(("repeat_is_duplicate", "change_is_accepted"), "this receiver does not deduplicate")
     settings: ClassVar[Mapping[str, object]] = {"body": {"batch": "{batch}", "items": "{readings}"}, "read_back": READ_BACK}
     credentials: ClassVar[Mapping[str, str]] = {"api_key": "an-api-key-of-the-suite"}
 
     def receiver_of(self) -> Receiver:
         return Receiver(token=self.credentials["api_key"])
+
+
+class HttpJsonSinglyHarness(HttpJsonHarness):
+    """One request for each reading."""
+
+    variant = "singly"
+    settings: ClassVar[Mapping[str, object]] = {"deduplicates": True, "send": "each", "read_back": READ_BACK}
+    exempt: Mapping[str, str] = {"repeat_is_duplicate": "a status tells that a reading is there, not that it was"}
+
+    def receiver_of(self) -> Receiver:
+        return Receiver(secret=SECRET, deduplicates=True)
 
 
 class Tokens:

@@ -163,3 +163,10 @@ class ODataHarness:
             connector = self.connector(url=url, timeout_seconds=1.0)
             stack.push_async_callback(connector.close)
             yield connector
+
+
+class ODataJsonHarness(ODataHarness):
+    """The same with `$batch` in JSON."""
+
+    variant = "json"
+    settings: ClassVar[Mapping[str, object]] = {**ODataHarness.settings, "batch": "json"}

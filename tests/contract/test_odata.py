@@ -17,15 +17,15 @@ from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry
 from gateway.model.reading import Reading, make_batch
 from tests.contract.harness import CONNECTION, reading, recent
 from tests.contract.http_json_harness import Tokens
-from tests.contract.odata_harness import SERVICE, ODataHarness
+from tests.contract.odata_harness import SERVICE, ODataHarness, ODataJsonHarness
 from tests.fixtures.unreliable import Unreliable
 
 FAR = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-@pytest.fixture
-async def harness() -> AsyncIterator[ODataHarness]:
-    started = ODataHarness()
+@pytest.fixture(params=[ODataHarness, ODataJsonHarness], ids=["multipart", "json"])
+async def harness(request: pytest.FixtureRequest) -> AsyncIterator[ODataHarness]:
+    started: ODataHarness = request.param()
     async with started.running(""):
         yield started
 

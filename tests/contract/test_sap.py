@@ -149,6 +149,24 @@ async def test_where_saps_word_cannot_be_checked_now_the_reading_waits_and_its_n
     assert [type(outcome) for outcome in outcomes] == [Retry, Accepted]
 
 
+async def test_an_answer_that_lists_nothing_is_not_taken_for_a_no(harness: SapHarness) -> None:
+    """Else a duplicate under an unknown code would become a dead letter."""
+    connector = harness.connector()
+    await connector.push(make_batch(CONNECTION, batch(1)))
+    original = harness.front.app
+
+    async def lists_nothing(scope: Message, receive: Receive, send: Send) -> None:
+        body = b"--b\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{}\r\n--b--\r\n"
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"multipart/mixed; boundary=b")]})
+        await send({"type": "http.response.body", "body": body})
+
+    harness.front.app = lists_nothing
+    with pytest.raises(Unavailable, match="lists no documents"):
+        await connector.find(batch(1))
+    harness.front.app = original
+    await connector.close()
+
+
 @both
 async def test_a_warning_beside_a_success_is_kept_for_people(harness: SapHarness) -> None:
     harness.rules.points["1000"].warns_above = 80.0

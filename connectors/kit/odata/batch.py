@@ -1,7 +1,7 @@
-"""Builds and reads `$batch`: many operations in one multipart request, each answered for itself. Versions 2 and 4 write the same. Pure.
+"""Builds and reads `$batch`: many operations in one request, each answered for itself. As multipart, which versions 2 and 4 write the same, or as JSON. Pure.
 
-Every change is a changeset of its own: a changeset is taken or undone as a whole, so a neighbour would share a refusal.
-Source: OData Version 4.0 Part 1, 11.7; OData Version 2 "Batch Processing"; RFC 2046, 5.1.
+In multipart every change is a changeset of its own: a changeset is taken or undone as a whole, so a neighbour would share a refusal.
+Source: OData Version 4.0 Part 1, 11.7; OData JSON Format Version 4.01, 19; OData Version 2 "Batch Processing"; RFC 2046, 5.1.
 """
 
 from __future__ import annotations
@@ -75,6 +75,43 @@ def read(content_type: str, body: bytes, *, expected: int) -> list[PartAnswer | 
     if len(answers) > expected:
         raise Unreadable(f"{len(answers)} answers to {expected} operations")
     return answers + [None] * (expected - len(answers))
+
+
+def build_json(operations: Sequence[Operation]) -> bytes:
+    """The body of the request in JSON. A request that belongs to no group is taken or undone for itself."""
+    requests: list[dict[str, object]] = []
+    for number, operation in enumerate(operations, 1):
+        headers = {"accept": "application/json"}
+        request: dict[str, object] = {"id": str(number), "method": "GET", "url": operation.target, "headers": headers}
+        if operation.body is not None:
+            headers["content-type"] = "application/json"
+            request |= {"method": "POST", "body": orjson.Fragment(operation.body)}
+        requests.append(request)
+    return orjson.dumps({"requests": requests})
+
+
+def read_json(document: object, *, expected: int) -> list[PartAnswer | None]:
+    """As `read`. Answers may come in any order, by their `id`; those of a service that gives none in the order of the requests."""
+    responses = document.get("responses") if isinstance(document, dict) else None
+    if not isinstance(responses, list) or len(responses) > expected:
+        raise Unreadable("no list of answers, or a longer one than what was asked")
+    answers: list[PartAnswer | None] = [None] * expected
+    for position, response in enumerate(responses, 1):
+        status = response.get("status") if isinstance(response, dict) else None
+        if not isinstance(response, dict) or not isinstance(status, int):
+            raise Unreadable("an answer without a status")
+        said = response.get("id")
+        number = position if said is None else int(said) if isinstance(said, str) and said.isascii() and said.isdigit() else 0
+        if not 1 <= number <= expected or answers[number - 1] is not None:
+            raise Unreadable(f"an answer to operation {str(said)[:20]!r}, which was not asked or is answered already")
+        headers, body = response.get("headers"), response.get("body")
+        answers[number - 1] = PartAnswer(
+            status=status,
+            headers={str(name).lower(): str(value) for name, value in headers.items()} if isinstance(headers, dict) else {},
+            body=b"" if body is None else orjson.dumps(body),
+            json=body,
+        )
+    return answers
 
 
 def _boundary(content_type: str) -> bytes:

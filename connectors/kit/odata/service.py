@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from urllib.parse import quote
 
 from connectors.kit.http import Answer, HttpClient
-from connectors.kit.odata.batch import Operation, PartAnswer, Unreadable, build, read
+from connectors.kit.odata.batch import Operation, PartAnswer, Unreadable, build, build_json, read, read_json
 from connectors.kit.odata.envelope import fault_of
 from connectors.kit.odata.query import next_of, rows_of
 from connectors.kit.odata.values import Version
 from connectors.kit.paging import Page, walk
 from gateway.model.errors import BadConfiguration, BatchRefused, OutcomeUnknown, Unavailable
 
+_JSON = "application/json"
 _TOKEN = "x-csrf-token"  # noqa: S105 - the header's name
 # A token may come with an error: a service root that cannot be listed still opens the session. 401, 429 and 503 stay what they are.
 _TOKEN_STATUSES = (400, 403, 404, 405, 406, 500, 501)
@@ -26,13 +27,19 @@ _TOKEN_STATUSES = (400, 403, 404, 405, 406, 500, 501)
 class Service:
     """Calls go through one HTTP client, which knows the credential and whose cookies the token is bound to. Safe to use from several tasks."""
 
-    def __init__(self, http: HttpClient, *, path: str, version: Version, entity_set: str, parameters: Mapping[str, str] | None = None) -> None:
-        """`path` begins with a slash; `entity_set` is one that may be read; `parameters` go into the query of every request."""
+    def __init__(
+        self, http: HttpClient, *, path: str, version: Version, entity_set: str, parameters: Mapping[str, str] | None = None, json_batch: bool = False
+    ) -> None:
+        """`path` begins with a slash; `entity_set` is one that may be read; `parameters` go into the query of every request.
+
+        `json_batch`: `$batch` is written as JSON, which some services of version 4 want.
+        """
         self.version = version
         self.http = http
         self._path = path.rstrip("/")
         self._entity_set = entity_set
         self._query = "&".join(f"{quote(name)}={quote(value)}" for name, value in (parameters or {}).items())
+        self._json_batch = json_batch
         self._token: str | None = None
         self._fetching = asyncio.Lock()
 
@@ -68,12 +75,15 @@ class Service:
     async def batch(self, operation: str, operations: Sequence[Operation]) -> Sequence[PartAnswer | None]:
         """All in one request, each answered for itself; None for what the system did not get to. A lost or unreadable answer is OutcomeUnknown."""
         boundary = f"batch_{secrets.token_hex(12)}"
-        headers = {"content-type": f"multipart/mixed; boundary={boundary}", "accept": "multipart/mixed", "prefer": "odata.continue-on-error"}
-        body = build(operations, boundary=boundary)
-        answer = await self._change(operation, "$batch", body, headers, expects_multipart=True, accept_statuses=(413,))
+        kind, wanted = (_JSON, _JSON) if self._json_batch else (f"multipart/mixed; boundary={boundary}", "multipart/mixed")
+        body = build_json(operations) if self._json_batch else build(operations, boundary=boundary)
+        headers = {"content-type": kind, "accept": wanted, "prefer": "odata.continue-on-error"}
+        answer = await self._change(operation, "$batch", body, headers, expects_multipart=not self._json_batch, accept_statuses=(413,))
         if answer.status == 413:
             raise BatchRefused(f"the system takes no request of {len(body)} bytes: set settings.max_items lower", request_id=answer.request_id)
         try:
+            if self._json_batch:
+                return read_json(answer.json, expected=len(operations))
             return read(answer.headers.get("content-type", ""), answer.body, expected=len(operations))
         except Unreadable as error:
             raise OutcomeUnknown(f"the system's $batch answer cannot be read: {self.http.clean(str(error))}", request_id=answer.request_id) from error

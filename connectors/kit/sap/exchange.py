@@ -83,7 +83,10 @@ class Documents:
         if answer.status != 200:
             words = self._words(self._fault(answer))
             raise to_error(answer.status, f"SAP answered {answer.status} to a question: {words}", idempotent=True, retry_after=None, request_id=None)
-        rows = list(rows_of(answer.json) or ())
+        listed = rows_of(answer.json)
+        if listed is None:
+            raise Unavailable("SAP's answer to a question lists no documents")
+        rows = list(listed)
         if (following := next_of(answer.json, entity_set=self._form.entity_set)) is not None:
             rows += [row async for row in self._service.list("find", following, entity_set=self._form.entity_set)]
         return rows
