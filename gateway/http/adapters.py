@@ -37,8 +37,8 @@ def assemble(
     systems: Mapping[str, links.System],
     webhooks: WebhookService,
 ) -> Services:
-    """What `HttpServer.serve` is given. However much is asked, reads leave half of the pool to ingest and sync."""
-    read = database.share(settings.database.pool_size // 2)
+    """What `HttpServer.serve` is given. However much is asked, reads leave most of the pool, and of the server, to ingest and sync."""
+    read = database.share(max(2, settings.database.pool_size // 4))
     return Services(
         connections=service,
         reader=Views(read),

@@ -121,8 +121,11 @@ class Database:
         if self._turns is None:
             yield
             return
-        async with asyncio.timeout(WAIT_SECONDS):
-            await self._turns.acquire()
+        if self._turns.locked():
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._turns.acquire()
+        else:
+            await self._turns.acquire()  # does not wait; a timer for each costs
         try:
             yield
         finally:

@@ -49,6 +49,18 @@ async def world(database: Database) -> World:
 # The API
 
 
+async def test_a_revoked_token_and_a_change_are_seen_by_the_next_request_for_a_status(world: World, database: Database) -> None:
+    await world.service.create(wanted("acme-1"), CALLER)
+    async with served(world, Role.VIEWER) as client:
+        first = await client.get("/v1/connections/acme-1/status")
+        async with database.connection() as connection:
+            await connection.execute("update connection set version = version + 1")
+        second = await client.get("/v1/connections/acme-1/status")
+        assert second.json()["version"] == first.json()["version"] + 1
+        assert await access.revoke(database, "viewer-None")
+        assert (await client.get("/v1/connections/acme-1/status")).status_code == 401
+
+
 async def test_a_connection_from_creation_to_its_end(world: World) -> None:
     async with served(world, Role.ADMIN) as client, world.living():
         body = {"id": "acme-1", "customer": "acme", "system": "scripted", "credentials": {"type": "api_key", "api_key": "canary"}}

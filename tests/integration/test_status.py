@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import httpx
 
@@ -12,6 +13,7 @@ from gateway.http.server import HttpServer, Readiness
 from gateway.settings import Settings
 from gateway.store import status
 from gateway.store.pool import Database
+from gateway.store.queries import sql
 
 ROWS = """
 insert into customer (customer_id) values ('acme');
@@ -59,8 +61,18 @@ async def test_a_status_is_read_with_its_streams(database: Database) -> None:
     assert (found.pending, found.dead_letters, found.version) == (2, 1, 1)
     assert [stream.name for stream in found.streams] == ["readings"]
     assert 100 <= found.lag_seconds < 130
-    assert [connection.connection for connection in await status.read(database)] == ["other", "sink"]
+    assert [(one.connection, one.pending, len(one.streams)) for one in await status.read(database)] == [("other", 0, 0), ("sink", 2, 1)]
+    assert await status.read(database, ["nobody"]) == []
     assert await status.versions(database) == {"sink": 1, "other": 1}
+
+
+async def test_the_windows_of_others_are_not_read_for_one_status(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute(ROWS)
+        await connection.execute(f"prepare one(text[]) as {sql('status_read')}")
+        plan = "\n".join(row[0] for row in await connection.fetch("explain execute one('{sink}')"))
+    conditions = re.findall(r"on (due_window|stream|connection c|dead_letter d)\b.*\n\s+Index Cond: \(connection_id = ", plan)
+    assert sorted(conditions) == ["connection c", "dead_letter d", "due_window", "stream"], plan
 
 
 async def test_replicas_are_counted_while_they_are_heard(database: Database) -> None:

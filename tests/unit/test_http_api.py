@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Sequence
+from inspect import iscoroutinefunction
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from gateway import clock
@@ -93,6 +95,19 @@ def test_every_operation_is_listed_here() -> None:
     assert {name for name, _, _ in OPERATIONS} == set(NEEDS)
     paths = {route.path for route in flat(world().app.routes) if route.include_in_schema}
     assert {path for path in paths if not path.startswith("/v1/")} <= OPEN
+
+
+def calls(dependant: Dependant) -> Iterator[Any]:
+    for inner in dependant.dependencies:
+        yield inner.call
+        yield from calls(inner)
+
+
+def test_no_dependency_runs_in_a_thread() -> None:
+    """FastAPI takes what is not `async` to a thread, for each request."""
+    called = {call for route in flat(world().app.routes) for call in calls(route.dependant)}
+    assert len(called) > 5
+    assert not [call for call in called if not iscoroutinefunction(call) and not iscoroutinefunction(type(call).__call__)]
 
 
 @pytest.mark.parametrize("role", [None, "nonsense", *Role])

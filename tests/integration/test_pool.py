@@ -1,0 +1,76 @@
+"""The pool: what a use leaves behind is nothing, and a share of it cannot take the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+import gateway.store
+from gateway.model.errors import StoreUnavailable
+from gateway.store import pool
+from gateway.store.pool import Database
+from gateway.store.queries import names, sql
+
+SESSION_STATE = r"pg_(try_)?advisory_lock|set_config|with hold|temp(orary)? (table|view)"
+SESSION_STATEMENT = r"(set (?!local )|reset |listen |prepare |declare |load )"
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_query_leaves_something_in_its_session(name: str) -> None:
+    """Sessions go from one use to the next as they are."""
+    body = re.sub(r"--.*", "", sql(name)).lower()
+    assert not re.search(SESSION_STATE, body)
+    assert not [statement for statement in body.split(";") if re.match(SESSION_STATEMENT, statement.strip())]
+
+
+def test_nor_does_a_statement_in_the_code() -> None:
+    for path in Path(gateway.store.__file__).parent.glob("*.py"):
+        code = path.read_text().lower()
+        assert not re.search(SESSION_STATE, code), path.name
+        assert not re.search(rf'execute\(\s*f?"{SESSION_STATEMENT}', code), path.name
+
+
+async def test_a_transaction_that_was_left_open_is_rolled_back(dsn: str) -> None:
+    database = await Database.open(dsn, size=1)
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # asyncpg tells of it
+    try:
+        async with database.connection() as connection:
+            await connection.execute("begin; insert into customer (customer_id) values ('acme')")
+        async with database.connection() as connection:
+            assert await connection.fetchval("select count(*) from customer") == 0
+            assert not connection.is_in_transaction()
+    finally:
+        asyncio.get_running_loop().set_exception_handler(None)
+        await database.close()
+
+
+async def test_a_share_takes_no_more_than_its_part(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "WAIT_SECONDS", 0.05)
+    share = database.share(1)
+    async with share.connection() as connection:
+        with pytest.raises(StoreUnavailable):
+            async with share.connection():
+                pass
+        async with database.connection() as other:
+            assert await other.fetchval("select true")
+        assert await connection.fetchval("select true")
+    async with share.transaction() as connection:
+        assert await connection.fetchval("select true")
+
+
+async def test_who_waits_for_a_share_is_next(database: Database) -> None:
+    share = database.share(1)
+    entered: list[int] = []
+
+    async def use(number: int) -> None:
+        async with share.connection() as connection:
+            entered.append(number)
+            await connection.fetchval("select true")
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        for number in range(5):
+            group.create_task(use(number))
+    assert entered == [0, 1, 2, 3, 4]
