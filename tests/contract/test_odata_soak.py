@@ -11,11 +11,12 @@ import pytest
 from gateway.model.outcome import Accepted
 from gateway.model.reading import Reading, make_batch
 from tests.contract.harness import CONNECTION, Calls, reading
-from tests.contract.odata_harness import ODataHarness
+from tests.contract.odata_harness import ODataHarness, ODataJsonHarness
 from tests.fixtures.delivering import deliver
 from tests.fixtures.unreliable import KINDS, Unreliable
 
 READINGS, METERS = 10_000, 80
+both = pytest.mark.parametrize("kind", [ODataHarness, ODataJsonHarness], ids=["multipart", "json"])
 
 
 def readings(harness: ODataHarness) -> list[Reading]:
@@ -28,9 +29,10 @@ def readings(harness: ODataHarness) -> list[Reading]:
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-async def test_every_reading_once_through_random_faults() -> None:
+@both
+async def test_every_reading_once_through_random_faults(kind: type[ODataHarness]) -> None:
     rng = random.Random(20261124)
-    harness = ODataHarness()
+    harness = kind()
     async with harness.running(""), Unreliable(harness.url) as proxy:
         connector = harness.connector(url=proxy.url, timeout_seconds=60.0)
         kinds = [fault for fault in KINDS if fault != "late"]  # a repeat that overtakes its original is refused by the unique key all the same
@@ -50,14 +52,15 @@ async def test_every_reading_once_through_random_faults() -> None:
         held = await harness.held()
         assert held == {(item.meter, item.window_start): [item.value] for item in done.readings.values()}
         assert sum(float(str(values[0])) for values in held.values()) == sum(float(str(item.value)) for item in everything if item.key not in done.dead)
-    print(f"\nodata: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered once, {len(done.dead)} dead")
+    print(f"\n{kind.__name__}: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered once, {len(done.dead)} dead")
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-async def test_requests_and_own_time_for_each_thousand() -> None:
+@both
+async def test_requests_and_own_time_for_each_thousand(kind: type[ODataHarness]) -> None:
     """The server works in a thread of its own: this thread's time is ours, the HTTP client's included."""
-    harness, calls = ODataHarness(), Calls()
+    harness, calls = kind(), Calls()
     async with harness.running(""):
         connector = harness.connector(calls=calls, timeout_seconds=60.0)
         everything = [item for item in readings(harness) if item.meter != "999999"]
@@ -70,5 +73,5 @@ async def test_requests_and_own_time_for_each_thousand() -> None:
             assert set(map(type, outcomes)) == {Accepted}
         await connector.close()
     requests = len(calls.seen) / (len(everything) / 1000)
-    print(f"\nodata: {requests:.1f} requests for 1,000 readings, {seconds / len(everything) * 1000:.3f} ms of our time each")
+    print(f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings, {seconds / len(everything) * 1000:.3f} ms of our time each")
     assert requests <= 11

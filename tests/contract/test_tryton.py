@@ -8,18 +8,20 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 
 from connectors.tryton import connector as tryton_module
 from connectors.tryton import controls as controls_module
 from connectors.tryton.connector import TrytonConnector
 from connectors.tryton.mapping import reference_of
-from gateway.model.errors import AuthRefused, BadConfiguration, OutcomeUnknown, PermissionDenied, Unavailable
+from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, OutcomeUnknown, PermissionDenied, Unavailable
 from gateway.model.exchange import EnsuresMeters, Event, ListsMeters, PullsRecords, RaisesEvents, Record, RemoteMeter
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from gateway.model.reading import Reading, make_batch
+from tests.contract.faults import FaultServer, answer
 from tests.contract.harness import CONNECTION, Calls, reading, recent
-from tests.contract.tryton_harness import TrytonHarness
+from tests.contract.tryton_harness import LISTED, TrytonHarness, after_the_question
 from tests.fixtures.tryton import FORBIDDEN
 from tests.fixtures.unreliable import Unreliable
 
@@ -136,6 +138,33 @@ async def test_a_rule_at_tryton_costs_its_own_control_only_and_is_remembered(har
             calls.seen.clear()
     assert [operation for operation, _ in calls.seen] == ["find", "push"]
     await connector.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "wanted"),
+    [
+        ("400 Bad Request", b'{"status": 400, "message": "A value is required.", "description": "d"}', Rejected(code="400", message="A value is required. d")),
+        ("409 Conflict", b'{"status": 409, "message": "Are you sure?", "description": ""}', Rejected(code="409", message="Are you sure?")),
+        ("413 Content Too Large", b"<!doctype html><p>The data is too large.</p>", Rejected(code="413", message="The data is too large.")),
+        ("423 Locked", b'{"status": 423, "message": "busy", "description": ""}', Unavailable),
+        ("400 Bad Request", b"<html>proxy</html>", BadConfiguration),
+        ("200 OK", b"[1, 2]", OutcomeUnknown),
+        ("200 OK", b"{}", OutcomeUnknown),
+    ],
+)
+async def test_what_tryton_answers_to_a_create(harness: TrytonHarness, status: str, body: bytes, wanted: object) -> None:
+    """Those that the real server gives only in rare moments."""
+    server = FaultServer(on_get=answer("200 OK", orjson.dumps(LISTED)), on_other=answer(status, body))
+    server.on_other = after_the_question(server, server.on_other)
+    async with server:
+        connector = harness.connector(url=server.url)
+        if isinstance(wanted, Rejected):
+            assert await push(connector, reading("pump-3/temperature", recent(), 1.0)) == {"pump-3/temperature": wanted}
+        else:
+            with pytest.raises(ConnectorError) as caught:
+                await push(connector, reading("pump-3/temperature", recent(), 1.0))
+            assert type(caught.value) is wanted
+        await connector.close()
 
 
 async def test_the_future_is_taken(harness: TrytonHarness, connector: TrytonConnector) -> None:

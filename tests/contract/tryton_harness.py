@@ -18,7 +18,7 @@ from tests.contract.harness import CONNECTION, Calls, closed_port, http_reply, r
 from tests.fixtures.tryton import FORBIDDEN, shared_tryton
 
 _POINTS = ("temperature", "vibration")
-_LISTED = [
+LISTED = [
     {
         "id": number,
         "name": f"pump-{number}",
@@ -67,8 +67,8 @@ class TrytonHarness:
     @asynccontextmanager
     async def failing(self, fault: str) -> AsyncIterator[Connector]:
         async with AsyncExitStack() as stack:
-            server = FaultServer(on_get=answer("200 OK", orjson.dumps(_LISTED)), on_other=answer("200 OK", b"[]"))
-            server.on_other = _after_the_question(server, http_reply(fault))
+            server = FaultServer(on_get=answer("200 OK", orjson.dumps(LISTED)), on_other=answer("200 OK", b"[]"))
+            server.on_other = after_the_question(server, http_reply(fault))
             await stack.enter_async_context(server)
             url = {"unreachable": f"http://127.0.0.1:{closed_port()}", "name_not_resolved": "https://does-not-exist.invalid"}.get(fault, server.url)
             connector = self.connector(url=url, timeout_seconds=1.0, key="contract-suite-key")
@@ -76,7 +76,7 @@ class TrytonHarness:
             yield connector
 
 
-def _after_the_question(server: FaultServer, fault: Reply) -> Reply:
+def after_the_question(server: FaultServer, fault: Reply) -> Reply:
     """What is held is asked by POST too; the fault strikes what creates."""
     nothing = answer("200 OK", b"[]")
 
