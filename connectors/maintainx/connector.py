@@ -6,7 +6,7 @@ Source: MaintainX public API reference, https://api.getmaintainx.com/v1/docs (me
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -21,6 +21,7 @@ from connectors.maintainx.mapping import Catalogue, Meter, meter_id, proven, to_
 from connectors.maintainx.settings import MaintainXCredentials, MaintainXSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
 from gateway.model.errors import BadConfiguration, OutcomeUnknown, RateLimited, Unavailable
+from gateway.model.exchange import RemoteMeter
 from gateway.model.outcome import Accepted, Outcome, Rejected
 from gateway.model.reading import Batch, Reading
 
@@ -89,6 +90,12 @@ class MaintainXConnector:
         """What the meters' last readings prove; a fresh listing each time."""
         return proven(readings, await self._list_meters()) if readings else {}
 
+    async def meters(self) -> AsyncIterator[RemoteMeter]:
+        """Every meter that the key may see, by its name, or by its id where several bear the name."""
+        catalogue = await self._list_meters()
+        for meter in catalogue.by_id.values():
+            yield RemoteMeter(meter=str(meter.id) if meter.name in catalogue.ambiguous else meter.name, title=meter.name, unit=meter.unit)
+
     async def close(self) -> None:
         """Idempotent."""
         await self._http.close()
@@ -131,7 +138,9 @@ class MaintainXConnector:
         return catalogue
 
     async def _list_page(self, cursor: str | None, *, limit: int = _PAGE_SIZE, operation: str = "list_meters") -> Page[Meter]:
-        params: dict[str, str | int] = {"limit": limit} if cursor is None else {"limit": limit, "cursor": cursor}
+        params: dict[str, str | int] = {"limit": limit, "expand": "last_reading"}  # unasked, a meter does not show it
+        if cursor is not None:
+            params["cursor"] = cursor
         answer = await self._call(operation, "GET", "/meters", params=params)
         document = answer.json
         if not isinstance(document, dict) or not isinstance(document.get("meters"), list):

@@ -24,6 +24,7 @@ class Meter:
     name: str
     last_at: datetime | None
     last_value: float | None
+    unit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,7 @@ def to_meter(item: object) -> Meter | None:
     return Meter(
         id=item["id"],
         name=str(item.get("name", "")),
+        unit=item["unit"] if isinstance(item.get("unit"), str) and item["unit"] else None,
         last_at=to_time(last.get("readingDate")),
         last_value=float(value) if isinstance(value, int | float) else None,
     )

@@ -49,11 +49,13 @@ class Meter:
         """Readings beyond the first of each (meter, readingDate)."""
         return sum(len(values) - 1 for values in self.readings.values())
 
-    def document(self) -> dict[str, object]:
-        """As GET /meters lists it. MaintainX public API reference: meters: only `lastReading` is shown, never the history."""
-        last = max(self.readings, default=None)
-        shown = None if last is None else {"readingDate": _text(last), "value": self.readings[last][-1]}
-        return {"id": self.id, "name": self.name, "unit": self.unit, "measurementType": "AUTOMATED_SENSOR", "lastReading": shown}
+    def document(self, *, expanded: bool) -> dict[str, object]:
+        """As GET /meters lists it. MaintainX public API reference: meters: only `lastReading` is shown, with `expand=last_reading`, never the history."""
+        listed: dict[str, object] = {"id": self.id, "name": self.name, "unit": self.unit or "", "measurementType": "AUTOMATED_SENSOR"}
+        if expanded:
+            last = max(self.readings, default=None)
+            listed["lastReading"] = None if last is None else {"readingDate": _text(last), "value": self.readings[last][-1]}
+        return listed
 
 
 class _Server(uvicorn.Server):
@@ -194,7 +196,8 @@ class DemoCmms:
         page, more = rest[: int(limit)], len(rest) > int(limit)
         following = str(page[-1]) if more else None
         url = f"{self.url}/meters?limit={limit}&cursor={following}" if more else None
-        return _json(200, {"meters": [self.meters[number].document() for number in page], "nextCursor": following, "nextPageUrl": url})
+        expanded = "last_reading" in request.query_params.getlist("expand")
+        return _json(200, {"meters": [self.meters[number].document(expanded=expanded) for number in page], "nextCursor": following, "nextPageUrl": url})
 
     def _take_readings(self, body: bytes) -> Response:
         """All or nothing: the reference names one status for the array, so nothing is taken before everything is checked."""
