@@ -22,6 +22,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.daemon import CpuMeter, Daemon, postgres_connection
 from benchmarks.mqtt import Publisher
@@ -263,18 +264,15 @@ def rows(document: Mapping[str, object]) -> list[Mapping[str, str]]:
     phases, growth = document["phases"], document["ack_p99_growth"]
     assert isinstance(phases, dict) and isinstance(growth, dict)
     titles = {"quiet": "no requests", "fixed": f"{FIXED_RATE} requests/s", "closed": "as many as are answered"}
-    return [
-        {
-            "phase": titles[kind],
-            "requests/s": f"{found['requests_per_second']:,.0f}" if "requests_per_second" in found else "",
-            "p50 / p99": _milliseconds(found.get("request_seconds")),
-            "msg/s": f"{found['messages_per_second']:,.0f}",
-            "PUBLISH to PUBACK, p50 / p99": _milliseconds(found["ack_seconds"]),
-            "p99 grows by": f"{growth[kind]:+.0%}" if kind in growth else "",
-            "CPU of the daemon": f"{found['cpu_share']:.0%}",
-        }
-        for kind, found in phases.items()
-    ]
+    shown: dict[str, Callable[[str, Mapping[str, Any]], str]] = {
+        "requests/s": lambda _, found: f"{found['requests_per_second']:,.0f}" if "requests_per_second" in found else "",
+        "request, p50 / p99": lambda _, found: _milliseconds(found.get("request_seconds")),
+        "messages/s": lambda _, found: f"{found['messages_per_second']:,.0f}",
+        "PUBLISH to PUBACK, p50 / p99": lambda _, found: _milliseconds(found["ack_seconds"]),
+        "its p99 grows by": lambda kind, _: f"{growth[kind]:+.0%}" if kind in growth else "",
+        "CPU of the daemon": lambda _, found: f"{found['cpu_share']:.0%}",
+    }
+    return [{"what": what, **{titles[kind]: show(kind, found) for kind, found in phases.items()}} for what, show in shown.items()]
 
 
 def _milliseconds(found: Mapping[str, float] | None) -> str:

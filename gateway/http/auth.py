@@ -37,8 +37,9 @@ async def services(request: Request) -> Services:  # async, or FastAPI would run
 Serving = Annotated[Services, Depends(services)]
 
 
-async def principal(request: Request, serving: Serving, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> Principal:
+async def principal(request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> Principal:
     """Whose token it is. Raises RequestRefused("auth.unauthenticated")."""
+    serving = await services(request)
     if not serving.authentication:
         return ANYONE
     found = None if bearer is None else await serving.access.identify(bearer.credentials)
