@@ -48,7 +48,7 @@ class ODataSettings(Block):
     base_url: str = Field(description="https://host of the service, without a path.")
     service: str = Field(
         pattern=r"^/[A-Za-z0-9._~!$()*,;=:@%/-]{0,500}$",
-        description="Path of the service, such as /v2.0/tenant/production/api/publisher/iot/v1.0/companies(id).",
+        description="Path of the service, such as /v2.0/tenant/production/api/maker/iot/v1.0/companies(id).",
     )
     entity_set: Name = Field(description="The set that readings are created in.")
     parameters: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], Annotated[str, Field(max_length=200)]] = Field(

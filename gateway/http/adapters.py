@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from gateway import clock
 from gateway.connections import links
 from gateway.connections.reauthorization import CodeExchange, LoginUrl, Reauthorization
 from gateway.connections.service import Connections
@@ -67,15 +68,33 @@ def catalogue(systems: Mapping[str, links.System]) -> Mapping[str, System]:
     }
 
 
+TRUST_SECONDS = 1.0
+"""How long an answer about a token is believed: a program that polls is looked up once a second, and a revoked token is refused within it."""
+
+MOST_TRUSTED = 1_000
+
+
 class StoredAccess:
     """Tokens, login links and sessions in PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._trusted: dict[bytes, tuple[float, tuple[Principal, str]]] = {}
 
     async def identify(self, token: str) -> tuple[Principal, str] | None:
-        """Whose token it is, and its id."""
-        return await access.identify(self._database, token)
+        """Whose token it is, and its id. What is refused is looked up each time."""
+        key, now = access.hashed(token), clock.monotonic()
+        known = self._trusted.get(key)
+        if known is not None and now < known[0]:
+            return known[1]
+        found = await access.identify(self._database, token)
+        if len(self._trusted) >= MOST_TRUSTED:
+            self._trusted.clear()
+        if found is None:
+            self._trusted.pop(key, None)
+        else:
+            self._trusted[key] = (now + TRUST_SECONDS, found)
+        return found
 
     async def redeem_login(self, secret: str) -> Session | None:
         """A session for a login link."""
