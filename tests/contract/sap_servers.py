@@ -173,7 +173,7 @@ async def serving(app: App, **options: Any) -> AsyncIterator[str]:
     """The address of `app` on a server in a thread of its own, so that its work is not counted as the client's."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # with another protocol asyncio would leave Nagle's algorithm on
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", loop="asyncio", http="h11", server_header=False, date_header=False, **options)
+    config = uvicorn.Config(app, log_config=None, lifespan="off", loop="asyncio", http="h11", server_header=False, date_header=False, **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -90,7 +90,7 @@ async def test_the_same_batch_bears_the_same_idempotency_key(opaque: HttpJsonOpa
     assert opaque.receiver.bodies[0] == {
         "batch": BATCH.id,
         "items": [
-            {"key": item.key, "meter": item.meter, "time": recent().isoformat().replace("+00:00", "Z"), "value": item.value, "unit": "CEL"}
+            {"key": item.key, "meter": item.meter, "time": item.window_start.isoformat().replace("+00:00", "Z"), "value": item.value, "unit": "CEL"}
             for item in BATCH.readings
         ],
     }

@@ -27,7 +27,7 @@ def test_the_table_of_codes_is_the_code_s() -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples need curl: apt-get install curl")
 async def test_the_examples_run() -> None:
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(guarded(world().app), port=port, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(guarded(world().app), port=port, log_config=None, lifespan="off"))
     serving = asyncio.create_task(server.serve())
     await wait_until(lambda: asyncio.sleep(0, server.started), what="the server listens")
     commands = re.findall(r"^curl .+$", TEXT, re.MULTILINE)
