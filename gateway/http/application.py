@@ -16,7 +16,7 @@ from gateway import metrics
 from gateway.http import dashboard, openapi, problem
 from gateway.http.api import ROUTERS
 from gateway.http.auth import Mounted
-from gateway.http.middleware import BodyLimit, RequestIds
+from gateway.http.middleware import BodyLimit, RequestIds, Turns
 
 
 class Health(BaseModel):
@@ -50,7 +50,7 @@ def build(check: Callable[[], Awaitable[dict[str, bool]]], mounted: Mounted) -> 
 
 def guarded(app: FastAPI) -> ASGIApp:
     """The application as it is served: even an answer to a crash has an id and careful headers."""
-    return RequestIds(BodyLimit(app))
+    return RequestIds(BodyLimit(Turns(app)))
 
 
 def _observable(app: FastAPI, check: Callable[[], Awaitable[dict[str, bool]]], software: str) -> None:

@@ -16,6 +16,8 @@ from gateway.http.problem import MEDIA_TYPE, example
 HEADER = "X-Request-ID"
 MAX_BODY_BYTES = 1 << 20
 BODY_SECONDS = 20.0
+READS_AT_ONCE = 1
+TURN_SECONDS = 5.0
 _GIVEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 SECURITY = {
@@ -57,6 +59,33 @@ class RequestIds:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self._app(scope, receive, send_with_headers)
+
+
+class Turns:
+    """Reads of the API take turns, so that a burst of them does not stand between ingest and the loop they share.
+
+    Not what asks a system itself. A read that has waited too long is told to come back.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._turns = asyncio.Semaphore(READS_AT_ONCE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Only reads of the API; anything else passes."""
+        if scope["type"] != "http" or scope["method"] != "GET" or not scope["path"].startswith("/v1/") or scope["path"].endswith("/meters"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            await _refuse(scope, send, "gateway.overloaded")
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._turns.release()
 
 
 class BodyLimit:
