@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check bench soak format constraints mosquitto clean
+.PHONY: help env demo test check bench soak format constraints packages clean
 
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done)
@@ -28,7 +28,7 @@ $(VENV)/.complete: constraints.txt pyproject.toml
 demo: env ## broker, database, gateway, a fleet and a demonstration CMMS in one terminal
 	@exec $(BIN)/fieldgate demo
 
-test: env mosquitto ## the whole suite, on real brokers and a real database
+test: env packages ## the whole suite, on real brokers and a real database
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: env ## format, lint, types, import contracts
@@ -37,13 +37,13 @@ check: env ## format, lint, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: env mosquitto ## measures ingest beside other consumers, sync, and the API during ingest; JSON in var/bench
+bench: env packages ## measures ingest beside other consumers, sync, and the API during ingest; JSON in var/bench
 	@mkdir -p $(BENCH_DIR)
 	@$(BIN)/fieldgate bench ingest --peers --json $(BENCH_DIR)/ingest.json
 	@$(BIN)/fieldgate bench sync --json $(BENCH_DIR)/sync.json
 	@$(BIN)/fieldgate bench api --json $(BENCH_DIR)/api.json
 
-soak: env mosquitto ## the long fault tests
+soak: env packages ## the long fault tests
 	@$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
 
 format: env ## rewrites the sources in the project's format
@@ -59,14 +59,15 @@ constraints: ## resolves pyproject.toml again into constraints.txt and constrain
 	@cp constraints.txt constraints-daemon.txt
 	@$(RESOLVE) --output-file constraints-daemon.txt pyproject.toml
 
-# The tests want the broker that production runs. It is installed where that can be done unasked, else one line says how.
-mosquitto:
-	@if command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ]; then exit 0; fi; \
+# The tests want the broker that production runs, and a real proxy. They are installed where that can be done unasked, else one line says how.
+packages:
+	@export PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
+	if command -v mosquitto >/dev/null && command -v haproxy >/dev/null; then exit 0; fi; \
 	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-		echo "Installing Mosquitto from the system's packages ..."; \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mosquitto mosquitto-clients; } >/dev/null && exit 0; \
+		echo "Installing Mosquitto and HAProxy from the system's packages ..."; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mosquitto mosquitto-clients haproxy; } >/dev/null && exit 0; \
 	fi; \
-	echo "Mosquitto is needed by the tests: apt-get install mosquitto mosquitto-clients (as root), dnf install mosquitto, or brew install mosquitto"; exit 1
+	echo "The tests need Mosquitto and HAProxy: apt-get install mosquitto mosquitto-clients haproxy (as root), or dnf or brew install mosquitto haproxy"; exit 1
 
 clean: ## removes the environment and everything that was made
 	@rm -rf $(VENV) build dist var *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

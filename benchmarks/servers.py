@@ -86,7 +86,7 @@ class Mosquitto:
         path = os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
         binary = shutil.which("mosquitto", path=path)
         if binary is None:
-            raise FileNotFoundError("mosquitto is not installed: `make mosquitto` says how to get it")
+            raise FileNotFoundError("mosquitto is not installed: `make packages` says how to get it")
         self._process = subprocess.Popen([binary, "-c", str(self._directory / "mosquitto.conf")], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         await wait_until(lambda: accepts(self.port), what="mosquitto accepts connections")
 

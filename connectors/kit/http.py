@@ -30,7 +30,9 @@ MAX_BODY_BYTES = 8 << 20
 _REQUEST_ID_HEADERS = ("x-request-id", "x-correlation-id", "request-id", "x-amzn-requestid", "x-amz-cf-id", "cf-ray")
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.IGNORECASE)
 _MULTIPART = re.compile(r"multipart/mixed\b", re.IGNORECASE)
-_CERTIFICATE_REFUSED = re.compile(r"alert (?:bad certificate|(?:no |unsupported )?certificate|unknown ca|access denied)", re.IGNORECASE)
+_CERTIFICATE_REFUSED = re.compile(
+    r"alert (?:bad certificate|(?:no |unsupported )?certificate(?: expired| revoked| unknown)?|unknown ca|access denied|decrypt error)", re.IGNORECASE
+)
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]+")
 
 

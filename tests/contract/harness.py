@@ -114,8 +114,8 @@ class MaintainXHarness:
             self.cmms.switches.rate_limit = 10_000
             yield
 
-    def connector(self, *, timeout_seconds: float = 5.0, calls: Calls | None = None) -> Connector:
-        return SYSTEMS[self.system].build(_settings({"base_url": self.cmms.url}, {"api_key": self.key}, timeout_seconds, calls))
+    def connector(self, *, timeout_seconds: float = 5.0, calls: Calls | None = None, url: str | None = None) -> Connector:
+        return SYSTEMS[self.system].build(_settings({"base_url": url or self.cmms.url}, {"api_key": self.key}, timeout_seconds, calls))
 
     def meter(self, number: int) -> str:
         return str(1001 + number)

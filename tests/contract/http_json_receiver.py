@@ -52,8 +52,10 @@ class Receiver:
                 break
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         status, document = self._answer(scope["method"], scope["query_string"].decode(), headers, body)
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else orjson.dumps(document)})
+        said = b"" if scope["method"] == "HEAD" else orjson.dumps(document)
+        head = [(b"content-type", b"application/json"), (b"content-length", str(len(said)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": said})
 
     def _answer(self, method: str, query: str, headers: dict[str, str], body: bytes) -> tuple[int, object]:
         self.headers.append(headers)

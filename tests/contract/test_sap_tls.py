@@ -7,63 +7,25 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from gateway.model.errors import AuthRefused, BadConfiguration, Unavailable
 from gateway.model.outcome import Accepted
 from gateway.model.reading import make_batch
 from tests.contract.harness import CONNECTION, reading, recent
+from tests.contract.pki import Authority, make_authority
 from tests.contract.sap_harness import S4hanaHarness
-
-
-@dataclass(frozen=True, slots=True)
-class Authority:
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
-
-    def issue(self, name: str) -> tuple[str, str]:
-        """Certificate and key, PEM."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        return _pem(_certificate(name, key, self)), _pem(key)
-
-
-def _certificate(name: str, key: ec.EllipticCurvePrivateKey, issuer: Authority | None) -> x509.Certificate:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer.certificate.subject if issuer else subject)
-    builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(hours=1))
-    builder = builder.add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-    return builder.sign(issuer.key if issuer else key, hashes.SHA256())
-
-
-def _authority(name: str) -> Authority:
-    key = ec.generate_private_key(ec.SECP256R1())
-    return Authority(key, _certificate(name, key, None))
-
-
-def _pem(item: x509.Certificate | ec.EllipticCurvePrivateKey) -> str:
-    if isinstance(item, x509.Certificate):
-        return item.public_bytes(serialization.Encoding.PEM).decode()
-    return item.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
 
 
 @pytest.fixture
 async def plant(tmp_path: Path) -> AsyncIterator[tuple[S4hanaHarness, Authority, Path]]:
     """A server that wants a certificate of its authority."""
-    authority = _authority("Acme CA")
+    authority = make_authority("Acme CA")
     certificate, key = authority.issue("localhost")
     files = {name: tmp_path / name for name in ("ca", "certificate", "key")}
-    for name, text in (("ca", _pem(authority.certificate)), ("certificate", certificate), ("key", key)):
+    for name, text in (("ca", authority.pem), ("certificate", certificate), ("key", key)):
         files[name].write_text(text)
     started = S4hanaHarness()
     options = {
@@ -117,7 +79,7 @@ def strict(plant: tuple[S4hanaHarness, Authority, Path], tmp_path: Path) -> Iter
 
 async def test_a_certificate_of_another_authority_or_none_is_a_refused_logon(plant: tuple[S4hanaHarness, Authority, Path], strict: str) -> None:
     harness, _, ca = plant
-    certificate, key = _authority("Other CA").issue("gateway")
+    certificate, key = make_authority("Other CA").issue("gateway")
     for credentials in ({"certificate": certificate, "private_key": key}, {"username": "MQTTGW", "password": "Welcome1!"}):
         connector = harness.connector(url=strict, credentials=credentials, ca_file=str(ca))
         with pytest.raises(AuthRefused, match="does not take our client certificate"):

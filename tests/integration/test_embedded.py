@@ -104,7 +104,7 @@ async def echoes(url: str) -> bool:
 async def test_data_and_key_stay_and_no_process_does(data_dir: Path) -> None:
     heard = Heard()
     async with embedded(data_dir, heard.log) as servers:
-        assert servers.broker == "mosquitto", "mosquitto is not installed: `make mosquitto` says how to get it"
+        assert servers.broker == "mosquitto", "mosquitto is not installed: `make packages` says how to get it"
         assert await echoes(servers.broker_url)
         await write(servers)
         key = servers.security_key
