@@ -29,7 +29,7 @@ demo: env ## broker, database, gateway, a fleet and a demonstration CMMS in one 
 	@exec $(BIN)/fieldgate demo
 
 test: env packages ## the whole suite, on real brokers and a real database
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: env ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -212,15 +212,9 @@ async def test_new_credentials_of_another_account_are_refused_and_the_issue_stay
 
 
 async def test_a_mistyped_credential_does_not_stop_what_works(database: Database) -> None:
-    class Particular(Scripted):
-        async def probe(self) -> Health:
-            self.probes += 1
-            if world.system.built[-1].credentials["api_key"] == "tpyo":
-                raise AuthRefused("no such key")
-            return Health()
-
-    world = World(database, Particular())
-    await world.active()
+    world = await World(database).active()
+    refusing, built = Scripted(probe_error=AuthRefused("no such key")), world.system.build
+    world.system.build = lambda settings: refusing if settings.credentials["api_key"] == "tpyo" else built(settings)  # type: ignore[method-assign]
     async with world.living():
         await world.service.change("acme-1", ConnectionPatch(credentials=credentials("tpyo")), CALLER)
         await wait_until_true(world, "select count(*) = 1 as yes from issue where solved_at is null")
