@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -73,4 +74,5 @@ async def _main(port: int, path: str, connections: int) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(10)  # who asks must not take the core from who is asked
     uvloop.run(_main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
