@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
 
 import structlog
 
 from connectors.kit.oauth import OAuthExchange
 from connectors.registry import SYSTEMS
 from gateway import clock, metrics
-from gateway.connections import endpoint_secrets, rotation
+from gateway.connections import rotation
 from gateway.connections.expiry import expiring
 from gateway.connections.health import Health
 from gateway.connections.incidents import Incidents
@@ -27,7 +26,6 @@ from gateway.model.connector import Observer
 from gateway.model.errors import StoreError
 from gateway.settings import Settings
 from gateway.store import credits as ledger
-from gateway.store import outbox
 from gateway.store.pool import Database
 from gateway.sync.schedule import Scheduler
 
@@ -37,7 +35,6 @@ UPKEEP_SECONDS = 30.0
 CALLS_OF_A_TURN = 3
 """Calls to a system that one turn at an open breaker may make."""
 
-EVENTS_KEPT = timedelta(days=30)
 CLOSE_SECONDS = 75.0
 """For a refresh or a logon that is on its way: a rotated token must not be lost."""
 
@@ -92,14 +89,12 @@ class Engine:
         await ledger.sync_capacity(self._database, self._settings.credits)
 
     async def _upkeep(self) -> None:
-        """What falls due by the clock: holds that lapse, credentials that end soon, secrets under an older key, events that are kept no longer."""
+        """What falls due by the clock: holds that lapse, credentials that end soon."""
         while True:
             try:
                 for name in await ledger.lapse(self._database):
                     log.info("connection.hold_lapsed", connection=name)
                 await expiring(self._database, clock.now())
-                await endpoint_secrets.rotate(self._database, self.vault)
-                await outbox.remove_expired(self._database, before=clock.now() - EVENTS_KEPT)
             except StoreError as error:
                 log.warning("gateway.upkeep_deferred", detail=str(error))
             await asyncio.sleep(UPKEEP_SECONDS)

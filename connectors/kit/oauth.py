@@ -37,11 +37,6 @@ def new_verifier() -> str:
     return secrets.token_urlsafe(48)
 
 
-def new_state() -> str:
-    """A value that only the browser that we sent away brings back."""
-    return secrets.token_urlsafe(32)
-
-
 def authorization_url(credential: Mapping[str, str], *, redirect_uri: str, state: str, verifier: str) -> str:
     """Where a person is sent to allow the gateway in. `credential` has `authorization_url`, `client_id` and, where wanted, `scope`. Raises BadConfiguration."""
     address = _address(credential, "authorization_url")

@@ -171,7 +171,7 @@ class Lifecycle:
             await self._after_success(name)
 
     async def _after_success(self, name: str) -> None:
-        await connections.schedule_probe(self._database, name, in_seconds=self._health.idle_seconds(), attempts=0)
+        await connections.schedule_probe(self._database, name, State.ACTIVE, in_seconds=self._health.idle_seconds(), attempts=0)
         await self.refresh()
         self._on_links(self._links.current)
 
@@ -182,8 +182,9 @@ class Lifecycle:
             case PermissionDenied() | BadConfiguration():
                 await self._refused(due, Trigger.PROBE_DENIED, error)
             case _ if due.verified_long_enough:
-                await self._move(due.connection, Trigger.VERIFICATION_DEFERRED, Cause(reason=_words(error)))
-                await connections.schedule_probe(self._database, due.connection, in_seconds=DEFERRED_SECONDS, attempts=0)
+                moved = await self._move(due.connection, Trigger.VERIFICATION_DEFERRED, Cause(reason=_words(error)))
+                if moved is not None:
+                    await connections.schedule_probe(self._database, due.connection, moved.to_state, in_seconds=DEFERRED_SECONDS, attempts=0)
             case _:
                 await self._again(due, error)
 
@@ -202,7 +203,7 @@ class Lifecycle:
         if moved is not None:
             moved.say()
             if moved.to_state is State.BLOCKED:
-                await connections.schedule_probe(self._database, due.connection, in_seconds=BLOCKED_SECONDS, attempts=0)
+                await connections.schedule_probe(self._database, due.connection, State.BLOCKED, in_seconds=BLOCKED_SECONDS, attempts=0)
 
     async def _withdraw(self, connection: Connection, name: str, locked: Locked) -> None:
         await connections.withdraw(connection, name)
@@ -213,13 +214,13 @@ class Lifecycle:
     async def _check(self, due: Due) -> None:
         link = self._links.get(due.connection)
         if link is None or link.generation != due.generation:
-            await connections.schedule_probe(self._database, due.connection, in_seconds=POLL_SECONDS, attempts=due.attempts)
+            await connections.schedule_probe(self._database, due.connection, due.state, in_seconds=POLL_SECONDS, attempts=due.attempts)
             return
         if due.candidate is not None and due.state is not State.BLOCKED:
             await self._move(due.connection, Trigger.CREDENTIALS_GIVEN, Cause(reason="the verification that was put off is tried again"))
             return
         if (wait := await self._health.admit(link)) is not None:
-            await connections.schedule_probe(self._database, due.connection, in_seconds=wait, attempts=due.attempts)
+            await connections.schedule_probe(self._database, due.connection, due.state, in_seconds=wait, attempts=due.attempts)
             return
         error = await self._health.probe(link)
         if error is None:
@@ -227,7 +228,7 @@ class Lifecycle:
         elif due.state is State.BLOCKED:
             if isinstance(error, AuthRefused) and not error.doubtful:
                 await self._health.failed(link, error, attempts=1, operation="probe")
-            await connections.schedule_probe(self._database, due.connection, in_seconds=BLOCKED_SECONDS, attempts=due.attempts + 1)
+            await connections.schedule_probe(self._database, due.connection, due.state, in_seconds=BLOCKED_SECONDS, attempts=due.attempts + 1)
         else:
             await self._health.failed(link, error, attempts=due.attempts + 1, operation="probe")
             await self._again(due, error)
@@ -244,14 +245,14 @@ class Lifecycle:
                 await self._after_success(due.connection)
             return
         await self._health.succeeded(link, "probe")
-        await connections.schedule_probe(self._database, due.connection, in_seconds=self._health.idle_seconds(), attempts=0)
+        await connections.schedule_probe(self._database, due.connection, due.state, in_seconds=self._health.idle_seconds(), attempts=0)
 
     async def _again(self, due: Due, error: ConnectorError | TimeoutError) -> None:
         attempts = due.attempts + 1
         wait = full_jitter(attempts, rand=random.random(), cap_seconds=RETRY_CAP_SECONDS)
         if isinstance(error, RateLimited | Unavailable):
             wait = with_floor(wait, floor_seconds=error.retry_after, rand=random.random())
-        await connections.schedule_probe(self._database, due.connection, in_seconds=wait, attempts=attempts)
+        await connections.schedule_probe(self._database, due.connection, due.state, in_seconds=wait, attempts=attempts)
         log.warning("connection.probe_deferred", connection=due.connection, detail=_words(error), retry_in_seconds=round(wait, 1))
 
     # The end
@@ -259,7 +260,7 @@ class Lifecycle:
     async def _drain(self, due: Due) -> None:
         """When no run is in hand any more: the token is revoked at the system, and everything secret goes with the last transition."""
         if await connections.is_busy(self._database, due.connection):
-            await connections.schedule_probe(self._database, due.connection, in_seconds=DRAIN_SECONDS, attempts=0)
+            await connections.schedule_probe(self._database, due.connection, due.state, in_seconds=DRAIN_SECONDS, attempts=0)
             return
         await self._revoke(due)
         async with self._database.transaction() as connection:

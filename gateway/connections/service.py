@@ -166,7 +166,7 @@ class Connections:
         held = await self._held(connection_id)
         if held.state in (State.PAUSED, *_ENDED) or (held.state in _NEEDS_CREDENTIAL and held.candidate is None):
             raise _refusal(connection_id, held.state)
-        await connections.schedule_probe(self._database, connection_id, in_seconds=0.0, attempts=0)
+        await connections.schedule_probe(self._database, connection_id, held.state, in_seconds=0.0, attempts=0)
         log.info("connection.recheck_asked", connection=connection_id, caller=caller.name)
 
     async def synchronise(self, connection_id: str, *, full: bool, caller: Caller) -> None:

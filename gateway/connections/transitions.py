@@ -8,7 +8,7 @@ from typing import assert_never
 
 import structlog
 
-from gateway.model.connection import Credits, IssueCode, Prior, Rule, State, Trigger, remembers_prior, rule_for
+from gateway.model.connection import Credits, IssueCode, Rule, State, Trigger, remembers_prior, rule_for, target_of
 from gateway.model.connector import Manifest
 from gateway.model.event import NewEvent
 from gateway.settings import Settings
@@ -63,7 +63,7 @@ class Transitions:
         rule = rule_for(locked.state, trigger, prior=locked.prior)
         if rule is None:
             return None
-        target = self._target(rule, locked)
+        target = target_of(rule, prior=locked.prior)
         prior = locked.state if remembers_prior(target) else None
         since, version = await connections.move(connection, locked, target, trigger, cause, prior=prior)
         await self._settle(connection, rule, locked)
@@ -84,13 +84,6 @@ class Transitions:
             event = NewEvent(type=rule.event, customer=locked.customer, connection=connection_id, data=data, request_id=cause.request_id)
             await outbox.append(connection, event)
         return Moved(connection=connection_id, from_state=locked.state, to_state=target, trigger=trigger, reason=cause.reason)
-
-    @staticmethod
-    def _target(rule: Rule, locked: Locked) -> State:
-        if rule.target is not Prior.STATE:
-            return rule.target
-        assert locked.prior is not None, f"{locked.connection} is {locked.state} and does not know where it came from"
-        return locked.prior
 
     async def _settle(self, connection: Connection, rule: Rule, locked: Locked) -> None:
         match rule.credits:

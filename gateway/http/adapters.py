@@ -125,7 +125,7 @@ class Ledger:
 
     async def transfers(self, customer: str | None, *, before: int, limit: int) -> Sequence[TransferDocument]:
         """Lines of the ledger, the newest first."""
-        return [_transfer(line) for line in await Views(self._database).transfers(customer, before=before, limit=limit)]
+        return [_transfer(line) for line in await ledger.transfers(self._database, customer=customer, before=before, limit=limit)]
 
 
 def credits_document(book: Book, customer: str | None) -> CreditsDocument:

@@ -164,12 +164,18 @@ def rule_for(state: State, trigger: Trigger, *, prior: State | None) -> Rule | N
     return next((rule for rule in TABLE if rule.source is state and rule.trigger is trigger and (not rule.prior or prior in rule.prior)), None)
 
 
+def target_of(rule: Rule, *, prior: State | None) -> State:
+    """Where the line leads a connection that came from `prior`."""
+    if not isinstance(rule.target, Prior):
+        return rule.target
+    assert prior is not None, f"{rule.source} does not know where it came from"
+    return prior
+
+
 def next_state(state: State, trigger: Trigger, *, prior: State | None = None) -> State | None:
     """Where the trigger leads from this state; None where it changes nothing."""
     rule = rule_for(state, trigger, prior=prior)
-    if rule is None:
-        return None
-    return prior if rule.target is Prior.STATE else rule.target
+    return None if rule is None else target_of(rule, prior=prior)
 
 
 def remembers_prior(state: State) -> bool:

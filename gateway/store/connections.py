@@ -265,10 +265,10 @@ async def claim_probes(database: Database, *, lease_seconds: float, limit: int) 
     ]
 
 
-async def schedule_probe(database: Database, connection_id: str, *, in_seconds: float, attempts: int) -> None:
-    """When the connection is looked at next."""
+async def schedule_probe(database: Database, connection_id: str, state: State, *, in_seconds: float, attempts: int) -> None:
+    """When the connection is looked at next; nothing where it is in another state by now, for its move made it due."""
     async with database.connection() as connection:
-        await connection.execute(sql("probe_schedule"), connection_id, in_seconds, attempts)
+        await connection.execute(sql("probe_schedule"), connection_id, state, in_seconds, attempts)
 
 
 async def called(database: Database, connection_id: str, *, next_probe_seconds: float) -> State | None:

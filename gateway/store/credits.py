@@ -109,10 +109,10 @@ async def audit(database: Database) -> list[str]:
     return disagreements(await read(database))
 
 
-async def transfers(database: Database, *, before: int | None = None, limit: int) -> Sequence[Transfer]:
-    """Lines of the ledger, newest first, from the one `before` that number."""
+async def transfers(database: Database, *, customer: str | None = None, before: int | None = None, limit: int) -> Sequence[Transfer]:
+    """Lines of the ledger, of one customer or all, newest first, from the one `before` that number."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("credit_transfers"), before, limit)
+        rows = await connection.fetch(sql("credit_transfers"), customer, before, limit)
     return [
         Transfer(
             number=row["transfer_id"],

@@ -52,13 +52,6 @@ class PublicIncident:
     state: Literal["open", "recovering", "closed"]
 
 
-async def of_connections(database: Database, connections: Sequence[str]) -> dict[str, str]:
-    """The open incident of each of these connections that has one; the widest where it has several."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("incident_of_connections"), list(connections))
-    return {row["connection_id"]: row["incident_id"] for row in rows}
-
-
 async def listed(database: Database, *, closed: bool, customer: str | None = None, after: str | None = None, limit: int = 100) -> list[Incident]:
     """Latest first, going on after the incident `after`. With a customer: its incidents, each with nothing but what is the customer's own."""
     async with database.connection() as connection:

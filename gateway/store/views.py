@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from gateway.model.connection import State
-from gateway.model.credits import Account, Kind, Transfer
 from gateway.model.sample import Value
 from gateway.model.status import ConnectionStatus
 from gateway.store import issues, status
@@ -183,24 +182,6 @@ class Views:
         async with self._database.connection() as connection:
             rows = await connection.fetch(sql("view_audit"), connection_id, limit)
         return [Transition(**dict(row)) for row in rows]
-
-    async def transfers(self, customer: str | None, *, before: int, limit: int) -> list[Transfer]:
-        """Lines of the ledger, the newest first; of one customer, or all."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(sql("view_transfers"), customer, before, limit)
-        return [
-            Transfer(
-                number=row["transfer_id"],
-                at=row["at"],
-                kind=Kind(row["kind"]),
-                from_account=Account(row["from_account"]),
-                to_account=Account(row["to_account"]),
-                amount=row["amount"],
-                connection=row["connection_id"],
-                customer=row["customer_id"],
-            )
-            for row in rows
-        ]
 
     async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int:
         """One transaction: these dead letters (None: all) are due again and their stream runs at once. How many were."""

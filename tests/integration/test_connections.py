@@ -329,6 +329,27 @@ async def test_disconnecting_finishes_what_is_in_hand_returns_the_credits_and_ke
     assert world.engine.links.get("acme-1") is None
 
 
+async def test_a_probe_that_is_under_way_does_not_put_off_what_was_asked_meanwhile(database: Database) -> None:
+    class Slow(Scripted):
+        asked, go = asyncio.Event(), asyncio.Event()
+
+        async def probe(self) -> Health:
+            self.probes += 1
+            if self.probes == 2:  # the first idle one
+                self.asked.set()
+                await self.go.wait()
+            return Health()
+
+    connector = Slow()
+    world = await World(database, connector).active()
+    async with world.living():
+        await world.due_now()
+        await asyncio.wait_for(connector.asked.wait(), 10)
+        await world.service.disconnect("acme-1", CALLER)
+        connector.go.set()
+        await world.reaches("disconnected")
+
+
 @pytest.mark.parametrize(
     ("state", "code"),
     [

@@ -17,6 +17,7 @@ from gateway.events.backlog import Backlog
 from gateway.model.breaker import Scope
 from gateway.model.event import EventType, NewEvent
 from gateway.store import incidents as store
+from gateway.store import status
 from gateway.store.pool import Connection, Database
 from tests.fixtures import fleet
 from tests.fixtures.fleet import CUSTOMERS, HOSTS, OWNERS, SYSTEM, call, calls, on, pass_time
@@ -93,7 +94,7 @@ async def test_a_host_that_is_down_is_one_incident(database: Database, replicas:
     assert 0 < len(incident.request_ids) <= 10
     assert 75 <= (incident.opened_at - incident.since).total_seconds() < 95
     assert incident.detail.startswith("7 of 7 connections on host one.example fail (7 of 7 customers), none succeeded for 1")
-    assert await store.of_connections(database, list(OWNERS)) == dict.fromkeys(DOWN, incident.incident)
+    assert {found.connection: found.incident for found in await status.read(database) if found.incident} == dict.fromkeys(DOWN, incident.incident)
     for name in OWNERS:
         waits = [await replica.admit(name, SYSTEM, fleet.PLACES[name]) for replica in replicas]
         assert name in DOWN or waits == [None, None, None]
@@ -133,7 +134,7 @@ async def test_each_customer_is_told_of_its_own_and_the_gateway_in_numbers(datab
     await decide(database)
     assert {event.type for event in events} == {EventType.INCIDENT_CLOSED}
     assert {event.customer for event in events} == {None, *told, OWNERS[late]}
-    assert await store.of_connections(database, list(OWNERS)) == {}
+    assert [found.incident for found in await status.read(database) if found.incident] == []
 
 
 async def test_a_black_holed_connection_is_its_own_affair(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
