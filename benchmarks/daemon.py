@@ -142,21 +142,29 @@ class Daemon:
             return 0, ""
 
 
+def processes(pid: int) -> list[int]:
+    """The process and those that it started: the daemon and the one that answers HTTP."""
+    try:
+        return [pid, *(int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split())]
+    except OSError:
+        return [pid]
+
+
 def cpu_seconds(pid: int) -> float:
-    """User and system time of all threads so far, by the scheduler's nanoseconds."""
+    """User and system time of all threads of its processes so far, by the scheduler's nanoseconds."""
     total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
+    for process in processes(pid):
         try:
-            total += int((task / "schedstat").read_text().split()[0])
+            total += sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{process}/task").iterdir())
         except OSError:
-            continue  # a thread that ended
+            continue  # one that ended
     return total / 1e9
 
 
 def peak_memory_bytes(pid: int) -> int:
-    """The highest resident set so far."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+    """The highest resident sets so far of its processes, added: what they share counts twice."""
+    lines = [next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM:")) for process in processes(pid)]
+    return sum(int(line.split()[1]) for line in lines) * 1024
 
 
 class CpuMeter:

@@ -12,6 +12,8 @@ import json
 import sys
 import time
 
+import uvloop
+
 from benchmarks.servers import free_port
 
 PUBLISH, PUBACK = 3, 4
@@ -152,4 +154,4 @@ async def _main(target: int) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_main(int(sys.argv[1])))
+        uvloop.run(_main(int(sys.argv[1])))

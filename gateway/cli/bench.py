@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from importlib import import_module
@@ -11,6 +10,7 @@ from types import ModuleType
 from typing import Annotated
 
 import typer
+import uvloop
 from rich.console import Console
 
 import gateway
@@ -53,8 +53,8 @@ def sync(
 
 @app.command()
 def api(
-    seconds: Annotated[float, typer.Option(min=1, help="The length of each phase.")] = 8.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of the phases; the median counts.")] = 5,
+    seconds: Annotated[float, typer.Option(min=1, help="The length of each phase.")] = 5.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of the phases; the median counts.")] = 12,
     connections: Annotated[int, typer.Option(min=1, max=100, help="Keep-alive connections that ask.")] = 8,
     json_path: Json = None,
 ) -> None:
@@ -81,6 +81,6 @@ def _measure(
     report, console = _module("report"), Console(stderr=True)
     with console.status("starting") as status:
         said: Callable[[str], None] = status.update if console.is_terminal else console.print
-        document = asyncio.run(run(said))
+        document = uvloop.run(run(said))
     report.show(title, rows(document), Console())
     report.write(json_path, document)
