@@ -30,6 +30,7 @@ from gateway.http.ports import Services
 from gateway.model.access import Principal
 from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
+from gateway.model.status import ConnectionStatus
 from gateway.settings import ConnectionPatch, ConnectionSettings, Identifier
 from gateway.store.views import Target
 
@@ -107,13 +108,26 @@ async def disconnect(serving: Serving, request: Request, asking: Admin, target: 
 )
 async def read_status(serving: Serving, request: Request, asking: Viewer, connection: ConnectionId) -> Response:
     """The same document as is retained on MQTT. `ETag` is its version. No side effect."""
-    if (given := request.headers.get("if-none-match")) is not None:
-        target = await find_target(serving, asking, connection)
-        asked = {tag.strip().removeprefix("W/") for tag in given.split(",")}
-        if not asked.isdisjoint({f'"{target.version}"', "*"}):
-            return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=_tagged(target.version))
     found = check_owner(asking, next(iter(await serving.reader.status([connection])), None))
-    return Response(status_document(found, now=clock.now()).payload(), media_type="application/json", headers=_tagged(found.version))
+    headers = status_headers(found.version)
+    if has_version(request.headers.get("if-none-match"), found.version):
+        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    return Response(status_payload(found), media_type="application/json", headers=headers)
+
+
+def status_payload(found: ConnectionStatus) -> bytes:
+    """The document of a connection as it was read now."""
+    return status_document(found, now=clock.now()).payload()
+
+
+def status_headers(version: int) -> dict[str, str]:
+    """Its version as `ETag`; whoever keeps it asks each time."""
+    return {"etag": f'"{version}"', "cache-control": "private, no-cache"}
+
+
+def has_version(if_none_match: str | None, version: int) -> bool:
+    """Whether `If-None-Match` names this version."""
+    return if_none_match is not None and not {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}.isdisjoint({f'"{version}"', "*"})
 
 
 @router.post("/v1/connections/{connection}/sync", summary="Synchronise now", status_code=ACCEPTED, responses=NOT_NOW)
@@ -165,10 +179,6 @@ async def make_reconnect_link(serving: Serving, target: OperatedConnection) -> R
 async def list_meters(serving: Serving, target: ViewedConnection) -> RemoteMeters:
     """Asks the system itself what readings can be written to; used to write meter mappings."""
     return RemoteMeters(items=tuple(RemoteMeterDocument.model_validate(meter) for meter in await serving.connections.meters(target.connection)))
-
-
-def _tagged(version: int) -> dict[str, str]:
-    return {"ETag": f'"{version}"', "Cache-Control": "private, no-cache"}
 
 
 def _no_tables(wanted: ConnectionSettings | ConnectionPatch) -> None:
