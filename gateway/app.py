@@ -14,8 +14,6 @@ from typing import TypeVar
 
 import structlog
 
-from connectors.kit.oauth import authorization_url
-from connectors.registry import SYSTEMS
 from gateway import clock
 from gateway.configuration import DeclaredConnection
 from gateway.connections.apply import apply
@@ -25,11 +23,10 @@ from gateway.events.backlog import Backlog
 from gateway.events.commands import Commands, Explain, Synchronise
 from gateway.events.mqtt_publisher import StatusPublisher
 from gateway.events.relay import Relay
-from gateway.events.webhook_service import WebhookService
 from gateway.events.webhooks import Webhooks
-from gateway.http.adapters import assemble
-from gateway.http.ports import Services
-from gateway.http.server import HttpServer, Readiness
+from gateway.http.observed import Readiness
+from gateway.http.process import HttpProcess
+from gateway.http.scheduling import ask_for_short_slices
 from gateway.ingest import Ingest
 from gateway.ingest.explain import explain_for
 from gateway.model.access import Caller
@@ -65,11 +62,12 @@ async def run(
     replica = settings.replica or f"{socket.gethostname().split('.')[0][:40]}-{os.getpid()}"
     owner = f"{replica}/{secrets.token_hex(4)}"
     stopping = asyncio.Event()
+    ask_for_short_slices()
     if handle_signals:
         _handle_signals(stopping)
     async with AsyncExitStack() as stack:
         readiness = Readiness()
-        http = HttpServer(settings, readiness)
+        http = HttpProcess(settings, readiness, owner=owner)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(http.run(), name="http")
             database = await _until_stopped(_open(settings), stopping)
@@ -94,7 +92,7 @@ class _Daemon:
     reload: Callable[[], Sequence[DeclaredConnection]] | None
 
     async def serve(
-        self, declared: Sequence[DeclaredConnection], http: HttpServer, readiness: Readiness, stopping: asyncio.Event, ready: Callable[[], None] | None
+        self, declared: Sequence[DeclaredConnection], http: HttpProcess, readiness: Readiness, stopping: asyncio.Event, ready: Callable[[], None] | None
     ) -> None:
         """Until asked to stop. Stop order: ingest, sync, status, so that what is taken in is told before we leave."""
         settings, database = self.settings, self.database
@@ -105,7 +103,7 @@ class _Daemon:
             await _first(engine.prepare)
             await _first(lambda: apply(database, engine.service, declared))
             await _first(engine.lifecycle.refresh)
-            http.serve(_services(settings, database, engine))
+            http.serve()
             async with asyncio.TaskGroup() as group:
                 loops = [group.create_task(loop, name=name) for name, loop in self._loops(engine, ingest, publisher).items()]
                 readiness.serve(database, lambda: ingest.connected)
@@ -136,20 +134,6 @@ class _Daemon:
             **engine.loops(),
         }
         return loops if self.reload is None else {**loops, "reload": _reload(database, self.reload, engine)}
-
-
-def _services(settings: Settings, database: Database, engine: Engine) -> Services:
-    webhooks = WebhookService(settings.webhooks, database, EndpointSealer(engine.vault))
-    return assemble(
-        settings,
-        database,
-        engine.service,
-        vault=engine.vault,
-        login_url=authorization_url,
-        exchange=engine.exchange,
-        systems=SYSTEMS,
-        webhooks=webhooks,
-    )
 
 
 def _synchronise(engine: Engine) -> Synchronise:

@@ -6,7 +6,7 @@ A metric of a room is touched by that room only; gauges that mirror the database
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily
@@ -86,3 +86,28 @@ DEAD_LETTERS = Gauge("fieldgate_dead_letters", "Dead letters held.", ["reason"],
 OUTBOX_PENDING = Gauge("fieldgate_outbox_pending_events", "Events that MQTT has not taken yet.", registry=REGISTRY)
 WEBHOOK_DELIVERIES = Counter("fieldgate_webhook_deliveries_total", "Attempts to deliver an event to a webhook.", ["outcome"], registry=REGISTRY)
 BUILD_INFO = Gauge("fieldgate_build_info", "Always 1.", ["version", "python"], registry=REGISTRY)
+
+BESIDE = (TOKEN_REFRESHES, UPSTREAM_REQUESTS)
+"""What the HTTP process counts as well: it too refreshes tokens and calls systems."""
+
+Counts = Sequence[tuple[int, Mapping[str, str], float]]
+
+
+def counts() -> Counts:
+    """How far each series of `BESIDE` has come in this process: place in it, labels, total."""
+    families = [(place, family) for place, counter in enumerate(BESIDE) for family in counter.collect()]
+    return [(place, sample.labels, sample.value) for place, family in families for sample in family.samples if sample.name.endswith("_total")]
+
+
+class Added:
+    """What another process counted, added to this one's counters: one of these for each such process."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, tuple[str, ...]], float] = {}
+
+    def add(self, counted: Counts) -> None:
+        """What has grown since the last time."""
+        for place, labels, total in counted:
+            key = (place, tuple(labels.values()))
+            BESIDE[place].labels(**labels).inc(total - self._known.get(key, 0.0))
+            self._known[key] = total

@@ -75,7 +75,7 @@ class DatabaseSettings(Section):
 
 
 class HttpSettings(Section):
-    """Health, metrics, and later the API."""
+    """Health, metrics, the API and the pages."""
 
     listen: str = "127.0.0.1:8080"
     public_url: str = "http://127.0.0.1:8080"

@@ -19,6 +19,7 @@ from gateway.events.cloudevent import CloudEvent
 from gateway.events.documents import GatewayStatus, IssueDocument, ReplicaStatus, StatusDocument
 from gateway.http.application import build
 from gateway.http.auth import Mounted
+from gateway.http.observed import Readiness
 from gateway.model.connector import Manifest
 
 ROOT = Path(__file__).parents[2]
@@ -38,14 +39,10 @@ def files() -> Mapping[str, str]:
     }
     schemas |= {f"config/schemas/{name}.schema.json": schema for name, schema in asyncapi.schemas()}
     written = {path: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for path, schema in schemas.items()}
-    written["docs/reference/openapi.json"] = json.dumps(build(_nothing, Mounted()).openapi(), indent=2, ensure_ascii=False) + "\n"
+    written["docs/reference/openapi.json"] = json.dumps(build(Readiness(), Mounted()).openapi(), indent=2, ensure_ascii=False) + "\n"
     written["docs/reference/asyncapi.yaml"] = yaml.safe_dump(asyncapi.document(), sort_keys=False, allow_unicode=True, width=160)
     tables = {"metrics": metrics_table(), "log-events": events_table(), "connectors": connectors_table()}
     return {**written, **{f"docs/reference/{name}.md": table for name, table in tables.items()}}
-
-
-async def _nothing() -> dict[str, bool]:
-    return {}
 
 
 def connectors_table() -> str:

@@ -38,12 +38,11 @@ def assemble(
     systems: Mapping[str, links.System],
     webhooks: WebhookService,
 ) -> Services:
-    """What `HttpServer.serve` is given. However much is asked, reads leave most of the pool, and of the server, to ingest and sync."""
-    read = database.share(max(2, settings.database.pool_size // 4))
+    """What `HttpServer.serve` is given."""
     return Services(
         connections=service,
-        reader=Views(read),
-        access=StoredAccess(read),
+        reader=Views(database),
+        access=StoredAccess(database),
         credits=Ledger(database),
         incidents=StoredIncidents(database),
         events=StoredEvents(database, instance=settings.instance),

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from importlib.metadata import version
-from platform import python_version
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
 from starlette.types import ASGIApp
 
-from gateway import metrics
 from gateway.http import dashboard, openapi, problem
 from gateway.http.api import ROUTERS
 from gateway.http.auth import Mounted
-from gateway.http.middleware import BodyLimit, RequestIds, Turns
+from gateway.http.middleware import BodyLimit, RequestIds
+from gateway.http.polled import Polled
+from gateway.http.ports import Observed
 
 
 class Health(BaseModel):
@@ -30,44 +28,46 @@ class Ready(BaseModel):
     """Which parts are well."""
 
     ready: bool
-    checks: dict[str, bool] = Field(description="broker: the ingest session is up; database: answers; migrations: all applied; accepting: not draining.")
+    checks: dict[str, bool] = Field(
+        description="broker: the ingest session is up; database: answers; migrations: all applied; accepting: not draining. `daemon: false` alone: no answer."
+    )
 
 
-def build(check: Callable[[], Awaitable[dict[str, bool]]], mounted: Mounted) -> FastAPI:
-    """The application. `check` says which parts are well, by name; `mounted` is given its services when they are there."""
+def build(observed: Observed, mounted: Mounted) -> FastAPI:
+    """The application. `observed` is asked for health and metrics; `mounted` is given its services when they are there."""
     software = version("fieldgate")
-    metrics.BUILD_INFO.labels(software, python_version()).set(1)
     app = FastAPI(title="Fieldgate", version=software, docs_url=None, redoc_url=None, generate_unique_id_function=lambda route: route.name)
     app.state.mounted = mounted
     app.openapi = lambda: openapi.complete(app)  # type: ignore[method-assign]  # FastAPI's own way to replace its document
     problem.install(app)
-    _observable(app, check, software)
+    _observable(app, observed, software)
     for router in ROUTERS:
         app.include_router(router)
-    dashboard.install(app, check)
+    dashboard.install(app, observed)
     return app
 
 
 def guarded(app: FastAPI) -> ASGIApp:
     """The application as it is served: even an answer to a crash has an id and careful headers."""
-    return RequestIds(BodyLimit(Turns(app)))
+    return Polled(RequestIds(BodyLimit(app)), app.state.mounted)
 
 
-def _observable(app: FastAPI, check: Callable[[], Awaitable[dict[str, bool]]], software: str) -> None:
-    @app.get("/healthz", tags=["health"])
+def _observable(app: FastAPI, observed: Observed, software: str) -> None:
+    @app.get("/healthz", responses=openapi.problems("gateway.overloaded"), tags=["health"])
     async def healthz() -> Health:
-        """Alive."""
+        """Alive: the loop that takes in telemetry turns."""
+        await observed.alive()
         return Health(version=software)
 
     @app.get("/readyz", response_model=Ready, responses={503: {"model": Ready}}, tags=["health"])
     async def readyz() -> JSONResponse:
         """Ready when broker, database and migrations are; 503 says which is not."""
-        checks = await check()
+        checks = await observed.checks()
         ready = Ready(ready=all(checks.values()), checks=checks)
         return JSONResponse(ready.model_dump(), status_code=200 if ready.ready else 503)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}, tags=["health"])
     async def scrape(request: Request) -> Response:
         """Prometheus text format, or OpenMetrics where it is asked for."""
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(metrics.REGISTRY), headers={"content-type": content_type})
+        text, media_type = await observed.exposition(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": media_type})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from collections.abc import Mapping
 
 import orjson
 import structlog
@@ -16,8 +17,6 @@ from gateway.http.problem import MEDIA_TYPE, example
 HEADER = "X-Request-ID"
 MAX_BODY_BYTES = 1 << 20
 BODY_SECONDS = 20.0
-READS_AT_ONCE = 1
-TURN_SECONDS = 5.0
 _GIVEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 SECURITY = {
@@ -34,6 +33,17 @@ _SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY
 _OURS = {_ID, *(name for name, _ in _SECURITY)}
 
 
+def request_id(headers: Headers) -> str:
+    """The caller's own, when it is a decent one, or a new one."""
+    given = headers.get(HEADER, "")
+    return given if _GIVEN.fullmatch(given) else secrets.token_hex(16)
+
+
+def careful_headers(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+    """These (their names in small letters) and those of `SECURITY`, as ASGI takes them."""
+    return (*((name.encode(), value.encode()) for name, value in headers.items()), *_SECURITY)
+
+
 class RequestIds:
     """Gives every request an id (the caller's own, when it is a decent one), to the log lines and the response; and the headers of `SECURITY`."""
 
@@ -45,47 +55,19 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if _GIVEN.fullmatch(given) else secrets.token_hex(16)
-        scope.setdefault("state", {})["request_id"] = request_id
+        identifier = request_id(Headers(scope=scope))
+        scope.setdefault("state", {})["request_id"] = identifier
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [(name, value) for name, value in message.get("headers", ()) if name not in _OURS]
                 if not any(name == b"cache-control" for name, _ in headers):
                     headers.append((b"cache-control", b"no-store"))
-                message["headers"] = [*headers, (_ID, request_id.encode()), *_SECURITY]
+                message["headers"] = [*headers, (_ID, identifier.encode()), *_SECURITY]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=identifier):
             await self._app(scope, receive, send_with_headers)
-
-
-class Turns:
-    """Reads of the API take turns, so that a burst of them does not stand between ingest and the loop they share.
-
-    Not what asks a system itself. A read that has waited too long is told to come back.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._turns = asyncio.Semaphore(READS_AT_ONCE)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Only reads of the API; anything else passes."""
-        if scope["type"] != "http" or scope["method"] != "GET" or not scope["path"].startswith("/v1/") or scope["path"].endswith("/meters"):
-            await self._app(scope, receive, send)
-            return
-        try:
-            async with asyncio.timeout(TURN_SECONDS):
-                await self._turns.acquire()
-        except TimeoutError:
-            await _refuse(scope, send, "gateway.overloaded")
-            return
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._turns.release()
 
 
 class BodyLimit:

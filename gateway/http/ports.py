@@ -38,6 +38,22 @@ class System:
     credentials_schema: Mapping[str, object]
 
 
+class Observed(Protocol):
+    """The daemon, as health and metrics show it."""
+
+    async def alive(self) -> None:
+        """Returns when the loop that takes in telemetry has turned. Raises RequestRefused("gateway.overloaded") when it does not."""
+        ...
+
+    async def checks(self) -> dict[str, bool]:
+        """Which parts are well, by name; ready when all are."""
+        ...
+
+    async def exposition(self, accept: str) -> tuple[str, str]:
+        """The metrics in what `accept` asks for, and their media type."""
+        ...
+
+
 class ConnectionService(Protocol):
     """The life of connections: `gateway.connections.service`. Every method raises RequestRefused."""
 

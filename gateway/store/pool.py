@@ -70,9 +70,8 @@ def converted() -> Iterator[None]:
 class Database:
     """A pool of sessions with the settings that every query here counts on."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], turns: asyncio.Semaphore | None = None) -> None:
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
         self._pool = pool
-        self._turns = turns
 
     @classmethod
     async def open(cls, dsn: str, *, size: int, application_name: str = "fieldgate") -> Database:
@@ -98,38 +97,19 @@ class Database:
             raise ConfigError(f"database.dsn: {error}") from error
         return cls(pool)
 
-    def share(self, sessions: int) -> Database:
-        """The same pool, of which at most `sessions` are in use through this at once: who uses it cannot take all. A holder must not ask for a second."""
-        return Database(self._pool, asyncio.Semaphore(sessions))
-
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A session without a transaction."""
         with converted():
-            async with self._turn(), self._pool.acquire(timeout=WAIT_SECONDS) as connection:
+            async with self._pool.acquire(timeout=WAIT_SECONDS) as connection:
                 yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A READ COMMITTED transaction: committed when the block ends, rolled back when it raises."""
         with converted():
-            async with self._turn(), self._pool.acquire(timeout=WAIT_SECONDS) as connection, connection.transaction():
+            async with self._pool.acquire(timeout=WAIT_SECONDS) as connection, connection.transaction():
                 yield connection
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        if self._turns is None:
-            yield
-            return
-        if self._turns.locked():
-            async with asyncio.timeout(WAIT_SECONDS):
-                await self._turns.acquire()
-        else:
-            await self._turns.acquire()  # does not wait; a timer for each costs
-        try:
-            yield
-        finally:
-            self._turns.release()
 
     async def is_ready(self) -> bool:
         """Whether a query answers within two seconds."""

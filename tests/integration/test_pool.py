@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 import gateway.store
-from gateway.model.errors import StoreUnavailable
-from gateway.store import pool
 from gateway.store.pool import Database
 from gateway.store.queries import names, sql
 
@@ -45,32 +43,3 @@ async def test_a_transaction_that_was_left_open_is_rolled_back(dsn: str) -> None
     finally:
         asyncio.get_running_loop().set_exception_handler(None)
         await database.close()
-
-
-async def test_a_share_takes_no_more_than_its_part(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "WAIT_SECONDS", 0.05)
-    share = database.share(1)
-    async with share.connection() as connection:
-        with pytest.raises(StoreUnavailable):
-            async with share.connection():
-                pass
-        async with database.connection() as other:
-            assert await other.fetchval("select true")
-        assert await connection.fetchval("select true")
-    async with share.transaction() as connection:
-        assert await connection.fetchval("select true")
-
-
-async def test_who_waits_for_a_share_is_next(database: Database) -> None:
-    share = database.share(1)
-    entered: list[int] = []
-
-    async def use(number: int) -> None:
-        async with share.connection() as connection:
-            entered.append(number)
-            await connection.fetchval("select true")
-
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        for number in range(5):
-            group.create_task(use(number))
-    assert entered == [0, 1, 2, 3, 4]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-
-import httpx
 
 from gateway import metrics
 from gateway.events.backlog import Backlog
-from gateway.http.server import HttpServer, Readiness
-from gateway.settings import Settings
+from gateway.http.observed import Readiness
 from gateway.store import status
 from gateway.store.pool import Database
 from gateway.store.queries import sql
+from tests.fixtures.http_fakes import serving
 
 ROWS = """
 insert into customer (customer_id) values ('acme');
@@ -88,28 +85,21 @@ async def test_replicas_are_counted_while_they_are_heard(database: Database) -> 
 
 async def test_ready_only_with_broker_database_and_migrations(database: Database, empty_dsn: str) -> None:
     readiness, connected = Readiness(), False
-    server = HttpServer(Settings.model_validate({"security": {"encryption_keys": ["k"]}, "http": {"listen": "127.0.0.1:0"}}), readiness)
-    serving = asyncio.create_task(server.run())
-    async with asyncio.timeout(20):
-        while not server.port:
-            await asyncio.sleep(0.005)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client:
+    async with serving(readiness) as client:
 
-            async def failing() -> tuple[int, set[str]]:
-                answer = await client.get("/readyz")
-                return answer.status_code, {name for name, well in answer.json()["checks"].items() if not well}
+        async def failing() -> tuple[int, set[str]]:
+            answer = await client.get("/readyz")
+            return answer.status_code, {name for name, well in answer.json()["checks"].items() if not well}
 
-            readiness.serve(database, lambda: connected)
-            assert await failing() == (503, {"broker"})
-            connected = True
-            assert await failing() == (200, set())
-            bare = await Database.open(empty_dsn, size=3)
-            readiness.serve(bare, lambda: connected)
-            assert await failing() == (503, {"migrations"})
-            await bare.close()
-            assert await failing() == (503, {"database", "migrations"})
-            readiness.serve(database, lambda: connected)
-            readiness.draining()
-            assert await failing() == (503, {"accepting"})
-        await server.stop()
-    await serving
+        readiness.serve(database, lambda: connected)
+        assert await failing() == (503, {"broker"})
+        connected = True
+        assert await failing() == (200, set())
+        bare = await Database.open(empty_dsn, size=3)
+        readiness.serve(bare, lambda: connected)
+        assert await failing() == (503, {"migrations"})
+        await bare.close()
+        assert await failing() == (503, {"database", "migrations"})
+        readiness.serve(database, lambda: connected)
+        readiness.draining()
+        assert await failing() == (503, {"accepting"})

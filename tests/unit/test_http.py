@@ -10,26 +10,16 @@ import httpx
 import pytest
 
 from gateway import metrics
-from gateway.http.server import HttpServer, Readiness
+from gateway.http import process
+from gateway.http.observed import Readiness
 from gateway.model.errors import ConfigError
-from gateway.settings import Settings
-
-
-def settings(listen: str) -> Settings:
-    return Settings.model_validate({"security": {"encryption_keys": ["k"]}, "http": {"listen": listen}})
+from tests.fixtures.http_fakes import serving
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    server = HttpServer(settings("127.0.0.1:0"), Readiness())
-    serving = asyncio.create_task(server.run())
-    async with asyncio.timeout(10):
-        while not server.port and not serving.done():
-            await asyncio.sleep(0.005)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client:
-            yield client
-        await server.stop()
-        await serving
+    async with serving(Readiness()) as client:
+        yield client
 
 
 async def test_health_and_readiness(client: httpx.AsyncClient) -> None:
@@ -70,14 +60,25 @@ async def test_errors_are_problems(client: httpx.AsyncClient, method: str, path:
     assert body["request_id"] == response.headers["X-Request-ID"]
 
 
-async def test_an_address_in_use_is_a_fault_of_configuration() -> None:
+async def test_an_address_in_use_is_a_fault_of_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "IN_USE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ConfigError, match=f"cannot listen on {address}"):
-            await HttpServer(settings(address), Readiness()).run()
+            await process.listen(address)
+
+
+async def test_an_address_that_is_being_left_is_waited_for() -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    address = f"127.0.0.1:{taken.getsockname()[1]}"
+    waiting = asyncio.create_task(process.listen(address))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    taken.close()
+    (await waiting).close()
 
 
 @pytest.mark.parametrize("listen", ["8080", "localhost:http", ":80", "127.0.0.1:70000"])
 async def test_an_address_that_is_none_is_a_fault_of_configuration(listen: str) -> None:
     with pytest.raises(ConfigError, match="is no address"):
-        await HttpServer(settings(listen), Readiness()).run()
+        await process.listen(listen)

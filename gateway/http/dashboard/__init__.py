@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 
 from gateway.http.dashboard import connection, documentation, overview, public, reauthorize, sessions
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import LoginNeeded
+from gateway.http.ports import Observed
 from gateway.http.problem import Problem
 
 
-def install(app: FastAPI, check: Callable[[], Awaitable[dict[str, bool]]]) -> None:
+def install(app: FastAPI, observed: Observed) -> None:
     """Adds every page; errors of pages become pages."""
     app.state.problem_page = _problem_page
-    app.state.check = check
+    app.state.observed = observed
     app.add_exception_handler(LoginNeeded, _to_login)
     for module in (overview, connection, sessions, public, documentation, reauthorize):
         app.include_router(module.router)

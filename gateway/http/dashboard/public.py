@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from gateway.http.auth import Mounted
 from gateway.http.dashboard.rendering import asset, render
 from gateway.http.documents import PublicIncident
-from gateway.http.ports import Services
+from gateway.http.ports import Observed, Services
 from gateway.model.errors import StoreUnavailable
 
 router = APIRouter(include_in_schema=False)
@@ -22,7 +22,8 @@ _FILES = frozenset({"fieldgate.css", "refresh.js", "icon.svg"})
 @router.get("/status")
 async def status_page(request: Request) -> Response:
     """Whether the gateway works, and which systems do not. No customer, no connection, no number of either."""
-    checks: dict[str, bool] = await request.app.state.check()
+    observed: Observed = request.app.state.observed
+    checks = await observed.checks()
     mounted: Mounted = request.app.state.mounted
     incidents = await _incidents(mounted.services)
     overall: Literal["well", "troubled", "down"] = "well"

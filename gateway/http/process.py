@@ -1,0 +1,173 @@
+"""Keeps the HTTP process running beside the daemon, on a socket that the daemon holds, and answers what it asks of the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import pickle
+import socket
+import sys
+from dataclasses import dataclass
+
+import structlog
+
+from gateway import clock, metrics
+from gateway.http.channel import Channel, Document
+from gateway.http.observed import Readiness
+from gateway.model.errors import ConfigError
+from gateway.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+MODULE = "gateway.http_process"
+BACKLOG = 2048
+STEADY_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 30.0
+STOP_SECONDS = 90.0
+"""For requests that are being answered, and for a token that is being refreshed."""
+
+IN_USE_SECONDS = 3.0
+"""The process of a daemon that was killed leaves the port as soon as it learns of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What the process is given on its standard input, pickled: it holds secrets."""
+
+    settings: Settings
+    owner: str
+    listening: int
+    line: int
+
+
+class HttpProcess:
+    """Health, readiness, metrics, the API and the pages at `http.listen`, answered by a process of its own.
+
+    Whatever is asked there, and however much, takes no time of the loop that acknowledges telemetry (ADR 16). When the process dies it is started again;
+    requests wait meanwhile.
+    """
+
+    def __init__(self, settings: Settings, readiness: Readiness, *, owner: str) -> None:
+        self._settings, self._readiness, self._owner = settings, readiness, owner
+        self._serving = False
+        self._stopping = asyncio.Event()
+        self._channel: Channel | None = None
+
+    def serve(self) -> None:
+        """From now on the API and the pages answer. Before, and while there is no database, they say that the gateway starts."""
+        self._serving = True
+        if self._channel is not None:
+            self._channel.send({"serve": True})
+
+    async def run(self) -> None:
+        """Until `stop` or cancellation. Raises ConfigError when the address cannot be listened on."""
+        listening = await listen(self._settings.http.listen)
+        address, port = listening.getsockname()[:2]
+        log.info("http.listening", address=address, port=port)
+        pause = 0.0
+        try:
+            while not self._stopping.is_set():
+                started = clock.monotonic()
+                code = await self._one(listening)
+                if self._stopping.is_set():
+                    return
+                pause = 0.1 if clock.monotonic() - started > STEADY_SECONDS else min(max(2 * pause, 0.1), LONGEST_PAUSE_SECONDS)
+                log.error("http.process_died", exit_code=code, again_in_seconds=pause, advice="its last words are in this log; telemetry is not touched by it")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), pause)
+        finally:
+            listening.close()
+
+    async def stop(self) -> None:
+        """What was asked is answered first, for a few seconds at most. `run` returns when that is done."""
+        self._stopping.set()
+
+    async def _one(self, listening: socket.socket) -> int | None:
+        """One process, from its start to its end; its exit code."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", MODULE,
+                stdin=asyncio.subprocess.PIPE, pass_fds=(listening.fileno(), theirs.fileno()), preexec_fn=os.setpgrp,
+            )  # fmt: skip
+            start = Start(settings=self._settings, owner=f"{self._owner}/http", listening=listening.fileno(), line=theirs.fileno())
+        assert process.stdin is not None
+        process.stdin.write(pickle.dumps(start))
+        process.stdin.close()
+        channel = self._channel = await Channel.over(ours)
+        if self._serving:
+            channel.send({"serve": True})
+        conversing, stopped = asyncio.create_task(self._converse(channel)), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({conversing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            channel.send({"stop": True})
+            await _ended(process)
+            await conversing
+        finally:
+            self._channel = None
+            channel.close()
+            stopped.cancel()
+            conversing.cancel()
+            await asyncio.wait({conversing, stopped})
+            await _ended(process)  # by itself: it has lost its line
+        return process.returncode
+
+    async def _converse(self, channel: Channel) -> None:
+        """Answers until the process is gone."""
+        added = metrics.Added()
+
+        async def answer(asked: Document) -> None:
+            channel.send({"answer": await self._answer(asked, added), "number": asked["number"]})
+
+        async with asyncio.TaskGroup() as answering:
+            while (asked := await channel.receive()) is not None:
+                answering.create_task(answer(asked))
+
+    async def _answer(self, asked: Document, added: metrics.Added) -> object:
+        match asked["ask"]:
+            case "alive":
+                return None
+            case "checks":
+                return await self._readiness.checks()
+            case "exposition":
+                added.add(asked["counted"])
+                return await self._readiness.exposition(asked["accept"])
+            case other:
+                raise AssertionError(other)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """Waits until it has ended; kills it when it will not."""
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+async def listen(address: str) -> socket.socket:
+    """Raises ConfigError for what is no address, and for one where another listens."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"http.listen: {address!r} is no address; expected host:port, such as 127.0.0.1:8080 or [::1]:8080")
+    until = clock.monotonic() + IN_USE_SECONDS
+    while True:
+        listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setblocking(False)
+        try:
+            listening.bind((host, int(port)))
+            listening.listen(BACKLOG)
+        except OSError as error:
+            listening.close()
+            if clock.monotonic() < until and error.errno == errno.EADDRINUSE:
+                await asyncio.sleep(0.1)
+                continue
+            raise ConfigError(
+                f"http.listen: cannot listen on {address}: {error.strerror or error}; stop what listens there, or set http.listen to another address"
+            ) from error
+        return listening

@@ -1,0 +1,131 @@
+"""The daemon and its HTTP process, each of them killed, hung or asked to end: the other notices, and telemetry is not touched."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from benchmarks.daemon import Daemon, processes
+from benchmarks.mqtt import Publisher
+from benchmarks.servers import Mosquitto, accepts, wait_until
+from gateway.demo.cmms import DemoCmms
+from gateway.model.access import Role
+from gateway.store import access
+from gateway.store.pool import Database
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path, mosquitto: Mosquitto, dsn: str) -> AsyncIterator[Daemon]:
+    made = Daemon(tmp_path, broker_url=mosquitto.url, dsn=dsn)
+    made.start()
+    try:
+        await made.ready()
+        yield made
+    finally:
+        await made.kill()
+
+
+@asynccontextmanager
+async def asking(daemon: Daemon) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{daemon.port}", trust_env=False, timeout=10) as client:
+        yield client
+
+
+def http_process(daemon: Daemon) -> int:
+    [_, pid] = processes(daemon.pid)
+    return pid
+
+
+async def gone(pid: int, seconds: float = 10) -> None:
+    await wait_until(lambda: not psutil.pid_exists(pid), what=f"{pid} has ended", seconds=seconds)
+
+
+async def test_one_that_is_killed_is_there_again_and_telemetry_is_acknowledged_meanwhile(daemon: Daemon, mosquitto: Mosquitto, database: Database) -> None:
+    acknowledged: list[int] = []
+    async with Publisher[int](mosquitto.port, "pump", acknowledged=acknowledged.append) as publisher:
+        first = http_process(daemon)
+        os.kill(first, signal.SIGKILL)
+        for number in range(100):
+            payload = json.dumps({"ts": time.time_ns() // 1_000_000 + number, "metrics": {"t": number}}).encode()
+            await publisher.publish("acme/devices/pump/telemetry", payload, number)
+        await publisher.flush()
+    async with asking(daemon) as client:
+        assert (await client.get("/readyz")).status_code == 200
+    assert http_process(daemon) != first
+    assert len(acknowledged) == 100
+    async with database.connection() as connection:
+        assert await connection.fetchval("select count(*) from telemetry") == 100
+    died = [json.loads(line) for line in daemon.log.splitlines() if "http.process_died" in line]
+    assert [line["exit_code"] for line in died] == [-signal.SIGKILL]
+    assert await daemon.stop() == 0
+
+
+async def test_it_does_not_outlive_a_daemon_that_is_killed_and_leaves_the_port(daemon: Daemon) -> None:
+    pid = http_process(daemon)
+    await daemon.kill()
+    await gone(pid)
+    assert not accepts(daemon.port)
+    daemon.start()
+    await daemon.ready()
+
+
+async def test_signals_are_the_daemons(daemon: Daemon) -> None:
+    pid = http_process(daemon)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(pid, number)
+    async with asking(daemon) as client:
+        assert (await client.get("/healthz")).status_code == 200
+    assert http_process(daemon) == pid
+    assert await daemon.stop() == 0
+    assert not psutil.pid_exists(pid)
+
+
+async def test_a_daemon_that_hangs_is_neither_alive_nor_ready(daemon: Daemon) -> None:
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        async with asking(daemon) as client:
+            alive, ready, metrics = await asyncio.gather(*(client.get(path) for path in ("/healthz", "/readyz", "/metrics")))
+            assert (alive.status_code, alive.json()["code"]) == (503, "gateway.overloaded")
+            assert (ready.status_code, ready.json()) == (503, {"ready": False, "checks": {"daemon": False}})
+            assert metrics.status_code == 503
+            os.kill(daemon.pid, signal.SIGCONT)
+            assert (await client.get("/healthz")).status_code == 200
+            assert (await client.get("/readyz")).status_code == 200
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+
+
+async def test_what_it_counts_is_in_the_metrics_and_stays_when_it_dies(daemon: Daemon, database: Database) -> None:
+    series = 'fieldgate_upstream_requests_total{operation="list_meters",status_class="2xx",system="maintainx"}'
+    async with DemoCmms(meters=["pump t"], api_key="key") as cmms, asking(daemon) as client:
+        token = (await access.create(database, name="test", role=Role.ADMIN)).token
+        headers = {"Authorization": f"Bearer {token}"}
+        wanted = {
+            "id": "cmms",
+            "customer": "acme",
+            "system": "maintainx",
+            "settings": {"base_url": cmms.url},
+            "credentials": {"type": "api_key", "api_key": "key"},
+        }
+        assert (await client.post("/v1/connections", json=wanted, headers=headers)).status_code == 201
+
+        async def is_active() -> bool:
+            return str((await client.get("/v1/connections/cmms/status", headers=headers)).json()["state"]) == "active"
+
+        await wait_until(is_active, what="the connection is active")
+        for _ in range(2):
+            assert (await client.get("/v1/connections/cmms/meters", headers=headers)).status_code == 200
+    assert (await daemon.metrics())[series] == 2
+    assert (await daemon.metrics())[series] == 2, "told twice, counted once"
+    os.kill(http_process(daemon), signal.SIGKILL)
+    assert (await daemon.metrics())[series] == 2
