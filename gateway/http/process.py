@@ -70,7 +70,11 @@ class HttpProcess:
         try:
             while not self._stopping.is_set():
                 started = clock.monotonic()
-                code = await self._one(listening)
+                try:
+                    code = await self._one(listening)
+                except OSError as error:  # there is no process or no memory to be had just now
+                    log.warning("http.process_not_started", detail=str(error))
+                    code = None
                 if self._stopping.is_set():
                     return
                 pause = 0.1 if clock.monotonic() - started > STEADY_SECONDS else min(max(2 * pause, 0.1), LONGEST_PAUSE_SECONDS)
@@ -87,11 +91,13 @@ class HttpProcess:
     async def _one(self, listening: socket.socket) -> int | None:
         """One process, from its start to its end; its exit code."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as unless_started:
+            unless_started.enter_context(ours)
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", MODULE,
                 stdin=asyncio.subprocess.PIPE, pass_fds=(listening.fileno(), theirs.fileno()), preexec_fn=os.setpgrp,
             )  # fmt: skip
+            unless_started.pop_all()
             start = Start(settings=self._settings, owner=f"{self._owner}/http", listening=listening.fileno(), line=theirs.fileno())
         assert process.stdin is not None
         process.stdin.write(pickle.dumps(start))

@@ -13,6 +13,7 @@ from gateway import metrics
 from gateway.http import process
 from gateway.http.observed import Readiness
 from gateway.model.errors import ConfigError
+from gateway.settings import Settings
 from tests.fixtures.http_fakes import serving
 
 
@@ -82,3 +83,24 @@ async def test_an_address_that_is_being_left_is_waited_for() -> None:
 async def test_an_address_that_is_none_is_a_fault_of_configuration(listen: str) -> None:
     with pytest.raises(ConfigError, match="is no address"):
         await process.listen(listen)
+
+
+async def test_a_process_that_cannot_be_started_is_tried_again_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = asyncio.Event()
+    tries = 0
+
+    async def refuse(*_: object, **__: object) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            tried.set()
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    settings = Settings.model_validate({"security": {"encryption_keys": ["k"]}, "http": {"listen": "127.0.0.1:0"}})
+    beside = process.HttpProcess(settings, Readiness(), owner="test")
+    running = asyncio.create_task(beside.run())
+    async with asyncio.timeout(10):
+        await tried.wait()
+        await beside.stop()
+        await running
