@@ -76,8 +76,14 @@ def test_binaries_that_the_account_cannot_reach_are_copied_once_and_run(private:
 
 @pytest.mark.parametrize("server", ["postgres", "mosquitto"])
 async def test_leaving_while_a_server_is_started_again_leaves_no_process(private: Path, server: str) -> None:
+    def runs(child: psutil.Process) -> bool:
+        try:
+            return child.status() != psutil.STATUS_ZOMBIE and child.name().startswith(server)
+        except psutil.NoSuchProcess:  # it ended since it was listed
+            return False
+
     def processes() -> list[psutil.Process]:
-        return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE and child.name().startswith(server)]
+        return [child for child in psutil.Process().children() if runs(child)]
 
     before = processes()  # the session's own
 
