@@ -1,13 +1,16 @@
-"""Measures what the status route costs ingest: requests a second while 2,000 messages a second are taken in, and PUBLISH to PUBACK with and without them.
+"""Measures what the status route costs ingest: requests a second while 2,000 messages a second are taken in,
+and PUBLISH to PUBACK with and without them.
 
-One daemon with its HTTP process, both on one core that nothing else here uses; an active connection that delivers all the while. The phases `quiet` (no
-requests), `fixed` (520 requests a second) and `closed` (as many as are answered) are interleaved in one run and the median of the rounds counts, so that
-growth is a ratio of the same minutes. A hundredth of a phase is a dozen hiccups of the machine: many short rounds tell more than few long ones, and a TMPDIR
-in memory leaves out those of the disk.
+One daemon with its HTTP process, both on one core that nothing else here uses; an active connection that
+delivers all the while. The phases `quiet` (no requests), `fixed` (520 requests a second) and `closed` (as
+many as are answered) are interleaved in one run and the median of the rounds counts, so that growth is a
+ratio of the same minutes. A hundredth of a phase is a dozen hiccups of the machine: many short rounds tell
+more than few long ones, and a TMPDIR in memory leaves out those of the disk.
 
-Keys of the JSON document: `phases` by kind: `requests_per_second`, `request_seconds` {p50, p99} (none of `quiet`), `ack_seconds` {p50, p99},
-`messages_per_second`, `cpu_share` of that core; `ack_p99_growth` {fixed, closed}: of the median p99 over that of `quiet`, less 1;
-`own_ack_p99_seconds` by kind: the daemon's own measure, from receipt to PUBACK, over all rounds (on a line within a bucket of its histogram); `rounds`: the
+Keys of the JSON document: `phases` by kind: `requests_per_second`, `request_seconds` {p50, p99} (none of
+`quiet`), `ack_seconds` {p50, p99}, `messages_per_second`, `cpu_share` of that core; `ack_p99_growth` {fixed,
+closed}: of the median p99 over that of `quiet`, less 1; `own_ack_p99_seconds` by kind: the daemon's own
+measure, from receipt to PUBACK, over all rounds (on a line within a bucket of its histogram); `rounds`: the
 same by kind, each round; `settings`, `machine` (with `load_average` at start and end), `versions`.
 """
 
@@ -118,7 +121,9 @@ class Bench:
     async def buckets(self) -> Buckets:
         """The daemon's own histogram, so far."""
         found = await self.daemon.metrics()
-        return Counter({float(name[len(OWN) : -2]): count for name, count in found.items() if name.startswith(OWN)})
+        return Counter(
+            {float(name[len(OWN) : -2]): count for name, count in found.items() if name.startswith(OWN)}
+        )
 
 
 async def run(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> dict[str, object]:
@@ -131,7 +136,15 @@ async def run(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> d
         progress("starting Mosquitto and PostgreSQL")
         await broker.start()
         await postgres.start()
-        rounds, own = await _measure(plan, core, broker, await postgres.create("fieldgate"), await postgres.create("target"), directory, progress)
+        rounds, own = await _measure(
+            plan,
+            core,
+            broker,
+            await postgres.create("fieldgate"),
+            await postgres.create("target"),
+            directory,
+            progress,
+        )
     finally:
         await broker.stop()
         await postgres.stop()
@@ -142,9 +155,19 @@ async def run(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> d
     return _document(plan, rounds, own, load)
 
 
-async def _measure(plan: Plan, core: int, broker: Mosquitto, dsn: str, target_dsn: str, directory: Path, progress: Callable[[str], None]) -> Measured:
+async def _measure(
+    plan: Plan,
+    core: int,
+    broker: Mosquitto,
+    dsn: str,
+    target_dsn: str,
+    directory: Path,
+    progress: Callable[[str], None],
+) -> Measured:
     relay = await Program.start("benchmarks.relay", str(broker.port))
-    daemon = Daemon(directory, broker_url=f"mqtt://127.0.0.1:{await relay.hear()}", dsn=dsn, logging={"level": "warning"})
+    daemon = Daemon(
+        directory, broker_url=f"mqtt://127.0.0.1:{await relay.hear()}", dsn=dsn, logging={"level": "warning"}
+    )
     asker = await Program.start("benchmarks.http_load", str(daemon.port), STATUS, str(plan.connections))
     daemon.start()
     _pin(daemon.pid, core)
@@ -168,7 +191,9 @@ async def _measure(plan: Plan, core: int, broker: Mosquitto, dsn: str, target_ds
 
 @contextmanager
 def _elsewhere() -> Iterator[int]:
-    """Keeps us, and the servers and programs that we start, off one core: the daemon's own. Where there is only one, it is everybody's."""
+    """Keeps us, and the servers and programs that we start, off one core: the daemon's own. Where there is
+    only one, it is everybody's.
+    """
     cores = os.sched_getaffinity(0)
     core = max(cores)
     os.sched_setaffinity(0, cores - {core} or cores)
@@ -214,8 +239,12 @@ async def _publish(bench: Bench) -> None:
     while True:
         while bench.published - base < (time.perf_counter() - started) * STEADY_RATE:
             number = bench.published
-            metrics = {f"metric{metric}": round(20 + number * (metric + 1) % 1000 / 100, 2) for metric in range(3)}
-            payload = json.dumps({"ts": time.time_ns() // 1_000_000, "metrics": metrics}, separators=(",", ":")).encode()
+            metrics = {
+                f"metric{metric}": round(20 + number * (metric + 1) % 1000 / 100, 2) for metric in range(3)
+            }
+            payload = json.dumps(
+                {"ts": time.time_ns() // 1_000_000, "metrics": metrics}, separators=(",", ":")
+            ).encode()
             await bench.publisher.publish(f"acme/devices/device{number % DEVICES}/telemetry", payload, None)
             bench.published += 1
         await asyncio.sleep(0.001)
@@ -230,7 +259,9 @@ async def _rounds(bench: Bench, progress: Callable[[str], None]) -> Measured:
             progress(f"round {number + 1} of {bench.plan.rounds}: {kind}")
             before = await bench.buckets()
             rounds[kind].append(await _phase(bench, KINDS[kind]))
-            bench.own[kind].update({bound: count - before[bound] for bound, count in (await bench.buckets()).items()})
+            bench.own[kind].update(
+                {bound: count - before[bound] for bound, count in (await bench.buckets()).items()}
+            )
     return rounds, {kind: _p99(buckets) for kind, buckets in bench.own.items()}
 
 
@@ -261,7 +292,12 @@ async def _phase(bench: Bench, rate: float | None) -> Round:
     acks = await bench.relay.hear()
     await asyncio.sleep(0.1)  # a CPU sample past the end
     began, until, took = asked["since"], asked["until"], asked["seconds"]
-    assert isinstance(began, float) and isinstance(until, float) and isinstance(took, list) and isinstance(acks, list)
+    assert (
+        isinstance(began, float)
+        and isinstance(until, float)
+        and isinstance(took, list)
+        and isinstance(acks, list)
+    )
     figures = {
         "ack_p50": quantile(acks, 0.5),
         "ack_p99": quantile(acks, 0.99),
@@ -270,11 +306,21 @@ async def _phase(bench: Bench, rate: float | None) -> Round:
     }
     if rate is None:
         return figures
-    return {**figures, "requests_per_second": len(took) / (until - began), "request_p50": quantile(took, 0.5), "request_p99": quantile(took, 0.99)}
+    return {
+        **figures,
+        "requests_per_second": len(took) / (until - began),
+        "request_p50": quantile(took, 0.5),
+        "request_p99": quantile(took, 0.99),
+    }
 
 
-def _document(plan: Plan, rounds: Mapping[str, list[Round]], own: Mapping[str, float], load: Mapping[str, list[float]]) -> dict[str, object]:
-    medians = {kind: {name: statistics.median(one[name] for one in found) for name in found[0]} for kind, found in rounds.items()}
+def _document(
+    plan: Plan, rounds: Mapping[str, list[Round]], own: Mapping[str, float], load: Mapping[str, list[float]]
+) -> dict[str, object]:
+    medians = {
+        kind: {name: statistics.median(one[name] for one in found) for name in found[0]}
+        for kind, found in rounds.items()
+    }
     quiet = medians["quiet"]["ack_p99"]
     return {
         "machine": {**machine(), "load_average": load},
@@ -307,9 +353,15 @@ def rows(document: Mapping[str, object]) -> list[Mapping[str, str]]:
     """The document as lines of a table."""
     phases, growth, own = document["phases"], document["ack_p99_growth"], document["own_ack_p99_seconds"]
     assert isinstance(phases, dict) and isinstance(growth, dict) and isinstance(own, dict)
-    titles = {"quiet": "no requests", "fixed": f"{FIXED_RATE} requests/s", "closed": "as many as are answered"}
+    titles = {
+        "quiet": "no requests",
+        "fixed": f"{FIXED_RATE} requests/s",
+        "closed": "as many as are answered",
+    }
     shown: dict[str, Callable[[str, Mapping[str, Any]], str]] = {
-        "requests/s": lambda _, found: f"{found['requests_per_second']:,.0f}" if "requests_per_second" in found else "",
+        "requests/s": lambda _, found: (
+            f"{found['requests_per_second']:,.0f}" if "requests_per_second" in found else ""
+        ),
         "request, p50 / p99": lambda _, found: _milliseconds(found.get("request_seconds")),
         "messages/s": lambda _, found: f"{found['messages_per_second']:,.0f}",
         "PUBLISH to PUBACK, p50 / p99": lambda _, found: _milliseconds(found["ack_seconds"]),
@@ -317,7 +369,10 @@ def rows(document: Mapping[str, object]) -> list[Mapping[str, str]]:
         "receipt to PUBACK by its own metric, p99": lambda kind, _: f"{own[kind] * 1000:.1f} ms",
         "CPU of both processes": lambda _, found: f"{found['cpu_share']:.0%}",
     }
-    return [{"what": what, **{titles[kind]: show(kind, found) for kind, found in phases.items()}} for what, show in shown.items()]
+    return [
+        {"what": what, **{titles[kind]: show(kind, found) for kind, found in phases.items()}}
+        for what, show in shown.items()
+    ]
 
 
 def _milliseconds(found: Mapping[str, float] | None) -> str:

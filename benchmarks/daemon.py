@@ -1,4 +1,6 @@
-"""Owns a `fieldgate run` process: its generated configuration, its start and end, and what the kernel says it used."""
+"""Owns a `fieldgate run` process: its generated configuration, its start and end, and what the kernel says it
+used.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from benchmarks.servers import accepts, end, free_port, wait_until
 Tree = Mapping[str, object]
 
 
-def configuration(*, broker_url: str, dsn: str, customers: Sequence[str], port: int, **sections: Tree) -> dict[str, object]:
+def configuration(
+    *, broker_url: str, dsn: str, customers: Sequence[str], port: int, **sections: Tree
+) -> dict[str, object]:
     """A whole configuration; `sections` add keys to its sections."""
     base: dict[str, dict[str, object]] = {
         "broker": {"url": broker_url},
@@ -33,7 +37,15 @@ def configuration(*, broker_url: str, dsn: str, customers: Sequence[str], port: 
     return {"customers": list(customers), **base}
 
 
-def postgres_connection(name: str, customer: str, dsn: str, meters: Sequence[Tree], *, interval: str = "1s", initial_days: int = 30) -> dict[str, object]:
+def postgres_connection(
+    name: str,
+    customer: str,
+    dsn: str,
+    meters: Sequence[Tree],
+    *,
+    interval: str = "1s",
+    initial_days: int = 30,
+) -> dict[str, object]:
     """A declared connection to the table sink."""
     return {
         "id": name, "customer": customer, "system": "postgres", "credentials": {"type": "dsn", "dsn": dsn},
@@ -60,12 +72,19 @@ class Daemon:
         self.log_path = directory / f"{name}.log"
         self._path = directory / f"{name}.yaml"
         self._process: subprocess.Popen[bytes] | None = None
-        content = configuration(broker_url=broker_url, dsn=dsn, customers=customers, port=self.port, **sections)
+        content = configuration(
+            broker_url=broker_url, dsn=dsn, customers=customers, port=self.port, **sections
+        )
         content["replica"] = name
         self._environment = {"BENCH_KEY": "not-a-secret-only-for-throw-away-servers"}
         if connections:
             declared = directory / f"{name}.connections.yaml"
-            declared.write_text(json.dumps({"connections": [self._without_secrets(connection) for connection in connections]}, indent=1))
+            declared.write_text(
+                json.dumps(
+                    {"connections": [self._without_secrets(connection) for connection in connections]},
+                    indent=1,
+                )
+            )
             content["connections_file"] = declared.name
         self._path.write_text(json.dumps(content, indent=1))  # JSON is YAML
 
@@ -97,13 +116,30 @@ class Daemon:
 
     def start(self) -> None:
         """Starts the process; `ready` waits for it."""
-        command = [sys.executable, "-c", "from gateway.cli.main import main; main()", "run", "--config", str(self._path)]
+        command = [
+            sys.executable,
+            "-c",
+            "from gateway.cli.main import main; main()",
+            "run",
+            "--config",
+            str(self._path),
+        ]
         with self.log_path.open("ab") as log:
-            environment = {key: value for key, value in os.environ.items() if not key.startswith("FIELDGATE_")}
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**environment, **self._environment})
+            environment = {
+                key: value for key, value in os.environ.items() if not key.startswith("FIELDGATE_")
+            }
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**environment, **self._environment},
+            )
 
     async def ready(self, seconds: float = 30.0) -> None:
-        """Waits until broker, database and migrations are well. Raises RuntimeError with the log's end when the process ended instead."""
+        """Waits until broker, database and migrations are well. Raises RuntimeError with the log's end when
+        the process ended instead.
+        """
 
         async def is_ready() -> bool:
             if self.exit_code is not None:
@@ -145,7 +181,14 @@ class Daemon:
 def processes(pid: int) -> list[int]:
     """The process and those that it started: the daemon and the one that answers HTTP."""
     try:
-        return [pid, *(int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split())]
+        return [
+            pid,
+            *(
+                int(child)
+                for task in Path(f"/proc/{pid}/task").iterdir()
+                for child in (task / "children").read_text().split()
+            ),
+        ]
     except OSError:
         return [pid]
 
@@ -155,7 +198,10 @@ def cpu_seconds(pid: int) -> float:
     total = 0
     for process in processes(pid):
         try:
-            total += sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{process}/task").iterdir())
+            total += sum(
+                int((task / "schedstat").read_text().split()[0])
+                for task in Path(f"/proc/{process}/task").iterdir()
+            )
         except OSError:
             continue  # one that ended
     return total / 1e9
@@ -163,12 +209,21 @@ def cpu_seconds(pid: int) -> float:
 
 def peak_memory_bytes(pid: int) -> int:
     """The highest resident sets so far of its processes, added: what they share counts twice."""
-    lines = [next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM:")) for process in processes(pid)]
+    lines = [
+        next(
+            line
+            for line in Path(f"/proc/{process}/status").read_text().splitlines()
+            if line.startswith("VmHWM:")
+        )
+        for process in processes(pid)
+    ]
     return sum(int(line.split()[1]) for line in lines) * 1024
 
 
 class CpuMeter:
-    """Samples a process's CPU time every 20 ms, so that any interval can be asked for afterwards (wall-clock seconds)."""
+    """Samples a process's CPU time every 20 ms, so that any interval can be asked for afterwards (wall-clock
+    seconds).
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid

@@ -1,9 +1,11 @@
-"""Owns the asking side of HTTP: a few keep-alive connections that ask for one path, as fast as they are answered or at a rate. A program of its own.
+"""Owns the asking side of HTTP: a few keep-alive connections that ask for one path, as fast as they are
+answered or at a rate. A program of its own.
 
-`python -m benchmarks.http_load PORT PATH CONNECTIONS` reads the value of `Authorization` from its first line. Each further line is a phase, `SECONDS RATE`
-(rate 0: each connection asks again once it is answered), that it answers with a line of JSON: `since` and `until` (wall clock) and `seconds`, how long each
-answer took. At a rate, time counts from when the request was due: what had to wait for a connection has waited; what is
-still due at the end is not asked.
+`python -m benchmarks.http_load PORT PATH CONNECTIONS` reads the value of `Authorization` from its first line.
+Each further line is a phase, `SECONDS RATE` (rate 0: each connection asks again once it is answered), that it
+answers with a line of JSON: `since` and `until` (wall clock) and `seconds`, how long each answer took. At a
+rate, time counts from when the request was due: what had to wait for a connection has waited; what is still
+due at the end is not asked.
 """
 
 from __future__ import annotations
@@ -38,18 +40,29 @@ class Asked:
         length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
         body = await reader.readexactly(length)
         if not head.startswith(b"HTTP/1.1 200 ") or orjson.loads(body)["connection"] != self.connection:
-            raise ValueError(f"expected the status of {self.connection}: {lines[0].decode()} {body[:300].decode(errors='replace')}")
+            raise ValueError(
+                f"expected the status of {self.connection}: {lines[0].decode()} {body[:300].decode(errors='replace')}"
+            )
 
 
 async def _phase(asked: Asked, streams: list[Streams], seconds: float, rate: float) -> dict[str, object]:
     took: list[float] = []
     since, started = time.time(), time.perf_counter()
     due = (started + number / rate for number in count()) if rate else iter(time.perf_counter, None)
-    await asyncio.gather(*(_worker(asked, reader, writer, due, started + seconds, took) for reader, writer in streams))
+    await asyncio.gather(
+        *(_worker(asked, reader, writer, due, started + seconds, took) for reader, writer in streams)
+    )
     return {"since": since, "until": time.time(), "seconds": took}
 
 
-async def _worker(asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, due: Iterator[float], until: float, took: list[float]) -> None:
+async def _worker(
+    asked: Asked,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    due: Iterator[float],
+    until: float,
+    took: list[float],
+) -> None:
     for at in due:
         if max(at, time.perf_counter()) >= until:
             return

@@ -1,7 +1,9 @@
-"""Measures how fast a QoS 1 backlog becomes committed rows, beside other consumers of an equal backlog in the same run.
+"""Measures how fast a QoS 1 backlog becomes committed rows, beside other consumers of an equal backlog in the
+same run.
 
-Rounds are interleaved and the median counts. Every consumer has its own persistent session, filled while it is away. Ours is the daemon: from the
-receipt of the first message (its own stamp, `received_at`) to the last commit (PostgreSQL's commit timestamps), so no polling disturbs or rounds it.
+Rounds are interleaved and the median counts. Every consumer has its own persistent session, filled while it
+is away. Ours is the daemon: from the receipt of the first message (its own stamp, `received_at`) to the last
+commit (PostgreSQL's commit timestamps), so no polling disturbs or rounds it.
 """
 
 from __future__ import annotations
@@ -63,7 +65,10 @@ class Bench:
     def payload(self) -> bytes:
         """The next sample; no two have one time."""
         self.written += 1
-        body = {f"metric{number}": round(20 + (self.written * (number + 1)) % 1000 / 100, 2) for number in range(self.plan.metrics)}
+        body = {
+            f"metric{number}": round(20 + (self.written * (number + 1)) % 1000 / 100, 2)
+            for number in range(self.plan.metrics)
+        }
         return json.dumps({"ts": self.since + self.written, "metrics": body}, separators=(",", ":")).encode()
 
     async def fill(self, prefix: str, count: int) -> None:
@@ -75,7 +80,12 @@ class Bench:
 
     def daemon(self, broker_url: str | None = None) -> Daemon:
         """Ours, with its defaults."""
-        return Daemon(self.directory, broker_url=broker_url or self.broker.url, dsn=self.dsn, logging={"level": "warning"})
+        return Daemon(
+            self.directory,
+            broker_url=broker_url or self.broker.url,
+            dsn=self.dsn,
+            logging={"level": "warning"},
+        )
 
 
 async def run(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> dict[str, object]:
@@ -88,7 +98,15 @@ async def run(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> d
         await broker.start()
         await postgres.start()
         dsn, peers_dsn = await postgres.create("fieldgate"), await postgres.create("peers")
-        bench = Bench(plan=plan, broker=broker, postgres=postgres, dsn=dsn, peers_dsn=peers_dsn, directory=directory, progress=progress)
+        bench = Bench(
+            plan=plan,
+            broker=broker,
+            postgres=postgres,
+            dsn=dsn,
+            peers_dsn=peers_dsn,
+            directory=directory,
+            progress=progress,
+        )
         await _rounds(bench)
         progress(f"steady {STEADY_RATE} messages a second for {plan.steady_seconds:g} s")
         acks = await _steady(bench)
@@ -174,14 +192,28 @@ async def _mosquitto_sub(port: int, client: str, topic_filter: str, count: int) 
     options = ["-V", "mqttv5", "-D", "connect", "receive-maximum", "65534", "-x", "3600", "-c", "-q", "1"]
     started = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
-        "mosquitto_sub", "-h", "127.0.0.1", "-p", str(port), "-i", client, "-t", topic_filter, "-C", str(count), *options, stdout=asyncio.subprocess.DEVNULL
+        "mosquitto_sub",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-i",
+        client,
+        "-t",
+        topic_filter,
+        "-C",
+        str(count),
+        *options,
+        stdout=asyncio.subprocess.DEVNULL,
     )
     await asyncio.wait_for(process.wait(), 120)
     return time.perf_counter() - started
 
 
 async def _steady(bench: Bench) -> list[float]:
-    """Seconds from PUBLISH to PUBACK of each message, as a relay between broker and daemon sees them: its own delay counts against us."""
+    """Seconds from PUBLISH to PUBACK of each message, as a relay between broker and daemon sees them: its own
+    delay counts against us.
+    """
     relay = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.relay", str(bench.broker.port),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 26, cwd=Path(__file__).parents[1],
@@ -195,7 +227,9 @@ async def _steady(bench: Bench) -> list[float]:
             started, sent = time.perf_counter(), 0
             while (elapsed := time.perf_counter() - started) < bench.plan.steady_seconds:
                 while sent < elapsed * STEADY_RATE:
-                    await publisher.publish(f"acme/devices/device{sent % DEVICES}/telemetry", bench.payload(), None)
+                    await publisher.publish(
+                        f"acme/devices/device{sent % DEVICES}/telemetry", bench.payload(), None
+                    )
                     sent += 1
                 await asyncio.sleep(0.001)
             await publisher.flush()
@@ -253,7 +287,10 @@ def rows(document: Mapping[str, object]) -> list[Mapping[str, str]]:
     assert isinstance(rates, dict) and isinstance(ratios, dict) and isinstance(acks, dict)
     memory, idle = document["peak_memory_bytes"], document["idle_cpu_share"]
     assert isinstance(memory, int) and isinstance(idle, float)
-    lines = [{"what": name, "figure": f"{rate:,} msg/s", "ours to it": str(ratios.get(name, ""))} for name, rate in rates.items()]
+    lines = [
+        {"what": name, "figure": f"{rate:,} msg/s", "ours to it": str(ratios.get(name, ""))}
+        for name, rate in rates.items()
+    ]
     figures = {
         "CPU of the daemon": f"{document['cpu_microseconds_per_message']} us/message",
         f"PUBLISH to PUBACK at {acks['rate']}/s, p50": f"{acks['p50'] * 1000:.2f} ms",

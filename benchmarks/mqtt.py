@@ -1,4 +1,6 @@
-"""Owns the measuring side of MQTT: a fast QoS 1 publisher that knows what was acknowledged, and persistent sessions to fill."""
+"""Owns the measuring side of MQTT: a fast QoS 1 publisher that knows what was acknowledged, and persistent
+sessions to fill.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,18 @@ SESSION_SECONDS = 3600
 
 
 class Publisher(Generic[TagT]):
-    """Publishes at QoS 1 and hands each tag to `acknowledged` at its PUBACK. What a lost connection left open is published again."""
+    """Publishes at QoS 1 and hands each tag to `acknowledged` at its PUBACK. What a lost connection left open
+    is published again.
+    """
 
-    def __init__(self, port: int, client_id: str, *, window: int = 2000, acknowledged: Callable[[TagT], None] | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        client_id: str,
+        *,
+        window: int = 2000,
+        acknowledged: Callable[[TagT], None] | None = None,
+    ) -> None:
         self._port = port
         self._client_id = client_id
         self._acknowledged = acknowledged
@@ -43,7 +54,9 @@ class Publisher(Generic[TagT]):
             self._writer.close()
 
     async def publish(self, topic: str, payload: bytes, tag: TagT) -> None:
-        """Returns when it is written or waits for the connection to return; at most `window` are unacknowledged."""
+        """Returns when it is written or waits for the connection to return; at most `window` are
+        unacknowledged.
+        """
         await self._free.acquire()
         identifier = self._identifier()
         self._open[identifier] = (topic, payload, tag)
@@ -66,7 +79,11 @@ class Publisher(Generic[TagT]):
     def _write(self, identifier: int) -> None:
         if self._writer is not None and not self._writer.is_closing():
             topic, payload, _ = self._open[identifier]
-            self._writer.write(mqtt5.PublishPacket(topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=identifier).write())
+            self._writer.write(
+                mqtt5.PublishPacket(
+                    topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=identifier
+                ).write()
+            )
 
     async def _drained(self) -> None:
         if self._writer is not None:
@@ -84,7 +101,11 @@ class Publisher(Generic[TagT]):
     async def _converse(self) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
-            writer.write(mqtt5.ConnectPacket(self._client_id, clean_start=True, keep_alive=0, receive_max=65534).write())
+            writer.write(
+                mqtt5.ConnectPacket(
+                    self._client_id, clean_start=True, keep_alive=0, receive_max=65534
+                ).write()
+            )
             buffer = bytearray()
             while True:
                 chunk = await reader.read(65536)
@@ -119,7 +140,9 @@ class Publisher(Generic[TagT]):
         if held is None:
             return
         if packet.reason_code.value >= 128:
-            raise ConnectionRefusedError(f"the broker refused a message on {held[0]}: {packet.reason_code.name}")
+            raise ConnectionRefusedError(
+                f"the broker refused a message on {held[0]}: {packet.reason_code.name}"
+            )
         self.acknowledged_count += 1
         self._free.release()
         if self._acknowledged is not None:
@@ -130,7 +153,13 @@ class Publisher(Generic[TagT]):
 
 async def open_session(port: int, client_id: str, topic_filter: str) -> None:
     """Makes a persistent session with the subscription, and leaves it."""
-    await _visit(port, mqtt5.ConnectPacket(client_id, clean_start=True, session_expiry_interval=SESSION_SECONDS, receive_max=65534), topic_filter)
+    await _visit(
+        port,
+        mqtt5.ConnectPacket(
+            client_id, clean_start=True, session_expiry_interval=SESSION_SECONDS, receive_max=65534
+        ),
+        topic_filter,
+    )
 
 
 async def drop_session(port: int, client_id: str) -> None:

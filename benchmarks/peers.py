@@ -1,8 +1,10 @@
-"""Owns the other consumers, each written as its own documentation has it, with the same receive window as ours.
+"""Owns the other consumers, each written as its own documentation has it, with the same receive window as
+ours.
 
-`python -m benchmarks.peers NAME PORT CLIENT FILTER COUNT [DSN]` prints `{"first", "last"}`: wall-clock seconds when it began to connect (the
-backlog flows from the CONNACK on; aiomqtt shows the first message only after thousands have been received) and of the last message (for those that
-store: of the last commit). Importing is not counted.
+`python -m benchmarks.peers NAME PORT CLIENT FILTER COUNT [DSN]` prints `{"first", "last"}`: wall-clock
+seconds when it began to connect (the backlog flows from the CONNACK on; aiomqtt shows the first message only
+after thousands have been received) and of the last message (for those that store: of the last commit).
+Importing is not counted.
 """
 
 from __future__ import annotations
@@ -28,11 +30,20 @@ on conflict (device_id, ts) do update set metrics = peer_sample.metrics || exclu
 TABLE = "create table if not exists peer_sample (device_id text, ts timestamptz, metrics jsonb, primary key (device_id, ts))"
 
 
-async def _messages(port: int, client: str, topic_filter: str, count: int) -> AsyncIterator[tuple[str, bytes]]:
+async def _messages(
+    port: int, client: str, topic_filter: str, count: int
+) -> AsyncIterator[tuple[str, bytes]]:
     properties = Properties(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = SESSION_SECONDS
     properties.ReceiveMaximum = WINDOW
-    session = aiomqtt.Client("127.0.0.1", port, identifier=client, protocol=aiomqtt.ProtocolVersion.V5, clean_start=False, properties=properties)
+    session = aiomqtt.Client(
+        "127.0.0.1",
+        port,
+        identifier=client,
+        protocol=aiomqtt.ProtocolVersion.V5,
+        clean_start=False,
+        properties=properties,
+    )
     async with session as subscribed:
         await subscribed.subscribe(topic_filter, qos=1)
         received = 0
@@ -56,7 +67,9 @@ def _row(topic: str, payload: bytes) -> tuple[str, datetime, str]:
     return topic.split("/")[2], datetime.fromtimestamp(body["ts"] / 1000, UTC), json.dumps(body["metrics"])
 
 
-async def aiomqtt_rows(port: int, client: str, topic_filter: str, count: int, dsn: str) -> tuple[float, float]:
+async def aiomqtt_rows(
+    port: int, client: str, topic_filter: str, count: int, dsn: str
+) -> tuple[float, float]:
     """aiomqtt and asyncpg, one statement a message."""
     store = await asyncpg.connect(dsn)
     await store.execute(TABLE)
@@ -68,7 +81,9 @@ async def aiomqtt_rows(port: int, client: str, topic_filter: str, count: int, ds
     return first, last
 
 
-async def aiomqtt_executemany(port: int, client: str, topic_filter: str, count: int, dsn: str) -> tuple[float, float]:
+async def aiomqtt_executemany(
+    port: int, client: str, topic_filter: str, count: int, dsn: str
+) -> tuple[float, float]:
     """aiomqtt and asyncpg, executemany of 1000."""
     store, rows = await asyncpg.connect(dsn), []
     await store.execute(TABLE)
@@ -111,7 +126,12 @@ def _paho(port: int, client: str, topic_filter: str, count: int) -> tuple[float,
     return first, time.time()
 
 
-PEERS = {"aiomqtt": aiomqtt_drop, "paho": paho_drop, "aiomqtt_asyncpg_rows": aiomqtt_rows, "aiomqtt_asyncpg_executemany": aiomqtt_executemany}
+PEERS = {
+    "aiomqtt": aiomqtt_drop,
+    "paho": paho_drop,
+    "aiomqtt_asyncpg_rows": aiomqtt_rows,
+    "aiomqtt_asyncpg_executemany": aiomqtt_executemany,
+}
 
 
 def main(name: str, port: str, client: str, topic_filter: str, count: str, dsn: str = "") -> None:

@@ -1,7 +1,8 @@
-"""Owns a TCP relay on loopback that can cut, hang and resume, and that can time-stamp QoS 1 messages and their acknowledgements.
+"""Owns a TCP relay on loopback that can cut, hang and resume, and that can time-stamp QoS 1 messages and
+their acknowledgements.
 
-Run as a program (`python -m benchmarks.relay TARGET_PORT`) it prints its port; at each line of its input, and at the end, the acknowledgement times since
-the line before, as JSON.
+Run as a program (`python -m benchmarks.relay TARGET_PORT`) it prints its port; at each line of its input, and
+at the end, the acknowledgement times since the line before, as JSON.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def _header(data: bytes, position: int) -> tuple[int, int] | None:
 
 
 class Relay:
-    """Between a client and `target`. `hang` keeps connections open and passes nothing, as a dead link does; `cut` closes them."""
+    """Between a client and `target`. `hang` keeps connections open and passes nothing, as a dead link does;
+    `cut` closes them.
+    """
 
     def __init__(self, target: int, *, measure: bool = False) -> None:
         self.port = free_port()
@@ -127,7 +130,9 @@ class Relay:
             far_writer.close()
             self._writers.discard(far_writer)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: dict[int, float]) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: dict[int, float]
+    ) -> None:
         frames = Frames()
         while chunk := await reader.read(65536):
             await self._flowing.wait()

@@ -18,16 +18,28 @@ LIBRARIES = ("fieldgate", "mqtt5", "asyncpg", "uvloop", "aiomqtt", "paho-mqtt")
 
 def machine() -> dict[str, object]:
     """What the figures depend on; no name of the host."""
-    model = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    memory = next((int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
-    return {"cpu": model, "cores": os.cpu_count(), "memory_bytes": memory, "system": platform.platform(terse=True)}
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
+    )
+    memory = next(
+        (int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0
+    )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_bytes": memory,
+        "system": platform.platform(terse=True),
+    }
 
 
 def versions(*servers: Sequence[str]) -> dict[str, str]:
     """Of Python, of our libraries, and of the servers (their commands that print it)."""
     found = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
     for command in servers:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        answer = subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        )
         found[Path(command[0]).name] = (answer.stdout or answer.stderr).splitlines()[0]
     return found
 

@@ -1,4 +1,6 @@
-"""Owns throw-away servers on loopback: a Mosquitto and a PostgreSQL, each in a directory of its own, each killable and restartable."""
+"""Owns throw-away servers on loopback: a Mosquitto and a PostgreSQL, each in a directory of its own, each
+killable and restartable.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,16 @@ def free_port() -> int:
         return port
 
 
-async def wait_until(holds: Callable[[], Awaitable[bool]] | Callable[[], bool], *, seconds: float = 30.0, what: str, every: float = 0.05) -> None:
-    """Polls until the condition holds. Raises TimeoutError that names `what` when it did not within `seconds`."""
+async def wait_until(
+    holds: Callable[[], Awaitable[bool]] | Callable[[], bool],
+    *,
+    seconds: float = 30.0,
+    what: str,
+    every: float = 0.05,
+) -> None:
+    """Polls until the condition holds. Raises TimeoutError that names `what` when it did not within
+    `seconds`.
+    """
     deadline = time.monotonic() + seconds
     while True:
         outcome = holds()
@@ -51,7 +61,9 @@ def accepts(port: int) -> bool:
 
 
 class Mosquitto:
-    """A broker with queue limits that are out of the way. `persistent`: sessions and queues survive SIGTERM. `extra`: lines for its configuration."""
+    """A broker with queue limits that are out of the way. `persistent`: sessions and queues survive SIGTERM.
+    `extra`: lines for its configuration.
+    """
 
     def __init__(self, directory: Path, *, persistent: bool, anonymous: bool = True, extra: str = "") -> None:
         self.port = free_port()
@@ -87,7 +99,11 @@ class Mosquitto:
         binary = shutil.which("mosquitto", path=path)
         if binary is None:
             raise FileNotFoundError("mosquitto is not installed: `make packages` says how to get it")
-        self._process = subprocess.Popen([binary, "-c", str(self._directory / "mosquitto.conf")], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            [binary, "-c", str(self._directory / "mosquitto.conf")],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         await wait_until(lambda: accepts(self.port), what="mosquitto accepts connections")
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -103,7 +119,13 @@ class Postgres:
         self.port = free_port()
         self._root = Path(tempfile.mkdtemp(prefix="fg-pg-", dir=directory))
         self._data = self._root / "data"
-        self._settings = {"shared_buffers": "256MB", "max_connections": "100", "max_wal_size": "4GB", "jit": "off", **settings}
+        self._settings = {
+            "shared_buffers": "256MB",
+            "max_connections": "100",
+            "max_wal_size": "4GB",
+            "jit": "off",
+            **settings,
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     def dsn(self, database: str = "postgres") -> str:
@@ -117,8 +139,27 @@ class Postgres:
         if not (self._data / "PG_VERSION").exists():
             if user is not None:
                 shutil.chown(self._root, user)
-            command = [initdb, "-D", str(self._data), "-U", "postgres", "-E", "utf8", "--locale=C", "--auth=trust", "--no-sync"]
-            await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True, cwd="/", user=user, extra_groups=[] if user else None)
+            command = [
+                initdb,
+                "-D",
+                str(self._data),
+                "-U",
+                "postgres",
+                "-E",
+                "utf8",
+                "--locale=C",
+                "--auth=trust",
+                "--no-sync",
+            ]
+            await asyncio.to_thread(
+                subprocess.run,
+                command,
+                check=True,
+                capture_output=True,
+                cwd="/",
+                user=user,
+                extra_groups=[] if user else None,
+            )
         options = [part for key, value in self._settings.items() for part in ("-c", f"{key}={value}")]
         with (self._root / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -171,8 +212,12 @@ class Postgres:
         return next(name for name in _PROCESS_USERS if name in known)
 
 
-async def end(process: subprocess.Popen[bytes] | None, number: signal.Signals, *, seconds: float = 60.0) -> int | None:
-    """Signals a process that we started and waits for it; its exit code. What outlives `seconds` is killed and reported."""
+async def end(
+    process: subprocess.Popen[bytes] | None, number: signal.Signals, *, seconds: float = 60.0
+) -> int | None:
+    """Signals a process that we started and waits for it; its exit code. What outlives `seconds` is killed
+    and reported.
+    """
     if process is None:
         return None
     if process.poll() is None:
@@ -182,4 +227,6 @@ async def end(process: subprocess.Popen[bytes] | None, number: signal.Signals, *
     except subprocess.TimeoutExpired:
         process.kill()
         await asyncio.to_thread(process.wait)
-        raise TimeoutError(f"process {process.pid} did not end within {seconds:g} s of {number.name}") from None
+        raise TimeoutError(
+            f"process {process.pid} did not end within {seconds:g} s of {number.name}"
+        ) from None

@@ -1,7 +1,9 @@
-"""Measures readings a second from stored telemetry into the `postgres` sink, mapped with `each`, and what one costs at each size.
+"""Measures readings a second from stored telemetry into the `postgres` sink, mapped with `each`, and what one
+costs at each size.
 
-The connection is active and idle when the daemon is stopped; the samples are then written as ingest writes them (transactions of 4,000), and the daemon is
-started: it delivers the backlog incrementally. From the first row's insert to the last row's commit, by PostgreSQL's own stamps.
+The connection is active and idle when the daemon is stopped; the samples are then written as ingest writes
+them (transactions of 4,000), and the daemon is started: it delivers the backlog incrementally. From the first
+row's insert to the last row's commit, by PostgreSQL's own stamps.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ Row = tuple[str, str, datetime, str, datetime]
 async def run(sizes: Sequence[int], progress: Callable[[str], None] = lambda _: None) -> dict[str, object]:
     """One run per size, each with databases of its own; the JSON document of `bench sync`."""
     directory = Path(tempfile.mkdtemp(prefix="fg-bench-"))
-    broker, postgres = Mosquitto(directory / "broker", persistent=False), Postgres(track_commit_timestamp="on")
+    broker, postgres = (
+        Mosquitto(directory / "broker", persistent=False),
+        Postgres(track_commit_timestamp="on"),
+    )
     try:
         await broker.start()
         await postgres.start()
@@ -43,13 +48,25 @@ async def run(sizes: Sequence[int], progress: Callable[[str], None] = lambda _: 
         postgres.remove()
         shutil.rmtree(directory, ignore_errors=True)
     costs = [run["wall_microseconds_per_reading"] for run in runs]
-    return {"machine": machine(), "versions": versions(), "sizes": runs, "cost_spread": round(max(costs) / min(costs) - 1, 3)}
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "sizes": runs,
+        "cost_spread": round(max(costs) / min(costs) - 1, 3),
+    }
 
 
 async def _deliver(size: int, broker: Mosquitto, postgres: Postgres, directory: Path) -> dict[str, float]:
     dsn, sink_dsn = await postgres.create(f"fieldgate{size}"), await postgres.create(f"sink{size}")
     connection = postgres_connection("sink", "acme", sink_dsn, METERS)
-    daemon = Daemon(directory, broker_url=broker.url, dsn=dsn, connections=[connection], name=f"daemon{size}", logging={"level": "warning"})
+    daemon = Daemon(
+        directory,
+        broker_url=broker.url,
+        dsn=dsn,
+        connections=[connection],
+        name=f"daemon{size}",
+        logging={"level": "warning"},
+    )
     store, sink = await asyncpg.connect(dsn), await asyncpg.connect(sink_dsn)
     try:
         await _activate(daemon, store)
@@ -60,16 +77,25 @@ async def _deliver(size: int, broker: Mosquitto, postgres: Postgres, directory: 
             async def is_delivered() -> bool:
                 return bool(await sink.fetchval("select count(*) from fieldgate_reading") == size)
 
-            await wait_until(is_delivered, seconds=60 + size / 1000, what=f"{size} readings are delivered", every=0.2 if size < 500_000 else 1.0)
+            await wait_until(
+                is_delivered,
+                seconds=60 + size / 1000,
+                what=f"{size} readings are delivered",
+                every=0.2 if size < 500_000 else 1.0,
+            )
             first, last = await _stamps(sink)
 
             async def is_recorded() -> bool:
-                return bool(await store.fetchval("select coalesce(sum(delivered), 0) >= $1 from sync_run", size))
+                return bool(
+                    await store.fetchval("select coalesce(sum(delivered), 0) >= $1 from sync_run", size)
+                )
 
             await wait_until(is_recorded, seconds=60, what="the runs are recorded")
             await daemon.ready()  # and a CPU sample past the last commit
         peak = peak_memory_bytes(daemon.pid)
-        started = await store.fetchval("select extract(epoch from min(started_at))::float8 from sync_run where delivered > 0")
+        started = await store.fetchval(
+            "select extract(epoch from min(started_at))::float8 from sync_run where delivered > 0"
+        )
     finally:
         await daemon.stop()
         await store.close()
@@ -99,7 +125,11 @@ async def _activate(daemon: Daemon, store: asyncpg.Connection[asyncpg.Record]) -
     await daemon.ready()
 
     async def is_done() -> bool:
-        return bool(await store.fetchval("select count(last_success_at) > 0 and bool_and(phase = 'incremental' or state = 'done') from stream"))
+        return bool(
+            await store.fetchval(
+                "select count(last_success_at) > 0 and bool_and(phase = 'incremental' or state = 'done') from stream"
+            )
+        )
 
     await wait_until(is_done, what="the initial sync is done")
     await daemon.stop()
@@ -111,14 +141,27 @@ async def _fill(store: asyncpg.Connection[asyncpg.Record], size: int) -> None:
     step = timedelta(days=1) / SAMPLES_A_DAY
     since = now - step * size
     for day in range((now - since).days + 2):
-        await store.execute("select ensure_partition('telemetry', $1::date)", (since + timedelta(days=day)).date())
-    await store.execute("insert into device (customer_id, device_id) select 'acme', 'device' || g from generate_series(0, $1) g", DEVICES - 1)
+        await store.execute(
+            "select ensure_partition('telemetry', $1::date)", (since + timedelta(days=day)).date()
+        )
+    await store.execute(
+        "insert into device (customer_id, device_id) select 'acme', 'device' || g from generate_series(0, $1) g",
+        DEVICES - 1,
+    )
     for start in range(0, size, BATCH):
         rows: list[Row] = [
-            ("acme", f"device{number % DEVICES}", since + step * number, '{"temperature": %.3f}' % (number % 9973 / 100), now)
+            (
+                "acme",
+                f"device{number % DEVICES}",
+                since + step * number,
+                '{"temperature": %.3f}' % (number % 9973 / 100),
+                now,
+            )
             for number in range(start, min(start + BATCH, size))
         ]
-        await store.copy_records_to_table("telemetry", records=rows, columns=["customer_id", "device_id", "ts", "metrics", "received_at"])
+        await store.copy_records_to_table(
+            "telemetry", records=rows, columns=["customer_id", "device_id", "ts", "metrics", "received_at"]
+        )
     await store.execute("analyze telemetry")
 
 

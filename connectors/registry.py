@@ -27,7 +27,9 @@ from gateway.model.connector import Connector, ConnectorSettings, Manifest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """What the engine needs of one system. `build` opens no connection; it raises BadConfiguration for settings that cannot work."""
+    """What the engine needs of one system. `build` opens no connection; it raises BadConfiguration for
+    settings that cannot work.
+    """
 
     manifest: Manifest
     build: Callable[[ConnectorSettings], Connector]
@@ -40,11 +42,46 @@ def _table(*systems: System) -> Mapping[str, System]:
 
 
 SYSTEMS: Mapping[str, System] = _table(
-    System(manifest=http_json.MANIFEST, build=http_json.build, settings_model=HttpJsonSettings, credentials_model=HttpJsonCredentials),
-    System(manifest=maintainx.MANIFEST, build=maintainx.build, settings_model=MaintainXSettings, credentials_model=MaintainXCredentials),
-    System(manifest=odata.MANIFEST, build=odata.build, settings_model=ODataSettings, credentials_model=ODataCredentials),
-    System(manifest=postgres.MANIFEST, build=postgres.build, settings_model=PostgresSettings, credentials_model=PostgresCredentials),
-    System(manifest=sap_ecc.MANIFEST, build=sap_ecc.build, settings_model=EccSettings, credentials_model=EccCredentials),
-    System(manifest=sap_s4hana.MANIFEST, build=sap_s4hana.build, settings_model=S4hanaSettings, credentials_model=S4hanaCredentials),
-    System(manifest=tryton.MANIFEST, build=tryton.build, settings_model=TrytonSettings, credentials_model=TrytonCredentials),
+    System(
+        manifest=http_json.MANIFEST,
+        build=http_json.build,
+        settings_model=HttpJsonSettings,
+        credentials_model=HttpJsonCredentials,
+    ),
+    System(
+        manifest=maintainx.MANIFEST,
+        build=maintainx.build,
+        settings_model=MaintainXSettings,
+        credentials_model=MaintainXCredentials,
+    ),
+    System(
+        manifest=odata.MANIFEST,
+        build=odata.build,
+        settings_model=ODataSettings,
+        credentials_model=ODataCredentials,
+    ),
+    System(
+        manifest=postgres.MANIFEST,
+        build=postgres.build,
+        settings_model=PostgresSettings,
+        credentials_model=PostgresCredentials,
+    ),
+    System(
+        manifest=sap_ecc.MANIFEST,
+        build=sap_ecc.build,
+        settings_model=EccSettings,
+        credentials_model=EccCredentials,
+    ),
+    System(
+        manifest=sap_s4hana.MANIFEST,
+        build=sap_s4hana.build,
+        settings_model=S4hanaSettings,
+        credentials_model=S4hanaCredentials,
+    ),
+    System(
+        manifest=tryton.MANIFEST,
+        build=tryton.build,
+        settings_model=TrytonSettings,
+        credentials_model=TrytonCredentials,
+    ),
 )

@@ -56,8 +56,8 @@ async def run(
 ) -> None:
     """Runs the daemon until SIGTERM, SIGINT or cancellation; a second signal stops hard.
 
-    `reload` reads the declared connections again at SIGHUP; a faulty file leaves the old ones. Raises ConfigError and
-    BrokerRefused when it can never work, and the error of a core loop that died.
+    `reload` reads the declared connections again at SIGHUP; a faulty file leaves the old ones. Raises
+    ConfigError and BrokerRefused when it can never work, and the error of a core loop that died.
     """
     replica = settings.replica or f"{socket.gethostname().split('.')[0][:40]}-{os.getpid()}"
     owner = f"{replica}/{secrets.token_hex(4)}"
@@ -75,7 +75,9 @@ async def run(
                 await _end(serving, http.stop())
                 return
             stack.push_async_callback(database.close)
-            daemon = _Daemon(settings=settings, database=database, replica=replica, owner=owner, reload=reload)
+            daemon = _Daemon(
+                settings=settings, database=database, replica=replica, owner=owner, reload=reload
+            )
             await daemon.serve(declared, http, readiness, stopping, ready)
             await _end(serving, http.stop())
     log.info("gateway.stopped")
@@ -92,9 +94,16 @@ class _Daemon:
     reload: Callable[[], Sequence[DeclaredConnection]] | None
 
     async def serve(
-        self, declared: Sequence[DeclaredConnection], http: HttpProcess, readiness: Readiness, stopping: asyncio.Event, ready: Callable[[], None] | None
+        self,
+        declared: Sequence[DeclaredConnection],
+        http: HttpProcess,
+        readiness: Readiness,
+        stopping: asyncio.Event,
+        ready: Callable[[], None] | None,
     ) -> None:
-        """Until asked to stop. Stop order: ingest, sync, status, so that what is taken in is told before we leave."""
+        """Until asked to stop. Stop order: ingest, sync, status, so that what is taken in is told before we
+        leave.
+        """
         settings, database = self.settings, self.database
         await _first(lambda: connection_store.register_customers(database, settings.customers))
         ingest = Ingest(settings, database, replica=self.owner)
@@ -105,9 +114,17 @@ class _Daemon:
             await _first(engine.lifecycle.refresh)
             http.serve()
             async with asyncio.TaskGroup() as group:
-                loops = [group.create_task(loop, name=name) for name, loop in self._loops(engine, ingest, publisher).items()]
+                loops = [
+                    group.create_task(loop, name=name)
+                    for name, loop in self._loops(engine, ingest, publisher).items()
+                ]
                 readiness.serve(database, lambda: ingest.connected)
-                log.info("gateway.started", instance=settings.instance, replica=self.replica, connections=len(declared))
+                log.info(
+                    "gateway.started",
+                    instance=settings.instance,
+                    replica=self.replica,
+                    connections=len(declared),
+                )
                 if ready is not None:
                     ready()
                 await stopping.wait()
@@ -120,9 +137,17 @@ class _Daemon:
                 for loop in loops:
                     loop.cancel()
 
-    def _loops(self, engine: Engine, ingest: Ingest, publisher: StatusPublisher) -> dict[str, Coroutine[None, None, None]]:
+    def _loops(
+        self, engine: Engine, ingest: Ingest, publisher: StatusPublisher
+    ) -> dict[str, Coroutine[None, None, None]]:
         settings, database = self.settings, self.database
-        commands = Commands(settings, database, replica=self.replica, synchronise=_synchronise(engine), explain=_explainer(settings, engine))
+        commands = Commands(
+            settings,
+            database,
+            replica=self.replica,
+            synchronise=_synchronise(engine),
+            explain=_explainer(settings, engine),
+        )
         loops = {
             "ingest": ingest.run(),
             "publisher": publisher.run(),
@@ -138,7 +163,9 @@ class _Daemon:
 
 def _synchronise(engine: Engine) -> Synchronise:
     async def synchronise(connection: str, *, full: bool, request_id: str) -> None:
-        await engine.service.synchronise(connection, full=full, caller=Caller(name="mqtt", request_id=request_id))
+        await engine.service.synchronise(
+            connection, full=full, caller=Caller(name="mqtt", request_id=request_id)
+        )
 
     return synchronise
 
@@ -146,23 +173,40 @@ def _synchronise(engine: Engine) -> Synchronise:
 def _explainer(settings: Settings, engine: Engine) -> Explain:
     def explain(customer: str, topic: str, payload: bytes) -> Explanation:
         known, links = {*settings.customers, customer}, engine.links.current.values()
-        return explain_for(customer, topic, payload, telemetry=settings.telemetry, customers=known, links=links, now=clock.now())
+        return explain_for(
+            customer,
+            topic,
+            payload,
+            telemetry=settings.telemetry,
+            customers=known,
+            links=links,
+            now=clock.now(),
+        )
 
     return explain
 
 
 async def _open(settings: Settings) -> Database:
-    """Waits for a database that is away, saying so once; migrates. Raises ConfigError for one that can never work."""
+    """Waits for a database that is away, saying so once; migrates. Raises ConfigError for one that can never
+    work.
+    """
     dsn, waited = settings.database.dsn.get_secret_value(), False
     while True:
         try:
             database = await Database.open(dsn, size=settings.database.pool_size)
             applied = await migrate(database)
             if await rebase_revisions(database):
-                log.warning("store.revisions_rebased", advice="the database was restored from another cluster; what was not delivered goes on")
+                log.warning(
+                    "store.revisions_rebased",
+                    advice="the database was restored from another cluster; what was not delivered goes on",
+                )
         except StoreUnavailable as error:
             if not waited:
-                log.warning("gateway.database_awaited", detail=str(error), advice="start PostgreSQL or correct database.dsn; trying every second")
+                log.warning(
+                    "gateway.database_awaited",
+                    detail=str(error),
+                    advice="start PostgreSQL or correct database.dsn; trying every second",
+                )
             waited = True
             await asyncio.sleep(1.0)
         else:
@@ -200,14 +244,18 @@ async def _end(task: asyncio.Task[None], stop: Awaitable[None]) -> None:
 async def _retain(settings: Settings, database: Database) -> None:
     while True:
         try:
-            for name in await retention.drop_expired(database, now=clock.now(), retention=settings.telemetry.retention):
+            for name in await retention.drop_expired(
+                database, now=clock.now(), retention=settings.telemetry.retention
+            ):
                 log.info("store.partition_dropped", partition=name)
         except StoreError as error:
             log.warning("store.retention_deferred", detail=str(error))
         await asyncio.sleep(RETENTION_SECONDS)
 
 
-async def _reload(database: Database, reload: Callable[[], Sequence[DeclaredConnection]], engine: Engine) -> None:
+async def _reload(
+    database: Database, reload: Callable[[], Sequence[DeclaredConnection]], engine: Engine
+) -> None:
     """At each SIGHUP the declared connections are read again; the MQTT session is not touched."""
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
@@ -219,7 +267,9 @@ async def _reload(database: Database, reload: Callable[[], Sequence[DeclaredConn
             await apply(database, engine.service, declared)
             await engine.lifecycle.refresh()
         except (ConfigError, StoreError) as error:
-            log.error("gateway.reload_refused", detail=str(error), advice="the connections that ran before go on")
+            log.error(
+                "gateway.reload_refused", detail=str(error), advice="the connections that ran before go on"
+            )
         else:
             log.info("gateway.reloaded", connections=len(declared))
 

@@ -1,4 +1,6 @@
-"""The only reader of the clock. Wall time is for stamps that people and systems see; durations use monotonic time."""
+"""The only reader of the clock. Wall time is for stamps that people and systems see; durations use monotonic
+time.
+"""
 
 from __future__ import annotations
 

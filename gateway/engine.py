@@ -1,4 +1,6 @@
-"""Builds everything that works connections: for the daemon, which runs it, and for the commands, which only ask its service."""
+"""Builds everything that works connections: for the daemon, which runs it, and for the commands, which only
+ask its service.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ CLOSE_SECONDS = 75.0
 class Engine:
     """The parts, built once for a process. `owner` names it in leases."""
 
-    def __init__(self, settings: Settings, database: Database, *, owner: str, systems: Mapping[str, System] = SYSTEMS) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, *, owner: str, systems: Mapping[str, System] = SYSTEMS
+    ) -> None:
         self._database, self._settings = database, settings
         manifests = {name: system.manifest for name, system in systems.items()}
         self.vault = Vault([key.get_secret_value() for key in settings.security.encryption_keys])
@@ -50,9 +54,29 @@ class Engine:
         self.tokens = Tokens(database, self.vault, self.exchange, owner=owner)
         self.logons = Logons(database)
         self.transitions = Transitions(manifests, settings)
-        self.incidents = Incidents(database, owner=owner, call_seconds=max(60.0, CALLS_OF_A_TURN * settings.sync.push_timeout.total_seconds()))
-        self.links = Links(database, systems, settings, vault=self.vault, tokens=self.tokens, logons=self.logons, observer=_observer)
-        self.service = Connections(database, systems, settings, vault=self.vault, transitions=self.transitions, links=self.links, tokens=self.tokens)
+        self.incidents = Incidents(
+            database,
+            owner=owner,
+            call_seconds=max(60.0, CALLS_OF_A_TURN * settings.sync.push_timeout.total_seconds()),
+        )
+        self.links = Links(
+            database,
+            systems,
+            settings,
+            vault=self.vault,
+            tokens=self.tokens,
+            logons=self.logons,
+            observer=_observer,
+        )
+        self.service = Connections(
+            database,
+            systems,
+            settings,
+            vault=self.vault,
+            transitions=self.transitions,
+            links=self.links,
+            tokens=self.tokens,
+        )
         self.health = Health(
             database,
             self.transitions,
@@ -84,7 +108,9 @@ class Engine:
             await engine.logons.close(CLOSE_SECONDS)
 
     async def prepare(self) -> None:
-        """Before anything is asked: every key that seals something is there, and the pool has its capacity. Raises SealBroken, StoreError."""
+        """Before anything is asked: every key that seals something is there, and the pool has its capacity.
+        Raises SealBroken, StoreError.
+        """
         await rotation.check_keys(self._database, self.vault)
         await ledger.sync_capacity(self._database, self._settings.credits)
 

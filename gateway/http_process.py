@@ -1,4 +1,5 @@
-"""The HTTP process: a second composition root. It is to the daemon what a replica is that takes nothing in and delivers nothing; they meet in PostgreSQL.
+"""The HTTP process: a second composition root. It is to the daemon what a replica is that takes nothing in
+and delivers nothing; they meet in PostgreSQL.
 
 `gateway.http.process` starts it, with everything that it needs on its standard input.
 """
@@ -35,7 +36,9 @@ log = structlog.get_logger(__name__)
 
 
 def main() -> None:
-    """Serves until the daemon says so or is gone. Signals are the daemon's: a terminal and a service manager send theirs to every process."""
+    """Serves until the daemon says so or is gone. Signals are the daemon's: a terminal and a service manager
+    send theirs to every process.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     start: Start = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, over a pipe

@@ -17,7 +17,10 @@ from gateway.settings import LoggingSettings
 
 REDACTED = "(redacted)"
 
-_SECRET = re.compile(r"password|passphrase|secret|token|authorization|api_?key|private_?key|encryption_?key|credential|cookie|dsn|^payload$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"password|passphrase|secret|token|authorization|api_?key|private_?key|encryption_?key|credential|cookie|dsn|^payload$",
+    re.IGNORECASE,
+)
 _PASSWORD_IN_URL = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
 _QUIET = ("aiomqtt", "asyncio", "httpcore", "httpx", "mqtt", "uvicorn", "uvicorn.access", "uvicorn.error")
 """Libraries that speak below warning of what we say ourselves."""
@@ -37,7 +40,11 @@ def setup(settings: LoggingSettings, *, stream: TextIO | None = None) -> None:
     last: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
         if settings.format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=output.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=output.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     )
     structlog.configure(
         processors=[*shared, *last],
@@ -46,7 +53,8 @@ def setup(settings: LoggingSettings, *, stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=False,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared], processors=[_library, structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+        processors=[_library, structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
     handler = logging.StreamHandler(output)
     handler.setFormatter(formatter)
@@ -93,4 +101,6 @@ def _library(_: object, __: str, event: MutableMapping[str, object]) -> MutableM
 
 def _json(value: Mapping[str, object], **_: object) -> str:
     first = {name: value[name] for name in ("at", "level", "event") if name in value}
-    return orjson.dumps({**first, **value}, default=str, option=orjson.OPT_NON_STR_KEYS).decode(errors="replace")
+    return orjson.dumps({**first, **value}, default=str, option=orjson.OPT_NON_STR_KEYS).decode(
+        errors="replace"
+    )

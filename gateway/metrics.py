@@ -1,6 +1,7 @@
 """Every metric, declared once. Labels are bounded: never a device, a topic, a meter or an error's text.
 
-A metric of a room is touched by that room only; gauges that mirror the database are set by `gateway.events.backlog`.
+A metric of a room is touched by that room only; gauges that mirror the database are set by
+`gateway.events.backlog`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0
 
 
 class BulkHistogram(Collector):
-    """A histogram without labels that takes many equal observations at once: one call for a batch, not one for a message."""
+    """A histogram without labels that takes many equal observations at once: one call for a batch, not one
+    for a message.
+    """
 
-    def __init__(self, name: str, documentation: str, *, buckets: Sequence[float], registry: CollectorRegistry) -> None:
+    def __init__(
+        self, name: str, documentation: str, *, buckets: Sequence[float], registry: CollectorRegistry
+    ) -> None:
         self._name, self._documentation = name, documentation
         self._bounds = tuple(buckets)
         self._counts = [0] * (len(self._bounds) + 1)
@@ -43,48 +48,145 @@ class BulkHistogram(Collector):
 
 
 MESSAGES = Counter(
-    "fieldgate_mqtt_messages_total", "Samples and dead-lettered messages taken from MQTT; an array of n samples counts n.", ["outcome"], registry=REGISTRY
+    "fieldgate_mqtt_messages_total",
+    "Samples and dead-lettered messages taken from MQTT; an array of n samples counts n.",
+    ["outcome"],
+    registry=REGISTRY,
 )
-ACK_SECONDS = BulkHistogram("fieldgate_mqtt_ack_seconds", "Receipt of a QoS 1 message to its PUBACK.", buckets=_SECONDS, registry=REGISTRY)
-CONNECTED = Gauge("fieldgate_mqtt_connected", "1 while the ingest partition's session is up.", ["partition"], registry=REGISTRY)
-READING_PAUSED = Gauge("fieldgate_mqtt_reading_paused", "1 while reading from the broker is paused by back-pressure.", ["partition"], registry=REGISTRY)
+ACK_SECONDS = BulkHistogram(
+    "fieldgate_mqtt_ack_seconds",
+    "Receipt of a QoS 1 message to its PUBACK.",
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+CONNECTED = Gauge(
+    "fieldgate_mqtt_connected",
+    "1 while the ingest partition's session is up.",
+    ["partition"],
+    registry=REGISTRY,
+)
+READING_PAUSED = Gauge(
+    "fieldgate_mqtt_reading_paused",
+    "1 while reading from the broker is paused by back-pressure.",
+    ["partition"],
+    registry=REGISTRY,
+)
 OVERSIZED = Counter(
-    "fieldgate_mqtt_oversized_messages_total", "Messages larger than the parser takes: skipped, dead-lettered, acknowledged.", registry=REGISTRY
+    "fieldgate_mqtt_oversized_messages_total",
+    "Messages larger than the parser takes: skipped, dead-lettered, acknowledged.",
+    registry=REGISTRY,
 )
-MALFORMED = Counter("fieldgate_mqtt_malformed_packets_total", "Packets from the broker that could not be parsed; each ends the connection.", registry=REGISTRY)
-RECONNECTS = Counter("fieldgate_mqtt_reconnects_total", "Ingest sessions that ended and were tried again.", registry=REGISTRY)
+MALFORMED = Counter(
+    "fieldgate_mqtt_malformed_packets_total",
+    "Packets from the broker that could not be parsed; each ends the connection.",
+    registry=REGISTRY,
+)
+RECONNECTS = Counter(
+    "fieldgate_mqtt_reconnects_total", "Ingest sessions that ended and were tried again.", registry=REGISTRY
+)
 INFLIGHT = Gauge("fieldgate_mqtt_inflight_messages", "Received and not yet acknowledged.", registry=REGISTRY)
-BROKER_DROPPED = Gauge("fieldgate_mqtt_broker_dropped_messages", "The broker's own count of messages it dropped ($SYS).", registry=REGISTRY)
-COMMANDS = Counter("fieldgate_mqtt_commands_total", "Commands of customers over MQTT, by what became of them.", ["verb", "outcome"], registry=REGISTRY)
-COMMIT_SECONDS = Histogram("fieldgate_ingest_commit_seconds", "One group commit.", buckets=_SECONDS, registry=REGISTRY)
-BATCH_SAMPLES = Histogram(
-    "fieldgate_ingest_batch_samples", "Samples in one group commit.", buckets=(1, 10, 50, 100, 500, 1000, 2000, 5000, 10000), registry=REGISTRY
+BROKER_DROPPED = Gauge(
+    "fieldgate_mqtt_broker_dropped_messages",
+    "The broker's own count of messages it dropped ($SYS).",
+    registry=REGISTRY,
 )
-TELEMETRY_ROWS = Counter("fieldgate_telemetry_rows_total", "Rows inserted or changed in telemetry.", registry=REGISTRY)
-SYNC_RUNS = Counter("fieldgate_sync_runs_total", "Runs of streams.", ["system", "phase", "outcome"], registry=REGISTRY)
-SYNC_READINGS = Counter("fieldgate_sync_readings_total", "Readings by what became of them.", ["system", "outcome"], registry=REGISTRY)
-PUSH_SECONDS = Histogram("fieldgate_sync_push_seconds", "One push to a system.", ["system"], buckets=_SECONDS, registry=REGISTRY)
-SYNC_LAG = Gauge("fieldgate_sync_lag_seconds", "Age of the oldest closed window that is not delivered.", ["connection"], registry=REGISTRY)
-SYNC_PENDING = Gauge("fieldgate_sync_pending_readings", "Windows marked and not delivered.", ["connection"], registry=REGISTRY)
-SYNC_LAST_SUCCESS = Gauge("fieldgate_sync_last_success_timestamp_seconds", "When a run last completed.", ["connection"], registry=REGISTRY)
+COMMANDS = Counter(
+    "fieldgate_mqtt_commands_total",
+    "Commands of customers over MQTT, by what became of them.",
+    ["verb", "outcome"],
+    registry=REGISTRY,
+)
+COMMIT_SECONDS = Histogram(
+    "fieldgate_ingest_commit_seconds", "One group commit.", buckets=_SECONDS, registry=REGISTRY
+)
+BATCH_SAMPLES = Histogram(
+    "fieldgate_ingest_batch_samples",
+    "Samples in one group commit.",
+    buckets=(1, 10, 50, 100, 500, 1000, 2000, 5000, 10000),
+    registry=REGISTRY,
+)
+TELEMETRY_ROWS = Counter(
+    "fieldgate_telemetry_rows_total", "Rows inserted or changed in telemetry.", registry=REGISTRY
+)
+SYNC_RUNS = Counter(
+    "fieldgate_sync_runs_total", "Runs of streams.", ["system", "phase", "outcome"], registry=REGISTRY
+)
+SYNC_READINGS = Counter(
+    "fieldgate_sync_readings_total",
+    "Readings by what became of them.",
+    ["system", "outcome"],
+    registry=REGISTRY,
+)
+PUSH_SECONDS = Histogram(
+    "fieldgate_sync_push_seconds", "One push to a system.", ["system"], buckets=_SECONDS, registry=REGISTRY
+)
+SYNC_LAG = Gauge(
+    "fieldgate_sync_lag_seconds",
+    "Age of the oldest closed window that is not delivered.",
+    ["connection"],
+    registry=REGISTRY,
+)
+SYNC_PENDING = Gauge(
+    "fieldgate_sync_pending_readings", "Windows marked and not delivered.", ["connection"], registry=REGISTRY
+)
+SYNC_LAST_SUCCESS = Gauge(
+    "fieldgate_sync_last_success_timestamp_seconds",
+    "When a run last completed.",
+    ["connection"],
+    registry=REGISTRY,
+)
 CONNECTION_STATE = Gauge(
-    "fieldgate_connection_state", "1 for the state that the connection is in.", ["connection", "customer", "system", "state"], registry=REGISTRY
+    "fieldgate_connection_state",
+    "1 for the state that the connection is in.",
+    ["connection", "customer", "system", "state"],
+    registry=REGISTRY,
 )
 REAUTHORIZATION_REQUIRED = Gauge(
-    "fieldgate_connection_reauthorization_required", "1 while a person must give new credentials.", ["connection", "customer", "system"], registry=REGISTRY
+    "fieldgate_connection_reauthorization_required",
+    "1 while a person must give new credentials.",
+    ["connection", "customer", "system"],
+    registry=REGISTRY,
 )
-TOKEN_REFRESHES = Counter("fieldgate_token_refreshes_total", "Refreshes of OAuth tokens by what became of them.", ["system", "outcome"], registry=REGISTRY)
-UPSTREAM_REQUESTS = Counter("fieldgate_upstream_requests_total", "Calls to systems.", ["system", "operation", "status_class"], registry=REGISTRY)
-CREDITS_CAPACITY = Gauge("fieldgate_credits_capacity", "Connection credits that there are.", registry=REGISTRY)
-CREDITS_USED = Gauge("fieldgate_credits_used", "Connection credits held or posted.", ["tier"], registry=REGISTRY)
-CREDITS_DISAGREEMENTS = Gauge("fieldgate_credits_disagreements", "Contradictions that the last self-check of the credits found.", registry=REGISTRY)
+TOKEN_REFRESHES = Counter(
+    "fieldgate_token_refreshes_total",
+    "Refreshes of OAuth tokens by what became of them.",
+    ["system", "outcome"],
+    registry=REGISTRY,
+)
+UPSTREAM_REQUESTS = Counter(
+    "fieldgate_upstream_requests_total",
+    "Calls to systems.",
+    ["system", "operation", "status_class"],
+    registry=REGISTRY,
+)
+CREDITS_CAPACITY = Gauge(
+    "fieldgate_credits_capacity", "Connection credits that there are.", registry=REGISTRY
+)
+CREDITS_USED = Gauge(
+    "fieldgate_credits_used", "Connection credits held or posted.", ["tier"], registry=REGISTRY
+)
+CREDITS_DISAGREEMENTS = Gauge(
+    "fieldgate_credits_disagreements",
+    "Contradictions that the last self-check of the credits found.",
+    registry=REGISTRY,
+)
 BREAKER_OPEN = Gauge(
-    "fieldgate_breaker_open", "Open breakers: connections that fail, hosts and system types whose calls are held back.", ["scope"], registry=REGISTRY
+    "fieldgate_breaker_open",
+    "Open breakers: connections that fail, hosts and system types whose calls are held back.",
+    ["scope"],
+    registry=REGISTRY,
 )
 INCIDENTS_OPEN = Gauge("fieldgate_incidents_open", "Open incidents.", ["scope"], registry=REGISTRY)
 DEAD_LETTERS = Gauge("fieldgate_dead_letters", "Dead letters held.", ["reason"], registry=REGISTRY)
-OUTBOX_PENDING = Gauge("fieldgate_outbox_pending_events", "Events that MQTT has not taken yet.", registry=REGISTRY)
-WEBHOOK_DELIVERIES = Counter("fieldgate_webhook_deliveries_total", "Attempts to deliver an event to a webhook.", ["outcome"], registry=REGISTRY)
+OUTBOX_PENDING = Gauge(
+    "fieldgate_outbox_pending_events", "Events that MQTT has not taken yet.", registry=REGISTRY
+)
+WEBHOOK_DELIVERIES = Counter(
+    "fieldgate_webhook_deliveries_total",
+    "Attempts to deliver an event to a webhook.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 BUILD_INFO = Gauge("fieldgate_build_info", "Always 1.", ["version", "python"], registry=REGISTRY)
 
 BESIDE = (TOKEN_REFRESHES, UPSTREAM_REQUESTS)
@@ -96,7 +198,12 @@ Counts = Sequence[tuple[int, Mapping[str, str], float]]
 def counts() -> Counts:
     """How far each series of `BESIDE` has come in this process: place in it, labels, total."""
     families = [(place, family) for place, counter in enumerate(BESIDE) for family in counter.collect()]
-    return [(place, sample.labels, sample.value) for place, family in families for sample in family.samples if sample.name.endswith("_total")]
+    return [
+        (place, sample.labels, sample.value)
+        for place, family in families
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    ]
 
 
 class Added:

@@ -1,4 +1,6 @@
-"""The configuration as a frozen tree; unknown keys are errors. Reading files, overrides and secrets is `gateway.configuration`'s."""
+"""The configuration as a frozen tree; unknown keys are errors. Reading files, overrides and secrets is
+`gateway.configuration`'s.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,16 @@ import re
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from gateway.model.connector import Auth, Hosting
 from gateway.model.meter import Reduce
@@ -32,7 +43,9 @@ def parse_duration(value: object) -> object:
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
-    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$", "examples": ["30s", "15m", "7d"]}),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$", "examples": ["30s", "15m", "7d"]}
+    ),
 ]
 
 
@@ -61,9 +74,13 @@ class BrokerSettings(Section):
     @field_validator("url")
     @classmethod
     def _scheme(cls, url: str) -> str:
-        match = re.fullmatch(r"mqtts?://[^/@\s:\[\]]+(?::(\d{1,5}))?/?|mqtts?://\[[0-9a-fA-F:]+\](?::(\d{1,5}))?/?", url)
+        match = re.fullmatch(
+            r"mqtts?://[^/@\s:\[\]]+(?::(\d{1,5}))?/?|mqtts?://\[[0-9a-fA-F:]+\](?::(\d{1,5}))?/?", url
+        )
         if match is None or int(match[1] or match[2] or 1) not in range(1, 65536):
-            raise ValueError("expected mqtt://host:port or mqtts://host:port (user and password have keys of their own)")
+            raise ValueError(
+                "expected mqtt://host:port or mqtts://host:port (user and password have keys of their own)"
+            )
         return url
 
 
@@ -83,7 +100,9 @@ class HttpSettings(Section):
 
 
 class SourceSettings(Section):
-    """Where telemetry is published: a topic template of `{customer}`, `{device}` and, for `scalar`, `{metric}`; other levels are literal."""
+    """Where telemetry is published: a topic template of `{customer}`, `{device}` and, for `scalar`,
+    `{metric}`; other levels are literal.
+    """
 
     topic: str
     format: Literal["json", "scalar"] = "json"
@@ -169,7 +188,9 @@ class LoggingSettings(Section):
 
 
 class MeterSettings(Section):
-    """One meter rule, or `table`: a CSV file with the columns device, metric, meter, unit, reduce, every (and optionally deadband)."""
+    """One meter rule, or `table`: a CSV file with the columns device, metric, meter, unit, reduce, every (and
+    optionally deadband).
+    """
 
     table: str | None = None
     device: str | None = None
@@ -199,7 +220,10 @@ class CredentialSettings(Section):
     __pydantic_extra__: dict[str, SecretStr]
     type: Auth = "none"
 
-    expires_at: str | None = Field(None, description="When it ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day ahead.")
+    expires_at: str | None = Field(
+        None,
+        description="When it ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day ahead.",
+    )
 
     def resolved(self) -> dict[str, str]:
         """In clear, for the connector only."""
@@ -228,7 +252,9 @@ class ConnectionSettings(Section):
 
 
 class ConnectionPatch(Section):
-    """A change of a connection: each part that is given replaces the old one whole. Customer and system never change."""
+    """A change of a connection: each part that is given replaces the old one whole. Customer and system never
+    change.
+    """
 
     hosting: Hosting | None = None
     settings: dict[str, object] | None = None

@@ -1,4 +1,6 @@
-"""Real servers for tests: a PostgreSQL for the session with a migrated template, brokers for each test that asks."""
+"""Real servers for tests: a PostgreSQL for the session with a migrated template, brokers for each test that
+asks.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ async def empty_dsn(postgres_server: Postgres) -> str:
 
 @pytest.fixture
 async def make_postgres() -> AsyncIterator[Callable[..., Awaitable[Postgres]]]:
-    """Starts servers of the test's own, to kill and start again; keywords are PostgreSQL settings. All end with the test."""
+    """Starts servers of the test's own, to kill and start again; keywords are PostgreSQL settings. All end
+    with the test.
+    """
     async with AsyncExitStack() as stack:
 
         async def make(**settings: str) -> Postgres:
@@ -79,7 +83,9 @@ async def make_postgres() -> AsyncIterator[Callable[..., Awaitable[Postgres]]]:
 
 @pytest.fixture
 async def make_mosquitto(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Mosquitto]]]:
-    """Starts brokers with lines of configuration of their own: `make_mosquitto(config="", persistence=True)`. All end with the test."""
+    """Starts brokers with lines of configuration of their own: `make_mosquitto(config="", persistence=True)`.
+    All end with the test.
+    """
     async with AsyncExitStack() as stack:
 
         async def make(config: str = "", persistence: bool = True) -> Mosquitto:

@@ -1,4 +1,5 @@
-"""Sends readings as JSON to a receiver that has no connector of its own. How it looks and what it promises is configuration.
+"""Sends readings as JSON to a receiver that has no connector of its own. How it looks and what it promises is
+configuration.
 
 At least once, unless the settings say that the receiver deduplicates by key, or how to ask it what it holds.
 """
@@ -39,9 +40,17 @@ class HttpJsonConnector:
         credentials = parse(HttpJsonCredentials, built_from.credentials, what="credentials")
         self._connection = built_from.connection
         self._secret = credentials.secret.get_secret_value() if credentials.secret else None
-        hidden = [value.get_secret_value() for name, value in credentials if value is not None and name not in NOT_SECRET]
+        hidden = [
+            value.get_secret_value()
+            for name, value in credentials
+            if value is not None and name not in NOT_SECRET
+        ]
         self._http = HttpClient(
-            settings.base_url, headers=settings.headers, secrets=hidden, timeout_seconds=built_from.timeout_seconds, observe=built_from.observe
+            settings.base_url,
+            headers=settings.headers,
+            secrets=hidden,
+            timeout_seconds=built_from.timeout_seconds,
+            observe=built_from.observe,
         )
 
         def api_key(key: str) -> dict[str, str]:
@@ -58,15 +67,23 @@ class HttpJsonConnector:
         return self._capabilities
 
     async def probe(self) -> Health:
-        """Reads `probe_path`; without one, HEAD of the readings' address, of which not every answer tells whether the credential is good."""
+        """Reads `probe_path`; without one, HEAD of the readings' address, of which not every answer tells
+        whether the credential is good.
+        """
         if self._settings.probe_path is not None:
             await self._http.call("probe", "GET", self._settings.probe_path)
             return Health()
         answer = await self._http.call("probe", "HEAD", self._settings.path, accept_statuses=_HEAD_STATUSES)
-        return Health(detail="" if 200 <= answer.status < 300 else "reachable; settings.probe_path would tell whether the credential is good")
+        return Health(
+            detail=""
+            if 200 <= answer.status < 300
+            else "reachable; settings.probe_path would tell whether the credential is good"
+        )
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
-        """In one request, or one for each. Where the receiver refuses a whole request without naming readings, they are found by halves."""
+        """In one request, or one for each. Where the receiver refuses a whole request without naming
+        readings, they are found by halves.
+        """
         outcomes: dict[str, Outcome] = {}
         items: dict[str, object] = {}
         for reading in batch.readings:
@@ -92,10 +109,14 @@ class HttpJsonConnector:
             return found
         for begin in range(0, len(readings), _KEYS):
             wanted = {reading.key: reading for reading in readings[begin : begin + _KEYS]}
-            answer = await self._http.call("find", "GET", f"{settings.path}?{settings.parameter}={quote(','.join(wanted), safe=',')}")
+            answer = await self._http.call(
+                "find", "GET", f"{settings.path}?{settings.parameter}={quote(','.join(wanted), safe=',')}"
+            )
             part = to_found(answer.json, settings, wanted)
             if part is None:
-                raise Unavailable(f"the receiver's answer has no array at {settings.items!r}", request_id=answer.request_id)
+                raise Unavailable(
+                    f"the receiver's answer has no array at {settings.items!r}", request_id=answer.request_id
+                )
             found.update(part)
         return found
 
@@ -104,7 +125,11 @@ class HttpJsonConnector:
         await self._http.close()
 
     def _body(self, part: Sequence[Reading], items: Mapping[str, object]) -> object:
-        values = {"batch": make_batch(self._connection, part).id, "connection": self._connection, "readings": [items[reading.key] for reading in part]}
+        values = {
+            "batch": make_batch(self._connection, part).id,
+            "connection": self._connection,
+            "readings": [items[reading.key] for reading in part],
+        }
         return self._fill_body(values)
 
     async def _send(self, part: Sequence[Reading], body: object) -> Sequence[Outcome]:
@@ -115,15 +140,29 @@ class HttpJsonConnector:
             headers[settings.idempotency_header] = make_batch(self._connection, part).id
         if self._secret is not None:
             headers[settings.signature.header] = sign(self._secret, content, settings.signature)
-        answer = await self._http.call("push", settings.method, settings.path, content=content, headers=headers, accept_statuses=settings.refusals)
+        answer = await self._http.call(
+            "push",
+            settings.method,
+            settings.path,
+            content=content,
+            headers=headers,
+            accept_statuses=settings.refusals,
+        )
         if answer.status in settings.refusals:
             said = self._http.clean(words(answer.json)) or self._http.text_of(answer)
-            raise Refusal(f"the receiver answered {answer.status}: {said}", code=str(answer.status), request_id=answer.request_id)
+            raise Refusal(
+                f"the receiver answered {answer.status}: {said}",
+                code=str(answer.status),
+                request_id=answer.request_id,
+            )
         if settings.results is None:
             return [Accepted() for _ in part]
         outcomes = to_outcomes(answer.json, settings.results, expected=len(part))
         if outcomes is None:
-            raise OutcomeUnknown("the receiver's answer does not tell of each reading, as settings.results says", request_id=answer.request_id)
+            raise OutcomeUnknown(
+                "the receiver's answer does not tell of each reading, as settings.results says",
+                request_id=answer.request_id,
+            )
         return outcomes
 
 
@@ -133,8 +172,12 @@ def build(built_from: ConnectorSettings) -> HttpJsonConnector:
 
 
 def _capabilities(settings: HttpJsonSettings) -> Capabilities:
-    push: Push = "single" if settings.send == "each" else "bulk_opaque" if settings.results is None else "bulk_partial"
-    dedup: Dedup = "upsert" if settings.deduplicates else "none" if settings.read_back is None else "client_ref"
+    push: Push = (
+        "single" if settings.send == "each" else "bulk_opaque" if settings.results is None else "bulk_partial"
+    )
+    dedup: Dedup = (
+        "upsert" if settings.deduplicates else "none" if settings.read_back is None else "client_ref"
+    )
     return replace(
         MANIFEST.capabilities,
         push=push,

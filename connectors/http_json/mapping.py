@@ -50,7 +50,9 @@ def to_values(reading: Reading, *, connection: str, time: TimeFormat) -> Mapping
             return value
     for name, text in (("meter", reading.meter), ("value", value), ("unit", reading.unit)):
         if isinstance(text, str) and not _is_storable(text):
-            return Rejected(code="invalid_text", message=f"the {name} has a NUL character or is not valid Unicode")
+            return Rejected(
+                code="invalid_text", message=f"the {name} has a NUL character or is not valid Unicode"
+            )
     return {
         "connection": connection,
         "key": reading.key,
@@ -64,7 +66,9 @@ def to_values(reading: Reading, *, connection: str, time: TimeFormat) -> Mapping
 def sign(secret: str, body: bytes, signature: Signature) -> str:
     """The header's value. Source: RFC 2104, with SHA-256."""
     digest = hmac.new(secret.encode("utf-8", "surrogatepass"), body, hashlib.sha256).digest()
-    return signature.prefix + (digest.hex() if signature.encoding == "hex" else base64.b64encode(digest).decode())
+    return signature.prefix + (
+        digest.hex() if signature.encoding == "hex" else base64.b64encode(digest).decode()
+    )
 
 
 def read(document: object, path: str) -> object:
@@ -97,8 +101,12 @@ def _outcome(item: object, results: Results) -> Outcome:
     return Rejected(code=_text(read(item, results.code))[:60] or "refused", message=message)
 
 
-def to_found(document: object, settings: ReadBack, readings: Mapping[str, Reading]) -> dict[str, RemoteReading] | None:
-    """What the receiver holds of these, by key; None for an answer that lists nothing. At the reading's own time, which its key stands for."""
+def to_found(
+    document: object, settings: ReadBack, readings: Mapping[str, Reading]
+) -> dict[str, RemoteReading] | None:
+    """What the receiver holds of these, by key; None for an answer that lists nothing. At the reading's own
+    time, which its key stands for.
+    """
     items = read(document, settings.items)
     if not isinstance(items, list):
         return None
@@ -106,7 +114,9 @@ def to_found(document: object, settings: ReadBack, readings: Mapping[str, Readin
     for item in items:
         key, value = read(item, settings.key), read(item, settings.value)
         if isinstance(key, str) and key in readings and isinstance(value, bool | int | float | str):
-            found[key] = RemoteReading(value=_as_sent(readings[key].value, value), at=readings[key].window_start)
+            found[key] = RemoteReading(
+                value=_as_sent(readings[key].value, value), at=readings[key].window_start
+            )
     return found
 
 

@@ -13,7 +13,9 @@ from connectors.kit.settings import Block, safe_url
 
 OF_READING = frozenset({"connection", "key", "meter", "time", "unit", "value"})
 OF_BODY = frozenset({"batch", "connection", "readings"})
-_RESERVED = frozenset({"authorization", "content-length", "content-type", "connection", "cookie", "host", "transfer-encoding"})
+_RESERVED = frozenset(
+    {"authorization", "content-length", "content-type", "connection", "cookie", "host", "transfer-encoding"}
+)
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _FIELD = r"^[^.\x00-\x1f]{1,64}(\.[^.\x00-\x1f]{1,64}){0,7}$"
 _PATH = r"^/[A-Za-z0-9._~!$&'()*+,;=:@%/-]{0,500}$"
@@ -29,17 +31,27 @@ Header = Annotated[str, AfterValidator(_is_header)]
 
 
 class Signature(Block):
-    """How a request is signed where the credentials hold a `secret`: HMAC-SHA256 over the body, byte for byte."""
+    """How a request is signed where the credentials hold a `secret`: HMAC-SHA256 over the body, byte for
+    byte.
+    """
 
     header: Header = Field("x-signature-256", description="The header that bears the signature.")
-    prefix: str = Field("sha256=", max_length=32, pattern=r"^[\x20-\x7e]*$", description="What stands before it.")
+    prefix: str = Field(
+        "sha256=", max_length=32, pattern=r"^[\x20-\x7e]*$", description="What stands before it."
+    )
     encoding: Literal["hex", "base64"] = Field("hex", description="How it is written.")
 
 
 class Results(Block):
-    """Where an answer tells of each reading, in the order of the request. Anything but the three words is a refusal."""
+    """Where an answer tells of each reading, in the order of the request. Anything but the three words is a
+    refusal.
+    """
 
-    items: str = Field("results", pattern=_FIELD, description="Path of the array in the answer; `.` where the answer is the array.")
+    items: str = Field(
+        "results",
+        pattern=_FIELD,
+        description="Path of the array in the answer; `.` where the answer is the array.",
+    )
     status: str = Field("status", pattern=_FIELD, description="Path of the word within an item.")
     accepted: str = Field("accepted", description="The word for a reading that was taken.")
     duplicate: str = Field("duplicate", description="The word for one that was there.")
@@ -59,7 +71,11 @@ class ReadBack(Block):
 
     path: str = Field(pattern=_PATH, description="Where to ask.")
     parameter: str = Field("keys", pattern=r"^[A-Za-z0-9._~-]{1,64}$", description="The query parameter.")
-    items: str = Field("readings", pattern=_FIELD, description="Path of the array in the answer; `.` where the answer is the array.")
+    items: str = Field(
+        "readings",
+        pattern=_FIELD,
+        description="Path of the array in the answer; `.` where the answer is the array.",
+    )
     key: str = Field("key", pattern=_FIELD, description="Path of the key within an item.")
     value: str = Field("value", pattern=_FIELD, description="Path of the value.")
 
@@ -75,21 +91,46 @@ class HttpJsonSettings(Block):
     base_url: str = Field(description="https://host/path of the receiver.")
     path: str = Field("/readings", pattern=_PATH, description="Where readings are sent to.")
     method: Literal["POST", "PUT"] = Field("POST", description="How.")
-    probe_path: str | None = Field(None, pattern=_PATH, description="What a probe reads (GET). Without it `path` is asked by HEAD, which proves less.")
-    send: Literal["array", "each"] = Field("array", description="Many readings in a request, or one request for each.")
-    reading: object = Field(
-        {"key": "{key}", "meter": "{meter}", "time": "{time}", "value": "{value}", "unit": "{unit}"}, description="Template of one reading."
+    probe_path: str | None = Field(
+        None,
+        pattern=_PATH,
+        description="What a probe reads (GET). Without it `path` is asked by HEAD, which proves less.",
     )
-    body: object = Field("{readings}", description="Template around the array of readings; with `send: each` the body is the reading itself.")
-    time: Literal["iso", "epoch_seconds", "epoch_milliseconds"] = Field("iso", description="How {time} is written.")
-    headers: dict[Header, Annotated[str, Field(max_length=500, pattern=r"^[\x20-\x7e]*$")]] = Field({}, description="Further headers; no secrets.")
+    send: Literal["array", "each"] = Field(
+        "array", description="Many readings in a request, or one request for each."
+    )
+    reading: object = Field(
+        {"key": "{key}", "meter": "{meter}", "time": "{time}", "value": "{value}", "unit": "{unit}"},
+        description="Template of one reading.",
+    )
+    body: object = Field(
+        "{readings}",
+        description="Template around the array of readings; with `send: each` the body is the reading itself.",
+    )
+    time: Literal["iso", "epoch_seconds", "epoch_milliseconds"] = Field(
+        "iso", description="How {time} is written."
+    )
+    headers: dict[Header, Annotated[str, Field(max_length=500, pattern=r"^[\x20-\x7e]*$")]] = Field(
+        {}, description="Further headers; no secrets."
+    )
     api_key_header: Header = Field("authorization", description="The header that bears the API key.")
-    api_key_prefix: str = Field("Bearer ", max_length=32, pattern=r"^[\x20-\x7e]*$", description="What stands before the key.")
-    idempotency_header: Header | None = Field("idempotency-key", description="The header that bears the batch's id, equal when it is sent again.")
+    api_key_prefix: str = Field(
+        "Bearer ", max_length=32, pattern=r"^[\x20-\x7e]*$", description="What stands before the key."
+    )
+    idempotency_header: Header | None = Field(
+        "idempotency-key", description="The header that bears the batch's id, equal when it is sent again."
+    )
     signature: Signature = Field(Signature(), description="How a request is signed.")
-    max_items: int = Field(100, ge=1, le=10_000, description="Readings in one request; with `send: each`, in one go.")
-    refusals: tuple[Annotated[int, Field(ge=400, le=499)], ...] = Field((400, 409, 413, 422), description="Statuses that refuse readings for what they are.")
-    deduplicates: bool = Field(False, description="The receiver keeps one reading for each {key}, the last: sending again is harmless.")
+    max_items: int = Field(
+        100, ge=1, le=10_000, description="Readings in one request; with `send: each`, in one go."
+    )
+    refusals: tuple[Annotated[int, Field(ge=400, le=499)], ...] = Field(
+        (400, 409, 413, 422), description="Statuses that refuse readings for what they are."
+    )
+    deduplicates: bool = Field(
+        False,
+        description="The receiver keeps one reading for each {key}, the last: sending again is harmless.",
+    )
     results: Results | None = Field(None, description="Where an answer tells of each reading.")
     read_back: ReadBack | None = Field(None, description="How the receiver is asked what it holds.")
 
@@ -119,7 +160,9 @@ class HttpJsonSettings(Block):
 
 
 class HttpJsonCredentials(OneOfKinds):
-    """A signing secret, or another kind of credential with or without one; or nothing. An OAuth 2.0 client's tokens are got by the gateway."""
+    """A signing secret, or another kind of credential with or without one; or nothing. An OAuth 2.0 client's
+    tokens are got by the gateway.
+    """
 
     kinds: ClassVar = {
         "hmac": (("secret",), ()),
@@ -132,8 +175,12 @@ class HttpJsonCredentials(OneOfKinds):
     api_key: SecretStr | None = Field(None, min_length=1, description="Sent in the header `api_key_header`.")
     username: SecretStr | None = Field(None, min_length=1, description="The user.")
     password: SecretStr | None = Field(None, min_length=1, description="Its password.")
-    token_url: SecretStr | None = Field(None, min_length=1, description="Where the authorization server gives tokens.")
+    token_url: SecretStr | None = Field(
+        None, min_length=1, description="Where the authorization server gives tokens."
+    )
     client_id: SecretStr | None = Field(None, min_length=1, description="The OAuth client.")
     client_secret: SecretStr | None = Field(None, min_length=1, description="Its secret.")
     scope: SecretStr | None = Field(None, description="Where the authorization server asks for one.")
-    client_authentication: SecretStr | None = Field(None, description="`basic`, or `body` where the authorization server wants it there.")
+    client_authentication: SecretStr | None = Field(
+        None, description="`basic`, or `body` where the authorization server wants it there."
+    )

@@ -1,4 +1,6 @@
-"""A small template of JSON: literals and `{placeholders}`, filled once. No expressions, no code, and what is filled in is never looked at again. Pure."""
+"""A small template of JSON: literals and `{placeholders}`, filled once. No expressions, no code, and what is
+filled in is never looked at again. Pure.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,17 @@ def placeholders(template: object) -> set[str]:
 
 
 def compiled(template: object, *, known: Collection[str]) -> Fill:
-    """Raises ValueError for a placeholder that is not known, for what JSON has not, and for a template too large to be one.
+    """Raises ValueError for a placeholder that is not known, for what JSON has not, and for a template too
+    large to be one.
 
-    A text that is one placeholder becomes its value with its type; a member of an object whose value is None is left out. In a longer text
-    values are written as text. `{{` and `}}` are braces.
+    A text that is one placeholder becomes its value with its type; a member of an object whose value is None
+    is left out. In a longer text values are written as text. `{{` and `}}` are braces.
     """
     unknown = placeholders(template) - set(known)
     if unknown:
-        raise ValueError(f"unknown placeholder {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"unknown placeholder {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
+        )
     return _compiled(template)
 
 
@@ -80,7 +85,9 @@ def _text(template: str) -> Fill:
         return lambda values: values[name]
 
     def fill(values: Mapping[str, object]) -> object:
-        return _PLACEHOLDER.sub(lambda found: found[0][0] if found[1] is None else _written(values[found[1]]), template)
+        return _PLACEHOLDER.sub(
+            lambda found: found[0][0] if found[1] is None else _written(values[found[1]]), template
+        )
 
     return fill
 

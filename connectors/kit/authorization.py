@@ -1,4 +1,6 @@
-"""How a call carries its credential: a fixed header, a token that is refreshed once when refused, or a technical user whose logons are counted."""
+"""How a call carries its credential: a fixed header, a token that is refreshed once when refused, or a
+technical user whose logons are counted.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Authorization(Protocol):
     """Makes a call with the credential's headers."""
 
     async def call(self, send: Send) -> Answer:
-        """`send` is given the headers to add; it may be called a second time. Raises what it raises, and AuthRefused."""
+        """`send` is given the headers to add; it may be called a second time. Raises what it raises, and
+        AuthRefused.
+        """
         ...
 
 
@@ -45,7 +49,9 @@ class Fixed:
 
 
 class Bearer:
-    """A token of the engine. Refused once: a forced refresh and one replay with a header that is built again. Refused twice: AuthRefused."""
+    """A token of the engine. Refused once: a forced refresh and one replay with a header that is built again.
+    Refused twice: AuthRefused.
+    """
 
     def __init__(self, tokens: TokenSource, *, conceal: Callable[[str], None]) -> None:
         """`conceal` is told every token before it is sent."""
@@ -58,7 +64,8 @@ class Bearer:
         try:
             return await send(self._headers(token))
         except AuthRefused as error:
-            if error.doubtful:  # not the token was refused: a page came in place of an answer, perhaps after the work was done
+            # not the token was refused: a page came in place of an answer, perhaps after the work was done
+            if error.doubtful:
                 raise
             token = await self._tokens.access_token(refused=token)
         return await send(self._headers(token))
@@ -69,7 +76,9 @@ class Bearer:
 
 
 class Basic:
-    """A technical user and its password. A refused logon is never repeated by us: systems lock the user after a few."""
+    """A technical user and its password. A refused logon is never repeated by us: systems lock the user after
+    a few.
+    """
 
     def __init__(self, user: str, password: str, gate: LogonGate | None) -> None:
         """Without `gate` the connector counts for itself."""
@@ -124,18 +133,25 @@ class CountingGate:
         attempt = _Attempt()
         try:
             if self._failed >= MAX_FAILED_LOGONS:
-                raise AuthRefused("the system refused this user's logon twice: no further attempt is made, since a third could lock the user")
+                raise AuthRefused(
+                    "the system refused this user's logon twice: no further attempt is made, since a third could lock the user"
+                )
             yield attempt
         finally:
             self._failed += attempt.was_refused
             if not attempt.was_refused or self._failed >= MAX_FAILED_LOGONS:
-                self._places.release()  # after the last place is lost this wakes who waits, one after the other, to be told
+                # after the last place is lost this wakes who waits, one after the other, to be told
+                self._places.release()
 
 
 def authorization_for(
-    built_from: ConnectorSettings, *, conceal: Callable[[str], None], api_key: Callable[[str], Mapping[str, str]] | None = None
+    built_from: ConnectorSettings,
+    *,
+    conceal: Callable[[str], None],
+    api_key: Callable[[str], Mapping[str, str]] | None = None,
 ) -> Authorization:
-    """What the connection's credential asks for: tokens of the engine, a user and its password, an API key, or nothing (also beside a client certificate).
+    """What the connection's credential asks for: tokens of the engine, a user and its password, an API key,
+    or nothing (also beside a client certificate).
 
     `api_key` says how the system wants its key: the headers made of it.
     """

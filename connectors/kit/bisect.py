@@ -1,4 +1,6 @@
-"""Finds the readings that make a system refuse a whole batch, with a bounded number of calls, and remembers bad meters for a while."""
+"""Finds the readings that make a system refuse a whole batch, with a bounded number of calls, and remembers
+bad meters for a while.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,22 @@ _AGAIN_SECONDS = 1.0
 
 
 class Refusal(BatchRefused):
-    """A whole batch refused. `blames_meter`: the refusal is about a meter, so every reading of it would be refused alike."""
+    """A whole batch refused. `blames_meter`: the refusal is about a meter, so every reading of it would be
+    refused alike.
+    """
 
-    def __init__(self, message: str, *, code: str, blames_meter: bool = False, request_id: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str, blames_meter: bool = False, request_id: str | None = None
+    ) -> None:
         super().__init__(message, request_id=request_id)
         self.code = code
         self.blames_meter = blames_meter
 
 
 class BadMeters:
-    """Meters that the system refused, for `ttl_seconds`: asking for each again would cost a bisection per batch."""
+    """Meters that the system refused, for `ttl_seconds`: asking for each again would cost a bisection per
+    batch.
+    """
 
     def __init__(self, *, ttl_seconds: float = 600.0, capacity: int = 10_000) -> None:
         self._ttl_seconds = ttl_seconds
@@ -57,15 +65,18 @@ class _Search:
     stopped_by: ConnectorError | None = None
 
 
-async def push_bisecting(readings: Sequence[Reading], send: Send, *, max_calls: int = 32) -> tuple[list[Outcome], dict[str, Rejected]]:
+async def push_bisecting(
+    readings: Sequence[Reading], send: Send, *, max_calls: int = 32
+) -> tuple[list[Outcome], dict[str, Rejected]]:
     """Outcomes in the order of `readings`, and the meters that were found to be bad.
 
-    `send` takes a slice and raises Refusal when it is refused whole; a slice of one that is refused is Rejected with the
-    system's own words. Halves go in order, so each meter's readings keep theirs. After `max_calls` the rest is Retry: every
-    push settles at least one reading as long as max_calls exceeds log2 of the batch.
+    `send` takes a slice and raises Refusal when it is refused whole; a slice of one that is refused is
+    Rejected with the system's own words. Halves go in order, so each meter's readings keep theirs. After
+    `max_calls` the rest is Retry: every push settles at least one reading as long as max_calls exceeds log2
+    of the batch.
 
-    Another error before anything is known leaves as it is. Later it must not hide what the system has already accepted:
-    the slice it struck is Unknown (if it may have been taken) and what was not sent is Retry.
+    Another error before anything is known leaves as it is. Later it must not hide what the system has already
+    accepted: the slice it struck is Unknown (if it may have been taken) and what was not sent is Retry.
     """
     search = _Search(send=send, calls_left=max_calls)
     await _push(search, readings)
@@ -76,7 +87,9 @@ async def push_bisecting(readings: Sequence[Reading], send: Send, *, max_calls: 
 
 
 async def push_singly(readings: Sequence[Reading], send: Send) -> list[Outcome]:
-    """Outcomes in the order of `readings`, each sent for itself by `send`. What stops one call stops the rest, in the same way as above."""
+    """Outcomes in the order of `readings`, each sent for itself by `send`. What stops one call stops the
+    rest, in the same way as above.
+    """
     search = _Search(send=send, calls_left=len(readings))
     for reading in readings:
         await _push(search, [reading])
@@ -124,7 +137,10 @@ async def _split(search: _Search, pending: Sequence[Reading], refusal: Refusal) 
 def _rest(error: ConnectorError | None) -> Retry:
     match error:
         case None:
-            return Retry(after_seconds=_AGAIN_SECONDS, message="not sent: the search for the reading that the system refuses goes on")
+            return Retry(
+                after_seconds=_AGAIN_SECONDS,
+                message="not sent: the search for the reading that the system refuses goes on",
+            )
         case RateLimited(retry_after=seconds):
             return Retry(after_seconds=seconds, message=f"not sent: {error}")
         case Unavailable(retry_after=seconds):

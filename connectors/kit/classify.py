@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, OutcomeUnknown, PermissionDenied, RateLimited, Unavailable
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    OutcomeUnknown,
+    PermissionDenied,
+    RateLimited,
+    Unavailable,
+)
 
 
 class Meaning(enum.Enum):
@@ -22,8 +30,10 @@ class Meaning(enum.Enum):
     BAD_CONFIGURATION = "bad_configuration"
 
 
-# 503 and the 4xx here are refusals: nothing was done. Any other 5xx may follow the work itself, so for a call that is not
-# idempotent its outcome is unknown. A redirect is never followed: an API does not redirect, a login page does.
+# 503 and the 4xx here are refusals: nothing was done. Any other 5xx may follow the work itself, so for a call
+# that is not
+# idempotent its outcome is unknown. A redirect is never followed: an API does not redirect, a login page
+# does.
 STATUS: Mapping[int, Meaning] = {
     401: Meaning.AUTH_REFUSED,
     402: Meaning.PERMISSION_DENIED,
@@ -60,11 +70,17 @@ def meaning(status: int, *, has_retry_after: bool) -> Meaning:
     return STATUS.get(status) or _CLASS.get(status // 100, Meaning.MAYBE_DONE)
 
 
-def to_error(status: int, message: str, *, idempotent: bool, retry_after: float | None, request_id: str | None) -> ConnectorError:
+def to_error(
+    status: int, message: str, *, idempotent: bool, retry_after: float | None, request_id: str | None
+) -> ConnectorError:
     """The error for a status that is not 2xx. `retry_after` in seconds, as the system asked for it."""
     match meaning(status, has_retry_after=retry_after is not None):
         case Meaning.RATE_LIMITED:
-            return RateLimited(message, retry_after=DEFAULT_RETRY_AFTER_SECONDS if retry_after is None else retry_after, request_id=request_id)
+            return RateLimited(
+                message,
+                retry_after=DEFAULT_RETRY_AFTER_SECONDS if retry_after is None else retry_after,
+                request_id=request_id,
+            )
         case Meaning.AUTH_REFUSED:
             return AuthRefused(message, doubtful=status != 401, request_id=request_id)
         case Meaning.PERMISSION_DENIED:
@@ -77,14 +93,17 @@ def to_error(status: int, message: str, *, idempotent: bool, retry_after: float 
             return unanswered(message, idempotent=idempotent, retry_after=retry_after, request_id=request_id)
 
 
-def unanswered(message: str, *, idempotent: bool, retry_after: float | None = None, request_id: str | None = None) -> Unavailable:
+def unanswered(
+    message: str, *, idempotent: bool, retry_after: float | None = None, request_id: str | None = None
+) -> Unavailable:
     """The request was sent and no definite answer came: unknown, unless asking again is harmless."""
     kind = Unavailable if idempotent else OutcomeUnknown
     return kind(message, retry_after=retry_after, request_id=request_id)
 
 
 def asks_for_login(page: bytes) -> bool:
-    """Whether a web page wants somebody to log in: a field for a password, a form on its way to an identity provider, or a title that says so.
+    """Whether a web page wants somebody to log in: a field for a password, a form on its way to an identity
+    provider, or a title that says so.
 
     Any other page is what proxies show while a system is away: transient, whatever its status.
     """
@@ -92,7 +111,8 @@ def asks_for_login(page: bytes) -> bool:
 
 
 def parse_retry_after(value: str | None, *, answered_at: datetime | None) -> float | None:
-    """Seconds of a Retry-After, either form; never negative. A date counts from the answer's own Date, so that no clock of ours matters.
+    """Seconds of a Retry-After, either form; never negative. A date counts from the answer's own Date, so
+    that no clock of ours matters.
 
     None when absent or not understood, or for a date in an answer without one. Source: RFC 9110, 10.2.3.
     """

@@ -1,4 +1,6 @@
-"""Credentials of which a system takes one of several kinds: checked as a whole, and shown to forms as a choice."""
+"""Credentials of which a system takes one of several kinds: checked as a whole, and shown to forms as a
+choice.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +22,48 @@ NOT_SECRET = frozenset({"token_url", "scope", "client_authentication"})
 
 
 class OneOfKinds(Block):
-    """Every field is optional with a default of None; `kinds` has the names that each kind needs, and those that it may have."""
+    """Every field is optional with a default of None; `kinds` has the names that each kind needs, and those
+    that it may have.
+    """
 
     kinds: ClassVar[Mapping[Auth, tuple[tuple[str, ...], tuple[str, ...]]]]
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> OneOfKinds:
         given = {name for name, value in self if value is not None}
-        if given and not any(set(needed) <= given <= {*needed, *allowed} for needed, allowed in self.kinds.values()):
-            raise ValueError("expected " + ", or ".join(" and ".join(needed) for needed, _ in self.kinds.values()))
+        if given and not any(
+            set(needed) <= given <= {*needed, *allowed} for needed, allowed in self.kinds.values()
+        ):
+            raise ValueError(
+                "expected " + ", or ".join(" and ".join(needed) for needed, _ in self.kinds.values())
+            )
         return self
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         """A choice of the kinds, so that forms ask for one."""
         fields = handler.resolve_ref_schema(handler(schema))["properties"]
 
         def field(name: str) -> dict[str, object]:
-            return {**fields[name]["anyOf"][0], "title": fields[name]["title"], "description": fields[name]["description"]}
+            return {
+                **fields[name]["anyOf"][0],
+                "title": fields[name]["title"],
+                "description": fields[name]["description"],
+            }
 
         def kind(name: str, needed: tuple[str, ...], allowed: tuple[str, ...]) -> dict[str, object]:
             properties = {"type": {"const": name}, **{item: field(item) for item in (*needed, *allowed)}}
-            return {"type": "object", "properties": properties, "required": list(needed), "additionalProperties": False}
+            return {
+                "type": "object",
+                "properties": properties,
+                "required": list(needed),
+                "additionalProperties": False,
+            }
 
-        return {"title": cls.__name__, "description": cls.__doc__, "oneOf": [kind(name, *parts) for name, parts in cls.kinds.items()]}
+        return {
+            "title": cls.__name__,
+            "description": cls.__doc__,
+            "oneOf": [kind(name, *parts) for name, parts in cls.kinds.items()],
+        }

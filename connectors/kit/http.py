@@ -1,6 +1,8 @@
-"""The HTTP client of a connector: one per connection. Bounded in time and in bytes, follows no redirect, and turns every failure into our errors.
+"""The HTTP client of a connector: one per connection. Bounded in time and in bytes, follows no redirect, and
+turns every failure into our errors.
 
-It must not know any system: a connector says which call is idempotent and which refusals it wants to read itself.
+It must not know any system: a connector says which call is idempotent and which refusals it wants to read
+itself.
 """
 
 from __future__ import annotations
@@ -27,18 +29,28 @@ if TYPE_CHECKING:
     from connectors.kit.authorization import Authorization
 
 MAX_BODY_BYTES = 8 << 20
-_REQUEST_ID_HEADERS = ("x-request-id", "x-correlation-id", "request-id", "x-amzn-requestid", "x-amz-cf-id", "cf-ray")
+_REQUEST_ID_HEADERS = (
+    "x-request-id",
+    "x-correlation-id",
+    "request-id",
+    "x-amzn-requestid",
+    "x-amz-cf-id",
+    "cf-ray",
+)
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.IGNORECASE)
 _MULTIPART = re.compile(r"multipart/mixed\b", re.IGNORECASE)
 _CERTIFICATE_REFUSED = re.compile(
-    r"alert (?:bad certificate|(?:no |unsupported )?certificate(?: expired| revoked| unknown)?|unknown ca|access denied|decrypt error)", re.IGNORECASE
+    r"alert (?:bad certificate|(?:no |unsupported )?certificate(?: expired| revoked| unknown)?|unknown ca|access denied|decrypt error)",
+    re.IGNORECASE,
 )
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A whole answer: 2xx, or a status that the caller asked for. `json` is None for an empty body or one that is not JSON."""
+    """A whole answer: 2xx, or a status that the caller asked for. `json` is None for an empty body or one
+    that is not JSON.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -61,7 +73,8 @@ class HttpClient:
         max_body_bytes: int = MAX_BODY_BYTES,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`headers` carry the credential; `secrets` are blacked out of every text that leaves here. TLS is always verified.
+        """`headers` carry the credential; `secrets` are blacked out of every text that leaves here. TLS is
+        always verified.
 
         `tls` is for an authority or a client certificate of the customer's own (`connectors.kit.tls`).
         """
@@ -75,21 +88,30 @@ class HttpClient:
         try:
             self._client = httpx.AsyncClient(
                 base_url=base_url,
-                headers={"accept": "application/json", "accept-encoding": "gzip", "user-agent": "fieldgate", **headers},
+                headers={
+                    "accept": "application/json",
+                    "accept-encoding": "gzip",
+                    "user-agent": "fieldgate",
+                    **headers,
+                },
                 timeout=timeout_seconds,
                 follow_redirects=False,
                 verify=tls or True,
                 limits=httpx.Limits(max_connections=8, max_keepalive_connections=4, keepalive_expiry=30),
             )
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-            raise BadConfiguration(f"the system's address or credential cannot be used in a request: {type(error).__name__}") from None
+            raise BadConfiguration(
+                f"the system's address or credential cannot be used in a request: {type(error).__name__}"
+            ) from None
 
     async def close(self) -> None:
         """Idempotent."""
         await self._client.aclose()
 
     def system_time(self) -> datetime | None:
-        """The system's own clock, from the last answer's Date and the time since; None before the first. Second resolution."""
+        """The system's own clock, from the last answer's Date and the time since; None before the first.
+        Second resolution.
+        """
         if self._clock is None:
             return None
         at, received = self._clock
@@ -100,7 +122,9 @@ class HttpClient:
         self._authorization = authorization
 
     def conceal(self, secret: str) -> None:
-        """Blacks this out as well: a token that came after the client was made. The last eight are remembered."""
+        """Blacks this out as well: a token that came after the client was made. The last eight are
+        remembered.
+        """
         if len(secret) >= 4 and secret not in self._passing_secrets:
             self._passing_secrets.append(secret)
 
@@ -118,14 +142,25 @@ class HttpClient:
         accept_statuses: Collection[int] = (),
         expects: Literal["json", "multipart"] = "json",
     ) -> Answer:
-        """One request within the time-out, body included. Returns 2xx, and `accept_statuses`, which the caller reads itself.
+        """One request within the time-out, body included. Returns 2xx, and `accept_statuses`, which the
+        caller reads itself.
 
-        A query belongs into `path` or into `params`, never into both. `content` is sent as it is, under the content type in `headers`.
-        `idempotent`: sending again is harmless, so a lost answer is Unavailable, not OutcomeUnknown; by default true of GET and HEAD.
-        `operation` is the label under which the call is counted. Raises ConnectorError subclasses only.
+        A query belongs into `path` or into `params`, never into both. `content` is sent as it is, under the
+        content type in `headers`. `idempotent`: sending again is harmless, so a lost answer is Unavailable,
+        not OutcomeUnknown; by default true of GET and HEAD. `operation` is the label under which the call is
+        counted. Raises ConnectorError subclasses only.
         """
         send = partial(
-            self._call, operation, method, path, json=json, content=content, params=params, idempotent=idempotent, accept=accept_statuses, expects=expects
+            self._call,
+            operation,
+            method,
+            path,
+            json=json,
+            content=content,
+            params=params,
+            idempotent=idempotent,
+            accept=accept_statuses,
+            expects=expects,
         )
         if self._authorization is None:
             return await send(headers or {})
@@ -158,7 +193,9 @@ class HttpClient:
             body = content if json is None else orjson.dumps(json)
             typed = {} if json is None else {"content-type": "application/json"}
             extensions = {"trace": trace, "timeout": httpx.Timeout(self._timeout_seconds).as_dict()}
-            request = self._client.build_request(method, path, content=body, params=params, headers={**typed, **headers}, extensions=extensions)
+            request = self._client.build_request(
+                method, path, content=body, params=params, headers={**typed, **headers}, extensions=extensions
+            )
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await self._exchange(request, harmless)
             status_class = f"{answer.status // 100}xx"
@@ -168,7 +205,11 @@ class HttpClient:
                 return answer
             raise self.error(answer, call, idempotent=harmless)
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
-            raise BadConfiguration(self.clean(f"{call} cannot be sent ({type(error).__name__}): check the address and the credential")) from None
+            raise BadConfiguration(
+                self.clean(
+                    f"{call} cannot be sent ({type(error).__name__}): check the address and the credential"
+                )
+            ) from None
         except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
             raise self._unanswered(error, call, sent=sent, idempotent=harmless) from error
         finally:
@@ -176,9 +217,13 @@ class HttpClient:
 
     def _unanswered(self, error: Exception, call: str, *, sent: bool, idempotent: bool) -> ConnectorError:
         if (alert := _certificate_alert(error)) is not None:
-            return AuthRefused(self.clean(f"the system does not take our client certificate for {call}: {alert}"))
+            return AuthRefused(
+                self.clean(f"the system does not take our client certificate for {call}: {alert}")
+            )
         what = f"no answer to {call}" if sent else f"cannot reach the system for {call}"
-        return unanswered(self.clean(f"{what}: {type(error).__name__}: {error}"), idempotent=idempotent or not sent)
+        return unanswered(
+            self.clean(f"{what}: {type(error).__name__}: {error}"), idempotent=idempotent or not sent
+        )
 
     async def _exchange(self, request: httpx.Request, harmless: bool) -> Answer:
         response = await self._client.send(request, stream=True)
@@ -190,49 +235,97 @@ class HttpClient:
             body = await self._read(response, harmless, request_id)
         finally:
             await response.aclose()
-        return Answer(status=response.status_code, headers=response.headers, body=body, json=_parse(body, response.headers), request_id=request_id)
+        return Answer(
+            status=response.status_code,
+            headers=response.headers,
+            body=body,
+            json=_parse(body, response.headers),
+            request_id=request_id,
+        )
 
     async def _read(self, response: httpx.Response, harmless: bool, request_id: str | None) -> bytes:
         """The body, decompressed by ourselves: never more than the cap is ever in memory, whatever was sent."""
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "gzip", "x-gzip", ""):
-            raise unanswered(f"the system answered in the encoding {encoding[:20]!r}, which was not asked for", idempotent=harmless, request_id=request_id)
+            raise unanswered(
+                f"the system answered in the encoding {encoding[:20]!r}, which was not asked for",
+                idempotent=harmless,
+                request_id=request_id,
+            )
         inflate = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
         body = bytearray()
         async for chunk in response.aiter_raw():
             try:
-                body += chunk if inflate is None else inflate.decompress(chunk, self._max_body_bytes + 1 - len(body))
+                body += (
+                    chunk
+                    if inflate is None
+                    else inflate.decompress(chunk, self._max_body_bytes + 1 - len(body))
+                )
             except zlib.error as error:
-                raise unanswered(f"the system's answer is not valid gzip: {error}", idempotent=harmless, request_id=request_id) from error
+                raise unanswered(
+                    f"the system's answer is not valid gzip: {error}",
+                    idempotent=harmless,
+                    request_id=request_id,
+                ) from error
             if len(body) > self._max_body_bytes:
-                raise unanswered(f"the system's answer is larger than {self._max_body_bytes} bytes", idempotent=harmless, request_id=request_id)
+                raise unanswered(
+                    f"the system's answer is larger than {self._max_body_bytes} bytes",
+                    idempotent=harmless,
+                    request_id=request_id,
+                )
         if inflate is not None and body and not inflate.eof:
-            raise unanswered("the system's answer ends in the middle of its gzip data", idempotent=harmless, request_id=request_id)
+            raise unanswered(
+                "the system's answer ends in the middle of its gzip data",
+                idempotent=harmless,
+                request_id=request_id,
+            )
         return bytes(body)
 
-    def error(self, answer: Answer, call: str, *, idempotent: bool, words: str | None = None) -> ConnectorError:
-        """What an answer that is not 2xx means. `call` is its method and path; `words` the system's own, where the caller could read them."""
-        retry_after = parse_retry_after(answer.headers.get("retry-after"), answered_at=parse_date(answer.headers.get("date")))
+    def error(
+        self, answer: Answer, call: str, *, idempotent: bool, words: str | None = None
+    ) -> ConnectorError:
+        """What an answer that is not 2xx means. `call` is its method and path; `words` the system's own,
+        where the caller could read them.
+        """
+        retry_after = parse_retry_after(
+            answer.headers.get("retry-after"), answered_at=parse_date(answer.headers.get("date"))
+        )
         if retry_after is None and answer.status == 429:
             retry_after = _seconds(answer.headers.get("x-rate-limit-reset"))
         text = f"the system answered {answer.status} to {call}: {self.clean(words) if words else self.text_of(answer)}"
-        return to_error(answer.status, text, idempotent=idempotent, retry_after=retry_after, request_id=answer.request_id)
+        return to_error(
+            answer.status, text, idempotent=idempotent, retry_after=retry_after, request_id=answer.request_id
+        )
 
-    def _judge_success(self, answer: Answer, call: str, harmless: bool, expects: Literal["json", "multipart"]) -> Answer:
+    def _judge_success(
+        self, answer: Answer, call: str, harmless: bool, expects: Literal["json", "multipart"]
+    ) -> Answer:
         content_type = answer.headers.get("content-type", "")
         if expects == "multipart":
             fits = _MULTIPART.match(content_type) is not None
         else:
-            fits = not answer.body.strip() or (answer.json is not None and _JSON.match(content_type) is not None)
+            fits = not answer.body.strip() or (
+                answer.json is not None and _JSON.match(content_type) is not None
+            )
         if fits:
             return answer
         if "html" in content_type.lower() or answer.body.lstrip()[:1] == b"<":
             if asks_for_login(answer.body):
-                raise AuthRefused(f"a login page answered {call}: check the address and the credential", doubtful=True, request_id=answer.request_id)
-            raise unanswered(f"a web page instead of data answered {call}: {self.text_of(answer)}", idempotent=harmless, request_id=answer.request_id)
+                raise AuthRefused(
+                    f"a login page answered {call}: check the address and the credential",
+                    doubtful=True,
+                    request_id=answer.request_id,
+                )
+            raise unanswered(
+                f"a web page instead of data answered {call}: {self.text_of(answer)}",
+                idempotent=harmless,
+                request_id=answer.request_id,
+            )
         what = "multipart" if expects == "multipart" else "JSON"
         raise unanswered(
-            f"the answer to {call} is not {what} ({self.clean(content_type)[:60] or 'no content type'})", idempotent=harmless, request_id=answer.request_id
+            f"the answer to {call} is not {what} ({self.clean(content_type)[:60] or 'no content type'})",
+            idempotent=harmless,
+            request_id=answer.request_id,
         )
 
     def text_of(self, answer: Answer) -> str:

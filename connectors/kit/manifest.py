@@ -1,4 +1,6 @@
-"""Reads a connector's `manifest.toml` into the model's Manifest. Strict: an unknown key or a wrong type ends the start."""
+"""Reads a connector's `manifest.toml` into the model's Manifest. Strict: an unknown key or a wrong type ends
+the start.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,17 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from connectors.kit.settings import Block
-from gateway.model.connector import Auth, Capabilities, Cursor, Dedup, Hosting, Manifest, Order, Push, ReadBack
+from gateway.model.connector import (
+    Auth,
+    Capabilities,
+    Cursor,
+    Dedup,
+    Hosting,
+    Manifest,
+    Order,
+    Push,
+    ReadBack,
+)
 from gateway.model.errors import ConfigError
 
 
@@ -37,7 +49,9 @@ class _Capabilities(Block):
             max_bytes=self.max_bytes,
             order=self.order,
             resolution=timedelta(seconds=self.resolution_seconds),
-            max_backfill=None if self.max_backfill_seconds is None else timedelta(seconds=self.max_backfill_seconds),
+            max_backfill=None
+            if self.max_backfill_seconds is None
+            else timedelta(seconds=self.max_backfill_seconds),
             future_skew=timedelta(seconds=self.future_skew_seconds),
             dedup=self.dedup,
             readback=self.readback,
@@ -60,7 +74,9 @@ class _Manifest(Block):
 
 def load_manifest(package: str) -> Manifest:
     """The manifest beside a connector's code; `package` is its import name. Raises ConfigError."""
-    return parse_manifest(files(package).joinpath("manifest.toml").read_text("utf-8"), source=f"{package}/manifest.toml")
+    return parse_manifest(
+        files(package).joinpath("manifest.toml").read_text("utf-8"), source=f"{package}/manifest.toml"
+    )
 
 
 def parse_manifest(text: str, *, source: str) -> Manifest:

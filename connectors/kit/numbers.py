@@ -15,10 +15,23 @@ def to_number(value: Value) -> float | int | Rejected:
         case bool():
             return int(value)
         case str():
-            return Rejected(code="unsupported_value", message="a meter of this system holds numbers only, and this reading is a text")
+            return Rejected(
+                code="unsupported_value",
+                message="a meter of this system holds numbers only, and this reading is a text",
+            )
         case int():
-            return value if abs(value) <= 2**53 else Rejected(code="out_of_range", message="the number is beyond 2^53: JSON would not carry it exactly")
+            return (
+                value
+                if abs(value) <= 2**53
+                else Rejected(
+                    code="out_of_range", message="the number is beyond 2^53: JSON would not carry it exactly"
+                )
+            )
         case float():
-            return value if math.isfinite(value) else Rejected(code="not_finite", message="the value is not a finite number")
+            return (
+                value
+                if math.isfinite(value)
+                else Rejected(code="not_finite", message="the value is not a finite number")
+            )
         case _:
             assert_never(value)

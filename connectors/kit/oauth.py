@@ -1,4 +1,5 @@
-"""OAuth 2.0 on the wire: client credentials, authorization code with PKCE, refresh, revocation. Decides by `error` and status, never by a description.
+"""OAuth 2.0 on the wire: client credentials, authorization code with PKCE, refresh, revocation. Decides by
+`error` and status, never by a description.
 
 It must not know leases or storing: the engine brings those.
 Source: RFC 6749 (4.1, 4.4, 5.1, 5.2, 6), RFC 7636 (PKCE), RFC 7009 (revocation), RFC 6750 (WWW-Authenticate).
@@ -22,7 +23,14 @@ from connectors.kit.settings import safe_url
 from connectors.kit.tls import tls_context
 from gateway.model.connector import Observer, unobserved
 from gateway.model.credential import Credential, TokenGrant
-from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, OutcomeUnknown, RateLimited, Unavailable
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    OutcomeUnknown,
+    RateLimited,
+    Unavailable,
+)
 
 _MAX_BODY_BYTES = 1 << 20
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -38,7 +46,9 @@ def new_verifier() -> str:
 
 
 def authorization_url(credential: Mapping[str, str], *, redirect_uri: str, state: str, verifier: str) -> str:
-    """Where a person is sent to allow the gateway in. `credential` has `authorization_url`, `client_id` and, where wanted, `scope`. Raises BadConfiguration."""
+    """Where a person is sent to allow the gateway in. `credential` has `authorization_url`, `client_id` and,
+    where wanted, `scope`. Raises BadConfiguration.
+    """
     address = _address(credential, "authorization_url")
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
     query = {
@@ -57,14 +67,16 @@ def authorization_url(credential: Mapping[str, str], *, redirect_uri: str, state
 class OAuthExchange:
     """The requests to authorization servers. A TokenExchange; opens nothing between requests.
 
-    A credential's values: `token_url`, `client_id`, `client_secret` (none: a public client), `scope`, `revocation_url`, and
-    `client_authentication`: `basic` (the default) or `body`.
+    A credential's values: `token_url`, `client_id`, `client_secret` (none: a public client), `scope`,
+    `revocation_url`, and `client_authentication`: `basic` (the default) or `body`.
     """
 
     def __init__(self, *, observe: Observer = unobserved) -> None:
         self._observe = observe
 
-    async def refresh(self, credential: Credential, refresh_token: str | None, *, timeout_seconds: float) -> TokenGrant:
+    async def refresh(
+        self, credential: Credential, refresh_token: str | None, *, timeout_seconds: float
+    ) -> TokenGrant:
         """One request: by the refresh token, or by the client's own credential. Raises as TokenExchange says."""
         scope = credential.values.get("scope")
         if refresh_token is None:
@@ -73,24 +85,41 @@ class OAuthExchange:
             form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         return await self._grant(credential.values, form, timeout_seconds)
 
-    async def redeem(self, credential: Credential, *, code: str, verifier: str, redirect_uri: str, timeout_seconds: float) -> TokenGrant:
-        """The tokens for an authorization code, once. AuthRefused(final=True): the code is used, old or not for us."""
-        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri, "code_verifier": verifier}
+    async def redeem(
+        self, credential: Credential, *, code: str, verifier: str, redirect_uri: str, timeout_seconds: float
+    ) -> TokenGrant:
+        """The tokens for an authorization code, once. AuthRefused(final=True): the code is used, old or not
+        for us.
+        """
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": redirect_uri,
+            "code_verifier": verifier,
+        }
         return await self._grant(credential.values, form, timeout_seconds)
 
     async def revoke(self, credential: Credential, token: str, *, timeout_seconds: float) -> None:
-        """The token is good no more, also when it was not before. Nothing happens where the server has no `revocation_url`."""
+        """The token is good no more, also when it was not before. Nothing happens where the server has no
+        `revocation_url`.
+        """
         if "revocation_url" in credential.values:
             await self._post(credential.values, "revocation_url", {"token": token}, timeout_seconds)
 
-    async def _grant(self, values: Mapping[str, str], form: Mapping[str, str], timeout_seconds: float) -> TokenGrant:
+    async def _grant(
+        self, values: Mapping[str, str], form: Mapping[str, str], timeout_seconds: float
+    ) -> TokenGrant:
         answer = await self._post(values, "token_url", form, timeout_seconds)
         grant = to_grant(answer.json)
         if grant is None:
-            raise OutcomeUnknown("the authorization server's answer holds no token", request_id=answer.request_id)
+            raise OutcomeUnknown(
+                "the authorization server's answer holds no token", request_id=answer.request_id
+            )
         return grant
 
-    async def _post(self, values: Mapping[str, str], endpoint: str, form: Mapping[str, str], timeout_seconds: float) -> Answer:
+    async def _post(
+        self, values: Mapping[str, str], endpoint: str, form: Mapping[str, str], timeout_seconds: float
+    ) -> Answer:
         url = urlsplit(_address(values, endpoint))
         authentication, in_body = _authentication(values)
         http = HttpClient(
@@ -106,14 +135,22 @@ class OAuthExchange:
         body = urlencode({**form, **in_body}).encode()
         try:
             answer = await http.call(
-                "token", "POST", path, content=body, headers={"content-type": "application/x-www-form-urlencoded"}, accept_statuses=_DEFINITE
+                "token",
+                "POST",
+                path,
+                content=body,
+                headers={"content-type": "application/x-www-form-urlencoded"},
+                accept_statuses=_DEFINITE,
             )
             if error := refusal(http, answer, url.path):
                 raise error
         except AuthRefused as error:
             if error.final:
                 raise
-            raise OutcomeUnknown(f"the authorization server gave no answer that can be read: {error}", request_id=error.request_id) from error
+            raise OutcomeUnknown(
+                f"the authorization server gave no answer that can be read: {error}",
+                request_id=error.request_id,
+            ) from error
         finally:
             await http.close()
         return answer
@@ -124,7 +161,11 @@ def to_grant(document: object) -> TokenGrant | None:
     if not isinstance(document, dict):
         return None
     access, refresh = document.get("access_token"), document.get("refresh_token")
-    if not isinstance(access, str) or not _TOKEN.fullmatch(access) or str(document.get("token_type", "bearer")).lower() != "bearer":
+    if (
+        not isinstance(access, str)
+        or not _TOKEN.fullmatch(access)
+        or str(document.get("token_type", "bearer")).lower() != "bearer"
+    ):
         return None
     scope = document.get("scope")
     return TokenGrant(
@@ -132,23 +173,36 @@ def to_grant(document: object) -> TokenGrant | None:
         refresh_token=refresh if isinstance(refresh, str) and refresh else None,
         expires_in_seconds=_seconds(document.get("expires_in")),
         scope=scope if isinstance(scope, str) else None,
-        refresh_expires_in_seconds=_seconds(document.get("refresh_expires_in", document.get("refresh_token_expires_in"))),
+        refresh_expires_in_seconds=_seconds(
+            document.get("refresh_expires_in", document.get("refresh_token_expires_in"))
+        ),
     )
 
 
 def refusal(http: HttpClient, answer: Answer, path: str) -> ConnectorError | None:
-    """What an answer that grants nothing means; None for one that may grant. A 5xx is transient whatever its body says."""
+    """What an answer that grants nothing means; None for one that may grant. A 5xx is transient whatever its
+    body says.
+    """
     call, error = f"POST {path}", _error_of(answer)
     if answer.status >= 500 or answer.status in (408, 425, 429):
         return http.error(answer, call, idempotent=False)
     if answer.status < 300 and error is None:
         return None
-    text, request_id = f"the authorization server answered {answer.status} {error or 'without an error code'}", answer.request_id
+    text, request_id = (
+        f"the authorization server answered {answer.status} {error or 'without an error code'}",
+        answer.request_id,
+    )
     match error:
         case "invalid_grant":
-            return AuthRefused(f"{text}: what it had granted is revoked, used up or expired", final=True, request_id=request_id)
+            return AuthRefused(
+                f"{text}: what it had granted is revoked, used up or expired",
+                final=True,
+                request_id=request_id,
+            )
         case str() if error in _CLIENT_REFUSED:
-            return BadConfiguration(f"{text}: check the OAuth client's id and secret", oauth_client=True, request_id=request_id)
+            return BadConfiguration(
+                f"{text}: check the OAuth client's id and secret", oauth_client=True, request_id=request_id
+            )
         case str() if error in _TRANSIENT:
             return Unavailable(text, request_id=request_id)
         case "slow_down":
@@ -156,11 +210,17 @@ def refusal(http: HttpClient, answer: Answer, path: str) -> ConnectorError | Non
         case str():
             return BadConfiguration(f"{text}: {http.text_of(answer)}", request_id=request_id)
         case None if answer.status == 401:
-            return BadConfiguration(f"{text}: check the OAuth client's id and secret", oauth_client=True, request_id=request_id)
+            return BadConfiguration(
+                f"{text}: check the OAuth client's id and secret", oauth_client=True, request_id=request_id
+            )
         case None if answer.status in (302, 303, 307):
-            return Unavailable(f"{text}, and sends us elsewhere: if it goes on, check token_url", request_id=request_id)
+            return Unavailable(
+                f"{text}, and sends us elsewhere: if it goes on, check token_url", request_id=request_id
+            )
         case None if answer.status in (301, 308):
-            return BadConfiguration(f"{text}, and says that it has moved: correct token_url", request_id=request_id)
+            return BadConfiguration(
+                f"{text}, and says that it has moved: correct token_url", request_id=request_id
+            )
         case _:
             return http.error(answer, call, idempotent=False)
 
@@ -174,7 +234,9 @@ def _error_of(answer: Answer) -> str | None:
 
 
 def _authentication(values: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Headers, and what goes into the body. Both parts of Basic are form-encoded first. Source: RFC 6749, 2.3.1."""
+    """Headers, and what goes into the body. Both parts of Basic are form-encoded first. Source: RFC 6749,
+    2.3.1.
+    """
     client_id, secret = _required(values, "client_id"), values.get("client_secret")
     if secret is None:
         return {}, {"client_id": client_id}
@@ -188,9 +250,14 @@ def _authentication(values: Mapping[str, str]) -> tuple[dict[str, str], dict[str
             raise BadConfiguration("credentials.client_authentication is `basic` or `body`")
 
 
-def _hidden(values: Mapping[str, str], form: Mapping[str, str], authentication: Mapping[str, str]) -> list[str]:
+def _hidden(
+    values: Mapping[str, str], form: Mapping[str, str], authentication: Mapping[str, str]
+) -> list[str]:
     """Whatever a server could echo, also form-encoded."""
-    secret = [values.get("client_secret", ""), *(form.get(name, "") for name in ("refresh_token", "code", "code_verifier", "token"))]
+    secret = [
+        values.get("client_secret", ""),
+        *(form.get(name, "") for name in ("refresh_token", "code", "code_verifier", "token")),
+    ]
     encoded = [header.partition(" ")[2] for header in authentication.values()]
     return [*secret, *map(quote_plus, secret), *encoded]
 
@@ -214,7 +281,9 @@ def _required(values: Mapping[str, str], name: str) -> str:
 def _seconds(value: object) -> float | None:
     """A positive lifetime, also as text; None where nothing that can be used is said."""
     try:
-        seconds = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+        seconds = (
+            float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+        )
     except ValueError:
         return None
     return min(seconds, 10.0 * 366 * 86400) if seconds > 0 else None

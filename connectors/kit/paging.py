@@ -19,8 +19,12 @@ class Page(Generic[ItemT]):
     cursor: str | None
 
 
-async def walk(fetch: Callable[[str | None], Awaitable[Page[ItemT]]], *, max_pages: int = 1000) -> AsyncIterator[ItemT]:
-    """Every item in order. A cursor that comes twice, or more than `max_pages`, is Unavailable: the system is not to be believed."""
+async def walk(
+    fetch: Callable[[str | None], Awaitable[Page[ItemT]]], *, max_pages: int = 1000
+) -> AsyncIterator[ItemT]:
+    """Every item in order. A cursor that comes twice, or more than `max_pages`, is Unavailable: the system is
+    not to be believed.
+    """
     cursor: str | None = None
     seen: set[str] = set()
     for _ in range(max_pages):

@@ -23,16 +23,22 @@ class RateLimiter:
         self._closed_until = 0.0
 
     async def acquire(self, *, max_wait_seconds: float) -> None:
-        """Takes one call, after a wait of at most `max_wait_seconds`; a longer one is RateLimited, and takes none."""
+        """Takes one call, after a wait of at most `max_wait_seconds`; a longer one is RateLimited, and takes
+        none.
+        """
         while (wait := self._wait_seconds()) > 0.0:
             if wait > max_wait_seconds:
-                raise RateLimited(f"the system's rate limit is used up for another {wait:.0f} s", retry_after=wait)
+                raise RateLimited(
+                    f"the system's rate limit is used up for another {wait:.0f} s", retry_after=wait
+                )
             max_wait_seconds -= wait
             await asyncio.sleep(wait)
         self._tokens -= 1.0
 
     def remaining(self, calls: int, *, reset_seconds: float) -> None:
-        """The system says that `calls` are left until `reset_seconds` from now. It can only lower our own estimate."""
+        """The system says that `calls` are left until `reset_seconds` from now. It can only lower our own
+        estimate.
+        """
         self._refill()
         self._tokens = min(self._tokens, float(calls))
         if calls <= 0:
@@ -59,8 +65,12 @@ _LIMITERS: WeakValueDictionary[str, RateLimiter] = WeakValueDictionary()
 
 
 def limiter_for(system: str, credential: str, *, calls: int, seconds: float) -> RateLimiter:
-    """The limiter that all users of this credential share while any of them lives. Only a digest of the credential is kept."""
-    digest = hashlib.blake2b(f"{system}\0{credential}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    """The limiter that all users of this credential share while any of them lives. Only a digest of the
+    credential is kept.
+    """
+    digest = hashlib.blake2b(
+        f"{system}\0{credential}".encode("utf-8", "surrogatepass"), digest_size=16
+    ).hexdigest()
     limiter = _LIMITERS.get(digest)
     if limiter is None:
         limiter = _LIMITERS[digest] = RateLimiter(calls=calls, seconds=seconds)

@@ -14,7 +14,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Block(BaseModel):
-    """A block of settings or credentials: frozen, unknown keys are errors, and no error repeats a value (it may be a secret)."""
+    """A block of settings or credentials: frozen, unknown keys are errors, and no error repeats a value (it
+    may be a secret).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -23,17 +25,23 @@ BlockT = TypeVar("BlockT", bound=Block)
 
 
 def parse(model: type[BlockT], values: Mapping[str, object], *, what: str) -> BlockT:
-    """The block, or BadConfiguration naming every fault. `what` says where it stands: `settings` or `credentials`."""
+    """The block, or BadConfiguration naming every fault. `what` says where it stands: `settings` or
+    `credentials`.
+    """
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False)
-        faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc']) or what}: {fault['msg']}" for fault in found)
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or what}: {fault['msg']}" for fault in found
+        )
         raise BadConfiguration(f"{what} cannot be used: {faults}") from None
 
 
 def safe_url(url: str) -> str:
-    """The address without a slash at its end; https, or http on this machine. Raises ValueError, for a field's validator."""
+    """The address without a slash at its end; https, or http on this machine. Raises ValueError, for a
+    field's validator.
+    """
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
         raise ValueError("expected https://host/path, without user, query or fragment")

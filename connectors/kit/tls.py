@@ -10,11 +10,13 @@ from pathlib import Path
 from gateway.model.errors import BadConfiguration
 
 
-def tls_context(*, ca_file: Path | None = None, certificate: str | None = None, private_key: str | None = None) -> ssl.SSLContext:
+def tls_context(
+    *, ca_file: Path | None = None, certificate: str | None = None, private_key: str | None = None
+) -> ssl.SSLContext:
     """A context that verifies the server, by `ca_file` or the system's authorities. Raises BadConfiguration.
 
-    `certificate` (with its chain) and `private_key` are PEM texts. The ssl module reads keys from files only: they lie in files of
-    ours, readable by nobody else, for as long as that takes.
+    `certificate` (with its chain) and `private_key` are PEM texts. The ssl module reads keys from files only:
+    they lie in files of ours, readable by nobody else, for as long as that takes.
     """
     try:
         context = ssl.create_default_context(cafile=ca_file)
@@ -25,11 +27,20 @@ def tls_context(*, ca_file: Path | None = None, certificate: str | None = None, 
     with tempfile.TemporaryDirectory(prefix="fieldgate-") as folder:
         certificate_path, key_path = Path(folder, "certificate"), Path(folder, "key")
         for path, text in ((certificate_path, certificate), (key_path, private_key)):
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii", errors="replace") as file:
+            with os.fdopen(
+                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600),
+                "w",
+                encoding="ascii",
+                errors="replace",
+            ) as file:
                 file.write(text)
         try:
-            context.load_cert_chain(certificate_path, key_path, password="")  # a password that is asked for is a fault, not a prompt
+            context.load_cert_chain(
+                certificate_path, key_path, password=""
+            )  # a password that is asked for is a fault, not a prompt
         except (OSError, ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or type(error).__name__
-            raise BadConfiguration(f"credentials.certificate and credentials.private_key do not make a client certificate: {reason}") from None
+            raise BadConfiguration(
+                f"credentials.certificate and credentials.private_key do not make a client certificate: {reason}"
+            ) from None
     return context

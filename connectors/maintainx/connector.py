@@ -1,6 +1,8 @@
-"""Delivers meter readings to MaintainX in bulk, within its limits. At least once: MaintainX knows no idempotency key and shows only the last reading.
+"""Delivers meter readings to MaintainX in bulk, within its limits. At least once: MaintainX knows no
+idempotency key and shows only the last reading.
 
-Source: MaintainX public API reference, https://api.getmaintainx.com/v1/docs (meters, meter readings, rate limits, errors).
+Source: MaintainX public API reference, https://api.getmaintainx.com/v1/docs (meters, meter readings, rate
+limits, errors).
 """
 
 from __future__ import annotations
@@ -40,12 +42,24 @@ class MaintainXConnector:
     def __init__(self, built_from: ConnectorSettings) -> None:
         """Raises BadConfiguration; opens nothing."""
         self._settings = parse(MaintainXSettings, built_from.settings, what="settings")
-        key = parse(MaintainXCredentials, built_from.credentials, what="credentials").api_key.get_secret_value()
+        key = parse(
+            MaintainXCredentials, built_from.credentials, what="credentials"
+        ).api_key.get_secret_value()
         headers = {}
         if self._settings.organization_id is not None:
             headers["x-organization-id"] = str(self._settings.organization_id)
-        self._http = HttpClient(self._settings.base_url, headers=headers, secrets=[key], timeout_seconds=built_from.timeout_seconds, observe=built_from.observe)
-        self._http.authorize(authorization_for(built_from, conceal=self._http.conceal, api_key=lambda key: {"authorization": f"Bearer {key}"}))
+        self._http = HttpClient(
+            self._settings.base_url,
+            headers=headers,
+            secrets=[key],
+            timeout_seconds=built_from.timeout_seconds,
+            observe=built_from.observe,
+        )
+        self._http.authorize(
+            authorization_for(
+                built_from, conceal=self._http.conceal, api_key=lambda key: {"authorization": f"Bearer {key}"}
+            )
+        )
         self._limiter = limiter_for(self._settings.base_url, key, calls=_CALLS, seconds=_SECONDS)
         self._max_wait_seconds = min(_MAX_WAIT_SECONDS, built_from.timeout_seconds)
         self._capabilities = replace(MANIFEST.capabilities, max_items=self._settings.max_items)
@@ -65,7 +79,9 @@ class MaintainXConnector:
         return Health(account=None if organization is None else str(organization))
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
-        """One array, ascending per meter; a refusal of the whole is bisected. Accepted only after a 201 that lists every reading."""
+        """One array, ascending per meter; a refusal of the whole is bisected. Accepted only after a 201 that
+        lists every reading.
+        """
         if not batch.readings:
             return []
         now = await self._system_time()
@@ -73,14 +89,18 @@ class MaintainXConnector:
         outcomes: dict[str, Outcome] = {}
         items: dict[str, dict[str, object]] = {}
         for reading in batch.readings:
-            item = self._bad_meters.get(reading.meter, monotonic=_monotonic()) or to_item(reading, catalogue, system_time=now)
+            item = self._bad_meters.get(reading.meter, monotonic=_monotonic()) or to_item(
+                reading, catalogue, system_time=now
+            )
             if isinstance(item, Rejected):
                 outcomes[reading.key] = item
             else:
                 items[reading.key] = item
         sendable = [reading for reading in batch.readings if reading.key in items]
         if sendable:
-            sent, blamed = await push_bisecting(sendable, lambda part: self._send([items[reading.key] for reading in part]))
+            sent, blamed = await push_bisecting(
+                sendable, lambda part: self._send([items[reading.key] for reading in part])
+            )
             outcomes.update((reading.key, outcome) for reading, outcome in zip(sendable, sent, strict=True))
             for meter, refusal in blamed.items():
                 self._bad_meters.add(meter, refusal, monotonic=_monotonic())
@@ -94,7 +114,11 @@ class MaintainXConnector:
         """Every meter that the key may see, by its name, or by its id where several bear the name."""
         catalogue = await self._list_meters()
         for meter in catalogue.by_id.values():
-            yield RemoteMeter(meter=str(meter.id) if meter.name in catalogue.ambiguous else meter.name, title=meter.name, unit=meter.unit)
+            yield RemoteMeter(
+                meter=str(meter.id) if meter.name in catalogue.ambiguous else meter.name,
+                title=meter.name,
+                unit=meter.unit,
+            )
 
     async def close(self) -> None:
         """Idempotent."""
@@ -106,20 +130,28 @@ class MaintainXConnector:
         if answer.status in _REFUSALS:
             raise await self._refusal(answer, alone=len(items) == 1)
         if not isinstance(answer.json, list) or len(answer.json) != len(items):
-            raise OutcomeUnknown("MaintainX's answer does not list the readings that it was sent", request_id=answer.request_id)
+            raise OutcomeUnknown(
+                "MaintainX's answer does not list the readings that it was sent", request_id=answer.request_id
+            )
         return [Accepted() for _ in items]
 
     async def _refusal(self, answer: Answer, *, alone: bool) -> Refusal | BadConfiguration:
-        """404 in JSON: some meter is unknown. Whether the service itself is what was not found, a listing tells, before a meter is blamed."""
+        """404 in JSON: some meter is unknown. Whether the service itself is what was not found, a listing
+        tells, before a meter is blamed.
+        """
         words = f"MaintainX answered {answer.status}: {self._http.clean(_words(answer)) or self._http.text_of(answer)}"
         if answer.json is None:
             return BadConfiguration(f"{words}; check settings.base_url", request_id=answer.request_id)
         if answer.status == 404 and alone:
             await self._list_page(None, limit=1, operation="probe")
-        return Refusal(words, code=str(answer.status), blames_meter=answer.status == 404, request_id=answer.request_id)
+        return Refusal(
+            words, code=str(answer.status), blames_meter=answer.status == 404, request_id=answer.request_id
+        )
 
     async def _catalogue_for(self, readings: Sequence[Reading]) -> Catalogue | None:
-        """The meters, where a reading calls one by name; listed again when stale, or when a name is missing and the list is not brand-new."""
+        """The meters, where a reading calls one by name; listed again when stale, or when a name is missing
+        and the list is not brand-new.
+        """
         names = {reading.meter for reading in readings if meter_id(reading.meter) is None}
         if not names:
             return None
@@ -137,8 +169,13 @@ class MaintainXConnector:
         self._catalogue = (_monotonic(), catalogue)
         return catalogue
 
-    async def _list_page(self, cursor: str | None, *, limit: int = _PAGE_SIZE, operation: str = "list_meters") -> Page[Meter]:
-        params: dict[str, str | int] = {"limit": limit, "expand": "last_reading"}  # unasked, a meter does not show it
+    async def _list_page(
+        self, cursor: str | None, *, limit: int = _PAGE_SIZE, operation: str = "list_meters"
+    ) -> Page[Meter]:
+        params: dict[str, str | int] = {
+            "limit": limit,
+            "expand": "last_reading",
+        }  # unasked, a meter does not show it
         if cursor is not None:
             params["cursor"] = cursor
         answer = await self._call(operation, "GET", "/meters", params=params)
@@ -150,19 +187,39 @@ class MaintainXConnector:
         return Page(items=meters, cursor=following if isinstance(following, str) and following else None)
 
     async def _system_time(self) -> datetime | None:
-        """MaintainX's own clock decides what is older than three days; the first call of a connector asks for it."""
+        """MaintainX's own clock decides what is older than three days; the first call of a connector asks for
+        it.
+        """
         if self._http.system_time() is None:
             await self._list_page(None, limit=1, operation="probe")
         return self._http.system_time()
 
-    async def _call(self, operation: str, method: str, path: str, *, json: object = None, params: Mapping[str, str | int] | None = None) -> Answer:
+    async def _call(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        params: Mapping[str, str | int] | None = None,
+    ) -> Answer:
         await self._limiter.acquire(max_wait_seconds=self._max_wait_seconds)
         try:
-            answer = await self._http.call(operation, method, path, json=json, params=params, accept_statuses=_REFUSALS if method == "POST" else ())
+            answer = await self._http.call(
+                operation,
+                method,
+                path,
+                json=json,
+                params=params,
+                accept_statuses=_REFUSALS if method == "POST" else (),
+            )
         except RateLimited as error:
             self._limiter.close_for(error.retry_after)
             raise
-        remaining, reset = answer.headers.get("x-rate-limit-remaining", ""), answer.headers.get("x-rate-limit-reset", "")
+        remaining, reset = (
+            answer.headers.get("x-rate-limit-remaining", ""),
+            answer.headers.get("x-rate-limit-reset", ""),
+        )
         if remaining.isdigit() and reset.isdigit():
             self._limiter.remaining(int(remaining), reset_seconds=float(reset))
         return answer
@@ -180,7 +237,11 @@ def _words(answer: Answer) -> str:
         return ""
     faults = document.get("errors")
     if isinstance(faults, list):
-        return "; ".join(f"{fault.get('fieldPath', '')} {fault.get('error', '')}".strip() for fault in faults[:5] if isinstance(fault, dict))[:400]
+        return "; ".join(
+            f"{fault.get('fieldPath', '')} {fault.get('error', '')}".strip()
+            for fault in faults[:5]
+            if isinstance(fault, dict)
+        )[:400]
     return str(document.get("error", ""))[:400]
 
 

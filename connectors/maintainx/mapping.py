@@ -29,7 +29,9 @@ class Meter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
-    """Meters by what a mapping may call them. A name that several meters bear is in `ambiguous` and resolves to none."""
+    """Meters by what a mapping may call them. A name that several meters bear is in `ambiguous` and resolves
+    to none.
+    """
 
     by_id: Mapping[int, Meter]
     by_name: Mapping[str, int]
@@ -47,16 +49,28 @@ def resolve(meter: str, catalogue: Catalogue | None) -> int | Rejected:
     if number is not None:
         return number
     if catalogue is not None and meter in catalogue.ambiguous:
-        return Rejected(code="ambiguous_meter", message=f"several MaintainX meters are named {meter!r}: map to the id instead")
+        return Rejected(
+            code="ambiguous_meter",
+            message=f"several MaintainX meters are named {meter!r}: map to the id instead",
+        )
     if catalogue is not None and meter in catalogue.by_name:
         return catalogue.by_name[meter]
-    return Rejected(code="unknown_meter", message=f"MaintainX has no meter named {meter!r}, or this key may not see it")
+    return Rejected(
+        code="unknown_meter", message=f"MaintainX has no meter named {meter!r}, or this key may not see it"
+    )
 
 
-def to_item(reading: Reading, catalogue: Catalogue | None, *, system_time: datetime | None) -> dict[str, object] | Rejected:
-    """The element of POST /meterreadings, or why it need not be sent. `system_time` is MaintainX's clock, where known."""
+def to_item(
+    reading: Reading, catalogue: Catalogue | None, *, system_time: datetime | None
+) -> dict[str, object] | Rejected:
+    """The element of POST /meterreadings, or why it need not be sent. `system_time` is MaintainX's clock,
+    where known.
+    """
     if system_time is not None and system_time - reading.window_start > MAX_AGE:
-        return Rejected(code="older_than_max_backfill", message="MaintainX takes no reading older than three days on an automated meter")
+        return Rejected(
+            code="older_than_max_backfill",
+            message="MaintainX takes no reading older than three days on an automated meter",
+        )
     number = to_number(reading.value)
     if isinstance(number, Rejected):
         return number
@@ -112,8 +126,9 @@ def to_catalogue(meters: Iterable[Meter]) -> Catalogue:
 def proven(readings: Sequence[Reading], catalogue: Catalogue) -> dict[str, RemoteReading]:
     """Which of these readings MaintainX certainly holds, by key.
 
-    Only a meter's last reading can be seen. Readings go out in one array, ascending per meter, and an array is taken whole
-    or not at all: where the newest of a meter's readings is the one that MaintainX shows, the earlier ones are there too.
+    Only a meter's last reading can be seen. Readings go out in one array, ascending per meter, and an array
+    is taken whole or not at all: where the newest of a meter's readings is the one that MaintainX shows, the
+    earlier ones are there too.
     """
     newest: dict[str, Reading] = {}
     for reading in readings:
@@ -121,7 +136,11 @@ def proven(readings: Sequence[Reading], catalogue: Catalogue) -> dict[str, Remot
         if known is None or reading.window_start >= known.window_start:
             newest[reading.meter] = reading
     held = {name for name, reading in newest.items() if _is_last(reading, catalogue)}
-    return {reading.key: RemoteReading(value=reading.value, at=reading.window_start) for reading in readings if reading.meter in held}
+    return {
+        reading.key: RemoteReading(value=reading.value, at=reading.window_start)
+        for reading in readings
+        if reading.meter in held
+    }
 
 
 def _is_last(reading: Reading, catalogue: Catalogue) -> bool:
@@ -129,6 +148,10 @@ def _is_last(reading: Reading, catalogue: Catalogue) -> bool:
     if isinstance(number, Rejected) or isinstance(meter, Rejected) or meter not in catalogue.by_id:
         return False
     shown = catalogue.by_id[meter]
-    if shown.last_at is None or shown.last_value is None or to_text(shown.last_at) != to_text(reading.window_start):
+    if (
+        shown.last_at is None
+        or shown.last_value is None
+        or to_text(shown.last_at) != to_text(reading.window_start)
+    ):
         return False
     return math.isclose(shown.last_value, number, rel_tol=_TOLERANCE, abs_tol=1e-12)

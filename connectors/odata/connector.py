@@ -1,7 +1,9 @@
-"""Creates readings in an entity set of any OData V4 service, finds them by key, lists meters, pulls what changed.
+"""Creates readings in an entity set of any OData V4 service, finds them by key, lists meters, pulls what
+changed.
 
-A refusal is believed after a look whether the service holds the reading already: it may be the answer to a repeat.
-Source: OData Version 4.0 Part 1 and Part 2; Microsoft, "Business Central API: OData $batch, limits, rate limits".
+A refusal is believed after a look whether the service holds the reading already: it may be the answer to a
+repeat. Source: OData Version 4.0 Part 1 and Part 2; Microsoft, "Business Central API: OData $batch, limits,
+rate limits".
 """
 
 from __future__ import annotations
@@ -21,7 +23,16 @@ from connectors.kit.odata.query import entity_of, modified_within, next_of, rows
 from connectors.kit.odata.service import Service
 from connectors.kit.odata.values import Version
 from connectors.kit.settings import parse
-from connectors.odata.mapping import identity, is_same, pick, to_held, to_meter, to_operation, to_questions, to_record
+from connectors.odata.mapping import (
+    identity,
+    is_same,
+    pick,
+    to_held,
+    to_meter,
+    to_operation,
+    to_questions,
+    to_record,
+)
 from connectors.odata.settings import ODataCredentials, ODataSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Dedup, Health, RemoteReading
 from gateway.model.errors import BadConfiguration, ConnectorError, Unavailable
@@ -33,7 +44,9 @@ MANIFEST = load_manifest("connectors.odata")
 _QUESTIONS = 100  # in one request
 _WAITING_STATUSES = (401, 403, 408, 423, 425, 429)
 _WAIT_SECONDS = 30.0
-_NOT_REACHED = Retry(after_seconds=1.0, message="the service did not get to this reading: it stopped at one before it")
+_NOT_REACHED = Retry(
+    after_seconds=1.0, message="the service did not get to this reading: it stopped at one before it"
+)
 
 
 class ODataConnector:
@@ -45,10 +58,22 @@ class ODataConnector:
         credentials = parse(ODataCredentials, built_from.credentials, what="credentials")
         given = {name: value.get_secret_value() for name, value in credentials if value is not None}
         if built_from.token is None and not {"username", "api_key"} & given.keys():
-            raise BadConfiguration("credentials: an OAuth 2.0 client, a user and its password, or an API key is needed")
+            raise BadConfiguration(
+                "credentials: an OAuth 2.0 client, a user and its password, or an API key is needed"
+            )
         hidden = [value for name, value in given.items() if name not in NOT_SECRET]
-        self._http = HttpClient(settings.base_url, headers={}, secrets=hidden, timeout_seconds=built_from.timeout_seconds, observe=built_from.observe)
-        self._http.authorize(authorization_for(built_from, conceal=self._http.conceal, api_key=lambda key: {settings.api_key_header: key}))
+        self._http = HttpClient(
+            settings.base_url,
+            headers={},
+            secrets=hidden,
+            timeout_seconds=built_from.timeout_seconds,
+            observe=built_from.observe,
+        )
+        self._http.authorize(
+            authorization_for(
+                built_from, conceal=self._http.conceal, api_key=lambda key: {settings.api_key_header: key}
+            )
+        )
         self._service = Service(
             self._http,
             path=settings.service,
@@ -57,8 +82,15 @@ class ODataConnector:
             parameters=settings.parameters,
             json_batch=settings.batch == "json",
         )
-        dedup: Dedup = "natural_key" if settings.unique_key else "client_ref" if settings.properties.key else "none"
-        self._capabilities = replace(MANIFEST.capabilities, max_items=settings.max_items, dedup=dedup, readback="full" if settings.properties.key else "none")
+        dedup: Dedup = (
+            "natural_key" if settings.unique_key else "client_ref" if settings.properties.key else "none"
+        )
+        self._capabilities = replace(
+            MANIFEST.capabilities,
+            max_items=settings.max_items,
+            dedup=dedup,
+            readback="full" if settings.properties.key else "none",
+        )
 
     @property
     def capabilities(self) -> Capabilities:
@@ -72,7 +104,9 @@ class ODataConnector:
 
     async def probe(self) -> Health:
         """Reads one reading."""
-        await self._service.get("probe", target(self._settings.entity_set, select=[self._settings.properties.meter], top=1))
+        await self._service.get(
+            "probe", target(self._settings.entity_set, select=[self._settings.properties.meter], top=1)
+        )
         return Health()
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
@@ -111,18 +145,26 @@ class ODataConnector:
         if settings is None:
             raise BadConfiguration("settings.meters does not say where the service lists meters")
         wanted = [name for name in (settings.meter, settings.title, settings.unit) if name is not None]
-        async for row in self._service.list("list_meters", target(settings.entity_set, select=wanted), entity_set=settings.entity_set):
+        async for row in self._service.list(
+            "list_meters", target(settings.entity_set, select=wanted), entity_set=settings.entity_set
+        ):
             if (meter := to_meter(settings, row)) is not None:
                 yield meter
 
-    async def pull(self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None) -> RecordPage:
+    async def pull(
+        self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
+    ) -> RecordPage:
         """By the time of the last change, `overlap_seconds` earlier than asked: a record may come again."""
         wanted = self._settings.streams.get(stream)
         if wanted is None:
-            raise BadConfiguration(f"settings.streams has no {stream[:40]!r}; it has {' and '.join(self.streams) or 'none'}")
+            raise BadConfiguration(
+                f"settings.streams has no {stream[:40]!r}; it has {' and '.join(self.streams) or 'none'}"
+            )
         begin = None if since is None else since - timedelta(seconds=self._settings.overlap_seconds)
         where = modified_within(Version.V4, wanted.modified, begin, until)
-        answer = await self._service.get("pull", cursor or target(wanted.entity_set, where=where, order=(wanted.modified, wanted.key)))
+        answer = await self._service.get(
+            "pull", cursor or target(wanted.entity_set, where=where, order=(wanted.modified, wanted.key))
+        )
         rows = self._service.rows(answer, wanted.entity_set)
         records = [record for row in rows if (record := to_record(stream, wanted, row)) is not None]
         return RecordPage(records=records, cursor=next_of(answer.json, entity_set=wanted.entity_set))
@@ -137,12 +179,28 @@ class ODataConnector:
         rows = rows_of(answer.json)
         if answer.status != 200 or rows is None:
             words = self._words(self._fault(answer))
-            raise to_error(answer.status, f"the service answered {answer.status} to a question: {words}", idempotent=True, retry_after=None, request_id=None)
+            raise to_error(
+                answer.status,
+                f"the service answered {answer.status} to a question: {words}",
+                idempotent=True,
+                retry_after=None,
+                request_id=None,
+            )
         if (following := next_of(answer.json, entity_set=self._settings.entity_set)) is not None:
-            rows = [*rows, *[row async for row in self._service.list("find", following, entity_set=self._settings.entity_set)]]
+            rows = [
+                *rows,
+                *[
+                    row
+                    async for row in self._service.list(
+                        "find", following, entity_set=self._settings.entity_set
+                    )
+                ],
+            ]
         return rows
 
-    async def _judge(self, sent: Sequence[Reading], answers: Sequence[PartAnswer | None]) -> dict[str, Outcome]:
+    async def _judge(
+        self, sent: Sequence[Reading], answers: Sequence[PartAnswer | None]
+    ) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
         doubtful: dict[str, tuple[Reading, Rejected]] = {}
         for reading, answer in zip(sent, answers, strict=True):
@@ -151,7 +209,9 @@ class ODataConnector:
             elif 200 <= answer.status < 300:
                 outcomes[reading.key] = Accepted(remote_id=identity(self._settings, entity_of(answer.json)))
             elif answer.status >= 500 or answer.status in _WAITING_STATUSES:
-                outcomes[reading.key] = Retry(after_seconds=_WAIT_SECONDS, message=self._words(self._fault(answer)))
+                outcomes[reading.key] = Retry(
+                    after_seconds=_WAIT_SECONDS, message=self._words(self._fault(answer))
+                )
             else:
                 fault = self._fault(answer)
                 doubtful[reading.key] = (reading, Rejected(code=fault.code, message=self._words(fault)))
@@ -164,14 +224,19 @@ class ODataConnector:
         try:
             found = await self.find([reading for reading, _ in doubtful.values()])
         except ConnectorError as error:
-            return {key: Retry(after_seconds=_WAIT_SECONDS, message=f"{refused.message} (and then: {error})") for key, (_, refused) in doubtful.items()}
+            return {
+                key: Retry(after_seconds=_WAIT_SECONDS, message=f"{refused.message} (and then: {error})")
+                for key, (_, refused) in doubtful.items()
+            }
         outcomes: dict[str, Outcome] = {}
         for key, (reading, refused) in doubtful.items():
             remote = found.get(key)
             if remote is not None and is_same(reading.value, remote.value):
                 outcomes[key] = Duplicate(remote_id=remote.remote_id)
             elif remote is not None:
-                outcomes[key] = replace(refused, message=f"{refused.message} (the service holds {remote.value!r} there)")
+                outcomes[key] = replace(
+                    refused, message=f"{refused.message} (the service holds {remote.value!r} there)"
+                )
             else:
                 outcomes[key] = refused
         return outcomes

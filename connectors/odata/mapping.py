@@ -24,7 +24,11 @@ _KEYS = 20  # of one question: its address stays under 2,000 characters
 def to_operation(settings: ODataSettings, reading: Reading) -> Operation | Rejected:
     """The change to send, or why it is not sent."""
     names = settings.properties
-    body: dict[str, object] = {**settings.constants, names.meter: reading.meter, names.time: _instant(reading.window_start)}
+    body: dict[str, object] = {
+        **settings.constants,
+        names.meter: reading.meter,
+        names.time: _instant(reading.window_start),
+    }
     texts: dict[str, str | None] = {"meter": reading.meter, "unit": reading.unit if names.unit else None}
     if isinstance(reading.value, str) and names.text is not None:
         body[names.text] = texts["value"] = reading.value
@@ -35,7 +39,10 @@ def to_operation(settings: ODataSettings, reading: Reading) -> Operation | Rejec
         body[names.value] = number
     for what, text in texts.items():
         if text is not None and (not text.isprintable() or len(text) > settings.max_text):
-            return Rejected(code="invalid_text", message=f"the {what} is not printable or has more than {settings.max_text} characters")
+            return Rejected(
+                code="invalid_text",
+                message=f"the {what} is not printable or has more than {settings.max_text} characters",
+            )
     if not reading.meter:
         return Rejected(code="unknown_meter", message="the meter has no name")
     if names.unit and reading.unit is not None:
@@ -51,7 +58,16 @@ def to_questions(settings: ODataSettings, keys: Sequence[str]) -> list[Operation
     key = names.key or ""
     wanted = [name for name in (names.id, names.key, names.time, names.value, names.text) if name is not None]
     parts = (keys[begin : begin + _KEYS] for begin in range(0, len(keys), _KEYS))
-    return [Operation(target=target(settings.entity_set, where=" or ".join(f"{key} eq {text_literal(one)}" for one in part), select=wanted)) for part in parts]
+    return [
+        Operation(
+            target=target(
+                settings.entity_set,
+                where=" or ".join(f"{key} eq {text_literal(one)}" for one in part),
+                select=wanted,
+            )
+        )
+        for part in parts
+    ]
 
 
 def to_held(settings: ODataSettings, rows: Iterable[Mapping[str, object]]) -> dict[str, list[RemoteReading]]:
@@ -59,10 +75,17 @@ def to_held(settings: ODataSettings, rows: Iterable[Mapping[str, object]]) -> di
     names = settings.properties
     held: dict[str, list[RemoteReading]] = {}
     for row in rows:
-        key, at, number, text = row.get(names.key or ""), decode_instant(row.get(names.time)), row.get(names.value), row.get(names.text or "")
+        key, at, number, text = (
+            row.get(names.key or ""),
+            decode_instant(row.get(names.time)),
+            row.get(names.value),
+            row.get(names.text or ""),
+        )
         value: Value | None = text if isinstance(text, str) and text else decode_number(number)
         if isinstance(key, str) and value is not None and at is not None:
-            held.setdefault(key, []).append(RemoteReading(value=value, at=at, remote_id=identity(settings, row)))
+            held.setdefault(key, []).append(
+                RemoteReading(value=value, at=at, remote_id=identity(settings, row))
+            )
     return held
 
 
@@ -79,7 +102,9 @@ def pick(reading: Reading, held: Sequence[RemoteReading]) -> RemoteReading:
 
 
 def is_same(value: Value, held: Value) -> bool:
-    """Texts as they are; numbers exactly, whatever type the property has. A decimal property that rounds is another value."""
+    """Texts as they are; numbers exactly, whatever type the property has. A decimal property that rounds is
+    another value.
+    """
     if isinstance(value, str) or isinstance(held, str):
         return value == held
     return float(value) == float(held)
@@ -87,7 +112,9 @@ def is_same(value: Value, held: Value) -> bool:
 
 def to_meter(settings: Meters, row: Mapping[str, object]) -> RemoteMeter | None:
     """None for a row without a name."""
-    meter, title, unit = (str(row.get(name) or "") if name else "" for name in (settings.meter, settings.title, settings.unit))
+    meter, title, unit = (
+        str(row.get(name) or "") if name else "" for name in (settings.meter, settings.title, settings.unit)
+    )
     return RemoteMeter(meter=meter, title=title, unit=unit or None) if meter else None
 
 
@@ -96,10 +123,19 @@ def to_record(name: str, stream: Stream, row: Mapping[str, object]) -> Record | 
     key, at = row.get(stream.key), decode_instant(row.get(stream.modified))
     if not isinstance(key, str | int) or key == "" or at is None:
         return None
-    return Record(stream=name, key=str(key), modified_at=at, body={name: value for name, value in row.items() if not name.startswith("@")})
+    return Record(
+        stream=name,
+        key=str(key),
+        modified_at=at,
+        body={name: value for name, value in row.items() if not name.startswith("@")},
+    )
 
 
 def _instant(at: datetime) -> str:
     """UTC; fractions of a second only where there are any."""
-    text = at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds" if at.microsecond else "seconds")
+    text = (
+        at.astimezone(UTC)
+        .replace(tzinfo=None)
+        .isoformat(timespec="milliseconds" if at.microsecond else "seconds")
+    )
     return f"{text}Z"

@@ -17,10 +17,20 @@ class Properties(Block):
     """Names of the properties of a reading; those that are null are not written."""
 
     id: str | None = Field(None, pattern=_NAME, description="The system's own id, which it assigns.")
-    key: str | None = Field("externalId", pattern=_NAME, description="Edm.String, filterable, 20 characters or more: Fieldgate's key of the reading.")
+    key: str | None = Field(
+        "externalId",
+        pattern=_NAME,
+        description="Edm.String, filterable, 20 characters or more: Fieldgate's key of the reading.",
+    )
     meter: str = Field("meter", pattern=_NAME, description="Edm.String: the meter.")
-    time: str = Field("readingDateTime", pattern=_NAME, description="Edm.DateTimeOffset: time of the reading.")
-    value: str = Field("value", pattern=_NAME, description="Edm.Double or Edm.Decimal: a number; booleans are written as 1 and 0.")
+    time: str = Field(
+        "readingDateTime", pattern=_NAME, description="Edm.DateTimeOffset: time of the reading."
+    )
+    value: str = Field(
+        "value",
+        pattern=_NAME,
+        description="Edm.Double or Edm.Decimal: a number; booleans are written as 1 and 0.",
+    )
     text: str | None = Field(None, pattern=_NAME, description="Edm.String: a text, in place of the value.")
     unit: str | None = Field(None, pattern=_NAME, description="Edm.String: the mapping's unit.")
 
@@ -51,19 +61,37 @@ class ODataSettings(Block):
         description="Path of the service, such as /v2.0/tenant/production/api/maker/iot/v1.0/companies(id).",
     )
     entity_set: Name = Field(description="The set that readings are created in.")
-    parameters: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], Annotated[str, Field(max_length=200)]] = Field(
-        {}, description="Into the query of every request, such as a company."
-    )
+    parameters: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], Annotated[str, Field(max_length=200)]
+    ] = Field({}, description="Into the query of every request, such as a company.")
     properties: Properties = Field(Properties(), description="Names of a reading's properties.")
-    constants: dict[Name, str | int | float | bool] = Field({}, description="Further properties of every reading, always the same.")
-    unique_key: bool = Field(False, description="The service refuses a second reading with the same key: sending again is harmless.")
-    batch: Literal["multipart", "json"] = Field("multipart", description="How `$batch` is written; Business Central wants JSON.")
+    constants: dict[Name, str | int | float | bool] = Field(
+        {}, description="Further properties of every reading, always the same."
+    )
+    unique_key: bool = Field(
+        False,
+        description="The service refuses a second reading with the same key: sending again is harmless.",
+    )
+    batch: Literal["multipart", "json"] = Field(
+        "multipart", description="How `$batch` is written; Business Central wants JSON."
+    )
     max_text: int = Field(250, ge=1, le=10_000, description="Most characters of a meter, a unit or a text.")
-    max_items: int = Field(100, ge=1, le=1000, description="Readings in one request; Business Central takes 100.")
-    api_key_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] = Field("x-api-key", description="The header that bears an API key.")
+    max_items: int = Field(
+        100, ge=1, le=1000, description="Readings in one request; Business Central takes 100."
+    )
+    api_key_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] = Field(
+        "x-api-key", description="The header that bears an API key."
+    )
     meters: Meters | None = Field(None, description="Lets meters be discovered.")
-    streams: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], Stream] = Field({}, description="What can be pulled, by name.")
-    overlap_seconds: int = Field(120, ge=0, le=86_400, description="How far back each pull looks: longer than the longest transaction there.")
+    streams: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], Stream] = Field(
+        {}, description="What can be pulled, by name."
+    )
+    overlap_seconds: int = Field(
+        120,
+        ge=0,
+        le=86_400,
+        description="How far back each pull looks: longer than the longest transaction there.",
+    )
 
     @field_validator("base_url")
     @classmethod
@@ -88,11 +116,15 @@ class ODataCredentials(OneOfKinds):
         "api_key": (("api_key",), ()),
     }
 
-    token_url: SecretStr | None = Field(None, min_length=1, description="Where the authorization server gives tokens.")
+    token_url: SecretStr | None = Field(
+        None, min_length=1, description="Where the authorization server gives tokens."
+    )
     client_id: SecretStr | None = Field(None, min_length=1, description="The OAuth client.")
     client_secret: SecretStr | None = Field(None, min_length=1, description="Its secret.")
     scope: SecretStr | None = Field(None, description="Where the authorization server asks for one.")
-    client_authentication: SecretStr | None = Field(None, description="`basic`, or `body` where the authorization server wants it there.")
+    client_authentication: SecretStr | None = Field(
+        None, description="`basic`, or `body` where the authorization server wants it there."
+    )
     username: SecretStr | None = Field(None, min_length=1, description="A technical user.")
     password: SecretStr | None = Field(None, min_length=1, description="Its password.")
     api_key: SecretStr | None = Field(None, min_length=1, description="Sent in the header `api_key_header`.")

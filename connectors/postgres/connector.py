@@ -1,4 +1,6 @@
-"""Delivers readings into one table by a keyed upsert: a repeat changes nothing, so each reading is there exactly once."""
+"""Delivers readings into one table by a keyed upsert: a repeat changes nothing, so each reading is there
+exactly once.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from connectors.postgres.errors import connecting, executing
 from connectors.postgres.mapping import EXISTS, Row, columns, statements, to_row, to_value
 from connectors.postgres.settings import PostgresCredentials, PostgresSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
-from gateway.model.errors import BadConfiguration, ConnectorError, OutcomeUnknown, PermissionDenied, Unavailable
+from gateway.model.errors import (
+    BadConfiguration,
+    ConnectorError,
+    OutcomeUnknown,
+    PermissionDenied,
+    Unavailable,
+)
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from gateway.model.reading import Batch, Reading
 
@@ -36,7 +44,9 @@ class PostgresConnector:
     def __init__(self, built_from: ConnectorSettings) -> None:
         """Raises BadConfiguration; opens nothing."""
         settings = parse(PostgresSettings, built_from.settings, what="settings")
-        self._dsn = parse(PostgresCredentials, built_from.credentials, what="credentials").dsn.get_secret_value()
+        self._dsn = parse(
+            PostgresCredentials, built_from.credentials, what="credentials"
+        ).dsn.get_secret_value()
         self._settings = settings
         self._connection = built_from.connection
         self._timeout_seconds = built_from.timeout_seconds
@@ -53,11 +63,15 @@ class PostgresConnector:
         return self._capabilities
 
     async def probe(self) -> Health:
-        """Logs in, makes the table where allowed, and asks for its columns and the role's rights; touches no row."""
+        """Logs in, makes the table where allowed, and asks for its columns and the role's rights; touches no
+        row.
+        """
         return await self._observed("probe", self._probe())
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
-        """One statement. Accepted: inserted or changed. Duplicate: the same value was there. Rows that PostgreSQL refuses are isolated and Rejected."""
+        """One statement. Accepted: inserted or changed. Duplicate: the same value was there. Rows that
+        PostgreSQL refuses are isolated and Rejected.
+        """
         if not batch.readings:
             return []
         return await self._observed("push", self._push(batch.readings))
@@ -94,7 +108,9 @@ class PostgresConnector:
         if read_only:
             raise Unavailable("PostgreSQL is read-only (a standby?)")
         if not may_write:
-            raise PermissionDenied(f"the role may not select, insert and update {self._statements.table}: grant it")
+            raise PermissionDenied(
+                f"the role may not select, insert and update {self._statements.table}: grant it"
+            )
         return Health(account=database, detail=f"table {self._statements.table}")
 
     async def _push(self, readings: Sequence[Reading]) -> list[Outcome]:
@@ -122,7 +138,9 @@ class PostgresConnector:
         async with self._session() as session:
             try:
                 with executing():
-                    applied = await session.fetch(self._statements.upsert, *columns(self._connection, list(distinct.values())))
+                    applied = await session.fetch(
+                        self._statements.upsert, *columns(self._connection, list(distinct.values()))
+                    )
             except BadConfiguration:
                 self._table_is_ready = False
                 raise
@@ -134,9 +152,16 @@ class PostgresConnector:
         async with self._session() as session:
             with executing(harmless=True):
                 found = await session.fetch(
-                    self._statements.find, self._connection, [row.meter for row in rows], [row.window_start for row in rows], [row.key for row in rows]
+                    self._statements.find,
+                    self._connection,
+                    [row.meter for row in rows],
+                    [row.window_start for row in rows],
+                    [row.key for row in rows],
                 )
-        return {key: RemoteReading(value=to_value(value, text), at=at, remote_id=key) for key, value, text, at in found}
+        return {
+            key: RemoteReading(value=to_value(value, text), at=at, remote_id=key)
+            for key, value, text, at in found
+        }
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Session]:
@@ -167,7 +192,9 @@ class PostgresConnector:
             return self._pool
 
     async def _ensure_table(self, session: Session) -> None:
-        """Makes what is missing, one connector at a time: `create table if not exists` alone would race and would need rights it should not."""
+        """Makes what is missing, one connector at a time: `create table if not exists` alone would race and
+        would need rights it should not.
+        """
         if self._settings.create_table:
             wanted = [(self._settings.table, self._statements.create)]
             if self._statements.create_journal:
@@ -176,7 +203,9 @@ class PostgresConnector:
                 for table, create in wanted:
                     if not await self._exists(session, table):
                         async with session.transaction():
-                            await session.execute("select pg_advisory_xact_lock(hashtext('fieldgate.create_table'))")
+                            await session.execute(
+                                "select pg_advisory_xact_lock(hashtext('fieldgate.create_table'))"
+                            )
                             if not await self._exists(session, table):
                                 await session.execute(create)
         self._table_is_ready = True

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 import asyncpg
 
 from connectors.kit.bisect import Refusal
-from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, OutcomeUnknown, PermissionDenied, Unavailable
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    OutcomeUnknown,
+    PermissionDenied,
+    Unavailable,
+)
 
 _LOGIN = (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError)
 _MISSING = (
@@ -22,9 +29,16 @@ _MISSING = (
     asyncpg.InvalidColumnReferenceError,  # the table lacks the unique key
     asyncpg.GeneratedAlwaysError,
 )
-# The server refuses the rows: values (class 22), constraints (23), size of an index entry (54), a trigger's `raise exception`.
-_DATA = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError, asyncpg.RaiseError)
-# Raised by the client when the connection went away; asyncpg's internal error too, when it goes just as a statement begins.
+# The server refuses the rows: values (class 22), constraints (23), size of an index entry (54), a trigger's
+# `raise exception`.
+_DATA = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.RaiseError,
+)
+# Raised by the client when the connection went away; asyncpg's internal error too, when it goes just as a
+# statement begins.
 _GONE = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 _CUT = (asyncpg.PostgresConnectionError, *_GONE)
 
@@ -39,19 +53,25 @@ def connecting() -> Iterator[None]:
     except asyncpg.PostgresError as error:
         raise convert(error) from error
     except (asyncpg.ClientConfigurationError, ValueError) as error:
-        raise BadConfiguration("credentials.dsn is not a usable DSN: expected postgresql://role:password@host:5432/database") from error
+        raise BadConfiguration(
+            "credentials.dsn is not a usable DSN: expected postgresql://role:password@host:5432/database"
+        ) from error
     except _GONE as error:
         raise Unavailable(f"PostgreSQL cannot be reached: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
 def executing(*, harmless: bool = False) -> Iterator[None]:
-    """Around a statement: a lost connection leaves its outcome unknown, unless it is `harmless` to have run; an error that the server reports is definite."""
+    """Around a statement: a lost connection leaves its outcome unknown, unless it is `harmless` to have run;
+    an error that the server reports is definite.
+    """
     try:
         yield
     except _CUT as error:
         lost = Unavailable if harmless else OutcomeUnknown
-        raise lost(f"the connection to PostgreSQL was lost during a statement: {type(error).__name__}: {error}") from error
+        raise lost(
+            f"the connection to PostgreSQL was lost during a statement: {type(error).__name__}: {error}"
+        ) from error
     except asyncpg.PostgresError as error:
         raise convert(error) from error
 
@@ -62,11 +82,15 @@ def convert(error: asyncpg.PostgresError) -> ConnectorError:
     if isinstance(error, _LOGIN):
         return AuthRefused(f"PostgreSQL refuses the login: {error}")
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        return PermissionDenied(f"PostgreSQL: {error}; grant select, insert and update on the table (and create on the schema, where it is to be created)")
+        return PermissionDenied(
+            f"PostgreSQL: {error}; grant select, insert and update on the table (and create on the schema, where it is to be created)"
+        )
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
         return Unavailable(f"PostgreSQL is read-only (a standby?): {error}")
     if isinstance(error, _MISSING):
-        return BadConfiguration(f"PostgreSQL: {text}; check settings.schema and settings.table, or set create_table")
+        return BadConfiguration(
+            f"PostgreSQL: {text}; check settings.schema and settings.table, or set create_table"
+        )
     if isinstance(error, _DATA):
         return Refusal(f"{error}", code=error.sqlstate or "refused")
     return Unavailable(f"PostgreSQL: {text}")

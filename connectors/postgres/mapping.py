@@ -19,7 +19,9 @@ def quote(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A reading as the table holds it. A boolean is 1 or 0 in `value` and `true` or `false` in `text_value`; a text has no `value`."""
+    """A reading as the table holds it. A boolean is 1 or 0 in `value` and `true` or `false` in `text_value`;
+    a text has no `value`.
+    """
 
     meter: str
     window_start: datetime
@@ -47,8 +49,18 @@ def to_row(reading: Reading) -> Row | Rejected:
                 return Rejected(code="not_finite", message="the value is not a finite number")
     for name, part in (("meter", reading.meter), ("value", text), ("unit", reading.unit)):
         if part is not None and not _is_storable(part):
-            return Rejected(code="invalid_text", message=f"the {name} has a NUL character or is not valid Unicode: PostgreSQL cannot hold it")
-    return Row(meter=reading.meter, window_start=reading.window_start, value=number, text_value=text, unit=reading.unit, key=reading.key)
+            return Rejected(
+                code="invalid_text",
+                message=f"the {name} has a NUL character or is not valid Unicode: PostgreSQL cannot hold it",
+            )
+    return Row(
+        meter=reading.meter,
+        window_start=reading.window_start,
+        value=number,
+        text_value=text,
+        unit=reading.unit,
+        key=reading.key,
+    )
 
 
 def to_value(value: float | None, text_value: str | None) -> Value:
@@ -101,7 +113,9 @@ def statements(schema: str, table: str, *, journal: bool) -> Statements:
         table=name,
         create=_CREATE.format(table=name),
         create_journal=_CREATE_JOURNAL.format(journal=journal_name) if journal else "",
-        upsert=_UPSERT.format(table=name, journalled=_JOURNALLED.format(journal=journal_name) if journal else ""),
+        upsert=_UPSERT.format(
+            table=name, journalled=_JOURNALLED.format(journal=journal_name) if journal else ""
+        ),
         find=_FIND.format(table=name),
         probe=_PROBE.format(table=name),
     )

@@ -18,7 +18,10 @@ class PostgresSettings(Block):
     schema_name: Name = Field("public", alias="schema", description="Schema of the table; it must exist.")
     table: Name = Field("fieldgate_reading", description="The table that readings are written to.")
     create_table: bool = Field(True, description="Create the table (and the journal) where it is missing.")
-    journal: bool = Field(False, description="Also write each insert and each change as a row of `<table>_journal`, which only grows.")
+    journal: bool = Field(
+        False,
+        description="Also write each insert and each change as a row of `<table>_journal`, which only grows.",
+    )
     max_items: int = Field(5000, ge=1, le=20_000, description="Readings in one statement.")
 
 

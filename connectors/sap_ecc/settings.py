@@ -1,4 +1,6 @@
-"""What may be set for SAP ECC. There is no standard service for measurement documents: path, sets and properties are the customer's own."""
+"""What may be set for SAP ECC. There is no standard service for measurement documents: path, sets and
+properties are the customer's own.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,23 @@ class DocumentProperties(Block):
     meter: str = Field(_NAMES.meter, pattern=_NAME, description="The measuring point.")
     date: str = Field(_NAMES.date, pattern=_NAME, description="Date of the reading, Edm.DateTime.")
     time: str = Field(_NAMES.time, pattern=_NAME, description="Time of the reading, Edm.Time.")
-    value: str = Field(_NAMES.value, pattern=_NAME, description="The value in the unit of entry, Edm.Double, Edm.Decimal or Edm.String.")
+    value: str = Field(
+        _NAMES.value,
+        pattern=_NAME,
+        description="The value in the unit of entry, Edm.Double, Edm.Decimal or Edm.String.",
+    )
     unit: str = Field(_NAMES.unit, pattern=_NAME, description="The unit of entry.")
-    text: str | None = Field(_NAMES.text, pattern=_NAME, description="A text of 40 characters; null where the service has none.")
-    reader: str | None = Field(_NAMES.reader, pattern=_NAME, description="Who took the reading; null where the service has none.")
-    reversed: str | None = Field(_NAMES.reversed, pattern=_NAME, description="Whether the document was reversed, Edm.Boolean; null where the service has none.")
+    text: str | None = Field(
+        _NAMES.text, pattern=_NAME, description="A text of 40 characters; null where the service has none."
+    )
+    reader: str | None = Field(
+        _NAMES.reader, pattern=_NAME, description="Who took the reading; null where the service has none."
+    )
+    reversed: str | None = Field(
+        _NAMES.reversed,
+        pattern=_NAME,
+        description="Whether the document was reversed, Edm.Boolean; null where the service has none.",
+    )
 
 
 class PointProperties(Block):
@@ -40,14 +54,26 @@ class EccSettings(SapSettings):
 
     client: str = Field(pattern=r"^\d{3}$", description="SAP client (`sap-client`).")
     service: str = Field(description="Path of the service, such as /sap/opu/odata/sap/Z_MEASDOC_SRV.")
-    entity_set: str = Field("MeasurementDocumentSet", pattern=_NAME, description="The set of measurement documents.")
-    properties: DocumentProperties = Field(DocumentProperties(), description="Names of a document's properties.")
-    points: PointProperties | None = Field(None, description="Lets meters be discovered, where the service lists measuring points.")
+    entity_set: str = Field(
+        "MeasurementDocumentSet", pattern=_NAME, description="The set of measurement documents."
+    )
+    properties: DocumentProperties = Field(
+        DocumentProperties(), description="Names of a document's properties."
+    )
+    points: PointProperties | None = Field(
+        None, description="Lets meters be discovered, where the service lists measuring points."
+    )
 
     @field_validator("service")
     @classmethod
     def _is_path(cls, path: str) -> str:
-        if not path.startswith("/") or path.startswith("//") or not path.isascii() or not path.isprintable() or set(path) & set(" ?#\\"):
+        if (
+            not path.startswith("/")
+            or path.startswith("//")
+            or not path.isascii()
+            or not path.isprintable()
+            or set(path) & set(" ?#\\")
+        ):
             raise ValueError("expected a path such as /sap/opu/odata/sap/Z_MEASDOC_SRV")
         return path.rstrip("/")
 

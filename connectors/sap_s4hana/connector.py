@@ -1,7 +1,9 @@
-"""Writes readings to SAP S/4HANA as measurement documents, lists and makes measuring points, raises and reads maintenance notifications.
+"""Writes readings to SAP S/4HANA as measurement documents, lists and makes measuring points, raises and reads
+maintenance notifications.
 
 Measurement documents and measuring points are OData V4, notifications V2; one session carries all three.
-Source: SAP's API reference of API_MEASUREMENTDOCUMENT 0001, API_MEASURINGPOINT 0001 and API_MAINTNOTIFICATION.
+Source: SAP's API reference of API_MEASUREMENTDOCUMENT 0001, API_MEASURINGPOINT 0001 and
+API_MAINTNOTIFICATION.
 """
 
 from __future__ import annotations
@@ -61,15 +63,30 @@ class S4hanaConnector:
         self._http = open_client(settings, credentials, built_from)
 
         def service(path: str, version: Version, entity_set: str) -> Service:
-            return Service(self._http, path=path, version=version, entity_set=entity_set, parameters=settings.parameters)
+            return Service(
+                self._http, path=path, version=version, entity_set=entity_set, parameters=settings.parameters
+            )
 
-        form = Form(version=Version.V4, fields=Fields(), entity_set="MeasurementDocument", zone=settings.zone, reader=settings.reader)
+        form = Form(
+            version=Version.V4,
+            fields=Fields(),
+            entity_set="MeasurementDocument",
+            zone=settings.zone,
+            reader=settings.reader,
+        )
         documents = service(DOCUMENTS_PATH, Version.V4, form.entity_set)
-        self._documents = Documents(documents, form, codes=settings.codes, skew=settings.skew, questions=settings.max_items)
+        self._documents = Documents(
+            documents, form, codes=settings.codes, skew=settings.skew, questions=settings.max_items
+        )
         self._points = Points(service(POINTS_PATH, Version.V4, POINT_SET))
         self._notifications = service(NOTIFICATIONS_PATH, Version.V2, NOTIFICATION_SET)
         makes_meters = settings.new_measuring_point is not None and settings.meters_by == "position"
-        self._capabilities = replace(MANIFEST.capabilities, max_items=settings.max_items, future_skew=settings.skew, can_create_meter=makes_meters)
+        self._capabilities = replace(
+            MANIFEST.capabilities,
+            max_items=settings.max_items,
+            future_skew=settings.skew,
+            can_create_meter=makes_meters,
+        )
 
     @property
     def capabilities(self) -> Capabilities:
@@ -88,17 +105,28 @@ class S4hanaConnector:
     async def push(self, batch: Batch) -> Sequence[Outcome]:
         """One document for each reading, each in a changeset of its own."""
         points = await self._numbers(batch.readings)
-        outcomes: dict[str, Outcome] = {reading.key: point for reading in batch.readings if isinstance(point := points[reading.meter], Rejected)}
+        outcomes: dict[str, Outcome] = {
+            reading.key: point
+            for reading in batch.readings
+            if isinstance(point := points[reading.meter], Rejected)
+        }
         pointed = _pointed(batch.readings, points)
-        outcomes.update((item[0].key, outcome) for item, outcome in zip(pointed, await self._documents.push(pointed), strict=True))
+        outcomes.update(
+            (item[0].key, outcome)
+            for item, outcome in zip(pointed, await self._documents.push(pointed), strict=True)
+        )
         return [outcomes[reading.key] for reading in batch.readings]
 
     async def find(self, readings: Sequence[Reading]) -> Mapping[str, RemoteReading]:
         """What SAP holds of these points at these seconds, reversed documents left out."""
-        return await self._documents.find(_pointed(readings, await self._numbers(readings))) if readings else {}
+        return (
+            await self._documents.find(_pointed(readings, await self._numbers(readings))) if readings else {}
+        )
 
     async def meters(self) -> AsyncIterator[RemoteMeter]:
-        """Active measuring points, as `meters_by` calls them; those without a position number have no name in a mapping by position."""
+        """Active measuring points, as `meters_by` calls them; those without a position number have no name in
+        a mapping by position.
+        """
         by_position = self._settings.meters_by == "position"
         async for point in self._points.all():
             meter = to_meter(point, by_position=by_position)
@@ -114,29 +142,45 @@ class S4hanaConnector:
         else:
             point = await self._points.by_number(wanted.meter)
         if point is None:
-            return Rejected(code="unknown_meter", message=f"SAP has no measuring point {wanted.meter[:40]!r}, and assigns the numbers of new ones itself")
+            return Rejected(
+                code="unknown_meter",
+                message=f"SAP has no measuring point {wanted.meter[:40]!r}, and assigns the numbers of new ones itself",
+            )
         return point if isinstance(point, Rejected) else to_meter(point, by_position=by_position)
 
-    async def pull(self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None) -> RecordPage:
-        """Measuring points come whole each time, since SAP does not say when they changed; notifications by the time of their last change."""
+    async def pull(
+        self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
+    ) -> RecordPage:
+        """Measuring points come whole each time, since SAP does not say when they changed; notifications by
+        the time of their last change.
+        """
         match stream:
             case "measuring_points":
                 return await self._points.page(stream, cursor)
             case "notifications":
                 return await self._changed_notifications(stream, since, until, cursor)
             case _:
-                raise BadConfiguration(f"SAP S/4HANA has no stream {stream[:40]!r}; it has {' and '.join(self.streams)}")
+                raise BadConfiguration(
+                    f"SAP S/4HANA has no stream {stream[:40]!r}; it has {' and '.join(self.streams)}"
+                )
 
     async def raise_event(self, event: Event) -> Outcome:
         """A maintenance notification for the measuring point's equipment or functional location."""
         if not event.reference.isprintable() or not 0 < len(event.reference) <= REFERENCE_LENGTH:
-            return Rejected(code="too_long", message=f"the reference of a notification has 1 to {REFERENCE_LENGTH} characters")
+            return Rejected(
+                code="too_long",
+                message=f"the reference of a notification has 1 to {REFERENCE_LENGTH} characters",
+            )
         service = self._notifications
-        query = target(NOTIFICATION_SET, where=notification_reference(event.reference), select=[NOTIFICATION_SET], top=1)
+        query = target(
+            NOTIFICATION_SET, where=notification_reference(event.reference), select=[NOTIFICATION_SET], top=1
+        )
         rows = service.rows(await service.get("find_event", query), NOTIFICATION_SET)
         if rows:
             return Duplicate(remote_id=_number(rows[0]))
-        body = notification_body(event, self._settings.notification, await self._point_of(event.meter), self._settings.zone)
+        body = notification_body(
+            event, self._settings.notification, await self._point_of(event.meter), self._settings.zone
+        )
         answer = await service.create("raise_event", NOTIFICATION_SET, body, accept_statuses=_REFUSALS)
         if 200 <= answer.status < 300:
             return Accepted(remote_id=_number(entity_of(answer.json)))
@@ -150,9 +194,13 @@ class S4hanaConnector:
         """Idempotent."""
         await self._http.close()
 
-    async def _changed_notifications(self, stream: str, since: datetime | None, until: datetime, cursor: str | None) -> RecordPage:
+    async def _changed_notifications(
+        self, stream: str, since: datetime | None, until: datetime, cursor: str | None
+    ) -> RecordPage:
         where = changed_after(cursor, since, until)
-        answer = await self._notifications.get("pull", target(NOTIFICATION_SET, where=where, order=CHANGED_ORDER, top=_PAGE))
+        answer = await self._notifications.get(
+            "pull", target(NOTIFICATION_SET, where=where, order=CHANGED_ORDER, top=_PAGE)
+        )
         rows = self._notifications.rows(answer, NOTIFICATION_SET)
         records = [record for row in rows if (record := to_notification(row, stream)) is not None]
         more = bool(records) and (len(rows) >= _PAGE or _has_next(answer.json))
@@ -164,7 +212,9 @@ class S4hanaConnector:
         if self._settings.meters_by == "number":
             return {meter: meter for meter in meters}
         found = await self._points.by_position(meters)
-        return {meter: point if isinstance(point, Rejected) else point.number for meter, point in found.items()}
+        return {
+            meter: point if isinstance(point, Rejected) else point.number for meter, point in found.items()
+        }
 
     async def _point_of(self, meter: str) -> Point | None:
         """What an event's meter stands for; a notification without an object is better than none."""

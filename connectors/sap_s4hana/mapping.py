@@ -10,7 +10,14 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from connectors.kit.odata.query import modified_within
-from connectors.kit.odata.values import Version, decode_instant, encode_date, encode_time, instant_literal, text_literal
+from connectors.kit.odata.values import (
+    Version,
+    decode_instant,
+    encode_date,
+    encode_time,
+    instant_literal,
+    text_literal,
+)
 from connectors.kit.sap.documents import UNIT_LENGTH
 from connectors.kit.sap.local_time import wall_time
 from connectors.sap_s4hana.settings import NewMeasuringPoint, Notification
@@ -24,7 +31,9 @@ _CHANGED, _KEY = "LastChangeDateTime", "MaintenanceNotification"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A measuring point. `object` is the equipment or functional location it belongs to, with SAP's word for which of them."""
+    """A measuring point. `object` is the equipment or functional location it belongs to, with SAP's word for
+    which of them.
+    """
 
     number: str
     position: str
@@ -63,7 +72,9 @@ def to_point(row: Mapping[str, object]) -> Point | None:
 
 def to_meter(point: Point, *, by_position: bool) -> RemoteMeter:
     """As a mapping calls it."""
-    return RemoteMeter(meter=point.position if by_position else point.number, title=point.title, unit=point.unit)
+    return RemoteMeter(
+        meter=point.position if by_position else point.number, title=point.title, unit=point.unit
+    )
 
 
 def point_body(wanted: RemoteMeter, new: NewMeasuringPoint) -> bytes:
@@ -77,7 +88,11 @@ def point_body(wanted: RemoteMeter, new: NewMeasuringPoint) -> bytes:
     }
     if wanted.unit:
         body["MeasurementRangeUnit"] = wanted.unit[:UNIT_LENGTH]
-    optional = {"Equipment": new.equipment, "FunctionalLocation": new.functional_location, "MsrgPtInternalCharacteristic": new.characteristic}
+    optional = {
+        "Equipment": new.equipment,
+        "FunctionalLocation": new.functional_location,
+        "MsrgPtInternalCharacteristic": new.characteristic,
+    }
     return orjson.dumps({**body, **{name: value for name, value in optional.items() if value is not None}})
 
 
@@ -108,7 +123,8 @@ def notification_reference(reference: str) -> str:
 def changed_after(cursor: str | None, since: datetime | None, until: datetime) -> str:
     """The filter of a page: changed in [since, until), and past the last record of the page before.
 
-    Not by `$skip`: a notification that changes meanwhile leaves the interval, and all after it would move up by one.
+    Not by `$skip`: a notification that changes meanwhile leaves the interval, and all after it would move up
+    by one.
     """
     if cursor is None:
         return modified_within(Version.V2, _CHANGED, since, until)
@@ -136,7 +152,11 @@ def cursor_of(record: Record) -> str | None:
 
 def to_body(row: Mapping[str, object]) -> Mapping[str, object]:
     """The row without links and protocol."""
-    return {name: value for name, value in row.items() if not name.startswith(("__", "@")) and not isinstance(value, dict)}
+    return {
+        name: value
+        for name, value in row.items()
+        if not name.startswith(("__", "@")) and not isinstance(value, dict)
+    }
 
 
 def printable(text: str) -> str:

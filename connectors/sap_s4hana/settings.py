@@ -14,10 +14,14 @@ class NewMeasuringPoint(Block):
     """What SAP wants to know of a measuring point that Fieldgate makes. Copy it from a point of yours."""
 
     category: str = Field(min_length=1, max_length=1, description="Measuring point category.")
-    technical_object_type: str = Field(min_length=1, max_length=10, description="Kind of the technical object, as existing points show it.")
+    technical_object_type: str = Field(
+        min_length=1, max_length=10, description="Kind of the technical object, as existing points show it."
+    )
     equipment: str | None = Field(None, max_length=18, description="The equipment that it belongs to.")
     functional_location: str | None = Field(None, max_length=30, description="Or the functional location.")
-    characteristic: str | None = Field(None, max_length=10, description="Internal number of the characteristic that is measured.")
+    characteristic: str | None = Field(
+        None, max_length=10, description="Internal number of the characteristic that is measured."
+    )
     counter: bool = Field(False, description="The point is a counter.")
 
     @model_validator(mode="after")
@@ -32,15 +36,24 @@ class Notification(Block):
 
     type: str = Field("M2", min_length=2, max_length=2, description="Notification type.")
     planning_plant: str | None = Field(None, max_length=4, description="Maintenance planning plant.")
-    priorities: dict[Literal["low", "medium", "high"], str] = Field({"low": "4", "medium": "3", "high": "2"}, description="Priority by severity.")
+    priorities: dict[Literal["low", "medium", "high"], str] = Field(
+        {"low": "4", "medium": "3", "high": "2"}, description="Priority by severity."
+    )
 
 
 class S4hanaSettings(SapSettings):
     """`settings` of a connection to SAP S/4HANA."""
 
-    meters_by: Literal["number", "position"] = Field("number", description="Whether a mapping's `meter` is a measuring point's number or its position number.")
-    new_measuring_point: NewMeasuringPoint | None = Field(None, description="Lets Fieldgate make measuring points; needs `meters_by: position`.")
-    notification: Notification = Field(Notification(), description="How alerts become maintenance notifications.")
+    meters_by: Literal["number", "position"] = Field(
+        "number",
+        description="Whether a mapping's `meter` is a measuring point's number or its position number.",
+    )
+    new_measuring_point: NewMeasuringPoint | None = Field(
+        None, description="Lets Fieldgate make measuring points; needs `meters_by: position`."
+    )
+    notification: Notification = Field(
+        Notification(), description="How alerts become maintenance notifications."
+    )
 
 
 class S4hanaCredentials(AnyCredentials):

@@ -1,8 +1,9 @@
-"""Writes readings to Tryton as quality inspections, lists and makes their points, pulls what changed, raises alerts. HTTP only.
+"""Writes readings to Tryton as quality inspections, lists and makes their points, pulls what changed, raises
+alerts. HTTP only.
 
-Before it creates, it asks what Tryton holds of these references: a repeat is recognised, a correction changes the inspection while it is
-pending, and a point that comes later joins its inspection.
-Source: Tryton 8.2, modules trytond and quality: REST API, models quality.control, quality.inspection and quality.alert.
+Before it creates, it asks what Tryton holds of these references: a repeat is recognised, a correction changes
+the inspection while it is pending, and a point that comes later joins its inspection. Source: Tryton 8.2,
+modules trytond and quality: REST API, models quality.control, quality.inspection and quality.alert.
 """
 
 from __future__ import annotations
@@ -20,7 +21,18 @@ from connectors.kit.manifest import load_manifest
 from connectors.kit.settings import parse
 from connectors.tryton import records
 from connectors.tryton.controls import Controls
-from connectors.tryton.mapping import Draft, Held, is_same, reference_of, resolve, split, to_drafts, to_held, to_record, to_remote
+from connectors.tryton.mapping import (
+    Draft,
+    Held,
+    is_same,
+    reference_of,
+    resolve,
+    split,
+    to_drafts,
+    to_held,
+    to_record,
+    to_remote,
+)
 from connectors.tryton.rest import Rest
 from connectors.tryton.settings import TrytonCredentials, TrytonSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
@@ -46,12 +58,24 @@ class TrytonConnector:
         settings = self._settings = parse(TrytonSettings, built_from.settings, what="settings")
         key = parse(TrytonCredentials, built_from.credentials, what="credentials").api_key.get_secret_value()
         headers = {"accept-language": "en"}
-        self._http = HttpClient(settings.base_url, headers=headers, secrets=[key], timeout_seconds=built_from.timeout_seconds, observe=built_from.observe)
-        self._http.authorize(authorization_for(built_from, conceal=self._http.conceal, api_key=lambda key: {"authorization": f"Bearer {key}"}))
+        self._http = HttpClient(
+            settings.base_url,
+            headers=headers,
+            secrets=[key],
+            timeout_seconds=built_from.timeout_seconds,
+            observe=built_from.observe,
+        )
+        self._http.authorize(
+            authorization_for(
+                built_from, conceal=self._http.conceal, api_key=lambda key: {"authorization": f"Bearer {key}"}
+            )
+        )
         self._rest = Rest(self._http, settings.database)
         self._controls = Controls(self._rest, company=settings.company)
         self._connection = built_from.connection
-        self._capabilities = replace(MANIFEST.capabilities, max_items=settings.max_items, can_create_meter=settings.create_points)
+        self._capabilities = replace(
+            MANIFEST.capabilities, max_items=settings.max_items, can_create_meter=settings.create_points
+        )
         self._bad_meters = BadMeters()
         self._durations: deque[float] = deque(maxlen=20)
         self._settled_at = 0.0
@@ -72,12 +96,18 @@ class TrytonConnector:
         return Health(account=self._settings.database)
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
-        """One question, and one request for what is new; an inspection that is there already is changed by a request of its own."""
+        """One question, and one request for what is new; an inspection that is there already is changed by a
+        request of its own.
+        """
         if not batch.readings:
             return []
         catalogue = await self._controls.catalogue({reading.meter for reading in batch.readings})
         now = _monotonic()
-        outcomes: dict[str, Outcome] = {item.key: bad for item in batch.readings if (bad := self._bad_meters.get(item.meter, monotonic=now)) is not None}
+        outcomes: dict[str, Outcome] = {
+            item.key: bad
+            for item in batch.readings
+            if (bad := self._bad_meters.get(item.meter, monotonic=now)) is not None
+        }
         sendable = [reading for reading in batch.readings if reading.key not in outcomes]
         refused, drafts = to_drafts(self._connection, sendable, catalogue, company=self._settings.company)
         outcomes.update(refused)
@@ -92,15 +122,22 @@ class TrytonConnector:
                 changes.append((rest, inspections[-1]))
             elif rest is not None:
                 new.append(rest)
-        outcomes.update(await self._change(changes))  # first: what an error of the other hides is recognised the next time
+        outcomes.update(
+            await self._change(changes)
+        )  # first: what an error of the other hides is recognised the next time
         outcomes.update(await self._create(new))
         return [outcomes[reading.key] for reading in batch.readings]
 
     async def find(self, readings: Sequence[Reading]) -> Mapping[str, RemoteReading]:
-        """What is in force of these. Unavailable while something is missing that a request without an answer may still bring."""
+        """What is in force of these. Unavailable while something is missing that a request without an answer
+        may still bring.
+        """
         held = await self._held({reference_of(self._connection, reading) for reading in readings})
         found = {
-            reading.key: remote for reading in readings if (remote := to_remote(reading, held.get(reference_of(self._connection, reading), []))) is not None
+            reading.key: remote
+            for reading in readings
+            if (remote := to_remote(reading, held.get(reference_of(self._connection, reading), [])))
+            is not None
         }
         left = self._settled_at - _monotonic()
         if len(found) < len(readings) and left > 0:
@@ -118,34 +155,55 @@ class TrytonConnector:
             catalogue = await self._controls.catalogue([wanted.meter])
             found = catalogue.points.get(wanted.meter)
             if found is None:
-                raise BadConfiguration(f"Tryton has no point {wanted.meter[:80]!r}, and settings.create_points does not allow to make it")
+                raise BadConfiguration(
+                    f"Tryton has no point {wanted.meter[:80]!r}, and settings.create_points does not allow to make it"
+                )
             return RemoteMeter(meter=found.meter, title=found.title)
         point = await self._controls.ensure(wanted)
         return point if isinstance(point, Rejected) else RemoteMeter(meter=point.meter, title=point.title)
 
-    async def pull(self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None) -> RecordPage:
+    async def pull(
+        self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
+    ) -> RecordPage:
         """By Tryton's time of the last change, `overlap_seconds` earlier than asked: a record may come again."""
         wanted = records.STREAMS.get(stream)
         if wanted is None:
-            raise BadConfiguration(f"Tryton has no stream {stream[:40]!r}; it has {' and '.join(self.streams)}")
+            raise BadConfiguration(
+                f"Tryton has no stream {stream[:40]!r}; it has {' and '.join(self.streams)}"
+            )
         overlap = timedelta(seconds=self._settings.overlap_seconds)
         domain = records.changed(since, until, overlap=overlap, after=cursor)
-        rows = await self._rest.search_long("pull", wanted.model, fields=records.fields_of(wanted), domain=domain, limit=_PAGE)
+        rows = await self._rest.search_long(
+            "pull", wanted.model, fields=records.fields_of(wanted), domain=domain, limit=_PAGE
+        )
         found = [record for row in rows if (record := records.to_record(stream, row)) is not None]
         return RecordPage(records=found, cursor=found[-1].key if found and len(rows) >= _PAGE else None)
 
     async def raise_event(self, event: Event) -> Outcome:
         """An alert, on an inspection that bears the event's reference."""
         if not event.reference.isprintable() or not 0 < len(event.reference) <= records.REFERENCE_LENGTH:
-            return Rejected(code="too_long", message=f"the reference of an event has 1 to {records.REFERENCE_LENGTH} characters")
-        known = await self._rest.search("find_event", INSPECTION, fields=["alerts.number"], domain=[["reference", "=", event.reference]], limit=1)
+            return Rejected(
+                code="too_long",
+                message=f"the reference of an event has 1 to {records.REFERENCE_LENGTH} characters",
+            )
+        known = await self._rest.search(
+            "find_event",
+            INSPECTION,
+            fields=["alerts.number"],
+            domain=[["reference", "=", event.reference]],
+            limit=1,
+        )
         if known:
             return Duplicate(remote_id=_alert(known[0]))
-        found = resolve(event.meter, await self._controls.catalogue([event.meter]), company=self._settings.company)
+        found = resolve(
+            event.meter, await self._controls.catalogue([event.meter]), company=self._settings.company
+        )
         if isinstance(found, Rejected):
             return found
         try:
-            made = await self._rest.create_one("raise_event", INSPECTION, records.event_record(event, *found), fields=["alerts.number"])
+            made = await self._rest.create_one(
+                "raise_event", INSPECTION, records.event_record(event, *found), fields=["alerts.number"]
+            )
         except Refusal as refusal:
             return Rejected(code=refusal.code, message=str(refusal))
         return Accepted(remote_id=_alert(made))
@@ -172,19 +230,29 @@ class TrytonConnector:
         async def send(part: Sequence[Reading]) -> Sequence[Outcome]:
             sent_at = _monotonic()
             try:
-                ids = await self._rest.create("push", INSPECTION, [to_record(by_key[reading.key]) for reading in part])
+                ids = await self._rest.create(
+                    "push", INSPECTION, [to_record(by_key[reading.key]) for reading in part]
+                )
             except (OutcomeUnknown, asyncio.CancelledError):
                 now = _monotonic()
-                self._settled_at = now + max(_SETTLED_SECONDS, _SETTLED_TIMES * max([now - sent_at, *self._durations]))
+                self._settled_at = now + max(
+                    _SETTLED_SECONDS, _SETTLED_TIMES * max([now - sent_at, *self._durations])
+                )
                 raise
             self._durations.append(_monotonic() - sent_at)
             return [Accepted(remote_id=str(number)) for number in ids]
 
         # One reading stands for all of its inspection.
-        outcomes, blamed = await push_bisecting([draft.readings[0] for draft in drafts], send) if drafts else ([], {})
+        outcomes, blamed = (
+            await push_bisecting([draft.readings[0] for draft in drafts], send) if drafts else ([], {})
+        )
         for meter, rejected in blamed.items():
             self._bad_meters.add(meter, rejected, monotonic=_monotonic())
-        return {reading.key: outcome for draft, outcome in zip(drafts, outcomes, strict=True) for reading in draft.readings}
+        return {
+            reading.key: outcome
+            for draft, outcome in zip(drafts, outcomes, strict=True)
+            for reading in draft.readings
+        }
 
     async def _change(self, changes: Sequence[tuple[Draft, Held]]) -> dict[str, Outcome]:
         """One request for each inspection."""
@@ -192,11 +260,17 @@ class TrytonConnector:
 
         async def send(part: Sequence[Reading]) -> Sequence[Outcome]:
             draft, inspection = by_key[part[0].key]
-            await self._rest.change("push", INSPECTION, inspection.id, {"points": {**inspection.points, **draft.values}})
+            await self._rest.change(
+                "push", INSPECTION, inspection.id, {"points": {**inspection.points, **draft.values}}
+            )
             return [Accepted(remote_id=str(inspection.id))]
 
         outcomes = await push_singly([draft.readings[0] for draft, _ in changes], send)
-        return {reading.key: outcome for (draft, _), outcome in zip(changes, outcomes, strict=True) for reading in draft.readings}
+        return {
+            reading.key: outcome
+            for (draft, _), outcome in zip(changes, outcomes, strict=True)
+            for reading in draft.readings
+        }
 
 
 def build(built_from: ConnectorSettings) -> TrytonConnector:
@@ -217,7 +291,11 @@ def _delivered(draft: Draft, held: Sequence[Held]) -> tuple[dict[str, Outcome], 
     if not rest:
         return outcomes, None
     names = {split(reading.meter)[1] for reading in rest}
-    return outcomes, replace(draft, readings=tuple(rest), values={name: value for name, value in draft.values.items() if name in names})
+    return outcomes, replace(
+        draft,
+        readings=tuple(rest),
+        values={name: value for name, value in draft.values.items() if name in names},
+    )
 
 
 def _alert(row: object) -> str | None:

@@ -30,12 +30,16 @@ class Controls:
         self._listing = asyncio.Lock()
 
     async def catalogue(self, meters: Collection[str]) -> Catalogue:
-        """The points; listed again when stale, or when one of `meters` is missing and the list is not brand-new."""
+        """The points; listed again when stale, or when one of `meters` is missing and the list is not brand-
+        new.
+        """
         async with self._listing:
             if self._listed is not None:
                 listed_at, catalogue = self._listed
                 age = _monotonic() - listed_at
-                if age < _MIN_SECONDS or (age < _FRESH_SECONDS and all(meter in catalogue.points for meter in meters)):
+                if age < _MIN_SECONDS or (
+                    age < _FRESH_SECONDS and all(meter in catalogue.points for meter in meters)
+                ):
                     return catalogue
             return await self._list()
 
@@ -50,12 +54,15 @@ class Controls:
         control, name = split(wanted.meter)
         if not control or not name.isidentifier():
             return Rejected(
-                code="unknown_meter", message=f"a meter at Tryton is written control/point, the point as a plain name, unlike {wanted.meter[:80]!r}"
+                code="unknown_meter",
+                message=f"a meter at Tryton is written control/point, the point as a plain name, unlike {wanted.meter[:80]!r}",
             )
         async with self._listing:
             known = await self._list()
             if wanted.meter in known.ambiguous:
-                return Rejected(code="ambiguous_meter", message=f"several quality controls have {wanted.meter[:80]!r}")
+                return Rejected(
+                    code="ambiguous_meter", message=f"several quality controls have {wanted.meter[:80]!r}"
+                )
             if wanted.meter in known.points:
                 return known.points[wanted.meter]
             point = {"name": name, "string": (wanted.title or name)[:200], "type_": "float", "digits": 6}
@@ -87,7 +94,14 @@ class Controls:
     async def _rows(self) -> AsyncIterator[Mapping[str, object]]:
         last = 0
         for _ in range(_MAX_PAGES):
-            rows = await self._rest.search("list_meters", CONTROL, fields=_FIELDS, domain=[["id", ">", last], *self._domain()], limit=_PAGE, page=True)
+            rows = await self._rest.search(
+                "list_meters",
+                CONTROL,
+                fields=_FIELDS,
+                domain=[["id", ">", last], *self._domain()],
+                limit=_PAGE,
+                page=True,
+            )
             for row in rows:
                 yield row
             if len(rows) < _PAGE:

@@ -1,7 +1,8 @@
 """Readings to quality inspections and back. Pure: no network, no clock.
 
-A mapping's `meter` is `control/point`. The readings of one control and one time become one inspection with several points; its
-reference is derived from both, so what is held of a reading is found again by asking for the reference.
+A mapping's `meter` is `control/point`. The readings of one control and one time become one inspection with
+several points; its reference is derived from both, so what is held of a reading is found again by asking for
+the reference.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from gateway.model.sample import Value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A point of a control. `kind` is Tryton's type: boolean, integer, float or numeric. `company` is None for a control of all companies."""
+    """A point of a control. `kind` is Tryton's type: boolean, integer, float or numeric. `company` is None
+    for a control of all companies.
+    """
 
     control: int
     company: int | None
@@ -84,16 +87,24 @@ def to_catalogue(points: Iterable[Point]) -> Catalogue:
 
 
 def resolve(meter: str, catalogue: Catalogue, *, company: int | None) -> tuple[Point, int] | Rejected:
-    """The point of a meter and the company that its inspections belong to. Tryton itself would store a point that does not exist."""
+    """The point of a meter and the company that its inspections belong to. Tryton itself would store a point
+    that does not exist.
+    """
     if meter in catalogue.ambiguous:
-        return Rejected(code="ambiguous_meter", message=f"several quality controls have {meter[:80]!r}: set settings.company, or rename one")
+        return Rejected(
+            code="ambiguous_meter",
+            message=f"several quality controls have {meter[:80]!r}: set settings.company, or rename one",
+        )
     point = catalogue.points.get(meter)
     if point is None:
         message = f"Tryton has no quality control with the point {meter[:80]!r}, or this user may not see it; a meter is written control/point"
         return Rejected(code="unknown_meter", message=message)
     owner = point.company or company
     if owner is None:
-        return Rejected(code="no_company", message=f"the quality control of {meter[:80]!r} belongs to no company: set settings.company")
+        return Rejected(
+            code="no_company",
+            message=f"the quality control of {meter[:80]!r} belongs to no company: set settings.company",
+        )
     return point, owner
 
 
@@ -106,20 +117,29 @@ def to_value(kind: str, value: Value) -> object | Rejected:
         case "boolean":
             if number in (0, 1):
                 return bool(number)
-            return Rejected(code="unsupported_value", message=f"the point is yes or no, and the reading is {number!r}")
+            return Rejected(
+                code="unsupported_value", message=f"the point is yes or no, and the reading is {number!r}"
+            )
         case "integer":
             if isinstance(number, int) or number.is_integer():
                 return int(number)
-            return Rejected(code="unsupported_value", message=f"the point holds whole numbers, and the reading is {number!r}")
+            return Rejected(
+                code="unsupported_value",
+                message=f"the point holds whole numbers, and the reading is {number!r}",
+            )
         case "float":
             return float(number)
         case "numeric":
             return {"__class__": "Decimal", "decimal": str(Decimal(repr(number)))}
         case _:
-            return Rejected(code="unsupported_value", message=f"Fieldgate does not write points of the type {kind[:20]!r}")
+            return Rejected(
+                code="unsupported_value", message=f"Fieldgate does not write points of the type {kind[:20]!r}"
+            )
 
 
-def to_drafts(connection: str, readings: Sequence[Reading], catalogue: Catalogue, *, company: int | None) -> tuple[dict[str, Rejected], dict[str, Draft]]:
+def to_drafts(
+    connection: str, readings: Sequence[Reading], catalogue: Catalogue, *, company: int | None
+) -> tuple[dict[str, Rejected], dict[str, Draft]]:
     """What need not be sent, by the reading's key; and the inspections of the others, by reference."""
     refused: dict[str, Rejected] = {}
     drafts: dict[str, Draft] = {}
@@ -158,7 +178,9 @@ def to_record(draft: Draft) -> dict[str, object]:
 
 
 def to_text(at: datetime) -> str:
-    """In UTC without a zone, to the second: of an offset Tryton drops or keeps the hours as its database likes."""
+    """In UTC without a zone, to the second: of an offset Tryton drops or keeps the hours as its database
+    likes.
+    """
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
@@ -198,11 +220,15 @@ def to_held(row: object) -> Held | None:
 
 def holder(point: str, held: Sequence[Held]) -> Held | None:
     """The newest inspection that has the point: what it says is what is in force. `held` ascends by id."""
-    return next((inspection for inspection in reversed(held) if inspection.points.get(point) is not None), None)
+    return next(
+        (inspection for inspection in reversed(held) if inspection.points.get(point) is not None), None
+    )
 
 
 def to_remote(reading: Reading, held: Sequence[Held]) -> RemoteReading | None:
-    """What is in force of this reading. Its own value where Tryton holds just that, whatever the point's type made of it."""
+    """What is in force of this reading. Its own value where Tryton holds just that, whatever the point's type
+    made of it.
+    """
     point = split(reading.meter)[1]
     inspection = holder(point, held)
     if inspection is None:
@@ -211,7 +237,11 @@ def to_remote(reading: Reading, held: Sequence[Held]) -> RemoteReading | None:
     if value is None:
         return None
     same = is_same(reading.value, value)
-    return RemoteReading(value=reading.value if same else value, at=inspection.at or reading.window_start, remote_id=str(inspection.id))
+    return RemoteReading(
+        value=reading.value if same else value,
+        at=inspection.at or reading.window_start,
+        remote_id=str(inspection.id),
+    )
 
 
 def is_same(value: Value, held: Value) -> bool:
@@ -241,7 +271,9 @@ def to_time(tagged: object) -> datetime | None:
     if not isinstance(tagged, dict) or tagged.get("__class__") != "datetime":
         return None
     names = ("year", "month", "day", "hour", "minute", "second", "microsecond")
-    year, month, day, hour, minute, second, micro = (part if isinstance(part := tagged.get(name, 0), int) else -1 for name in names)
+    year, month, day, hour, minute, second, micro = (
+        part if isinstance(part := tagged.get(name, 0), int) else -1 for name in names
+    )
     try:
         return datetime(year, month, day, hour, minute, second, micro, tzinfo=UTC)
     except (ValueError, OverflowError):

@@ -26,9 +26,15 @@ class Stream:
 STREAMS: Mapping[str, Stream] = MappingProxyType(
     {
         "inspections": Stream(
-            model="quality.inspection", fields=("number", "reference", "state", "points", "processed_at"), names=("control.name", "company.rec_name")
+            model="quality.inspection",
+            fields=("number", "reference", "state", "points", "processed_at"),
+            names=("control.name", "company.rec_name"),
         ),
-        "alerts": Stream(model="quality.alert", fields=("number", "title", "description", "state"), names=("origin.rec_name", "company.rec_name")),
+        "alerts": Stream(
+            model="quality.alert",
+            fields=("number", "title", "description", "state"),
+            names=("origin.rec_name", "company.rec_name"),
+        ),
     }
 )
 
@@ -38,10 +44,13 @@ def fields_of(stream: Stream) -> list[str]:
     return [_CHANGED, *stream.fields, *stream.names]
 
 
-def changed(since: datetime | None, until: datetime, *, overlap: timedelta, after: str | None) -> list[object]:
+def changed(
+    since: datetime | None, until: datetime, *, overlap: timedelta, after: str | None
+) -> list[object]:
     """The domain of a page: changed in [since, until), behind the record `after`.
 
-    The stamp is that of the transaction's begin: one that lasts commits behind records that were pulled already. So each pull looks back.
+    The stamp is that of the transaction's begin: one that lasts commits behind records that were pulled
+    already. So each pull looks back.
     """
     domain: list[object] = [[_CHANGED, "<", _stamp(until)], ["id", ">", int(after or 0)]]
     return domain if since is None else [[_CHANGED, ">=", _stamp(since - overlap)], *domain]
@@ -73,7 +82,9 @@ def plain(value: object) -> object:
 
 
 def event_record(event: Event, point: Point, company: int) -> dict[str, object]:
-    """An inspection without a value that bears the event's reference, and its alert: one request, taken whole or not at all."""
+    """An inspection without a value that bears the event's reference, and its alert: one request, taken whole
+    or not at all.
+    """
     alert = {
         "company": company,
         "title": _printable(f"{event.severity}: {event.title}")[:_TITLE_LENGTH],

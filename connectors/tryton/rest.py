@@ -1,6 +1,8 @@
-"""Tryton's REST interface of one database: reading, creating and changing records, and what its refusals mean.
+"""Tryton's REST interface of one database: reading, creating and changing records, and what its refusals
+mean.
 
-It must not know what the records are about. Source: Tryton, "REST API" (trytond), 8.2: routes, queries, status codes.
+It must not know what the records are about. Source: Tryton, "REST API" (trytond), 8.2: routes, queries,
+status codes.
 """
 
 from __future__ import annotations
@@ -15,11 +17,19 @@ import orjson
 
 from connectors.kit.bisect import Refusal
 from connectors.kit.http import Answer, HttpClient
-from gateway.model.errors import BadConfiguration, ConnectorError, OutcomeUnknown, PermissionDenied, Unavailable
+from gateway.model.errors import (
+    BadConfiguration,
+    ConnectorError,
+    OutcomeUnknown,
+    PermissionDenied,
+    Unavailable,
+)
 
 _CHANGE_STATUSES = (400, 403, 409, 413, 423)
-# What the user may not do is refused in these words for a single record (they are asked for in English): a right that is missing
-# altogether, or a rule about records. For several at once it is a 403 in the words of Tryton's HTTP library, which do not tell the two
+# What the user may not do is refused in these words for a single record (they are asked for in English): a
+# right that is missing
+# altogether, or a rule about records. For several at once it is a 403 in the words of Tryton's HTTP library,
+# which do not tell the two
 # apart. Any other 403 was given by something between.
 _NO_RIGHT = 'You are not allowed to access "'
 _RULE_OF_RECORDS = "You are not allowed to create records of "
@@ -34,7 +44,14 @@ class Rest:
         self._root = f"/{quote(database)}/rest/model"
 
     async def search(
-        self, operation: str, model: str, *, fields: Sequence[str], domain: Sequence[object] = (), limit: int, page: bool = False
+        self,
+        operation: str,
+        model: str,
+        *,
+        fields: Sequence[str],
+        domain: Sequence[object] = (),
+        limit: int,
+        page: bool = False,
     ) -> list[Mapping[str, object]]:
         """Records of a short domain. With `page` ascending by id: the next page begins behind the last id."""
         query = [f"s={limit}", *(f"f={quote(name)}" for name in fields)]
@@ -45,16 +62,32 @@ class Rest:
         return _rows(await self.http.call(operation, "GET", f"{self._root}/{model}?{'&'.join(query)}"))
 
     async def search_long(
-        self, operation: str, model: str, *, fields: Sequence[str], domain: Sequence[object], limit: int | None = None
+        self,
+        operation: str,
+        model: str,
+        *,
+        fields: Sequence[str],
+        domain: Sequence[object],
+        limit: int | None = None,
     ) -> list[Mapping[str, object]]:
-        """The same where the domain would be too long for an address; ascending by id. Fields with dots come as `field.`."""
+        """The same where the domain would be too long for an address; ascending by id. Fields with dots come
+        as `field.`.
+        """
         body: dict[str, object] = {"domain": domain, "fields_names": fields, "order": [["id", "ASC"]]}
         if limit is not None:
             body["limit"] = limit
-        return _rows(await self.http.call(operation, "POST", f"{self._root}/{model}/search_read", json=body, idempotent=True))
+        return _rows(
+            await self.http.call(
+                operation, "POST", f"{self._root}/{model}/search_read", json=body, idempotent=True
+            )
+        )
 
-    async def create(self, operation: str, model: str, records: Sequence[Mapping[str, object]]) -> Sequence[int]:
-        """All in one transaction: the ids, in order. Raises Refusal when Tryton refuses them; PermissionDenied of a single one only."""
+    async def create(
+        self, operation: str, model: str, records: Sequence[Mapping[str, object]]
+    ) -> Sequence[int]:
+        """All in one transaction: the ids, in order. Raises Refusal when Tryton refuses them;
+        PermissionDenied of a single one only.
+        """
         if len(records) == 1:
             row = await self.create_one(operation, model, records[0], fields=["id"])
             return [_id(row)]
@@ -63,7 +96,9 @@ class Rest:
             raise OutcomeUnknown("Tryton's answer does not name each record that it was sent")
         return [_id({"id": number}) for number in created]
 
-    async def create_one(self, operation: str, model: str, record: Mapping[str, object], *, fields: Sequence[str]) -> object:
+    async def create_one(
+        self, operation: str, model: str, record: Mapping[str, object], *, fields: Sequence[str]
+    ) -> object:
         """The record with these fields."""
         query = "&".join(f"f={quote(name)}" for name in fields)
         return await self._change(operation, "POST", f"{model}?{query}", record)
@@ -72,8 +107,17 @@ class Rest:
         """Writes fields of one record. Doing it again is harmless."""
         await self._change(operation, "PUT", f"{model}/{record}", values, idempotent=True)
 
-    async def _change(self, operation: str, method: str, path: str, body: object, *, idempotent: bool = False) -> object:
-        answer = await self.http.call(operation, method, f"{self._root}/{path}", json=body, idempotent=idempotent, accept_statuses=_CHANGE_STATUSES)
+    async def _change(
+        self, operation: str, method: str, path: str, body: object, *, idempotent: bool = False
+    ) -> object:
+        answer = await self.http.call(
+            operation,
+            method,
+            f"{self._root}/{path}",
+            json=body,
+            idempotent=idempotent,
+            accept_statuses=_CHANGE_STATUSES,
+        )
         if answer.status in _CHANGE_STATUSES:
             raise self._refusal(answer, f"{method} {path.partition('?')[0]}")
         return answer.json
@@ -90,8 +134,16 @@ class Rest:
         if answer.status == 403 and _MAY_NOT not in answer.body:
             return self.http.error(answer, call, idempotent=False)
         if answer.status == 400 and not message:
-            return BadConfiguration(f"{text}; is settings.base_url a Tryton server of series 8.2 or later?", request_id=answer.request_id)
-        return Refusal(words, code=str(answer.status), blames_meter=message.startswith(_RULE_OF_RECORDS), request_id=answer.request_id)
+            return BadConfiguration(
+                f"{text}; is settings.base_url a Tryton server of series 8.2 or later?",
+                request_id=answer.request_id,
+            )
+        return Refusal(
+            words,
+            code=str(answer.status),
+            blames_meter=message.startswith(_RULE_OF_RECORDS),
+            request_id=answer.request_id,
+        )
 
 
 def _encode(value: object) -> str:
@@ -119,4 +171,7 @@ def _words(document: object) -> tuple[str, str]:
 
 def _text(body: bytes) -> str:
     """Of a web page, what a person would read."""
-    return html.unescape(re.sub(r"<[^>]{0,200}>|\s+", " ", body[:4000].decode("utf-8", "replace"))).strip() or "(empty)"
+    return (
+        html.unescape(re.sub(r"<[^>]{0,200}>|\s+", " ", body[:4000].decode("utf-8", "replace"))).strip()
+        or "(empty)"
+    )

@@ -12,10 +12,22 @@ class TrytonSettings(Block):
 
     base_url: str = Field(description="https://host:port of the server, without the database.")
     database: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$", description="Name of the database.")
-    company: int | None = Field(None, ge=1, description="Only controls of this company, by its id; needed where two companies have controls of one name.")
+    company: int | None = Field(
+        None,
+        ge=1,
+        description="Only controls of this company, by its id; needed where two companies have controls of one name.",
+    )
     max_items: int = Field(200, ge=1, le=200, description="Readings in one request.")
-    create_points: bool = Field(False, description="Let Fieldgate make controls and points; its user needs the group Quality Administration.")
-    overlap_seconds: int = Field(120, ge=60, le=86_400, description="How far back each pull looks: longer than the longest transaction at Tryton.")
+    create_points: bool = Field(
+        False,
+        description="Let Fieldgate make controls and points; its user needs the group Quality Administration.",
+    )
+    overlap_seconds: int = Field(
+        120,
+        ge=60,
+        le=86_400,
+        description="How far back each pull looks: longer than the longest transaction at Tryton.",
+    )
 
     @field_validator("base_url")
     @classmethod

@@ -23,13 +23,25 @@ FILE_VARIABLE = "FIELDGATE_CONNECTIONS_FILE"
 
 def apply(
     config: Config = DEFAULT,
-    file: Annotated[Path | None, typer.Option("-f", "--file", help="The declared connections; else the configuration's connections_file.")] = None,
-    prune: Annotated[bool, typer.Option("--prune", help="Disconnect, for good, what a file declared once and this one does not.")] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "-f", "--file", help="The declared connections; else the configuration's connections_file."
+        ),
+    ] = None,
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune", help="Disconnect, for good, what a file declared once and this one does not."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before pruning.")] = False,
     json: Json = False,
 ) -> None:
-    """Create and change connections as a file declares them. Nothing of the plan is done twice: it can be repeated."""
+    """Create and change connections as a file declares them. Nothing of the plan is done twice: it can be
+    repeated.
+    """
     environ = dict(os.environ) if file is None else {**os.environ, FILE_VARIABLE: str(file.resolve())}
 
     async def run(operator: Operator) -> dict[str, str] | None:
@@ -40,11 +52,19 @@ def apply(
         if not json:
             _show(work.plan)
         if not dry_run and work.plan.prune and not yes and screen.is_interactive():
-            typer.confirm(f"Disconnect {screen.count(len(work.plan.prune), 'connection')} for good?", abort=True, err=True)
+            typer.confirm(
+                f"Disconnect {screen.count(len(work.plan.prune), 'connection')} for good?",
+                abort=True,
+                err=True,
+            )
         failed = None
         if not dry_run:
-            async with alone(operator.database):  # what a daemon that starts has done meanwhile is not done again
-                work = await prepare(operator.database, operator.service, operator.loaded.connections, prune=prune)
+            async with alone(
+                operator.database
+            ):  # what a daemon that starts has done meanwhile is not done again
+                work = await prepare(
+                    operator.database, operator.service, operator.loaded.connections, prune=prune
+                )
                 failed = await _carry_out(operator, work, quiet=json)
         if json:
             print(orjson.dumps(_document(work.plan, failed)).decode())
@@ -59,7 +79,14 @@ async def _carry_out(operator: Operator, work: Work, *, quiet: bool) -> dict[str
     plan = work.plan
     names = (*plan.create, *plan.change, *plan.prune)
     console = screen.console(error=True)
-    with Progress(TextColumn("applying"), BarColumn(), MofNCompleteColumn(), console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+    with Progress(
+        TextColumn("applying"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    ) as bar:
         task = bar.add_task("apply", total=len(names))
         refused = await carry_out(operator.service, work, done=lambda _: bar.advance(task))
     failed = {name: reason for name, reason in refused.items() if name not in plan.refused}
@@ -74,18 +101,35 @@ async def _carry_out(operator: Operator, work: Work, *, quiet: bool) -> dict[str
 def _show(plan: Plan) -> None:
     console = screen.console()
     _lines("+", "green", plan.create, ["create"] * len(plan.create))
-    _lines("~", "yellow", tuple(plan.change), [f"change {', '.join(parts)}" for parts in plan.change.values()])
+    _lines(
+        "~", "yellow", tuple(plan.change), [f"change {', '.join(parts)}" for parts in plan.change.values()]
+    )
     _lines("-", "red", plan.prune, ["disconnect for good"] * len(plan.prune))
     _lines("!", "bold red", tuple(plan.refused), list(plan.refused.values()))
-    counts = (("to create", plan.create), ("to change", plan.change), ("to disconnect", plan.prune), ("refused", plan.refused), ("unchanged", plan.unchanged))
+    counts = (
+        ("to create", plan.create),
+        ("to change", plan.change),
+        ("to disconnect", plan.prune),
+        ("refused", plan.refused),
+        ("unchanged", plan.unchanged),
+    )
     words = [f"{len(names)} {what}" for what, names in counts if names]
-    console.print(Text("nothing to do" + (f": {', '.join(words)}" if words else "") if plan.is_empty else ", ".join(words), style="bold"))
+    console.print(
+        Text(
+            "nothing to do" + (f": {', '.join(words)}" if words else "")
+            if plan.is_empty
+            else ", ".join(words),
+            style="bold",
+        )
+    )
 
 
 def _lines(sign: str, style: str, names: Sequence[str], words: Sequence[str]) -> None:
     width = max(map(len, names), default=0)
     for name, what in zip(names, words, strict=True):
-        screen.console().print(Text.assemble((f"{sign} ", style), (f"{name:<{width}}", "bold"), f"  {what}"), soft_wrap=True)
+        screen.console().print(
+            Text.assemble((f"{sign} ", style), (f"{name:<{width}}", "bold"), f"  {what}"), soft_wrap=True
+        )
 
 
 def _document(plan: Plan, failed: dict[str, str] | None) -> dict[str, object]:

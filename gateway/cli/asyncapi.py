@@ -1,4 +1,6 @@
-"""The AsyncAPI 3 document of everything that is published and taken on MQTT, made of the models that the gateway itself uses."""
+"""The AsyncAPI 3 document of everything that is published and taken on MQTT, made of the models that the
+gateway itself uses.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +61,19 @@ class Told:
 
 
 TOLD = (
-    Told(name="gatewayStatus", address="gateway/status", model=GatewayStatus, summary="The gateway as a whole; `lost` is its last will."),
-    Told(name="replicaStatus", address="replicas/{replica}/status", model=ReplicaStatus, summary="One replica; offline is its last will.", removed=True),
+    Told(
+        name="gatewayStatus",
+        address="gateway/status",
+        model=GatewayStatus,
+        summary="The gateway as a whole; `lost` is its last will.",
+    ),
+    Told(
+        name="replicaStatus",
+        address="replicas/{replica}/status",
+        model=ReplicaStatus,
+        summary="One replica; offline is its last will.",
+        removed=True,
+    ),
     Told(
         name="connectionStatus",
         address="customers/{customer}/connections/{connection}/status",
@@ -108,7 +121,12 @@ def document() -> Json:
     _command(channels, operations, messages)
     return {
         "asyncapi": "3.0.0",
-        "info": {"title": "Fieldgate", "version": version("fieldgate"), "description": DESCRIPTION, "license": {"name": "Apache-2.0"}},
+        "info": {
+            "title": "Fieldgate",
+            "version": version("fieldgate"),
+            "description": DESCRIPTION,
+            "license": {"name": "Apache-2.0"},
+        },
         "defaultContentType": JSON,
         "channels": channels,
         "operations": operations,
@@ -128,7 +146,11 @@ def _tell(told: Told, channels: Json, operations: Json, messages: Json) -> None:
     names = [told.model.__name__, *(["Removed"] if told.removed else [])]
     messages[told.model.__name__] = _message(told.model, told.summary, told.content_type)
     if told.removed:
-        messages["Removed"] = {"summary": "Empty, retained: it is gone.", "contentType": "text/plain", "payload": {"type": "string", "maxLength": 0}}
+        messages["Removed"] = {
+            "summary": "Empty, retained: it is gone.",
+            "contentType": "text/plain",
+            "payload": {"type": "string", "maxLength": 0},
+        }
     channels[told.name] = _channel(told.address, told.summary, names)
     binding: Json = {"qos": 1, "retain": told.retain, "bindingVersion": "0.2.0"}
     if told.expiry_seconds is not None:
@@ -146,34 +168,68 @@ def _command(channels: Json, operations: Json, messages: Json) -> None:
     channels["responses"] = _channel("customers/{customer}/responses/{reply}", summary, answers)
     for verb, (request, answer) in REQUESTS.items():
         name = f"{verb}Command"
-        messages[request.__name__] = {**_message(request, _first_line(request), JSON), **_correlated(reply=True)}
-        channels[name] = _channel(f"customers/{{customer}}/commands/{verb}", _first_line(request), [request.__name__])
-        operation = _operation("receive", name, _first_line(request), [request.__name__], {"qos": 1, "retain": False, "bindingVersion": "0.2.0"})
+        messages[request.__name__] = {
+            **_message(request, _first_line(request), JSON),
+            **_correlated(reply=True),
+        }
+        channels[name] = _channel(
+            f"customers/{{customer}}/commands/{verb}", _first_line(request), [request.__name__]
+        )
+        operation = _operation(
+            "receive",
+            name,
+            _first_line(request),
+            [request.__name__],
+            {"qos": 1, "retain": False, "bindingVersion": "0.2.0"},
+        )
         reply = [answer.__name__, commands.CommandError.__name__]
         operation["reply"] = {
             "address": {"location": "$message.header#/responseTopic", "description": "MQTT 5 Response Topic"},
             "channel": {"$ref": "#/channels/responses"},
             "messages": [{"$ref": f"#/channels/responses/messages/{each}"} for each in reply],
         }
-        operation["description"] = f"Answered once, by one replica, not retained, with an expiry of {EXPIRY_SECONDS} s. A retained command is ignored."
+        operation["description"] = (
+            f"Answered once, by one replica, not retained, with an expiry of {EXPIRY_SECONDS} s. A retained command is ignored."
+        )
         operations[f"take{_upper(name)}"] = operation
 
 
 def _correlated(*, reply: bool) -> Json:
-    properties: Json = {"correlationData": {"type": "string", "description": "MQTT 5 Correlation Data: comes back as it was sent."}}
+    properties: Json = {
+        "correlationData": {
+            "type": "string",
+            "description": "MQTT 5 Correlation Data: comes back as it was sent.",
+        }
+    }
     if reply:
-        properties["responseTopic"] = {"type": "string", "description": "MQTT 5 Response Topic: `{root}/customers/{customer}/responses/...`, no wildcard."}
-    return {"headers": {"type": "object", "properties": properties}, "correlationId": {"location": "$message.header#/correlationData"}}
+        properties["responseTopic"] = {
+            "type": "string",
+            "description": "MQTT 5 Response Topic: `{root}/customers/{customer}/responses/...`, no wildcard.",
+        }
+    return {
+        "headers": {"type": "object", "properties": properties},
+        "correlationId": {"location": "$message.header#/correlationData"},
+    }
 
 
 def _message(model: type[BaseModel], summary: str, content_type: str) -> Json:
-    return {"summary": summary, "contentType": content_type, "payload": {"$ref": f"#/components/schemas/{model.__name__}"}}
+    return {
+        "summary": summary,
+        "contentType": content_type,
+        "payload": {"$ref": f"#/components/schemas/{model.__name__}"},
+    }
 
 
 def _channel(address: str, summary: str, names: Sequence[str]) -> Json:
     root = BrokerSettings().topic_root
-    found: Json = {"address": f"{root}/{address}", "summary": summary, "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names}}
-    parameters = {level[1:-1]: _parameter(level[1:-1]) for level in address.split("/") if level.startswith("{")}
+    found: Json = {
+        "address": f"{root}/{address}",
+        "summary": summary,
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
+    }
+    parameters = {
+        level[1:-1]: _parameter(level[1:-1]) for level in address.split("/") if level.startswith("{")
+    }
     return {**found, "parameters": parameters} if parameters else found
 
 
@@ -184,7 +240,9 @@ def _parameter(name: str) -> Json:
     return {"description": PARAMETERS[name] + pattern}
 
 
-def _operation(action: Literal["send", "receive"], channel: str, summary: str, names: Sequence[str], binding: Json) -> Json:
+def _operation(
+    action: Literal["send", "receive"], channel: str, summary: str, names: Sequence[str], binding: Json
+) -> Json:
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},

@@ -1,4 +1,6 @@
-"""`fieldgate bench`: measures on throw-away servers. The measuring itself is the repository's `benchmarks`, which are not installed."""
+"""`fieldgate bench`: measures on throw-away servers. The measuring itself is the repository's `benchmarks`,
+which are not installed.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,14 @@ Document = Mapping[str, object]
 @app.command()
 def ingest(
     messages: Annotated[int, typer.Option(min=1000, help="The backlog that each consumer drains.")] = 60_000,
-    payload: Annotated[int, typer.Option(min=1, max=256, help="Metrics in a message; each is about 16 bytes.")] = 3,
+    payload: Annotated[
+        int, typer.Option(min=1, max=256, help="Metrics in a message; each is about 16 bytes.")
+    ] = 3,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; the median counts.")] = 3,
     peers: Annotated[bool, typer.Option("--peers", help="Measure the other consumers beside ours.")] = False,
-    persistent: Annotated[bool, typer.Option("--persistent", help="With the broker's persistence on.")] = False,
+    persistent: Annotated[
+        bool, typer.Option("--persistent", help="With the broker's persistence on.")
+    ] = False,
     json_path: Json = None,
 ) -> None:
     """The rate at which a QoS 1 backlog becomes committed rows."""
@@ -54,14 +60,21 @@ def sync(
 @app.command()
 def api(
     seconds: Annotated[float, typer.Option(min=1, help="The length of each phase.")] = 5.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of the phases; the median counts.")] = 12,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Interleaved rounds of the phases; the median counts.")
+    ] = 12,
     connections: Annotated[int, typer.Option(min=1, max=100, help="Keep-alive connections that ask.")] = 8,
     json_path: Json = None,
 ) -> None:
     """Requests a second for a connection's status during ingest, and what they add to PUBLISH to PUBACK."""
     module = _module("api")
     plan = module.Plan(seconds=seconds, rounds=rounds, connections=connections)
-    _measure(lambda say: module.run(plan, say), module.rows, "Asking for a status while 2,000 msg/s are taken in, on one core", json_path)
+    _measure(
+        lambda say: module.run(plan, say),
+        module.rows,
+        "Asking for a status while 2,000 msg/s are taken in, on one core",
+        json_path,
+    )
 
 
 def _module(name: str) -> ModuleType:

@@ -1,4 +1,6 @@
-"""`fieldgate check`: every fault of the configuration with file, line and path, or a summary of what it declares."""
+"""`fieldgate check`: every fault of the configuration with file, line and path, or a summary of what it
+declares.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class ConnectionSummary(TypedDict):
 
 
 def check(
-    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path("config/fieldgate.yaml"),
+    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
+        "config/fieldgate.yaml"
+    ),
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Validate the configuration: every fault with file, line and path (exit 2), or a summary."""
@@ -44,7 +48,11 @@ def check(
         raise typer.Exit(2) from faults
     rows = [_summary(loaded, declared) for declared in loaded.connections]
     if json:
-        print(orjson.dumps({"ok": True, "faults": [], "customers": list(loaded.settings.customers), "connections": rows}).decode())
+        print(
+            orjson.dumps(
+                {"ok": True, "faults": [], "customers": list(loaded.settings.customers), "connections": rows}
+            ).decode()
+        )
     else:
         _show_summary(loaded, rows)
 
@@ -66,13 +74,20 @@ def _summary(loaded: Loaded, declared: DeclaredConnection) -> ConnectionSummary:
 
 def _show_faults(faults: Faults, *, as_json: bool) -> None:
     if as_json:
-        found = [{"file": f.place.file, "line": f.place.line, "path": dotted(f.path), "message": f.message} for f in faults.faults]
+        found = [
+            {"file": f.place.file, "line": f.place.line, "path": dotted(f.path), "message": f.message}
+            for f in faults.faults
+        ]
         print(orjson.dumps({"ok": False, "faults": found, "customers": [], "connections": []}).decode())
         return
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for fault in faults.faults:
         path = dotted(fault.path)
-        console.print(Text.assemble((str(fault.place), "bold"), ": ", (f"{path}: " if path else "", "cyan"), fault.message))
+        console.print(
+            Text.assemble(
+                (str(fault.place), "bold"), ": ", (f"{path}: " if path else "", "cyan"), fault.message
+            )
+        )
     count = len(faults.faults)
     console.print(Text(f"{count} fault{'s' if count > 1 else ''}; nothing would start", style="red"))
 
@@ -85,7 +100,9 @@ def _show_summary(loaded: Loaded, rows: Sequence[ConnectionSummary]) -> None:
         customers += " (others register themselves)"
     sources = "\n           ".join(source.topic for source in settings.telemetry.sources)
     console.print(Text(f"{loaded.path}: no faults", style="green"))
-    console.print(f"customers  {customers}\nbroker     {settings.broker.url}\nsources    {sources}", markup=False)
+    console.print(
+        f"customers  {customers}\nbroker     {settings.broker.url}\nsources    {sources}", markup=False
+    )
     if not rows:
         console.print("no connections are declared")
         return
@@ -95,7 +112,15 @@ def _show_summary(loaded: Loaded, rows: Sequence[ConnectionSummary]) -> None:
     for name in ("tier", "credits", "meter rules"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row["connection"], row["customer"], row["system"], row["hosting"], str(row["tier"]), str(row["credits"]), str(row["meters"]))
+        table.add_row(
+            row["connection"],
+            row["customer"],
+            row["system"],
+            row["hosting"],
+            str(row["tier"]),
+            str(row["credits"]),
+            str(row["meters"]),
+        )
     credits_taken, rules = sum(row["credits"] for row in rows), sum(row["meters"] for row in rows)
     table.add_section()
     table.add_row(f"{len(rows)} in all", "", "", "", "", str(credits_taken), str(rules), style="bold")

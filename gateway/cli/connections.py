@@ -22,7 +22,10 @@ from gateway.model.status import ConnectionStatus
 from gateway.store.issues import Issue
 from gateway.store.views import Transition
 
-app = typer.Typer(help="List connections, show one, pause, resume, recheck, disconnect or reauthorize it.", no_args_is_help=True)
+app = typer.Typer(
+    help="List connections, show one, pause, resume, recheck, disconnect or reauthorize it.",
+    no_args_is_help=True,
+)
 
 TRANSITIONS = 8
 
@@ -52,17 +55,27 @@ def show(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
 
     async def read(operator: Operator) -> tuple[ConnectionStatus, Sequence[Issue], Sequence[Transition]]:
         found = await operator.status(connection)
-        return found, await operator.views.issues([connection]), await operator.views.audit(connection, limit=TRANSITIONS)
+        return (
+            found,
+            await operator.views.issues([connection]),
+            await operator.views.audit(connection, limit=TRANSITIONS),
+        )
 
     found, issues, transitions = operate(config, read)
     if json:
-        _print({**_status(found), "issues": [issue_document(issue).model_dump(mode="json") for issue in issues]})
+        _print(
+            {**_status(found), "issues": [issue_document(issue).model_dump(mode="json") for issue in issues]}
+        )
         return
     console = screen.console()
     _show_facts(console, found, clock.now())
     _show_streams(console, found)
     for issue in issues:
-        console.print(Text.assemble("\n", (issue.title, "bold red"), f"\n{issue.instructions}\n", (issue.action_url, "cyan")))
+        console.print(
+            Text.assemble(
+                "\n", (issue.title, "bold red"), f"\n{issue.instructions}\n", (issue.action_url, "cyan")
+            )
+        )
     _show_transitions(console, transitions)
 
 
@@ -81,15 +94,27 @@ def resume(connection: Id, config: Config = DEFAULT, json: Json = False) -> None
 @app.command()
 def recheck(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
     """Look at the system now, instead of at the next probe."""
-    _ask(connection, config, lambda operator: operator.service.recheck(connection, operator.caller), json=json)
+    _ask(
+        connection, config, lambda operator: operator.service.recheck(connection, operator.caller), json=json
+    )
 
 
 @app.command()
-def disconnect(connection: Id, config: Config = DEFAULT, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, json: Json = False) -> None:
+def disconnect(
+    connection: Id,
+    config: Config = DEFAULT,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
     """End it for good: its credits return, and its id is never used again."""
     if not yes and screen.is_interactive():
         typer.confirm(f"Disconnect {connection} for good?", abort=True, err=True)
-    _ask(connection, config, lambda operator: operator.service.disconnect(connection, operator.caller), json=json)
+    _ask(
+        connection,
+        config,
+        lambda operator: operator.service.disconnect(connection, operator.caller),
+        json=json,
+    )
 
 
 @app.command()
@@ -106,7 +131,9 @@ def reauthorize(connection: Id, config: Config = DEFAULT, json: Json = False) ->
         _print({"connection": connection, "url": url, "expires_at": expires_at})
         return
     print(url)
-    screen.console(error=True).print(Text(f"good once, until {screen.moment(expires_at)}; whoever has it can use it", style="yellow"))
+    screen.console(error=True).print(
+        Text(f"good once, until {screen.moment(expires_at)}; whoever has it can use it", style="yellow")
+    )
 
 
 def _ask(connection: str, config: Config, ask: Callable[[Operator], Awaitable[None]], *, json: bool) -> None:
@@ -148,7 +175,9 @@ def _show_list(console: Console, found: Sequence[ConnectionStatus], now: datetim
     screen.show(console, columns, [_row(each, now) for each in found])
     states = Counter(each.state for each in found)
     parts = [Text.assemble(f"{states[each]} ", screen.state(each)) for each in State if states[each]]
-    console.print(Text.assemble("\n", (screen.count(len(found), "connection"), "bold"), ": ", Text(", ").join(parts)))
+    console.print(
+        Text.assemble("\n", (screen.count(len(found), "connection"), "bold"), ": ", Text(", ").join(parts))
+    )
 
 
 def _row(found: ConnectionStatus, now: datetime) -> tuple[Text | str, ...]:
@@ -169,13 +198,27 @@ def _row(found: ConnectionStatus, now: datetime) -> tuple[Text | str, ...]:
 def _show_facts(console: Console, found: ConnectionStatus, now: datetime) -> None:
     lines = [
         ("customer", Text(found.customer)),
-        ("system", Text(f"{found.system}, {found.hosting}, tier {found.tier}, {screen.count(found.credits, 'credit')}")),
-        ("state", Text.assemble(screen.state(found.state), f" for {screen.span(now - found.since)}, since {screen.moment(found.since)}")),
+        (
+            "system",
+            Text(
+                f"{found.system}, {found.hosting}, tier {found.tier}, {screen.count(found.credits, 'credit')}"
+            ),
+        ),
+        (
+            "state",
+            Text.assemble(
+                screen.state(found.state),
+                f" for {screen.span(now - found.since)}, since {screen.moment(found.since)}",
+            ),
+        ),
         ("reason", Text(found.reason or "")),
         ("incident", Text(found.incident or "")),
         ("last sync", Text(screen.moment(found.last_success_at))),
         ("waiting", Text(screen.count(found.pending, "reading"))),
-        ("dead", Text(screen.count(found.dead_letters, "dead letter"), style="red" if found.dead_letters else "")),
+        (
+            "dead",
+            Text(screen.count(found.dead_letters, "dead letter"), style="red" if found.dead_letters else ""),
+        ),
         ("delivery", Text(found.delivery)),
         ("request id", Text(found.request_id or "")),
     ]
@@ -198,7 +241,11 @@ def _show_streams(console: Console, found: ConnectionStatus) -> None:
     )
     rows: list[tuple[str, ...]] = []
     for stream in found.streams:
-        walked = ("-", "-") if stream.progress is None else (f"{stream.progress.fraction:.0%}", str(stream.progress.pending_readings))
+        walked = (
+            ("-", "-")
+            if stream.progress is None
+            else (f"{stream.progress.fraction:.0%}", str(stream.progress.pending_readings))
+        )
         rows.append((stream.name, stream.phase, stream.state, screen.span(stream.lag_seconds), *walked))
     console.print()
     screen.show(console, columns, rows)
@@ -215,7 +262,13 @@ def _show_transitions(console: Console, transitions: Sequence[Transition]) -> No
         Column(name="reason", free=True),
     )
     rows = [
-        (screen.moment(each.at), each.from_state or "-", screen.state(State(each.to_state)), each.actor, Text(each.reason or "", style="dim"))
+        (
+            screen.moment(each.at),
+            each.from_state or "-",
+            screen.state(State(each.to_state)),
+            each.actor,
+            Text(each.reason or "", style="dim"),
+        )
         for each in transitions
     ]
     console.print()

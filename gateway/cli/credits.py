@@ -18,7 +18,17 @@ from rich.text import Text
 from connectors.registry import SYSTEMS
 from gateway import clock
 from gateway.configuration import load
-from gateway.model.credits import HOLD_MINUTES, LOW_PERCENT, Account, Book, Pool, Transfer, by_customer, by_tier, disagreements
+from gateway.model.credits import (
+    HOLD_MINUTES,
+    LOW_PERCENT,
+    Account,
+    Book,
+    Pool,
+    Transfer,
+    by_customer,
+    by_tier,
+    disagreements,
+)
 from gateway.model.errors import StoreError
 from gateway.store import credits as ledger
 from gateway.store.migrate import is_current
@@ -29,16 +39,22 @@ COLOURS = {Account.AVAILABLE: "green", Account.HELD: "yellow", Account.POSTED: "
 
 
 def credits(  # noqa: A001  the command's name
-    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path("config/fieldgate.yaml"),
+    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
+        "config/fieldgate.yaml"
+    ),
     last: Annotated[int, typer.Option(help="How many of the last transfers.", min=0, max=1000)] = 10,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Show the pool of connection credits, who uses it, and the result of its self-check (exit 1 when the books disagree)."""
+    """Show the pool of connection credits, who uses it, and the result of its self-check (exit 1 when the
+    books disagree).
+    """
     settings = load(config, os.environ, systems=SYSTEMS).settings
     book, transfers = asyncio.run(_read(settings.database.dsn.get_secret_value(), last))
     found = disagreements(book)
     if json:
-        print(orjson.dumps(_document(book, transfers, found, now=clock.now()), option=orjson.OPT_UTC_Z).decode())
+        print(
+            orjson.dumps(_document(book, transfers, found, now=clock.now()), option=orjson.OPT_UTC_Z).decode()
+        )
     else:
         _show(book, transfers, found, now=clock.now())
     if found:
@@ -49,13 +65,17 @@ async def _read(dsn: str, last: int) -> tuple[Book, Sequence[Transfer]]:
     database = await Database.open(dsn, size=2)
     try:
         if not await is_current(database):
-            raise StoreError("the database lacks migrations of this version: `fieldgate migrate` applies them, and so does a start of the gateway")
+            raise StoreError(
+                "the database lacks migrations of this version: `fieldgate migrate` applies them, and so does a start of the gateway"
+            )
         return await ledger.read(database), await ledger.transfers(database, limit=last)
     finally:
         await database.close()
 
 
-def _document(book: Book, transfers: Sequence[Transfer], found: Sequence[str], *, now: datetime) -> dict[str, object]:
+def _document(
+    book: Book, transfers: Sequence[Transfer], found: Sequence[str], *, now: datetime
+) -> dict[str, object]:
     pool = _pool(book)
     return {
         "capacity": pool.capacity,
@@ -63,13 +83,27 @@ def _document(book: Book, transfers: Sequence[Transfer], found: Sequence[str], *
         "available": pool.available,
         "held": pool.held,
         "posted": pool.posted,
-        "tiers": [{"tier": tier, "connections": share.connections, "credits": share.credits} for tier, share in by_tier(book).items()],
+        "tiers": [
+            {"tier": tier, "connections": share.connections, "credits": share.credits}
+            for tier, share in by_tier(book).items()
+        ],
         "customers": [
-            {"customer": name, "connections": share.connections, "credits": share.credits, "quota": book.quotas.get(name)}
+            {
+                "customer": name,
+                "connections": share.connections,
+                "credits": share.credits,
+                "quota": book.quotas.get(name),
+            }
             for name, share in by_customer(book).items()
         ],
         "holds": [
-            {"connection": held.connection, "customer": held.customer, "credits": held.amount, "since": held.since, "age_seconds": _age(held.since, now)}
+            {
+                "connection": held.connection,
+                "customer": held.customer,
+                "credits": held.amount,
+                "since": held.since,
+                "age_seconds": _age(held.since, now),
+            }
             for held in book.holdings
             if held.account is Account.HELD
         ],
@@ -109,7 +143,13 @@ def _show(book: Book, transfers: Sequence[Transfer], found: Sequence[str], *, no
         console.print(Text.assemble(("self-check  ", "bold"), ("the books agree", "green")))
         return
     console.print(
-        Text.assemble(("self-check  ", "bold"), (f"{len(found)} contradiction{'s' if len(found) > 1 else ''}; docs/credits.md says what to do", "bold red"))
+        Text.assemble(
+            ("self-check  ", "bold"),
+            (
+                f"{len(found)} contradiction{'s' if len(found) > 1 else ''}; docs/credits.md says what to do",
+                "bold red",
+            ),
+        )
     )
     for text in found:
         console.print(Text(f"  {text}", style="red"))
@@ -119,7 +159,11 @@ def _show_pool(console: Console, pool: Pool) -> None:
     whole = max(pool.capacity, pool.used, 1)
     posted = round(pool.posted * BAR_WIDTH / whole)
     held = max(round(pool.used * BAR_WIDTH / whole) - posted, 0)
-    bar = Text.assemble(("█" * posted, COLOURS[Account.POSTED]), ("█" * held, COLOURS[Account.HELD]), ("░" * (BAR_WIDTH - posted - held), "bright_black"))
+    bar = Text.assemble(
+        ("█" * posted, COLOURS[Account.POSTED]),
+        ("█" * held, COLOURS[Account.HELD]),
+        ("░" * (BAR_WIDTH - posted - held), "bright_black"),
+    )
     console.print(Text.assemble(("credits  ", "bold"), bar, f"  {pool.used} of {pool.capacity} used"))
     console.print(
         Text.assemble(
@@ -132,7 +176,12 @@ def _show_pool(console: Console, pool: Pool) -> None:
         )
     )
     if pool.used > pool.capacity:
-        console.print(Text(f"         the capacity was lowered: nothing new until {pool.used - pool.capacity} are returned", style="bold red"))
+        console.print(
+            Text(
+                f"         the capacity was lowered: nothing new until {pool.used - pool.capacity} are returned",
+                style="bold red",
+            )
+        )
     elif pool.is_low and pool.used:
         console.print(Text(f"         low: {LOW_PERCENT} % or more are used", style="bold yellow"))
 
@@ -147,7 +196,12 @@ def _show_use(console: Console, book: Book) -> None:
     for name, share in by_customer(book).items():
         quota = book.quotas.get(name)
         style = "bold red" if quota is not None and share.credits >= quota else ""
-        customers.add_row(name, str(share.connections), Text(str(share.credits), style=style), "-" if quota is None else str(quota))
+        customers.add_row(
+            name,
+            str(share.connections),
+            Text(str(share.credits), style=style),
+            "-" if quota is None else str(quota),
+        )
     if customers.rows:
         console.print()
         console.print(customers)
@@ -172,7 +226,9 @@ def _show_transfers(console: Console, transfers: Sequence[Transfer]) -> None:
     table = _table("last transfers", "kind", "connection", "customer", numbers=("credits",))
     for line in transfers:
         kind = Text(line.kind, style=COLOURS[line.to_account])
-        table.add_row(line.at.strftime("%Y-%m-%d %H:%M:%SZ"), kind, line.connection, line.customer, str(line.amount))
+        table.add_row(
+            line.at.strftime("%Y-%m-%d %H:%M:%SZ"), kind, line.connection, line.customer, str(line.amount)
+        )
     console.print()
     console.print(table)
 

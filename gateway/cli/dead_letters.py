@@ -35,7 +35,9 @@ def list_dead_letters(
     json: Json = False,
 ) -> None:
     """List dead messages and readings, the newest first."""
-    found = operate(config, lambda operator: store.listed(operator.database, connection_id=connection, limit=limit))
+    found = operate(
+        config, lambda operator: store.listed(operator.database, connection_id=connection, limit=limit)
+    )
     if json:
         print(orjson.dumps([asdict(each) for each in found], option=orjson.OPT_UTC_Z).decode())
     else:
@@ -46,7 +48,9 @@ def list_dead_letters(
 def replay(
     ids: Annotated[list[int] | None, typer.Argument(metavar="ID...", help="Dead letters.")] = None,
     config: Config = DEFAULT,
-    connection: Annotated[str | None, typer.Option("--connection", help="Every dead reading of this connection.")] = None,
+    connection: Annotated[
+        str | None, typer.Option("--connection", help="Every dead reading of this connection.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Try dead letters again: a reading is due once more, a message is decoded once more."""
@@ -54,22 +58,37 @@ def replay(
         raise ConfigError("give the ids of dead letters, or --connection")
     replayed, failed = operate(config, lambda operator: _replay(operator, ids or [], connection, quiet=json))
     if json:
-        print(orjson.dumps({"replayed": replayed, "failed": {str(each): reason for each, reason in failed.items()}}).decode())
+        print(
+            orjson.dumps(
+                {"replayed": replayed, "failed": {str(each): reason for each, reason in failed.items()}}
+            ).decode()
+        )
     else:
         for each, reason in failed.items():
-            screen.console().print(Text.assemble(("! ", "bold red"), (str(each), "bold"), f"  {reason}"), soft_wrap=True)
+            screen.console().print(
+                Text.assemble(("! ", "bold red"), (str(each), "bold"), f"  {reason}"), soft_wrap=True
+            )
         screen.console().print(f"{screen.count(replayed, 'dead letter')} replayed")
     if failed:
         raise typer.Exit(1)
 
 
-async def _replay(operator: Operator, ids: Sequence[int], connection: str | None, *, quiet: bool) -> tuple[int, dict[int, str]]:
+async def _replay(
+    operator: Operator, ids: Sequence[int], connection: str | None, *, quiet: bool
+) -> tuple[int, dict[int, str]]:
     if connection is not None:
         await operator.status(connection)
         return await operator.views.replay(connection, None), {}
     replayed, failed = 0, dict[int, str]()
     console = screen.console(error=True)
-    with Progress(TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+    with Progress(
+        TextColumn("replaying"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    ) as bar:
         task = bar.add_task("replay", total=len(ids))
         for each in ids:
             try:
@@ -88,7 +107,10 @@ async def _replay_one(operator: Operator, dead_letter: int) -> None:
     if kept.connection is None:
         await replay_message(operator.settings, operator.database, dead_letter, now=clock.now())
     elif not await operator.views.replay(kept.connection, [dead_letter]):
-        raise RequestRefused("request.conflict", f"dead letter {dead_letter}: no rule of connection {kept.connection!r} feeds its meter now")
+        raise RequestRefused(
+            "request.conflict",
+            f"dead letter {dead_letter}: no rule of connection {kept.connection!r} feeds its meter now",
+        )
 
 
 def _show(found: Sequence[DeadLetter], now: datetime, limit: int) -> None:
@@ -106,12 +128,24 @@ def _show(found: Sequence[DeadLetter], now: datetime, limit: int) -> None:
         Column(name="detail", free=True),
     )
     screen.show(console, columns, [_row(each, now) for each in found])
-    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(each.reason for each in found).most_common())
+    reasons = ", ".join(
+        f"{count} {reason}" for reason, count in Counter(each.reason for each in found).most_common()
+    )
     more = f" (the last {limit})" if len(found) == limit else ""
-    console.print(Text.assemble("\n", (screen.count(len(found), "dead letter"), "bold"), f"{more}: {reasons}"))
+    console.print(
+        Text.assemble("\n", (screen.count(len(found), "dead letter"), "bold"), f"{more}: {reasons}")
+    )
 
 
 def _row(found: DeadLetter, now: datetime) -> tuple[Text | str, ...]:
     window = "" if found.window_start is None else f" {screen.moment(found.window_start)}"
     of = found.topic or "-" if found.kind == "message" else f"{found.connection}: {found.meter}{window}"
-    return str(found.id), found.kind, of, found.reason, str(found.occurrences), screen.span(now - found.last_at), Text(found.detail, style="dim")
+    return (
+        str(found.id),
+        found.kind,
+        of,
+        found.reason,
+        str(found.occurrences),
+        screen.span(now - found.last_at),
+        Text(found.detail, style="dim"),
+    )

@@ -24,17 +24,23 @@ LINE_SECONDS = 5.0
 def demo(
     data_dir: Annotated[Path, typer.Option(help="Where the servers keep their data.")] = Path("var/demo"),
     devices: Annotated[int, typer.Option(min=1, max=300, help="Machines in the fleet.")] = 12,
-    rate: Annotated[float, typer.Option(min=0.1, max=5000, help="Messages a second, all machines together.")] = 24.0,
+    rate: Annotated[
+        float, typer.Option(min=0.1, max=5000, help="Messages a second, all machines together.")
+    ] = 24.0,
     seconds: Annotated[float | None, typer.Option(min=1, help="End by itself after so long.")] = None,
 ) -> None:
-    """Show the whole flow on this machine: devices, broker, gateway, database, and a CMMS that can be told to fail. Exit code 0 if readings arrived."""
+    """Show the whole flow on this machine: devices, broker, gateway, database, and a CMMS that can be told to
+    fail. Exit code 0 if readings arrived.
+    """
     console = Console(highlight=False)
     log_file = data_dir / "demo.log"
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         stream = log_file.open("a", buffering=1)
     except OSError as error:
-        raise ConfigError(f"--data-dir {data_dir}: {error.strerror}; name a directory that can be written") from error
+        raise ConfigError(
+            f"--data-dir {data_dir}: {error.strerror}; name a directory that can be written"
+        ) from error
     console.print(f"starting broker, database and gateway in {data_dir} ...")
 
     async def show(scene: Scene) -> None:
@@ -56,7 +62,9 @@ async def _show(scene: Scene, console: Console, log_file: str, seconds: float | 
     actions = {"e": scene.toggle_errors, "s": scene.toggle_slow, "k": scene.toggle_key, "q": scene.stop}
     with keys.listening(actions):
         async with asyncio.TaskGroup() as group:
-            group.create_task((_live if console.is_terminal else _lines)(scene, console, log_file), name="demo.view")
+            group.create_task(
+                (_live if console.is_terminal else _lines)(scene, console, log_file), name="demo.view"
+            )
             if seconds is not None:
                 group.create_task(_stop_after(scene, seconds), name="demo.end")
 

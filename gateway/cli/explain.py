@@ -1,4 +1,6 @@
-"""`fieldgate explain`: what would happen to a message, from the configuration alone, by the code that the daemon runs."""
+"""`fieldgate explain`: what would happen to a message, from the configuration alone, by the code that the
+daemon runs.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,18 @@ CONTEXT_SETTINGS = {"ignore_unknown_options": True}
 
 def explain(
     topic: Annotated[str, typer.Argument(help="The topic, as a device publishes to it.")],
-    payload: Annotated[str, typer.Argument(help="The payload; `-` reads it from standard input, `@FILE` from a file.")],
-    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path("config/fieldgate.yaml"),
+    payload: Annotated[
+        str, typer.Argument(help="The payload; `-` reads it from standard input, `@FILE` from a file.")
+    ],
+    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
+        "config/fieldgate.yaml"
+    ),
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Say what would happen to this message: source, customer, device, metrics, meters, connection, window."""
-    explanation = explain_message(load(config, os.environ, systems=SYSTEMS), topic, _bytes(payload), now=clock.now())
+    explanation = explain_message(
+        load(config, os.environ, systems=SYSTEMS), topic, _bytes(payload), now=clock.now()
+    )
     if json:
         print(TypeAdapter(Explanation).dump_json(explanation).decode())
     else:
@@ -43,7 +51,14 @@ def explain_message(loaded: Loaded, topic: str, payload: bytes, *, now: datetime
     """What the daemon would do with the message, were the connections those of the file."""
     customers = {*loaded.settings.customers, *(declared.settings.customer for declared in loaded.connections)}
     connections = [_connected(loaded, declared) for declared in loaded.connections]
-    return explaining.explain(topic, payload, telemetry=loaded.settings.telemetry, customers=customers, connections=connections, now=now)
+    return explaining.explain(
+        topic,
+        payload,
+        telemetry=loaded.settings.telemetry,
+        customers=customers,
+        connections=connections,
+        now=now,
+    )
 
 
 def _connected(loaded: Loaded, declared: DeclaredConnection) -> Connected:
@@ -54,7 +69,9 @@ def _connected(loaded: Loaded, declared: DeclaredConnection) -> Connected:
         system=connection.system,
         rules=declared.rules,
         resolution=SYSTEMS[connection.system].manifest.capabilities.resolution,
-        lateness=loaded.settings.sync.lateness if connection.sync.lateness is None else connection.sync.lateness,
+        lateness=loaded.settings.sync.lateness
+        if connection.sync.lateness is None
+        else connection.sync.lateness,
     )
 
 
@@ -74,22 +91,50 @@ def _show(explanation: Explanation) -> None:
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
-    for name, value in (("topic", explanation.topic), ("source", explanation.source), ("customer", explanation.customer), ("device", explanation.device)):
+    for name, value in (
+        ("topic", explanation.topic),
+        ("source", explanation.source),
+        ("customer", explanation.customer),
+        ("device", explanation.device),
+    ):
         facts.add_row(name, Text(value or "none"))
     console.print(facts)
     if explanation.dead_letter is not None:
-        console.print(Text.assemble(("dead letter ", "red"), (explanation.dead_letter, "bold red"), f": {explanation.detail}"))
+        console.print(
+            Text.assemble(
+                ("dead letter ", "red"), (explanation.dead_letter, "bold red"), f": {explanation.detail}"
+            )
+        )
         console.print(Text(f"what to do: {explanation.advice}"))
         return
     for sample in explanation.samples:
-        console.print(Text.assemble(("\nsample ", "bold"), _time(sample.at), "  ", ", ".join(f"{name} = {value!r}" for name, value in sample.metrics.items())))
+        console.print(
+            Text.assemble(
+                ("\nsample ", "bold"),
+                _time(sample.at),
+                "  ",
+                ", ".join(f"{name} = {value!r}" for name, value in sample.metrics.items()),
+            )
+        )
         if not sample.meters:
-            console.print(Text("  is stored, and feeds no meter: no rule of this customer's connections matches", style="yellow"))
+            console.print(
+                Text(
+                    "  is stored, and feeds no meter: no rule of this customer's connections matches",
+                    style="yellow",
+                )
+            )
             continue
         for fed in sample.meters:
             meter = fed.meter if fed.unit is None else f"{fed.meter} ({fed.unit})"
-            console.print(Text.assemble("  feeds ", (meter, "bold cyan"), f" at {fed.connection} ({fed.system})"))
-            console.print(Text(f"    {_window(fed)}, due {_time(fed.due_at)}" + (f", deadband {fed.deadband:g}" if fed.deadband else "")))
+            console.print(
+                Text.assemble("  feeds ", (meter, "bold cyan"), f" at {fed.connection} ({fed.system})")
+            )
+            console.print(
+                Text(
+                    f"    {_window(fed)}, due {_time(fed.due_at)}"
+                    + (f", deadband {fed.deadband:g}" if fed.deadband else "")
+                )
+            )
 
 
 def _window(fed: Fed) -> str:
@@ -99,4 +144,6 @@ def _window(fed: Fed) -> str:
 
 
 def _time(at: datetime) -> str:
-    return at.isoformat(sep=" ", timespec="milliseconds" if at.microsecond else "seconds").replace("+00:00", "Z")
+    return at.isoformat(sep=" ", timespec="milliseconds" if at.microsecond else "seconds").replace(
+        "+00:00", "Z"
+    )

@@ -26,8 +26,12 @@ FEW = 8
 
 
 def incidents(
-    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path("config/fieldgate.yaml"),
-    everything: Annotated[bool, typer.Option("--all", help="Closed ones too, latest first, a hundred at most.")] = False,
+    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
+        "config/fieldgate.yaml"
+    ),
+    everything: Annotated[
+        bool, typer.Option("--all", help="Closed ones too, latest first, a hundred at most.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """List incidents: since when, where, which operations and connections, and why."""
@@ -55,7 +59,10 @@ async def _read(dsn: str, *, closed: bool) -> list[Incident]:
 
 def _show(console: Console, incident: Incident, now: datetime) -> None:
     if incident.closed_at is not None:
-        state, style = f"closed {_at(incident.closed_at)}, after {_span(incident.closed_at - incident.since)}", "dim"
+        state, style = (
+            f"closed {_at(incident.closed_at)}, after {_span(incident.closed_at - incident.since)}",
+            "dim",
+        )
     elif incident.calm_since is not None:
         state, style = f"recovering for {_span(now - incident.calm_since)}", "yellow"
     else:

@@ -19,7 +19,10 @@ from gateway.settings import Settings
 from gateway.store.credentials import keys_in_use
 from gateway.store.pool import Database
 
-app = typer.Typer(help="List the encryption keys in use, or bring what is stored under the newest.", invoke_without_command=True)
+app = typer.Typer(
+    help="List the encryption keys in use, or bring what is stored under the newest.",
+    invoke_without_command=True,
+)
 
 Config = Annotated[Path, typer.Option(help="The main configuration file.")]
 DEFAULT = Path("config/fieldgate.yaml")
@@ -35,8 +38,14 @@ class Key(TypedDict):
 
 
 @app.callback()
-def keys(context: typer.Context, config: Config = DEFAULT, json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:
-    """List the keys that seal what is stored, by id, with counts. A key with no records may be taken out of the configuration."""
+def keys(
+    context: typer.Context,
+    config: Config = DEFAULT,
+    json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """List the keys that seal what is stored, by id, with counts. A key with no records may be taken out of
+    the configuration.
+    """
     if context.invoked_subcommand is not None:
         return
     rows = asyncio.run(_list(_settings(config)))
@@ -44,7 +53,14 @@ def keys(context: typer.Context, config: Config = DEFAULT, json: Annotated[bool,
         print(orjson.dumps(rows).decode())
         return
     for row in rows:
-        notes = [note for note, holds in (("newest", row["newest"]), ("NOT CONFIGURED: its records cannot be opened", not row["configured"])) if holds]
+        notes = [
+            note
+            for note, holds in (
+                ("newest", row["newest"]),
+                ("NOT CONFIGURED: its records cannot be opened", not row["configured"]),
+            )
+            if holds
+        ]
         print(f"{row['key']}  {row['records']:>7} records  {', '.join(notes)}".rstrip())
 
 
@@ -71,7 +87,10 @@ async def _list(settings: Settings) -> list[Key]:
     finally:
         await database.close()
     known = sorted(used.keys() | vault.key_ids, key=lambda key: (key != vault.newest, key))
-    return [Key(key=key, records=used.get(key, 0), newest=key == vault.newest, configured=key in vault.key_ids) for key in known]
+    return [
+        Key(key=key, records=used.get(key, 0), newest=key == vault.newest, configured=key in vault.key_ids)
+        for key in known
+    ]
 
 
 async def _rotate(settings: Settings) -> int:
@@ -81,5 +100,7 @@ async def _rotate(settings: Settings) -> int:
     finally:
         await database.close()
     if rotated.broken:
-        raise SealBroken(f"{rotated.records} records are under the newest key now, but these connections cannot be opened: {', '.join(rotated.broken)}")
+        raise SealBroken(
+            f"{rotated.records} records are under the newest key now, but these connections cannot be opened: {', '.join(rotated.broken)}"
+        )
     return rotated.records

@@ -1,4 +1,6 @@
-"""The command `fieldgate`: imports the module of the command that is asked for, and turns errors into exit codes."""
+"""The command `fieldgate`: imports the module of the command that is asked for, and turns errors into exit
+codes.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,18 @@ COMMANDS = (
     "bench",
     "keys",
 )
-"""Each is `gateway.cli.<name>` (with `_` for `-`), which has a function of that name, or `app` where the command has commands of its own."""
+"""Each is `gateway.cli.<name>` (with `_` for `-`), which has a function of that name, or `app` where the
+command has commands of its own.
+"""
 
 EXIT_FAILURE = 1
 EXIT_CONFIGURATION = 2
 
 
 def main() -> None:
-    """Runs the command line. Exit codes: 0 done, 1 failure, 2 a fault of configuration or usage, 130 interrupted."""
+    """Runs the command line. Exit codes: 0 done, 1 failure, 2 a fault of configuration or usage, 130
+    interrupted.
+    """
     try:
         build(sys.argv[1:])()
     except ConfigError as error:
@@ -54,8 +60,12 @@ def main() -> None:
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
-    """The command line with the one command that `arguments` ask for, or with all of them (for help and for a typing error)."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
+    """The command line with the one command that `arguments` ask for, or with all of them (for help and for a
+    typing error).
+    """
+    app = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True
+    )
     app.callback()(_root)
     asked = arguments[0] if arguments else ""
     for name in (asked,) if asked in COMMANDS else COMMANDS:
@@ -67,7 +77,9 @@ def build(arguments: Sequence[str]) -> typer.Typer:
         if isinstance(group, typer.Typer):
             app.add_typer(group, name=name)
         else:
-            app.command(name, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(getattr(module, name))
+            app.command(name, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(
+                getattr(module, name)
+            )
     return app
 
 
@@ -78,7 +90,12 @@ def _print_version(asked: bool) -> None:
 
 
 def _root(
-    _version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and leave.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
 ) -> None:
     """An event-driven MQTT gateway daemon: durable telemetry in, exactly-once syncs out."""
 

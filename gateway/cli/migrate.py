@@ -15,7 +15,11 @@ from gateway.store.migrate import migrate as apply
 from gateway.store.pool import Database
 
 
-def migrate(config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path("config/fieldgate.yaml")) -> None:
+def migrate(
+    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
+        "config/fieldgate.yaml"
+    ),
+) -> None:
     """Apply the database migrations that are missing (`run` does so too)."""
     settings = load(config, os.environ, systems=SYSTEMS).settings
     applied = asyncio.run(_migrate(settings.database.dsn.get_secret_value()))

@@ -1,4 +1,6 @@
-"""What the operating commands work on: the daemon's own configuration, database and service. The one place that opens them."""
+"""What the operating commands work on: the daemon's own configuration, database and service. The one place
+that opens them.
+"""
 
 from __future__ import annotations
 
@@ -80,26 +82,43 @@ class Operator:
         """Raises RequestRefused for a connection that there is not."""
         found = await status.read(self.database, [connection])
         if not found:
-            raise RequestRefused("request.not_found", f"there is no connection {connection!r}", connection=connection)
+            raise RequestRefused(
+                "request.not_found", f"there is no connection {connection!r}", connection=connection
+            )
         return found[0]
 
 
 @asynccontextmanager
 async def operating(config: Path, *, environ: Mapping[str, str] | None = None) -> AsyncIterator[Operator]:
-    """Raises ConfigError for a faulty configuration, StoreError for a database that is away or of another version."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # what goes wrong is raised, and told once
+    """Raises ConfigError for a faulty configuration, StoreError for a database that is away or of another
+    version.
+    """
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
+    )  # what goes wrong is raised, and told once
     loaded = load(config, os.environ if environ is None else environ, systems=SYSTEMS)
-    database = await Database.open(loaded.settings.database.dsn.get_secret_value(), size=POOL, application_name="fieldgate-cli")
+    database = await Database.open(
+        loaded.settings.database.dsn.get_secret_value(), size=POOL, application_name="fieldgate-cli"
+    )
     try:
         if not await is_current(database):
-            raise StoreError("the database lacks migrations of this version: `fieldgate migrate` applies them, and so does a start of the gateway")
+            raise StoreError(
+                "the database lacks migrations of this version: `fieldgate migrate` applies them, and so does a start of the gateway"
+            )
         async with Engine.open(loaded.settings, database, owner=f"cli/{secrets.token_hex(4)}") as engine:
-            yield Operator(loaded=loaded, database=database, engine=engine, caller=Caller(name="cli", request_id=secrets.token_hex(16)))
+            yield Operator(
+                loaded=loaded,
+                database=database,
+                engine=engine,
+                caller=Caller(name="cli", request_id=secrets.token_hex(16)),
+            )
     finally:
         await database.close()
 
 
-def operate(config: Path, work: Callable[[Operator], Awaitable[T]], *, environ: Mapping[str, str] | None = None) -> T:
+def operate(
+    config: Path, work: Callable[[Operator], Awaitable[T]], *, environ: Mapping[str, str] | None = None
+) -> T:
     """Runs `work` to its end and closes everything."""
 
     async def run() -> T:

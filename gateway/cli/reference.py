@@ -1,4 +1,6 @@
-"""Writes what is generated from the code: JSON Schemas, AsyncAPI, OpenAPI, tables of what the code knows. `python -m gateway.cli.reference`."""
+"""Writes what is generated from the code: JSON Schemas, AsyncAPI, OpenAPI, tables of what the code knows.
+`python -m gateway.cli.reference`.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,22 @@ def files() -> Mapping[str, str]:
         "config/schemas/connections.schema.json": connections_schema(SYSTEMS),
         "config/schemas/gateway-status.schema.json": GatewayStatus.model_json_schema(mode="serialization"),
         "config/schemas/replica-status.schema.json": ReplicaStatus.model_json_schema(mode="serialization"),
-        "config/schemas/connection-status.schema.json": StatusDocument.model_json_schema(mode="serialization"),
+        "config/schemas/connection-status.schema.json": StatusDocument.model_json_schema(
+            mode="serialization"
+        ),
         "config/schemas/connection-issue.schema.json": IssueDocument.model_json_schema(mode="serialization"),
         "config/schemas/event.schema.json": CloudEvent.model_json_schema(mode="validation"),
     }
     schemas |= {f"config/schemas/{name}.schema.json": schema for name, schema in asyncapi.schemas()}
-    written = {path: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for path, schema in schemas.items()}
-    written["docs/reference/openapi.json"] = json.dumps(build(Readiness(), Mounted()).openapi(), indent=2, ensure_ascii=False) + "\n"
-    written["docs/reference/asyncapi.yaml"] = yaml.safe_dump(asyncapi.document(), sort_keys=False, allow_unicode=True, width=160)
+    written = {
+        path: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for path, schema in schemas.items()
+    }
+    written["docs/reference/openapi.json"] = (
+        json.dumps(build(Readiness(), Mounted()).openapi(), indent=2, ensure_ascii=False) + "\n"
+    )
+    written["docs/reference/asyncapi.yaml"] = yaml.safe_dump(
+        asyncapi.document(), sort_keys=False, allow_unicode=True, width=160
+    )
     tables = {"metrics": metrics_table(), "log-events": events_table(), "connectors": connectors_table()}
     return {**written, **{f"docs/reference/{name}.md": table for name, table in tables.items()}}
 
@@ -48,8 +58,16 @@ def files() -> Mapping[str, str]:
 def connectors_table() -> str:
     """What each system can do, by its manifest: a row for each fact, a column for each system."""
     manifests = [SYSTEMS[name].manifest for name in sorted(SYSTEMS)]
-    lines = ["# Connectors", "", "Generated from `connectors/*/manifest.toml`; settings may narrow it, or for generic systems widen it.", ""]
-    lines += [f"| | {' | '.join(f'[{manifest.title}](../connectors/{manifest.system}.md)' for manifest in manifests)} |", "|---" * (len(manifests) + 1) + "|"]
+    lines = [
+        "# Connectors",
+        "",
+        "Generated from `connectors/*/manifest.toml`; settings may narrow it, or for generic systems widen it.",
+        "",
+    ]
+    lines += [
+        f"| | {' | '.join(f'[{manifest.title}](../connectors/{manifest.system}.md)' for manifest in manifests)} |",
+        "|---" * (len(manifests) + 1) + "|",
+    ]
     facts: dict[str, Callable[[Manifest], object]] = {
         "system": lambda manifest: f"`{manifest.system}`",
         "tier": lambda manifest: manifest.tier,
@@ -71,7 +89,12 @@ def connectors_table() -> str:
         "credentials": lambda manifest: ", ".join(manifest.capabilities.auth),
     }
     for fact, of in facts.items():
-        cells = ({None: "-", True: "yes", False: "-"}.get(value, value) if isinstance(value := of(manifest), bool | None) else value for manifest in manifests)
+        cells = (
+            {None: "-", True: "yes", False: "-"}.get(value, value)
+            if isinstance(value := of(manifest), bool | None)
+            else value
+            for manifest in manifests
+        )
         lines.append(f"| {fact} | {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
@@ -80,13 +103,26 @@ def written(duration: timedelta | None) -> str:
     """In its largest whole unit."""
     if duration is None:
         return "-"
-    units = (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("s", timedelta(seconds=1)), ("ms", timedelta(milliseconds=1)))
-    return next((f"{duration // unit} {name}" for name, unit in units if not duration % unit), f"{duration // timedelta(microseconds=1)} us")
+    units = (
+        ("d", timedelta(days=1)),
+        ("h", timedelta(hours=1)),
+        ("s", timedelta(seconds=1)),
+        ("ms", timedelta(milliseconds=1)),
+    )
+    return next(
+        (f"{duration // unit} {name}" for name, unit in units if not duration % unit),
+        f"{duration // timedelta(microseconds=1)} us",
+    )
 
 
 def metrics_table() -> str:
     """Every metric of `gateway.metrics`."""
-    lines = ["# Metrics", "", "Generated from `gateway/metrics.py`. Scraped at `/metrics`; every label is bounded.", ""]
+    lines = [
+        "# Metrics",
+        "",
+        "Generated from `gateway/metrics.py`. Scraped at `/metrics`; every label is bounded.",
+        "",
+    ]
     lines += ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for metric in vars(metrics).values():
         if isinstance(metric, Counter | Gauge | Histogram | metrics.BulkHistogram):
@@ -99,7 +135,12 @@ def metrics_table() -> str:
 
 def events_table() -> str:
     """Every event that the code logs."""
-    lines = ["# Log events", "", "Generated from the code. JSON on stderr: `event`, `level`, `at` and the fields below. Never a payload, never a secret.", ""]
+    lines = [
+        "# Log events",
+        "",
+        "Generated from the code. JSON on stderr: `event`, `level`, `at` and the fields below. Never a payload, never a secret.",
+        "",
+    ]
     lines += ["| event | level | fields |", "|---|---|---|"]
     events: dict[str, tuple[set[str], set[str]]] = {}
     for path in sorted((ROOT / "gateway").rglob("*.py")):
@@ -117,9 +158,15 @@ def events_table() -> str:
 def _logged(tree: ast.Module) -> Iterator[tuple[str, str, set[str]]]:
     for node in ast.walk(tree):
         match node:
-            case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=level), args=[ast.Constant(value=str(event)), *_]) if level in _LEVELS:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="log"), attr=level),
+                args=[ast.Constant(value=str(event)), *_],
+            ) if level in _LEVELS:
                 yield level, event, {keyword.arg for keyword in node.keywords if keyword.arg is not None}
-            case ast.Call(func=ast.Attribute(value=ast.Attribute(attr="_log"), attr=level), args=[ast.Constant(value=str(event)), *_]) if level in _LEVELS:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Attribute(attr="_log"), attr=level),
+                args=[ast.Constant(value=str(event)), *_],
+            ) if level in _LEVELS:
                 yield level, event, {keyword.arg for keyword in node.keywords if keyword.arg is not None}
             case _:
                 pass

@@ -26,8 +26,15 @@ DEFAULT_CONFIG = Path("config/fieldgate.yaml")
 
 
 def run(
-    config: Annotated[Path | None, typer.Option(help="The main configuration file; without --embedded, config/fieldgate.yaml is the default.")] = None,
-    embedded: Annotated[bool, typer.Option("--embedded", help="Start a broker and a PostgreSQL of our own.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="The main configuration file; without --embedded, config/fieldgate.yaml is the default."
+        ),
+    ] = None,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Start a broker and a PostgreSQL of our own.")
+    ] = False,
     data_dir: Annotated[Path, typer.Option(help="Where --embedded keeps its data.")] = Path("var"),
 ) -> None:
     """Run the gateway until SIGTERM or SIGINT; SIGHUP reads the connections again."""
@@ -53,7 +60,11 @@ async def _embedded(config: Path | None, data_dir: Path) -> None:
     async with embedded(data_dir, log) as servers:
 
         def read() -> Loaded:
-            ours: Fallback = {"broker": {"url": servers.broker_url}, "database": {"dsn": servers.dsn}, "security": {"encryption_keys": [servers.security_key]}}
+            ours: Fallback = {
+                "broker": {"url": servers.broker_url},
+                "database": {"dsn": servers.dsn},
+                "security": {"encryption_keys": [servers.security_key]},
+            }
             return _load(config, ours)
 
         loaded = read()

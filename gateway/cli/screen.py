@@ -37,7 +37,11 @@ STYLES: Mapping[State, str] = {
 def console(*, error: bool = False) -> Console:
     """For people: as wide as the terminal, never narrower than what is piped needs."""
     found = Console(highlight=False, stderr=error)
-    return found if found.is_terminal else Console(highlight=False, stderr=error, width=max(found.width, PIPED_COLUMNS))
+    return (
+        found
+        if found.is_terminal
+        else Console(highlight=False, stderr=error, width=max(found.width, PIPED_COLUMNS))
+    )
 
 
 def is_interactive() -> bool:
@@ -47,7 +51,9 @@ def is_interactive() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """`numbers` stand to the right. `drop`: where the terminal is too narrow the column with the highest goes first; 0 never goes. `free`: cut to fit."""
+    """`numbers` stand to the right. `drop`: where the terminal is too narrow the column with the highest goes
+    first; 0 never goes. `free`: cut to fit.
+    """
 
     name: str
     numbers: bool = False
@@ -56,14 +62,26 @@ class Column:
 
 
 def show(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[Text | str]]) -> None:
-    """A table that fits: one line a row. Free text is cut, then left out, then columns are; what is left is whole."""
-    shown = _fitting(columns, [[cell_len(str(row[place])) for row in rows] for place in range(len(columns))], console.width)
+    """A table that fits: one line a row. Free text is cut, then left out, then columns are; what is left is
+    whole.
+    """
+    shown = _fitting(
+        columns, [[cell_len(str(row[place])) for row in rows] for place in range(len(columns))], console.width
+    )
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for place, width in shown.items():
         column = columns[place]
-        table.add_column(column.name, justify="right" if column.numbers else "left", no_wrap=True, overflow="ellipsis", width=width)
+        table.add_column(
+            column.name,
+            justify="right" if column.numbers else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            width=width,
+        )
     for row in rows:
-        table.add_row(*(row[place] if isinstance(row[place], Text) else Text(str(row[place])) for place in shown))
+        table.add_row(
+            *(row[place] if isinstance(row[place], Text) else Text(str(row[place])) for place in shown)
+        )
     console.print(table)
 
 

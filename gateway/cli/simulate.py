@@ -31,17 +31,29 @@ def simulate(
     devices: Annotated[int, typer.Option(min=1, max=100_000, help="Machines in the fleet.")] = 12,
     rate: Annotated[float, typer.Option(min=0.001, help="Messages a second, all machines together.")] = 10.0,
     broker: Annotated[str, typer.Option(help="Where to publish.")] = "mqtt://127.0.0.1:1883",
-    customer: Annotated[str, typer.Option(help="Whose machines they are: the first level of the topics.")] = "demo",
-    duration: Annotated[str | None, typer.Option(help="How long, such as 30s or 5m; without it until Ctrl-C.")] = None,
-    username: Annotated[str | None, typer.Option(help=f"For the broker; the password is read from {PASSWORD_VARIABLE}.")] = None,
-    ca_file: Annotated[str | None, typer.Option(help="For mqtts://: the authority of the broker's certificate.")] = None,
+    customer: Annotated[
+        str, typer.Option(help="Whose machines they are: the first level of the topics.")
+    ] = "demo",
+    duration: Annotated[
+        str | None, typer.Option(help="How long, such as 30s or 5m; without it until Ctrl-C.")
+    ] = None,
+    username: Annotated[
+        str | None, typer.Option(help=f"For the broker; the password is read from {PASSWORD_VARIABLE}.")
+    ] = None,
+    ca_file: Annotated[
+        str | None, typer.Option(help="For mqtts://: the authority of the broker's certificate.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed, the same signals.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Publish plausible telemetry of a fleet of machines at QoS 1; report what was published and acknowledged."""
+    """Publish plausible telemetry of a fleet of machines at QoS 1; report what was published and
+    acknowledged.
+    """
     if not re.fullmatch(IDENTIFIER, customer):
         raise ConfigError(f"--customer {customer}: letters, digits and ._- only, 64 at most")
-    publisher = Publisher(_broker(broker, username, ca_file), f"fieldgate-simulate-{random.getrandbits(64):016x}")
+    publisher = Publisher(
+        _broker(broker, username, ca_file), f"fieldgate-simulate-{random.getrandbits(64):016x}"
+    )
     fleet = Fleet(customer=customer, devices=devices, seed=seed, at=clock.now())
     started = clock.monotonic()
     try:
@@ -101,20 +113,35 @@ def _report(publisher: Publisher, elapsed: float, *, as_json: bool) -> None:
         }
         print(json.dumps(figures))
         return
-    print(f"published {publisher.published_count}, acknowledged {publisher.acknowledged_count}, {rate:.1f} a second over {elapsed:.1f} s")
+    print(
+        f"published {publisher.published_count}, acknowledged {publisher.acknowledged_count}, {rate:.1f} a second over {elapsed:.1f} s"
+    )
     if publisher.problem is not None:
         print(f"no connection to the broker: {publisher.problem}", file=sys.stderr)
     if publisher.refused_count:
-        print(f"{publisher.refused_count} were refused by the broker: check its ACL for this user", file=sys.stderr)
+        print(
+            f"{publisher.refused_count} were refused by the broker: check its ACL for this user",
+            file=sys.stderr,
+        )
     if publisher.unheard_count:
-        print(f"{publisher.unheard_count} reached nobody: no gateway subscribes for this customer", file=sys.stderr)
+        print(
+            f"{publisher.unheard_count} reached nobody: no gateway subscribes for this customer",
+            file=sys.stderr,
+        )
     if publisher.in_flight:
         print(f"{publisher.in_flight} were not answered", file=sys.stderr)
 
 
 def _broker(url: str, username: str | None, ca_file: str | None) -> BrokerSettings:
     try:
-        return BrokerSettings.model_validate({"url": url, "username": username, "password": os.environ.get(PASSWORD_VARIABLE), "ca_file": ca_file})
+        return BrokerSettings.model_validate(
+            {
+                "url": url,
+                "username": username,
+                "password": os.environ.get(PASSWORD_VARIABLE),
+                "ca_file": ca_file,
+            }
+        )
     except ValidationError as error:
         raise ConfigError(f"--broker {url}: {error.errors()[0]['msg']}") from error
 

@@ -1,4 +1,6 @@
-"""`fieldgate sync`: asks for a sync and shows how it goes. The gateway does it; leaving this command stops nothing."""
+"""`fieldgate sync`: asks for a sync and shows how it goes. The gateway does it; leaving this command stops
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -41,18 +43,30 @@ class Result:
 def sync(
     connection: Id,
     config: Config = DEFAULT,
-    full: Annotated[bool, typer.Option("--full", help="Walk the stored history again, and send what the system does not hold.")] = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Walk the stored history again, and send what the system does not hold."),
+    ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Only ask.")] = False,
     json: Json = False,
 ) -> None:
     """Sync a connection now and wait until it is done; Ctrl-C leaves it running."""
     try:
-        result = operate(config, lambda operator: _sync(operator, connection, full=full, wait=not no_wait, quiet=json))
+        result = operate(
+            config, lambda operator: _sync(operator, connection, full=full, wait=not no_wait, quiet=json)
+        )
     except KeyboardInterrupt:
-        screen.console(error=True).print(f"it goes on without us; `fieldgate connections show {connection}` tells how")
+        screen.console(error=True).print(
+            f"it goes on without us; `fieldgate connections show {connection}` tells how"
+        )
         raise
     if json:
-        body = {"connection": connection, "mode": "full" if full else "incremental", "outcome": result.outcome, "detail": result.detail}
+        body = {
+            "connection": connection,
+            "mode": "full" if full else "incremental",
+            "outcome": result.outcome,
+            "detail": result.detail,
+        }
         print(orjson.dumps({**body, "delivered": result.delivered, "rejected": result.rejected}).decode())
     else:
         _show(connection, result)
@@ -67,15 +81,29 @@ async def _sync(operator: Operator, connection: str, *, full: bool, wait: bool, 
     if not wait:
         return Result(outcome="asked", detail="", delivered=0, rejected=0)
     if not quiet and not await store.is_anybody_here(operator.database, silent_seconds=SILENT_SECONDS):
-        screen.console(error=True).print(Text("no gateway is running: the sync begins when one does", style="yellow"))
+        screen.console(error=True).print(
+            Text("no gateway is running: the sync begins when one does", style="yellow")
+        )
     outcome, detail = await _watch(operator, before, full=full, quiet=quiet)
     runs = [run for run in await operator.views.runs(connection, limit=RUNS) if run.id > last_run]
-    return Result(outcome=outcome, detail=detail, delivered=sum(run.delivered for run in runs), rejected=sum(run.rejected for run in runs))
+    return Result(
+        outcome=outcome,
+        detail=detail,
+        delivered=sum(run.delivered for run in runs),
+        rejected=sum(run.rejected for run in runs),
+    )
 
 
-async def _watch(operator: Operator, before: ConnectionStatus, *, full: bool, quiet: bool) -> tuple[Outcome, str]:
+async def _watch(
+    operator: Operator, before: ConnectionStatus, *, full: bool, quiet: bool
+) -> tuple[Outcome, str]:
     console = screen.console(error=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[waiting]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[waiting]}"),
+    )
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(before.connection, total=100 if full else None, waiting="")
         said_at = clock.monotonic()
@@ -86,7 +114,9 @@ async def _watch(operator: Operator, before: ConnectionStatus, *, full: bool, qu
                 return ended
             if not quiet and not console.is_terminal and clock.monotonic() - said_at > REPORT_SECONDS:
                 said_at = clock.monotonic()
-                console.print(f"{now.connection}: {now.state}, {walked(now):.0%} walked, {screen.count(now.pending, 'reading')} waiting")
+                console.print(
+                    f"{now.connection}: {now.state}, {walked(now):.0%} walked, {screen.count(now.pending, 'reading')} waiting"
+                )
             await asyncio.sleep(POLL_SECONDS)
 
 
@@ -98,17 +128,25 @@ def ending(before: ConnectionStatus, now: ConnectionStatus, *, full: bool) -> tu
         return "failed", f"{now.reason or 'runs fail'}; the gateway tries again by itself"
     initial = [stream.progress for stream in now.streams if stream.progress is not None]
     if full and initial:
-        return ("completed", "") if all(found.fraction >= 1.0 and not found.pending_readings for found in initial) else None
+        return (
+            ("completed", "")
+            if all(found.fraction >= 1.0 and not found.pending_readings for found in initial)
+            else None
+        )
     return ("completed", "") if now.last_success_at != before.last_success_at else None
 
 
 def walked(now: ConnectionStatus) -> float:
     """How far the stored history is walked, 0 to 1."""
-    return min((stream.progress.fraction for stream in now.streams if stream.progress is not None), default=1.0)
+    return min(
+        (stream.progress.fraction for stream in now.streams if stream.progress is not None), default=1.0
+    )
 
 
 def _advance(bar: Progress, task: TaskID, now: ConnectionStatus, *, full: bool) -> None:
-    words = f"{screen.count(now.pending, 'reading')} waiting" + (", a run failed, trying again" if any(each.state == "failed" for each in now.streams) else "")
+    words = f"{screen.count(now.pending, 'reading')} waiting" + (
+        ", a run failed, trying again" if any(each.state == "failed" for each in now.streams) else ""
+    )
     if full:
         bar.update(task, completed=100 * walked(now), waiting=words)
     else:
@@ -117,5 +155,17 @@ def _advance(bar: Progress, task: TaskID, now: ConnectionStatus, *, full: bool) 
 
 def _show(connection: str, result: Result) -> None:
     style = "green" if result.outcome in ("completed", "asked") else "bold red"
-    told = f": {screen.count(result.delivered, 'reading')} delivered, {result.rejected} refused" if result.outcome != "asked" else ""
-    screen.console().print(Text.assemble((connection, "bold"), " sync ", (result.outcome, style), told, f"; {result.detail}" if result.detail else ""))
+    told = (
+        f": {screen.count(result.delivered, 'reading')} delivered, {result.rejected} refused"
+        if result.outcome != "asked"
+        else ""
+    )
+    screen.console().print(
+        Text.assemble(
+            (connection, "bold"),
+            " sync ",
+            (result.outcome, style),
+            told,
+            f"; {result.detail}" if result.detail else "",
+        )
+    )

@@ -27,10 +27,19 @@ app = typer.Typer(help="Create, list and revoke API tokens.", no_args_is_help=Tr
 
 @app.command()
 def create(
-    role: Annotated[Role, typer.Option(help="A viewer reads, an operator also works connections, an admin also makes and ends them.")],
+    role: Annotated[
+        Role,
+        typer.Option(
+            help="A viewer reads, an operator also works connections, an admin also makes and ends them."
+        ),
+    ],
     config: Config = DEFAULT,
-    customer: Annotated[str | None, typer.Option(help="Bound to this customer: nothing of another exists for it.")] = None,
-    name: Annotated[str | None, typer.Option(help="As audits and lists show it; made up where none is given.")] = None,
+    customer: Annotated[
+        str | None, typer.Option(help="Bound to this customer: nothing of another exists for it.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="As audits and lists show it; made up where none is given.")
+    ] = None,
     expires: Annotated[str | None, typer.Option(help="After this time, such as 90d; else never.")] = None,
     json: Json = False,
 ) -> None:
@@ -38,14 +47,28 @@ def create(
     called = _checked("--name", name) if name is not None else f"{role}-{secrets.token_hex(3)}"
     bound = None if customer is None else _checked("--customer", customer)
     expires_at = None if expires is None else clock.now() + _duration(expires)
-    made = operate(config, lambda operator: access.create(operator.database, name=called, role=role, customer=bound, expires_at=expires_at))
+    made = operate(
+        config,
+        lambda operator: access.create(
+            operator.database, name=called, role=role, customer=bound, expires_at=expires_at
+        ),
+    )
     if json:
-        body = {"id": made.token_id, "name": called, "role": role, "customer": bound, "expires_at": expires_at, "token": made.token}
+        body = {
+            "id": made.token_id,
+            "name": called,
+            "role": role,
+            "customer": bound,
+            "expires_at": expires_at,
+            "token": made.token,
+        }
         print(orjson.dumps(body, option=orjson.OPT_UTC_Z).decode())
         return
     print(made.token)
     whose = "" if bound is None else f" of customer {bound}"
-    screen.console(error=True).print(Text(f"{called}: {role}{whose}; shown once, keep it well", style="yellow"))
+    screen.console(error=True).print(
+        Text(f"{called}: {role}{whose}; shown once, keep it well", style="yellow")
+    )
 
 
 @app.command("list")
@@ -59,7 +82,11 @@ def list_tokens(config: Config = DEFAULT, json: Json = False) -> None:
 
 
 @app.command()
-def revoke(token: Annotated[str, typer.Argument(metavar="NAME", help="Its name or its id.")], config: Config = DEFAULT, json: Json = False) -> None:
+def revoke(
+    token: Annotated[str, typer.Argument(metavar="NAME", help="Its name or its id.")],
+    config: Config = DEFAULT,
+    json: Json = False,
+) -> None:
     """End a token at once, with the browser sessions that came by it."""
     if not operate(config, lambda operator: access.revoke(operator.database, token)):
         raise RequestRefused("request.not_found", f"there is no token {token!r} in use")
@@ -97,7 +124,15 @@ def _show(found: Sequence[Token]) -> None:
         Column(name="state"),
     )
     rows = [
-        (each.name, each.token_id, each.role, each.customer or "all", screen.moment(each.created_at), screen.moment(each.last_used_at), _state(each))
+        (
+            each.name,
+            each.token_id,
+            each.role,
+            each.customer or "all",
+            screen.moment(each.created_at),
+            screen.moment(each.last_used_at),
+            _state(each),
+        )
         for each in found
     ]
     screen.show(console, columns, rows)
@@ -108,14 +143,18 @@ def _state(token: Token) -> Text:
         return Text(f"revoked {screen.moment(token.revoked_at)}", style="bright_black")
     if token.expires_at is not None and token.expires_at <= clock.now():
         return Text("expired", style="bright_black")
-    return Text("in use" if token.expires_at is None else f"until {screen.moment(token.expires_at)}", style="green")
+    return Text(
+        "in use" if token.expires_at is None else f"until {screen.moment(token.expires_at)}", style="green"
+    )
 
 
 def _checked(option: str, value: str) -> str:
     try:
         return TypeAdapter[str](Identifier).validate_python(value)
     except ValidationError as error:
-        raise ConfigError(f"{option} {value!r}: letters, digits and . _ -, at most 64, the first a letter or digit") from error
+        raise ConfigError(
+            f"{option} {value!r}: letters, digits and . _ -, at most 64, the first a letter or digit"
+        ) from error
 
 
 def _duration(text: str) -> timedelta:

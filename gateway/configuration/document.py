@@ -23,7 +23,9 @@ class Document:
 
     @classmethod
     def read(cls, path: Path, *, advice: str) -> Document:
-        """The file's mapping; an empty one, with a fault, where it can't be read. `advice` says what to do when it is missing."""
+        """The file's mapping; an empty one, with a fault, where it can't be read. `advice` says what to do
+        when it is missing.
+        """
         document = cls(str(path))
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -47,7 +49,9 @@ class Document:
         return Place(file=self.file)
 
     def put(self, path: KeyPath, value: object, place: Place) -> None:
-        """Sets a value from elsewhere (an override) over what the file says; missing mappings on the way are made."""
+        """Sets a value from elsewhere (an override) over what the file says; missing mappings on the way are
+        made.
+        """
         target: dict[str, object] = self.data
         for key in path[:-1]:
             below = target.get(str(key))
@@ -68,7 +72,11 @@ class Document:
             data = _Builder(self, loader).build(node, (), ())
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            self.fault((), f"is not YAML: {error.problem or error.context}", line=None if mark is None else mark.line + 1)
+            self.fault(
+                (),
+                f"is not YAML: {error.problem or error.context}",
+                line=None if mark is None else mark.line + 1,
+            )
             return
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             self.fault((), f"is not YAML: {error}", line=None)
@@ -96,14 +104,19 @@ class _Builder:
     def build(self, node: yaml.Node, path: KeyPath, above: tuple[int, ...]) -> object:
         self._nodes += 1
         if self._nodes > MOST_NODES or id(node) in above:
-            raise yaml.constructor.ConstructorError(None, None, "aliases make it endless or too large", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases make it endless or too large", node.start_mark
+            )
         if path not in self._document._places:
             self._document.mark(path, node)
         match node:
             case yaml.MappingNode():
                 return self._mapping(node, path, (*above, id(node)))
             case yaml.SequenceNode():
-                return [self.build(item, (*path, index), (*above, id(node))) for index, item in enumerate(node.value)]
+                return [
+                    self.build(item, (*path, index), (*above, id(node)))
+                    for index, item in enumerate(node.value)
+                ]
             case _:
                 value: object = self._loader.construct_object(node)
                 return value
@@ -115,7 +128,11 @@ class _Builder:
             below = (*path, key)
             if key in built:
                 first = self._document.place(below).line
-                self._document.fault(below, f"is given twice (first in line {first}); keep one", line=key_node.start_mark.line + 1)
+                self._document.fault(
+                    below,
+                    f"is given twice (first in line {first}); keep one",
+                    line=key_node.start_mark.line + 1,
+                )
                 continue
             self._document.mark(below, key_node)
             built[key] = self.build(value_node, below, above)

@@ -13,7 +13,9 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A file and a line in it (from 1); no line where the value came from the environment or the file could not be read."""
+    """A file and a line in it (from 1); no line where the value came from the environment or the file could
+    not be read.
+    """
 
     file: str
     line: int | None = None
@@ -38,7 +40,17 @@ class Faults(ConfigError):
     """Every fault of a configuration; the text has one line for each."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults = tuple(sorted(faults, key=lambda fault: (fault.place.file, fault.place.line or 0, dotted(fault.path), fault.message)))
+        self.faults = tuple(
+            sorted(
+                faults,
+                key=lambda fault: (
+                    fault.place.file,
+                    fault.place.line or 0,
+                    dotted(fault.path),
+                    fault.message,
+                ),
+            )
+        )
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 

@@ -63,9 +63,11 @@ def load(
     systems: Mapping[str, SystemModels],
     fallback: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Loaded:
-    """The configuration in `path` under the environment's overrides. Raises Faults (a ConfigError) with every fault.
+    """The configuration in `path` under the environment's overrides. Raises Faults (a ConfigError) with every
+    fault.
 
-    `fallback` is used where neither file nor environment says anything: {section: {key: value}}. Without a path it is all there is.
+    `fallback` is used where neither file nor environment says anything: {section: {key: value}}. Without a
+    path it is all there is.
     """
     folder = Path() if path is None else path.parent
     document = Document("configuration") if path is None else Document.read(path, advice=_ADVICE)
@@ -80,9 +82,13 @@ def load(
     connections: tuple[DeclaredConnection, ...] = ()
     name = document.data.get("connections_file")
     if isinstance(name, str) and name:
-        declared = Document.read(folder / name, advice="connections_file is relative to the file that names it")
+        declared = Document.read(
+            folder / name, advice="connections_file is relative to the file that names it"
+        )
         used |= secret.resolve(declared, environ, folder / Path(name).parent)
-        connections = _Connections(declared, _customers(document, settings), systems, folder / Path(name).parent).read()
+        connections = _Connections(
+            declared, _customers(document, settings), systems, folder / Path(name).parent
+        ).read()
         faults = faults + declared.faults
     faults = faults + [fault for variable, fault in unknown.items() if variable not in used]
     if faults or settings is None:
@@ -91,7 +97,11 @@ def load(
 
 
 def check(
-    connection: ConnectionSettings, *, customers: Collection[str] | None, systems: Mapping[str, SystemModels], credentials: bool = True
+    connection: ConnectionSettings,
+    *,
+    customers: Collection[str] | None,
+    systems: Mapping[str, SystemModels],
+    credentials: bool = True,
 ) -> DeclaredConnection:
     """A connection that came by another way than a file, checked as one in a file is. Raises Faults.
 
@@ -100,7 +110,11 @@ def check(
     document = Document("request")
     for index, meter in enumerate(connection.meters):
         if meter.table is not None:
-            document.fault(("meters", index, "table"), "a table is a file beside the configuration; write its meters out here", line=None)
+            document.fault(
+                ("meters", index, "table"),
+                "a table is a file beside the configuration; write its meters out here",
+                line=None,
+            )
     if document.faults:
         raise Faults(document.faults)
     reader = _Connections(document, customers, systems, Path())
@@ -111,7 +125,9 @@ def check(
     return declared
 
 
-def _settings(document: Document, fallback: Mapping[str, Mapping[str, object]], faults: list[Fault]) -> Settings | None:
+def _settings(
+    document: Document, fallback: Mapping[str, Mapping[str, object]], faults: list[Fault]
+) -> Settings | None:
     data = dict(document.data)
     for section, values in fallback.items():
         given = data.get(section)
@@ -130,13 +146,23 @@ def _customers(document: Document, settings: Settings | None) -> Collection[str]
     if settings is not None:
         return None if settings.telemetry.auto_register_customers else settings.customers
     listed = document.data.get("customers")
-    return [str(customer) for customer in listed] if isinstance(listed, list) and "telemetry" not in document.data else None
+    return (
+        [str(customer) for customer in listed]
+        if isinstance(listed, list) and "telemetry" not in document.data
+        else None
+    )
 
 
 class _Connections:
     """Reads the connections file; what is wrong is added to its document's faults."""
 
-    def __init__(self, document: Document, customers: Collection[str] | None, systems: Mapping[str, SystemModels], folder: Path) -> None:
+    def __init__(
+        self,
+        document: Document,
+        customers: Collection[str] | None,
+        systems: Mapping[str, SystemModels],
+        folder: Path,
+    ) -> None:
         self._document = document
         self._customers = customers
         self._systems = systems
@@ -159,7 +185,10 @@ class _Connections:
                 continue
             first = seen.setdefault(connection.settings.id, base)
             if first is not base:
-                self._fault((*base, "id"), f"{connection.settings.id!r} is already the connection at {self._document.place(first)}; ids are unique")
+                self._fault(
+                    (*base, "id"),
+                    f"{connection.settings.id!r} is already the connection at {self._document.place(first)}; ids are unique",
+                )
             declared.append(connection)
         return tuple(declared)
 
@@ -173,9 +202,13 @@ class _Connections:
             return None
         return self.complete(connection, base)
 
-    def complete(self, connection: ConnectionSettings, base: KeyPath, *, credentials: bool = True) -> DeclaredConnection | None:
+    def complete(
+        self, connection: ConnectionSettings, base: KeyPath, *, credentials: bool = True
+    ) -> DeclaredConnection | None:
         """What only the system and the other rules can tell; None for a system that is not known."""
-        rules = meters.rules_of(connection.meters, self._document, (*base, "meters"), self._folder, self._document.faults)
+        rules = meters.rules_of(
+            connection.meters, self._document, (*base, "meters"), self._folder, self._document.faults
+        )
         system = self._systems.get(connection.system)
         if system is None:
             return None
@@ -188,18 +221,28 @@ class _Connections:
     def check_names(self, customer: object, system: object, base: KeyPath) -> None:
         """Whether the customer may have connections, and whether there is such a system."""
         if self._customers is not None and isinstance(customer, str) and customer not in self._customers:
-            self._fault((*base, "customer"), f"{customer!r} is not among the customers of the main file{did_you_mean(customer, self._customers)}")
+            self._fault(
+                (*base, "customer"),
+                f"{customer!r} is not among the customers of the main file{did_you_mean(customer, self._customers)}",
+            )
         if isinstance(system, str) and system not in self._systems:
             self._fault((*base, "system"), f"unknown system {system!r}{did_you_mean(system, self._systems)}")
 
     def _check_system(self, connection: ConnectionSettings, system: SystemModels, base: KeyPath) -> None:
         manifest = system.manifest
         if connection.hosting not in manifest.hosting:
-            self._fault((*base, "hosting"), f"{manifest.title} is not offered as {connection.hosting!r}; it is {' or '.join(manifest.hosting)}")
+            self._fault(
+                (*base, "hosting"),
+                f"{manifest.title} is not offered as {connection.hosting!r}; it is {' or '.join(manifest.hosting)}",
+            )
         self._validate(system.settings_model, connection.settings, (*base, "settings"))
 
-    def _with_credentials(self, connection: ConnectionSettings, system: SystemModels, base: KeyPath) -> ConnectionSettings:
-        """The connection with the type of its credentials, which a system that takes only one need not be told."""
+    def _with_credentials(
+        self, connection: ConnectionSettings, system: SystemModels, base: KeyPath
+    ) -> ConnectionSettings:
+        """The connection with the type of its credentials, which a system that takes only one need not be
+        told.
+        """
         given, allowed = connection.credentials, system.manifest.capabilities.auth
         if "type" not in given.model_fields_set and len(allowed) == 1:
             given = given.model_copy(update={"type": allowed[0]})

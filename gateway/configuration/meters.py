@@ -1,4 +1,6 @@
-"""Meter rules of one connection: lines of the file and rows of CSV tables, and rules that would feed one meter twice."""
+"""Meter rules of one connection: lines of the file and rows of CSV tables, and rules that would feed one
+meter twice.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class PlacedRule:
     path: KeyPath
 
 
-def rules_of(meters: Sequence[MeterSettings], document: Document, base: KeyPath, folder: Path, faults: list[Fault]) -> list[PlacedRule]:
+def rules_of(
+    meters: Sequence[MeterSettings], document: Document, base: KeyPath, folder: Path, faults: list[Fault]
+) -> list[PlacedRule]:
     """Every rule of a connection, in order; tables are read. `base` is the path of its `meters`."""
     rules: list[PlacedRule] = []
     for index, meter in enumerate(meters):
@@ -47,7 +51,9 @@ def rules_of(meters: Sequence[MeterSettings], document: Document, base: KeyPath,
 
 
 def conflicts(rules: Sequence[PlacedRule], *, resolution: timedelta) -> list[Fault]:
-    """Two rules for one meter, as far as the configuration alone can tell: over the devices it names and one for each pattern."""
+    """Two rules for one meter, as far as the configuration alone can tell: over the devices it names and one
+    for each pattern.
+    """
     examples = {_example(placed.rule.device) for placed in rules}
     _, found = materialise([placed.rule for placed in rules], examples, resolution=resolution)
     faults: dict[int, Fault] = {}
@@ -83,13 +89,17 @@ def _table(file: Path, document: Document, path: KeyPath, faults: list[Fault]) -
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        faults.append(Fault(place=document.place(path), path=path, message=f"table {file} cannot be read: {reason}"))
+        faults.append(
+            Fault(place=document.place(path), path=path, message=f"table {file} cannot be read: {reason}")
+        )
         return []
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
     try:
         return _rows(reader, Document(str(file)), faults)
     except csv.Error as error:
-        faults.append(Fault(place=Place(file=str(file), line=reader.line_num), path=(), message=f"is not CSV: {error}"))
+        faults.append(
+            Fault(place=Place(file=str(file), line=reader.line_num), path=(), message=f"is not CSV: {error}")
+        )
         return []
 
 
@@ -97,8 +107,13 @@ def _rows(reader: csv.DictReader[str], table: Document, faults: list[Fault]) -> 
     columns = [name.strip() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
     header = Place(file=table.file, line=1)
-    wrong = [f"unknown column {name!r}{did_you_mean(name, _COLUMNS)}" for name in columns if name not in _COLUMNS]
-    wrong += [f"column {name!r} is missing; the first line names the columns" for name in sorted(_REQUIRED - set(columns))]
+    wrong = [
+        f"unknown column {name!r}{did_you_mean(name, _COLUMNS)}" for name in columns if name not in _COLUMNS
+    ]
+    wrong += [
+        f"column {name!r} is missing; the first line names the columns"
+        for name in sorted(_REQUIRED - set(columns))
+    ]
     faults.extend(Fault(place=header, path=(), message=message) for message in wrong)
     if wrong:
         return []
@@ -106,21 +121,35 @@ def _rows(reader: csv.DictReader[str], table: Document, faults: list[Fault]) -> 
     for row in reader:
         place = Place(file=table.file, line=reader.line_num)
         if "" in row:
-            faults.append(Fault(place=place, path=(), message=f"has more values than the {len(columns)} columns; quote a value that has a comma"))
+            faults.append(
+                Fault(
+                    place=place,
+                    path=(),
+                    message=f"has more values than the {len(columns)} columns; quote a value that has a comma",
+                )
+            )
             continue
         given = {name: value.strip() for name, value in row.items() if value is not None and value.strip()}
         try:
             rules.append(PlacedRule(rule=_rule(MeterSettings.model_validate(given)), place=place, path=()))
         except ValidationError as error:
-            faults.extend(Fault(place=place, path=found.path, message=found.message) for found in faults_of(error, MeterSettings, table))
+            faults.extend(
+                Fault(place=place, path=found.path, message=found.message)
+                for found in faults_of(error, MeterSettings, table)
+            )
     return rules
 
 
 def _template_faults(placed: PlacedRule) -> list[Fault]:
     names = set(_PLACEHOLDER.findall(placed.rule.meter))
-    messages = [f"unknown placeholder {{{name}}} in meter{did_you_mean(name, ('device', 'metric'))}" for name in sorted(names - {"device", "metric"})]
+    messages = [
+        f"unknown placeholder {{{name}}} in meter{did_you_mean(name, ('device', 'metric'))}"
+        for name in sorted(names - {"device", "metric"})
+    ]
     if placed.rule.is_glob and "device" not in names:
-        messages.append(f"the pattern {placed.rule.device!r} may match several devices and a meter is fed by one: put {{device}} into meter")
+        messages.append(
+            f"the pattern {placed.rule.device!r} may match several devices and a meter is fed by one: put {{device}} into meter"
+        )
     return [Fault(place=placed.place, path=placed.path, message=message) for message in messages]
 
 
@@ -135,5 +164,6 @@ def _origin(rules: Sequence[PlacedRule], mapping: MeterMapping) -> PlacedRule:
         for placed in rules
         if placed.rule.metric == mapping.metric
         and placed.rule.matches(mapping.device)
-        and placed.rule.meter.replace("{device}", mapping.device).replace("{metric}", mapping.metric) == mapping.meter
+        and placed.rule.meter.replace("{device}", mapping.device).replace("{metric}", mapping.metric)
+        == mapping.meter
     )

@@ -1,4 +1,6 @@
-"""Environment overrides: `FIELDGATE_SECTION__KEY` sets a key of the main file; one that names no key is a fault."""
+"""Environment overrides: `FIELDGATE_SECTION__KEY` sets a key of the main file; one that names no key is a
+fault.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +18,41 @@ PREFIX = "FIELDGATE_"
 
 _OURS = re.compile(r"FIELDGATE_(CONFIG|DATA_DIR|NO_COLOR|(TEST|BENCH|SOAK|DEMO)(_.*)?)")
 _KUBERNETES = re.compile(r"FIELDGATE_((.*_)?SERVICE_(HOST|PORT)(_.*)?|(.*_)?PORT(_\d+_(TCP|UDP).*)?)")
-"""Kubernetes gives every pod the addresses of the services beside it, in variables that begin with the service's name."""
+"""Kubernetes gives every pod the addresses of the services beside it, in variables that begin with the
+service's name.
+"""
 
 
 def apply(document: Document, root: type[BaseModel], environ: Mapping[str, str]) -> dict[str, Fault]:
-    """Sets what the environment overrides; the faults of the names that are no key, by name (some may be secrets that are asked for)."""
+    """Sets what the environment overrides; the faults of the names that are no key, by name (some may be
+    secrets that are asked for).
+    """
     unknown: dict[str, Fault] = {}
     for name, value in sorted(environ.items()):
-        if not name.startswith(PREFIX) or _OURS.fullmatch(name) or ("__" not in name and _KUBERNETES.fullmatch(name)):
+        if (
+            not name.startswith(PREFIX)
+            or _OURS.fullmatch(name)
+            or ("__" not in name and _KUBERNETES.fullmatch(name))
+        ):
             continue
         place = Place(file=f"environment variable {name}")
         path: KeyPath = tuple(name.removeprefix(PREFIX).lower().split("__"))
         annotation = type_at(root, path)
         if annotation is None:
-            unknown[name] = Fault(place=place, path=(), message=f"sets no key of the configuration{_nearest(root, path)}")
+            unknown[name] = Fault(
+                place=place, path=(), message=f"sets no key of the configuration{_nearest(root, path)}"
+            )
             continue
         try:
             parsed = yaml.safe_load(value) if is_collection(annotation) else value
         except yaml.YAMLError:
-            document.faults.append(Fault(place=place, path=path, message='is not YAML; write a list as ["a", "b"] and a mapping as {key: value}'))
+            document.faults.append(
+                Fault(
+                    place=place,
+                    path=path,
+                    message='is not YAML; write a list as ["a", "b"] and a mapping as {key: value}',
+                )
+            )
             continue
         document.put(path, parsed, place)
     return unknown

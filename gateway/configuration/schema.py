@@ -49,7 +49,12 @@ def connections_schema(systems: Mapping[str, SystemModels]) -> dict[str, object]
     for name, system in sorted(systems.items()):
         settings = system.settings_model.model_json_schema(by_alias=True, schema_generator=_Generator)
         definitions.update(settings.pop("$defs", {}))
-        cases.append({"if": {"properties": {"system": {"const": name}}, "required": ["system"]}, "then": {"properties": {"settings": settings}}})
+        cases.append(
+            {
+                "if": {"properties": {"system": {"const": name}}, "required": ["system"]},
+                "then": {"properties": {"settings": settings}},
+            }
+        )
     connection = definitions["ConnectionSettings"]
     connection["properties"]["system"] = {"enum": sorted(systems), "type": "string"}
     connection["allOf"] = cases

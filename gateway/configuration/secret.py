@@ -10,14 +10,18 @@ from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, KeyPath
 
 _REFERENCE = re.compile(r"\$(\$?)\{([^{}]*)\}")
-_SECRET_KEY = re.compile(r"(password|passphrase|secret|token|api_?key|private_?key|encryption_?keys?|credential)s?$", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"(password|passphrase|secret|token|api_?key|private_?key|encryption_?keys?|credential)s?$", re.IGNORECASE
+)
 _PASSWORD_IN_URL = re.compile(r"://[^/@\s:]*:[^/@\s]+@|(?:^|[\s?&])password=\S")
 
 
 def resolve(document: Document, environ: Mapping[str, str], folder: Path) -> set[str]:
-    """Replaces every reference in the document; the names of the variables it asked for. `$${` stands for a plain `${`.
+    """Replaces every reference in the document; the names of the variables it asked for. `$${` stands for a
+    plain `${`.
 
-    Relative files are beside the configuration file. One newline at the end of a file is not part of the secret.
+    Relative files are beside the configuration file. One newline at the end of a file is not part of the
+    secret.
     """
     resolver = _Resolver(document, environ, folder)
     document.data = {key: resolver.value(value, (key,)) for key, value in document.data.items()}
@@ -25,7 +29,9 @@ def resolve(document: Document, environ: Mapping[str, str], folder: Path) -> set
 
 
 def written_in_clear(key: str, value: str) -> bool:
-    """Whether a literal value gives a secret away: by its key's name, or as a URL or DSN with a password in it."""
+    """Whether a literal value gives a secret away: by its key's name, or as a URL or DSN with a password in
+    it.
+    """
     if _REFERENCE.search(value):
         return False
     return bool(_SECRET_KEY.search(key)) or bool(_PASSWORD_IN_URL.search(value))
@@ -51,7 +57,11 @@ class _Resolver:
 
     def _text(self, text: str, path: KeyPath) -> str:
         key = next((part for part in reversed(path) if isinstance(part, str)), "")
-        if not key.endswith("_file") and written_in_clear(key, text) and self._document.place(path).line is not None:
+        if (
+            not key.endswith("_file")
+            and written_in_clear(key, text)
+            and self._document.place(path).line is not None
+        ):
             self._fault(path, "is a secret written in clear; give it as ${env:NAME} or ${file:PATH}")
         return _REFERENCE.sub(lambda found: self._reference(found, path), text)
 
@@ -66,7 +76,10 @@ class _Resolver:
             case "file" if name:
                 return self._file(name, path)
             case _:
-                self._fault(path, f"${{{body}}} is unknown; only ${{env:NAME}} and ${{file:PATH}} are replaced (write $${{ for a plain ${{)")
+                self._fault(
+                    path,
+                    f"${{{body}}} is unknown; only ${{env:NAME}} and ${{file:PATH}} are replaced (write $${{ for a plain ${{)",
+                )
                 return ""
 
     def _variable(self, name: str, path: KeyPath) -> str:
@@ -74,7 +87,10 @@ class _Resolver:
         value = self._environ.get(name)
         if not value:
             missing = "is not set" if value is None else "is empty"
-            self._fault(path, f"environment variable {name} {missing}; set it where Fieldgate is started, or use ${{file:PATH}}")
+            self._fault(
+                path,
+                f"environment variable {name} {missing}; set it where Fieldgate is started, or use ${{file:PATH}}",
+            )
             return ""
         return value
 
@@ -84,7 +100,10 @@ class _Resolver:
             text = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-            self._fault(path, f"secret file {file} cannot be read ({reason}); create it, readable by the user that Fieldgate runs as")
+            self._fault(
+                path,
+                f"secret file {file} cannot be read ({reason}); create it, readable by the user that Fieldgate runs as",
+            )
             return ""
         if not text:
             self._fault(path, f"secret file {file} is empty; write the secret into it")

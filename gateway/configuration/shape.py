@@ -38,8 +38,12 @@ def is_collection(annotation: object) -> bool:
     return get_origin(annotation) in (tuple, list, dict) or bool(keys_of(annotation))
 
 
-def faults_of(error: ValidationError, root: type[BaseModel], document: Document, base: KeyPath = ()) -> list[Fault]:
-    """One fault for each complaint, where it is written, in words that say what to do; `base` is where `root` stands."""
+def faults_of(
+    error: ValidationError, root: type[BaseModel], document: Document, base: KeyPath = ()
+) -> list[Fault]:
+    """One fault for each complaint, where it is written, in words that say what to do; `base` is where `root`
+    stands.
+    """
     faults: dict[tuple[KeyPath, str], Fault] = {}
     for complaint in error.errors(include_url=False, include_input=False):
         inside = tuple(key for key in complaint["loc"] if key != "[key]")
@@ -68,7 +72,9 @@ def _bare(annotation: object) -> object:
         origin, arguments = get_origin(annotation), get_args(annotation)
         if origin is Annotated:
             annotation = arguments[0]
-        elif origin in (Union, UnionType) and (some := [inner for inner in arguments if inner is not NoneType]):
+        elif origin in (Union, UnionType) and (
+            some := [inner for inner in arguments if inner is not NoneType]
+        ):
             annotation = some[0]
         else:
             return annotation
@@ -84,7 +90,11 @@ def _message(complaint: ErrorDetails, root: type[BaseModel], path: KeyPath) -> s
         case "string_type":
             return f"must be text; {_QUOTE_HINT}"
         case "string_pattern_mismatch":
-            return "must be a letter or digit, then at most 63 letters, digits, dots, dashes or underscores" if "A-Za-z0-9._-" in text else text
+            return (
+                "must be a letter or digit, then at most 63 letters, digits, dots, dashes or underscores"
+                if "A-Za-z0-9._-" in text
+                else text
+            )
         case "model_type" | "model_attributes_type":
             return "must be a mapping of keys to values"
         case "tuple_type" | "list_type":
@@ -95,7 +105,11 @@ def _message(complaint: ErrorDetails, root: type[BaseModel], path: KeyPath) -> s
 
 def _unknown(root: type[BaseModel], path: KeyPath) -> str:
     word, siblings = str(path[-1]), keys_of(type_at(root, path[:-1]))
-    elsewhere = [name for name, annotation in keys_of(root).items() if word in keys_of(_bare(annotation)) and (name,) != path[:-1]]
+    elsewhere = [
+        name
+        for name, annotation in keys_of(root).items()
+        if word in keys_of(_bare(annotation)) and (name,) != path[:-1]
+    ]
     if elsewhere and word not in siblings:
         return f"unknown key; {word!r} belongs under {elsewhere[0]!r}"
     return f"unknown key{did_you_mean(word, siblings)}"

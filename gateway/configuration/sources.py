@@ -1,4 +1,6 @@
-"""Telemetry sources: templates that cannot be used, sources that overlap, and partitions that have nobody to divide."""
+"""Telemetry sources: templates that cannot be used, sources that overlap, and partitions that have nobody to
+divide.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def faults_of(settings: Settings, document: Document) -> list[Fault]:
         where = document.place(paths[id(first)])
         message = f"{second.topic!r} overlaps {first.topic!r} ({where}): a message could match both and would arrive twice; make one level a different literal"
         faults.append(Fault(place=document.place(path), path=path, message=message))
-    if settings.broker.partitions > 1 and (settings.telemetry.auto_register_customers or not settings.customers):
+    if settings.broker.partitions > 1 and (
+        settings.telemetry.auto_register_customers or not settings.customers
+    ):
         path = ("broker", "partitions")
         message = "partitions divide the listed customers: list them in `customers`, with auto_register_customers off, or set partitions to 1"
         faults.append(Fault(place=document.place(path), path=path, message=message))

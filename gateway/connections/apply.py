@@ -1,4 +1,6 @@
-"""Makes what is stored agree with the declared file: at start, at SIGHUP, for `fieldgate apply`. What is to be done `gateway.model.declaration` says."""
+"""Makes what is stored agree with the declared file: at start, at SIGHUP, for `fieldgate apply`. What is to
+be done `gateway.model.declaration` says.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +37,27 @@ class Work:
     held: Mapping[str, Held]
 
 
-async def prepare(database: Database, service: Connections, declared: Sequence[DeclaredConnection], *, prune: bool = False) -> Work:
-    """What the file asks for; nothing has changed yet. Raises ConfigError where a connection would go to another customer or system."""
+async def prepare(
+    database: Database, service: Connections, declared: Sequence[DeclaredConnection], *, prune: bool = False
+) -> Work:
+    """What the file asks for; nothing has changed yet. Raises ConfigError where a connection would go to
+    another customer or system.
+    """
     held = await connections.read(database, None if prune else [item.settings.id for item in declared])
-    made = plan((_declaration(service, item) for item in declared), (_existing(found) for found in held.values()), prune=prune)
+    made = plan(
+        (_declaration(service, item) for item in declared),
+        (_existing(found) for found in held.values()),
+        prune=prune,
+    )
     return Work(plan=made, declared={item.settings.id: item for item in declared}, held=held)
 
 
-async def carry_out(service: Connections, work: Work, *, done: Callable[[str], None] = lambda _: None) -> dict[str, str]:
-    """Does it, one connection after the other; why those that were refused were. One that is refused does not keep the others."""
+async def carry_out(
+    service: Connections, work: Work, *, done: Callable[[str], None] = lambda _: None
+) -> dict[str, str]:
+    """Does it, one connection after the other; why those that were refused were. One that is refused does not
+    keep the others.
+    """
     refused = dict(work.plan.refused)
     for name in (*work.plan.create, *work.plan.change, *work.plan.prune):
         try:
@@ -56,7 +70,9 @@ async def carry_out(service: Connections, work: Work, *, done: Callable[[str], N
     return refused
 
 
-async def apply(database: Database, service: Connections, declared: Sequence[DeclaredConnection]) -> dict[str, str]:
+async def apply(
+    database: Database, service: Connections, declared: Sequence[DeclaredConnection]
+) -> dict[str, str]:
     """Both steps; what the file no longer names stays. Raises ConfigError, before anything has changed."""
     async with alone(database):
         return await carry_out(service, await prepare(database, service, declared))
@@ -64,7 +80,9 @@ async def apply(database: Database, service: Connections, declared: Sequence[Dec
 
 @asynccontextmanager
 async def alone(database: Database) -> AsyncIterator[None]:
-    """One at a time over all replicas: two that start together must not give the same new credential twice, each to be tried at the system."""
+    """One at a time over all replicas: two that start together must not give the same new credential twice,
+    each to be tried at the system.
+    """
     owner = secrets.token_hex(8)
     while True:
         if await leases.claim(database, LEASE, owner, LEASE_SECONDS) is not None:

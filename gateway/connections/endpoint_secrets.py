@@ -1,4 +1,6 @@
-"""Seals the secrets of webhook endpoints with the vault, each for its endpoint and its generation. Must not know how webhooks are sent."""
+"""Seals the secrets of webhook endpoints with the vault, each for its endpoint and its generation. Must not
+know how webhooks are sent.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +32,30 @@ class EndpointSealer:
 
 
 async def rotate(database: Database, vault: Vault) -> int:
-    """Brings every secret under the newest key; how many endpoints had an older one. What cannot be opened is logged and left."""
+    """Brings every secret under the newest key; how many endpoints had an older one. What cannot be opened is
+    logged and left.
+    """
     changed = 0
     for endpoint, held in await webhooks.read(database):
-        if all(vault.key_of(sealed) == vault.newest for sealed in (held.secret, held.previous) if sealed is not None):
+        if all(
+            vault.key_of(sealed) == vault.newest
+            for sealed in (held.secret, held.previous)
+            if sealed is not None
+        ):
             continue
         try:
             secret = vault.reseal(held.secret, _binding(endpoint.id, held.generation))
-            previous = None if held.previous is None else vault.reseal(held.previous, _binding(endpoint.id, held.generation - 1))
+            previous = (
+                None
+                if held.previous is None
+                else vault.reseal(held.previous, _binding(endpoint.id, held.generation - 1))
+            )
         except SealBroken as error:
             log.error("credential.endpoint_reseal_failed", endpoint=endpoint.id, detail=str(error))
             continue
-        await webhooks.reseal(database, endpoint.id, dataclasses.replace(held, secret=secret, previous=previous))
+        await webhooks.reseal(
+            database, endpoint.id, dataclasses.replace(held, secret=secret, previous=previous)
+        )
         changed += 1
     return changed
 

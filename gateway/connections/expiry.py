@@ -1,4 +1,6 @@
-"""Announces once, 7 days ahead and once more 1 day ahead, that a credential or a refresh token ends. It must not know how it is renewed."""
+"""Announces once, 7 days ahead and once more 1 day ahead, that a credential or a refresh token ends. It must
+not know how it is renewed.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,16 @@ _WHAT: Mapping[Table, str] = {"credential": "credential", "token": "refresh_toke
 
 
 def ends_at(type: str, values: Mapping[str, str]) -> datetime | None:
-    """When a credential ends: a client certificate says so itself, others where `expires_at` was given (ISO 8601 with zone). Raises BadConfiguration."""
+    """When a credential ends: a client certificate says so itself, others where `expires_at` was given (ISO
+    8601 with zone). Raises BadConfiguration.
+    """
     if type == "client_certificate":
         try:
             chain = x509.load_pem_x509_certificates(values.get("certificate", "").encode())
         except ValueError:
-            raise BadConfiguration("credentials.certificate: expected a certificate in PEM, with its chain") from None
+            raise BadConfiguration(
+                "credentials.certificate: expected a certificate in PEM, with its chain"
+            ) from None
         return min(certificate.not_valid_after_utc for certificate in chain)
     if "expires_at" not in values:
         return None
@@ -32,18 +38,32 @@ def ends_at(type: str, values: Mapping[str, str]) -> datetime | None:
     except ValueError:
         at = None
     if at is None or at.tzinfo is None:
-        raise BadConfiguration("credentials.expires_at: expected a time with its zone, such as 2027-03-01T00:00:00Z")
+        raise BadConfiguration(
+            "credentials.expires_at: expected a time with its zone, such as 2027-03-01T00:00:00Z"
+        )
     return at.astimezone(UTC)
 
 
 async def expiring(database: Database, now: datetime) -> Sequence[Expiring]:
-    """Announces what is due, in one transaction with the mark that it was; what was announced. Safe on several replicas at once."""
+    """Announces what is due, in one transaction with the mark that it was; what was announced. Safe on
+    several replicas at once.
+    """
     announced: list[Expiring] = []
     async with database.transaction() as connection:
         for table in get_args(Table):
             for found in await credentials.expiring(connection, table, now):
-                data = {"credential_type": found.type, "what": _WHAT[table], "expires_at": found.expires_at.isoformat(), "days": found.days}
-                event = NewEvent(type=EventType.CONNECTION_CREDENTIAL_EXPIRING, customer=found.customer, connection=found.connection, data=data)
+                data = {
+                    "credential_type": found.type,
+                    "what": _WHAT[table],
+                    "expires_at": found.expires_at.isoformat(),
+                    "days": found.days,
+                }
+                event = NewEvent(
+                    type=EventType.CONNECTION_CREDENTIAL_EXPIRING,
+                    customer=found.customer,
+                    connection=found.connection,
+                    data=data,
+                )
                 await outbox.append(connection, event)
                 announced.append(found)
     return announced

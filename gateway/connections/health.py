@@ -1,4 +1,6 @@
-"""Health: what the calls of a connection say about it. Decides by the table of errors; a probe confirms before a person is asked."""
+"""Health: what the calls of a connection say about it. Decides by the table of errors; a probe confirms
+before a person is asked.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from gateway import clock
 from gateway.connections.incidents import Incidents, Observed
 from gateway.connections.transitions import Moved, Transitions
 from gateway.model.connection import State, Trigger
-from gateway.model.errors import AuthRefused, BadConfiguration, BatchRefused, ConnectorError, PermissionDenied, RateLimited, Unavailable
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    BatchRefused,
+    ConnectorError,
+    PermissionDenied,
+    RateLimited,
+    Unavailable,
+)
 from gateway.store import connections
 from gateway.store.connections import Cause
 from gateway.store.pool import Database
@@ -30,14 +40,24 @@ DENIED_AFTER = 3
 """Denials in a row that block a connection although a probe is allowed."""
 
 WEB_PAGES_SECONDS = 300.0
-"""A web page instead of an answer may be an outage's. Nothing else for this long, and the credential is as good as refused."""
+"""A web page instead of an answer may be an outage's. Nothing else for this long, and the credential is as
+good as refused.
+"""
 
 
 class Health:
-    """Followed by runs and probes of every replica; what it knows is in PostgreSQL. `on_active` is called when streams may run."""
+    """Followed by runs and probes of every replica; what it knows is in PostgreSQL. `on_active` is called
+    when streams may run.
+    """
 
     def __init__(
-        self, database: Database, transitions: Transitions, incidents: Incidents, *, probe_interval_seconds: float, on_active: Callable[[], None]
+        self,
+        database: Database,
+        transitions: Transitions,
+        incidents: Incidents,
+        *,
+        probe_interval_seconds: float,
+        on_active: Callable[[], None],
     ) -> None:
         self._database = database
         self._transitions = transitions
@@ -51,8 +71,12 @@ class Health:
 
     async def succeeded(self, link: Link, operation: str = "push") -> None:
         """A call was answered. A degraded connection is active again."""
-        await self._incidents.note(self._observed(link, operation, succeeded=True, transient=False, error=None))
-        state = await connections.called(self._database, link.connection, next_probe_seconds=self.idle_seconds())
+        await self._incidents.note(
+            self._observed(link, operation, succeeded=True, transient=False, error=None)
+        )
+        state = await connections.called(
+            self._database, link.connection, next_probe_seconds=self.idle_seconds()
+        )
         if state is State.DEGRADED:
             await self._move(link, Trigger.CALL_SUCCEEDED, None, None)
 
@@ -60,19 +84,27 @@ class Health:
         """No call was made after all: a turn at an open breaker goes to somebody else."""
         await self._incidents.unused(link.connection, link.system, link.host)
 
-    async def failed(self, link: Link, error: ConnectorError, *, attempts: int, operation: str = "push") -> float:
-        """A call was not answered well. Moves the connection where it has to; seconds that the next call has to wait at least."""
+    async def failed(
+        self, link: Link, error: ConnectorError, *, attempts: int, operation: str = "push"
+    ) -> float:
+        """A call was not answered well. Moves the connection where it has to; seconds that the next call has
+        to wait at least.
+        """
         if isinstance(error, AuthRefused) and not error.final and not error.doubtful:
             error = await self._confirmed(link, error)
         transient = isinstance(error, Unavailable) or (isinstance(error, AuthRefused) and error.doubtful)
-        await self._incidents.note(self._observed(link, operation, succeeded=False, transient=transient, error=error))
+        await self._incidents.note(
+            self._observed(link, operation, succeeded=False, transient=transient, error=error)
+        )
         match error:
             case AuthRefused(doubtful=True):
                 return await self._web_page(link, error, attempts)
             case AuthRefused():
                 await self._move(link, Trigger.AUTH_REFUSED, str(error), error.request_id)
             case PermissionDenied() | BadConfiguration():
-                if attempts >= DENIED_AFTER or isinstance(await self.probe(link), PermissionDenied | BadConfiguration):
+                if attempts >= DENIED_AFTER or isinstance(
+                    await self.probe(link), PermissionDenied | BadConfiguration
+                ):
                     await self._move(link, Trigger.CALL_DENIED, str(error), error.request_id)
             case Unavailable():
                 await self._transient(link, error, attempts)
@@ -106,9 +138,13 @@ class Health:
             case AuthRefused(doubtful=False):
                 return found
             case AuthRefused() | Unavailable() | RateLimited():
-                return Unavailable(f"{error}; a probe could not confirm it: {found}", request_id=error.request_id)
+                return Unavailable(
+                    f"{error}; a probe could not confirm it: {found}", request_id=error.request_id
+                )
             case None | PermissionDenied() | BadConfiguration():
-                return PermissionDenied(f"{error}; a probe with the same credential was let in", request_id=error.request_id)
+                return PermissionDenied(
+                    f"{error}; a probe with the same credential was let in", request_id=error.request_id
+                )
             case _:
                 return Unavailable(str(found), request_id=error.request_id)
 
@@ -125,7 +161,9 @@ class Health:
         if attempts >= DEGRADED_AFTER or failing_seconds >= DEGRADED_AFTER_SECONDS:
             await self._move(link, Trigger.TRANSIENT_FAILURES, str(error), error.request_id)
 
-    async def _move(self, link: Link, trigger: Trigger, reason: str | None, request_id: str | None) -> Moved | None:
+    async def _move(
+        self, link: Link, trigger: Trigger, reason: str | None, request_id: str | None
+    ) -> Moved | None:
         cause = Cause(reason=reason, request_id=request_id, generation=link.generation)
         async with self._database.transaction() as connection:
             moved = await self._transitions.move(connection, link.connection, trigger, cause)
@@ -134,7 +172,9 @@ class Health:
             self._on_active()
         return moved
 
-    def _observed(self, link: Link, operation: str, *, succeeded: bool, transient: bool, error: ConnectorError | None) -> Observed:
+    def _observed(
+        self, link: Link, operation: str, *, succeeded: bool, transient: bool, error: ConnectorError | None
+    ) -> Observed:
         return Observed(
             connection=link.connection,
             customer=link.customer,

@@ -1,4 +1,5 @@
-"""Breakers: takes note of how calls go, says which may be made, and has one replica at a time decide on incidents.
+"""Breakers: takes note of how calls go, says which may be made, and has one replica at a time decide on
+incidents.
 
 Knows no system and no error: whoever calls has classified what came back.
 """
@@ -31,7 +32,9 @@ SUCCESS_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """How one call ended. `transient`: the system or the way to it failed; never a refused login, a missing permission, a 429 or a bad record."""
+    """How one call ended. `transient`: the system or the way to it failed; never a refused login, a missing
+    permission, a 429 or a bad record.
+    """
 
     connection: str
     customer: str
@@ -47,7 +50,9 @@ class Observed:
 
 @dataclass(slots=True, kw_only=True)
 class _Noted:
-    """What this process knows of a connection: how its last written call ended and when, and its last success (monotonic)."""
+    """What this process knows of a connection: how its last written call ended and when, and its last success
+    (monotonic).
+    """
 
     succeeded: bool
     at: float
@@ -55,7 +60,9 @@ class _Noted:
 
 
 class Incidents:
-    """One for each replica. `owner` names the replica; `call_seconds` is longer than any call to a system may take."""
+    """One for each replica. `owner` names the replica; `call_seconds` is longer than any call to a system may
+    take.
+    """
 
     def __init__(self, database: Database, *, owner: str, call_seconds: float = 60.0) -> None:
         self._database = database
@@ -66,7 +73,8 @@ class Incidents:
         self._trying: set[str] = set()  # connections of ours that have a turn at an open breaker
 
     async def note(self, observed: Observed) -> None:
-        """Remembers how a call ended: every failure, and a success at most every 10 s unless it ends failures or an open breaker.
+        """Remembers how a call ended: every failure, and a success at most every 10 s unless it ends failures
+        or an open breaker.
 
         Not within a transaction that holds the connection's row. Raises StoreError.
         """
@@ -75,19 +83,30 @@ class Incidents:
         at = now - ago
         success = at if observed.succeeded else None if noted is None else noted.success
         keys = self._held(observed.system, observed.host)
-        if observed.succeeded and not keys and noted is not None and noted.succeeded and at - noted.at < SUCCESS_SECONDS:
+        if (
+            observed.succeeded
+            and not keys
+            and noted is not None
+            and noted.succeeded
+            and at - noted.at < SUCCESS_SECONDS
+        ):
             noted.success = success
             return
         async with self._database.transaction() if keys else self._database.connection() as connection:
-            closed = await self._write(connection, observed, keys, ago, None if success is None else now - success)
+            closed = await self._write(
+                connection, observed, keys, ago, None if success is None else now - success
+            )
         self._trying.discard(observed.connection)
         self._noted[observed.connection] = _Noted(succeeded=observed.succeeded, at=at, success=success)
         for key in closed:
             self._open.pop(key, None)
-            log.info("connection.breaker_closed", scope=str(key[0]), key=key[1], connection=observed.connection)
+            log.info(
+                "connection.breaker_closed", scope=str(key[0]), key=key[1], connection=observed.connection
+            )
 
     async def admit(self, connection: str, system: str, host: str) -> float | None:
-        """None: make the call now, and note how it ended. Else the seconds to wait before asking again, for a breaker is open and it is not your turn.
+        """None: make the call now, and note how it ended. Else the seconds to wait before asking again, for a
+        breaker is open and it is not your turn.
 
         Costs nothing while no breaker of the host or the system type is open. Raises StoreError.
         """
@@ -98,7 +117,9 @@ class Incidents:
         wait = max(self._open[key] for key in keys) - now
         if wait <= 0:
             self._rest(keys, now + REFRESH_SECONDS)  # the others of this process need not ask as well
-            answer = await breakers.attempt(self._database, keys, self._caller(connection), seconds=self._call_seconds)
+            answer = await breakers.attempt(
+                self._database, keys, self._caller(connection), seconds=self._call_seconds
+            )
             if answer is None:
                 self._trying.add(connection)
                 self._rest(keys, now + self._call_seconds)
@@ -108,7 +129,9 @@ class Incidents:
         return wait_seconds(wait, rand=random.random())
 
     async def unused(self, connection: str, system: str, host: str) -> None:
-        """The call that was admitted was not made: if it had a turn at an open breaker, somebody else may try at once. Raises StoreError."""
+        """The call that was admitted was not made: if it had a turn at an open breaker, somebody else may try
+        at once. Raises StoreError.
+        """
         if connection not in self._trying:
             return
         self._trying.discard(connection)
@@ -119,7 +142,9 @@ class Incidents:
         self._rest(keys, clock.monotonic())
 
     async def run(self) -> None:
-        """Until cancelled: knows within a second which breakers are open, and every few seconds one replica decides. A database that is away is waited for."""
+        """Until cancelled: knows within a second which breakers are open, and every few seconds one replica
+        decides. A database that is away is waited for.
+        """
         away, next_decision = False, 0.0
         while True:
             try:
@@ -146,7 +171,14 @@ class Incidents:
         now = clock.monotonic()
         self._open = {key: now + seconds for key, seconds in opened.items()}
 
-    async def _write(self, connection: Connection, observed: Observed, keys: Sequence[Key], ago: float, success_ago: float | None) -> list[Key]:
+    async def _write(
+        self,
+        connection: Connection,
+        observed: Observed,
+        keys: Sequence[Key],
+        ago: float,
+        success_ago: float | None,
+    ) -> list[Key]:
         """The breakers that the call closed."""
         where = (observed.connection, observed.customer, observed.system, observed.host)
         if observed.succeeded:
@@ -165,7 +197,9 @@ class Incidents:
         if keys:
             tried = await breakers.trials(connection, keys, self._caller(observed.connection))
             for key, trials in tried.items():
-                failed = trials + observed.transient  # another kind of answer is no verdict on the breaker: somebody else may try soon
+                failed = (
+                    trials + observed.transient
+                )  # another kind of answer is no verdict on the breaker: somebody else may try soon
                 seconds = probe_interval_seconds(failed if observed.transient else 0, rand=random.random())
                 await breakers.rest(connection, key, seconds=seconds, trials=failed)
         return []

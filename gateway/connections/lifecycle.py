@@ -1,4 +1,6 @@
-"""The lifecycle: verifies credentials, probes idle and blocked connections, and ends those that are disconnected. Every replica takes part."""
+"""The lifecycle: verifies credentials, probes idle and blocked connections, and ends those that are
+disconnected. Every replica takes part.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ PROBE_SECONDS = 30.0
 
 
 class Lifecycle:
-    """Looks at the connections that are due. `on_links` is called with the links of this replica when any of them changed."""
+    """Looks at the connections that are due. `on_links` is called with the links of this replica when any of
+    them changed.
+    """
 
     def __init__(
         self,
@@ -76,7 +80,13 @@ class Lifecycle:
                 try:
                     await self.refresh()
                     free = MOST_PROBES - len(looking)
-                    due = await connections.claim_probes(self._database, lease_seconds=LEASE_SECONDS, limit=free) if free else []
+                    due = (
+                        await connections.claim_probes(
+                            self._database, lease_seconds=LEASE_SECONDS, limit=free
+                        )
+                        if free
+                        else []
+                    )
                 except StoreError:
                     due = []  # the scheduler says that the database is away
                 for item in due:
@@ -103,7 +113,11 @@ class Lifecycle:
                 case State.ACTIVE | State.DEGRADED | State.BLOCKED:
                     await self._check(due)
                 case State.PENDING | State.REAUTHORIZATION_REQUIRED:  # a verification that was put off
-                    await self._move(due.connection, Trigger.CREDENTIALS_GIVEN, Cause(reason="the verification that was put off is tried again"))
+                    await self._move(
+                        due.connection,
+                        Trigger.CREDENTIALS_GIVEN,
+                        Cause(reason="the verification that was put off is tried again"),
+                    )
                 case State.DISCONNECTING:
                     await self._drain(due)
                 case State.PAUSED | State.DISCONNECTED:
@@ -111,7 +125,12 @@ class Lifecycle:
                 case _:
                     assert_never(due.state)
         except CreditsInsufficient as error:  # what a verification takes is not there
-            log.warning("connection.verification_refused", connection=due.connection, code=error.code, detail=str(error))
+            log.warning(
+                "connection.verification_refused",
+                connection=due.connection,
+                code=error.code,
+                detail=str(error),
+            )
             await ledger.note_refusal(self._database, error)
             await self._rest(due.connection)
         except StoreError as error:
@@ -147,31 +166,48 @@ class Lifecycle:
             await link.connector.close()
 
     async def _verified(self, name: str, link: Link, answer: Answer) -> None:
-        """One transaction: the account is the same, the connection is active, its credential in use, its meters materialised, its streams begun."""
+        """One transaction: the account is the same, the connection is active, its credential in use, its
+        meters materialised, its streams begun.
+        """
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, name)
             if locked is None or locked.candidate not in (None, link.generation):
                 return  # another credential was given meanwhile: it is verified next
-            other = locked.account is not None and answer.account is not None and locked.account != answer.account
+            other = (
+                locked.account is not None and answer.account is not None and locked.account != answer.account
+            )
             if other:
                 reason = "the credential reaches another account than the one that was connected; use one of the same account"
-                moved = await self._transitions.move(connection, name, Trigger.PROBE_REFUSED, Cause(reason=reason))
+                moved = await self._transitions.move(
+                    connection, name, Trigger.PROBE_REFUSED, Cause(reason=reason)
+                )
                 await self._withdraw(connection, name, locked)
             else:
                 moved = await self._transitions.move(connection, name, Trigger.PROBE_SUCCEEDED, Cause())
                 if moved is not None:
-                    await connections.promote(connection, name, account=answer.account, delivery=link.connector.capabilities.delivery)
+                    await connections.promote(
+                        connection,
+                        name,
+                        account=answer.account,
+                        delivery=link.connector.capabilities.delivery,
+                    )
                     await credentials.drop_others(connection, connection_id=name, keep=[link.generation])
                     await self._begin(connection, link)
                     await connections.wake(connection, name)
         if moved is not None:
             moved.say()
-            log.info("connection.probe_succeeded" if not other else "connection.account_differs", connection=name, detail=answer.detail)
+            log.info(
+                "connection.probe_succeeded" if not other else "connection.account_differs",
+                connection=name,
+                detail=answer.detail,
+            )
             await self._health.succeeded(link, "probe")  # the system answered: a breaker that is open closes
             await self._after_success(name)
 
     async def _after_success(self, name: str) -> None:
-        await connections.schedule_probe(self._database, name, State.ACTIVE, in_seconds=self._health.idle_seconds(), attempts=0)
+        await connections.schedule_probe(
+            self._database, name, State.ACTIVE, in_seconds=self._health.idle_seconds(), attempts=0
+        )
         await self.refresh()
         self._on_links(self._links.current)
 
@@ -182,9 +218,17 @@ class Lifecycle:
             case PermissionDenied() | BadConfiguration():
                 await self._refused(due, Trigger.PROBE_DENIED, error)
             case _ if due.verified_long_enough:
-                moved = await self._move(due.connection, Trigger.VERIFICATION_DEFERRED, Cause(reason=_words(error)))
+                moved = await self._move(
+                    due.connection, Trigger.VERIFICATION_DEFERRED, Cause(reason=_words(error))
+                )
                 if moved is not None:
-                    await connections.schedule_probe(self._database, due.connection, moved.to_state, in_seconds=DEFERRED_SECONDS, attempts=0)
+                    await connections.schedule_probe(
+                        self._database,
+                        due.connection,
+                        moved.to_state,
+                        in_seconds=DEFERRED_SECONDS,
+                        attempts=0,
+                    )
             case _:
                 await self._again(due, error)
 
@@ -197,13 +241,17 @@ class Lifecycle:
             cause = Cause(reason=str(error), request_id=error.request_id)
             moved = await self._transitions.move(connection, due.connection, trigger, cause)
             if moved is not None and moved.to_state in (State.PENDING, State.REAUTHORIZATION_REQUIRED):
-                await connections.rest(connection, due.connection)  # kept, for who has put it right at the system and asks for another look
+                await connections.rest(
+                    connection, due.connection
+                )  # kept, for who has put it right at the system and asks for another look
             else:
                 await self._withdraw(connection, due.connection, locked)
         if moved is not None:
             moved.say()
             if moved.to_state is State.BLOCKED:
-                await connections.schedule_probe(self._database, due.connection, State.BLOCKED, in_seconds=BLOCKED_SECONDS, attempts=0)
+                await connections.schedule_probe(
+                    self._database, due.connection, State.BLOCKED, in_seconds=BLOCKED_SECONDS, attempts=0
+                )
 
     async def _withdraw(self, connection: Connection, name: str, locked: Locked) -> None:
         await connections.withdraw(connection, name)
@@ -214,13 +262,21 @@ class Lifecycle:
     async def _check(self, due: Due) -> None:
         link = self._links.get(due.connection)
         if link is None or link.generation != due.generation:
-            await connections.schedule_probe(self._database, due.connection, due.state, in_seconds=POLL_SECONDS, attempts=due.attempts)
+            await connections.schedule_probe(
+                self._database, due.connection, due.state, in_seconds=POLL_SECONDS, attempts=due.attempts
+            )
             return
         if due.candidate is not None and due.state is not State.BLOCKED:
-            await self._move(due.connection, Trigger.CREDENTIALS_GIVEN, Cause(reason="the verification that was put off is tried again"))
+            await self._move(
+                due.connection,
+                Trigger.CREDENTIALS_GIVEN,
+                Cause(reason="the verification that was put off is tried again"),
+            )
             return
         if (wait := await self._health.admit(link)) is not None:
-            await connections.schedule_probe(self._database, due.connection, due.state, in_seconds=wait, attempts=due.attempts)
+            await connections.schedule_probe(
+                self._database, due.connection, due.state, in_seconds=wait, attempts=due.attempts
+            )
             return
         error = await self._health.probe(link)
         if error is None:
@@ -228,7 +284,13 @@ class Lifecycle:
         elif due.state is State.BLOCKED:
             if isinstance(error, AuthRefused) and not error.doubtful:
                 await self._health.failed(link, error, attempts=1, operation="probe")
-            await connections.schedule_probe(self._database, due.connection, due.state, in_seconds=BLOCKED_SECONDS, attempts=due.attempts + 1)
+            await connections.schedule_probe(
+                self._database,
+                due.connection,
+                due.state,
+                in_seconds=BLOCKED_SECONDS,
+                attempts=due.attempts + 1,
+            )
         else:
             await self._health.failed(link, error, attempts=due.attempts + 1, operation="probe")
             await self._again(due, error)
@@ -236,7 +298,9 @@ class Lifecycle:
     async def _well(self, due: Due, link: Link) -> None:
         if due.state is State.BLOCKED:
             async with self._database.transaction() as connection:
-                moved = await self._transitions.move(connection, due.connection, Trigger.PROBE_SUCCEEDED, Cause(generation=link.generation))
+                moved = await self._transitions.move(
+                    connection, due.connection, Trigger.PROBE_SUCCEEDED, Cause(generation=link.generation)
+                )
                 if moved is not None:
                     await self._begin(connection, link)
                     await connections.wake(connection, due.connection)
@@ -245,22 +309,35 @@ class Lifecycle:
                 await self._after_success(due.connection)
             return
         await self._health.succeeded(link, "probe")
-        await connections.schedule_probe(self._database, due.connection, due.state, in_seconds=self._health.idle_seconds(), attempts=0)
+        await connections.schedule_probe(
+            self._database, due.connection, due.state, in_seconds=self._health.idle_seconds(), attempts=0
+        )
 
     async def _again(self, due: Due, error: ConnectorError | TimeoutError) -> None:
         attempts = due.attempts + 1
         wait = full_jitter(attempts, rand=random.random(), cap_seconds=RETRY_CAP_SECONDS)
         if isinstance(error, RateLimited | Unavailable):
             wait = with_floor(wait, floor_seconds=error.retry_after, rand=random.random())
-        await connections.schedule_probe(self._database, due.connection, due.state, in_seconds=wait, attempts=attempts)
-        log.warning("connection.probe_deferred", connection=due.connection, detail=_words(error), retry_in_seconds=round(wait, 1))
+        await connections.schedule_probe(
+            self._database, due.connection, due.state, in_seconds=wait, attempts=attempts
+        )
+        log.warning(
+            "connection.probe_deferred",
+            connection=due.connection,
+            detail=_words(error),
+            retry_in_seconds=round(wait, 1),
+        )
 
     # The end
 
     async def _drain(self, due: Due) -> None:
-        """When no run is in hand any more: the token is revoked at the system, and everything secret goes with the last transition."""
+        """When no run is in hand any more: the token is revoked at the system, and everything secret goes
+        with the last transition.
+        """
         if await connections.is_busy(self._database, due.connection):
-            await connections.schedule_probe(self._database, due.connection, due.state, in_seconds=DRAIN_SECONDS, attempts=0)
+            await connections.schedule_probe(
+                self._database, due.connection, due.state, in_seconds=DRAIN_SECONDS, attempts=0
+            )
             return
         await self._revoke(due)
         async with self._database.transaction() as connection:
@@ -280,7 +357,12 @@ class Lifecycle:
             if credential is not None:
                 await self._tokens.revoke(held.connection, held.customer, held.generation, credential)
         except (SealBroken, ConnectorError) as error:
-            log.warning("connection.token_not_revoked", connection=due.connection, detail=str(error), advice="revoke it at the system")
+            log.warning(
+                "connection.token_not_revoked",
+                connection=due.connection,
+                detail=str(error),
+                advice="revoke it at the system",
+            )
 
     async def _move(self, name: str, trigger: Trigger, cause: Cause) -> Moved | None:
         async with self._database.transaction() as connection:

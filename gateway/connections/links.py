@@ -1,4 +1,6 @@
-"""Links: each connection that this replica can serve, built from what PostgreSQL holds, and built again when that changes."""
+"""Links: each connection that this replica can serve, built from what PostgreSQL holds, and built again when
+that changes.
+"""
 
 from __future__ import annotations
 
@@ -95,9 +97,15 @@ class Links:
         return None if built is None else built.link
 
     async def refresh(self) -> list[Link]:
-        """Builds what was configured anew and drops what is gone; the links that are new or changed. Raises StoreError."""
+        """Builds what was configured anew and drops what is gone; the links that are new or changed. Raises
+        StoreError.
+        """
         wanted = await connections.configurations(self._database)
-        stale = [name for name, configuration in wanted.items() if name not in self._built or self._built[name].configuration != configuration]
+        stale = [
+            name
+            for name, configuration in wanted.items()
+            if name not in self._built or self._built[name].configuration != configuration
+        ]
         for name in self._built.keys() - wanted.keys():
             self._retire(self._built.pop(name).link)
         fresh: list[Link] = []
@@ -112,7 +120,9 @@ class Links:
         return fresh
 
     async def candidate(self, connection: str) -> Link | None:
-        """A link of its own, with the credential that is to be verified, or the one in use where only settings changed. Close its connector."""
+        """A link of its own, with the credential that is to be verified, or the one in use where only
+        settings changed. Close its connector.
+        """
         held = (await connections.read(self._database, [connection])).get(connection)
         if held is None:
             return None
@@ -134,7 +144,12 @@ class Links:
         except (BadConfiguration, SealBroken) as error:
             if probing:
                 raise
-            log.error("connection.link_not_built", connection=held.connection, detail=str(error), advice="correct its settings or its credential")
+            log.error(
+                "connection.link_not_built",
+                connection=held.connection,
+                detail=str(error),
+                advice="correct its settings or its credential",
+            )
             return None
 
     async def credential(self, held: Held, generation: int) -> Credential | None:
@@ -143,13 +158,19 @@ class Links:
             sealed = await credentials.read(connection, connection_id=held.connection, generation=generation)
         if sealed is None:
             return None
-        values = self._vault.open(sealed.sealed, credential_binding(held.customer, held.connection, generation))
-        return Credential(generation=generation, type=cast("Auth", sealed.type), values=values, expires_at=sealed.expires_at)
+        values = self._vault.open(
+            sealed.sealed, credential_binding(held.customer, held.connection, generation)
+        )
+        return Credential(
+            generation=generation, type=cast("Auth", sealed.type), values=values, expires_at=sealed.expires_at
+        )
 
     def _connector(self, held: Held, credential: Credential) -> Connector:
         token = gate = None
         if credential.type.startswith("oauth2_"):
-            token = self._tokens.source(held.connection, held.customer, held.system, credential.generation, credential)
+            token = self._tokens.source(
+                held.connection, held.customer, held.system, credential.generation, credential
+            )
         elif credential.type == "basic":
             gate = self._logons.gate(held.connection, credential.generation)
         return self._systems[held.system].build(

@@ -1,7 +1,9 @@
-"""At most two failed logons with one generation of a password, over all streams and replicas: systems lock a user at the third.
+"""At most two failed logons with one generation of a password, over all streams and replicas: systems lock a
+user at the third.
 
-A generation has two places in the database. A call holds one until its answer is known; a refused logon keeps it for good, a later one
-that succeeds gives it back. A process that dies with a place frees it when its time runs out.
+A generation has two places in the database. A call holds one until its answer is known; a refused logon keeps
+it for good, a later one that succeeds gives it back. A process that dies with a place frees it when its time
+runs out.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ class Logons:
         return gate
 
     async def finished(self, work: Coroutine[Any, Any, object]) -> None:
-        """Waits for the work, which goes on when the waiter is cancelled: what is known of a logon is written down."""
+        """Waits for the work, which goes on when the waiter is cancelled: what is known of a logon is written
+        down.
+        """
         task = asyncio.create_task(work)
         self._records.add(task)
         task.add_done_callback(self._records.discard)
@@ -93,7 +97,9 @@ class Gate:
         self._is_closed = False
 
     def attempt(self) -> AbstractAsyncContextManager[Logon]:
-        """Entering waits for a place. Raises AuthRefused(final=True) when two logons have failed, Unavailable when nobody can know."""
+        """Entering waits for a place. Raises AuthRefused(final=True) when two logons have failed, Unavailable
+        when nobody can know.
+        """
         return self._attempt()
 
     @asynccontextmanager
@@ -124,13 +130,19 @@ class Gate:
                             await asyncio.sleep(poll * (0.5 + random.random()))
                             poll = min(_POLL_CAP_SECONDS, 1.5 * poll)
         except TimeoutError:
-            raise Unavailable(f"connection {self._key[0]!r}: other calls kept both of the user's logons busy") from None
+            raise Unavailable(
+                f"connection {self._key[0]!r}: other calls kept both of the user's logons busy"
+            ) from None
         except StoreError as error:
-            raise Unavailable(f"connection {self._key[0]!r}: whether a logon may be tried cannot be read: {error}") from error
+            raise Unavailable(
+                f"connection {self._key[0]!r}: whether a logon may be tried cannot be read: {error}"
+            ) from error
 
     async def _claim(self) -> Place | Closed:
         """A place that is claimed while the caller goes away is given back."""
-        claiming = asyncio.create_task(logons.claim(self._logons.database, *self._key, self._logons.call_seconds))
+        claiming = asyncio.create_task(
+            logons.claim(self._logons.database, *self._key, self._logons.call_seconds)
+        )
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -150,13 +162,17 @@ class Gate:
                 if outcome is _Outcome.REFUSED:
                     await logons.refused(self._logons.database, *self._key, place)
                 else:
-                    await logons.ended(self._logons.database, *self._key, place, accepted=outcome is _Outcome.ACCEPTED)
+                    await logons.ended(
+                        self._logons.database, *self._key, place, accepted=outcome is _Outcome.ACCEPTED
+                    )
             except StoreError as error:
                 if outcome is not _Outcome.REFUSED:
                     return
                 if attempt == 0:
                     log.warning("connection.logon_not_recorded", connection=self._key[0], detail=str(error))
                 attempt += 1
-                await asyncio.sleep(full_jitter(attempt, rand=random.random(), base_seconds=0.2, cap_seconds=2.0))
+                await asyncio.sleep(
+                    full_jitter(attempt, rand=random.random(), base_seconds=0.2, cap_seconds=2.0)
+                )
             else:
                 return

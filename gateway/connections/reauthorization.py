@@ -1,7 +1,9 @@
-"""Reconnect links: the customer's way to give a connection new credentials. It knows no HTTP, no forms and no particular system.
+"""Reconnect links: the customer's way to give a connection new credentials. It knows no HTTP, no forms and no
+particular system.
 
-A link is bound to one connection. Looking at it changes nothing (mail scanners follow links); giving credentials does. It can be
-tried again until a verification succeeds, a few times at most. What succeeded is read from the connection's audit.
+A link is bound to one connection. Looking at it changes nothing (mail scanners follow links); giving
+credentials does. It can be tried again until a verification succeeds, a few times at most. What succeeded is
+read from the connection's audit.
 """
 
 from __future__ import annotations
@@ -48,7 +50,14 @@ FOREIGN = "This answer does not belong to a login that was begun in this browser
 class GivesCredentials(Protocol):
     """`gateway.connections.service`."""
 
-    async def give_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller, *, grant: TokenGrant | None = None) -> None:
+    async def give_credentials(
+        self,
+        connection_id: str,
+        given: CredentialSettings,
+        caller: Caller,
+        *,
+        grant: TokenGrant | None = None,
+    ) -> None:
         """Verified before use. Raises RequestRefused."""
         ...
 
@@ -64,7 +73,9 @@ class LoginUrl(Protocol):
 class CodeExchange(Protocol):
     """`connectors.kit.oauth.OAuthExchange`."""
 
-    async def redeem(self, credential: Credential, *, code: str, verifier: str, redirect_uri: str, timeout_seconds: float) -> TokenGrant:
+    async def redeem(
+        self, credential: Credential, *, code: str, verifier: str, redirect_uri: str, timeout_seconds: float
+    ) -> TokenGrant:
         """The tokens that the code stands for. Raises ConnectorError."""
         ...
 
@@ -149,7 +160,16 @@ def stage(link: StoredLink) -> Stage:
 class Reauthorization:
     """Links and flows on one database."""
 
-    def __init__(self, database: Database, service: GivesCredentials, *, public_url: str, vault: Vault, login_url: LoginUrl, exchange: CodeExchange) -> None:
+    def __init__(
+        self,
+        database: Database,
+        service: GivesCredentials,
+        *,
+        public_url: str,
+        vault: Vault,
+        login_url: LoginUrl,
+        exchange: CodeExchange,
+    ) -> None:
         self._database = database
         self._service = service
         self._public_url = public_url.rstrip("/")
@@ -165,7 +185,9 @@ class Reauthorization:
     async def invite(self, connection: str, *, lifetime: timedelta = LIFETIME) -> Invitation:
         """A new link; an earlier one of the connection is void. The connection must exist."""
         secret = new_secret()
-        expires_at = await links.invite(self._database, connection, secret, lifetime_seconds=lifetime.total_seconds())
+        expires_at = await links.invite(
+            self._database, connection, secret, lifetime_seconds=lifetime.total_seconds()
+        )
         return Invitation(url=f"{self._public_url}/reauthorize/{secret}", expires_at=expires_at)
 
     async def look(self, secret: str) -> Link | None:
@@ -173,7 +195,9 @@ class Reauthorization:
         return await self._look(hashed(secret))
 
     async def submit(self, secret: str, credentials: CredentialSettings, caller: Caller) -> None:
-        """Hands the credentials over to be verified. Raises RequestRefused: request.not_found, request.conflict, connection.*."""
+        """Hands the credentials over to be verified. Raises RequestRefused: request.not_found,
+        request.conflict, connection.*.
+        """
         await self._hand_over(hashed(secret), credentials, caller)
 
     async def depart(self, secret: str) -> Departure:
@@ -182,16 +206,30 @@ class Reauthorization:
         state, verifier, browser = new_secret(), new_secret(), new_secret()
         credential = await self._credential(stored.connection)
         try:
-            url = self._login_url(credential.values, redirect_uri=self.redirect_uri, state=state, verifier=verifier)
+            url = self._login_url(
+                credential.values, redirect_uri=self.redirect_uri, state=state, verifier=verifier
+            )
         except BadConfiguration as error:
-            raise RequestRefused("request.conflict", f"The login of this connection is not set up: {error}") from error
-        sealed = self._vault.seal({"verifier": verifier, "link": secret}, _binding(stored.customer, stored.connection))
-        if not await links.begin_flow(self._database, hashed(secret), state=state, browser=browser, sealed=sealed, lifetime_seconds=FLOW_SECONDS):
+            raise RequestRefused(
+                "request.conflict", f"The login of this connection is not set up: {error}"
+            ) from error
+        sealed = self._vault.seal(
+            {"verifier": verifier, "link": secret}, _binding(stored.customer, stored.connection)
+        )
+        if not await links.begin_flow(
+            self._database,
+            hashed(secret),
+            state=state,
+            browser=browser,
+            sealed=sealed,
+            lifetime_seconds=FLOW_SECONDS,
+        ):
             raise RequestRefused("request.not_found", VOID)
         return Departure(url=url, browser=browser)
 
     async def arrive(self, *, state: str, browser: str, code: str | None, caller: Caller) -> Arrival:
-        """The browser came back: the code is exchanged, and the credentials are handed over. `code` None: the login was declined.
+        """The browser came back: the code is exchanged, and the credentials are handed over. `code` None: the
+        login was declined.
 
         Raises RequestRefused("request.not_found") for a state that is not this browser's, StoreError.
         """
@@ -199,14 +237,27 @@ class Reauthorization:
         if flow is None:
             raise RequestRefused("request.not_found", FOREIGN)
         kept = self._vault.open(flow.sealed, _binding(flow.customer, flow.connection))
-        return Arrival(secret=kept["link"], login=Login.DECLINED if code is None else await self._redeem(flow, code, kept["verifier"], caller))
+        return Arrival(
+            secret=kept["link"],
+            login=Login.DECLINED
+            if code is None
+            else await self._redeem(flow, code, kept["verifier"], caller),
+        )
 
     async def _redeem(self, flow: StoredFlow, code: str, verifier: str, caller: Caller) -> Login:
         try:
             await self._usable(flow.link_hash)
             credential = await self._credential(flow.connection)
-            grant = await self._exchange.redeem(credential, code=code, verifier=verifier, redirect_uri=self.redirect_uri, timeout_seconds=EXCHANGE_SECONDS)
-            given = CredentialSettings.model_validate({"type": CODE_FLOW, **{name: SecretStr(value) for name, value in credential.values.items()}})
+            grant = await self._exchange.redeem(
+                credential,
+                code=code,
+                verifier=verifier,
+                redirect_uri=self.redirect_uri,
+                timeout_seconds=EXCHANGE_SECONDS,
+            )
+            given = CredentialSettings.model_validate(
+                {"type": CODE_FLOW, **{name: SecretStr(value) for name, value in credential.values.items()}}
+            )
             await self._hand_over(flow.link_hash, given, caller, grant=grant)
         except Unavailable as error:
             log.warning("connection.login_unfinished", connection=flow.connection, detail=str(error))
@@ -223,11 +274,15 @@ class Reauthorization:
         async with self._database.connection() as connection:
             stored = await credentials.read(connection, connection_id=connection_id, generation=generation)
         if stored is None or stored.type != CODE_FLOW:
-            raise RequestRefused("request.conflict", "This system is not authorized on a login page of its own.")
+            raise RequestRefused(
+                "request.conflict", "This system is not authorized on a login page of its own."
+            )
         values = self._vault.open(stored.sealed, credential_binding(held.customer, connection_id, generation))
         return Credential(generation=generation, type=CODE_FLOW, values=values)
 
-    async def _hand_over(self, link_hash: bytes, given: CredentialSettings, caller: Caller, *, grant: TokenGrant | None = None) -> None:
+    async def _hand_over(
+        self, link_hash: bytes, given: CredentialSettings, caller: Caller, *, grant: TokenGrant | None = None
+    ) -> None:
         link = await self._usable(link_hash)
         if not await links.attempt(self._database, link_hash, limit=MAX_ATTEMPTS):
             raise RequestRefused("request.conflict", USED)
@@ -240,7 +295,9 @@ class Reauthorization:
         if link.stage is Stage.DONE:
             raise RequestRefused("request.conflict", USED)
         if link.stage is Stage.CHECKING:
-            raise RequestRefused("request.conflict", "Credentials are being checked right now; wait for the result.")
+            raise RequestRefused(
+                "request.conflict", "Credentials are being checked right now; wait for the result."
+            )
         if link.stage is Stage.UNAVAILABLE:
             raise RequestRefused("request.conflict", "This connection takes no credentials now.")
         if not link.attempts_left:

@@ -1,4 +1,6 @@
-"""Brings what is stored under the newest key while everything runs, and proves at the start that every record can be opened."""
+"""Brings what is stored under the newest key while everything runs, and proves at the start that every record
+can be opened.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Rotated:
 
 
 async def check_keys(database: Database, vault: Vault) -> None:
-    """Raises SealBroken, naming a connection and what to do, when a key that seals something is not configured."""
+    """Raises SealBroken, naming a connection and what to do, when a key that seals something is not
+    configured.
+    """
     for used in await credentials.keys_in_use(database):
         if used.key_id not in vault.key_ids:
             raise SealBroken(
@@ -40,15 +44,24 @@ async def check_keys(database: Database, vault: Vault) -> None:
 
 
 async def rotate(database: Database, vault: Vault, *, batch: int = BATCH) -> Rotated:
-    """Wraps every record anew that an older key seals. Readers go on; of several replicas each record is changed by one."""
+    """Wraps every record anew that an older key seals. Readers go on; of several replicas each record is
+    changed by one.
+    """
     records, broken = 0, set[str]()
     for table in get_args(Table):
         after = ("", 0)
         while found := await credentials.stale(database, table, vault.newest, after=after, limit=batch):
             for record in found:
-                binding = Binding(customer=record.customer, connection=record.connection, field=table, generation=record.generation)
+                binding = Binding(
+                    customer=record.customer,
+                    connection=record.connection,
+                    field=table,
+                    generation=record.generation,
+                )
                 try:
-                    records += await credentials.reseal(database, table, record, vault.reseal(record.sealed, binding))
+                    records += await credentials.reseal(
+                        database, table, record, vault.reseal(record.sealed, binding)
+                    )
                 except SealBroken as error:
                     broken.add(record.connection)
                     log.error("connection.reseal_failed", connection=record.connection, detail=str(error))

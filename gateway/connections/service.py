@@ -1,4 +1,6 @@
-"""What people and programs ask of connections: the one service behind the API, the commands and the declared file."""
+"""What people and programs ask of connections: the one service behind the API, the commands and the declared
+file.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,26 @@ from gateway.model.access import Caller
 from gateway.model.connection import State, Trigger
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.credits import price
-from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, CreditsInsufficient, PermissionDenied, RateLimited, RequestRefused, Unavailable
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    CreditsInsufficient,
+    PermissionDenied,
+    RateLimited,
+    RequestRefused,
+    Unavailable,
+)
 from gateway.model.event import EventType, NewEvent
 from gateway.model.exchange import ListsMeters, RemoteMeter
 from gateway.model.meter import to_document
-from gateway.settings import ConnectionPatch, ConnectionSettings, ConnectionSyncSettings, CredentialSettings, Settings
+from gateway.settings import (
+    ConnectionPatch,
+    ConnectionSettings,
+    ConnectionSyncSettings,
+    CredentialSettings,
+    Settings,
+)
 from gateway.store import connections, credentials, outbox, streams
 from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Configuration, Held
@@ -37,7 +54,8 @@ from gateway.sync.link import READINGS
 log = structlog.get_logger(__name__)
 
 FILE = "file"
-"""The caller that declares: what it gave last is remembered, so that an unchanged file gives nothing again."""
+"""The caller that declares: what it gave last is remembered, so that an unchanged file gives nothing again.
+"""
 
 
 class Connections:
@@ -64,7 +82,9 @@ class Connections:
         self._digest_key = settings.security.encryption_keys[-1].get_secret_value().encode()
 
     async def create(self, wanted: ConnectionSettings, caller: Caller) -> None:
-        """The connection exists, its credits are held, and its credential waits to be verified; or nothing has changed."""
+        """The connection exists, its credits are held, and its credential waits to be verified; or nothing
+        has changed.
+        """
         declared = self._checked(wanted)
         await self.create_declared(declared, caller, managed_by="api")
 
@@ -75,18 +95,43 @@ class Connections:
         cost = price(self._settings.credits, tier=manifest.tier, hosting=wanted.hosting)
         async with self._paying() as connection:
             configuration = self.configuration(declared, managed_by=managed_by)
-            if not await connections.insert(connection, wanted.id, wanted.customer, wanted.system, manifest.tier, cost, configuration):
-                raise RequestRefused("request.conflict", f"the id {wanted.id!r} is taken, or was once: choose another", connection=wanted.id)
+            if not await connections.insert(
+                connection, wanted.id, wanted.customer, wanted.system, manifest.tier, cost, configuration
+            ):
+                raise RequestRefused(
+                    "request.conflict",
+                    f"the id {wanted.id!r} is taken, or was once: choose another",
+                    connection=wanted.id,
+                )
             await connections.lock(connection, wanted.id)
-            await ledger.hold(connection, connection_id=wanted.id, customer=wanted.customer, amount=cost, settings=self._settings.credits)
-            data: dict[str, object] = {"system": wanted.system, "hosting": wanted.hosting, "tier": manifest.tier, "credits": cost}
-            event = NewEvent(type=EventType.CONNECTION_CREATED, customer=wanted.customer, connection=wanted.id, data=data, request_id=caller.request_id)
+            await ledger.hold(
+                connection,
+                connection_id=wanted.id,
+                customer=wanted.customer,
+                amount=cost,
+                settings=self._settings.credits,
+            )
+            data: dict[str, object] = {
+                "system": wanted.system,
+                "hosting": wanted.hosting,
+                "tier": manifest.tier,
+                "credits": cost,
+            }
+            event = NewEvent(
+                type=EventType.CONNECTION_CREATED,
+                customer=wanted.customer,
+                connection=wanted.id,
+                data=data,
+                request_id=caller.request_id,
+            )
             await outbox.append(connection, event)
             moved = await self._give(connection, wanted.id, wanted.customer, wanted.credentials, caller)
         _say(moved)
 
     async def change(self, connection_id: str, patch: ConnectionPatch, caller: Caller) -> None:
-        """Replaces what the patch names. New settings or credentials are verified before the next call; new meters and rhythm are not."""
+        """Replaces what the patch names. New settings or credentials are verified before the next call; new
+        meters and rhythm are not.
+        """
         held = await self._held(connection_id)
         given = patch.model_dump(exclude_none=True, exclude={"credentials", "sync", "meters"})
         update = {
@@ -103,13 +148,25 @@ class Connections:
             **update,
         )
         declared = self._checked(base, credentials=patch.credentials is not None)
-        configuration = self.configuration(declared, managed_by=held.managed_by, meters=None if patch.meters is not None else held.meters, host=held.host)
+        configuration = self.configuration(
+            declared,
+            managed_by=held.managed_by,
+            meters=None if patch.meters is not None else held.meters,
+            host=held.host,
+        )
         await self.configure(held, configuration, patch.credentials, caller)
 
-    async def configure(self, held: Held, wanted: Configuration, given: CredentialSettings | None, caller: Caller) -> None:
-        """One transaction: the configuration, and where settings or credentials are new, the way to their verification."""
+    async def configure(
+        self, held: Held, wanted: Configuration, given: CredentialSettings | None, caller: Caller
+    ) -> None:
+        """One transaction: the configuration, and where settings or credentials are new, the way to their
+        verification.
+        """
         if wanted.hosting != held.hosting:
-            raise RequestRefused("request.invalid", "the hosting decides the price, which is frozen: disconnect, and connect under another id")
+            raise RequestRefused(
+                "request.invalid",
+                "the hosting decides the price, which is frozen: disconnect, and connect under another id",
+            )
         verify = given is not None or dict(wanted.settings) != dict(held.settings)
         async with self._paying() as connection:
             locked = await connections.lock(connection, held.connection)
@@ -122,14 +179,30 @@ class Connections:
             if given is not None:
                 moved = await self._give(connection, held.connection, held.customer, given, caller)
             elif verify:
-                moved = await self._verify_again(connection, held.connection, caller, "the settings have changed")
+                moved = await self._verify_again(
+                    connection, held.connection, caller, "the settings have changed"
+                )
         _say(moved)
 
-    async def give_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller, *, grant: TokenGrant | None = None) -> None:
-        """Stores them as the candidate that is verified next. What is in use stays so until then. `grant`: the tokens of an authorization."""
+    async def give_credentials(
+        self,
+        connection_id: str,
+        given: CredentialSettings,
+        caller: Caller,
+        *,
+        grant: TokenGrant | None = None,
+    ) -> None:
+        """Stores them as the candidate that is verified next. What is in use stays so until then. `grant`:
+        the tokens of an authorization.
+        """
         held = await self._held(connection_id)
         base = ConnectionSettings(
-            id=held.connection, customer=held.customer, system=held.system, hosting=held.hosting, settings=dict(held.settings), credentials=given
+            id=held.connection,
+            customer=held.customer,
+            system=held.system,
+            hosting=held.hosting,
+            settings=dict(held.settings),
+            credentials=given,
         )
         self._checked(base)
         async with self._paying() as connection:
@@ -162,15 +235,23 @@ class Connections:
         _say(moved)
 
     async def recheck(self, connection_id: str, caller: Caller) -> None:
-        """Looks at the system now: a blocked connection does not wait for its hour, and one that waits for a verification is verified."""
+        """Looks at the system now: a blocked connection does not wait for its hour, and one that waits for a
+        verification is verified.
+        """
         held = await self._held(connection_id)
-        if held.state in (State.PAUSED, *_ENDED) or (held.state in _NEEDS_CREDENTIAL and held.candidate is None):
+        if held.state in (State.PAUSED, *_ENDED) or (
+            held.state in _NEEDS_CREDENTIAL and held.candidate is None
+        ):
             raise _refusal(connection_id, held.state)
-        await connections.schedule_probe(self._database, connection_id, held.state, in_seconds=0.0, attempts=0)
+        await connections.schedule_probe(
+            self._database, connection_id, held.state, in_seconds=0.0, attempts=0
+        )
         log.info("connection.recheck_asked", connection=connection_id, caller=caller.name)
 
     async def synchronise(self, connection_id: str, *, full: bool, caller: Caller) -> None:
-        """Its streams run at once; `full` walks the stored history again, and sends only what the system does not hold."""
+        """Its streams run at once; `full` walks the stored history again, and sends only what the system does
+        not hold.
+        """
         held = await self._held(connection_id)
         if held.state not in (State.ACTIVE, State.DEGRADED):
             raise _refusal(connection_id, held.state)
@@ -198,16 +279,27 @@ class Connections:
         if held.state not in (State.ACTIVE, State.DEGRADED) or link is None:
             raise _refusal(connection_id, held.state)
         if not isinstance(link.connector, ListsMeters):
-            raise RequestRefused("request.unsupported", f"{self._systems[held.system].manifest.title} cannot list its meters", connection=connection_id)
+            raise RequestRefused(
+                "request.unsupported",
+                f"{self._systems[held.system].manifest.title} cannot list its meters",
+                connection=connection_id,
+            )
         try:
             return [meter async for meter in link.connector.meters()]
         except ConnectorError as error:
             raise _upstream(connection_id, error) from error
 
     def configuration(
-        self, declared: DeclaredConnection, *, managed_by: str, meters: Sequence[Mapping[str, object]] | None = None, host: str = ""
+        self,
+        declared: DeclaredConnection,
+        *,
+        managed_by: str,
+        meters: Sequence[Mapping[str, object]] | None = None,
+        host: str = "",
     ) -> Configuration:
-        """What is stored of a checked connection. `meters`: stored ones that stay as they are; `host`: what it was, where only the credential tells."""
+        """What is stored of a checked connection. `meters`: stored ones that stay as they are; `host`: what
+        it was, where only the credential tells.
+        """
         wanted = declared.settings
         lateness = wanted.sync.lateness
         return Configuration(
@@ -220,7 +312,9 @@ class Connections:
                 "initial_days": wanted.sync.initial_days,
                 "lateness": None if lateness is None else written(lateness),
             },
-            meters=[to_document(rule) for rule in declared.rules] if meters is None else [dict(meter) for meter in meters],
+            meters=[to_document(rule) for rule in declared.rules]
+            if meters is None
+            else [dict(meter) for meter in meters],
             managed_by=managed_by,
         )
 
@@ -230,7 +324,9 @@ class Connections:
         return hmac.new(self._digest_key, body, hashlib.sha256).hexdigest()
 
     def _checked(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
-        customers: Collection[str] | None = None if self._settings.telemetry.auto_register_customers else self._settings.customers
+        customers: Collection[str] | None = (
+            None if self._settings.telemetry.auto_register_customers else self._settings.customers
+        )
         try:
             declared = check(wanted, customers=customers, systems=self._systems, credentials=credentials)
         except Faults as faults:
@@ -242,21 +338,40 @@ class Connections:
     async def _held(self, connection_id: str) -> Held:
         held = (await connections.read(self._database, [connection_id])).get(connection_id)
         if held is None:
-            raise RequestRefused("request.not_found", f"there is no connection {connection_id!r}", connection=connection_id)
+            raise RequestRefused(
+                "request.not_found", f"there is no connection {connection_id!r}", connection=connection_id
+            )
         return held
 
     async def _give(
-        self, connection: Connection, connection_id: str, customer: str, given: CredentialSettings, caller: Caller, grant: TokenGrant | None = None
+        self,
+        connection: Connection,
+        connection_id: str,
+        customer: str,
+        given: CredentialSettings,
+        caller: Caller,
+        grant: TokenGrant | None = None,
     ) -> Moved | None:
         digest = self.digest(given) if caller.name == FILE else None
         generation = await connections.next_generation(connection, connection_id)
         expires_at = _end_of(given)
         sealed = self._vault.seal(given.resolved(), credential_binding(customer, connection_id, generation))
-        await credentials.add(connection, connection_id=connection_id, type=given.type, sealed=sealed, generation=generation, expires_at=expires_at)
+        await credentials.add(
+            connection,
+            connection_id=connection_id,
+            type=given.type,
+            sealed=sealed,
+            generation=generation,
+            expires_at=expires_at,
+        )
         if grant is not None:
             credential = Credential(generation=generation, type=given.type, values=given.resolved())
-            await self._tokens.adopt(connection, connection_id=connection_id, customer=customer, credential=credential, grant=grant)
-        await connections.offer(connection, connection_id, generation=generation, kind=given.type, digest=digest)
+            await self._tokens.adopt(
+                connection, connection_id=connection_id, customer=customer, credential=credential, grant=grant
+            )
+        await connections.offer(
+            connection, connection_id, generation=generation, kind=given.type, digest=digest
+        )
         return await self._verify_again(connection, connection_id, caller, "credentials were given")
 
     @asynccontextmanager
@@ -269,11 +384,15 @@ class Connections:
             await ledger.note_refusal(self._database, error)
             raise
 
-    async def _verify_again(self, connection: Connection, connection_id: str, caller: Caller, reason: str) -> Moved | None:
+    async def _verify_again(
+        self, connection: Connection, connection_id: str, caller: Caller, reason: str
+    ) -> Moved | None:
         cause = Cause(reason=reason, request_id=caller.request_id, actor=caller.name)
         return await self._transitions.move(connection, connection_id, Trigger.CREDENTIALS_GIVEN, cause)
 
-    async def _ask(self, connection: Connection, connection_id: str, trigger: Trigger, caller: Caller) -> Moved | None:
+    async def _ask(
+        self, connection: Connection, connection_id: str, trigger: Trigger, caller: Caller
+    ) -> Moved | None:
         cause = Cause(reason=f"asked by {caller.name}", request_id=caller.request_id, actor=caller.name)
         return await self._transitions.move(connection, connection_id, trigger, cause)
 
@@ -290,7 +409,10 @@ _NEEDS_CREDENTIAL = (State.PENDING, State.REAUTHORIZATION_REQUIRED)
 _REFUSALS: Mapping[State, tuple[str, str]] = {
     State.PENDING: ("connection.pending", "it waits for credentials: give them first"),
     State.VERIFYING: ("connection.pending", "its credential is being verified: try again in a moment"),
-    State.REAUTHORIZATION_REQUIRED: ("connection.reauthorization_required", "the system refuses its credential: a person has to give a new one"),
+    State.REAUTHORIZATION_REQUIRED: (
+        "connection.reauthorization_required",
+        "the system refuses its credential: a person has to give a new one",
+    ),
     State.BLOCKED: ("connection.blocked", "the system does not allow what it has to do: see its issue"),
     State.PAUSED: ("connection.paused", "it is paused: resume it first"),
     State.DISCONNECTING: ("connection.disconnected", "it is being disconnected, for good"),
@@ -316,9 +438,13 @@ def _refusal(connection_id: str, state: State) -> RequestRefused:
 def _upstream(connection_id: str, error: ConnectorError) -> RequestRefused:
     match error:
         case RateLimited(retry_after=seconds):
-            return RequestRefused("upstream.rate_limited", str(error), connection=connection_id, retry_after=seconds)
+            return RequestRefused(
+                "upstream.rate_limited", str(error), connection=connection_id, retry_after=seconds
+            )
         case Unavailable(retry_after=seconds):
-            return RequestRefused("upstream.unavailable", str(error), connection=connection_id, retry_after=seconds)
+            return RequestRefused(
+                "upstream.unavailable", str(error), connection=connection_id, retry_after=seconds
+            )
         case AuthRefused() | PermissionDenied() | BadConfiguration():
             return RequestRefused("upstream.error", str(error), connection=connection_id)
         case _:
@@ -331,7 +457,9 @@ def _say(moved: Moved | None) -> None:
 
 
 def host_of(system: System, wanted: ConnectionSettings) -> str:
-    """The host that calls go to, for breakers and incidents: of the first address in the settings, or of a DSN. Empty where there is none."""
+    """The host that calls go to, for breakers and incidents: of the first address in the settings, or of a
+    DSN. Empty where there is none.
+    """
     settings = system.settings_model.model_validate(wanted.settings).model_dump(mode="json")
     texts = [*settings.values(), *wanted.credentials.resolved().values()]
     found = (urlsplit(text).hostname for text in texts if isinstance(text, str) and "://" in text)

@@ -1,7 +1,9 @@
-"""Access tokens that are always good: refreshed once per expiry over all callers and replicas, and stored before they are used.
+"""Access tokens that are always good: refreshed once per expiry over all callers and replicas, and stored
+before they are used.
 
-Callers share one exchange in process, and may be cancelled at will: it runs in a task of its own. Replicas take turns by a lease on the
-token's row. No transaction is open during the exchange. It must not know HTTP: the exchange is handed in.
+Callers share one exchange in process, and may be cancelled at will: it runs in a task of its own. Replicas
+take turns by a lease on the token's row. No transaction is open during the exchange. It must not know HTTP:
+the exchange is handed in.
 """
 
 from __future__ import annotations
@@ -18,8 +20,24 @@ import structlog
 from gateway import clock, metrics
 from gateway.connections.vault import Binding, Vault
 from gateway.model.backoff import full_jitter
-from gateway.model.credential import Credential, TokenExchange, TokenGrant, TokenSource, refresh_after, usable_for
-from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, OutcomeUnknown, SealBroken, StoreError, StoreRejected, Unavailable
+from gateway.model.credential import (
+    Credential,
+    TokenExchange,
+    TokenGrant,
+    TokenSource,
+    refresh_after,
+    usable_for,
+)
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    OutcomeUnknown,
+    SealBroken,
+    StoreError,
+    StoreRejected,
+    Unavailable,
+)
 from gateway.store import tokens
 from gateway.store.pool import Connection, Database
 from gateway.store.tokens import Claim, Lifetimes, StoredToken
@@ -32,10 +50,11 @@ _POLL_SECONDS, _POLL_CAP_SECONDS = 0.05, 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """`attempt_seconds` is longer than the slowest answer: one that is given up may have used up the refresh token.
+    """`attempt_seconds` is longer than the slowest answer: one that is given up may have used up the refresh
+    token.
 
-    `total_seconds` has room for two attempts; nobody waits longer. A lease that ran out is taken from its holder after half its time
-    again: when the database comes back, a holder that lives is there first.
+    `total_seconds` has room for two attempts; nobody waits longer. A lease that ran out is taken from its
+    holder after half its time again: when the database comes back, a holder that lives is there first.
     """
 
     attempt_seconds: float = 75.0
@@ -64,7 +83,9 @@ class _Subject:
 
     @property
     def binding(self) -> Binding:
-        return Binding(customer=self.customer, connection=self.connection, field=FIELD, generation=self.generation)
+        return Binding(
+            customer=self.customer, connection=self.connection, field=FIELD, generation=self.generation
+        )
 
 
 class Tokens:
@@ -90,27 +111,62 @@ class Tokens:
         self._sources: WeakValueDictionary[tuple[str, int], Source] = WeakValueDictionary()
         self._flights: set[asyncio.Task[_Held]] = set()
 
-    def source(self, connection: str, customer: str, system: str, generation: int, credential: Credential) -> TokenSource:
-        """The connection's tokens under this generation; the same object for all who ask while one of them holds it."""
+    def source(
+        self, connection: str, customer: str, system: str, generation: int, credential: Credential
+    ) -> TokenSource:
+        """The connection's tokens under this generation; the same object for all who ask while one of them
+        holds it.
+        """
         source = self._sources.get((connection, generation))
         if source is None:
-            subject = _Subject(connection=connection, customer=customer, system=system, generation=generation, credential=credential)
+            subject = _Subject(
+                connection=connection,
+                customer=customer,
+                system=system,
+                generation=generation,
+                credential=credential,
+            )
             source = self._sources[connection, generation] = Source(self, subject)
         return source
 
-    async def adopt(self, connection: Connection, *, connection_id: str, customer: str, credential: Credential, grant: TokenGrant) -> None:
-        """Within the caller's transaction, after the credential was added: the first token of its generation, as an authorization code gave it."""
-        subject = _Subject(connection=connection_id, customer=customer, system="", generation=credential.generation, credential=credential)
+    async def adopt(
+        self,
+        connection: Connection,
+        *,
+        connection_id: str,
+        customer: str,
+        credential: Credential,
+        grant: TokenGrant,
+    ) -> None:
+        """Within the caller's transaction, after the credential was added: the first token of its generation,
+        as an authorization code gave it.
+        """
+        subject = _Subject(
+            connection=connection_id,
+            customer=customer,
+            system="",
+            generation=credential.generation,
+            credential=credential,
+        )
         sealed = self.vault.seal(contents(subject.credential, grant, None), subject.binding)
         lifetimes = remaining(grant, 0.0, rand=self.rand())
-        await tokens.put(connection, connection_id=connection_id, generation=credential.generation, sealed=sealed, lifetimes=lifetimes)
+        await tokens.put(
+            connection,
+            connection_id=connection_id,
+            generation=credential.generation,
+            sealed=sealed,
+            lifetimes=lifetimes,
+        )
 
     async def revoke(self, connection: str, customer: str, generation: int, credential: Credential) -> bool:
-        """Asks the authorization server to forget the token of a connection that ends; False where there is none.
+        """Asks the authorization server to forget the token of a connection that ends; False where there is
+        none.
 
         Raises ConnectorError, StoreError, SealBroken.
         """
-        subject = _Subject(connection=connection, customer=customer, system="", generation=generation, credential=credential)
+        subject = _Subject(
+            connection=connection, customer=customer, system="", generation=generation, credential=credential
+        )
         stored = await tokens.read(self.database, connection, generation)
         if stored is None or stored.sealed is None:
             return False
@@ -129,7 +185,9 @@ class Tokens:
 
     def fly(self, source: Source, refused: str | None) -> asyncio.Task[_Held]:
         """One refresh, in a task that belongs to nobody who waits for it."""
-        flight = asyncio.create_task(Refresh(self, source.subject, refused).run(), name=f"token {source.subject.connection}")
+        flight = asyncio.create_task(
+            Refresh(self, source.subject, refused).run(), name=f"token {source.subject.connection}"
+        )
         self._flights.add(flight)
         flight.add_done_callback(self._flights.discard)
         flight.add_done_callback(source.landed)
@@ -149,24 +207,38 @@ class Source:
         self._not_before = 0.0
 
     async def access_token(self, *, refused: str | None = None) -> str:
-        """At once while the token is good: what is due for refreshing is refreshed beside. Else waits for the exchange, at most its total time.
+        """At once while the token is good: what is due for refreshing is refreshed beside. Else waits for the
+        exchange, at most its total time.
 
-        Raises AuthRefused(final=True) once the authorization server has refused this generation, Unavailable, BadConfiguration.
+        Raises AuthRefused(final=True) once the authorization server has refused this generation, Unavailable,
+        BadConfiguration.
         """
         if self._dead is not None:
             raise self._dead
         now, held = clock.monotonic(), self._held
-        if held is not None and held.access_token != refused and (held.usable_until is None or now < held.usable_until):
-            if self._flight is None and held.refresh_at is not None and max(held.refresh_at, self._not_before) <= now:
+        if (
+            held is not None
+            and held.access_token != refused
+            and (held.usable_until is None or now < held.usable_until)
+        ):
+            if (
+                self._flight is None
+                and held.refresh_at is not None
+                and max(held.refresh_at, self._not_before) <= now
+            ):
                 self._flight = self._tokens.fly(self, None)
             return held.access_token
         while True:
             if self._flight is None:
                 self._flight = self._tokens.fly(self, refused)
             flight, mine = self._flight, self._flight
-            await asyncio.wait({flight}, timeout=max(0.0, now + self._tokens.timing.total_seconds - clock.monotonic()))
+            await asyncio.wait(
+                {flight}, timeout=max(0.0, now + self._tokens.timing.total_seconds - clock.monotonic())
+            )
             if not mine.done():
-                raise Unavailable(f"connection {self.subject.connection!r}: no new token within {self._tokens.timing.total_seconds:g} s")
+                raise Unavailable(
+                    f"connection {self.subject.connection!r}: no new token within {self._tokens.timing.total_seconds:g} s"
+                )
             token = mine.result().access_token
             if token != refused:  # else the exchange that we joined had begun before the refusal
                 return token
@@ -177,7 +249,9 @@ class Source:
         error = None if flight.cancelled() else flight.exception()
         if flight.cancelled() or error is not None:
             self._failures += 1
-            self._not_before = clock.monotonic() + full_jitter(self._failures, rand=self._tokens.rand(), cap_seconds=60.0)
+            self._not_before = clock.monotonic() + full_jitter(
+                self._failures, rand=self._tokens.rand(), cap_seconds=60.0
+            )
             if isinstance(error, AuthRefused):
                 self._dead = error
         else:
@@ -205,13 +279,19 @@ class Refresh:
             raise self._replaced() from None
         except StoreError as error:
             self._count("store_unavailable")
-            raise Unavailable(f"connection {self._subject.connection!r}: its token cannot be read or stored: {error}") from error
+            raise Unavailable(
+                f"connection {self._subject.connection!r}: its token cannot be read or stored: {error}"
+            ) from error
         except SealBroken as error:
             self._count("misconfigured")
             raise BadConfiguration(str(error)) from None
         except ConnectorError as error:
             log.warning(
-                "connection.token_not_refreshed", connection=self._subject.connection, system=self._subject.system, kind=type(error).__name__, detail=str(error)
+                "connection.token_not_refreshed",
+                connection=self._subject.connection,
+                system=self._subject.system,
+                kind=type(error).__name__,
+                detail=str(error),
             )
             raise
         return held
@@ -227,20 +307,32 @@ class Refresh:
             if lapsed != seen[0]:
                 seen = (lapsed, now)
             is_dead = lapsed is not None and now - seen[1] >= self._tokens.timing.lease_seconds / 2
-            lease = await tokens.claim(self._database, *self._key, self._tokens.owner, self._tokens.timing.lease_seconds, lapsed=lapsed if is_dead else None)
+            lease = await tokens.claim(
+                self._database,
+                *self._key,
+                self._tokens.owner,
+                self._tokens.timing.lease_seconds,
+                lapsed=lapsed if is_dead else None,
+            )
             if lease is not None:
                 return await self._with(lease)
             if now > self._deadline:
                 self._count("unavailable")
-                raise Unavailable(f"connection {self._subject.connection!r}: another replica refreshes its token and has not ended")
+                raise Unavailable(
+                    f"connection {self._subject.connection!r}: another replica refreshes its token and has not ended"
+                )
             await asyncio.sleep(poll * (0.5 + self._tokens.rand()))
             poll = min(_POLL_CAP_SECONDS, 1.5 * poll)
 
     def _settled(self, stored: StoredToken) -> _Held | None:
-        """What the row says is enough: a token that is neither due nor refused, or that there will be none. None: a new one is needed."""
+        """What the row says is enough: a token that is neither due nor refused, or that there will be none.
+        None: a new one is needed.
+        """
         if stored.refused is not None:
             raise AuthRefused(stored.refused, final=True)
-        if stored.sealed is None or (stored.refresh_in_seconds is not None and stored.refresh_in_seconds <= 0.0):
+        if stored.sealed is None or (
+            stored.refresh_in_seconds is not None and stored.refresh_in_seconds <= 0.0
+        ):
             return None
         opened = self._open(stored.sealed)
         if opened["access_token"] == self._refused:
@@ -248,7 +340,9 @@ class Refresh:
         return _held(opened["access_token"], stored.refresh_in_seconds, stored.expires_in_seconds)
 
     async def _with(self, lease: Claim) -> _Held:
-        """The lease is ours: looks once more, asks, stores. The lease is renewed meanwhile, and free at the end."""
+        """The lease is ours: looks once more, asks, stores. The lease is renewed meanwhile, and free at the
+        end.
+        """
         self._deadline = self._total()
         renewing = asyncio.create_task(self._renew(lease), name=f"lease of token {self._subject.connection}")
         try:
@@ -274,20 +368,30 @@ class Refresh:
         return await self._store(lease, grant, began_at, refresh_token)
 
     async def _ask(self, refresh_token: str | None) -> tuple[TokenGrant, float]:
-        """One exchange; where the answer to it is lost, one more with the same token: servers answer a repetition that comes at once."""
+        """One exchange; where the answer to it is lost, one more with the same token: servers answer a
+        repetition that comes at once.
+        """
         for last in (False, True):
             began_at = clock.monotonic()
             seconds = min(self._tokens.timing.attempt_seconds, self._deadline - began_at)
             try:
-                return await self._tokens.exchange.refresh(self._subject.credential, refresh_token, timeout_seconds=seconds), began_at
+                return await self._tokens.exchange.refresh(
+                    self._subject.credential, refresh_token, timeout_seconds=seconds
+                ), began_at
             except OutcomeUnknown:
                 if last or clock.monotonic() >= self._deadline:
                     raise
         raise AssertionError
 
-    async def _store(self, lease: Claim, grant: TokenGrant, began_at: float, refresh_token: str | None) -> _Held:
-        """Not used before it is stored. While the database is away it is tried again and again: this token is the only one there is."""
-        sealed = self._tokens.vault.seal(contents(self._subject.credential, grant, refresh_token), self._subject.binding)
+    async def _store(
+        self, lease: Claim, grant: TokenGrant, began_at: float, refresh_token: str | None
+    ) -> _Held:
+        """Not used before it is stored. While the database is away it is tried again and again: this token is
+        the only one there is.
+        """
+        sealed = self._tokens.vault.seal(
+            contents(self._subject.credential, grant, refresh_token), self._subject.binding
+        )
         rand, attempt = self._tokens.rand(), 0
         while True:
             lifetimes = remaining(grant, clock.monotonic() - began_at, rand=rand)
@@ -295,9 +399,20 @@ class Refresh:
                 serial = await tokens.store(self._database, *self._key, lease.fence, sealed, lifetimes)
             except StoreError as error:
                 if attempt == 0:
-                    log.warning("connection.token_store_awaited", connection=self._subject.connection, detail=str(error))
+                    log.warning(
+                        "connection.token_store_awaited",
+                        connection=self._subject.connection,
+                        detail=str(error),
+                    )
                 attempt += 1
-                await asyncio.sleep(full_jitter(attempt, rand=self._tokens.rand(), base_seconds=0.2, cap_seconds=self._tokens.timing.lease_seconds / 8))
+                await asyncio.sleep(
+                    full_jitter(
+                        attempt,
+                        rand=self._tokens.rand(),
+                        base_seconds=0.2,
+                        cap_seconds=self._tokens.timing.lease_seconds / 8,
+                    )
+                )
                 continue
             if serial is None:
                 return await self._raced()
@@ -305,14 +420,17 @@ class Refresh:
             return _held(grant.access_token, lifetimes.refresh_in_seconds, lifetimes.expires_in_seconds)
 
     async def _refuse(self, lease: Claim, opened: Mapping[str, str], reason: str) -> _Held:
-        """invalid_grant. Before a person is asked: has the row or the credential moved, was our client changed?"""
+        """invalid_grant. Before a person is asked: has the row or the credential moved, was our client
+        changed?
+        """
         stored = await tokens.read(self._database, *self._key)
         if stored is None or stored.serial != lease.token.serial:
             return await self._raced()
         if opened and opened.get("client") != client_of(self._subject.credential):
             self._count("misconfigured")
             raise BadConfiguration(
-                f"connection {self._subject.connection!r}: the OAuth client's id or secret was changed since the token was given: {reason}", oauth_client=True
+                f"connection {self._subject.connection!r}: the OAuth client's id or secret was changed since the token was given: {reason}",
+                oauth_client=True,
             )
         reason = f"connection {self._subject.connection!r}: {reason}"
         if not await tokens.refuse(self._database, *self._key, lease.fence, reason):
@@ -350,7 +468,10 @@ class Refresh:
         return self._tokens.vault.open(sealed, self._subject.binding)
 
     def _replaced(self) -> Unavailable:
-        return Unavailable(f"connection {self._subject.connection!r}: its credential or token was replaced meanwhile", retry_after=1.0)
+        return Unavailable(
+            f"connection {self._subject.connection!r}: its credential or token was replaced meanwhile",
+            retry_after=1.0,
+        )
 
     def _count(self, outcome: str) -> None:
         metrics.TOKEN_REFRESHES.labels(self._subject.system, outcome).inc()
@@ -359,7 +480,9 @@ class Refresh:
 def contents(credential: Credential, grant: TokenGrant, refresh_token: str | None) -> dict[str, str]:
     """What is sealed of a grant. An answer without a refresh token leaves the one before in force."""
     kept = grant.refresh_token or refresh_token
-    return {"access_token": grant.access_token, "client": client_of(credential)} | ({} if kept is None else {"refresh_token": kept})
+    return {"access_token": grant.access_token, "client": client_of(credential)} | (
+        {} if kept is None else {"refresh_token": kept}
+    )
 
 
 def client_of(credential: Credential) -> str:

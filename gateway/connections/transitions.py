@@ -1,4 +1,6 @@
-"""The one function that moves a connection: state, audit row, credits, issue and event in the caller's transaction."""
+"""The one function that moves a connection: state, audit row, credits, issue and event in the caller's
+transaction.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,16 @@ from typing import assert_never
 
 import structlog
 
-from gateway.model.connection import Credits, IssueCode, Rule, State, Trigger, remembers_prior, rule_for, target_of
+from gateway.model.connection import (
+    Credits,
+    IssueCode,
+    Rule,
+    State,
+    Trigger,
+    remembers_prior,
+    rule_for,
+    target_of,
+)
 from gateway.model.connector import Manifest
 from gateway.model.event import NewEvent
 from gateway.settings import Settings
@@ -51,11 +62,15 @@ class Transitions:
         self._credits = settings.credits
         self._public_url = settings.http.public_url.rstrip("/")
 
-    async def move(self, connection: Connection, connection_id: str, trigger: Trigger, cause: Cause) -> Moved | None:
-        """Compare and set, within the caller's transaction; None when the trigger means nothing where the connection is.
+    async def move(
+        self, connection: Connection, connection_id: str, trigger: Trigger, cause: Cause
+    ) -> Moved | None:
+        """Compare and set, within the caller's transaction; None when the trigger means nothing where the
+        connection is.
 
-        News about a credential that is no longer in use (`cause.generation`) mean nothing either. Locks the connection's row, then
-        the pool of credits. Raises RequestRefused when the credits that the move needs are not there.
+        News about a credential that is no longer in use (`cause.generation`) mean nothing either. Locks the
+        connection's row, then the pool of credits. Raises RequestRefused when the credits that the move needs
+        are not there.
         """
         locked = await connections.lock(connection, connection_id)
         if locked is None or (cause.generation is not None and cause.generation != locked.generation):
@@ -80,10 +95,26 @@ class Transitions:
             }
             if rule.raises is not None:
                 issue = self.issue(rule.raises, locked, cause)
-                data |= {"title": issue.title, "instructions": issue.instructions, "action_url": issue.action_url}
-            event = NewEvent(type=rule.event, customer=locked.customer, connection=connection_id, data=data, request_id=cause.request_id)
+                data |= {
+                    "title": issue.title,
+                    "instructions": issue.instructions,
+                    "action_url": issue.action_url,
+                }
+            event = NewEvent(
+                type=rule.event,
+                customer=locked.customer,
+                connection=connection_id,
+                data=data,
+                request_id=cause.request_id,
+            )
             await outbox.append(connection, event)
-        return Moved(connection=connection_id, from_state=locked.state, to_state=target, trigger=trigger, reason=cause.reason)
+        return Moved(
+            connection=connection_id,
+            from_state=locked.state,
+            to_state=target,
+            trigger=trigger,
+            reason=cause.reason,
+        )
 
     async def _settle(self, connection: Connection, rule: Rule, locked: Locked) -> None:
         match rule.credits:
@@ -101,12 +132,19 @@ class Transitions:
 
     async def _tell(self, connection: Connection, rule: Rule, locked: Locked, cause: Cause) -> None:
         if rule.raises is not None:
-            await issues.open_issue(connection, locked.connection, self.issue(rule.raises, locked, cause), request_id=cause.request_id)
+            await issues.open_issue(
+                connection,
+                locked.connection,
+                self.issue(rule.raises, locked, cause),
+                request_id=cause.request_id,
+            )
         elif rule.solves:
             await issues.solve(connection, locked.connection)
 
     def issue(self, code: IssueCode, locked: Locked, cause: Cause) -> NewIssue:
-        """What a person is told: written for the system by its connector, with the system's own words as the reason."""
+        """What a person is told: written for the system by its connector, with the system's own words as the
+        reason.
+        """
         manifest = self._manifests[locked.system]
         said = f" {manifest.title} said: {cause.reason}" if cause.reason else ""
         url = f"{self._public_url}/connections/{locked.connection}"
@@ -121,7 +159,9 @@ class Transitions:
                     f" The gateway looks again once an hour, and at once when it is asked to.{said}"
                 )
             case IssueCode.VERIFICATION_FAILED:
-                title = f"{manifest.title} does not take the credential that was given for {locked.connection}"
+                title = (
+                    f"{manifest.title} does not take the credential that was given for {locked.connection}"
+                )
                 instructions = f"{manifest.reauthorization}{said}"
             case _:
                 assert_never(code)

@@ -1,7 +1,8 @@
-"""Carries the model's decisions on incidents out: breakers, incidents, status documents and events change in one transaction.
+"""Carries the model's decisions on incidents out: breakers, incidents, status documents and events change in
+one transaction.
 
-What an event says of a systemic incident: the gateway's has counts and the reason, and names no customer; each affected customer has one with its own
-connections, and not a word about others.
+What an event says of a systemic incident: the gateway's has counts and the reason, and names no customer;
+each affected customer has one with its own connections, and not a word about others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ import structlog
 
 from gateway.model.breaker import Fleet, Health, Key, Scope, probe_interval_seconds
 from gateway.model.event import EventType, NewEvent
-from gateway.model.incident import MOST_REQUEST_IDS, QUIET, Finding, explained_by, is_calm, said_to_customers, systemic, wanted
+from gateway.model.incident import (
+    MOST_REQUEST_IDS,
+    QUIET,
+    Finding,
+    explained_by,
+    is_calm,
+    said_to_customers,
+    systemic,
+    wanted,
+)
 from gateway.store import breakers, incidents, outbox
 from gateway.store.incidents import Incident
 from gateway.store.pool import Connection, Database
@@ -25,7 +35,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """An incident that opened, grew or closed. `connections`: whose document shows it; `customers`: who is told; `whole`: the gateway's event too."""
+    """An incident that opened, grew or closed. `connections`: whose document shows it; `customers`: who is
+    told; `whole`: the gateway's event too.
+    """
 
     type: EventType
     incident: Incident
@@ -36,7 +48,9 @@ class Change:
 
 
 async def decide(database: Database) -> None:
-    """Makes breakers and incidents what they should be now. Two that do so at once open nothing twice. Raises StoreError."""
+    """Makes breakers and incidents what they should be now. Two that do so at once open nothing twice. Raises
+    StoreError.
+    """
     async with database.transaction() as connection:
         now = await incidents.due(connection)
         if now is None:
@@ -45,7 +59,13 @@ async def decide(database: Database) -> None:
         found = systemic(fleet)
         opened = await _breakers(connection, fleet, found)
         changes = await _incidents(connection, fleet, found)
-        owners = await incidents.show(connection, sorted({name for change in changes for name in change.connections})) if changes else {}
+        owners = (
+            await incidents.show(
+                connection, sorted({name for change in changes for name in change.connections})
+            )
+            if changes
+            else {}
+        )
         for change in changes:
             for event in _events(change, owners):
                 await outbox.append(connection, event)
@@ -57,7 +77,13 @@ async def decide(database: Database) -> None:
 
 async def _breakers(connection: Connection, fleet: Fleet, found: Sequence[Finding]) -> list[Key]:
     """Those that opened. A success closes them elsewhere; here, those at which nobody fails any more."""
-    opened = [f.key for f in found if await breakers.open_breaker(connection, f.key, seconds=probe_interval_seconds(0, rand=random.random()))]
+    opened = [
+        f.key
+        for f in found
+        if await breakers.open_breaker(
+            connection, f.key, seconds=probe_interval_seconds(0, rand=random.random())
+        )
+    ]
     idle = [key for key in await breakers.listed(connection) if not fleet.failing(key)]
     if idle:
         await breakers.close(connection, idle)
@@ -71,11 +97,23 @@ async def _incidents(connection: Connection, fleet: Fleet, found: Sequence[Findi
         opened = await incidents.open_incident(connection, finding)
         if opened is not None:
             changes.append(_opened(opened, finding.failing, opened.connections, opened.customers, whole=True))
-    wide = {i.where: i for i in [*held, *(change.incident for change in changes)] if i.scope is not Scope.CONNECTION}
+    wide = {
+        i.where: i
+        for i in [*held, *(change.incident for change in changes)]
+        if i.scope is not Scope.CONNECTION
+    }
     for incident in held:
         wider = explained_by(incident.where, fleet, wide)
         if wider is not None:
-            changes.append(_closed(await incidents.close(connection, incident, f"became part of incident {wide[wider].incident}: {wide[wider].detail}")))
+            changes.append(
+                _closed(
+                    await incidents.close(
+                        connection,
+                        incident,
+                        f"became part of incident {wide[wider].incident}: {wide[wider].detail}",
+                    )
+                )
+            )
         else:
             changes += await _go_on(connection, incident, fleet)
     return changes
@@ -89,7 +127,9 @@ async def _go_on(connection: Connection, incident: Incident, fleet: Fleet) -> li
             return [
                 _closed(
                     await incidents.close(
-                        connection, incident, f"calm for {(fleet.now - since).total_seconds():.0f} s: calls succeed, or none is made any more"
+                        connection,
+                        incident,
+                        f"calm for {(fleet.now - since).total_seconds():.0f} s: calls succeed, or none is made any more",
                     )
                 )
             ]
@@ -124,7 +164,14 @@ def _grown(incident: Incident, failing: Sequence[Health]) -> Incident:
     )
 
 
-def _opened(incident: Incident, failing: Sequence[Health], connections: tuple[str, ...], customers: tuple[str, ...], *, whole: bool) -> Change:
+def _opened(
+    incident: Incident,
+    failing: Sequence[Health],
+    connections: tuple[str, ...],
+    customers: tuple[str, ...],
+    *,
+    whole: bool,
+) -> Change:
     return Change(
         type=EventType.INCIDENT_OPENED,
         incident=incident,
@@ -136,7 +183,14 @@ def _opened(incident: Incident, failing: Sequence[Health], connections: tuple[st
 
 
 def _closed(incident: Incident) -> Change:
-    return Change(type=EventType.INCIDENT_CLOSED, incident=incident, connections=incident.connections, customers=incident.customers, whole=True, request_ids={})
+    return Change(
+        type=EventType.INCIDENT_CLOSED,
+        incident=incident,
+        connections=incident.connections,
+        customers=incident.customers,
+        whole=True,
+        request_ids={},
+    )
 
 
 def _events(change: Change, owners: Mapping[str, str]) -> Iterator[NewEvent]:
@@ -151,25 +205,59 @@ def _events(change: Change, owners: Mapping[str, str]) -> Iterator[NewEvent]:
         "operations": list(incident.operations),
     }
     if change.whole and incident.scope is not Scope.CONNECTION:
-        totals = {"systems": list(incident.systems), "connections": len(incident.connections), "customers": len(incident.customers)}
+        totals = {
+            "systems": list(incident.systems),
+            "connections": len(incident.connections),
+            "customers": len(incident.customers),
+        }
         why = {"detail": incident.detail, "closing_detail": incident.closing_detail}
         yield NewEvent(type=change.type, customer=None, data={**about, **totals, **why})
     for customer in change.customers:
         own = [name for name in incident.connections if owners.get(name) == customer]
         if own:
-            request_ids = [identifier for name in own for identifier in change.request_ids.get(name, ())][:MOST_REQUEST_IDS]
-            data = {**about, "connections": own, "request_ids": request_ids, "detail": said_to_customers(incident.where)}
-            yield NewEvent(type=change.type, customer=customer, connection=own[0] if incident.scope is Scope.CONNECTION else None, data=data)
+            request_ids = [identifier for name in own for identifier in change.request_ids.get(name, ())][
+                :MOST_REQUEST_IDS
+            ]
+            data = {
+                **about,
+                "connections": own,
+                "request_ids": request_ids,
+                "detail": said_to_customers(incident.where),
+            }
+            yield NewEvent(
+                type=change.type,
+                customer=customer,
+                connection=own[0] if incident.scope is Scope.CONNECTION else None,
+                data=data,
+            )
 
 
 def _say(change: Change) -> None:
-    incident, scope, connections = change.incident, str(change.incident.scope), len(change.incident.connections)
+    incident, scope, connections = (
+        change.incident,
+        str(change.incident.scope),
+        len(change.incident.connections),
+    )
     if change.type is EventType.INCIDENT_CLOSED:
         detail = incident.closing_detail
-        log.info("connection.incident_closed", incident=incident.incident, scope=scope, key=incident.key, connections=connections, detail=detail)
+        log.info(
+            "connection.incident_closed",
+            incident=incident.incident,
+            scope=scope,
+            key=incident.key,
+            connections=connections,
+            detail=detail,
+        )
     elif change.whole:
         detail = incident.detail
-        log.warning("connection.incident_opened", incident=incident.incident, scope=scope, key=incident.key, connections=connections, detail=detail)
+        log.warning(
+            "connection.incident_opened",
+            incident=incident.incident,
+            scope=scope,
+            key=incident.key,
+            connections=connections,
+            detail=detail,
+        )
 
 
 def _written(at: datetime) -> str:

@@ -1,6 +1,8 @@
-"""A demonstration CMMS: it speaks MaintainX's interface for meters and readings, enforces the documented limits, and can be told to fail.
+"""A demonstration CMMS: it speaks MaintainX's interface for meters and readings, enforces the documented
+limits, and can be told to fail.
 
-Everything is in memory. Each rule has its source beside it; what the reference leaves open is said too. The daemon never imports this.
+Everything is in memory. Each rule has its source beside it; what the reference leaves open is said too. The
+daemon never imports this.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Switches:
     slow_seconds: float = 0.0
     revoke_key: bool = False
     rate_limit: int = 100
-    """Calls per 60 s. MaintainX public API reference: rate limits: 100 requests per 60 s for a user, and for /meterreadings."""
+    """Calls per 60 s. MaintainX public API reference: rate limits: 100 requests per 60 s for a user, and for
+    /meterreadings.
+    """
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,11 +54,20 @@ class Meter:
         return sum(len(values) - 1 for values in self.readings.values())
 
     def document(self, *, expanded: bool) -> dict[str, object]:
-        """As GET /meters lists it. MaintainX public API reference: meters: only `lastReading` is shown, with `expand=last_reading`, never the history."""
-        listed: dict[str, object] = {"id": self.id, "name": self.name, "unit": self.unit or "", "measurementType": "AUTOMATED_SENSOR"}
+        """As GET /meters lists it. MaintainX public API reference: meters: only `lastReading` is shown, with
+        `expand=last_reading`, never the history.
+        """
+        listed: dict[str, object] = {
+            "id": self.id,
+            "name": self.name,
+            "unit": self.unit or "",
+            "measurementType": "AUTOMATED_SENSOR",
+        }
         if expanded:
             last = max(self.readings, default=None)
-            listed["lastReading"] = None if last is None else {"readingDate": _text(last), "value": self.readings[last][-1]}
+            listed["lastReading"] = (
+                None if last is None else {"readingDate": _text(last), "value": self.readings[last][-1]}
+            )
         return listed
 
 
@@ -67,9 +80,18 @@ class _Server(uvicorn.Server):
 
 
 class DemoCmms:
-    """`async with DemoCmms(meters=["pump-1 temperature"]) as cmms:` serves at `cmms.url` (the API's base, for `settings.base_url`)."""
+    """`async with DemoCmms(meters=["pump-1 temperature"]) as cmms:` serves at `cmms.url` (the API's base, for
+    `settings.base_url`).
+    """
 
-    def __init__(self, *, port: int = 0, api_key: str = "demonstration-key", meters: Iterable[str] = (), host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        api_key: str = "demonstration-key",
+        meters: Iterable[str] = (),
+        host: str = "127.0.0.1",
+    ) -> None:
         self.api_key = api_key
         self.switches = Switches()
         self.requests: dict[str, int] = {}
@@ -101,7 +123,13 @@ class DemoCmms:
     async def __aenter__(self) -> DemoCmms:
         listener = socket.create_server((self._host, self._port))
         self._port = listener.getsockname()[1]
-        config = uvicorn.Config(self._application(), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            self._application(),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="demo.cmms")
         return self  # the listener queues what comes before the server runs
@@ -115,16 +143,27 @@ class DemoCmms:
         """Requests by route and status, readings and repeats of (meter, readingDate), and each meter's."""
         readings = {meter.name: sum(map(len, meter.readings.values())) for meter in self.meters.values()}
         repeats = sum(meter.repeats for meter in self.meters.values())
-        return {"requests": self.requests, "readings": sum(readings.values()), "repeats": repeats, "by_meter": readings}
+        return {
+            "requests": self.requests,
+            "readings": sum(readings.values()),
+            "repeats": repeats,
+            "by_meter": readings,
+        }
 
     def control(self, wanted: object) -> str | None:
-        """Sets switches from a JSON object; the fault, if it has an unknown key or a wrong type, and then changes nothing."""
+        """Sets switches from a JSON object; the fault, if it has an unknown key or a wrong type, and then
+        changes nothing.
+        """
         if not isinstance(wanted, dict):
             return "expected an object"
         kinds = {switch.name: type(getattr(self.switches, switch.name)) for switch in fields(Switches)}
         for key, value in wanted.items():
             kind = kinds.get(key)
-            if kind is None or (isinstance(value, bool) is not (kind is bool)) or not isinstance(value, int | float):
+            if (
+                kind is None
+                or (isinstance(value, bool) is not (kind is bool))
+                or not isinstance(value, int | float)
+            ):
                 return f"{key}: expected one of {', '.join(kinds)} with a value of its type"
         for key, value in wanted.items():
             setattr(self.switches, key, kinds[key](value))
@@ -158,14 +197,22 @@ class DemoCmms:
             await asyncio.sleep(self.switches.slow_seconds)
         if self.switches.answer_500:
             return _json(500, {"error": "Internal server error"})
-        # MaintainX public API reference: authentication: bearer key; a key that is unknown or revoked gets 401 with an empty body.
+        # MaintainX public API reference: authentication: bearer key; a key that is unknown or revoked gets
+        # 401 with an empty body.
         if self.switches.revoke_key or request.headers.get("authorization") != f"Bearer {self.api_key}":
             return Response(status_code=401)
-        # MaintainX public API reference: rate limits: X-Rate-Limit-* on every response, -Reset in seconds to wait; 429 with `error`.
+        # MaintainX public API reference: rate limits: X-Rate-Limit-* on every response, -Reset in seconds to
+        # wait; 429 with `error`.
         left, reset = self._take_call()
-        response = _json(429, {"error": "Too many requests"}) if left < 0 else self._route(request, path, body)
+        response = (
+            _json(429, {"error": "Too many requests"}) if left < 0 else self._route(request, path, body)
+        )
         response.headers.update(
-            {"x-rate-limit-limit": str(self.switches.rate_limit), "x-rate-limit-remaining": str(max(0, left)), "x-rate-limit-reset": str(reset)}
+            {
+                "x-rate-limit-limit": str(self.switches.rate_limit),
+                "x-rate-limit-remaining": str(max(0, left)),
+                "x-rate-limit-reset": str(reset),
+            }
         )
         return response
 
@@ -186,8 +233,12 @@ class DemoCmms:
                 return _json(404, {"error": "Not found"})
 
     def _list(self, request: Request) -> Response:
-        # MaintainX public API reference: GET /meters: cursor paging, limit 1 to 200, 100 by default; nextCursor and nextPageUrl.
-        limit, cursor = request.query_params.get("limit", str(_PAGE_DEFAULT)), request.query_params.get("cursor", "0")
+        # MaintainX public API reference: GET /meters: cursor paging, limit 1 to 200, 100 by default;
+        # nextCursor and nextPageUrl.
+        limit, cursor = (
+            request.query_params.get("limit", str(_PAGE_DEFAULT)),
+            request.query_params.get("cursor", "0"),
+        )
         if not (limit.isdigit() and 1 <= int(limit) <= _PAGE_MAX):
             return _invalid("limit must be from 1 to 200", "limit", limit)
         if not cursor.isdigit():
@@ -197,10 +248,19 @@ class DemoCmms:
         following = str(page[-1]) if more else None
         url = f"{self.url}/meters?limit={limit}&cursor={following}" if more else None
         expanded = "last_reading" in request.query_params.getlist("expand")
-        return _json(200, {"meters": [self.meters[number].document(expanded=expanded) for number in page], "nextCursor": following, "nextPageUrl": url})
+        return _json(
+            200,
+            {
+                "meters": [self.meters[number].document(expanded=expanded) for number in page],
+                "nextCursor": following,
+                "nextPageUrl": url,
+            },
+        )
 
     def _take_readings(self, body: bytes) -> Response:
-        """All or nothing: the reference names one status for the array, so nothing is taken before everything is checked."""
+        """All or nothing: the reference names one status for the array, so nothing is taken before everything
+        is checked.
+        """
         # The reference names 413 and no size; one megabyte is this demonstration's.
         if len(body) > _MAX_BODY_BYTES:
             return _json(413, {"error": "Payload too large"})
@@ -218,10 +278,19 @@ class DemoCmms:
                 return fault
         for meter, at, value in checked:
             meter.readings.setdefault(at, []).append(value)
-        # MaintainX public API reference: POST /meterreadings: 201 with an array, which has no id of the reading.
-        return _json(201, [{"meterId": meter.id, "value": value, "readingDate": _text(at), "createdAt": _text(now)} for meter, at, value in checked])
+        # MaintainX public API reference: POST /meterreadings: 201 with an array, which has no id of the
+        # reading.
+        return _json(
+            201,
+            [
+                {"meterId": meter.id, "value": value, "readingDate": _text(at), "createdAt": _text(now)}
+                for meter, at, value in checked
+            ],
+        )
 
-    def _check(self, item: object, position: int, now: datetime, checked: list[tuple[Meter, datetime, float]]) -> Response | None:
+    def _check(
+        self, item: object, position: int, now: datetime, checked: list[tuple[Meter, datetime, float]]
+    ) -> Response | None:
         if not isinstance(item, dict):
             return _invalid("must be an object", f"[{position}]", item)
         number, value, at = item.get("meterId"), item.get("value"), _time(item.get("readingDate"))
@@ -230,11 +299,15 @@ class DemoCmms:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return _invalid("value must be a number", f"[{position}].value", value)
         if at is None:
-            return _invalid("readingDate must be an ISO 8601 date", f"[{position}].readingDate", item.get("readingDate"))
-        # MaintainX public API reference: POST /meterreadings: 404 for the whole call when a meter is unknown; which one is not said.
+            return _invalid(
+                "readingDate must be an ISO 8601 date", f"[{position}].readingDate", item.get("readingDate")
+            )
+        # MaintainX public API reference: POST /meterreadings: 404 for the whole call when a meter is unknown;
+        # which one is not said.
         if number not in self.meters:
             return _json(404, {"error": "Meter not found"})
-        # MaintainX public API reference: readingDate may not be more than 3 days in the past for automated (IoT) meters.
+        # MaintainX public API reference: readingDate may not be more than 3 days in the past for automated
+        # (IoT) meters.
         if now - at > _MAX_AGE:
             return _json(400, {"errors": [{"error": "readingDate may not be more than 3 days in the past"}]})
         checked.append((self.meters[number], at, float(value)))
@@ -242,7 +315,8 @@ class DemoCmms:
 
 
 def _invalid(error: str, path: str, value: object) -> Response:
-    # MaintainX public API reference: errors: 400 and 403 carry `errors` with `error`, `fieldPath` and `fieldValue`.
+    # MaintainX public API reference: errors: 400 and 403 carry `errors` with `error`, `fieldPath` and
+    # `fieldValue`.
     return _json(400, {"errors": [{"error": error, "fieldPath": path, "fieldValue": value}]})
 
 

@@ -1,4 +1,6 @@
-"""The simulated fleet: machines with plausible signals from seeded random walks, and the pace at which they publish."""
+"""The simulated fleet: machines with plausible signals from seeded random walks, and the pace at which they
+publish.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +53,15 @@ class Machine:
 
 
 def new_machine(device: str, at: datetime, rand: Random) -> Machine:
-    """Somewhere in its life, at a temperature that fits. One that is made again later has run for longer: its counter never goes back."""
+    """Somewhere in its life, at a temperature that fits. One that is made again later has run for longer: its
+    counter never goes back.
+    """
     running = rand.random() < 0.8
     return Machine(
         device=device,
         at=at,
-        temperature=AMBIENT_CELSIUS + (LOAD_CELSIUS * rand.uniform(0.7, 1.0) if running else rand.uniform(0.0, 5.0)),
+        temperature=AMBIENT_CELSIUS
+        + (LOAD_CELSIUS * rand.uniform(0.7, 1.0) if running else rand.uniform(0.0, 5.0)),
         vibration=0.0,
         running_hours=(at - FIRST_INSTALLED) / timedelta(hours=1) - rand.uniform(0.0, 20_000.0),
         running=running,
@@ -75,7 +80,9 @@ def advance(machine: Machine, at: datetime, rand: Random) -> Machine:
     return replace(
         machine,
         at=at,
-        temperature=machine.temperature + (target - machine.temperature) * settled + rand.gauss(0.0, 0.05 * math.sqrt(min(seconds, 10.0))),
+        temperature=machine.temperature
+        + (target - machine.temperature) * settled
+        + rand.gauss(0.0, 0.05 * math.sqrt(min(seconds, 10.0))),
         vibration=abs(rand.gauss(1.8 + wear, 0.15)) if running else abs(rand.gauss(0.0, 0.03)),
         running_hours=machine.running_hours + (seconds / 3600.0 if machine.running else 0.0),
         running=running,
@@ -101,7 +108,9 @@ class Fleet:
         """Topic and JSON payload of the machine whose turn it is."""
         device = next(self._turns)
         machine = self._machines[device] = advance(self._machines[device], at, self._rand)
-        return f"{self._customer}/devices/{device}/telemetry", orjson.dumps({"ts": at.isoformat(), "metrics": machine.metrics()})
+        return f"{self._customer}/devices/{device}/telemetry", orjson.dumps(
+            {"ts": at.isoformat(), "metrics": machine.metrics()}
+        )
 
 
 async def publish_steadily(fleet: Fleet, publisher: Publisher, *, rate: float) -> None:

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def listening(actions: Mapping[str, Callable[[], None]]) -> Iterator[None]:
-    """Calls the action of each key that is pressed, in the running loop. The terminal is left as it was found."""
+    """Calls the action of each key that is pressed, in the running loop. The terminal is left as it was
+    found.
+    """
     if not sys.stdin.isatty():
         yield
         return

@@ -1,4 +1,6 @@
-"""The fleet's MQTT 5 client: QoS 1, never more in flight than the broker takes, reconnecting; it counts what was acknowledged."""
+"""The fleet's MQTT 5 client: QoS 1, never more in flight than the broker takes, reconnecting; it counts what
+was acknowledged.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class Publisher:
         return len(self._open)
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        """Returns when the message is handed to the connection; waits while the broker's window is full or there is none."""
+        """Returns when the message is handed to the connection; waits while the broker's window is full or
+        there is none.
+        """
         while self._transport is None or len(self._open) >= self._limit:
             self._moved.clear()
             await self._moved.wait()
@@ -73,14 +77,20 @@ class Publisher:
         return True
 
     async def run(self) -> None:
-        """Keeps a connection until cancelled. Raises BrokerRefused when the broker will never have us, and ConfigError for TLS files."""
+        """Keeps a connection until cancelled. Raises BrokerRefused when the broker will never have us, and
+        ConfigError for TLS files.
+        """
         while True:
             try:
                 await self._converse()
             except (OSError, TimeoutError, MalformedPacket) as error:
                 self.problem = f"{type(error).__name__}: {error}"
             self._attempt += 1
-            await asyncio.sleep(full_jitter(self._attempt, rand=random.random(), base_seconds=0.2, cap_seconds=RECONNECT_CAP_SECONDS))
+            await asyncio.sleep(
+                full_jitter(
+                    self._attempt, rand=random.random(), base_seconds=0.2, cap_seconds=RECONNECT_CAP_SECONDS
+                )
+            )
 
     async def _converse(self) -> None:
         address = urlsplit(self._broker.url)
@@ -88,7 +98,9 @@ class Publisher:
         port = address.port or (8883 if tls else 1883)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._broker.connect_timeout.total_seconds()):
-            transport, link = await loop.create_connection(lambda: _Link(self), address.hostname or "127.0.0.1", port, ssl=tls)
+            transport, link = await loop.create_connection(
+                lambda: _Link(self), address.hostname or "127.0.0.1", port, ssl=tls
+            )
         try:
             transport.write(self._introduction())
             while not link.closed.done():
@@ -121,13 +133,17 @@ class Publisher:
             case mqtt5.ConnAckPacket():
                 code = packet.reason_code
                 if code.name in REFUSING:
-                    raise BrokerRefused(f"the broker refused the connection: {code.name}; check the user and the password")
+                    raise BrokerRefused(
+                        f"the broker refused the connection: {code.name}; check the user and the password"
+                    )
                 if code.value >= 128:
                     raise ConnectionError(f"the broker refused the connection: {code.name}")
                 self._limit = min(packet.receive_max, MOST_IN_FLIGHT)
                 self._keepalive = float(packet.server_keep_alive or self._keepalive)
                 self._transport, self.problem = transport, None
-                self._unsent = deque(self._open)  # a clean session knows nothing of what the last one was sent
+                self._unsent = deque(
+                    self._open
+                )  # a clean session knows nothing of what the last one was sent
                 self._attempt = 0
                 self._flush()
             case mqtt5.PubAckPacket():
@@ -150,10 +166,16 @@ class Publisher:
 
     def _flush(self) -> None:
         """Writes what is open and not written, as far as the window goes."""
-        while self._transport is not None and self._unsent and len(self._open) - len(self._unsent) < self._limit:
+        while (
+            self._transport is not None and self._unsent and len(self._open) - len(self._unsent) < self._limit
+        ):
             packet_id = self._unsent.popleft()
             topic, payload = self._open[packet_id]
-            self._transport.write(mqtt5.PublishPacket(topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id).write())
+            self._transport.write(
+                mqtt5.PublishPacket(
+                    topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id
+                ).write()
+            )
 
     def _free_id(self) -> int:
         while True:

@@ -1,4 +1,6 @@
-"""The demonstration's stage: a configuration as an operator would write it, the servers, the CMMS, the fleet and the gateway together."""
+"""The demonstration's stage: a configuration as an operator would write it, the servers, the CMMS, the fleet
+and the gateway together.
+"""
 
 from __future__ import annotations
 
@@ -73,12 +75,19 @@ class Scene:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def perform(data_dir: Path, *, devices: int, rate: float, show: Callable[[Scene], Awaitable[None]]) -> int:
-    """Runs everything, with `show` beside it, until the gateway was asked to stop; the readings that the CMMS got. Raises FieldgateError."""
+async def perform(
+    data_dir: Path, *, devices: int, rate: float, show: Callable[[Scene], Awaitable[None]]
+) -> int:
+    """Runs everything, with `show` beside it, until the gateway was asked to stop; the readings that the CMMS
+    got. Raises FieldgateError.
+    """
     folder = _folder(data_dir)
     names = device_names(devices)
     meters = [f"{device} {metric}" for device in names for metric in METERS]
-    async with embedded(data_dir, log) as servers, DemoCmms(meters=meters, api_key=_issue_key(folder)) as cmms:
+    async with (
+        embedded(data_dir, log) as servers,
+        DemoCmms(meters=meters, api_key=_issue_key(folder)) as cmms,
+    ):
         address = f"127.0.0.1:{port_or_another(HTTP_PORT)}"
         _write_configuration(folder, servers, cmms, address)
 
@@ -100,7 +109,12 @@ async def perform(data_dir: Path, *, devices: int, rate: float, show: Callable[[
                 started=asyncio.Event(),
                 dashboard=asyncio.get_running_loop().create_future(),
             )
-            gateway = app.run(loaded.settings, loaded.connections, reload=lambda: read().connections, ready=scene.started.set)
+            gateway = app.run(
+                loaded.settings,
+                loaded.connections,
+                reload=lambda: read().connections,
+                ready=scene.started.set,
+            )
             fleet = Fleet(customer=CUSTOMER, devices=devices, seed=1, at=clock.now())
             await _together(
                 servers.guard(gateway),
@@ -187,7 +201,14 @@ def _write_configuration(folder: Path, servers: Embedded, cmms: DemoCmms, addres
         "credentials": {"type": "api_key", "api_key": "${file:cmms.key}"},
         "sync": {"interval": "2s", "initial_days": 30},
         "meters": [
-            {"device": "*", "metric": metric, "meter": f"{{device}} {metric}", "unit": unit, "reduce": reduce, "every": WINDOW}
+            {
+                "device": "*",
+                "metric": metric,
+                "meter": f"{{device}} {metric}",
+                "unit": unit,
+                "reduce": reduce,
+                "every": WINDOW,
+            }
             for metric, (unit, reduce) in METERS.items()
         ],
     }

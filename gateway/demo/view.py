@@ -1,4 +1,6 @@
-"""What the demonstration shows: a snapshot of the whole flow, as a screen for a terminal or as a line for a log."""
+"""What the demonstration shows: a snapshot of the whole flow, as a screen for a terminal or as a line for a
+log.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ LABEL_WIDTH = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The flow at one instant. Counts are since the start; `last` holds (device, readings by metric, time of the newest)."""
+    """The flow at one instant. Counts are since the start; `last` holds (device, readings by metric, time of
+    the newest).
+    """
 
     elapsed_seconds: float
     acknowledged: int
@@ -51,7 +55,11 @@ async def take(scene: Scene, *, elapsed_seconds: float, before: Snapshot | None)
     """Reads counters, the database and the CMMS. `before` gives the rate."""
     publisher, cmms = scene.publisher, scene.cmms
     span = elapsed_seconds - before.elapsed_seconds if before is not None else 0.0
-    per_second = (publisher.acknowledged_count - before.acknowledged) / span if before is not None and span > 0 else 0.0
+    per_second = (
+        (publisher.acknowledged_count - before.acknowledged) / span
+        if before is not None and span > 0
+        else 0.0
+    )
     codes = {route: int(route.rsplit(" ", 1)[1]) for route in cmms.requests}
     return Snapshot(
         elapsed_seconds=elapsed_seconds,
@@ -72,7 +80,11 @@ async def take(scene: Scene, *, elapsed_seconds: float, before: Snapshot | None)
 def line(now: Snapshot) -> str:
     """One line for a log."""
     connection = now.connection
-    state = "starting" if connection is None else f"{connection.state} lag={connection.lag_seconds:.1f}s pending={connection.pending}"
+    state = (
+        "starting"
+        if connection is None
+        else f"{connection.state} lag={connection.lag_seconds:.1f}s pending={connection.pending}"
+    )
     return (
         f"{now.elapsed_seconds:5.0f}s  {now.messages_per_second:6.1f} msg/s  acknowledged={now.acknowledged} stored={now.stored} "
         f"delivered={now.delivered} repeats={now.repeats} dead_letters={_dead_letters(now)}  {CONNECTION}: {state}"
@@ -81,7 +93,11 @@ def line(now: Snapshot) -> str:
 
 def addresses(scene: Scene, *, log_file: str) -> list[tuple[str, str]]:
     """What a person may want to open, in pairs of name and address."""
-    durable = "" if scene.servers.broker == "mosquitto" else "; keeps messages in memory only: install mosquitto for more"
+    durable = (
+        ""
+        if scene.servers.broker == "mosquitto"
+        else "; keeps messages in memory only: install mosquitto for more"
+    )
     dashboard = f"{scene.dashboard.result()}  (good once)" if scene.dashboard.done() else f"{scene.url}/"
     return [
         ("dashboard", dashboard),
@@ -108,19 +124,33 @@ def screen(now: Snapshot, scene: Scene, *, log_file: str, height: int) -> Render
     sides = Table.grid(expand=True)
     sides.add_column(ratio=1)
     sides.add_column(ratio=1)
-    sides.add_row(Panel(_flow(now), title="flow", border_style="dim"), Panel(_link(now.connection), title=CONNECTION, border_style="dim"))
+    sides.add_row(
+        Panel(_flow(now), title="flow", border_style="dim"),
+        Panel(_link(now.connection), title=CONNECTION, border_style="dim"),
+    )
     rows = max(1, min(MOST_ROWS, height - 24))
-    return Group(Panel(where, title="Fieldgate demonstration", subtitle=_keys(scene.cmms.switches), border_style="cyan"), sides, _readings(now.last[:rows]))
+    return Group(
+        Panel(
+            where, title="Fieldgate demonstration", subtitle=_keys(scene.cmms.switches), border_style="cyan"
+        ),
+        sides,
+        _readings(now.last[:rows]),
+    )
 
 
 def _flow(now: Snapshot) -> RenderableType:
     grid = _grid()
     grid.add_row("messages", f"{now.messages_per_second:.1f}/s")
-    grid.add_row("acknowledged", f"{now.acknowledged}" + (f"  ({now.unacknowledged} open)" if now.unacknowledged else ""))
+    grid.add_row(
+        "acknowledged",
+        f"{now.acknowledged}" + (f"  ({now.unacknowledged} open)" if now.unacknowledged else ""),
+    )
     grid.add_row("samples stored", f"{now.stored}")
     grid.add_row("readings in CMMS", Text(f"{now.delivered}", style="bold green" if now.delivered else ""))
     grid.add_row("  repeated", f"{now.repeats}")
-    grid.add_row("calls to CMMS", f"{now.calls}" + (f"  ({now.calls_failed} failed)" if now.calls_failed else ""))
+    grid.add_row(
+        "calls to CMMS", f"{now.calls}" + (f"  ({now.calls_failed} failed)" if now.calls_failed else "")
+    )
     grid.add_row("dead letters", f"{_dead_letters(now)}")
     return grid
 
@@ -134,7 +164,10 @@ def _link(connection: ConnectionStatus | None) -> RenderableType:
     grid.add_row("since", f"{connection.since:%H:%M:%S} UTC")
     grid.add_row("lag", f"{connection.lag_seconds:.1f} s")
     grid.add_row("readings pending", f"{connection.pending}")
-    grid.add_row("last success", "none" if connection.last_success_at is None else f"{connection.last_success_at:%H:%M:%S} UTC")
+    grid.add_row(
+        "last success",
+        "none" if connection.last_success_at is None else f"{connection.last_success_at:%H:%M:%S} UTC",
+    )
     grid.add_row("delivery", connection.delivery.replace("_", " "))
     grid.add_row("reason", Text(connection.reason or "", style="yellow", overflow="ellipsis", no_wrap=True))
     return grid

@@ -30,7 +30,9 @@ class Embedded:
     failed: asyncio.Future[None]
 
     async def guard(self, work: Coroutine[None, None, None]) -> None:
-        """Runs the work. Raises ServerFailed, after cancelling the work, when a server cannot be kept running."""
+        """Runs the work. Raises ServerFailed, after cancelling the work, when a server cannot be kept
+        running.
+        """
         task = asyncio.ensure_future(work)
         try:
             await asyncio.wait({task, self.failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -53,7 +55,9 @@ async def embedded(data_dir: Path, log: FilteringBoundLogger) -> AsyncIterator[E
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--data-dir {directory}: {error.strerror}; name a directory that can be written") from error
+        raise ConfigError(
+            f"--data-dir {directory}: {error.strerror}; name a directory that can be written"
+        ) from error
     async with AsyncExitStack() as stack:
         stack.enter_context(_locked(directory))
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -88,7 +92,9 @@ class _Lock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._file)
-            raise ConfigError(f"--data-dir {self._path.parent}: another gateway runs on it; stop that one, or name another directory") from None
+            raise ConfigError(
+                f"--data-dir {self._path.parent}: another gateway runs on it; stop that one, or name another directory"
+            ) from None
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)

@@ -1,4 +1,6 @@
-"""The embedded broker: Mosquitto where it is installed, else rumqttd from a wheel, which keeps messages in memory only."""
+"""The embedded broker: Mosquitto where it is installed, else rumqttd from a wheel, which keeps messages in
+memory only.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class EmbeddedBroker:
                     await asyncio.sleep(0.1)
         except TimeoutError as error:
             os.close(lock)
-            raise ServerFailed(f"another broker runs on {self._directory} and does not end; stop it") from error
+            raise ServerFailed(
+                f"another broker runs on {self._directory} and does not end; stop it"
+            ) from error
         return lock
 
     async def _started(self, lock: int) -> subprocess.Popen[bytes]:
@@ -86,12 +90,16 @@ class EmbeddedBroker:
                         raise ServerFailed(f"{self.name} does not start: {words}")
                     await asyncio.sleep(0.05)
         except TimeoutError as error:
-            raise ServerFailed(f"{self.name} does not accept connections within {START_SECONDS:g} s") from error
+            raise ServerFailed(
+                f"{self.name} does not accept connections within {START_SECONDS:g} s"
+            ) from error
         return process
 
 
 class MosquittoBroker(EmbeddedBroker):
-    """Mosquitto with persistence: sessions and queued messages survive a restart; SIGKILL can cost the last five seconds of its memory."""
+    """Mosquitto with persistence: sessions and queued messages survive a restart; SIGKILL can cost the last
+    five seconds of its memory.
+    """
 
     name = "mosquitto"
     durable = True
@@ -134,7 +142,9 @@ def choose_broker(directory: Path) -> EmbeddedBroker:
     try:
         import iotcore  # noqa: F401
     except ImportError as error:
-        raise ConfigError("embedded mode needs a broker: install mosquitto, or pip install 'fieldgate[embedded]'") from error
+        raise ConfigError(
+            "embedded mode needs a broker: install mosquitto, or pip install 'fieldgate[embedded]'"
+        ) from error
     return RumqttdBroker(directory, [sys.executable, "-m", "gateway.embedded.rumqttd"])
 
 

@@ -1,6 +1,7 @@
 """PostgreSQL from the wheel's binaries, as a child process with its own data directory.
 
-The wheel's own start-up is not used: it gives up after ten seconds, leaves servers behind, and may open a world-writable socket.
+The wheel's own start-up is not used: it gives up after ten seconds, leaves servers behind, and may open a
+world-writable socket.
 """
 
 from __future__ import annotations
@@ -26,9 +27,18 @@ START_SECONDS = 600.0
 """Crash recovery may take minutes: that is no failure."""
 
 STILL_ENDING = ("postmaster.pid", "pre-existing shared memory block")
-"""In its log when others are on the directory: the postmaster that we left when we were killed, or backends that a killed one left at work."""
+"""In its log when others are on the directory: the postmaster that we left when we were killed, or backends
+that a killed one left at work.
+"""
 
-SETTINGS = {"listen_addresses": "", "shared_buffers": "128MB", "max_connections": "60", "jit": "off", "max_wal_size": "2GB", "log_min_messages": "warning"}
+SETTINGS = {
+    "listen_addresses": "",
+    "shared_buffers": "128MB",
+    "max_connections": "60",
+    "jit": "off",
+    "max_wal_size": "2GB",
+    "log_min_messages": "warning",
+}
 
 
 class PostgresServer:
@@ -48,7 +58,9 @@ class PostgresServer:
             self._sockets = Path(tempfile.mkdtemp(prefix="fieldgate-"))
 
     async def start(self) -> subprocess.Popen[bytes]:
-        """Makes the cluster where there is none; returns when it accepts connections. An orphan of ours that still ends is waited for."""
+        """Makes the cluster where there is none; returns when it accepts connections. An orphan of ours that
+        still ends is waited for.
+        """
         initdb, postgres = await asyncio.to_thread(binaries, self._account)
         for directory in (self._directory, self._sockets):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -59,7 +71,9 @@ class PostgresServer:
         try:
             return await self._started(postgres)
         except TimeoutError as error:
-            raise ServerFailed(f"PostgreSQL does not accept connections within {START_SECONDS:g} s; see {self._log}") from error
+            raise ServerFailed(
+                f"PostgreSQL does not accept connections within {START_SECONDS:g} s; see {self._log}"
+            ) from error
 
     def forget(self) -> None:
         """Removes what lies outside the data directory."""
@@ -96,9 +110,26 @@ class PostgresServer:
     async def _initialise(self, initdb: str) -> None:
         half = self._directory / "data.new"
         shutil.rmtree(half, ignore_errors=True)
-        command = [initdb, "-D", str(half), "-U", "postgres", "-E", "utf8", "--locale=C", "--auth-local=trust", "--auth-host=scram-sha-256"]
+        command = [
+            initdb,
+            "-D",
+            str(half),
+            "-U",
+            "postgres",
+            "-E",
+            "utf8",
+            "--locale=C",
+            "--auth-local=trust",
+            "--auth-host=scram-sha-256",
+        ]
         made = await asyncio.to_thread(
-            subprocess.run, command, capture_output=True, cwd="/", user=self._account, extra_groups=[] if self._account else None, check=False
+            subprocess.run,
+            command,
+            capture_output=True,
+            cwd="/",
+            user=self._account,
+            extra_groups=[] if self._account else None,
+            check=False,
         )
         if made.returncode:
             raise ServerFailed(f"initdb: {made.stderr.decode(errors='replace')[-400:]}")
@@ -136,7 +167,9 @@ class PostgresServer:
 
 
 def binaries(user: str | None) -> tuple[str, str]:
-    """The wheel's initdb and postgres, where `user` (None: ourselves) can run them. Raises ConfigError where there is no wheel."""
+    """The wheel's initdb and postgres, where `user` (None: ourselves) can run them. Raises ConfigError where
+    there is no wheel.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about runtime directories that we do not use

@@ -1,4 +1,6 @@
-"""Keeps one server process running: ends with us, is started again when it dies, and is given up when it will not stay."""
+"""Keeps one server process running: ends with us, is started again when it dies, and is given up when it will
+not stay.
+"""
 
 from __future__ import annotations
 
@@ -65,10 +67,14 @@ class Supervisor:
         while True:
             code = await exited(self._process)
             restarts = 1 if clock.monotonic() - started > STEADY_SECONDS else restarts + 1
-            self._log.error("embedded.server_died", server=self._server.name, exit_code=code, restarts=restarts)
+            self._log.error(
+                "embedded.server_died", server=self._server.name, exit_code=code, restarts=restarts
+            )
             try:
                 if restarts > MOST_RESTARTS:
-                    raise ServerFailed(f"{self._server.name} died {restarts} times in a row; see its log in the data directory")
+                    raise ServerFailed(
+                        f"{self._server.name} died {restarts} times in a row; see its log in the data directory"
+                    )
                 await asyncio.sleep(0.1 * 2**restarts)
                 started = clock.monotonic()
                 self._process = await self._server.start()

@@ -21,7 +21,13 @@ log = structlog.get_logger(__name__)
 REFRESH_SECONDS = 5.0
 AUDIT_SECONDS = 60.0
 
-_PER_CONNECTION = (metrics.SYNC_LAG, metrics.SYNC_PENDING, metrics.SYNC_LAST_SUCCESS, metrics.CONNECTION_STATE, metrics.REAUTHORIZATION_REQUIRED)
+_PER_CONNECTION = (
+    metrics.SYNC_LAG,
+    metrics.SYNC_PENDING,
+    metrics.SYNC_LAST_SUCCESS,
+    metrics.CONNECTION_STATE,
+    metrics.REAUTHORIZATION_REQUIRED,
+)
 
 
 class Backlog:
@@ -74,7 +80,12 @@ class Backlog:
         self._audit_at = clock.monotonic() + AUDIT_SECONDS
         metrics.CREDITS_DISAGREEMENTS.set(len(found))
         if found and found != self._disagreed:
-            log.error("events.credits_disagreed", count=len(found), found=found[:20], advice="docs/credits.md says what each means")
+            log.error(
+                "events.credits_disagreed",
+                count=len(found),
+                found=found[:20],
+                advice="docs/credits.md says what each means",
+            )
         elif self._disagreed and not found:
             log.info("events.credits_agreed")
         self._disagreed = found
@@ -84,7 +95,11 @@ def _set(connection: ConnectionStatus) -> None:
     name, customer, system = connection.connection, connection.customer, connection.system
     metrics.SYNC_LAG.labels(name).set(connection.lag_seconds)
     metrics.SYNC_PENDING.labels(name).set(connection.pending)
-    metrics.SYNC_LAST_SUCCESS.labels(name).set(0 if connection.last_success_at is None else connection.last_success_at.timestamp())
-    metrics.REAUTHORIZATION_REQUIRED.labels(name, customer, system).set(connection.state is State.REAUTHORIZATION_REQUIRED)
+    metrics.SYNC_LAST_SUCCESS.labels(name).set(
+        0 if connection.last_success_at is None else connection.last_success_at.timestamp()
+    )
+    metrics.REAUTHORIZATION_REQUIRED.labels(name, customer, system).set(
+        connection.state is State.REAUTHORIZATION_REQUIRED
+    )
     for state in State:
         metrics.CONNECTION_STATE.labels(name, customer, system, state).set(connection.state is state)

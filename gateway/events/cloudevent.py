@@ -1,4 +1,6 @@
-"""The envelope in which every event leaves: CloudEvents 1.0, structured JSON, the same bytes on MQTT and for webhooks."""
+"""The envelope in which every event leaves: CloudEvents 1.0, structured JSON, the same bytes on MQTT and for
+webhooks.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class CloudEvent(Document):
     specversion: Literal["1.0"] = "1.0"
     id: str = Field(description="Unique; the same in every delivery of the event.")
     source: str = Field(description="`fieldgate/` and the gateway's instance.")
-    type: str = Field(description="`fieldgate.` and the event type.", pattern=r"^fieldgate\.[a-z_]+\.[a-z_]+$")
+    type: str = Field(
+        description="`fieldgate.` and the event type.", pattern=r"^fieldgate\.[a-z_]+\.[a-z_]+$"
+    )
     subject: str | None = Field(None, description="The connection, where it concerns one.")
     time: datetime
     datacontenttype: Literal["application/json"] = "application/json"
@@ -44,7 +48,9 @@ class CloudEvent(Document):
 
 
 def cloud_event(event: Event, *, instance: str) -> CloudEvent:
-    """The envelope of a stored event. What the event's row knows of customer, connection and request prevails over its data."""
+    """The envelope of a stored event. What the event's row knows of customer, connection and request prevails
+    over its data.
+    """
     row = {"customer": event.customer, "connection": event.connection, "request_id": event.request_id}
     known = {name: value for name, value in row.items() if value is not None}
     return CloudEvent(

@@ -1,4 +1,6 @@
-"""What is asked and answered on MQTT's command topics, as Pydantic models: their JSON Schemas are what others rely on."""
+"""What is asked and answered on MQTT's command topics, as Pydantic models: their JSON Schemas are what others
+rely on.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def _decoded(text: object) -> object:
         raise ValueError("is not base64") from error
 
 
-Base64 = Annotated[bytes, BeforeValidator(_decoded), WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
+Base64 = Annotated[
+    bytes, BeforeValidator(_decoded), WithJsonSchema({"type": "string", "contentEncoding": "base64"})
+]
 
 
 class Request(BaseModel):
@@ -36,7 +40,9 @@ class StatusRequest(Request):
 
 
 class SyncRequest(Request):
-    """`commands/sync`: what changed is looked for at once; `full` walks the stored history again and sends what the system does not hold."""
+    """`commands/sync`: what changed is looked for at once; `full` walks the stored history again and sends
+    what the system does not hold.
+    """
 
     connection: Identifier
     mode: Literal["incremental", "full"] = "incremental"
@@ -45,7 +51,9 @@ class SyncRequest(Request):
 class ExplainRequest(Request):
     """`commands/explain`: what would become of a message of the customer's, which is not sent."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["payload"]}, {"required": ["payload_base64"]}]})
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["payload"]}, {"required": ["payload_base64"]}]}
+    )
     topic: str = Field(min_length=1, max_length=1024, description="As a device publishes to it.")
     payload: str | None = Field(None, description="As text.")
     payload_base64: Base64 | None = Field(None, description="Any bytes.")
@@ -91,7 +99,14 @@ class CommandError(Answer):
     """The request could not be served. `code` is one of the HTTP interface's codes."""
 
     code: str = Field(
-        examples=["request.invalid", "request.not_found", "request.too_large", "connection.paused", "connection.reauthorization_required", "gateway.overloaded"]
+        examples=[
+            "request.invalid",
+            "request.not_found",
+            "request.too_large",
+            "connection.paused",
+            "connection.reauthorization_required",
+            "gateway.overloaded",
+        ]
     )
     detail: str
     connection: str | None = None

@@ -1,4 +1,5 @@
-"""Commands of customers over MQTT 5: request and response, by one replica at a time. What is asked is done by what is handed in.
+"""Commands of customers over MQTT 5: request and response, by one replica at a time. What is asked is done by
+what is handed in.
 
 A command that is published while nobody listens is not answered: its sender has a time-out, and asks again.
 """
@@ -18,7 +19,16 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from pydantic import ValidationError
 
 from gateway import clock, metrics
-from gateway.events.command_documents import Answer, CommandError, ExplainAnswer, ExplainRequest, StatusAnswer, StatusRequest, SyncAnswer, SyncRequest
+from gateway.events.command_documents import (
+    Answer,
+    CommandError,
+    ExplainAnswer,
+    ExplainRequest,
+    StatusAnswer,
+    StatusRequest,
+    SyncAnswer,
+    SyncRequest,
+)
 from gateway.events.documents import status_document
 from gateway.events.leading import lead
 from gateway.events.session import PublishRefused, Session, StrictClient
@@ -68,7 +78,15 @@ class _Request:
 class Commands:
     """Answers `status`, `sync` and `explain`."""
 
-    def __init__(self, settings: Settings, database: Database, *, replica: str, synchronise: Synchronise, explain: Explain) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        replica: str,
+        synchronise: Synchronise,
+        explain: Explain,
+    ) -> None:
         self._settings = settings
         self._database = database
         self._owner = f"{replica}/{secrets.token_hex(4)}"
@@ -80,7 +98,9 @@ class Commands:
         self._complained: set[str] = set()
 
     async def run(self) -> None:
-        """Until cancelled. Neither a broker nor a database that is away ends it. Raises ConfigError for TLS files that cannot be used."""
+        """Until cancelled. Neither a broker nor a database that is away ends it. Raises ConfigError for TLS
+        files that cannot be used.
+        """
         await lead(self._database, LEASE, self._owner, self._session)
 
     async def _session(self) -> None:
@@ -88,7 +108,10 @@ class Commands:
 
     async def _serve(self, client: StrictClient) -> None:
         # A retained command keeps its mark, and those that lie at the broker are not sent at all.
-        await client.subscribe(commands_filter(self._root), options=SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=2))
+        await client.subscribe(
+            commands_filter(self._root),
+            options=SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=2),
+        )
         queue: asyncio.Queue[_Request] = asyncio.Queue(WAITING)
         self._waiting.clear()
         tasks = [asyncio.create_task(self._work(client, queue)) for _ in range(WORKERS)]
@@ -109,7 +132,9 @@ class Commands:
                 queue.put_nowait(request)
 
     def _admit(self, message: aiomqtt.Message) -> _Request | None:
-        """The request, perhaps to be refused; None for what cannot or will not be answered. Never waits, never raises for what a message holds."""
+        """The request, perhaps to be refused; None for what cannot or will not be answered. Never waits,
+        never raises for what a message holds.
+        """
         topic = parse_topic(self._root, str(message.topic))
         if topic is None or not isinstance(message.payload, bytes | bytearray):
             _count("", "ignored")
@@ -123,7 +148,12 @@ class Commands:
             self._ignore(customer, verb, "unanswerable", "give a Response Topic")
             return None
         if reply is not None and not may_reply_to(self._root, customer, reply):
-            self._ignore(customer, verb, "unanswerable", f"the Response Topic has to lie below {self._root}/customers/{customer}/responses/")
+            self._ignore(
+                customer,
+                verb,
+                "unanswerable",
+                f"the Response Topic has to lie below {self._root}/customers/{customer}/responses/",
+            )
             return None
         if self._waiting[customer] >= WAITING_PER_CUSTOMER or self._waiting.total() >= WAITING:
             _count(verb, "dropped")
@@ -148,7 +178,13 @@ class Commands:
         if len(self._allowances) >= REMEMBERED_CUSTOMERS:
             self._allowances.clear()
         self._allowances[customer], wait = take(self._allowances.get(customer), clock.monotonic())
-        return RequestRefused("gateway.overloaded", "too many requests of this customer", retry_after=round(wait, 3)) if wait else None
+        return (
+            RequestRefused(
+                "gateway.overloaded", "too many requests of this customer", retry_after=round(wait, 3)
+            )
+            if wait
+            else None
+        )
 
     def _ignore(self, customer: str, verb: str, outcome: str, advice: str) -> None:
         _count(verb, outcome)
@@ -174,15 +210,31 @@ class Commands:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     return await self._do(request)
             except RequestRefused as error:
-                return _error(request, error.code, str(error), connection=error.connection, retry_after=error.retry_after)
+                return _error(
+                    request,
+                    error.code,
+                    str(error),
+                    connection=error.connection,
+                    retry_after=error.retry_after,
+                )
             except ValidationError as error:
-                return _error(request, "request.invalid", "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()))
+                return _error(
+                    request,
+                    "request.invalid",
+                    "; ".join(
+                        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+                    ),
+                )
             except StoreRejected:
                 return _error(request, "request.invalid", "the request holds a value that cannot be stored")
             except (StoreUnavailable, TimeoutError):
-                return _error(request, "gateway.overloaded", "the gateway cannot answer now; ask again", retry_after=1.0)
+                return _error(
+                    request, "gateway.overloaded", "the gateway cannot answer now; ask again", retry_after=1.0
+                )
             except StoreError as error:
-                log.error("events.command_failed", customer=request.customer, verb=request.verb, detail=str(error))
+                log.error(
+                    "events.command_failed", customer=request.customer, verb=request.verb, detail=str(error)
+                )
                 return _error(request, "gateway.internal", "the gateway's log has it under this request id")
 
     async def _do(self, request: _Request) -> Answer:
@@ -191,16 +243,25 @@ class Commands:
             case Verb.STATUS:
                 names = await self._owned(customer, StatusRequest.model_validate_json(payload).connection)
                 now, found = clock.now(), await status.read(self._database, names)
-                documents = tuple(status_document(each, now=now) for each in found if each.customer == customer)
+                documents = tuple(
+                    status_document(each, now=now) for each in found if each.customer == customer
+                )
                 return StatusAnswer(request_id=request.request_id, connections=documents)
             case Verb.SYNC:
                 wanted = SyncRequest.model_validate_json(payload)
                 await self._owned(customer, wanted.connection)
-                await self._synchronise(wanted.connection, full=wanted.mode == "full", request_id=request.request_id)
-                return SyncAnswer(request_id=request.request_id, connection=wanted.connection, mode=wanted.mode)
+                await self._synchronise(
+                    wanted.connection, full=wanted.mode == "full", request_id=request.request_id
+                )
+                return SyncAnswer(
+                    request_id=request.request_id, connection=wanted.connection, mode=wanted.mode
+                )
             case Verb.EXPLAIN:
                 question = ExplainRequest.model_validate_json(payload)
-                return ExplainAnswer(request_id=request.request_id, explanation=self._explain(customer, question.topic, question.message))
+                return ExplainAnswer(
+                    request_id=request.request_id,
+                    explanation=self._explain(customer, question.topic, question.message),
+                )
             case verb:
                 assert_never(verb)
 
@@ -208,7 +269,9 @@ class Commands:
         """A connection of another customer looks as if it did not exist."""
         names = await status.owned(self._database, customer, connection)
         if connection is not None and not names:
-            raise RequestRefused("request.not_found", f"there is no connection {connection!r}", connection=connection)
+            raise RequestRefused(
+                "request.not_found", f"there is no connection {connection!r}", connection=connection
+            )
         return names
 
     async def _reply(self, client: StrictClient, request: _Request, answer: Answer) -> None:
@@ -217,10 +280,18 @@ class Commands:
             payload = answer.payload()
             if len(payload) > ANSWER_BYTES:
                 outcome = "refused"
-                payload = _error(request, "request.too_large", f"the answer would have {len(payload)} bytes; ask for less at once").payload()
+                payload = _error(
+                    request,
+                    "request.too_large",
+                    f"the answer would have {len(payload)} bytes; ask for less at once",
+                ).payload()
             try:
                 await client.publish_once(
-                    request.reply, payload, content_type="application/json", expiry_seconds=EXPIRY_SECONDS, correlation=request.correlation
+                    request.reply,
+                    payload,
+                    content_type="application/json",
+                    expiry_seconds=EXPIRY_SECONDS,
+                    correlation=request.correlation,
                 )
             except PublishRefused as error:
                 self._ignore(request.customer, request.verb, "unanswerable", str(error))
@@ -230,12 +301,27 @@ class Commands:
 
 def _verb(text: str) -> Verb:
     if text not in set(Verb):
-        raise RequestRefused("request.not_found", f"there is no command {text[:64]!r}; there are {', '.join(Verb)}")
+        raise RequestRefused(
+            "request.not_found", f"there is no command {text[:64]!r}; there are {', '.join(Verb)}"
+        )
     return Verb(text)
 
 
-def _error(request: _Request, code: str, detail: str, *, connection: str | None = None, retry_after: float | None = None) -> CommandError:
-    return CommandError(request_id=request.request_id, code=code, detail=detail, connection=connection, retry_after=retry_after)
+def _error(
+    request: _Request,
+    code: str,
+    detail: str,
+    *,
+    connection: str | None = None,
+    retry_after: float | None = None,
+) -> CommandError:
+    return CommandError(
+        request_id=request.request_id,
+        code=code,
+        detail=detail,
+        connection=connection,
+        retry_after=retry_after,
+    )
 
 
 def _count(verb: str, outcome: str) -> None:

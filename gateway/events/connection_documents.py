@@ -1,6 +1,8 @@
-"""The retained documents of connections: a status while a connection lives, an issue while it is open, and no ghost of either.
+"""The retained documents of connections: a status while a connection lives, an issue while it is open, and no
+ghost of either.
 
-Each topic is noted in the database before it is published, so whoever speaks next knows what to empty. Must not know who speaks, or when.
+Each topic is noted in the database before it is published, so whoever speaks next knows what to empty. Must
+not know who speaks, or when.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class ConnectionDocuments:
         self._refused: dict[str, float] = {}
 
     def repeat(self, *, connected: bool = False) -> None:
-        """Everything is published again by the next `say`. `connected`: to a broker that may have forgotten, or gone back in time."""
+        """Everything is published again by the next `say`. `connected`: to a broker that may have forgotten,
+        or gone back in time.
+        """
         self._versions.clear()
         self._issues.clear()
         if connected:
@@ -74,7 +78,9 @@ class ConnectionDocuments:
         if self._issue_topics is None:
             self._issue_topics = await retained.issue_topics(self._database)
         wanted = {
-            f"{self._place(found.customer, found.issue.connection)}/issues/{found.issue.id}": issue_document(found.issue).payload()
+            f"{self._place(found.customer, found.issue.connection)}/issues/{found.issue.id}": issue_document(
+                found.issue
+            ).payload()
             for found in await retained.open_issues(self._database)
         }
         for topic, payload in wanted.items():
@@ -92,14 +98,21 @@ class ConnectionDocuments:
             self._issues.pop(topic, None)
 
     async def _retain(self, client: StrictClient, topic: str, payload: bytes) -> None:
-        """A topic that the broker refuses rests, over reconnections too: Mosquitto 2.0 ends the connection after it has refused. Said once."""
+        """A topic that the broker refuses rests, over reconnections too: Mosquitto 2.0 ends the connection
+        after it has refused. Said once.
+        """
         if clock.monotonic() < self._refused.get(topic, 0.0):
             return
         try:
             await client.retain(topic, payload)
         except PublishRefused as error:
             if topic not in self._refused:
-                log.warning("events.retain_refused", topic=topic, detail=str(error), advice="let the gateway publish under its topic root")
+                log.warning(
+                    "events.retain_refused",
+                    topic=topic,
+                    detail=str(error),
+                    advice="let the gateway publish under its topic root",
+                )
             self._refused[topic] = clock.monotonic() + REFUSED_SECONDS
         else:
             self._refused.pop(topic, None)

@@ -46,7 +46,9 @@ class ProgressDocument(Document):
     until: datetime
     cursor: datetime = Field(description="Everything before it is marked for delivery.")
     pending_readings: int = Field(ge=0)
-    clipped_to_days: float | None = Field(description="What the system's own limit left of the days asked for; null where it left them all.")
+    clipped_to_days: float | None = Field(
+        description="What the system's own limit left of the days asked for; null where it left them all."
+    )
 
 
 class StreamDocument(Document):
@@ -56,7 +58,9 @@ class StreamDocument(Document):
     direction: Literal["outbound", "inbound"]
     phase: Literal["initial", "incremental"]
     state: Literal["idle", "running", "lagging", "failed"]
-    watermark: str = Field(description="Incremental: the revision below which all is scanned. Initial: the time up to which it has walked.")
+    watermark: str = Field(
+        description="Incremental: the revision below which all is scanned. Initial: the time up to which it has walked."
+    )
     lag_seconds: float = Field(ge=0, description="Age of the oldest closed window that is not delivered.")
     progress: ProgressDocument | None
 
@@ -89,7 +93,9 @@ class StatusDocument(Document):
 
 
 class IssueDocument(Document):
-    """`customers/{customer}/connections/{connection}/issues/{issue}`: what needs a person, retained until it is solved."""
+    """`customers/{customer}/connections/{connection}/issues/{issue}`: what needs a person, retained until it
+    is solved.
+    """
 
     id: str
     code: IssueCode

@@ -19,8 +19,11 @@ CLAIM_SECONDS = 5.0
 RELEASE_SECONDS = 2.0
 
 
-async def lead(database: Database, lease: str, owner: str, work: Callable[[], Coroutine[None, None, None]]) -> None:
-    """Until cancelled: `work` runs whenever the lease is ours, and is cancelled when it is lost. Raises what `work` raises.
+async def lead(
+    database: Database, lease: str, owner: str, work: Callable[[], Coroutine[None, None, None]]
+) -> None:
+    """Until cancelled: `work` runs whenever the lease is ours, and is cancelled when it is lost. Raises what
+    `work` raises.
 
     While the database is away nobody can take the lease, so it stays as it was.
     """

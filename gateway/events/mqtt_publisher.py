@@ -1,4 +1,6 @@
-"""Publishes retained status: this replica's, and for the one that holds the lease the gateway's and every connection's."""
+"""Publishes retained status: this replica's, and for the one that holds the lease the gateway's and every
+connection's.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +36,17 @@ GatewayState = Literal["ready", "draining", "lost"]
 
 
 class StatusPublisher:
-    """Two connections to the broker, for a connection has only one last will: the replica's and, with the lease, the gateway's."""
+    """Two connections to the broker, for a connection has only one last will: the replica's and, with the
+    lease, the gateway's.
+    """
 
     def __init__(self, settings: Settings, database: Database, replica: str) -> None:
         self._settings = settings
         self._database = database
         self._replica = replica
-        self._owner = f"{replica}/{secrets.token_hex(4)}"  # two that were given one name by mistake still take turns
+        self._owner = (
+            f"{replica}/{secrets.token_hex(4)}"  # two that were given one name by mistake still take turns
+        )
         self._root = settings.broker.topic_root
         self._replica_topic = f"{self._root}/replicas/{replica}/status"
         self._gateway_topic = f"{self._root}/gateway/status"
@@ -58,13 +64,17 @@ class StatusPublisher:
         self._ended.set()
 
     async def run(self) -> None:
-        """Until `stop` or cancellation. Neither a broker nor a database that is away ends it. Raises ConfigError for TLS files that cannot be used."""
+        """Until `stop` or cancellation. Neither a broker nor a database that is away ends it. Raises
+        ConfigError for TLS files that cannot be used.
+        """
         presence = Session(
             "replica",
             self._settings.broker,
             will=lambda: self._will(self._replica_topic, ReplicaStatus(online=False, since=clock.now())),
             serve=self._attend,
-            farewell=lambda client: client.retain(self._replica_topic, ReplicaStatus(online=False, since=clock.now()).payload()),
+            farewell=lambda client: client.retain(
+                self._replica_topic, ReplicaStatus(online=False, since=clock.now()).payload()
+            ),
         )
         self._ended.clear()
         try:
@@ -82,7 +92,9 @@ class StatusPublisher:
             self._ended.set()
 
     async def draining(self) -> None:
-        """Says that no new work is taken; returns when it is said, or after a short while when the broker is away."""
+        """Says that no new work is taken; returns when it is said, or after a short while when the broker is
+        away.
+        """
         self._move("draining")
         self._said_state.clear()
         self._changed.set()
@@ -110,7 +122,9 @@ class StatusPublisher:
         await self._guard(client, self._replica_topic, lambda: online)
 
     async def _guard(self, client: StrictClient, topic: str, wanted: Callable[[], bytes]) -> None:
-        """Until we stop: when another word stands in the topic (the will of our own lost connection comes late), ours is put there again."""
+        """Until we stop: when another word stands in the topic (the will of our own lost connection comes
+        late), ours is put there again.
+        """
         await client.subscribe(topic, qos=1)
         listening = asyncio.ensure_future(self._correct(client, topic, wanted))
         stopping = asyncio.ensure_future(occurred(self._stopping))
@@ -141,7 +155,13 @@ class StatusPublisher:
 
     async def _while_leading(self) -> None:
         """Speaks until the lease is lost or we stop."""
-        speaker = Session("gateway", self._settings.broker, will=self._gateway_will, serve=self._speak, farewell=self._leave_gateway)
+        speaker = Session(
+            "gateway",
+            self._settings.broker,
+            will=self._gateway_will,
+            serve=self._speak,
+            farewell=self._leave_gateway,
+        )
         speaking = asyncio.ensure_future(speaker.run())
         try:
             while not speaking.done():
@@ -187,12 +207,19 @@ class StatusPublisher:
     async def _leave_gateway(self, client: StrictClient) -> None:
         """The last word, unless another replica has the say now."""
         if self._leading:
-            lost = GatewayStatus(state="lost", replicas=max(0, self._replicas - 1), since=clock.now(), version=version("fieldgate"))
+            lost = GatewayStatus(
+                state="lost",
+                replicas=max(0, self._replicas - 1),
+                since=clock.now(),
+                version=version("fieldgate"),
+            )
             await client.retain(self._gateway_topic, lost.payload())
 
     async def _say_gateway(self, client: StrictClient) -> None:
         state = self._state
-        document = GatewayStatus(state=state, replicas=self._replicas, since=self._since, version=version("fieldgate"))
+        document = GatewayStatus(
+            state=state, replicas=self._replicas, since=self._since, version=version("fieldgate")
+        )
         if (payload := document.payload()) != self._said:
             self._said = payload
             await client.retain(self._gateway_topic, payload)
@@ -208,7 +235,9 @@ class StatusPublisher:
             self._note_database(None)
 
     def _gateway_will(self) -> aiomqtt.Will:
-        lost = GatewayStatus(state="lost", replicas=max(0, self._replicas - 1), since=clock.now(), version=version("fieldgate"))
+        lost = GatewayStatus(
+            state="lost", replicas=max(0, self._replicas - 1), since=clock.now(), version=version("fieldgate")
+        )
         return self._will(self._gateway_topic, lost)
 
     def _will(self, topic: str, document: GatewayStatus | ReplicaStatus) -> aiomqtt.Will:

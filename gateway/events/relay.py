@@ -1,6 +1,8 @@
-"""Outbox to MQTT, by the replica that holds the lease: at least once, in order within each lane, and no lane waits for another.
+"""Outbox to MQTT, by the replica that holds the lease: at least once, in order within each lane, and no lane
+waits for another.
 
-An event is marked as published only on a good PUBACK. What a kill leaves between the two is published again, with the same id.
+An event is marked as published only on a good PUBACK. What a kill leaves between the two is published again,
+with the same id.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ class Relay:
         self._owner = f"{owner}/{secrets.token_hex(4)}"
         self._wake = asyncio.Event()
         self._running: dict[str, asyncio.Task[_Told]] = {}
-        self._taken: dict[str, Sequence[int]] = {}  # by the broker, not marked yet: these lanes rest until they are
+        self._taken: dict[
+            str, Sequence[int]
+        ] = {}  # by the broker, not marked yet: these lanes rest until they are
         self._refused: dict[str, _Refusal] = {}
         self._held = False
         self._claim_at = 0.0
@@ -77,7 +81,9 @@ class Relay:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until cancelled; then the lease is given back. Neither a broker nor a database that is away ends it."""
+        """Until cancelled; then the lease is given back. Neither a broker nor a database that is away ends
+        it.
+        """
         try:
             while True:
                 if await self._claim():
@@ -86,19 +92,25 @@ class Relay:
                     log.info("events.relay_left", owner=self._owner)
                 await asyncio.sleep(CLAIM_SECONDS)
         finally:
-            with suppress(StoreError, TimeoutError):  # the lease runs out by itself, and what is not marked is published again
+            with suppress(
+                StoreError, TimeoutError
+            ):  # the lease runs out by itself, and what is not marked is published again
                 async with asyncio.timeout(GOODBYE_SECONDS):
                     await self._mark()
                     await leases.release(self._database, LEASE, self._owner)
 
     async def _mark(self) -> None:
         if taken := dict(self._taken):
-            await outbox.mark_published(self._database, [position for positions in taken.values() for position in positions])
+            await outbox.mark_published(
+                self._database, [position for positions in taken.values() for position in positions]
+            )
             for lane in taken:
                 del self._taken[lane]
 
     async def _claim(self) -> bool:
-        """Whether the lease is ours, asked every few seconds. While the database is away nobody can take it, so it stays as it was."""
+        """Whether the lease is ours, asked every few seconds. While the database is away nobody can take it,
+        so it stays as it was.
+        """
         if clock.monotonic() < self._claim_at:
             return self._held
         try:
@@ -125,7 +137,9 @@ class Relay:
         finally:
             gone.cancel()
             tasks = list(self._running.values())
-            if tasks:  # acknowledgements that are on their way are worth a moment: what is not marked is told twice
+            if (
+                tasks
+            ):  # acknowledgements that are on their way are worth a moment: what is not marked is told twice
                 await asyncio.wait(tasks, timeout=LAST_SECONDS)
             for task in tasks:
                 task.cancel()
@@ -133,7 +147,9 @@ class Relay:
             self._collect()
 
     async def _round(self, client: StrictClient) -> None:
-        """Marks what was taken, and begins the lanes that have something. Raises MqttError of a lane that lost the connection."""
+        """Marks what was taken, and begins the lanes that have something. Raises MqttError of a lane that
+        lost the connection.
+        """
         trouble = self._collect()
         try:
             await self._mark()
@@ -142,14 +158,19 @@ class Relay:
             now = clock.monotonic()
             resting = [lane for lane, refusal in self._refused.items() if refusal.until > now]
             found = await outbox.unpublished(
-                self._database, without=[*self._running, *resting], lanes=max(0, LANES - len(self._running)), events=EVENTS_OF_A_LANE
+                self._database,
+                without=[*self._running, *resting],
+                lanes=max(0, LANES - len(self._running)),
+                events=EVENTS_OF_A_LANE,
             )
         except StoreError as error:
             self._note_database(str(error))
             return
         self._note_database(None)
         for lane, events in found.items():
-            self._running[lane] = asyncio.create_task(self._tell(client, lane, events), name=f"events of {lane}")
+            self._running[lane] = asyncio.create_task(
+                self._tell(client, lane, events), name=f"events of {lane}"
+            )
             self._running[lane].add_done_callback(lambda _: self._wake.set())
 
     async def _tell(self, client: StrictClient, lane: str, events: Sequence[Event]) -> _Told:
@@ -194,7 +215,12 @@ class Relay:
         wait = full_jitter(attempt=attempts, rand=random.random(), cap_seconds=REFUSED_CAP_SECONDS)
         self._refused[lane] = _Refusal(attempts=attempts, until=clock.monotonic() + wait)
         if attempts == 1 and isinstance(error, PublishRefused):
-            log.warning("events.publish_refused", lane=lane, detail=str(error), advice="let the gateway publish under its topic root")
+            log.warning(
+                "events.publish_refused",
+                lane=lane,
+                detail=str(error),
+                advice="let the gateway publish under its topic root",
+            )
 
     def _note_database(self, trouble: str | None) -> None:
         if trouble is not None and not self._away:

@@ -1,7 +1,9 @@
-"""The control plane's MQTT client: aiomqtt made strict. A new client object for each connection, since an old one keeps ghosts.
+"""The control plane's MQTT client: aiomqtt made strict. A new client object for each connection, since an old
+one keeps ghosts.
 
-aiomqtt 2.5 ignores the PUBACK's reason, lets paho keep a "failed" publish and send it later, and does not wake a publish when the
-connection ends. It is pinned exactly, because this module reads its private attributes.
+aiomqtt 2.5 ignores the PUBACK's reason, lets paho keep a "failed" publish and send it later, and does not
+wake a publish when the connection ends. It is pinned exactly, because this module reads its private
+attributes.
 """
 
 from __future__ import annotations
@@ -38,13 +40,17 @@ KEEPALIVE_SECONDS = 10
 
 
 class PublishRefused(aiomqtt.MqttError):
-    """The broker took the packet and refused the message (its access list, say): this topic, not the connection."""
+    """The broker took the packet and refused the message (its access list, say): this topic, not the
+    connection.
+    """
 
 
 class StrictClient(aiomqtt.Client):
     """Publishes only while connected, and only succeeds on a good PUBACK."""
 
-    def __init__(self, settings: BrokerSettings, identifier: str, will: aiomqtt.Will | None, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, settings: BrokerSettings, identifier: str, will: aiomqtt.Will | None, tls: ssl.SSLContext | None
+    ) -> None:
         url = urlsplit(settings.url)
         super().__init__(
             url.hostname or "127.0.0.1",
@@ -77,7 +83,9 @@ class StrictClient(aiomqtt.Client):
         expiry_seconds: int | None = None,
         correlation: bytes | None = None,
     ) -> None:
-        """Publishes at QoS 1; returns on a good PUBACK. Raises PublishRefused on a bad one, and MqttError where none came."""
+        """Publishes at QoS 1; returns on a good PUBACK. Raises PublishRefused on a bad one, and MqttError
+        where none came.
+        """
         if self._disconnected.done():
             raise aiomqtt.MqttError("not connected")  # paho would keep it and send it at some later time
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -105,20 +113,25 @@ class StrictClient(aiomqtt.Client):
         self._pending_publishes[mid] = confirmation
         waiter: asyncio.Future[None] = asyncio.ensure_future(occurred(confirmation))
         try:
-            done, _ = await asyncio.wait({waiter, self._disconnected}, timeout=PUBLISH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {waiter, self._disconnected}, timeout=PUBLISH_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             waiter.cancel()
             self._pending_publishes.pop(mid, None)
         if waiter not in done:
             raise aiomqtt.MqttError(f"no PUBACK for {topic}")
 
-    def _on_publish(self, client: PahoClient, userdata: object, mid: int, reason_code: ReasonCode, properties: Properties) -> None:
+    def _on_publish(
+        self, client: PahoClient, userdata: object, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
         self._reasons[mid] = reason_code
         super()._on_publish(client, userdata, mid, reason_code, properties)
 
 
 class Session:
-    """Keeps one client connected: `serve` runs with each new one, and is over when it returns without an error.
+    """Keeps one client connected: `serve` runs with each new one, and is over when it returns without an
+    error.
 
     `farewell` is said before a disconnection of our own, for the broker keeps the last will to itself then.
     """
@@ -137,15 +150,21 @@ class Session:
         self._will = will
         self._serve = serve
         self._farewell = farewell
-        self._identifier = f"fieldgate-{name}-{secrets.token_hex(12)}"  # nobody else can guess it, and push us off
+        self._identifier = (
+            f"fieldgate-{name}-{secrets.token_hex(12)}"  # nobody else can guess it, and push us off
+        )
         self._tls = tls_context(settings)
 
     async def run(self) -> None:
-        """Until `serve` returns or this is cancelled. Reconnects with full jitter, saying once that it is down and once that it is up."""
+        """Until `serve` returns or this is cancelled. Reconnects with full jitter, saying once that it is
+        down and once that it is up.
+        """
         attempt, down, since = 0, False, clock.monotonic()
         while True:
             try:
-                async with StrictClient(self._settings, self._identifier, self._will() if self._will else None, self._tls) as client:
+                async with StrictClient(
+                    self._settings, self._identifier, self._will() if self._will else None, self._tls
+                ) as client:
                     if down:
                         log.info("events.broker_returned", client=self._name)
                     down, since = False, clock.monotonic()
@@ -160,7 +179,14 @@ class Session:
                 if not down:
                     log.warning("events.broker_away", client=self._name, detail=str(error))
                 down = True
-            await asyncio.sleep(full_jitter(attempt, rand=random.random(), base_seconds=RECONNECT_BASE_SECONDS, cap_seconds=RECONNECT_CAP_SECONDS))
+            await asyncio.sleep(
+                full_jitter(
+                    attempt,
+                    rand=random.random(),
+                    base_seconds=RECONNECT_BASE_SECONDS,
+                    cap_seconds=RECONNECT_CAP_SECONDS,
+                )
+            )
 
     async def _part(self, client: StrictClient) -> None:
         if self._farewell is None:

@@ -1,7 +1,8 @@
-"""One request to a stranger's address: resolved and judged first, then connected to exactly what was judged. Bounded in time; the body is not read.
+"""One request to a stranger's address: resolved and judged first, then connected to exactly what was judged.
+Bounded in time; the body is not read.
 
-A name is resolved once for each attempt and the connection goes to that address, with the name for TLS and `Host`, so what a name means cannot
-change in between. No proxy, no redirect, no connection is kept.
+A name is resolved once for each attempt and the connection goes to that address, with the name for TLS and
+`Host`, so what a name means cannot change in between. No proxy, no redirect, no connection is kept.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ def fault(url: str, settings: WebhookSettings) -> str | None:
         return "it is not an address"
     if parsed.scheme not in ("https", "http") or (parsed.scheme == "http" and not settings.allow_http):
         return "it must begin with https://"
-    if not _HOST.fullmatch(parsed.raw_host) or (parsed.port or 1) > 65535 or parsed.userinfo or parsed.fragment:
+    if (
+        not _HOST.fullmatch(parsed.raw_host)
+        or (parsed.port or 1) > 65535
+        or parsed.userinfo
+        or parsed.fragment
+    ):
         return "it needs a host, and no user, password or fragment"
     if _is_address(parsed.host) and not (settings.allow_private_addresses or is_public(parsed.host)):
         return "it is not an address of the public internet"
@@ -45,9 +51,13 @@ def fault(url: str, settings: WebhookSettings) -> str | None:
 class Requests:
     """Sends webhooks. Safe to use from many tasks."""
 
-    def __init__(self, settings: WebhookSettings, *, resolve: Resolve | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, settings: WebhookSettings, *, resolve: Resolve | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._settings = settings
-        self._names = ThreadPoolExecutor(NAMES_AT_ONCE, "webhook-names")  # of its own: names that hang must not stop what else needs threads
+        self._names = ThreadPoolExecutor(
+            NAMES_AT_ONCE, "webhook-names"
+        )  # of its own: names that hang must not stop what else needs threads
         self._resolve = resolve or self._look_up
         self._client = httpx.AsyncClient(
             verify=tls or ssl.create_default_context(),
@@ -63,7 +73,9 @@ class Requests:
         await self._client.aclose()
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[Outcome, str | None]:
-        """What became of it, and why it failed: in words that repeat nothing of the answer, since whoever reads them may not reach that host."""
+        """What became of it, and why it failed: in words that repeat nothing of the answer, since whoever
+        reads them may not reach that host.
+        """
         reason = fault(url, self._settings)
         if reason is not None:
             return Outcome.FORBIDDEN, reason
@@ -85,14 +97,20 @@ class Requests:
     async def _addresses(self, named: httpx.URL) -> Sequence[str]:
         port = named.port or (443 if named.scheme == "https" else 80)
         found = await self._resolve(named.raw_host.decode("ascii"), port)
-        return [address for address in found if self._settings.allow_private_addresses or is_public(address)][:MOST_ADDRESSES]
+        return [address for address in found if self._settings.allow_private_addresses or is_public(address)][
+            :MOST_ADDRESSES
+        ]
 
     async def _look_up(self, host: str, port: int) -> Sequence[str]:
         """The addresses of a name, as the system's resolver orders them. Raises OSError."""
-        found = await asyncio.get_running_loop().run_in_executor(self._names, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._names, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
         return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
-    async def _first_that_connects(self, named: httpx.URL, addresses: Sequence[str], body: bytes, headers: Mapping[str, str]) -> int:
+    async def _first_that_connects(
+        self, named: httpx.URL, addresses: Sequence[str], body: bytes, headers: Mapping[str, str]
+    ) -> int:
         for place, address in enumerate(addresses):
             try:
                 return await self._exchange(named, address, body, headers)
@@ -107,7 +125,10 @@ class Requests:
             named.copy_with(host=address),
             content=body,
             headers={**headers, "host": named.netloc.decode("ascii"), "connection": "close"},
-            extensions={"sni_hostname": named.raw_host.decode("ascii"), "timeout": self._client.timeout.as_dict()},
+            extensions={
+                "sni_hostname": named.raw_host.decode("ascii"),
+                "timeout": self._client.timeout.as_dict(),
+            },
         )
         response = await self._client.send(request, stream=True)
         await response.aclose()

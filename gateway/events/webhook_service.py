@@ -1,4 +1,5 @@
-"""Webhook endpoints for those who keep them: make, list, remove, new secret, enable, replay. A secret is shown once, when it is made.
+"""Webhook endpoints for those who keep them: make, list, remove, new secret, enable, replay. A secret is
+shown once, when it is made.
 
 `customer` in every call: only this customer's endpoints; None: all. Of another's there is nothing to find.
 """
@@ -28,20 +29,38 @@ log = structlog.get_logger(__name__)
 class WebhookService:
     """Raises RequestRefused for what cannot be done, StoreError while the database is away."""
 
-    def __init__(self, settings: WebhookSettings, database: Database, sealer: Sealer, *, now: Callable[[], datetime] = clock.now) -> None:
+    def __init__(
+        self,
+        settings: WebhookSettings,
+        database: Database,
+        sealer: Sealer,
+        *,
+        now: Callable[[], datetime] = clock.now,
+    ) -> None:
         self._settings = settings
         self._database = database
         self._sealer = sealer
         self._now = now
 
-    async def create(self, url: str, *, customer: str | None, types: Sequence[EventType] = ()) -> tuple[Endpoint, str]:
-        """The endpoint and its secret. `customer` None: it is told of every customer and of the gateway. `types` empty: of everything."""
+    async def create(
+        self, url: str, *, customer: str | None, types: Sequence[EventType] = ()
+    ) -> tuple[Endpoint, str]:
+        """The endpoint and its secret. `customer` None: it is told of every customer and of the gateway.
+        `types` empty: of everything.
+        """
         reason = fault(url, self._settings)
         if reason is not None:
             raise RequestRefused("request.invalid", f"url: {reason}")
         endpoint, secret = secrets.token_hex(8), new_secret(secrets.token_bytes(SECRET_BYTES))
         sealed = self._sealer.seal(secret, endpoint=endpoint, generation=1)
-        await webhooks.create(self._database, endpoint, customer=customer, url=url, types=tuple(dict.fromkeys(types)), sealed=sealed)
+        await webhooks.create(
+            self._database,
+            endpoint,
+            customer=customer,
+            url=url,
+            types=tuple(dict.fromkeys(types)),
+            sealed=sealed,
+        )
         log.info("events.webhook_created", endpoint=endpoint, customer=customer)
         found, _ = await self._find(endpoint, None)
         return found, secret
@@ -62,7 +81,9 @@ class WebhookService:
         secret = new_secret(secrets.token_bytes(SECRET_BYTES))
         sealed = self._sealer.seal(secret, endpoint=endpoint, generation=held.generation + 1)
         until = self._now() + BOTH_SECRETS
-        if not await webhooks.rotate(self._database, endpoint, generation=held.generation, sealed=sealed, previous_until=until):
+        if not await webhooks.rotate(
+            self._database, endpoint, generation=held.generation, sealed=sealed, previous_until=until
+        ):
             raise RequestRefused("request.conflict", "another secret was made at this moment")
         return secret
 
@@ -72,7 +93,9 @@ class WebhookService:
         await webhooks.enable(self._database, endpoint)
 
     async def replay(self, endpoint: str, *, customer: str | None, since: datetime | str) -> int:
-        """Every event from a time, or from the event with this id, is delivered again with its own id and marked; how many. A disabled endpoint is enabled."""
+        """Every event from a time, or from the event with this id, is delivered again with its own id and
+        marked; how many. A disabled endpoint is enabled.
+        """
         await self._find(endpoint, customer)
         at = await webhooks.event_time(self._database, since) if isinstance(since, str) else since
         if at is None:

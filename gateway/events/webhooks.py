@@ -1,6 +1,8 @@
-"""Outbox to webhooks: in order for each endpoint and connection, those side by side, no endpoint waiting for another. Every replica takes part.
+"""Outbox to webhooks: in order for each endpoint and connection, those side by side, no endpoint waiting for
+another. Every replica takes part.
 
-An attempt is counted before it is made, so that whatever is sent again is marked as such. Schedules and leases live in the database.
+An attempt is counted before it is made, so that whatever is sent again is marked as such. Schedules and
+leases live in the database.
 """
 
 from __future__ import annotations
@@ -85,7 +87,9 @@ class Webhooks:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until `stop`, or cancellation, which gives attempts under way a moment to end. A database that is away does not end it."""
+        """Until `stop`, or cancellation, which gives attempts under way a moment to end. A database that is
+        away does not end it.
+        """
         try:
             while not self._stopping:
                 if self._failure is not None:
@@ -106,14 +110,28 @@ class Webhooks:
             await self._requests.close()
 
     def stop(self) -> None:
-        """Begins nothing more; `run` returns when the attempts under way have ended, each within its time-out."""
+        """Begins nothing more; `run` returns when the attempts under way have ended, each within its time-
+        out.
+        """
         self._stopping = True
         self._wake.set()
 
     async def _begin(self) -> None:
         try:
-            wanted = await webhooks.due(self._database, now=self._now(), busy=+self._busy, per_endpoint=PER_ENDPOINT, limit=max(0, AT_ONCE - len(self._lanes)))
-            taken = await webhooks.take(self._database, wanted, now=self._now(), lease_seconds=self._lease_seconds) if wanted else []
+            wanted = await webhooks.due(
+                self._database,
+                now=self._now(),
+                busy=+self._busy,
+                per_endpoint=PER_ENDPOINT,
+                limit=max(0, AT_ONCE - len(self._lanes)),
+            )
+            taken = (
+                await webhooks.take(
+                    self._database, wanted, now=self._now(), lease_seconds=self._lease_seconds
+                )
+                if wanted
+                else []
+            )
         except StoreError as error:
             self._note_database(str(error))
             return
@@ -137,7 +155,9 @@ class Webhooks:
         self._wake.set()
 
     async def _deliver(self, delivery: Delivery) -> None:
-        """This one and what follows it in its lane, as long as the endpoint takes them; then others get a turn."""
+        """This one and what follows it in its lane, as long as the endpoint takes them; then others get a
+        turn.
+        """
         for _ in range(IN_A_ROW):
             outcome, error = await self._attempt(delivery)
             metrics.WEBHOOK_DELIVERIES.labels(outcome).inc()
@@ -147,7 +167,13 @@ class Webhooks:
             try:
                 position = await webhooks.head(self._database, delivery.endpoint, delivery.event.lane)
                 wanted = [] if position is None else [(delivery.endpoint, position)]
-                taken = await webhooks.take(self._database, wanted, now=self._now(), lease_seconds=self._lease_seconds) if wanted else []
+                taken = (
+                    await webhooks.take(
+                        self._database, wanted, now=self._now(), lease_seconds=self._lease_seconds
+                    )
+                    if wanted
+                    else []
+                )
             except StoreError:
                 return  # found again when the database is back
             if not taken:
@@ -167,7 +193,9 @@ class Webhooks:
             "user-agent": f"fieldgate/{version('fieldgate')}",
             "webhook-id": delivery.event.event_id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": signature(secrets, message_id=delivery.event.event_id, timestamp=timestamp, body=body),
+            "webhook-signature": signature(
+                secrets, message_id=delivery.event.event_id, timestamp=timestamp, body=body
+            ),
             "fieldgate-attempt": str(delivery.attempt),
         }
         if delivery.replay:
@@ -176,12 +204,20 @@ class Webhooks:
 
     def _open(self, endpoint: str, secrets: Secrets, now: datetime) -> list[str]:
         opened = [self._sealer.open(secrets.secret, endpoint=endpoint, generation=secrets.generation)]
-        if secrets.previous is not None and secrets.previous_until is not None and now < secrets.previous_until:
-            opened.append(self._sealer.open(secrets.previous, endpoint=endpoint, generation=secrets.generation - 1))
+        if (
+            secrets.previous is not None
+            and secrets.previous_until is not None
+            and now < secrets.previous_until
+        ):
+            opened.append(
+                self._sealer.open(secrets.previous, endpoint=endpoint, generation=secrets.generation - 1)
+            )
         return opened
 
     async def _record(self, delivery: Delivery, outcome: Outcome, error: str | None) -> None:
-        """Stores what became of the attempt. While the database is away it is kept, until the lease has run out and another attempt may come."""
+        """Stores what became of the attempt. While the database is away it is kept, until the lease has run
+        out and another attempt may come.
+        """
         until = clock.monotonic() + self._lease_seconds
         while True:
             try:
@@ -207,13 +243,20 @@ class Webhooks:
             if since is not None:
                 reason = verdict(outcome, failing_since=since, now=now)
                 host = urlsplit(delivery.url).hostname or ""
-                if reason is not None and await webhooks.disable(connection, delivery.endpoint, now=now, reason=reason, host=host):
+                if reason is not None and await webhooks.disable(
+                    connection, delivery.endpoint, now=now, reason=reason, host=host
+                ):
                     disabled = reason
         if since is None:
             return
         if since == now:
             log.warning("events.webhook_failing", endpoint=delivery.endpoint, detail=error)
         if next_at is None:
-            log.error("events.webhook_given_up", endpoint=delivery.endpoint, event_id=delivery.event.event_id, attempts=delivery.attempt)
+            log.error(
+                "events.webhook_given_up",
+                endpoint=delivery.endpoint,
+                event_id=delivery.event.event_id,
+                attempts=delivery.attempt,
+            )
         if disabled is not None:
             log.error("events.webhook_disabled", endpoint=delivery.endpoint, reason=disabled, detail=error)

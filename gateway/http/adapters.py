@@ -1,4 +1,6 @@
-"""Who serves the ports of HTTP: the store, the lifecycle's service, the ledger, incidents. One place to wire, called by the composition root."""
+"""Who serves the ports of HTTP: the store, the lifecycle's service, the ledger, incidents. One place to wire,
+called by the composition root.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from gateway.connections.service import Connections
 from gateway.connections.vault import Vault
 from gateway.events.cloudevent import CloudEvent, cloud_event
 from gateway.events.webhook_service import WebhookService
-from gateway.http.documents import CreditsDocument, IncidentDocument, NewWebhook, PublicIncident, TransferDocument, WebhookCreated, WebhookDocument
+from gateway.http.documents import (
+    CreditsDocument,
+    IncidentDocument,
+    NewWebhook,
+    PublicIncident,
+    TransferDocument,
+    WebhookCreated,
+    WebhookDocument,
+)
 from gateway.http.ports import Services, System
 from gateway.model.access import Principal
 from gateway.model.credits import Book, Transfer, by_customer
@@ -47,7 +57,14 @@ def assemble(
         incidents=StoredIncidents(database),
         events=StoredEvents(database, instance=settings.instance),
         webhooks=StoredWebhooks(webhooks),
-        reauthorization=Reauthorization(database, service, public_url=settings.http.public_url, vault=vault, login_url=login_url, exchange=exchange),
+        reauthorization=Reauthorization(
+            database,
+            service,
+            public_url=settings.http.public_url,
+            vault=vault,
+            login_url=login_url,
+            exchange=exchange,
+        ),
         catalogue=catalogue(systems),
         prices=settings.credits,
         public_url=settings.http.public_url,
@@ -68,7 +85,9 @@ def catalogue(systems: Mapping[str, links.System]) -> Mapping[str, System]:
 
 
 TRUST_SECONDS = 1.0
-"""How long an answer about a token is believed: a program that polls is looked up once a second, and a revoked token is refused within it."""
+"""How long an answer about a token is believed: a program that polls is looked up once a second, and a
+revoked token is refused within it.
+"""
 
 MOST_TRUSTED = 1_000
 
@@ -124,7 +143,10 @@ class Ledger:
 
     async def transfers(self, customer: str | None, *, before: int, limit: int) -> Sequence[TransferDocument]:
         """Lines of the ledger, the newest first."""
-        return [_transfer(line) for line in await ledger.transfers(self._database, customer=customer, before=before, limit=limit)]
+        return [
+            _transfer(line)
+            for line in await ledger.transfers(self._database, customer=customer, before=before, limit=limit)
+        ]
 
 
 def credits_document(book: Book, customer: str | None) -> CreditsDocument:
@@ -140,8 +162,13 @@ def credits_document(book: Book, customer: str | None) -> CreditsDocument:
             by_customer=used,
         )
     own = [holding for holding in book.holdings if holding.customer == customer]
-    amounts = {account: sum(holding.amount for holding in own if holding.account == account) for account in ("held", "posted")}
-    return CreditsDocument(capacity=None, available=None, quota=book.quotas.get(customer), by_customer=used, **amounts)
+    amounts = {
+        account: sum(holding.amount for holding in own if holding.account == account)
+        for account in ("held", "posted")
+    }
+    return CreditsDocument(
+        capacity=None, available=None, quota=book.quotas.get(customer), by_customer=used, **amounts
+    )
 
 
 def _transfer(line: Transfer) -> TransferDocument:
@@ -163,9 +190,16 @@ class StoredIncidents:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def incidents(self, customer: str | None, *, closed: bool, after: str | None, limit: int) -> Sequence[IncidentDocument]:
+    async def incidents(
+        self, customer: str | None, *, closed: bool, after: str | None, limit: int
+    ) -> Sequence[IncidentDocument]:
         """The latest first."""
-        return [_incident(found) for found in await incidents.listed(self._database, closed=closed, customer=customer, after=after, limit=limit)]
+        return [
+            _incident(found)
+            for found in await incidents.listed(
+                self._database, closed=closed, customer=customer, after=after, limit=limit
+            )
+        ]
 
     async def incident(self, incident: str, customer: str | None) -> IncidentDocument | None:
         """One of them."""
@@ -184,7 +218,9 @@ class StoredEvents:
         self._database = database
         self._instance = instance
 
-    async def events(self, customer: str | None, *, after: int, limit: int) -> Sequence[tuple[int, CloudEvent]]:
+    async def events(
+        self, customer: str | None, *, after: int, limit: int
+    ) -> Sequence[tuple[int, CloudEvent]]:
         """The next after this position."""
         found = await outbox.read(self._database, customer=customer, after=after, limit=limit)
         return [(event.position, cloud_event(event, instance=self._instance)) for event in found]
@@ -198,11 +234,16 @@ class StoredWebhooks:
 
     async def webhooks(self, customer: str | None) -> Sequence[WebhookDocument]:
         """All of them, or a customer's."""
-        return [WebhookDocument(**_endpoint(endpoint)) for endpoint in await self._service.endpoints(customer=customer)]
+        return [
+            WebhookDocument(**_endpoint(endpoint))
+            for endpoint in await self._service.endpoints(customer=customer)
+        ]
 
     async def create(self, wanted: NewWebhook) -> WebhookCreated:
         """Raises RequestRefused for an address that must not be called."""
-        endpoint, secret = await self._service.create(wanted.url, customer=wanted.customer, types=wanted.events)
+        endpoint, secret = await self._service.create(
+            wanted.url, customer=wanted.customer, types=wanted.events
+        )
         return WebhookCreated(**_endpoint(endpoint), secret=secret)
 
     async def rotate(self, webhook: str, customer: str | None) -> str:
@@ -237,7 +278,11 @@ def _incident(found: Incident) -> IncidentDocument:
     return IncidentDocument(
         id=found.incident,
         scope=found.scope.value,
-        state="closed" if found.closed_at is not None else "recovering" if found.calm_since is not None else "open",
+        state="closed"
+        if found.closed_at is not None
+        else "recovering"
+        if found.calm_since is not None
+        else "open",
         since=found.since,
         opened_at=found.opened_at,
         closed_at=found.closed_at,

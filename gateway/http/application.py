@@ -1,4 +1,6 @@
-"""The application: health, readiness, metrics, `/v1` and the pages. Built before the database is open; the services are mounted later."""
+"""The application: health, readiness, metrics, `/v1` and the pages. Built before the database is open; the
+services are mounted later.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,17 @@ class Ready(BaseModel):
 
 
 def build(observed: Observed, mounted: Mounted) -> FastAPI:
-    """The application. `observed` is asked for health and metrics; `mounted` is given its services when they are there."""
+    """The application. `observed` is asked for health and metrics; `mounted` is given its services when they
+    are there.
+    """
     software = version("fieldgate")
-    app = FastAPI(title="Fieldgate", version=software, docs_url=None, redoc_url=None, generate_unique_id_function=lambda route: route.name)
+    app = FastAPI(
+        title="Fieldgate",
+        version=software,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
     app.state.mounted = mounted
     app.openapi = lambda: openapi.complete(app)  # type: ignore[method-assign]  # FastAPI's own way to replace its document
     problem.install(app)
@@ -66,7 +76,9 @@ def _observable(app: FastAPI, observed: Observed, software: str) -> None:
         ready = Ready(ready=all(checks.values()), checks=checks)
         return JSONResponse(ready.model_dump(), status_code=200 if ready.ready else 503)
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}, tags=["health"])
+    @app.get(
+        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}, tags=["health"]
+    )
     async def scrape(request: Request) -> Response:
         """Prometheus text format, or OpenMetrics where it is asked for."""
         text, media_type = await observed.exposition(request.headers.get("accept", ""))

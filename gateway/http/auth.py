@@ -1,4 +1,6 @@
-"""Who asks, and whether it may: the bearer token, its role, and the one place where a connection of another customer does not exist."""
+"""Who asks, and whether it may: the bearer token, its role, and the one place where a connection of another
+customer does not exist.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from gateway.model.errors import RequestRefused
 from gateway.settings import IDENTIFIER
 from gateway.store.views import Target
 
-_BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="An API token: `fieldgate token create --role viewer`.")
+_BEARER = HTTPBearer(
+    auto_error=False, scheme_name="token", description="An API token: `fieldgate token create --role viewer`."
+)
 ANYONE = Principal(name="anyone", role=Role.ADMIN)
 """Who asks where `http.authentication` is off."""
 
@@ -30,14 +34,18 @@ async def services(request: Request) -> Services:  # async, or FastAPI would run
     """What answers; RequestRefused("gateway.overloaded") while the daemon starts."""
     mounted: Mounted = request.app.state.mounted
     if mounted.services is None:
-        raise RequestRefused("gateway.overloaded", "Fieldgate is starting: the database is not open yet.", retry_after=1.0)
+        raise RequestRefused(
+            "gateway.overloaded", "Fieldgate is starting: the database is not open yet.", retry_after=1.0
+        )
     return mounted.services
 
 
 Serving = Annotated[Services, Depends(services)]
 
 
-async def principal(request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> Principal:
+async def principal(
+    request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+) -> Principal:
     """Whose token it is. Raises RequestRefused("auth.unauthenticated")."""
     serving = await services(request)
     if not serving.authentication:
@@ -45,7 +53,9 @@ async def principal(request: Request, bearer: Annotated[HTTPAuthorizationCredent
     found = None if bearer is None else await serving.access.identify(bearer.credentials)
     if found is None:
         said = "There is none" if bearer is None else "This one is unknown, expired or revoked"
-        raise RequestRefused("auth.unauthenticated", f"Send an API token as `Authorization: Bearer fg_...`. {said}.")
+        raise RequestRefused(
+            "auth.unauthenticated", f"Send an API token as `Authorization: Bearer fg_...`. {said}."
+        )
     request.state.principal = found[0]
     return found[0]
 
@@ -72,7 +82,9 @@ OwnedT = TypeVar("OwnedT", bound=Owned)
 
 
 def check_owner(asking: Principal, found: OwnedT | None) -> OwnedT:
-    """The only check of whose a connection is: another customer's is refused as one that does not exist. Raises RequestRefused("request.not_found")."""
+    """The only check of whose a connection is: another customer's is refused as one that does not exist.
+    Raises RequestRefused("request.not_found").
+    """
     if found is None or not asking.may_see(found.customer):
         raise RequestRefused("request.not_found", "There is no such connection.")
     return found
@@ -119,7 +131,9 @@ def caller(request: Request, asking: Principal, *, kind: str = "token") -> Calle
 
 
 def only_customer(asking: Principal, customer: str | None) -> str | None:
-    """The customer that a list is narrowed to. Of another customer than its own, a bound token sees what it would see of none: nothing."""
+    """The customer that a list is narrowed to. Of another customer than its own, a bound token sees what it
+    would see of none: nothing.
+    """
     if asking.customer is None or customer in (None, asking.customer):
         return asking.customer if asking.customer is not None else customer
     return NOBODY

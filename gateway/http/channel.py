@@ -1,7 +1,8 @@
 """The line between the daemon and its HTTP process: a socket pair that carries JSON documents, one a line.
 
-The daemon says `{"serve": true}` when the API may answer and `{"stop": true}` when it may not; the HTTP process asks `{"ask": name, "number": n, ...}` and is
-given `{"answer": ..., "number": n}`. Either side knows by the end of the line that the other is gone.
+The daemon says `{"serve": true}` when the API may answer and `{"stop": true}` when it may not; the HTTP
+process asks `{"ask": name, "number": n, ...}` and is given `{"answer": ..., "number": n}`. Either side knows
+by the end of the line that the other is gone.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ class Daemon:
         self.leaving.set()
 
     async def alive(self) -> None:
-        """Returns when the daemon's loop has turned. Raises RequestRefused("gateway.overloaded") when it does not."""
+        """Returns when the daemon's loop has turned. Raises RequestRefused("gateway.overloaded") when it does
+        not.
+        """
         await self._ask("alive")
 
     async def checks(self) -> dict[str, bool]:
@@ -88,7 +91,9 @@ class Daemon:
         return found
 
     async def exposition(self, accept: str) -> tuple[str, str]:
-        """The metrics of both processes, and their media type. Raises RequestRefused("gateway.overloaded") when the daemon does not answer."""
+        """The metrics of both processes, and their media type. Raises RequestRefused("gateway.overloaded")
+        when the daemon does not answer.
+        """
         text, media_type = await self._ask("exposition", accept=accept, counted=metrics.counts())
         return text, media_type
 
@@ -100,6 +105,10 @@ class Daemon:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await answer
         except TimeoutError:
-            raise RequestRefused("gateway.overloaded", "The gateway's own process does not answer; its log says what it does.", retry_after=1.0) from None
+            raise RequestRefused(
+                "gateway.overloaded",
+                "The gateway's own process does not answer; its log says what it does.",
+                retry_after=1.0,
+            ) from None
         finally:
             del self._asked[number]

@@ -1,4 +1,6 @@
-"""Where a page of a list ended, as an opaque text that the next request gives back. Keyset: nothing is skipped when rows come and go."""
+"""Where a page of a list ended, as an opaque text that the next request gives back. Keyset: nothing is
+skipped when rows come and go.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def number_cursor(cursor: str | None, start: int) -> int:
 
 def _parts(cursor: str, count: int) -> list[object]:
     try:
-        parts = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+        parts = orjson.loads(
+            base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        )
     except (binascii.Error, ValueError) as error:
         raise _invalid() from error
     if not isinstance(parts, list) or len(parts) != count:
@@ -75,4 +79,6 @@ def _time(part: object) -> datetime:
 
 
 def _invalid() -> RequestRefused:
-    return RequestRefused("request.invalid", "cursor: give back what `next` said, unchanged; or leave it out to begin anew.")
+    return RequestRefused(
+        "request.invalid", "cursor: give back what `next` said, unchanged; or leave it out to begin anew."
+    )

@@ -1,4 +1,6 @@
-"""The bodies of `/v1`, as Pydantic models: the OpenAPI document is generated from them. Status documents are `gateway.events.documents`'."""
+"""The bodies of `/v1`, as Pydantic models: the OpenAPI document is generated from them. Status documents are
+`gateway.events.documents`'.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,9 @@ class Accepted(Document):
 
 
 class ReauthorizationDocument(Document):
-    """Whoever has the address can give this connection new credentials: send it to the customer's administrator only."""
+    """Whoever has the address can give this connection new credentials: send it to the customer's
+    administrator only.
+    """
 
     url: str
     expires_at: datetime
@@ -182,7 +186,11 @@ class DeadLetterDocument(Document):
 class ReplayRequest(Section):
     """Which dead letters; null: all of the connection."""
 
-    ids: tuple[int, ...] | None = Field(None, max_length=1000, json_schema_extra={"items": {"type": "integer", "minimum": 1, "maximum": 2**53}})
+    ids: tuple[int, ...] | None = Field(
+        None,
+        max_length=1000,
+        json_schema_extra={"items": {"type": "integer", "minimum": 1, "maximum": 2**53}},
+    )
 
 
 class Replayed(Document):
@@ -244,7 +252,12 @@ class PublicIncident(Document):
 class NewWebhook(Section):
     """An endpoint to be told. `customer` null: of every customer (unbound tokens only)."""
 
-    url: str = Field(min_length=1, max_length=2000, pattern=r"^https?://\S+$", examples=["https://hooks.example.com/fieldgate"])
+    url: str = Field(
+        min_length=1,
+        max_length=2000,
+        pattern=r"^https?://\S+$",
+        examples=["https://hooks.example.com/fieldgate"],
+    )
     events: tuple[EventType, ...] = Field((), description="Empty: every type.")
     customer: Identifier | None = None
 

@@ -10,11 +10,15 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 BETWEEN_SECONDS = 0.005
-"""From the end of one read to the next: what comes meanwhile goes with that. A read that comes alone does not wait."""
+"""From the end of one read to the next: what comes meanwhile goes with that. A read that comes alone does not
+wait.
+"""
 
 
 class Gathering(Generic[K, V]):
-    """Whoever asks while a read is under way gets what the next one finds: never what was read before it asked."""
+    """Whoever asks while a read is under way gets what the next one finds: never what was read before it
+    asked.
+    """
 
     def __init__(self, read: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]]) -> None:
         self._read = read

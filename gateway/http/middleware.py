@@ -1,4 +1,6 @@
-"""What every request goes through before the application: an id, limits on its body, and the headers that keep browsers careful."""
+"""What every request goes through before the application: an id, limits on its body, and the headers that
+keep browsers careful.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def careful_headers(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ..
 
 
 class RequestIds:
-    """Gives every request an id (the caller's own, when it is a decent one), to the log lines and the response; and the headers of `SECURITY`."""
+    """Gives every request an id (the caller's own, when it is a decent one), to the log lines and the
+    response; and the headers of `SECURITY`.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

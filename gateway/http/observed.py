@@ -1,4 +1,6 @@
-"""What the daemon says of itself: which parts are well, and its metrics. Light: the daemon imports this, and nothing that serves HTTP."""
+"""What the daemon says of itself: which parts are well, and its metrics. Light: the daemon imports this, and
+nothing that serves HTTP.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,16 @@ class Readiness:
         if self._database is not None and database:
             with contextlib.suppress(StoreError):
                 migrations = await migrate.is_current(self._database)
-        return {"broker": self._connected(), "database": database, "migrations": migrations, "accepting": not self._draining}
+        return {
+            "broker": self._connected(),
+            "database": database,
+            "migrations": migrations,
+            "accepting": not self._draining,
+        }
 
     async def exposition(self, accept: str) -> tuple[str, str]:
-        """The metrics of this process, and their media type: Prometheus text, or OpenMetrics where `accept` asks for it."""
+        """The metrics of this process, and their media type: Prometheus text, or OpenMetrics where `accept`
+        asks for it.
+        """
         encode, media_type = choose_encoder(accept)
         return encode(metrics.REGISTRY).decode(), media_type

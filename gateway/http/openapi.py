@@ -1,4 +1,6 @@
-"""The OpenAPI document: FastAPI's, completed with every error that a route can answer, as a problem with its codes."""
+"""The OpenAPI document: FastAPI's, completed with every error that a route can answer, as a problem with its
+codes.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def problems(*codes: str) -> dict[int | str, Json]:
 def complete(app: FastAPI) -> Json:
     """The document, made once."""
     if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes)
+        document = get_openapi(
+            title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes
+        )
         schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
@@ -51,7 +55,9 @@ def complete(app: FastAPI) -> Json:
 
 def _complete(path: str, operation: Json) -> None:
     responses = operation["responses"]
-    for status in [status for status, response in responses.items() if "HTTPValidationError" in str(response)]:
+    for status in [
+        status for status, response in responses.items() if "HTTPValidationError" in str(response)
+    ]:
         del responses[status]
     common = ["gateway.internal", "gateway.overloaded"]
     if operation.get("security"):
@@ -65,11 +71,17 @@ def _complete(path: str, operation: Json) -> None:
     for status, response in problems(*common).items():
         _merge(responses, str(status), response)
     for response in responses.values():
-        response["headers"] = {**response.get("headers", {}), "X-Request-ID": {"schema": {"type": "string"}, "description": "Names the request in the log."}}
+        response["headers"] = {
+            **response.get("headers", {}),
+            "X-Request-ID": {"schema": {"type": "string"}, "description": "Names the request in the log."},
+        }
     if "304" in responses:
         responses["304"].pop("content", None)
         for status in ("200", "304"):
-            responses[status]["headers"]["ETag"] = {"schema": {"type": "string"}, "description": "The document's version."}
+            responses[status]["headers"]["ETag"] = {
+                "schema": {"type": "string"},
+                "description": "The document's version.",
+            }
     operation["responses"] = dict(sorted(responses.items()))
 
 

@@ -1,4 +1,6 @@
-"""The short way of the one answer that programs poll: the status document. Whatever is not plainly it goes the long way, which says what is wrong."""
+"""The short way of the one answer that programs poll: the status document. Whatever is not plainly it goes
+the long way, which says what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from gateway.model.status import ConnectionStatus
 from gateway.model.topics import IDENTIFIER
 
 HELD_SECONDS = 0.1
-"""How old an answer may be; `updated` in the document says when it was read. What was changed by way of this process is seen at once."""
+"""How old an answer may be; `updated` in the document says when it was read. What was changed by way of this
+process is seen at once.
+"""
 
 MOST_HELD = 10_000
 
@@ -39,7 +43,9 @@ class _Answer:
 
 
 class Polled:
-    """Before the application: routing, dependencies and a query for each request cost several times what the answer itself does (ADR 16)."""
+    """Before the application: routing, dependencies and a query for each request cost several times what the
+    answer itself does (ADR 16).
+    """
 
     def __init__(self, app: ASGIApp, mounted: Mounted) -> None:
         self._app, self._mounted = app, mounted
@@ -48,7 +54,9 @@ class Polled:
         self._changes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Only `GET /v1/connections/{connection}/status` of a connection that exists for whoever asks; anything else passes."""
+        """Only `GET /v1/connections/{connection}/status` of a connection that exists for whoever asks;
+        anything else passes.
+        """
         reads = scope["type"] == "http" and scope["method"] == "GET" and scope["path"].startswith("/v1/")
         if reads and (path := _PATH.fullmatch(scope["path"])) is not None:
             headers = Headers(scope=scope)
@@ -83,8 +91,18 @@ class Polled:
         if status is None:
             return None
         payload = status_payload(status)
-        headers = {"content-type": "application/json", "content-length": str(len(payload)), **status_headers(status.version)}
-        answer = _Answer(clock.monotonic() + HELD_SECONDS, status.customer, status.version, payload, careful_headers(headers))
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(payload)),
+            **status_headers(status.version),
+        }
+        answer = _Answer(
+            clock.monotonic() + HELD_SECONDS,
+            status.customer,
+            status.version,
+            payload,
+            careful_headers(headers),
+        )
         if changes == self._changes:
             if len(self._held) >= MOST_HELD:
                 self._held.clear()
@@ -98,7 +116,11 @@ class Polled:
 
 async def _send(answer: _Answer, asked: Headers, send: Send) -> None:
     known = has_version(asked.get("if-none-match"), answer.version)
-    headers = [(name, value) for name, value in answer.headers if not known or name not in (b"content-type", b"content-length")]
+    headers = [
+        (name, value)
+        for name, value in answer.headers
+        if not known or name not in (b"content-type", b"content-length")
+    ]
     headers.append((b"x-request-id", request_id(asked).encode()))
     await send({"type": "http.response.start", "status": 304 if known else 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if known else answer.payload})

@@ -1,4 +1,6 @@
-"""What HTTP needs of the other rooms, as protocols: the composition root hands in who serves them. Wiring is `gateway.http.adapters`'."""
+"""What HTTP needs of the other rooms, as protocols: the composition root hands in who serves them. Wiring is
+`gateway.http.adapters`'.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Observed(Protocol):
     """The daemon, as health and metrics show it."""
 
     async def alive(self) -> None:
-        """Returns when the loop that takes in telemetry has turned. Raises RequestRefused("gateway.overloaded") when it does not."""
+        """Returns when the loop that takes in telemetry has turned. Raises
+        RequestRefused("gateway.overloaded") when it does not.
+        """
         ...
 
     async def checks(self) -> dict[str, bool]:
@@ -93,9 +97,9 @@ class ConnectionService(Protocol):
 class Reader(Protocol):
     """What is stored of connections. Nothing here has a side effect but `replay`."""
 
-    async def target(self, connection_id: str) -> Target | None: ...  # noqa: D102
-    async def status(self, connections: Sequence[str] | None) -> Sequence[ConnectionStatus]: ...  # noqa: D102
-    async def connections(  # noqa: D102
+    async def target(self, connection_id: str) -> Target | None: ...
+    async def status(self, connections: Sequence[str] | None) -> Sequence[ConnectionStatus]: ...
+    async def connections(
         self,
         *,
         connection_id: str | None = None,
@@ -105,65 +109,79 @@ class Reader(Protocol):
         after: str = "",
         limit: int,
     ) -> Sequence[Described]: ...
-    async def issues(self, connections: Sequence[str]) -> Sequence[Issue]: ...  # noqa: D102
-    async def readings(self, connection_id: str, *, meter: str | None, after: tuple[str, datetime], limit: int) -> Sequence[DeliveredReading]: ...  # noqa: D102
-    async def runs(self, connection_id: str, *, before: tuple[datetime, int], limit: int) -> Sequence[Run]: ...  # noqa: D102
-    async def dead_letters(self, connection_id: str, *, before: tuple[datetime, int], limit: int) -> Sequence[DeadLetter]: ...  # noqa: D102
-    async def audit(self, connection_id: str, *, limit: int) -> Sequence[Transition]: ...  # noqa: D102
-    async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int: ...  # noqa: D102
+    async def issues(self, connections: Sequence[str]) -> Sequence[Issue]: ...
+    async def readings(
+        self, connection_id: str, *, meter: str | None, after: tuple[str, datetime], limit: int
+    ) -> Sequence[DeliveredReading]: ...
+    async def runs(
+        self, connection_id: str, *, before: tuple[datetime, int], limit: int
+    ) -> Sequence[Run]: ...
+    async def dead_letters(
+        self, connection_id: str, *, before: tuple[datetime, int], limit: int
+    ) -> Sequence[DeadLetter]: ...
+    async def audit(self, connection_id: str, *, limit: int) -> Sequence[Transition]: ...
+    async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int: ...
 
 
 class Access(Protocol):
     """Tokens, login links and sessions."""
 
-    async def identify(self, token: str) -> tuple[Principal, str] | None: ...  # noqa: D102
-    async def redeem_login(self, secret: str) -> Session | None: ...  # noqa: D102
-    async def open_session(self, principal: Principal, token_id: str) -> Session: ...  # noqa: D102
-    async def identify_session(self, secret: str) -> Session | None: ...  # noqa: D102
-    async def close_session(self, secret: str) -> None: ...  # noqa: D102
+    async def identify(self, token: str) -> tuple[Principal, str] | None: ...
+    async def redeem_login(self, secret: str) -> Session | None: ...
+    async def open_session(self, principal: Principal, token_id: str) -> Session: ...
+    async def identify_session(self, secret: str) -> Session | None: ...
+    async def close_session(self, secret: str) -> None: ...
 
 
 class CreditsReader(Protocol):
     """The pool. `customer`: only what is this customer's."""
 
-    async def read(self, customer: str | None) -> CreditsDocument: ...  # noqa: D102
-    async def transfers(self, customer: str | None, *, before: int, limit: int) -> Sequence[TransferDocument]: ...  # noqa: D102
+    async def read(self, customer: str | None) -> CreditsDocument: ...
+    async def transfers(
+        self, customer: str | None, *, before: int, limit: int
+    ) -> Sequence[TransferDocument]: ...
 
 
 class IncidentsReader(Protocol):
     """Incidents. `customer`: only those that touch this customer, with its own connections only."""
 
-    async def incidents(self, customer: str | None, *, closed: bool, after: str | None, limit: int) -> Sequence[IncidentDocument]: ...  # noqa: D102
-    async def incident(self, incident: str, customer: str | None) -> IncidentDocument | None: ...  # noqa: D102
-    async def public(self) -> Sequence[PublicIncident]: ...  # noqa: D102
+    async def incidents(
+        self, customer: str | None, *, closed: bool, after: str | None, limit: int
+    ) -> Sequence[IncidentDocument]: ...
+    async def incident(self, incident: str, customer: str | None) -> IncidentDocument | None: ...
+    async def public(self) -> Sequence[PublicIncident]: ...
 
 
 class EventsReader(Protocol):
     """What was told in the last 30 days."""
 
-    async def events(self, customer: str | None, *, after: int, limit: int) -> Sequence[tuple[int, CloudEvent]]:
+    async def events(
+        self, customer: str | None, *, after: int, limit: int
+    ) -> Sequence[tuple[int, CloudEvent]]:
         """Position and CloudEvent, in the order of the outbox."""
         ...
 
 
 class Webhooks(Protocol):
-    """Endpoints. `customer`: only this customer's; of another's there is nothing to find: RequestRefused("request.not_found")."""
+    """Endpoints. `customer`: only this customer's; of another's there is nothing to find:
+    RequestRefused("request.not_found").
+    """
 
-    async def webhooks(self, customer: str | None) -> Sequence[WebhookDocument]: ...  # noqa: D102
-    async def create(self, wanted: NewWebhook) -> WebhookCreated: ...  # noqa: D102
-    async def rotate(self, webhook: str, customer: str | None) -> str: ...  # noqa: D102
-    async def delete(self, webhook: str, customer: str | None) -> None: ...  # noqa: D102
-    async def replay(self, webhook: str, customer: str | None, *, since: datetime) -> int: ...  # noqa: D102
+    async def webhooks(self, customer: str | None) -> Sequence[WebhookDocument]: ...
+    async def create(self, wanted: NewWebhook) -> WebhookCreated: ...
+    async def rotate(self, webhook: str, customer: str | None) -> str: ...
+    async def delete(self, webhook: str, customer: str | None) -> None: ...
+    async def replay(self, webhook: str, customer: str | None, *, since: datetime) -> int: ...
 
 
 class Reauthorizing(Protocol):
     """`gateway.connections.reauthorization.Reauthorization`."""
 
-    async def invite(self, connection: str) -> Invitation: ...  # noqa: D102
-    async def look(self, secret: str) -> Link | None: ...  # noqa: D102
-    async def submit(self, secret: str, credentials: CredentialSettings, caller: Caller) -> None: ...  # noqa: D102
-    async def depart(self, secret: str) -> Departure: ...  # noqa: D102
-    async def arrive(self, *, state: str, browser: str, code: str | None, caller: Caller) -> Arrival: ...  # noqa: D102
+    async def invite(self, connection: str) -> Invitation: ...
+    async def look(self, secret: str) -> Link | None: ...
+    async def submit(self, secret: str, credentials: CredentialSettings, caller: Caller) -> None: ...
+    async def depart(self, secret: str) -> Departure: ...
+    async def arrive(self, *, state: str, browser: str, code: str | None, caller: Caller) -> Arrival: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

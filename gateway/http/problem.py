@@ -1,4 +1,6 @@
-"""Errors as `application/problem+json` (RFC 9457) with stable codes; for browsers as a page. It decides nothing: errors come from elsewhere."""
+"""Errors as `application/problem+json` (RFC 9457) with stable codes; for browsers as a page. It decides
+nothing: errors come from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ UNAVAILABLE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a code means: the HTTP status, a sentence, and whether the same request may succeed later without anybody doing anything."""
+    """What a code means: the HTTP status, a sentence, and whether the same request may succeed later without
+    anybody doing anything.
+    """
 
     status: int
     title: str
@@ -85,10 +89,24 @@ class Problem(BaseModel):
 def example(code: str) -> dict[str, object]:
     """What the OpenAPI document shows of a code."""
     kind = CODES[code]
-    return Problem(title=kind.title, status=kind.status, detail=kind.title + ".", code=code, request_id="4f1c", retryable=kind.retryable).model_dump()
+    return Problem(
+        title=kind.title,
+        status=kind.status,
+        detail=kind.title + ".",
+        code=code,
+        request_id="4f1c",
+        retryable=kind.retryable,
+    ).model_dump()
 
 
-def answer(request: Request, code: str, detail: str, *, connection: str | None = None, retry_after: float | None = None) -> Response:
+def answer(
+    request: Request,
+    code: str,
+    detail: str,
+    *,
+    connection: str | None = None,
+    retry_after: float | None = None,
+) -> Response:
     """A problem as a response: a page where a browser asked for one, else JSON."""
     kind = CODES.get(code, _UNKNOWN)
     body = Problem(
@@ -105,7 +123,11 @@ def answer(request: Request, code: str, detail: str, *, connection: str | None =
     if kind.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="fieldgate"'
     page: Callable[[Request, Problem], Response] | None = getattr(request.app.state, "problem_page", None)
-    if page is not None and not request.url.path.startswith("/v1/") and "text/html" in request.headers.get("accept", ""):
+    if (
+        page is not None
+        and not request.url.path.startswith("/v1/")
+        and "text/html" in request.headers.get("accept", "")
+    ):
         response = page(request, body)
         response.headers.update(headers)
         return response
@@ -122,12 +144,20 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _internal)
 
 
-_BY_STATUS = {401: "auth.unauthenticated", 403: "auth.forbidden", 404: "request.not_found", 405: "request.method_not_allowed", 413: "request.too_large"}
+_BY_STATUS = {
+    401: "auth.unauthenticated",
+    403: "auth.forbidden",
+    404: "request.not_found",
+    405: "request.method_not_allowed",
+    413: "request.too_large",
+}
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = _BY_STATUS.get(error.status_code, "request.invalid" if error.status_code < 500 else "gateway.internal")
+    code = _BY_STATUS.get(
+        error.status_code, "request.invalid" if error.status_code < 500 else "gateway.internal"
+    )
     response = answer(request, code, f"{error.detail}.")
     response.headers.update(error.headers or {})
     return response
@@ -135,7 +165,9 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
+    faults = "; ".join(
+        f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()
+    )
     return answer(request, "request.invalid", faults)
 
 
@@ -148,9 +180,21 @@ async def _upstream(request: Request, error: Exception) -> Response:
     connection = request.path_params.get("connection")
     match error:
         case RateLimited():
-            return answer(request, "upstream.rate_limited", str(error), connection=connection, retry_after=error.retry_after)
+            return answer(
+                request,
+                "upstream.rate_limited",
+                str(error),
+                connection=connection,
+                retry_after=error.retry_after,
+            )
         case Unavailable():
-            return answer(request, "upstream.unavailable", str(error), connection=connection, retry_after=error.retry_after)
+            return answer(
+                request,
+                "upstream.unavailable",
+                str(error),
+                connection=connection,
+                retry_after=error.retry_after,
+            )
         case AuthRefused():
             return answer(request, "connection.reauthorization_required", str(error), connection=connection)
         case PermissionDenied() | BadConfiguration():
@@ -161,13 +205,17 @@ async def _upstream(request: Request, error: Exception) -> Response:
 
 async def _store(request: Request, error: Exception) -> Response:
     if isinstance(error, StoreUnavailable):
-        return answer(request, "gateway.overloaded", "The database is away; try again.", retry_after=UNAVAILABLE_SECONDS)
+        return answer(
+            request, "gateway.overloaded", "The database is away; try again.", retry_after=UNAVAILABLE_SECONDS
+        )
     if isinstance(error, StoreRejected):
         return answer(request, "request.invalid", "The request holds a value that cannot be stored.")
     return await _internal(request, error)
 
 
 async def _internal(request: Request, error: Exception) -> Response:
-    route = getattr(request.scope.get("route"), "path", None)  # never the path itself: a link's secret is part of it
+    route = getattr(
+        request.scope.get("route"), "path", None
+    )  # never the path itself: a link's secret is part of it
     log.error("http.request_crashed", method=request.method, route=route, error=type(error).__name__)
     return answer(request, "gateway.internal", "The log has it under this request id.")

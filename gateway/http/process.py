@@ -1,4 +1,6 @@
-"""Keeps the HTTP process running beside the daemon, on a socket that the daemon holds, and answers what it asks of the daemon."""
+"""Keeps the HTTP process running beside the daemon, on a socket that the daemon holds, and answers what it
+asks of the daemon.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,8 @@ class Start:
 class HttpProcess:
     """Health, readiness, metrics, the API and the pages at `http.listen`, answered by a process of its own.
 
-    Whatever is asked there, and however much, takes no time of the loop that acknowledges telemetry (ADR 16). When the process dies it is started again;
-    requests wait meanwhile.
+    Whatever is asked there, and however much, takes no time of the loop that acknowledges telemetry (ADR 16).
+    When the process dies it is started again; requests wait meanwhile.
     """
 
     def __init__(self, settings: Settings, readiness: Readiness, *, owner: str) -> None:
@@ -56,7 +58,9 @@ class HttpProcess:
         self._channel: Channel | None = None
 
     def serve(self) -> None:
-        """From now on the API and the pages answer. Before, and while there is no database, they say that the gateway starts."""
+        """From now on the API and the pages answer. Before, and while there is no database, they say that the
+        gateway starts.
+        """
         self._serving = True
         if self._channel is not None:
             self._channel.send({"serve": True})
@@ -77,8 +81,17 @@ class HttpProcess:
                     code = None
                 if self._stopping.is_set():
                     return
-                pause = 0.1 if clock.monotonic() - started > STEADY_SECONDS else min(max(2 * pause, 0.1), LONGEST_PAUSE_SECONDS)
-                log.error("http.process_died", exit_code=code, again_in_seconds=pause, advice="its last words are in this log; telemetry is not touched by it")
+                pause = (
+                    0.1
+                    if clock.monotonic() - started > STEADY_SECONDS
+                    else min(max(2 * pause, 0.1), LONGEST_PAUSE_SECONDS)
+                )
+                log.error(
+                    "http.process_died",
+                    exit_code=code,
+                    again_in_seconds=pause,
+                    advice="its last words are in this log; telemetry is not touched by it",
+                )
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), pause)
         finally:
@@ -98,14 +111,22 @@ class HttpProcess:
                 stdin=asyncio.subprocess.PIPE, pass_fds=(listening.fileno(), theirs.fileno()), preexec_fn=os.setpgrp,
             )  # fmt: skip
             unless_started.pop_all()
-            start = Start(settings=self._settings, owner=f"{self._owner}/http", listening=listening.fileno(), line=theirs.fileno())
+            start = Start(
+                settings=self._settings,
+                owner=f"{self._owner}/http",
+                listening=listening.fileno(),
+                line=theirs.fileno(),
+            )
         assert process.stdin is not None
         process.stdin.write(pickle.dumps(start))
         process.stdin.close()
         channel = self._channel = await Channel.over(ours)
         if self._serving:
             channel.send({"serve": True})
-        conversing, stopped = asyncio.create_task(self._converse(channel)), asyncio.create_task(self._stopping.wait())
+        conversing, stopped = (
+            asyncio.create_task(self._converse(channel)),
+            asyncio.create_task(self._stopping.wait()),
+        )
         try:
             await asyncio.wait({conversing, stopped}, return_when=asyncio.FIRST_COMPLETED)
             channel.send({"stop": True})
@@ -159,7 +180,9 @@ async def listen(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"http.listen: {address!r} is no address; expected host:port, such as 127.0.0.1:8080 or [::1]:8080")
+        raise ConfigError(
+            f"http.listen: {address!r} is no address; expected host:port, such as 127.0.0.1:8080 or [::1]:8080"
+        )
     until = clock.monotonic() + IN_USE_SECONDS
     while True:
         listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)

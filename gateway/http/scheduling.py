@@ -8,10 +8,14 @@ import platform
 import struct
 
 NICENESS = 19
-"""What is left of a core that the daemon fills is some hundredths: enough for health to be answered during a drain. SCHED_IDLE would leave nothing."""
+"""What is left of a core that the daemon fills is some hundredths: enough for health to be answered during a
+drain. SCHED_IDLE would leave nothing.
+"""
 
 SLICE_NANOSECONDS = 100_000
-"""The shortest there is. Linux from 6.6 on lets who runs finish its slice, however nice it is; who asks for a shorter one may interrupt it."""
+"""The shortest there is. Linux from 6.6 on lets who runs finish its slice, however nice it is; who asks for a
+shorter one may interrupt it.
+"""
 
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 """System calls of Linux; the C library has no name for it before 2.41."""
@@ -34,5 +38,7 @@ def _set_slice(nanoseconds: int) -> None:
     """0: the system's own. Where it does not know of slices, or refuses, nothing changes."""
     number = _SCHED_SETATTR.get(platform.machine())
     if platform.system() == "Linux" and number is not None:
-        attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, os.getpriority(os.PRIO_PROCESS, 0), 0, nanoseconds, 0, 0)
+        attributes = _ATTRIBUTES.pack(
+            _ATTRIBUTES.size, os.SCHED_OTHER, 0, os.getpriority(os.PRIO_PROCESS, 0), 0, nanoseconds, 0, 0
+        )
         ctypes.CDLL(None).syscall(number, 0, attributes, 0)

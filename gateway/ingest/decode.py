@@ -1,4 +1,6 @@
-"""Decode: a topic and a payload to samples, or a DecodeError that says why not. The hot path: its caches and plain tuples are measured."""
+"""Decode: a topic and a payload to samples, or a DecodeError that says why not. The hot path: its caches and
+plain tuples are measured.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ CACHED_TOPICS = 100_000
 class Decoder:
     """Decodes messages of the configured sources for the known customers."""
 
-    def __init__(self, telemetry: TelemetrySettings, sources: Collection[Source], customers: Collection[str]) -> None:
+    def __init__(
+        self, telemetry: TelemetrySettings, sources: Collection[Source], customers: Collection[str]
+    ) -> None:
         self._sources = tuple(sources)
         self._customers = None if telemetry.auto_register_customers else frozenset(customers)
         self._max_future = int(telemetry.max_future.total_seconds() * 1e6)
@@ -30,19 +34,28 @@ class Decoder:
     def decode(self, topic: str, payload: bytes, received_at: int) -> list[Row]:
         """The samples of one message. Raises DecodeError.
 
-        `received_at` in microseconds stands for a missing time, one more for each further sample of the message.
+        `received_at` in microseconds stands for a missing time, one more for each further sample of the
+        message.
         """
         known = self._routes.get(topic)
         customer, device, metric, parse = known if known is not None else self._learn(topic)
         if len(payload) > MAX_PAYLOAD_BYTES:
-            raise DecodeError(Reason.PAYLOAD_TOO_LARGE, f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are taken")
+            raise DecodeError(
+                Reason.PAYLOAD_TOO_LARGE, f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are taken"
+            )
         rows: list[Row] = []
         for device_time, metrics in parse(payload, metric):
             at = received_at + len(rows) if device_time is None else device_time
             if at > received_at + self._max_future:
-                raise DecodeError(Reason.TIMESTAMP_IN_FUTURE, f"ts is {(at - received_at) / 1e6:.0f} s ahead of the gateway; check the device's clock")
+                raise DecodeError(
+                    Reason.TIMESTAMP_IN_FUTURE,
+                    f"ts is {(at - received_at) / 1e6:.0f} s ahead of the gateway; check the device's clock",
+                )
             if at < received_at - self._retention:
-                raise DecodeError(Reason.TIMESTAMP_TOO_OLD, f"ts is {(received_at - at) / 86_400e6:.1f} days old; telemetry.retention is shorter")
+                raise DecodeError(
+                    Reason.TIMESTAMP_TOO_OLD,
+                    f"ts is {(received_at - at) / 86_400e6:.1f} days old; telemetry.retention is shorter",
+                )
             rows.append((customer, device, at, metrics))
         return rows
 
@@ -53,9 +66,14 @@ class Decoder:
             raise DecodeError(Reason.UNMATCHED_TOPIC, "no source matches the topic; see telemetry.sources")
         for what, name in (("customer", found.customer), ("device", found.device)):
             if not IDENTIFIER.fullmatch(name):
-                raise DecodeError(Reason.INVALID_IDENTIFIER, f"{what} {name[:70]!r}: letters, digits and . _ -, at most 64, the first a letter or digit")
+                raise DecodeError(
+                    Reason.INVALID_IDENTIFIER,
+                    f"{what} {name[:70]!r}: letters, digits and . _ -, at most 64, the first a letter or digit",
+                )
         if self._customers is not None and found.customer not in self._customers:
-            raise DecodeError(Reason.UNKNOWN_CUSTOMER, f"customer {found.customer!r} is not listed in customers")
+            raise DecodeError(
+                Reason.UNKNOWN_CUSTOMER, f"customer {found.customer!r} is not listed in customers"
+            )
         return found
 
     def _learn(self, topic: str) -> tuple[str, str, str | None, Parse]:

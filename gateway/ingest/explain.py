@@ -1,4 +1,6 @@
-"""Explains a message by the code that takes messages in: no store, no broker, no clock. For the command line and for customers over MQTT."""
+"""Explains a message by the code that takes messages in: no store, no broker, no clock. For the command line
+and for customers over MQTT.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ ADVICE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connected:
-    """What has to be known of a connection to say which of its meters a sample feeds. `resolution` is its system's."""
+    """What has to be known of a connection to say which of its meters a sample feeds. `resolution` is its
+    system's.
+    """
 
     connection: str
     customer: str
@@ -42,7 +46,13 @@ class Connected:
 
 
 def explain(
-    topic: str, payload: bytes, *, telemetry: TelemetrySettings, customers: Collection[str], connections: Sequence[Connected], now: datetime
+    topic: str,
+    payload: bytes,
+    *,
+    telemetry: TelemetrySettings,
+    customers: Collection[str],
+    connections: Sequence[Connected],
+    now: datetime,
 ) -> Explanation:
     """What the gateway would do with the message, were it received at `now`."""
     sources = [compile_source(source.topic, source.format) for source in telemetry.sources]
@@ -59,16 +69,32 @@ def explain(
         rows = Decoder(telemetry, sources, customers).decode(topic, payload, to_microseconds(now))
     except DecodeError as error:
         reason = str(error.reason)
-        return replace(start, dead_letter=reason, detail=error.detail, advice=ADVICE.get(reason, "correct the payload"))
-    fed_by = [(connected, mapping) for connected in connections if connected.customer == start.customer for mapping in _mappings(connected, start.device)]
+        return replace(
+            start, dead_letter=reason, detail=error.detail, advice=ADVICE.get(reason, "correct the payload")
+        )
+    fed_by = [
+        (connected, mapping)
+        for connected in connections
+        if connected.customer == start.customer
+        for mapping in _mappings(connected, start.device)
+    ]
     samples = tuple(_sample(row, fed_by) for row in rows[:MAX_SAMPLES])
     return replace(start, samples=samples, more_samples=len(rows) - len(samples))
 
 
 def explain_for(
-    customer: str, topic: str, payload: bytes, *, telemetry: TelemetrySettings, customers: Collection[str], links: Iterable[Link], now: datetime
+    customer: str,
+    topic: str,
+    payload: bytes,
+    *,
+    telemetry: TelemetrySettings,
+    customers: Collection[str],
+    links: Iterable[Link],
+    now: datetime,
 ) -> Explanation:
-    """As `explain`, for this customer: nothing of another one shows, not even whether it exists. Raises RequestRefused for a topic of another."""
+    """As `explain`, for this customer: nothing of another one shows, not even whether it exists. Raises
+    RequestRefused for a topic of another.
+    """
     ours = [connected_by(link) for link in links if link.customer == customer]
     known = [name for name in customers if name == customer]
     found = explain(topic, payload, telemetry=telemetry, customers=known, connections=ours, now=now)
@@ -90,14 +116,20 @@ def connected_by(link: Link) -> Connected:
 
 
 def window_of(at: datetime, span: timedelta) -> datetime:
-    """The start of the window that an instant falls into: windows are counted from 1970, as PostgreSQL's date_bin does it."""
+    """The start of the window that an instant falls into: windows are counted from 1970, as PostgreSQL's
+    date_bin does it.
+    """
     return at - (at - EPOCH) % span
 
 
 def _sample(row: Row, fed_by: Sequence[tuple[Connected, MeterMapping]]) -> ExplainedSample:
     _, _, at_microseconds, metrics = row
     at = from_microseconds(at_microseconds)
-    meters = tuple(_fed(connected, mapping, at, metrics[mapping.metric]) for connected, mapping in fed_by if mapping.metric in metrics)
+    meters = tuple(
+        _fed(connected, mapping, at, metrics[mapping.metric])
+        for connected, mapping in fed_by
+        if mapping.metric in metrics
+    )
     return ExplainedSample(at=at, metrics=metrics, meters=meters)
 
 

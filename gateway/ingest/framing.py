@@ -1,6 +1,8 @@
-"""Framing: bytes from the broker to packets, on the mqtt5 codec. No I/O. A packet too large to read is skipped, not refused.
+"""Framing: bytes from the broker to packets, on the mqtt5 codec. No I/O. A packet too large to read is
+skipped, not refused.
 
-The codec panics (a BaseException of its runtime) on invalid UTF-8; that leaves here as MalformedPacket like any other fault.
+The codec panics (a BaseException of its runtime) on invalid UTF-8; that leaves here as MalformedPacket like
+any other fault.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ LEAST_ROOM_BYTES = 64 << 10
 HEAD_BYTES = 64 << 10
 PUBLISH = 3
 
-Packet = mqtt5.ConnAckPacket | mqtt5.PublishPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket | mqtt5.PingRespPacket | mqtt5.DisconnectPacket | object
+Packet = (
+    mqtt5.ConnAckPacket
+    | mqtt5.PublishPacket
+    | mqtt5.SubAckPacket
+    | mqtt5.UnsubAckPacket
+    | mqtt5.PingRespPacket
+    | mqtt5.DisconnectPacket
+    | object
+)
 
 
 class MalformedPacket(Exception):
@@ -27,7 +37,9 @@ class MalformedPacket(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Oversized:
-    """A PUBLISH that is skipped. `size` is the whole packet's; `head` the first bytes after topic and packet id."""
+    """A PUBLISH that is skipped. `size` is the whole packet's; `head` the first bytes after topic and packet
+    id.
+    """
 
     topic: str
     packet_id: int | None
@@ -54,7 +66,9 @@ class Framer:
         return self._view[self._end :]
 
     def packets(self, count: int) -> Iterator[Packet]:
-        """The packets that are whole after `count` more bytes. Raises MalformedPacket; nothing can be read after it."""
+        """The packets that are whole after `count` more bytes. Raises MalformedPacket; nothing can be read
+        after it.
+        """
         self._end += count
         view, read = self._view, mqtt5.read
         packet: Packet
@@ -76,14 +90,18 @@ class Framer:
                 raise
             except BaseException as error:  # ValueError, or the codec's panic, which is no Exception
                 raise MalformedPacket(f"{type(error).__name__}: {error}") from error
-            if size > LARGEST_PACKET_BYTES:  # whole in the buffer by chance: what is taken must not depend on how the bytes came
+            if (
+                size > LARGEST_PACKET_BYTES
+            ):  # whole in the buffer by chance: what is taken must not depend on how the bytes came
                 packet, size = self._oversized(), 0
             self._start += size
             yield packet
         self._start = self._end = 0
 
     def _oversized(self) -> Oversized | None:
-        """What is known of a packet that will not fit, once its topic and packet id are here; None while it may still fit or they are not."""
+        """What is known of a packet that will not fit, once its topic and packet id are here; None while it
+        may still fit or they are not.
+        """
         data, place, length, shift = self._bytes, self._start + 1, 0, 0
         while True:
             if place >= self._end:

@@ -11,7 +11,14 @@ import structlog
 from gateway import clock, metrics
 from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Pipeline
-from gateway.ingest.session import DROPPED_TOPIC, OptionalRefused, Session, Subscription, connect, stale_filters
+from gateway.ingest.session import (
+    DROPPED_TOPIC,
+    OptionalRefused,
+    Session,
+    Subscription,
+    connect,
+    stale_filters,
+)
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused, StoreError
 from gateway.settings import Settings
@@ -32,7 +39,9 @@ DRAIN_SECONDS = 10.0
 class Partition:
     """Serves a partition whose lease we hold. Cancelled when the lease is lost."""
 
-    def __init__(self, settings: Settings, database: Database, decoder: Decoder, number: int, filters: Sequence[str]) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, decoder: Decoder, number: int, filters: Sequence[str]
+    ) -> None:
         self._settings = settings
         self._database = database
         self._number = number
@@ -49,7 +58,9 @@ class Partition:
         return self._session is not None and not self._session.closed.done()
 
     async def run(self) -> None:
-        """Keeps the session up until cancelled or stopped. Raises BrokerRefused when the broker will never have us."""
+        """Keeps the session up until cancelled or stopped. Raises BrokerRefused when the broker will never
+        have us.
+        """
         client, held = await self._identify()
         async with asyncio.TaskGroup() as group:
             commits = group.create_task(self._pipeline.run(), name=f"commits of partition {self._number}")
@@ -72,11 +83,17 @@ class Partition:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._pipeline.drained()
         except TimeoutError:
-            log.warning("ingest.drain_timed_out", partition=self._number, advice="what is not acknowledged stays at the broker")
+            log.warning(
+                "ingest.drain_timed_out",
+                partition=self._number,
+                advice="what is not acknowledged stays at the broker",
+            )
         session.end("the gateway stops")
 
     async def _identify(self) -> tuple[str, set[str]]:
-        """Our client id and what its session may hold; what we are about to subscribe is on record before we do."""
+        """Our client id and what its session may hold; what we are about to subscribe is on record before we
+        do.
+        """
         attempt = 0
         while True:
             try:
@@ -87,7 +104,9 @@ class Partition:
             except StoreError as error:
                 attempt += 1
                 log.debug("ingest.session_deferred", partition=self._number, detail=str(error))
-                await asyncio.sleep(full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0))
+                await asyncio.sleep(
+                    full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0)
+                )
             else:
                 return client, held
 
@@ -96,20 +115,33 @@ class Partition:
         optional: tuple[str, ...] = (DROPPED_TOPIC,)
         while not self._stopping:
             stale = stale_filters(held, self._filters)
-            subscription = Subscription(client_id=client, partition=self._number, filters=self._filters, stale=stale, optional=optional)
+            subscription = Subscription(
+                client_id=client,
+                partition=self._number,
+                filters=self._filters,
+                stale=stale,
+                optional=optional,
+            )
             started = clock.monotonic()
             try:
                 self._session = await connect(self._settings.broker, subscription, self._pipeline)
             except OptionalRefused:
                 optional = ()
-                log.info("ingest.broker_counters_refused", partition=self._number, detail=f"the broker has no {DROPPED_TOPIC}: what it drops is not counted")
+                log.info(
+                    "ingest.broker_counters_refused",
+                    partition=self._number,
+                    detail=f"the broker has no {DROPPED_TOPIC}: what it drops is not counted",
+                )
                 continue
             except BrokerRefused as error:
                 if not self._ever_connected:
                     raise
                 reason = str(error)
             except (OSError, TimeoutError) as error:
-                reason = str(error) or f"no answer within {self._settings.broker.connect_timeout.total_seconds():g} s"
+                reason = (
+                    str(error)
+                    or f"no answer within {self._settings.broker.connect_timeout.total_seconds():g} s"
+                )
             else:
                 held = await self._went_up(client, held, self._session.session_present)
                 reason = await self._session.closed
@@ -119,14 +151,22 @@ class Partition:
                 return
             metrics.RECONNECTS.inc()
             attempt = 1 if clock.monotonic() - started > STEADY_SECONDS else attempt + 1
-            wait = full_jitter(attempt, rand=random.random(), base_seconds=0.5, cap_seconds=RECONNECT_CAP_SECONDS)
+            wait = full_jitter(
+                attempt, rand=random.random(), base_seconds=0.5, cap_seconds=RECONNECT_CAP_SECONDS
+            )
             self._say_down(reason, attempt, quick_ends, wait)
             await asyncio.sleep(wait)
 
     async def _went_up(self, client: str, held: set[str], present: bool) -> set[str]:
         self._ever_connected = True
         metrics.CONNECTED.labels(str(self._number)).set(1)
-        log.info("ingest.connected", partition=self._number, broker=self._settings.broker.url, session_present=present, filters=list(self._filters))
+        log.info(
+            "ingest.connected",
+            partition=self._number,
+            broker=self._settings.broker.url,
+            session_present=present,
+            filters=list(self._filters),
+        )
         try:
             await telemetry.remember_subscriptions(self._database, client, self._filters)
         except StoreError:
@@ -141,5 +181,10 @@ class Partition:
             elif quick_ends >= SUSPECT_AFTER:
                 advice = "it accepts us and ends the connection at once, again and again: does another gateway use the same instance name?"
             log.warning(
-                "ingest.disconnected", partition=self._number, broker=self._settings.broker.url, reason=reason, advice=advice, retry_in_seconds=round(wait, 2)
+                "ingest.disconnected",
+                partition=self._number,
+                broker=self._settings.broker.url,
+                reason=reason,
+                advice=advice,
+                retry_in_seconds=round(wait, 2),
             )

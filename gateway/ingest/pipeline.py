@@ -1,6 +1,7 @@
 """The pipeline: messages to batches, batches to commits, commits to acknowledgements in the order of receipt.
 
-While one transaction runs, the next batch fills; nothing waits when it is idle. It knows a session only by what it must tell it.
+While one transaction runs, the next batch fills; nothing waits when it is idle. It knows a session only by
+what it must tell it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,19 @@ class Acknowledger(Protocol):
 class Batch:
     """Messages of one connection that are committed together."""
 
-    __slots__ = ("acks", "arrivals", "bytes", "count", "dead", "duplicates", "messages", "modified", "qos0", "samples", "session")
+    __slots__ = (
+        "acks",
+        "arrivals",
+        "bytes",
+        "count",
+        "dead",
+        "duplicates",
+        "messages",
+        "modified",
+        "qos0",
+        "samples",
+        "session",
+    )
 
     def __init__(self, session: Acknowledger) -> None:
         self.session = session
@@ -117,7 +130,9 @@ class Pipeline:
             try:
                 rows = self._decoder.decode(topic, payload, received_at)
             except DecodeError as error:
-                batch.dead.append(DeadMessage(topic=topic, payload=payload, reason=error.reason, detail=error.detail))
+                batch.dead.append(
+                    DeadMessage(topic=topic, payload=payload, reason=error.reason, detail=error.detail)
+                )
             else:
                 for customer, device, at, values in rows:
                     key = (customer, device, at)
@@ -138,14 +153,20 @@ class Pipeline:
         self._received_at = received_at
         self._holds(session, taken_bytes, taken)
 
-    def receive_oversized(self, session: Acknowledger, topic: str, packet_id: int | None, size: int, head: bytes) -> None:
-        """Takes, in its turn, a message that was too large to be read: what is known of it becomes a dead letter."""
+    def receive_oversized(
+        self, session: Acknowledger, topic: str, packet_id: int | None, size: int, head: bytes
+    ) -> None:
+        """Takes, in its turn, a message that was too large to be read: what is known of it becomes a dead
+        letter.
+        """
         batch = self._batch_for(session)
         if packet_id is not None:
             batch.acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
             batch.arrivals.append((clock.monotonic(), 1))
         detail = f"a packet of {size} bytes; its first {len(head)} bytes are kept"
-        batch.dead.append(DeadMessage(topic=topic, payload=head, reason=Reason.OVERSIZED_PACKET, detail=detail))
+        batch.dead.append(
+            DeadMessage(topic=topic, payload=head, reason=Reason.OVERSIZED_PACKET, detail=detail)
+        )
         batch.count += 1
         batch.bytes += len(head) + MESSAGE_OVERHEAD_BYTES
         metrics.OVERSIZED.inc()
@@ -217,9 +238,15 @@ class Pipeline:
             except StoreError as error:
                 attempt += 1
                 if not self._away:
-                    log.warning("ingest.commit_deferred", detail=str(error), advice="messages stay at the broker; ingest resumes by itself")
+                    log.warning(
+                        "ingest.commit_deferred",
+                        detail=str(error),
+                        advice="messages stay at the broker; ingest resumes by itself",
+                    )
                     self._away = True
-                await asyncio.sleep(full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0))
+                await asyncio.sleep(
+                    full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0)
+                )
                 continue
             break
         if self._away:
@@ -230,12 +257,19 @@ class Pipeline:
         kept, stored, modified = kept + len(samples), stored + written.stored, modified + written.modified
         duplicate = kept - stored - modified + batch.duplicates
         metrics.TELEMETRY_ROWS.inc(stored + modified)
-        for outcome, count in (("stored", stored), ("modified", modified + batch.modified), ("duplicate", duplicate), ("dead_letter", len(batch.dead))):
+        for outcome, count in (
+            ("stored", stored),
+            ("modified", modified + batch.modified),
+            ("duplicate", duplicate),
+            ("dead_letter", len(batch.dead)),
+        ):
             if count:
                 metrics.MESSAGES.labels(outcome).inc(count)
 
     async def _isolate(self, batch: Batch, samples: list[tuple[Key, Metrics, int]]) -> tuple[int, int, int]:
-        """Finds what the database refuses by halves and adds it to the batch's dead; all else is stored: how many samples, new rows and changed ones."""
+        """Finds what the database refuses by halves and adds it to the batch's dead; all else is stored: how
+        many samples, new rows and changed ones.
+        """
         kept = stored = modified = 0
         parts = [samples]
         while parts:
@@ -248,14 +282,22 @@ class Pipeline:
                     continue
                 key = part[0][0]
                 detail = str(refusal)
-                dead = [DeadMessage(topic=t, payload=p, reason=Reason.REFUSED_BY_DATABASE, detail=detail) for k, t, p in batch.messages if k == key]
+                dead = [
+                    DeadMessage(topic=t, payload=p, reason=Reason.REFUSED_BY_DATABASE, detail=detail)
+                    for k, t, p in batch.messages
+                    if k == key
+                ]
                 batch.dead += dead
                 log.warning("ingest.message_refused_by_database", detail=detail, messages=len(dead))
             except StoreError:
                 parts.append(part)
                 await asyncio.sleep(1.0)
             else:
-                kept, stored, modified = kept + len(part), stored + written.stored, modified + written.modified
+                kept, stored, modified = (
+                    kept + len(part),
+                    stored + written.stored,
+                    modified + written.modified,
+                )
         return kept, stored, modified
 
     def _release(self, batch: Batch) -> None:
@@ -278,7 +320,10 @@ def _add(batch: Batch, key: Key, values: Metrics, received_at: int) -> None:
     held = batch.samples.get(key)
     if held is None:
         batch.samples[key] = (values, received_at)
-    elif all(name in held[0] and held[0][name] == value and type(held[0][name]) is type(value) for name, value in values.items()):
+    elif all(
+        name in held[0] and held[0][name] == value and type(held[0][name]) is type(value)
+        for name, value in values.items()
+    ):
         batch.duplicates += 1
     else:
         batch.samples[key] = ({**held[0], **values}, received_at)

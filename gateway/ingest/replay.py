@@ -18,13 +18,16 @@ from gateway.store.telemetry import Key, TelemetryStore
 async def replay_message(settings: Settings, database: Database, dead_letter: int, *, now: datetime) -> int:
     """Stores its samples, then lets go of the letter; how many samples. Done twice it changes nothing more.
 
-    A sample without a time of its own takes the time at which the message was first received. Raises RequestRefused, StoreError.
+    A sample without a time of its own takes the time at which the message was first received. Raises
+    RequestRefused, StoreError.
     """
     kept = await dead_letters.read(database, dead_letter)
     if kept is None or kept.kind != "message":
         raise RequestRefused("request.not_found", f"there is no dead message {dead_letter}")
     if kept.reason == Reason.OVERSIZED_PACKET:
-        raise RequestRefused("request.conflict", f"dead letter {dead_letter}: only the first bytes of the message were kept")
+        raise RequestRefused(
+            "request.conflict", f"dead letter {dead_letter}: only the first bytes of the message were kept"
+        )
     sources = [compile_source(source.topic, source.format) for source in settings.telemetry.sources]
     decoder = Decoder(settings.telemetry, sources, settings.customers)
     received_at = to_microseconds(kept.first_at)
@@ -34,9 +37,13 @@ async def replay_message(settings: Settings, database: Database, dead_letter: in
         except DecodeError as error:
             if error.reason != Reason.TIMESTAMP_IN_FUTURE:
                 raise
-            rows = decoder.decode(kept.topic, kept.payload, to_microseconds(now))  # it has a time, which may have come
+            rows = decoder.decode(
+                kept.topic, kept.payload, to_microseconds(now)
+            )  # it has a time, which may have come
     except DecodeError as error:
-        raise RequestRefused("request.conflict", f"dead letter {dead_letter} is still none: {error}") from error
+        raise RequestRefused(
+            "request.conflict", f"dead letter {dead_letter} is still none: {error}"
+        ) from error
     samples: dict[Key, Metrics] = {}
     for customer, device, at, metrics in rows:
         samples[customer, device, at] = {**samples.get((customer, device, at), {}), **metrics}

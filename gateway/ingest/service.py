@@ -19,7 +19,9 @@ log = structlog.get_logger(__name__)
 
 
 class Ingest:
-    """Telemetry from MQTT to committed rows. `run` until cancelled; `stop` ends it without losing what is in hand."""
+    """Telemetry from MQTT to committed rows. `run` until cancelled; `stop` ends it without losing what is in
+    hand.
+    """
 
     def __init__(self, settings: Settings, database: Database, replica: str) -> None:
         self._settings = settings
@@ -39,7 +41,9 @@ class Ingest:
         return ours and len(self._ours) + len(self._elsewhere) == self._settings.broker.partitions
 
     async def run(self) -> None:
-        """Claims partitions and keeps their leases. The database away drops no session. Raises BrokerRefused, or what killed a partition."""
+        """Claims partitions and keeps their leases. The database away drops no session. Raises BrokerRefused,
+        or what killed a partition.
+        """
         async with asyncio.TaskGroup() as group:
             while not self._stopping.is_set():
                 try:
@@ -82,9 +86,17 @@ class Ingest:
                 self._serve(group, number)
 
     def _serve(self, group: asyncio.TaskGroup, number: int) -> None:
-        wanted = filters(self._sources, self._settings.customers, partition=number, partitions=self._settings.broker.partitions)
+        wanted = filters(
+            self._sources,
+            self._settings.customers,
+            partition=number,
+            partitions=self._settings.broker.partitions,
+        )
         partition = Partition(self._settings, self._database, self._decoder, number, wanted)
-        self._ours[number] = (partition, group.create_task(partition.run(), name=f"ingest partition {number}"))
+        self._ours[number] = (
+            partition,
+            group.create_task(partition.run(), name=f"ingest partition {number}"),
+        )
         log.info("ingest.partition_claimed", partition=number)
 
     async def _give_up(self, number: int) -> None:

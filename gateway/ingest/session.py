@@ -1,7 +1,7 @@
 """One TCP connection of an ingest session: CONNECT, SUBSCRIBE, keepalive, back-pressure, acknowledgements.
 
-An acknowledgement belongs to the connection object on which its message arrived. What happens after the end of a connection
-is the partition's to decide.
+An acknowledgement belongs to the connection object on which its message arrived. What happens after the end
+of a connection is the partition's to decide.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ CLOSING_SECONDS = 2.0
 """How long a DISCONNECT may take to leave on a link that may be dead."""
 
 REFUSING = frozenset(
-    {"BAD_USER_NAME_OR_PASSWORD", "NOT_AUTHORIZED", "BANNED", "CLIENT_ID_NOT_VALID", "UNSUPPORTED_PROTOCOL_VERSION", "BAD_AUTHENTICATION_METHOD"}
+    {
+        "BAD_USER_NAME_OR_PASSWORD",
+        "NOT_AUTHORIZED",
+        "BANNED",
+        "CLIENT_ID_NOT_VALID",
+        "UNSUPPORTED_PROTOCOL_VERSION",
+        "BAD_AUTHENTICATION_METHOD",
+    }
 )
 """What no waiting can change."""
 
@@ -52,7 +59,9 @@ class Subscription:
 
 
 class Session(asyncio.BufferedProtocol):
-    """Lives as long as its TCP connection. `ready` resolves at the SUBACK, `closed` when the connection is gone, with the reason."""
+    """Lives as long as its TCP connection. `ready` resolves at the SUBACK, `closed` when the connection is
+    gone, with the reason.
+    """
 
     def __init__(self, broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> None:
         loop = asyncio.get_running_loop()
@@ -156,13 +165,19 @@ class Session(asyncio.BufferedProtocol):
         if exc is not None:
             self._reason = f"{type(exc).__name__}: {exc}"
         if not self.ready.done():
-            self.ready.set_exception((OptionalRefused if self._asking_optional else ConnectionError)(self._reason))
+            self.ready.set_exception(
+                (OptionalRefused if self._asking_optional else ConnectionError)(self._reason)
+            )
             self.ready.exception()  # seen, also when nobody waits
         if not self.closed.done():
             self.closed.set_result(self._reason)
 
-    def end(self, reason: str, code: mqtt5.DisconnectReasonCode = mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION) -> None:
-        """Says DISCONNECT and closes. The broker keeps the session and every message that is not acknowledged."""
+    def end(
+        self, reason: str, code: mqtt5.DisconnectReasonCode = mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION
+    ) -> None:
+        """Says DISCONNECT and closes. The broker keeps the session and every message that is not
+        acknowledged.
+        """
         if not self._transport.is_closing():
             self._reason = reason
             self._transport.write(mqtt5.DisconnectPacket(reason_code=code).write())
@@ -178,13 +193,17 @@ class Session(asyncio.BufferedProtocol):
                 metrics.BROKER_DROPPED.set(int(packet.payload))
             return
         if packet_id == 0 or packet.qos == 2 or packet.topic_alias is not None or not self._introduced:
-            raise MalformedPacket("a PUBLISH with packet id 0, QoS 2 or a topic alias, or before the CONNACK: nothing of this was agreed")
+            raise MalformedPacket(
+                "a PUBLISH with packet id 0, QoS 2 or a topic alias, or before the CONNACK: nothing of this was agreed"
+            )
         messages.append((packet.topic, packet.payload, packet_id))
 
     def _control(self, packet: Packet) -> None:
         match packet:
             case Oversized():
-                self._pipeline.receive_oversized(self, packet.topic, packet.packet_id, packet.size, packet.head)
+                self._pipeline.receive_oversized(
+                    self, packet.topic, packet.packet_id, packet.size, packet.head
+                )
             case mqtt5.ConnAckPacket():
                 self._connected(packet)
             case mqtt5.SubAckPacket():
@@ -205,9 +224,15 @@ class Session(asyncio.BufferedProtocol):
         self._introduced = True
         code = packet.reason_code
         if code.value >= 128:
-            self._reason = f"the broker refused the connection: {code.name}" + (f" ({packet.reason_str})" if packet.reason_str else "")
+            self._reason = f"the broker refused the connection: {code.name}" + (
+                f" ({packet.reason_str})" if packet.reason_str else ""
+            )
             if code.name in REFUSING and not self.ready.done():
-                self.ready.set_exception(BrokerRefused(f"{self._reason}; check broker.username, broker.password and the broker's ACL"))
+                self.ready.set_exception(
+                    BrokerRefused(
+                        f"{self._reason}; check broker.username, broker.password and the broker's ACL"
+                    )
+                )
             self._transport.close()
             return
         if packet.server_keep_alive:
@@ -215,7 +240,9 @@ class Session(asyncio.BufferedProtocol):
         self.session_present = packet.session_present
         wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in self._subscription.filters]
         if self._subscription.stale:  # before the SUBSCRIBE, whose SUBACK then says that both are done
-            self._transport.write(mqtt5.UnsubscribePacket(UNSUBSCRIBE_ID, list(self._subscription.stale)).write())
+            self._transport.write(
+                mqtt5.UnsubscribePacket(UNSUBSCRIBE_ID, list(self._subscription.stale)).write()
+            )
         self._transport.write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
         self._beat()
 
@@ -230,7 +257,11 @@ class Session(asyncio.BufferedProtocol):
         refused = [f"{pattern} ({code.name})" for pattern, code in pairs if code.value >= 128]
         if refused:
             if not self.ready.done():
-                self.ready.set_exception(BrokerRefused(f"the broker refused to subscribe {', '.join(refused)}; check the broker's ACL"))
+                self.ready.set_exception(
+                    BrokerRefused(
+                        f"the broker refused to subscribe {', '.join(refused)}; check the broker's ACL"
+                    )
+                )
             self.end("a subscription was refused")
         elif self._subscription.optional:
             self._asking_optional = True
@@ -244,7 +275,9 @@ class Session(asyncio.BufferedProtocol):
             self.ready.set_result(None)
 
     def _beat(self) -> None:
-        """Pings, and gives a silent connection up. A broker that waits for our acknowledgements, or that we do not read, may be silent."""
+        """Pings, and gives a silent connection up. A broker that waits for our acknowledgements, or that we
+        do not read, may be silent.
+        """
         if self._transport.is_closing():
             return
         excused = self._paused or self._pipeline.is_holding
@@ -259,7 +292,9 @@ class Session(asyncio.BufferedProtocol):
 
 
 async def connect(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> Session:
-    """A session whose subscriptions the broker has granted. Raises BrokerRefused, OptionalRefused, OSError, TimeoutError, ConfigError (TLS files)."""
+    """A session whose subscriptions the broker has granted. Raises BrokerRefused, OptionalRefused, OSError,
+    TimeoutError, ConfigError (TLS files).
+    """
     address = urlsplit(broker.url)
     tls = tls_context(broker) if address.scheme == "mqtts" else None
     port = address.port or (8883 if tls else 1883)
@@ -267,7 +302,12 @@ async def connect(broker: BrokerSettings, subscription: Subscription, pipeline: 
     try:
         async with asyncio.timeout(broker.connect_timeout.total_seconds()):
             loop = asyncio.get_running_loop()
-            _, session = await loop.create_connection(lambda: Session(broker, subscription, pipeline), address.hostname or "127.0.0.1", port, ssl=tls)
+            _, session = await loop.create_connection(
+                lambda: Session(broker, subscription, pipeline),
+                address.hostname or "127.0.0.1",
+                port,
+                ssl=tls,
+            )
             await asyncio.shield(session.ready)
     except BaseException:
         if session is not None:
@@ -277,14 +317,18 @@ async def connect(broker: BrokerSettings, subscription: Subscription, pipeline: 
 
 
 def tls_context(broker: BrokerSettings) -> ssl.SSLContext:
-    """Verifies the broker against `ca_file` or the system's authorities; shows the client certificate where there is one."""
+    """Verifies the broker against `ca_file` or the system's authorities; shows the client certificate where
+    there is one.
+    """
     try:
         context = ssl.create_default_context(cafile=broker.ca_file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if broker.client_certificate is not None:
             context.load_cert_chain(broker.client_certificate, broker.client_key)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"broker: the TLS files cannot be used ({error}); check ca_file, client_certificate and client_key") from error
+        raise ConfigError(
+            f"broker: the TLS files cannot be used ({error}); check ca_file, client_certificate and client_key"
+        ) from error
     return context
 
 
@@ -294,4 +338,6 @@ def stale_filters(held: Collection[str], wanted: Collection[str]) -> tuple[str, 
 
 
 def _filter(pattern: str, qos: mqtt5.QoS) -> mqtt5.TopicFilter:
-    return mqtt5.TopicFilter(pattern, max_qos=qos, retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS)
+    return mqtt5.TopicFilter(
+        pattern, max_qos=qos, retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS
+    )

@@ -15,19 +15,30 @@ _NOT_PUBLIC_4 = tuple(
     )
 )  # fmt: skip
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-_NOT_PUBLIC_6 = tuple(IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"))
+_NOT_PUBLIC_6 = tuple(
+    IPv6Network(network)
+    for network in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
+)
 _TRANSLATED = IPv6Network("64:ff9b::/96")  # an IPv4 address behind NAT64
 
 
 def is_public(address: str) -> bool:
-    """Whether it is an address of the public internet. What only wraps an IPv4 address (mapped, translated) is judged by that; tunnels are not public."""
+    """Whether it is an address of the public internet. What only wraps an IPv4 address (mapped, translated)
+    is judged by that; tunnels are not public.
+    """
     try:
         parsed = ip_address(address)
     except ValueError:
         return False
     if isinstance(parsed, IPv6Address):
-        inner = parsed.ipv4_mapped or (IPv4Address(int(parsed) & 0xFFFFFFFF) if parsed in _TRANSLATED else None)
+        inner = parsed.ipv4_mapped or (
+            IPv4Address(int(parsed) & 0xFFFFFFFF) if parsed in _TRANSLATED else None
+        )
         if inner is None:
-            return parsed.scope_id is None and parsed in _GLOBAL_UNICAST and not any(parsed in network for network in _NOT_PUBLIC_6)
+            return (
+                parsed.scope_id is None
+                and parsed in _GLOBAL_UNICAST
+                and not any(parsed in network for network in _NOT_PUBLIC_6)
+            )
         parsed = inner
     return not any(parsed in network for network in _NOT_PUBLIC_4)

@@ -14,7 +14,9 @@ def full_jitter(attempt: int, *, rand: float, base_seconds: float = 1.0, cap_sec
 
 
 def with_floor(wait_seconds: float, *, floor_seconds: float | None, rand: float) -> float:
-    """A Retry-After is a floor: at least that long, plus up to 10 % (at least 1 s) of jitter so that callers do not return together."""
+    """A Retry-After is a floor: at least that long, plus up to 10 % (at least 1 s) of jitter so that callers
+    do not return together.
+    """
     if floor_seconds is None or wait_seconds >= floor_seconds:
         return wait_seconds
     return floor_seconds + rand * max(1.0, 0.1 * floor_seconds)

@@ -1,7 +1,9 @@
-"""Whether the calls to a system are failing, and whether that is one connection's affair or everybody's. Pure.
+"""Whether the calls to a system are failing, and whether that is one connection's affair or everybody's.
+Pure.
 
-A breaker of a connection says that this connection fails; one of a host or of a system type holds the calls of all its connections back.
-Only transient failures count here: a refused credential, a missing permission or a bad record is an answer, so the system is there.
+A breaker of a connection says that this connection fails; one of a host or of a system type holds the calls
+of all its connections back. Only transient failures count here: a refused credential, a missing permission or
+a bad record is an answer, so the system is there.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ Key = tuple[Scope, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What is known of one connection's calls. `failing_since`, `failures`, `operations` and `request_ids` are of the transient failures in a row,
-    over all replicas; None and 0 when the last call was answered.
+    """What is known of one connection's calls. `failing_since`, `failures`, `operations` and `request_ids`
+    are of the transient failures in a row, over all replicas; None and 0 when the last call was answered.
     """
 
     connection: str
@@ -68,15 +70,25 @@ class Health:
 
     def is_failing(self, now: datetime) -> bool:
         """Whether its last call failed for a transient reason, lately."""
-        return self.failing_since is not None and self.last_failure_at is not None and now - self.last_failure_at <= SEEN
+        return (
+            self.failing_since is not None
+            and self.last_failure_at is not None
+            and now - self.last_failure_at <= SEEN
+        )
 
     def is_open(self, now: datetime) -> bool:
         """Whether its own breaker is open: three failures in a row, or a minute of them."""
-        return self.failing_since is not None and self.is_failing(now) and (self.failures >= FAILURES_IN_A_ROW or now - self.failing_since >= SILENCE)
+        return (
+            self.failing_since is not None
+            and self.is_failing(now)
+            and (self.failures >= FAILURES_IN_A_ROW or now - self.failing_since >= SILENCE)
+        )
 
 
 class Fleet:
-    """The health of all connections that make calls, at one time. Looking a key up does not depend on how many there are."""
+    """The health of all connections that make calls, at one time. Looking a key up does not depend on how
+    many there are.
+    """
 
     def __init__(self, healths: Iterable[Health], *, now: datetime) -> None:
         self.now = now
@@ -101,22 +113,38 @@ class Fleet:
 
     def failing_keys(self, scope: Scope) -> list[Key]:
         """Where somebody fails, sorted."""
-        return sorted({key for health in self.healths if health.is_failing(self.now) for key in health.keys if key[0] is scope and key[1]})
+        return sorted(
+            {
+                key
+                for health in self.healths
+                if health.is_failing(self.now)
+                for key in health.keys
+                if key[0] is scope and key[1]
+            }
+        )
 
     def well_since(self, key: Key, since: datetime) -> int:
         """How many of those seen do not fail, and succeeded after `since`."""
         if key not in self._well:
-            self._well[key] = sorted(h.last_success_at for h in self.seen(key) if h.last_success_at is not None and not h.is_failing(self.now))
+            self._well[key] = sorted(
+                h.last_success_at
+                for h in self.seen(key)
+                if h.last_success_at is not None and not h.is_failing(self.now)
+            )
         return len(self._well[key]) - bisect_right(self._well[key], since)
 
     def enough_fail(self, key: Key) -> bool:
-        """Whether at least three and at least 30 % of the customers seen there fail. A customer's connections are one voice, however many they are."""
+        """Whether at least three and at least 30 % of the customers seen there fail. A customer's connections
+        are one voice, however many they are.
+        """
         failing = {health.customer for health in self.failing(key)}
         seen = {health.customer for health in self.seen(key)}
         return len(failing) >= FEWEST_CUSTOMERS and 10 * len(failing) >= 3 * len(seen)
 
     def is_systemic(self, key: Key) -> bool:
-        """Whether this host or system type is at fault: enough customers fail, for a minute, in which nobody succeeded."""
+        """Whether this host or system type is at fault: enough customers fail, for a minute, in which nobody
+        succeeded.
+        """
         if not self.enough_fail(key):
             return False
         first = min(health.failing_since for health in self.failing(key) if health.failing_since is not None)
@@ -124,18 +152,25 @@ class Fleet:
 
     def succeeded_since(self, key: Key, since: datetime) -> bool:
         """Whether one of them succeeded after `since`."""
-        return any(health.last_success_at is not None and health.last_success_at > since for health in self.members(key))
+        return any(
+            health.last_success_at is not None and health.last_success_at > since
+            for health in self.members(key)
+        )
 
 
 def probe_interval_seconds(attempt: int, *, rand: float) -> float:
-    """How long an open breaker rests before the next trial, after `attempt` failed ones (0: it has just opened). 1 to 60 s, growing, with jitter."""
+    """How long an open breaker rests before the next trial, after `attempt` failed ones (0: it has just
+    opened). 1 to 60 s, growing, with jitter.
+    """
     return max(1.0, full_jitter(attempt + 1, rand=rand, base_seconds=2.0, cap_seconds=LONGEST_PROBE_SECONDS))
 
 
 def wait_seconds(next_trial_seconds: float, *, rand: float) -> float:
-    """What a caller at an open breaker is told to wait: until the next trial, 5 s at most, and up to half as long again (at least a second).
+    """What a caller at an open breaker is told to wait: until the next trial, 5 s at most, and up to half as
+    long again (at least a second).
 
-    Short enough that everybody goes soon after the breaker has closed, and spread, so that they do not go together.
+    Short enough that everybody goes soon after the breaker has closed, and spread, so that they do not go
+    together.
     """
     wait = min(max(next_trial_seconds, 0.0), LONGEST_WAIT_SECONDS)
     return wait + rand * max(1.0, wait / 2)

@@ -1,4 +1,6 @@
-"""Commands over MQTT: whose a topic is, where an answer may go, and how many requests a customer may make. Pure."""
+"""Commands over MQTT: whose a topic is, where an answer may go, and how many requests a customer may make.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ def parse_topic(root: str, topic: str) -> CommandTopic | None:
 
 
 def may_reply_to(root: str, customer: str, topic: str) -> bool:
-    """Whether an answer to this customer may be published there: below its own `responses/`, and nowhere else.
+    """Whether an answer to this customer may be published there: below its own `responses/`, and nowhere
+    else.
 
     Everything else under the root is state that others believe, and the gateway's user may write all of it.
     """
@@ -52,19 +55,25 @@ def may_reply_to(root: str, customer: str, topic: str) -> bool:
     if not topic.startswith(below) or len(topic.encode("utf-8", "replace")) > REPLY_BYTES:
         return False
     rest = topic.removeprefix(below)
-    return all(rest.split("/")) and not any(character in "+#" or not character.isprintable() for character in rest)
+    return all(rest.split("/")) and not any(
+        character in "+#" or not character.isprintable() for character in rest
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """Requests that a customer may still make: `left` of BURST at `at_seconds` (monotonic), PER_SECOND more with each second."""
+    """Requests that a customer may still make: `left` of BURST at `at_seconds` (monotonic), PER_SECOND more
+    with each second.
+    """
 
     left: float
     at_seconds: float
 
 
 def take(allowance: Allowance | None, now_seconds: float) -> tuple[Allowance, float]:
-    """What is left after one more request, and the seconds to wait for it: 0 where it is allowed (only then is it counted)."""
+    """What is left after one more request, and the seconds to wait for it: 0 where it is allowed (only then
+    is it counted).
+    """
     known = allowance or Allowance(left=BURST, at_seconds=now_seconds)
     left = min(BURST, known.left + max(0.0, now_seconds - known.at_seconds) * PER_SECOND)
     if left >= 1.0:

@@ -90,15 +90,32 @@ _WORKED = frozenset({S.ACTIVE, S.DEGRADED})
 
 def _given() -> Iterator[Rule]:
     yield Rule(source=S.PENDING, trigger=T.CREDENTIALS_GIVEN, target=S.VERIFYING, credits=C.HOLD)
-    yield Rule(source=S.REAUTHORIZATION_REQUIRED, trigger=T.CREDENTIALS_GIVEN, target=S.VERIFYING, event=E.CONNECTION_REAUTHORIZATION_STARTED)
+    yield Rule(
+        source=S.REAUTHORIZATION_REQUIRED,
+        trigger=T.CREDENTIALS_GIVEN,
+        target=S.VERIFYING,
+        event=E.CONNECTION_REAUTHORIZATION_STARTED,
+    )
     for state in (S.BLOCKED, S.ACTIVE, S.DEGRADED):
         yield Rule(source=state, trigger=T.CREDENTIALS_GIVEN, target=S.VERIFYING)
 
 
 def _verified() -> Iterator[Rule]:
-    succeeded = ((_NEW, E.CONNECTION_ACTIVATED, C.POST), (_REFUSED | _WORKED, E.CONNECTION_REAUTHORIZED, None), (_STOPPED, E.CONNECTION_UNBLOCKED, None))
+    succeeded = (
+        (_NEW, E.CONNECTION_ACTIVATED, C.POST),
+        (_REFUSED | _WORKED, E.CONNECTION_REAUTHORIZED, None),
+        (_STOPPED, E.CONNECTION_UNBLOCKED, None),
+    )
     for prior, event, effect in succeeded:
-        yield Rule(source=S.VERIFYING, trigger=T.PROBE_SUCCEEDED, target=S.ACTIVE, prior=prior, event=event, credits=effect, solves=True)
+        yield Rule(
+            source=S.VERIFYING,
+            trigger=T.PROBE_SUCCEEDED,
+            target=S.ACTIVE,
+            prior=prior,
+            event=event,
+            credits=effect,
+            solves=True,
+        )
     for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):
         yield Rule(
             source=S.VERIFYING,
@@ -125,9 +142,23 @@ def _verified() -> Iterator[Rule]:
         event=E.CONNECTION_REAUTHORIZATION_FAILED,
         raises=Code.REAUTHORIZATION_REQUIRED,
     )
-    yield Rule(source=S.VERIFYING, trigger=T.PROBE_DENIED, target=S.BLOCKED, prior=_REFUSED, event=E.CONNECTION_BLOCKED, raises=Code.BLOCKED)
+    yield Rule(
+        source=S.VERIFYING,
+        trigger=T.PROBE_DENIED,
+        target=S.BLOCKED,
+        prior=_REFUSED,
+        event=E.CONNECTION_BLOCKED,
+        raises=Code.BLOCKED,
+    )
     for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):
-        yield Rule(source=S.VERIFYING, trigger=trigger, target=S.BLOCKED, prior=_STOPPED, event=E.CONNECTION_VERIFICATION_FAILED, raises=Code.BLOCKED)
+        yield Rule(
+            source=S.VERIFYING,
+            trigger=trigger,
+            target=S.BLOCKED,
+            prior=_STOPPED,
+            event=E.CONNECTION_VERIFICATION_FAILED,
+            raises=Code.BLOCKED,
+        )
     yield Rule(source=S.VERIFYING, trigger=T.VERIFICATION_DEFERRED, target=Prior.STATE)
 
 
@@ -143,17 +174,44 @@ def _worked() -> Iterator[Rule]:
             raises=Code.REAUTHORIZATION_REQUIRED,
         )
     for state in (S.ACTIVE, S.DEGRADED):
-        yield Rule(source=state, trigger=T.CALL_DENIED, target=S.BLOCKED, event=E.CONNECTION_BLOCKED, raises=Code.BLOCKED)
-    yield Rule(source=S.BLOCKED, trigger=T.PROBE_SUCCEEDED, target=S.ACTIVE, event=E.CONNECTION_UNBLOCKED, solves=True)
+        yield Rule(
+            source=state,
+            trigger=T.CALL_DENIED,
+            target=S.BLOCKED,
+            event=E.CONNECTION_BLOCKED,
+            raises=Code.BLOCKED,
+        )
+    yield Rule(
+        source=S.BLOCKED,
+        trigger=T.PROBE_SUCCEEDED,
+        target=S.ACTIVE,
+        event=E.CONNECTION_UNBLOCKED,
+        solves=True,
+    )
 
 
 def _asked() -> Iterator[Rule]:
     for state in (S.ACTIVE, S.DEGRADED, S.BLOCKED, S.REAUTHORIZATION_REQUIRED):
         yield Rule(source=state, trigger=T.PAUSE_ASKED, target=S.PAUSED, event=E.CONNECTION_PAUSED)
     yield Rule(source=S.PAUSED, trigger=T.RESUME_ASKED, target=Prior.STATE, event=E.CONNECTION_RESUMED)
-    for state in (S.PENDING, S.VERIFYING, S.ACTIVE, S.DEGRADED, S.REAUTHORIZATION_REQUIRED, S.BLOCKED, S.PAUSED):
+    for state in (
+        S.PENDING,
+        S.VERIFYING,
+        S.ACTIVE,
+        S.DEGRADED,
+        S.REAUTHORIZATION_REQUIRED,
+        S.BLOCKED,
+        S.PAUSED,
+    ):
         yield Rule(source=state, trigger=T.DISCONNECT_ASKED, target=S.DISCONNECTING)
-    yield Rule(source=S.DISCONNECTING, trigger=T.DRAINED, target=S.DISCONNECTED, event=E.CONNECTION_DISCONNECTED, credits=C.RETURN, solves=True)
+    yield Rule(
+        source=S.DISCONNECTING,
+        trigger=T.DRAINED,
+        target=S.DISCONNECTED,
+        event=E.CONNECTION_DISCONNECTED,
+        credits=C.RETURN,
+        solves=True,
+    )
 
 
 TABLE: tuple[Rule, ...] = (*_given(), *_verified(), *_worked(), *_asked())
@@ -161,7 +219,14 @@ TABLE: tuple[Rule, ...] = (*_given(), *_verified(), *_worked(), *_asked())
 
 def rule_for(state: State, trigger: Trigger, *, prior: State | None) -> Rule | None:
     """The line that applies; None where the trigger changes nothing."""
-    return next((rule for rule in TABLE if rule.source is state and rule.trigger is trigger and (not rule.prior or prior in rule.prior)), None)
+    return next(
+        (
+            rule
+            for rule in TABLE
+            if rule.source is state and rule.trigger is trigger and (not rule.prior or prior in rule.prior)
+        ),
+        None,
+    )
 
 
 def target_of(rule: Rule, *, prior: State | None) -> State:

@@ -1,4 +1,6 @@
-"""The contract between the engine and a connected system. Connectors import this and `connectors.kit`, nothing else of ours."""
+"""The contract between the engine and a connected system. Connectors import this and `connectors.kit`,
+nothing else of ours.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,16 @@ Order = Literal["any", "per_meter_ascending"]
 Dedup = Literal["upsert", "natural_key", "client_ref", "none"]
 ReadBack = Literal["full", "last_only", "none"]
 Cursor = Literal["modified", "id", "reading_time"]
-Auth = Literal["none", "dsn", "api_key", "basic", "oauth2_client_credentials", "oauth2_authorization_code", "client_certificate", "hmac"]
+Auth = Literal[
+    "none",
+    "dsn",
+    "api_key",
+    "basic",
+    "oauth2_client_credentials",
+    "oauth2_authorization_code",
+    "client_certificate",
+    "hmac",
+]
 Hosting = Literal["cloud", "on_premises"]
 
 
@@ -25,10 +36,10 @@ Hosting = Literal["cloud", "on_premises"]
 class Capabilities:
     """What a system can do; declared in the connector's manifest, narrowed by settings.
 
-    push: `bulk_partial` answers per reading, `bulk_atomic` all or none, `bulk_opaque` refuses all without naming the culprit.
-    dedup: how a second send is recognised. `upsert` and `natural_key`: sending again is harmless. `client_ref`: our key can
-    be looked up with `find`. `none`: neither.
-    resolution: reading times are truncated to it before they become keys. max_backfill: older readings are never sent.
+    push: `bulk_partial` answers per reading, `bulk_atomic` all or none, `bulk_opaque` refuses all without
+    naming the culprit. dedup: how a second send is recognised. `upsert` and `natural_key`: sending again is
+    harmless. `client_ref`: our key can be looked up with `find`. `none`: neither. resolution: reading times
+    are truncated to it before they become keys. max_backfill: older readings are never sent.
     """
 
     push: Push
@@ -48,8 +59,12 @@ class Capabilities:
 
     @property
     def delivery(self) -> Literal["exactly_once", "at_least_once"]:
-        """Exactly once where a repeat is harmless or can be looked up in full; the status document says which."""
-        if self.dedup in ("upsert", "natural_key") or (self.dedup == "client_ref" and self.readback == "full"):
+        """Exactly once where a repeat is harmless or can be looked up in full; the status document says
+        which.
+        """
+        if self.dedup in ("upsert", "natural_key") or (
+            self.dedup == "client_ref" and self.readback == "full"
+        ):
             return "exactly_once"
         return "at_least_once"
 
@@ -74,7 +89,9 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Answer of a probe that succeeded. `account` identifies whose data the credential reaches, where the system says so."""
+    """Answer of a probe that succeeded. `account` identifies whose data the credential reaches, where the
+    system says so.
+    """
 
     account: str | None = None
     clock_skew_seconds: float | None = None
@@ -91,10 +108,14 @@ class RemoteReading:
 
 
 class Observer(Protocol):
-    """Told of each call to a system, so that the engine can count them and connectors need no metrics of their own."""
+    """Told of each call to a system, so that the engine can count them and connectors need no metrics of
+    their own.
+    """
 
     def __call__(self, operation: str, status_class: str) -> None:
-        """`operation` is one of the connector's few; `status_class` is `2xx` ... `5xx`, `ok`, `refused`, or `none` where no answer came."""
+        """`operation` is one of the connector's few; `status_class` is `2xx` ... `5xx`, `ok`, `refused`, or
+        `none` where no answer came.
+        """
         ...
 
 
@@ -104,9 +125,11 @@ def unobserved(operation: str, status_class: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectorSettings:
-    """What a connector is built from: its own settings block and its resolved credentials (secrets in clear, never logged).
+    """What a connector is built from: its own settings block and its resolved credentials (secrets in clear,
+    never logged).
 
-    token: where the credential is a token that the engine refreshes. gate: where it is a technical user's password.
+    token: where the credential is a token that the engine refreshes. gate: where it is a technical user's
+    password.
     """
 
     connection: str
@@ -120,7 +143,9 @@ class ConnectorSettings:
 
 
 class Connector(Protocol):
-    """One customer's link to one system. Raises `ConnectorError` subclasses only; safe to call from several tasks."""
+    """One customer's link to one system. Raises `ConnectorError` subclasses only; safe to call from several
+    tasks.
+    """
 
     @property
     def capabilities(self) -> Capabilities:
@@ -134,7 +159,8 @@ class Connector(Protocol):
     async def push(self, batch: Batch) -> Sequence[Outcome]:
         """One outcome per reading, in the batch's order. Never more than `max_items` are given.
 
-        Raises BatchRefused when a `bulk_opaque` system refuses the whole, OutcomeUnknown when the request was sent and no answer came.
+        Raises BatchRefused when a `bulk_opaque` system refuses the whole, OutcomeUnknown when the request was
+        sent and no answer came.
         """
         ...
 

@@ -1,4 +1,5 @@
-"""Credentials, tokens, and what a connector is given in place of a fixed secret: tokens that the engine refreshes, and the gate that counts failed logons.
+"""Credentials, tokens, and what a connector is given in place of a fixed secret: tokens that the engine
+refreshes, and the gate that counts failed logons.
 
 Secrets here are in clear: none is part of a repr.
 """
@@ -32,7 +33,9 @@ class Credential:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenGrant:
-    """An authorization server's answer. `refresh_token` None: it gave none, the one before stays good. Lifetimes count from the request."""
+    """An authorization server's answer. `refresh_token` None: it gave none, the one before stays good.
+    Lifetimes count from the request.
+    """
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(default=None, repr=False)
@@ -44,11 +47,14 @@ class TokenGrant:
 class TokenExchange(Protocol):
     """The HTTP side of a refresh. The engine brings the single flight, the lease and the storing."""
 
-    async def refresh(self, credential: Credential, refresh_token: str | None, *, timeout_seconds: float) -> TokenGrant:
+    async def refresh(
+        self, credential: Credential, refresh_token: str | None, *, timeout_seconds: float
+    ) -> TokenGrant:
         """One request. `refresh_token` None: client credentials.
 
-        Raises AuthRefused(final=True) on invalid_grant, BadConfiguration on invalid_client, RateLimited, Unavailable when nothing
-        was done, OutcomeUnknown when the request was sent and no definite answer came.
+        Raises AuthRefused(final=True) on invalid_grant, BadConfiguration on invalid_client, RateLimited,
+        Unavailable when nothing was done, OutcomeUnknown when the request was sent and no definite answer
+        came.
         """
         ...
 
@@ -61,9 +67,11 @@ class TokenSource(Protocol):
     """Access tokens of one connection."""
 
     async def access_token(self, *, refused: str | None = None) -> str:
-        """A token that is good as far as is known. `refused` is the one that the system just answered with 401: asks for one forced refresh.
+        """A token that is good as far as is known. `refused` is the one that the system just answered with
+        401: asks for one forced refresh.
 
-        Raises AuthRefused, Unavailable, RateLimited, BadConfiguration, PermissionDenied (by the authorization server).
+        Raises AuthRefused, Unavailable, RateLimited, BadConfiguration, PermissionDenied (by the authorization
+        server).
         """
         ...
 
@@ -81,15 +89,20 @@ class Logon(Protocol):
 
 
 class LogonGate(Protocol):
-    """Stands before every call that carries a technical user's password, so that the system never locks the user."""
+    """Stands before every call that carries a technical user's password, so that the system never locks the
+    user.
+    """
 
     def attempt(self) -> AbstractAsyncContextManager[Logon]:
-        """Entering raises AuthRefused when two logons have failed already with this generation of the credential."""
+        """Entering raises AuthRefused when two logons have failed already with this generation of the
+        credential.
+        """
         ...
 
 
 def refresh_after(lifetime_seconds: float, *, rand: float) -> float:
-    """Seconds after which a token is refreshed: 80 % of its lifetime, up to a tenth less so that connections do not refresh together.
+    """Seconds after which a token is refreshed: 80 % of its lifetime, up to a tenth less so that connections
+    do not refresh together.
 
     `rand` is uniform in [0, 1).
     """

@@ -1,4 +1,6 @@
-"""Connection credits: what a connection costs, how credits move between accounts, and where those of a connection may lie. Pure."""
+"""Connection credits: what a connection costs, how credits move between accounts, and where those of a
+connection may lie. Pure.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """The one row that decides, in credits. `used` may exceed `capacity` where that was lowered: then nothing new is held."""
+    """The one row that decides, in credits. `used` may exceed `capacity` where that was lowered: then nothing
+    new is held.
+    """
 
     capacity: int
     held: int
@@ -74,7 +78,9 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """One line of the ledger: written once, never changed. Their order by `number` is the order in which they were committed."""
+    """One line of the ledger: written once, never changed. Their order by `number` is the order in which they
+    were committed.
+    """
 
     number: int
     at: datetime
@@ -88,10 +94,12 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """What the database says of one connection's credits, from three sides: its state, its row, and the ledger.
+    """What the database says of one connection's credits, from three sides: its state, its row, and the
+    ledger.
 
-    `account` is None where it has no credits; `since` is when they came there. `state` is None where there is no such connection.
-    `is_waiting`: it has been pending for less than the time that credits are held. `ledger_*` are sums of transfers.
+    `account` is None where it has no credits; `since` is when they came there. `state` is None where there is
+    no such connection. `is_waiting`: it has been pending for less than the time that credits are held.
+    `ledger_*` are sums of transfers.
     """
 
     connection: str
@@ -127,7 +135,9 @@ class Excess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Book:
-    """The whole ledger at one instant. `pool` is None where its row is missing; `quotas` are credits by customer."""
+    """The whole ledger at one instant. `pool` is None where its row is missing; `quotas` are credits by
+    customer.
+    """
 
     pool: Pool | None
     quotas: Mapping[str, int]
@@ -137,7 +147,9 @@ class Book:
 
 def price(tariff: Tariff, *, tier: int, hosting: str) -> int:
     """Credits that a connection costs: by tier, and a multiple on premises."""
-    return {int(known): amount for known, amount in tariff.tier_price.items()}[tier] * (tariff.on_premises_multiplier if hosting == "on_premises" else 1)
+    return {int(known): amount for known, amount in tariff.tier_price.items()}[tier] * (
+        tariff.on_premises_multiplier if hosting == "on_premises" else 1
+    )
 
 
 def became_low(before: Pool, after: Pool) -> bool:
@@ -153,7 +165,10 @@ def by_tier(book: Book) -> dict[int, Share]:
 def by_customer(book: Book) -> dict[str, Share]:
     """What is used, by customer, in order; customers that have credits or a quota."""
     names = {holding.customer for holding in book.holdings if holding.account is not None} | set(book.quotas)
-    return {name: _share(holding for holding in book.holdings if holding.customer == name) for name in sorted(names)}
+    return {
+        name: _share(holding for holding in book.holdings if holding.customer == name)
+        for name in sorted(names)
+    }
 
 
 def _share(holdings: Iterable[Holding]) -> Share:
@@ -164,7 +179,8 @@ def _share(holdings: Iterable[Holding]) -> Share:
 def places(state: State, prior: State | None, *, is_waiting: bool) -> frozenset[Account | None]:
     """Where the credits of a connection in this state may lie. None: it has none.
 
-    A hold lapses in `pending` once it is no longer waited for, so both are right there; `disconnecting` is reached from every state.
+    A hold lapses in `pending` once it is no longer waited for, so both are right there; `disconnecting` is
+    reached from every state.
     """
     match state:
         case State.PENDING:
@@ -180,9 +196,11 @@ def places(state: State, prior: State | None, *, is_waiting: bool) -> frozenset[
 
 
 def disagreements(book: Book) -> list[str]:
-    """Everything in which pool, ledger, connections' credits and connections' states contradict each other; nothing when all is well.
+    """Everything in which pool, ledger, connections' credits and connections' states contradict each other;
+    nothing when all is well.
 
-    A capacity lowered below what is used is no contradiction: the ledger shows whether each hold fitted the capacity of its moment.
+    A capacity lowered below what is used is no contradiction: the ledger shows whether each hold fitted the
+    capacity of its moment.
     """
     return [*_of_the_pool(book), *(text for holding in book.holdings for text in _of_a_connection(holding))]
 
@@ -217,7 +235,9 @@ def _of_a_connection(holding: Holding) -> Iterator[str]:
     if holding.state is None:
         if holding.account is not None:
             yield f"{name}: has {holding.amount} {holding.account}, and there is no such connection"
-    elif holding.account not in places(holding.state, holding.prior, is_waiting=holding.is_waiting) and (holding.price or holding.amount):
+    elif holding.account not in places(holding.state, holding.prior, is_waiting=holding.is_waiting) and (
+        holding.price or holding.amount
+    ):
         found = "no credits" if holding.account is None else f"{holding.amount} {holding.account}"
         yield f"{name}: is {holding.state} and has {found}; its price is {holding.price}"
     elif holding.account is not None and holding.amount != holding.price:

@@ -1,4 +1,6 @@
-"""What a declared file asks of the connections that are there: the plan. Pure: it reads nothing and changes nothing."""
+"""What a declared file asks of the connections that are there: the plan. Pure: it reads nothing and changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class Part(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """A connection as it is declared, in the form in which it is stored. `digest` tells whether credentials are the same, and nothing else of them."""
+    """A connection as it is declared, in the form in which it is stored. `digest` tells whether credentials
+    are the same, and nothing else of them.
+    """
 
     connection: str
     customer: str
@@ -50,7 +54,9 @@ class Existing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be done, by connection; each declared one is in exactly one of the first four. `refused` says why."""
+    """What is to be done, by connection; each declared one is in exactly one of the first four. `refused`
+    says why.
+    """
 
     create: tuple[str, ...] = ()
     change: Mapping[str, tuple[Part, ...]]
@@ -65,9 +71,11 @@ class Plan:
 
 
 def plan(declared: Iterable[Declaration], existing: Iterable[Existing], *, prune: bool) -> Plan:
-    """The plan, in the order of the declarations. `prune`: what a file declared once, and this one does not, is disconnected; what came by the API never is.
+    """The plan, in the order of the declarations. `prune`: what a file declared once, and this one does not,
+    is disconnected; what came by the API never is.
 
-    Raises ConfigError, naming each, where a connection would go to another customer or system: it belongs to both for good.
+    Raises ConfigError, naming each, where a connection would go to another customer or system: it belongs to
+    both for good.
     """
     wanted = {declaration.connection: declaration for declaration in declared}
     held = {found.declaration.connection: found for found in existing}
@@ -86,8 +94,18 @@ def plan(declared: Iterable[Declaration], existing: Iterable[Existing], *, prune
             change[name] = parts
         else:
             unchanged.append(name)
-    gone = [name for name, found in held.items() if prune and found.by_file and not found.has_ended and name not in wanted]
-    return Plan(create=tuple(create), change=change, unchanged=tuple(unchanged), refused=refused, prune=tuple(sorted(gone)))
+    gone = [
+        name
+        for name, found in held.items()
+        if prune and found.by_file and not found.has_ended and name not in wanted
+    ]
+    return Plan(
+        create=tuple(create),
+        change=change,
+        unchanged=tuple(unchanged),
+        refused=refused,
+        prune=tuple(sorted(gone)),
+    )
 
 
 def check_identity(declared: Iterable[Declaration], existing: Mapping[str, Existing]) -> None:
@@ -102,7 +120,9 @@ def check_identity(declared: Iterable[Declaration], existing: Mapping[str, Exist
             ("system", found.declaration.system, declaration.system),
         ):
             if old != new:
-                faults.append(f"connection {declaration.connection!r} belongs to {what} {old!r} for good, not to {new!r}: give the new one another id")
+                faults.append(
+                    f"connection {declaration.connection!r} belongs to {what} {old!r} for good, not to {new!r}: give the new one another id"
+                )
     if faults:
         raise ConfigError("\n".join(faults))
 

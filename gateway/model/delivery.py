@@ -15,7 +15,8 @@ from gateway.model.sample import Value
 class DueWindow:
     """A closed window with its value recomputed from telemetry.
 
-    `delivered`: what the system holds for this window; `previous`: what it holds for the meter's window before; None where nothing.
+    `delivered`: what the system holds for this window; `previous`: what it holds for the meter's window
+    before; None where nothing.
     """
 
     meter: str
@@ -41,19 +42,30 @@ class Refusal:
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """`send` pairs each reading with its window, ascending by (meter, window_start); `settled` needs nothing; `refused` is dead."""
+    """`send` pairs each reading with its window, ascending by (meter, window_start); `settled` needs nothing;
+    `refused` is dead.
+    """
 
     send: list[tuple[DueWindow, Reading]] = field(default_factory=list)
     settled: list[DueWindow] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
 
 
-def plan(connection: str, due: Sequence[DueWindow], *, capabilities: Capabilities, oldest: datetime | None, clip_silently: bool) -> Plan:
-    """Sorts windows into what is sent, what is settled and what is refused. `due` ascends by (meter, window_start).
+def plan(
+    connection: str,
+    due: Sequence[DueWindow],
+    *,
+    capabilities: Capabilities,
+    oldest: datetime | None,
+    clip_silently: bool,
+) -> Plan:
+    """Sorts windows into what is sent, what is settled and what is refused. `due` ascends by (meter,
+    window_start).
 
-    A value equal to what was delivered is settled. A window never delivered whose value lies within the deadband around
-    the meter's last delivered value is settled too. `oldest` is the earliest window the system takes: an initial sync
-    clips silently (its status says so), an incremental one refuses with a reason.
+    A value equal to what was delivered is settled. A window never delivered whose value lies within the
+    deadband around the meter's last delivered value is settled too. `oldest` is the earliest window the
+    system takes: an initial sync clips silently (its status says so), an incremental one refuses with a
+    reason.
     """
     result = Plan()
     last: dict[str, Value] = {}
@@ -75,7 +87,9 @@ def plan(connection: str, due: Sequence[DueWindow], *, capabilities: Capabilitie
                 detail = f"the system takes nothing older than {oldest.isoformat(timespec='seconds')}"
                 result.refused.append(Refusal(due=window, reason="older_than_max_backfill", detail=detail))
             continue
-        if window.delivered is None and _within(window.deadband, value, last.get(window.meter, window.previous)):
+        if window.delivered is None and _within(
+            window.deadband, value, last.get(window.meter, window.previous)
+        ):
             result.settled.append(window)
             continue
         last[window.meter] = value
@@ -89,7 +103,8 @@ def oldest_accepted(capabilities: Capabilities, now: datetime) -> datetime | Non
 
 
 def batch_limit(max_items: int, failures: int) -> int:
-    """Readings in one push after `failures` equal failures while the system is well: halves from the third on, down to one.
+    """Readings in one push after `failures` equal failures while the system is well: halves from the third
+    on, down to one.
 
     A reading that makes a system answer 500 for ever is so found and parked instead of blocking its stream.
     """
@@ -103,7 +118,9 @@ def suspects_last(sendable: Iterable[tuple[DueWindow, Reading]]) -> list[tuple[D
     return sorted(pairs, key=lambda pair: pair[0].meter in suspects)
 
 
-def chunks(sendable: Sequence[tuple[DueWindow, Reading]], size: int) -> Iterable[Sequence[tuple[DueWindow, Reading]]]:
+def chunks(
+    sendable: Sequence[tuple[DueWindow, Reading]], size: int
+) -> Iterable[Sequence[tuple[DueWindow, Reading]]]:
     """Consecutive parts of at most `size`."""
     return (sendable[start : start + size] for start in range(0, len(sendable), size))
 
@@ -120,7 +137,9 @@ def _reading(connection: str, window: DueWindow, value: Value) -> Reading:
 
 
 def _fit(value: Value | None, capabilities: Capabilities) -> Value | None:
-    """The value in a kind that the system takes; a boolean becomes 0 or 1 for a system of numbers. None where nothing fits."""
+    """The value in a kind that the system takes; a boolean becomes 0 or 1 for a system of numbers. None where
+    nothing fits.
+    """
     match value:
         case None:
             return None
@@ -141,6 +160,11 @@ def _equal(value: Value | None, delivered: Value | None) -> bool:
 
 
 def _within(deadband: float, value: Value, reference: Value | None) -> bool:
-    if deadband <= 0 or isinstance(value, bool | str) or reference is None or isinstance(reference, bool | str):
+    if (
+        deadband <= 0
+        or isinstance(value, bool | str)
+        or reference is None
+        or isinstance(reference, bool | str)
+    ):
         return False
     return abs(value - reference) < deadband

@@ -1,10 +1,14 @@
-"""The one error tree, arranged by consequence. A library's exception is converted at the edge that imports the library."""
+"""The one error tree, arranged by consequence. A library's exception is converted at the edge that imports
+the library.
+"""
 
 from __future__ import annotations
 
 
 class FieldgateError(Exception):
-    """Base of everything that Fieldgate raises on purpose. The text says what happened, where, and what to do."""
+    """Base of everything that Fieldgate raises on purpose. The text says what happened, where, and what to
+    do.
+    """
 
 
 class ConfigError(FieldgateError):
@@ -12,13 +16,16 @@ class ConfigError(FieldgateError):
 
 
 class SealBroken(ConfigError):
-    """What is stored of a secret cannot be opened: its key is not configured, or it is not where it was sealed. The text names the connection."""
+    """What is stored of a secret cannot be opened: its key is not configured, or it is not where it was
+    sealed. The text names the connection.
+    """
 
 
 class DecodeError(FieldgateError):
     """A message cannot become samples: it goes to the dead letters under `reason` and is acknowledged.
 
-    `reason` is one of a small closed set of slugs (`invalid_json`, `timestamp_in_future`, ...): it becomes a metric label.
+    `reason` is one of a small closed set of slugs (`invalid_json`, `timestamp_in_future`, ...): it becomes a
+    metric label.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -48,9 +55,13 @@ class BrokerRefused(FieldgateError):
 
 
 class RequestRefused(FieldgateError):
-    """Somebody asked for what cannot be done now. `code` is one of the interface's stable codes (`connection.paused`, `credits.insufficient`, ...)."""
+    """Somebody asked for what cannot be done now. `code` is one of the interface's stable codes
+    (`connection.paused`, `credits.insufficient`, ...).
+    """
 
-    def __init__(self, code: str, message: str, *, connection: str | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, *, connection: str | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.connection = connection
@@ -58,7 +69,9 @@ class RequestRefused(FieldgateError):
 
 
 class CreditsInsufficient(RequestRefused):
-    """A hold of `wanted` credits was refused. `customer`: whose quota has too little left; None where it is the pool itself."""
+    """A hold of `wanted` credits was refused. `customer`: whose quota has too little left; None where it is
+    the pool itself.
+    """
 
     def __init__(self, *, connection: str, customer: str | None, wanted: int, used: int, limit: int) -> None:
         whose = "of the pool" if customer is None else f"that customer {customer} may use"
@@ -80,15 +93,21 @@ class ConnectorError(FieldgateError):
 
 
 class Unavailable(ConnectorError):
-    """Transient: connect, TLS, DNS, time-out, 408, 425, 5xx. Retry with backoff; `retry_after` (seconds) is a floor."""
+    """Transient: connect, TLS, DNS, time-out, 408, 425, 5xx. Retry with backoff; `retry_after` (seconds) is a
+    floor.
+    """
 
-    def __init__(self, message: str, *, retry_after: float | None = None, request_id: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, request_id: str | None = None
+    ) -> None:
         super().__init__(message, request_id=request_id)
         self.retry_after = retry_after
 
 
 class OutcomeUnknown(Unavailable):
-    """The request was sent and no definite answer came: the system may have accepted it. Ask it before sending again."""
+    """The request was sent and no definite answer came: the system may have accepted it. Ask it before
+    sending again.
+    """
 
 
 class RateLimited(ConnectorError):
@@ -100,13 +119,16 @@ class RateLimited(ConnectorError):
 
 
 class AuthRefused(ConnectorError):
-    """The credential is refused. `final`: it is proved already (invalid_grant, the second failed logon), no probe need confirm it.
+    """The credential is refused. `final`: it is proved already (invalid_grant, the second failed logon), no
+    probe need confirm it.
 
-    `doubtful`: no refusal in so many words, but a page that asks for a login, or a redirect: a proxy may have said it in an
-    outage, so it proves nothing alone.
+    `doubtful`: no refusal in so many words, but a page that asks for a login, or a redirect: a proxy may have
+    said it in an outage, so it proves nothing alone.
     """
 
-    def __init__(self, message: str, *, final: bool = False, doubtful: bool = False, request_id: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, final: bool = False, doubtful: bool = False, request_id: str | None = None
+    ) -> None:
         super().__init__(message, request_id=request_id)
         self.final = final
         self.doubtful = doubtful
@@ -119,8 +141,8 @@ class PermissionDenied(ConnectorError):
 class BadConfiguration(ConnectorError):
     """The settings do not fit the system (service not found, unknown field): needs the integrator.
 
-    `oauth_client`: our client at the authorization server is refused. It may serve many connections: one incident, not a
-    reauthorization of each.
+    `oauth_client`: our client at the authorization server is refused. It may serve many connections: one
+    incident, not a reauthorization of each.
     """
 
     def __init__(self, message: str, *, oauth_client: bool = False, request_id: str | None = None) -> None:

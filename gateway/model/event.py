@@ -1,4 +1,6 @@
-"""What is told to the outside: the closed set of event types, and an event before it has a place in the outbox. Pure."""
+"""What is told to the outside: the closed set of event types, and an event before it has a place in the
+outbox. Pure.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ class EventType(enum.StrEnum):
 class NewEvent:
     """Written in the transaction that it reports.
 
-    `customer` None: it concerns the gateway as a whole, and no customer is told. `data` is JSON: never a secret, never a payload.
+    `customer` None: it concerns the gateway as a whole, and no customer is told. `data` is JSON: never a
+    secret, never a payload.
     """
 
     type: EventType

@@ -1,7 +1,9 @@
-"""What a connector may offer beyond delivering readings: listing and making meters, reading back what changed, raising an event once.
+"""What a connector may offer beyond delivering readings: listing and making meters, reading back what
+changed, raising an event once.
 
-Each is a protocol of its own: a connector that offers it has the method, and the engine asks with `isinstance`. `Capabilities`
-says the same for the catalogue. Every method raises `ConnectorError` subclasses only; what the system refuses is returned.
+Each is a protocol of its own: a connector that offers it has the method, and the engine asks with
+`isinstance`. `Capabilities` says the same for the catalogue. Every method raises `ConnectorError` subclasses
+only; what the system refuses is returned.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ class RemoteMeter:
 class Record:
     """Something that was created or modified at the system. `body` is plain JSON.
 
-    `key` identifies it within its stream for ever. `modified_at` is None where the system does not say: such a stream is given
-    whole each time, and a record is new when its body differs.
+    `key` identifies it within its stream for ever. `modified_at` is None where the system does not say: such
+    a stream is given whole each time, and a record is new when its body differs.
     """
 
     stream: str
@@ -49,9 +51,11 @@ class RecordPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What a person at the system should see to. `reference` is ours: at most 20 characters, the same for ever for the same event.
+    """What a person at the system should see to. `reference` is ours: at most 20 characters, the same for
+    ever for the same event.
 
-    `title` and `text` may be of any length and any characters: the connector cuts them to what the system holds.
+    `title` and `text` may be of any length and any characters: the connector cuts them to what the system
+    holds.
     """
 
     reference: str
@@ -76,9 +80,11 @@ class EnsuresMeters(Protocol):
     """A connector that can make a meter."""
 
     async def ensure_meter(self, wanted: RemoteMeter) -> RemoteMeter | Rejected:
-        """The system's meter for `wanted.meter`, made where it is missing. Idempotent: asking twice makes one.
+        """The system's meter for `wanted.meter`, made where it is missing. Idempotent: asking twice makes
+        one.
 
-        Rejected with the system's words where it refuses; BadConfiguration where the settings do not say what a new meter needs.
+        Rejected with the system's words where it refuses; BadConfiguration where the settings do not say what
+        a new meter needs.
         """
         ...
 
@@ -92,11 +98,15 @@ class PullsRecords(Protocol):
         """The names that `pull` knows."""
         ...
 
-    async def pull(self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None) -> RecordPage:
-        """What was created or modified in [since, until), on the system's own clock; from the beginning without `since`.
+    async def pull(
+        self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
+    ) -> RecordPage:
+        """What was created or modified in [since, until), on the system's own clock; from the beginning
+        without `since`.
 
-        Order is not promised within the interval. Pages of one interval are asked with its own `since` and `until` and the
-        cursor of the page before; a record that changes meanwhile may come twice or only in a later interval.
+        Order is not promised within the interval. Pages of one interval are asked with its own `since` and
+        `until` and the cursor of the page before; a record that changes meanwhile may come twice or only in a
+        later interval.
         """
         ...
 
@@ -106,8 +116,10 @@ class RaisesEvents(Protocol):
     """A connector that can raise a notification, a work order, an alert."""
 
     async def raise_event(self, event: Event) -> Outcome:
-        """Raises it unless the system already holds one with its reference: Accepted, or Duplicate, each with the system's id.
+        """Raises it unless the system already holds one with its reference: Accepted, or Duplicate, each with
+        the system's id.
 
-        Rejected and Retry as for readings. OutcomeUnknown is raised when no answer came: call again, the reference is looked up first.
+        Rejected and Retry as for readings. OutcomeUnknown is raised when no answer came: call again, the
+        reference is looked up first.
         """
         ...

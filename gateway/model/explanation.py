@@ -1,4 +1,6 @@
-"""What would become of a message: its samples and the meters that they feed, or the reason why it is a dead letter. Pure data."""
+"""What would become of a message: its samples and the meters that they feed, or the reason why it is a dead
+letter. Pure data.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class ExplainedSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Either samples, or the reason of the dead letter and what to do about it. `more_samples`: so many of the message are not listed."""
+    """Either samples, or the reason of the dead letter and what to do about it. `more_samples`: so many of
+    the message are not listed.
+    """
 
     topic: str
     source: str | None

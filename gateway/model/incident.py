@@ -1,4 +1,6 @@
-"""Which incidents there should be, systemic or specific, each with a sentence that says why. Pure: the only place where that is decided."""
+"""Which incidents there should be, systemic or specific, each with a sentence that says why. Pure: the only
+place where that is decided.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ QUIET = timedelta(minutes=2)
 """How long an incident is calm before it closes."""
 
 ALONE_AFTER = timedelta(minutes=2)
-"""A connection whose neighbours fail too, but too few to blame what they share, has an incident of its own after this long."""
+"""A connection whose neighbours fail too, but too few to blame what they share, has an incident of its own
+after this long.
+"""
 
 ABANDONED_AFTER = timedelta(hours=1)
 """Without any call for this long, nobody is left who could succeed."""
@@ -62,37 +66,57 @@ class Finding:
 
 
 def systemic(fleet: Fleet) -> tuple[Finding, ...]:
-    """The system types and hosts at fault: their breakers belong open. A system type is at fault only where more than one host fails."""
-    systems = [finding for finding in _at_fault(fleet, Scope.SYSTEM) if len({health.host for health in finding.failing}) > 1]
+    """The system types and hosts at fault: their breakers belong open. A system type is at fault only where
+    more than one host fails.
+    """
+    systems = [
+        finding
+        for finding in _at_fault(fleet, Scope.SYSTEM)
+        if len({health.host for health in finding.failing}) > 1
+    ]
     return (*systems, *_at_fault(fleet, Scope.HOST))
 
 
 def wanted(fleet: Fleet, found: Sequence[Finding], *, known: Collection[Key]) -> tuple[Finding, ...]:
-    """The incidents that should be open, given the `systemic` findings and the keys of those that are (`known`).
+    """The incidents that should be open, given the `systemic` findings and the keys of those that are
+    (`known`).
 
     What a wider one explains has none of its own.
     """
     wide = {finding.key for finding in found} | set(known)
     shared = [finding for finding in found if explained_by(finding.key, fleet, wide) is None]
-    alone = [health for health in fleet.healths if health.is_open(fleet.now) and wide.isdisjoint(health.keys[1:])]
+    alone = [
+        health for health in fleet.healths if health.is_open(fleet.now) and wide.isdisjoint(health.keys[1:])
+    ]
     return (*shared, *(finding for health in alone if (finding := _specific(health, fleet)) is not None))
 
 
 def explained_by(key: Key, fleet: Fleet, wide: Collection[Key]) -> Key | None:
-    """The widest of `wide` that explains all that fails here, and more; None where there is none, or nothing fails."""
+    """The widest of `wide` that explains all that fails here, and more; None where there is none, or nothing
+    fails.
+    """
     failing = fleet.failing(key)
     if not failing:
         return None
     candidates = [other for other in failing[0].keys if other in wide and _width(other) > _width(key)]
-    return max((other for other in candidates if all(other in health.keys for health in failing)), key=_width, default=None)
+    return max(
+        (other for other in candidates if all(other in health.keys for health in failing)),
+        key=_width,
+        default=None,
+    )
 
 
 def is_calm(key: Key, fleet: Fleet, *, opened_at: datetime) -> bool:
-    """Whether an open incident may be over: somebody has succeeded since it opened and no longer enough fail; QUIET of it closes the incident.
+    """Whether an open incident may be over: somebody has succeeded since it opened and no longer enough fail;
+    QUIET of it closes the incident.
 
     With none failing there any more (answered, stopped, or silent for an hour) it is calm as well.
     """
-    still = [health for health in fleet.members(key) if health.failing_since is not None and not _abandoned(health, fleet.now)]
+    still = [
+        health
+        for health in fleet.members(key)
+        if health.failing_since is not None and not _abandoned(health, fleet.now)
+    ]
     if key[0] is Scope.CONNECTION or not still:
         return not still
     return fleet.succeeded_since(key, opened_at) and not fleet.enough_fail(key)
@@ -114,14 +138,27 @@ def _at_fault(fleet: Fleet, scope: Scope) -> Iterator[Finding]:
     for key in fleet.failing_keys(scope):
         if fleet.is_systemic(key):
             members, failing = fleet.seen(key), fleet.failing(key)
-            last = max((health.last_success_at for health in members if health.last_success_at is not None), default=None)
-            silence = "none ever succeeded" if last is None else f"none succeeded for {(fleet.now - last).total_seconds():.0f} s"
+            last = max(
+                (health.last_success_at for health in members if health.last_success_at is not None),
+                default=None,
+            )
+            silence = (
+                "none ever succeeded"
+                if last is None
+                else f"none succeeded for {(fleet.now - last).total_seconds():.0f} s"
+            )
             customers = f"{len({health.customer for health in failing})} of {len({health.customer for health in members})} customers"
-            yield Finding(key=key, failing=failing, detail=f"{len(failing)} of {len(members)} connections {_place(key)} fail ({customers}), {silence}")
+            yield Finding(
+                key=key,
+                failing=failing,
+                detail=f"{len(failing)} of {len(members)} connections {_place(key)} fail ({customers}), {silence}",
+            )
 
 
 def _specific(health: Health, fleet: Fleet) -> Finding | None:
-    """A connection whose breaker is open. It is its own affair when neighbours have worked since, or it has none; else we wait for a wider verdict first."""
+    """A connection whose breaker is open. It is its own affair when neighbours have worked since, or it has
+    none; else we wait for a wider verdict first.
+    """
     assert health.failing_since is not None
     own, host, system = health.keys
     shared = host if health.host else system

@@ -1,4 +1,6 @@
-"""Meter mappings: which device metric feeds which meter, and how it is reduced. Pure: rules in, concrete mappings out."""
+"""Meter mappings: which device metric feeds which meter, and how it is reduced. Pure: rules in, concrete
+mappings out.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterRule:
-    """One line of configuration. `device` may be a glob (`*`, `?`, `[...]`); `meter` a template of `{device}` and `{metric}`.
+    """One line of configuration. `device` may be a glob (`*`, `?`, `[...]`); `meter` a template of `{device}`
+    and `{metric}`.
 
-    `every` is the window; zero for `each`. `deadband` is in the metric's own unit; zero delivers every change.
+    `every` is the window; zero for `each`. `deadband` is in the metric's own unit; zero delivers every
+    change.
     """
 
     device: str
@@ -39,9 +43,11 @@ class MeterRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterMapping:
-    """A rule applied to one device: concrete, stored, joined in SQL. One meter is fed by exactly one (device, metric).
+    """A rule applied to one device: concrete, stored, joined in SQL. One meter is fed by exactly one (device,
+    metric).
 
-    `window` is `every`, or for `each` the system's resolution: samples that the system cannot tell apart share a window.
+    `window` is `every`, or for `each` the system's resolution: samples that the system cannot tell apart
+    share a window.
     """
 
     meter: str
@@ -68,7 +74,9 @@ class MeterConflict:
         )
 
 
-def materialise(rules: Iterable[MeterRule], devices: Iterable[str], *, resolution: timedelta) -> tuple[dict[str, MeterMapping], list[MeterConflict]]:
+def materialise(
+    rules: Iterable[MeterRule], devices: Iterable[str], *, resolution: timedelta
+) -> tuple[dict[str, MeterMapping], list[MeterConflict]]:
     """Mappings by meter, and the conflicts. A rule without a glob needs no known device. Earlier rules win."""
     known = sorted(devices)
     mappings: dict[str, MeterMapping] = {}

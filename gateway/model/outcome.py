@@ -31,7 +31,9 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """Not now (a locked meter, a timestamp still in the future): again after `after_seconds`, this meter only."""
+    """Not now (a locked meter, a timestamp still in the future): again after `after_seconds`, this meter
+    only.
+    """
 
     after_seconds: float
     message: str
@@ -60,8 +62,9 @@ class Step(enum.Enum):
 def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool) -> Step:
     """The only place where an outcome becomes a step. `attempts` counts this one.
 
-    An unknown outcome is reconciled where the system can be asked, otherwise sent again (at least once).
-    A reading that waits or gets no answer too often is a dead letter with the system's last words, so nothing waits for ever.
+    An unknown outcome is reconciled where the system can be asked, otherwise sent again (at least once). A
+    reading that waits or gets no answer too often is a dead letter with the system's last words, so nothing
+    waits for ever.
     """
     match outcome:
         case Accepted() | Duplicate():

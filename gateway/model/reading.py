@@ -13,10 +13,12 @@ from gateway.model.sample import Value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """The system is told `window_start` as the time of the reading, for a single sample and for a window alike.
+    """The system is told `window_start` as the time of the reading, for a single sample and for a window
+    alike.
 
-    `key` is deterministic over (connection, meter, window_start): the same window always has the same key, so a system
-    that knows keys can never take it twice. `modified` says that the system already holds another value for this key.
+    `key` is deterministic over (connection, meter, window_start): the same window always has the same key, so
+    a system that knows keys can never take it twice. `modified` says that the system already holds another
+    value for this key.
     """
 
     key: str
@@ -29,7 +31,9 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Readings pushed together, ascending by (meter, window_start). `id` is deterministic over its keys and values."""
+    """Readings pushed together, ascending by (meter, window_start). `id` is deterministic over its keys and
+    values.
+    """
 
     id: str
     connection: str
@@ -37,7 +41,9 @@ class Batch:
 
 
 def reading_key(connection: str, meter: str, window_start: datetime) -> str:
-    """20 characters of base32: short enough for the reference fields of the systems that we know (20 is the shortest)."""
+    """20 characters of base32: short enough for the reference fields of the systems that we know (20 is the
+    shortest).
+    """
     text = f"{connection}\0{meter}\0{window_start.astimezone(UTC).isoformat()}"
     return base64.b32encode(hashlib.blake2b(text.encode(), digest_size=12).digest()).decode().rstrip("=")
 

@@ -15,7 +15,9 @@ MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What one device measured at one instant. `at_microseconds` is the device's time (or receipt, where it sent none)."""
+    """What one device measured at one instant. `at_microseconds` is the device's time (or receipt, where it
+    sent none).
+    """
 
     customer: str
     device: str

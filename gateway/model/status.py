@@ -8,7 +8,16 @@ from typing import Literal
 
 from gateway.model.connection import State
 
-ACCEPTING = frozenset({State.VERIFYING, State.ACTIVE, State.DEGRADED, State.REAUTHORIZATION_REQUIRED, State.BLOCKED, State.PAUSED})
+ACCEPTING = frozenset(
+    {
+        State.VERIFYING,
+        State.ACTIVE,
+        State.DEGRADED,
+        State.REAUTHORIZATION_REQUIRED,
+        State.BLOCKED,
+        State.PAUSED,
+    }
+)
 """States in which telemetry is buffered for the connection."""
 
 WORKED = frozenset({State.ACTIVE, State.DEGRADED})
@@ -17,9 +26,11 @@ WORKED = frozenset({State.ACTIVE, State.DEGRADED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an initial sync has come. `fraction` (0 to 1) of the time from `start` to `until` is walked up to `cursor`.
+    """How far an initial sync has come. `fraction` (0 to 1) of the time from `start` to `until` is walked up
+    to `cursor`.
 
-    `clipped_to_days` is what the system's own limit left of the days that were asked for; None where it left them all.
+    `clipped_to_days` is what the system's own limit left of the days that were asked for; None where it left
+    them all.
     """
 
     fraction: float

@@ -12,8 +12,12 @@ import hmac
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-WAITS = tuple(timedelta(seconds=seconds) for seconds in (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400))
-"""The wait before each attempt. Jitter only lengthens them, so the last attempt comes at the earliest 75 h 35 min after the first."""
+WAITS = tuple(
+    timedelta(seconds=seconds) for seconds in (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+)
+"""The wait before each attempt. Jitter only lengthens them, so the last attempt comes at the earliest 75 h 35
+min after the first.
+"""
 
 JITTER = 0.1
 DISABLED_AFTER = timedelta(days=5)
@@ -59,7 +63,10 @@ def new_secret(random_bytes: bytes) -> str:
 def signature(secrets: Iterable[str], *, message_id: str, timestamp: int, body: bytes) -> str:
     """The `webhook-signature` header: one signature a secret."""
     signed = f"{message_id}.{timestamp}.".encode() + body
-    return " ".join(f"v1,{base64.b64encode(hmac.digest(_key(secret), signed, hashlib.sha256)).decode()}" for secret in secrets)
+    return " ".join(
+        f"v1,{base64.b64encode(hmac.digest(_key(secret), signed, hashlib.sha256)).decode()}"
+        for secret in secrets
+    )
 
 
 def _key(secret: str) -> bytes:

@@ -64,13 +64,26 @@ def new_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
-async def create(database: Database, *, name: str, role: Role, customer: str | None = None, expires_at: datetime | None = None) -> NewToken:
-    """A token that nobody can read again. Raises RequestRefused("request.conflict") while another of that name is in use."""
+async def create(
+    database: Database,
+    *,
+    name: str,
+    role: Role,
+    customer: str | None = None,
+    expires_at: datetime | None = None,
+) -> NewToken:
+    """A token that nobody can read again. Raises RequestRefused("request.conflict") while another of that
+    name is in use.
+    """
     made = NewToken(token_id=secrets.token_hex(6), token=_MARK + new_secret())
     async with database.connection() as connection:
-        stored = await connection.fetchval(sql("access_token_create"), made.token_id, hashed(made.token), name, role, customer, expires_at)
+        stored = await connection.fetchval(
+            sql("access_token_create"), made.token_id, hashed(made.token), name, role, customer, expires_at
+        )
     if stored is None:
-        raise RequestRefused("request.conflict", f"A token named {name!r} is in use; revoke it, or choose another name.")
+        raise RequestRefused(
+            "request.conflict", f"A token named {name!r} is in use; revoke it, or choose another name."
+        )
     return made
 
 
@@ -100,7 +113,9 @@ async def revoke(database: Database, token: str) -> bool:
 
 
 async def identify(database: Database, token: str) -> tuple[Principal, str] | None:
-    """Whose token it is, and its id; None for one that is unknown, expired or revoked. Tells nothing by the time that it takes."""
+    """Whose token it is, and its id; None for one that is unknown, expired or revoked. Tells nothing by the
+    time that it takes.
+    """
     wanted = hashed(token)
     async with database.connection() as connection:
         row = await connection.fetchrow(sql("access_token_identify"), wanted)
@@ -110,12 +125,19 @@ async def identify(database: Database, token: str) -> tuple[Principal, str] | No
 
 
 async def create_login(
-    database: Database, *, name: str, role: Role, customer: str | None = None, lifetime: timedelta = timedelta(seconds=LOGIN_SECONDS)
+    database: Database,
+    *,
+    name: str,
+    role: Role,
+    customer: str | None = None,
+    lifetime: timedelta = timedelta(seconds=LOGIN_SECONDS),
 ) -> str:
     """The secret of a login link: `{public_url}/login/{secret}`. Good once."""
     secret = new_secret()
     async with database.connection() as connection:
-        await connection.execute(sql("access_login_create"), hashed(secret), name, role, customer, lifetime.total_seconds())
+        await connection.execute(
+            sql("access_login_create"), hashed(secret), name, role, customer, lifetime.total_seconds()
+        )
     return secret
 
 
@@ -125,8 +147,18 @@ async def redeem_login(database: Database, secret: str) -> Session | None:
         row = await connection.fetchrow(sql("access_login_redeem"), hashed(secret))
         if row is None:
             return None
-        session = Session(principal=_principal(row["name"], row["role"], row["customer_id"]), secret=new_secret())
-        await connection.execute(sql("access_session_open"), hashed(session.secret), None, row["name"], row["role"], row["customer_id"], SESSION_SECONDS)
+        session = Session(
+            principal=_principal(row["name"], row["role"], row["customer_id"]), secret=new_secret()
+        )
+        await connection.execute(
+            sql("access_session_open"),
+            hashed(session.secret),
+            None,
+            row["name"],
+            row["role"],
+            row["customer_id"],
+            SESSION_SECONDS,
+        )
     return session
 
 
@@ -135,7 +167,13 @@ async def open_session(database: Database, principal: Principal, token_id: str) 
     session = Session(principal=principal, secret=new_secret())
     async with database.connection() as connection:
         await connection.execute(
-            sql("access_session_open"), hashed(session.secret), token_id, principal.name, principal.role, principal.customer, SESSION_SECONDS
+            sql("access_session_open"),
+            hashed(session.secret),
+            token_id,
+            principal.name,
+            principal.role,
+            principal.customer,
+            SESSION_SECONDS,
         )
     return session
 
@@ -144,7 +182,11 @@ async def identify_session(database: Database, secret: str) -> Session | None:
     """The session of this cookie; None once it, or the token that it came by, has ended."""
     async with database.connection() as connection:
         row = await connection.fetchrow(sql("access_session_identify"), hashed(secret))
-    return None if row is None else Session(principal=_principal(row["name"], row["role"], row["customer_id"]), secret=secret)
+    return (
+        None
+        if row is None
+        else Session(principal=_principal(row["name"], row["role"], row["customer_id"]), secret=secret)
+    )
 
 
 async def close_session(database: Database, secret: str) -> None:

@@ -1,4 +1,6 @@
-"""How the calls of each connection go, and the open breakers of hosts and system types: what replicas know together."""
+"""How the calls of each connection go, and the open breakers of hosts and system types: what replicas know
+together.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ MOST_REQUEST_IDS = 10
 
 
 async def succeeded(connection: Connection, where: tuple[str, str, str, str], *, seconds_ago: float) -> None:
-    """Writes a success. `where`: connection, customer, system, host. Nothing happens when the connection is gone."""
+    """Writes a success. `where`: connection, customer, system, host. Nothing happens when the connection is
+    gone.
+    """
     await connection.execute(sql("health_succeeded"), *where, seconds_ago)
 
 
@@ -45,7 +49,9 @@ async def health(connection: Connection) -> list[Health]:
 
 
 async def failing(database: Database) -> tuple[datetime | None, list[Health]]:
-    """The database's time, and the health of the connections whose last call failed for a transient reason. None: there are none."""
+    """The database's time, and the health of the connections whose last call failed for a transient reason.
+    None: there are none.
+    """
     async with database.connection() as connection:
         rows = await connection.fetch(sql("health_failing"), list(CALLED))
     return (rows[0]["now"] if rows else None), [_health(row) for row in rows]
@@ -63,7 +69,8 @@ async def listed(connection: Connection) -> dict[Key, float]:
 
 
 async def attempt(database: Database, keys: Sequence[Key], caller: str, *, seconds: float) -> float | None:
-    """Makes `caller` the one that may call over all replicas, for `seconds`, if all of these breakers that are open may be tried now.
+    """Makes `caller` the one that may call over all replicas, for `seconds`, if all of these breakers that
+    are open may be tried now.
 
     None: go (also when none of them is open any more); else the seconds until the next trial.
     """

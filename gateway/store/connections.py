@@ -1,6 +1,8 @@
-"""Connections: their rows, their configuration and their credential's generation, each change one statement in the caller's transaction.
+"""Connections: their rows, their configuration and their credential's generation, each change one statement
+in the caller's transaction.
 
-Which transition may happen is `gateway.model.connection`'s to say; what goes with it is put together in `gateway.connections.transitions`.
+Which transition may happen is `gateway.model.connection`'s to say; what goes with it is put together in
+`gateway.connections.transitions`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from gateway.store.queries import sql
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """What may be changed of a connection: JSON as it is written in the file, but for durations of meters, which are seconds."""
+    """What may be changed of a connection: JSON as it is written in the file, but for durations of meters,
+    which are seconds.
+    """
 
     hosting: Hosting
     host: str
@@ -74,7 +78,9 @@ class Locked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """Why a connection moves: for its audit, its status and its events. `generation`: of the credential that the news is about."""
+    """Why a connection moves: for its audit, its status and its events. `generation`: of the credential that
+    the news is about.
+    """
 
     reason: str | None = None
     request_id: str | None = None
@@ -96,7 +102,9 @@ class Due:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outbound:
-    """What an outbound stream begins from: whose telemetry, which meters, for which system, and how much of the past."""
+    """What an outbound stream begins from: whose telemetry, which meters, for which system, and how much of
+    the past.
+    """
 
     customer: str
     stream: str
@@ -109,12 +117,25 @@ class Outbound:
 async def register_customers(database: Database, customers: Sequence[str]) -> None:
     """Makes the configured customers known. Idempotent."""
     async with database.transaction() as connection:
-        await connection.execute("insert into customer (customer_id) select unnest($1::text[]) on conflict do nothing", list(customers))
+        await connection.execute(
+            "insert into customer (customer_id) select unnest($1::text[]) on conflict do nothing",
+            list(customers),
+        )
 
 
-async def insert(connection: Connection, connection_id: str, customer: str, system: str, tier: int, price: int, wanted: Configuration) -> bool:
+async def insert(
+    connection: Connection,
+    connection_id: str,
+    customer: str,
+    system: str,
+    tier: int,
+    price: int,
+    wanted: Configuration,
+) -> bool:
     """A new connection in `pending`; False when its id is taken."""
-    await connection.execute("insert into customer (customer_id) values ($1) on conflict do nothing", customer)
+    await connection.execute(
+        "insert into customer (customer_id) values ($1) on conflict do nothing", customer
+    )
     made: bool = await connection.fetchval(
         sql("connection_insert"),
         connection_id,
@@ -154,7 +175,15 @@ async def lock(connection: Connection, connection_id: str) -> Locked | None:
     )
 
 
-async def move(connection: Connection, locked: Locked, target: State, trigger: Trigger, cause: Cause, *, prior: State | None) -> tuple[datetime, int]:
+async def move(
+    connection: Connection,
+    locked: Locked,
+    target: State,
+    trigger: Trigger,
+    cause: Cause,
+    *,
+    prior: State | None,
+) -> tuple[datetime, int]:
     """Writes the transition and its audit row; since when, and the version of the status document."""
     how = (locked.state, target, trigger, cause.reason, cause.actor, cause.request_id, prior)
     row = await connection.fetchrow(sql("connection_move"), locked.connection, *how)
@@ -164,11 +193,21 @@ async def move(connection: Connection, locked: Locked, target: State, trigger: T
 
 async def configure(connection: Connection, connection_id: str, wanted: Configuration) -> None:
     """Replaces what may be changed."""
-    how = (wanted.settings, wanted.sync, wanted.meters, wanted.hosting, wanted.host, wanted.delivery, wanted.managed_by)
+    how = (
+        wanted.settings,
+        wanted.sync,
+        wanted.meters,
+        wanted.hosting,
+        wanted.host,
+        wanted.delivery,
+        wanted.managed_by,
+    )
     await connection.execute(sql("connection_configure"), connection_id, *how)
 
 
-async def offer(connection: Connection, connection_id: str, *, generation: int, kind: str, digest: str | None) -> None:
+async def offer(
+    connection: Connection, connection_id: str, *, generation: int, kind: str, digest: str | None
+) -> None:
     """Notes the credential that is to be verified. `digest`: of one that the file gave."""
     await connection.execute(sql("connection_offer"), connection_id, generation, kind, digest)
 
@@ -180,7 +219,9 @@ async def next_generation(connection: Connection, connection_id: str) -> int:
 
 
 async def promote(connection: Connection, connection_id: str, *, account: str | None, delivery: str) -> None:
-    """The credential was verified: it is the one in use. `delivery`: what the connector promises with these settings."""
+    """The credential was verified: it is the one in use. `delivery`: what the connector promises with these
+    settings.
+    """
     await connection.execute(sql("connection_promote"), connection_id, account, delivery)
 
 
@@ -209,7 +250,9 @@ async def is_busy(database: Database, connection_id: str) -> bool:
 async def read(database: Database, connections: Sequence[str] | None) -> dict[str, Held]:
     """These connections, as far as they exist, or all of them."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("connection_read"), None if connections is None else list(connections))
+        rows = await connection.fetch(
+            sql("connection_read"), None if connections is None else list(connections)
+        )
     return {
         row["connection_id"]: Held(
             connection=row["connection_id"],
@@ -236,9 +279,14 @@ async def read(database: Database, connections: Sequence[str] | None) -> dict[st
 
 
 async def configurations(database: Database) -> dict[str, int]:
-    """Every connection that is not disconnected, with a number that rises when its link has to be built again."""
+    """Every connection that is not disconnected, with a number that rises when its link has to be built
+    again.
+    """
     async with database.connection() as connection:
-        return {row["connection_id"]: row["configuration"] for row in await connection.fetch(sql("connection_configurations"))}
+        return {
+            row["connection_id"]: row["configuration"]
+            for row in await connection.fetch(sql("connection_configurations"))
+        }
 
 
 async def states(database: Database, connections: Sequence[str]) -> dict[str, State]:
@@ -265,28 +313,37 @@ async def claim_probes(database: Database, *, lease_seconds: float, limit: int) 
     ]
 
 
-async def schedule_probe(database: Database, connection_id: str, state: State, *, in_seconds: float, attempts: int) -> None:
-    """When the connection is looked at next; nothing where it is in another state by now, for its move made it due."""
+async def schedule_probe(
+    database: Database, connection_id: str, state: State, *, in_seconds: float, attempts: int
+) -> None:
+    """When the connection is looked at next; nothing where it is in another state by now, for its move made
+    it due.
+    """
     async with database.connection() as connection:
         await connection.execute(sql("probe_schedule"), connection_id, state, in_seconds, attempts)
 
 
 async def called(database: Database, connection_id: str, *, next_probe_seconds: float) -> State | None:
-    """The system has answered: failures in a row are over, and an idle probe can wait. Writes at most once in half that time. The state."""
+    """The system has answered: failures in a row are over, and an idle probe can wait. Writes at most once in
+    half that time. The state.
+    """
     async with database.connection() as connection:
         state = await connection.fetchval(sql("connection_called"), connection_id, next_probe_seconds)
     return None if state is None else State(state)
 
 
 async def failing(database: Database, connection_id: str, *, web_page: bool) -> tuple[float, float]:
-    """Notes a transient failure; for how many seconds there were nothing but failures, and nothing but web pages."""
+    """Notes a transient failure; for how many seconds there were nothing but failures, and nothing but web
+    pages.
+    """
     async with database.connection() as connection:
         row = await connection.fetchrow(sql("connection_failing"), connection_id, web_page)
     return (0.0, 0.0) if row is None else (row["failing"], row["suspect"])
 
 
 async def begin(connection: Connection, connection_id: str, outbound: Outbound) -> list[MeterConflict]:
-    """Brings the stored mappings in line with the rules and begins the streams; new or changed meters restart the initial sync.
+    """Brings the stored mappings in line with the rules and begins the streams; new or changed meters restart
+    the initial sync.
 
     What is equal is not sent again. Takes the streams' rows whole, so no run writes meanwhile.
     """
@@ -296,8 +353,14 @@ async def begin(connection: Connection, connection_id: str, outbound: Outbound) 
     wanted, conflicts = materialise(outbound.rules, known, resolution=outbound.capabilities.resolution)
     held = await mappings.held(connection, connection_id)
     changed = [mapping for meter, mapping in wanted.items() if held.get(meter) != mapping]
-    regridded = {mapping.meter for mapping in changed if mapping.meter in held and held[mapping.meter].window != mapping.window}
-    await mappings.keep_only(connection, connection_id, wanted.keys() - regridded)  # windows that wait stay, unless theirs is no window any more
+    regridded = {
+        mapping.meter
+        for mapping in changed
+        if mapping.meter in held and held[mapping.meter].window != mapping.window
+    }
+    await mappings.keep_only(
+        connection, connection_id, wanted.keys() - regridded
+    )  # windows that wait stay, unless theirs is no window any more
     await mappings.put(connection, connection_id, changed)
     wish = (bool(changed), outbound.initial_days, outbound.capabilities.max_backfill, outbound.max_future)
     await connection.execute(sql("stream_begin"), connection_id, outbound.stream, *wish, str(horizon))
@@ -310,11 +373,21 @@ async def wake(connection: Connection, connection_id: str) -> None:
 
 
 async def add_devices(
-    connection: Connection, connection_id: str, devices: Sequence[str], rules: Sequence[MeterRule], resolution: timedelta
+    connection: Connection,
+    connection_id: str,
+    devices: Sequence[str],
+    rules: Sequence[MeterRule],
+    resolution: timedelta,
 ) -> list[MeterConflict]:
     """Within a scan's transaction: the mappings of devices that are new since the last one."""
     held = await mappings.held(connection, connection_id)
     wanted, conflicts = materialise([rule for rule in rules if rule.is_glob], devices, resolution=resolution)
-    await mappings.put(connection, connection_id, [mapping for meter, mapping in wanted.items() if meter not in held])
-    taken = [MeterConflict(meter=m, kept=held[m], refused=wanted[m]) for m in wanted if m in held and held[m].device != wanted[m].device]
+    await mappings.put(
+        connection, connection_id, [mapping for meter, mapping in wanted.items() if meter not in held]
+    )
+    taken = [
+        MeterConflict(meter=m, kept=held[m], refused=wanted[m])
+        for m in wanted
+        if m in held and held[m].device != wanted[m].device
+    ]
     return conflicts + taken

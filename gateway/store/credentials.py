@@ -1,4 +1,6 @@
-"""What is stored of credentials: the sealed records, under which keys, and when they end. It must not know what is sealed in them."""
+"""What is stored of credentials: the sealed records, under which keys, and when they end. It must not know
+what is sealed in them.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,15 @@ class Expiring:
     days: int
 
 
-async def add(connection: Connection, *, connection_id: str, type: str, sealed: bytes, generation: int, expires_at: datetime | None = None) -> None:
+async def add(
+    connection: Connection,
+    *,
+    connection_id: str,
+    type: str,
+    sealed: bytes,
+    generation: int,
+    expires_at: datetime | None = None,
+) -> None:
     """Within the caller's transaction. Raises StoreRejected where the generation is there already."""
     await connection.execute(sql("credential_add"), connection_id, generation, type, sealed, expires_at)
 
@@ -74,26 +84,50 @@ async def keys_in_use(database: Database) -> Sequence[KeyInUse]:
     """By which keys what is stored can be opened."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("sealed_keys"))
-    return [KeyInUse(key_id=row["key_id"], records=row["records"], connection=row["connection_id"]) for row in rows]
+    return [
+        KeyInUse(key_id=row["key_id"], records=row["records"], connection=row["connection_id"])
+        for row in rows
+    ]
 
 
-async def stale(database: Database, table: Table, newest: str, *, after: tuple[str, int], limit: int) -> Sequence[SealedRecord]:
+async def stale(
+    database: Database, table: Table, newest: str, *, after: tuple[str, int], limit: int
+) -> Sequence[SealedRecord]:
     """Records under another key than `newest`, by connection and generation, beginning after `after`."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql(f"{table}_stale"), newest, *after, limit)
-    return [SealedRecord(customer=row["customer_id"], connection=row["connection_id"], generation=row["generation"], sealed=row["sealed"]) for row in rows]
+    return [
+        SealedRecord(
+            customer=row["customer_id"],
+            connection=row["connection_id"],
+            generation=row["generation"],
+            sealed=row["sealed"],
+        )
+        for row in rows
+    ]
 
 
 async def reseal(database: Database, table: Table, record: SealedRecord, sealed: bytes) -> bool:
     """Replaces the record by the same under another key; False where it has changed since it was read."""
     async with database.connection() as connection:
-        done = await connection.execute(sql(f"{table}_reseal"), record.connection, record.generation, record.sealed, sealed)
+        done = await connection.execute(
+            sql(f"{table}_reseal"), record.connection, record.generation, record.sealed, sealed
+        )
     return done.endswith(" 1")
 
 
 async def expiring(connection: Connection, table: Table, now: datetime) -> Sequence[Expiring]:
-    """Within the caller's transaction: what ends within 7 days, or 1, each said once. Of several replicas one gets it."""
+    """Within the caller's transaction: what ends within 7 days, or 1, each said once. Of several replicas one
+    gets it.
+    """
     rows = await connection.fetch(sql(f"{table}_expiring"), now)
     return [
-        Expiring(connection=row["connection_id"], customer=row["customer_id"], type=row["type"], expires_at=row["expires_at"], days=row["days"]) for row in rows
+        Expiring(
+            connection=row["connection_id"],
+            customer=row["customer_id"],
+            type=row["type"],
+            expires_at=row["expires_at"],
+            days=row["days"],
+        )
+        for row in rows
     ]

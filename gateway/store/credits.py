@@ -1,7 +1,8 @@
-"""The ledger of connection credits. One row of the pool decides each hold; every move is a transfer that is never changed.
+"""The ledger of connection credits. One row of the pool decides each hold; every move is a transfer that is
+never changed.
 
-The caller of `hold`, `post` and `give_back` holds the lock of the connection's row; the pool's row is locked after it, until the caller's transaction
-ends, and no other row is locked after that one.
+The caller of `hold`, `post` and `give_back` holds the lock of the connection's row; the pool's row is locked
+after it, until the caller's transaction ends, and no other row is locked after that one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,18 @@ from datetime import timedelta
 import asyncpg
 
 from gateway.model.connection import State
-from gateway.model.credits import HOLD_MINUTES, Account, Book, Excess, Holding, Kind, Pool, Transfer, became_low, disagreements
+from gateway.model.credits import (
+    HOLD_MINUTES,
+    Account,
+    Book,
+    Excess,
+    Holding,
+    Kind,
+    Pool,
+    Transfer,
+    became_low,
+    disagreements,
+)
 from gateway.model.errors import CreditsInsufficient, StoreError
 from gateway.model.event import EventType, NewEvent
 from gateway.settings import CreditsSettings
@@ -23,17 +35,24 @@ from gateway.store.queries import sql
 _HOLD = timedelta(minutes=HOLD_MINUTES)
 
 
-async def hold(connection: Connection, *, connection_id: str, customer: str, amount: int, settings: CreditsSettings) -> None:
-    """From available to held, within the caller's transaction. Nothing when the connection has its credits already.
+async def hold(
+    connection: Connection, *, connection_id: str, customer: str, amount: int, settings: CreditsSettings
+) -> None:
+    """From available to held, within the caller's transaction. Nothing when the connection has its credits
+    already.
 
-    The capacity and the quota that are stored decide, and those of `settings` where they are stricter (replicas with another file). Raises
-    CreditsInsufficient; after the rollback tell it with `note_refusal`.
+    The capacity and the quota that are stored decide, and those of `settings` where they are stricter
+    (replicas with another file). Raises CreditsInsufficient; after the rollback tell it with `note_refusal`.
     """
-    await _take(connection, connection_id, customer, amount, settings.capacity, settings.customer_quota.get(customer))
+    await _take(
+        connection, connection_id, customer, amount, settings.capacity, settings.customer_quota.get(customer)
+    )
 
 
 async def post(connection: Connection, *, connection_id: str) -> None:
-    """From held to posted, within the caller's transaction. Idempotent. Credits whose hold has lapsed are taken anew: raises CreditsInsufficient."""
+    """From held to posted, within the caller's transaction. Idempotent. Credits whose hold has lapsed are
+    taken anew: raises CreditsInsufficient.
+    """
     await connection.execute(sql("credit_lock"))
     row = await connection.fetchrow(sql("credit_post"), connection_id)
     if row is None:
@@ -43,18 +62,23 @@ async def post(connection: Connection, *, connection_id: str) -> None:
         await _take(connection, connection_id, priced["customer_id"], priced["price"], None, None)
         row = await connection.fetchrow(sql("credit_post"), connection_id)
     if row is None or (row["account"] == Account.HELD and not row["moved"]):
-        raise StoreError(f"the credits of {connection_id} cannot be posted: the pool has no row; restart a gateway, which makes it")
+        raise StoreError(
+            f"the credits of {connection_id} cannot be posted: the pool has no row; restart a gateway, which makes it"
+        )
 
 
 async def give_back(connection: Connection, *, connection_id: str) -> int:
-    """From held or posted to available, within the caller's transaction; how many credits. Idempotent: then 0."""
+    """From held or posted to available, within the caller's transaction; how many credits. Idempotent: then
+    0.
+    """
     await connection.execute(sql("credit_lock"))
     rows = await connection.fetch(sql("credit_return"), [connection_id], Kind.RETURN)
     return sum(row["amount"] for row in rows)
 
 
 async def lapse(database: Database) -> list[str]:
-    """Takes back what is held for connections that have waited too long for credentials; which. They stay: the next credentials take a new hold.
+    """Takes back what is held for connections that have waited too long for credentials; which. They stay:
+    the next credentials take a new hold.
 
     At most 100 at a time. A connection that somebody works on is left for the next time.
     """
@@ -63,14 +87,20 @@ async def lapse(database: Database) -> list[str]:
         if not due:
             return []
         await connection.execute(sql("credit_lock"))
-        return sorted(row["connection_id"] for row in await connection.fetch(sql("credit_return"), due, Kind.LAPSE))
+        return sorted(
+            row["connection_id"] for row in await connection.fetch(sql("credit_return"), due, Kind.LAPSE)
+        )
 
 
 async def sync_capacity(database: Database, settings: CreditsSettings) -> Pool:
-    """Stores capacity and quotas as configured; the pool after it. What exists stays; a lower capacity refuses new holds only."""
+    """Stores capacity and quotas as configured; the pool after it. What exists stays; a lower capacity
+    refuses new holds only.
+    """
     async with database.transaction() as connection:
         await connection.execute(sql("credit_lock"))
-        row = await connection.fetchrow(sql("credit_capacity"), settings.capacity, dict(settings.customer_quota))
+        row = await connection.fetchrow(
+            sql("credit_capacity"), settings.capacity, dict(settings.customer_quota)
+        )
         assert row is not None
         before = _pool(row)
         after = Pool(capacity=settings.capacity, held=before.held, posted=before.posted)
@@ -79,8 +109,15 @@ async def sync_capacity(database: Database, settings: CreditsSettings) -> Pool:
 
 
 async def note_refusal(database: Database, refused: CreditsInsufficient) -> bool:
-    """Tells `credits.exhausted` in a transaction of its own, for the one that was refused is rolled back; False within a minute of the last one."""
-    data: dict[str, object] = {"wanted": refused.wanted, "used": refused.used, "limit": refused.limit, "of": "pool" if refused.customer is None else "customer"}
+    """Tells `credits.exhausted` in a transaction of its own, for the one that was refused is rolled back;
+    False within a minute of the last one.
+    """
+    data: dict[str, object] = {
+        "wanted": refused.wanted,
+        "used": refused.used,
+        "limit": refused.limit,
+        "of": "pool" if refused.customer is None else "customer",
+    }
     if refused.customer is not None:
         data["customer"] = refused.customer
     async with database.transaction() as connection:
@@ -92,7 +129,10 @@ async def note_refusal(database: Database, refused: CreditsInsufficient) -> bool
 
 async def read(database: Database) -> Book:
     """The whole ledger in one snapshot."""
-    async with database.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+    async with (
+        database.connection() as connection,
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
         pool = await connection.fetchrow(sql("credit_pool"))
         holdings = await connection.fetch(sql("credit_holdings"), _HOLD)
         excess = await connection.fetchrow(sql("credit_excess"))
@@ -100,16 +140,22 @@ async def read(database: Database) -> Book:
         pool=None if pool is None else _pool(pool),
         quotas={} if pool is None else pool["quotas"],
         holdings=[_holding(row) for row in holdings],
-        excess=None if excess is None else Excess(number=excess["transfer_id"], used=excess["used"], capacity=excess["capacity"]),
+        excess=None
+        if excess is None
+        else Excess(number=excess["transfer_id"], used=excess["used"], capacity=excess["capacity"]),
     )
 
 
 async def audit(database: Database) -> list[str]:
-    """Every contradiction between pool, transfers, connections' credits and their states; nothing when the books agree."""
+    """Every contradiction between pool, transfers, connections' credits and their states; nothing when the
+    books agree.
+    """
     return disagreements(await read(database))
 
 
-async def transfers(database: Database, *, customer: str | None = None, before: int | None = None, limit: int) -> Sequence[Transfer]:
+async def transfers(
+    database: Database, *, customer: str | None = None, before: int | None = None, limit: int
+) -> Sequence[Transfer]:
     """Lines of the ledger, of one customer or all, newest first, from the one `before` that number."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("credit_transfers"), customer, before, limit)
@@ -136,7 +182,14 @@ async def usage(database: Database) -> tuple[int, Mapping[int, int]]:
     return 0 if pool is None else pool["capacity"], {row["tier"]: row["used"] for row in rows}
 
 
-async def _take(connection: Connection, connection_id: str, customer: str, amount: int, capacity: int | None, quota: int | None) -> None:
+async def _take(
+    connection: Connection,
+    connection_id: str,
+    customer: str,
+    amount: int,
+    capacity: int | None,
+    quota: int | None,
+) -> None:
     await connection.execute(sql("credit_lock"))
     row = await connection.fetchrow(sql("credit_hold"), connection_id, customer, amount, capacity, quota)
     assert row is not None
@@ -146,8 +199,16 @@ async def _take(connection: Connection, connection_id: str, customer: str, amoun
     if not row["taken"]:
         in_quota = row["quota"] is None or row["customer_used"] + amount <= row["quota"]
         used, limit = (before.used, before.capacity) if in_quota else (row["customer_used"], row["quota"])
-        raise CreditsInsufficient(connection=connection_id, customer=None if in_quota else customer, wanted=amount, used=used, limit=limit)
-    await _tell_low(connection, before, Pool(capacity=before.capacity, held=before.held + amount, posted=before.posted))
+        raise CreditsInsufficient(
+            connection=connection_id,
+            customer=None if in_quota else customer,
+            wanted=amount,
+            used=used,
+            limit=limit,
+        )
+    await _tell_low(
+        connection, before, Pool(capacity=before.capacity, held=before.held + amount, posted=before.posted)
+    )
 
 
 async def _tell_low(connection: Connection, before: Pool, after: Pool) -> None:

@@ -45,7 +45,9 @@ class Kept:
     occurrences: int
 
 
-async def listed(database: Database, *, connection_id: str | None = None, kind: Kind | None = None, limit: int) -> Sequence[DeadLetter]:
+async def listed(
+    database: Database, *, connection_id: str | None = None, kind: Kind | None = None, limit: int
+) -> Sequence[DeadLetter]:
     """The newest first."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("dead_letter_list"), connection_id, kind, limit)

@@ -54,12 +54,24 @@ class Intent:
     age_seconds: float
 
 
-async def commit(database: Database, claim: Claim, results: Results, *, batch_id: str | None = None, unknown: Sequence[Reading] = ()) -> None:
-    """Deliveries, dead letters, waits and the removal of the marks they came from, or nothing. Raises LeaseLost.
+async def commit(
+    database: Database,
+    claim: Claim,
+    results: Results,
+    *,
+    batch_id: str | None = None,
+    unknown: Sequence[Reading] = (),
+) -> None:
+    """Deliveries, dead letters, waits and the removal of the marks they came from, or nothing. Raises
+    LeaseLost.
 
     The intent `batch_id` goes too, or keeps the readings that are still `unknown`.
     """
-    gone = results.settled + [made.due for made in results.delivered if made.due is not None] + [refusal.due for refusal in results.dead]
+    gone = (
+        results.settled
+        + [made.due for made in results.delivered if made.due is not None]
+        + [refusal.due for refusal in results.dead]
+    )
     gone.sort(key=_place)
     async with database.transaction() as connection:
         if results.delivered:
@@ -72,9 +84,13 @@ async def commit(database: Database, claim: Claim, results: Results, *, batch_id
             await connection.execute(sql("due_retry"), claim.connection, *_places(results.retried))
         if results.waiting:
             meters = sorted(results.waiting)
-            await connection.execute(sql("meter_retry"), claim.connection, meters, [results.waiting[meter] for meter in meters])
+            await connection.execute(
+                sql("meter_retry"), claim.connection, meters, [results.waiting[meter] for meter in meters]
+            )
         if gone:
-            await connection.execute(sql("due_remove"), claim.connection, *_places(gone), [due.mark for due in gone])
+            await connection.execute(
+                sql("due_remove"), claim.connection, *_places(gone), [due.mark for due in gone]
+            )
         if batch_id is not None and unknown:
             await connection.execute(sql("intent_narrow"), *claim.key, batch_id, _as_json(unknown))
         elif batch_id is not None:
@@ -83,7 +99,9 @@ async def commit(database: Database, claim: Claim, results: Results, *, batch_id
 
 
 async def record_intent(database: Database, claim: Claim, batch: Batch) -> None:
-    """Before a push whose repetition could harm: what is about to be sent. Fenced, in a transaction of its own."""
+    """Before a push whose repetition could harm: what is about to be sent. Fenced, in a transaction of its
+    own.
+    """
     async with database.transaction() as connection:
         await connection.execute(sql("intent_record"), *claim.key, batch.id, _as_json(batch.readings))
         await streams.prove(connection, claim)
@@ -95,7 +113,10 @@ async def read_intent(database: Database, claim: Claim) -> Intent | None:
         row = await connection.fetchrow(sql("intent_read"), *claim.key)
     if row is None:
         return None
-    readings = tuple(Reading(**{**item, "window_start": datetime.fromisoformat(item["window_start"])}) for item in row["readings"])
+    readings = tuple(
+        Reading(**{**item, "window_start": datetime.fromisoformat(item["window_start"])})
+        for item in row["readings"]
+    )
     return Intent(batch_id=row["batch_id"], readings=readings, age_seconds=row["age_seconds"])
 
 
@@ -109,7 +130,15 @@ def _places(windows: Sequence[DueWindow]) -> tuple[list[str], list[datetime]]:
 
 def _as_json(readings: Sequence[Reading]) -> list[dict[str, object]]:
     return [
-        {"key": r.key, "meter": r.meter, "window_start": r.window_start.isoformat(), "value": r.value, "unit": r.unit, "modified": r.modified} for r in readings
+        {
+            "key": r.key,
+            "meter": r.meter,
+            "window_start": r.window_start.isoformat(),
+            "value": r.value,
+            "unit": r.unit,
+            "modified": r.modified,
+        }
+        for r in readings
     ]
 
 
@@ -129,14 +158,45 @@ async def _record_deliveries(connection: Connection, claim: Claim, delivered: Se
 async def _tell_dead_letters(connection: Connection, claim: Claim, refusals: Sequence[Refusal]) -> None:
     """One event for what one batch lost, with a sample: not one for each reading."""
     reasons = Counter(refusal.reason for refusal in refusals)
-    sample = [{"meter": r.due.meter, "window_start": r.due.window_start.isoformat(), "reason": r.reason, "detail": r.detail} for r in refusals[:SAMPLE]]
+    sample = [
+        {
+            "meter": r.due.meter,
+            "window_start": r.due.window_start.isoformat(),
+            "reason": r.reason,
+            "detail": r.detail,
+        }
+        for r in refusals[:SAMPLE]
+    ]
     data: dict[str, object] = {"count": len(refusals), "reasons": dict(reasons), "sample": sample}
-    await outbox.append(connection, NewEvent(type=EventType.READING_DEAD_LETTERED, customer=claim.customer, connection=claim.connection, data=data))
+    await outbox.append(
+        connection,
+        NewEvent(
+            type=EventType.READING_DEAD_LETTERED,
+            customer=claim.customer,
+            connection=claim.connection,
+            data=data,
+        ),
+    )
 
 
 async def _record_dead_letters(connection: Connection, claim: Claim, refusals: Sequence[Refusal]) -> None:
-    payloads = [orjson.dumps({"meter": r.due.meter, "window_start": r.due.window_start, "value": r.due.value, "unit": r.due.unit}) for r in refusals]
-    digests = [hashlib.blake2b(f"{claim.connection}\0{r.due.meter}\0{r.due.window_start.isoformat()}".encode(), digest_size=16).digest() for r in refusals]
+    payloads = [
+        orjson.dumps(
+            {
+                "meter": r.due.meter,
+                "window_start": r.due.window_start,
+                "value": r.due.value,
+                "unit": r.due.unit,
+            }
+        )
+        for r in refusals
+    ]
+    digests = [
+        hashlib.blake2b(
+            f"{claim.connection}\0{r.due.meter}\0{r.due.window_start.isoformat()}".encode(), digest_size=16
+        ).digest()
+        for r in refusals
+    ]
     await connection.execute(
         sql("reading_dead_letter"),
         claim.customer,

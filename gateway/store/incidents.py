@@ -1,4 +1,6 @@
-"""Incidents as they are kept: opened, grown and closed within the caller's transaction, and read for operators, customers and the public."""
+"""Incidents as they are kept: opened, grown and closed within the caller's transaction, and read for
+operators, customers and the public.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from gateway.store.queries import sql
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incident:
-    """One incident. `connections` and the like hold all that was affected at some time. `calm_since`: it is open, and over if it stays calm."""
+    """One incident. `connections` and the like hold all that was affected at some time. `calm_since`: it is
+    open, and over if it stays calm.
+    """
 
     incident: str
     scope: Scope
@@ -52,8 +56,17 @@ class PublicIncident:
     state: Literal["open", "recovering", "closed"]
 
 
-async def listed(database: Database, *, closed: bool, customer: str | None = None, after: str | None = None, limit: int = 100) -> list[Incident]:
-    """Latest first, going on after the incident `after`. With a customer: its incidents, each with nothing but what is the customer's own."""
+async def listed(
+    database: Database,
+    *,
+    closed: bool,
+    customer: str | None = None,
+    after: str | None = None,
+    limit: int = 100,
+) -> list[Incident]:
+    """Latest first, going on after the incident `after`. With a customer: its incidents, each with nothing
+    but what is the customer's own.
+    """
     async with database.connection() as connection:
         rows = await connection.fetch(sql("incident_list"), closed, customer, after, limit)
         return [await _narrowed(connection, _incident(row), customer) for row in rows]
@@ -71,7 +84,13 @@ async def public(database: Database, *, days: int = 7, limit: int = 100) -> list
     async with database.connection() as connection:
         rows = await connection.fetch(sql("incident_public"), days, limit)
     return [
-        PublicIncident(scope=Scope(row["scope"]), systems=tuple(row["systems"]), since=row["since"], closed_at=row["closed_at"], state=row["state"])
+        PublicIncident(
+            scope=Scope(row["scope"]),
+            systems=tuple(row["systems"]),
+            since=row["since"],
+            closed_at=row["closed_at"],
+            state=row["state"],
+        )
         for row in rows
     ]
 
@@ -111,14 +130,28 @@ async def lock(connection: Connection) -> list[Incident]:
 
 async def open_incident(connection: Connection, finding: Finding) -> Incident | None:
     """Opens it; None when one is open there."""
-    columns = (finding.systems, finding.operations, finding.connections, finding.customers, finding.request_ids)
-    row = await connection.fetchrow(sql("incident_open"), *finding.key, finding.since, *map(list, columns), finding.detail)
+    columns = (
+        finding.systems,
+        finding.operations,
+        finding.connections,
+        finding.customers,
+        finding.request_ids,
+    )
+    row = await connection.fetchrow(
+        sql("incident_open"), *finding.key, finding.since, *map(list, columns), finding.detail
+    )
     return None if row is None else _incident(row)
 
 
 async def grow(connection: Connection, incident: Incident) -> None:
     """Writes what has been affected by now."""
-    columns = (incident.systems, incident.operations, incident.connections, incident.customers, incident.request_ids)
+    columns = (
+        incident.systems,
+        incident.operations,
+        incident.connections,
+        incident.customers,
+        incident.request_ids,
+    )
     await connection.execute(sql("incident_grow"), incident.incident, *map(list, columns))
 
 
@@ -135,7 +168,9 @@ async def close(connection: Connection, incident: Incident, why: str) -> Inciden
 
 
 async def show(connection: Connection, connections: Sequence[str]) -> dict[str, str]:
-    """Makes the status documents of these connections new versions, for their incident has changed. Connection to customer, without those that are gone."""
+    """Makes the status documents of these connections new versions, for their incident has changed.
+    Connection to customer, without those that are gone.
+    """
     rows = await connection.fetch(sql("incident_connections"), list(connections))
     return {row["connection_id"]: row["customer_id"] for row in rows}
 

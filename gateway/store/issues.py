@@ -41,7 +41,9 @@ class Issue:
     request_id: str | None
 
 
-async def open_issue(connection: Connection, connection_id: str, issue: NewIssue, *, request_id: str | None) -> None:
+async def open_issue(
+    connection: Connection, connection_id: str, issue: NewIssue, *, request_id: str | None
+) -> None:
     """Opens it, or renews the words of the one that is open; every other issue of the connection is solved."""
     await connection.execute(sql("issue_solve"), connection_id, issue.code)
     words = (issue.code, issue.severity, issue.title, issue.instructions, issue.action_url, request_id)

@@ -1,4 +1,6 @@
-"""Named leases with a fence, on the database's clock: who serves an ingest partition, who speaks for the gateway."""
+"""Named leases with a fence, on the database's clock: who serves an ingest partition, who speaks for the
+gateway.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,11 @@ async def refused(database: Database, connection_id: str, generation: int, place
         await connection.execute(sql("logon_refused"), connection_id, generation, place.number, place.claim)
 
 
-async def ended(database: Database, connection_id: str, generation: int, place: Place, *, accepted: bool) -> None:
+async def ended(
+    database: Database, connection_id: str, generation: int, place: Place, *, accepted: bool
+) -> None:
     """The place is free again; a logon that was accepted gives back one that was lost before it began."""
     async with database.connection() as connection:
-        await connection.execute(sql("logon_ended"), connection_id, generation, place.number, place.claim, accepted)
+        await connection.execute(
+            sql("logon_ended"), connection_id, generation, place.number, place.claim, accepted
+        )

@@ -47,7 +47,9 @@ async def keep_only(connection: Connection, connection_id: str, meters: Iterable
     await connection.execute(sql("mapping_remove"), connection_id, list(meters))
 
 
-async def devices(connection: Connection, customer: str, *, since: int = 0, until: int = 2**63 - 1) -> list[str]:
+async def devices(
+    connection: Connection, customer: str, *, since: int = 0, until: int = 2**63 - 1
+) -> list[str]:
     """Devices of the customer that registered at revisions in [since, until)."""
     rows = await connection.fetch(sql("devices_new"), customer, str(since), str(until))
     return [row["device_id"] for row in rows]

@@ -14,22 +14,31 @@ _LOCK = 0x6669656C64  # "field"
 def migrations() -> list[tuple[str, str]]:
     """(name, SQL) in order."""
     folder = files("gateway.store").joinpath("migrations")
-    return sorted((entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8")) for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return sorted(
+        (entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8"))
+        for entry in folder.iterdir()
+        if entry.name.endswith(".sql")
+    )
 
 
 async def migrate(database: Database) -> list[str]:
     """Applies what is missing and returns its names. Replicas that start together wait for each other.
 
-    Raises StoreError when the database has a migration that this version does not know: it is newer than the daemon.
+    Raises StoreError when the database has a migration that this version does not know: it is newer than the
+    daemon.
     """
     applied: list[str] = []
     async with database.transaction() as connection:
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
-        await connection.execute("create table if not exists migration (name text primary key, applied_at timestamptz not null default now())")
+        await connection.execute(
+            "create table if not exists migration (name text primary key, applied_at timestamptz not null default now())"
+        )
         present = {row["name"] for row in await connection.fetch("select name from migration")}
         wanted = migrations()
         if unknown := present - {name for name, _ in wanted}:
-            raise StoreError(f"the database is newer than this version: it has the migrations {sorted(unknown)}; run the newer version")
+            raise StoreError(
+                f"the database is newer than this version: it has the migrations {sorted(unknown)}; run the newer version"
+            )
         for name, text in wanted:
             if name not in present:
                 await connection.execute(text)

@@ -1,4 +1,6 @@
-"""The outbox: events in the order in which they are to be told. Must not know where they go, except that webhooks want a row each."""
+"""The outbox: events in the order in which they are to be told. Must not know where they go, except that
+webhooks want a row each.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,23 @@ REMOVED_AT_ONCE = 5_000
 
 
 async def append(connection: Connection, event: NewEvent) -> None:
-    """Adds the event in the caller's transaction, with a delivery for each webhook that wants it: told if and only if that commits.
+    """Adds the event in the caller's transaction, with a delivery for each webhook that wants it: told if and
+    only if that commits.
 
-    Events of one connection are told in the order of their positions. Writers that hold the connection's row lock therefore fix the order;
-    the order of events of transactions that overlap is not defined.
+    Events of one connection are told in the order of their positions. Writers that hold the connection's row
+    lock therefore fix the order; the order of events of transactions that overlap is not defined.
     """
-    await connection.execute(sql("outbox_append"), event.type, event.customer, event.connection, dict(event.data), event.request_id)
+    await connection.execute(
+        sql("outbox_append"), event.type, event.customer, event.connection, dict(event.data), event.request_id
+    )
 
 
-async def unpublished(database: Database, *, without: Collection[str], lanes: int, events: int) -> Mapping[str, Sequence[Event]]:
-    """The next `events` of each of at most `lanes` lanes that MQTT has not taken, leaving out the lanes `without`; in order."""
+async def unpublished(
+    database: Database, *, without: Collection[str], lanes: int, events: int
+) -> Mapping[str, Sequence[Event]]:
+    """The next `events` of each of at most `lanes` lanes that MQTT has not taken, leaving out the lanes
+    `without`; in order.
+    """
     async with database.connection() as connection:
         rows = await connection.fetch(sql("outbox_unpublished"), list(without), lanes, events)
     found: dict[str, list[Event]] = {}
@@ -46,11 +55,15 @@ async def pending(database: Database) -> int:
     return count
 
 
-async def read(database: Database, *, customer: str | None, after: int = 0, limit: int = 100) -> Sequence[Event]:
-    """The next events after the one at position `after` (0: from the oldest that is kept), of one customer or of everybody.
+async def read(
+    database: Database, *, customer: str | None, after: int = 0, limit: int = 100
+) -> Sequence[Event]:
+    """The next events after the one at position `after` (0: from the oldest that is kept), of one customer or
+    of everybody.
 
-    To go on, give the position of the last one. Nothing is missed, whatever order transactions commit in: an event shows once every transaction
-    that began before its own has ended. Where `after` is no longer kept, the oldest that is kept comes next.
+    To go on, give the position of the last one. Nothing is missed, whatever order transactions commit in: an
+    event shows once every transaction that began before its own has ended. Where `after` is no longer kept,
+    the oldest that is kept comes next.
     """
     async with database.connection() as connection:
         if customer is None:

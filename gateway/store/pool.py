@@ -19,8 +19,10 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 _SESSION = {
     "jit": "off",  # the recompute of due windows is 20 times slower with it
     "timezone": "UTC",
-    "plan_cache_mode": "force_generic_plan",  # planning over a hundred daily partitions costs more than running
-    # Every query here goes by an index. A plan made while a day's partition was small must not read it whole once it is large.
+    # planning over a hundred daily partitions costs more than running
+    "plan_cache_mode": "force_generic_plan",
+    # Every query here goes by an index. A plan made while a day's partition was small must not read it whole
+    # once it is large.
     "enable_seqscan": "off",
     "enable_mergejoin": "off",
     "enable_bitmapscan": "off",
@@ -51,15 +53,25 @@ _UNAVAILABLE = (
     OSError,
     TimeoutError,
 )
-_MISCONFIGURED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidPasswordError, asyncpg.InvalidCatalogNameError)
+_MISCONFIGURED = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidPasswordError,
+    asyncpg.InvalidCatalogNameError,
+)
 
 
 @contextmanager
 def converted() -> Iterator[None]:
-    """asyncpg and socket errors leave as StoreUnavailable (try again), StoreRejected (this data never) or StoreError."""
+    """asyncpg and socket errors leave as StoreUnavailable (try again), StoreRejected (this data never) or
+    StoreError.
+    """
     try:
         yield
-    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError) as error:
+    except (
+        asyncpg.DataError,
+        asyncpg.IntegrityConstraintViolationError,
+        asyncpg.ProgramLimitExceededError,
+    ) as error:
         raise StoreRejected(f"PostgreSQL refuses the data: {error}") from error
     except _UNAVAILABLE as error:
         raise StoreUnavailable(f"PostgreSQL is unavailable: {type(error).__name__}: {error}") from error
@@ -75,7 +87,9 @@ class Database:
 
     @classmethod
     async def open(cls, dsn: str, *, size: int, application_name: str = "fieldgate") -> Database:
-        """Connects once to prove that it can. Raises ConfigError for a DSN, user, password or database that cannot work."""
+        """Connects once to prove that it can. Raises ConfigError for a DSN, user, password or database that
+        cannot work.
+        """
         try:
             with converted():
                 pool = await asyncpg.create_pool(
@@ -91,7 +105,9 @@ class Database:
                 )
         except StoreError as error:
             if isinstance(error.__cause__, _MISCONFIGURED):
-                raise ConfigError(f"database.dsn: {error.__cause__}; give a user, password and database that exist") from error
+                raise ConfigError(
+                    f"database.dsn: {error.__cause__}; give a user, password and database that exist"
+                ) from error
             raise
         except ValueError as error:
             raise ConfigError(f"database.dsn: {error}") from error
@@ -129,11 +145,14 @@ class Database:
 
 
 async def _prepare_session(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=_encode, decoder=orjson.loads, format="text")
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=_encode, decoder=orjson.loads, format="text"
+    )
 
 
 async def _leave(_: asyncpg.Connection[asyncpg.Record]) -> None:
-    """Nothing to undo after a use: what we set and lock ends with its transaction (a test holds us to it), and an open one asyncpg has already rolled back.
+    """Nothing to undo after a use: what we set and lock ends with its transaction (a test holds us to it),
+    and an open one asyncpg has already rolled back.
 
     Its own reset is a round trip after every use.
     """

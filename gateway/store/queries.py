@@ -14,4 +14,8 @@ def sql(name: str) -> str:
 
 def names() -> list[str]:
     """Every query there is: a test prepares each of them."""
-    return sorted(entry.name.removesuffix(".sql") for entry in files("gateway.store").joinpath("sql").iterdir() if entry.name.endswith(".sql"))
+    return sorted(
+        entry.name.removesuffix(".sql")
+        for entry in files("gateway.store").joinpath("sql").iterdir()
+        if entry.name.endswith(".sql")
+    )

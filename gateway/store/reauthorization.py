@@ -1,4 +1,6 @@
-"""Reconnect links and the flows that they begin. It stores hashes and sealed values only; what they mean is `gateway.connections`'s."""
+"""Reconnect links and the flows that they begin. It stores hashes and sealed values only; what they mean is
+`gateway.connections`'s.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from gateway.store.queries import sql
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredLink:
-    """A link, and its connection at this instant. `succeeded`: a verification did, after credentials were given through the link."""
+    """A link, and its connection at this instant. `succeeded`: a verification did, after credentials were
+    given through the link.
+    """
 
     connection: str
     customer: str
@@ -44,7 +48,9 @@ class StoredFlow:
 async def invite(database: Database, connection_id: str, secret: str, *, lifetime_seconds: float) -> datetime:
     """Keeps the link; an earlier one of the connection is void. Until when it is good."""
     async with database.connection() as connection:
-        expires_at: datetime = await connection.fetchval(sql("reauthorization_invite"), connection_id, hashed(secret), lifetime_seconds)
+        expires_at: datetime = await connection.fetchval(
+            sql("reauthorization_invite"), connection_id, hashed(secret), lifetime_seconds
+        )
     return expires_at
 
 
@@ -73,22 +79,35 @@ async def look(database: Database, link_hash: bytes) -> StoredLink | None:
 
 
 async def attempt(database: Database, link_hash: bytes, *, limit: int) -> bool:
-    """Counts one more attempt; False when the link allows none. Of two at once past the limit one is refused: it is one update."""
+    """Counts one more attempt; False when the link allows none. Of two at once past the limit one is refused:
+    it is one update.
+    """
     async with database.connection() as connection:
         return await connection.fetchval(sql("reauthorization_attempt"), link_hash, limit) is not None
 
 
-async def begin_flow(database: Database, link_hash: bytes, *, state: str, browser: str, sealed: bytes, lifetime_seconds: float) -> bool:
+async def begin_flow(
+    database: Database, link_hash: bytes, *, state: str, browser: str, sealed: bytes, lifetime_seconds: float
+) -> bool:
     """Keeps a flow; False when the link is not open."""
     async with database.connection() as connection:
-        begun = await connection.fetchval(sql("authorization_begin"), hashed(state), link_hash, hashed(browser), sealed, lifetime_seconds)
+        begun = await connection.fetchval(
+            sql("authorization_begin"), hashed(state), link_hash, hashed(browser), sealed, lifetime_seconds
+        )
     return begun is not None
 
 
 async def finish_flow(database: Database, *, state: str, browser: str) -> StoredFlow | None:
-    """Takes the flow, once; None for a state that is unknown, too old, of another browser or of a link that was replaced."""
+    """Takes the flow, once; None for a state that is unknown, too old, of another browser or of a link that
+    was replaced.
+    """
     async with database.connection() as connection:
         row = await connection.fetchrow(sql("authorization_finish"), hashed(state), hashed(browser))
     if row is None:
         return None
-    return StoredFlow(connection=row["connection_id"], customer=row["customer_id"], link_hash=row["link_hash"], sealed=row["sealed"])
+    return StoredFlow(
+        connection=row["connection_id"],
+        customer=row["customer_id"],
+        link_hash=row["link_hash"],
+        sealed=row["sealed"],
+    )

@@ -1,4 +1,6 @@
-"""Retention: whole daily partitions are dropped, never one that a stream still needs; old runs, dead letters and events are deleted."""
+"""Retention: whole daily partitions are dropped, never one that a stream still needs; old runs, dead letters
+and events are deleted.
+"""
 
 from __future__ import annotations
 

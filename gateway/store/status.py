@@ -1,4 +1,6 @@
-"""Reads what the status documents and the gauges show, and keeps what is retained on the broker and which replicas are here."""
+"""Reads what the status documents and the gauges show, and keeps what is retained on the broker and which
+replicas are here.
+"""
 
 from __future__ import annotations
 
@@ -59,13 +61,18 @@ async def read(database: Database, connections: Sequence[str] | None = None) -> 
 async def owned(database: Database, customer: str, connection_id: str | None = None) -> list[str]:
     """The customer's connections that are not disconnected; or this one, where it is the customer's."""
     async with database.connection() as connection:
-        return sorted(row["connection_id"] for row in await connection.fetch(sql("command_connections"), customer, connection_id))
+        return sorted(
+            row["connection_id"]
+            for row in await connection.fetch(sql("command_connections"), customer, connection_id)
+        )
 
 
 async def versions(database: Database) -> Mapping[str, int]:
     """Connection to the version of its document, without those whose last one was published and removed."""
     async with database.connection() as connection:
-        return {row["connection_id"]: row["version"] for row in await connection.fetch(sql("status_versions"))}
+        return {
+            row["connection_id"]: row["version"] for row in await connection.fetch(sql("status_versions"))
+        }
 
 
 async def dead_letters(database: Database) -> Mapping[str, int]:

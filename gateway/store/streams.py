@@ -61,13 +61,24 @@ class Tally:
         return bool(self.delivered or self.modified or self.rejected or self.retried)
 
 
-async def claim(database: Database, owner: str, lease_seconds: float, connections: Sequence[str], limit: int, *, in_hand: Sequence[str]) -> list[Claim]:
+async def claim(
+    database: Database,
+    owner: str,
+    lease_seconds: float,
+    connections: Sequence[str],
+    limit: int,
+    *,
+    in_hand: Sequence[str],
+) -> list[Claim]:
     """Takes up to `limit` due streams; two replicas never get the same one.
 
-    A lease of our own that no task of ours has `in_hand` ("connection/name/phase") was interrupted: it is taken again at once.
+    A lease of our own that no task of ours has `in_hand` ("connection/name/phase") was interrupted: it is
+    taken again at once.
     """
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("stream_claim"), owner, lease_seconds, list(connections), limit, list(in_hand))
+        rows = await connection.fetch(
+            sql("stream_claim"), owner, lease_seconds, list(connections), limit, list(in_hand)
+        )
     return [
         Claim(
             connection=row["connection_id"],
@@ -106,7 +117,8 @@ async def read(connection: Connection, claim: Claim) -> Position:
 async def prove(connection: Connection, claim: Claim) -> None:
     """The last step of a transaction: the stream is still ours, and is until the commit. Raises LeaseLost.
 
-    Last, because every transaction takes the windows it writes first and the stream after them: none waits in a circle.
+    Last, because every transaction takes the windows it writes first and the stream after them: none waits in
+    a circle.
     """
     if not await connection.fetchval(sql("stream_lock"), *claim.key, claim.fence):
         raise _lost(claim)
@@ -123,10 +135,20 @@ async def is_initial_pending(database: Database, claim: Claim) -> bool:
     return pending
 
 
-async def begin_again(connection: Connection, connection_id: str, name: str, *, days: int, max_backfill: timedelta | None, max_future: timedelta) -> None:
+async def begin_again(
+    connection: Connection,
+    connection_id: str,
+    name: str,
+    *,
+    days: int,
+    max_backfill: timedelta | None,
+    max_future: timedelta,
+) -> None:
     """The initial phase walks the stored history once more; the incremental one goes on beside it."""
     horizon: int = await connection.fetchval(sql("device_horizon"))
-    await connection.execute(sql("stream_begin"), connection_id, name, True, days, max_backfill, max_future, str(horizon))
+    await connection.execute(
+        sql("stream_begin"), connection_id, name, True, days, max_backfill, max_future, str(horizon)
+    )
 
 
 async def finish(
@@ -142,14 +164,23 @@ async def finish(
     started_at: datetime,
     event: NewEvent | None = None,
 ) -> None:
-    """Schedules the next run, gives the lease back, keeps a record of a run that moved or failed, and tells. One transaction; raises LeaseLost."""
+    """Schedules the next run, gives the lease back, keeps a record of a run that moved or failed, and tells.
+    One transaction; raises LeaseLost.
+    """
     async with database.transaction() as connection:
         how = (state, next_in_seconds, attempts, error, succeeded, tally.moved)
         if not await connection.fetchval(sql("stream_finish"), *claim.key, claim.fence, *how):
             raise _lost(claim)
         if tally.moved or error is not None:
             outcome = "completed" if error is None else "failed"
-            counts = (tally.samples, tally.delivered, tally.modified, tally.unchanged, tally.rejected, tally.retried)
+            counts = (
+                tally.samples,
+                tally.delivered,
+                tally.modified,
+                tally.unchanged,
+                tally.rejected,
+                tally.retried,
+            )
             await connection.execute(sql("run_record"), *claim.key, started_at, outcome, *counts, error)
         if event is not None:
             await outbox.append(connection, event)

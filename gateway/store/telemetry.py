@@ -1,4 +1,6 @@
-"""Telemetry: one transaction for a batch of samples, its new devices and its dead letters; and what an ingest session needs."""
+"""Telemetry: one transaction for a batch of samples, its new devices and its dead letters; and what an ingest
+session needs.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class TelemetryStore:
         self._devices: set[tuple[str, str]] = set()
         self._days: set[int] = set()
 
-    async def write(self, samples: Sequence[tuple[Key, Metrics, int]], dead: Collection[DeadMessage]) -> Written:
+    async def write(
+        self, samples: Sequence[tuple[Key, Metrics, int]], dead: Collection[DeadMessage]
+    ) -> Written:
         """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice.
 
         Raises StoreUnavailable (try again) or StoreRejected (some of it can never be stored).
@@ -67,7 +71,8 @@ class TelemetryStore:
                 if dead:
                     await _bury(connection, dead)
         except StoreRejected:
-            self._devices.clear()  # it may be that what we know is gone: a day that retention dropped, a dump that was restored
+            # it may be that what we know is gone: a day that retention dropped, a dump that was restored
+            self._devices.clear()
             self._days.clear()
             raise
         self._devices |= devices
@@ -78,7 +83,9 @@ class TelemetryStore:
         customers = [customer for customer, _ in devices]
         if self._register_customers:
             await connection.execute(sql("telemetry_register_customers"), customers)
-        await connection.execute(sql("telemetry_register_devices"), customers, [device for _, device in devices])
+        await connection.execute(
+            sql("telemetry_register_devices"), customers, [device for _, device in devices]
+        )
 
 
 async def client_id(database: Database, instance: str, partition: int) -> str:
@@ -124,7 +131,10 @@ async def _insert(connection: Connection, samples: Sequence[tuple[Key, Metrics, 
 async def _bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
     await connection.execute(
         sql("telemetry_dead_letter"),
-        [hashlib.blake2b(d.topic.encode("utf-8", "replace") + b"\0" + d.payload, digest_size=16).digest() for d in dead],
+        [
+            hashlib.blake2b(d.topic.encode("utf-8", "replace") + b"\0" + d.payload, digest_size=16).digest()
+            for d in dead
+        ],
         [d.topic.replace("\0", "\\0") for d in dead],
         [d.reason for d in dead],
         [d.detail.replace("\0", "\\0") for d in dead],

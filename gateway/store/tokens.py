@@ -1,4 +1,6 @@
-"""Tokens in their rows: read, leased by one replica at a time, and stored only by who holds the lease. Times are the database's."""
+"""Tokens in their rows: read, leased by one replica at a time, and stored only by who holds the lease. Times
+are the database's.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from gateway.store.queries import sql
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredToken:
-    """A row. `serial` counts grants; 0 and `sealed` None: none yet. Seconds count from the moment of reading; None: nobody said.
+    """A row. `serial` counts grants; 0 and `sealed` None: none yet. Seconds count from the moment of reading;
+    None: nobody said.
 
     `lapsed`: the fence of a lease that ran out.
     """
@@ -49,10 +52,13 @@ async def read(database: Database, connection_id: str, generation: int) -> Store
     return None if row is None else _stored(row)
 
 
-async def claim(database: Database, connection_id: str, generation: int, owner: str, seconds: float, *, lapsed: int | None) -> Claim | None:
+async def claim(
+    database: Database, connection_id: str, generation: int, owner: str, seconds: float, *, lapsed: int | None
+) -> Claim | None:
     """Takes the lease, and writes the row in doing so; None while another holds it.
 
-    One that ran out is taken only under the fence that `lapsed` says. Raises StoreRejected when the credential is gone.
+    One that ran out is taken only under the fence that `lapsed` says. Raises StoreRejected when the
+    credential is gone.
     """
     async with database.transaction() as connection:
         row = await connection.fetchrow(sql("token_claim"), connection_id, generation, owner, seconds, lapsed)
@@ -72,13 +78,19 @@ async def release(database: Database, connection_id: str, generation: int, fence
 
 
 async def refuse(database: Database, connection_id: str, generation: int, fence: int, reason: str) -> bool:
-    """Notes that the authorization server refuses this generation; False where the token or the credential has moved meanwhile."""
+    """Notes that the authorization server refuses this generation; False where the token or the credential
+    has moved meanwhile.
+    """
     async with database.connection() as connection:
         return bool(await connection.fetchval(sql("token_refuse"), connection_id, generation, fence, reason))
 
 
-async def store(database: Database, connection_id: str, generation: int, fence: int, sealed: bytes, lifetimes: Lifetimes) -> int | None:
-    """The new token, durably, and frees the lease: its serial, or None where generation or fence is not ours any more. Repeating it is harmless."""
+async def store(
+    database: Database, connection_id: str, generation: int, fence: int, sealed: bytes, lifetimes: Lifetimes
+) -> int | None:
+    """The new token, durably, and frees the lease: its serial, or None where generation or fence is not ours
+    any more. Repeating it is harmless.
+    """
     async with database.transaction() as connection:
         serial: int | None = await connection.fetchval(
             sql("token_store"),
@@ -93,7 +105,9 @@ async def store(database: Database, connection_id: str, generation: int, fence: 
     return serial
 
 
-async def put(connection: Connection, *, connection_id: str, generation: int, sealed: bytes, lifetimes: Lifetimes) -> None:
+async def put(
+    connection: Connection, *, connection_id: str, generation: int, sealed: bytes, lifetimes: Lifetimes
+) -> None:
     """Within the caller's transaction: the first token of a generation, as an authorization code gave it."""
     await connection.execute(
         sql("token_put"),

@@ -1,4 +1,6 @@
-"""Reads that only people and programs outside ask for: connections with their issues, readings, runs, dead letters, audit. And the replay."""
+"""Reads that only people and programs outside ask for: connections with their issues, readings, runs, dead
+letters, audit. And the replay.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,9 @@ class Transition:
 
 
 class Views:
-    """Reads on one database. Every list is in the order of a key, so that a page goes on where the last one ended."""
+    """Reads on one database. Every list is in the order of a key, so that a page goes on where the last one
+    ended.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -124,7 +128,13 @@ class Views:
             row = await connection.fetchrow(sql("view_target"), connection_id)
         if row is None:
             return None
-        return Target(connection=row["connection_id"], customer=row["customer_id"], system=row["system"], state=State(row["state"]), version=row["version"])
+        return Target(
+            connection=row["connection_id"],
+            customer=row["customer_id"],
+            system=row["system"],
+            state=State(row["state"]),
+            version=row["version"],
+        )
 
     async def connections(
         self,
@@ -138,7 +148,9 @@ class Views:
     ) -> list[Described]:
         """Connections by id."""
         async with self._database.connection() as connection:
-            rows = await connection.fetch(sql("view_connections"), connection_id, customer, system, states, after, limit)
+            rows = await connection.fetch(
+                sql("view_connections"), connection_id, customer, system, states, after, limit
+            )
         found = await self.issues([row["connection_id"] for row in rows])
         return [
             Described(
@@ -159,23 +171,47 @@ class Views:
         """What is open of these connections."""
         return await issues.read(self._database, connections)
 
-    async def readings(self, connection_id: str, *, meter: str | None, after: tuple[str, datetime] = ("", BEGINNING), limit: int) -> list[DeliveredReading]:
+    async def readings(
+        self,
+        connection_id: str,
+        *,
+        meter: str | None,
+        after: tuple[str, datetime] = ("", BEGINNING),
+        limit: int,
+    ) -> list[DeliveredReading]:
         """What was delivered, by meter and window."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(sql("view_readings"), connection_id, meter, *after, limit)
         return [DeliveredReading(**dict(row)) for row in rows]
 
-    async def runs(self, connection_id: str, *, before: tuple[datetime, int] = (END, LAST_ID), limit: int) -> list[Run]:
+    async def runs(
+        self, connection_id: str, *, before: tuple[datetime, int] = (END, LAST_ID), limit: int
+    ) -> list[Run]:
         """Runs, the newest first."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(sql("view_runs"), connection_id, *before, limit)
-        return [Run(id=row["run_id"], stream=row["name"], **{key: value for key, value in row.items() if key not in ("run_id", "name")}) for row in rows]
+        return [
+            Run(
+                id=row["run_id"],
+                stream=row["name"],
+                **{key: value for key, value in row.items() if key not in ("run_id", "name")},
+            )
+            for row in rows
+        ]
 
-    async def dead_letters(self, connection_id: str, *, before: tuple[datetime, int] = (END, LAST_ID), limit: int) -> list[DeadLetter]:
+    async def dead_letters(
+        self, connection_id: str, *, before: tuple[datetime, int] = (END, LAST_ID), limit: int
+    ) -> list[DeadLetter]:
         """Dead letters, the newest first."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(sql("view_dead_letters"), connection_id, *before, limit)
-        return [DeadLetter(id=row["dead_letter_id"], **{key: value for key, value in row.items() if key != "dead_letter_id"}) for row in rows]
+        return [
+            DeadLetter(
+                id=row["dead_letter_id"],
+                **{key: value for key, value in row.items() if key != "dead_letter_id"},
+            )
+            for row in rows
+        ]
 
     async def audit(self, connection_id: str, *, limit: int) -> list[Transition]:
         """The last transitions, the newest first."""
@@ -184,9 +220,13 @@ class Views:
         return [Transition(**dict(row)) for row in rows]
 
     async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int:
-        """One transaction: these dead letters (None: all) are due again and their stream runs at once. How many were."""
+        """One transaction: these dead letters (None: all) are due again and their stream runs at once. How
+        many were.
+        """
         async with self._database.transaction() as connection:
-            count: int = await connection.fetchval(sql("dead_letter_replay"), connection_id, None if dead_letters is None else list(dead_letters))
+            count: int = await connection.fetchval(
+                sql("dead_letter_replay"), connection_id, None if dead_letters is None else list(dead_letters)
+            )
             await connection.execute(sql("stream_wake"), connection_id)
         return count
 

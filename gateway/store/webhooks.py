@@ -1,4 +1,6 @@
-"""Webhook endpoints and what is to be delivered to them. Secrets come here sealed. Schedules are on the caller's clock, leases on the database's."""
+"""Webhook endpoints and what is to be delivered to them. Secrets come here sealed. Schedules are on the
+caller's clock, leases on the database's.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Secrets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """An attempt that is ours to make now. `attempt` counts all that were ever made, `tried` those of the present schedule; both with this one."""
+    """An attempt that is ours to make now. `attempt` counts all that were ever made, `tried` those of the
+    present schedule; both with this one.
+    """
 
     endpoint: str
     url: str
@@ -53,10 +57,16 @@ class Delivery:
     replay: bool
 
 
-async def due(database: Database, *, now: datetime, busy: Mapping[str, int], per_endpoint: int, limit: int) -> list[tuple[str, int]]:
-    """(endpoint, position) of the first pending delivery of lanes whose time has come; `busy` says how many attempts each endpoint has under way."""
+async def due(
+    database: Database, *, now: datetime, busy: Mapping[str, int], per_endpoint: int, limit: int
+) -> list[tuple[str, int]]:
+    """(endpoint, position) of the first pending delivery of lanes whose time has come; `busy` says how many
+    attempts each endpoint has under way.
+    """
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("webhook_due"), now, list(busy), list(busy.values()), per_endpoint, limit)
+        rows = await connection.fetch(
+            sql("webhook_due"), now, list(busy), list(busy.values()), per_endpoint, limit
+        )
     return [(row["endpoint_id"], row["position"]) for row in rows]
 
 
@@ -67,15 +77,30 @@ async def head(database: Database, endpoint: str, lane: str) -> int | None:
     return position
 
 
-async def take(database: Database, wanted: Sequence[tuple[str, int]], *, now: datetime, lease_seconds: float) -> list[Delivery]:
-    """Leases those that are still due and nobody else's, and counts the attempt: an attempt that is cut off is known of afterwards."""
+async def take(
+    database: Database, wanted: Sequence[tuple[str, int]], *, now: datetime, lease_seconds: float
+) -> list[Delivery]:
+    """Leases those that are still due and nobody else's, and counts the attempt: an attempt that is cut off
+    is known of afterwards.
+    """
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("webhook_take"), [position for _, position in wanted], [endpoint for endpoint, _ in wanted], now, lease_seconds)
+        rows = await connection.fetch(
+            sql("webhook_take"),
+            [position for _, position in wanted],
+            [endpoint for endpoint, _ in wanted],
+            now,
+            lease_seconds,
+        )
     return [
         Delivery(
             endpoint=row["endpoint_id"],
             url=row["url"],
-            secrets=Secrets(generation=row["generation"], secret=row["secret"], previous=row["previous_secret"], previous_until=row["previous_until"]),
+            secrets=Secrets(
+                generation=row["generation"],
+                secret=row["secret"],
+                previous=row["previous_secret"],
+                previous_until=row["previous_until"],
+            ),
             event=outbox.to_event(row),
             attempt=row["attempt"],
             tried=row["tried"],
@@ -88,32 +113,62 @@ async def take(database: Database, wanted: Sequence[tuple[str, int]], *, now: da
 async def delivered(database: Database, delivery: Delivery, *, now: datetime) -> None:
     """The endpoint has it."""
     async with database.connection() as connection:
-        await connection.execute(sql("webhook_delivered"), delivery.event.position, delivery.endpoint, delivery.attempt, now)
+        await connection.execute(
+            sql("webhook_delivered"), delivery.event.position, delivery.endpoint, delivery.attempt, now
+        )
 
 
-async def failed(connection: Connection, delivery: Delivery, *, now: datetime, next_at: datetime | None, error: str) -> datetime | None:
-    """The endpoint did not take it; `next_at` None: given up. Since when it fails; None when a later attempt has begun."""
-    since: datetime | None = await connection.fetchval(sql("webhook_failed"), delivery.event.position, delivery.endpoint, delivery.attempt, now, next_at, error)
+async def failed(
+    connection: Connection, delivery: Delivery, *, now: datetime, next_at: datetime | None, error: str
+) -> datetime | None:
+    """The endpoint did not take it; `next_at` None: given up. Since when it fails; None when a later attempt
+    has begun.
+    """
+    since: datetime | None = await connection.fetchval(
+        sql("webhook_failed"),
+        delivery.event.position,
+        delivery.endpoint,
+        delivery.attempt,
+        now,
+        next_at,
+        error,
+    )
     return since
 
 
-async def disable(connection: Connection, endpoint: str, *, now: datetime, reason: Disabled, host: str) -> bool:
-    """Stops deliveries and says so in the outbox, in one transaction; what comes meanwhile is kept. False: it was disabled already."""
+async def disable(
+    connection: Connection, endpoint: str, *, now: datetime, reason: Disabled, host: str
+) -> bool:
+    """Stops deliveries and says so in the outbox, in one transaction; what comes meanwhile is kept. False: it
+    was disabled already.
+    """
     row = await connection.fetchrow(sql("webhook_disable"), endpoint, now, reason)
     if row is None:
         return False
     data = {"webhook": endpoint, "host": host, "reason": reason, "error": row["last_error"]}
-    await outbox.append(connection, NewEvent(type=EventType.WEBHOOK_DISABLED, customer=row["customer_id"], data=data))
+    await outbox.append(
+        connection, NewEvent(type=EventType.WEBHOOK_DISABLED, customer=row["customer_id"], data=data)
+    )
     return True
 
 
-async def create(database: Database, endpoint: str, *, customer: str | None, url: str, types: Sequence[EventType], sealed: bytes) -> None:
+async def create(
+    database: Database,
+    endpoint: str,
+    *,
+    customer: str | None,
+    url: str,
+    types: Sequence[EventType],
+    sealed: bytes,
+) -> None:
     """From now on it is told what happens."""
     async with database.connection() as connection:
         await connection.execute(sql("webhook_create"), endpoint, customer, url, list(types), sealed)
 
 
-async def read(database: Database, *, endpoint: str | None = None, customer: str | None = None) -> list[tuple[Endpoint, Secrets]]:
+async def read(
+    database: Database, *, endpoint: str | None = None, customer: str | None = None
+) -> list[tuple[Endpoint, Secrets]]:
     """This endpoint, this customer's, or all."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("webhook_read"), endpoint, customer)
@@ -132,7 +187,12 @@ async def read(database: Database, *, endpoint: str | None = None, customer: str
                 disabled_at=row["disabled_at"],
                 disabled_reason=row["disabled_reason"],
             ),
-            Secrets(generation=row["generation"], secret=row["secret"], previous=row["previous_secret"], previous_until=row["previous_until"]),
+            Secrets(
+                generation=row["generation"],
+                secret=row["secret"],
+                previous=row["previous_secret"],
+                previous_until=row["previous_until"],
+            ),
         )
         for row in rows
     ]
@@ -144,16 +204,23 @@ async def delete(database: Database, endpoint: str) -> bool:
         return bool(await connection.fetchval(sql("webhook_delete"), endpoint))
 
 
-async def rotate(database: Database, endpoint: str, *, generation: int, sealed: bytes, previous_until: datetime) -> bool:
+async def rotate(
+    database: Database, endpoint: str, *, generation: int, sealed: bytes, previous_until: datetime
+) -> bool:
     """The next secret; False when another was quicker."""
     async with database.connection() as connection:
-        return await connection.fetchval(sql("webhook_rotate"), endpoint, generation, sealed, previous_until) is not None
+        return (
+            await connection.fetchval(sql("webhook_rotate"), endpoint, generation, sealed, previous_until)
+            is not None
+        )
 
 
 async def reseal(database: Database, endpoint: str, secrets: Secrets) -> None:
     """The same secrets under another key."""
     async with database.connection() as connection:
-        await connection.execute(sql("webhook_reseal"), endpoint, secrets.generation, secrets.secret, secrets.previous)
+        await connection.execute(
+            sql("webhook_reseal"), endpoint, secrets.generation, secrets.secret, secrets.previous
+        )
 
 
 async def enable(database: Database, endpoint: str) -> bool:

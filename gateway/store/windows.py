@@ -1,4 +1,6 @@
-"""Due windows: marking them from telemetry, and computing their values. No telemetry leaves PostgreSQL as rows."""
+"""Due windows: marking them from telemetry, and computing their values. No telemetry leaves PostgreSQL as
+rows.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from gateway.store.streams import Claim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """Revisions in [from_revision, until_revision) to scan now; `horizon` is where the log ends for the moment."""
+    """Revisions in [from_revision, until_revision) to scan now; `horizon` is where the log ends for the
+    moment.
+    """
 
     from_revision: int
     until_revision: int
@@ -34,31 +38,47 @@ class Marked:
 
 
 async def next_slice(connection: Connection, customer: str, watermark: int, rows: int) -> Slice:
-    """The next whole revisions past the watermark: about `rows` samples, more when one revision alone has more."""
+    """The next whole revisions past the watermark: about `rows` samples, more when one revision alone has
+    more.
+    """
     bounds = await connection.fetchrow(sql("scan_bounds"), customer, str(watermark), rows)
     assert bounds is not None
     horizon, first, boundary = bounds["horizon"], bounds["first"], bounds["boundary"]
     until = horizon if boundary is None else max(boundary, first + 1)
-    return Slice(from_revision=watermark, until_revision=max(until, watermark), horizon=max(horizon, watermark))
+    return Slice(
+        from_revision=watermark, until_revision=max(until, watermark), horizon=max(horizon, watermark)
+    )
 
 
-async def mark_changed(connection: Connection, claim: Claim, part: Slice, lateness: timedelta, *, with_delta: bool) -> int:
+async def mark_changed(
+    connection: Connection, claim: Claim, part: Slice, lateness: timedelta, *, with_delta: bool
+) -> int:
     """Marks every window that the slice touches; the number of samples looked at."""
     revisions = (str(part.from_revision), str(part.until_revision))
-    samples: int = await connection.fetchval(sql("scan_mark"), claim.connection, claim.customer, *revisions, lateness)
+    samples: int = await connection.fetchval(
+        sql("scan_mark"), claim.connection, claim.customer, *revisions, lateness
+    )
     if with_delta and samples:
-        await connection.execute(sql("scan_mark_delta"), claim.connection, claim.customer, *revisions, lateness)
+        await connection.execute(
+            sql("scan_mark_delta"), claim.connection, claim.customer, *revisions, lateness
+        )
     return samples
 
 
 async def advance(connection: Connection, claim: Claim, *, watermark: int, device_watermark: int) -> None:
     """Moves the incremental watermark, in the transaction that marked everything below it."""
-    await connection.execute(sql("scan_advance"), claim.connection, claim.name, str(watermark), str(device_watermark))
+    await connection.execute(
+        sql("scan_advance"), claim.connection, claim.name, str(watermark), str(device_watermark)
+    )
 
 
-async def mark_initial(connection: Connection, claim: Claim, start: datetime, end: datetime, lateness: timedelta) -> Marked:
+async def mark_initial(
+    connection: Connection, claim: Claim, start: datetime, end: datetime, lateness: timedelta
+) -> Marked:
     """Marks the windows of the samples in [start, end) and moves the cursor to `end`."""
-    row = await connection.fetchrow(sql("initial_mark"), claim.connection, claim.customer, start, end, lateness)
+    row = await connection.fetchrow(
+        sql("initial_mark"), claim.connection, claim.customer, start, end, lateness
+    )
     assert row is not None
     await connection.execute(sql("initial_advance"), claim.connection, claim.name, end)
     return Marked(samples=row["samples"], windows=row["windows"])
@@ -73,7 +93,13 @@ BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), "")
 """Before every window."""
 
 
-async def compute_due(connection: Connection, claim: Claim, limit: int, after: tuple[datetime, str] = BEGINNING) -> list[DueWindow]:
-    """Up to `limit` closed windows, the oldest past `after` (window start, meter), ascending by (meter, window_start)."""
-    rows = await connection.fetch(sql("due_compute"), claim.connection, claim.phase, claim.customer, limit, *after)
+async def compute_due(
+    connection: Connection, claim: Claim, limit: int, after: tuple[datetime, str] = BEGINNING
+) -> list[DueWindow]:
+    """Up to `limit` closed windows, the oldest past `after` (window start, meter), ascending by (meter,
+    window_start).
+    """
+    rows = await connection.fetch(
+        sql("due_compute"), claim.connection, claim.phase, claim.customer, limit, *after
+    )
     return [DueWindow(**row) for row in rows]

@@ -1,1 +1,3 @@
-"""From stored telemetry to delivered readings: schedule, scan, deliver, initial sync. Knows connectors only by their contract."""
+"""From stored telemetry to delivered readings: schedule, scan, deliver, initial sync. Knows connectors only
+by their contract.
+"""

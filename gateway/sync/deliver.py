@@ -10,7 +10,16 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.model.connector import Connector
-from gateway.model.delivery import DueWindow, Plan, Refusal, batch_limit, chunks, oldest_accepted, plan, suspects_last
+from gateway.model.delivery import (
+    DueWindow,
+    Plan,
+    Refusal,
+    batch_limit,
+    chunks,
+    oldest_accepted,
+    plan,
+    suspects_last,
+)
 from gateway.model.errors import BatchRefused, ConnectorError, OutcomeUnknown, Unavailable
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Step, Unknown, decide
 from gateway.model.reading import Batch, Reading, make_batch
@@ -37,7 +46,15 @@ class Delivery:
     """The delivering half of one run of one stream."""
 
     def __init__(
-        self, database: Database, claim: Claim, link: Link, tally: Tally, *, push_timeout: timedelta, max_attempts: int, unknown_wait: timedelta
+        self,
+        database: Database,
+        claim: Claim,
+        link: Link,
+        tally: Tally,
+        *,
+        push_timeout: timedelta,
+        max_attempts: int,
+        unknown_wait: timedelta,
     ) -> None:
         self._database = database
         self._claim = claim
@@ -52,7 +69,9 @@ class Delivery:
         self.called = False
         """Whether the system was asked anything."""
         self.ask_in_seconds: float | None = None
-        """Set when readings were sent without a definite answer: nothing more is sent before the system was asked."""
+        """Set when readings were sent without a definite answer: nothing more is sent before the system was
+        asked.
+        """
 
     @property
     def _connector(self) -> Connector:
@@ -94,7 +113,9 @@ class Delivery:
             self._ahead = None
 
     async def _next(self, limit: int) -> list[DueWindow]:
-        """The next windows of this run; begins again where it reaches the end, for older ones may be due by then."""
+        """The next windows of this run; begins again where it reaches the end, for older ones may be due by
+        then.
+        """
         due: list[DueWindow] = []
         if self._ahead is not None:
             due, self._ahead = await self._ahead, None
@@ -113,12 +134,15 @@ class Delivery:
             return await windows.compute_due(connection, self._claim, limit, self._after)
 
     def _look_ahead(self, limit: int) -> None:
-        """Computes the next windows while these are pushed; not where a value depends on the delivery before it, nor after a failure."""
+        """Computes the next windows while these are pushed; not where a value depends on the delivery before
+        it, nor after a failure.
+        """
         if self._claim.attempts == 0 and not any(rule.deadband for rule in self._link.rules):
             self._ahead = asyncio.create_task(self._compute(limit))
 
     async def reconcile(self) -> float | None:
-        """Asks the system about a batch whose answer was lost. None when all is known; seconds to wait when it is too early to ask.
+        """Asks the system about a batch whose answer was lost. None when all is known; seconds to wait when
+        it is too early to ask.
 
         Found readings are recorded as delivered; the others stay due and are sent again.
         """
@@ -134,24 +158,40 @@ class Delivery:
             for reading in intent.readings:
                 remote = found.get(reading.key)
                 if remote is not None and remote.value == reading.value:
-                    made = Delivered(meter=reading.meter, window_start=reading.window_start, value=reading.value, remote_id=remote.remote_id, due=None)
+                    made = Delivered(
+                        meter=reading.meter,
+                        window_start=reading.window_start,
+                        value=reading.value,
+                        remote_id=remote.remote_id,
+                        due=None,
+                    )
                     results.delivered.append(made)
         self._tally.delivered += len(results.delivered)
         self._count("delivered", len(results.delivered))
         await deliveries.commit(self._database, self._claim, results, batch_id=intent.batch_id)
-        log.info("sync.batch_reconciled", connection=self._claim.connection, batch=intent.batch_id, readings=len(intent.readings), found=len(results.delivered))
+        log.info(
+            "sync.batch_reconciled",
+            connection=self._claim.connection,
+            batch=intent.batch_id,
+            readings=len(intent.readings),
+            found=len(results.delivered),
+        )
         return None
 
     async def _settle(self, planned: Plan) -> None:
         if not planned.settled and not planned.refused:
             return
-        await deliveries.commit(self._database, self._claim, Results(settled=planned.settled, dead=planned.refused))
+        await deliveries.commit(
+            self._database, self._claim, Results(settled=planned.settled, dead=planned.refused)
+        )
         self._tally.unchanged += len(planned.settled)
         self._tally.rejected += len(planned.refused)
         self._count("dead_letter", len(planned.refused))
 
     async def _push(self, pairs: Sequence[Pair]) -> None:
-        """One batch and its outcomes. Halves of a batch that was refused without naming the culprit, down to single readings."""
+        """One batch and its outcomes. Halves of a batch that was refused without naming the culprit, down to
+        single readings.
+        """
         batch = make_batch(self._claim.connection, [reading for _, reading in pairs])
         cautious = not self._connector.capabilities.resend_is_harmless
         if cautious:
@@ -171,7 +211,9 @@ class Delivery:
             if not await self._is_to_blame(pairs):
                 if not isinstance(error, OutcomeUnknown):
                     await self._forget(batch)
-                raise  # of an unknown outcome the intent stays, as it does when we are killed here: the next run asks before it sends
+                # of an unknown outcome the intent stays, as it does when we are killed here: the next run
+                # asks before it sends
+                raise
             outcomes = [Rejected(code="upstream_error", message=str(error))]
         except ConnectorError:
             await self._forget(batch)
@@ -181,7 +223,9 @@ class Delivery:
             self.ask_in_seconds = self._unknown_wait
             await deliveries.commit(self._database, self._claim, results, batch_id=batch.id, unknown=unknown)
         else:
-            await deliveries.commit(self._database, self._claim, results, batch_id=batch.id if cautious else None)
+            await deliveries.commit(
+                self._database, self._claim, results, batch_id=batch.id if cautious else None
+            )
 
     async def _call(self, batch: Batch) -> Sequence[Outcome]:
         started, self.called = clock.monotonic(), True
@@ -193,7 +237,9 @@ class Delivery:
         finally:
             metrics.PUSH_SECONDS.labels(self._link.system).observe(clock.monotonic() - started)
         if len(outcomes) != len(batch.readings):
-            raise OutcomeUnknown(f"the connector answered {len(outcomes)} outcomes for {len(batch.readings)} readings")
+            raise OutcomeUnknown(
+                f"the connector answered {len(outcomes)} outcomes for {len(batch.readings)} readings"
+            )
         return outcomes
 
     async def _forget(self, batch: Batch) -> None:
@@ -202,7 +248,8 @@ class Delivery:
             await deliveries.commit(self._database, self._claim, Results(), batch_id=batch.id)
 
     async def _is_to_blame(self, pairs: Sequence[Pair]) -> bool:
-        """Whether a failure is this single reading's: the system answers a probe and takes others, or nothing else is left to try.
+        """Whether a failure is this single reading's: the system answers a probe and takes others, or nothing
+        else is left to try.
 
         Counts the failure against the reading when it is not shown yet.
         """
@@ -215,19 +262,25 @@ class Delivery:
             return False
         due, _ = pairs[0]
         takes_others = self._tally.delivered + self._tally.modified > 0
-        if (takes_others and due.attempts + 1 >= ALONE_FAILURES) or self._claim.attempts + 1 >= self._max_attempts:
+        if (
+            takes_others and due.attempts + 1 >= ALONE_FAILURES
+        ) or self._claim.attempts + 1 >= self._max_attempts:
             return True
         await deliveries.commit(self._database, self._claim, Results(retried=[due]))
         return False
 
-    def _judge(self, batch: Batch, outcomes: Sequence[Outcome], due_by_key: dict[str, DueWindow]) -> tuple[Results, list[Reading]]:
+    def _judge(
+        self, batch: Batch, outcomes: Sequence[Outcome], due_by_key: dict[str, DueWindow]
+    ) -> tuple[Results, list[Reading]]:
         """What becomes of each, and the readings whose outcome is unknown and can be asked for."""
         results, unknown = Results(), list[Reading]()
         waiting: dict[str, float] = {}
         can_find = self._connector.capabilities.readback != "none"
         for reading, outcome in zip(batch.readings, outcomes, strict=True):
             due = due_by_key[reading.key]
-            step = decide(outcome, attempts=due.attempts + 1, max_attempts=self._max_attempts, can_find=can_find)
+            step = decide(
+                outcome, attempts=due.attempts + 1, max_attempts=self._max_attempts, can_find=can_find
+            )
             match step:
                 case Step.DELIVERED:
                     results.delivered.append(
@@ -235,7 +288,9 @@ class Delivery:
                             meter=reading.meter,
                             window_start=reading.window_start,
                             value=reading.value,
-                            remote_id=outcome.remote_id if isinstance(outcome, Accepted | Duplicate) else None,
+                            remote_id=outcome.remote_id
+                            if isinstance(outcome, Accepted | Duplicate)
+                            else None,
                             due=due,
                         )
                     )

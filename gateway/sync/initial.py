@@ -1,4 +1,6 @@
-"""Initial sync: a cursor walks the stored history and marks its windows, on a lane beside the incremental sync."""
+"""Initial sync: a cursor walks the stored history and marks its windows, on a lane beside the incremental
+sync.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ ENOUGH_WINDOWS = 20_000
 
 
 async def mark_more(database: Database, claim: Claim, link: Link, tally: Tally) -> bool:
-    """Walks the cursor until enough windows are marked or the end is reached; True when every window of the history is marked.
+    """Walks the cursor until enough windows are marked or the end is reached; True when every window of the
+    history is marked.
 
     Each step is one fenced transaction, so a killed initial sync goes on where it was.
     """
@@ -23,7 +26,11 @@ async def mark_more(database: Database, claim: Claim, link: Link, tally: Tally) 
     while marked < ENOUGH_WINDOWS:
         async with database.transaction() as connection:
             position = await streams.read(connection, claim)
-            if position.initial_cursor is None or position.initial_until is None or position.initial_cursor >= position.initial_until:
+            if (
+                position.initial_cursor is None
+                or position.initial_until is None
+                or position.initial_cursor >= position.initial_until
+            ):
                 return True
             end = min(position.initial_cursor + STEP, position.initial_until)
             if end > clock.now() > position.initial_cursor:

@@ -26,7 +26,9 @@ from gateway.sync.scan import scan_slice
 log = structlog.get_logger(__name__)
 
 RUN_SECONDS = 20.0
-"""A run with more to do ends here and is due again at once, so that its progress is seen and others have their turn."""
+"""A run with more to do ends here and is due again at once, so that its progress is seen and others have
+their turn.
+"""
 
 
 class Health(Protocol):
@@ -63,7 +65,9 @@ class End:
 class Runner:
     """Runs claimed streams. Holds no state between runs: everything is in PostgreSQL."""
 
-    def __init__(self, database: Database, settings: SyncSettings, health: Health, workers: asyncio.Semaphore) -> None:
+    def __init__(
+        self, database: Database, settings: SyncSettings, health: Health, workers: asyncio.Semaphore
+    ) -> None:
         self._database = database
         self._settings = settings
         self._health = health
@@ -73,7 +77,13 @@ class Runner:
         """Works the stream, stores how it ended, and tells its health. Raises LeaseLost and StoreError."""
         started_at, tally = clock.now(), Tally()
         if (wait := await self._health.admit(link)) is not None:
-            await self._finish(claim, link, End(state="idle", next_in_seconds=wait, attempts=claim.attempts), tally, started_at)
+            await self._finish(
+                claim,
+                link,
+                End(state="idle", next_in_seconds=wait, attempts=claim.attempts),
+                tally,
+                started_at,
+            )
             return
         delivery = Delivery(
             self._database,
@@ -85,7 +95,9 @@ class Runner:
             unknown_wait=self._settings.unknown_wait,
         )
         try:
-            end = await (self._initial if claim.phase == "initial" else self._incremental)(claim, link, delivery, tally)
+            end = await (self._initial if claim.phase == "initial" else self._incremental)(
+                claim, link, delivery, tally
+            )
         except ConnectorError as error:
             end = await self._failed(claim, link, error)
         else:
@@ -98,10 +110,22 @@ class Runner:
         await self._finish(claim, link, end, tally, started_at)
 
     async def crashed(self, claim: Claim, link: Link, error: Exception) -> None:
-        """Schedules a run that ended in a fault of our own like one that failed, so that it is seen and does not spin."""
+        """Schedules a run that ended in a fault of our own like one that failed, so that it is seen and does
+        not spin.
+        """
         attempts = claim.attempts + 1
-        wait = full_jitter(attempts, rand=random.random(), base_seconds=5.0, cap_seconds=self._settings.backoff_cap.total_seconds())
-        end = End(state="failed", next_in_seconds=wait, attempts=attempts, error=f"internal error: {type(error).__name__}")
+        wait = full_jitter(
+            attempts,
+            rand=random.random(),
+            base_seconds=5.0,
+            cap_seconds=self._settings.backoff_cap.total_seconds(),
+        )
+        end = End(
+            state="failed",
+            next_in_seconds=wait,
+            attempts=attempts,
+            error=f"internal error: {type(error).__name__}",
+        )
         await self._finish(claim, link, end, Tally(), clock.now())
 
     async def _incremental(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
@@ -110,7 +134,8 @@ class Runner:
         # Where a meter's readings must ascend, live ones wait until the history is delivered.
         ascending = link.connector.capabilities.order == "per_meter_ascending"
         held_back = ascending and await streams.is_initial_pending(self._database, claim)
-        # The log is scanned to its end once: what comes after waits for the next run, so that readings go out in batches.
+        # The log is scanned to its end once: what comes after waits for the next run, so that readings go out
+        # in batches.
         started, scanned = clock.monotonic(), False
         while clock.monotonic() < started + RUN_SECONDS:
             scanning = None if scanned else asyncio.create_task(self._scan(claim, link, tally))
@@ -177,8 +202,15 @@ class Runner:
 
     @staticmethod
     def _event(claim: Claim, end: End, tally: Tally) -> NewEvent | None:
-        """Only what somebody waits for: the end of an initial sync, the first failure in a row, the first success after it."""
-        data: dict[str, object] = {"stream": claim.name, "phase": claim.phase, "delivered": tally.delivered, "modified": tally.modified}
+        """Only what somebody waits for: the end of an initial sync, the first failure in a row, the first
+        success after it.
+        """
+        data: dict[str, object] = {
+            "stream": claim.name,
+            "phase": claim.phase,
+            "delivered": tally.delivered,
+            "modified": tally.modified,
+        }
         if end.error is not None and claim.attempts == 0:
             event, data = EventType.SYNC_FAILED, {**data, "reason": end.error}
         elif end.error is None and end.succeeded and (end.state == "done" or claim.attempts):

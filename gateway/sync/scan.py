@@ -15,7 +15,8 @@ SLICE_ROWS = 20_000
 
 
 async def scan_slice(database: Database, claim: Claim, link: Link, tally: Tally) -> bool:
-    """Marks the windows of one slice of changed telemetry and advances the watermark; True when the log is scanned to its end.
+    """Marks the windows of one slice of changed telemetry and advances the watermark; True when the log is
+    scanned to its end.
 
     Devices that registered since the last slice get their mappings first, in the same transaction.
     """
@@ -25,13 +26,24 @@ async def scan_slice(database: Database, claim: Claim, link: Link, tally: Tally)
         if part.until_revision == position.watermark:
             return True
         if part.horizon > position.device_watermark:
-            fresh = await mappings.devices(connection, claim.customer, since=position.device_watermark, until=part.horizon)
+            fresh = await mappings.devices(
+                connection, claim.customer, since=position.device_watermark, until=part.horizon
+            )
             if fresh:
                 resolution = link.connector.capabilities.resolution
-                for conflict in await connections.add_devices(connection, claim.connection, fresh, link.rules, resolution):
+                for conflict in await connections.add_devices(
+                    connection, claim.connection, fresh, link.rules, resolution
+                ):
                     log.warning("sync.meter_refused", connection=claim.connection, problem=str(conflict))
         with_delta = any(rule.reduce == "delta" for rule in link.rules)
-        tally.samples += await windows.mark_changed(connection, claim, part, link.lateness, with_delta=with_delta)
-        await windows.advance(connection, claim, watermark=part.until_revision, device_watermark=max(part.horizon, position.device_watermark))
+        tally.samples += await windows.mark_changed(
+            connection, claim, part, link.lateness, with_delta=with_delta
+        )
+        await windows.advance(
+            connection,
+            claim,
+            watermark=part.until_revision,
+            device_watermark=max(part.horizon, position.device_watermark),
+        )
         await streams.prove(connection, claim)
     return part.is_last

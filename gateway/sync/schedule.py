@@ -20,7 +20,9 @@ from gateway.sync.run import Health, Runner
 log = structlog.get_logger(__name__)
 
 MOST_STREAMS = 256
-"""Streams in hand at once. One that waits for its system holds no worker and no session, so a hung system costs a place here only."""
+"""Streams in hand at once. One that waits for its system holds no worker and no session, so a hung system
+costs a place here only.
+"""
 
 LONGEST_SLEEP_SECONDS = 1.0
 
@@ -70,7 +72,9 @@ class Scheduler:
                     pass
 
     async def stop(self, grace_seconds: float) -> None:
-        """Claims nothing more and gives the runs in hand `grace_seconds` to end; then cancels them (their intents stay)."""
+        """Claims nothing more and gives the runs in hand `grace_seconds` to end; then cancels them (their
+        intents stay).
+        """
         self._stopping = True
         self.wake()
         if self._running:
@@ -84,9 +88,13 @@ class Scheduler:
         if not self._links or free <= 0:
             return LONGEST_SLEEP_SECONDS
         links, connections = self._links, list(self._links)  # they may be replaced while we ask
-        for claim in await streams.claim(self._database, self._owner, self._lease_seconds, connections, free, in_hand=list(self._in_hand)):
+        for claim in await streams.claim(
+            self._database, self._owner, self._lease_seconds, connections, free, in_hand=list(self._in_hand)
+        ):
             self._in_hand.add("/".join(claim.key))
-            task = group.create_task(self._supervise(claim, links[claim.connection]), name=f"stream {'/'.join(claim.key)}")
+            task = group.create_task(
+                self._supervise(claim, links[claim.connection]), name=f"stream {'/'.join(claim.key)}"
+            )
             self._running.add(task)
             task.add_done_callback(self._ended)
         seconds = await streams.seconds_to_next(self._database, connections)
@@ -97,7 +105,9 @@ class Scheduler:
         self.wake()
 
     async def _supervise(self, claim: Claim, link: Link) -> None:
-        """The one supervisor of a stream: whatever goes wrong in a run ends that run only, and it is tried again later."""
+        """The one supervisor of a stream: whatever goes wrong in a run ends that run only, and it is tried
+        again later.
+        """
         run = asyncio.create_task(self._runner.run(claim, link))
         renewal = asyncio.create_task(self._renew(claim, run))
         try:
@@ -106,7 +116,9 @@ class Scheduler:
         except LeaseLost:
             log.info("sync.lease_lost", connection=claim.connection, phase=claim.phase)
         except StoreUnavailable as error:
-            log.warning("sync.run_interrupted", connection=claim.connection, phase=claim.phase, detail=str(error))
+            log.warning(
+                "sync.run_interrupted", connection=claim.connection, phase=claim.phase, detail=str(error)
+            )
         except asyncio.CancelledError:
             if not run.cancelled():
                 run.cancel()
@@ -123,7 +135,9 @@ class Scheduler:
             await asyncio.wait({renewal})
 
     async def _renew(self, claim: Claim, run: asyncio.Task[None]) -> None:
-        """Cancels the run when its lease is lost, or can no longer be shown to be ours: another replica may push by then."""
+        """Cancels the run when its lease is lost, or can no longer be shown to be ours: another replica may
+        push by then.
+        """
         valid_until = clock.monotonic() + self._lease_seconds
         while clock.monotonic() < valid_until:
             await asyncio.sleep(self._lease_seconds / 3)

@@ -1,4 +1,6 @@
-"""A real PostgreSQL with passwords, for the contract suite alone: faults here end its sessions and lock its tables."""
+"""A real PostgreSQL with passwords, for the contract suite alone: faults here end its sessions and lock its
+tables.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ PASSWORD = "not-a-secret"
 
 @pytest.fixture(scope="session")
 def contract_dsn() -> Iterator[str]:
-    """DSN of a superuser on a server of its own. Not in pytest's folder: that is closed to the other user whenever a session starts."""
+    """DSN of a superuser on a server of its own. Not in pytest's folder: that is closed to the other user
+    whenever a session starts.
+    """
     with tempfile.TemporaryDirectory(prefix="fieldgate-contract-") as name:
         folder = Path(name)
         secret = folder / "password"
@@ -36,11 +40,32 @@ def contract_dsn() -> Iterator[str]:
 
         def run(*command: str) -> None:
             environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(folder)}
-            done = subprocess.run(command, user=user, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+            done = subprocess.run(
+                command,
+                user=user,
+                env=environment,
+                cwd=folder,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
             assert done.returncode == 0, f"{command[0]}: {done.stderr}"
 
         data = str(folder / "data")
-        run(initdb, "-D", data, "-U", "owner", "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--no-sync")
+        run(
+            initdb,
+            "-D",
+            data,
+            "-U",
+            "owner",
+            "-A",
+            "scram-sha-256",
+            f"--pwfile={secret}",
+            "-E",
+            "UTF8",
+            "--no-sync",
+        )
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"

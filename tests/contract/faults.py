@@ -13,7 +13,9 @@ Reply = Callable[[asyncio.StreamWriter], Awaitable[None]]
 DATE = "Date: Mon, 02 Nov 2026 10:00:00 GMT\r\n"
 
 
-def answer(status: str, body: bytes = b"", *, headers: str = "", content_type: str = "application/json") -> Reply:
+def answer(
+    status: str, body: bytes = b"", *, headers: str = "", content_type: str = "application/json"
+) -> Reply:
     """A correct answer."""
 
     async def reply(writer: asyncio.StreamWriter) -> None:
@@ -36,14 +38,19 @@ async def cut(writer: asyncio.StreamWriter) -> None:
 
 async def cut_mid_body(writer: asyncio.StreamWriter) -> None:
     """Promises 500 bytes, sends 20, and leaves."""
-    writer.write(f"HTTP/1.1 201 Created\r\n{DATE}Content-Type: application/json\r\nContent-Length: 500\r\n\r\n".encode() + b'[{"meterId": 1, "val')
+    writer.write(
+        f"HTTP/1.1 201 Created\r\n{DATE}Content-Type: application/json\r\nContent-Length: 500\r\n\r\n".encode()
+        + b'[{"meterId": 1, "val'
+    )
     await writer.drain()
     writer.transport.abort()
 
 
 async def endless(writer: asyncio.StreamWriter) -> None:
     """A body without an end, as fast as the client reads."""
-    writer.write(f"HTTP/1.1 201 Created\r\n{DATE}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    writer.write(
+        f"HTTP/1.1 201 Created\r\n{DATE}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    )
     while not writer.is_closing():
         writer.write(b"10000\r\n" + b" " * 65536 + b"\r\n")
         await writer.drain()
@@ -68,7 +75,9 @@ class FaultServer:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._server.close()
         for writer in self._serving.values():
             writer.transport.abort()
@@ -81,7 +90,14 @@ class FaultServer:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                length = next((int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
+                length = next(
+                    (
+                        int(line.split(b":")[1])
+                        for line in head.lower().split(b"\r\n")
+                        if line.startswith(b"content-length:")
+                    ),
+                    0,
+                )
                 self.requests.append(head + await reader.readexactly(length))
                 await (self.on_get if head.startswith((b"GET ", b"HEAD ")) else self.on_other)(writer)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -109,7 +125,9 @@ class Relay:
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._server.close()
         self.cut()
         await asyncio.gather(*self._pumps, return_exceptions=True)

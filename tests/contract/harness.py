@@ -17,7 +17,15 @@ import asyncpg
 from connectors.registry import SYSTEMS
 from gateway.demo.cmms import DemoCmms
 from gateway.model.connector import Connector, ConnectorSettings, unobserved
-from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, OutcomeUnknown, PermissionDenied, RateLimited, Unavailable
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    OutcomeUnknown,
+    PermissionDenied,
+    RateLimited,
+    Unavailable,
+)
 from gateway.model.reading import Reading, reading_key
 from gateway.model.sample import Value
 from tests.contract.faults import BOMB, FaultServer, Relay, Reply, answer, cut, cut_mid_body, endless, never
@@ -45,7 +53,12 @@ FAULTS: Mapping[str, type[ConnectorError]] = {
     "gzip_cut": OutcomeUnknown,
 }
 # Where another fault (the time-out) would give the same error, the words tell them apart.
-WORDS: Mapping[str, str] = {"gzip_bomb": "larger than", "endless_body": "larger than", "gzip_cut": "in the middle of its gzip data", "no_answer": "Timeout"}
+WORDS: Mapping[str, str] = {
+    "gzip_bomb": "larger than",
+    "endless_body": "larger than",
+    "gzip_cut": "in the middle of its gzip data",
+    "no_answer": "Timeout",
+}
 RETRY_AFTER_SECONDS = 7.0
 
 
@@ -88,16 +101,32 @@ class Harness(Protocol):
 
 
 def reading(meter: str, at: datetime, value: Value, unit: str | None = None) -> Reading:
-    return Reading(key=reading_key(CONNECTION, meter, at), meter=meter, window_start=at, value=value, unit=unit)
+    return Reading(
+        key=reading_key(CONNECTION, meter, at), meter=meter, window_start=at, value=value, unit=unit
+    )
 
 
 def recent(second: int = 0) -> datetime:
-    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3) + timedelta(seconds=second)
+    return (
+        datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+        - timedelta(hours=3)
+        + timedelta(seconds=second)
+    )
 
 
-def _settings(settings: Mapping[str, object], credentials: Mapping[str, str], timeout_seconds: float, calls: Calls | None) -> ConnectorSettings:
+def _settings(
+    settings: Mapping[str, object],
+    credentials: Mapping[str, str],
+    timeout_seconds: float,
+    calls: Calls | None,
+) -> ConnectorSettings:
     return ConnectorSettings(
-        connection=CONNECTION, hosting="cloud", settings=settings, credentials=credentials, timeout_seconds=timeout_seconds, observe=calls or unobserved
+        connection=CONNECTION,
+        hosting="cloud",
+        settings=settings,
+        credentials=credentials,
+        timeout_seconds=timeout_seconds,
+        observe=calls or unobserved,
     )
 
 
@@ -105,17 +134,25 @@ class MaintainXHarness:
     """The demonstration CMMS for what works, a raw server for what does not."""
 
     system = "maintainx"
-    exempt: Mapping[str, str] = dict.fromkeys(("repeat_is_duplicate", "change_is_accepted"), "the system has no deduplication")
+    exempt: Mapping[str, str] = dict.fromkeys(
+        ("repeat_is_duplicate", "change_is_accepted"), "the system has no deduplication"
+    )
     key = "contract-suite-key"
 
     @asynccontextmanager
     async def running(self, dsn: str) -> AsyncIterator[None]:
-        async with DemoCmms(api_key=self.key, meters=[f"pump-{number} temperature" for number in range(400)]) as self.cmms:
+        async with DemoCmms(
+            api_key=self.key, meters=[f"pump-{number} temperature" for number in range(400)]
+        ) as self.cmms:
             self.cmms.switches.rate_limit = 10_000
             yield
 
-    def connector(self, *, timeout_seconds: float = 5.0, calls: Calls | None = None, url: str | None = None) -> Connector:
-        return SYSTEMS[self.system].build(_settings({"base_url": url or self.cmms.url}, {"api_key": self.key}, timeout_seconds, calls))
+    def connector(
+        self, *, timeout_seconds: float = 5.0, calls: Calls | None = None, url: str | None = None
+    ) -> Connector:
+        return SYSTEMS[self.system].build(
+            _settings({"base_url": url or self.cmms.url}, {"api_key": self.key}, timeout_seconds, calls)
+        )
 
     def meter(self, number: int) -> str:
         return str(1001 + number)
@@ -124,17 +161,31 @@ class MaintainXHarness:
         return reading("999999", at, 1.0)
 
     async def held(self) -> dict[tuple[str, datetime], list[Value]]:
-        return {(str(meter.id), at): list(values) for meter in self.cmms.meters.values() for at, values in meter.readings.items()}
+        return {
+            (str(meter.id), at): list(values)
+            for meter in self.cmms.meters.values()
+            for at, values in meter.readings.items()
+        }
 
     @asynccontextmanager
     async def failing(self, fault: str) -> AsyncIterator[Connector]:
         async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(FaultServer(on_get=answer("200 OK", b'{"meters": []}'), on_other=http_reply(fault)))
-            connector = SYSTEMS[self.system].build(_settings({"base_url": server.url}, {"api_key": secrets.token_hex(8)}, 1.0, None))
+            server = await stack.enter_async_context(
+                FaultServer(on_get=answer("200 OK", b'{"meters": []}'), on_other=http_reply(fault))
+            )
+            connector = SYSTEMS[self.system].build(
+                _settings({"base_url": server.url}, {"api_key": secrets.token_hex(8)}, 1.0, None)
+            )
             stack.push_async_callback(connector.close)
             if fault in ("unreachable", "name_not_resolved"):
-                url = f"http://127.0.0.1:{closed_port()}" if fault == "unreachable" else "https://does-not-exist.invalid"
-                connector = SYSTEMS[self.system].build(_settings({"base_url": url}, {"api_key": "k"}, 1.0, None))
+                url = (
+                    f"http://127.0.0.1:{closed_port()}"
+                    if fault == "unreachable"
+                    else "https://does-not-exist.invalid"
+                )
+                connector = SYSTEMS[self.system].build(
+                    _settings({"base_url": url}, {"api_key": "k"}, 1.0, None)
+                )
                 stack.push_async_callback(connector.close)
             yield connector
 
@@ -144,15 +195,25 @@ def http_reply(fault: str) -> Reply:
         "unauthorized": answer("401 Unauthorized"),
         "forbidden": answer("403 Forbidden", b'{"errors": [{"error": "not allowed"}]}'),
         "service_not_found": answer("404 Not Found", b"<html>no such page</html>", content_type="text/html"),
-        "rate_limited_seconds": answer("429 Too Many Requests", b'{"error": "slow"}', headers="Retry-After: 7\r\n"),
-        "rate_limited_date": answer("429 Too Many Requests", b'{"error": "slow"}', headers="Retry-After: Mon, 02 Nov 2026 10:00:07 GMT\r\n"),
+        "rate_limited_seconds": answer(
+            "429 Too Many Requests", b'{"error": "slow"}', headers="Retry-After: 7\r\n"
+        ),
+        "rate_limited_date": answer(
+            "429 Too Many Requests",
+            b'{"error": "slow"}',
+            headers="Retry-After: Mon, 02 Nov 2026 10:00:07 GMT\r\n",
+        ),
         "unavailable_with_retry_after": answer("503 Service Unavailable", headers="Retry-After: 7\r\n"),
-        "unavailable": answer("503 Service Unavailable", b"<html>maintenance</html>", content_type="text/html"),
+        "unavailable": answer(
+            "503 Service Unavailable", b"<html>maintenance</html>", content_type="text/html"
+        ),
         "server_error": answer("500 Internal Server Error", b'{"error": "boom"}'),
         "no_answer": never,
         "cut_after_send": cut,
         "cut_mid_body": cut_mid_body,
-        "web_page": answer("200 OK", b"<!doctype html><title>Log in</title>", content_type="text/html; charset=utf-8"),
+        "web_page": answer(
+            "200 OK", b"<!doctype html><title>Log in</title>", content_type="text/html; charset=utf-8"
+        ),
         "redirect": answer("302 Found", headers="Location: /login\r\n"),
         "not_json": answer("201 Created", b'{"half": '),
         "gzip_bomb": answer("201 Created", BOMB, headers="Content-Encoding: gzip\r\n"),
@@ -179,8 +240,19 @@ class PostgresHarness:
 
     system = "postgres"
     exempt: Mapping[str, str] = {
-        **dict.fromkeys(("rate_limited_seconds", "rate_limited_date", "unavailable_with_retry_after", "server_error", "cut_mid_body"), _NO_HTTP),
-        **dict.fromkeys(("web_page", "redirect", "not_json", "gzip_bomb", "gzip_cut", "endless_body"), _NO_HTTP),
+        **dict.fromkeys(
+            (
+                "rate_limited_seconds",
+                "rate_limited_date",
+                "unavailable_with_retry_after",
+                "server_error",
+                "cut_mid_body",
+            ),
+            _NO_HTTP,
+        ),
+        **dict.fromkeys(
+            ("web_page", "redirect", "not_json", "gzip_bomb", "gzip_cut", "endless_body"), _NO_HTTP
+        ),
     }
 
     @asynccontextmanager
@@ -191,7 +263,9 @@ class PostgresHarness:
             connector = self.connector()
             await connector.probe()
             await connector.close()
-            await self.owner.execute(f"alter table {self.table} add constraint believable check (value < 1000000 or value is null)")
+            await self.owner.execute(
+                f"alter table {self.table} add constraint believable check (value < 1000000 or value is null)"
+            )
             yield
         finally:
             await self.owner.close()
@@ -199,7 +273,13 @@ class PostgresHarness:
     def connector(self, *, timeout_seconds: float = 5.0, calls: Calls | None = None) -> Connector:
         return self._build(self.dsn, {"table": self.table}, timeout_seconds, calls)
 
-    def _build(self, dsn: str, settings: Mapping[str, object], timeout_seconds: float = 1.0, calls: Calls | None = None) -> Connector:
+    def _build(
+        self,
+        dsn: str,
+        settings: Mapping[str, object],
+        timeout_seconds: float = 1.0,
+        calls: Calls | None = None,
+    ) -> Connector:
         return SYSTEMS[self.system].build(_settings(settings, {"dsn": dsn}, timeout_seconds, calls))
 
     def meter(self, number: int) -> str:
@@ -210,7 +290,12 @@ class PostgresHarness:
 
     async def held(self) -> dict[tuple[str, datetime], list[Value]]:
         rows = await self.owner.fetch(f"select meter, window_start, value, text_value from {self.table}")
-        return {(row["meter"], row["window_start"]): [row["value"] if row["value"] is not None else row["text_value"]] for row in rows}
+        return {
+            (row["meter"], row["window_start"]): [
+                row["value"] if row["value"] is not None else row["text_value"]
+            ]
+            for row in rows
+        }
 
     @asynccontextmanager
     async def failing(self, fault: str) -> AsyncIterator[Connector]:
@@ -231,7 +316,9 @@ class PostgresHarness:
                     dsn = "postgresql://owner:x@does-not-exist.invalid/postgres"
                 case "unavailable":
                     await self.owner.execute("alter database postgres set default_transaction_read_only = on")
-                    stack.push_async_callback(self.owner.execute, "alter database postgres reset default_transaction_read_only")
+                    stack.push_async_callback(
+                        self.owner.execute, "alter database postgres reset default_transaction_read_only"
+                    )
                 case "no_answer":
                     await stack.enter_async_context(self._locked())
                 case "cut_after_send":

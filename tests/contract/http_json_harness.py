@@ -1,4 +1,6 @@
-"""The contract suite's harnesses of the JSON connector: two configurations, against our own receiver and a raw server."""
+"""The contract suite's harnesses of the JSON connector: two configurations, against our own receiver and a
+raw server.
+"""
 
 from __future__ import annotations
 
@@ -71,19 +73,31 @@ class HttpJsonHarness:
     @asynccontextmanager
     async def failing(self, fault: str) -> AsyncIterator[Connector]:
         async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(FaultServer(on_get=answer("200 OK", b"{}"), on_other=http_reply(fault)))
-            url = {"unreachable": f"http://127.0.0.1:{closed_port()}", "name_not_resolved": "https://does-not-exist.invalid"}.get(fault, server.url)
+            server = await stack.enter_async_context(
+                FaultServer(on_get=answer("200 OK", b"{}"), on_other=http_reply(fault))
+            )
+            url = {
+                "unreachable": f"http://127.0.0.1:{closed_port()}",
+                "name_not_resolved": "https://does-not-exist.invalid",
+            }.get(fault, server.url)
             connector = self.connector(url=url, timeout_seconds=1.0)
             stack.push_async_callback(connector.close)
             yield connector
 
 
 class HttpJsonOpaqueHarness(HttpJsonHarness):
-    """An API key and an envelope, to a receiver that takes a request whole or not at all and knows no repeats, but can be asked."""
+    """An API key and an envelope, to a receiver that takes a request whole or not at all and knows no
+    repeats, but can be asked.
+    """
 
     variant = "opaque"
-    exempt: Mapping[str, str] = dict.fromkeys(("repeat_is_duplicate", "change_is_accepted"), "this receiver does not deduplicate")
-    settings: ClassVar[Mapping[str, object]] = {"body": {"batch": "{batch}", "items": "{readings}"}, "read_back": READ_BACK}
+    exempt: Mapping[str, str] = dict.fromkeys(
+        ("repeat_is_duplicate", "change_is_accepted"), "this receiver does not deduplicate"
+    )
+    settings: ClassVar[Mapping[str, object]] = {
+        "body": {"batch": "{batch}", "items": "{readings}"},
+        "read_back": READ_BACK,
+    }
     credentials: ClassVar[Mapping[str, str]] = {"api_key": "an-api-key-of-the-suite"}
 
     def receiver_of(self) -> Receiver:
@@ -95,7 +109,9 @@ class HttpJsonSinglyHarness(HttpJsonHarness):
 
     variant = "singly"
     settings: ClassVar[Mapping[str, object]] = {"deduplicates": True, "send": "each", "read_back": READ_BACK}
-    exempt: Mapping[str, str] = {"repeat_is_duplicate": "a status tells that a reading is there, not that it was"}
+    exempt: Mapping[str, str] = {
+        "repeat_is_duplicate": "a status tells that a reading is there, not that it was"
+    }
 
     def receiver_of(self) -> Receiver:
         return Receiver(secret=SECRET, deduplicates=True)

@@ -1,4 +1,6 @@
-"""A receiver of JSON of our own: it checks signatures, tokens, idempotency keys and every field, and can be asked what it holds. An ASGI application."""
+"""A receiver of JSON of our own: it checks signatures, tokens, idempotency keys and every field, and can be
+asked what it holds. An ASGI application.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,12 @@ from gateway.model.sample import Value
 
 @dataclass(slots=True)
 class Receiver:
-    """`secret`: requests must be signed with it. `token`: the bearer token that is good at the moment. What it holds is by key.
+    """`secret`: requests must be signed with it. `token`: the bearer token that is good at the moment. What
+    it holds is by key.
 
-    `deduplicates`: one value for each key, the last. `tells`: answers with a result for each reading, else takes a request whole or not at all.
-    `replays`: a request that comes again under its idempotency key is answered as before, and nothing is done.
+    `deduplicates`: one value for each key, the last. `tells`: answers with a result for each reading, else
+    takes a request whole or not at all. `replays`: a request that comes again under its idempotency key is
+    answered as before, and nothing is done.
     """
 
     secret: str | None = None
@@ -40,7 +44,9 @@ class Receiver:
         held: dict[tuple[str, datetime], list[Value]] = {}
         for items in self.readings.values():
             for item in items:
-                held.setdefault((item["meter"], datetime.fromisoformat(item["time"])), []).append(item["value"])
+                held.setdefault((item["meter"], datetime.fromisoformat(item["time"])), []).append(
+                    item["value"]
+                )
         return held
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -93,7 +99,12 @@ class Receiver:
             if self.deduplicates:
                 before.clear()
             before.append(item)
-            results.append({"status": "duplicate" if same and self.deduplicates else "accepted", "id": f"r-{item['key']}"})
+            results.append(
+                {
+                    "status": "duplicate" if same and self.deduplicates else "accepted",
+                    "id": f"r-{item['key']}",
+                }
+            )
         return (200, {"results": results}) if self.tells else (202, {})
 
     def _fault(self, item: dict[str, Any]) -> str | None:

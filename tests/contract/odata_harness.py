@@ -1,4 +1,6 @@
-"""The contract suite's harness of the OData connector: odatapy with a set of readings for what works, a raw server for what does not."""
+"""The contract suite's harness of the OData connector: odatapy with a set of readings for what works, a raw
+server for what does not.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ KEY = "an-api-key-of-the-suite"
 
 
 class _Processor(InMemoryProcessor):
-    """Assigns ids and times, knows its meters, refuses a second reading with one external id. Undoes what a failed changeset inserted."""
+    """Assigns ids and times, knows its meters, refuses a second reading with one external id. Undoes what a
+    failed changeset inserted.
+    """
 
     def __init__(self, page_size: int) -> None:
         super().__init__(InMemoryDataStore(), page_size=page_size)
@@ -41,11 +45,17 @@ class _Processor(InMemoryProcessor):
     def _assign_keys(self, entity_set: Any, entity: Any) -> None:
         key, meter = entity.get_value("externalId"), entity.get_value("meter")
         if meter == "999999":
-            raise ODataApplicationException(f"The meter {meter} does not exist.", 400, code="Internal_RecordNotFound")
+            raise ODataApplicationException(
+                f"The meter {meter} does not exist.", 400, code="Internal_RecordNotFound"
+            )
         if meter.startswith("status-"):
             raise ODataApplicationException("Not now.", int(meter.removeprefix("status-")), code="Busy")
         if key is not None and key in self.seen:
-            raise ODataApplicationException(f"The record with the external id {key} already exists.", 400, code="Internal_EntityWithSameKeyExists")
+            raise ODataApplicationException(
+                f"The record with the external id {key} already exists.",
+                400,
+                code="Internal_EntityWithSameKeyExists",
+            )
         number = f"id-{next(self.ids)}"
         self.seen[key] = number
         self.modified += timedelta(seconds=1)
@@ -71,10 +81,14 @@ class _Processor(InMemoryProcessor):
 
 
 class ODataHarness:
-    """A service that refuses a second reading with one key. `token`, when set, is the bearer token that is asked for in place of the key."""
+    """A service that refuses a second reading with one key. `token`, when set, is the bearer token that is
+    asked for in place of the key.
+    """
 
     system = "odata"
-    exempt: Mapping[str, str] = {"change_is_accepted": "the service keeps one reading for each key, and the connector changes none"}
+    exempt: Mapping[str, str] = {
+        "change_is_accepted": "the service keeps one reading for each key, and the connector changes none"
+    }
     settings: ClassVar[Mapping[str, object]] = {
         "service": SERVICE,
         "entity_set": "meterReadings",
@@ -90,7 +104,9 @@ class ODataHarness:
     @asynccontextmanager
     async def running(self, dsn: str) -> AsyncIterator[None]:
         odata = OData.new_instance(strict_deserialization=True)
-        metadata = odata.create_service_metadata(XmlEdmProvider.from_file(str(HERE / "edmx" / "device_readings.v4.edmx")), service_version="4.0")
+        metadata = odata.create_service_metadata(
+            XmlEdmProvider.from_file(str(HERE / "edmx" / "device_readings.v4.edmx")), service_version="4.0"
+        )
         handler = odata.create_handler(metadata)
         self.processor = _Processor(self.page_size)
         handler.register(self.processor)
@@ -103,11 +119,22 @@ class ODataHarness:
         async def guarded(scope: Message, receive: Receive, send: Send) -> None:
             headers = {name.decode(): value.decode() for name, value in scope["headers"]}
             self.requests.append(f"{scope['method']} {scope['path']}")
-            good = headers.get("x-api-key") == KEY if self.token is None else headers.get("authorization") == f"Bearer {self.token}"
+            good = (
+                headers.get("x-api-key") == KEY
+                if self.token is None
+                else headers.get("authorization") == f"Bearer {self.token}"
+            )
             if good:
                 await app(scope, receive, send)
                 return
-            body = json.dumps({"error": {"code": "Authentication_InvalidCredentials", "message": "The credential is not good."}}).encode()
+            body = json.dumps(
+                {
+                    "error": {
+                        "code": "Authentication_InvalidCredentials",
+                        "message": "The credential is not good.",
+                    }
+                }
+            ).encode()
             head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
             await send({"type": "http.response.start", "status": 401, "headers": head})
             await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
@@ -151,15 +178,22 @@ class ODataHarness:
     async def held(self) -> dict[tuple[str, datetime], list[Value]]:
         held: dict[tuple[str, datetime], list[Value]] = {}
         for entity in self.processor.store.data.get("meterReadings", []):
-            held.setdefault((entity.get_value("meter"), entity.get_value("readingDateTime")), []).append(entity.get_value("value"))
+            held.setdefault((entity.get_value("meter"), entity.get_value("readingDateTime")), []).append(
+                entity.get_value("value")
+            )
         return held
 
     @asynccontextmanager
     async def failing(self, fault: str) -> AsyncIterator[Connector]:
         async with AsyncExitStack() as stack:
             # No token, as where a service knows none; an empty body serves HEAD and GET alike.
-            server = await stack.enter_async_context(FaultServer(on_get=answer("200 OK"), on_other=http_reply(fault)))
-            url = {"unreachable": f"http://127.0.0.1:{closed_port()}", "name_not_resolved": "https://does-not-exist.invalid"}.get(fault, server.url)
+            server = await stack.enter_async_context(
+                FaultServer(on_get=answer("200 OK"), on_other=http_reply(fault))
+            )
+            url = {
+                "unreachable": f"http://127.0.0.1:{closed_port()}",
+                "name_not_resolved": "https://does-not-exist.invalid",
+            }.get(fault, server.url)
             connector = self.connector(url=url, timeout_seconds=1.0)
             stack.push_async_callback(connector.close)
             yield connector

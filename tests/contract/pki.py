@@ -33,10 +33,16 @@ def make_authority(name: str) -> Authority:
     return Authority(key, _certificate(name, key, None))
 
 
-def _certificate(name: str, key: ec.EllipticCurvePrivateKey, issuer: Authority | None, *, expired: bool = False) -> x509.Certificate:
+def _certificate(
+    name: str, key: ec.EllipticCurvePrivateKey, issuer: Authority | None, *, expired: bool = False
+) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     middle = datetime.now(UTC) - (2 * _HOUR if expired else timedelta())
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer.certificate.subject if issuer else subject)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+    )
     builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(middle - _HOUR).not_valid_after(middle + _HOUR)
     builder = builder.add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
@@ -47,4 +53,6 @@ def _certificate(name: str, key: ec.EllipticCurvePrivateKey, issuer: Authority |
 def _pem(item: x509.Certificate | ec.EllipticCurvePrivateKey) -> str:
     if isinstance(item, x509.Certificate):
         return item.public_bytes(serialization.Encoding.PEM).decode()
-    return item.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    return item.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()

@@ -14,9 +14,12 @@ from urllib.parse import urlsplit
 
 from benchmarks.servers import accepts, end, free_port, wait_until
 
-# `delivers`: the calls that a push is about. What is asked beforehand (a session, the time, what is held) goes through unharmed.
-# The hop lets the proxy meet a server that closes or keeps it waiting, before or after the system did the work. Behind it `kept`
-# keeps its connection, whatever the system does with its own: a hop holds no answer back whose sender has left.
+# `delivers`: the calls that a push is about. What is asked beforehand (a session, the time, what is held)
+# goes through unharmed.
+# The hop lets the proxy meet a server that closes or keeps it waiting, before or after the system did the
+# work. Behind it `kept`
+# keeps its connection, whatever the system does with its own: a hop holds no answer back whose sender has
+# left.
 _TEMPLATE = """
 global
   nbthread 1
@@ -54,7 +57,9 @@ listen kept
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mode:
-    """`frontend`, `relayed` and `hop`: lines for these sections; `backend`: where calls that deliver go; `tls`: options of the listener."""
+    """`frontend`, `relayed` and `hop`: lines for these sections; `backend`: where calls that deliver go;
+    `tls`: options of the listener.
+    """
 
     frontend: str = ""
     backend: str = "system"
@@ -81,7 +86,9 @@ class Proxy:
     async def start(self, mode: Mode) -> None:
         """In place of what runs; returns when connections are accepted."""
         await self.end()
-        binary = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin:/opt/homebrew/bin")
+        binary = shutil.which(
+            "haproxy", path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"
+        )
         assert binary is not None, "haproxy is not installed: `make packages` says how to get it"
         text = _TEMPLATE.format(
             port=self.port,
@@ -97,9 +104,15 @@ class Proxy:
         configuration, log = self._folder / "haproxy.cfg", self._folder / "haproxy.log"
         configuration.write_text(text)
         with log.open("wb") as output:
-            self._process = subprocess.Popen([binary, "-db", "-f", str(configuration)], stdout=output, stderr=output)
+            self._process = subprocess.Popen(
+                [binary, "-db", "-f", str(configuration)], stdout=output, stderr=output
+            )
         process = self._process
-        await wait_until(lambda: process.poll() is not None or accepts(self.port), what="haproxy accepts connections", every=0.005)
+        await wait_until(
+            lambda: process.poll() is not None or accepts(self.port),
+            what="haproxy accepts connections",
+            every=0.005,
+        )
         assert process.poll() is None, log.read_text()
 
     async def end(self) -> None:

@@ -1,4 +1,6 @@
-"""The contract suite's harnesses of SAP S/4HANA and SAP ECC: independent OData servers for what works, a raw server for what does not."""
+"""The contract suite's harnesses of SAP S/4HANA and SAP ECC: independent OData servers for what works, a raw
+server for what does not.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from tests.contract.sap_servers import DOCUMENTS_V2, NodeServer, add_point, s4_a
 
 USER = {"username": "MQTTGW", "password": "Welcome1!"}
 ZONE = "Asia/Kolkata"
-"""Far from UTC by hours and by half an hour, and without summer time: an error in the conversion cannot hide."""
+"""Far from UTC by hours and by half an hour, and without summer time: an error in the conversion cannot hide.
+"""
 
 
 class SapHarness:
@@ -30,15 +33,21 @@ class SapHarness:
 
     system: str
     settings: ClassVar[Mapping[str, object]]
-    exempt: Mapping[str, str] = {"change_is_accepted": "a measurement document is never changed: a person reverses it"}
+    exempt: Mapping[str, str] = {
+        "change_is_accepted": "a measurement document is never changed: a person reverses it"
+    }
     node: ClassVar[NodeServer | None] = None
 
     @asynccontextmanager
-    async def running(self, dsn: str, *, zone: str = ZONE, certificates: bool = False, **options: Any) -> AsyncIterator[None]:
+    async def running(
+        self, dsn: str, *, zone: str = ZONE, certificates: bool = False, **options: Any
+    ) -> AsyncIterator[None]:
         self.rules = SapRules(zone)
         self.zone = zone
         self.rules.points = {str(1000 + number): MeasuringPoint() for number in range(400)}
-        self.front = SapFront(self.app(), self.rules, users={USER["username"]: USER["password"]}, certificates=certificates)
+        self.front = SapFront(
+            self.app(), self.rules, users={USER["username"]: USER["password"]}, certificates=certificates
+        )
         async with serving(self.front, **options) as self.url:
             yield
 
@@ -82,8 +91,13 @@ class SapHarness:
     @asynccontextmanager
     async def failing(self, fault: str) -> AsyncIterator[Connector]:
         async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(FaultServer(on_get=_session_opened, on_other=http_reply(fault)))
-            url = {"unreachable": f"http://127.0.0.1:{closed_port()}", "name_not_resolved": "https://does-not-exist.invalid"}.get(fault, server.url)
+            server = await stack.enter_async_context(
+                FaultServer(on_get=_session_opened, on_other=http_reply(fault))
+            )
+            url = {
+                "unreachable": f"http://127.0.0.1:{closed_port()}",
+                "name_not_resolved": "https://does-not-exist.invalid",
+            }.get(fault, server.url)
             connector = self.connector(url=url, timeout_seconds=1.0)
             stack.push_async_callback(connector.close)
             yield connector
@@ -92,19 +106,25 @@ class SapHarness:
 async def _session_opened(writer: asyncio.StreamWriter) -> None:
     """Answers the fetch of a token, by SAP's clock."""
     date = format_datetime(datetime.now(UTC), usegmt=True)
-    writer.write(f"HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 0\r\nx-csrf-token: t0ken\r\nSet-Cookie: SAP_SESSIONID=s; path=/\r\n\r\n".encode())
+    writer.write(
+        f"HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 0\r\nx-csrf-token: t0ken\r\nSet-Cookie: SAP_SESSIONID=s; path=/\r\n\r\n".encode()
+    )
     await writer.drain()
 
 
 class S4hanaHarness(SapHarness):
-    """odatapy (V4) for documents and points; fe-mockserver-core (V2) for notifications, where the test session runs it."""
+    """odatapy (V4) for documents and points; fe-mockserver-core (V2) for notifications, where the test
+    session runs it.
+    """
 
     system = "sap_s4hana"
     settings: ClassVar[Mapping[str, object]] = {"client": "100"}
     page_size: ClassVar[int] = 1000
 
     def app(self) -> App:
-        app, self.store = s4_app(self.rules, page_size=self.page_size, v2=None if self.node is None else self.node.app(self.rules))
+        app, self.store = s4_app(
+            self.rules, page_size=self.page_size, v2=None if self.node is None else self.node.app(self.rules)
+        )
         return app
 
     def add_point(self, number: str, **values: object) -> None:

@@ -1,11 +1,16 @@
 """SAP's rules in front of OData servers that others wrote, the same for both versions of OData.
 
-The servers know the protocol and nothing of SAP; what this file adds is a simulation after public descriptions, and no more:
-- `SapFront`, ASGI middleware: Basic logon (three failures lock the user), bearer tokens, session cookies, a CSRF token bound to the session,
+The servers know the protocol and nothing of SAP; what this file adds is a simulation after public
+descriptions, and no more:
+- `SapFront`, ASGI middleware: Basic logon (three failures lock the user), bearer tokens, session cookies, a
+CSRF token bound to the session,
   the system's own clock in `Date`, and faults on demand, before or after the work was done;
-- `SapRules`: numbers are assigned, a measuring point holds one document a second, nothing from the future, locked and inactive points, units
-  and their conversion to SI and back, counters that do not run backwards, warnings (`sap-messages`), notifications with a time of change.
-The codes are symbolic, after the exceptions of SAP's function module: the numbers that a release gives them are not public.
+- `SapRules`: numbers are assigned, a measuring point holds one document a second, nothing from the future,
+locked and inactive points, units
+  and their conversion to SI and back, counters that do not run backwards, warnings (`sap-messages`),
+  notifications with a time of change.
+The codes are symbolic, after the exceptions of SAP's function module: the numbers that a release gives them
+are not public.
 """
 
 from __future__ import annotations
@@ -70,7 +75,9 @@ class Assigned:
 
 
 class SapRules:
-    """One SAP client's documents, points and notifications. Times are wall times of `zone`; the clock runs `ahead` of the machine's."""
+    """One SAP client's documents, points and notifications. Times are wall times of `zone`; the clock runs
+    `ahead` of the machine's.
+    """
 
     def __init__(self, zone: str = "UTC") -> None:
         self.zone = ZoneInfo(zone)
@@ -85,10 +92,17 @@ class SapRules:
         return datetime.now(UTC) + self.ahead
 
     def held(self) -> dict[tuple[str, datetime], list[Any]]:
-        """The values as they were entered, by point and instant; an hour that the zone has twice cannot be told apart."""
-        return {(point, at.replace(tzinfo=self.zone).astimezone(UTC)): [document.value] for (point, at), document in self.documents.items()}
+        """The values as they were entered, by point and instant; an hour that the zone has twice cannot be
+        told apart.
+        """
+        return {
+            (point, at.replace(tzinfo=self.zone).astimezone(UTC)): [document.value]
+            for (point, at), document in self.documents.items()
+        }
 
-    def take_document(self, point: str, at: datetime, value: float | None, unit: str, text: str, is_difference: bool = False) -> Assigned:
+    def take_document(
+        self, point: str, at: datetime, value: float | None, unit: str, text: str, is_difference: bool = False
+    ) -> Assigned:
         """`at` is a naive wall time. Raises Refusal."""
         number = point.lstrip("0")
         known = self.points.get(number)
@@ -97,30 +111,50 @@ class SapRules:
         if known.inactive:
             raise Refusal("IR/POINT_INACTIVE", f"Measuring point {number} is inactive", "MeasuringPoint")
         if known.locked:
-            raise Refusal("IR/POINT_LOCKED", f"Measuring point {number} is locked by user SMITH", "MeasuringPoint")
+            raise Refusal(
+                "IR/POINT_LOCKED", f"Measuring point {number} is locked by user SMITH", "MeasuringPoint"
+            )
         at = at.replace(microsecond=0)
         if at > self.now().astimezone(self.zone).replace(tzinfo=None):
             raise Refusal("IR/TIMESTAMP_IN_FUTURE", f"Reading {at} lies in the future", "MsmtRdngTime")
         if (number, at) in self.documents:
-            raise Refusal("IR/TIMESTAMP_DUPREC", f"Document already exists for point {number} at {at}", "MsmtRdngTime")
+            raise Refusal(
+                "IR/TIMESTAMP_DUPREC", f"Document already exists for point {number} at {at}", "MsmtRdngTime"
+            )
         if value is None or not abs(value) <= 1e16:
-            raise Refusal("IR/VALUE_MISSING" if value is None else "IR/VALUE_OVERFLOW", "Enter a reading", "MeasurementReadingInEntryUoM")
+            raise Refusal(
+                "IR/VALUE_MISSING" if value is None else "IR/VALUE_OVERFLOW",
+                "Enter a reading",
+                "MeasurementReadingInEntryUoM",
+            )
         unit = unit or known.unit
         if unit not in known.factors:
-            raise Refusal("IR/UNIT_UNFIT", f"Unit {unit} does not fit {known.unit}", "MeasurementReadingEntryUoM")
+            raise Refusal(
+                "IR/UNIT_UNFIT", f"Unit {unit} does not fit {known.unit}", "MeasurementReadingEntryUoM"
+            )
         si = value * known.factors[unit] + known.offsets.get(unit, 0.0)
         if known.counter:
-            earlier = [(when, held.si) for (other, when), held in self.documents.items() if other == number and when < at]
+            earlier = [
+                (when, held.si)
+                for (other, when), held in self.documents.items()
+                if other == number and when < at
+            ]
             previous = max(earlier)[1] if earlier else None
             if is_difference:
                 si += previous or 0.0
             elif previous is not None and si < previous:
-                raise Refusal("IR/VALUE_UNFIT", f"Counter reading {value} is lower than the previous one", "MeasurementReadingInEntryUoM")
+                raise Refusal(
+                    "IR/VALUE_UNFIT",
+                    f"Counter reading {value} is lower than the previous one",
+                    "MeasurementReadingInEntryUoM",
+                )
         self._number += 1
         self.created += 1
         self.documents[number, at] = Document(number=str(self._number), value=value, si=si, text=text)
         entry = (si - known.offsets.get(unit, 0.0)) / known.factors[unit]
-        warning = f"Reading {value} is above the limit of point {number}" if value > known.warns_above else None
+        warning = (
+            f"Reading {value} is above the limit of point {number}" if value > known.warns_above else None
+        )
         return Assigned(str(self._number), number, unit, si, entry, si if known.counter else 0.0, warning)
 
     def forget_document(self, number: str) -> None:
@@ -132,9 +166,16 @@ class SapRules:
     def take_notification(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The number and the time of change. Raises Refusal."""
         if fields.get("NotificationType") not in ("M1", "M2"):
-            raise Refusal("IM/REFUSED", f"Notification type {fields.get('NotificationType')!r} is not defined", "NotificationType")
+            raise Refusal(
+                "IM/REFUSED",
+                f"Notification type {fields.get('NotificationType')!r} is not defined",
+                "NotificationType",
+            )
         number = str(10_000_001 + len(self.notifications))
-        assigned = {"MaintenanceNotification": number, "LastChangeDateTime": int(self.now().timestamp()) * 1000}
+        assigned = {
+            "MaintenanceNotification": number,
+            "LastChangeDateTime": int(self.now().timestamp()) * 1000,
+        }
         self.notifications.append({**fields, **assigned})
         return assigned
 
@@ -143,12 +184,24 @@ def envelope(version: int, code: str, message: str, target: str = "") -> bytes:
     """An error as the version's Gateway writes it."""
     transaction = secrets.token_hex(16).upper()
     if version == 4:
-        error: dict[str, Any] = {"code": code, "message": message, "@SAP__common.ExceptionCategory": "Client_Error"}
-        error |= {"target": target, "details": [{"code": code, "message": message, "target": target}]} if target else {}
+        error: dict[str, Any] = {
+            "code": code,
+            "message": message,
+            "@SAP__common.ExceptionCategory": "Client_Error",
+        }
+        error |= (
+            {"target": target, "details": [{"code": code, "message": message, "target": target}]}
+            if target
+            else {}
+        )
         error["innererror"] = {"ErrorDetails": {"@SAP__common.TransactionId": transaction}}
     else:
         details = [{"code": code, "message": message, "severity": "error", "target": target}]
-        error = {"code": code, "message": {"lang": "en", "value": message}, "innererror": {"transactionid": transaction, "errordetails": details}}
+        error = {
+            "code": code,
+            "message": {"lang": "en", "value": message},
+            "innererror": {"transactionid": transaction, "errordetails": details},
+        }
     return json.dumps({"error": error}).encode()
 
 
@@ -174,8 +227,22 @@ class _Session:
 class SapFront:
     """See the module. `certificates`: the connection itself was authorised by TLS."""
 
-    def __init__(self, app: App, rules: SapRules, *, users: dict[str, str], lock_after: int = 3, certificates: bool = False) -> None:
-        self.app, self.rules, self.users, self.lock_after, self.certificates = app, rules, users, lock_after, certificates
+    def __init__(
+        self,
+        app: App,
+        rules: SapRules,
+        *,
+        users: dict[str, str],
+        lock_after: int = 3,
+        certificates: bool = False,
+    ) -> None:
+        self.app, self.rules, self.users, self.lock_after, self.certificates = (
+            app,
+            rules,
+            users,
+            lock_after,
+            certificates,
+        )
         self.tokens: set[str] = set()
         self.failed_logons: dict[str, int] = {}
         self.sessions: dict[str, _Session] = {}
@@ -185,7 +252,9 @@ class SapFront:
         self.authorizations: list[str] = []
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+        }
         method, path = scope["method"], scope["path"]
         version = 4 if "/odata4/" in path else 2
         exchange = _Exchange(self, send, method, path)
@@ -199,7 +268,12 @@ class SapFront:
         user = self._user(headers.get("authorization", ""))
         if user is None:
             page = b"<html><head><title>Logon Error Message</title></head></html>"
-            await exchange.reply(401, page, "text/html;charset=utf-8", ("www-authenticate", 'Basic realm="SAP NetWeaver Application Server"'))
+            await exchange.reply(
+                401,
+                page,
+                "text/html;charset=utf-8",
+                ("www-authenticate", 'Basic realm="SAP NetWeaver Application Server"'),
+            )
             return
         session = self._session(user, headers.get("cookie", ""), exchange)
         wanted = headers.get("x-csrf-token", "")
@@ -210,7 +284,11 @@ class SapFront:
         elif session.token is None or not secrets.compare_digest(wanted, session.token):
             exchange.extra.append(("x-csrf-token", "Required"))
             words = "CSRF token validation failed"
-            body, content_type = (words.encode(), "text/plain") if version == 2 else (envelope(4, "/IWFND/CM_CSRF", words), "application/json")
+            body, content_type = (
+                (words.encode(), "text/plain")
+                if version == 2
+                else (envelope(4, "/IWFND/CM_CSRF", words), "application/json")
+            )
             await exchange.reply(403, body, content_type)
             return
         if fault is None:
@@ -243,12 +321,22 @@ class SapFront:
 
     def _session(self, user: str, cookie: str, exchange: _Exchange) -> _Session:
         name = "SAP_SESSIONID_S4H_100"
-        given = next((part.strip().partition("=")[2] for part in cookie.split(";") if part.strip().startswith(name + "=")), "")
+        given = next(
+            (
+                part.strip().partition("=")[2]
+                for part in cookie.split(";")
+                if part.strip().startswith(name + "=")
+            ),
+            "",
+        )
         session = self.sessions.get(given)
         if session is None or session.user != user:
             given = secrets.token_urlsafe(24)
             session = self.sessions[given] = _Session(user)
-            exchange.extra += [("set-cookie", f"{name}={given}; path=/; HttpOnly"), ("set-cookie", "sap-usercontext=sap-client=100; path=/")]
+            exchange.extra += [
+                ("set-cookie", f"{name}={given}; path=/; HttpOnly"),
+                ("set-cookie", "sap-usercontext=sap-client=100; path=/"),
+            ]
         return session
 
 
@@ -260,23 +348,42 @@ class _Exchange:
     async def forward(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.front.log.append((self.method, self.path, message["status"]))
-            kept = [(name, value) for name, value in message["headers"] if name.lower() not in (b"x-csrf-token", b"date")]
+            kept = [
+                (name, value)
+                for name, value in message["headers"]
+                if name.lower() not in (b"x-csrf-token", b"date")
+            ]
             message = {**message, "headers": kept + self._headers()}
         await self.send(message)
 
     async def reply(self, status: int, body: bytes, content_type: str, *headers: tuple[str, str]) -> None:
         self.front.log.append((self.method, self.path, status))
         all_headers = [("content-type", content_type), ("content-length", str(len(body))), *headers]
-        await self.send({"type": "http.response.start", "status": status, "headers": [*_bytes(all_headers), *self._headers()]})
+        await self.send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [*_bytes(all_headers), *self._headers()],
+            }
+        )
         await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
 
     async def fail(self, fault: Fault, version: int) -> None:
         if fault.cut:  # promises 99 bytes and sends none: the server closes the socket
-            start = {"type": "http.response.start", "status": 200, "headers": _bytes([("content-length", "99"), ("content-type", "application/json")])}
+            start = {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": _bytes([("content-length", "99"), ("content-type", "application/json")]),
+            }
             await self.send(start)
             await self.send({"type": "http.response.body", "body": b""})
         else:
-            await self.reply(fault.status, envelope(version, str(fault.status), "Injected"), "application/json", *fault.headers)
+            await self.reply(
+                fault.status,
+                envelope(version, str(fault.status), "Injected"),
+                "application/json",
+                *fault.headers,
+            )
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         return _bytes([*self.extra, ("date", format_datetime(self.front.rules.now(), usegmt=True))])

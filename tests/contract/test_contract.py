@@ -1,4 +1,6 @@
-"""One suite for every connector: what the engine counts on. A harness lists the rules that its system is exempt from; the test's id says so."""
+"""One suite for every connector: what the engine counts on. A harness lists the rules that its system is
+exempt from; the test's id says so.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,16 @@ from gateway.model.errors import BadConfiguration, ConnectorError, RateLimited
 from gateway.model.outcome import Accepted, Duplicate, Rejected
 from gateway.model.reading import Batch, make_batch
 from gateway.model.sample import Value
-from tests.contract.harness import CONNECTION, FAULTS, RETRY_AFTER_SECONDS, WORDS, Calls, Harness, reading, recent
+from tests.contract.harness import (
+    CONNECTION,
+    FAULTS,
+    RETRY_AFTER_SECONDS,
+    WORDS,
+    Calls,
+    Harness,
+    reading,
+    recent,
+)
 from tests.contract.harnesses import HARNESSES
 from tests.contract.sap_harness import EccHarness, need_node
 
@@ -52,7 +63,13 @@ async def harness(request: pytest.FixtureRequest, contract_dsn: str) -> AsyncIte
 
 def batch_of(harness: Harness, count: int) -> Batch:
     meters = 50
-    return make_batch(CONNECTION, [reading(harness.meter(number % meters), recent(number // meters), float(number)) for number in range(count)])
+    return make_batch(
+        CONNECTION,
+        [
+            reading(harness.meter(number % meters), recent(number // meters), float(number))
+            for number in range(count)
+        ],
+    )
 
 
 def expected(batch: Batch) -> dict[tuple[str, object], list[object]]:
@@ -120,13 +137,19 @@ async def test_many_refused_readings_are_found_with_bounded_calls(harness: Harne
     calls = Calls()
     connector = harness.connector(calls=calls)
     good = batch_of(harness, 100)
-    batch = make_batch(CONNECTION, [*good.readings, *(harness.refused(recent(second)) for second in range(20))])
+    batch = make_batch(
+        CONNECTION, [*good.readings, *(harness.refused(recent(second)) for second in range(20))]
+    )
     pushes = 0
     outcomes = await connector.push(batch)
     while any(not isinstance(outcome, Accepted | Rejected) for outcome in outcomes):
         pushes += 1
         assert pushes < 10
-        rest = [item for item, outcome in zip(batch.readings, outcomes, strict=True) if not isinstance(outcome, Accepted | Rejected)]
+        rest = [
+            item
+            for item, outcome in zip(batch.readings, outcomes, strict=True)
+            if not isinstance(outcome, Accepted | Rejected)
+        ]
         batch = make_batch(CONNECTION, rest)
         outcomes = await connector.push(batch)
     assert await harness.held() == expected(good)
@@ -150,7 +173,9 @@ async def test_a_change_is_accepted(harness: Harness, rule: str) -> None:
     batch = batch_of(harness, 5)
     await connector.push(batch)
     changed = reading(batch.readings[0].meter, batch.readings[0].window_start, 99.5)
-    assert [type(outcome) for outcome in await connector.push(make_batch(CONNECTION, [changed]))] == [Accepted]
+    assert [type(outcome) for outcome in await connector.push(make_batch(CONNECTION, [changed]))] == [
+        Accepted
+    ]
     assert (await harness.held())[changed.meter, changed.window_start] == [99.5]
     await connector.close()
 
@@ -161,8 +186,12 @@ async def test_find_returns_what_is_held_and_nothing_else(harness: Harness) -> N
     batch = batch_of(harness, 100)
     await connector.push(batch)
     found = await connector.find(batch.readings)
-    assert {key: remote.value for key, remote in found.items()} == {item.key: item.value for item in batch.readings}
-    assert {key: remote.at for key, remote in found.items()} == {item.key: item.window_start for item in batch.readings}
+    assert {key: remote.value for key, remote in found.items()} == {
+        item.key: item.value for item in batch.readings
+    }
+    assert {key: remote.at for key, remote in found.items()} == {
+        item.key: item.window_start for item in batch.readings
+    }
     absent = [reading(harness.meter(0), recent(500), 1.0), reading(harness.meter(77), recent(), 1.0)]
     assert await connector.find(absent) == {}
     await connector.close()
@@ -250,7 +279,15 @@ async def test_close_can_be_repeated(harness: Harness) -> None:
 def test_unknown_settings_are_named_and_no_value_is_repeated(harness: Harness) -> None:
     system = SYSTEMS[harness.system]
     with pytest.raises(BadConfiguration) as caught:
-        system.build(ConnectorSettings(connection="c", hosting="cloud", settings={"no_such": "hidden-value"}, credentials={}, timeout_seconds=1))
+        system.build(
+            ConnectorSettings(
+                connection="c",
+                hosting="cloud",
+                settings={"no_such": "hidden-value"},
+                credentials={},
+                timeout_seconds=1,
+            )
+        )
     assert "no_such" in str(caught.value)
     assert "hidden-value" not in str(caught.value)
 

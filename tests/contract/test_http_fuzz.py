@@ -21,6 +21,12 @@ CHECKS = (
 
 
 @schema.parametrize()
-@settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 def test_every_answer_conforms(case: schemathesis.Case) -> None:
     case.call_and_validate(headers={"Authorization": "Bearer admin"}, checks=list(CHECKS))

@@ -1,4 +1,6 @@
-"""The JSON connector: signatures, tokens, templates on the wire, one by one, and only the promises that the settings make."""
+"""The JSON connector: signatures, tokens, templates on the wire, one by one, and only the promises that the
+settings make.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from tests.contract.http_json_receiver import Receiver
 from tests.contract.sap_servers import serving
 from tests.fixtures.unreliable import Unreliable
 
-BATCH = make_batch(CONNECTION, [reading(f"meter-{number}", recent(), float(number), "CEL") for number in range(6)])
+BATCH = make_batch(
+    CONNECTION, [reading(f"meter-{number}", recent(), float(number), "CEL") for number in range(6)]
+)
 
 
 @pytest.fixture
@@ -38,7 +42,15 @@ async def opaque() -> AsyncIterator[HttpJsonOpaqueHarness]:
 
 def built(url: str, credentials: dict[str, str] | None = None, **settings: object) -> HttpJsonConnector:
     block = {"base_url": url, **settings}
-    return HttpJsonConnector(ConnectorSettings(connection=CONNECTION, hosting="cloud", settings=block, credentials=credentials or {}, timeout_seconds=5))
+    return HttpJsonConnector(
+        ConnectorSettings(
+            connection=CONNECTION,
+            hosting="cloud",
+            settings=block,
+            credentials=credentials or {},
+            timeout_seconds=5,
+        )
+    )
 
 
 async def test_a_wrong_secret_is_refused_and_repeated_nowhere(harness: HttpJsonHarness) -> None:
@@ -51,7 +63,9 @@ async def test_a_wrong_secret_is_refused_and_repeated_nowhere(harness: HttpJsonH
 
 
 @pytest.mark.parametrize("settings", [{"encoding": "base64"}, {"prefix": ""}, {"header": "x-other"}])
-async def test_a_signature_is_written_as_the_settings_say(harness: HttpJsonHarness, settings: dict[str, str]) -> None:
+async def test_a_signature_is_written_as_the_settings_say(
+    harness: HttpJsonHarness, settings: dict[str, str]
+) -> None:
     """Our receiver takes one form only, so each other one is refused."""
     connector = harness.connector(signature=settings)
     with pytest.raises(AuthRefused):
@@ -65,7 +79,10 @@ async def test_a_refused_token_is_renewed_once_and_the_call_replayed(harness: Ht
     connector = harness.connector(token=tokens)
     assert set(map(type, await connector.push(BATCH))) == {Accepted}
     assert tokens.refused == ["stale-token-1"]
-    assert [headers["authorization"] for headers in harness.receiver.headers] == ["Bearer stale-token-1", "Bearer good-token-2"]
+    assert [headers["authorization"] for headers in harness.receiver.headers] == [
+        "Bearer stale-token-1",
+        "Bearer good-token-2",
+    ]
     await connector.close()
 
 
@@ -90,7 +107,13 @@ async def test_the_same_batch_bears_the_same_idempotency_key(opaque: HttpJsonOpa
     assert opaque.receiver.bodies[0] == {
         "batch": BATCH.id,
         "items": [
-            {"key": item.key, "meter": item.meter, "time": item.window_start.isoformat().replace("+00:00", "Z"), "value": item.value, "unit": "CEL"}
+            {
+                "key": item.key,
+                "meter": item.meter,
+                "time": item.window_start.isoformat().replace("+00:00", "Z"),
+                "value": item.value,
+                "unit": "CEL",
+            }
             for item in BATCH.readings
         ],
     }
@@ -114,7 +137,10 @@ async def test_one_by_one_each_has_its_own_fate(opaque: HttpJsonOpaqueHarness) -
     batch = make_batch(CONNECTION, [*BATCH.readings, opaque.refused(recent())])
     outcomes = await connector.push(batch)
     assert [type(outcome) for outcome in outcomes] == [Accepted] * 6 + [Rejected]
-    assert isinstance(outcomes[-1], Rejected) and outcomes[-1].message == "the receiver answered 422: no such meter: refused"
+    assert (
+        isinstance(outcomes[-1], Rejected)
+        and outcomes[-1].message == "the receiver answered 422: no such meter: refused"
+    )
     assert len({headers["idempotency-key"] for headers in opaque.receiver.headers}) == 7
     assert connector.capabilities.push == "single"
     await connector.close()
@@ -129,7 +155,12 @@ async def test_one_by_one_a_failure_hides_nothing_that_was_taken(opaque: HttpJso
             pushing = make_batch(CONNECTION, BATCH.readings[:4])
             proxy.skip = 2
             proxy.faults.append(fault)  # type: ignore[arg-type]
-            assert [type(outcome) for outcome in await connector.push(pushing)] == [Accepted, Accepted, kind, Retry]
+            assert [type(outcome) for outcome in await connector.push(pushing)] == [
+                Accepted,
+                Accepted,
+                kind,
+                Retry,
+            ]
         proxy.faults.append("503")
         with pytest.raises(RateLimited):
             await connector.push(BATCH)
@@ -146,10 +177,17 @@ async def test_one_by_one_a_failure_hides_nothing_that_was_taken(opaque: HttpJso
         ({"deduplicates": True}, "bulk_opaque", "upsert", "none", "exactly_once"),
     ],
 )
-async def test_nothing_is_promised_that_the_settings_do_not_say(settings: dict[str, Any], push: str, dedup: str, readback: str, delivery: str) -> None:
+async def test_nothing_is_promised_that_the_settings_do_not_say(
+    settings: dict[str, Any], push: str, dedup: str, readback: str, delivery: str
+) -> None:
     connector = built("https://receiver.example.com", **settings)
     capabilities = connector.capabilities
-    assert (capabilities.push, capabilities.dedup, capabilities.readback, capabilities.delivery) == (push, dedup, readback, delivery)
+    assert (capabilities.push, capabilities.dedup, capabilities.readback, capabilities.delivery) == (
+        push,
+        dedup,
+        readback,
+        delivery,
+    )
     assert MANIFEST.capabilities.delivery == "at_least_once"
     await connector.close()
 
@@ -170,13 +208,17 @@ async def test_nothing_is_promised_that_the_settings_do_not_say(settings: dict[s
         ({}, {"username": "u"}, "username and password"),
     ],
 )
-def test_settings_that_cannot_work_are_named(settings: dict[str, Any], credentials: dict[str, str], fault: str) -> None:
+def test_settings_that_cannot_work_are_named(
+    settings: dict[str, Any], credentials: dict[str, str], fault: str
+) -> None:
     with pytest.raises(BadConfiguration, match=fault.replace("{", r"\{")):
         built("https://receiver.example.com", credentials, **settings)
 
 
 async def test_an_answer_that_does_not_tell_of_each_is_no_answer() -> None:
-    async with FaultServer(on_get=answer("200 OK", b"{}"), on_other=answer("200 OK", b'{"results": [{"status": "accepted"}]}')) as server:
+    async with FaultServer(
+        on_get=answer("200 OK", b"{}"), on_other=answer("200 OK", b'{"results": [{"status": "accepted"}]}')
+    ) as server:
         connector = built(server.url, results={})
         with pytest.raises(OutcomeUnknown, match="results"):
             await connector.push(BATCH)
@@ -185,7 +227,15 @@ async def test_an_answer_that_does_not_tell_of_each_is_no_answer() -> None:
 
 async def test_the_words_of_an_answer_are_configuration() -> None:
     body = b'[{"a": {"s": "ok"}}, {"a": {"s": "had"}}, {"a": {"s": "wait"}, "w": "busy"}, {"a": {"s": "?"}, "c": 7, "w": "odd"}]'
-    results = {"items": ".", "status": "a.s", "accepted": "ok", "duplicate": "had", "retry": "wait", "code": "c", "message": "w"}
+    results = {
+        "items": ".",
+        "status": "a.s",
+        "accepted": "ok",
+        "duplicate": "had",
+        "retry": "wait",
+        "code": "c",
+        "message": "w",
+    }
     async with FaultServer(on_get=answer("200 OK", b"{}"), on_other=answer("200 OK", body)) as server:
         connector = built(server.url, results=results)
         outcomes = await connector.push(make_batch(CONNECTION, BATCH.readings[:4]))

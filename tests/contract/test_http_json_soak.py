@@ -1,6 +1,7 @@
 """Ten thousand readings to a receiver of JSON through random faults, 1 % of them refused.
 
-Exactly once where the receiver deduplicates or can be asked; else every one at least once, and the repeats are counted.
+Exactly once where the receiver deduplicates or can be asked; else every one at least once, and the repeats
+are counted.
 """
 
 from __future__ import annotations
@@ -30,9 +31,14 @@ class HttpJsonBlindHarness(HttpJsonOpaqueHarness):
 
 def readings(harness: HttpJsonHarness, *, refused: int) -> list[Reading]:
     begin = datetime.now(UTC).replace(microsecond=0) - timedelta(days=30)
-    at = [begin + timedelta(minutes=15 * (number // METERS), seconds=number % METERS) for number in range(READINGS)]
+    at = [
+        begin + timedelta(minutes=15 * (number // METERS), seconds=number % METERS)
+        for number in range(READINGS)
+    ]
     return [
-        harness.refused(at[number]) if refused and number % refused == 37 else reading(harness.meter(number % METERS), at[number], number / 8)
+        harness.refused(at[number])
+        if refused and number % refused == 37
+        else reading(harness.meter(number % METERS), at[number], number / 8)
         for number in range(READINGS)
     ]
 
@@ -45,7 +51,9 @@ async def test_every_reading_through_random_faults(kind: type[HttpJsonHarness]) 
     harness = kind()
     async with harness.running(""), Unreliable(harness.url) as proxy:
         connector = harness.connector(url=proxy.url, timeout_seconds=30.0)
-        kinds = [fault for fault in KINDS if fault != "late"]  # this receiver has answered or never got it: it does nothing behind the client's back
+        kinds = [
+            fault for fault in KINDS if fault != "late"
+        ]  # this receiver has answered or never got it: it does nothing behind the client's back
 
         def before() -> None:
             if rng.random() < 0.15:
@@ -61,11 +69,17 @@ async def test_every_reading_through_random_faults(kind: type[HttpJsonHarness]) 
         assert len(done.dead) == READINGS // 100
         assert all("no such meter: refused" in refusal.message for refusal in done.dead.values())
         held = await harness.held()
-        assert {slot: set(values) for slot, values in held.items()} == {(item.meter, item.window_start): {item.value} for item in done.readings.values()}
+        assert {slot: set(values) for slot, values in held.items()} == {
+            (item.meter, item.window_start): {item.value} for item in done.readings.values()
+        }
         repeats = sum(len(values) - 1 for values in held.values())
-        assert sum(float(values[0]) for values in held.values()) == sum(float(str(item.value)) for item in everything if item.key not in done.dead)
+        assert sum(float(values[0]) for values in held.values()) == sum(
+            float(str(item.value)) for item in everything if item.key not in done.dead
+        )
         assert (repeats == 0) if delivery == "exactly_once" else (repeats > 0)
-    print(f"\n{kind.__name__} ({delivery}): {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered, {repeats} repeats")
+    print(
+        f"\n{kind.__name__} ({delivery}): {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered, {repeats} repeats"
+    )
 
 
 @pytest.mark.soak
@@ -86,5 +100,7 @@ async def test_requests_and_own_time_for_each_thousand(kind: type[HttpJsonHarnes
             assert set(map(type, outcomes)) == {Accepted}
         await connector.close()
     requests = len(calls.seen) / (READINGS / 1000)
-    print(f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings, {seconds / READINGS * 1000:.3f} ms of our time each")
+    print(
+        f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings, {seconds / READINGS * 1000:.3f} ms of our time each"
+    )
     assert requests <= 11

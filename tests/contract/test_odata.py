@@ -1,4 +1,6 @@
-"""The OData connector: repeats and changes, tokens, lost answers, pages, texts, and what the settings narrow. odatapy serves."""
+"""The OData connector: repeats and changes, tokens, lost answers, pages, texts, and what the settings narrow.
+odatapy serves.
+"""
 
 from __future__ import annotations
 
@@ -43,15 +45,27 @@ async def push(connector: ODataConnector, *readings: Reading) -> dict[str, Outco
     return dict(zip((item.meter for item in batch.readings), await connector.push(batch), strict=True))
 
 
-async def test_an_entity_has_the_properties_that_are_named(harness: ODataHarness, connector: ODataConnector) -> None:
+async def test_an_entity_has_the_properties_that_are_named(
+    harness: ODataHarness, connector: ODataConnector
+) -> None:
     sent = reading("meter-1", recent(), 0.1, "CEL")
     assert await push(connector, sent) == {"meter-1": Accepted(remote_id="id-1")}
     [entity] = harness.processor.store.data["meterReadings"]
     names = ("systemId", "externalId", "meter", "readingDateTime", "value", "unit", "source")
-    assert [entity.get_value(name) for name in names] == ["id-1", sent.key, "meter-1", recent(), 0.1, "CEL", "fieldgate"]
+    assert [entity.get_value(name) for name in names] == [
+        "id-1",
+        sent.key,
+        "meter-1",
+        recent(),
+        0.1,
+        "CEL",
+        "fieldgate",
+    ]
 
 
-async def test_a_repeat_is_recognised_and_another_value_is_not_taken_for_it(harness: ODataHarness, connector: ODataConnector) -> None:
+async def test_a_repeat_is_recognised_and_another_value_is_not_taken_for_it(
+    harness: ODataHarness, connector: ODataConnector
+) -> None:
     sent = reading("meter-1", recent(), 1.0)
     await push(connector, sent)
     other = harness.connector()
@@ -66,7 +80,11 @@ async def test_a_repeat_is_recognised_and_another_value_is_not_taken_for_it(harn
 
 async def test_each_reading_of_a_batch_has_its_own_fate(connector: ODataConnector) -> None:
     at = recent()
-    long_unit, long_meter, empty = reading("meter-2", at, 1.0, "x" * 11), reading("m" * 51, at, 1.0), reading("", at, 1.0)
+    long_unit, long_meter, empty = (
+        reading("meter-2", at, 1.0, "x" * 11),
+        reading("m" * 51, at, 1.0),
+        reading("", at, 1.0),
+    )
     outcomes = await push(
         connector,
         reading("meter-1", at, 1.0),
@@ -78,7 +96,9 @@ async def test_each_reading_of_a_batch_has_its_own_fate(connector: ODataConnecto
         reading("t", at, "text"),
     )
     assert isinstance(outcomes["meter-1"], Accepted)
-    assert outcomes["999999"] == Rejected(code="Internal_RecordNotFound", message="The meter 999999 does not exist.")
+    assert outcomes["999999"] == Rejected(
+        code="Internal_RecordNotFound", message="The meter 999999 does not exist."
+    )
     assert isinstance(outcomes["meter-2"], Rejected)
     for meter, code in (("m" * 51, "invalid_text"), ("", "unknown_meter"), ("t", "unsupported_value")):
         refused = outcomes[meter]
@@ -90,8 +110,13 @@ async def test_each_reading_of_a_batch_has_its_own_fate(connector: ODataConnecto
 async def test_a_part_that_is_put_off_waits_alone(connector: ODataConnector, status: int) -> None:
     alone = await push(connector, reading(f"status-{status}", recent(), 1.0))
     assert [type(outcome) for outcome in alone.values()] == [Retry]
-    both = await push(connector, reading(f"status-{status}", recent(), 1.0), reading("meter-1", recent(), 1.0))
-    assert {meter: type(outcome) for meter, outcome in both.items()} == {f"status-{status}": Retry, "meter-1": Accepted}
+    both = await push(
+        connector, reading(f"status-{status}", recent(), 1.0), reading("meter-1", recent(), 1.0)
+    )
+    assert {meter: type(outcome) for meter, outcome in both.items()} == {
+        f"status-{status}": Retry,
+        "meter-1": Accepted,
+    }
 
 
 async def test_a_refused_token_is_renewed_once_and_the_call_replayed(harness: ODataHarness) -> None:
@@ -107,7 +132,9 @@ async def test_a_refused_token_is_renewed_once_and_the_call_replayed(harness: OD
 
 async def test_a_token_that_is_refused_twice_is_refused(harness: ODataHarness) -> None:
     harness.token = "another-token"
-    connector = harness.connector(token=Tokens("stale-token-1", "stale-token-2", "stale-token-3"), credentials={})
+    connector = harness.connector(
+        token=Tokens("stale-token-1", "stale-token-2", "stale-token-3"), credentials={}
+    )
     with pytest.raises(AuthRefused) as caught:
         await push(connector, reading("meter-1", recent(), 1.0))
     assert "stale-token" not in str(caught.value)
@@ -118,23 +145,32 @@ async def test_a_token_that_is_refused_twice_is_refused(harness: ODataHarness) -
 async def test_an_answer_lost_after_the_commit_is_found(harness: ODataHarness) -> None:
     async with Unreliable(harness.url, path=b"POST ") as proxy:
         connector = harness.connector(url=proxy.url)
-        batch = make_batch(CONNECTION, [reading(f"meter-{number}", recent(), 0.1 + number) for number in range(45)])
+        batch = make_batch(
+            CONNECTION, [reading(f"meter-{number}", recent(), 0.1 + number) for number in range(45)]
+        )
         proxy.faults.append("cut_after")
         with pytest.raises(OutcomeUnknown):
             await connector.push(batch)
         found = await connector.find(batch.readings)
-        assert {key: remote.value for key, remote in found.items()} == {item.key: item.value for item in batch.readings}
+        assert {key: remote.value for key, remote in found.items()} == {
+            item.key: item.value for item in batch.readings
+        }
         assert set(map(type, await connector.push(batch))) == {Duplicate}
         await connector.close()
 
 
-async def test_where_a_refusal_cannot_be_looked_up_now_its_neighbours_are_not_lost(harness: ODataHarness) -> None:
+async def test_where_a_refusal_cannot_be_looked_up_now_its_neighbours_are_not_lost(
+    harness: ODataHarness,
+) -> None:
     async with Unreliable(harness.url, path=b"POST ") as proxy:
         connector = harness.connector(url=proxy.url)
         proxy.skip = 1
         proxy.faults.append("503")
         outcomes = await push(connector, reading("meter-1", recent(), 1.0), reading("999999", recent(), 1.0))
-        assert {meter: type(outcome) for meter, outcome in outcomes.items()} == {"meter-1": Accepted, "999999": Retry}
+        assert {meter: type(outcome) for meter, outcome in outcomes.items()} == {
+            "meter-1": Accepted,
+            "999999": Retry,
+        }
         await connector.close()
 
 
@@ -146,7 +182,9 @@ async def test_meters_and_records_come_page_by_page(monkeypatch: pytest.MonkeyPa
             harness.add_meter(f"meter-{number}", f"Meter {number}", "CEL")
         connector = harness.connector()
         assert isinstance(connector, ListsMeters) and isinstance(connector, PullsRecords)
-        assert [meter async for meter in connector.meters()] == [RemoteMeter(meter=f"meter-{n}", title=f"Meter {n}", unit="CEL") for n in range(8)]
+        assert [meter async for meter in connector.meters()] == [
+            RemoteMeter(meter=f"meter-{n}", title=f"Meter {n}", unit="CEL") for n in range(8)
+        ]
         sent = [reading(f"meter-{number}", recent(), float(number)) for number in range(8)]
         await push(connector, *sent)
         assert len(await connector.find(sent)) == 8, "also behind the first page"
@@ -163,7 +201,10 @@ async def test_a_pull_looks_back_and_has_an_open_end(connector: ODataConnector) 
     await push(connector, *(reading(f"meter-{number}", recent(), 1.0) for number in range(3)))
     stamps = [record.modified_at for record in (await connector.pull("readings", None, FAR)).records]
     assert stamps[0] is not None and stamps[2] is not None
-    assert [record.key for record in (await connector.pull("readings", None, stamps[2])).records] == ["id-1", "id-2"]
+    assert [record.key for record in (await connector.pull("readings", None, stamps[2])).records] == [
+        "id-1",
+        "id-2",
+    ]
     assert len((await connector.pull("readings", stamps[0] + timedelta(seconds=120), FAR)).records) == 3
     assert len((await connector.pull("readings", stamps[0] + timedelta(seconds=121), FAR)).records) == 2
     with pytest.raises(BadConfiguration, match="it has readings"):
@@ -217,10 +258,20 @@ async def test_meters_need_to_be_named(harness: ODataHarness) -> None:
         ({}, {"api_key": "k", "username": "u", "password": "p"}, "expected"),
     ],
 )
-def test_settings_that_cannot_work_are_named(settings: dict[str, Any], credentials: dict[str, str], fault: str) -> None:
+def test_settings_that_cannot_work_are_named(
+    settings: dict[str, Any], credentials: dict[str, str], fault: str
+) -> None:
     block = {"base_url": "https://example.com", "service": SERVICE, "entity_set": "meterReadings", **settings}
     with pytest.raises(BadConfiguration, match=fault):
-        ODataConnector(ConnectorSettings(connection=CONNECTION, hosting="cloud", settings=block, credentials=credentials, timeout_seconds=5))
+        ODataConnector(
+            ConnectorSettings(
+                connection=CONNECTION,
+                hosting="cloud",
+                settings=block,
+                credentials=credentials,
+                timeout_seconds=5,
+            )
+        )
 
 
 async def test_a_question_without_an_answer_is_no_proof_of_absence(harness: ODataHarness) -> None:

@@ -1,4 +1,6 @@
-"""Ten thousand readings to odatapy through random faults, 1 % of them refused: each is there once, or dead in the service's own words."""
+"""Ten thousand readings to odatapy through random faults, 1 % of them refused: each is there once, or dead in
+the service's own words.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,15 @@ both = pytest.mark.parametrize("kind", [ODataHarness, ODataJsonHarness], ids=["m
 
 def readings(harness: ODataHarness) -> list[Reading]:
     begin = datetime.now(UTC).replace(microsecond=0) - timedelta(days=30)
-    at = [begin + timedelta(minutes=15 * (number // METERS), seconds=number % METERS) for number in range(READINGS)]
+    at = [
+        begin + timedelta(minutes=15 * (number // METERS), seconds=number % METERS)
+        for number in range(READINGS)
+    ]
     return [
-        harness.refused(at[number]) if number % 100 == 37 else reading(harness.meter(number % METERS), at[number], number / 8) for number in range(READINGS)
+        harness.refused(at[number])
+        if number % 100 == 37
+        else reading(harness.meter(number % METERS), at[number], number / 8)
+        for number in range(READINGS)
     ]
 
 
@@ -35,7 +43,9 @@ async def test_every_reading_once_through_random_faults(kind: type[ODataHarness]
     harness = kind()
     async with harness.running(""), Unreliable(harness.url) as proxy:
         connector = harness.connector(url=proxy.url, timeout_seconds=60.0)
-        kinds = [fault for fault in KINDS if fault != "late"]  # a repeat that overtakes its original is refused by the unique key all the same
+        kinds = [
+            fault for fault in KINDS if fault != "late"
+        ]  # a repeat that overtakes its original is refused by the unique key all the same
 
         def before() -> None:
             if not proxy.faults and rng.random() < 0.3:
@@ -51,8 +61,12 @@ async def test_every_reading_once_through_random_faults(kind: type[ODataHarness]
         assert {refusal.message for refusal in done.dead.values()} == {"The meter 999999 does not exist."}
         held = await harness.held()
         assert held == {(item.meter, item.window_start): [item.value] for item in done.readings.values()}
-        assert sum(float(str(values[0])) for values in held.values()) == sum(float(str(item.value)) for item in everything if item.key not in done.dead)
-    print(f"\n{kind.__name__}: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered once, {len(done.dead)} dead")
+        assert sum(float(str(values[0])) for values in held.values()) == sum(
+            float(str(item.value)) for item in everything if item.key not in done.dead
+        )
+    print(
+        f"\n{kind.__name__}: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered once, {len(done.dead)} dead"
+    )
 
 
 @pytest.mark.soak
@@ -73,5 +87,7 @@ async def test_requests_and_own_time_for_each_thousand(kind: type[ODataHarness])
             assert set(map(type, outcomes)) == {Accepted}
         await connector.close()
     requests = len(calls.seen) / (len(everything) / 1000)
-    print(f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings, {seconds / len(everything) * 1000:.3f} ms of our time each")
+    print(
+        f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings, {seconds / len(everything) * 1000:.3f} ms of our time each"
+    )
     assert requests <= 11

@@ -1,4 +1,6 @@
-"""The PostgreSQL sink as an oracle: counts, journal, hostile names, races and broken sessions, on a real server."""
+"""The PostgreSQL sink as an oracle: counts, journal, hostile names, races and broken sessions, on a real
+server.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,20 @@ async def owner(contract_dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.R
 
 
 def sink(dsn: str, **settings: object) -> PostgresConnector:
-    return PostgresConnector(ConnectorSettings(connection=CONNECTION, hosting="cloud", settings=settings, credentials={"dsn": dsn}, timeout_seconds=5))
+    return PostgresConnector(
+        ConnectorSettings(
+            connection=CONNECTION,
+            hosting="cloud",
+            settings=settings,
+            credentials={"dsn": dsn},
+            timeout_seconds=5,
+        )
+    )
 
 
-async def test_changes_and_journal_count_effective_writes_only(contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]) -> None:
+async def test_changes_and_journal_count_effective_writes_only(
+    contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]
+) -> None:
     table = f"counted_{secrets.token_hex(4)}"
     connector = sink(contract_dsn, table=table, journal=True)
     for _ in range(3):
@@ -40,7 +52,9 @@ async def test_changes_and_journal_count_effective_writes_only(contract_dsn: str
     for _ in range(2):
         await connector.push(make_batch(CONNECTION, [changed]))
     assert await owner.fetchval(f"select array_agg(changes order by meter) from {table}") == [1, 0, 0, 0]
-    assert await owner.fetchval(f"select array_agg((meter, value, changes)::text order by entry) from {table}_journal where meter = 'm0'") == [
+    assert await owner.fetchval(
+        f"select array_agg((meter, value, changes)::text order by entry) from {table}_journal where meter = 'm0'"
+    ) == [
         "(m0,0,0)",
         "(m0,7.5,1)",
     ]
@@ -48,12 +62,19 @@ async def test_changes_and_journal_count_effective_writes_only(contract_dsn: str
     await connector.close()
 
 
-async def test_a_name_is_only_ever_a_name(contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]) -> None:
+async def test_a_name_is_only_ever_a_name(
+    contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]
+) -> None:
     table = f"odd\"; drop '{secrets.token_hex(4)}{{x}}"
     connector = sink(contract_dsn, table=table, journal=True)
     await connector.probe()
     assert await connector.push(BATCH) == [Accepted()] * 4
-    assert await owner.fetchval("select count(*) from pg_class where relname = any($1)", [table, table + "_journal"]) == 2
+    assert (
+        await owner.fetchval(
+            "select count(*) from pg_class where relname = any($1)", [table, table + "_journal"]
+        )
+        == 2
+    )
     await connector.close()
 
 
@@ -75,7 +96,9 @@ async def test_a_missing_table_is_the_integrators_to_make(contract_dsn: str) -> 
     await connector.close()
 
 
-async def test_a_dropped_table_is_made_again(contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]) -> None:
+async def test_a_dropped_table_is_made_again(
+    contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]
+) -> None:
     table = f"dropped_{secrets.token_hex(4)}"
     connector = sink(contract_dsn, table=table)
     await connector.push(BATCH)
@@ -86,10 +109,14 @@ async def test_a_dropped_table_is_made_again(contract_dsn: str, owner: asyncpg.C
     await connector.close()
 
 
-async def test_a_session_that_was_ended_is_replaced(contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]) -> None:
+async def test_a_session_that_was_ended_is_replaced(
+    contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]
+) -> None:
     connector = sink(contract_dsn, table=f"ended_{secrets.token_hex(4)}")
     await connector.push(BATCH)
-    await owner.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'fieldgate'")
+    await owner.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'fieldgate'"
+    )
     try:
         outcomes = await connector.push(BATCH)
     except Unavailable:  # the end of the session was seen only by the statement
@@ -98,7 +125,16 @@ async def test_a_session_that_was_ended_is_replaced(contract_dsn: str, owner: as
     await connector.close()
 
 
-@pytest.mark.parametrize("dsn", ["", "nonsense", "http://secret-host", "postgresql://u:secret-word@[half/db", "postgresql://u:secret-word@h:port/db"])
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "",
+        "nonsense",
+        "http://secret-host",
+        "postgresql://u:secret-word@[half/db",
+        "postgresql://u:secret-word@h:port/db",
+    ],
+)
 async def test_a_faulty_dsn_is_a_configuration_fault_and_is_not_repeated(dsn: str) -> None:
     with pytest.raises(BadConfiguration) as caught:
         await sink(dsn).probe()

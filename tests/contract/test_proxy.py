@@ -1,4 +1,6 @@
-"""Faults of a real proxy (haproxy) before a real server: each becomes exactly its error, and nothing is lost or delivered twice once it is put right."""
+"""Faults of a real proxy (haproxy) before a real server: each becomes exactly its error, and nothing is lost
+or delivered twice once it is put right.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ import pytest_asyncio
 
 from benchmarks.servers import wait_until
 from gateway.model.connector import Connector
-from gateway.model.errors import AuthRefused, ConnectorError, OutcomeUnknown, PermissionDenied, RateLimited, Unavailable
+from gateway.model.errors import (
+    AuthRefused,
+    ConnectorError,
+    OutcomeUnknown,
+    PermissionDenied,
+    RateLimited,
+    Unavailable,
+)
 from gateway.model.outcome import Accepted
 from gateway.model.reading import Batch, make_batch
 from gateway.model.sample import Value
@@ -36,7 +45,9 @@ _CLOSED = "Server disconnected|502 Bad Gateway"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """`taken`: the system did the work before the fault. `words`: a pattern of this fault's own. `killed`: the proxy dies as soon as the work is done."""
+    """`taken`: the system did the work before the fault. `words`: a pattern of this fault's own. `killed`:
+    the proxy dies as soon as the work is done.
+    """
 
     mode: Mode
     error: type[ConnectorError]
@@ -57,29 +68,82 @@ CASES: Mapping[str, Case] = {
         error=RateLimited,
         words="answered 429",
     ),
-    "maintenance": Case(mode=Mode(frontend="http-request deny deny_status 503 hdr Retry-After 1 if delivers"), error=RateLimited, words="answered 503"),
+    "maintenance": Case(
+        mode=Mode(frontend="http-request deny deny_status 503 hdr Retry-After 1 if delivers"),
+        error=RateLimited,
+        words="answered 503",
+    ),
     "no_server": Case(mode=Mode(backend="no_server"), error=Unavailable, words="No server is available"),
     # On a connection that has served a call before, haproxy hands a server's closing on without a word.
-    "closed_before": Case(mode=Mode(backend="relayed", hop="tcp-request content reject"), error=OutcomeUnknown, words=_CLOSED),
-    "closed_after": Case(mode=Mode(backend="relayed", hop=_CLOSED_WHEN_ANSWERED), error=OutcomeUnknown, words=_CLOSED, taken=True),
-    "bad_gateway": Case(mode=Mode(frontend="http-response deny if delivers"), error=OutcomeUnknown, words="502 Bad Gateway", taken=True),
-    "server_too_slow": Case(
-        mode=Mode(backend="relayed", hop=_HELD_BACK, relayed="timeout server 300ms"), error=OutcomeUnknown, words="504 Gateway Time-out", taken=True
+    "closed_before": Case(
+        mode=Mode(backend="relayed", hop="tcp-request content reject"), error=OutcomeUnknown, words=_CLOSED
     ),
-    "tarpit": Case(mode=Mode(frontend="http-request tarpit if delivers"), error=OutcomeUnknown, words="Timeout", timeout_seconds=SHORT_SECONDS),
-    "answer_held_back": Case(mode=Mode(backend="relayed", hop=_HELD_BACK), error=OutcomeUnknown, words="Timeout", taken=True, timeout_seconds=SHORT_SECONDS),
-    "killed": Case(mode=Mode(backend="relayed", hop=_HELD_BACK), error=OutcomeUnknown, words="no answer to POST", taken=True, killed=True),
+    "closed_after": Case(
+        mode=Mode(backend="relayed", hop=_CLOSED_WHEN_ANSWERED),
+        error=OutcomeUnknown,
+        words=_CLOSED,
+        taken=True,
+    ),
+    "bad_gateway": Case(
+        mode=Mode(frontend="http-response deny if delivers"),
+        error=OutcomeUnknown,
+        words="502 Bad Gateway",
+        taken=True,
+    ),
+    "server_too_slow": Case(
+        mode=Mode(backend="relayed", hop=_HELD_BACK, relayed="timeout server 300ms"),
+        error=OutcomeUnknown,
+        words="504 Gateway Time-out",
+        taken=True,
+    ),
+    "tarpit": Case(
+        mode=Mode(frontend="http-request tarpit if delivers"),
+        error=OutcomeUnknown,
+        words="Timeout",
+        timeout_seconds=SHORT_SECONDS,
+    ),
+    "answer_held_back": Case(
+        mode=Mode(backend="relayed", hop=_HELD_BACK),
+        error=OutcomeUnknown,
+        words="Timeout",
+        taken=True,
+        timeout_seconds=SHORT_SECONDS,
+    ),
+    "killed": Case(
+        mode=Mode(backend="relayed", hop=_HELD_BACK),
+        error=OutcomeUnknown,
+        words="no answer to POST",
+        taken=True,
+        killed=True,
+    ),
     "cut_mid_answer": Case(
         mode=Mode(frontend="http-response set-header Content-Length 100000 if delivers\n  option httpclose"),
         error=OutcomeUnknown,
         words="without sending complete message body",
         taken=True,
     ),
-    "redirect": Case(mode=Mode(frontend="http-request redirect location /login code 302 if delivers"), error=AuthRefused, words="302"),
-    "unauthorized": Case(mode=Mode(frontend="http-request auth realm plant if delivers"), error=AuthRefused, words="401"),
-    "forbidden": Case(mode=Mode(frontend="http-request deny deny_status 403 if delivers"), error=PermissionDenied, words="403"),
+    "redirect": Case(
+        mode=Mode(frontend="http-request redirect location /login code 302 if delivers"),
+        error=AuthRefused,
+        words="302",
+    ),
+    "unauthorized": Case(
+        mode=Mode(frontend="http-request auth realm plant if delivers"), error=AuthRefused, words="401"
+    ),
+    "forbidden": Case(
+        mode=Mode(frontend="http-request deny deny_status 403 if delivers"),
+        error=PermissionDenied,
+        words="403",
+    ),
 }
-CONNECTORS: tuple[type[Any], ...] = (MaintainXHarness, S4hanaHarness, EccHarness, TrytonHarness, ODataHarness, HttpJsonOpaqueHarness)
+CONNECTORS: tuple[type[Any], ...] = (
+    MaintainXHarness,
+    S4hanaHarness,
+    EccHarness,
+    TrytonHarness,
+    ODataHarness,
+    HttpJsonOpaqueHarness,
+)
 each_connector = pytest.mark.parametrize("harness", CONNECTORS, indirect=True, ids=lambda kind: kind.system)
 
 
@@ -105,7 +169,9 @@ _seconds = itertools.count(1)
 def new_batch(harness: Harness) -> Batch:
     """Later than any before."""
     at = recent(next(_seconds))
-    return make_batch(CONNECTION, [reading(harness.meter(number), at, float(number + 1)) for number in range(4)])
+    return make_batch(
+        CONNECTION, [reading(harness.meter(number), at, float(number + 1)) for number in range(4)]
+    )
 
 
 async def held(harness: Harness, batch: Batch) -> list[list[Value]]:
@@ -137,7 +203,9 @@ async def settle(connector: Connector, batch: Batch) -> None:
 
 @each_connector
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-async def test_a_fault_is_exactly_its_error_and_nothing_is_lost_or_doubled(harness: Any, case: Case, tmp_path: Path) -> None:
+async def test_a_fault_is_exactly_its_error_and_nothing_is_lost_or_doubled(
+    harness: Any, case: Case, tmp_path: Path
+) -> None:
     async with proxy(tmp_path, address_of(harness), case.mode) as front:
         url = front.url()
         connector = harness.connector(url=url, timeout_seconds=case.timeout_seconds)
@@ -157,7 +225,9 @@ async def test_a_fault_is_exactly_its_error_and_nothing_is_lost_or_doubled(harne
             await wait_until(is_taken, what="the system did the work")
         assert case.taken or await held(harness, batch) == [[]] * 4
         await front.start(PLAIN)
-        if issubclass(case.error, OutcomeUnknown):  # as after a restart: Tryton waits while a lost request may be at work
+        if issubclass(
+            case.error, OutcomeUnknown
+        ):  # as after a restart: Tryton waits while a lost request may be at work
             await connector.close()
             connector = harness.connector(url=url, timeout_seconds=PATIENT_SECONDS)
         await settle(connector, batch)
@@ -201,7 +271,9 @@ class Certificates:
     def required(self) -> str:
         return f"verify required ca-file {self.trusted()}"
 
-    def listener(self, issuer: Authority, name: str = "localhost", *, expired: bool = False, asks: str = "") -> str:
+    def listener(
+        self, issuer: Authority, name: str = "localhost", *, expired: bool = False, asks: str = ""
+    ) -> str:
         return f"ssl crt {self._written('server', ''.join(issuer.issue(name, expired=expired)))} {asks}"
 
     def _written(self, name: str, text: str) -> Path:
@@ -219,13 +291,17 @@ def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Certificate
 
 
 @each_connector
-async def test_a_certificate_that_does_not_prove_the_system_is_not_talked_to(harness: Any, certificates: Certificates, tmp_path: Path) -> None:
+async def test_a_certificate_that_does_not_prove_the_system_is_not_talked_to(
+    harness: Any, certificates: Certificates, tmp_path: Path
+) -> None:
     batch = new_batch(harness)
     plant = certificates.authority
     refused = {
         "unable to get local issuer certificate": lambda: certificates.listener(make_authority("Other CA")),
         "certificate has expired": lambda: certificates.listener(plant, expired=True),
-        "certificate is not valid for 'localhost'": lambda: certificates.listener(plant, "elsewhere.example.com"),
+        "certificate is not valid for 'localhost'": lambda: certificates.listener(
+            plant, "elsewhere.example.com"
+        ),
     }
     async with proxy(tmp_path, address_of(harness), PLAIN) as front:
         for words, listener in refused.items():
@@ -244,14 +320,23 @@ async def test_a_certificate_that_does_not_prove_the_system_is_not_talked_to(har
 
 
 @each_connector
-async def test_who_has_no_certificate_is_not_let_in(harness: Any, certificates: Certificates, tmp_path: Path) -> None:
-    """TLS 1.2 says `handshake failure`, which has other causes too. TLS 1.3 names the cause after the request was sent, and the reset may overtake it."""
+async def test_who_has_no_certificate_is_not_let_in(
+    harness: Any, certificates: Certificates, tmp_path: Path
+) -> None:
+    """TLS 1.2 says `handshake failure`, which has other causes too. TLS 1.3 names the cause after the request
+    was sent, and the reset may overtake it.
+    """
     batch = new_batch(harness)
     kinds = {"TLSv1.2": {Unavailable}, "TLSv1.3": {AuthRefused, Unavailable, OutcomeUnknown}}
     async with proxy(tmp_path, address_of(harness), PLAIN) as front:
         for version, errors in kinds.items():
             await front.start(
-                Mode(tls=certificates.listener(certificates.authority, asks=f"{certificates.required()} ssl-min-ver {version} ssl-max-ver {version}"))
+                Mode(
+                    tls=certificates.listener(
+                        certificates.authority,
+                        asks=f"{certificates.required()} ssl-min-ver {version} ssl-max-ver {version}",
+                    )
+                )
             )
             connector = harness.connector(url=front.url(tls=True), timeout_seconds=PATIENT_SECONDS)
             with pytest.raises(ConnectorError) as caught:
@@ -261,7 +346,9 @@ async def test_who_has_no_certificate_is_not_let_in(harness: Any, certificates: 
     assert await held(harness, batch) == [[]] * 4
 
 
-async def test_only_the_right_client_certificate_is_let_in(certificates: Certificates, tmp_path: Path) -> None:
+async def test_only_the_right_client_certificate_is_let_in(
+    certificates: Certificates, tmp_path: Path
+) -> None:
     harness, plant = S4hanaHarness(), certificates.authority
     batch = new_batch(harness)
     wrong = {
@@ -273,17 +360,32 @@ async def test_only_the_right_client_certificate_is_let_in(certificates: Certifi
 
         def connector(issued: tuple[str, str]) -> Connector:
             credentials = dict(zip(("certificate", "private_key"), issued, strict=True))
-            return harness.connector(url=front.url(tls=True), credentials=credentials, ca_file=str(certificates.trusted()), timeout_seconds=PATIENT_SECONDS)
+            return harness.connector(
+                url=front.url(tls=True),
+                credentials=credentials,
+                ca_file=str(certificates.trusted()),
+                timeout_seconds=PATIENT_SECONDS,
+            )
 
-        await front.start(Mode(tls=certificates.listener(plant, asks=f"{certificates.required()} ssl-max-ver TLSv1.2")))
+        await front.start(
+            Mode(tls=certificates.listener(plant, asks=f"{certificates.required()} ssl-max-ver TLSv1.2"))
+        )
         for alert, issued in wrong.items():
             refused = connector(issued)
-            with pytest.raises(AuthRefused, match=f"does not take our client certificate for HEAD .*: alert {alert}"):
+            with pytest.raises(
+                AuthRefused, match=f"does not take our client certificate for HEAD .*: alert {alert}"
+            ):
                 await refused.push(batch)
             await refused.close()
         assert await held(harness, batch) == [[]] * 4
         for version in ("TLSv1.2", "TLSv1.3"):
-            await front.start(Mode(tls=certificates.listener(plant, asks=f"{certificates.required()} ssl-min-ver {version} ssl-max-ver {version}")))
+            await front.start(
+                Mode(
+                    tls=certificates.listener(
+                        plant, asks=f"{certificates.required()} ssl-min-ver {version} ssl-max-ver {version}"
+                    )
+                )
+            )
             good = connector(plant.issue("gateway"))
             await settle(good, batch)
             await good.close()

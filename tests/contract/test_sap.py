@@ -1,4 +1,6 @@
-"""What SAP S/4HANA and SAP ECC do beyond the contract: sessions, logons, documents that exist, locks, clocks, points, notifications."""
+"""What SAP S/4HANA and SAP ECC do beyond the contract: sessions, logons, documents that exist, locks, clocks,
+points, notifications.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ import pytest
 from connectors.sap_ecc.connector import EccConnector
 from connectors.sap_s4hana import connector as s4hana
 from connectors.sap_s4hana.connector import S4hanaConnector
-from gateway.model.errors import AuthRefused, BadConfiguration, BatchRefused, ConnectorError, OutcomeUnknown, PermissionDenied, Unavailable
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    BatchRefused,
+    ConnectorError,
+    OutcomeUnknown,
+    PermissionDenied,
+    Unavailable,
+)
 from gateway.model.exchange import EnsuresMeters, Event, ListsMeters, PullsRecords, RaisesEvents, RemoteMeter
 from gateway.model.outcome import Accepted, Duplicate, Rejected, Retry
 from gateway.model.reading import Reading, make_batch
@@ -62,7 +72,11 @@ def batch(count: int, meter: str = "1000") -> list[Reading]:
 
 @both
 async def test_each_reading_of_a_batch_has_its_own_fate(harness: SapHarness) -> None:
-    harness.rules.points |= {"3000": MeasuringPoint(inactive=True), "3001": MeasuringPoint(locked=True), "3002": MeasuringPoint(counter=True)}
+    harness.rules.points |= {
+        "3000": MeasuringPoint(inactive=True),
+        "3001": MeasuringPoint(locked=True),
+        "3002": MeasuringPoint(counter=True),
+    }
     at = recent()
     sent = {
         "good": reading("1000", at, 1.5, "GC"),
@@ -97,7 +111,9 @@ async def test_a_lost_answer_is_unknown_and_sending_again_delivers_nothing_twice
     with pytest.raises(OutcomeUnknown):
         await connector.push(make_batch(CONNECTION, batch(10)))
     found = await connector.find(batch(10))
-    assert {key: remote.value for key, remote in found.items()} == {item.key: item.value for item in batch(10)}
+    assert {key: remote.value for key, remote in found.items()} == {
+        item.key: item.value for item in batch(10)
+    }
     outcomes = await connector.push(make_batch(CONNECTION, batch(12)))
     assert Counter(map(type, outcomes)) == {Duplicate: 10, Accepted: 2}
     numbers = [outcome.remote_id for outcome in outcomes if isinstance(outcome, Accepted | Duplicate)]
@@ -107,16 +123,23 @@ async def test_a_lost_answer_is_unknown_and_sending_again_delivers_nothing_twice
 
 
 @both
-async def test_a_slot_that_holds_another_value_is_said_and_not_taken_for_delivered(harness: SapHarness) -> None:
+async def test_a_slot_that_holds_another_value_is_said_and_not_taken_for_delivered(
+    harness: SapHarness,
+) -> None:
     await push(harness, reading("1000", recent(), 1.0))
     (outcome,) = await push(harness, reading("1000", recent(), 2.0))
     assert isinstance(outcome, Rejected)
     assert outcome.code == "IR/TIMESTAMP_DUPREC"
-    assert "Document already exists" in outcome.message and "SAP holds 1.0 there in document 10000001" in outcome.message
+    assert (
+        "Document already exists" in outcome.message
+        and "SAP holds 1.0 there in document 10000001" in outcome.message
+    )
 
 
 @both
-async def test_a_duplicate_is_recognised_whatever_its_code(harness: SapHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_duplicate_is_recognised_whatever_its_code(
+    harness: SapHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken = harness.rules.take_document
 
     def numbered(*args: Any, **options: Any) -> object:
@@ -128,14 +151,25 @@ async def test_a_duplicate_is_recognised_whatever_its_code(harness: SapHarness, 
 
     monkeypatch.setattr(harness.rules, "take_document", numbered)
     await push(harness, reading("1000", recent(), 1.0))
-    for calls, settings, kinds in ((Calls(), {}, [Duplicate, Rejected]), (Calls(), {"codes": {"IR/345": "refused"}}, [Rejected, Rejected])):
-        outcomes = await push(harness, reading("1000", recent(), 1.0), reading("999999", recent(), 1.0), calls=calls, **settings)
+    for calls, settings, kinds in (
+        (Calls(), {}, [Duplicate, Rejected]),
+        (Calls(), {"codes": {"IR/345": "refused"}}, [Rejected, Rejected]),
+    ):
+        outcomes = await push(
+            harness, reading("1000", recent(), 1.0), reading("999999", recent(), 1.0), calls=calls, **settings
+        )
         assert [type(outcome) for outcome in outcomes] == kinds
-        assert Counter(operation for operation, _ in calls.seen) == {"csrf": 1, "push": 1, **({} if settings else {"find": 1})}
+        assert Counter(operation for operation, _ in calls.seen) == {
+            "csrf": 1,
+            "push": 1,
+            **({} if settings else {"find": 1}),
+        }
 
 
 @both
-async def test_where_saps_word_cannot_be_checked_now_the_reading_waits_and_its_neighbours_do_not(harness: SapHarness) -> None:
+async def test_where_saps_word_cannot_be_checked_now_the_reading_waits_and_its_neighbours_do_not(
+    harness: SapHarness,
+) -> None:
     await push(harness, reading("1000", recent(), 1.0))
     original = harness.front.app
 
@@ -157,7 +191,13 @@ async def test_an_answer_that_lists_nothing_is_not_taken_for_a_no(harness: SapHa
 
     async def lists_nothing(scope: Message, receive: Receive, send: Send) -> None:
         body = b"--b\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{}\r\n--b--\r\n"
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"multipart/mixed; boundary=b")]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-type", b"multipart/mixed; boundary=b")],
+            }
+        )
         await send({"type": "http.response.body", "body": body})
 
     harness.front.app = lists_nothing
@@ -172,9 +212,14 @@ async def test_a_warning_beside_a_success_is_kept_for_people(harness: SapHarness
     harness.rules.points["1000"].warns_above = 80.0
     connector = harness.connector()
     assert (await connector.probe()).detail == ""
-    assert [type(outcome) for outcome in await connector.push(make_batch(CONNECTION, [reading("1000", recent(), 90.0)]))] == [Accepted]
+    assert [
+        type(outcome)
+        for outcome in await connector.push(make_batch(CONNECTION, [reading("1000", recent(), 90.0)]))
+    ] == [Accepted]
     detail = (await connector.probe()).detail
-    assert detail.startswith("SAP warned: IR/WARNING Reading 90") and detail.endswith("is above the limit of point 1000")
+    assert detail.startswith("SAP warned: IR/WARNING Reading 90") and detail.endswith(
+        "is above the limit of point 1000"
+    )
     await connector.close()
 
 
@@ -210,11 +255,17 @@ async def test_the_hour_that_comes_twice_is_delivered_whole_in_order_and_found()
     async with started.running("", zone="Europe/Berlin"):
         started.rules.points["3002"] = MeasuringPoint(counter=True)
         begin = datetime(2025, 10, 25, 23, 30, tzinfo=UTC)
-        sent = [reading("3002", begin + timedelta(minutes=15 * number), float(number)) for number in range(16)]
+        sent = [
+            reading("3002", begin + timedelta(minutes=15 * number), float(number)) for number in range(16)
+        ]
         connector = started.connector()
         assert {type(outcome) for outcome in await connector.push(make_batch(CONNECTION, sent))} == {Accepted}
-        assert [document.value for _, document in sorted(started.rules.documents.items())] == [item.value for item in sent]
-        assert {key: remote.at for key, remote in (await connector.find(sent)).items()} == {item.key: item.window_start for item in sent}
+        assert [document.value for _, document in sorted(started.rules.documents.items())] == [
+            item.value for item in sent
+        ]
+        assert {key: remote.at for key, remote in (await connector.find(sent)).items()} == {
+            item.key: item.window_start for item in sent
+        }
         await connector.close()
 
 
@@ -226,7 +277,11 @@ async def test_what_sap_stopped_before_is_sent_again(harness: SapHarness) -> Non
         await original(scope, receive, send)
 
     harness.front.app = without_preference
-    sent = [reading("1000", recent(), 1.0), reading("999999", recent(), 1.0), reading("9999990", recent(), 1.0)]
+    sent = [
+        reading("1000", recent(), 1.0),
+        reading("999999", recent(), 1.0),
+        reading("9999990", recent(), 1.0),
+    ]
     outcomes = await push(harness, *sent)
     assert [type(outcome) for outcome in outcomes] == [Accepted, Rejected, Retry]
 
@@ -237,15 +292,25 @@ async def test_a_request_too_large_is_for_the_engine_to_halve(harness: SapHarnes
         await push(harness, *batch(3))
 
 
-async def test_every_answer_of_a_batch_denied_is_about_the_connection_only_if_a_probe_says_so(harness: SapHarness) -> None:
-    """A part's own 401, 403 or 404 must neither block the connection nor be taken for the fate of its reading."""
+async def test_every_answer_of_a_batch_denied_is_about_the_connection_only_if_a_probe_says_so(
+    harness: SapHarness,
+) -> None:
+    """A part's own 401, 403 or 404 must neither block the connection nor be taken for the fate of its
+    reading.
+    """
     original = harness.front.app
 
     async def denied(scope: Message, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             return await original(scope, receive, send)
         body = b"--b\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 403 Forbidden\r\n\r\n\r\n--b--\r\n"
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"multipart/mixed; boundary=b")]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-type", b"multipart/mixed; boundary=b")],
+            }
+        )
         return await send({"type": "http.response.body", "body": body})
 
     harness.front.app = denied
@@ -264,7 +329,9 @@ async def test_an_expired_session_is_renewed_and_the_request_replayed_once(harne
     connector = harness.connector()
     await connector.push(make_batch(CONNECTION, batch(5)))
     harness.front.sessions.clear()
-    outcomes = await asyncio.gather(*(connector.push(make_batch(CONNECTION, batch(5, str(1001 + number)))) for number in range(5)))
+    outcomes = await asyncio.gather(
+        *(connector.push(make_batch(CONNECTION, batch(5, str(1001 + number)))) for number in range(5))
+    )
     assert {type(outcome) for part in outcomes for outcome in part} == {Accepted}
     assert harness.rules.created == 30
     tokens = [session.token for session in harness.front.sessions.values() if session.token]
@@ -294,9 +361,13 @@ async def test_where_head_is_blocked_the_token_comes_with_a_read(harness: SapHar
 
 
 @both
-async def test_a_wrong_password_is_sent_twice_at_most_and_the_user_stays_unlocked(harness: SapHarness) -> None:
+async def test_a_wrong_password_is_sent_twice_at_most_and_the_user_stays_unlocked(
+    harness: SapHarness,
+) -> None:
     connector = harness.connector(credentials={"username": "MQTTGW", "password": "wrong-password"})
-    calls: list[object] = await asyncio.gather(*(connector.push(make_batch(CONNECTION, batch(1))) for _ in range(50)), return_exceptions=True)  # type: ignore[arg-type]
+    calls: list[object] = await asyncio.gather(
+        *(connector.push(make_batch(CONNECTION, batch(1))) for _ in range(50)), return_exceptions=True
+    )  # type: ignore[arg-type]
     calls.append((await asyncio.gather(connector.probe(), return_exceptions=True))[0])
     assert {type(answer) for answer in calls} == {AuthRefused}
     assert not any("wrong-password" in str(answer) for answer in calls)
@@ -355,7 +426,10 @@ async def test_401_then_refresh_then_401(harness: SapHarness) -> None:
     connector = harness.connector(credentials={}, token=tokens)
     await connector.push(make_batch(CONNECTION, batch(1)))
     harness.front.tokens = set()
-    assert [type(outcome) for outcome in await connector.push(make_batch(CONNECTION, batch(2)))] == [Duplicate, Accepted]
+    assert [type(outcome) for outcome in await connector.push(make_batch(CONNECTION, batch(2)))] == [
+        Duplicate,
+        Accepted,
+    ]
     assert tokens.asked == 1
     assert harness.front.authorizations[-1] == "Bearer access-token-1"
     harness.front.tokens = set()
@@ -366,7 +440,9 @@ async def test_401_then_refresh_then_401(harness: SapHarness) -> None:
     await connector.close()
 
 
-async def test_an_oauth_client_without_the_engines_tokens_is_a_configuration_fault(harness: SapHarness) -> None:
+async def test_an_oauth_client_without_the_engines_tokens_is_a_configuration_fault(
+    harness: SapHarness,
+) -> None:
     with pytest.raises(BadConfiguration):
         harness.connector(credentials={"token_url": "https://t", "client_id": "c", "client_secret": "s"})
 
@@ -395,7 +471,10 @@ async def plant() -> AsyncIterator[S4hanaHarness]:
     async with started.running(""):
         for number in range(20):
             started.add_point(
-                str(1000 + number), MeasuringPointDescription=f"Point {number}", MeasuringPointPositionNumber=f"pump-{number}", MeasurementRangeUnit="GC"
+                str(1000 + number),
+                MeasuringPointDescription=f"Point {number}",
+                MeasuringPointPositionNumber=f"pump-{number}",
+                MeasurementRangeUnit="GC",
             )
         started.add_point("1020", MeasuringPointPositionNumber="pump-0")
         started.add_point("1021", MeasuringPointIsInactive=True, MeasuringPointPositionNumber="gone")
@@ -431,8 +510,17 @@ async def test_mappings_by_position_number(plant: S4hanaHarness) -> None:
     sent = [reading(name, recent(), 1.0) for name in ("pump-1", "pump-2", "pump-0", "gone", "x" * 21)]
     batch = make_batch(CONNECTION, sent)
     outcomes = dict(zip((item.meter for item in batch.readings), await connector.push(batch), strict=True))
-    codes = {meter: outcome.code if isinstance(outcome, Rejected) else type(outcome).__name__ for meter, outcome in outcomes.items()}
-    assert codes == {"pump-1": "Accepted", "pump-2": "Accepted", "pump-0": "ambiguous_meter", "gone": "unknown_meter", "x" * 21: "unknown_meter"}
+    codes = {
+        meter: outcome.code if isinstance(outcome, Rejected) else type(outcome).__name__
+        for meter, outcome in outcomes.items()
+    }
+    assert codes == {
+        "pump-1": "Accepted",
+        "pump-2": "Accepted",
+        "pump-0": "ambiguous_meter",
+        "gone": "unknown_meter",
+        "x" * 21: "unknown_meter",
+    }
     assert set(plant.rules.held()) == {("1001", recent()), ("1002", recent())}
     assert set(await connector.find(sent)) == {item.key for item in sent[:2]}
     assert Counter(operation for operation, _ in calls.seen)["list_meters"] == 1
@@ -450,15 +538,27 @@ async def test_what_is_found_may_fill_more_than_a_page(plant: S4hanaHarness) -> 
 NEW = {"category": "M", "technical_object_type": "IEQ", "equipment": "10000001"}
 
 
-async def test_a_point_is_made_once_however_often_and_by_however_many_it_is_asked_for(plant: S4hanaHarness) -> None:
+async def test_a_point_is_made_once_however_often_and_by_however_many_it_is_asked_for(
+    plant: S4hanaHarness,
+) -> None:
     connector = plant.connector(meters_by="position", new_measuring_point=NEW)
     assert connector.capabilities.can_create_meter
     wanted = RemoteMeter(meter="fan-1", title="Fan\x00 1 " + "x" * 60, unit="GC")
     made = await asyncio.gather(*(connector.ensure_meter(wanted) for _ in range(5)), return_exceptions=True)  # type: ignore[attr-defined]
     assert made == [RemoteMeter(meter="fan-1", title=("Fan  1 " + "x" * 60)[:40], unit="GC")] * 5
-    assert len([row for row in plant.store.data["MeasuringPoint"] if row.get_value("MeasuringPointPositionNumber") == "fan-1"]) == 1
+    assert (
+        len(
+            [
+                row
+                for row in plant.store.data["MeasuringPoint"]
+                if row.get_value("MeasuringPointPositionNumber") == "fan-1"
+            ]
+        )
+        == 1
+    )
     assert await connector.ensure_meter(RemoteMeter(meter="pump-0")) == Rejected(  # type: ignore[attr-defined]
-        code="ambiguous_meter", message="several measuring points have the position number 'pump-0': 1000, 1020"
+        code="ambiguous_meter",
+        message="several measuring points have the position number 'pump-0': 1000, 1020",
     )
     await connector.close()
 
@@ -466,7 +566,10 @@ async def test_a_point_is_made_once_however_often_and_by_however_many_it_is_aske
 async def test_a_point_that_sap_refuses_is_refused_in_saps_words(plant: S4hanaHarness) -> None:
     connector = plant.connector(meters_by="position", new_measuring_point=NEW)
     plant.front.faults.append(Fault(status=400, path="MeasuringPoint"))
-    assert await connector.ensure_meter(RemoteMeter(meter="fan-2")) == Rejected(code="400", message="Injected") or plant.front.faults == []  # type: ignore[attr-defined]
+    assert (
+        await connector.ensure_meter(RemoteMeter(meter="fan-2")) == Rejected(code="400", message="Injected")
+        or plant.front.faults == []
+    )  # type: ignore[attr-defined]
     await connector.close()
 
 
@@ -475,7 +578,9 @@ async def test_points_are_not_made_without_settings_and_not_by_number(plant: S4h
     assert not by_position.capabilities.can_create_meter and not by_number.capabilities.can_create_meter
     with pytest.raises(BadConfiguration, match="new_measuring_point"):
         await by_position.ensure_meter(RemoteMeter(meter="fan-1"))  # type: ignore[attr-defined]
-    assert await by_number.ensure_meter(RemoteMeter(meter="1003")) == RemoteMeter(meter="1003", title="Point 3", unit="GC")  # type: ignore[attr-defined]
+    assert await by_number.ensure_meter(RemoteMeter(meter="1003")) == RemoteMeter(
+        meter="1003", title="Point 3", unit="GC"
+    )  # type: ignore[attr-defined]
     missing = await by_number.ensure_meter(RemoteMeter(meter="7777"))  # type: ignore[attr-defined]
     assert isinstance(missing, Rejected)
     await by_position.close()
@@ -500,7 +605,9 @@ async def test_ecc_lists_measuring_points_where_the_settings_say_where(harness: 
 # Notifications
 
 
-def event(reference: str = "ALERT-1", title: str = "Pump 1 is hot", text: str = "91 degrees", meter: str = "1000") -> Event:
+def event(
+    reference: str = "ALERT-1", title: str = "Pump 1 is hot", text: str = "91 degrees", meter: str = "1000"
+) -> Event:
     return Event(reference=reference, title=title, text=text, meter=meter, at=recent(), severity="high")
 
 
@@ -513,14 +620,26 @@ async def test_a_notification_is_raised_once_by_its_reference(with_notifications
     assert await connector.raise_event(event("ALERT-2", meter="no such")) == Accepted(remote_id="10000002")
     first = with_notifications.rules.notifications[0]
     local = recent().astimezone(with_notifications.rules.zone)
-    assert {name: first[name] for name in ("NotificationText", "NotificationType", "MaintPriority", "TechnicalObject", "TechObjIsEquipOrFuncnlLoc")} == {
+    assert {
+        name: first[name]
+        for name in (
+            "NotificationText",
+            "NotificationType",
+            "MaintPriority",
+            "TechnicalObject",
+            "TechObjIsEquipOrFuncnlLoc",
+        )
+    } == {
         "NotificationText": "Pump 1 is hot",
         "NotificationType": "M2",
         "MaintPriority": "2",
         "TechnicalObject": "10000007",
         "TechObjIsEquipOrFuncnlLoc": "EAMS_EQUI",
     }
-    assert (first["MaintenancePlanningPlant"], first["MalfunctionStartTime"]) == ("0001", f"PT{local:%H}H{local:%M}M{local:%S}S")
+    assert (first["MaintenancePlanningPlant"], first["MalfunctionStartTime"]) == (
+        "0001",
+        f"PT{local:%H}H{local:%M}M{local:%S}S",
+    )
     assert first["MaintNotifLongTextForEdit"] == "91 degrees\n1000"
     await connector.close()
 
@@ -537,21 +656,37 @@ async def test_a_lost_answer_to_a_notification_leads_to_one(with_notifications: 
     await connector.close()
 
 
-HOSTILE = ("", "a\0b", "\ud800x", "'; drop table x; --", "\r\n--batch--\r\n", "x" * 5000, "ж" * 5000, "%27 or 1 eq 1", "</d>")
+HOSTILE = (
+    "",
+    "a\0b",
+    "\ud800x",
+    "'; drop table x; --",
+    "\r\n--batch--\r\n",
+    "x" * 5000,
+    "ж" * 5000,
+    "%27 or 1 eq 1",
+    "</d>",
+)
 
 
-async def test_hostile_texts_make_a_notification_or_a_refusal_and_nothing_else(with_notifications: S4hanaHarness) -> None:
+async def test_hostile_texts_make_a_notification_or_a_refusal_and_nothing_else(
+    with_notifications: S4hanaHarness,
+) -> None:
     connector = with_notifications.connector()
     assert isinstance(connector, S4hanaConnector)
     for number, text in enumerate(HOSTILE):
         assert isinstance(await connector.raise_event(event(f"H-{number}", text, text, text)), Accepted)
     for reference in ("", "x" * 21, "a\0b", "\ud800"):
         assert isinstance(await connector.raise_event(event(reference)), Rejected)
-    assert await connector.raise_event(event("o hara or 1 eq 1")) == Accepted(remote_id=str(10_000_001 + len(HOSTILE)))
+    assert await connector.raise_event(event("o hara or 1 eq 1")) == Accepted(
+        remote_id=str(10_000_001 + len(HOSTILE))
+    )
     assert isinstance(await connector.raise_event(event("o hara or 1 eq 1")), Duplicate)
     refused = with_notifications.connector(notification={"type": "ZZ"})
     assert isinstance(refused, S4hanaConnector)
-    assert await refused.raise_event(event("ALERT-9")) == Rejected(code="IM/REFUSED", message="Notification type 'ZZ' is not defined")
+    assert await refused.raise_event(event("ALERT-9")) == Rejected(
+        code="IM/REFUSED", message="Notification type 'ZZ' is not defined"
+    )
     await connector.close()
     await refused.close()
 
@@ -573,7 +708,9 @@ async def test_notifications_modified_since_are_read_page_by_page_even_of_one_se
         for _ in range(20):
             page = await connector.pull("notifications", since, until, cursor)
             keys += [record.key for record in page.records]
-            assert all(record.modified_at is not None and record.stream == "notifications" for record in page.records)
+            assert all(
+                record.modified_at is not None and record.stream == "notifications" for record in page.records
+            )
             cursor = page.cursor
             if cursor is None:
                 return keys
@@ -602,12 +739,18 @@ async def test_every_mapped_field_can_be_hostile(harness: SapHarness) -> None:
     texts = ("", "a\0b", "\ufdd0", "'; drop", "\r\n--b--", "x" * 5000, "ж", "%27%0d%0a", "１２３")
     values: tuple[Value, ...] = (1.0, float("nan"), 10**400, "text", True)
     sent = [reading(text, recent(), 1.0) for text in texts]
-    sent += [reading("1001", recent(60 + number), value, text) for number, (value, text) in enumerate((value, text) for value in values for text in texts)]
+    sent += [
+        reading("1001", recent(60 + number), value, text)
+        for number, (value, text) in enumerate((value, text) for value in values for text in texts)
+    ]
     good = reading("1000", recent(), 42.0)
     connector = harness.connector()
     try:
         outcomes = list(await connector.push(make_batch(CONNECTION, [*sent, good])))
-        assert Counter(map(type, outcomes)) == {Rejected: len(sent) - 2, Accepted: 3}  # no unit at all is the point's own, for 1.0 and for True
+        assert Counter(map(type, outcomes)) == {
+            Rejected: len(sent) - 2,
+            Accepted: 3,
+        }  # no unit at all is the point's own, for 1.0 and for True
         # the V2 server's parser knows no doubled quote: what a query does with one is proved on the other
         asked = [item for item in sent if "'" not in item.meter or isinstance(harness, S4hanaHarness)]
         found = await connector.find([*asked, good])

@@ -1,4 +1,6 @@
-"""Ten thousand readings through random faults, 1 % of them refused: each delivered once or a dead letter in SAP's own words; the sum is exact."""
+"""Ten thousand readings through random faults, 1 % of them refused: each delivered once or a dead letter in
+SAP's own words; the sum is exact.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ def readings(harness: SapHarness, count: int) -> list[Reading]:
     begin = datetime.now(UTC).replace(microsecond=0) - timedelta(days=30)
     every = [begin + timedelta(minutes=15 * (number // METERS)) for number in range(count)]
     names = ["999999" if number % 100 == 37 else harness.meter(number % METERS) for number in range(count)]
-    return [reading(name, at + timedelta(seconds=number % METERS), number / 8, "GC") for number, (name, at) in enumerate(zip(names, every, strict=True))]
+    return [
+        reading(name, at + timedelta(seconds=number % METERS), number / 8, "GC")
+        for number, (name, at) in enumerate(zip(names, every, strict=True))
+    ]
 
 
 def random_fault(rng: random.Random) -> Fault:
@@ -87,7 +92,9 @@ async def test_every_reading_once_through_random_faults(harness: SapHarness) -> 
     assert set(dead.values()) == {"Measuring point 999999 does not exist"}
     assert len(dead) == READINGS // 100
     assert harness.rules.created == len(delivered)
-    assert harness.rules.held() == {(item.meter, item.window_start): [item.value] for item in delivered.values()}
+    assert harness.rules.held() == {
+        (item.meter, item.window_start): [item.value] for item in delivered.values()
+    }
     held = sum(float(values[0]) for values in harness.rules.held().values())
     assert held == sum(float(str(item.value)) for item in everything if item.key not in dead)
     await connector.close()
@@ -95,7 +102,9 @@ async def test_every_reading_once_through_random_faults(harness: SapHarness) -> 
 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
-async def test_requests_and_own_time_for_each_thousand(harness: SapHarness, record_property: pytest.RecordProperty) -> None:
+async def test_requests_and_own_time_for_each_thousand(
+    harness: SapHarness, record_property: pytest.RecordProperty
+) -> None:
     """The server works in a thread of its own: this thread's time is ours, the HTTP client's included."""
     calls = Calls()
     connector = harness.connector(calls=calls, timeout_seconds=60.0)
@@ -111,6 +120,8 @@ async def test_requests_and_own_time_for_each_thousand(harness: SapHarness, reco
     milliseconds = seconds / READINGS * 1000
     record_property("requests_per_1000", requests)
     record_property("milliseconds_per_reading", milliseconds)
-    print(f"\n{harness.system}: {requests:.1f} requests for 1,000 readings, {milliseconds:.3f} ms of our time for each reading")
+    print(
+        f"\n{harness.system}: {requests:.1f} requests for 1,000 readings, {milliseconds:.3f} ms of our time for each reading"
+    )
     assert requests <= 11
     await connector.close()

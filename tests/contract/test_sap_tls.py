@@ -38,10 +38,14 @@ async def plant(tmp_path: Path) -> AsyncIterator[tuple[S4hanaHarness, Authority,
         yield started, authority, files["ca"]
 
 
-async def test_a_client_certificate_is_the_whole_credential(plant: tuple[S4hanaHarness, Authority, Path]) -> None:
+async def test_a_client_certificate_is_the_whole_credential(
+    plant: tuple[S4hanaHarness, Authority, Path],
+) -> None:
     harness, authority, ca = plant
     certificate, key = authority.issue("gateway")
-    connector = harness.connector(credentials={"certificate": certificate, "private_key": key}, ca_file=str(ca))
+    connector = harness.connector(
+        credentials={"certificate": certificate, "private_key": key}, ca_file=str(ca)
+    )
     (outcome,) = await connector.push(make_batch(CONNECTION, [reading("1000", recent(), 1.0)]))
     assert isinstance(outcome, Accepted)
     await connector.close()
@@ -60,7 +64,10 @@ def strict(plant: tuple[S4hanaHarness, Authority, Path], tmp_path: Path) -> Iter
                 connection, _ = listener.accept()
             except OSError:
                 return
-            with context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as wrapped, contextlib.suppress(OSError):
+            with (
+                context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False) as wrapped,
+                contextlib.suppress(OSError),
+            ):
                 with contextlib.suppress(ssl.SSLError):
                     wrapped.do_handshake()
                 plain = socket.socket(fileno=wrapped.detach())
@@ -77,17 +84,24 @@ def strict(plant: tuple[S4hanaHarness, Authority, Path], tmp_path: Path) -> Iter
     thread.join(5)
 
 
-async def test_a_certificate_of_another_authority_or_none_is_a_refused_logon(plant: tuple[S4hanaHarness, Authority, Path], strict: str) -> None:
+async def test_a_certificate_of_another_authority_or_none_is_a_refused_logon(
+    plant: tuple[S4hanaHarness, Authority, Path], strict: str
+) -> None:
     harness, _, ca = plant
     certificate, key = make_authority("Other CA").issue("gateway")
-    for credentials in ({"certificate": certificate, "private_key": key}, {"username": "MQTTGW", "password": "Welcome1!"}):
+    for credentials in (
+        {"certificate": certificate, "private_key": key},
+        {"username": "MQTTGW", "password": "Welcome1!"},
+    ):
         connector = harness.connector(url=strict, credentials=credentials, ca_file=str(ca))
         with pytest.raises(AuthRefused, match="does not take our client certificate"):
             await connector.probe()
         await connector.close()
 
 
-async def test_an_unknown_authority_of_the_server_is_not_talked_to(plant: tuple[S4hanaHarness, Authority, Path]) -> None:
+async def test_an_unknown_authority_of_the_server_is_not_talked_to(
+    plant: tuple[S4hanaHarness, Authority, Path],
+) -> None:
     harness, _, _ = plant
     connector = harness.connector()
     with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
@@ -96,10 +110,15 @@ async def test_an_unknown_authority_of_the_server_is_not_talked_to(plant: tuple[
     await connector.close()
 
 
-async def test_what_is_no_certificate_is_a_configuration_fault_and_is_not_repeated(plant: tuple[S4hanaHarness, Authority, Path]) -> None:
+async def test_what_is_no_certificate_is_a_configuration_fault_and_is_not_repeated(
+    plant: tuple[S4hanaHarness, Authority, Path],
+) -> None:
     harness, authority, ca = plant
     certificate, _ = authority.issue("gateway")
-    for credentials in ({"certificate": "not-a-pem", "private_key": "secret-key"}, {"certificate": certificate, "private_key": authority.issue("other")[1]}):
+    for credentials in (
+        {"certificate": "not-a-pem", "private_key": "secret-key"},
+        {"certificate": certificate, "private_key": authority.issue("other")[1]},
+    ):
         with pytest.raises(BadConfiguration, match="client certificate") as caught:
             harness.connector(credentials=credentials, ca_file=str(ca))
         assert "secret-key" not in str(caught.value)

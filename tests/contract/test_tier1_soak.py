@@ -1,4 +1,6 @@
-"""Ten thousand readings to the first two systems through random faults, 1 % of them refused: the sum is exact, and what may repeat is counted."""
+"""Ten thousand readings to the first two systems through random faults, 1 % of them refused: the sum is
+exact, and what may repeat is counted.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,14 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 def readings(harness: Harness, *, refused: int) -> list[Reading]:
     """Of the last 63 hours, for MaintainX takes nothing older than three days."""
     begin = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=63)
-    at = [begin + timedelta(minutes=30 * (number // METERS), seconds=number % METERS) for number in range(READINGS)]
+    at = [
+        begin + timedelta(minutes=30 * (number // METERS), seconds=number % METERS)
+        for number in range(READINGS)
+    ]
     return [
-        harness.refused(at[number]) if refused and number % refused == 37 else reading(harness.meter(number % METERS), at[number], number / 8)
+        harness.refused(at[number])
+        if refused and number % refused == 37
+        else reading(harness.meter(number % METERS), at[number], number / 8)
         for number in range(READINGS)
     ]
 
@@ -46,9 +53,13 @@ async def test_maintainx_through_random_faults() -> None:
         assert proxy.struck > 10
         assert len(done.readings) + len(done.dead) == READINGS and len(done.dead) == READINGS // 100
         held = await harness.held()
-        assert {slot: set(values) for slot, values in held.items()} == {(item.meter, item.window_start): {item.value} for item in done.readings.values()}
+        assert {slot: set(values) for slot, values in held.items()} == {
+            (item.meter, item.window_start): {item.value} for item in done.readings.values()
+        }
         repeats = sum(len(values) - 1 for values in held.values())
-    print(f"\nmaintainx: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered, {repeats} repeats")
+    print(
+        f"\nmaintainx: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered, {repeats} repeats"
+    )
 
 
 async def test_postgres_through_random_cuts(contract_dsn: str) -> None:
@@ -62,7 +73,9 @@ async def test_postgres_through_random_cuts(contract_dsn: str) -> None:
         dead, delivered = 0, 0
         for batch in batches:
             if rng.random() < 0.3:
-                await killer.execute("select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and query ilike '%insert into%'")
+                await killer.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and query ilike '%insert into%'"
+                )
                 cuts += 1
             done = await deliver(connector, batch, lambda: None, connection=CONNECTION)
             dead, delivered = dead + len(done.dead), delivered + len(done.readings)
@@ -73,12 +86,16 @@ async def test_postgres_through_random_cuts(contract_dsn: str) -> None:
         assert len(held) == delivered and sum(float(str(values[0])) for values in held.values()) == sum(
             float(str(item.value)) for item in everything if item.meter != "unbelievable"
         )
-    print(f"\npostgres ({connector.capabilities.delivery}): {cuts} cuts, {delivered} delivered once, {dead} dead letters")
+    print(
+        f"\npostgres ({connector.capabilities.delivery}): {cuts} cuts, {delivered} delivered once, {dead} dead letters"
+    )
 
 
 @pytest.mark.parametrize("kind", [MaintainXHarness, PostgresHarness])
 async def test_requests_and_own_time_for_each_thousand(kind: type[Harness], contract_dsn: str) -> None:
-    """The CPU of this thread: the HTTP client's or the driver's included, and for MaintainX the stand-in's too, which runs in it."""
+    """The CPU of this thread: the HTTP client's or the driver's included, and for MaintainX the stand-in's
+    too, which runs in it.
+    """
     harness, calls = kind(), Calls()
     async with harness.running(contract_dsn):
         connector = harness.connector(calls=calls, timeout_seconds=30.0)
@@ -91,5 +108,7 @@ async def test_requests_and_own_time_for_each_thousand(kind: type[Harness], cont
             assert set(map(type, outcomes)) == {Accepted}
         await connector.close()
     requests = len(calls.seen) / (READINGS / 1000)
-    print(f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings, {seconds / READINGS * 1000:.3f} ms of our time each")
+    print(
+        f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings, {seconds / READINGS * 1000:.3f} ms of our time each"
+    )
     assert requests <= 11

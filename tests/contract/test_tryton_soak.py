@@ -1,4 +1,6 @@
-"""Ten thousand readings to a real Tryton through random faults, 1 % of them refused by a rule there: each is there once, or dead in Tryton's words."""
+"""Ten thousand readings to a real Tryton through random faults, 1 % of them refused by a rule there: each is
+there once, or dead in Tryton's words.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def readings(harness: TrytonHarness, *, refused: int) -> list[Reading]:
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-async def test_every_reading_once_through_random_faults(harness: TrytonHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_reading_once_through_random_faults(
+    harness: TrytonHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tryton_module, "_SETTLED_SECONDS", 10 * LATE_SECONDS)
     rng = random.Random(20261124)
     everything = readings(harness, refused=100)
@@ -54,7 +58,9 @@ async def test_every_reading_once_through_random_faults(harness: TrytonHarness, 
         def before() -> None:
             if not proxy.faults and rng.random() < 0.5:
                 proxy.faults.append(rng.choice(KINDS))
-                proxy.skip = rng.randrange(3)  # the question, the request, or one in the midst of a search for what is refused
+                proxy.skip = rng.randrange(
+                    3
+                )  # the question, the request, or one in the midst of a search for what is refused
 
         done = await deliver(connector, everything, before, connection=CONNECTION)
         await connector.close()
@@ -64,8 +70,12 @@ async def test_every_reading_once_through_random_faults(harness: TrytonHarness, 
     assert all(REFUSED in refusal.message for refusal in done.dead.values())
     held = await harness.held()
     assert held == {(item.meter, item.window_start): [item.value] for item in done.readings.values()}
-    assert sum(float(values[0]) for values in held.values()) == sum(float(str(item.value)) for item in everything if item.key not in done.dead)
-    print(f"\ntryton: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered once, {len(done.dead)} dead")
+    assert sum(float(values[0]) for values in held.values()) == sum(
+        float(str(item.value)) for item in everything if item.key not in done.dead
+    )
+    print(
+        f"\ntryton: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered once, {len(done.dead)} dead"
+    )
 
 
 @pytest.mark.soak
@@ -86,7 +96,9 @@ async def test_requests_and_own_time_for_each_thousand(harness: TrytonHarness, r
         assert refused or set(map(type, outcomes)) == {Accepted}
     requests = len(calls.seen) / (READINGS / 1000)
     share, own = 100 / refused if refused else 0, seconds / READINGS * 1000
-    print(f"\ntryton, {share:g} % refused: {requests:.1f} requests for 1,000 readings, {own:.3f} ms of our time each")
+    print(
+        f"\ntryton, {share:g} % refused: {requests:.1f} requests for 1,000 readings, {own:.3f} ms of our time each"
+    )
     assert requests <= 15
     assert refused or requests <= 11
     await connector.close()

@@ -42,7 +42,13 @@ class TrytonHarness:
         yield
 
     def connector(
-        self, *, timeout_seconds: float = 20.0, calls: Calls | None = None, url: str | None = None, key: str | None = None, **settings: object
+        self,
+        *,
+        timeout_seconds: float = 20.0,
+        calls: Calls | None = None,
+        url: str | None = None,
+        key: str | None = None,
+        **settings: object,
     ) -> TrytonConnector:
         return TrytonConnector(
             ConnectorSettings(
@@ -67,10 +73,15 @@ class TrytonHarness:
     @asynccontextmanager
     async def failing(self, fault: str) -> AsyncIterator[Connector]:
         async with AsyncExitStack() as stack:
-            server = FaultServer(on_get=answer("200 OK", orjson.dumps(LISTED)), on_other=answer("200 OK", b"[]"))
+            server = FaultServer(
+                on_get=answer("200 OK", orjson.dumps(LISTED)), on_other=answer("200 OK", b"[]")
+            )
             server.on_other = after_the_question(server, http_reply(fault))
             await stack.enter_async_context(server)
-            url = {"unreachable": f"http://127.0.0.1:{closed_port()}", "name_not_resolved": "https://does-not-exist.invalid"}.get(fault, server.url)
+            url = {
+                "unreachable": f"http://127.0.0.1:{closed_port()}",
+                "name_not_resolved": "https://does-not-exist.invalid",
+            }.get(fault, server.url)
             connector = self.connector(url=url, timeout_seconds=1.0, key="contract-suite-key")
             stack.push_async_callback(connector.close)
             yield connector

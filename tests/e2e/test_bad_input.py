@@ -1,4 +1,6 @@
-"""Every bad input through broker and daemon: kept with its reason, counted, nothing else lost; and starts that cannot work say why."""
+"""Every bad input through broker and daemon: kept with its reason, counted, nothing else lost; and starts
+that cannot work say why.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def _bad() -> list[tuple[str, bytes, str]]:
         (TOPIC, b'{"metrics": {"a": 1e999}}', "invalid_json"),
         (f"{TOPIC}/a", b"nan", "not_finite"),
         (f"{TOPIC}/a", b"-inf", "not_finite"),
-        (TOPIC, json.dumps({"metrics": {f"m{number}": number for number in range(300)}}).encode(), "too_many_metrics"),
+        (
+            TOPIC,
+            json.dumps({"metrics": {f"m{number}": number for number in range(300)}}).encode(),
+            "too_many_metrics",
+        ),
         (TOPIC, OVERSIZED, "oversized_packet"),
         (TOPIC, json.dumps({"ts": future, "metrics": {"a": 1}}).encode(), "timestamp_in_future"),
         (TOPIC, json.dumps({"ts": ancient, "metrics": {"a": 1}}).encode(), "timestamp_too_old"),
@@ -63,15 +69,23 @@ async def test_each_bad_message_is_kept_with_its_reason_and_hurts_no_other(rig: 
     bad, at = _bad(), time.time_ns() // 1_000_000 - 60_000
     async with Publisher[None](rig.broker.port, "device") as publisher:
         for number, (topic, payload, _) in enumerate(bad):
-            await publisher.publish(TOPIC, json.dumps({"ts": at + number, "metrics": {"good": number}}).encode(), None)
+            await publisher.publish(
+                TOPIC, json.dumps({"ts": at + number, "metrics": {"good": number}}).encode(), None
+            )
             await publisher.publish(topic, payload, None)
-        await publisher.publish(TOPIC, json.dumps({"ts": at + len(bad), "metrics": {"good": len(bad)}}).encode(), None)
+        await publisher.publish(
+            TOPIC, json.dumps({"ts": at + len(bad), "metrics": {"good": len(bad)}}).encode(), None
+        )
         await publisher.flush()
     await rig.reaches("telemetry", len(bad) + 1)
     await rig.reaches("dead_letter", len(bad))
     letters = await _dead_letters(rig)
-    # Of a packet that is skipped unparsed, the dead letter has what follows the packet id: first the length of its properties, none here.
-    expected = {(topic, (b"\0" + payload if payload is OVERSIZED else payload)[:100]): reason for topic, payload, reason in bad}
+    # Of a packet that is skipped unparsed, the dead letter has what follows the packet id: first the length
+    # of its properties, none here.
+    expected = {
+        (topic, (b"\0" + payload if payload is OVERSIZED else payload)[:100]): reason
+        for topic, payload, reason in bad
+    }
     assert expected == {key: reason for key, (reason, _) in letters.items()}
     assert all(len(detail) > 10 for _, detail in letters.values()), "a detail says nothing"
     good = await rig.fetch("select (metrics ->> 'good')::int as good from telemetry order by ts")
@@ -105,9 +119,15 @@ async def test_a_topic_that_no_source_matches_any_more_is_a_dead_letter(rig: Rig
 async def _subscribe_beside(port: int, client: str) -> None:
     """Adds a filter to the gateway's own session, as an older configuration would have left it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(mqtt5.ConnectPacket(client, clean_start=False, session_expiry_interval=3600, receive_max=65534).write())
+    writer.write(
+        mqtt5.ConnectPacket(
+            client, clean_start=False, session_expiry_interval=3600, receive_max=65534
+        ).write()
+    )
     await reader.read(1024)
-    writer.write(mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("elsewhere/+", max_qos=mqtt5.QoS.AT_LEAST_ONCE)]).write())
+    writer.write(
+        mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("elsewhere/+", max_qos=mqtt5.QoS.AT_LEAST_ONCE)]).write()
+    )
     await reader.read(1024)
     writer.write(mqtt5.DisconnectPacket().write())
     await writer.drain()
@@ -115,7 +135,11 @@ async def _subscribe_beside(port: int, client: str) -> None:
 
 
 async def _says(daemon: Daemon, text: str, seconds: float = 20.0) -> None:
-    await wait_until(lambda: text in daemon.log, seconds=seconds, what=f"the daemon says {text}; it said {daemon.log[-800:]}")
+    await wait_until(
+        lambda: text in daemon.log,
+        seconds=seconds,
+        what=f"the daemon says {text}; it said {daemon.log[-800:]}",
+    )
 
 
 async def test_it_waits_for_a_broker_that_is_away_and_says_so(rig: Rig) -> None:
@@ -175,17 +199,42 @@ async def test_a_database_that_does_not_exist_stops_it(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
-        pytest.param({"telemetry": {"retentoin": "30d"}}, ["telemetry.retentoin", "unknown key", "retention"], id="unknown key"),
-        pytest.param({"broker": {"password": "${env:NOWHERE_TO_BE_FOUND}"}}, ["broker.password", "NOWHERE_TO_BE_FOUND"], id="missing secret"),
         pytest.param(
-            {"telemetry": {"sources": [{"topic": "{customer}/devices/{device}/telemetry"}, {"topic": "{customer}/{device}/pump/telemetry"}]}},
+            {"telemetry": {"retentoin": "30d"}},
+            ["telemetry.retentoin", "unknown key", "retention"],
+            id="unknown key",
+        ),
+        pytest.param(
+            {"broker": {"password": "${env:NOWHERE_TO_BE_FOUND}"}},
+            ["broker.password", "NOWHERE_TO_BE_FOUND"],
+            id="missing secret",
+        ),
+        pytest.param(
+            {
+                "telemetry": {
+                    "sources": [
+                        {"topic": "{customer}/devices/{device}/telemetry"},
+                        {"topic": "{customer}/{device}/pump/telemetry"},
+                    ]
+                }
+            },
             ["telemetry.sources", "overlap"],
             id="overlapping sources",
         ),
     ],
 )
-async def test_a_faulty_configuration_starts_nothing(tmp_path: Path, sections: dict[str, Tree], said: list[str]) -> None:
-    daemon = Daemon(tmp_path, broker_url="mqtt://127.0.0.1:1", dsn="postgresql:///nowhere", customers=["acme"], connections=[], name="daemon", **sections)
+async def test_a_faulty_configuration_starts_nothing(
+    tmp_path: Path, sections: dict[str, Tree], said: list[str]
+) -> None:
+    daemon = Daemon(
+        tmp_path,
+        broker_url="mqtt://127.0.0.1:1",
+        dsn="postgresql:///nowhere",
+        customers=["acme"],
+        connections=[],
+        name="daemon",
+        **sections,
+    )
     assert await _ends(daemon) == 2
     assert "daemon.yaml:" in daemon.log, "the fault has no line"
     assert [text for text in said if text not in daemon.log] == []

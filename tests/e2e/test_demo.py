@@ -1,4 +1,6 @@
-"""`fieldgate demo` as CI sees it: readings arrive, every switch has its effect and its end, nothing is left behind."""
+"""`fieldgate demo` as CI sees it: readings arrive, every switch has its effect and its end, nothing is left
+behind.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Demo:
         self._folder = folder
         self._output = folder.parent / "output"
         with self._output.open("w") as output:
-            self.process = subprocess.Popen([*COMMAND, str(folder)], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                [*COMMAND, str(folder)], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
 
     @property
     def output(self) -> str:
@@ -53,7 +57,11 @@ class Demo:
 
     def states(self) -> list[str]:
         """Of the connection, in order."""
-        events = [json.loads(line) for line in (self._folder / "demo.log").read_text().splitlines() if line.endswith("}")]
+        events = [
+            json.loads(line)
+            for line in (self._folder / "demo.log").read_text().splitlines()
+            if line.endswith("}")
+        ]
         return [event["to_state"] for event in events if event["event"] == "connection.state_changed"]
 
     async def switch(self, **switches: object) -> None:
@@ -101,12 +109,20 @@ async def test_readings_arrive_and_every_switch_has_its_effect(folder: Path) -> 
         assert await asyncio.to_thread(demo.process.wait, 60) == 0
         assert "readings had arrived" in demo.output
         assert demo.last("repeats") == demo.last("dead_letters") == 0
-        assert not [server for server in servers if server.is_running() and server.status() != psutil.STATUS_ZOMBIE]
+        assert not [
+            server for server in servers if server.is_running() and server.status() != psutil.STATUS_ZOMBIE
+        ]
 
 
 @pytest.mark.parametrize(("seconds", "code"), [("1", 1), ("15", 0)])
 def test_it_ends_by_itself_and_tells_whether_readings_arrived(folder: Path, seconds: str, code: int) -> None:
-    done = subprocess.run([*COMMAND, str(folder), "--seconds", seconds], capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(
+        [*COMMAND, str(folder), "--seconds", seconds],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     assert ("stopped; 0 readings" in done.stdout) is bool(code)
 
@@ -115,15 +131,27 @@ async def test_keys_work_on_a_terminal_and_leave_it_as_it_was(folder: Path) -> N
     ours, theirs = pty.openpty()
     before = os.get_blocking(theirs)
     process = subprocess.Popen(
-        [*COMMAND, str(folder)], stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+        [*COMMAND, str(folder)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
     )
     shown = bytearray()
     loop = asyncio.get_running_loop()
     loop.add_reader(ours, lambda: shown.extend(os.read(ours, 65536)))
     try:
-        await wait_until(lambda: b"active" in shown and b"pump-01" in shown, seconds=90, what="the screen shows the connection and a reading")
+        await wait_until(
+            lambda: b"active" in shown and b"pump-01" in shown,
+            seconds=90,
+            what="the screen shows the connection and a reading",
+        )
         os.write(ours, b"k")
-        await wait_until(lambda: b"reauthorization_required" in shown, seconds=60, what="the screen shows that the key was refused")
+        await wait_until(
+            lambda: b"reauthorization_required" in shown,
+            seconds=60,
+            what="the screen shows that the key was refused",
+        )
         os.write(ours, b"q")
         assert await asyncio.to_thread(process.wait, 60) == 0
     finally:

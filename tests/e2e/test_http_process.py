@@ -1,4 +1,6 @@
-"""The daemon and its HTTP process, each of them killed, hung or asked to end: the other notices, and telemetry is not touched."""
+"""The daemon and its HTTP process, each of them killed, hung or asked to end: the other notices, and
+telemetry is not touched.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ async def daemon(tmp_path: Path, mosquitto: Mosquitto, dsn: str) -> AsyncIterato
 
 @asynccontextmanager
 async def asking(daemon: Daemon) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{daemon.port}", trust_env=False, timeout=10) as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{daemon.port}", trust_env=False, timeout=10
+    ) as client:
         yield client
 
 
@@ -54,13 +58,17 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-async def test_one_that_is_killed_is_there_again_and_telemetry_is_acknowledged_meanwhile(daemon: Daemon, mosquitto: Mosquitto, database: Database) -> None:
+async def test_one_that_is_killed_is_there_again_and_telemetry_is_acknowledged_meanwhile(
+    daemon: Daemon, mosquitto: Mosquitto, database: Database
+) -> None:
     acknowledged: list[int] = []
     async with Publisher[int](mosquitto.port, "pump", acknowledged=acknowledged.append) as publisher:
         first = http_process(daemon)
         os.kill(first, signal.SIGKILL)
         for number in range(100):
-            payload = json.dumps({"ts": time.time_ns() // 1_000_000 + number, "metrics": {"t": number}}).encode()
+            payload = json.dumps(
+                {"ts": time.time_ns() // 1_000_000 + number, "metrics": {"t": number}}
+            ).encode()
             await publisher.publish("acme/devices/pump/telemetry", payload, number)
         await publisher.flush()
     async with asking(daemon) as client:
@@ -98,7 +106,9 @@ async def test_a_daemon_that_hangs_is_neither_alive_nor_ready(daemon: Daemon) ->
     os.kill(daemon.pid, signal.SIGSTOP)
     try:
         async with asking(daemon) as client:
-            alive, ready, metrics = await asyncio.gather(*(client.get(path) for path in ("/healthz", "/readyz", "/metrics")))
+            alive, ready, metrics = await asyncio.gather(
+                *(client.get(path) for path in ("/healthz", "/readyz", "/metrics"))
+            )
             assert (alive.status_code, alive.json()["code"]) == (503, "gateway.overloaded")
             assert (ready.status_code, ready.json()) == (503, {"ready": False, "checks": {"daemon": False}})
             assert metrics.status_code == 503
@@ -109,8 +119,12 @@ async def test_a_daemon_that_hangs_is_neither_alive_nor_ready(daemon: Daemon) ->
         os.kill(daemon.pid, signal.SIGCONT)
 
 
-async def test_what_it_counts_is_in_the_metrics_and_stays_when_it_dies(daemon: Daemon, database: Database) -> None:
-    series = 'fieldgate_upstream_requests_total{operation="list_meters",status_class="2xx",system="maintainx"}'
+async def test_what_it_counts_is_in_the_metrics_and_stays_when_it_dies(
+    daemon: Daemon, database: Database
+) -> None:
+    series = (
+        'fieldgate_upstream_requests_total{operation="list_meters",status_class="2xx",system="maintainx"}'
+    )
     async with DemoCmms(meters=["pump t"], api_key="key") as cmms, asking(daemon) as client:
         token = (await access.create(database, name="test", role=Role.ADMIN)).token
         headers = {"Authorization": f"Bearer {token}"}
@@ -124,7 +138,10 @@ async def test_what_it_counts_is_in_the_metrics_and_stays_when_it_dies(daemon: D
         assert (await client.post("/v1/connections", json=wanted, headers=headers)).status_code == 201
 
         async def is_active() -> bool:
-            return str((await client.get("/v1/connections/cmms/status", headers=headers)).json()["state"]) == "active"
+            return (
+                str((await client.get("/v1/connections/cmms/status", headers=headers)).json()["state"])
+                == "active"
+            )
 
         await wait_until(is_active, what="the connection is active")
         for _ in range(2):

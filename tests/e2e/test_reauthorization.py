@@ -1,6 +1,8 @@
-"""A whole gateway process, from the API to the system and back: connected, worked, refused, reconnected by the customer, disconnected.
+"""A whole gateway process, from the API to the system and back: connected, worked, refused, reconnected by
+the customer, disconnected.
 
-Every message on MQTT and every answer of the API is checked against the documents that describe them, and no secret is anywhere.
+Every message on MQTT and every answer of the API is checked against the documents that describe them, and no
+secret is anywhere.
 """
 
 from __future__ import annotations
@@ -78,7 +80,9 @@ class Receiver:
             body += part.get("body", b"")
             if not part.get("more_body"):
                 break
-        self.got.append((time.monotonic(), {name.decode(): value.decode() for name, value in scope["headers"]}, body))
+        self.got.append(
+            (time.monotonic(), {name.decode(): value.decode() for name, value in scope["headers"]}, body)
+        )
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -112,11 +116,16 @@ class Scene:
         return self.ears.when(lambda topic, _: topic.endswith(f"/events/{type}"))
 
     def hooked(self, type: str) -> float | None:
-        return next((at for at, _, body in self.receiver.got if orjson.loads(body)["type"] == f"fieldgate.{type}"), None)
+        return next(
+            (at for at, _, body in self.receiver.got if orjson.loads(body)["type"] == f"fieldgate.{type}"),
+            None,
+        )
 
 
 @asynccontextmanager
-async def staged(tmp_path: Path, mosquitto: Mosquitto, dsn: str, *, interval: str, probe_interval: str = "2s") -> AsyncIterator[Scene]:
+async def staged(
+    tmp_path: Path, mosquitto: Mosquitto, dsn: str, *, interval: str, probe_interval: str = "2s"
+) -> AsyncIterator[Scene]:
     async with AsyncExitStack() as stack:
         database = await Database.open(dsn, size=2)
         stack.push_async_callback(database.close)
@@ -126,7 +135,12 @@ async def staged(tmp_path: Path, mosquitto: Mosquitto, dsn: str, *, interval: st
         server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         tasks = [asyncio.create_task(server.serve()), asyncio.create_task(ears.listen(mosquitto.port))]
         sections = {
-            "sync": {"lateness": "200ms", "probe_interval": probe_interval, "unknown_wait": "1s", "backoff_cap": "1s"},
+            "sync": {
+                "lateness": "200ms",
+                "probe_interval": probe_interval,
+                "unknown_wait": "1s",
+                "backoff_cap": "1s",
+            },
             "webhooks": {"allow_private_addresses": True, "allow_http": True},
             "credits": {"capacity": 10},
         }
@@ -136,7 +150,11 @@ async def staged(tmp_path: Path, mosquitto: Mosquitto, dsn: str, *, interval: st
         await daemon.ready()
         token = (await access.create(database, name="e2e", role=Role.ADMIN)).token
         api = await stack.enter_async_context(CheckedClient(f"http://127.0.0.1:{daemon.port}", token))
-        hook = (await api("POST", "/v1/webhooks", json={"url": f"http://127.0.0.1:{receiver.port}/", "customer": "acme"})).json()
+        hook = (
+            await api(
+                "POST", "/v1/webhooks", json={"url": f"http://127.0.0.1:{receiver.port}/", "customer": "acme"}
+            )
+        ).json()
         meters = [{"device": "pump-*", "metric": "t", "meter": "{device} t", "reduce": "last", "every": "1s"}]
         wanted = {
             "id": NAME,
@@ -165,7 +183,9 @@ async def publishing(port: int, acknowledged: set[int]) -> AsyncIterator[None]:
         async with Publisher[int](port, "pump", window=100, acknowledged=acknowledged.add) as publisher:
             while True:
                 at = time.time_ns() // 1_000_000
-                await publisher.publish("acme/devices/pump-1/telemetry", orjson.dumps({"ts": at, "metrics": {"t": at % 1000}}), at)
+                await publisher.publish(
+                    "acme/devices/pump-1/telemetry", orjson.dumps({"ts": at, "metrics": {"t": at % 1000}}), at
+                )
                 await asyncio.sleep(0.1)
 
     task = asyncio.create_task(publish())
@@ -178,7 +198,11 @@ async def publishing(port: int, acknowledged: set[int]) -> AsyncIterator[None]:
 
 def readings(cmms: DemoCmms) -> dict[int, int]:
     """Seconds that the CMMS has a reading of, and how many."""
-    return {int(at.timestamp()): len(values) for meter in cmms.meters.values() for at, values in meter.readings.items()}
+    return {
+        int(at.timestamp()): len(values)
+        for meter in cmms.meters.values()
+        for at, values in meter.readings.items()
+    }
 
 
 async def told_within(scene: Scene, began: float) -> dict[str, float]:
@@ -187,7 +211,11 @@ async def told_within(scene: Scene, began: float) -> dict[str, float]:
     found: dict[str, float | None] = {}
 
     def complete() -> bool:
-        found["status"] = scene.ears.when(lambda topic, payload: topic == STATUS and orjson.loads(payload)["state"] == "reauthorization_required")
+        found["status"] = scene.ears.when(
+            lambda topic, payload: (
+                topic == STATUS and orjson.loads(payload)["state"] == "reauthorization_required"
+            )
+        )
         found["issue"] = scene.ears.when(lambda topic, payload: "/issues/" in topic and bool(payload))
         found["event"], found["webhook"] = scene.event(type_), scene.hooked(type_)
         return all(found.values())
@@ -216,7 +244,9 @@ async def reconnected(scene: Scene, key: str) -> None:
         assert answer.status_code == 200
 
 
-async def test_busy_refused_reconnected_and_disconnected(tmp_path: Path, mosquitto: Mosquitto, dsn: str) -> None:
+async def test_busy_refused_reconnected_and_disconnected(
+    tmp_path: Path, mosquitto: Mosquitto, dsn: str
+) -> None:
     acknowledged: set[int] = set()
     async with staged(tmp_path, mosquitto, dsn, interval="500ms") as scene:
         async with publishing(mosquitto.port, acknowledged):
@@ -226,27 +256,44 @@ async def test_busy_refused_reconnected_and_disconnected(tmp_path: Path, mosquit
             print(f"after the refused call: {took}")
             calls = sum(scene.cmms.requests.values())
             before = len(acknowledged)
-            await wait_until(lambda: len(acknowledged) > before + 30, what="three seconds of samples are buffered")
+            await wait_until(
+                lambda: len(acknowledged) > before + 30, what="three seconds of samples are buffered"
+            )
             assert sum(scene.cmms.requests.values()) == calls, "nothing is called while a person is needed"
             scene.cmms.api_key, scene.cmms.switches.revoke_key = NEW, False
             await reconnected(scene, NEW)
             await scene.reaches("active")
             await wait_until(lambda: scene.event("connection.reauthorized") is not None, what="it is told")
         last = max(acknowledged) // 1000 - 2
-        await wait_until(lambda: last in readings(scene.cmms), what="what was buffered is delivered", seconds=40)
+        await wait_until(
+            lambda: last in readings(scene.cmms), what="what was buffered is delivered", seconds=40
+        )
         seconds = {at // 1000 for at in acknowledged if at // 1000 <= last}
         delivered = readings(scene.cmms)
         assert not seconds - delivered.keys() and {delivered[second] for second in seconds} == {1}
-        await wait_until(lambda: not [topic for topic in scene.ears.retained if "/issues/" in topic], what="the issue is emptied")
+        await wait_until(
+            lambda: not [topic for topic in scene.ears.retained if "/issues/" in topic],
+            what="the issue is emptied",
+        )
         assert (await scene.api("DELETE", f"/v1/connections/{NAME}")).status_code in (200, 202, 204)
-        await wait_until(lambda: not [topic for topic in scene.ears.retained if NAME in topic], what="no topic is left behind", seconds=40)
+        await wait_until(
+            lambda: not [topic for topic in scene.ears.retained if NAME in topic],
+            what="no topic is left behind",
+            seconds=40,
+        )
         assert (await scene.api("GET", "/v1/credits")).json()["available"] == 10
-        await wait_until(lambda: scene.hooked("connection.disconnected") is not None, what="the webhook is told of the end")
+        await wait_until(
+            lambda: scene.hooked("connection.disconnected") is not None, what="the webhook is told of the end"
+        )
         await everything_was_right(scene)
 
 
-@pytest.mark.parametrize(("probe_interval", "within_seconds"), [("2s", 7), pytest.param("45s", 60, marks=pytest.mark.soak)])
-async def test_an_idle_connection_is_found_refused(tmp_path: Path, mosquitto: Mosquitto, dsn: str, probe_interval: str, within_seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("probe_interval", "within_seconds"), [("2s", 7), pytest.param("45s", 60, marks=pytest.mark.soak)]
+)
+async def test_an_idle_connection_is_found_refused(
+    tmp_path: Path, mosquitto: Mosquitto, dsn: str, probe_interval: str, within_seconds: float
+) -> None:
     """With the interval that is the default, in the long run."""
     async with staged(tmp_path, mosquitto, dsn, interval="1h", probe_interval=probe_interval) as scene:
         began = time.monotonic()
@@ -269,15 +316,33 @@ async def everything_was_right(scene: Scene) -> None:
     lifecycle = [type_ for type_ in types if type_.startswith("fieldgate.connection.")]
     assert lifecycle == [
         f"fieldgate.connection.{what}"
-        for what in ("created", "activated", "reauthorization_required", "reauthorization_started", "reauthorized", "disconnected")
+        for what in (
+            "created",
+            "activated",
+            "reauthorization_required",
+            "reauthorization_started",
+            "reauthorized",
+            "disconnected",
+        )
     ]
     dump = await asyncio.to_thread(dumped, scene.dsn)
     published = b"".join(topic.encode() + payload for _, topic, payload in scene.ears.seen)
     hooks = b"".join(body for _, _, body in scene.receiver.got)
     metrics = (await httpx.AsyncClient().get(f"http://127.0.0.1:{scene.daemon.port}/metrics")).content
-    answers = b"".join(answer.content for answer in scene.api.answers if "/webhooks" not in str(answer.url) and "reauthorization" not in str(answer.url))
+    answers = b"".join(
+        answer.content
+        for answer in scene.api.answers
+        if "/webhooks" not in str(answer.url) and "reauthorization" not in str(answer.url)
+    )
     for canary in (OLD, NEW, scene.secret):
-        for place, text in {"dump": dump, "mqtt": published, "webhooks": hooks, "metrics": metrics, "api": answers, "log": scene.daemon.log.encode()}.items():
+        for place, text in {
+            "dump": dump,
+            "mqtt": published,
+            "webhooks": hooks,
+            "metrics": metrics,
+            "api": answers,
+            "log": scene.daemon.log.encode(),
+        }.items():
             assert canary.encode() not in text, f"{canary} in {place}"
             assert base64.b64encode(canary.encode()) not in text, f"{canary} in {place}"
 

@@ -34,7 +34,14 @@ class Rig:
     sink_dsn: str
     daemons: list[Daemon] = field(default_factory=list)
 
-    def daemon(self, name: str = "daemon", *, broker_url: str | None = None, connections: Sequence[Tree] | None = None, **sections: Tree) -> Daemon:
+    def daemon(
+        self,
+        name: str = "daemon",
+        *,
+        broker_url: str | None = None,
+        connections: Sequence[Tree] | None = None,
+        **sections: Tree,
+    ) -> Daemon:
         """A replica with a short lease; by default with one connection `sink`, `each`, journalled."""
         if connections is None:
             connections = [self.connection("sink")]
@@ -52,9 +59,13 @@ class Rig:
         self.daemons.append(daemon)
         return daemon
 
-    def connection(self, name: str, *, dsn: str | None = None, meters: Sequence[Tree] = EACH, initial_days: int = 30) -> dict[str, object]:
+    def connection(
+        self, name: str, *, dsn: str | None = None, meters: Sequence[Tree] = EACH, initial_days: int = 30
+    ) -> dict[str, object]:
         """A connection to the table sink, which also writes down each insert and each change."""
-        declared = postgres_connection(name, CUSTOMER, dsn or self.sink_dsn, meters, initial_days=initial_days)
+        declared = postgres_connection(
+            name, CUSTOMER, dsn or self.sink_dsn, meters, initial_days=initial_days
+        )
         return {**declared, "settings": {"journal": True}}
 
     async def fetch(self, query: str, *arguments: object, dsn: str | None = None) -> list[asyncpg.Record]:
@@ -97,8 +108,14 @@ class Rig:
             connection,
             dsn=self.sink_dsn,
         )
-        assert [dict(row) for row in rows if row["changes"]] == [], "readings were changed after they were delivered"
-        written = await self.fetch("select count(*) from fieldgate_reading_journal where connection = $1", connection, dsn=self.sink_dsn)
+        assert [dict(row) for row in rows if row["changes"]] == [], (
+            "readings were changed after they were delivered"
+        )
+        written = await self.fetch(
+            "select count(*) from fieldgate_reading_journal where connection = $1",
+            connection,
+            dsn=self.sink_dsn,
+        )
         assert written[0][0] == len(rows), "the sink was written more often than it has readings"
         return {(row["device"], row["at"]): row["value"] for row in rows}
 
@@ -131,7 +148,9 @@ class Fleet:
     def __init__(self, port: int, *, devices: Sequence[str] | int = 20, client_id: str = "fleet") -> None:
         self.acknowledged: dict[tuple[str, int], float] = {}
         self.sent = 0
-        self._devices = [f"d{number}" for number in range(devices)] if isinstance(devices, int) else list(devices)
+        self._devices = (
+            [f"d{number}" for number in range(devices)] if isinstance(devices, int) else list(devices)
+        )
         self._publisher: Publisher[Tag] = Publisher(port, client_id, window=500, acknowledged=self._note)
         self._at = time.time_ns() // 1_000_000
 
@@ -143,7 +162,9 @@ class Fleet:
         await self._publisher.__aexit__(*error)
 
     async def publish(self, count: int, *, rate: float) -> None:
-        """`count` samples at about `rate` a second, one a millisecond of device time at most, no two the same."""
+        """`count` samples at about `rate` a second, one a millisecond of device time at most, no two the
+        same.
+        """
         started = time.perf_counter()
         for number in range(count):
             ahead = number / rate - (time.perf_counter() - started)
@@ -151,7 +172,11 @@ class Fleet:
                 await asyncio.sleep(ahead)
             self._at = max(self._at + 1, time.time_ns() // 1_000_000 - 1000)
             device, value = self._devices[self.sent % len(self._devices)], float(self.sent)
-            await self._publisher.publish(f"{CUSTOMER}/devices/{device}/telemetry", self.body(self._at, value), (device, self._at, value))
+            await self._publisher.publish(
+                f"{CUSTOMER}/devices/{device}/telemetry",
+                self.body(self._at, value),
+                (device, self._at, value),
+            )
             self.sent += 1
 
     async def publish_until(self, stopping: asyncio.Event, *, rate: float) -> None:

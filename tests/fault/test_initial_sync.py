@@ -1,4 +1,6 @@
-"""Initial sync from stored samples beside live traffic, with SIGKILLs on the way: every window once, with the right value, and no gap at the seam."""
+"""Initial sync from stored samples beside live traffic, with SIGKILLs on the way: every window once, with the
+right value, and no gap at the seam.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +45,21 @@ async def _store(rig: Rig, samples: Iterator[Sample], devices: int, days: int) -
     connection = await asyncpg.connect(rig.dsn)
     try:
         await connection.execute("insert into customer values ($1) on conflict do nothing", CUSTOMER)
-        await connection.execute("insert into device (customer_id, device_id) select $1, 's' || g from generate_series(0, $2) g", CUSTOMER, devices - 1)
+        await connection.execute(
+            "insert into device (customer_id, device_id) select $1, 's' || g from generate_series(0, $2) g",
+            CUSTOMER,
+            devices - 1,
+        )
         for day in range(days + 2):
-            await connection.execute("select ensure_partition('telemetry', $1::date)", (datetime.now(UTC) - timedelta(days=day)).date())
+            await connection.execute(
+                "select ensure_partition('telemetry', $1::date)",
+                (datetime.now(UTC) - timedelta(days=day)).date(),
+            )
         now, batch = datetime.now(UTC), []
         for device, at, temperature, pressure in samples:
-            batch.append((CUSTOMER, device, at, json.dumps({"temperature": temperature, "pressure": pressure}), now))
+            batch.append(
+                (CUSTOMER, device, at, json.dumps({"temperature": temperature, "pressure": pressure}), now)
+            )
             if len(batch) == 5000:
                 await _copy(connection, batch)
         await _copy(connection, batch)
@@ -56,19 +67,26 @@ async def _store(rig: Rig, samples: Iterator[Sample], devices: int, days: int) -
         await connection.close()
 
 
-async def _copy(connection: asyncpg.Connection[asyncpg.Record], batch: list[tuple[str, str, datetime, str, datetime]]) -> None:
+async def _copy(
+    connection: asyncpg.Connection[asyncpg.Record], batch: list[tuple[str, str, datetime, str, datetime]]
+) -> None:
     columns = ["customer_id", "device_id", "ts", "metrics", "received_at"]
     await connection.copy_records_to_table("telemetry", records=batch, columns=columns)
     batch.clear()
 
 
 async def _expected(rig: Rig, every: timedelta) -> dict[Window, float]:
-    """The oracle: each window's value from what telemetry holds at the end, in plain Python and by another way than the gateway's."""
+    """The oracle: each window's value from what telemetry holds at the end, in plain Python and by another
+    way than the gateway's.
+    """
     held: dict[Window, list[float]] = defaultdict(list)
     connection = await asyncpg.connect(rig.dsn)
     try:
         async with connection.transaction():
-            async for row in connection.cursor("select device_id, ts, metrics::text as metrics from telemetry where device_id like 's%'", prefetch=10_000):
+            async for row in connection.cursor(
+                "select device_id, ts, metrics::text as metrics from telemetry where device_id like 's%'",
+                prefetch=10_000,
+            ):
                 metrics = json.loads(row["metrics"])
                 seconds = math.floor(row["ts"].timestamp() / every.total_seconds()) * every.total_seconds()
                 start = datetime.fromtimestamp(seconds, UTC)
@@ -76,14 +94,19 @@ async def _expected(rig: Rig, every: timedelta) -> dict[Window, float]:
                 held[f"{row['device_id']}/max", start].append(metrics["pressure"])
     finally:
         await connection.close()
-    return {key: max(values) if key[0].endswith("/max") else math.fsum(values) / len(values) for key, values in held.items()}
+    return {
+        key: max(values) if key[0].endswith("/max") else math.fsum(values) / len(values)
+        for key, values in held.items()
+    }
 
 
 async def _delivered(rig: Rig) -> dict[Window, float]:
     query = "from fieldgate_reading where meter like 's%/m%'"
     rows = await rig.fetch(f"select meter, window_start, value, changes {query}", dsn=rig.sink_dsn)
     journal = await rig.count("fieldgate_reading_journal where meter like 's%/m%'", dsn=rig.sink_dsn)
-    assert sum(row["changes"] for row in rows) == 0, "a window was delivered, and then delivered again with another value"
+    assert sum(row["changes"] for row in rows) == 0, (
+        "a window was delivered, and then delivered again with another value"
+    )
     assert journal == len(rows), "the sink was written more often than there are windows"
     return {(row["meter"], row["window_start"]): row["value"] for row in rows}
 
@@ -101,7 +124,14 @@ class _Live(Fleet):
     def body(self, at: int, value: float) -> bytes:
         chance = random.Random(at)
         return json.dumps(
-            {"ts": at, "metrics": {"temperature": round(chance.uniform(10, 30), 3), "pressure": round(chance.uniform(900, 1100), 3), "value": value}}
+            {
+                "ts": at,
+                "metrics": {
+                    "temperature": round(chance.uniform(10, 30), 3),
+                    "pressure": round(chance.uniform(900, 1100), 3),
+                    "value": value,
+                },
+            }
         ).encode()
 
 
@@ -109,20 +139,29 @@ def _history(devices: int, since: datetime, until: datetime, step: timedelta) ->
     chance, at = random.Random(3), since
     while at < until:
         for device in range(devices):
-            yield f"s{device}", at + timedelta(milliseconds=device), round(chance.uniform(10, 30), 3), round(chance.uniform(900, 1100), 3)
+            yield (
+                f"s{device}",
+                at + timedelta(milliseconds=device),
+                round(chance.uniform(10, 30), 3),
+                round(chance.uniform(900, 1100), 3),
+            )
         at += step
 
 
 async def _all_windows(rig: Rig, daemon: Daemon, seconds: float) -> None:
     async def is_done() -> bool:
         try:
-            left = await rig.fetch("select (select count(*) from due_window), (select count(*) from stream where phase = 'initial' and state <> 'done')")
+            left = await rig.fetch(
+                "select (select count(*) from due_window), (select count(*) from stream where phase = 'initial' and state <> 'done')"
+            )
         except (OSError, asyncpg.PostgresError):
             return False
         return tuple(left[0]) == (0, 0)
 
     await daemon.ready()
-    await wait_until(is_done, seconds=seconds, what="the initial sync is done and no window is due", every=0.5)
+    await wait_until(
+        is_done, seconds=seconds, what="the initial sync is done and no window is due", every=0.5
+    )
 
 
 async def test_every_window_once_and_no_gap_at_the_seam(tmp_path: Path) -> None:
@@ -132,7 +171,8 @@ async def test_every_window_once_and_no_gap_at_the_seam(tmp_path: Path) -> None:
         await _store(rig, sparse, devices=5, days=3)
         await _store_more(rig, _history(5, now - timedelta(minutes=9), now, timedelta(seconds=1)))
         connection = rig.connection("sink", meters=_meters("10s"))
-        # A window is late enough to survive the longest outage here: none is delivered before its samples are in.
+        # A window is late enough to survive the longest outage here: none is delivered before its samples are
+        # in.
         daemon = rig.daemon(connections=[connection], sync={"lateness": "12s"})
         chance, stopping = random.Random(5), asyncio.Event()
         daemon.start()
@@ -156,7 +196,13 @@ async def _store_more(rig: Rig, samples: Iterator[Sample]) -> None:
     now = datetime.now(UTC)
     connection = await asyncpg.connect(rig.dsn)
     try:
-        await _copy(connection, [(CUSTOMER, device, at, json.dumps({"temperature": t, "pressure": p}), now) for device, at, t, p in samples])
+        await _copy(
+            connection,
+            [
+                (CUSTOMER, device, at, json.dumps({"temperature": t, "pressure": p}), now)
+                for device, at, t, p in samples
+            ],
+        )
     finally:
         await connection.close()
 
@@ -164,12 +210,24 @@ async def _store_more(rig: Rig, samples: Iterator[Sample]) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 async def test_a_month_of_history_beside_live_traffic(tmp_path: Path) -> None:
-    devices, days, samples, rate, kills = size("DEVICES", 100), size("DAYS", 30), size("SAMPLES", 1_000_000), size("RATE", 1000), size("KILLS", 5)
+    devices, days, samples, rate, kills = (
+        size("DEVICES", 100),
+        size("DAYS", 30),
+        size("SAMPLES", 1_000_000),
+        size("RATE", 1000),
+        size("KILLS", 5),
+    )
     async with started(tmp_path) as rig:
-        # The history ends with a whole window, so that nothing but the live traffic is still open (the seam within a window is the short test's).
+        # The history ends with a whole window, so that nothing but the live traffic is still open (the seam
+        # within a window is the short test's).
         end = datetime.fromtimestamp(time.time() // 900 * 900, UTC)
         step = timedelta(days=days) * devices / samples
-        await _store(rig, _history(devices, datetime.now(UTC) - timedelta(days=days) + timedelta(minutes=20), end, step), devices=devices, days=days)
+        await _store(
+            rig,
+            _history(devices, datetime.now(UTC) - timedelta(days=days) + timedelta(minutes=20), end, step),
+            devices=devices,
+            days=days,
+        )
         meters = [*_meters("15m"), *EACH]
         daemon = rig.daemon(connections=[rig.connection("sink", meters=meters)], sync={"lateness": "30s"})
         chance, stopping, calm = random.Random(5), asyncio.Event(), []
@@ -188,7 +246,12 @@ async def test_a_month_of_history_beside_live_traffic(tmp_path: Path) -> None:
             calm.append(await _calm_span(rig, 10, "incremental"))
             stopping.set()
             await live
-        await rig.reaches("fieldgate_reading where meter like 'live%'", len(fleet.acknowledged), dsn=rig.sink_dsn, seconds=120)
+        await rig.reaches(
+            "fieldgate_reading where meter like 'live%'",
+            len(fleet.acknowledged),
+            dsn=rig.sink_dsn,
+            seconds=120,
+        )
         during, idle = [quantile(await _lags(rig, *span), 0.99) for span in calm]
         print(f"live lag p99: {during:.2f} s during the initial sync, {idle:.2f} s after it")
         await _all_windows(rig, daemon, 300)
@@ -205,7 +268,9 @@ async def _initial_done(rig: Rig) -> None:
 
 
 async def _calm_span(rig: Rig, seconds: float, phase: str) -> tuple[float, float]:
-    """A span without faults: starts when the live backlog is delivered, and must end while the phase is still the same."""
+    """A span without faults: starts when the live backlog is delivered, and must end while the phase is still
+    the same.
+    """
 
     async def is_caught_up() -> bool:
         behind = await rig.fetch("select count(*) from telemetry where device_id like 'live%'")
@@ -232,4 +297,8 @@ async def _lags(rig: Rig, since: float, until: float) -> Sequence[float]:
         where meter like 'live%'""",
         dsn=rig.sink_dsn,
     )
-    return [row["at"] - arrivals[row["device"], row["window_start"]] for row in written if (row["device"], row["window_start"]) in arrivals]
+    return [
+        row["at"] - arrivals[row["device"], row["window_start"]]
+        for row in written
+        if (row["device"], row["window_start"]) in arrivals
+    ]

@@ -1,4 +1,6 @@
-"""SIGKILL of the daemon at random instants, a restart of the broker and a kill of the database: nothing acknowledged is lost, nothing is twice."""
+"""SIGKILL of the daemon at random instants, a restart of the broker and a kill of the database: nothing
+acknowledged is lost, nothing is twice.
+"""
 
 from __future__ import annotations
 
@@ -51,4 +53,6 @@ async def test_nothing_acknowledged_is_lost_or_doubled(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 async def test_nothing_is_lost_or_doubled_over_many_kills(tmp_path: Path) -> None:
     async with started(tmp_path) as rig:
-        await _survives(rig, messages=size("MESSAGES", 200_000), kills=size("KILLS", 22), seed=size("SEED", 11))
+        await _survives(
+            rig, messages=size("MESSAGES", 200_000), kills=size("KILLS", 22), seed=size("SEED", 11)
+        )

@@ -1,4 +1,6 @@
-"""SIGKILL at each point inside a transition: all of it or nothing of it is there, and what others see converges."""
+"""SIGKILL at each point inside a transition: all of it or nothing of it is there, and what others see
+converges.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ from tests.fault.transition_child import SCENARIOS, perform
 from tests.fixtures.connection_rig import CALLER, World, settings, wanted
 
 CASES = [(scenario, point) for scenario, (_, points) in SCENARIOS.items() for point in points]
-EVENT = {"activate": "connection.activated", "refuse": "connection.reauthorization_required", "disconnect": "connection.disconnected"}
+EVENT = {
+    "activate": "connection.activated",
+    "refuse": "connection.reauthorization_required",
+    "disconnect": "connection.disconnected",
+}
 TYPE = {scenario: f"fieldgate.{event}" for scenario, event in EVENT.items()}
 ROOT = "fieldgate/v1/customers/acme"
 
@@ -85,13 +91,20 @@ async def whole(world: World) -> dict[str, object]:
 
 @pytest.mark.parametrize(("scenario", "point"), CASES)
 async def test_a_kill_leaves_all_or_nothing_and_everything_converges(
-    database: Database, dsn: str, mosquitto: Mosquitto, scenario: str, point: str, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    dsn: str,
+    mosquitto: Mosquitto,
+    scenario: str,
+    point: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(lifecycle, "DRAIN_SECONDS", 0.05)
     world = await prepared(database, mosquitto, scenario)
     before = await whole(world)
-    child = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.fault.transition_child", dsn, scenario, point)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.fault.transition_child", dsn, scenario, point
+    )
     assert await child.wait() == -signal.SIGKILL
     target = SCENARIOS[scenario][0]
     after = await whole(world)
@@ -103,13 +116,25 @@ async def test_a_kill_leaves_all_or_nothing_and_everything_converges(
     async with telling(world, mosquitto) as ears:
         if not done:
             await perform(world, scenario)
-        await wait_until(lambda: [event["type"] for event in ears.events].count(TYPE[scenario]) >= 1, what="the event is told", seconds=20)
+        await wait_until(
+            lambda: [event["type"] for event in ears.events].count(TYPE[scenario]) >= 1,
+            what="the event is told",
+            seconds=20,
+        )
         if scenario == "disconnect":
             await wait_until(lambda: not ears.retained, what="no topic is left behind", seconds=20)
         else:
-            await wait_until(lambda: ears.retained.get("connections/acme-1/status", {}).get("state") == target, what="the status is right", seconds=20)
+            await wait_until(
+                lambda: ears.retained.get("connections/acme-1/status", {}).get("state") == target,
+                what="the status is right",
+                seconds=20,
+            )
             wanted_issues = 1 if scenario == "refuse" else 0
-            await wait_until(lambda: sum("/issues/" in topic for topic in ears.retained) == wanted_issues, what="the issue is as it should be", seconds=20)
+            await wait_until(
+                lambda: sum("/issues/" in topic for topic in ears.retained) == wanted_issues,
+                what="the issue is as it should be",
+                seconds=20,
+            )
     assert (await whole(world))["state"] == target
     told = [event["id"] for event in ears.events if event["type"] == TYPE[scenario]]
     assert len(set(told)) == 1

@@ -1,4 +1,6 @@
-"""Links that are cut, links that hang, a database that is away, and one connection of several in a black hole."""
+"""Links that are cut, links that hang, a database that is away, and one connection of several in a black
+hole.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ async def test_the_session_stays_up_while_the_database_is_away(tmp_path: Path) -
             await rig.reaches("telemetry", 200)
             await rig.postgres.kill()
             sent = fleet.sent
-            await wait_until(lambda: fleet.sent >= sent + 5500, what="eleven seconds' worth of samples was published meanwhile")
+            await wait_until(
+                lambda: fleet.sent >= sent + 5500,
+                what="eleven seconds' worth of samples was published meanwhile",
+            )
             await rig.postgres.start()
             back, known = time.monotonic(), await rig.count("telemetry")
             await rig.reaches("telemetry", known + 1, seconds=5)
@@ -79,22 +84,27 @@ async def test_a_connection_in_a_black_hole_delays_no_other(tmp_path: Path) -> N
             publishing = asyncio.create_task(fleet.publish_until(stopping, rate=100))
             await rig.reaches("fieldgate_reading where connection = 'hole'", 100, dsn=rig.sink_dsn)
             since = time.time()
-            await rig.reaches("telemetry", await rig.count("telemetry") + 800)  # two spans of as many samples are compared
+            await rig.reaches(
+                "telemetry", await rig.count("telemetry") + 800
+            )  # two spans of as many samples are compared
             relay.hang()
             hung = time.time()
             await rig.reaches("telemetry", await rig.count("telemetry") + 800)
             until = time.time()
             idle, during = await _lags(rig, since, hung), await _lags(rig, hung, until)
-            assert await rig.count("fieldgate_reading where connection = 'hole'", dsn=rig.sink_dsn) < await rig.count(
-                "fieldgate_reading where connection = 'well1'", dsn=rig.sink_dsn
-            )
+            assert await rig.count(
+                "fieldgate_reading where connection = 'hole'", dsn=rig.sink_dsn
+            ) < await rig.count("fieldgate_reading where connection = 'well1'", dsn=rig.sink_dsn)
             relay.resume()
             stopping.set()
             await publishing
-        # The schedule runs once a second: that is the lag of a healthy connection; a tenth and half a second are noise on a shared machine.
+        # The schedule runs once a second: that is the lag of a healthy connection; a tenth and half a second
+        # are noise on a shared machine.
         assert quantile(during, 0.95) <= 1.1 * max(1.0, quantile(idle, 0.95)) + 0.5
         for name in ("well1", "well2", "hole"):
-            await rig.reaches(f"fieldgate_reading where connection = '{name}'", len(fleet.acknowledged), dsn=rig.sink_dsn)
+            await rig.reaches(
+                f"fieldgate_reading where connection = '{name}'", len(fleet.acknowledged), dsn=rig.sink_dsn
+            )
             assert await rig.delivered(name) == fleet.acknowledged
 
 
@@ -112,6 +122,10 @@ async def _lags(rig: Rig, since: float, until: float) -> list[float]:
         dsn=rig.sink_dsn,
     )
     arrivals = {(row["device_id"], row["ts"]): row["at"] for row in received}
-    lags = [row["at"] - arrivals[row["device"], row["window_start"]] for row in written if (row["device"], row["window_start"]) in arrivals]
+    lags = [
+        row["at"] - arrivals[row["device"], row["window_start"]]
+        for row in written
+        if (row["device"], row["window_start"]) in arrivals
+    ]
     assert len(lags) == 2 * len(arrivals), "a healthy connection did not deliver within three seconds"
     return lags

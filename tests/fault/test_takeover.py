@@ -1,4 +1,6 @@
-"""Two replicas: when one is killed, the other takes its ingest partition and its streams, and nothing is lost or doubled."""
+"""Two replicas: when one is killed, the other takes its ingest partition and its streams, and nothing is lost
+or doubled.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ LEASE_SECONDS = 2.0
 
 
 async def _ingesting(rig: Rig) -> str | None:
-    rows = await rig.fetch("select split_part(owner, '/', 1) from lease where name = 'ingest/0' and lease_until > now()")
+    rows = await rig.fetch(
+        "select split_part(owner, '/', 1) from lease where name = 'ingest/0' and lease_until > now()"
+    )
     return rows[0][0] if rows else None
 
 
@@ -49,7 +53,10 @@ async def test_the_other_replica_takes_over(tmp_path: Path) -> None:
 
 async def test_a_replica_that_leaves_hands_over_at_once(tmp_path: Path) -> None:
     async with started(tmp_path) as rig:
-        first, second = rig.daemon("first", sync={"lease": "30s"}), rig.daemon("second", sync={"lease": "30s"})
+        first, second = (
+            rig.daemon("first", sync={"lease": "30s"}),
+            rig.daemon("second", sync={"lease": "30s"}),
+        )
         first.start()
         await first.ready()
         assert await _ingesting(rig) == "first"

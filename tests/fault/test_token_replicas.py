@@ -1,4 +1,6 @@
-"""Three processes, one refresh token that rotates, an authorization server that kills the family when one is used twice."""
+"""Three processes, one refresh token that rotates, an authorization server that kills the family when one is
+used twice.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +33,34 @@ async def authorized(database: Database, server: OAuthServer) -> Credential:
     values = {**server.endpoints, **WEB, "scope": "read"}
     credential = await connected(database, values=values)
     verifier = new_verifier()
-    code = await server.code(authorization_url(values, redirect_uri=REDIRECT, state=secrets.token_hex(4), verifier=verifier))
+    code = await server.code(
+        authorization_url(values, redirect_uri=REDIRECT, state=secrets.token_hex(4), verifier=verifier)
+    )
     exchange = OAuthExchange()
-    grant = await exchange.redeem(credential, code=code, verifier=verifier, redirect_uri=REDIRECT, timeout_seconds=10)
+    grant = await exchange.redeem(
+        credential, code=code, verifier=verifier, redirect_uri=REDIRECT, timeout_seconds=10
+    )
     tokens = Tokens(database, Vault([KEY]), exchange, owner="callback")
     async with database.transaction() as connection:
-        await tokens.adopt(connection, connection_id=CONNECTION, customer=CUSTOMER, credential=credential, grant=grant)
+        await tokens.adopt(
+            connection, connection_id=CONNECTION, customer=CUSTOMER, credential=credential, grant=grant
+        )
     return credential
 
 
 @asynccontextmanager
-async def workers(dsn: str, credential: Credential, *, cancel_within_seconds: float) -> AsyncIterator[list[Worker]]:
+async def workers(
+    dsn: str, credential: Credential, *, cancel_within_seconds: float
+) -> AsyncIterator[list[Worker]]:
     async with AsyncExitStack() as stack:
         made = [
-            Worker(dsn, f"replica-{number}", dict(credential.values), callers=CALLERS, cancel_within_seconds=cancel_within_seconds)
+            Worker(
+                dsn,
+                f"replica-{number}",
+                dict(credential.values),
+                callers=CALLERS,
+                cancel_within_seconds=cancel_within_seconds,
+            )
             for number in range(PROCESSES)
         ]
         yield list(await asyncio.gather(*map(stack.enter_async_context, made)))
@@ -54,7 +70,9 @@ async def workers(dsn: str, credential: Credential, *, cancel_within_seconds: fl
     ("delay_seconds", "expiries"),
     [(1.0, 2), pytest.param(60.0, 3, marks=(pytest.mark.soak, pytest.mark.timeout(600)))],
 )
-async def test_one_token_request_per_expiry(database: Database, dsn: str, tmp_path: Path, delay_seconds: float, expiries: int) -> None:
+async def test_one_token_request_per_expiry(
+    database: Database, dsn: str, tmp_path: Path, delay_seconds: float, expiries: int
+) -> None:
     async with OAuthServer(tmp_path) as server:
         credential = await authorized(database, server)
         async with workers(dsn, credential, cancel_within_seconds=1.2 * delay_seconds + 0.05) as replicas:
@@ -68,7 +86,9 @@ async def test_one_token_request_per_expiry(database: Database, dsn: str, tmp_pa
                 assert await server.resource(token) == 401
                 answers = await asyncio.gather(*(replica.do("all") for replica in replicas))
                 cancelled += sum(answer.pop("cancelled", 0) for answer in answers)
-                assert [answer.keys() for answer in answers] == [{"tokens"}] * PROCESSES, "nobody met an error"
+                assert [answer.keys() for answer in answers] == [{"tokens"}] * PROCESSES, (
+                    "nobody met an error"
+                )
                 [renewed] = {token for answer in answers for token in answer["tokens"]}
                 assert renewed != token
                 token = renewed
@@ -94,17 +114,31 @@ async def test_tokens_are_refreshed_before_they_expire(database: Database, dsn: 
 
 
 @pytest.mark.parametrize("grace_seconds", [0, 120])
-async def test_killed_between_the_exchange_and_the_storing(database: Database, dsn: str, tmp_path: Path, grace_seconds: int) -> None:
-    """The new token dies with the process. A server that answers a repetition heals it; at any other a person must be asked, once."""
+async def test_killed_between_the_exchange_and_the_storing(
+    database: Database, dsn: str, tmp_path: Path, grace_seconds: int
+) -> None:
+    """The new token dies with the process. A server that answers a repetition heals it; at any other a person
+    must be asked, once.
+    """
     async with OAuthServer(tmp_path, grace_seconds=grace_seconds) as server:
         credential = await authorized(database, server)
         async with database.connection() as connection:
             await connection.execute("update token set refresh_at = now(), expires_at = now()")
-        async with Worker(dsn, "victim", dict(credential.values), callers=1, cancel_within_seconds=60.0, hold=True, lease_seconds=0.5) as victim:
+        async with Worker(
+            dsn,
+            "victim",
+            dict(credential.values),
+            callers=1,
+            cancel_within_seconds=60.0,
+            hold=True,
+            lease_seconds=0.5,
+        ) as victim:
             assert await victim.do("all") == "exchanged"
             victim.process.kill()
             await victim.process.wait()
-            tokens = Tokens(database, Vault([KEY]), OAuthExchange(), owner="survivor", timing=Timing(lease_seconds=0.5))
+            tokens = Tokens(
+                database, Vault([KEY]), OAuthExchange(), owner="survivor", timing=Timing(lease_seconds=0.5)
+            )
             source = tokens.source(CONNECTION, CUSTOMER, SYSTEM, 1, credential)
             async with asyncio.timeout(10):
                 if grace_seconds:
@@ -114,7 +148,9 @@ async def test_killed_between_the_exchange_and_the_storing(database: Database, d
                         await source.access_token()
                     assert caught.value.final
             asked = await server.token_requests()
-            other = Tokens(database, Vault([KEY]), OAuthExchange(), owner="third").source(CONNECTION, CUSTOMER, SYSTEM, 1, credential)
+            other = Tokens(database, Vault([KEY]), OAuthExchange(), owner="third").source(
+                CONNECTION, CUSTOMER, SYSTEM, 1, credential
+            )
             if not grace_seconds:
                 with pytest.raises(AuthRefused):
                     await other.access_token()
@@ -128,21 +164,29 @@ class Watched(OAuthExchange):
         super().__init__()
         self.answered = asyncio.Event()
 
-    async def refresh(self, credential: Credential, refresh_token: str | None, *, timeout_seconds: float) -> TokenGrant:
+    async def refresh(
+        self, credential: Credential, refresh_token: str | None, *, timeout_seconds: float
+    ) -> TokenGrant:
         grant = await super().refresh(credential, refresh_token, timeout_seconds=timeout_seconds)
         self.answered.set()
         return grant
 
 
-async def test_the_store_is_away_during_the_exchange(make_postgres: Callable[..., Awaitable[Postgres]], tmp_path: Path) -> None:
-    """The one token that there is waits in memory; another replica waits for it, though the lease has run out."""
+async def test_the_store_is_away_during_the_exchange(
+    make_postgres: Callable[..., Awaitable[Postgres]], tmp_path: Path
+) -> None:
+    """The one token that there is waits in memory; another replica waits for it, though the lease has run
+    out.
+    """
     data = await make_postgres()
     database = await Database.open(await data.create("tokens"), size=8)
     await migrate(database)
     async with OAuthServer(tmp_path) as server:
         credential, exchange = await authorized(database, server), Watched()
         sources = [
-            Tokens(database, Vault([KEY]), exchange, owner=owner, timing=Timing(lease_seconds=1.0)).source(CONNECTION, CUSTOMER, SYSTEM, 1, credential)
+            Tokens(database, Vault([KEY]), exchange, owner=owner, timing=Timing(lease_seconds=1.0)).source(
+                CONNECTION, CUSTOMER, SYSTEM, 1, credential
+            )
             for owner in ("holder", "other")
         ]
         [before, _] = [await source.access_token() for source in sources]
@@ -156,7 +200,10 @@ async def test_the_store_is_away_during_the_exchange(make_postgres: Callable[...
             await wait_until(asked, what="the exchange has begun")
             await data.kill()
             await exchange.answered.wait()
-            await wait_until(lambda: any(entry["event"] == "connection.token_store_awaited" for entry in logs), what="the token waits for the store")
+            await wait_until(
+                lambda: any(entry["event"] == "connection.token_store_awaited" for entry in logs),
+                what="the token waits for the store",
+            )
         assert not holder.done()
         other = asyncio.create_task(insistent(sources[1], before))
         await data.start()

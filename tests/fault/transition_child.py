@@ -31,9 +31,15 @@ POINTS: dict[str, tuple[Any, str]] = {
 """After which call the process dies; `committed` is after the transaction."""
 
 SCENARIOS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "activate": ("active", ("locked", "moved", "posted", "issue_solved", "told", "promoted", "begun", "committed")),
+    "activate": (
+        "active",
+        ("locked", "moved", "posted", "issue_solved", "told", "promoted", "begun", "committed"),
+    ),
     "refuse": ("reauthorization_required", ("locked", "moved", "issue_opened", "told", "committed")),
-    "disconnect": ("disconnected", ("locked", "moved", "returned", "issue_solved", "told", "cleared", "committed")),
+    "disconnect": (
+        "disconnected",
+        ("locked", "moved", "returned", "issue_solved", "told", "cleared", "committed"),
+    ),
 }
 """The state that each leads to, and where it can be interrupted."""
 
@@ -61,7 +67,9 @@ async def perform(world: World, scenario: str) -> None:
         await world.engine.lifecycle.refresh()
         link = world.engine.links.get("acme-1")
         assert link is not None
-        await world.engine.health.failed(link, AuthRefused("revoked", final=True, request_id="up-9"), attempts=1)
+        await world.engine.health.failed(
+            link, AuthRefused("revoked", final=True, request_id="up-9"), attempts=1
+        )
         return
     if scenario == "disconnect":
         await world.service.disconnect("acme-1", CALLER)

@@ -1,4 +1,6 @@
-"""Tokens, login links and sessions in a real database: what is stored, what ends what, and that a link is good once."""
+"""Tokens, login links and sessions in a real database: what is stored, what ends what, and that a link is
+good once.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,17 @@ TABLES = ("api_token", "login_link", "dashboard_session", "reauthorization_link"
 async def dump(database: Database) -> str:
     """Every row of what this part stores, as text."""
     async with database.connection() as connection:
-        return "\n".join([str([tuple(row.values()) for row in await connection.fetch(f"select * from {table} order by 1")]) for table in TABLES])
+        return "\n".join(
+            [
+                str(
+                    [
+                        tuple(row.values())
+                        for row in await connection.fetch(f"select * from {table} order by 1")
+                    ]
+                )
+                for table in TABLES
+            ]
+        )
 
 
 async def execute(database: Database, query: str, *arguments: object) -> None:
@@ -31,22 +43,33 @@ async def test_a_token_is_known_by_its_hash_only(database: Database) -> None:
     assert made.token.startswith("fg_") and len(made.token) >= 46 and made.token not in repr(made)
     found = await access.identify(database, made.token)
     assert found is not None
-    assert (found[0].name, found[0].role, found[0].customer, found[1]) == ("ci", Role.OPERATOR, "acme", made.token_id)
+    assert (found[0].name, found[0].role, found[0].customer, found[1]) == (
+        "ci",
+        Role.OPERATOR,
+        "acme",
+        made.token_id,
+    )
     assert await access.identify(database, made.token + "x") is None
     assert await access.identify(database, "") is None
     stored = await dump(database)
     assert made.token not in stored and made.token.removeprefix("fg_") not in stored
 
 
-async def test_a_token_that_expired_or_was_revoked_is_no_good_and_nor_are_its_sessions(database: Database) -> None:
+async def test_a_token_that_expired_or_was_revoked_is_no_good_and_nor_are_its_sessions(
+    database: Database,
+) -> None:
     made = await access.create(database, name="a", role=Role.ADMIN)
-    brief = await access.create(database, name="b", role=Role.ADMIN, expires_at=datetime.now(UTC) + timedelta(hours=1))
+    brief = await access.create(
+        database, name="b", role=Role.ADMIN, expires_at=datetime.now(UTC) + timedelta(hours=1)
+    )
     sessions = []
     for token in (made, brief):
         found = await access.identify(database, token.token)
         assert found is not None
         sessions.append(await access.open_session(database, *found))
-    assert [(await access.identify_session(database, session.secret)) is not None for session in sessions] == [True, True]
+    assert [
+        (await access.identify_session(database, session.secret)) is not None for session in sessions
+    ] == [True, True]
     assert await access.revoke(database, "a") and not await access.revoke(database, "a")
     await execute(database, "update api_token set expires_at = now() - interval '1 s' where name = 'b'")
     for token, session in zip((made, brief), sessions, strict=True):
@@ -61,7 +84,10 @@ async def test_names_are_unique_among_tokens_in_use(database: Database) -> None:
     await access.revoke(database, "ci")
     again = await access.create(database, name="ci", role=Role.VIEWER)
     assert await access.revoke(database, again.token_id)
-    assert [(token.name, token.revoked_at is None) for token in await access.tokens(database)] == [("ci", False), ("ci", False)]
+    assert [(token.name, token.revoked_at is None) for token in await access.tokens(database)] == [
+        ("ci", False),
+        ("ci", False),
+    ]
 
 
 async def test_the_last_use_is_noted_coarsely(database: Database) -> None:
@@ -90,17 +116,26 @@ async def test_of_many_at_once_one_redeems_a_login_link(database: Database) -> N
 async def test_links_and_sessions_end_by_themselves(database: Database) -> None:
     old = await access.create_login(database, name="old", role=Role.ADMIN, lifetime=timedelta(seconds=-1))
     assert await access.redeem_login(database, old) is None
-    session = await access.redeem_login(database, await access.create_login(database, name="new", role=Role.ADMIN))
+    session = await access.redeem_login(
+        database, await access.create_login(database, name="new", role=Role.ADMIN)
+    )
     assert session is not None
     await execute(database, "update dashboard_session set expires_at = now()")
     assert await access.identify_session(database, session.secret) is None
-    assert await access.redeem_login(database, await access.create_login(database, name="next", role=Role.ADMIN)) is not None
+    assert (
+        await access.redeem_login(database, await access.create_login(database, name="next", role=Role.ADMIN))
+        is not None
+    )
     async with database.connection() as connection:
-        assert await connection.fetchval("select count(*) from dashboard_session") == 1, "what has expired was swept"
+        assert await connection.fetchval("select count(*) from dashboard_session") == 1, (
+            "what has expired was swept"
+        )
 
 
 async def test_logging_out_ends_the_session(database: Database) -> None:
-    session = await access.redeem_login(database, await access.create_login(database, name="demo", role=Role.ADMIN))
+    session = await access.redeem_login(
+        database, await access.create_login(database, name="demo", role=Role.ADMIN)
+    )
     assert session is not None
     await access.close_session(database, session.secret)
     assert await access.identify_session(database, session.secret) is None

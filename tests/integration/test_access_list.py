@@ -1,4 +1,6 @@
-"""mosquitto/acl with the gateway's commands behind it: a customer sees and changes nothing of another customer, by any topic."""
+"""mosquitto/acl with the gateway's commands behind it: a customer sees and changes nothing of another
+customer, by any topic.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ from paho.mqtt.properties import Properties
 from gateway.settings import Settings
 from gateway.store.pool import Database
 from tests.fixtures.commanding import ROOT, Service, commanded, holder
-from tests.integration.test_mosquitto_files import NOT_AUTHORIZED, PASSWORDS, Broker, Client, broker, process, wait_for
+from tests.integration.test_mosquitto_files import (
+    NOT_AUTHORIZED,
+    PASSWORDS,
+    Broker,
+    Client,
+    broker,
+    process,
+    wait_for,
+)
 
 __all__ = ["broker", "process"]
 
@@ -30,7 +40,9 @@ BELOW = (
 
 
 @pytest.fixture
-async def service(broker: Broker, process: subprocess.Popen[bytes], database: Database) -> AsyncIterator[Service]:
+async def service(
+    broker: Broker, process: subprocess.Popen[bytes], database: Database
+) -> AsyncIterator[Service]:
     settings = Settings.model_validate(
         {
             "broker": {
@@ -54,7 +66,9 @@ def ask(client: Client, customer: str, verb: str, payload: bytes, reply: str) ->
     properties = Properties(PacketTypes.PUBLISH)
     properties.ResponseTopic = reply
     properties.CorrelationData = reply.encode()
-    mid = client._client.publish(f"{ROOT}/customers/{customer}/commands/{verb}", payload, qos=1, properties=properties).mid
+    mid = client._client.publish(
+        f"{ROOT}/customers/{customer}/commands/{verb}", payload, qos=1, properties=properties
+    ).mid
     wait_for(lambda: mid in client.puback, "PUBACK")
     return client.puback[mid]
 
@@ -72,7 +86,9 @@ def ask_until_answered(client: Client, customer: str) -> None:
     raise AssertionError("no answer")
 
 
-def test_a_customer_reads_what_it_is_told_and_nothing_of_another(broker: Broker, process: subprocess.Popen[bytes]) -> None:
+def test_a_customer_reads_what_it_is_told_and_nothing_of_another(
+    broker: Broker, process: subprocess.Popen[bytes]
+) -> None:
     with Client(broker, "gateway", "gateway-1") as gateway, Client(broker, "acme", "acme-1") as acme:
         for below in BELOW:
             for customer in (OURS, THEIRS):
@@ -90,21 +106,37 @@ def test_a_customer_reads_what_it_is_told_and_nothing_of_another(broker: Broker,
             "globex/#",
         ):
             acme.subscribe(wildcard)
-        wait_for(lambda: {topic for topic, _ in acme.received} >= {f"{ROOT}/gateway/status", *(f"{OURS}/{below}" for below in BELOW)}, "what is retained")
+        wait_for(
+            lambda: (
+                {topic for topic, _ in acme.received}
+                >= {f"{ROOT}/gateway/status", *(f"{OURS}/{below}" for below in BELOW)}
+            ),
+            "what is retained",
+        )
         for below in (*BELOW, "commands/status"):
             gateway.publish(f"{THEIRS}/{below}", b"live")
         gateway.publish("globex/devices/pump-1/telemetry", b"live")
         gateway.publish(f"{ROOT}/gateway/events/incident.opened", b"live")
         gateway.publish(f"{ROOT}/replicas/one/status", b"live")
-        gateway.publish(f"{OURS}/commands/status", b"live")  # of another device of its own: has a response topic that is not its affair
+        gateway.publish(
+            f"{OURS}/commands/status", b"live"
+        )  # of another device of its own: has a response topic that is not its affair
         gateway.publish(f"{OURS}/responses/last", b"live")
-        wait_for(lambda: any(topic == f"{OURS}/responses/last" for topic, _ in acme.received), "the last message")
+        wait_for(
+            lambda: any(topic == f"{OURS}/responses/last" for topic, _ in acme.received), "the last message"
+        )
         seen = {topic for topic, _ in acme.received}
-    assert seen == {f"{ROOT}/gateway/status", f"{OURS}/responses/last", *(f"{OURS}/{below}" for below in BELOW)}
+    assert seen == {
+        f"{ROOT}/gateway/status",
+        f"{OURS}/responses/last",
+        *(f"{OURS}/{below}" for below in BELOW),
+    }
 
 
 @pytest.mark.parametrize("retain", [False, True])
-def test_a_customer_writes_its_telemetry_and_its_commands_and_nothing_else(broker: Broker, process: subprocess.Popen[bytes], retain: bool) -> None:
+def test_a_customer_writes_its_telemetry_and_its_commands_and_nothing_else(
+    broker: Broker, process: subprocess.Popen[bytes], retain: bool
+) -> None:
     with Client(broker, "gateway", "gateway-1") as gateway, Client(broker, "acme", "acme-1") as acme:
         gateway.subscribe("#")
         for topic in (
@@ -128,7 +160,12 @@ def test_a_customer_writes_its_telemetry_and_its_commands_and_nothing_else(broke
 def test_a_last_will_reaches_no_further(broker: Broker, process: subprocess.Popen[bytes]) -> None:
     with Client(broker, "gateway", "gateway-1") as gateway:
         gateway.subscribe("#")
-        for topic in (f"{THEIRS}/commands/sync", f"{THEIRS}/connections/c/status", f"{OURS}/connections/c/status", "acme/devices/pump-1/telemetry"):
+        for topic in (
+            f"{THEIRS}/commands/sync",
+            f"{THEIRS}/connections/c/status",
+            f"{OURS}/connections/c/status",
+            "acme/devices/pump-1/telemetry",
+        ):
             dying = Client(broker, "acme", "dying")
             dying._client.will_set(topic, b"will", qos=1)
             with dying:
@@ -137,7 +174,9 @@ def test_a_last_will_reaches_no_further(broker: Broker, process: subprocess.Pope
         assert [topic for topic, _ in gateway.received] == ["acme/devices/pump-1/telemetry"]
 
 
-async def test_commands_are_answered_over_the_access_list_to_the_one_who_may_ask(broker: Broker, service: Service) -> None:
+async def test_commands_are_answered_over_the_access_list_to_the_one_who_may_ask(
+    broker: Broker, service: Service
+) -> None:
     await asyncio.to_thread(try_everything, broker, service)
 
 
@@ -153,11 +192,15 @@ def try_everything(broker: Broker, service: Service) -> None:
         globex.received.clear()
 
         # As another customer: the broker stops it.
-        assert ask(acme, "globex", "sync", b'{"connection": "globex-1"}', f"{OURS}/responses/me") == NOT_AUTHORIZED
+        assert (
+            ask(acme, "globex", "sync", b'{"connection": "globex-1"}', f"{OURS}/responses/me")
+            == NOT_AUTHORIZED
+        )
         assert ask(acme, "globex", "status", b"", f"{OURS}/responses/me") == NOT_AUTHORIZED
         # About another customer: it does not exist.
         assert ask(acme, "acme", "sync", b'{"connection": "globex-1"}', f"{OURS}/responses/me") == 0
-        # Into another customer's topics, or into topics that are believed: the gateway, which may write them, does not.
+        # Into another customer's topics, or into topics that are believed: the gateway, which may write them,
+        # does not.
         for reply in (
             *(f"{THEIRS}/{below}" for below in (*BELOW, "commands/sync")),
             f"{OURS}/connections/acme-1/status",

@@ -1,4 +1,6 @@
-"""Commands on a real broker and a real database; every answer is validated against the published schemas on its way."""
+"""Commands on a real broker and a real database; every answer is validated against the published schemas on
+its way.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,13 @@ TELEMETRY = "acme/devices/pump-7/telemetry"
 
 
 def settings(port: int) -> Settings:
-    return Settings.model_validate({"broker": {"url": f"mqtt://127.0.0.1:{port}"}, "security": {"encryption_keys": ["k"]}, "customers": ["acme", "globex"]})
+    return Settings.model_validate(
+        {
+            "broker": {"url": f"mqtt://127.0.0.1:{port}"},
+            "security": {"encryption_keys": ["k"]},
+            "customers": ["acme", "globex"],
+        }
+    )
 
 
 @pytest.fixture
@@ -59,7 +67,10 @@ async def test_an_answer_is_for_the_one_who_asked(acme: Customer) -> None:
     await acme.publish("status", reply=acme.replies + "/deeper", correlation=correlation)
     message = await acme.answer(correlation)
     assert (str(message.topic), message.qos, message.retain) == (acme.replies + "/deeper", 1, False)
-    assert (message.properties.ContentType, message.properties.CorrelationData) == ("application/json", correlation)
+    assert (message.properties.ContentType, message.properties.CorrelationData) == (
+        "application/json",
+        correlation,
+    )
     assert 0 < message.properties.MessageExpiryInterval <= 60
 
 
@@ -74,9 +85,13 @@ async def test_explain_shows_what_would_become_of_a_message(acme: Customer) -> N
     [sample] = answer["explanation"]["samples"]
     [fed] = sample["meters"]
     assert (fed["connection"], fed["meter"], fed["due_at"]) == ("acme-1", "pump-7-T", "2026-05-04T12:16:00Z")
-    raw = await acme.ask("explain", {"topic": TELEMETRY, "payload_base64": base64.b64encode(b"\xff\x00").decode()})
+    raw = await acme.ask(
+        "explain", {"topic": TELEMETRY, "payload_base64": base64.b64encode(b"\xff\x00").decode()}
+    )
     assert raw["explanation"]["dead_letter"] == "invalid_json"
-    many = await acme.ask("explain", {"topic": TELEMETRY, "payload": "[" + ",".join(['{"t": 1}'] * 300) + "]"})
+    many = await acme.ask(
+        "explain", {"topic": TELEMETRY, "payload": "[" + ",".join(['{"t": 1}'] * 300) + "]"}
+    )
     assert (len(many["explanation"]["samples"]), many["explanation"]["more_samples"]) == (100, 200)
 
 
@@ -122,8 +137,13 @@ async def test_a_connection_of_another_looks_as_if_it_did_not_exist(acme: Custom
 
 async def test_so_does_another_customer_and_its_meters(acme: Customer) -> None:
     for other in ("globex", "nobody"):
-        answer = await acme.ask("explain", {"topic": f"{other}/devices/pump-7/telemetry", "payload": '{"t": 1}'})
-        assert (answer["code"], answer["detail"]) == ("request.invalid", "the topic is not one of customer 'acme'")
+        answer = await acme.ask(
+            "explain", {"topic": f"{other}/devices/pump-7/telemetry", "payload": '{"t": 1}'}
+        )
+        assert (answer["code"], answer["detail"]) == (
+            "request.invalid",
+            "the topic is not one of customer 'acme'",
+        )
 
 
 BELIEVED = (
@@ -137,7 +157,9 @@ BELIEVED = (
 )
 
 
-async def test_an_answer_never_goes_where_it_would_be_believed(mosquitto: Mosquitto, acme: Customer, service: Service) -> None:
+async def test_an_answer_never_goes_where_it_would_be_believed(
+    mosquitto: Mosquitto, acme: Customer, service: Service
+) -> None:
     """Nor is what was asked with it done."""
     async with aiomqtt.Client("127.0.0.1", mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5) as watcher:
         await watcher.subscribe("#", qos=1)
@@ -162,12 +184,16 @@ async def test_without_a_response_topic_only_a_sync_is_done(acme: Customer, serv
     assert counted("status", "unanswerable") == before + 1
 
 
-async def test_a_retained_command_is_ignored_when_it_is_published_and_after(mosquitto: Mosquitto, service: Service) -> None:
+async def test_a_retained_command_is_ignored_when_it_is_published_and_after(
+    mosquitto: Mosquitto, service: Service
+) -> None:
     before = counted("sync", "retained")
     async with customer(mosquitto.port) as acme:
         await acme.ask("status")
         await acme.publish("sync", b'{"connection": "acme-1"}', retain=True)
-        await wait_until(lambda: counted("sync", "retained") == before + 1, what="the retained command is counted")
+        await wait_until(
+            lambda: counted("sync", "retained") == before + 1, what="the retained command is counted"
+        )
     await mosquitto.stop()
     await mosquitto.start()
     async with customer(mosquitto.port) as again:
@@ -175,16 +201,23 @@ async def test_a_retained_command_is_ignored_when_it_is_published_and_after(mosq
     assert service.asked == []
 
 
-async def test_a_customer_that_asks_too_much_is_told_and_harms_no_other(mosquitto: Mosquitto, acme: Customer) -> None:
+async def test_a_customer_that_asks_too_much_is_told_and_harms_no_other(
+    mosquitto: Mosquitto, acme: Customer
+) -> None:
     async with customer(mosquitto.port, "globex") as globex:
         for number in range(200):
             await acme.publish("status", reply=acme.replies, correlation=b"flood%d" % number)
         answer = await globex.ask("status")
         assert [found["connection"] for found in answer["connections"]] == ["globex-1"]
-        await wait_until(lambda: any(b"gateway.overloaded" in message.payload for message in acme.received), what="a refusal")
+        await wait_until(
+            lambda: any(b"gateway.overloaded" in message.payload for message in acme.received),
+            what="a refusal",
+        )
 
 
-async def test_what_waits_for_a_slow_service_is_bounded(mosquitto: Mosquitto, acme: Customer, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_waits_for_a_slow_service_is_bounded(
+    mosquitto: Mosquitto, acme: Customer, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     release, entered = asyncio.Event(), 0
 
     async def slow(*_: object) -> list[str]:
@@ -210,14 +243,19 @@ async def test_one_replica_answers_and_another_takes_over(mosquitto: Mosquitto, 
             assert await holder(database) == "one"
             for number in range(5):
                 await acme.ask("status", correlation=b"once%d" % number)
-            assert len([message for message in acme.received if message.properties.CorrelationData == b"once4"]) == 1
+            assert (
+                len([message for message in acme.received if message.properties.CorrelationData == b"once4"])
+                == 1
+            )
     async with commanded(configured, database, "three"), customer(mosquitto.port) as acme:
         await acme.ask("status")
         assert await holder(database) == "three"
     assert await holder(database) is None
 
 
-async def test_a_database_that_is_away_is_an_answer_too(mosquitto: Mosquitto, database: Database, acme: Customer) -> None:
+async def test_a_database_that_is_away_is_an_answer_too(
+    mosquitto: Mosquitto, database: Database, acme: Customer
+) -> None:
     await database.close()
     answer = await acme.ask("status")
     assert (answer["code"], answer["retry_after"]) == ("gateway.overloaded", 1.0)

@@ -21,15 +21,22 @@ EXAMPLES = re.findall(r"^mosquitto_(?:rr|pub) .+$", PAGE, re.MULTILINE)
 
 
 async def example(line: str, port: int) -> bytes:
-    environment = {"PATH": "/usr/bin:/bin:/usr/local/bin:/opt/homebrew/bin", "BROKER": f"-h 127.0.0.1 -p {port}"}
-    process = await asyncio.create_subprocess_exec("bash", "-c", line, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    environment = {
+        "PATH": "/usr/bin:/bin:/usr/local/bin:/opt/homebrew/bin",
+        "BROKER": f"-h 127.0.0.1 -p {port}",
+    }
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", line, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
     output, errors = await process.communicate()
     assert process.returncode == 0, (line, errors)
     return output.strip()
 
 
 async def test_the_examples_are_answered(mosquitto: Mosquitto, database: Database) -> None:
-    settings = Settings.model_validate({"broker": {"url": mosquitto.url}, "security": {"encryption_keys": ["k"]}, "customers": ["acme"]})
+    settings = Settings.model_validate(
+        {"broker": {"url": mosquitto.url}, "security": {"encryption_keys": ["k"]}, "customers": ["acme"]}
+    )
     assert len(EXAMPLES) == 4
     async with commanded(settings, database) as service, customer(mosquitto.port) as acme:
         await acme.ask("status")

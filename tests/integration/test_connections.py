@@ -1,4 +1,6 @@
-"""The life of a connection on a real database: created, verified, refused, given new credentials, paused, ended."""
+"""The life of a connection on a real database: created, verified, refused, given new credentials, paused,
+ended.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from gateway.configuration import DeclaredConnection
 from gateway.connections import lifecycle
 from gateway.connections.apply import apply
 from gateway.model.connector import Health
-from gateway.model.errors import AuthRefused, BadConfiguration, ConfigError, ConnectorError, PermissionDenied, RateLimited, RequestRefused, Unavailable
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConfigError,
+    ConnectorError,
+    PermissionDenied,
+    RateLimited,
+    RequestRefused,
+    Unavailable,
+)
 from gateway.settings import ConnectionPatch, CreditsSettings
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
@@ -40,18 +51,27 @@ async def test_a_created_connection_is_verified_and_becomes_active(database: Dat
     assert await world.state() == "verifying"
     async with world.living():
         await world.reaches("active")
-    moves = await world.rows("select from_state, to_state, trigger, actor, request_id from connection_audit order by audit_id")
+    moves = await world.rows(
+        "select from_state, to_state, trigger, actor, request_id from connection_audit order by audit_id"
+    )
     assert [tuple(move.values()) for move in moves] == [
         ("pending", "verifying", "credentials_given", "test", "r-1"),
         ("verifying", "active", "probe_succeeded", "gateway", None),
     ]
     assert await world.events() == ["connection.created", "connection.activated"]
     assert await world.issues() == [] and world.connector.probes == 1
-    assert [row["phase"] for row in await world.rows("select phase from stream order by phase")] == ["incremental", "initial"]
+    assert [row["phase"] for row in await world.rows("select phase from stream order by phase")] == [
+        "incremental",
+        "initial",
+    ]
 
 
-@pytest.mark.parametrize("error", [AuthRefused("bad key"), PermissionDenied("no right"), BadConfiguration("no such service")])
-async def test_a_first_verification_that_is_refused_waits_for_better_credentials(database: Database, error: ConnectorError) -> None:
+@pytest.mark.parametrize(
+    "error", [AuthRefused("bad key"), PermissionDenied("no right"), BadConfiguration("no such service")]
+)
+async def test_a_first_verification_that_is_refused_waits_for_better_credentials(
+    database: Database, error: ConnectorError
+) -> None:
     world = World(database, Scripted(probe_error=error))
     await world.service.create(wanted(), CALLER)
     async with world.living():
@@ -87,7 +107,9 @@ async def test_a_verification_that_only_meets_failures_is_put_off_and_tried_agai
     await world.execute("update connection set verify_until = now()")
     async with world.living():
         await world.reaches("pending")
-        (row,) = await world.rows("select candidate, probe_at > now() + interval '14 minutes' as later from connection")
+        (row,) = await world.rows(
+            "select candidate, probe_at > now() + interval '14 minutes' as later from connection"
+        )
         assert row == {"candidate": 1, "later": True} and await world.issues() == []
         world.connector.probe_error = None
         await world.due_now()
@@ -130,8 +152,13 @@ async def test_a_refused_push_is_confirmed_by_a_probe_and_then_nothing_is_called
     assert link.generation == 1
 
 
-@pytest.mark.parametrize("found", [None, Unavailable("503"), RateLimited("slow", retry_after=1.0), AuthRefused("log in", doubtful=True)])
-async def test_a_refusal_that_no_probe_confirms_asks_nobody(database: Database, found: ConnectorError | None) -> None:
+@pytest.mark.parametrize(
+    "found",
+    [None, Unavailable("503"), RateLimited("slow", retry_after=1.0), AuthRefused("log in", doubtful=True)],
+)
+async def test_a_refusal_that_no_probe_confirms_asks_nobody(
+    database: Database, found: ConnectorError | None
+) -> None:
     world = await World(database).active()
     world.connector.probe_error = found
     link = world.engine.links.get("acme-1")
@@ -158,7 +185,9 @@ async def test_web_pages_are_believed_only_after_five_minutes_of_nothing_else(da
         await world.engine.health.failed(link, page, attempts=attempts)
     assert await world.state() == "degraded"
     await world.execute("update connection set suspect_since = now() - interval '6 minutes'")
-    await world.engine.health.failed(link, Unavailable("503"), attempts=6)  # something else answered: it begins anew
+    await world.engine.health.failed(
+        link, Unavailable("503"), attempts=6
+    )  # something else answered: it begins anew
     await world.engine.health.failed(link, page, attempts=7)
     assert await world.state() == "degraded"
     await world.execute("update connection set suspect_since = now() - interval '6 minutes'")
@@ -214,18 +243,24 @@ async def test_new_credentials_of_another_account_are_refused_and_the_issue_stay
 async def test_a_mistyped_credential_does_not_stop_what_works(database: Database) -> None:
     world = await World(database).active()
     refusing, built = Scripted(probe_error=AuthRefused("no such key")), world.system.build
-    world.system.build = lambda settings: refusing if settings.credentials["api_key"] == "tpyo" else built(settings)  # type: ignore[method-assign]
+    world.system.build = lambda settings: (
+        refusing if settings.credentials["api_key"] == "tpyo" else built(settings)
+    )  # type: ignore[method-assign]
     async with world.living():
         await world.service.change("acme-1", ConnectionPatch(credentials=credentials("tpyo")), CALLER)
         await wait_until_true(world, "select count(*) = 1 as yes from issue where solved_at is null")
         await world.reaches("active")
     (row,) = await world.rows("select generation, candidate from connection")
     assert row == {"generation": 1, "candidate": None}
-    assert "connection.verification_failed" in await world.events() and await world.issues() == ["verification_failed"]
+    assert "connection.verification_failed" in await world.events() and await world.issues() == [
+        "verification_failed"
+    ]
 
 
 async def test_an_idle_connection_is_probed_and_a_revoked_credential_found(database: Database) -> None:
-    world = await World(database, settings=settings(sync={"probe_interval": timedelta(milliseconds=50)})).active()
+    world = await World(
+        database, settings=settings(sync={"probe_interval": timedelta(milliseconds=50)})
+    ).active()
     async with world.living():
         await wait_until(lambda: world.connector.probes >= 4, what="idle probes")
         assert await world.state() == "active"
@@ -253,10 +288,16 @@ async def test_transient_failures_degrade_and_one_success_recovers(database: Dat
     await world.execute("update connection set failing_since = now() - interval '61 seconds'")
     await world.engine.health.failed(link, Unavailable("503"), attempts=1)
     assert await world.state() == "degraded"
-    assert (await world.events())[2:] == ["connection.degraded", "connection.recovered", "connection.degraded"]
+    assert (await world.events())[2:] == [
+        "connection.degraded",
+        "connection.recovered",
+        "connection.degraded",
+    ]
 
 
-async def test_denied_is_blocked_only_if_the_probe_is_denied_too_and_is_looked_at_hourly(database: Database) -> None:
+async def test_denied_is_blocked_only_if_the_probe_is_denied_too_and_is_looked_at_hourly(
+    database: Database,
+) -> None:
     world = await World(database).active()
     link = world.engine.links.get("acme-1")
     assert link is not None
@@ -274,7 +315,10 @@ async def test_denied_is_blocked_only_if_the_probe_is_denied_too_and_is_looked_a
         world.connector.probe_error = None
         await world.service.recheck("acme-1", CALLER)
         await world.reaches("active")
-    assert (await world.events())[-2:] == ["connection.blocked", "connection.unblocked"] and await world.issues() == []
+    assert (await world.events())[-2:] == [
+        "connection.blocked",
+        "connection.unblocked",
+    ] and await world.issues() == []
 
 
 async def wait_until_true(world: World, query: str) -> None:
@@ -285,7 +329,9 @@ async def wait_until_true(world: World, query: str) -> None:
 
 
 async def test_paused_is_called_by_nobody_and_goes_back_to_where_it_was(database: Database) -> None:
-    world = await World(database, settings=settings(sync={"probe_interval": timedelta(milliseconds=20)})).active()
+    world = await World(
+        database, settings=settings(sync={"probe_interval": timedelta(milliseconds=20)})
+    ).active()
     await world.service.pause("acme-1", CALLER)
     await world.service.pause("acme-1", CALLER)
     seen = world.connector.probes
@@ -309,7 +355,9 @@ async def test_paused_is_called_by_nobody_and_goes_back_to_where_it_was(database
     assert await world.state() == "reauthorization_required"
 
 
-async def test_disconnecting_finishes_what_is_in_hand_returns_the_credits_and_keeps_the_id(database: Database) -> None:
+async def test_disconnecting_finishes_what_is_in_hand_returns_the_credits_and_keeps_the_id(
+    database: Database,
+) -> None:
     world = await World(database).active()
     await world.execute("update stream set lease_owner = 'x', lease_until = now() + interval '1 minute'")
     await world.service.disconnect("acme-1", CALLER)
@@ -320,7 +368,9 @@ async def test_disconnecting_finishes_what_is_in_hand_returns_the_credits_and_ke
         assert await world.state() == "disconnecting"
         await world.execute("update stream set lease_until = now()")
         await world.reaches("disconnected")
-    assert await world.rows("select * from stream") == [] and await world.rows("select * from credential") == []
+    assert (
+        await world.rows("select * from stream") == [] and await world.rows("select * from credential") == []
+    )
     assert (await world.events())[-1] == "connection.disconnected"
     with pytest.raises(RequestRefused) as taken:
         await world.service.create(wanted(), CALLER)
@@ -329,7 +379,9 @@ async def test_disconnecting_finishes_what_is_in_hand_returns_the_credits_and_ke
     assert world.engine.links.get("acme-1") is None
 
 
-async def test_a_probe_that_is_under_way_does_not_put_off_what_was_asked_meanwhile(database: Database) -> None:
+async def test_a_probe_that_is_under_way_does_not_put_off_what_was_asked_meanwhile(
+    database: Database,
+) -> None:
     class Slow(Scripted):
         asked, go = asyncio.Event(), asyncio.Event()
 
@@ -362,7 +414,9 @@ async def test_a_probe_that_is_under_way_does_not_put_off_what_was_asked_meanwhi
         ("disconnected", "connection.disconnected"),
     ],
 )
-async def test_a_sync_is_refused_with_the_code_of_the_state(database: Database, state: str, code: str) -> None:
+async def test_a_sync_is_refused_with_the_code_of_the_state(
+    database: Database, state: str, code: str
+) -> None:
     world = await World(database).active()
     await world.execute("update connection set state = $1, prior_state = 'active'", state)
     with pytest.raises(RequestRefused) as refused:
@@ -372,9 +426,13 @@ async def test_a_sync_is_refused_with_the_code_of_the_state(database: Database, 
 
 async def test_a_full_sync_walks_the_history_again(database: Database) -> None:
     world = await World(database).active()
-    await world.execute("update stream set state = 'done', initial_cursor = initial_until where phase = 'initial'")
+    await world.execute(
+        "update stream set state = 'done', initial_cursor = initial_until where phase = 'initial'"
+    )
     await world.service.synchronise("acme-1", full=True, caller=CALLER)
-    (row,) = await world.rows("select state, initial_cursor < initial_until as open from stream where phase = 'initial'")
+    (row,) = await world.rows(
+        "select state, initial_cursor < initial_until as open from stream where phase = 'initial'"
+    )
     assert row == {"state": "idle", "open": True}
 
 
@@ -384,7 +442,9 @@ async def test_what_cannot_be_paid_is_not_made(database: Database) -> None:
     with pytest.raises(RequestRefused) as refused:
         await world.service.create(wanted("acme-2"), CALLER)
     assert refused.value.code == "credits.insufficient"
-    assert [row["connection_id"] for row in await world.rows("select connection_id from connection")] == ["acme-1"]
+    assert [row["connection_id"] for row in await world.rows("select connection_id from connection")] == [
+        "acme-1"
+    ]
     assert "credits.exhausted" in [row["type"] for row in await world.rows("select type from event")]
 
 
@@ -394,7 +454,10 @@ async def test_the_declared_file_is_applied_once_and_changes_only_what_differs(d
     await apply(database, world.service, [item])
     async with world.living():
         await world.reaches("active")
-    probes, (before,) = world.connector.probes, await world.rows("select configuration, version from connection")
+    probes, (before,) = (
+        world.connector.probes,
+        await world.rows("select configuration, version from connection"),
+    )
     await apply(database, world.service, [item])
     (after,) = await world.rows("select configuration, version from connection")
     assert after == before and world.connector.probes == probes
@@ -403,19 +466,30 @@ async def test_the_declared_file_is_applied_once_and_changes_only_what_differs(d
     assert await world.state() == "verifying"
     for moved in ({"customer": "globex"}, {"system": "other"}):
         with pytest.raises(ConfigError, match="for good"):
-            await apply(database, world.service, [DeclaredConnection(settings=wanted().model_copy(update=moved), rules=())])
+            await apply(
+                database,
+                world.service,
+                [DeclaredConnection(settings=wanted().model_copy(update=moved), rules=())],
+            )
 
 
 async def test_replicas_that_start_together_give_a_new_credential_once(database: Database) -> None:
     worlds = [World(database, owner=f"replica-{number}") for number in range(3)]
-    await asyncio.gather(*(apply(database, world.service, [DeclaredConnection(settings=wanted(), rules=())]) for world in worlds))
+    await asyncio.gather(
+        *(
+            apply(database, world.service, [DeclaredConnection(settings=wanted(), rules=())])
+            for world in worlds
+        )
+    )
     changed = [DeclaredConnection(settings=wanted(key="key-2"), rules=())]
     refused = await asyncio.gather(*(apply(database, world.service, changed) for world in worlds))
     (row,) = await worlds[0].rows("select generations, state from connection")
     assert row == {"generations": 2, "state": "verifying"} and refused == [{}, {}, {}]
 
 
-async def test_a_credential_that_a_customer_gave_is_not_overwritten_by_an_unchanged_file(database: Database) -> None:
+async def test_a_credential_that_a_customer_gave_is_not_overwritten_by_an_unchanged_file(
+    database: Database,
+) -> None:
     world = World(database)
     item = DeclaredConnection(settings=wanted(), rules=())
     await apply(database, world.service, [item])
@@ -445,7 +519,11 @@ async def test_samples_that_came_meanwhile_are_delivered_after_reauthorization(d
     at = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
     await world.execute("select ensure_partition('telemetry', $1::date)", at)
     await world.execute("insert into device (customer_id, device_id) values ('acme', 'd1')")
-    await world.execute("insert into telemetry (customer_id, device_id, ts, metrics, received_at) values ('acme', 'd1', $1, $2, now())", at, {"t": 21.5})
+    await world.execute(
+        "insert into telemetry (customer_id, device_id, ts, metrics, received_at) values ('acme', 'd1', $1, $2, now())",
+        at,
+        {"t": 21.5},
+    )
     working = asyncio.create_task(world.engine.scheduler.run())
     try:
         async with world.living():

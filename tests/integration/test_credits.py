@@ -52,7 +52,9 @@ async def test_credits_are_held_then_posted_then_returned(books: Ledger) -> None
         (Kind.POST, Account.HELD, Account.POSTED, 4),
         (Kind.RETURN, Account.POSTED, Account.AVAILABLE, 4),
     ]
-    assert [line.number for line in await ledger.transfers(books.database, before=lines[0].number, limit=1)] == [lines[1].number]
+    assert [
+        line.number for line in await ledger.transfers(books.database, before=lines[0].number, limit=1)
+    ] == [lines[1].number]
     assert await ledger.audit(books.database) == []
 
 
@@ -67,7 +69,11 @@ async def test_a_hold_beyond_the_capacity_is_refused_and_leaves_nothing(books: L
     await books.hold("acme_b")
     with pytest.raises(CreditsInsufficient) as refused:
         await books.hold("acme_c")
-    assert (refused.value.code, refused.value.connection, refused.value.customer) == ("credits.insufficient", "acme_c", None)
+    assert (refused.value.code, refused.value.connection, refused.value.customer) == (
+        "credits.insufficient",
+        "acme_c",
+        None,
+    )
     assert (refused.value.wanted, refused.value.used, refused.value.limit) == (4, 8, 10)
     assert await books.held_and_posted() == (8, 0)
     await books.hold("acme_d")
@@ -79,7 +85,12 @@ async def test_a_customer_may_use_no_more_than_its_quota(books: Ledger) -> None:
     await books.hold("globex_a")
     with pytest.raises(CreditsInsufficient) as refused:
         await books.hold("globex_b")
-    assert (refused.value.customer, refused.value.wanted, refused.value.used, refused.value.limit) == ("globex", 2, 2, 3)
+    assert (refused.value.customer, refused.value.wanted, refused.value.used, refused.value.limit) == (
+        "globex",
+        2,
+        2,
+        3,
+    )
     await books.hold("acme_a")
     await books.give_back("globex_a")
     await books.hold("globex_b")
@@ -120,13 +131,17 @@ async def test_without_a_capacity_nothing_is_held(database: Database) -> None:
 async def test_a_negative_amount_is_refused(books: Ledger) -> None:
     async with books.database.transaction() as connection:
         with pytest.raises(CreditsInsufficient):
-            await ledger.hold(connection, connection_id="acme_a", customer="acme", amount=-1, settings=books.settings)
+            await ledger.hold(
+                connection, connection_id="acme_a", customer="acme", amount=-1, settings=books.settings
+            )
 
 
 async def test_a_rolled_back_hold_takes_nothing(books: Ledger) -> None:
     with pytest.raises(KeyError):
         async with books.database.transaction() as connection:
-            await ledger.hold(connection, connection_id="acme_a", customer="acme", amount=4, settings=books.settings)
+            await ledger.hold(
+                connection, connection_id="acme_a", customer="acme", amount=4, settings=books.settings
+            )
             raise KeyError
     assert await books.held_and_posted() == (0, 0)
     assert await ledger.transfers(books.database, limit=1) == []
@@ -168,7 +183,9 @@ async def test_only_what_waits_too_long_lapses_and_it_can_be_held_again(books: L
 @pytest.mark.parametrize("state", ["verifying", "disconnecting"])
 async def test_what_is_worked_on_does_not_lapse(books: Ledger, state: str) -> None:
     await books.hold("acme_a")
-    await books.execute("update connection set state = $1, prior_state = 'pending' where connection_id = 'acme_a'", state)
+    await books.execute(
+        "update connection set state = $1, prior_state = 'pending' where connection_id = 'acme_a'", state
+    )
     await books.wait("acme_a")
     assert await ledger.lapse(books.database) == []
     assert await ledger.audit(books.database) == []
@@ -190,7 +207,10 @@ async def test_a_lapsed_hold_is_taken_anew_when_it_is_posted_or_refused(books: L
             await ledger.post(connection, connection_id="nobody")
 
 
-@pytest.mark.parametrize("statement", ["update credit_transfer set amount = 1", "delete from credit_transfer", "truncate credit_transfer"])
+@pytest.mark.parametrize(
+    "statement",
+    ["update credit_transfer set amount = 1", "delete from credit_transfer", "truncate credit_transfer"],
+)
 async def test_the_ledger_is_append_only(books: Ledger, statement: str) -> None:
     await books.hold("acme_a")
     with pytest.raises(StoreRejected, match="append-only"):
@@ -209,7 +229,11 @@ async def test_low_is_told_once_for_each_crossing(books: Ledger, told: list[NewE
     await books.hold("acme_b")
     await books.hold("acme_d")
     [event] = told
-    assert (event.type, event.customer, event.data) == (EventType.CREDITS_LOW, None, {"capacity": 10, "used": 8, "available": 2})
+    assert (event.type, event.customer, event.data) == (
+        EventType.CREDITS_LOW,
+        None,
+        {"capacity": 10, "used": 8, "available": 2},
+    )
     for name in ("acme_b", "acme_d"):
         await books.give_back(name)
     await books.hold("acme_b")
@@ -219,7 +243,9 @@ async def test_low_is_told_once_for_each_crossing(books: Ledger, told: list[NewE
     assert [event.type for event in told] == [EventType.CREDITS_LOW] * 3
 
 
-async def test_a_refusal_is_told_once_a_minute_for_the_pool_and_for_each_quota(books: Ledger, told: list[NewEvent]) -> None:
+async def test_a_refusal_is_told_once_a_minute_for_the_pool_and_for_each_quota(
+    books: Ledger, told: list[NewEvent]
+) -> None:
     await books.hold("globex_a")
     with pytest.raises(CreditsInsufficient) as quota:
         await books.hold("globex_b")
@@ -228,7 +254,9 @@ async def test_a_refusal_is_told_once_a_minute_for_the_pool_and_for_each_quota(b
     with pytest.raises(CreditsInsufficient) as pool:
         await books.hold("acme_c")
     told.clear()
-    notes = [await ledger.note_refusal(books.database, refused.value) for refused in (quota, pool, quota, pool)]
+    notes = [
+        await ledger.note_refusal(books.database, refused.value) for refused in (quota, pool, quota, pool)
+    ]
     assert notes == [True, True, False, False]
     assert [(event.type, event.customer) for event in told] == [(EventType.CREDITS_EXHAUSTED, None)] * 2
     assert [event.data for event in told] == [
@@ -236,17 +264,24 @@ async def test_a_refusal_is_told_once_a_minute_for_the_pool_and_for_each_quota(b
         {"wanted": 4, "used": 10, "limit": 10, "of": "pool"},
     ]
     await books.execute("update credit_refusal set at = at - interval '61 s' where customer_id = ''")
-    assert [await ledger.note_refusal(books.database, refused.value) for refused in (quota, pool)] == [False, True]
+    assert [await ledger.note_refusal(books.database, refused.value) for refused in (quota, pool)] == [
+        False,
+        True,
+    ]
 
 
-async def test_what_is_told_commits_with_the_hold_and_a_refusal_is_told_after_its_rollback(books: Ledger) -> None:
+async def test_what_is_told_commits_with_the_hold_and_a_refusal_is_told_after_its_rollback(
+    books: Ledger,
+) -> None:
     async def told() -> list[EventType]:
         return [event.type for event in await outbox.read(books.database, customer=None)]
 
     await books.hold("acme_a")
     with pytest.raises(KeyError):
         async with books.database.transaction() as connection:
-            await ledger.hold(connection, connection_id="acme_b", customer="acme", amount=4, settings=books.settings)
+            await ledger.hold(
+                connection, connection_id="acme_b", customer="acme", amount=4, settings=books.settings
+            )
             raise KeyError
     assert await told() == []
     await books.hold("acme_b")
@@ -281,10 +316,14 @@ async def test_the_self_check_finds_damage(books: Ledger, statement: str) -> Non
     await books.hold("acme_d")
     assert await ledger.audit(books.database) == []
     await books.execute(statement)
-    assert any(DAMAGE[statement] in found for found in await ledger.audit(books.database)), await ledger.audit(books.database)
+    assert any(DAMAGE[statement] in found for found in await ledger.audit(books.database)), (
+        await ledger.audit(books.database)
+    )
 
 
-REPAIRS = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs" / "credits.md").read_text(), re.DOTALL)
+REPAIRS = re.findall(
+    r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs" / "credits.md").read_text(), re.DOTALL
+)
 
 
 async def test_the_repairs_of_the_documentation_repair(books: Ledger) -> None:
@@ -326,6 +365,12 @@ async def test_a_book_shows_each_connection(books: Ledger) -> None:
     await books.hold("acme_a")
     book = await ledger.read(books.database)
     [holding] = [holding for holding in book.holdings if holding.account is not None]
-    assert (holding.connection, holding.customer, holding.state, holding.account, holding.amount) == ("acme_a", "acme", State.PENDING, Account.HELD, 4)
+    assert (holding.connection, holding.customer, holding.state, holding.account, holding.amount) == (
+        "acme_a",
+        "acme",
+        State.PENDING,
+        Account.HELD,
+        4,
+    )
     assert holding.is_waiting and holding.since is not None
     assert book.quotas == {"globex": 3}

@@ -60,7 +60,10 @@ async def test_it_tells_programs_everything(books: Ledger, dsn: str, tmp_path: P
         {"customer": "acme", "connections": 2, "credits": 6, "quota": None},
         {"customer": "globex", "connections": 1, "credits": 2, "quota": 2},
     ]
-    assert [(held["connection"], held["credits"]) for held in told["holds"]] == [("acme_b", 2), ("globex_a", 2)]
+    assert [(held["connection"], held["credits"]) for held in told["holds"]] == [
+        ("acme_b", 2),
+        ("globex_a", 2),
+    ]
     assert [(line["kind"], line["connection"], line["from"], line["to"]) for line in told["transfers"]] == [
         ("post", "acme_a", "held", "posted"),
         ("hold", "globex_a", "available", "held"),
@@ -68,7 +71,9 @@ async def test_it_tells_programs_everything(books: Ledger, dsn: str, tmp_path: P
     assert told["disagreements"] == []
 
 
-async def test_it_shows_people_the_pool_and_that_the_books_agree(books: Ledger, dsn: str, tmp_path: Path) -> None:
+async def test_it_shows_people_the_pool_and_that_the_books_agree(
+    books: Ledger, dsn: str, tmp_path: Path
+) -> None:
     code, output, _ = await ask(tmp_path, dsn)
     assert code == 0
     for text in ("8 of 10 used", "4 posted · 4 held · 2 available", "low: 80 %", "the books agree"):
@@ -78,7 +83,9 @@ async def test_it_shows_people_the_pool_and_that_the_books_agree(books: Ledger, 
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
-async def test_it_fails_when_the_books_disagree(books: Ledger, dsn: str, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+async def test_it_fails_when_the_books_disagree(
+    books: Ledger, dsn: str, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
     await books.execute("update credit_pool set posted = 5")
     code, output, _ = await ask(tmp_path, dsn, *arguments)
     assert code == 1

@@ -1,4 +1,6 @@
-"""500 connects and disconnects released by a barrier in three processes: never over capacity, the sum exact; without its guard the ledger is seen to fail."""
+"""500 connects and disconnects released by a barrier in three processes: never over capacity, the sum exact;
+without its guard the ledger is seen to fail.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ from tests.fixtures.ledger import Ledger
 CONNECTIONS, PROCESSES, CAPACITY = 500, 3, 200
 PRICES = (1, 2, 4, 8)
 
-GUARD = ("credit_hold", "and held + posted + $3::int <= least(capacity, $4::int)", "and ($4::int is null or true)")
+GUARD = (
+    "credit_hold",
+    "and held + posted + $3::int <= least(capacity, $4::int)",
+    "and ($4::int is null or true)",
+)
 LOCK = ("credit_lock", "for update", "")
 READ_FIRST = (
     "credit_hold",
@@ -90,7 +96,9 @@ async def most_used(database: Database) -> int:
     """The highest sum of the transfers in the order of their commits."""
     used = most = 0
     for line in reversed(await ledger.transfers(database, limit=100_000)):
-        used += line.amount * ((line.from_account is Account.AVAILABLE) - (line.to_account is Account.AVAILABLE))
+        used += line.amount * (
+            (line.from_account is Account.AVAILABLE) - (line.to_account is Account.AVAILABLE)
+        )
         assert used >= 0
         most = max(most, used)
     return most
@@ -110,11 +118,19 @@ async def test_never_over_capacity_and_the_sum_exact(dsn: str, database: Databas
     assert sum(one.refusals for one in done) > 50, "the capacity was never reached: that was no race"
     book = await ledger.read(database)
     assert book.pool is not None
-    assert book.pool.posted == book.pool.used == sum(holding.amount for holding in book.holdings if holding.state == "active")
+    assert (
+        book.pool.posted
+        == book.pool.used
+        == sum(holding.amount for holding in book.holdings if holding.state == "active")
+    )
 
 
-@pytest.mark.parametrize("without", [(GUARD,), (LOCK, READ_FIRST)], ids=["no guard", "looks before it writes"])
-async def test_without_the_guard_the_violation_is_seen(dsn: str, database: Database, without: Sequence[tuple[str, str, str]]) -> None:
+@pytest.mark.parametrize(
+    "without", [(GUARD,), (LOCK, READ_FIRST)], ids=["no guard", "looks before it writes"]
+)
+async def test_without_the_guard_the_violation_is_seen(
+    dsn: str, database: Database, without: Sequence[tuple[str, str, str]]
+) -> None:
     _, seen = await race(dsn, database, *without)
     assert seen.most > CAPACITY
     assert await most_used(database) > CAPACITY

@@ -41,11 +41,17 @@ class Heard:
 
     def __init__(self) -> None:
         self.events: list[EventDict] = []
-        self.log: FilteringBoundLogger = structlog.wrap_logger(None, processors=[self._keep], wrapper_class=structlog.make_filtering_bound_logger(0))
+        self.log: FilteringBoundLogger = structlog.wrap_logger(
+            None, processors=[self._keep], wrapper_class=structlog.make_filtering_bound_logger(0)
+        )
 
     def pids(self, server: str) -> list[int]:
         """Of every start of the server, in order."""
-        return [event["pid"] for event in self.events if event["event"] == "embedded.server_started" and event["server"] == server]
+        return [
+            event["pid"]
+            for event in self.events
+            if event["event"] == "embedded.server_started" and event["server"] == server
+        ]
 
     def _keep(self, _logger: object, _method: str, event: EventDict) -> EventDict:
         self.events.append(event)
@@ -54,7 +60,9 @@ class Heard:
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """Where the account of PostgreSQL can go, which pytest's own directories are not when root runs the tests."""
+    """Where the account of PostgreSQL can go, which pytest's own directories are not when root runs the
+    tests.
+    """
     top = Path(tempfile.mkdtemp(prefix="fg-embedded-"))
     top.chmod(0o711)
     yield top / "var"
@@ -95,7 +103,9 @@ async def read(dsn: str) -> int:
 
 
 async def echoes(url: str) -> bool:
-    async with aiomqtt.Client("127.0.0.1", int(url.rsplit(":", 1)[1]), protocol=aiomqtt.ProtocolVersion.V5) as client:
+    async with aiomqtt.Client(
+        "127.0.0.1", int(url.rsplit(":", 1)[1]), protocol=aiomqtt.ProtocolVersion.V5
+    ) as client:
         await client.subscribe("t", qos=1)
         await client.publish("t", b"value", qos=1)
         return bool((await anext(aiter(client.messages))).payload == b"value")
@@ -153,11 +163,15 @@ async def test_a_server_that_dies_is_started_again_at_the_same_address(data_dir:
     async with embedded(data_dir, heard.log) as servers:
         await write(servers)
         os.kill(heard.pids(server)[0], signal.SIGKILL)
-        await wait_until(lambda: len(heard.pids(server)) == 2 or servers.failed.done(), what=f"{server} is started again")
+        await wait_until(
+            lambda: len(heard.pids(server)) == 2 or servers.failed.done(), what=f"{server} is started again"
+        )
         assert not servers.failed.done()
         assert await read(servers.dsn) == 42
         assert await echoes(servers.broker_url)
-    assert [event["exit_code"] for event in heard.events if event["event"] == "embedded.server_died"] == [-signal.SIGKILL]
+    assert [event["exit_code"] for event in heard.events if event["event"] == "embedded.server_died"] == [
+        -signal.SIGKILL
+    ]
 
 
 async def test_postgresql_comes_back_although_a_busy_backend_outlives_its_postmaster(data_dir: Path) -> None:
@@ -166,10 +180,19 @@ async def test_postgresql_comes_back_although_a_busy_backend_outlives_its_postma
         await write(servers)
         connection = await asyncpg.connect(servers.dsn)
         backend = await connection.fetchval("select pg_backend_pid()")
-        busy = asyncio.create_task(connection.execute("do $$ begin while clock_timestamp() < now() + interval '2 s' loop end loop; end $$"))
-        await wait_until(lambda: ") R " in Path(f"/proc/{backend}/stat").read_text(), what="the backend computes")
+        busy = asyncio.create_task(
+            connection.execute(
+                "do $$ begin while clock_timestamp() < now() + interval '2 s' loop end loop; end $$"
+            )
+        )
+        await wait_until(
+            lambda: ") R " in Path(f"/proc/{backend}/stat").read_text(), what="the backend computes"
+        )
         os.kill(heard.pids("postgresql")[0], signal.SIGKILL)
-        await wait_until(lambda: len(heard.pids("postgresql")) == 2 or servers.failed.done(), what="postgresql is started again")
+        await wait_until(
+            lambda: len(heard.pids("postgresql")) == 2 or servers.failed.done(),
+            what="postgresql is started again",
+        )
         await asyncio.gather(busy, return_exceptions=True)
         connection.terminate()
         assert not servers.failed.done(), servers.failed.exception()
@@ -177,7 +200,12 @@ async def test_postgresql_comes_back_although_a_busy_backend_outlives_its_postma
 
 
 async def test_servers_end_with_a_killed_gateway_and_the_next_one_takes_over(data_dir: Path) -> None:
-    daemon = subprocess.Popen([sys.executable, "-c", DAEMON, str(data_dir)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    daemon = subprocess.Popen(
+        [sys.executable, "-c", DAEMON, str(data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     assert daemon.stdout is not None
     dsn, url = (await asyncio.to_thread(daemon.stdout.readline)).split()
     connection = await asyncpg.connect(dsn)
@@ -226,7 +254,9 @@ class Dying:
         return subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
 
 
-async def test_a_server_that_will_not_stay_is_given_up_and_we_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_will_not_stay_is_given_up_and_we_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(supervisor, "MOST_RESTARTS", 2)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     server = Dying()

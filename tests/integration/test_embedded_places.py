@@ -66,10 +66,20 @@ def test_binaries_that_the_account_cannot_reach_are_copied_once_and_run(private:
         shutil.copytree(source, private / source.relative_to(site), symlinks=True)
     user = account.account(private / "none")
     assert user is not None
-    first, second = (account.binaries_for(user, private / installed.relative_to(site), "1.0") for _ in range(2))
+    first, second = (
+        account.binaries_for(user, private / installed.relative_to(site), "1.0") for _ in range(2)
+    )
     assert first == second != private / installed.relative_to(site)
     for name in ("initdb", "postgres"):
-        said = subprocess.run([first / "bin" / name, "--version"], user=user, extra_groups=[], cwd="/", capture_output=True, text=True, check=True)
+        said = subprocess.run(
+            [first / "bin" / name, "--version"],
+            user=user,
+            extra_groups=[],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert "(PostgreSQL) 18" in said.stdout
     assert len(list(account.STATE.iterdir())) == 1
 

@@ -21,7 +21,9 @@ async def _rows(dsn: str) -> int:
         await connection.close()
 
 
-async def test_a_killed_postgres_keeps_what_was_committed(make_postgres: Callable[..., Awaitable[Postgres]]) -> None:
+async def test_a_killed_postgres_keeps_what_was_committed(
+    make_postgres: Callable[..., Awaitable[Postgres]],
+) -> None:
     server = await make_postgres()
     connection = await asyncpg.connect(server.dsn())
     await connection.execute("create table kept as select generate_series(1, 1000)")
@@ -33,7 +35,9 @@ async def test_a_killed_postgres_keeps_what_was_committed(make_postgres: Callabl
     assert await _rows(server.dsn()) == 1000
 
 
-async def test_a_mosquitto_keeps_retained_messages_over_sigterm_only_when_told(make_mosquitto: Callable[..., Awaitable[Mosquitto]]) -> None:
+async def test_a_mosquitto_keeps_retained_messages_over_sigterm_only_when_told(
+    make_mosquitto: Callable[..., Awaitable[Mosquitto]],
+) -> None:
     kept = {}
     for persistence in (True, False):
         broker = await make_mosquitto("log_type notice", persistence)
@@ -48,7 +52,9 @@ async def test_a_mosquitto_keeps_retained_messages_over_sigterm_only_when_told(m
     assert kept == {True: "kept", False: "last"}
 
 
-async def test_lines_of_configuration_reach_the_broker(make_mosquitto: Callable[..., Awaitable[Mosquitto]]) -> None:
+async def test_lines_of_configuration_reach_the_broker(
+    make_mosquitto: Callable[..., Awaitable[Mosquitto]],
+) -> None:
     broker = await make_mosquitto("message_size_limit 10")
     async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
         await client.publish("t", b"x" * 10, qos=1)
@@ -56,9 +62,13 @@ async def test_lines_of_configuration_reach_the_broker(make_mosquitto: Callable[
             await client.publish("t", b"x" * 11, qos=1)
 
 
-async def test_a_database_is_migrated_and_belongs_to_its_test(database: Database, dsn: str, empty_dsn: str) -> None:
+async def test_a_database_is_migrated_and_belongs_to_its_test(
+    database: Database, dsn: str, empty_dsn: str
+) -> None:
     async with database.connection() as connection:
-        assert await connection.fetchval("select to_regclass('telemetry') is not null and not exists (select from telemetry)")
+        assert await connection.fetchval(
+            "select to_regclass('telemetry') is not null and not exists (select from telemetry)"
+        )
     other = await asyncpg.connect(empty_dsn)
     assert await other.fetchval("select count(*) from pg_tables where schemaname = 'public'") == 0
     await other.close()

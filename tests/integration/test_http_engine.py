@@ -1,4 +1,6 @@
-"""The API on an engine and a real database, and the customer's way back from a refused credential, link by link."""
+"""The API on an engine and a real database, and the customer's way back from a refused credential, link by
+link.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ async def world(database: Database) -> World:
 # The API
 
 
-async def test_a_change_made_elsewhere_is_seen_within_a_tenth_of_a_second_and_a_revoked_token_within_one(world: World, database: Database) -> None:
+async def test_a_change_made_elsewhere_is_seen_within_a_tenth_of_a_second_and_a_revoked_token_within_one(
+    world: World, database: Database
+) -> None:
     await world.service.create(wanted("acme-1"), CALLER)
     async with served(world, Role.VIEWER) as client:
         first = await client.get("/v1/connections/acme-1/status")
@@ -70,19 +74,35 @@ async def test_a_change_made_elsewhere_is_seen_within_a_tenth_of_a_second_and_a_
 
 async def test_a_connection_from_creation_to_its_end(world: World) -> None:
     async with served(world, Role.ADMIN) as client, world.living():
-        body = {"id": "acme-1", "customer": "acme", "system": "scripted", "credentials": {"type": "api_key", "api_key": "canary"}}
+        body = {
+            "id": "acme-1",
+            "customer": "acme",
+            "system": "scripted",
+            "credentials": {"type": "api_key", "api_key": "canary"},
+        }
         created = await client.post("/v1/connections", json=body)
-        assert (created.status_code, created.json()["state"], created.headers["Location"]) == (201, "verifying", "/v1/connections/acme-1")
+        assert (created.status_code, created.json()["state"], created.headers["Location"]) == (
+            201,
+            "verifying",
+            "/v1/connections/acme-1",
+        )
         assert (await client.post("/v1/connections", json=body)).json()["code"] == "request.conflict"
         await world.reaches("active")
         told = await client.get("/v1/connections/acme-1/status")
         [stored] = await status.read(world.database, ["acme-1"])
         assert without_time(told.content) == without_time(status_document(stored, now=stored.since).payload())
-        again = await client.get("/v1/connections/acme-1/status", headers={"If-None-Match": told.headers["ETag"]})
+        again = await client.get(
+            "/v1/connections/acme-1/status", headers={"If-None-Match": told.headers["ETag"]}
+        )
         assert again.status_code == 304
         changed = await client.patch("/v1/connections/acme-1", json={"sync": {"interval": "5m"}})
         assert changed.json()["sync"]["interval"] == "5m"
-        for act, state in (("sync", "active"), ("pause", "paused"), ("resume", "active"), ("recheck", "active")):
+        for act, state in (
+            ("sync", "active"),
+            ("pause", "paused"),
+            ("resume", "active"),
+            ("recheck", "active"),
+        ):
             done = await client.post(f"/v1/connections/acme-1/{act}", json={} if act == "sync" else None)
             assert (done.status_code, done.json()["state"]) == (202, state)
         assert (await client.get("/v1/connections/acme-1/meters")).json()["code"] == "request.unsupported"
@@ -91,15 +111,28 @@ async def test_a_connection_from_creation_to_its_end(world: World) -> None:
         lines = (await client.get("/v1/credits/transfers")).json()["items"]
         assert [(line["kind"], line["customer"]) for line in lines] == [("post", "acme"), ("hold", "acme")]
         events = (await client.get("/v1/events")).json()
-        assert [event["type"] for event in events["items"]][:2] == ["fieldgate.connection.created", "fieldgate.connection.activated"]
+        assert [event["type"] for event in events["items"]][:2] == [
+            "fieldgate.connection.created",
+            "fieldgate.connection.activated",
+        ]
         assert (await client.get("/v1/incidents")).json() == {"items": [], "next": None}
         assert (await client.delete("/v1/connections/acme-1")).status_code == 202
         await world.reaches("disconnected")
         gone = await client.post("/v1/connections/acme-1/pause")
-        assert (gone.status_code, gone.json()["code"], gone.json()["connection"]) == (410, "connection.disconnected", "acme-1")
-        everything = [await client.get(path) for path in ("/v1/connections", "/v1/connections/acme-1", "/v1/events", "/metrics")]
+        assert (gone.status_code, gone.json()["code"], gone.json()["connection"]) == (
+            410,
+            "connection.disconnected",
+            "acme-1",
+        )
+        everything = [
+            await client.get(path)
+            for path in ("/v1/connections", "/v1/connections/acme-1", "/v1/events", "/metrics")
+        ]
     assert all("canary" not in answer.text for answer in everything)
-    [actor] = {row["actor"] for row in await world.rows("select actor from connection_audit where actor <> 'gateway'")}
+    [actor] = {
+        row["actor"]
+        for row in await world.rows("select actor from connection_audit where actor <> 'gateway'")
+    }
     assert actor == "token:admin-None"
 
 
@@ -113,7 +146,10 @@ async def test_a_bound_token_on_a_real_database(world: World) -> None:
     async with served(world, Role.ADMIN, "globex") as client:
         assert [item["id"] for item in (await client.get("/v1/connections")).json()["items"]] == ["globex-1"]
         other, none = await client.get("/v1/connections/acme-1"), await client.get("/v1/connections/nobody")
-        assert {**other.json(), "request_id": ""} == {**none.json(), "request_id": ""} and other.status_code == 404
+        assert {**other.json(), "request_id": ""} == {
+            **none.json(),
+            "request_id": "",
+        } and other.status_code == 404
         for path in ("/v1/events", "/v1/credits", "/v1/credits/transfers", "/v1/incidents", "/v1/webhooks"):
             answer = await client.get(path)
             assert answer.status_code == 200 and "acme" not in answer.text, path
@@ -123,23 +159,36 @@ async def test_a_bound_token_on_a_real_database(world: World) -> None:
 async def test_a_webhook_from_its_making_to_its_end(world: World) -> None:
     await world.active()
     async with served(world, Role.ADMIN) as client, served(world, Role.ADMIN, "globex") as other:
-        made = await client.post("/v1/webhooks", json={"url": "https://hooks.example.com/a", "customer": "acme", "events": ["connection.paused"]})
+        made = await client.post(
+            "/v1/webhooks",
+            json={"url": "https://hooks.example.com/a", "customer": "acme", "events": ["connection.paused"]},
+        )
         assert (made.status_code, made.json()["secret"][:6]) == (201, "whsec_")
         path = f"/v1/webhooks/{made.json()['id']}"
-        for answer in (await other.delete(path), await other.post(f"{path}/secret"), await other.post(f"{path}/replay", params={"from": NOW.isoformat()})):
+        for answer in (
+            await other.delete(path),
+            await other.post(f"{path}/secret"),
+            await other.post(f"{path}/replay", params={"from": NOW.isoformat()}),
+        ):
             assert (answer.status_code, answer.json()["code"]) == (404, "request.not_found")
         assert (await client.get("/v1/webhooks")).json()["items"][0]["events"] == ["connection.paused"]
         new = (await client.post(f"{path}/secret")).json()["secret"]
         assert new[:6] == "whsec_" and new != made.json()["secret"]
         assert new not in (await client.get("/v1/webhooks")).text
-        assert (await client.post(f"{path}/replay", params={"from": NOW.isoformat()})).json() == {"replayed": 0}
-        assert (await client.post("/v1/webhooks", json={"url": "https://127.0.0.1/"})).json()["code"] == "request.invalid"
+        assert (await client.post(f"{path}/replay", params={"from": NOW.isoformat()})).json() == {
+            "replayed": 0
+        }
+        assert (await client.post("/v1/webhooks", json={"url": "https://127.0.0.1/"})).json()[
+            "code"
+        ] == "request.invalid"
         assert [(await client.delete(path)).status_code for _ in range(2)] == [204, 404]
 
 
 async def test_dead_letters_are_paged_and_go_out_again(world: World) -> None:
     await world.active()
-    await world.execute("insert into meter_mapping (connection_id, meter, device_id, metric, reduce, span) values ('acme-1', 'm', 'd', 't', 'last', '15 min')")
+    await world.execute(
+        "insert into meter_mapping (connection_id, meter, device_id, metric, reduce, span) values ('acme-1', 'm', 'd', 't', 'last', '15 min')"
+    )
     await world.execute(
         "insert into dead_letter (kind, digest, connection_id, meter, window_start, reason, detail, last_at)"
         " select 'reading', n::text::bytea, 'acme-1', case when n = 5 then 'unmapped' else 'm' end,"
@@ -149,7 +198,12 @@ async def test_dead_letters_are_paged_and_go_out_again(world: World) -> None:
     async with served(world, Role.OPERATOR) as client:
         seen, cursor = [], None
         while True:
-            page = (await client.get("/v1/connections/acme-1/dead-letters", params={"limit": 2, **({"cursor": cursor} if cursor else {})})).json()
+            page = (
+                await client.get(
+                    "/v1/connections/acme-1/dead-letters",
+                    params={"limit": 2, **({"cursor": cursor} if cursor else {})},
+                )
+            ).json()
             seen += [item["id"] for item in page["items"]]
             if (cursor := page["next"]) is None:
                 break
@@ -159,13 +213,23 @@ async def test_dead_letters_are_paged_and_go_out_again(world: World) -> None:
         assert [one.json()["replayed"], rest.json()["replayed"]] == [1, 3]
         left = (await client.get("/v1/connections/acme-1/dead-letters")).json()["items"]
     assert [item["id"] for item in left] == [5]
-    assert len(await world.rows("select from due_window where connection_id = 'acme-1' and closes_at <= now()")) == 4
+    assert (
+        len(await world.rows("select from due_window where connection_id = 'acme-1' and closes_at <= now()"))
+        == 4
+    )
 
 
 HOSTILE = ("\0", "a\0b", "'; drop table connection; --", "𝕏" * 60, "%", "\ud7ff", "9" * 400)
 
 
-LISTS = ("/v1/connections/acme-1/readings", "/v1/connections/acme-1/runs", "/v1/connections", "/v1/events", "/v1/incidents", "/v1/credits/transfers")
+LISTS = (
+    "/v1/connections/acme-1/readings",
+    "/v1/connections/acme-1/runs",
+    "/v1/connections",
+    "/v1/events",
+    "/v1/incidents",
+    "/v1/credits/transfers",
+)
 
 
 async def test_hostile_values_reach_the_database_as_values_or_not_at_all(world: World) -> None:
@@ -183,13 +247,21 @@ async def test_hostile_values_reach_the_database_as_values_or_not_at_all(world: 
                 for name in ("cursor", "after", "meter", "customer", "system", "limit"):
                     answer = await client.get(path, params={name: value})
                     assert answer.status_code in (200, 422), (path, name, value, answer.text)
-            for path in ("/v1/connections/{}", "/v1/incidents/{}", "/v1/connections/{}/status", "/reauthorize/{}", "/login/{}"):
+            for path in (
+                "/v1/connections/{}",
+                "/v1/incidents/{}",
+                "/v1/connections/{}/status",
+                "/reauthorize/{}",
+                "/login/{}",
+            ):
                 answer = await client.get(path.format(httpx.QueryParams({"": value})).replace("=", ""))
                 assert answer.status_code in (200, 404, 422), (path, value)
             client.cookies.set("fieldgate_login", "x")
             callback = await client.get("/oauth/callback", params={"state": value, "code": value})
             assert callback.status_code in (404, 422)
-        assert (await client.get("/v1/connections/acme-1", headers={"Authorization": b"Bearer \xff\xfe"})).status_code == 401
+        assert (
+            await client.get("/v1/connections/acme-1", headers={"Authorization": b"Bearer \xff\xfe"})
+        ).status_code == 401
 
 
 async def test_the_dashboard_on_a_real_database(world: World) -> None:
@@ -203,7 +275,11 @@ async def test_the_dashboard_on_a_real_database(world: World) -> None:
         overview = await browser.get("/")
         assert "Scripted refuses the credential of acme-1" in overview.text and "globex-1" in overview.text
         page = await browser.get("/connections/acme-1")
-        assert "401 key revoked" in page.text and "auth refused" in page.text and "Ask the script for a new key." in page.text
+        assert (
+            "401 key revoked" in page.text
+            and "auth refused" in page.text
+            and "Ask the script for a new key." in page.text
+        )
         csrf = re.search(r'name="csrf" value="([0-9a-f]{64})"', page.text)
         assert csrf is not None
         link = await browser.post("/connections/acme-1/reauthorization", data={"csrf": csrf[1]})
@@ -212,7 +288,10 @@ async def test_the_dashboard_on_a_real_database(world: World) -> None:
         assert paused.status_code == 303 and await world.state("globex-1") == "paused"
         assert (await browser.post("/connections/acme-1/sync", data={"csrf": csrf[1]})).status_code == 409
         assert (await browser.get("/status")).status_code == 200
-    assert [row["actor"] for row in await world.rows("select actor from connection_audit where trigger = 'pause_asked'")] == ["dashboard:demo"]
+    assert [
+        row["actor"]
+        for row in await world.rows("select actor from connection_audit where trigger = 'pause_asked'")
+    ] == ["dashboard:demo"]
 
 
 # Reconnecting
@@ -221,7 +300,9 @@ async def test_the_dashboard_on_a_real_database(world: World) -> None:
 async def refused(world: World) -> None:
     """The system refuses the credential for good."""
     async with world.database.transaction() as connection:
-        await world.engine.transitions.move(connection, "acme-1", Trigger.AUTH_REFUSED, Cause(reason="401 key revoked"))
+        await world.engine.transitions.move(
+            connection, "acme-1", Trigger.AUTH_REFUSED, Cause(reason="401 key revoked")
+        )
     assert await world.state() == "reauthorization_required"
 
 
@@ -243,9 +324,13 @@ async def test_refused_then_accepted_then_used_up(world: World) -> None:
         for _ in range(3):
             page = await customer.get(path)
             assert "401 key revoked" in page.text and "Nothing is lost" in page.text
-        assert before == (await dump(world.database), await world.rows("select * from connection")), "looking changed something"
+        assert before == (await dump(world.database), await world.rows("select * from connection")), (
+            "looking changed something"
+        )
         world.connector.probe_error = AuthRefused("401 still not")
-        assert (await customer.post(path, data={"anything": "x"})).status_code == 409  # this system's form has no fields
+        assert (
+            await customer.post(path, data={"anything": "x"})
+        ).status_code == 409  # this system's form has no fields
         await world.service.give_credentials("acme-1", credentials("operator's"), CALLER)
         async with world.living():
             await world.reaches("reauthorization_required")
@@ -263,12 +348,20 @@ async def test_refused_then_accepted_then_used_up(world: World) -> None:
             await submit(world, path, "again")
     assert await world.state() == "active"
     assert (await world.events())[-1] == "connection.reauthorized"
-    assert {row["actor"] for row in await world.rows("select actor from connection_audit where trigger = 'credentials_given'")} == {"test"}
+    assert {
+        row["actor"]
+        for row in await world.rows("select actor from connection_audit where trigger = 'credentials_given'")
+    } == {"test"}
 
 
 def reauthorization(world: World) -> Reauthorization:
     return Reauthorization(
-        world.database, world.service, public_url="http://gateway.test", vault=world.engine.vault, login_url=lambda *_, **__: "", exchange=None
+        world.database,
+        world.service,
+        public_url="http://gateway.test",
+        vault=world.engine.vault,
+        login_url=lambda *_, **__: "",
+        exchange=None,
     )  # type: ignore[arg-type]
 
 
@@ -292,7 +385,9 @@ async def test_another_account_is_not_taken(world: World, monkeypatch: pytest.Mo
         assert "belong to another account" in (await customer.get(path)).text
 
 
-async def test_a_system_that_cannot_be_reached_is_no_refusal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_system_that_cannot_be_reached_is_no_refusal(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await world.active()
     await refused(world)
     path = await invited(world)
@@ -332,10 +427,18 @@ async def test_attempts_are_bounded_also_at_once(world: World) -> None:
             given += 1
 
     service = Reauthorization(
-        world.database, Counting(), public_url="http://gateway.test", vault=world.engine.vault, login_url=lambda *_, **__: "", exchange=None
+        world.database,
+        Counting(),
+        public_url="http://gateway.test",
+        vault=world.engine.vault,
+        login_url=lambda *_, **__: "",
+        exchange=None,
     )  # type: ignore[arg-type]
     secret = path.rpartition("/")[2]
-    results = await asyncio.gather(*(service.submit(secret, credentials("x"), CALLER) for _ in range(3 * MAX_ATTEMPTS)), return_exceptions=True)
+    results = await asyncio.gather(
+        *(service.submit(secret, credentials("x"), CALLER) for _ in range(3 * MAX_ATTEMPTS)),
+        return_exceptions=True,
+    )
     assert given == MAX_ATTEMPTS
     assert sum(isinstance(result, RequestRefused) for result in results) == 2 * MAX_ATTEMPTS
     async with served(world) as customer:
@@ -368,7 +471,9 @@ async def test_a_login_on_a_real_authorization_server(world: World, authorizatio
     capabilities = replace(world.system.manifest.capabilities, auth=("oauth2_authorization_code",))
     world.system.manifest = replace(world.system.manifest, capabilities=capabilities)
     values = {**authorization.endpoints, **WEB, "scope": "read"}
-    given = CredentialSettings.model_validate({"type": "oauth2_authorization_code", **{name: SecretStr(value) for name, value in values.items()}})
+    given = CredentialSettings.model_validate(
+        {"type": "oauth2_authorization_code", **{name: SecretStr(value) for name, value in values.items()}}
+    )
     await world.service.create(wanted().model_copy(update={"credentials": given}), CALLER)
     world.connector.probe_error = AuthRefused("no token yet")
     async with world.living():
@@ -383,34 +488,50 @@ async def test_a_login_on_a_real_authorization_server(world: World, authorizatio
         assert address is not None
         url = address[1].replace("&amp;", "&")
         query = httpx.URL(url).params
-        assert (query["code_challenge_method"], query["redirect_uri"]) == ("S256", "http://gateway.test/oauth/callback")
+        assert (query["code_challenge_method"], query["redirect_uri"]) == (
+            "S256",
+            "http://gateway.test/oauth/callback",
+        )
         assert query["state"] not in await dump(world.database)
         code = await authorization.code(url)
         for wrong in ({"state": "other", "code": code}, {"state": query["state"], "code": code}):
             assert (await thief.get("/oauth/callback", params=wrong)).status_code == 404
-        assert (await customer.get("/oauth/callback", params={"state": "other", "code": code})).status_code == 404
+        assert (
+            await customer.get("/oauth/callback", params={"state": "other", "code": code})
+        ).status_code == 404
         back = await customer.get("/oauth/callback", params={"state": query["state"], "code": code})
         assert (back.status_code, back.headers["location"]) == (303, path)
         await world.reaches("active")
         assert "is connected again" in (await customer.get(path)).text
-        assert (await customer.get("/oauth/callback", params={"state": query["state"], "code": code})).status_code == 404
-    held = await world.rows("select c.generation, t.sealed from connection c join token t using (connection_id) where t.generation = c.generation")
+        assert (
+            await customer.get("/oauth/callback", params={"state": query["state"], "code": code})
+        ).status_code == 404
+    held = await world.rows(
+        "select c.generation, t.sealed from connection c join token t using (connection_id) where t.generation = c.generation"
+    )
     assert len(held) == 1 and held[0]["sealed"] is not None
     assert isinstance(world.engine.tokens, Tokens)
 
 
-async def test_a_code_that_is_refused_leaves_the_link_usable(world: World, authorization: OAuthServer) -> None:
+async def test_a_code_that_is_refused_leaves_the_link_usable(
+    world: World, authorization: OAuthServer
+) -> None:
     capabilities = replace(world.system.manifest.capabilities, auth=("oauth2_authorization_code",))
     world.system.manifest = replace(world.system.manifest, capabilities=capabilities)
     values = {**authorization.endpoints, **WEB, "scope": "read"}
-    given = CredentialSettings.model_validate({"type": "oauth2_authorization_code", **{name: SecretStr(value) for name, value in values.items()}})
+    given = CredentialSettings.model_validate(
+        {"type": "oauth2_authorization_code", **{name: SecretStr(value) for name, value in values.items()}}
+    )
     world.connector.probe_error = AuthRefused("no token yet")
     await world.service.create(wanted().model_copy(update={"credentials": given}), CALLER)
     async with world.living():
         await world.reaches("pending")
     path = await invited(world)
     async with served(world) as customer:
-        for query, says in (({"code": "invented"}, "did not confirm"), ({"error": "access_denied"}, "was not completed")):
+        for query, says in (
+            ({"code": "invented"}, "did not confirm"),
+            ({"error": "access_denied"}, "was not completed"),
+        ):
             leaving = await customer.post(f"{path}/login")
             state = re.search(r"state=([\w-]+)", leaving.text)
             assert state is not None

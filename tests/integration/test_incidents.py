@@ -72,7 +72,9 @@ def gauge(name: str, scope: Scope) -> float | None:
     return metrics.REGISTRY.get_sample_value(f"fieldgate_{name}", {"scope": scope})
 
 
-async def test_a_host_that_is_down_is_one_incident(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_a_host_that_is_down_is_one_incident(
+    database: Database, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     running = [asyncio.create_task(replica.run()) for replica in replicas]
     await host_goes_down(replicas[0])
     async with asyncio.timeout(15):
@@ -93,8 +95,12 @@ async def test_a_host_that_is_down_is_one_incident(database: Database, replicas:
     assert (incident.systems, incident.operations) == ((SYSTEM,), ("push",))
     assert 0 < len(incident.request_ids) <= 10
     assert 75 <= (incident.opened_at - incident.since).total_seconds() < 95
-    assert incident.detail.startswith("7 of 7 connections on host one.example fail (7 of 7 customers), none succeeded for 1")
-    assert {found.connection: found.incident for found in await status.read(database) if found.incident} == dict.fromkeys(DOWN, incident.incident)
+    assert incident.detail.startswith(
+        "7 of 7 connections on host one.example fail (7 of 7 customers), none succeeded for 1"
+    )
+    assert {
+        found.connection: found.incident for found in await status.read(database) if found.incident
+    } == dict.fromkeys(DOWN, incident.incident)
     for name in OWNERS:
         waits = [await replica.admit(name, SYSTEM, fleet.PLACES[name]) for replica in replicas]
         assert name in DOWN or waits == [None, None, None]
@@ -106,11 +112,17 @@ async def test_a_host_that_is_down_is_one_incident(database: Database, replicas:
     assert [gauge("breaker_open", scope) for scope in Scope] == [len(DOWN), 1, 0]
 
 
-async def test_each_customer_is_told_of_its_own_and_the_gateway_in_numbers(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_each_customer_is_told_of_its_own_and_the_gateway_in_numbers(
+    database: Database, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     await host_goes_down(replicas[0])
     await decide(database)
     [whole] = [event for event in events if event.customer is None]
-    assert (whole.data["connections"], whole.data["customers"], whole.type) == (7, 7, EventType.INCIDENT_OPENED)
+    assert (whole.data["connections"], whole.data["customers"], whole.type) == (
+        7,
+        7,
+        EventType.INCIDENT_OPENED,
+    )
     assert not any(customer in str(whole.data) for customer in CUSTOMERS)
     assert not any(name in str(whole.data) for name in OWNERS)
     told = {event.customer: event for event in events if event.customer is not None}
@@ -137,7 +149,9 @@ async def test_each_customer_is_told_of_its_own_and_the_gateway_in_numbers(datab
     assert [found.incident for found in await status.read(database) if found.incident] == []
 
 
-async def test_a_black_holed_connection_is_its_own_affair(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_a_black_holed_connection_is_its_own_affair(
+    database: Database, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     await goes_well(replicas[0])
     hung = DOWN[0]
     await calls(replicas[1], [hung], ago=(90.0, 60.0, 30.0), succeeded=False)
@@ -146,7 +160,10 @@ async def test_a_black_holed_connection_is_its_own_affair(database: Database, re
         await decide(database)
     [incident] = await store.listed(database, closed=True)
     assert (incident.where, incident.connections) == ((Scope.CONNECTION, hung), (hung,))
-    assert incident.detail == "3 calls in a row failed, 6 of 6 other connections on host one.example succeeded since"
+    assert (
+        incident.detail
+        == "3 calls in a row failed, 6 of 6 other connections on host one.example succeeded since"
+    )
     [event] = events
     assert (event.customer, event.connection, event.type) == (OWNERS[hung], hung, EventType.INCIDENT_OPENED)
     for name in DOWN:
@@ -169,7 +186,9 @@ async def test_a_black_holed_connection_is_its_own_affair(database: Database, re
     assert [event.type for event in events] == [EventType.INCIDENT_OPENED, EventType.INCIDENT_CLOSED]
 
 
-async def test_answers_open_nothing(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_answers_open_nothing(
+    database: Database, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     """429, refused logins, 403 and bad records, from everybody and for minutes."""
     await calls(replicas[0], OWNERS, ago=(290.0, 200.0, 100.0, 50.0, 0.0), succeeded=False, transient=False)
     for replica in replicas:
@@ -179,7 +198,9 @@ async def test_answers_open_nothing(database: Database, replicas: list[Incidents
     assert {await replicas[0].admit(name, SYSTEM, fleet.PLACES[name]) for name in OWNERS} == {None}
 
 
-async def test_one_customer_with_ten_connections_is_not_systemic(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_one_customer_with_ten_connections_is_not_systemic(
+    database: Database, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     owners = dict.fromkeys(OWNERS, CUSTOMERS[0])
     for ago in FAILED_AGO:
         for name in DOWN:
@@ -188,11 +209,15 @@ async def test_one_customer_with_ten_connections_is_not_systemic(database: Datab
     assert await opened(database) == []  # a wider verdict may still come
     await pass_time(database, 60)
     await decide(database)
-    assert set(await opened(database)) == {(Scope.CONNECTION, name) for name in DOWN}  # but nobody is forgotten
+    assert set(await opened(database)) == {
+        (Scope.CONNECTION, name) for name in DOWN
+    }  # but nobody is forgotten
     assert await replicas[0].admit(DOWN[0], SYSTEM, HOSTS[0]) is None
 
 
-async def test_failures_on_several_hosts_are_the_systems_and_take_the_others_in(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_failures_on_several_hosts_are_the_systems_and_take_the_others_in(
+    database: Database, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     await calls(replicas[0], DOWN[:1], ago=(290.0, 200.0, 130.0), succeeded=False)
     await calls(replicas[0], DOWN[1:], ago=(200.0,))
     await decide(database)
@@ -200,7 +225,11 @@ async def test_failures_on_several_hosts_are_the_systems_and_take_the_others_in(
     await calls(replicas[0], OWNERS, ago=FAILED_AGO, succeeded=False)
     await decide(database)
     assert await opened(database) == [(Scope.SYSTEM, SYSTEM)]
-    [first] = [incident for incident in await store.listed(database, closed=True) if incident.scope is Scope.CONNECTION]
+    [first] = [
+        incident
+        for incident in await store.listed(database, closed=True)
+        if incident.scope is Scope.CONNECTION
+    ]
     assert (first.closing_detail or "").startswith("became part of incident")
     for replica in replicas:
         await replica.refresh()
@@ -209,7 +238,9 @@ async def test_failures_on_several_hosts_are_the_systems_and_take_the_others_in(
     assert (public.scope, public.systems, public.state) == (Scope.SYSTEM, (SYSTEM,), "open")
 
 
-async def test_two_that_decide_at_once_open_one_incident(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_two_that_decide_at_once_open_one_incident(
+    database: Database, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     await host_goes_down(replicas[0])
     await asyncio.gather(*(decide(replica._database) for replica in replicas for _ in range(3)))
     assert await opened(database) == [(Scope.HOST, HOSTS[0])]
@@ -280,7 +311,9 @@ async def test_one_caller_at_a_time_over_all_replicas(
     assert await opened(database) == [(Scope.HOST, HOSTS[0])]  # the incident waits for two minutes of quiet
 
     await pass_time(database, 100)  # it breaks again, within the same incident
-    restarted = [Incidents(replica._database, owner=f"restarted-{number}") for number, replica in enumerate(replicas)]  # memory knows no passing of time
+    restarted = [
+        Incidents(replica._database, owner=f"restarted-{number}") for number, replica in enumerate(replicas)
+    ]  # memory knows no passing of time
     await calls(restarted[0], DOWN, ago=FAILED_AGO, succeeded=False)
     await decide(database)
     for replica in restarted:
@@ -297,10 +330,15 @@ async def test_one_caller_at_a_time_over_all_replicas(
     await pass_time(database, 2)
     await decide(database)
     assert await opened(database) == []
-    assert [event.type for event in events if event.customer is None] == [EventType.INCIDENT_OPENED, EventType.INCIDENT_CLOSED]
+    assert [event.type for event in events if event.customer is None] == [
+        EventType.INCIDENT_OPENED,
+        EventType.INCIDENT_CLOSED,
+    ]
 
 
-async def test_a_caller_that_dies_holds_its_turn_no_longer_than_a_call(database: Database, dsn: str, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_a_caller_that_dies_holds_its_turn_no_longer_than_a_call(
+    database: Database, dsn: str, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     await host_goes_down(replicas[0])
     await decide(database)
     await pass_time(database, 5)
@@ -313,7 +351,9 @@ async def test_a_caller_that_dies_holds_its_turn_no_longer_than_a_call(database:
     assert await replicas[1].admit(DOWN[1], SYSTEM, HOSTS[0]) is None
 
 
-async def test_a_turn_that_is_not_used_goes_to_somebody_else_at_once(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_a_turn_that_is_not_used_goes_to_somebody_else_at_once(
+    database: Database, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     await host_goes_down(replicas[0])
     await decide(database)
     await pass_time(database, 5)
@@ -328,7 +368,9 @@ async def test_a_turn_that_is_not_used_goes_to_somebody_else_at_once(database: D
     assert await replicas[0].admit(DOWN[0], SYSTEM, HOSTS[0]) is not None
 
 
-async def test_a_refused_login_in_a_trial_neither_counts_nor_hides_a_fix(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_a_refused_login_in_a_trial_neither_counts_nor_hides_a_fix(
+    database: Database, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     await host_goes_down(replicas[0])
     await decide(database)
     await pass_time(database, 5)
@@ -336,14 +378,20 @@ async def test_a_refused_login_in_a_trial_neither_counts_nor_hides_a_fix(databas
     assert await replicas[0].admit(DOWN[0], SYSTEM, HOSTS[0]) is None
     await replicas[0].note(call(DOWN[0], succeeded=False, transient=False))
     async with database.connection() as connection:
-        row = await connection.fetchrow("select trials, caller, next_trial_at - now() < interval '3 s' as soon from breaker")
+        row = await connection.fetchrow(
+            "select trials, caller, next_trial_at - now() < interval '3 s' as soon from breaker"
+        )
         assert row is not None and tuple(row.values()) == (0, None, True)
-    await replicas[0].note(call(DOWN[0]))  # the new credentials are verified without a turn, and that call succeeds
+    await replicas[0].note(
+        call(DOWN[0])
+    )  # the new credentials are verified without a turn, and that call succeeds
     await replicas[1].refresh()
     assert await replicas[1].admit(DOWN[1], SYSTEM, HOSTS[0]) is None
 
 
-async def test_a_breaker_where_nobody_fails_any_more_closes(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_a_breaker_where_nobody_fails_any_more_closes(
+    database: Database, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     await host_goes_down(replicas[0])
     await decide(database)
     async with database.connection() as connection:
@@ -358,10 +406,14 @@ async def test_a_breaker_where_nobody_fails_any_more_closes(database: Database, 
 # What is written
 
 
-async def test_successes_are_written_now_and_then_and_failures_always(database: Database, replicas: list[Incidents]) -> None:
+async def test_successes_are_written_now_and_then_and_failures_always(
+    database: Database, replicas: list[Incidents]
+) -> None:
     async def row() -> tuple[object, ...]:
         async with database.connection() as connection:
-            found = await connection.fetchrow("select xmin::text, failures, failing_since is null, operations, cardinality(request_ids) from call_health")
+            found = await connection.fetchrow(
+                "select xmin::text, failures, failing_since is null, operations, cardinality(request_ids) from call_health"
+            )
         assert found is not None
         return tuple(found.values())
 
@@ -394,7 +446,9 @@ async def test_admitting_asks_nobody_while_no_breaker_is_open(dsn: str) -> None:
     assert await incidents.admit(DOWN[0], SYSTEM, HOSTS[0]) is None
 
 
-async def test_a_database_that_is_away_is_waited_for(database: Database, dsn: str, events: list[NewEvent], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_is_away_is_waited_for(
+    database: Database, dsn: str, events: list[NewEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(room, "REFRESH_SECONDS", 0.02)
     monkeypatch.setattr(room, "DECIDE_SECONDS", 0.02)
     pool = await Database.open(dsn, size=2)
@@ -418,13 +472,19 @@ async def test_a_database_that_is_away_is_waited_for(database: Database, dsn: st
 # What is read
 
 
-async def test_a_customer_sees_its_own_of_an_incident(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_a_customer_sees_its_own_of_an_incident(
+    database: Database, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     await host_goes_down(replicas[0])
     await decide(database)
     [whole] = await store.listed(database, closed=False)
     customer = OWNERS[DOWN[0]]
     [own] = await store.listed(database, closed=False, customer=customer)
-    assert (own.connections, own.customers, own.request_ids) == (tuple(name for name in DOWN if OWNERS[name] == customer), (customer,), ())
+    assert (own.connections, own.customers, own.request_ids) == (
+        tuple(name for name in DOWN if OWNERS[name] == customer),
+        (customer,),
+        (),
+    )
     assert "7 of" not in own.detail
     assert await store.read(database, whole.incident) == whole
     assert await store.read(database, whole.incident, customer=customer) == own
@@ -433,7 +493,9 @@ async def test_a_customer_sees_its_own_of_an_incident(database: Database, replic
     assert await store.listed(database, closed=True, customer=stranger) == []
 
 
-async def test_incidents_are_listed_in_pages(database: Database, replicas: list[Incidents], events: list[NewEvent]) -> None:
+async def test_incidents_are_listed_in_pages(
+    database: Database, replicas: list[Incidents], events: list[NewEvent]
+) -> None:
     await calls(replicas[0], on(HOSTS[1])[:5], ago=(200.0, 180.0, 160.0), succeeded=False)
     await calls(replicas[0], on(HOSTS[1])[5:])
     await decide(database)

@@ -21,14 +21,33 @@ CONFIGURATION = 'security: {encryption_keys: ["${env:KEY}"]}\ndatabase: {dsn: "$
 
 async def fieldgate(folder: Path, dsn: str, *arguments: str) -> str:
     (folder / "fieldgate.yaml").write_text(CONFIGURATION)
-    command = [sys.executable, "-m", "gateway", "incidents", *arguments, "--config", str(folder / "fieldgate.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "gateway",
+        "incidents",
+        *arguments,
+        "--config",
+        str(folder / "fieldgate.yaml"),
+    ]
     environment = {**os.environ, "DSN": dsn, "KEY": "k", "COLUMNS": "160"}
-    done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-async def test_incidents_are_listed_for_people_and_for_programs(tmp_path: Path, database: Database, dsn: str) -> None:
+async def test_incidents_are_listed_for_people_and_for_programs(
+    tmp_path: Path, database: Database, dsn: str
+) -> None:
     await fleet.create(database)
     incidents = Incidents(database, owner="replica")
     await calls(incidents, OWNERS, ago=(100.0,))
@@ -46,5 +65,10 @@ async def test_incidents_are_listed_for_people_and_for_programs(tmp_path: Path, 
     await decide(database)
     assert await fieldgate(tmp_path, dsn) == "no open incident\n"
     [found] = json.loads(await fieldgate(tmp_path, dsn, "--all", "--json"))
-    assert (found["scope"], found["key"], len(found["connections"]), found["closing_detail"][:10]) == ("host", "one.example", 7, "calm for 1")
+    assert (found["scope"], found["key"], len(found["connections"]), found["closing_detail"][:10]) == (
+        "host",
+        "one.example",
+        7,
+        "calm for 1",
+    )
     assert found["since"].endswith("Z")

@@ -32,7 +32,9 @@ from gateway.store.pool import Database
 TOPIC = "acme/devices/pump/telemetry"
 
 
-def settings_for(url: str | int, *, lease: str = "15s", telemetry: dict[str, object] | None = None, **broker: object) -> Settings:
+def settings_for(
+    url: str | int, *, lease: str = "15s", telemetry: dict[str, object] | None = None, **broker: object
+) -> Settings:
     return Settings.model_validate({
         "broker": {"url": url if isinstance(url, str) else f"mqtt://127.0.0.1:{url}", **broker},
         "security": {"encryption_keys": ["k"]},
@@ -70,7 +72,9 @@ async def publish_with_keepalive(port: int, *messages: tuple[str, bytes]) -> Non
     async with asyncio.timeout(20):
         mqtt5.read(await reader.read(1024))
         for topic, payload in messages:
-            writer.write(mqtt5.PublishPacket(topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=1).write())
+            writer.write(
+                mqtt5.PublishPacket(topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=1).write()
+            )
             packet, _ = mqtt5.read(await reader.read(1024))
             assert isinstance(packet, mqtt5.PubAckPacket)
     writer.close()
@@ -107,7 +111,10 @@ async def reaches(database: Database, wanted: int, *, table: str = "telemetry", 
 
 async def reasons(database: Database) -> dict[str, str]:
     async with database.connection() as connection:
-        return {row["topic"]: row["reason"] for row in await connection.fetch("select topic, reason from dead_letter")}
+        return {
+            row["topic"]: row["reason"]
+            for row in await connection.fetch("select topic, reason from dead_letter")
+        }
 
 
 def metric(name: str, **labels: str) -> float:
@@ -132,28 +139,47 @@ async def refusal(settings: Settings, database: Database) -> BaseException:
 
 async def test_mosquitto_both_qualities_and_dead_letters(mosquitto: Mosquitto, database: Database) -> None:
     async with ingesting(settings_for(mosquitto.port), database):
-        await publish(mosquitto.port, *samples(300), (f"{TOPIC}/rpm", b"9"), (TOPIC, b"{"), ("acme/devices/pu mp/telemetry", b"{}"), ("acme/other", b"1"))
+        await publish(
+            mosquitto.port,
+            *samples(300),
+            (f"{TOPIC}/rpm", b"9"),
+            (TOPIC, b"{"),
+            ("acme/devices/pu mp/telemetry", b"{}"),
+            ("acme/other", b"1"),
+        )
         await publish_qos0(mosquitto.port, *samples(20, since=1000), (f"{TOPIC}/x", b"nan"))
         await reaches(database, 321)
         await reaches(database, 3, table="dead_letter")
-        assert await reasons(database) == {TOPIC: "invalid_json", "acme/devices/pu mp/telemetry": "invalid_identifier", f"{TOPIC}/x": "not_finite"}
+        assert await reasons(database) == {
+            TOPIC: "invalid_json",
+            "acme/devices/pu mp/telemetry": "invalid_identifier",
+            f"{TOPIC}/x": "not_finite",
+        }
 
 
 async def test_rumqttd_both_qualities(rumqttd: int, database: Database) -> None:
     """Its window is 100, it knows no expiry, and it writes topic aliases to whoever allows them."""
     async with ingesting(settings_for(rumqttd), database):
-        await publish_with_keepalive(rumqttd, *samples(300), *samples(300, topic="acme/devices/fan/telemetry"), (TOPIC, b"{"))
+        await publish_with_keepalive(
+            rumqttd, *samples(300), *samples(300, topic="acme/devices/fan/telemetry"), (TOPIC, b"{")
+        )
         await publish_qos0(rumqttd, *samples(10, since=1000))
         await reaches(database, 610)
         await reaches(database, 1, table="dead_letter")
         assert await value(database, "select count(*) from telemetry where device_id = 'fan'") == 300
 
 
-async def test_retained_messages_come_once_and_not_at_every_connection(mosquitto: Mosquitto, database: Database) -> None:
+async def test_retained_messages_come_once_and_not_at_every_connection(
+    mosquitto: Mosquitto, database: Database
+) -> None:
     await publish(mosquitto.port, *samples(1))
     reader, writer = await asyncio.open_connection("127.0.0.1", mosquitto.port)
     writer.write(mqtt5.ConnectPacket("retainer", clean_start=True).write())
-    writer.write(mqtt5.PublishPacket(f"{TOPIC}/rpm", payload=b"9", retain=True, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=1).write())
+    writer.write(
+        mqtt5.PublishPacket(
+            f"{TOPIC}/rpm", payload=b"9", retain=True, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=1
+        ).write()
+    )
     await reader.read(1024)
     writer.close()
     for _ in range(2):
@@ -170,15 +196,25 @@ async def test_retained_messages_come_once_and_not_at_every_connection(mosquitto
             await connection.execute("delete from dead_letter")
 
 
-async def test_expired_messages_before_fresh_ones_do_not_stall_the_session(mosquitto: Mosquitto, database: Database) -> None:
-    """Mosquitto stops when an acknowledgement promotes only expired messages: our window is larger than any such run."""
+async def test_expired_messages_before_fresh_ones_do_not_stall_the_session(
+    mosquitto: Mosquitto, database: Database
+) -> None:
+    """Mosquitto stops when an acknowledgement promotes only expired messages: our window is larger than any
+    such run.
+    """
     settings = settings_for(mosquitto.port, lease="1s")
     async with ingesting(settings, database) as ingest:
         await ingest.stop()
     reader, writer = await asyncio.open_connection("127.0.0.1", mosquitto.port)
     writer.write(mqtt5.ConnectPacket("expiring", clean_start=True).write())
     for number in range(1, 201):
-        packet = mqtt5.PublishPacket(f"{TOPIC}/e{number}", payload=b"1", qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=number, message_expiry_interval=1)
+        packet = mqtt5.PublishPacket(
+            f"{TOPIC}/e{number}",
+            payload=b"1",
+            qos=mqtt5.QoS.AT_LEAST_ONCE,
+            packet_id=number,
+            message_expiry_interval=1,
+        )
         writer.write(packet.write())
     received = 0
     while received < 200 * 4:
@@ -192,32 +228,53 @@ async def test_expired_messages_before_fresh_ones_do_not_stall_the_session(mosqu
         await reaches(database, 6)
 
 
-async def test_qos_0_beyond_the_queue_is_dropped_and_counted(mosquitto: Mosquitto, database: Database) -> None:
+async def test_qos_0_beyond_the_queue_is_dropped_and_counted(
+    mosquitto: Mosquitto, database: Database
+) -> None:
     before = metric("mqtt_messages_total", outcome="dropped_qos0")
     async with ingesting(settings_for(mosquitto.port, telemetry={"qos0_queue": 50}), database):
         async with database.transaction() as locking:
             await locking.execute("lock table telemetry, device in exclusive mode")
             await publish_qos0(mosquitto.port, *samples(400))
-            await wait_until(lambda: metric("mqtt_messages_total", outcome="dropped_qos0") == before + 350, what="350 were dropped", seconds=10)
+            await wait_until(
+                lambda: metric("mqtt_messages_total", outcome="dropped_qos0") == before + 350,
+                what="350 were dropped",
+                seconds=10,
+            )
             await publish(mosquitto.port, *samples(100, since=1000))
         await reaches(database, 150)
 
 
-async def test_a_sample_that_the_database_refuses_does_not_stop_the_others(mosquitto: Mosquitto, database: Database) -> None:
+async def test_a_sample_that_the_database_refuses_does_not_stop_the_others(
+    mosquitto: Mosquitto, database: Database
+) -> None:
     async with database.connection() as connection:
         await connection.execute("alter table telemetry add check (not metrics ? 'poison')")
     async with ingesting(settings_for(mosquitto.port), database):
-        await publish(mosquitto.port, *samples(60), (TOPIC, b'{"poison":1}'), *samples(60, since=60), ("acme/devices/fan/telemetry", b'{"poison":2}'))
+        await publish(
+            mosquitto.port,
+            *samples(60),
+            (TOPIC, b'{"poison":1}'),
+            *samples(60, since=60),
+            ("acme/devices/fan/telemetry", b'{"poison":2}'),
+        )
         await reaches(database, 120)
         await reaches(database, 2, table="dead_letter")
-        assert await reasons(database) == dict.fromkeys([TOPIC, "acme/devices/fan/telemetry"], "refused_by_database")
+        assert await reasons(database) == dict.fromkeys(
+            [TOPIC, "acme/devices/fan/telemetry"], "refused_by_database"
+        )
 
 
 # Sessions
 
 
-async def test_filters_that_left_the_configuration_are_unsubscribed(mosquitto: Mosquitto, database: Database) -> None:
-    both: list[dict[str, object]] = [{"topic": "{customer}/devices/{device}/telemetry"}, {"topic": "old/{customer}/{device}"}]
+async def test_filters_that_left_the_configuration_are_unsubscribed(
+    mosquitto: Mosquitto, database: Database
+) -> None:
+    both: list[dict[str, object]] = [
+        {"topic": "{customer}/devices/{device}/telemetry"},
+        {"topic": "old/{customer}/{device}"},
+    ]
     async with ingesting(settings_for(mosquitto.port, telemetry={"sources": both}), database) as ingest:
         await publish(mosquitto.port, ("old/acme/pump", b'{"a":1}'), *samples(1))
         await reaches(database, 2)
@@ -225,8 +282,13 @@ async def test_filters_that_left_the_configuration_are_unsubscribed(mosquitto: M
     async with ingesting(settings_for(mosquitto.port, telemetry={"sources": both[:1]}), database):
         await publish(mosquitto.port, ("old/acme/pump", b'{"a":2}'), *samples(1, since=5))
         await reaches(database, 3)
-        assert await value(database, "select count(*) from dead_letter") == 0, "the broker still sends what nobody asks for"
-        assert await value(database, "select string_agg(filter, ' ') from ingest_subscription") == "+/devices/+/telemetry"
+        assert await value(database, "select count(*) from dead_letter") == 0, (
+            "the broker still sends what nobody asks for"
+        )
+        assert (
+            await value(database, "select string_agg(filter, ' ') from ingest_subscription")
+            == "+/devices/+/telemetry"
+        )
 
 
 async def test_a_broker_restart_loses_nothing(mosquitto: Mosquitto, database: Database) -> None:
@@ -245,7 +307,9 @@ async def test_a_broker_that_starts_later_is_waited_for(mosquitto: Mosquitto, da
     ingest = Ingest(settings_for(mosquitto.port), database, "one")
     before = metric("mqtt_reconnects_total")
     task = asyncio.create_task(ingest.run())
-    await wait_until(lambda: metric("mqtt_reconnects_total") > before, what="a first attempt has failed", seconds=5)
+    await wait_until(
+        lambda: metric("mqtt_reconnects_total") > before, what="a first attempt has failed", seconds=5
+    )
     await mosquitto.start()
     await wait_until(lambda: ingest.connected, what="the session is up", seconds=15)
     task.cancel()
@@ -259,14 +323,20 @@ async def test_the_database_may_die_and_return_within_one_session(mosquitto: Mos
         database = await Database.open(await server.create("telemetry"), size=4)
         await migrate(database)
         before = metric("mqtt_reconnects_total")
-        async with Relay(mosquitto.port) as relay, ingesting(settings_for(relay.port, keepalive="1s"), database) as ingest:
+        async with (
+            Relay(mosquitto.port) as relay,
+            ingesting(settings_for(relay.port, keepalive="1s"), database) as ingest,
+        ):
             session = ingest._ours[0][0]._session
             await publish(mosquitto.port, *samples(50))
             await reaches(database, 50)
             await server.kill()
             await publish(mosquitto.port, *samples(50, since=50), (TOPIC, b"{"))
             away_until = clock.monotonic() + 2.5  # longer than the silence that ends a session
-            await wait_until(lambda: clock.monotonic() > away_until or not ingest.connected, what="the keepalive has passed")
+            await wait_until(
+                lambda: clock.monotonic() > away_until or not ingest.connected,
+                what="the keepalive has passed",
+            )
             assert ingest.connected
             await server.start()
             await reaches(database, 100, seconds=30)
@@ -286,7 +356,11 @@ async def test_reading_pauses_by_bytes_and_goes_on(mosquitto: Mosquitto, databas
         async with database.transaction() as locking:
             await locking.execute("lock table telemetry, device in exclusive mode")
             await publish(mosquitto.port, *messages)
-            await wait_until(lambda: metric("mqtt_reading_paused", partition="0") == 1, what="reading is paused", seconds=10)
+            await wait_until(
+                lambda: metric("mqtt_reading_paused", partition="0") == 1,
+                what="reading is paused",
+                seconds=10,
+            )
             assert (1 << 20) < pipeline._held_bytes < 4 << 20, "one read more than the mark, at most"
         await reaches(database, 4000)
         await wait_until(lambda: not pipeline.is_holding, what="all is acknowledged", seconds=5)
@@ -315,26 +389,48 @@ class Authority:
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
-        self.file = self._write("ca", self._build(self._name, self._key.public_key(), authority=True), self._key)[0]
+        self.file = self._write(
+            "ca", self._build(self._name, self._key.public_key(), authority=True), self._key
+        )[0]
 
     def issue(self, name: str) -> tuple[str, str]:
         """The paths of a certificate for 127.0.0.1 and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        return self._write(name, self._build(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key.public_key(), authority=False), key)
+        return self._write(
+            name,
+            self._build(
+                x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key.public_key(), authority=False
+            ),
+            key,
+        )
 
-    def _build(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, authority: bool) -> x509.Certificate:
+    def _build(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, authority: bool
+    ) -> x509.Certificate:
         now = clock.now()
-        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key).serial_number(x509.random_serial_number())
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+        )
         builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
         builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
         return builder.sign(self._key, hashes.SHA256())
 
-    def _write(self, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> tuple[str, str]:
+    def _write(
+        self, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
+    ) -> tuple[str, str]:
         certificate_path, key_path = self._directory / f"{name}.crt", self._directory / f"{name}.key"
         certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         plain = serialization.NoEncryption()
-        key_path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+        key_path.write_bytes(
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+        )
         return str(certificate_path), str(key_path)
 
 
@@ -344,20 +440,33 @@ async def test_tls_with_a_client_certificate(tmp_path: Path, database: Database)
     client_certificate, client_key = authority.issue("gateway")
     broker = Mosquitto(tmp_path / "tls", persistent=False)
     with (tmp_path / "tls" / "mosquitto.conf").open("a") as configuration:
-        configuration.write(f"cafile {authority.file}\ncertfile {certificate}\nkeyfile {key}\nrequire_certificate true\nuse_identity_as_username true\n")
+        configuration.write(
+            f"cafile {authority.file}\ncertfile {certificate}\nkeyfile {key}\nrequire_certificate true\nuse_identity_as_username true\n"
+        )
     await broker.start()
     url = f"mqtts://127.0.0.1:{broker.port}"
     try:
-        whole = {"ca_file": authority.file, "client_certificate": client_certificate, "client_key": client_key}
+        whole = {
+            "ca_file": authority.file,
+            "client_certificate": client_certificate,
+            "client_key": client_key,
+        }
         settings = settings_for(url, **whole)
         async with ingesting(settings, database) as ingest:
             assert ingest.connected
             await ingest.stop()
         before = metric("mqtt_reconnects_total")
-        for broker_settings in ({"ca_file": authority.file}, {"client_certificate": client_certificate, "client_key": client_key}):
+        for broker_settings in (
+            {"ca_file": authority.file},
+            {"client_certificate": client_certificate, "client_key": client_key},
+        ):
             unwelcome = Ingest(settings_for(url, **broker_settings), database, "one")
             task = asyncio.create_task(unwelcome.run())
-            await wait_until(lambda: metric("mqtt_reconnects_total") > before, what="it is refused", seconds=10)  # noqa: B023
+            await wait_until(
+                lambda before=before: metric("mqtt_reconnects_total") > before,
+                what="it is refused",
+                seconds=10,
+            )
             assert not unwelcome.connected and not task.done()
             task.cancel()
             await asyncio.wait({task})
@@ -368,9 +477,15 @@ async def test_tls_with_a_client_certificate(tmp_path: Path, database: Database)
         await broker.stop()
 
 
-async def test_a_client_id_is_stable_and_cannot_be_guessed(database: Database, postgres_server: Postgres) -> None:
+async def test_a_client_id_is_stable_and_cannot_be_guessed(
+    database: Database, postgres_server: Postgres
+) -> None:
     """Whoever knows it can end the session and its queue: it hangs on a seed that only the database knows."""
-    ids = [await telemetry.client_id(database, instance, number) for instance in ("fieldgate", "other") for number in (0, 1)]
+    ids = [
+        await telemetry.client_id(database, instance, number)
+        for instance in ("fieldgate", "other")
+        for number in (0, 1)
+    ]
     assert len(set(ids)) == 4 and all(re.fullmatch(r"fg-[0-9a-f]{20}", client) for client in ids)
     assert [await telemetry.client_id(database, "fieldgate", number) for number in (0, 1)] == ids[:2]
     elsewhere = await Database.open(await postgres_server.create("elsewhere"), size=3)
@@ -382,27 +497,53 @@ async def test_a_client_id_is_stable_and_cannot_be_guessed(database: Database, p
 # Who serves
 
 
-async def test_two_replicas_share_the_partitions_and_one_takes_over_what_the_other_left(mosquitto: Mosquitto, database: Database) -> None:
+async def test_two_replicas_share_the_partitions_and_one_takes_over_what_the_other_left(
+    mosquitto: Mosquitto, database: Database
+) -> None:
     customers = [f"c{number}" for number in range(8)]
     assert {partition_of(customer, 2) for customer in customers} == {0, 1}
-    base = settings_for(mosquitto.port, lease="1s", partitions=2, telemetry={"auto_register_customers": False})
+    base = settings_for(
+        mosquitto.port, lease="1s", partitions=2, telemetry={"auto_register_customers": False}
+    )
     settings = base.model_copy(update={"customers": tuple(customers)})
     async with database.connection() as connection:
         await connection.execute("insert into customer (customer_id) select unnest($1::text[])", customers)
     async with ingesting(settings, database, "one") as one:
         assert len(one._ours) == 2
         async with ingesting(settings, database, "two") as two:
-            await wait_until(lambda: one.connected and two.connected and len(one._ours) == len(two._ours) == 1, what="one partition each", seconds=10)
-            await publish(mosquitto.port, *(pair for customer in customers for pair in samples(5, topic=f"{customer}/devices/d/telemetry")))
+            await wait_until(
+                lambda: one.connected and two.connected and len(one._ours) == len(two._ours) == 1,
+                what="one partition each",
+                seconds=10,
+            )
+            await publish(
+                mosquitto.port,
+                *(
+                    pair
+                    for customer in customers
+                    for pair in samples(5, topic=f"{customer}/devices/d/telemetry")
+                ),
+            )
             await reaches(database, 40)
         # `two` was cancelled and released nothing
-        await publish(mosquitto.port, *(pair for customer in customers for pair in samples(5, since=5, topic=f"{customer}/devices/d/telemetry")))
-        await wait_until(lambda: len(one._ours) == 2 and one.connected, what="all partitions are taken over", seconds=10)
+        await publish(
+            mosquitto.port,
+            *(
+                pair
+                for customer in customers
+                for pair in samples(5, since=5, topic=f"{customer}/devices/d/telemetry")
+            ),
+        )
+        await wait_until(
+            lambda: len(one._ours) == 2 and one.connected, what="all partitions are taken over", seconds=10
+        )
         await reaches(database, 80)
         assert await value(database, "select count(*) from dead_letter") == 0
 
 
-async def test_a_killed_brokers_persisted_session_is_resumed_under_the_same_client_id(mosquitto: Mosquitto, database: Database) -> None:
+async def test_a_killed_brokers_persisted_session_is_resumed_under_the_same_client_id(
+    mosquitto: Mosquitto, database: Database
+) -> None:
     async with ingesting(settings_for(mosquitto.port, lease="1s"), database, "one"):
         await publish(mosquitto.port, *samples(5))
         await reaches(database, 5)

@@ -1,4 +1,6 @@
-"""Ingest against a broker that misbehaves: nothing it sends crashes, hangs or confuses the gateway, and every good message is stored once."""
+"""Ingest against a broker that misbehaves: nothing it sends crashes, hangs or confuses the gateway, and every
+good message is stored once.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def serving(database: Database, broker: ScriptedBroker, /, **sections: dict[str, object]) -> AsyncIterator[asyncio.Task[None]]:
+async def serving(
+    database: Database, broker: ScriptedBroker, /, **sections: dict[str, object]
+) -> AsyncIterator[asyncio.Task[None]]:
     """The gateway's ingest on that broker; the task that runs it."""
     settings = Settings.model_validate(
         {
@@ -73,7 +77,9 @@ async def stored(database: Database) -> dict[str, object]:
 
 async def dead_letters(database: Database) -> list[tuple[str, str, bytes]]:
     async with database.connection() as connection:
-        rows = await connection.fetch("select topic, reason, payload from dead_letter order by dead_letter_id")
+        rows = await connection.fetch(
+            "select topic, reason, payload from dead_letter order by dead_letter_id"
+        )
     return [(row["topic"], row["reason"], row["payload"]) for row in rows]
 
 
@@ -89,11 +95,22 @@ async def test_how_it_introduces_itself(database: Database) -> None:
     connect, subscribe = link.connect, link.subscribe
     assert connect is not None and subscribe is not None
     assert connect.client_id.startswith("fg-") and len(connect.client_id) >= 20
-    assert (connect.clean_start, connect.receive_max, connect.topic_alias_max, connect.max_packet_size) == (False, 65534, 0, None)
+    assert (connect.clean_start, connect.receive_max, connect.topic_alias_max, connect.max_packet_size) == (
+        False,
+        65534,
+        0,
+        None,
+    )
     assert (connect.keep_alive, connect.session_expiry_interval) == (30, 7 * 86400)
-    assert [item.pattern for item in subscribe.topic_filters] == ["+/devices/+/telemetry", "+/devices/+/telemetry/+"]
+    assert [item.pattern for item in subscribe.topic_filters] == [
+        "+/devices/+/telemetry",
+        "+/devices/+/telemetry/+",
+    ]
     assert all(item.max_qos == 1 for item in subscribe.topic_filters)
-    assert all(item.retain_handling == mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS for item in subscribe.topic_filters)
+    assert all(
+        item.retain_handling == mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS
+        for item in subscribe.topic_filters
+    )
     assert link.disconnect is not None and link.disconnect.reason_code == 0, "it left without a word"
 
 
@@ -185,19 +202,32 @@ async def test_the_largest_packet_that_is_read_and_the_smallest_that_is_not(data
 
     async with ScriptedBroker(script).running() as broker, serving(database, broker):
         await (await broker.link(0)).acknowledged(1, 2, 3)
-    assert [reason for _, reason, _ in await dead_letters(database)] == ["payload_too_large", "oversized_packet"]
+    assert [reason for _, reason, _ in await dead_letters(database)] == [
+        "payload_too_large",
+        "oversized_packet",
+    ]
 
 
-@pytest.mark.parametrize("topic", ["acme/devices/a\0b/telemetry", "acme/devices/+/telemetry", "#", "$SYS/elsewhere", "acme/devices/ /telemetry"])
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "acme/devices/a\0b/telemetry",
+        "acme/devices/+/telemetry",
+        "#",
+        "$SYS/elsewhere",
+        "acme/devices/ /telemetry",
+    ],
+)
 async def test_a_topic_that_is_none_of_ours_is_a_dead_letter(database: Database, topic: str) -> None:
     async def script(link: Link) -> None:
         link.send(publish(topic, b"1", 1), good(2, 2))
 
     async with ScriptedBroker(script).running() as broker, serving(database, broker):
         await (await broker.link(0)).acknowledged(1, 2)
-    assert [(name, reason in ("unmatched_topic", "invalid_identifier")) for name, reason, _ in await dead_letters(database)] == [
-        (topic.replace("\0", "\\0"), True)
-    ]
+    assert [
+        (name, reason in ("unmatched_topic", "invalid_identifier"))
+        for name, reason, _ in await dead_letters(database)
+    ] == [(topic.replace("\0", "\\0"), True)]
     assert set(await stored(database)) == {"d2"}
 
 
@@ -214,7 +244,9 @@ async def test_equal_dead_letters_are_counted_each(database: Database) -> None:
 async def test_samples_without_a_time_of_their_own_do_not_overwrite_each_other(database: Database) -> None:
     async def script(link: Link) -> None:
         array = publish(TOPIC, b'[{"level": 101}, {"level": 102}]', 101)
-        link.send(*(publish(f"{TOPIC}/level", str(number).encode(), number) for number in range(1, 101)), array)
+        link.send(
+            *(publish(f"{TOPIC}/level", str(number).encode(), number) for number in range(1, 101)), array
+        )
 
     async with ScriptedBroker(script).running() as broker, serving(database, broker):
         await (await broker.link(0)).acknowledged(*range(1, 102))
@@ -260,7 +292,9 @@ async def test_an_acknowledgement_never_goes_to_another_connection(database: Dat
             first.writer.transport.abort()
             second = await broker.link(1)
         second.send(good(3, 9))
-        await second.acknowledged(9)  # committed after the others, whose acknowledgements would have come first
+        await second.acknowledged(
+            9
+        )  # committed after the others, whose acknowledgements would have come first
         assert first.acks == []
     assert set(await stored(database)) == {"d1", "d2", "d3"}
 
@@ -284,20 +318,31 @@ async def test_reading_pauses_when_too_much_is_held_and_goes_on(database: Databa
 
     async def script(link: Link) -> None:
         for number in range(1, count + 1):
-            link.send(publish(TOPIC, json.dumps({"ts": 1_767_225_600_000 + number, "metrics": {"value": number}}).encode(), number))
+            link.send(
+                publish(
+                    TOPIC,
+                    json.dumps({"ts": 1_767_225_600_000 + number, "metrics": {"value": number}}).encode(),
+                    number,
+                )
+            )
 
     def paused() -> bool:
         return metrics.REGISTRY.get_sample_value("fieldgate_mqtt_reading_paused", {"partition": "0"}) == 1
 
     low: dict[str, object] = {"memory_high_bytes": 1 << 20, "memory_low_bytes": 1 << 18}
-    async with ScriptedBroker(script).running() as broker, serving(database, broker, telemetry=low, broker={"keepalive": "1s"}):
+    async with (
+        ScriptedBroker(script).running() as broker,
+        serving(database, broker, telemetry=low, broker={"keepalive": "1s"}),
+    ):
         async with commits_held(database) as waits:
             link = await broker.link(0)
             await wait_until(waits, what="a commit waits")
             await wait_until(paused, what="reading is paused")
             assert (metrics.REGISTRY.get_sample_value("fieldgate_mqtt_inflight_messages") or 0) < count
             pings = link.pings
-            await wait_until(lambda: link.pings >= pings + 4, what="it pings on for longer than a dead link would be given")
+            await wait_until(
+                lambda: link.pings >= pings + 4, what="it pings on for longer than a dead link would be given"
+            )
         await link.acknowledged(*range(1, count + 1))
         assert not paused()
         assert len(broker.links) == 1, "the session was given up"
@@ -306,10 +351,22 @@ async def test_reading_pauses_when_too_much_is_held_and_goes_on(database: Databa
 
 async def test_qos_0_is_bounded_and_what_is_dropped_is_counted_and_forgotten(database: Database) -> None:
     def dropped() -> float:
-        return metrics.REGISTRY.get_sample_value("fieldgate_mqtt_messages_total", {"outcome": "dropped_qos0"}) or 0.0
+        return (
+            metrics.REGISTRY.get_sample_value("fieldgate_mqtt_messages_total", {"outcome": "dropped_qos0"})
+            or 0.0
+        )
 
     async def script(link: Link) -> None:
-        link.send(*(publish(TOPIC, json.dumps({"ts": 1_767_225_600_000 + number, "metrics": {"v": "x" * 500}}).encode(), None) for number in range(5000)))
+        link.send(
+            *(
+                publish(
+                    TOPIC,
+                    json.dumps({"ts": 1_767_225_600_000 + number, "metrics": {"v": "x" * 500}}).encode(),
+                    None,
+                )
+                for number in range(5000)
+            )
+        )
 
     before = dropped()
     bounded: dict[str, object] = {"qos0_queue": 10, "memory_high_bytes": 1 << 20, "memory_low_bytes": 1 << 18}
@@ -325,7 +382,10 @@ async def test_qos_0_is_bounded_and_what_is_dropped_is_counted_and_forgotten(dat
 async def test_a_broker_that_falls_silent_is_given_up(database: Database) -> None:
     async def nothing(link: Link) -> None: ...
 
-    async with ScriptedBroker(nothing, answers_pings=False).running() as broker, serving(database, broker, broker={"keepalive": "1s"}):
+    async with (
+        ScriptedBroker(nothing, answers_pings=False).running() as broker,
+        serving(database, broker, broker={"keepalive": "1s"}),
+    ):
         await broker.link(1)
         assert broker.links[0].pings >= 2
 
@@ -333,12 +393,17 @@ async def test_a_broker_that_falls_silent_is_given_up(database: Database) -> Non
 async def test_a_broker_that_never_answers_the_connect_is_given_up(database: Database) -> None:
     async def nothing(link: Link) -> None: ...
 
-    async with ScriptedBroker(nothing, granting=False).running() as broker, serving(database, broker, broker={"connect_timeout": "200ms"}) as task:
+    async with (
+        ScriptedBroker(nothing, granting=False).running() as broker,
+        serving(database, broker, broker={"connect_timeout": "200ms"}) as task,
+    ):
         await broker.link(2)
         assert not task.done()
 
 
-@pytest.mark.parametrize("code", ["BAD_USER_NAME_OR_PASSWORD", "NOT_AUTHORIZED", "BANNED", "CLIENT_ID_NOT_VALID"])
+@pytest.mark.parametrize(
+    "code", ["BAD_USER_NAME_OR_PASSWORD", "NOT_AUTHORIZED", "BANNED", "CLIENT_ID_NOT_VALID"]
+)
 async def test_a_refusal_for_good_stops_it(database: Database, code: str) -> None:
     async def refuse(link: Link) -> None:
         link.send(mqtt5.ConnAckPacket(reason_code=getattr(mqtt5.ConnAckReasonCode, code)).write())
@@ -368,15 +433,24 @@ async def test_kicked_again_and_again_it_suspects_a_second_gateway(database: Dat
     with capture_logs() as logs:
         async with ScriptedBroker(kick).running() as broker, serving(database, broker):
             await broker.link(6)
-    told = [entry for entry in logs if entry["event"] == "ingest.disconnected" and "same instance" in entry["advice"]]
+    told = [
+        entry
+        for entry in logs
+        if entry["event"] == "ingest.disconnected" and "same instance" in entry["advice"]
+    ]
     assert len(told) == 1, "not said, or said more than once"
 
 
 async def test_the_server_s_keepalive_is_obeyed(database: Database) -> None:
     async def grant(link: Link) -> None:
-        link.send(mqtt5.ConnAckPacket(server_keep_alive=1).write(), mqtt5.SubAckPacket(1, [GRANTED] * 2).write())
+        link.send(
+            mqtt5.ConnAckPacket(server_keep_alive=1).write(), mqtt5.SubAckPacket(1, [GRANTED] * 2).write()
+        )
 
-    async with ScriptedBroker(grant, granting=False).running() as broker, serving(database, broker, broker={"keepalive": "600s"}):
+    async with (
+        ScriptedBroker(grant, granting=False).running() as broker,
+        serving(database, broker, broker={"keepalive": "600s"}),
+    ):
         link = await broker.link(0)
         await wait_until(lambda: link.pings >= 3, what="it pings twice a second")
 
@@ -385,23 +459,37 @@ async def test_filters_that_are_configured_no_more_are_given_up(database: Databa
     async def nothing(link: Link) -> None: ...
 
     async with ScriptedBroker(nothing).running() as broker:
-        old: dict[str, object] = {"sources": [{"topic": "old/{customer}/{device}"}, {"topic": "{customer}/devices/{device}/telemetry"}]}
+        old: dict[str, object] = {
+            "sources": [
+                {"topic": "old/{customer}/{device}"},
+                {"topic": "{customer}/devices/{device}/telemetry"},
+            ]
+        }
         async with serving(database, broker, telemetry=old):
             first = await broker.link(0)
             await wait_until(lambda: first.pings > 0, what="the session is up")
         async with serving(database, broker):
             second = await broker.link(1)
-            await wait_until(lambda: second.unsubscribed == ["old/+/+"], what="it unsubscribes the filter that is gone")
+            await wait_until(
+                lambda: second.unsubscribed == ["old/+/+"], what="it unsubscribes the filter that is gone"
+            )
     assert first.connect is not None and second.connect is not None
     assert first.connect.client_id == second.connect.client_id
     assert first.unsubscribed == []
 
 
-async def test_the_broker_s_count_of_dropped_messages_is_a_metric_and_no_telemetry(database: Database) -> None:
+async def test_the_broker_s_count_of_dropped_messages_is_a_metric_and_no_telemetry(
+    database: Database,
+) -> None:
     topic = "$SYS/broker/publish/messages/dropped"
 
     async def script(link: Link) -> None:
-        link.send(publish(topic, b"950", None), publish(topic, b"9" * 5000, None), publish(topic, b"none", None), good(1, 1))
+        link.send(
+            publish(topic, b"950", None),
+            publish(topic, b"9" * 5000, None),
+            publish(topic, b"none", None),
+            good(1, 1),
+        )
 
     async with ScriptedBroker(script).running() as broker, serving(database, broker):
         await (await broker.link(0)).acknowledged(1)

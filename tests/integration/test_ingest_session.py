@@ -1,4 +1,6 @@
-"""The ingest session against a broker that says what we tell it to: what we write, in which order, and what no broker can do to us."""
+"""The ingest session against a broker that says what we tell it to: what we write, in which order, and what
+no broker can do to us.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +151,9 @@ async def peer(broker: Broker, database: Database) -> AsyncIterator[Peer]:
 def publish(packet_id: int | None, payload: bytes, topic: str = TOPIC) -> bytes:
     if packet_id is None:
         return mqtt5.PublishPacket(topic, payload=payload).write()
-    return mqtt5.PublishPacket(topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id).write()
+    return mqtt5.PublishPacket(
+        topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id
+    ).write()
 
 
 async def stored(database: Database) -> int:
@@ -160,7 +164,10 @@ async def stored(database: Database) -> int:
 
 async def buried(database: Database) -> dict[str, str]:
     async with database.connection() as connection:
-        return {row["topic"]: row["reason"] for row in await connection.fetch("select topic, reason from dead_letter")}
+        return {
+            row["topic"]: row["reason"]
+            for row in await connection.fetch("select topic, reason from dead_letter")
+        }
 
 
 def malformed() -> float:
@@ -168,22 +175,42 @@ def malformed() -> float:
 
 
 async def test_connect_says_what_the_design_counts_on(broker: Broker, database: Database) -> None:
-    settings = settings_for(broker.port, username="gateway", password="secret", keepalive="40s", session_expiry="2d", receive_maximum=65534)
+    settings = settings_for(
+        broker.port,
+        username="gateway",
+        password="secret",
+        keepalive="40s",
+        session_expiry="2d",
+        receive_maximum=65534,
+    )
     async with ingesting(settings, database):
         peer = await broker.peer()
         connect = await peer.read()
         assert isinstance(connect, mqtt5.ConnectPacket)
         assert not connect.clean_start and connect.session_expiry_interval == 2 * 86400
         assert connect.receive_max == 65534, "65535 is not written, and mosquitto then takes 20"
-        assert connect.max_packet_size is None, "mosquitto drops what is larger in silence, and a window slot with each"
+        assert connect.max_packet_size is None, (
+            "mosquitto drops what is larger in silence, and a window slot with each"
+        )
         assert not connect.topic_alias_max, "rumqttd puts wrong topics on messages with aliases"
-        assert (connect.username, connect.password, connect.keep_alive, connect.will) == ("gateway", b"secret", 40, None)
+        assert (connect.username, connect.password, connect.keep_alive, connect.will) == (
+            "gateway",
+            b"secret",
+            40,
+            None,
+        )
         peer.send(mqtt5.ConnAckPacket().write())
         asked = {wanted.pattern: wanted for wanted in await peer.granted() + await peer.granted()}
-        assert set(asked) == {"+/devices/+/telemetry", "+/devices/+/telemetry/+", "$SYS/broker/publish/messages/dropped"}
+        assert set(asked) == {
+            "+/devices/+/telemetry",
+            "+/devices/+/telemetry/+",
+            "$SYS/broker/publish/messages/dropped",
+        }
         assert not any(pattern.startswith("$share") for pattern in asked)
         assert asked["+/devices/+/telemetry"].max_qos == 1
-        assert {wanted.retain_handling.name for wanted in asked.values()} == {"SEND_IF_SUBSCRIPTION_NOT_EXISTS"}
+        assert {wanted.retain_handling.name for wanted in asked.values()} == {
+            "SEND_IF_SUBSCRIPTION_NOT_EXISTS"
+        }
 
 
 async def test_the_default_receive_maximum_is_written_too(broker: Broker, database: Database) -> None:
@@ -192,7 +219,9 @@ async def test_the_default_receive_maximum_is_written_too(broker: Broker, databa
     assert isinstance(connect, mqtt5.ConnectPacket) and connect.receive_max <= 65534
 
 
-async def test_nothing_is_acknowledged_before_its_commit_and_then_in_order(peer: Peer, database: Database) -> None:
+async def test_nothing_is_acknowledged_before_its_commit_and_then_in_order(
+    peer: Peer, database: Database
+) -> None:
     async def waits_for_the_lock() -> bool:
         async with database.connection() as connection:
             return bool(await connection.fetchval("select count(*) from pg_locks where not granted"))
@@ -201,7 +230,12 @@ async def test_nothing_is_acknowledged_before_its_commit_and_then_in_order(peer:
     assert await peer.acks(1) == [1]
     async with database.transaction() as locking:
         await locking.execute("lock table telemetry, device in exclusive mode")
-        peer.send(*(publish(packet_id, b'{"m%d":1}' % packet_id, f"acme/devices/d{packet_id}/telemetry") for packet_id in (7, 3, 9, 2)))
+        peer.send(
+            *(
+                publish(packet_id, b'{"m%d":1}' % packet_id, f"acme/devices/d{packet_id}/telemetry")
+                for packet_id in (7, 3, 9, 2)
+            )
+        )
         await wait_until(waits_for_the_lock, what="the commit waits", seconds=10)
         reading = asyncio.create_task(peer.acks(4))
         await asyncio.wait({reading}, timeout=0.2)
@@ -210,7 +244,9 @@ async def test_nothing_is_acknowledged_before_its_commit_and_then_in_order(peer:
     assert await stored(database) == 4
 
 
-async def test_what_came_on_a_lost_connection_is_not_acknowledged_on_the_next(broker: Broker, database: Database) -> None:
+async def test_what_came_on_a_lost_connection_is_not_acknowledged_on_the_next(
+    broker: Broker, database: Database
+) -> None:
     async with ingesting(settings_for(broker.port), database):
         first = await broker.peer()
         connect = await first.welcome()
@@ -235,7 +271,9 @@ def now() -> int:
 @pytest.mark.parametrize(
     "poison",
     [
-        pytest.param(publish(5, b"{}").replace(b"pump", b"\xff\xfe\xff\xff"), id="invalid UTF-8: the codec panics"),
+        pytest.param(
+            publish(5, b"{}").replace(b"pump", b"\xff\xfe\xff\xff"), id="invalid UTF-8: the codec panics"
+        ),
         pytest.param(b"HTTP/1.1 400 Bad Request\r\n" * 5, id="garbage"),
         pytest.param(b"\x30\xff\xff\xff\xff\x01", id="a length of five bytes"),
         pytest.param(publish(5, b"{}").replace(b"telemetry\0\5", b"telemetry\0\0"), id="packet id 0"),
@@ -246,14 +284,18 @@ def now() -> int:
         pytest.param(mqtt5.ConnAckPacket().write(), id="a second CONNACK"),
     ],
 )
-async def test_a_malformed_packet_ends_the_connection_and_not_the_daemon(broker: Broker, database: Database, poison: bytes) -> None:
+async def test_a_malformed_packet_ends_the_connection_and_not_the_daemon(
+    broker: Broker, database: Database, poison: bytes
+) -> None:
     before = malformed()
     async with ingesting(settings_for(broker.port), database):
         peer = await broker.peer()
         await peer.welcome()
         peer.send(publish(1, b'{"ts":%d,"good":1}' % now()), poison, publish(6, b'{"never":1}'))
         said = await peer.ending()
-        assert isinstance(said[-1], mqtt5.DisconnectPacket) and said[-1].reason_code.name == "MALFORMED_PACKET"
+        assert (
+            isinstance(said[-1], mqtt5.DisconnectPacket) and said[-1].reason_code.name == "MALFORMED_PACKET"
+        )
         assert malformed() == before + 1
         again = await broker.peer()
         await again.welcome(session_present=True)
@@ -264,13 +306,21 @@ async def test_a_malformed_packet_ends_the_connection_and_not_the_daemon(broker:
             assert await connection.fetchval("select count(*) from telemetry where metrics ? 'never'") == 0
 
 
-async def test_oversized_packets_are_buried_and_acknowledged_between_the_others(peer: Peer, database: Database) -> None:
+async def test_oversized_packets_are_buried_and_acknowledged_between_the_others(
+    peer: Peer, database: Database
+) -> None:
     before = metrics.REGISTRY.get_sample_value("fieldgate_mqtt_oversized_messages_total") or 0
     large = b'{"a":"' + b"x" * (3 << 20) + b'"}'
     peer.send(publish(1, b'{"a":1}'), publish(2, large, "acme/devices/fan/telemetry"), publish(3, b'{"b":1}'))
-    peer.send(publish(None, large, "acme/devices/valve/telemetry"), publish(4, b"x" * LARGEST_PACKET_BYTES, "acme/x"), publish(5, b'{"c":1}'))
+    peer.send(
+        publish(None, large, "acme/devices/valve/telemetry"),
+        publish(4, b"x" * LARGEST_PACKET_BYTES, "acme/x"),
+        publish(5, b'{"c":1}'),
+    )
     assert await peer.acks(5) == [1, 2, 3, 4, 5]
-    assert await buried(database) == dict.fromkeys(["acme/devices/fan/telemetry", "acme/devices/valve/telemetry", "acme/x"], "oversized_packet")
+    assert await buried(database) == dict.fromkeys(
+        ["acme/devices/fan/telemetry", "acme/devices/valve/telemetry", "acme/x"], "oversized_packet"
+    )
     assert (metrics.REGISTRY.get_sample_value("fieldgate_mqtt_oversized_messages_total") or 0) - before == 3
     async with database.connection() as connection:
         assert await connection.fetchval("select max(length(payload)) from dead_letter") == 64 << 10
@@ -288,7 +338,14 @@ async def test_packets_that_come_byte_by_byte_are_whole_at_the_end(peer: Peer) -
 async def test_topics_that_no_broker_should_send_are_dead_letters(peer: Peer, database: Database) -> None:
     topics = ["acme/devices/\0/telemetry", "acme/devices/+/telemetry", "#", "acme/devices/pump/telemetry/\0"]
     for packet_id, topic in enumerate(topics, 1):  # by hand: the codec refuses to write them
-        peer.send(bytes([0x32, len(topic) + 6]), len(topic).to_bytes(2, "big"), topic.encode(), packet_id.to_bytes(2, "big"), b"\0", b"1")
+        peer.send(
+            bytes([0x32, len(topic) + 6]),
+            len(topic).to_bytes(2, "big"),
+            topic.encode(),
+            packet_id.to_bytes(2, "big"),
+            b"\0",
+            b"1",
+        )
     assert await peer.acks(len(topics)) == [1, 2, 3, 4]
     assert await buried(database) == {
         "acme/devices/\\0/telemetry": "invalid_identifier",
@@ -298,7 +355,9 @@ async def test_topics_that_no_broker_should_send_are_dead_letters(peer: Peer, da
     }
 
 
-async def test_a_silent_broker_is_left_and_one_that_answers_is_kept(broker: Broker, database: Database) -> None:
+async def test_a_silent_broker_is_left_and_one_that_answers_is_kept(
+    broker: Broker, database: Database
+) -> None:
     async with ingesting(settings_for(broker.port, keepalive="200ms"), database) as ingest:
         first = await broker.peer()
         await first.welcome()
@@ -314,7 +373,9 @@ async def test_a_silent_broker_is_left_and_one_that_answers_is_kept(broker: Brok
         await reading
 
 
-async def test_silence_is_excused_while_messages_wait_for_their_commit(broker: Broker, database: Database) -> None:
+async def test_silence_is_excused_while_messages_wait_for_their_commit(
+    broker: Broker, database: Database
+) -> None:
     """A broker whose window is full says nothing: the database away must not cost the session."""
     async with ingesting(settings_for(broker.port, keepalive="200ms"), database):
         peer = await broker.peer()
@@ -344,8 +405,12 @@ async def test_a_broker_that_never_answers_connect_is_given_up(broker: Broker, d
         assert not ingest.connected
 
 
-@pytest.mark.parametrize("reason", ["BAD_USER_NAME_OR_PASSWORD", "NOT_AUTHORIZED", "BANNED", "CLIENT_ID_NOT_VALID"])
-async def test_a_refusal_for_good_ends_it_with_the_reason(broker: Broker, database: Database, reason: str) -> None:
+@pytest.mark.parametrize(
+    "reason", ["BAD_USER_NAME_OR_PASSWORD", "NOT_AUTHORIZED", "BANNED", "CLIENT_ID_NOT_VALID"]
+)
+async def test_a_refusal_for_good_ends_it_with_the_reason(
+    broker: Broker, database: Database, reason: str
+) -> None:
     running = asyncio.create_task(Ingest(settings_for(broker.port), database, "one").run())
     peer = await broker.peer()
     await peer.read()
@@ -354,7 +419,9 @@ async def test_a_refusal_for_good_ends_it_with_the_reason(broker: Broker, databa
     assert reason in str(innermost(running.exception()))
 
 
-async def test_a_refused_subscription_ends_it_and_names_the_filter(broker: Broker, database: Database) -> None:
+async def test_a_refused_subscription_ends_it_and_names_the_filter(
+    broker: Broker, database: Database
+) -> None:
     running = asyncio.create_task(Ingest(settings_for(broker.port), database, "one").run())
     peer = await broker.peer()
     await peer.read()
@@ -367,7 +434,9 @@ async def test_a_refused_subscription_ends_it_and_names_the_filter(broker: Broke
 
 
 @pytest.mark.parametrize("closes", [True, False])
-async def test_a_broker_that_refuses_its_counters_is_served_without(broker: Broker, database: Database, closes: bool) -> None:
+async def test_a_broker_that_refuses_its_counters_is_served_without(
+    broker: Broker, database: Database, closes: bool
+) -> None:
     """By its answer, or as rumqttd does by closing the connection."""
     async with ingesting(settings_for(broker.port), database) as ingest:
         peer = await broker.peer()
@@ -381,7 +450,10 @@ async def test_a_broker_that_refuses_its_counters_is_served_without(broker: Brok
             peer = await broker.peer()
             await peer.read()
             peer.send(mqtt5.ConnAckPacket().write())
-            assert {wanted.pattern for wanted in await peer.granted()} == {"+/devices/+/telemetry", "+/devices/+/telemetry/+"}
+            assert {wanted.pattern for wanted in await peer.granted()} == {
+                "+/devices/+/telemetry",
+                "+/devices/+/telemetry/+",
+            }
         else:
             peer.send(mqtt5.SubAckPacket(3, [mqtt5.SubAckReasonCode.NOT_AUTHORIZED]).write())
         await wait_until(lambda: ingest.connected, what="the session is up", seconds=5)
@@ -406,15 +478,24 @@ async def test_a_passing_refusal_is_waited_for(broker: Broker, database: Databas
         await wait_until(lambda: ingest.connected, what="connected", seconds=5)
 
 
-async def test_the_brokers_count_of_dropped_messages_is_a_metric_and_no_sample(peer: Peer, database: Database) -> None:
+async def test_the_brokers_count_of_dropped_messages_is_a_metric_and_no_sample(
+    peer: Peer, database: Database
+) -> None:
     topic = "$SYS/broker/publish/messages/dropped"
-    peer.send(publish(None, b"950", topic), publish(None, b"9" * 5000, topic), publish(None, b"x", topic), publish(1, b'{"a":1}'))
+    peer.send(
+        publish(None, b"950", topic),
+        publish(None, b"9" * 5000, topic),
+        publish(None, b"x", topic),
+        publish(1, b'{"a":1}'),
+    )
     assert await peer.acks(1) == [1]
     assert metrics.REGISTRY.get_sample_value("fieldgate_mqtt_broker_dropped_messages") == 950
     assert await buried(database) == {}
 
 
-async def test_stop_commits_and_acknowledges_what_is_in_hand_then_says_disconnect(broker: Broker, database: Database) -> None:
+async def test_stop_commits_and_acknowledges_what_is_in_hand_then_says_disconnect(
+    broker: Broker, database: Database
+) -> None:
     async with ingesting(settings_for(broker.port), database) as ingest:
         peer = await broker.peer()
         await peer.welcome()
@@ -433,4 +514,6 @@ async def test_stop_commits_and_acknowledges_what_is_in_hand_then_says_disconnec
         assert isinstance(said[-1], mqtt5.DisconnectPacket) and said[-1].reason_code.value == 0
         assert await stored(database) == len(acked)
         async with database.connection() as connection:
-            assert not await connection.fetchval("select count(*) from lease where name = 'ingest/0' and lease_until > now() and owner = 'one'")
+            assert not await connection.fetchval(
+                "select count(*) from lease where name = 'ingest/0' and lease_until > now() and owner = 'one'"
+            )

@@ -75,7 +75,9 @@ async def test_another_takes_over_when_one_leaves(database: Database, replicas: 
         assert two.working == 0
 
 
-async def test_work_ends_with_its_lease_and_a_database_that_is_away_ends_nothing(database: Database, replicas: dict[str, Replica]) -> None:
+async def test_work_ends_with_its_lease_and_a_database_that_is_away_ends_nothing(
+    database: Database, replicas: dict[str, Replica]
+) -> None:
     one, _ = replicas.values()
     async with leads(database, one):
         await wait_until(lambda: one.working == 1, what="it works", every=0.01)
@@ -84,7 +86,9 @@ async def test_work_ends_with_its_lease_and_a_database_that_is_away_ends_nothing
         assert one.working == 1
         one.away = False
         async with database.connection() as connection:
-            await connection.execute("update lease set owner = 'another', lease_until = now() + interval '1 hour'")
+            await connection.execute(
+                "update lease set owner = 'another', lease_until = now() + interval '1 hour'"
+            )
         await wait_until(lambda: one.working == 0, what="it works no more", every=0.01)
         await asked_again(one)
         assert one.working == 0

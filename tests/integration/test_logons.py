@@ -1,4 +1,6 @@
-"""A technical user is never locked by us: at most two failed logons per generation of its password, whoever calls."""
+"""A technical user is never locked by us: at most two failed logons per generation of its password, whoever
+calls.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ async def execute(database: Database, statement: str) -> None:
 
 
 @asynccontextmanager
-async def replicas(dsn: str, url: str, *, callers: int, rounds: int) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+async def replicas(
+    dsn: str, url: str, *, callers: int, rounds: int
+) -> AsyncIterator[list[asyncio.subprocess.Process]]:
     async with AsyncExitStack() as stack:
         processes = []
         for _ in range(3):
@@ -77,9 +81,14 @@ async def called(process: asyncio.subprocess.Process) -> Counter[str]:
 
 
 async def test_fifty_callers_in_three_processes_fail_twice_in_a_day(database: Database, dsn: str) -> None:
-    """Hours pass on the database's clock while they call, and a day before a process that was started anew: a lost place stays lost."""
+    """Hours pass on the database's clock while they call, and a day before a process that was started anew: a
+    lost place stays lost.
+    """
     await connected(database, type="basic", values={"username": "u", "password": "wrong"})
-    async with FaultServer(on_get=WRONG, on_other=WRONG) as server, replicas(dsn, server.url, callers=50, rounds=24) as processes:
+    async with (
+        FaultServer(on_get=WRONG, on_other=WRONG) as server,
+        replicas(dsn, server.url, callers=50, rounds=24) as processes,
+    ):
         calling = [asyncio.create_task(called(process)) for process in processes]
         while not all(call.done() for call in calling):
             await execute(database, LATER.format("1 h"))
@@ -95,7 +104,10 @@ async def test_fifty_callers_in_three_processes_fail_twice_in_a_day(database: Da
 async def test_callers_in_three_processes_are_let_in_by_turns(database: Database, dsn: str) -> None:
     await connected(database, type="basic", values={"username": "u", "password": "wrong"})
     welcome = answer("200 OK", b"{}")
-    async with FaultServer(on_get=welcome, on_other=welcome) as server, replicas(dsn, server.url, callers=5, rounds=2) as processes:
+    async with (
+        FaultServer(on_get=welcome, on_other=welcome) as server,
+        replicas(dsn, server.url, callers=5, rounds=2) as processes,
+    ):
         seen = sum(await asyncio.gather(*map(called, processes)), Counter[str]())
         assert seen == {"accepted": 30}
         assert len(server.requests) == 30
@@ -146,7 +158,9 @@ async def test_another_generation_begins_anew(gate: Gate, database: Database) ->
     await accepted(Logons(database).gate(CONNECTION, 2))
 
 
-async def test_a_process_that_died_in_a_call_frees_its_place_when_the_time_is_out(gate: Gate, database: Database) -> None:
+async def test_a_process_that_died_in_a_call_frees_its_place_when_the_time_is_out(
+    gate: Gate, database: Database
+) -> None:
     for _ in range(2):
         await wait_until(lambda: claimed(database), what="the dead hold both places")
     waiting = asyncio.create_task(accepted(gate))
@@ -181,7 +195,9 @@ async def test_a_caller_that_leaves_gives_its_place_back(gate: Gate) -> None:
             pass
 
 
-async def test_a_refusal_is_recorded_also_for_a_caller_that_is_cancelled(gate: Gate, database: Database) -> None:
+async def test_a_refusal_is_recorded_also_for_a_caller_that_is_cancelled(
+    gate: Gate, database: Database
+) -> None:
     leaving = asyncio.Event()
 
     async def leave() -> None:
@@ -201,7 +217,9 @@ async def test_a_refusal_is_recorded_also_for_a_caller_that_is_cancelled(gate: G
 
     async def both() -> bool:
         async with database.connection() as connection:
-            return bool(await connection.fetchval("select count(*) = 2 from logon where failed_at is not null"))
+            return bool(
+                await connection.fetchval("select count(*) = 2 from logon where failed_at is not null")
+            )
 
     await wait_until(both, what="both refusals are recorded")
 

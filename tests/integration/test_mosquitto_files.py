@@ -1,4 +1,6 @@
-"""mosquitto/: a broker started from the delivered files keeps customers apart and keeps the gateway's queue over a restart."""
+"""mosquitto/: a broker started from the delivered files keeps customers apart and keeps the gateway's queue
+over a restart.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ class Broker(NamedTuple):
 class Client:
     """A paho client that keeps what it was told."""
 
-    def __init__(self, broker: Broker, username: str | None, client_id: str, *, password: str | None = None) -> None:
+    def __init__(
+        self, broker: Broker, username: str | None, client_id: str, *, password: str | None = None
+    ) -> None:
         self.codes: list[int] = []
         self.puback: dict[int, int] = {}
         self.received: list[tuple[str, bytes]] = []
@@ -63,10 +67,14 @@ class Client:
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
         if username is not None:
             self._client.username_pw_set(username, password or PASSWORDS[username])
-        self._client.tls_set(str(broker.directory / "certificates" / "ca.crt"), tls_version=ssl.PROTOCOL_TLS_CLIENT)
+        self._client.tls_set(
+            str(broker.directory / "certificates" / "ca.crt"), tls_version=ssl.PROTOCOL_TLS_CLIENT
+        )
         self._client.on_connect = lambda _c, _u, _f, code, _p: self.codes.append(code.value)
         self._client.on_publish = lambda _c, _u, mid, code, _p: self.puback.__setitem__(mid, code.value)
-        self._client.on_message = lambda _c, _u, message: self.received.append((message.topic, bytes(message.payload)))
+        self._client.on_message = lambda _c, _u, message: self.received.append(
+            (message.topic, bytes(message.payload))
+        )
         self._client.on_subscribe = lambda *_: setattr(self, "subscribed", True)
 
     def __enter__(self) -> Client:
@@ -143,8 +151,13 @@ def test_customers_are_kept_apart(broker: Broker, process: subprocess.Popen[byte
 
 def test_a_customer_reads_its_own_status_only(broker: Broker, process: subprocess.Popen[bytes]) -> None:
     with Client(broker, "gateway", "gateway-1") as gateway, Client(broker, "acme", "pump-1") as device:
-        assert gateway.publish("fieldgate/v1/customers/globex/connections/c/status", b"theirs", retain=True) in (0, 0x10)
-        assert gateway.publish("fieldgate/v1/customers/acme/connections/c/status", b"mine", retain=True) in (0, 0x10)
+        assert gateway.publish(
+            "fieldgate/v1/customers/globex/connections/c/status", b"theirs", retain=True
+        ) in (0, 0x10)
+        assert gateway.publish("fieldgate/v1/customers/acme/connections/c/status", b"mine", retain=True) in (
+            0,
+            0x10,
+        )
         device.subscribe("fieldgate/v1/customers/#")
         wait_for(lambda: bool(device.received), "the retained status")
         gateway.publish("fieldgate/v1/customers/acme/connections/c/status", b"again")
@@ -153,7 +166,9 @@ def test_a_customer_reads_its_own_status_only(broker: Broker, process: subproces
 
 
 @pytest.mark.parametrize(("username", "password"), [(None, None), ("acme", "wrong"), ("nobody", "x")])
-def test_strangers_are_refused(broker: Broker, process: subprocess.Popen[bytes], username: str | None, password: str | None) -> None:
+def test_strangers_are_refused(
+    broker: Broker, process: subprocess.Popen[bytes], username: str | None, password: str | None
+) -> None:
     with Client(broker, username, "stranger", password=password) as stranger:
         assert stranger.codes[0] == NOT_AUTHORIZED
 
@@ -175,7 +190,9 @@ def test_the_queue_outlives_a_restart(broker: Broker) -> None:
         with Client(broker, "gateway", "gateway-1") as gateway:
             gateway.subscribe("+/devices/#")
         with Client(broker, "acme", "pump-1") as device:
-            device.publish_all("acme/devices/pump-1/telemetry", [b"%d" % number for number in range(1500)])  # more than the default limit
+            device.publish_all(
+                "acme/devices/pump-1/telemetry", [b"%d" % number for number in range(1500)]
+            )  # more than the default limit
     finally:
         first.send_signal(signal.SIGTERM)
         first.wait(timeout=20)

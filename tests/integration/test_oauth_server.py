@@ -1,4 +1,6 @@
-"""OAuth 2.0 against an authorization server that we did not write, from a person's consent to the end of the connection."""
+"""OAuth 2.0 against an authorization server that we did not write, from a person's consent to the end of the
+connection.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,25 @@ async def server(tmp_path: Path) -> AsyncIterator[OAuthServer]:
         yield started
 
 
-def credential(server: OAuthServer, client: Mapping[str, str], type: Auth = "oauth2_authorization_code") -> Credential:
+def credential(
+    server: OAuthServer, client: Mapping[str, str], type: Auth = "oauth2_authorization_code"
+) -> Credential:
     return Credential(generation=1, type=type, values={**server.endpoints, **client, "scope": "read"})
 
 
 async def consented(server: OAuthServer, web: Credential, *, verifier: str | None = None) -> TokenGrant:
     mine = new_verifier()
     code = await server.code(authorization_url(web.values, redirect_uri=REDIRECT, state="s", verifier=mine))
-    return await EXCHANGE.redeem(web, code=code, verifier=verifier or mine, redirect_uri=REDIRECT, timeout_seconds=10)
+    return await EXCHANGE.redeem(
+        web, code=code, verifier=verifier or mine, redirect_uri=REDIRECT, timeout_seconds=10
+    )
 
 
 @pytest.mark.parametrize("authentication", ["basic", "body"])
 async def test_a_client_of_its_own(server: OAuthServer, authentication: str) -> None:
-    machine = credential(server, {**MACHINE, "client_authentication": authentication}, "oauth2_client_credentials")
+    machine = credential(
+        server, {**MACHINE, "client_authentication": authentication}, "oauth2_client_credentials"
+    )
     grant = await EXCHANGE.refresh(machine, None, timeout_seconds=10)
     assert grant.expires_in_seconds == 3600
     assert await server.resource(grant.access_token) == 200
@@ -48,9 +56,13 @@ async def test_a_client_of_its_own(server: OAuthServer, authentication: str) -> 
 
 async def test_a_persons_consent_is_good_once_and_with_the_verifier_only(server: OAuthServer) -> None:
     web, verifier = credential(server, WEB), new_verifier()
-    code = await server.code(authorization_url(web.values, redirect_uri=REDIRECT, state="s", verifier=verifier))
+    code = await server.code(
+        authorization_url(web.values, redirect_uri=REDIRECT, state="s", verifier=verifier)
+    )
     with pytest.raises(AuthRefused) as caught:
-        await EXCHANGE.redeem(web, code=code, verifier=new_verifier(), redirect_uri=REDIRECT, timeout_seconds=10)
+        await EXCHANGE.redeem(
+            web, code=code, verifier=new_verifier(), redirect_uri=REDIRECT, timeout_seconds=10
+        )
     assert caught.value.final
     grant = await consented(server, web)
     assert await server.resource(grant.access_token) == 200
@@ -85,12 +97,22 @@ async def test_a_wrong_client_and_a_server_in_trouble_refuse_nobody(server: OAut
         with pytest.raises(BadConfiguration) as caught:
             await EXCHANGE.refresh(credential(server, client), grant.refresh_token, timeout_seconds=10)
         assert caught.value.oauth_client
-    for lever, kind in (({"fail": 500}, OutcomeUnknown), ({"fail": 503}, Unavailable), ({"fail": 429}, RateLimited), ({"html": True}, OutcomeUnknown)):
+    for lever, kind in (
+        ({"fail": 500}, OutcomeUnknown),
+        ({"fail": 503}, Unavailable),
+        ({"fail": 429}, RateLimited),
+        ({"html": True}, OutcomeUnknown),
+    ):
         await server.lever(**lever)
         with pytest.raises(kind):
             await EXCHANGE.refresh(web, grant.refresh_token, timeout_seconds=10)
         await server.lever(fail=None, html=False)
-    assert await server.resource((await EXCHANGE.refresh(web, grant.refresh_token, timeout_seconds=10)).access_token) == 200
+    assert (
+        await server.resource(
+            (await EXCHANGE.refresh(web, grant.refresh_token, timeout_seconds=10)).access_token
+        )
+        == 200
+    )
 
 
 async def test_a_connection_from_consent_to_revocation(server: OAuthServer, database: Database) -> None:
@@ -98,7 +120,13 @@ async def test_a_connection_from_consent_to_revocation(server: OAuthServer, data
     web = await connected(database, values=credential(server, WEB).values)
     tokens = Tokens(database, Vault([KEY]), EXCHANGE, owner="one")
     async with database.transaction() as connection:
-        await tokens.adopt(connection, connection_id=CONNECTION, customer=CUSTOMER, credential=web, grant=await consented(server, web))
+        await tokens.adopt(
+            connection,
+            connection_id=CONNECTION,
+            customer=CUSTOMER,
+            credential=web,
+            grant=await consented(server, web),
+        )
     http = HttpClient(server.url, headers={}, secrets=[], timeout_seconds=10)
     http.authorize(Bearer(tokens.source(CONNECTION, CUSTOMER, SYSTEM, 1, web), conceal=http.conceal))
     assert (await http.call("probe", "GET", "/api/readings")).json == {"ok": True}

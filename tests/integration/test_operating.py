@@ -1,4 +1,6 @@
-"""The operating commands on a real database, in this process; where a gateway has to run beside them, its engine does."""
+"""The operating commands on a real database, in this process; where a gateway has to run beside them, its
+engine does.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,12 @@ class Shell:
             "security": {"encryption_keys": ["${file:key}"]},
             "credits": {"capacity": 10_000},
         }
-        for name, secret in (("key", KEY), ("dsn", self.dsn), ("sink", self.sink), ("sink_again", self.sink + "?application_name=other")):
+        for name, secret in (
+            ("key", KEY),
+            ("dsn", self.dsn),
+            ("sink", self.sink),
+            ("sink_again", self.sink + "?application_name=other"),
+        ):
             (self.folder / name).write_text(secret)
         self.config.write_text(json.dumps(main))
         (self.folder / "connections.yaml").write_text(json.dumps({"connections": self.connections}))
@@ -130,7 +137,11 @@ def test_a_plan_is_shown_carried_out_and_then_empty(shell: Shell) -> None:
     shell.declare("acme-1", "acme-2")
     dry = shell.run("apply", "--dry-run")
     assert dry.exit_code == 0, (dry.output, dry.exception)
-    assert [line.split() for line in dry.stdout.splitlines()] == [["+", "acme-1", "create"], ["+", "acme-2", "create"], ["2", "to", "create"]]
+    assert [line.split() for line in dry.stdout.splitlines()] == [
+        ["+", "acme-1", "create"],
+        ["+", "acme-2", "create"],
+        ["2", "to", "create"],
+    ]
     assert shell.json("connections", "list") == []
     done = shell.run("apply")
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "done: 2 of 2")
@@ -144,7 +155,10 @@ def test_a_change_names_its_parts_and_touches_nothing_else(shell: Shell) -> None
     shell.connections[0] |= {"meters": [METER | {"every": "5s"}], "sync": {"interval": "2s"}}
     shell.connections[1] |= {"credentials": {"type": "dsn", "dsn": "${file:sink_again}"}}
     planned = shell.json("apply", "--dry-run")
-    assert planned["change"] == {"acme-1": ["sync", "meters"], "acme-2": ["credentials"]} and planned["applied"] is False
+    assert (
+        planned["change"] == {"acme-1": ["sync", "meters"], "acme-2": ["credentials"]}
+        and planned["applied"] is False
+    )
     assert shell.json("apply")["applied"] is True
     assert shell.json("apply", "--dry-run")["unchanged"] == ["acme-1", "acme-2"]
 
@@ -165,13 +179,18 @@ async def test_only_what_a_file_made_is_pruned(shell: Shell) -> None:
     assert (await asyncio.to_thread(shell.json, "apply", "--dry-run"))["prune"] == []
     done = await asyncio.to_thread(shell.json, "apply", "--prune")
     assert (done["prune"], done["failed"]) == (["acme-2"], {})
-    states = {found["connection"]: found["state"] for found in await asyncio.to_thread(shell.json, "connections", "list")}
+    states = {
+        found["connection"]: found["state"]
+        for found in await asyncio.to_thread(shell.json, "connections", "list")
+    }
     assert states == {"acme-1": "verifying", "acme-2": "disconnecting", "acme-3": "verifying"}
     again = await asyncio.to_thread(shell.run, "apply", "--prune", "--yes")
     assert again.stdout == "nothing to do: 1 unchanged\n"
 
 
-def test_whoever_sits_at_a_terminal_is_asked_before_something_ends(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_sits_at_a_terminal_is_asked_before_something_ends(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shell.declare("acme-1", "acme-2")
     shell.run("apply")
     shell.declare("acme-1", sync={"interval": "9s"})
@@ -201,7 +220,10 @@ def test_what_is_refused_does_not_keep_the_others(shell: Shell) -> None:
     done = shell.run("apply")
     assert done.exit_code == 1
     assert "! acme-1  it was disconnected, for good" in done.stdout
-    assert [found["connection"] for found in shell.json("connections", "list", "--all")] == ["acme-1", "acme-2"]
+    assert [found["connection"] for found in shell.json("connections", "list", "--all")] == [
+        "acme-1",
+        "acme-2",
+    ]
 
 
 # connections
@@ -263,7 +285,9 @@ def test_a_database_without_its_migrations_is_said(shell: Shell) -> None:
 
 async def in_state(shell: Shell, connection: str, state: str) -> None:
     async def holds() -> bool:
-        return bool((await asyncio.to_thread(shell.json, "connections", "show", connection))["state"] == state)
+        return bool(
+            (await asyncio.to_thread(shell.json, "connections", "show", connection))["state"] == state
+        )
 
     await wait_until(holds, what=f"{connection} is {state}")
 
@@ -274,7 +298,10 @@ async def test_a_sync_is_waited_for(shell: Shell, database: Database) -> None:
     async with gateway(shell):
         await in_state(shell, "acme-1", "active")
         now = clock.now()
-        samples = [(("acme", "pump-1", to_microseconds(now - timedelta(minutes=minute))), {"t": float(minute)}, 0) for minute in range(2, 30)]
+        samples = [
+            (("acme", "pump-1", to_microseconds(now - timedelta(minutes=minute))), {"t": float(minute)}, 0)
+            for minute in range(2, 30)
+        ]
         await TelemetryStore(database, register_customers=False).write(samples, ())
         done = await asyncio.to_thread(shell.run, "sync", "acme-1")
         assert (done.exit_code, done.exception) == (0, None)
@@ -295,7 +322,9 @@ async def test_leaving_a_sync_leaves_it_running(shell: Shell) -> None:
     await asyncio.to_thread(shell.run, "apply")
     await shell.execute("update connection set state = 'active'")
     arguments = ("-m", "gateway", "sync", "acme-1", "--config", str(shell.config))
-    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
     assert process.stderr is not None
     assert b"no gateway is running" in await process.stderr.readline()
     process.send_signal(signal.SIGINT)
@@ -304,12 +333,29 @@ async def test_leaving_a_sync_leaves_it_running(shell: Shell) -> None:
     assert b"it goes on without us" in errors and b"Traceback" not in errors
 
 
-def status(state: State, *, fraction: float | None = None, waiting: int = 0, stream: Any = "idle", success: datetime | None = None) -> ConnectionStatus:
+def status(
+    state: State,
+    *,
+    fraction: float | None = None,
+    waiting: int = 0,
+    stream: Any = "idle",
+    success: datetime | None = None,
+) -> ConnectionStatus:
     at = datetime(2026, 5, 4, tzinfo=UTC)
     progress = None
     if fraction is not None:
-        progress = Progress(fraction=fraction, start=at, until=at, cursor=at, pending_readings=waiting, clipped_to_days=None)
-    flow = StreamStatus(name="readings", direction="outbound", phase="initial", state=stream, watermark="", lag_seconds=0.0, progress=progress)
+        progress = Progress(
+            fraction=fraction, start=at, until=at, cursor=at, pending_readings=waiting, clipped_to_days=None
+        )
+    flow = StreamStatus(
+        name="readings",
+        direction="outbound",
+        phase="initial",
+        state=stream,
+        watermark="",
+        lag_seconds=0.0,
+        progress=progress,
+    )
     return ConnectionStatus(
         connection="c", customer="acme", system="s", hosting="cloud", tier=1, credits=1, state=state, reason="why", since=at, version=1,
         delivery="exactly_once", last_success_at=success, next_run_at=None, pending=0, dead_letters=0, streams=(flow,), incident=None, request_id=None,
@@ -361,12 +407,19 @@ def test_a_table_fits_its_terminal(width: int) -> None:
 
 def test_a_token_is_shown_once_listed_and_revoked(shell: Shell) -> None:
     assert "no tokens" in shell.run("token", "list").stdout
-    made = shell.run("token", "create", "--role", "operator", "--customer", "acme", "--name", "ci", "--expires", "90d")
+    made = shell.run(
+        "token", "create", "--role", "operator", "--customer", "acme", "--name", "ci", "--expires", "90d"
+    )
     assert made.exit_code == 0, (made.output, made.exception)
     secret = made.stdout.strip()
     assert secret.startswith("fg_") and "ci: operator of customer acme" in made.stderr
     [listed] = shell.json("token", "list")
-    assert (listed["name"], listed["role"], listed["customer"], listed["revoked_at"]) == ("ci", "operator", "acme", None)
+    assert (listed["name"], listed["role"], listed["customer"], listed["revoked_at"]) == (
+        "ci",
+        "operator",
+        "acme",
+        None,
+    )
     assert secret not in shell.run("token", "list").output
     assert isinstance(shell.refused("token", "create", "--role", "viewer", "--name", "ci"), RequestRefused)
     assert shell.run("token", "revoke", "ci").stdout == "ci is revoked\n"
@@ -379,7 +432,9 @@ def test_a_token_is_shown_once_listed_and_revoked(shell: Shell) -> None:
 
 
 async def bury(database: Database, topic: str, payload: bytes, reason: str) -> None:
-    await TelemetryStore(database, register_customers=False).write([], [DeadMessage(topic=topic, payload=payload, reason=reason, detail="because")])
+    await TelemetryStore(database, register_customers=False).write(
+        [], [DeadMessage(topic=topic, payload=payload, reason=reason, detail="because")]
+    )
 
 
 async def count(database: Database, table: str) -> int:
@@ -392,7 +447,9 @@ async def in_thread(call: Callable[..., Any], *arguments: str) -> Any:
     return await asyncio.to_thread(call, *arguments)
 
 
-async def test_a_dead_message_is_decoded_again_once_its_customer_is_known(shell: Shell, database: Database) -> None:
+async def test_a_dead_message_is_decoded_again_once_its_customer_is_known(
+    shell: Shell, database: Database
+) -> None:
     shell.customers = ("acme",)
     await in_thread(shell.run, "connections", "list")
     await bury(database, "globex/devices/pump-1/telemetry", b'[{"t": 1}, {"t": 2}]', "unknown_customer")
@@ -404,19 +461,30 @@ async def test_a_dead_message_is_decoded_again_once_its_customer_is_known(shell:
     ]
     ids = [str(found["id"]) for found in listed]
     refused = await in_thread(shell.run, "dead-letters", "replay", *ids)
-    assert refused.exit_code == 1 and "0 dead letters replayed" in refused.stdout and "unknown_customer" in refused.stdout
+    assert (
+        refused.exit_code == 1
+        and "0 dead letters replayed" in refused.stdout
+        and "unknown_customer" in refused.stdout
+    )
     assert await count(database, "dead_letter") == 2
     shell.customers = ("acme", "globex")
     async with database.connection() as connection:
-        await connection.execute("insert into customer (customer_id) values ('globex') on conflict do nothing")
+        await connection.execute(
+            "insert into customer (customer_id) values ('globex') on conflict do nothing"
+        )
     done = await in_thread(shell.run, "dead-letters", "replay", *ids)
     assert "1 dead letter replayed" in done.stdout
     async with database.connection() as connection:
         rows = await connection.fetch("select customer_id, device_id, metrics, ts from telemetry order by ts")
         first_at = await connection.fetchval("select first_at from dead_letter")
-    assert [(row["customer_id"], row["metrics"]) for row in rows] == [("globex", {"t": 1}), ("globex", {"t": 2})]
+    assert [(row["customer_id"], row["metrics"]) for row in rows] == [
+        ("globex", {"t": 1}),
+        ("globex", {"t": 2}),
+    ]
     assert abs(rows[0]["ts"] - first_at) < timedelta(seconds=60)
-    assert [found["reason"] for found in await in_thread(shell.json, "dead-letters", "list")] == ["invalid_json"]
+    assert [found["reason"] for found in await in_thread(shell.json, "dead-letters", "list")] == [
+        "invalid_json"
+    ]
 
 
 async def test_a_dead_reading_is_due_again_with_no_attempts_counted(shell: Shell, database: Database) -> None:
@@ -431,13 +499,21 @@ async def test_a_dead_reading_is_due_again_with_no_attempts_counted(shell: Shell
             "('reading', '1', 'acme', 'acme-1', 'm', '2026-05-04T12:00Z', 'rejected', 'no such meter'),"
             "('reading', '2', 'acme', 'acme-1', 'gone', '2026-05-04T12:00Z', 'rejected', 'no such meter')"
         )
-    listed = {found["meter"]: found for found in await in_thread(shell.json, "dead-letters", "list", "--connection", "acme-1")}
+    listed = {
+        found["meter"]: found
+        for found in await in_thread(shell.json, "dead-letters", "list", "--connection", "acme-1")
+    }
     assert listed["m"]["customer"] == "acme"
     shown = (await in_thread(shell.run, "dead-letters", "list")).stdout
     assert "acme-1: m 2026-05-04 12:00:00Z" in shown and "2 dead letters: 2 rejected" in shown
-    done = await in_thread(shell.run, "dead-letters", "replay", str(listed["m"]["id"]), str(listed["gone"]["id"]), "999999")
+    done = await in_thread(
+        shell.run, "dead-letters", "replay", str(listed["m"]["id"]), str(listed["gone"]["id"]), "999999"
+    )
     assert done.exit_code == 1 and "1 dead letter replayed" in done.stdout
-    assert "no rule of connection 'acme-1' feeds its meter now" in done.stdout and "no dead letter 999999" in done.stdout
+    assert (
+        "no rule of connection 'acme-1' feeds its meter now" in done.stdout
+        and "no dead letter 999999" in done.stdout
+    )
     async with database.connection() as connection:
         rows = await connection.fetch("select meter, attempts from due_window")
     assert [(row["meter"], row["attempts"]) for row in rows] == [("m", 0)]

@@ -23,4 +23,9 @@ async def test_two_that_make_one_day_at_once_both_go_on(database: Database) -> N
         first.set()
         await asyncio.gather(one, other)
     async with database.connection() as connection:
-        assert await connection.fetchval("select count(*) from pg_inherits where inhparent = 'delivery'::regclass") == 10
+        assert (
+            await connection.fetchval(
+                "select count(*) from pg_inherits where inhparent = 'delivery'::regclass"
+            )
+            == 10
+        )

@@ -74,7 +74,9 @@ async def watcher(mosquitto: Mosquitto) -> AsyncIterator[Watcher]:
 
 
 def settings(port: int) -> Settings:
-    return Settings.model_validate({"broker": {"url": f"mqtt://127.0.0.1:{port}"}, "security": {"encryption_keys": ["k"]}})
+    return Settings.model_validate(
+        {"broker": {"url": f"mqtt://127.0.0.1:{port}"}, "security": {"encryption_keys": ["k"]}}
+    )
 
 
 @asynccontextmanager
@@ -94,30 +96,53 @@ async def execute(database: Database, sql: str) -> None:
         await connection.execute(sql)
 
 
-async def test_the_gateway_and_its_replica_are_told_from_start_to_stop(mosquitto: Mosquitto, database: Database, watcher: Watcher) -> None:
+async def test_the_gateway_and_its_replica_are_told_from_start_to_stop(
+    mosquitto: Mosquitto, database: Database, watcher: Watcher
+) -> None:
     replica = "fieldgate/v1/replicas/one/status"
     async with publishing(mosquitto.port, database, "one") as publisher:
-        await watcher.until(lambda: watcher.document(GATEWAY).get("state") == "ready" and watcher.document(replica).get("online") is True)
+        await watcher.until(
+            lambda: (
+                watcher.document(GATEWAY).get("state") == "ready"
+                and watcher.document(replica).get("online") is True
+            )
+        )
         assert watcher.document(GATEWAY)["replicas"] == 1
         await publisher.draining()
         await watcher.until(lambda: watcher.document(GATEWAY).get("state") == "draining")
-    await watcher.until(lambda: watcher.document(GATEWAY).get("state") == "lost" and watcher.document(replica).get("online") is False)
+    await watcher.until(
+        lambda: (
+            watcher.document(GATEWAY).get("state") == "lost"
+            and watcher.document(replica).get("online") is False
+        )
+    )
     async with watching(mosquitto.port) as later:
         await later.until(lambda: len(later.held) == 2)
         assert later.document(GATEWAY)["replicas"] == 0
 
 
-async def test_a_connections_document_is_published_at_each_change_and_removed_with_it(mosquitto: Mosquitto, database: Database, watcher: Watcher) -> None:
+async def test_a_connections_document_is_published_at_each_change_and_removed_with_it(
+    mosquitto: Mosquitto, database: Database, watcher: Watcher
+) -> None:
     await execute(database, CONNECTION)
     async with publishing(mosquitto.port, database, "one"):
         await watcher.until(lambda: STATUS in watcher.held)
         document = StatusDocument.model_validate_json(watcher.held[STATUS])
-        assert (document.state, document.credits, document.delivery, document.version, document.accepting_telemetry) == ("active", 8, "exactly_once", 1, True)
+        assert (
+            document.state,
+            document.credits,
+            document.delivery,
+            document.version,
+            document.accepting_telemetry,
+        ) == ("active", 8, "exactly_once", 1, True)
         incremental, initial = document.streams
         assert (incremental.phase, incremental.progress) == ("incremental", None)
         assert initial.progress is not None
         assert (initial.progress.fraction, initial.progress.clipped_to_days) == (0.25, 3.0)
-        await execute(database, "update connection set state = 'reauthorization_required', version = 2, reason = 'refused'")
+        await execute(
+            database,
+            "update connection set state = 'reauthorization_required', version = 2, reason = 'refused'",
+        )
         await watcher.until(lambda: watcher.document(STATUS).get("version") == 2)
         assert watcher.document(STATUS)["reauthorization_required"] is True
         assert watcher.document(STATUS)["next_sync"] is None
@@ -125,7 +150,9 @@ async def test_a_connections_document_is_published_at_each_change_and_removed_wi
         await watcher.until(lambda: watcher.held[STATUS] == b"")
 
 
-async def test_everything_is_published_again_after_the_broker_returns_without_memory(mosquitto: Mosquitto, database: Database) -> None:
+async def test_everything_is_published_again_after_the_broker_returns_without_memory(
+    mosquitto: Mosquitto, database: Database
+) -> None:
     await execute(database, CONNECTION)
     async with publishing(mosquitto.port, database, "one"):
         async with watching(mosquitto.port) as before:
@@ -134,7 +161,9 @@ async def test_everything_is_published_again_after_the_broker_returns_without_me
         await mosquitto.stop()
         await mosquitto.start()
         async with watching(mosquitto.port) as after:
-            await after.until(lambda: after.held.get(STATUS) and after.document(GATEWAY).get("state") == "ready", 30)
+            await after.until(
+                lambda: after.held.get(STATUS) and after.document(GATEWAY).get("state") == "ready", 30
+            )
 
 
 ISSUE = "fieldgate/v1/customers/acme/connections/sink/issues/i1"
@@ -145,15 +174,28 @@ values ('i1', 'sink', 'reauthorization_required', 'error', 'New credentials are 
 SOLVE = "update issue set solved_at = now()"
 
 
-async def test_an_issue_is_retained_while_it_is_open(mosquitto: Mosquitto, database: Database, watcher: Watcher) -> None:
+async def test_an_issue_is_retained_while_it_is_open(
+    mosquitto: Mosquitto, database: Database, watcher: Watcher
+) -> None:
     await execute(database, CONNECTION + OPEN)
     async with publishing(mosquitto.port, database, "one"):
         await watcher.until(lambda: watcher.held.get(ISSUE))
         document = watcher.document(ISSUE)
         assert IssueDocument.model_validate(document).code == "reauthorization_required"
-        schema = orjson.loads((Path(__file__).parents[2] / "config" / "schemas" / "connection-issue.schema.json").read_bytes())
+        schema = orjson.loads(
+            (Path(__file__).parents[2] / "config" / "schemas" / "connection-issue.schema.json").read_bytes()
+        )
         jsonschema.validate(document, schema)
-        assert list(document) == ["id", "code", "severity", "since", "title", "instructions", "action_url", "request_id"]
+        assert list(document) == [
+            "id",
+            "code",
+            "severity",
+            "since",
+            "title",
+            "instructions",
+            "action_url",
+            "request_id",
+        ]
         await execute(database, "update issue set action_url = 'http://gateway/reauthorize/y'")
         await watcher.until(lambda: watcher.document(ISSUE)["action_url"] == "http://gateway/reauthorize/y")
         await execute(database, SOLVE)
@@ -163,7 +205,9 @@ async def test_an_issue_is_retained_while_it_is_open(mosquitto: Mosquitto, datab
         assert ISSUE not in later.held
 
 
-async def test_an_issue_that_was_solved_while_nobody_spoke_is_emptied(mosquitto: Mosquitto, database: Database, watcher: Watcher) -> None:
+async def test_an_issue_that_was_solved_while_nobody_spoke_is_emptied(
+    mosquitto: Mosquitto, database: Database, watcher: Watcher
+) -> None:
     await execute(database, CONNECTION + OPEN)
     async with publishing(mosquitto.port, database, "one"):
         await watcher.until(lambda: watcher.held.get(ISSUE))
@@ -195,7 +239,9 @@ async def test_issues_converge_when_the_broker_returns_without_memory_or_with_an
             await after.until(lambda: after.held[ISSUE] == b"", 30)
 
 
-async def test_nothing_is_left_behind_after_a_disconnect(mosquitto: Mosquitto, database: Database, watcher: Watcher) -> None:
+async def test_nothing_is_left_behind_after_a_disconnect(
+    mosquitto: Mosquitto, database: Database, watcher: Watcher
+) -> None:
     await execute(database, CONNECTION + OPEN)
     async with publishing(mosquitto.port, database, "one"):
         await watcher.until(lambda: watcher.held.get(ISSUE) and watcher.held.get(STATUS))
@@ -206,7 +252,12 @@ async def test_nothing_is_left_behind_after_a_disconnect(mosquitto: Mosquitto, d
     told = len(watcher.history)
     async with publishing(mosquitto.port, database, "two"):  # it does not say it again
         await watcher.until(lambda: watcher.document(GATEWAY).get("state") == "ready")
-        await execute(database, CONNECTION.replace("'sink'", "'other'").replace("insert into customer (customer_id) values ('acme');", ""))
+        await execute(
+            database,
+            CONNECTION.replace("'sink'", "'other'").replace(
+                "insert into customer (customer_id) values ('acme');", ""
+            ),
+        )
         await watcher.until(lambda: watcher.held.get(STATUS.replace("sink", "other")))
     assert not any(payload for topic, payload in watcher.history[told:] if topic in {STATUS, ISSUE})
     async with watching(mosquitto.port) as later:
@@ -214,13 +265,17 @@ async def test_nothing_is_left_behind_after_a_disconnect(mosquitto: Mosquitto, d
         assert not {STATUS, ISSUE} & later.held.keys()
 
 
-async def test_a_topic_that_is_refused_stalls_no_other(make_mosquitto: Callable[..., Awaitable[Mosquitto]], database: Database, tmp_path: Path) -> None:
+async def test_a_topic_that_is_refused_stalls_no_other(
+    make_mosquitto: Callable[..., Awaitable[Mosquitto]], database: Database, tmp_path: Path
+) -> None:
     rules = tmp_path / "acl"
     rules.write_text(f"topic deny {STATUS}\ntopic readwrite #\n")
     broker = await make_mosquitto(f"acl_file {rules}")
     await execute(database, CONNECTION + OPEN)
     async with watching(broker.port) as watcher, publishing(broker.port, database, "one"):
-        await watcher.until(lambda: watcher.held.get(ISSUE) and watcher.document(GATEWAY).get("state") == "ready")
+        await watcher.until(
+            lambda: watcher.held.get(ISSUE) and watcher.document(GATEWAY).get("state") == "ready"
+        )
 
 
 async def test_anothers_word_is_corrected(mosquitto: Mosquitto, database: Database, watcher: Watcher) -> None:
@@ -231,22 +286,36 @@ async def test_anothers_word_is_corrected(mosquitto: Mosquitto, database: Databa
         for topic, wrong in ((GATEWAY, b'{"state":"lost"}'), (replica, b'{"online":false}')):
             await watcher.client.publish(topic, wrong, qos=1, retain=True)
             await watcher.until(lambda topic=topic, wrong=wrong: (topic, wrong) in watcher.history)
-        await watcher.until(lambda: watcher.document(GATEWAY).get("state") == "ready" and watcher.document(replica).get("online") is True)
+        await watcher.until(
+            lambda: (
+                watcher.document(GATEWAY).get("state") == "ready"
+                and watcher.document(replica).get("online") is True
+            )
+        )
 
 
-async def test_one_replica_speaks_and_another_takes_over(mosquitto: Mosquitto, database: Database, watcher: Watcher) -> None:
+async def test_one_replica_speaks_and_another_takes_over(
+    mosquitto: Mosquitto, database: Database, watcher: Watcher
+) -> None:
     async with publishing(mosquitto.port, database, "one") as first:
         await watcher.until(lambda: watcher.document(GATEWAY).get("state") == "ready")
         async with publishing(mosquitto.port, database, "two"):
             await watcher.until(lambda: watcher.document(GATEWAY).get("replicas") == 2)
             since = watcher.document(GATEWAY)["since"]
             await first.stop()
-            await watcher.until(lambda: watcher.document(GATEWAY).get("state") == "ready" and watcher.document(GATEWAY)["since"] != since)
+            await watcher.until(
+                lambda: (
+                    watcher.document(GATEWAY).get("state") == "ready"
+                    and watcher.document(GATEWAY)["since"] != since
+                )
+            )
             assert watcher.document("fieldgate/v1/replicas/two/status")["online"] is True
             assert watcher.document("fieldgate/v1/replicas/one/status")["online"] is False
 
 
-async def test_a_cancelled_publisher_says_that_it_is_lost(mosquitto: Mosquitto, database: Database, watcher: Watcher) -> None:
+async def test_a_cancelled_publisher_says_that_it_is_lost(
+    mosquitto: Mosquitto, database: Database, watcher: Watcher
+) -> None:
     running = asyncio.create_task(StatusPublisher(settings(mosquitto.port), database, "one").run())
     await watcher.until(lambda: watcher.document(GATEWAY).get("state") == "ready")
     running.cancel()
@@ -272,11 +341,21 @@ async def test_the_last_wills_of_a_killed_replica(mosquitto: Mosquitto, dsn: str
     replica = "fieldgate/v1/replicas/victim/status"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, mosquitto.url, dsn)
     try:
-        await watcher.until(lambda: watcher.document(GATEWAY).get("state") == "ready" and watcher.document(replica).get("online") is True)
+        await watcher.until(
+            lambda: (
+                watcher.document(GATEWAY).get("state") == "ready"
+                and watcher.document(replica).get("online") is True
+            )
+        )
     finally:
         process.kill()
         await process.wait()
-    await watcher.until(lambda: watcher.document(GATEWAY).get("state") == "lost" and watcher.document(replica).get("online") is False)
+    await watcher.until(
+        lambda: (
+            watcher.document(GATEWAY).get("state") == "lost"
+            and watcher.document(replica).get("online") is False
+        )
+    )
 
 
 async def test_it_stops_soon_while_the_broker_is_away(database: Database) -> None:

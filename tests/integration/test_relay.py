@@ -1,4 +1,6 @@
-"""The outbox on a real broker: every event once in the good case and at least once in any other, in order, none stalled by another."""
+"""The outbox on a real broker: every event once in the good case and at least once in any other, in order,
+none stalled by another.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,13 @@ from tests.fixtures.told import append, listening, numbered
 
 
 def settings(port: int) -> Settings:
-    return Settings.model_validate({"instance": "plant-1", "broker": {"url": f"mqtt://127.0.0.1:{port}"}, "security": {"encryption_keys": ["k"]}})
+    return Settings.model_validate(
+        {
+            "instance": "plant-1",
+            "broker": {"url": f"mqtt://127.0.0.1:{port}"},
+            "security": {"encryption_keys": ["k"]},
+        }
+    )
 
 
 @asynccontextmanager
@@ -54,7 +62,11 @@ async def test_the_envelope_is_a_cloud_event_for_seven_days(mosquitto: Mosquitto
         await append(database, numbered(0, connection="other"))
         await listener.until(lambda: listener.messages)  # it is connected
         event = NewEvent(
-            type=EventType.CONNECTION_DEGRADED, customer="acme", connection="sink", data={"reason": "503", "request_id": "theirs"}, request_id="r-9"
+            type=EventType.CONNECTION_DEGRADED,
+            customer="acme",
+            connection="sink",
+            data={"reason": "503", "request_id": "theirs"},
+            request_id="r-9",
         )
         began = time.monotonic()
         await append(database, event)
@@ -63,12 +75,20 @@ async def test_the_envelope_is_a_cloud_event_for_seven_days(mosquitto: Mosquitto
         await append(database, NewEvent(type=EventType.CREDITS_LOW, customer=None, data={"available": 3}))
         await listener.until(lambda: len(listener.messages) == 3)
     _, message, gateway = listener.messages
-    assert (str(message.topic), message.qos, message.retain) == ("fieldgate/v1/customers/acme/events/connection.degraded", 1, False)
+    assert (str(message.topic), message.qos, message.retain) == (
+        "fieldgate/v1/customers/acme/events/connection.degraded",
+        1,
+        False,
+    )
     assert str(gateway.topic) == "fieldgate/v1/gateway/events/credits.low"
     assert message.properties is not None
     assert message.properties.ContentType == "application/cloudevents+json"
     assert 7 * 86400 - 10 <= message.properties.MessageExpiryInterval <= 7 * 86400
-    read = from_structured(HTTPMessage(headers={"content-type": "application/cloudevents+json"}, body=bytes(message.payload)), JSONFormat(), ReadEvent)
+    read = from_structured(
+        HTTPMessage(headers={"content-type": "application/cloudevents+json"}, body=bytes(message.payload)),
+        JSONFormat(),
+        ReadEvent,
+    )
     [_, stored, _] = await outbox.read(database, customer=None)
     assert (read.get_id(), read.get_type(), read.get_source(), read.get_subject()) == (
         stored.event_id,
@@ -79,16 +99,26 @@ async def test_the_envelope_is_a_cloud_event_for_seven_days(mosquitto: Mosquitto
     assert read.get_time() == stored.at
     assert read.get_data() == {"customer": "acme", "connection": "sink", "request_id": "r-9", "reason": "503"}
     assert "subject" not in orjson.loads(bytes(gateway.payload))
-    schema = orjson.loads((Path(__file__).parents[2] / "config" / "schemas" / "event.schema.json").read_bytes())
+    schema = orjson.loads(
+        (Path(__file__).parents[2] / "config" / "schemas" / "event.schema.json").read_bytes()
+    )
     for told in listener.messages:
         jsonschema.validate(orjson.loads(bytes(told.payload)), schema)
     await wait_until(lambda: drained(database), what="all marked")
 
 
-async def test_two_replicas_publish_each_event_once_and_in_order(mosquitto: Mosquitto, database: Database) -> None:
+async def test_two_replicas_publish_each_event_once_and_in_order(
+    mosquitto: Mosquitto, database: Database
+) -> None:
     names = [f"c{number}" for number in range(20)]
-    async with listening(mosquitto.port) as listener, relaying(mosquitto.port, database, "one"), relaying(mosquitto.port, database, "two"):
-        await asyncio.gather(*(append(database, *(numbered(n, connection=name) for n in range(30))) for name in names))
+    async with (
+        listening(mosquitto.port) as listener,
+        relaying(mosquitto.port, database, "one"),
+        relaying(mosquitto.port, database, "two"),
+    ):
+        await asyncio.gather(
+            *(append(database, *(numbered(n, connection=name) for n in range(30))) for name in names)
+        )
         await wait_until(lambda: drained(database), what="all marked")
         await listener.until(lambda: len(listener.messages) >= 600)
     assert {name: listener.numbers(name) for name in names} == {name: list(range(30)) for name in names}
@@ -104,7 +134,9 @@ async def test_the_relay_goes_on_at_another_replica(mosquitto: Mosquitto, databa
             await listener.until(lambda: listener.numbers() == [0, 1])
 
 
-async def test_a_replica_that_stops_leaves_nothing_to_be_told_twice(mosquitto: Mosquitto, database: Database) -> None:
+async def test_a_replica_that_stops_leaves_nothing_to_be_told_twice(
+    mosquitto: Mosquitto, database: Database
+) -> None:
     async with listening(mosquitto.port) as listener:
         await append(database, *(numbered(n) for n in range(300)))
         async with relaying(mosquitto.port, database, "one"):
@@ -115,7 +147,9 @@ async def test_a_replica_that_stops_leaves_nothing_to_be_told_twice(mosquitto: M
     assert listener.numbers() == list(range(300))
 
 
-async def test_a_refused_topic_stalls_its_own_connection_only(make_mosquitto: Callable[..., Awaitable[Mosquitto]], database: Database, tmp_path: Path) -> None:
+async def test_a_refused_topic_stalls_its_own_connection_only(
+    make_mosquitto: Callable[..., Awaitable[Mosquitto]], database: Database, tmp_path: Path
+) -> None:
     rules = tmp_path / "acl"
     rules.write_text("topic deny fieldgate/v1/customers/acme/events/sync.failed\ntopic readwrite #\n")
     broker = await make_mosquitto(f"acl_file {rules}")
@@ -124,7 +158,9 @@ async def test_a_refused_topic_stalls_its_own_connection_only(make_mosquitto: Ca
         await append(database, numbered(0, connection="refused"), refused, numbered(2, connection="refused"))
         await append(database, *(numbered(n) for n in range(200)))
         await listener.until(lambda: listener.numbers() == list(range(200)))
-        await wait_until(lambda: _pending(database, 2), what="only the refused one and the one behind it are left")
+        await wait_until(
+            lambda: _pending(database, 2), what="only the refused one and the one behind it are left"
+        )
         assert listener.numbers("refused") == [0]
     rules.write_text("topic readwrite #\n")
     await broker.stop()
@@ -137,7 +173,9 @@ async def _pending(database: Database, count: int) -> bool:
     return await outbox.pending(database) == count
 
 
-async def test_what_is_written_while_the_broker_is_away_is_told_when_it_is_back(mosquitto: Mosquitto, database: Database) -> None:
+async def test_what_is_written_while_the_broker_is_away_is_told_when_it_is_back(
+    mosquitto: Mosquitto, database: Database
+) -> None:
     async with relaying(mosquitto.port, database):
         await append(database, numbered(0))
         await wait_until(lambda: drained(database), what="the first is marked")
@@ -150,8 +188,14 @@ async def test_what_is_written_while_the_broker_is_away_is_told_when_it_is_back(
     assert list(dict.fromkeys(listener.numbers())) == sorted(set(listener.numbers()))
 
 
-async def test_a_connection_that_hangs_and_is_cut_loses_nothing(mosquitto: Mosquitto, database: Database) -> None:
-    async with listening(mosquitto.port) as listener, Wire(mosquitto.port) as wire, relaying(wire.port, database) as relay:
+async def test_a_connection_that_hangs_and_is_cut_loses_nothing(
+    mosquitto: Mosquitto, database: Database
+) -> None:
+    async with (
+        listening(mosquitto.port) as listener,
+        Wire(mosquitto.port) as wire,
+        relaying(wire.port, database) as relay,
+    ):
         await append(database, numbered(0))
         await listener.until(lambda: listener.messages)
         wire.hang()
@@ -165,7 +209,9 @@ async def test_a_connection_that_hangs_and_is_cut_loses_nothing(mosquitto: Mosqu
     assert list(dict.fromkeys(listener.numbers())) == list(range(50))
 
 
-async def test_a_database_that_is_killed_loses_nothing(mosquitto: Mosquitto, make_postgres: Callable[..., Awaitable[Postgres]]) -> None:
+async def test_a_database_that_is_killed_loses_nothing(
+    mosquitto: Mosquitto, make_postgres: Callable[..., Awaitable[Postgres]]
+) -> None:
     server = await make_postgres()
     database = await Database.open(server.dsn(), size=4)
     await migrate(database)
@@ -200,10 +246,14 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def test_a_relay_killed_between_puback_and_mark_tells_again_with_the_same_id(mosquitto: Mosquitto, dsn: str, database: Database) -> None:
+async def test_a_relay_killed_between_puback_and_mark_tells_again_with_the_same_id(
+    mosquitto: Mosquitto, dsn: str, database: Database
+) -> None:
     await append(database, *(numbered(n) for n in range(5)))
     async with listening(mosquitto.port) as listener:
-        victim = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, mosquitto.url, dsn, stderr=asyncio.subprocess.PIPE)
+        victim = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", KILLED, mosquitto.url, dsn, stderr=asyncio.subprocess.PIPE
+        )
         assert victim.stderr is not None
         try:
             assert await asyncio.wait_for(victim.stderr.readline(), 20) == b"acknowledged 5\n"

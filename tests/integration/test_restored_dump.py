@@ -5,7 +5,8 @@ from __future__ import annotations
 from gateway.store.migrate import rebase_revisions
 from gateway.store.pool import Database
 
-# What a dump of a cluster far ahead holds: two samples below the watermark, one above it, one of a customer without a connection.
+# What a dump of a cluster far ahead holds: two samples below the watermark, one above it, one of a customer
+# without a connection.
 DUMP = """
 insert into customer (customer_id) values ('acme'), ('globex');
 insert into device (customer_id, device_id, revision) values ('acme', 'pump', '900000000'), ('globex', 'fan', '900000000');
@@ -31,7 +32,9 @@ order by t.ts
 async def test_only_what_was_not_scanned_is_scanned_again(database: Database) -> None:
     async with database.connection() as connection:
         await connection.execute(DUMP)
-        assert await connection.fetch(SCANNED_NEXT) == [], "the trap: revisions of the old cluster are ahead of this one's transactions"
+        assert await connection.fetch(SCANNED_NEXT) == [], (
+            "the trap: revisions of the old cluster are ahead of this one's transactions"
+        )
     assert await rebase_revisions(database)
     assert not await rebase_revisions(database), "once is enough"
     async with database.connection() as connection:

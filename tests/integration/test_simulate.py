@@ -24,7 +24,13 @@ START = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gateway", "simulate", *arguments], capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", "simulate", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -51,13 +57,18 @@ def test_equal_seeds_give_equal_fleets() -> None:
     at = [START + timedelta(seconds=step) for step in range(50)]
     one, two = ([fleet.next_message(moment) for moment in at] for fleet in fleets)
     assert one == two
-    assert {topic for topic, _ in one} == {f"acme/devices/{device}/telemetry" for device in ("pump-01", "press-01", "fan-01", "pump-02", "press-02")}
+    assert {topic for topic, _ in one} == {
+        f"acme/devices/{device}/telemetry"
+        for device in ("pump-01", "press-01", "fan-01", "pump-02", "press-02")
+    }
 
 
 async def test_every_message_reaches_the_subscriber_through_a_killed_connection(mosquitto: Mosquitto) -> None:
     publisher = Publisher(BrokerSettings(url=mosquitto.url), "fleet")
     seen: set[str] = set()
-    async with aiomqtt.Client("127.0.0.1", mosquitto.port, identifier="listener", clean_session=False) as listener:
+    async with aiomqtt.Client(
+        "127.0.0.1", mosquitto.port, identifier="listener", clean_session=False
+    ) as listener:
         await listener.subscribe("acme/devices/+/telemetry", qos=1)
     connection = asyncio.create_task(publisher.run())
     wanted = [str(number) for number in range(3000)]
@@ -75,7 +86,13 @@ async def test_every_message_reaches_the_subscriber_through_a_killed_connection(
     assert await publisher.settled(30)
     connection.cancel()
     assert publisher.published_count == publisher.acknowledged_count == len(wanted)
-    async with aiomqtt.Client("127.0.0.1", mosquitto.port, identifier="listener", clean_session=False, max_queued_incoming_messages=10_000) as listener:
+    async with aiomqtt.Client(
+        "127.0.0.1",
+        mosquitto.port,
+        identifier="listener",
+        clean_session=False,
+        max_queued_incoming_messages=10_000,
+    ) as listener:
         async with asyncio.timeout(30):
             async for message in listener.messages:
                 assert isinstance(message.payload, bytes)
@@ -101,14 +118,31 @@ async def test_no_more_is_in_flight_than_the_broker_takes(rumqttd: int) -> None:
 async def test_the_command_reports_what_was_acknowledged(mosquitto: Mosquitto) -> None:
     async with aiomqtt.Client("127.0.0.1", mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5) as listener:
         await listener.subscribe("acme/#", qos=1)
-        arguments = ("--broker", mosquitto.url, "--customer", "acme", "--devices", "4", "--rate", "100", "--duration", "1s", "--json")
+        arguments = (
+            "--broker",
+            mosquitto.url,
+            "--customer",
+            "acme",
+            "--devices",
+            "4",
+            "--rate",
+            "100",
+            "--duration",
+            "1s",
+            "--json",
+        )
         done = await asyncio.to_thread(simulate, *arguments)
         assert done.returncode == 0, done.stderr
         figures = json.loads(done.stdout)
         assert figures["published"] == figures["acknowledged"] > 0
         assert figures["unheard"] == 0
         received = [await anext(listener.messages) for _ in range(figures["published"])]
-    assert {str(message.topic).split("/")[2] for message in received} == {"pump-01", "press-01", "fan-01", "pump-02"}
+    assert {str(message.topic).split("/")[2] for message in received} == {
+        "pump-01",
+        "press-01",
+        "fan-01",
+        "pump-02",
+    }
     sample = orjson.loads(received[0].payload if isinstance(received[0].payload, bytes) else b"")
     assert set(sample["metrics"]) == {"temperature", "vibration", "running_hours", "running"}
 

@@ -37,14 +37,26 @@ async def test_the_gauges_mirror_the_database(database: Database) -> None:
     assert 100 <= (value("sync_lag_seconds", connection="sink") or 0) < 130
     assert value("sync_last_success_timestamp_seconds", connection="sink") == 1767225600
     states = {
-        state: value("connection_state", connection="sink", customer="acme", system="postgres", state=state) for state in ("active", "reauthorization_required")
+        state: value("connection_state", connection="sink", customer="acme", system="postgres", state=state)
+        for state in ("active", "reauthorization_required")
     }
     assert states == {"active": 0, "reauthorization_required": 1}
-    assert value("connection_reauthorization_required", connection="sink", customer="acme", system="postgres") == 1
-    assert value("connection_reauthorization_required", connection="other", customer="acme", system="postgres") == 0
-    assert (value("dead_letters", reason="invalid_json"), value("dead_letters", reason="meter_unknown")) == (2, 1)
+    assert (
+        value("connection_reauthorization_required", connection="sink", customer="acme", system="postgres")
+        == 1
+    )
+    assert (
+        value("connection_reauthorization_required", connection="other", customer="acme", system="postgres")
+        == 0
+    )
+    assert (value("dead_letters", reason="invalid_json"), value("dead_letters", reason="meter_unknown")) == (
+        2,
+        1,
+    )
     async with database.connection() as connection:
-        await connection.execute("delete from connection where connection_id = 'sink'; delete from dead_letter")
+        await connection.execute(
+            "delete from connection where connection_id = 'sink'; delete from dead_letter"
+        )
     await backlog.refresh()
     assert value("sync_pending_readings", connection="sink") is None
     assert value("sync_pending_readings", connection="other") == 0
@@ -58,7 +70,10 @@ async def test_a_status_is_read_with_its_streams(database: Database) -> None:
     assert (found.pending, found.dead_letters, found.version) == (2, 1, 1)
     assert [stream.name for stream in found.streams] == ["readings"]
     assert 100 <= found.lag_seconds < 130
-    assert [(one.connection, one.pending, len(one.streams)) for one in await status.read(database)] == [("other", 0, 0), ("sink", 2, 1)]
+    assert [(one.connection, one.pending, len(one.streams)) for one in await status.read(database)] == [
+        ("other", 0, 0),
+        ("sink", 2, 1),
+    ]
     assert await status.read(database, ["nobody"]) == []
     assert await status.versions(database) == {"sink": 1, "other": 1}
 
@@ -68,7 +83,9 @@ async def test_the_windows_of_others_are_not_read_for_one_status(database: Datab
         await connection.execute(ROWS)
         await connection.execute(f"prepare one(text[]) as {sql('status_read')}")
         plan = "\n".join(row[0] for row in await connection.fetch("explain execute one('{sink}')"))
-    conditions = re.findall(r"on (due_window|stream|connection c|dead_letter d)\b.*\n\s+Index Cond: \(connection_id = ", plan)
+    conditions = re.findall(
+        r"on (due_window|stream|connection c|dead_letter d)\b.*\n\s+Index Cond: \(connection_id = ", plan
+    )
     assert sorted(conditions) == ["connection c", "dead_letter d", "due_window", "stream"], plan
 
 
@@ -76,7 +93,9 @@ async def test_replicas_are_counted_while_they_are_heard(database: Database) -> 
     assert await status.beat(database, "one", silent_seconds=15) == 1
     assert await status.beat(database, "two", silent_seconds=15) == 2
     async with database.connection() as connection:
-        await connection.execute("update announced_replica set last_seen_at = now() - interval '20 s' where replica_id = 'one'")
+        await connection.execute(
+            "update announced_replica set last_seen_at = now() - interval '20 s' where replica_id = 'one'"
+        )
     assert await status.beat(database, "two", silent_seconds=15) == 1
     await status.beat(database, "one", silent_seconds=15)
     await status.leave(database, "one")

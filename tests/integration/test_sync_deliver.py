@@ -35,14 +35,23 @@ from tests.fixtures.sync_rig import BASE, HOUR, MINUTE, Rig, values
 
 Answer = Callable[[Batch], Awaitable[Sequence[Outcome]]]
 ZERO = timedelta(0)
-QUICK = {"backoff_base": timedelta(milliseconds=1), "backoff_cap": timedelta(milliseconds=1), "unknown_wait": ZERO}
+QUICK = {
+    "backoff_base": timedelta(milliseconds=1),
+    "backoff_cap": timedelta(milliseconds=1),
+    "unknown_wait": ZERO,
+}
 
 
 def refusing(connector: Scripted, meter: str, outcome: Outcome) -> Answer:
     """Takes everything but one meter."""
 
     async def answer(batch: Batch) -> Sequence[Outcome]:
-        taken = {reading.key: made for reading in batch.readings if reading.meter != meter for made in connector.take([reading])}
+        taken = {
+            reading.key: made
+            for reading in batch.readings
+            if reading.meter != meter
+            for made in connector.take([reading])
+        }
         return [taken.get(reading.key, outcome) for reading in batch.readings]
 
     return answer
@@ -65,7 +74,13 @@ async def three(database: Database, connector: Scripted, **settings: object) -> 
 
 async def test_readings_reach_a_real_system_once_each(database: Database, empty_dsn: str) -> None:
     connector = build(
-        ConnectorSettings(connection="acme-1", hosting="cloud", settings={"max_items": 7, "journal": True}, credentials={"dsn": empty_dsn}, timeout_seconds=5)
+        ConnectorSettings(
+            connection="acme-1",
+            hosting="cloud",
+            settings={"max_items": 7, "journal": True},
+            credentials={"dsn": empty_dsn},
+            timeout_seconds=5,
+        )
     )
     rig = await Rig(database, connector).activate()
     await rig.store(*[(f"d{number % 4}", BASE + number * 5 * MINUTE, float(number)) for number in range(24)])
@@ -76,14 +91,25 @@ async def test_readings_reach_a_real_system_once_each(database: Database, empty_
     await connector.close()
     system = await asyncpg.connect(empty_dsn)
     try:
-        tables = [row[0] for row in await system.fetch("select tablename from pg_tables where schemaname = 'public' order by 1")]
+        tables = [
+            row[0]
+            for row in await system.fetch(
+                "select tablename from pg_tables where schemaname = 'public' order by 1"
+            )
+        ]
         (table,) = [name for name in tables if not name.endswith("_journal")]
         rows = await system.fetch(f'select meter, window_start, value, text_value from "{table}"')
         writes = await system.fetchval(f'select count(*) from "{table}_journal"')
     finally:
         await system.close()
-    held = {(row["meter"], row["window_start"]): row["value"] if row["text_value"] is None else row["text_value"] for row in rows}
-    expected = {key: {True: "true"}.get(value, value) if isinstance(value, bool) else value for key, value in (await rig.delivered()).items()}
+    held = {
+        (row["meter"], row["window_start"]): row["value"] if row["text_value"] is None else row["text_value"]
+        for row in rows
+    }
+    expected = {
+        key: {True: "true"}.get(value, value) if isinstance(value, bool) else value
+        for key, value in (await rig.delivered()).items()
+    }
     assert held == expected and len(rows) == 24 and held[("d1", BASE)] == "other"
     assert writes == 25
 
@@ -96,13 +122,20 @@ async def test_a_duplicate_is_delivered(database: Database) -> None:
     assert (await rig.delivered())[("bad", BASE)] == 2 and await rig.due() == []
 
 
-async def test_rejected_is_a_dead_letter_in_the_systems_words_and_the_stream_goes_on(database: Database) -> None:
+async def test_rejected_is_a_dead_letter_in_the_systems_words_and_the_stream_goes_on(
+    database: Database,
+) -> None:
     connector = Scripted()
     connector.answer = refusing(connector, "bad", Rejected(code="E42", message="meter is retired"))
     rig = await three(database, connector)
     row = await rig.run()
     (dead,) = await rig.dead()
-    assert (dead["meter"], dead["window_start"], dead["reason"], dead["detail"]) == ("bad", BASE, "E42", "meter is retired")
+    assert (dead["meter"], dead["window_start"], dead["reason"], dead["detail"]) == (
+        "bad",
+        BASE,
+        "E42",
+        "meter is retired",
+    )
     assert b'"value":2.0' in dead["payload"]
     assert set(await rig.delivered()) == {("a", BASE), ("z", BASE)}
     assert await rig.due() == [] and row["attempts"] == 0 and row["last_error"] is None
@@ -116,7 +149,9 @@ async def test_one_meter_that_must_wait_never_blocks_the_others(database: Databa
     row = await rig.run()
     assert set(await rig.delivered()) == {("a", BASE), ("z", BASE), ("z", BASE + HOUR)}
     assert row["state"] == "idle" and row["attempts"] == 0
-    assert [reading.meter for batch in connector.pushes for reading in batch.readings].count("bad") == 1, "the meter's later windows wait with it"
+    assert [reading.meter for batch in connector.pushes for reading in batch.readings].count("bad") == 1, (
+        "the meter's later windows wait with it"
+    )
     await rig.execute("update meter_mapping set retry_at = now()")
     connector.answer = None
     await rig.run()
@@ -129,7 +164,9 @@ async def test_a_reading_that_waits_too_often_is_a_dead_letter(database: Databas
     rig = await three(database, connector, max_attempts=4)
     await rig.run(times=2)
     (dead,) = await rig.dead()
-    assert dead["reason"] == "too_many_attempts" and dead["detail"] == "still locked" and await rig.due() == []
+    assert (
+        dead["reason"] == "too_many_attempts" and dead["detail"] == "still locked" and await rig.due() == []
+    )
 
 
 async def test_a_change_during_a_delivery_is_not_lost(database: Database) -> None:
@@ -153,9 +190,18 @@ async def test_a_change_during_a_delivery_is_not_lost(database: Database) -> Non
 
 async def test_deadband_keeps_small_changes_back_and_never_a_correction(database: Database) -> None:
     connector = Scripted()
-    rig = await Rig(database, connector, rules=(MeterRule(device="*", metric="t", meter="{device}", every=15 * MINUTE, deadband=1.0),)).activate()
+    rig = await Rig(
+        database,
+        connector,
+        rules=(MeterRule(device="*", metric="t", meter="{device}", every=15 * MINUTE, deadband=1.0),),
+    ).activate()
     quarter = 15 * MINUTE
-    await rig.store(("a", BASE, 10.0), ("a", BASE + quarter, 10.9), ("a", BASE + 2 * quarter, 11.0), ("a", BASE + 3 * quarter, 11.5))
+    await rig.store(
+        ("a", BASE, 10.0),
+        ("a", BASE + quarter, 10.9),
+        ("a", BASE + 2 * quarter, 11.0),
+        ("a", BASE + 3 * quarter, 11.5),
+    )
     await rig.run()
     assert values(connector) == [("a", 10), ("a", 11)]
     await rig.store(("a", BASE + 4 * quarter, 11.9))
@@ -169,7 +215,12 @@ async def test_unavailable_backs_off_then_degrades_then_recovers(database: Datab
     connector = Scripted(answer=failing(Unavailable("503", retry_after=600)))
     rig = await three(database, connector)
     row = await rig.run()
-    assert row["state"] == "failed" and row["attempts"] == 1 and row["last_error"] == "503" and row["last_success_at"] is None
+    assert (
+        row["state"] == "failed"
+        and row["attempts"] == 1
+        and row["last_error"] == "503"
+        and row["last_success_at"] is None
+    )
     (wait,) = await rig.rows("select extract(epoch from next_run_at - now())::float8 as seconds from stream")
     assert 590 < wait["seconds"] < 665
     await rig.run()
@@ -178,7 +229,12 @@ async def test_unavailable_backs_off_then_degrades_then_recovers(database: Datab
     assert await rig.state() == "degraded"
     connector.answer = None
     row = await rig.run()
-    assert await rig.state() == "active" and row["attempts"] == 0 and row["last_error"] is None and row["last_success_at"] is not None
+    assert (
+        await rig.state() == "active"
+        and row["attempts"] == 0
+        and row["last_error"] is None
+        and row["last_success_at"] is not None
+    )
     assert len(await rig.delivered()) == 3 and len(connector.taken) == 3
     runs = await rig.rows("select outcome from sync_run order by run_id")
     assert [run["outcome"] for run in runs] == ["failed", "failed", "failed", "completed"]
@@ -187,17 +243,28 @@ async def test_unavailable_backs_off_then_degrades_then_recovers(database: Datab
 async def test_a_rate_limit_is_no_attempt_and_no_success(database: Database) -> None:
     rig = await three(database, Scripted(answer=failing(RateLimited("slow down", retry_after=600))))
     row = await rig.run(times=4)
-    assert row["attempts"] == 0 and row["last_error"] is None and row["last_success_at"] is None and await rig.state() == "active"
+    assert (
+        row["attempts"] == 0
+        and row["last_error"] is None
+        and row["last_success_at"] is None
+        and await rig.state() == "active"
+    )
     (wait,) = await rig.rows("select extract(epoch from next_run_at - now())::float8 as seconds from stream")
     assert 590 < wait["seconds"] < 665 and len(await rig.due()) == 3
 
 
 @pytest.mark.parametrize(
     ("error", "state"),
-    [(AuthRefused("401"), "reauthorization_required"), (PermissionDenied("403"), "blocked"), (BadConfiguration("404"), "blocked")],
+    [
+        (AuthRefused("401"), "reauthorization_required"),
+        (PermissionDenied("403"), "blocked"),
+        (BadConfiguration("404"), "blocked"),
+    ],
 )
 async def test_a_refusal_stops_every_call(database: Database, error: ConnectorError, state: str) -> None:
-    connector = Scripted(capabilities=replace(CLIENT_REF, max_items=1), answer=failing(error), probe_error=error)
+    connector = Scripted(
+        capabilities=replace(CLIENT_REF, max_items=1), answer=failing(error), probe_error=error
+    )
     rig = await three(database, connector)
     held = await rig.claim()
     await rig.run()
@@ -212,7 +279,9 @@ async def test_a_refusal_stops_every_call(database: Database, error: ConnectorEr
 
 
 @pytest.mark.parametrize("took", [True, False])
-async def test_a_lost_answer_is_asked_for_before_anything_is_sent_again(database: Database, took: bool) -> None:
+async def test_a_lost_answer_is_asked_for_before_anything_is_sent_again(
+    database: Database, took: bool
+) -> None:
     connector = Scripted()
 
     async def lost(batch: Batch) -> Sequence[Outcome]:
@@ -243,7 +312,10 @@ async def test_readings_without_an_answer_are_asked_for_one_by_one(database: Dat
 
     async def answer(batch: Batch) -> Sequence[Outcome]:
         outcomes = list(connector.take(batch.readings))
-        return [Unknown(message="?") if reading.meter == "bad" else made for reading, made in zip(batch.readings, outcomes, strict=True)]
+        return [
+            Unknown(message="?") if reading.meter == "bad" else made
+            for reading, made in zip(batch.readings, outcomes, strict=True)
+        ]
 
     connector.answer = answer
     rig = await three(database, connector)
@@ -282,7 +354,9 @@ async def test_what_cannot_be_asked_is_sent_again(database: Database) -> None:
 
 
 @pytest.mark.parametrize("capabilities", [CLIENT_REF, UPSERT], ids=["client_ref", "upsert"])
-async def test_a_kill_between_push_and_commit_sends_nothing_twice(database: Database, capabilities: Capabilities) -> None:
+async def test_a_kill_between_push_and_commit_sends_nothing_twice(
+    database: Database, capabilities: Capabilities
+) -> None:
     connector = Scripted(capabilities=capabilities)
     arrived = asyncio.Event()
 
@@ -336,7 +410,9 @@ async def test_too_few_outcomes_are_no_outcome(database: Database) -> None:
 
 
 @pytest.mark.parametrize("capabilities", [CLIENT_REF, UPSERT], ids=["client_ref", "upsert"])
-async def test_a_refused_batch_is_halved_down_to_its_culprit(database: Database, capabilities: Capabilities) -> None:
+async def test_a_refused_batch_is_halved_down_to_its_culprit(
+    database: Database, capabilities: Capabilities
+) -> None:
     connector = Scripted(capabilities=replace(capabilities, push="bulk_opaque"))
 
     async def answer(batch: Batch) -> Sequence[Outcome]:
@@ -374,7 +450,9 @@ async def test_halves_that_were_taken_stay_taken_when_the_rest_fails(database: D
 
 @pytest.mark.parametrize("capabilities", [CLIENT_REF, UPSERT], ids=["client_ref", "upsert"])
 @pytest.mark.parametrize("culprit", ["d00", "d07"])
-async def test_a_reading_that_breaks_the_system_is_found_and_parked(database: Database, capabilities: Capabilities, culprit: str) -> None:
+async def test_a_reading_that_breaks_the_system_is_found_and_parked(
+    database: Database, capabilities: Capabilities, culprit: str
+) -> None:
     connector = Scripted(capabilities=replace(capabilities, max_items=8))
 
     async def answer(batch: Batch) -> Sequence[Outcome]:
@@ -390,7 +468,11 @@ async def test_a_reading_that_breaks_the_system_is_found_and_parked(database: Da
         runs += 1
     assert runs < 14
     (dead,) = await rig.dead()
-    assert (dead["meter"], dead["reason"], dead["detail"]) == (culprit, "upstream_error", "500 Internal Server Error")
+    assert (dead["meter"], dead["reason"], dead["detail"]) == (
+        culprit,
+        "upstream_error",
+        "500 Internal Server Error",
+    )
     assert len(connector.taken) == 15 and await rig.due() == [] and await rig.state() == "active"
     assert await rig.rows("select * from push_intent") == []
 
@@ -404,7 +486,9 @@ async def test_an_outage_parks_nothing(database: Database) -> None:
 
 
 async def test_what_the_system_could_never_take_is_not_sent(database: Database) -> None:
-    connector = Scripted(capabilities=replace(CLIENT_REF, values=frozenset({"number"}), max_backfill=4 * HOUR))
+    connector = Scripted(
+        capabilities=replace(CLIENT_REF, values=frozenset({"number"}), max_backfill=4 * HOUR)
+    )
     rig = await Rig(database, connector).activate()
     await rig.store(("text", BASE + 4 * HOUR, "open"), ("flag", BASE + 4 * HOUR, True), ("old", BASE, 1.0))
     await rig.execute("update due_window set closes_at = now()")
@@ -412,7 +496,10 @@ async def test_what_the_system_could_never_take_is_not_sent(database: Database) 
     await rig.execute("update due_window set closes_at = now()")
     await rig.run()
     assert values(connector) == [("flag", 1.0)]
-    assert {dead["meter"]: dead["reason"] for dead in await rig.dead()} == {"text": "unsupported_value", "old": "older_than_max_backfill"}
+    assert {dead["meter"]: dead["reason"] for dead in await rig.dead()} == {
+        "text": "unsupported_value",
+        "old": "older_than_max_backfill",
+    }
 
 
 async def test_a_lost_lease_commits_nothing(database: Database) -> None:

@@ -25,7 +25,11 @@ QUARTER = 15 * MINUTE
 async def history(rig: Rig, *, hours: int = 30, meters: int = 2) -> dict[tuple[str, datetime], float]:
     """A sample in every quarter of an hour until now; the closed windows that it makes."""
     start = BASE - (hours - 6) * HOUR
-    samples = [(f"d{meter}", start + number * QUARTER, float(number)) for number in range(hours * 4) for meter in range(meters)]
+    samples = [
+        (f"d{meter}", start + number * QUARTER, float(number))
+        for number in range(hours * 4)
+        for meter in range(meters)
+    ]
     await rig.store(*samples)
     return {(device, at): value for device, at, value in samples if at + QUARTER <= datetime.now(UTC)}
 
@@ -118,7 +122,9 @@ async def test_new_meters_bring_the_history_and_equal_values_are_not_sent_again(
     expected = await history(rig, meters=1)
     await rig.activate()
     await finish(rig)
-    await rig.change_rules(ALL, MeterRule(device="d0", metric="t", meter="maximum", reduce="max", every=15 * MINUTE))
+    await rig.change_rules(
+        ALL, MeterRule(device="d0", metric="t", meter="maximum", reduce="max", every=15 * MINUTE)
+    )
     row = await rig.stream("initial")
     assert row["state"] == "idle" and row["initial_cursor"] == row["initial_from"]
     await finish(rig)
@@ -128,7 +134,9 @@ async def test_new_meters_bring_the_history_and_equal_values_are_not_sent_again(
     assert (await rig.stream("initial"))["state"] == "done"
 
 
-async def test_a_change_of_meters_while_it_ends_is_not_lost(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_change_of_meters_while_it_ends_is_not_lost(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig = Rig(database, initial_days=2)
     expected = await history(rig, meters=1)
     await rig.activate()
@@ -165,12 +173,17 @@ async def test_a_meter_that_is_gone_takes_its_windows_with_it(database: Database
     assert [due["meter"] for due in await rig.due()] == ["d1"]
 
 
-async def test_one_meter_that_must_wait_does_not_stop_the_history(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_meter_that_must_wait_does_not_stop_the_history(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(initial, "ENOUGH_WINDOWS", 5)
     connector = Scripted()
 
     async def answer(batch: Batch) -> list[Outcome]:
-        return [Retry(after_seconds=3600, message="locked") if r.meter == "d0" else connector.take([r])[0] for r in batch.readings]
+        return [
+            Retry(after_seconds=3600, message="locked") if r.meter == "d0" else connector.take([r])[0]
+            for r in batch.readings
+        ]
 
     connector.answer = answer
     rig = Rig(database, connector, initial_days=2)
@@ -178,7 +191,9 @@ async def test_one_meter_that_must_wait_does_not_stop_the_history(database: Data
     await rig.activate()
     await asyncio.wait_for(finish(rig), 15)
     assert await rig.delivered() == {key: value for key, value in expected.items() if key[0] == "d1"}
-    assert {due["phase"] for due in await rig.due()} == {"incremental"}, "what waits goes on with the incremental sync"
+    assert {due["phase"] for due in await rig.due()} == {"incremental"}, (
+        "what waits goes on with the incremental sync"
+    )
 
 
 async def test_samples_ahead_of_time_are_part_of_the_history(database: Database) -> None:
@@ -193,7 +208,9 @@ async def test_samples_ahead_of_time_are_part_of_the_history(database: Database)
     assert list((await rig.delivered()).values()) == [1]
 
 
-async def test_marking_stops_while_enough_windows_wait(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_marking_stops_while_enough_windows_wait(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(initial, "ENOUGH_WINDOWS", 8)
     rig = Rig(database, initial_days=2)
     await history(rig)
@@ -203,7 +220,12 @@ async def test_marking_stops_while_enough_windows_wait(database: Database, monke
 
 
 async def partitions(rig: Rig) -> set[str]:
-    return {row["name"] for row in await rig.rows("select inhrelid::regclass::text as name from pg_inherits where inhparent = 'telemetry'::regclass")}
+    return {
+        row["name"]
+        for row in await rig.rows(
+            "select inhrelid::regclass::text as name from pg_inherits where inhparent = 'telemetry'::regclass"
+        )
+    }
 
 
 async def test_retention_drops_whole_days_that_no_stream_needs(database: Database) -> None:
@@ -211,9 +233,13 @@ async def test_retention_drops_whole_days_that_no_stream_needs(database: Databas
     now = datetime.now(UTC)
     for days in (12, 11, 10):
         await rig.store(("d0", now - days * DAY, 1.0))
-    assert await retention.drop_expired(database, now=now, retention=10 * DAY) == [], "nobody scanned them yet"
+    assert await retention.drop_expired(database, now=now, retention=10 * DAY) == [], (
+        "nobody scanned them yet"
+    )
     await rig.run()
-    names = [f"{parent}_{now - days * DAY:%Y%m%d}" for parent in ("telemetry", "delivery") for days in (12, 11)]
+    names = [
+        f"{parent}_{now - days * DAY:%Y%m%d}" for parent in ("telemetry", "delivery") for days in (12, 11)
+    ]
     assert await retention.drop_expired(database, now=now, retention=10 * DAY) == names
     assert await partitions(rig) == {f"telemetry_{now - 10 * DAY:%Y%m%d}"}
     assert await retention.drop_expired(database, now=now, retention=10 * DAY) == []

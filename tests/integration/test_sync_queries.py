@@ -34,4 +34,8 @@ def test_a_query_says_what_its_parameters_are(name: str) -> None:
     body = re.sub(r"--.*", "", sql(name))
     comments = "\n".join(re.findall(r"--.*", sql(name)))
     for number in set(re.findall(r"\$(\d+)", body)):
-        assert re.search(rf"\${number}\b", comments) or "one array a column" in comments or re.search(r"then one", comments), f"${number} of {name}"
+        assert (
+            re.search(rf"\${number}\b", comments)
+            or "one array a column" in comments
+            or re.search(r"then one", comments)
+        ), f"${number} of {name}"

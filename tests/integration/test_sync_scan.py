@@ -19,7 +19,9 @@ from tests.fixtures.sync_rig import BASE, CUSTOMER, HOUR, MINUTE, Rig, values
 INSERT = "insert into telemetry (customer_id, device_id, ts, metrics, received_at) values ($1, $2, $3, '{\"t\": 7}', now())"
 
 
-async def test_two_transactions_that_commit_in_reverse_order_are_both_scanned(database: Database, dsn: str) -> None:
+async def test_two_transactions_that_commit_in_reverse_order_are_both_scanned(
+    database: Database, dsn: str
+) -> None:
     """Source: airbyte#85918; a watermark on a change stamp misses every row of the slower transaction."""
     rig = await Rig(database).activate()
     await rig.store(("d1", BASE - 3 * HOUR, 1.0), ("d2", BASE - 3 * HOUR, 1.0))
@@ -40,7 +42,9 @@ async def test_two_transactions_that_commit_in_reverse_order_are_both_scanned(da
     assert delivered[("d1", BASE)] == 7 and delivered[("d2", BASE)] == 7
 
 
-async def test_a_revision_larger_than_a_slice_is_taken_whole(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_revision_larger_than_a_slice_is_taken_whole(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scan, "SLICE_ROWS", 3)
     rig = await Rig(database).activate()
     await rig.store(("d1", BASE, 1.0))
@@ -72,7 +76,9 @@ async def test_a_device_that_registers_later_gets_its_meters(database: Database)
     assert await rig.delivered() == {("old", BASE): 1, ("new", BASE): 2}
 
 
-async def test_a_device_that_registers_while_meters_are_read_is_not_lost(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_device_that_registers_while_meters_are_read_is_not_lost(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig = Rig(database)
     await rig.store(("known", BASE - HOUR, 1.0))
     read = mappings.devices
@@ -91,7 +97,9 @@ async def test_a_device_that_registers_while_meters_are_read_is_not_lost(databas
 
 
 async def test_two_devices_that_want_one_meter_the_first_stays(database: Database) -> None:
-    rig = await Rig(database, rules=(MeterRule(device="d*", metric="t", meter="one", every=15 * MINUTE),)).activate()
+    rig = await Rig(
+        database, rules=(MeterRule(device="d*", metric="t", meter="one", every=15 * MINUTE),)
+    ).activate()
     await rig.store(("d1", BASE, 1.0))
     await rig.run()
     await rig.store(("d2", BASE + HOUR, 2.0))
@@ -134,7 +142,9 @@ async def test_each_sample_is_a_reading_at_the_systems_resolution(database: Data
 
 
 async def test_a_late_sample_makes_the_next_delta_due(database: Database) -> None:
-    rig = await Rig(database, rules=(MeterRule(device="*", metric="t", meter="{device}", reduce="delta", every=HOUR),)).activate()
+    rig = await Rig(
+        database, rules=(MeterRule(device="*", metric="t", meter="{device}", reduce="delta", every=HOUR),)
+    ).activate()
     await rig.store(("d1", BASE - HOUR, 10.0), ("d1", BASE, 20.0))
     await rig.run()
     assert (await rig.delivered())[("d1", BASE)] == 10
@@ -144,7 +154,9 @@ async def test_a_late_sample_makes_the_next_delta_due(database: Database) -> Non
 
 
 async def test_a_text_between_two_numbers_does_not_hide_the_next_delta(database: Database) -> None:
-    rig = await Rig(database, rules=(MeterRule(device="*", metric="t", meter="{device}", reduce="delta", every=HOUR),)).activate()
+    rig = await Rig(
+        database, rules=(MeterRule(device="*", metric="t", meter="{device}", reduce="delta", every=HOUR),)
+    ).activate()
     await rig.store(("d1", BASE - 2 * HOUR, 10.0), ("d1", BASE, "offline"), ("d1", BASE + HOUR, 20.0))
     await rig.run()
     assert (await rig.delivered())[("d1", BASE + HOUR)] == 10
@@ -154,11 +166,22 @@ async def test_a_text_between_two_numbers_does_not_hide_the_next_delta(database:
 
 
 async def test_numbers_that_no_sum_can_hold_do_not_stop_the_stream(database: Database) -> None:
-    rules = tuple(MeterRule(device="*", metric="t", meter="{device}-" + reduce, reduce=reduce, every=HOUR) for reduce in ("sum", "mean", "delta", "max"))
+    rules = tuple(
+        MeterRule(device="*", metric="t", meter="{device}-" + reduce, reduce=reduce, every=HOUR)
+        for reduce in ("sum", "mean", "delta", "max")
+    )
     rig = await Rig(database, rules=rules).activate()
     await rig.store(
-        ("bad", BASE, 1.7e308), ("bad", BASE + MINUTE, -1.7e308), ("bad", BASE + 2 * MINUTE, 1.7e308), ("bad", BASE + 3 * MINUTE, 3.0), ("good", BASE, 1.0)
+        ("bad", BASE, 1.7e308),
+        ("bad", BASE + MINUTE, -1.7e308),
+        ("bad", BASE + 2 * MINUTE, 1.7e308),
+        ("bad", BASE + 3 * MINUTE, 3.0),
+        ("good", BASE, 1.0),
     )
     assert (await rig.run())["last_error"] is None
     delivered = await rig.delivered()
-    assert delivered[("good-sum", BASE)] == 1 and delivered[("bad-sum", BASE)] == 3 and delivered[("bad-mean", BASE)] == 3
+    assert (
+        delivered[("good-sum", BASE)] == 1
+        and delivered[("bad-sum", BASE)] == 3
+        and delivered[("bad-mean", BASE)] == 3
+    )

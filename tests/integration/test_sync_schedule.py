@@ -20,11 +20,18 @@ from gateway.sync.schedule import Scheduler
 from tests.fixtures.scripted import Scripted
 from tests.fixtures.sync_rig import BASE, CONNECTION, MINUTE, Rig
 
-SETTINGS = SyncSettings(lease=timedelta(seconds=1), backoff_base=timedelta(milliseconds=10), backoff_cap=timedelta(milliseconds=20), unknown_wait=timedelta(0))
+SETTINGS = SyncSettings(
+    lease=timedelta(seconds=1),
+    backoff_base=timedelta(milliseconds=10),
+    backoff_cap=timedelta(milliseconds=20),
+    unknown_wait=timedelta(0),
+)
 
 
 @asynccontextmanager
-async def scheduled(rig: Rig, *rigs: Rig, owner: str = "replica-a", grace: float = 5.0) -> AsyncIterator[Scheduler]:
+async def scheduled(
+    rig: Rig, *rigs: Rig, owner: str = "replica-a", grace: float = 5.0
+) -> AsyncIterator[Scheduler]:
     scheduler = Scheduler(rig.database, rig.settings, rig.engine.health, owner=owner)
     scheduler.serve({each.name: each.link for each in (rig, *rigs)})
     running = asyncio.create_task(scheduler.run())
@@ -37,7 +44,10 @@ async def scheduled(rig: Rig, *rigs: Rig, owner: str = "replica-a", grace: float
 
 async def test_two_schedulers_share_streams_and_double_nothing(database: Database) -> None:
     connectors = [Scripted() for _ in range(4)]
-    rigs = [await Rig(database, connector, name=f"acme-{number}", settings=SETTINGS).activate() for number, connector in enumerate(connectors)]
+    rigs = [
+        await Rig(database, connector, name=f"acme-{number}", settings=SETTINGS).activate()
+        for number, connector in enumerate(connectors)
+    ]
     workers: dict[str, set[str]] = {}
 
     async def sees(connector: Scripted, name: str, batch: Batch) -> Sequence[Outcome]:
@@ -50,8 +60,13 @@ async def test_two_schedulers_share_streams_and_double_nothing(database: Databas
     async with scheduled(*rigs, owner="replica-a"), scheduled(*rigs, owner="replica-b"):
         for number in range(6):
             await rigs[0].store(("d1", BASE + 15 * number * MINUTE, float(number)))
-        await wait_until(lambda: all(len(connector.taken) == 6 for connector in connectors), what="everything is delivered")
-    assert all(len({reading.key for reading in connector.taken}) == len(connector.taken) == 6 for connector in connectors)
+        await wait_until(
+            lambda: all(len(connector.taken) == 6 for connector in connectors), what="everything is delivered"
+        )
+    assert all(
+        len({reading.key for reading in connector.taken}) == len(connector.taken) == 6
+        for connector in connectors
+    )
     assert workers and workers.keys() <= {"replica-a", "replica-b"}
 
 
@@ -71,7 +86,9 @@ async def test_a_connector_that_never_answers_does_not_delay_another(database: D
         await wait_until(lambda: len(hung.pushes) == 1, what="the hung system is called")
         for number in range(3):
             await first.store(("d1", BASE + (number + 1) * 15 * MINUTE, 1.0))
-            await wait_until(lambda count=number: len(well.taken) >= count + 2, seconds=5, what="the other is served")
+            await wait_until(
+                lambda count=number: len(well.taken) >= count + 2, seconds=5, what="the other is served"
+            )
     assert len(hung.pushes) == 1 and len(await first.rows("select * from push_intent")) == 1
 
 
@@ -115,10 +132,16 @@ async def test_a_lost_lease_cancels_the_run_and_commits_nothing(database: Databa
     async with scheduled(rig, grace=0.1):
         await rig.store(("d1", BASE, 1.0))
         await wait_until(lambda: len(connector.pushes) == 1, what="the push began")
-        await rig.execute("update stream set fence = fence + 1, lease_owner = 'replica-b', lease_until = now() + interval '1 hour'")
+        await rig.execute(
+            "update stream set fence = fence + 1, lease_owner = 'replica-b', lease_until = now() + interval '1 hour'"
+        )
         await asyncio.wait_for(cancelled.wait(), 10)
     row = await rig.stream()
-    assert row["lease_owner"] == "replica-b" and await rig.delivered() == {} and await rig.rows("select * from sync_run") == []
+    assert (
+        row["lease_owner"] == "replica-b"
+        and await rig.delivered() == {}
+        and await rig.rows("select * from sync_run") == []
+    )
 
 
 async def test_a_lease_is_renewed_while_a_push_takes_long(database: Database) -> None:
@@ -139,7 +162,9 @@ async def test_a_lease_is_renewed_while_a_push_takes_long(database: Database) ->
 
         async def renewed_twice() -> bool:
             row = await rig.stream()
-            return bool(row["lease_until"] - before > SETTINGS.lease / 2 and row["lease_owner"] == "replica-a")
+            return bool(
+                row["lease_until"] - before > SETTINGS.lease / 2 and row["lease_owner"] == "replica-a"
+            )
 
         await wait_until(renewed_twice, what="the lease is renewed")
         assert await streams.claim(database, "replica-b", 15.0, [CONNECTION], 10, in_hand=[]) == []
@@ -157,7 +182,9 @@ async def test_an_interrupted_lease_of_our_own_is_taken_again_at_once(database: 
         await streams.renew(database, first, 15.0)
     await rig.execute("update stream set next_run_at = now()")
     assert await streams.claim(database, "replica-b", 15.0, [CONNECTION], 10, in_hand=[]) == []
-    assert await streams.claim(database, rig.owner, 15.0, [CONNECTION], 10, in_hand=["/".join(again.key)]) == []
+    assert (
+        await streams.claim(database, rig.owner, 15.0, [CONNECTION], 10, in_hand=["/".join(again.key)]) == []
+    )
     await rig.execute("update stream set lease_until = now()")
     (theirs,) = await streams.claim(database, "replica-b", 15.0, [CONNECTION], 10, in_hand=[])
     assert theirs.fence == again.fence + 1

@@ -1,4 +1,6 @@
-"""Refreshing a token: what is asked, what is stored and when, and what is done when things go wrong. A real database; the exchange is scripted."""
+"""Refreshing a token: what is asked, what is stored and when, and what is done when things go wrong. A real
+database; the exchange is scripted.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Script:
         self.asked: list[str | None] = []
         self.revoked: list[str] = []
 
-    async def refresh(self, credential: Credential, refresh_token: str | None, *, timeout_seconds: float) -> TokenGrant:
+    async def refresh(
+        self, credential: Credential, refresh_token: str | None, *, timeout_seconds: float
+    ) -> TokenGrant:
         assert timeout_seconds > 0
         self.asked.append(refresh_token)
         step = self.steps.popleft() if self.steps else None
@@ -45,7 +49,12 @@ class Script:
 
 
 def grant(number: int, **changes: object) -> TokenGrant:
-    values: dict[str, object] = {"access_token": f"a{number}", "refresh_token": f"r{number}", "expires_in_seconds": 3600.0, **changes}
+    values: dict[str, object] = {
+        "access_token": f"a{number}",
+        "refresh_token": f"r{number}",
+        "expires_in_seconds": 3600.0,
+        **changes,
+    }
     return TokenGrant(**values)  # type: ignore[arg-type]
 
 
@@ -70,7 +79,12 @@ async def execute(database: Database, statement: str, *values: object) -> None:
 
 
 def counted(outcome: str) -> float:
-    return metrics.REGISTRY.get_sample_value("fieldgate_token_refreshes_total", {"system": SYSTEM, "outcome": outcome}) or 0.0
+    return (
+        metrics.REGISTRY.get_sample_value(
+            "fieldgate_token_refreshes_total", {"system": SYSTEM, "outcome": outcome}
+        )
+        or 0.0
+    )
 
 
 async def test_the_first_token_comes_from_what_was_given_and_is_kept(database: Database) -> None:
@@ -88,7 +102,9 @@ async def test_a_client_credential_needs_no_refresh_token(database: Database) ->
         return grant(1, refresh_token=None)
 
     script = Script(bare, bare)
-    credential = await connected(database, type="oauth2_client_credentials", values={"client_id": "c", "client_secret": "s"})
+    credential = await connected(
+        database, type="oauth2_client_credentials", values={"client_id": "c", "client_secret": "s"}
+    )
     mine = source(tokens(database, script), credential)
     assert await mine.access_token() == "a1"
     script.steps.appendleft(lambda _: bare_second())
@@ -112,13 +128,17 @@ async def test_an_answer_without_a_refresh_token_keeps_the_one_before(database: 
     assert script.asked == ["r0", "r0"]
 
 
-async def test_the_token_is_stored_before_it_is_used_and_the_row_is_written_before_it_is_asked_for(database: Database) -> None:
+async def test_the_token_is_stored_before_it_is_used_and_the_row_is_written_before_it_is_asked_for(
+    database: Database,
+) -> None:
     seen: list[tuple[int, int]] = []
 
     async def look(_: str | None) -> TokenGrant:
         async with database.connection() as connection:
             row = await connection.fetchrow("select serial, fence, lease_owner from token")
-            open_transactions = await connection.fetchval("select count(*) from pg_stat_activity where state like 'idle in transaction%'")
+            open_transactions = await connection.fetchval(
+                "select count(*) from pg_stat_activity where state like 'idle in transaction%'"
+            )
         assert row is not None
         assert row["lease_owner"] == "one"
         assert open_transactions == 0, "no transaction is open during the exchange"
@@ -197,7 +217,9 @@ async def test_a_token_that_is_due_is_refreshed_beside_the_calls(database: Datab
     assert script.asked == ["r0", "r1"]
 
 
-async def test_a_due_refresh_that_fails_disturbs_nobody_and_is_not_repeated_at_once(database: Database) -> None:
+async def test_a_due_refresh_that_fails_disturbs_nobody_and_is_not_repeated_at_once(
+    database: Database,
+) -> None:
     credential = await connected(database)
     await source(tokens(database, Script()), credential).access_token()
     await execute(database, "update token set refresh_at = now() + interval '0.05 s'")
@@ -226,7 +248,10 @@ async def test_a_lost_answer_is_asked_for_once_more_with_the_same_token(database
 
 
 async def test_an_answer_that_is_no_refusal_leaves_the_lease_free(database: Database) -> None:
-    credential, script = await connected(database), Script(Unavailable("503"), BadConfiguration("invalid_client", oauth_client=True))
+    credential, script = (
+        await connected(database),
+        Script(Unavailable("503"), BadConfiguration("invalid_client", oauth_client=True)),
+    )
     mine = source(tokens(database, script), credential)
     for kind in (Unavailable, BadConfiguration):
         with pytest.raises(kind):
@@ -234,7 +259,9 @@ async def test_an_answer_that_is_no_refusal_leaves_the_lease_free(database: Data
     assert await mine.access_token() == "a3"
 
 
-async def test_invalid_grant_is_final_and_told_to_every_replica_without_asking_again(database: Database) -> None:
+async def test_invalid_grant_is_final_and_told_to_every_replica_without_asking_again(
+    database: Database,
+) -> None:
     credential, script = await connected(database), Script(AuthRefused("invalid_grant", final=True))
     before = counted("refused")
     for owner in ("one", "two"):
@@ -264,11 +291,18 @@ async def test_a_raced_invalid_grant_is_no_matter_of_configuration_either(databa
     """The winner has used the client's new secret; the loser asked with it too."""
     credential, script = await connected(database), Script()
     await source(tokens(database, script), credential).access_token()
-    changed = Credential(generation=1, type=credential.type, values={**credential.values, "client_secret": "another"})
+    changed = Credential(
+        generation=1, type=credential.type, values={**credential.values, "client_secret": "another"}
+    )
 
     async def loses(_: str | None) -> TokenGrant:
         await execute(database, "update token set lease_until = now() - interval '1 s'")
-        assert await source(tokens(database, script, "two", lease_seconds=0.1), changed).access_token(refused="a1") == "a3"
+        assert (
+            await source(tokens(database, script, "two", lease_seconds=0.1), changed).access_token(
+                refused="a1"
+            )
+            == "a3"
+        )
         raise AuthRefused("invalid_grant", final=True)
 
     script.steps.append(loses)
@@ -280,7 +314,10 @@ async def test_a_token_that_lost_its_fence_is_not_stored(database: Database) -> 
 
     async def late(_: str | None) -> TokenGrant:
         await execute(database, "update token set lease_until = now() - interval '1 s'")
-        assert await source(tokens(database, script, "two", lease_seconds=0.1), credential).access_token() == "a2"
+        assert (
+            await source(tokens(database, script, "two", lease_seconds=0.1), credential).access_token()
+            == "a2"
+        )
         return grant(1)
 
     script.steps.append(late)
@@ -314,10 +351,14 @@ async def test_a_credential_that_is_dropped_meanwhile_refuses_nobody(database: D
             await mine.access_token()
 
 
-async def test_invalid_grant_after_the_client_was_changed_is_a_matter_of_configuration(database: Database) -> None:
+async def test_invalid_grant_after_the_client_was_changed_is_a_matter_of_configuration(
+    database: Database,
+) -> None:
     credential = await connected(database)
     await source(tokens(database, Script()), credential).access_token()
-    changed = Credential(generation=1, type=credential.type, values={**credential.values, "client_secret": "another"})
+    changed = Credential(
+        generation=1, type=credential.type, values={**credential.values, "client_secret": "another"}
+    )
     script = Script(AuthRefused("invalid_grant", final=True))
     with pytest.raises(BadConfiguration) as caught:
         await source(tokens(database, script), changed).access_token(refused="a1")
@@ -342,12 +383,16 @@ async def test_the_lease_is_renewed_while_the_answer_is_awaited(database: Databa
         return grant(1)
 
     script.steps.append(slow)
-    mine, theirs = (source(tokens(database, script, owner, lease_seconds=0.4), credential) for owner in ("one", "two"))
+    mine, theirs = (
+        source(tokens(database, script, owner, lease_seconds=0.4), credential) for owner in ("one", "two")
+    )
     first = asyncio.create_task(mine.access_token())
     await wait_until(lambda: len(script.asked) == 1, what="the exchange has begun")
     second = asyncio.create_task(theirs.access_token())
     began = asyncio.get_running_loop().time()
-    await wait_until(lambda: asyncio.get_running_loop().time() - began > 1.2, what="three times the lease is past")
+    await wait_until(
+        lambda: asyncio.get_running_loop().time() - began > 1.2, what="three times the lease is past"
+    )
     going.set()
     assert await first == await second == "a1"
     assert script.asked == ["r0"]
@@ -378,7 +423,9 @@ async def test_rows_that_were_swapped_do_not_open(database: Database) -> None:
         row = await credentials.read(connection, connection_id=CONNECTION, generation=1)
     assert row is not None
     with pytest.raises(Exception, match="was not sealed for it"):
-        Vault([KEY]).open(row.sealed, Binding(customer=CUSTOMER, connection=CONNECTION, field="credential", generation=1))
+        Vault([KEY]).open(
+            row.sealed, Binding(customer=CUSTOMER, connection=CONNECTION, field="credential", generation=1)
+        )
 
 
 async def test_no_log_line_no_error_and_no_row_tells_a_secret(database: Database) -> None:
@@ -400,7 +447,13 @@ async def test_no_log_line_no_error_and_no_row_tells_a_secret(database: Database
     async with database.connection() as connection:
         for table in ("credential", "token", "logon"):
             texts += [str(dict(row)) for row in await connection.fetch(f"select * from {table}")]
-    texts += [str(logs), repr(credential), repr(mine), repr(source(mine, credential)), repr(vars(source(mine, credential)))]
+    texts += [
+        str(logs),
+        repr(credential),
+        repr(mine),
+        repr(source(mine, credential)),
+        repr(vars(source(mine, credential))),
+    ]
     assert len(script.asked) == 3
     assert "canary" not in " ".join(texts)
 

@@ -37,7 +37,9 @@ class Faulty(Scripted):
             raise found
 
 
-@pytest.mark.parametrize("faults", [400, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize(
+    "faults", [400, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+)
 async def test_no_reauthorization_is_invented(database: Database, faults: int) -> None:
     await sync_capacity(database, CreditsSettings())
     rand, names = random.Random(1), [f"acme-{number}" for number in range(8)]
@@ -62,5 +64,8 @@ async def test_no_reauthorization_is_invented(database: Database, faults: int) -
     states = Counter([await world.state(name) for name in names])
     assert states.keys() <= {"active", "degraded"}, states
     assert await world.rows("select * from connection_audit where trigger = 'auth_refused'") == []
-    assert await world.rows("select * from event where type like '%reauthorization%' or type like '%blocked%'") == []
+    assert (
+        await world.rows("select * from event where type like '%reauthorization%' or type like '%blocked%'")
+        == []
+    )
     assert await world.rows("select * from issue") == []

@@ -1,4 +1,6 @@
-"""Days without an endpoint, on a simulated clock: everything delivered, in order for each connection, nothing twice with the same id unmarked."""
+"""Days without an endpoint, on a simulated clock: everything delivered, in order for each connection, nothing
+twice with the same id unmarked.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,15 @@ class Numbers:
         return list(range(self._next[name]))
 
 
-async def live(database: Database, worker: Webhooks, clock: SimulatedClock, numbers: Numbers, *, until: timedelta, events_until: timedelta) -> None:
+async def live(
+    database: Database,
+    worker: Webhooks,
+    clock: SimulatedClock,
+    numbers: Numbers,
+    *,
+    until: timedelta,
+    events_until: timedelta,
+) -> None:
     """Lets time pass, attempt by attempt; each connection writes an event every seven hours."""
     write_at = clock.now
     while clock.passed < until:
@@ -68,7 +78,9 @@ def assert_marked(received: list[Received]) -> None:
 
 
 async def test_an_outage_of_72_hours(database: Database) -> None:
-    """An outage that begins as the first event is written; before and after it some answers are lost on the way."""
+    """An outage that begins as the first event is written; before and after it some answers are lost on the
+    way.
+    """
     chance = random.Random(72)
     clock, numbers = SimulatedClock(), Numbers()
     began, ended = timedelta(0), timedelta(hours=72)
@@ -80,7 +92,9 @@ async def test_an_outage_of_72_hours(database: Database) -> None:
 
     async with Receiver(answer) as receiver, sending(database, now=clock, rand=chance.random) as worker:
         endpoint, secret = await service(database, now=clock).create(receiver.url, customer=None)
-        await live(database, worker, clock, numbers, until=timedelta(hours=120), events_until=timedelta(hours=90))
+        await live(
+            database, worker, clock, numbers, until=timedelta(hours=120), events_until=timedelta(hours=90)
+        )
         assert await pending(database) == 0
         [after] = await service(database).endpoints(customer=None)
     assert (after.id, after.disabled_at) == (endpoint.id, None)
@@ -89,18 +103,24 @@ async def test_an_outage_of_72_hours(database: Database) -> None:
     for name in NAMES:
         assert list(firsts(receiver, name)) == numbers.written(name)
     async with database.connection() as connection:
-        assert await connection.fetchval("select count(*) from webhook_delivery where state <> 'delivered'") == 0
+        assert (
+            await connection.fetchval("select count(*) from webhook_delivery where state <> 'delivered'") == 0
+        )
     assert_marked(receiver.received)
     lost = [one for one in receiver.received if one.answer == CUT]
     assert lost, "some answers were lost on the way"
     assert {one.id for one in lost} <= {one.id for one in receiver.taken}
     for one in receiver.received:
         timestamp = int(one.headers["webhook-timestamp"])
-        signed = Webhook(secret).sign(one.id, clock.began.fromtimestamp(timestamp, clock.began.tzinfo), one.body.decode())
+        signed = Webhook(secret).sign(
+            one.id, clock.began.fromtimestamp(timestamp, clock.began.tzinfo), one.body.decode()
+        )
         assert one.headers["webhook-signature"] == signed
 
 
-async def test_five_days_without_success_disable_it_and_a_replay_brings_everything(database: Database) -> None:
+async def test_five_days_without_success_disable_it_and_a_replay_brings_everything(
+    database: Database,
+) -> None:
     clock, numbers = SimulatedClock(), Numbers()
     async with Receiver(503) as receiver, sending(database, now=clock, rand=lambda: 0.5) as worker:
         keeper = service(database, now=clock)
@@ -110,7 +130,11 @@ async def test_five_days_without_success_disable_it_and_a_replay_brings_everythi
         assert disabled.disabled_reason == Disabled.FAILING
         assert disabled.disabled_at is not None
         assert timedelta(days=5) <= disabled.disabled_at - clock.began < timedelta(days=6, hours=3)
-        assert [event.data["reason"] for event in await outbox.read(database, customer=None, limit=1000) if event.type == "webhook.disabled"] == ["failing"]
+        assert [
+            event.data["reason"]
+            for event in await outbox.read(database, customer=None, limit=1000)
+            if event.type == "webhook.disabled"
+        ] == ["failing"]
         attempts = len(receiver.received)
         await settled(database, worker, clock.now)
         assert len(receiver.received) == attempts

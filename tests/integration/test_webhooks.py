@@ -1,4 +1,6 @@
-"""Webhooks against real receivers: signed as the standard says, in order, none stalled by another, marked when they come again."""
+"""Webhooks against real receivers: signed as the standard says, in order, none stalled by another, marked
+when they come again.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +54,18 @@ async def test_what_arrives_is_a_signed_cloud_event(database: Database) -> None:
     Webhook(secret).verify(one.body, one.headers)
     with pytest.raises(WebhookVerificationError):
         Webhook(secret).verify(one.body.replace(b"7", b"8"), one.headers)
-    read = from_structured(HTTPMessage(headers={"content-type": one.headers["content-type"]}, body=one.body), JSONFormat(), ReadEvent)
+    read = from_structured(
+        HTTPMessage(headers={"content-type": one.headers["content-type"]}, body=one.body),
+        JSONFormat(),
+        ReadEvent,
+    )
     assert read.get_id() == one.id == event.event_id
     assert read.get_type() == "fieldgate.sync.completed"
-    assert (one.headers["content-type"], one.path, one.attempt) == ("application/cloudevents+json", "/hook", 1)
+    assert (one.headers["content-type"], one.path, one.attempt) == (
+        "application/cloudevents+json",
+        "/hook",
+        1,
+    )
     assert one.headers["host"] == f"127.0.0.1:{receiver.port}"
     assert "fieldgate-replay" not in one.headers
     [listed] = await service(database).endpoints(customer=None)
@@ -78,7 +88,11 @@ async def test_customers_and_types_are_kept_apart(database: Database) -> None:
             numbered(4, customer=None, connection=None),
         )
         await wait_until(lambda: all_taken(database), what="all delivered")
-        assert [len(await keeper.endpoints(customer=customer)) for customer in ("acme", "globex", None)] == [1, 0, 3]
+        assert [len(await keeper.endpoints(customer=customer)) for customer in ("acme", "globex", None)] == [
+            1,
+            0,
+            3,
+        ]
         with pytest.raises(RequestRefused, match="no such webhook"):
             [mine] = await keeper.endpoints(customer="acme")
             await keeper.delete(mine.id, customer="globex")
@@ -91,7 +105,9 @@ async def test_two_replicas_deliver_once_and_in_order(database: Database) -> Non
     names = [f"c{number}" for number in range(12)]
     async with Receiver() as receiver, sending(database), sending(database):
         await service(database).create(receiver.url, customer=None)
-        await asyncio.gather(*(append(database, *(numbered(n, connection=name) for n in range(15))) for name in names))
+        await asyncio.gather(
+            *(append(database, *(numbered(n, connection=name) for n in range(15))) for name in names)
+        )
         await wait_until(lambda: all_taken(database), what="all delivered")
     assert {name: receiver.numbers(name) for name in names} == {name: list(range(15)) for name in names}
     assert all(one.attempt == 1 for one in receiver.received)
@@ -100,9 +116,16 @@ async def test_two_replicas_deliver_once_and_in_order(database: Database) -> Non
 
 async def test_one_refused_event_holds_its_own_connection_only(database: Database) -> None:
     simulated = Clock()
-    async with Receiver(lambda one: 500 if one.data["number"] == 1 else 204) as receiver, sending(database, now=simulated) as worker:
+    async with (
+        Receiver(lambda one: 500 if one.data["number"] == 1 else 204) as receiver,
+        sending(database, now=simulated) as worker,
+    ):
         await service(database).create(receiver.url, customer=None)
-        await append(database, *(numbered(n, connection=name) for n in range(4) for name in ("sink", "other")), numbered(5, connection="third"))
+        await append(
+            database,
+            *(numbered(n, connection=name) for n in range(4) for name in ("sink", "other")),
+            numbered(5, connection="third"),
+        )
         await settled(database, worker, simulated.now)
         assert receiver.numbers("sink") == receiver.numbers("other") == [0]
         assert receiver.numbers("third") == [5]
@@ -110,7 +133,11 @@ async def test_one_refused_event_holds_its_own_connection_only(database: Databas
         simulated.now += timedelta(seconds=5)
         await settled(database, worker, simulated.now)
     assert receiver.numbers("sink") == receiver.numbers("other") == [0, 1, 2, 3]
-    assert [one.attempt for one in receiver.received if one.data["number"] == 1 and one.data["connection"] == "sink"] == [1, 2]
+    assert [
+        one.attempt
+        for one in receiver.received
+        if one.data["number"] == 1 and one.data["connection"] == "sink"
+    ] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +249,9 @@ async def test_secrets_are_sealed_for_their_endpoint_and_rotate_with_the_key(dat
     second, _ = await keeper.create("https://two.example/", customer=None)
     async with database.connection() as connection:
         rows = await connection.fetch("select endpoint_id, secret from webhook_endpoint")
-        assert not any(secret.encode() in row["secret"] or secret[6:].encode() in row["secret"] for row in rows)
+        assert not any(
+            secret.encode() in row["secret"] or secret[6:].encode() in row["secret"] for row in rows
+        )
     sealed = {row["endpoint_id"]: row["secret"] for row in rows}
     with pytest.raises(SealBroken):
         SEALER.open(sealed[first.id], endpoint=second.id, generation=1)
@@ -262,12 +291,19 @@ async def test_certificates_are_checked_against_the_name(database: Database, tmp
         sender = Requests(requests, resolve=loopback, tls=trusting)
         port = receiver.port
         headers = {"webhook-id": "m", "fieldgate-attempt": "1"}
-        assert await sender.post(f"https://hooks.example:{port}/x", b"{}", headers) == (Outcome.DELIVERED, None)
+        assert await sender.post(f"https://hooks.example:{port}/x", b"{}", headers) == (
+            Outcome.DELIVERED,
+            None,
+        )
         assert receiver.received[0].headers["host"] == f"hooks.example:{port}"
-        assert (await sender.post(f"https://other.example:{port}/x", b"{}", headers))[0] is Outcome.UNREACHABLE
+        assert (await sender.post(f"https://other.example:{port}/x", b"{}", headers))[
+            0
+        ] is Outcome.UNREACHABLE
         await sender.close()
         distrusting = Requests(requests, resolve=loopback)
-        assert (await distrusting.post(f"https://hooks.example:{port}/x", b"{}", headers))[0] is Outcome.UNREACHABLE
+        assert (await distrusting.post(f"https://hooks.example:{port}/x", b"{}", headers))[
+            0
+        ] is Outcome.UNREACHABLE
         await distrusting.close()
     assert len(receiver.received) == 1
 
@@ -285,12 +321,23 @@ async def test_a_name_that_changes_its_meaning_reaches_nothing_private() -> None
         sender = Requests(WebhookSettings(allow_http=True), resolve=rebinding)
         for _ in answers:
             outcome, error = await sender.post(f"http://hooks.example:{receiver.port}/", b"{}", {})
-            assert (outcome, error) == (Outcome.FORBIDDEN, "its name leads to no address of the public internet")
+            assert (outcome, error) == (
+                Outcome.FORBIDDEN,
+                "its name leads to no address of the public internet",
+            )
         assert (await sender.post(f"http://127.0.0.1:{receiver.port}/", b"{}", {}))[0] is Outcome.FORBIDDEN
         await sender.close()
         real = Requests(WebhookSettings(allow_http=True))
-        for name in ("localhost", "2130706433", "0x7f.1", "017700000001"):  # what the system's resolver takes for loopback
-            assert (await real.post(f"http://{name}:{receiver.port}/", b"{}", {}))[0] in (Outcome.FORBIDDEN, Outcome.UNREACHABLE)
+        for name in (
+            "localhost",
+            "2130706433",
+            "0x7f.1",
+            "017700000001",
+        ):  # what the system's resolver takes for loopback
+            assert (await real.post(f"http://{name}:{receiver.port}/", b"{}", {}))[0] in (
+                Outcome.FORBIDDEN,
+                Outcome.UNREACHABLE,
+            )
         await real.close()
         assert receiver.received == []
     assert asked["hooks.example"] == len(answers)
@@ -318,7 +365,9 @@ async def test_a_replica_that_stops_waits_for_the_answer(database: Database) -> 
     assert [(one.data["number"], one.attempt) for one in receiver.received] == [(0, 1), (1, 1)]
 
 
-async def test_a_database_that_is_killed_during_an_attempt_learns_of_its_end(make_postgres: Callable[..., Awaitable[Postgres]]) -> None:
+async def test_a_database_that_is_killed_during_an_attempt_learns_of_its_end(
+    make_postgres: Callable[..., Awaitable[Postgres]],
+) -> None:
     server = await make_postgres()
     database = await Database.open(server.dsn(), size=4)
     await migrate(database)
@@ -354,14 +403,18 @@ async def test_an_attempt_that_was_killed_comes_again_with_a_mark(database: Data
     async with Receiver(HANG) as receiver:
         await service(database).create(receiver.url, customer=None)
         await append(database, numbered(0), numbered(1))
-        victim = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, dsn, cwd=Path(__file__).parents[2])
+        victim = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", KILLED, dsn, cwd=Path(__file__).parents[2]
+        )
         try:
             await wait_until(lambda: bool(receiver.received), what="the first attempt")
         finally:
             victim.kill()
             await victim.wait()
         receiver.answer = 204
-        assert await webhooks.due(database, now=Clock().now, busy={}, per_endpoint=4, limit=10) == []  # leased to the dead one for a while
+        assert (
+            await webhooks.due(database, now=Clock().now, busy={}, per_endpoint=4, limit=10) == []
+        )  # leased to the dead one for a while
         async with sending(database):
             async with database.connection() as connection:
                 await connection.execute("update webhook_delivery set lease_until = now()")

@@ -20,7 +20,14 @@ def test_nothing_is_public_that_the_standard_library_calls_special(address: str)
         parsed = parsed.ipv4_mapped  # the library calls every one of them private
     if str(parsed).startswith("64:ff9b::"):
         return  # and these reserved: the test below is theirs
-    if parsed.is_private or parsed.is_loopback or parsed.is_link_local or parsed.is_multicast or parsed.is_reserved or parsed.is_unspecified:
+    if (
+        parsed.is_private
+        or parsed.is_loopback
+        or parsed.is_link_local
+        or parsed.is_multicast
+        or parsed.is_reserved
+        or parsed.is_unspecified
+    ):
         assert not is_public(address)
 
 

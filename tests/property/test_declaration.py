@@ -40,7 +40,12 @@ stores = st.lists(
 
 def moved(declared: list[Declaration], existing: list[Existing]) -> list[str]:
     held = {found.declaration.connection: found.declaration for found in existing}
-    return [d.connection for d in declared if d.connection in held and (held[d.connection].customer, held[d.connection].system) != (d.customer, d.system)]
+    return [
+        d.connection
+        for d in declared
+        if d.connection in held
+        and (held[d.connection].customer, held[d.connection].system) != (d.customer, d.system)
+    ]
 
 
 def carry_out(found: Plan, declared: list[Declaration], existing: list[Existing]) -> list[Existing]:
@@ -59,14 +64,18 @@ def carry_out(found: Plan, declared: list[Declaration], existing: list[Existing]
             sync=new.sync if Part.SYNC in parts else old.sync,
             meters=new.meters if Part.METERS in parts else old.meters,
         )
-        after[name] = replace(after[name], declaration=changed, by_file=after[name].by_file or Part.MANAGEMENT in parts)
+        after[name] = replace(
+            after[name], declaration=changed, by_file=after[name].by_file or Part.MANAGEMENT in parts
+        )
     for name in found.prune:
         after[name] = replace(after[name], state=State.DISCONNECTING)
     return list(after.values())
 
 
 @given(declared_files, stores, st.booleans())
-def test_a_plan_that_was_carried_out_leaves_nothing_to_do(declared: list[Declaration], existing: list[Existing], prune: bool) -> None:
+def test_a_plan_that_was_carried_out_leaves_nothing_to_do(
+    declared: list[Declaration], existing: list[Existing], prune: bool
+) -> None:
     assume(not moved(declared, existing))
     first = plan(declared, existing, prune=prune)
     after = carry_out(first, declared, existing)
@@ -78,15 +87,21 @@ def test_a_plan_that_was_carried_out_leaves_nothing_to_do(declared: list[Declara
 
 
 @given(declared_files, stores, st.booleans())
-def test_each_declared_connection_has_one_fate(declared: list[Declaration], existing: list[Existing], prune: bool) -> None:
+def test_each_declared_connection_has_one_fate(
+    declared: list[Declaration], existing: list[Existing], prune: bool
+) -> None:
     assume(not moved(declared, existing))
     found = plan(declared, existing, prune=prune)
-    assert sorted([*found.create, *found.change, *found.unchanged, *found.refused]) == sorted(each.connection for each in declared)
+    assert sorted([*found.create, *found.change, *found.unchanged, *found.refused]) == sorted(
+        each.connection for each in declared
+    )
     assert all(found.change.values()), "a change changes something"
 
 
 @given(declared_files, stores)
-def test_only_what_a_file_made_and_no_longer_names_is_pruned(declared: list[Declaration], existing: list[Existing]) -> None:
+def test_only_what_a_file_made_and_no_longer_names_is_pruned(
+    declared: list[Declaration], existing: list[Existing]
+) -> None:
     assume(not moved(declared, existing))
     assert plan(declared, existing, prune=False).prune == ()
     named = {each.connection for each in declared}

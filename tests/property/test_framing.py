@@ -1,4 +1,6 @@
-"""Framing: however the network cuts the stream, the packets are the same; whatever comes, only MalformedPacket leaves."""
+"""Framing: however the network cuts the stream, the packets are the same; whatever comes, only
+MalformedPacket leaves.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 def publish(packet_id: int | None, payload: bytes = b"{}", topic: str = TOPIC) -> bytes:
     if packet_id is None:
         return mqtt5.PublishPacket(topic, payload=payload).write()
-    return mqtt5.PublishPacket(topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id).write()
+    return mqtt5.PublishPacket(
+        topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id
+    ).write()
 
 
 def fed(framer: Framer, data: bytes, cuts: Sequence[int] = ()) -> list[object]:
@@ -64,16 +68,26 @@ def test_cuts_change_nothing(packets: list[bytes], cuts: list[int]) -> None:
     assert said(fed(Framer(), b"".join(packets), cuts)) == packets
 
 
-@given(st.lists(st.integers(0, 3 * LARGEST_PACKET_BYTES), max_size=12), st.integers(1, LARGEST_PACKET_BYTES), st.booleans())
+@given(
+    st.lists(st.integers(0, 3 * LARGEST_PACKET_BYTES), max_size=12),
+    st.integers(1, LARGEST_PACKET_BYTES),
+    st.booleans(),
+)
 @settings(max_examples=15, deadline=None)
 @example(cuts=[], excess=1, qos1=True)
-def test_an_oversized_packet_between_others_is_seen_in_its_turn(cuts: list[int], excess: int, qos1: bool) -> None:
+def test_an_oversized_packet_between_others_is_seen_in_its_turn(
+    cuts: list[int], excess: int, qos1: bool
+) -> None:
     body = b"\x07" * (LARGEST_PACKET_BYTES + excess)
     stream = publish(1) + publish(2 if qos1 else None, body) + publish(3)
     first, large, last = fed(Framer(), stream, cuts)
     assert said([first, last]) == [publish(1), publish(3)]
     assert isinstance(large, Oversized)
-    assert (large.topic, large.packet_id, large.size) == (TOPIC, 2 if qos1 else None, len(stream) - len(publish(1)) - len(publish(3)))
+    assert (large.topic, large.packet_id, large.size) == (
+        TOPIC,
+        2 if qos1 else None,
+        len(stream) - len(publish(1)) - len(publish(3)),
+    )
     assert len(large.head) == HEAD_BYTES and large.head.endswith(b"\x07" * 1000)
 
 
@@ -117,7 +131,12 @@ def test_invalid_utf8_makes_the_codec_panic_and_leaves_as_malformed() -> None:
     "packet",
     [
         pytest.param(b"\x20" + publish(1, bytes(LARGEST_PACKET_BYTES))[1:], id="a control packet"),
-        pytest.param(publish(1, bytes(LARGEST_PACKET_BYTES)).replace(TOPIC.encode() + b"\0\1", TOPIC.encode() + b"\0\0", 1), id="packet id 0"),
+        pytest.param(
+            publish(1, bytes(LARGEST_PACKET_BYTES)).replace(
+                TOPIC.encode() + b"\0\1", TOPIC.encode() + b"\0\0", 1
+            ),
+            id="packet id 0",
+        ),
         pytest.param(b"\x34" + publish(1, bytes(LARGEST_PACKET_BYTES))[1:], id="QoS 2"),
     ],
 )
@@ -132,7 +151,13 @@ DECODER = Decoder(
     (),
 )
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))
-documents = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.sampled_from(["ts", "metrics"]), inner))
+documents = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=5) | st.sampled_from(["ts", "metrics"]), inner)
+    ),
+)
 
 
 def taken(topic: str, payload: bytes) -> None:

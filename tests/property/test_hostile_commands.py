@@ -1,4 +1,6 @@
-"""Whatever a request holds, it is answered with a document of the published schemas: nothing of it can end the daemon."""
+"""Whatever a request holds, it is answered with a document of the published schemas: nothing of it can end
+the daemon.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,27 @@ REPLY = f"{ROOT}/customers/acme/responses/me"
 
 words = st.sampled_from(["acme-1", "full", "MQ==", "acme/devices/pump-1/telemetry"])
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | words
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=8)
-bodies = st.dictionaries(st.sampled_from(["connection", "mode", "topic", "payload", "payload_base64", "x"]), values, max_size=4)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+bodies = st.dictionaries(
+    st.sampled_from(["connection", "mode", "topic", "payload", "payload_base64", "x"]), values, max_size=4
+)
 payloads = st.binary(max_size=60) | bodies.map(lambda body: json.dumps(body).encode()) | st.just(b"[" * 3000)
 
 
 def explain(customer: str, topic: str, payload: bytes) -> Explanation:
-    return explain_for(customer, topic, payload, telemetry=SETTINGS.telemetry, customers=SETTINGS.customers, links=LINKS, now=NOW)
+    return explain_for(
+        customer,
+        topic,
+        payload,
+        telemetry=SETTINGS.telemetry,
+        customers=SETTINGS.customers,
+        links=LINKS,
+        now=NOW,
+    )
 
 
 async def synchronise(connection: str, *, full: bool, request_id: str) -> None:
@@ -68,12 +84,23 @@ def test_every_request_has_an_answer_that_fits_the_schemas(verb: str, payload: b
     validate(REPLY, answer.payload())
 
 
-@given(st.text(max_size=30), st.none() | st.text(max_size=30), st.booleans(), st.none() | st.binary(max_size=4) | st.text(max_size=4))
-def test_nothing_of_a_message_is_an_error_of_ours(rest: str, reply: str | None, retain: bool, payload: object) -> None:
+@given(
+    st.text(max_size=30),
+    st.none() | st.text(max_size=30),
+    st.booleans(),
+    st.none() | st.binary(max_size=4) | st.text(max_size=4),
+)
+def test_nothing_of_a_message_is_an_error_of_ours(
+    rest: str, reply: str | None, retain: bool, payload: object
+) -> None:
     asked = Commands(SETTINGS, cast("Any", None), replica="one", synchronise=synchronise, explain=explain)
     try:
         message = command(f"{ROOT}/customers/{rest}", payload, reply, retain)
     except ValueError:
         return  # such a topic cannot be received
     found = asked._admit(message)
-    assert found is None or found.reply is None or found.reply.startswith(f"{ROOT}/customers/{found.customer}/responses/")
+    assert (
+        found is None
+        or found.reply is None
+        or found.reply.startswith(f"{ROOT}/customers/{found.customer}/responses/")
+    )

@@ -9,7 +9,15 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model.breaker import LONGEST_PROBE_SECONDS, Fleet, Health, Key, Scope, probe_interval_seconds, wait_seconds
+from gateway.model.breaker import (
+    LONGEST_PROBE_SECONDS,
+    Fleet,
+    Health,
+    Key,
+    Scope,
+    probe_interval_seconds,
+    wait_seconds,
+)
 from gateway.model.incident import MOST_REQUEST_IDS, QUIET, Finding, explained_by, is_calm, systemic, wanted
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -26,7 +34,9 @@ def health(draw: st.DrawFn, number: int) -> Health:
         system=draw(st.sampled_from(["erp", "cmms"])),
         host=draw(st.sampled_from(["", "x", "y"])),
         last_success_at=draw(st.one_of(st.none(), st.integers(0, 400).map(ago))),
-        last_failure_at=ago(last_failure) if failing else draw(st.one_of(st.none(), st.integers(0, 400).map(ago))),
+        last_failure_at=ago(last_failure)
+        if failing
+        else draw(st.one_of(st.none(), st.integers(0, 400).map(ago))),
         failing_since=ago(last_failure + draw(st.integers(0, 300))) if failing else None,
         failures=draw(st.integers(1, 9)) if failing else 0,
         operations=("push",) if failing else (),
@@ -40,10 +50,15 @@ def ago(seconds: int) -> datetime:
 
 @st.composite
 def fleets(draw: st.DrawFn) -> list[Health]:
-    """Half of them without a success in the last minute, for those are the ones in which something may be systemic."""
+    """Half of them without a success in the last minute, for those are the ones in which something may be
+    systemic.
+    """
     fleet = [draw(health(number)) for number in range(draw(st.integers(0, 12)))]
     if draw(st.booleans()):
-        fleet = [replace(one, last_success_at=one.last_success_at and min(one.last_success_at, ago(60))) for one in fleet]
+        fleet = [
+            replace(one, last_success_at=one.last_success_at and min(one.last_success_at, ago(60)))
+            for one in fleet
+        ]
     return fleet
 
 
@@ -69,13 +84,18 @@ def fails(one: Health, since: datetime | None = None) -> Health:
 
 @given(fleet=fleets(), data=st.data())
 def test_another_failure_never_makes_a_fault_smaller(fleet: list[Health], data: st.DataObject) -> None:
-    """Monotone: whatever is systemic stays so when one more of its connections fails, or a connection that fails is added."""
+    """Monotone: whatever is systemic stays so when one more of its connections fails, or a connection that
+    fails is added.
+    """
     key = (Scope.HOST, "x")
     fleet = [replace(one, host="x") for one in fleet]
     if not at(fleet).is_systemic(key):
         return
     more, since = data.draw(st.sampled_from([*range(len(fleet)), -1])), ago(data.draw(st.integers(0, 90)))
-    changed = [fails(one, min(since, one.failing_since or since)) if number == more else one for number, one in enumerate(fleet)]
+    changed = [
+        fails(one, min(since, one.failing_since or since)) if number == more else one
+        for number, one in enumerate(fleet)
+    ]
     if more < 0:
         changed.append(fails(replace(data.draw(health(99)), host="x"), since))
     assert at(changed).is_systemic(key)
@@ -84,7 +104,10 @@ def test_another_failure_never_makes_a_fault_smaller(fleet: list[Health], data: 
 @given(fleet=fleets())
 def test_one_customer_never_makes_a_systemic_incident_nor_do_two(fleet: list[Health]) -> None:
     for customers in (("a",), ("a", "b")):
-        own = [replace(fails(one), customer=customers[number % len(customers)]) for number, one in enumerate(fleet)]
+        own = [
+            replace(fails(one), customer=customers[number % len(customers)])
+            for number, one in enumerate(fleet)
+        ]
         assert not systemic(at(own))
         assert not {scope for scope, _ in keys(own)} & set(WIDE)
 
@@ -97,12 +120,20 @@ def test_a_customers_connections_are_one_voice(fleet: list[Health]) -> None:
 
 
 @given(fleet=fleets(), data=st.data())
-def test_a_success_within_the_minute_acquits_host_and_system(fleet: list[Health], data: st.DataObject) -> None:
+def test_a_success_within_the_minute_acquits_host_and_system(
+    fleet: list[Health], data: st.DataObject
+) -> None:
     if not fleet:
         return
     lucky = data.draw(st.sampled_from(fleet))
-    well = [replace(one, last_success_at=ago(data.draw(st.integers(0, 59)))) if one is lucky else one for one in fleet]
-    assert not {finding.key for finding in systemic(at(well))} & {(Scope.HOST, lucky.host), (Scope.SYSTEM, lucky.system)}
+    well = [
+        replace(one, last_success_at=ago(data.draw(st.integers(0, 59)))) if one is lucky else one
+        for one in fleet
+    ]
+    assert not {finding.key for finding in systemic(at(well))} & {
+        (Scope.HOST, lucky.host),
+        (Scope.SYSTEM, lucky.system),
+    }
 
 
 @given(fleet=fleets())
@@ -115,13 +146,19 @@ def test_what_answered_opens_nothing(fleet: list[Health]) -> None:
 
 @given(fleet=fleets())
 def test_a_connection_has_one_incident(fleet: list[Health]) -> None:
-    """Of what is wanted, nothing is explained by another; and whoever's breaker is open alone for long has one."""
+    """Of what is wanted, nothing is explained by another; and whoever's breaker is open alone for long has
+    one.
+    """
     found = keys(fleet)
     wide = [key for key in found if key[0] in WIDE]
     for key in found:
         assert explained_by(key, at(fleet), wide) is None, key
     for one in fleet:
-        if one.is_open(NOW) and one.failing_since is not None and NOW - one.failing_since >= timedelta(minutes=2):
+        if (
+            one.is_open(NOW)
+            and one.failing_since is not None
+            and NOW - one.failing_since >= timedelta(minutes=2)
+        ):
             assert not found.isdisjoint(one.keys)
 
 
@@ -134,7 +171,9 @@ def test_the_same_verdict_again_while_its_incidents_are_open(fleet: list[Health]
 
 @given(fleet=fleets())
 def test_success_closes(fleet: list[Health]) -> None:
-    """After everybody has succeeded every incident is calm, and it is not while all that fails goes on failing."""
+    """After everybody has succeeded every incident is calm, and it is not while all that fails goes on
+    failing.
+    """
     opened_at = ago(30)
     well = [replace(one, failing_since=None, failures=0, last_success_at=ago(10)) for one in fleet]
     for finding in findings(fleet):
@@ -144,22 +183,30 @@ def test_success_closes(fleet: list[Health]) -> None:
 
 
 @given(fleet=fleets(), lucky=st.integers(0, 11))
-def test_the_first_success_of_few_does_not_end_what_most_still_suffer(fleet: list[Health], lucky: int) -> None:
+def test_the_first_success_of_few_does_not_end_what_most_still_suffer(
+    fleet: list[Health], lucky: int
+) -> None:
     failing = [fails(replace(one, customer=f"k{number}")) for number, one in enumerate(fleet)]
     one_well = [
-        replace(one, failing_since=None, failures=0, last_success_at=NOW) if number == lucky % max(1, len(failing)) else one
+        replace(one, failing_since=None, failures=0, last_success_at=NOW)
+        if number == lucky % max(1, len(failing))
+        else one
         for number, one in enumerate(failing)
     ]
     for finding in systemic(at(failing)):
         succeeded = any(one.last_success_at for one in members(one_well, finding.key))
-        assert is_calm(finding.key, at(one_well), opened_at=ago(30)) is (succeeded and not at(one_well).enough_fail(finding.key))
+        assert is_calm(finding.key, at(one_well), opened_at=ago(30)) is (
+            succeeded and not at(one_well).enough_fail(finding.key)
+        )
 
 
 @given(fleet=fleets())
 def test_without_a_success_it_is_not_over_though_few_still_try(fleet: list[Health]) -> None:
     """An open breaker lets one call through now and then, so that few are seen to fail."""
     failing = [fails(replace(one, customer=f"k{number}")) for number, one in enumerate(fleet)]
-    few = [one if number == 0 else replace(one, last_failure_at=ago(600)) for number, one in enumerate(failing)]
+    few = [
+        one if number == 0 else replace(one, last_failure_at=ago(600)) for number, one in enumerate(failing)
+    ]
     for finding in systemic(at(failing)):
         assert not is_calm(finding.key, at(few), opened_at=ago(30))
 
@@ -192,11 +239,26 @@ def test_the_numbers_of_the_rule() -> None:
     """Three customers and 30 %: 3 of 10 are enough, 3 of 11 are not; and quiet is two minutes."""
 
     def host(failing: int, of: int) -> list[Health]:
-        well = Health(connection="", customer="", system="erp", host="x", last_success_at=ago(61), last_failure_at=None, failing_since=None, failures=0)
+        well = Health(
+            connection="",
+            customer="",
+            system="erp",
+            host="x",
+            last_success_at=ago(61),
+            last_failure_at=None,
+            failing_since=None,
+            failures=0,
+        )
         fleet = [replace(well, connection=f"c{number}", customer=f"k{number}") for number in range(of)]
-        return [replace(one, failing_since=ago(60), last_failure_at=NOW, failures=1) if number < failing else one for number, one in enumerate(fleet)]
+        return [
+            replace(one, failing_since=ago(60), last_failure_at=NOW, failures=1) if number < failing else one
+            for number, one in enumerate(fleet)
+        ]
 
-    assert [at(host(failing, of)).is_systemic((Scope.HOST, "x")) for failing, of in ((3, 10), (3, 11), (4, 13), (4, 14), (2, 2))] == [
+    assert [
+        at(host(failing, of)).is_systemic((Scope.HOST, "x"))
+        for failing, of in ((3, 10), (3, 11), (4, 13), (4, 14), (2, 2))
+    ] == [
         True,
         False,
         True,
@@ -208,7 +270,14 @@ def test_the_numbers_of_the_rule() -> None:
     assert timedelta(minutes=2) == QUIET
 
 
-def one(number: int, *, host: str = "x", system: str = "erp", failing: int | None = None, succeeded: int | None = 100) -> Health:
+def one(
+    number: int,
+    *,
+    host: str = "x",
+    system: str = "erp",
+    failing: int | None = None,
+    succeeded: int | None = 100,
+) -> Health:
     """Of a customer of its own; `failing` and `succeeded` in seconds ago."""
     return Health(
         connection=f"c{number}",
@@ -237,4 +306,6 @@ def test_what_the_system_explains_is_not_the_hosts() -> None:
     assert explained_by((Scope.HOST, "x"), at(everywhere), {(Scope.SYSTEM, "erp")}) == (Scope.SYSTEM, "erp")
     another = one(9, system="cmms", failing=90)  # on the same host: the system does not explain all of it
     assert keys([*everywhere, another]) == {(Scope.SYSTEM, "erp"), (Scope.HOST, "x")}
-    assert keys([one(number, failing=90) for number in range(5)]) == {(Scope.HOST, "x")}  # one host alone is not the system
+    assert keys([one(number, failing=90) for number in range(5)]) == {
+        (Scope.HOST, "x")
+    }  # one host alone is not the system

@@ -25,7 +25,9 @@ def test_a_key_is_short_plain_and_the_same_again(place: tuple[str, str, datetime
 
 
 @given(left=places, right=places)
-def test_different_places_have_different_keys(left: tuple[str, str, datetime], right: tuple[str, str, datetime]) -> None:
+def test_different_places_have_different_keys(
+    left: tuple[str, str, datetime], right: tuple[str, str, datetime]
+) -> None:
     assert (reading_key(*left) == reading_key(*right)) is (left == right)
 
 
@@ -36,13 +38,28 @@ def test_a_key_does_not_know_time_zones(place: tuple[str, str, datetime], hours:
     assert reading_key(connection, meter, elsewhere) == reading_key(connection, meter, at)
 
 
-@given(held=st.lists(st.tuples(names, times, st.floats(allow_nan=False)), min_size=1, max_size=10, unique_by=lambda r: r[:2]), seed=st.integers())
-def test_a_batch_does_not_depend_on_the_order_of_its_readings(held: list[tuple[str, datetime, float]], seed: int) -> None:
-    readings = [Reading(key=reading_key("c", meter, at), meter=meter, window_start=at, value=value) for meter, at, value in held]
+@given(
+    held=st.lists(
+        st.tuples(names, times, st.floats(allow_nan=False)),
+        min_size=1,
+        max_size=10,
+        unique_by=lambda r: r[:2],
+    ),
+    seed=st.integers(),
+)
+def test_a_batch_does_not_depend_on_the_order_of_its_readings(
+    held: list[tuple[str, datetime, float]], seed: int
+) -> None:
+    readings = [
+        Reading(key=reading_key("c", meter, at), meter=meter, window_start=at, value=value)
+        for meter, at, value in held
+    ]
     shuffled = readings[:]
     random.Random(seed).shuffle(shuffled)
     batch = make_batch("c", readings)
     assert make_batch("c", shuffled) == batch
-    assert [(r.meter, r.window_start) for r in batch.readings] == sorted((r.meter, r.window_start) for r in readings)
+    assert [(r.meter, r.window_start) for r in batch.readings] == sorted(
+        (r.meter, r.window_start) for r in readings
+    )
     changed = [replace(readings[0], value="other"), *readings[1:]]
     assert make_batch("c", changed).id != batch.id

@@ -1,4 +1,6 @@
-"""Random lives of several connections, on a real PostgreSQL, against a ledger of a few lines: every sum is exact at every step."""
+"""Random lives of several connections, on a real PostgreSQL, against a ledger of a few lines: every sum is
+exact at every step.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,13 @@ async def accepted(operation: object) -> bool:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=steps, capacity=st.integers(0, 20), quota=st.integers(0, 6))
-async def test_the_ledger_is_exact(database: Database, monkeypatch: pytest.MonkeyPatch, plan: list[tuple[str, object]], capacity: int, quota: int) -> None:
+async def test_the_ledger_is_exact(
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    plan: list[tuple[str, object]],
+    capacity: int,
+    quota: int,
+) -> None:
     books = Ledger(database, CreditsSettings(capacity=capacity, customer_quota={"globex": quota}))
     await books.execute(EMPTY)
     await books.execute("update credit_pool set capacity = 1000, held = 0, posted = 0")
@@ -121,7 +129,9 @@ async def test_the_ledger_is_exact(database: Database, monkeypatch: pytest.Monke
         used = model.used()
         await step(books, model, verb, value)
         book = await ledger.read(database)
-        assert {holding.connection: holding.account for holding in book.holdings if holding.account} == model.lying
+        assert {
+            holding.connection: holding.account for holding in book.holdings if holding.account
+        } == model.lying
         assert book.pool is not None and book.pool.used == model.used()
         assert min(book.pool.held, book.pool.posted) >= 0
         assert model.used() <= max(model.capacity, used)

@@ -12,7 +12,13 @@ from gateway.model.connector import Capabilities
 from gateway.model.delivery import DueWindow, batch_limit, chunks, plan, suspects_last
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
-values = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-5, 5, allow_nan=False) | st.sampled_from(["on", "off"])
+values = (
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(-5, 5, allow_nan=False)
+    | st.sampled_from(["on", "off"])
+)
 kinds = st.frozensets(st.sampled_from(["number", "boolean", "text"]), min_size=1)
 
 
@@ -37,7 +43,9 @@ def windows(draw: st.DrawFn) -> list[DueWindow]:
 
 
 @given(due=windows(), takes=kinds, oldest=st.none() | st.integers(0, 20), silently=st.booleans())
-def test_each_window_has_exactly_one_fate(due: list[DueWindow], takes: frozenset[str], oldest: int | None, silently: bool) -> None:
+def test_each_window_has_exactly_one_fate(
+    due: list[DueWindow], takes: frozenset[str], oldest: int | None, silently: bool
+) -> None:
     capabilities = Capabilities(push="bulk_partial", values=takes)  # type: ignore[arg-type]
     limit = None if oldest is None else START + timedelta(hours=oldest)
     made = plan("c", due, capabilities=capabilities, oldest=limit, clip_silently=silently)
@@ -50,7 +58,9 @@ def test_each_window_has_exactly_one_fate(due: list[DueWindow], takes: frozenset
         assert type(reading.value) is not type(window.delivered) or reading.value != window.delivered
         assert reading.modified is (window.delivered is not None)
         assert (reading.meter, reading.window_start) == (window.meter, window.window_start)
-    assert [(r.meter, r.window_start) for _, r in made.send] == sorted((r.meter, r.window_start) for _, r in made.send)
+    assert [(r.meter, r.window_start) for _, r in made.send] == sorted(
+        (r.meter, r.window_start) for _, r in made.send
+    )
     if silently:
         assert all(refusal.reason == "unsupported_value" for refusal in made.refused)
 
@@ -60,7 +70,11 @@ def test_a_second_plan_after_delivery_sends_nothing(due: list[DueWindow]) -> Non
     capabilities = Capabilities(push="bulk_partial", values=frozenset({"number", "boolean", "text"}))
     first = plan("c", due, capabilities=capabilities, oldest=None, clip_silently=False)
     held = {(r.meter, r.window_start): r.value for _, r in first.send}
-    again = [replace(w, delivered=held.get((w.meter, w.window_start), w.delivered)) for w in due if (w.meter, w.window_start) in held]
+    again = [
+        replace(w, delivered=held.get((w.meter, w.window_start), w.delivered))
+        for w in due
+        if (w.meter, w.window_start) in held
+    ]
     assert plan("c", again, capabilities=capabilities, oldest=None, clip_silently=False).send == []
 
 

@@ -17,15 +17,24 @@ from tests.fixtures.scripted import Scripted
 from tests.fixtures.sync_rig import BASE, MINUTE, Rig
 
 WINDOW = 10 * MINUTE
-RULES = tuple(MeterRule(device="d", metric="t", meter=reduce, reduce=reduce, every=WINDOW) for reduce in REDUCTIONS)
+RULES = tuple(
+    MeterRule(device="d", metric="t", meter=reduce, reduce=reduce, every=WINDOW) for reduce in REDUCTIONS
+)
 _numbers = itertools.count()
 
 Samples = dict[datetime, Value]
 
-values = st.one_of(st.floats(-1e6, 1e6, allow_nan=False), st.integers(0, 50), st.booleans(), st.sampled_from(["on", "off", ""]))
+values = st.one_of(
+    st.floats(-1e6, 1e6, allow_nan=False),
+    st.integers(0, 50),
+    st.booleans(),
+    st.sampled_from(["on", "off", ""]),
+)
 counter = st.integers(0, 1000)
 instants = st.integers(0, 59).map(lambda step: BASE + step * MINUTE + timedelta(seconds=step))
-transactions = st.lists(st.dictionaries(instants, values | counter, min_size=1, max_size=8), min_size=1, max_size=6)
+transactions = st.lists(
+    st.dictionaries(instants, values | counter, min_size=1, max_size=8), min_size=1, max_size=6
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,11 @@ def number(value: Value, *, booleans: bool) -> float | None:
 
 
 def delta(samples: Samples, start: datetime) -> float | None:
-    numbers = [(at, made) for at, value in sorted(samples.items()) if at < start + WINDOW and (made := number(value, booleans=False)) is not None]
+    numbers = [
+        (at, made)
+        for at, value in sorted(samples.items())
+        if at < start + WINDOW and (made := number(value, booleans=False)) is not None
+    ]
     total = None
     for (_, prior), (at, current) in itertools.pairwise(numbers):
         if at >= start:
@@ -75,8 +88,15 @@ def reduced(reduce: str, samples: Samples, start: datetime) -> Value | None:
 
 def expected(samples: Samples) -> dict[tuple[str, datetime], Value]:
     starts = [BASE + number * WINDOW for number in range(6)]
-    windows = {(reduce, start): reduced(reduce, samples, start) for reduce in REDUCTIONS if reduce != "each" for start in starts}
-    return {key: value for key, value in windows.items() if value is not None} | {("each", at): value for at, value in samples.items()}
+    windows = {
+        (reduce, start): reduced(reduce, samples, start)
+        for reduce in REDUCTIONS
+        if reduce != "each"
+        for start in starts
+    }
+    return {key: value for key, value in windows.items() if value is not None} | {
+        ("each", at): value for at, value in samples.items()
+    }
 
 
 def same(left: Value | None, right: Value) -> bool:
@@ -85,9 +105,19 @@ def same(left: Value | None, right: Value) -> bool:
     return math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-6)
 
 
-@given(written=transactions, history=st.integers(0, 3), steps=st.lists(st.builds(Step, runs=st.booleans(), initial=st.booleans()), min_size=6, max_size=6))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-async def test_every_reduction_agrees_with_a_plain_one(database: Database, written: list[Samples], history: int, steps: list[Step]) -> None:
+@given(
+    written=transactions,
+    history=st.integers(0, 3),
+    steps=st.lists(st.builds(Step, runs=st.booleans(), initial=st.booleans()), min_size=6, max_size=6),
+)
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+async def test_every_reduction_agrees_with_a_plain_one(
+    database: Database, written: list[Samples], history: int, steps: list[Step]
+) -> None:
     connector = Scripted()
     name = f"c{next(_numbers)}"
     rig = Rig(database, connector, name=name, customer=name, rules=RULES, initial_days=1)
@@ -109,7 +139,11 @@ async def test_every_reduction_agrees_with_a_plain_one(database: Database, writt
     await rig.run()
     wanted = expected(stored)
     delivered = await rig.delivered()
-    assert {key: (delivered.get(key), value) for key, value in wanted.items() if not same(delivered.get(key), value)} == {}
+    assert {
+        key: (delivered.get(key), value)
+        for key, value in wanted.items()
+        if not same(delivered.get(key), value)
+    } == {}
     held = {(reading.meter, reading.window_start): reading.value for reading in connector.taken}
     assert held == delivered, "what we believe of the system is what it holds"
     assert await rig.due() == []

@@ -1,4 +1,6 @@
-"""The table of states: whatever happens, only a probe opens a closed connection, credits balance, and a person who is needed is told."""
+"""The table of states: whatever happens, only a probe opens a closed connection, credits balance, and a
+person who is needed is told.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,23 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model.connection import TABLE, Credits, IssueCode, Prior, State, Trigger, next_state, remembers_prior, rule_for
+from gateway.model.connection import (
+    TABLE,
+    Credits,
+    IssueCode,
+    Prior,
+    State,
+    Trigger,
+    next_state,
+    remembers_prior,
+    rule_for,
+)
 
 CALLS = {State.ACTIVE, State.DEGRADED}
-NEEDS_A_PERSON = {State.REAUTHORIZATION_REQUIRED: IssueCode.REAUTHORIZATION_REQUIRED, State.BLOCKED: IssueCode.BLOCKED}
+NEEDS_A_PERSON = {
+    State.REAUTHORIZATION_REQUIRED: IssueCode.REAUTHORIZATION_REQUIRED,
+    State.BLOCKED: IssueCode.BLOCKED,
+}
 ENDED = {State.DISCONNECTING, State.DISCONNECTED}
 
 
@@ -68,14 +83,25 @@ def test_what_holds_after_whatever_happened(triggers: list[Trigger]) -> None:
 
 
 @given(triggers=TRIGGERS)
-def test_only_a_probe_or_a_person_leads_from_where_nothing_is_called_to_where_something_is(triggers: list[Trigger]) -> None:
+def test_only_a_probe_or_a_person_leads_from_where_nothing_is_called_to_where_something_is(
+    triggers: list[Trigger],
+) -> None:
     connection = Model()
     for trigger in triggers:
         before, prior = connection.state, connection.prior
         connection.happen(trigger)
         if before not in CALLS and connection.state in CALLS:
             proved = trigger is Trigger.PROBE_SUCCEEDED
-            goes_back = trigger in (Trigger.RESUME_ASKED, Trigger.PROBE_REFUSED, Trigger.PROBE_DENIED, Trigger.VERIFICATION_DEFERRED) and prior in CALLS
+            goes_back = (
+                trigger
+                in (
+                    Trigger.RESUME_ASKED,
+                    Trigger.PROBE_REFUSED,
+                    Trigger.PROBE_DENIED,
+                    Trigger.VERIFICATION_DEFERRED,
+                )
+                and prior in CALLS
+            )
             assert proved or goes_back
 
 
@@ -104,7 +130,11 @@ def reachable(state: State, prior: State | None) -> set[State]:
 
 def test_no_two_lines_apply_at_once() -> None:
     for rule in TABLE:
-        others = [other for other in TABLE if other is not rule and (other.source, other.trigger) == (rule.source, rule.trigger)]
+        others = [
+            other
+            for other in TABLE
+            if other is not rule and (other.source, other.trigger) == (rule.source, rule.trigger)
+        ]
         assert all(rule.prior and other.prior and not rule.prior & other.prior for other in others)
 
 

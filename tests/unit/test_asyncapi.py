@@ -59,11 +59,16 @@ def test_the_structure_is_that_of_asyncapi_3() -> None:
         assert operation["action"] in ("send", "receive") and operation["bindings"]["mqtt"]["qos"] == 1, name
         channel = operation["channel"]["$ref"]
         used |= {channel, *([operation["reply"]["channel"]["$ref"]] if "reply" in operation else [])}
-        assert all(message["$ref"].startswith(f"{channel}/messages/") for message in operation["messages"]), name
+        assert all(message["$ref"].startswith(f"{channel}/messages/") for message in operation["messages"]), (
+            name
+        )
         if operation["action"] == "receive":
             reply = operation["reply"]
             assert reply["address"]["location"] == "$message.header#/responseTopic"
-            assert all(message["$ref"].startswith(f"{reply['channel']['$ref']}/messages/") for message in reply["messages"]), name
+            assert all(
+                message["$ref"].startswith(f"{reply['channel']['$ref']}/messages/")
+                for message in reply["messages"]
+            ), name
     assert used == {f"#/channels/{name}" for name in document()["channels"]}
 
 
@@ -97,7 +102,17 @@ def test_every_topic_of_the_interface_has_one_channel() -> None:
 @pytest.mark.parametrize("customer", ["acme", None])
 def test_every_event_is_one_of_the_document(kind: EventType, customer: str | None) -> None:
     connection = None if customer is None else "acme-1"
-    event = Event(position=1, event_id="e", type=kind, customer=customer, connection=connection, lane="x", at=NOW, data={"a": 1}, request_id=None)
+    event = Event(
+        position=1,
+        event_id="e",
+        type=kind,
+        customer=customer,
+        connection=connection,
+        lane="x",
+        at=NOW,
+        data={"a": 1},
+        request_id=None,
+    )
     told = cloud_event(event, instance="plant").payload()
     assert validate(topic(event, root="fieldgate/v1"), told) == "CloudEvent"
 

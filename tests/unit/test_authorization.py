@@ -31,7 +31,12 @@ class Server:
 
 def shown(server: FaultServer) -> list[str]:
     heads = [request.lower().split(b"\r\n") for request in server.requests]
-    return [line.decode().partition(": ")[2] for head in heads for line in head if line.startswith((b"authorization:", b"x-key:"))]
+    return [
+        line.decode().partition(": ")[2]
+        for head in heads
+        for line in head
+        if line.startswith((b"authorization:", b"x-key:"))
+    ]
 
 
 class Tokens:
@@ -113,7 +118,9 @@ async def test_a_login_page_does_not_send_the_call_again() -> None:
         (answer("429 Too Many Requests"), [], RateLimited),
     ],
 )
-async def test_what_a_gate_is_told_of_a_logon(reply: Reply, told: list[str], kind: type[ConnectorError] | None) -> None:
+async def test_what_a_gate_is_told_of_a_logon(
+    reply: Reply, told: list[str], kind: type[ConnectorError] | None
+) -> None:
     async with client(reply) as (http, server):
         gate = Gate()
         http.authorize(Basic("user", "pass word", gate))
@@ -145,8 +152,18 @@ async def test_a_token_that_came_later_is_concealed_too() -> None:
         ({"client_id": "c"}, True, Bearer),
     ],
 )
-def test_each_kind_of_credential_has_its_way(credentials: Mapping[str, str], token: bool, kind: type[object]) -> None:
+def test_each_kind_of_credential_has_its_way(
+    credentials: Mapping[str, str], token: bool, kind: type[object]
+) -> None:
     built_from = ConnectorSettings(
-        connection="acme-1", hosting="cloud", settings={}, credentials=credentials, timeout_seconds=1, token=Tokens("t") if token else None
+        connection="acme-1",
+        hosting="cloud",
+        settings={},
+        credentials=credentials,
+        timeout_seconds=1,
+        token=Tokens("t") if token else None,
     )
-    assert type(authorization_for(built_from, conceal=lambda _: None, api_key=lambda key: {"x-key": key})) is kind
+    assert (
+        type(authorization_for(built_from, conceal=lambda _: None, api_key=lambda key: {"x-key": key}))
+        is kind
+    )

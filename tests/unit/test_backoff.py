@@ -7,7 +7,9 @@ import pytest
 from gateway.model.backoff import full_jitter, with_floor
 
 
-@pytest.mark.parametrize(("attempt", "ceiling"), [(1, 1.0), (2, 2.0), (3, 4.0), (9, 256.0), (10, 300.0), (10_000, 300.0)])
+@pytest.mark.parametrize(
+    ("attempt", "ceiling"), [(1, 1.0), (2, 2.0), (3, 4.0), (9, 256.0), (10, 300.0), (10_000, 300.0)]
+)
 def test_the_wait_is_between_nothing_and_a_doubling_ceiling(attempt: int, ceiling: float) -> None:
     assert full_jitter(attempt, rand=0.0) == ceiling
     assert full_jitter(attempt, rand=0.5) == ceiling / 2
@@ -21,7 +23,16 @@ def test_base_and_cap_are_the_callers() -> None:
 
 @pytest.mark.parametrize(
     ("wait", "floor", "rand", "seconds"),
-    [(3.0, None, 0.9, 3.0), (10.0, 5.0, 0.9, 10.0), (0.0, 5.0, 0.0, 5.0), (0.0, 5.0, 0.5, 5.5), (0.0, 100.0, 1.0, 110.0), (0.0, 0.0, 0.5, 0.0)],
+    [
+        (3.0, None, 0.9, 3.0),
+        (10.0, 5.0, 0.9, 10.0),
+        (0.0, 5.0, 0.0, 5.0),
+        (0.0, 5.0, 0.5, 5.5),
+        (0.0, 100.0, 1.0, 110.0),
+        (0.0, 0.0, 0.5, 0.0),
+    ],
 )
-def test_a_retry_after_is_a_floor_with_jitter_above_it(wait: float, floor: float | None, rand: float, seconds: float) -> None:
+def test_a_retry_after_is_a_floor_with_jitter_above_it(
+    wait: float, floor: float | None, rand: float, seconds: float
+) -> None:
     assert with_floor(wait, floor_seconds=floor, rand=rand) == seconds

@@ -47,7 +47,15 @@ def folder(tmp_path: Path) -> Path:
 
 def fieldgate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "gateway", *arguments, "--config", str(folder / "fieldgate.yaml")]
-    return subprocess.run(command, cwd=ROOT, env={"KEY": "k", "COLUMNS": "200", "PATH": ""}, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={"KEY": "k", "COLUMNS": "200", "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_check_summarises_what_is_right(folder: Path) -> None:
@@ -84,13 +92,18 @@ def test_a_command_that_is_none_is_refused_with_2(folder: Path) -> None:
 
 def test_explain_follows_a_message_to_its_meters(folder: Path) -> None:
     loaded = load(folder / "fieldgate.yaml", {"KEY": "k"}, systems=SYSTEMS)
-    found = explain_message(loaded, "acme/devices/pump-7/telemetry", b'{"temperature": 21.5, "alarm": true, "other": 1}', now=NOW)
+    found = explain_message(
+        loaded, "acme/devices/pump-7/telemetry", b'{"temperature": 21.5, "alarm": true, "other": 1}', now=NOW
+    )
     assert (found.customer, found.device, found.dead_letter) == ("acme", "pump-7", None)
     [sample] = found.samples
     assert sample.at == NOW
     mean, each = sample.meters
     assert (mean.meter, mean.value, mean.window_start) == ("pump-7-T", 21.5, NOW.replace(minute=0, second=0))
-    assert (mean.window_end, mean.due_at) == (NOW.replace(minute=15, second=0), NOW.replace(minute=16, second=0))
+    assert (mean.window_end, mean.due_at) == (
+        NOW.replace(minute=15, second=0),
+        NOW.replace(minute=16, second=0),
+    )
     assert (each.meter, each.value, each.window_start) == ("pump-7-A", True, NOW)
 
 
@@ -98,12 +111,18 @@ def test_explain_follows_a_message_to_its_meters(folder: Path) -> None:
     ("topic", "payload", "reason"),
     [
         ("acme/devices/pump-7/telemetry", b'{"temperature":', "invalid_json"),
-        ("acme/devices/pump-7/telemetry", b'{"ts": "2026-05-04T13:00:00Z", "temperature": 1}', "timestamp_in_future"),
+        (
+            "acme/devices/pump-7/telemetry",
+            b'{"ts": "2026-05-04T13:00:00Z", "temperature": 1}',
+            "timestamp_in_future",
+        ),
         ("globex/devices/pump-7/telemetry", b'{"temperature": 1}', "unknown_customer"),
         ("acme/pump-7", b"1", "unmatched_topic"),
     ],
 )
-def test_explain_says_why_a_message_is_dead_and_what_to_do(folder: Path, topic: str, payload: bytes, reason: str) -> None:
+def test_explain_says_why_a_message_is_dead_and_what_to_do(
+    folder: Path, topic: str, payload: bytes, reason: str
+) -> None:
     loaded = load(folder / "fieldgate.yaml", {"KEY": "k"}, systems=SYSTEMS)
     found = explain_message(loaded, topic, payload, now=NOW)
     assert (found.dead_letter, found.samples) == (reason, ())
@@ -112,12 +131,19 @@ def test_explain_says_why_a_message_is_dead_and_what_to_do(folder: Path, topic: 
 
 
 def test_explain_prints_for_people_and_for_programs(folder: Path) -> None:
-    arguments = ("explain", "acme/devices/pump-7/telemetry", '{"ts": "2026-05-04T12:07:30Z", "temperature": 21.5}')
+    arguments = (
+        "explain",
+        "acme/devices/pump-7/telemetry",
+        '{"ts": "2026-05-04T12:07:30Z", "temperature": 21.5}',
+    )
     (folder / "fieldgate.yaml").write_text(MAIN + "telemetry: {retention: 36500d}\n")
     shown = fieldgate(folder, *arguments)
     assert shown.returncode == 0, shown.stderr
     assert "feeds pump-7-T (CEL) at sink (postgres)" in shown.stdout
-    assert "mean of temperature over [2026-05-04 12:00:00Z, 2026-05-04 12:15:00Z), due 2026-05-04 12:16:00Z" in shown.stdout
+    assert (
+        "mean of temperature over [2026-05-04 12:00:00Z, 2026-05-04 12:15:00Z), due 2026-05-04 12:16:00Z"
+        in shown.stdout
+    )
     printed = json.loads(fieldgate(folder, *arguments, "--json").stdout)
     assert printed["samples"][0]["meters"][0]["due_at"] == "2026-05-04T12:16:00Z"
 
@@ -145,12 +171,26 @@ def test_windows_are_counted_from_1970(at: str, minutes: int, start: str) -> Non
 
 
 def test_what_is_generated_from_the_code_is_current() -> None:
-    stale = [path for path, text in files().items() if not (ROOT / path).exists() or (ROOT / path).read_text(encoding="utf-8") != text]
+    stale = [
+        path
+        for path, text in files().items()
+        if not (ROOT / path).exists() or (ROOT / path).read_text(encoding="utf-8") != text
+    ]
     assert not stale, "run `python -m gateway.cli.reference`"
 
 
 def test_log_events_are_named_room_past_tense() -> None:
-    rooms = {path.stem for path in (ROOT / "gateway").iterdir()} | {"connection", "credential", "gateway", "library"}
+    rooms = {path.stem for path in (ROOT / "gateway").iterdir()} | {
+        "connection",
+        "credential",
+        "gateway",
+        "library",
+    }
     events = re.findall(r"^\| `([^`]+)`", files()["docs/reference/log-events.md"], re.MULTILINE)
     assert len(events) > 20
-    assert [event for event in events if not re.fullmatch(r"[a-z]+\.(\{name\}_logged|[a-z]+(_[a-z]+)*)", event) or event.split(".")[0] not in rooms] == []
+    assert [
+        event
+        for event in events
+        if not re.fullmatch(r"[a-z]+\.(\{name\}_logged|[a-z]+(_[a-z]+)*)", event)
+        or event.split(".")[0] not in rooms
+    ] == []

@@ -1,4 +1,6 @@
-"""Commands over MQTT as far as they are pure: whose a topic is, where answers may go, how many requests there may be."""
+"""Commands over MQTT as far as they are pure: whose a topic is, where answers may go, how many requests there
+may be.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,10 @@ def test_and_nowhere_else(topic: str) -> None:
     assert not may_reply_to(ROOT, "acme", topic)
 
 
-@given(st.text(max_size=80), st.sampled_from(["", ROOT + "/", ROOT + "/customers/", OWN + "/", ROOT + "/customers/globex/"]))
+@given(
+    st.text(max_size=80),
+    st.sampled_from(["", ROOT + "/", ROOT + "/customers/", OWN + "/", ROOT + "/customers/globex/"]),
+)
 def test_no_topic_leads_out_of_the_customers_responses(text: str, before: str) -> None:
     topic = before + text
     if may_reply_to(ROOT, "acme", topic):

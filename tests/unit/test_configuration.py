@@ -27,7 +27,9 @@ connections:
 SINK = {"SINK": "postgresql:///sink"}
 
 
-def read(folder: Path, main: str, connections: str | None = None, environ: dict[str, str] | None = None) -> Loaded:
+def read(
+    folder: Path, main: str, connections: str | None = None, environ: dict[str, str] | None = None
+) -> Loaded:
     text = main if connections is None else main + "connections_file: connections.yaml\n"
     (folder / "main.yaml").write_text(text)
     if connections is not None:
@@ -35,7 +37,9 @@ def read(folder: Path, main: str, connections: str | None = None, environ: dict[
     return load(folder / "main.yaml", {**KEY, **SINK, **(environ or {})}, systems=SYSTEMS)
 
 
-def told(folder: Path, main: str, connections: str | None = None, environ: dict[str, str] | None = None) -> list[str]:
+def told(
+    folder: Path, main: str, connections: str | None = None, environ: dict[str, str] | None = None
+) -> list[str]:
     with pytest.raises(Faults) as raised:
         read(folder, main, connections, environ)
     return [str(fault).replace(f"{folder}/", "") for fault in raised.value.faults]
@@ -50,7 +54,11 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
 
 def test_every_fault_is_told_at_once_with_file_line_and_path(tmp_path: Path) -> None:
     main = SECURITY + "customers: [acme]\nsync:\n  wrokers: 8\n  lateness: 5\ndatabase: {workers: 3}\n"
-    faults = told(tmp_path, main, CONNECTION.replace("    meters:\n", "").replace("postgres", "postgrs").replace("acme\n", "akme\n"))
+    faults = told(
+        tmp_path,
+        main,
+        CONNECTION.replace("    meters:\n", "").replace("postgres", "postgrs").replace("acme\n", "akme\n"),
+    )
     assert faults == [
         "connections.yaml:3: connections[0].customer: 'akme' is not among the customers of the main file; did you mean 'acme'?",
         "connections.yaml:4: connections[0].system: unknown system 'postgrs'; did you mean 'postgres'?",
@@ -69,13 +77,28 @@ def test_every_fault_is_told_at_once_with_file_line_and_path(tmp_path: Path) -> 
         ("instance: no\n", "main.yaml:2: instance: must be text; put it in quotes"),
         ("broker: {url: 'http://x'}\n", "main.yaml:2: broker.url: expected mqtt://host:port"),
         ("broker: {password: hunter2}\n", "main.yaml:2: broker.password: is a secret written in clear"),
-        ("database: {dsn: 'postgresql://u:pw@h/d'}\n", "main.yaml:2: database.dsn: is a secret written in clear"),
+        (
+            "database: {dsn: 'postgresql://u:pw@h/d'}\n",
+            "main.yaml:2: database.dsn: is a secret written in clear",
+        ),
         ("instance: '${ENV:X}'\n", "main.yaml:2: instance: ${ENV:X} is unknown"),
-        ("broker: {password: '${env:NOT_THERE}'}\n", "main.yaml:2: broker.password: environment variable NOT_THERE is not set; set it"),
-        ("broker: {password: '${file:gone}'}\n", "gone cannot be read (No such file or directory); create it"),
-        ("broker: {partitions: 2}\n", "main.yaml:2: broker.partitions: partitions divide the listed customers"),
+        (
+            "broker: {password: '${env:NOT_THERE}'}\n",
+            "main.yaml:2: broker.password: environment variable NOT_THERE is not set; set it",
+        ),
+        (
+            "broker: {password: '${file:gone}'}\n",
+            "gone cannot be read (No such file or directory); create it",
+        ),
+        (
+            "broker: {partitions: 2}\n",
+            "main.yaml:2: broker.partitions: partitions divide the listed customers",
+        ),
         ("a: &a [*a]\n", "main.yaml:2: is not YAML: aliases"),
-        ("telemetry: {sources: [{topic: '{customer}/{device}/#'}]}\n", "main.yaml:2: telemetry.sources[0].topic"),
+        (
+            "telemetry: {sources: [{topic: '{customer}/{device}/#'}]}\n",
+            "main.yaml:2: telemetry.sources[0].topic",
+        ),
         (
             "telemetry:\n  sources:\n    - {topic: '{customer}/devices/{device}'}\n    - {topic: '{customer}/{device}/x'}\n",
             "main.yaml:5: telemetry.sources[1]: '{customer}/{device}/x' overlaps '{customer}/devices/{device}'",
@@ -103,7 +126,9 @@ def test_no_fault_repeats_a_secret(tmp_path: Path) -> None:
 
 def test_secrets_come_from_files_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "pw").write_text("hunter2\n")
-    password = read(tmp_path, SECURITY + "broker: {password: '${file:pw}', topic_root: 'a$${b}'}\n").settings.broker.password
+    password = read(
+        tmp_path, SECURITY + "broker: {password: '${file:pw}', topic_root: 'a$${b}'}\n"
+    ).settings.broker.password
     assert password is not None
     assert password.get_secret_value() == "hunter2"
 
@@ -122,21 +147,42 @@ def test_the_environment_overrides(tmp_path: Path) -> None:
 
 
 def test_an_override_of_nothing_is_a_fault_unless_somebody_asks_for_it(tmp_path: Path) -> None:
-    environ = {"FIELDGATE_BROKER__URLL": "x", "FIELDGATE_DSN": "postgresql:///x", "FIELDGATE_SERVICE_HOST": "10.0.0.1", "FIELDGATE_PORT_8080_TCP": "y"}
+    environ = {
+        "FIELDGATE_BROKER__URLL": "x",
+        "FIELDGATE_DSN": "postgresql:///x",
+        "FIELDGATE_SERVICE_HOST": "10.0.0.1",
+        "FIELDGATE_PORT_8080_TCP": "y",
+    }
     faults = told(tmp_path, SECURITY + "database: {dsn: '${env:FIELDGATE_DSN}'}\n", environ=environ)
-    assert faults == ["environment variable FIELDGATE_BROKER__URLL: sets no key of the configuration; did you mean 'FIELDGATE_BROKER__URL'?"]
+    assert faults == [
+        "environment variable FIELDGATE_BROKER__URLL: sets no key of the configuration; did you mean 'FIELDGATE_BROKER__URL'?"
+    ]
 
 
 def test_a_faulty_override_is_told_by_its_variable(tmp_path: Path) -> None:
     faults = told(tmp_path, SECURITY + "sync: {workers: 9}\n", environ={"FIELDGATE_SYNC__WORKERS": "many"})
-    assert faults[0].startswith("environment variable FIELDGATE_SYNC__WORKERS: sync.workers: input should be a valid integer")
+    assert faults[0].startswith(
+        "environment variable FIELDGATE_SYNC__WORKERS: sync.workers: input should be a valid integer"
+    )
 
 
 def test_a_fallback_is_under_the_file_and_the_environment(tmp_path: Path) -> None:
     (tmp_path / "main.yaml").write_text("broker: {url: 'mqtt://mine:1'}\n")
-    fallback = {"broker": {"url": "mqtt://theirs:2"}, "security": {"encryption_keys": ["k"]}, "database": {"dsn": "postgresql:///d"}}
-    settings = load(tmp_path / "main.yaml", {"FIELDGATE_DATABASE__DSN": "postgresql:///e"}, systems=SYSTEMS, fallback=fallback).settings
-    assert (settings.broker.url, settings.database.dsn.get_secret_value()) == ("mqtt://mine:1", "postgresql:///e")
+    fallback = {
+        "broker": {"url": "mqtt://theirs:2"},
+        "security": {"encryption_keys": ["k"]},
+        "database": {"dsn": "postgresql:///d"},
+    }
+    settings = load(
+        tmp_path / "main.yaml",
+        {"FIELDGATE_DATABASE__DSN": "postgresql:///e"},
+        systems=SYSTEMS,
+        fallback=fallback,
+    ).settings
+    assert (settings.broker.url, settings.database.dsn.get_secret_value()) == (
+        "mqtt://mine:1",
+        "postgresql:///e",
+    )
     assert load(None, {}, systems=SYSTEMS, fallback=fallback).settings.broker.url == "mqtt://theirs:2"
 
 
@@ -144,8 +190,13 @@ MAIN = SECURITY + "customers: [acme]\n"
 
 
 def test_rules_come_from_lines_and_tables(tmp_path: Path) -> None:
-    (tmp_path / "meters.csv").write_text('\ufeffdevice, metric,meter,unit,reduce,every\npump-1,flow,"A,1",L,max,1h\npump-2,flow,A2,,each,\n')
-    meters = CONNECTION + "      - {device: 'p-*', metric: t, meter: '{device}-T', deadband: 0.5}\n      - {table: meters.csv}\n"
+    (tmp_path / "meters.csv").write_text(
+        '\ufeffdevice, metric,meter,unit,reduce,every\npump-1,flow,"A,1",L,max,1h\npump-2,flow,A2,,each,\n'
+    )
+    meters = (
+        CONNECTION
+        + "      - {device: 'p-*', metric: t, meter: '{device}-T', deadband: 0.5}\n      - {table: meters.csv}\n"
+    )
     [declared] = read(tmp_path, MAIN, meters).connections
     assert [(rule.device, rule.meter, rule.reduce, rule.every) for rule in declared.rules] == [
         ("p-*", "{device}-T", "last", timedelta(minutes=15)),
@@ -162,7 +213,10 @@ def test_rules_come_from_lines_and_tables(tmp_path: Path) -> None:
         ("device,metric\na,b\n", "meters.csv:1: column 'meter' is missing"),
         ("device,metric,meter\na,b,c,d\n", "meters.csv:2: has more values than the 3 columns"),
         ("device,metric,meter,reduce\na,b,c,median\n", "meters.csv:2: reduce: input should be 'last'"),
-        ("device,metric,meter\na,b,c\na,d,c\n", "meters.csv:3: meter 'c' is already fed by a/b (meters.csv:2)"),
+        (
+            "device,metric,meter\na,b,c\na,d,c\n",
+            "meters.csv:3: meter 'c' is already fed by a/b (meters.csv:2)",
+        ),
         ('device,metric,meter\na,b,"c\n', "is not CSV"),
     ],
 )
@@ -176,14 +230,26 @@ def test_a_fault_of_a_table_has_its_line(tmp_path: Path, table: str, fault: str)
     ("meters", "fault"),
     [
         ("- {table: none.csv}", "connections.yaml:7: connections[0].meters[0].table: table"),
-        ("- {device: a, metric: b}", "connections.yaml:7: connections[0].meters[0]: a meter needs device, metric and meter"),
-        ("- {device: 'a*', metric: b, meter: m}", "may match several devices and a meter is fed by one: put {device} into meter"),
-        ("- {device: a, metric: b, meter: '{devcie}'}", "unknown placeholder {devcie} in meter; did you mean 'device'?"),
+        (
+            "- {device: a, metric: b}",
+            "connections.yaml:7: connections[0].meters[0]: a meter needs device, metric and meter",
+        ),
+        (
+            "- {device: 'a*', metric: b, meter: m}",
+            "may match several devices and a meter is fed by one: put {device} into meter",
+        ),
+        (
+            "- {device: a, metric: b, meter: '{devcie}'}",
+            "unknown placeholder {devcie} in meter; did you mean 'device'?",
+        ),
         (
             "- {device: 'a*', metric: b, meter: '{device}'}\n      - {device: 'a*', metric: c, meter: '{device}'}",
             "connections.yaml:8: connections[0].meters[1]: meter 'ax' is already fed by a*/b",
         ),
-        ("- {device: 'a*', metric: b, meter: '{device}-x'}\n      - {device: a1, metric: c, meter: a1-x}", "meter 'a1-x' is already fed by a*/b"),
+        (
+            "- {device: 'a*', metric: b, meter: '{device}-x'}\n      - {device: a1, metric: c, meter: a1-x}",
+            "meter 'a1-x' is already fed by a*/b",
+        ),
     ],
 )
 def test_a_fault_of_a_rule(tmp_path: Path, meters: str, fault: str) -> None:
@@ -204,26 +270,54 @@ def test_rules_that_feed_different_meters_are_no_conflict(tmp_path: Path) -> Non
             "customer: akme",
             "connections.yaml:3: connections[0].customer: 'akme' is not among the customers of the main file; did you mean 'acme'?",
         ),
-        ("dsn:", "dns:", "connections.yaml:5: connections[0].credentials.dns: unknown key; did you mean 'dsn'?"),
-        ("type: dsn", "type: basic", "connections.yaml:5: connections[0].credentials.type: PostgreSQL table does not take 'basic'; it takes dsn"),
-        ("    meters:", "    settings: {tabel: x}", "connections.yaml:6: connections[0].settings.tabel: unknown key; did you mean 'table'?"),
-        ("    meters:", "    hosting: moon", "connections.yaml:6: connections[0].hosting: input should be 'cloud' or 'on_premises'"),
-        ('"${env:SINK}"', "postgresql://u:pw@h/d", "connections.yaml:5: connections[0].credentials.dsn: is a secret written in clear"),
+        (
+            "dsn:",
+            "dns:",
+            "connections.yaml:5: connections[0].credentials.dns: unknown key; did you mean 'dsn'?",
+        ),
+        (
+            "type: dsn",
+            "type: basic",
+            "connections.yaml:5: connections[0].credentials.type: PostgreSQL table does not take 'basic'; it takes dsn",
+        ),
+        (
+            "    meters:",
+            "    settings: {tabel: x}",
+            "connections.yaml:6: connections[0].settings.tabel: unknown key; did you mean 'table'?",
+        ),
+        (
+            "    meters:",
+            "    hosting: moon",
+            "connections.yaml:6: connections[0].hosting: input should be 'cloud' or 'on_premises'",
+        ),
+        (
+            '"${env:SINK}"',
+            "postgresql://u:pw@h/d",
+            "connections.yaml:5: connections[0].credentials.dsn: is a secret written in clear",
+        ),
         (
             "    meters:",
             "  - {id: acme-sink, customer: acme, system: postgres, credentials: {dsn: 'postgresql:///x'}}",
             "'acme-sink' is already the connection at",
         ),
-        ("connections:", "conections:", "connections.yaml:1: conections: unknown key; did you mean 'connections'?"),
+        (
+            "connections:",
+            "conections:",
+            "connections.yaml:1: conections: unknown key; did you mean 'connections'?",
+        ),
     ],
 )
 def test_a_fault_of_a_connection(tmp_path: Path, written: str, instead: str, fault: str) -> None:
-    connections = (CONNECTION.replace("    meters:\n", "") if "meters" not in written else CONNECTION).replace(written, instead)
+    connections = (
+        CONNECTION.replace("    meters:\n", "") if "meters" not in written else CONNECTION
+    ).replace(written, instead)
     faults = told(tmp_path, MAIN, connections)
     assert any(fault in line for line in faults), faults
 
 
-@pytest.mark.parametrize(("schema", "sample"), [("fieldgate", "fieldgate.yaml"), ("connections", "connections.example.yaml")])
+@pytest.mark.parametrize(
+    ("schema", "sample"), [("fieldgate", "fieldgate.yaml"), ("connections", "connections.example.yaml")]
+)
 def test_the_schemas_take_the_samples_and_refuse_unknown_keys(schema: str, sample: str) -> None:
     rules = json.loads((ROOT / "config" / "schemas" / f"{schema}.schema.json").read_text())
     data = yaml.safe_load((ROOT / "config" / sample).read_text())

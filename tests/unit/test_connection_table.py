@@ -17,7 +17,13 @@ S, T, E = State, Trigger, EventType
         (S.VERIFYING, S.PENDING, T.PROBE_SUCCEEDED, S.ACTIVE, E.CONNECTION_ACTIVATED),
         (S.VERIFYING, S.PENDING, T.PROBE_REFUSED, S.PENDING, E.CONNECTION_VERIFICATION_FAILED),
         (S.VERIFYING, S.PENDING, T.PROBE_DENIED, S.PENDING, E.CONNECTION_VERIFICATION_FAILED),
-        (S.VERIFYING, S.REAUTHORIZATION_REQUIRED, T.PROBE_REFUSED, S.REAUTHORIZATION_REQUIRED, E.CONNECTION_REAUTHORIZATION_FAILED),
+        (
+            S.VERIFYING,
+            S.REAUTHORIZATION_REQUIRED,
+            T.PROBE_REFUSED,
+            S.REAUTHORIZATION_REQUIRED,
+            E.CONNECTION_REAUTHORIZATION_FAILED,
+        ),
         (S.VERIFYING, S.REAUTHORIZATION_REQUIRED, T.PROBE_SUCCEEDED, S.ACTIVE, E.CONNECTION_REAUTHORIZED),
         (S.VERIFYING, S.REAUTHORIZATION_REQUIRED, T.PROBE_DENIED, S.BLOCKED, E.CONNECTION_BLOCKED),
         (S.VERIFYING, S.ACTIVE, T.PROBE_REFUSED, S.ACTIVE, E.CONNECTION_VERIFICATION_FAILED),
@@ -28,9 +34,21 @@ S, T, E = State, Trigger, EventType
         (S.ACTIVE, None, T.AUTH_REFUSED, S.REAUTHORIZATION_REQUIRED, E.CONNECTION_REAUTHORIZATION_REQUIRED),
         (S.DEGRADED, None, T.CALL_DENIED, S.BLOCKED, E.CONNECTION_BLOCKED),
         (S.BLOCKED, None, T.PROBE_SUCCEEDED, S.ACTIVE, E.CONNECTION_UNBLOCKED),
-        (S.REAUTHORIZATION_REQUIRED, None, T.CREDENTIALS_GIVEN, S.VERIFYING, E.CONNECTION_REAUTHORIZATION_STARTED),
+        (
+            S.REAUTHORIZATION_REQUIRED,
+            None,
+            T.CREDENTIALS_GIVEN,
+            S.VERIFYING,
+            E.CONNECTION_REAUTHORIZATION_STARTED,
+        ),
         (S.REAUTHORIZATION_REQUIRED, None, T.PAUSE_ASKED, S.PAUSED, E.CONNECTION_PAUSED),
-        (S.PAUSED, S.REAUTHORIZATION_REQUIRED, T.RESUME_ASKED, S.REAUTHORIZATION_REQUIRED, E.CONNECTION_RESUMED),
+        (
+            S.PAUSED,
+            S.REAUTHORIZATION_REQUIRED,
+            T.RESUME_ASKED,
+            S.REAUTHORIZATION_REQUIRED,
+            E.CONNECTION_RESUMED,
+        ),
         (S.PAUSED, S.ACTIVE, T.DISCONNECT_ASKED, S.DISCONNECTING, None),
         (S.DISCONNECTING, None, T.DRAINED, S.DISCONNECTED, E.CONNECTION_DISCONNECTED),
         # what must change nothing
@@ -44,7 +62,9 @@ S, T, E = State, Trigger, EventType
         (S.BLOCKED, None, T.TRANSIENT_FAILURES, None, None),
     ],
 )
-def test_where_a_trigger_leads(state: State, prior: State | None, trigger: Trigger, target: State | None, event: EventType | None) -> None:
+def test_where_a_trigger_leads(
+    state: State, prior: State | None, trigger: Trigger, target: State | None, event: EventType | None
+) -> None:
     assert next_state(state, trigger, prior=prior) is target
     rule = rule_for(state, trigger, prior=prior)
     assert (None if rule is None else rule.event) is event
@@ -55,6 +75,12 @@ def test_the_diagram_shows_every_transition() -> None:
     assert lines[:2] == ["stateDiagram-v2", "[*] --> pending"] and lines[-1] == "disconnected --> [*]"
     for rule in TABLE:
         if rule.target is Prior.STATE:
-            assert sum(line.startswith(f"{rule.source} --> ") and line.endswith(f": {rule.trigger}") for line in lines) > 1
+            assert (
+                sum(
+                    line.startswith(f"{rule.source} --> ") and line.endswith(f": {rule.trigger}")
+                    for line in lines
+                )
+                > 1
+            )
         else:
             assert f"{rule.source} --> {rule.target}: {rule.trigger}" in lines

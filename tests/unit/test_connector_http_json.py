@@ -51,7 +51,18 @@ def test_what_is_filled_in_is_never_looked_at_again(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{value.__class__}", "{0}", "{}", "{value!r}", "{Value}", {"a": object()}, {1: "a"}, [["{value}"] * 100] * 3, [[[[[[[[[["deep"]]]]]]]]]]]
+    "template",
+    [
+        "{value.__class__}",
+        "{0}",
+        "{}",
+        "{value!r}",
+        "{Value}",
+        {"a": object()},
+        {1: "a"},
+        [["{value}"] * 100] * 3,
+        [[[[[[[[[["deep"]]]]]]]]]],
+    ],
 )
 def test_what_is_no_template_is_refused(template: object) -> None:
     with pytest.raises(ValueError, match=r"."):
@@ -73,9 +84,15 @@ def test_a_signature_is_the_hmac_of_the_very_bytes(encoding: Literal["hex", "bas
 
 @pytest.mark.parametrize(
     ("written", "wanted"),
-    [("iso", "2026-11-02T10:00:00.123456Z"), ("epoch_milliseconds", 1793613600123), ("epoch_seconds", 1793613600)],
+    [
+        ("iso", "2026-11-02T10:00:00.123456Z"),
+        ("epoch_milliseconds", 1793613600123),
+        ("epoch_seconds", 1793613600),
+    ],
 )
-def test_times_are_written_as_set(written: Literal["iso", "epoch_milliseconds", "epoch_seconds"], wanted: object) -> None:
+def test_times_are_written_as_set(
+    written: Literal["iso", "epoch_milliseconds", "epoch_seconds"], wanted: object
+) -> None:
     assert to_time(datetime(2026, 11, 2, 10, 0, 0, 123456, tzinfo=UTC), written) == wanted
 
 

@@ -61,7 +61,9 @@ def reading(number: int, meter: str | None = None) -> Reading:
         (599, True, None, Unavailable),
     ],
 )
-def test_the_error_table(status: int, idempotent: bool, retry_after: float | None, kind: type[ConnectorError]) -> None:
+def test_the_error_table(
+    status: int, idempotent: bool, retry_after: float | None, kind: type[ConnectorError]
+) -> None:
     error = to_error(status, "words", idempotent=idempotent, retry_after=retry_after, request_id="r-1")
     assert type(error) is kind
     assert error.request_id == "r-1"
@@ -93,7 +95,9 @@ def test_a_date_without_the_answers_own_date_is_not_judged_by_our_clock() -> Non
 
 
 @given(bad=st.sets(st.integers(0, 63)), size=st.integers(1, 64), max_calls=st.integers(8, 200))
-def test_bisection_names_exactly_the_culprits_in_order_with_bounded_calls(bad: set[int], size: int, max_calls: int) -> None:
+def test_bisection_names_exactly_the_culprits_in_order_with_bounded_calls(
+    bad: set[int], size: int, max_calls: int
+) -> None:
     readings = [reading(number) for number in range(size)]
     culprits = {readings[number].key for number in bad if number < size}
     sent: list[str] = []
@@ -128,7 +132,9 @@ def test_bisection_names_exactly_the_culprits_in_order_with_bounded_calls(bad: s
         (AuthRefused("key revoked"), Retry, Retry),
     ],
 )
-async def test_an_error_half_way_hides_nothing_that_was_accepted(error: ConnectorError, struck: type[Outcome], rest: type[Outcome]) -> None:
+async def test_an_error_half_way_hides_nothing_that_was_accepted(
+    error: ConnectorError, struck: type[Outcome], rest: type[Outcome]
+) -> None:
     readings = [reading(number) for number in range(8)]
     sizes: list[int] = []
 
@@ -172,7 +178,9 @@ async def test_a_blamed_meter_costs_one_search_for_all_its_readings() -> None:
 
     outcomes, blamed = await push_bisecting(readings, send)
     assert blamed == {"bad": Rejected(code="404", message="unknown")}
-    assert [isinstance(outcome, Rejected) for outcome in outcomes] == [item.meter == "bad" for item in readings]
+    assert [isinstance(outcome, Rejected) for outcome in outcomes] == [
+        item.meter == "bad" for item in readings
+    ]
     assert calls <= 8
 
 

@@ -1,4 +1,6 @@
-"""MaintainX: the mapping, and what its connector does with the system's limits. The demonstration CMMS serves on loopback."""
+"""MaintainX: the mapping, and what its connector does with the system's limits. The demonstration CMMS serves
+on loopback.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ import httpx
 import pytest
 
 from connectors.maintainx.connector import MaintainXConnector
-from connectors.maintainx.mapping import Catalogue, Meter, proven, to_catalogue, to_item, to_meter, to_text, to_time
+from connectors.maintainx.mapping import (
+    Catalogue,
+    Meter,
+    proven,
+    to_catalogue,
+    to_item,
+    to_meter,
+    to_text,
+    to_time,
+)
 from connectors.maintainx.settings import MaintainXSettings
 from gateway.demo.cmms import DemoCmms
 from gateway.model.connector import ConnectorSettings
@@ -34,8 +45,16 @@ PUMP = Meter(id=7, name="pump", last_at=NOW, last_value=5.0)
 
 def test_an_item_has_the_id_the_number_and_milliseconds() -> None:
     at = datetime(2026, 11, 2, 10, 0, 0, 123_999, tzinfo=UTC)
-    assert to_item(reading("pump", at, True), catalogue(PUMP), system_time=at) == {"meterId": 7, "value": 1, "readingDate": "2026-11-02T10:00:00.123Z"}
-    assert to_item(reading("7", at), None, system_time=None) == {"meterId": 7, "value": 1.0, "readingDate": "2026-11-02T10:00:00.123Z"}
+    assert to_item(reading("pump", at, True), catalogue(PUMP), system_time=at) == {
+        "meterId": 7,
+        "value": 1,
+        "readingDate": "2026-11-02T10:00:00.123Z",
+    }
+    assert to_item(reading("7", at), None, system_time=None) == {
+        "meterId": 7,
+        "value": 1.0,
+        "readingDate": "2026-11-02T10:00:00.123Z",
+    }
 
 
 @pytest.mark.parametrize(
@@ -50,7 +69,10 @@ def test_an_item_has_the_id_the_number_and_milliseconds() -> None:
     ],
 )
 def test_what_need_not_be_sent_is_rejected_with_a_code(sent: Reading, code: str) -> None:
-    twins = (Meter(id=1, name="twin", last_at=None, last_value=None), Meter(id=2, name="twin", last_at=None, last_value=None))
+    twins = (
+        Meter(id=1, name="twin", last_at=None, last_value=None),
+        Meter(id=2, name="twin", last_at=None, last_value=None),
+    )
     refused = to_item(sent, catalogue(PUMP, *twins), system_time=NOW)
     assert isinstance(refused, Rejected)
     assert refused.code == code
@@ -61,14 +83,28 @@ def test_exactly_three_days_is_still_taken() -> None:
 
 
 def test_the_last_reading_proves_the_earlier_ones_of_its_meter_only() -> None:
-    ours = [reading("pump", NOW - timedelta(minutes=1), 4.0), reading("pump", NOW, 5.0), reading("8", NOW, 5.0)]
+    ours = [
+        reading("pump", NOW - timedelta(minutes=1), 4.0),
+        reading("pump", NOW, 5.0),
+        reading("8", NOW, 5.0),
+    ]
     assert set(proven(ours, catalogue(PUMP))) == {ours[0].key, ours[1].key}
     newer = [*ours, reading("pump", NOW + timedelta(minutes=1), 6.0)]
     assert proven(newer, catalogue(PUMP)) == {}
     assert proven([reading("pump", NOW, 5.1)], catalogue(PUMP)) == {}
 
 
-@pytest.mark.parametrize("item", [None, 3, {}, {"id": "7"}, {"id": 7, "lastReading": 5}, {"id": 7, "lastReading": {"value": "x", "readingDate": "y"}}])
+@pytest.mark.parametrize(
+    "item",
+    [
+        None,
+        3,
+        {},
+        {"id": "7"},
+        {"id": 7, "lastReading": 5},
+        {"id": 7, "lastReading": {"value": "x", "readingDate": "y"}},
+    ],
+)
 def test_a_strange_meter_is_no_crash(item: object) -> None:
     meter = to_meter(item)
     assert meter is None or (meter.last_at is None and meter.last_value is None)
@@ -78,7 +114,16 @@ def test_times_go_round() -> None:
     assert to_time(to_text(NOW)) == NOW
 
 
-@pytest.mark.parametrize("url", ["http://api.example.com", "https://user:x@example.com", "ftp://example.com", "https://", "https://example.com/?a=1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.example.com",
+        "https://user:x@example.com",
+        "ftp://example.com",
+        "https://",
+        "https://example.com/?a=1",
+    ],
+)
 def test_the_key_never_travels_in_clear_or_to_a_strange_address(url: str) -> None:
     with pytest.raises(ValueError, match="base_url"):
         MaintainXSettings(base_url=url)
@@ -86,7 +131,9 @@ def test_the_key_never_travels_in_clear_or_to_a_strange_address(url: str) -> Non
 
 @pytest.fixture
 async def cmms() -> AsyncIterator[DemoCmms]:
-    async with DemoCmms(meters=["pump-1 temperature", *(f"filler-{number}" for number in range(250)), "pump-2 temperature"]) as running:
+    async with DemoCmms(
+        meters=["pump-1 temperature", *(f"filler-{number}" for number in range(250)), "pump-2 temperature"]
+    ) as running:
         yield running
 
 
@@ -99,33 +146,53 @@ async def connector(cmms: DemoCmms) -> AsyncIterator[MaintainXConnector]:
 
 def build(cmms: DemoCmms, *, api_key: str | None = None) -> MaintainXConnector:
     return MaintainXConnector(
-        ConnectorSettings(connection="c", hosting="cloud", settings={"base_url": cmms.url}, credentials={"api_key": api_key or cmms.api_key}, timeout_seconds=1)
+        ConnectorSettings(
+            connection="c",
+            hosting="cloud",
+            settings={"base_url": cmms.url},
+            credentials={"api_key": api_key or cmms.api_key},
+            timeout_seconds=1,
+        )
     )
 
 
-async def test_names_are_found_on_any_page_and_listed_once(cmms: DemoCmms, connector: MaintainXConnector) -> None:
+async def test_names_are_found_on_any_page_and_listed_once(
+    cmms: DemoCmms, connector: MaintainXConnector
+) -> None:
     for second in range(3):
-        batch = make_batch("c", [reading(f"pump-{number} temperature", NOW + timedelta(seconds=second)) for number in (1, 2)])
+        batch = make_batch(
+            "c", [reading(f"pump-{number} temperature", NOW + timedelta(seconds=second)) for number in (1, 2)]
+        )
         assert await connector.push(batch) == [Accepted(), Accepted()]
     assert cmms.requests["GET /meters 200"] == 3  # the clock, and two pages
 
 
 async def test_an_unknown_meter_is_remembered(cmms: DemoCmms, connector: MaintainXConnector) -> None:
     for second in range(3):
-        batch = make_batch("c", [reading("999", NOW + timedelta(seconds=second)), reading("1001", NOW + timedelta(seconds=second))])
+        batch = make_batch(
+            "c",
+            [
+                reading("999", NOW + timedelta(seconds=second)),
+                reading("1001", NOW + timedelta(seconds=second)),
+            ],
+        )
         assert [type(outcome) for outcome in await connector.push(batch)] == [Accepted, Rejected]
     assert cmms.requests["POST /meterreadings 404"] == 2
     assert cmms.state()["repeats"] == 0
 
 
-async def test_the_fourth_day_is_refused_without_asking(cmms: DemoCmms, connector: MaintainXConnector) -> None:
+async def test_the_fourth_day_is_refused_without_asking(
+    cmms: DemoCmms, connector: MaintainXConnector
+) -> None:
     (outcome,) = await connector.push(make_batch("c", [reading("1001", NOW - timedelta(days=4))]))
     assert isinstance(outcome, Rejected)
     assert outcome.code == "older_than_max_backfill"
     assert not any(route.startswith("POST") for route in cmms.requests)
 
 
-async def test_the_limit_is_met_by_header_before_the_system_has_to_refuse(cmms: DemoCmms, connector: MaintainXConnector) -> None:
+async def test_the_limit_is_met_by_header_before_the_system_has_to_refuse(
+    cmms: DemoCmms, connector: MaintainXConnector
+) -> None:
     cmms.switches.rate_limit = 3
     for second in range(2):  # the first one also asks for the system's time
         await connector.push(make_batch("c", [reading("1001", NOW + timedelta(seconds=second))]))
@@ -136,7 +203,9 @@ async def test_the_limit_is_met_by_header_before_the_system_has_to_refuse(cmms: 
     assert not any("429" in route for route in cmms.requests)
 
 
-async def test_connections_with_one_key_share_its_limit(cmms: DemoCmms, connector: MaintainXConnector) -> None:
+async def test_connections_with_one_key_share_its_limit(
+    cmms: DemoCmms, connector: MaintainXConnector
+) -> None:
     cmms.switches.rate_limit = 1
     await connector.probe()
     other = build(cmms)
@@ -148,7 +217,9 @@ async def test_connections_with_one_key_share_its_limit(cmms: DemoCmms, connecto
 
 async def test_a_lost_answer_is_found_again(cmms: DemoCmms, connector: MaintainXConnector) -> None:
     await connector.probe()
-    batch = make_batch("c", [reading("1001", NOW + timedelta(seconds=second), float(second)) for second in range(3)])
+    batch = make_batch(
+        "c", [reading("1001", NOW + timedelta(seconds=second), float(second)) for second in range(3)]
+    )
     cmms.switches.slow_seconds = 1.5
     with pytest.raises(OutcomeUnknown):
         await connector.push(batch)
@@ -171,7 +242,13 @@ async def test_a_revoked_key_is_refused_and_never_repeated_in_an_error(cmms: Dem
 
 async def test_a_wrong_address_blames_no_meter(cmms: DemoCmms) -> None:
     connector = MaintainXConnector(
-        ConnectorSettings(connection="c", hosting="cloud", settings={"base_url": cmms.url + "/v9"}, credentials={"api_key": cmms.api_key}, timeout_seconds=1)
+        ConnectorSettings(
+            connection="c",
+            hosting="cloud",
+            settings={"base_url": cmms.url + "/v9"},
+            credentials={"api_key": cmms.api_key},
+            timeout_seconds=1,
+        )
     )
     with pytest.raises(BadConfiguration):
         await connector.push(make_batch("c", [reading("1001", NOW)]))
@@ -180,9 +257,17 @@ async def test_a_wrong_address_blames_no_meter(cmms: DemoCmms) -> None:
 
 async def test_the_switches_of_the_demonstration_are_checked(cmms: DemoCmms) -> None:
     async with httpx.AsyncClient() as client:
-        assert (await client.post(cmms.control_url, json={"answer_500": True, "slow_seconds": 0})).status_code == 200
+        assert (
+            await client.post(cmms.control_url, json={"answer_500": True, "slow_seconds": 0})
+        ).status_code == 200
         assert cmms.switches.answer_500
-        faults: tuple[object, ...] = ({"explode": True}, {"answer_500": 1}, {"slow_seconds": "2"}, [], {"slow_seconds": True})
+        faults: tuple[object, ...] = (
+            {"explode": True},
+            {"answer_500": 1},
+            {"slow_seconds": "2"},
+            [],
+            {"slow_seconds": True},
+        )
         for wrong in faults:
             assert (await client.post(cmms.control_url, json=wrong)).status_code == 400
         assert (await client.get(f"{cmms.control_url}/state")).json()["readings"] == 0

@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.tryton.mapping import Held, Point, from_value, resolve, to_catalogue, to_drafts, to_held, to_points, to_remote, to_text, to_time, to_value
+from connectors.tryton.mapping import (
+    Held,
+    Point,
+    from_value,
+    resolve,
+    to_catalogue,
+    to_drafts,
+    to_held,
+    to_points,
+    to_remote,
+    to_text,
+    to_time,
+    to_value,
+)
 from connectors.tryton.records import changed, plain, to_record
 from gateway.model.outcome import Rejected
 from gateway.model.reading import Reading, reading_key
@@ -22,7 +35,9 @@ def point(name: str, *, control: int = 1, company: int | None = 1, kind: str = "
 
 
 def reading(name: str, value: Value, at: datetime = AT) -> Reading:
-    return Reading(key=reading_key("c", f"pump/{name}", at), meter=f"pump/{name}", window_start=at, value=value)
+    return Reading(
+        key=reading_key("c", f"pump/{name}", at), meter=f"pump/{name}", window_start=at, value=value
+    )
 
 
 def held(number: int, points: dict[str, object], *, is_pending: bool = True) -> Held:
@@ -31,7 +46,12 @@ def held(number: int, points: dict[str, object], *, is_pending: bool = True) -> 
 
 def test_readings_of_one_time_share_a_draft_and_others_do_not() -> None:
     catalogue = to_catalogue([point("a"), point("b")])
-    sent = [reading("a", 1.0), reading("b", 2.0), reading("a", 3.0, AT + timedelta(minutes=15)), reading("c", 4.0)]
+    sent = [
+        reading("a", 1.0),
+        reading("b", 2.0),
+        reading("a", 3.0, AT + timedelta(minutes=15)),
+        reading("c", 4.0),
+    ]
     refused, drafts = to_drafts("c", sent, catalogue, company=None)
     assert [draft.values for draft in drafts.values()] == [{"a": 1.0, "b": 2.0}, {"a": 3.0}]
     assert all(len(reference) == 20 for reference in drafts)
@@ -66,7 +86,15 @@ def test_a_value_has_its_points_type(kind: str, value: Value, wanted: object) ->
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"), [("integer", 1.5), ("boolean", 0.5), ("selection", 1.0), ("float", "x"), ("float", float("inf")), ("numeric", 2**60)]
+    ("kind", "value"),
+    [
+        ("integer", 1.5),
+        ("boolean", 0.5),
+        ("selection", 1.0),
+        ("float", "x"),
+        ("float", float("inf")),
+        ("numeric", 2**60),
+    ],
 )
 def test_what_a_point_cannot_hold_is_refused(kind: str, value: Value) -> None:
     assert isinstance(to_value(kind, value), Rejected)
@@ -80,13 +108,33 @@ def test_a_decimal_comes_back_as_the_number_that_was_sent(number: float) -> None
 
 
 def test_times_are_naive_utc_to_the_second() -> None:
-    assert to_text(datetime(2026, 11, 2, 11, 0, 0, 999_999, tzinfo=timezone(timedelta(hours=1)))) == "2026-11-02T10:00:00"
-    tagged = {"__class__": "datetime", "year": 2026, "month": 11, "day": 2, "hour": 10, "minute": 0, "second": 0, "microsecond": 0}
+    assert (
+        to_text(datetime(2026, 11, 2, 11, 0, 0, 999_999, tzinfo=timezone(timedelta(hours=1))))
+        == "2026-11-02T10:00:00"
+    )
+    tagged = {
+        "__class__": "datetime",
+        "year": 2026,
+        "month": 11,
+        "day": 2,
+        "hour": 10,
+        "minute": 0,
+        "second": 0,
+        "microsecond": 0,
+    }
     assert to_time(tagged) == AT
 
 
 @pytest.mark.parametrize(
-    "tagged", [None, 3, {}, {"__class__": "datetime"}, {"__class__": "datetime", "year": 2026, "month": "x", "day": 1}, {"__class__": "date", "year": 2026}]
+    "tagged",
+    [
+        None,
+        3,
+        {},
+        {"__class__": "datetime"},
+        {"__class__": "datetime", "year": 2026, "month": "x", "day": 1},
+        {"__class__": "date", "year": 2026},
+    ],
 )
 def test_what_is_no_time_is_none(tagged: object) -> None:
     assert to_time(tagged) is None
@@ -106,7 +154,9 @@ def test_strange_rows_are_no_crash(row: object) -> None:
     assert to_held(row) is None
     assert to_points(row) == []
     assert to_points({"id": 1, "points": "x"}) == []
-    assert to_points({"id": 1, "name": "n", "points": [None, {"name": "p", "type_": "float"}]})[0].meter == "n/p"
+    assert (
+        to_points({"id": 1, "name": "n", "points": [None, {"name": "p", "type_": "float"}]})[0].meter == "n/p"
+    )
     assert from_value({"__class__": "Decimal", "decimal": "x"}) is None
     assert to_record("alerts", {"id": 1}) is None
 
@@ -118,9 +168,16 @@ def test_an_interval_looks_back_and_goes_on_behind_the_last_record() -> None:
         ["last_modified_at", "<", "2026-11-02T10:00:00.000000"],
         ["id", ">", 7],
     ]
-    assert changed(None, AT, overlap=overlap, after=None) == [["last_modified_at", "<", "2026-11-02T10:00:00.000000"], ["id", ">", 0]]
+    assert changed(None, AT, overlap=overlap, after=None) == [
+        ["last_modified_at", "<", "2026-11-02T10:00:00.000000"],
+        ["id", ">", 0],
+    ]
 
 
 def test_tags_become_plain_json() -> None:
-    tagged = {"at": {"__class__": "datetime", "year": 2026, "month": 11, "day": 2}, "n": [{"__class__": "Decimal", "decimal": "1.50"}], "x": None}
+    tagged = {
+        "at": {"__class__": "datetime", "year": 2026, "month": 11, "day": 2},
+        "n": [{"__class__": "Decimal", "decimal": "1.50"}],
+        "x": None,
+    }
     assert plain(tagged) == {"at": "2026-11-02T00:00:00Z", "n": ["1.50"], "x": None}

@@ -19,7 +19,9 @@ TOPIC = "acme/devices/pump/telemetry"
 
 def decoder(**telemetry: object) -> Decoder:
     settings = TelemetrySettings.model_validate(telemetry)
-    return Decoder(settings, [compile_source(source.topic, source.format) for source in settings.sources], ["acme"])
+    return Decoder(
+        settings, [compile_source(source.topic, source.format) for source in settings.sources], ["acme"]
+    )
 
 
 def reason_of(topic: str, payload: bytes, **telemetry: object) -> str:
@@ -58,7 +60,10 @@ def test_a_topic_that_names_no_device_has_a_reason(topic: str, reason: str) -> N
 
 
 def test_unknown_customers_are_taken_where_they_register_themselves() -> None:
-    assert decoder(auto_register_customers=True).decode("globex/devices/pump/telemetry", b'{"a":1}', NOW)[0][0] == "globex"
+    assert (
+        decoder(auto_register_customers=True).decode("globex/devices/pump/telemetry", b'{"a":1}', NOW)[0][0]
+        == "globex"
+    )
 
 
 def test_the_clock_limits_are_exact() -> None:

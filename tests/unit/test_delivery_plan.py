@@ -17,7 +17,15 @@ NUMBERS = Capabilities(push="bulk_partial")
 TEXT = Capabilities(push="bulk_partial", values=frozenset({"text"}))
 
 
-def due(value: Value | None, *, hour: int = 0, meter: str = "m", delivered: Value | None = None, previous: Value | None = None, **more: float) -> DueWindow:
+def due(
+    value: Value | None,
+    *,
+    hour: int = 0,
+    meter: str = "m",
+    delivered: Value | None = None,
+    previous: Value | None = None,
+    **more: float,
+) -> DueWindow:
     return DueWindow(
         meter=meter,
         window_start=AT + hour * HOUR,
@@ -32,7 +40,12 @@ def due(value: Value | None, *, hour: int = 0, meter: str = "m", delivered: Valu
     )
 
 
-def made(*windows: DueWindow, capabilities: Capabilities = EVERYTHING, oldest: datetime | None = None, silently: bool = False) -> Plan:
+def made(
+    *windows: DueWindow,
+    capabilities: Capabilities = EVERYTHING,
+    oldest: datetime | None = None,
+    silently: bool = False,
+) -> Plan:
     return plan("c", windows, capabilities=capabilities, oldest=oldest, clip_silently=silently)
 
 
@@ -51,7 +64,9 @@ def made(*windows: DueWindow, capabilities: Capabilities = EVERYTHING, oldest: d
         ("", None, True),
     ],
 )
-def test_only_what_the_system_does_not_hold_is_sent(value: Value | None, delivered: Value | None, sent: bool) -> None:
+def test_only_what_the_system_does_not_hold_is_sent(
+    value: Value | None, delivered: Value | None, sent: bool
+) -> None:
     result = made(due(value, delivered=delivered))
     assert (len(result.send), len(result.settled)) == ((1, 0) if sent else (0, 1))
     if sent:
@@ -60,9 +75,19 @@ def test_only_what_the_system_does_not_hold_is_sent(value: Value | None, deliver
 
 @pytest.mark.parametrize(
     ("capabilities", "value", "becomes"),
-    [(NUMBERS, True, 1.0), (NUMBERS, False, 0.0), (EVERYTHING, True, True), (NUMBERS, "on", None), (TEXT, 1.0, None), (TEXT, True, None), (TEXT, "on", "on")],
+    [
+        (NUMBERS, True, 1.0),
+        (NUMBERS, False, 0.0),
+        (EVERYTHING, True, True),
+        (NUMBERS, "on", None),
+        (TEXT, 1.0, None),
+        (TEXT, True, None),
+        (TEXT, "on", "on"),
+    ],
 )
-def test_a_value_is_sent_in_a_kind_that_the_system_takes(capabilities: Capabilities, value: Value, becomes: Value | None) -> None:
+def test_a_value_is_sent_in_a_kind_that_the_system_takes(
+    capabilities: Capabilities, value: Value, becomes: Value | None
+) -> None:
     result = made(due(value), capabilities=capabilities)
     if becomes is None:
         assert [refusal.reason for refusal in result.refused] == ["unsupported_value"] and result.send == []
@@ -76,11 +101,16 @@ def test_a_boolean_that_was_sent_as_a_number_is_equal_to_it() -> None:
 
 
 def test_the_deadband_counts_from_the_last_value_that_was_sent() -> None:
-    steps = [due(value, hour=hour, previous=10.0, deadband=1.0) for hour, value in enumerate([10.5, 10.9, 11.0, 11.9, 12.0])]
+    steps = [
+        due(value, hour=hour, previous=10.0, deadband=1.0)
+        for hour, value in enumerate([10.5, 10.9, 11.0, 11.9, 12.0])
+    ]
     assert [reading.value for _, reading in made(*steps).send] == [11.0, 12.0]
 
 
-@pytest.mark.parametrize(("value", "previous"), [("on", 1.0), (1.0, "on"), (True, 1.0), (1.0, True), (1.0, None)])
+@pytest.mark.parametrize(
+    ("value", "previous"), [("on", 1.0), (1.0, "on"), (True, 1.0), (1.0, True), (1.0, None)]
+)
 def test_the_deadband_is_for_numbers_only(value: Value, previous: Value | None) -> None:
     assert len(made(due(value, previous=previous, deadband=100.0)).send) == 1
 
@@ -96,7 +126,9 @@ def test_a_deadband_of_one_meter_is_not_anothers() -> None:
 def test_what_is_too_old_is_clipped_in_silence_or_refused_with_a_reason() -> None:
     old, young = due(1.0), due(2.0, hour=1)
     assert [w for w, _ in made(old, young, oldest=AT + HOUR).send] == [young]
-    assert [(r.due, r.reason) for r in made(old, young, oldest=AT + HOUR).refused] == [(old, "older_than_max_backfill")]
+    assert [(r.due, r.reason) for r in made(old, young, oldest=AT + HOUR).refused] == [
+        (old, "older_than_max_backfill")
+    ]
     assert made(old, young, oldest=AT + HOUR, silently=True).settled == [old]
 
 
@@ -111,5 +143,12 @@ def test_a_batch_is_halved_from_the_third_failure_on(failures: int, limit: int) 
 
 
 def test_a_meter_that_failed_before_comes_last_with_all_its_readings() -> None:
-    send = made(due(1.0, meter="a"), due(1.0, meter="b", attempts=1), due(2.0, meter="b", hour=1), due(1.0, meter="c")).send
-    assert [(w.meter, w.window_start) for w, _ in suspects_last(send)] == [("a", AT), ("c", AT), ("b", AT), ("b", AT + HOUR)]
+    send = made(
+        due(1.0, meter="a"), due(1.0, meter="b", attempts=1), due(2.0, meter="b", hour=1), due(1.0, meter="c")
+    ).send
+    assert [(w.meter, w.window_start) for w, _ in suspects_last(send)] == [
+        ("a", AT),
+        ("c", AT),
+        ("b", AT),
+        ("b", AT + HOUR),
+    ]

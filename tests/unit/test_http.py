@@ -27,7 +27,10 @@ async def test_health_and_readiness(client: httpx.AsyncClient) -> None:
     health, ready = await client.get("/healthz"), await client.get("/readyz")
     assert (health.status_code, health.json()["alive"]) == (200, True)
     assert ready.status_code == 503
-    assert ready.json() == {"ready": False, "checks": {"broker": False, "database": False, "migrations": False, "accepting": True}}
+    assert ready.json() == {
+        "ready": False,
+        "checks": {"broker": False, "database": False, "migrations": False, "accepting": True},
+    }
 
 
 async def test_metrics_in_both_formats(client: httpx.AsyncClient) -> None:
@@ -51,13 +54,21 @@ async def test_every_response_has_a_request_id(client: httpx.AsyncClient) -> Non
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status", "code"), [("GET", "/nowhere", 404, "request.not_found"), ("POST", "/healthz", 405, "request.method_not_allowed")]
+    ("method", "path", "status", "code"),
+    [("GET", "/nowhere", 404, "request.not_found"), ("POST", "/healthz", 405, "request.method_not_allowed")],
 )
-async def test_errors_are_problems(client: httpx.AsyncClient, method: str, path: str, status: int, code: str) -> None:
+async def test_errors_are_problems(
+    client: httpx.AsyncClient, method: str, path: str, status: int, code: str
+) -> None:
     response = await client.request(method, path)
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
-    assert (response.status_code, body["status"], body["code"], body["retryable"]) == (status, status, code, False)
+    assert (response.status_code, body["status"], body["code"], body["retryable"]) == (
+        status,
+        status,
+        code,
+        False,
+    )
     assert body["request_id"] == response.headers["X-Request-ID"]
 
 
@@ -85,7 +96,9 @@ async def test_an_address_that_is_none_is_a_fault_of_configuration(listen: str) 
         await process.listen(listen)
 
 
-async def test_a_process_that_cannot_be_started_is_tried_again_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_that_cannot_be_started_is_tried_again_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tried = asyncio.Event()
     tries = 0
 
@@ -97,7 +110,9 @@ async def test_a_process_that_cannot_be_started_is_tried_again_and_ends_nothing(
         raise BlockingIOError("no more processes")
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
-    settings = Settings.model_validate({"security": {"encryption_keys": ["k"]}, "http": {"listen": "127.0.0.1:0"}})
+    settings = Settings.model_validate(
+        {"security": {"encryption_keys": ["k"]}, "http": {"listen": "127.0.0.1:0"}}
+    )
     beside = process.HttpProcess(settings, Readiness(), owner="test")
     running = asyncio.create_task(beside.run())
     async with asyncio.timeout(10):

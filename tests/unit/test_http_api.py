@@ -1,4 +1,6 @@
-"""`/v1` on fakes: roles, whose it is, problems, paging, entity tags, limits. Every route is found by introspection, so a new one is tested too."""
+"""`/v1` on fakes: roles, whose it is, problems, paging, entity tags, limits. Every route is found by
+introspection, so a new one is tested too.
+"""
 
 from __future__ import annotations
 
@@ -75,19 +77,39 @@ def flat(routes: Sequence[Any]) -> Iterator[APIRoute]:
 
 def v1(app: FastAPI) -> list[tuple[str, str, str]]:
     """Name, method and path template of each operation of `/v1`."""
-    return [(route.name, method, route.path) for route in flat(app.routes) if route.path.startswith("/v1") for method in sorted(route.methods)]
+    return [
+        (route.name, method, route.path)
+        for route in flat(app.routes)
+        if route.path.startswith("/v1")
+        for method in sorted(route.methods)
+    ]
 
 
 OPERATIONS = v1(world().app)
 
 
-async def ask(client: httpx.AsyncClient, name: str, method: str, path: str, customer: str, *, connection: str | None = None) -> httpx.Response:
+async def ask(
+    client: httpx.AsyncClient,
+    name: str,
+    method: str,
+    path: str,
+    customer: str,
+    *,
+    connection: str | None = None,
+) -> httpx.Response:
     """A request that is right for the operation, about what is `customer`'s."""
-    filled = path.format(connection=connection or f"{customer}-1", incident=f"inc-{customer}", webhook=f"wh-{customer}")
+    filled = path.format(
+        connection=connection or f"{customer}-1", incident=f"inc-{customer}", webhook=f"wh-{customer}"
+    )
     body = BODIES.get(name)
     if isinstance(body, dict):
-        body = {key: value.format(customer=customer) if isinstance(value, str) else value for key, value in body.items()}
-    return await client.request(method, filled, json=body, params={"from": NOW.isoformat()} if name == "replay_webhook" else None)
+        body = {
+            key: value.format(customer=customer) if isinstance(value, str) else value
+            for key, value in body.items()
+        }
+    return await client.request(
+        method, filled, json=body, params={"from": NOW.isoformat()} if name == "replay_webhook" else None
+    )
 
 
 def test_every_operation_is_listed_here() -> None:
@@ -107,7 +129,11 @@ def test_no_dependency_runs_in_a_thread() -> None:
     """FastAPI takes what is not `async` to a thread, for each request."""
     called = {call for route in flat(world().app.routes) for call in calls(route.dependant)}
     assert len(called) > 5
-    assert not [call for call in called if not iscoroutinefunction(call) and not iscoroutinefunction(type(call).__call__)]
+    assert not [
+        call
+        for call in called
+        if not iscoroutinefunction(call) and not iscoroutinefunction(type(call).__call__)
+    ]
 
 
 @pytest.mark.parametrize("role", [None, "nonsense", *Role])
@@ -124,7 +150,12 @@ async def test_roles(name: str, method: str, path: str, role: str | None) -> Non
     else:
         assert (answer.status_code, answer.json()["code"]) == (403, "auth.forbidden")
     if answer.status_code >= 400:
-        assert not made.service.asked and not made.webhooks.asked and not made.reader.replayed and not made.reauthorizing.invited
+        assert (
+            not made.service.asked
+            and not made.webhooks.asked
+            and not made.reader.replayed
+            and not made.reauthorizing.invited
+        )
 
 
 async def leaks(made: World, name: str, method: str, path: str) -> str | None:
@@ -151,7 +182,9 @@ def unnamed(answer: httpx.Response) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("name", "method", "path"), OPERATIONS, ids=lambda value: str(value))
-async def test_nothing_of_another_customer_exists_for_a_bound_token(name: str, method: str, path: str) -> None:
+async def test_nothing_of_another_customer_exists_for_a_bound_token(
+    name: str, method: str, path: str
+) -> None:
     assert await leaks(world(), name, method, path) is None
 
 
@@ -170,8 +203,13 @@ async def test_a_route_without_the_check_is_found_out() -> None:
 async def test_filters_of_a_bound_token_find_nothing_of_others() -> None:
     async with world().client("globex") as client:
         assert (await client.get("/v1/connections", params={"customer": "acme"})).json()["items"] == []
-        assert [item["id"] for item in (await client.get("/v1/connections", params={"customer": "globex"})).json()["items"]] == ["globex-1"]
-        assert (await client.post("/v1/webhooks", json={"url": "https://hooks.example.com/"})).json()["customer"] == "globex"
+        assert [
+            item["id"]
+            for item in (await client.get("/v1/connections", params={"customer": "globex"})).json()["items"]
+        ] == ["globex-1"]
+        assert (await client.post("/v1/webhooks", json={"url": "https://hooks.example.com/"})).json()[
+            "customer"
+        ] == "globex"
 
 
 async def test_the_caller_is_named_with_the_request_id() -> None:
@@ -199,8 +237,18 @@ async def test_the_status_is_the_document_of_mqtt_with_its_version_as_tag() -> N
     ("error", "status", "code", "wait"),
     [
         (RequestRefused("connection.paused", "Paused.", connection="acme-2"), 409, "connection.paused", None),
-        (RequestRefused("connection.disconnected", "Gone.", connection="acme-2"), 410, "connection.disconnected", None),
-        (RequestRefused("credits.insufficient", "Too few.", connection="acme-2"), 402, "credits.insufficient", None),
+        (
+            RequestRefused("connection.disconnected", "Gone.", connection="acme-2"),
+            410,
+            "connection.disconnected",
+            None,
+        ),
+        (
+            RequestRefused("credits.insufficient", "Too few.", connection="acme-2"),
+            402,
+            "credits.insufficient",
+            None,
+        ),
         (RequestRefused("something.new", "New.", connection="acme-2"), 409, "something.new", None),
         (RateLimited("slow down", retry_after=2.5), 429, "upstream.rate_limited", 2.5),
         (Unavailable("away", retry_after=9), 503, "upstream.unavailable", 9),
@@ -210,7 +258,9 @@ async def test_the_status_is_the_document_of_mqtt_with_its_version_as_tag() -> N
     ],
     ids=lambda value: getattr(value, "code", type(value).__name__),
 )
-async def test_errors_are_problems_with_stable_codes(error: Any, status: int, code: str, wait: float | None) -> None:
+async def test_errors_are_problems_with_stable_codes(
+    error: Any, status: int, code: str, wait: float | None
+) -> None:
     made = world()
     made.service.refusal = error
     async with made.client("admin") as client:
@@ -220,7 +270,9 @@ async def test_errors_are_problems_with_stable_codes(error: Any, status: int, co
     assert answer.headers["content-type"] == "application/problem+json"
     assert body["request_id"] == answer.headers["X-Request-ID"]
     assert answer.headers.get("Retry-After") == (None if wait is None else str(-int(-wait // 1)))
-    assert body["connection"] == ("acme-2" if isinstance(error, RequestRefused | RateLimited | Unavailable) else None)
+    assert body["connection"] == (
+        "acme-2" if isinstance(error, RequestRefused | RateLimited | Unavailable) else None
+    )
     assert body["retryable"] == (status in (429, 500, 502, 503))
 
 
@@ -236,7 +288,11 @@ async def test_lists_are_paged_without_gap_or_repetition() -> None:
             seen: list[object] = []
             cursor: str | None = None
             while True:
-                page = (await client.get(path, params={"limit": 2, **({} if cursor is None else {"cursor": cursor})})).json()
+                page = (
+                    await client.get(
+                        path, params={"limit": 2, **({} if cursor is None else {"cursor": cursor})}
+                    )
+                ).json()
                 seen += [item[key] for item in page["items"]]
                 cursor = page["next"]
                 if cursor is None:
@@ -249,7 +305,11 @@ async def test_events_always_have_a_place_to_go_on_from() -> None:
         first = (await client.get("/v1/events", params={"limit": 2})).json()
         second = (await client.get("/v1/events", params={"after": first["next"]})).json()
         third = (await client.get("/v1/events", params={"after": second["next"]})).json()
-    assert [[event["id"] for event in page["items"]] for page in (first, second, third)] == [["e1", "e2"], ["e3"], []]
+    assert [[event["id"] for event in page["items"]] for page in (first, second, third)] == [
+        ["e1", "e2"],
+        ["e3"],
+        [],
+    ]
     assert third["next"] == second["next"]
 
 
@@ -291,7 +351,9 @@ async def test_a_table_of_meters_is_no_file_to_read_for_the_api() -> None:
     made = world()
     meters = [{"table": "/etc/passwd"}]
     async with made.client("admin") as client:
-        created = await client.post("/v1/connections", json={"id": "a", "customer": "acme", "system": "maintainx", "meters": meters})
+        created = await client.post(
+            "/v1/connections", json={"id": "a", "customer": "acme", "system": "maintainx", "meters": meters}
+        )
         changed = await client.patch("/v1/connections/acme-1", json={"meters": meters})
     assert [created.status_code, changed.status_code, made.service.asked] == [422, 422, []]
 
@@ -299,7 +361,10 @@ async def test_a_table_of_meters_is_no_file_to_read_for_the_api() -> None:
 async def test_no_error_repeats_a_secret() -> None:
     async with world().client("admin") as client:
         credentials = {"type": "none of ours", "api_key": "s3cret-canary"}
-        answer = await client.post("/v1/connections", json={"id": "/", "customer": "acme", "system": "maintainx", "credentials": credentials})
+        answer = await client.post(
+            "/v1/connections",
+            json={"id": "/", "customer": "acme", "system": "maintainx", "credentials": credentials},
+        )
     assert answer.status_code == 422
     assert "canary" not in answer.text
 
@@ -310,7 +375,9 @@ async def test_before_the_database_is_open_everything_is_told_to_wait() -> None:
     async with made.client("admin") as client:
         answers = [await client.get(path) for path in ("/v1/systems", "/", "/reauthorize/x")]
         well = await client.get("/status")
-    assert [(answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) for answer in answers] == [(503, "gateway.overloaded", "1")] * 3
+    assert [
+        (answer.status_code, answer.json()["code"], answer.headers["Retry-After"]) for answer in answers
+    ] == [(503, "gateway.overloaded", "1")] * 3
     assert well.status_code == 200
 
 
@@ -325,10 +392,16 @@ async def test_without_authentication_whoever_asks_is_admin() -> None:
 
 async def test_dead_letters_of_what_is_not_delivered_are_not_replayed() -> None:
     made = world()
-    made.reader.held["acme-2"] = made.reader.held["acme-2"].__class__(**{**fields_of(made.reader.held["acme-2"]), "state": State.DISCONNECTED})
+    made.reader.held["acme-2"] = made.reader.held["acme-2"].__class__(
+        **{**fields_of(made.reader.held["acme-2"]), "state": State.DISCONNECTED}
+    )
     async with made.client("operator") as client:
         answer = await client.post("/v1/connections/acme-2/dead-letters/replay", json={})
-    assert (answer.status_code, answer.json()["code"], made.reader.replayed) == (410, "connection.disconnected", [])
+    assert (answer.status_code, answer.json()["code"], made.reader.replayed) == (
+        410,
+        "connection.disconnected",
+        [],
+    )
 
 
 def fields_of(value: Any) -> dict[str, Any]:
@@ -360,4 +433,7 @@ def test_nothing_of_a_request_runs_in_a_thread() -> None:
 
     for route in flat(world().app.routes):
         for call in calls(route.dependant):
-            assert inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(call.__call__), (route.path, call)
+            assert inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(call.__call__), (
+                route.path,
+                call,
+            )

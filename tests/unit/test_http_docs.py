@@ -21,7 +21,10 @@ TEXT = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
 
 def test_the_table_of_codes_is_the_code_s() -> None:
     rows = re.findall(r"^\| `([\w.]+)` \| (\d+) \| (yes|no) \| (.+?) \|$", TEXT, re.MULTILINE)
-    assert rows == [(code, str(kind.status), "yes" if kind.retryable else "no", kind.title) for code, kind in CODES.items()]
+    assert rows == [
+        (code, str(kind.status), "yes" if kind.retryable else "no", kind.title)
+        for code, kind in CODES.items()
+    ]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples need curl: apt-get install curl")
@@ -33,8 +36,18 @@ async def test_the_examples_run() -> None:
     commands = re.findall(r"^curl .+$", TEXT, re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
-        environment = {"FIELDGATE_URL": f"http://127.0.0.1:{port}", "TOKEN": "operator", "PATH": "/usr/bin:/bin"}
-        process = await asyncio.create_subprocess_exec("sh", "-c", f"{command} --fail-with-body --noproxy '*'", stdout=asyncio.subprocess.PIPE, env=environment)
+        environment = {
+            "FIELDGATE_URL": f"http://127.0.0.1:{port}",
+            "TOKEN": "operator",
+            "PATH": "/usr/bin:/bin",
+        }
+        process = await asyncio.create_subprocess_exec(
+            "sh",
+            "-c",
+            f"{command} --fail-with-body --noproxy '*'",
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+        )
         answer, _ = await process.communicate()
         assert process.returncode == 0, (command, answer)
         assert json.loads(answer), command

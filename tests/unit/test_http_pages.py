@@ -1,4 +1,6 @@
-"""The dashboard and the customer's page on fakes: logging in, forms of other sites, hostile texts, link by link what the customer sees."""
+"""The dashboard and the customer's page on fakes: logging in, forms of other sites, hostile texts, link by
+link what the customer sees.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ FORM = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
 
 
 @asynccontextmanager
-async def browser(made: World, role: Role | None = Role.ADMIN, customer: str | None = None) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+async def browser(
+    made: World, role: Role | None = Role.ADMIN, customer: str | None = None
+) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     """A client with a session, and the session's form token."""
     cookies, csrf = {}, ""
     if role is not None:
@@ -52,7 +56,10 @@ async def test_login_by_token_opens_a_session_in_a_careful_cookie() -> None:
         assert (wrong.status_code, "unknown, expired or revoked" in wrong.text) == (401, True)
         assert (right.status_code, right.headers["location"]) == (303, "/?state=paused")
         cookie = right.headers["set-cookie"]
-        assert all(part in cookie for part in ("HttpOnly", "SameSite=strict", "Path=/", "Max-Age=")) and "Secure" not in cookie
+        assert (
+            all(part in cookie for part in ("HttpOnly", "SameSite=strict", "Path=/", "Max-Age="))
+            and "Secure" not in cookie
+        )
         assert (await client.get("/")).status_code == 200
 
 
@@ -77,10 +84,21 @@ async def test_a_session_that_was_planted_is_not_taken_over() -> None:
         assert list(made.access.sessions) == [given[1]]
 
 
-@pytest.mark.parametrize("next_", ["//evil.example.com", "https://evil.example.com", "/\\evil.example.com", "javascript:alert(1)", "/\r\nSet-Cookie: a=b"])
+@pytest.mark.parametrize(
+    "next_",
+    [
+        "//evil.example.com",
+        "https://evil.example.com",
+        "/\\evil.example.com",
+        "javascript:alert(1)",
+        "/\r\nSet-Cookie: a=b",
+    ],
+)
 async def test_login_leads_to_no_other_site(next_: str) -> None:
     async with browser(world(), None) as (client, _):
-        assert (await client.post("/login", data={"token": "viewer", "next": next_})).headers["location"] == "/"
+        assert (await client.post("/login", data={"token": "viewer", "next": next_})).headers[
+            "location"
+        ] == "/"
 
 
 async def test_logging_out_ends_the_session_in_the_database() -> None:
@@ -104,11 +122,21 @@ async def test_logging_out_ends_the_session_in_the_database() -> None:
         {"headers": {"Origin": "https://evil.example.com"}},
     ],
 )
-@pytest.mark.parametrize("path", ["/connections/acme-2/pause", "/connections/acme-2/disconnect", "/connections/acme-2/reauthorization", "/logout"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/connections/acme-2/pause",
+        "/connections/acme-2/disconnect",
+        "/connections/acme-2/reauthorization",
+        "/logout",
+    ],
+)
 async def test_a_form_of_another_site_does_nothing(change: dict[str, Any], path: str) -> None:
     made = world()
     async with browser(made) as (client, csrf):
-        answer = await client.post(path, data={"csrf": change.get("csrf", csrf)}, headers=change.get("headers"))
+        answer = await client.post(
+            path, data={"csrf": change.get("csrf", csrf)}, headers=change.get("headers")
+        )
     assert answer.status_code == 403
     assert not made.service.asked and not made.reauthorizing.invited and made.access.sessions
 
@@ -116,7 +144,11 @@ async def test_a_form_of_another_site_does_nothing(change: dict[str, Any], path:
 async def test_every_form_of_the_dashboard_is_checked() -> None:
     """By introspection: a new form without the check is found out."""
     made = world()
-    posts = [route.path for route in flat(made.app.routes) if "POST" in route.methods and not route.path.startswith(("/v1", "/login", "/reauthorize"))]
+    posts = [
+        route.path
+        for route in flat(made.app.routes)
+        if "POST" in route.methods and not route.path.startswith(("/v1", "/login", "/reauthorize"))
+    ]
     assert len(posts) >= 3
     async with browser(made) as (client, _):
         for path in posts:
@@ -125,7 +157,12 @@ async def test_every_form_of_the_dashboard_is_checked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "may"), [(Role.VIEWER, set()), (Role.OPERATOR, {"pause", "recheck", "sync", "full-sync", "resume"}), (Role.ADMIN, {"pause", "disconnect"})]
+    ("role", "may"),
+    [
+        (Role.VIEWER, set()),
+        (Role.OPERATOR, {"pause", "recheck", "sync", "full-sync", "resume"}),
+        (Role.ADMIN, {"pause", "disconnect"}),
+    ],
 )
 async def test_buttons_are_those_of_the_role(role: Role, may: set[str]) -> None:
     made = world()
@@ -135,16 +172,22 @@ async def test_buttons_are_those_of_the_role(role: Role, may: set[str]) -> None:
             made.service.asked.clear()
             answer = await client.post(f"/connections/acme-2/{act}", data={"csrf": csrf})
             allowed = role is Role.ADMIN or act in may
-            assert (answer.status_code, [asked[0] for asked in made.service.asked]) == ((303, [act]) if allowed else (403, []))
+            assert (answer.status_code, [asked[0] for asked in made.service.asked]) == (
+                (303, [act]) if allowed else (403, [])
+            )
             if not allowed:
                 assert f"/connections/acme-2/{act}" not in page
         assert (await client.post("/connections/acme-2/nonsense", data={"csrf": csrf})).status_code == 404
-        assert ((await client.get("/connections/acme-2/disconnect")).status_code == 200) is (role is Role.ADMIN)
+        assert ((await client.get("/connections/acme-2/disconnect")).status_code == 200) is (
+            role is Role.ADMIN
+        )
 
 
 async def test_what_the_lifecycle_refuses_is_said_on_the_page() -> None:
     made = world()
-    made.service.refusal = RequestRefused("connection.paused", "It is paused; resume it first.", connection="acme-2")
+    made.service.refusal = RequestRefused(
+        "connection.paused", "It is paused; resume it first.", connection="acme-2"
+    )
     async with browser(made) as (client, csrf):
         answer = await client.post("/connections/acme-2/sync", data={"csrf": csrf})
     assert (answer.status_code, "It is paused; resume it first." in answer.text) == (409, True)
@@ -152,13 +195,22 @@ async def test_what_the_lifecycle_refuses_is_said_on_the_page() -> None:
 
 async def test_nothing_of_another_customer_is_on_any_page() -> None:
     made = world()
-    pages = [(route.path, method) for route in flat(made.app.routes) if not route.include_in_schema for method in route.methods]
+    pages = [
+        (route.path, method)
+        for route in flat(made.app.routes)
+        if not route.include_in_schema
+        for method in route.methods
+    ]
     async with browser(made, Role.ADMIN, "globex") as (client, csrf):
         for path, method in pages:
             answer = await client.request(
-                method, path.format(connection="acme-2", act="pause", name="x", secret="x", link="x"), data={"csrf": csrf} if method == "POST" else None
+                method,
+                path.format(connection="acme-2", act="pause", name="x", secret="x", link="x"),
+                data={"csrf": csrf} if method == "POST" else None,
             )
-            assert "acme" not in answer.text.replace("acme-s4", ""), path  # the example in the API's documentation
+            assert "acme" not in answer.text.replace("acme-s4", ""), (
+                path
+            )  # the example in the API's documentation
             if "{connection}" in path:
                 assert answer.status_code == 404, path
     assert not made.service.asked
@@ -181,13 +233,53 @@ def hostile_world() -> World:
         request_id=HOSTILE,
     )
     made.reader.put(
-        described("acme-1", HOSTILE, state=State.BLOCKED, reason=HOSTILE, system=HOSTILE, account=HOSTILE, credential_type=HOSTILE, issues=(issue,)),
+        described(
+            "acme-1",
+            HOSTILE,
+            state=State.BLOCKED,
+            reason=HOSTILE,
+            system=HOSTILE,
+            account=HOSTILE,
+            credential_type=HOSTILE,
+            issues=(issue,),
+        ),
         described("acme-3", HOSTILE, state=State.DEGRADED, reason=HOSTILE, system=HOSTILE),
     )
-    made.reader.said = [Transition(at=NOW, from_state="active", to_state="blocked", trigger=HOSTILE, reason=HOSTILE, actor=HOSTILE, request_id=HOSTILE)]
-    made.reader.letters = [DeadLetter(id=1, meter=HOSTILE, window_start=NOW, reason=HOSTILE, detail=HOSTILE, occurrences=1, first_at=NOW, last_at=NOW)]
+    made.reader.said = [
+        Transition(
+            at=NOW,
+            from_state="active",
+            to_state="blocked",
+            trigger=HOSTILE,
+            reason=HOSTILE,
+            actor=HOSTILE,
+            request_id=HOSTILE,
+        )
+    ]
+    made.reader.letters = [
+        DeadLetter(
+            id=1,
+            meter=HOSTILE,
+            window_start=NOW,
+            reason=HOSTILE,
+            detail=HOSTILE,
+            occurrences=1,
+            first_at=NOW,
+            last_at=NOW,
+        )
+    ]
     made.incidents.held = [
-        ("acme", incident("i", "acme").model_copy(update={"detail": HOSTILE, "systems": (HOSTILE,), "operations": (HOSTILE,), "request_ids": (HOSTILE,)}))
+        (
+            "acme",
+            incident("i", "acme").model_copy(
+                update={
+                    "detail": HOSTILE,
+                    "systems": (HOSTILE,),
+                    "operations": (HOSTILE,),
+                    "request_ids": (HOSTILE,),
+                }
+            ),
+        )
     ]
     made.reauthorizing.links["link-1"] = link(reason=HOSTILE, system=HOSTILE, connection=HOSTILE)
     made.access.sessions["evil"] = Session(principal=Principal(name=HOSTILE, role=Role.ADMIN), secret="evil")
@@ -217,7 +309,19 @@ async def test_nothing_that_is_shown_becomes_markup(path: str) -> None:
     assert "{{7*7}}" in answer.text or path.startswith("/nowhere"), "it is shown as it is"
 
 
-@pytest.mark.parametrize("path", ["/", "/connections/acme-1", "/login", "/status", "/docs", "/reauthorize/link-1", "/nowhere", "/v1/systems"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/connections/acme-1",
+        "/login",
+        "/status",
+        "/docs",
+        "/reauthorize/link-1",
+        "/nowhere",
+        "/v1/systems",
+    ],
+)
 async def test_headers_keep_browsers_careful(path: str) -> None:
     made = world()
     made.reauthorizing.links["link-1"] = link()
@@ -225,7 +329,11 @@ async def test_headers_keep_browsers_careful(path: str) -> None:
         answer = await client.get(path)
     policy = answer.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
-    assert (answer.headers["X-Content-Type-Options"], answer.headers["Cache-Control"], answer.headers["Referrer-Policy"]) == (
+    assert (
+        answer.headers["X-Content-Type-Options"],
+        answer.headers["Cache-Control"],
+        answer.headers["Referrer-Policy"],
+    ) == (
         "nosniff",
         "no-store",
         "no-referrer",
@@ -244,8 +352,16 @@ async def test_those_that_need_a_person_come_first_with_what_to_do() -> None:
     made = world()
     async with browser(made) as (client, _):
         text = (await client.get("/")).text
-        assert text.index("connections/acme-1") < text.index("connections/acme-2") < text.index("connections/globex-1")
-        assert "MaintainX refuses the API key" in text and "<li>Open <code>Settings</code>.</li>" in text and "<strong>new</strong>" in text
+        assert (
+            text.index("connections/acme-1")
+            < text.index("connections/acme-2")
+            < text.index("connections/globex-1")
+        )
+        assert (
+            "MaintainX refuses the API key" in text
+            and "<li>Open <code>Settings</code>.</li>" in text
+            and "<strong>new</strong>" in text
+        )
         only = (await client.get("/?state=reauthorization_required")).text
         assert "acme-1" in only and "acme-2" not in only
         assert "connections/globex-1" not in (await client.get("/?customer=acme")).text
@@ -276,7 +392,9 @@ async def test_the_status_page_names_no_customer() -> None:
 
 
 def test_instructions_are_marked_up_lightly() -> None:
-    text = "First line\ngoes on.\n1. Open it,\n   then wait.\n2. Press `a<b` or **this**.\nDone.\n\n- one\n- two"
+    text = (
+        "First line\ngoes on.\n1. Open it,\n   then wait.\n2. Press `a<b` or **this**.\nDone.\n\n- one\n- two"
+    )
     assert instructions(text) == (
         "<p>First line goes on.</p>\n<ol><li>Open it, then wait.</li><li>Press <code>a&lt;b</code> or <strong>this</strong>.</li></ol>\n<p>Done.</p>\n"
         "<ul><li>one</li><li>two</li></ul>"
@@ -303,9 +421,26 @@ SUBMITTED = {"submitted_at": NOW - HOUR, "attempts": 1}
         (link(state=State.PENDING, credential_type="none"), "waits to be connected", True),
         (link(state=State.ACTIVE), "works at the moment", True),
         (link(state=State.VERIFYING, **SUBMITTED), "Checking", False),
-        (link(since=NOW, reason="401 again", last_trigger="probe_refused", **SUBMITTED), "refused these credentials. Please try again", True),
-        (link(since=NOW, reason=f"this key is of {ANOTHER_ACCOUNT}", last_trigger="probe_refused", **SUBMITTED), "belong to another account", True),
-        (link(since=NOW, reason="timed out", last_trigger="verification_deferred", **SUBMITTED), "could not be reached", True),
+        (
+            link(since=NOW, reason="401 again", last_trigger="probe_refused", **SUBMITTED),
+            "refused these credentials. Please try again",
+            True,
+        ),
+        (
+            link(
+                since=NOW,
+                reason=f"this key is of {ANOTHER_ACCOUNT}",
+                last_trigger="probe_refused",
+                **SUBMITTED,
+            ),
+            "belong to another account",
+            True,
+        ),
+        (
+            link(since=NOW, reason="timed out", last_trigger="verification_deferred", **SUBMITTED),
+            "could not be reached",
+            True,
+        ),
         (link(state=State.ACTIVE, since=NOW, succeeded=True, **SUBMITTED), "is connected again", False),
         (link(state=State.PAUSED), "is paused", False),
         (link(state=State.DISCONNECTED), "has been ended", False),
@@ -333,7 +468,9 @@ async def test_looking_changes_nothing_and_submitting_hands_over() -> None:
             assert (await client.head("/reauthorize/link-1")).status_code in (200, 405)
         assert not made.reauthorizing.submitted
         empty = await client.post("/reauthorize/link-1", data={"api_key": ""})
-        given = await client.post("/reauthorize/link-1", data={"api_key": "  new key ", "as": "dsn", "surprise": "x"})
+        given = await client.post(
+            "/reauthorize/link-1", data={"api_key": "  new key ", "as": "dsn", "surprise": "x"}
+        )
     assert (empty.status_code, "please fill this in" in empty.text) == (409, True)
     assert (given.status_code, given.headers["location"]) == (303, "/reauthorize/link-1")
     assert made.reauthorizing.submitted == [("link-1", {"api_key": "  new key "})]
@@ -342,7 +479,9 @@ async def test_looking_changes_nothing_and_submitting_hands_over() -> None:
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_link_that_is_void_says_so(method: str) -> None:
     async with customer(world()) as client:
-        answer = await client.request(method, "/reauthorize/unknown", data={"api_key": "x"} if method == "POST" else None)
+        answer = await client.request(
+            method, "/reauthorize/unknown", data={"api_key": "x"} if method == "POST" else None
+        )
     assert (answer.status_code, "not valid (any more)" in answer.text) == (404, True)
 
 
@@ -362,7 +501,15 @@ async def test_a_login_on_the_systems_page_goes_and_comes_back() -> None:
         assert (back.status_code, back.headers["location"]) == (303, "/reauthorize/link-1")
 
 
-@pytest.mark.parametrize(("query", "cookie"), [("state=other&code=c", "browser-secret"), ("state=s&code=c", "other"), ("code=c", "browser-secret"), ("", "")])
+@pytest.mark.parametrize(
+    ("query", "cookie"),
+    [
+        ("state=other&code=c", "browser-secret"),
+        ("state=s&code=c", "other"),
+        ("code=c", "browser-secret"),
+        ("", ""),
+    ],
+)
 async def test_an_answer_of_another_login_is_refused(query: str, cookie: str) -> None:
     made = world()
     async with customer(made) as client:
@@ -381,7 +528,10 @@ async def test_an_answer_of_another_login_is_refused(query: str, cookie: str) ->
 )
 async def test_a_login_that_fails_is_explained_on_the_links_page(login: Login, query: str, says: str) -> None:
     made = world()
-    made.reauthorizing.links["link-1"], made.reauthorizing.login = link(credential_type="oauth2_authorization_code"), login
+    made.reauthorizing.links["link-1"], made.reauthorizing.login = (
+        link(credential_type="oauth2_authorization_code"),
+        login,
+    )
     async with customer(made) as client:
         client.cookies.set("fieldgate_login", "browser-secret", path="/oauth/callback")
         back = await client.get(f"/oauth/callback?state=s&{query}")
@@ -401,7 +551,11 @@ CHOICE = {
     "oneOf": [{"$ref": "#/$defs/Basic"}, {"$ref": "#/$defs/Certificate"}],
     "$defs": {
         "Basic": {
-            "properties": {"type": {"const": "basic"}, "username": {"type": "string"}, "password": {"type": "string"}},
+            "properties": {
+                "type": {"const": "basic"},
+                "username": {"type": "string"},
+                "password": {"type": "string"},
+            },
             "required": ["username", "password"],
         },
         "Certificate": {
@@ -418,10 +572,19 @@ CHOICE = {
 
 
 def test_of_a_choice_the_form_shows_the_type_in_use() -> None:
-    assert [(field.name, field.kind) for field in form_fields(CHOICE, "basic")] == [("username", "text"), ("password", "password")]
+    assert [(field.name, field.kind) for field in form_fields(CHOICE, "basic")] == [
+        ("username", "text"),
+        ("password", "password"),
+    ]
     certificate = form_fields(CHOICE, "client_certificate")
-    assert [(field.name, field.kind) for field in certificate] == [("certificate", "textarea"), ("private_key", "textarea"), ("passphrase", "password")]
-    values = form_values(certificate, {"certificate": " -----BEGIN\r\nx\r\n ", "private_key": "k", "other": "dropped"})
+    assert [(field.name, field.kind) for field in certificate] == [
+        ("certificate", "textarea"),
+        ("private_key", "textarea"),
+        ("passphrase", "password"),
+    ]
+    values = form_values(
+        certificate, {"certificate": " -----BEGIN\r\nx\r\n ", "private_key": "k", "other": "dropped"}
+    )
     assert values == {"certificate": "-----BEGIN\nx", "private_key": "k"}
     with pytest.raises(RequestRefused, match="Private key"):
         form_values(certificate, {"certificate": "x"})
@@ -433,10 +596,18 @@ def test_what_expires_is_not_confused_with_what_was_submitted() -> None:
 
     assert stage(replace(link(), submitted_at=NOW, since=NOW - timedelta(seconds=1))) is Stage.WANTED
     assert stage(replace(link(), submitted_at=NOW, since=NOW, last_trigger="probe_refused")) is Stage.REFUSED
-    assert stage(replace(link(), state=State.ACTIVE, submitted_at=NOW, since=NOW, last_trigger="probe_denied")) is Stage.REFUSED
+    assert (
+        stage(replace(link(), state=State.ACTIVE, submitted_at=NOW, since=NOW, last_trigger="probe_denied"))
+        is Stage.REFUSED
+    )
 
 
-KINDS = [(name, kind) for name, system in CATALOGUE.items() for kind in system.manifest.capabilities.auth if kind != "oauth2_authorization_code"]
+KINDS = [
+    (name, kind)
+    for name, system in CATALOGUE.items()
+    for kind in system.manifest.capabilities.auth
+    if kind != "oauth2_authorization_code"
+]
 
 
 @pytest.mark.parametrize(("system", "kind"), KINDS)
@@ -449,4 +620,7 @@ async def test_every_system_has_a_form_for_every_kind_of_credential(system: str,
         page = await client.get("/reauthorize/link-1")
         assert all(f'name="{field.name}"' in page.text for field in fields)
         given = await client.post("/reauthorize/link-1", data={field.name: "x" for field in fields})
-    assert (given.status_code, made.reauthorizing.submitted[0][1].keys()) == (303, {field.name for field in fields})
+    assert (given.status_code, made.reauthorizing.submitted[0][1].keys()) == (
+        303,
+        {field.name for field in fields},
+    )

@@ -46,7 +46,9 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_is_asked_during_a_read_goes_together_as_the_next_and_is_not_older_than_the_question() -> None:
+async def test_what_is_asked_during_a_read_goes_together_as_the_next_and_is_not_older_than_the_question() -> (
+    None
+):
     table = Table()
     gathered, table.rows = Gathering(table.read), {"a": 1}
     first = asyncio.create_task(gathered.get("a"))
@@ -68,7 +70,9 @@ async def test_a_read_that_fails_fails_for_those_who_asked_and_for_nobody_else()
     asked = [asyncio.create_task(gathered.get("a")) for _ in range(2)]
     await settled()
     table.go.release()
-    assert all(isinstance(said, StoreUnavailable) for said in await asyncio.gather(*asked, return_exceptions=True))
+    assert all(
+        isinstance(said, StoreUnavailable) for said in await asyncio.gather(*asked, return_exceptions=True)
+    )
     table.broken, table.rows = False, {"a": 1}
     table.go.release()
     assert await gathered.get("a") == 1
@@ -115,7 +119,9 @@ class Counting:
         return await self._read(connections)
 
 
-async def test_callers_side_by_side_share_a_read_and_nobody_sees_what_is_old(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callers_side_by_side_share_a_read_and_nobody_sees_what_is_old(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counting = Counting(here)
     async with here.client("viewer") as client:
         answers = await asyncio.gather(*(client.get(STATUS) for _ in range(20)))
@@ -135,12 +141,16 @@ async def test_what_was_changed_here_is_seen_at_once(here: World, monkeypatch: p
     async with here.client("operator") as client:
         assert (await client.get(STATUS)).json()["state"] == "active"
         here.reader.put(replace(here.reader.held["acme-2"], state=State.PAUSED, version=99))
-        assert (await client.get(STATUS)).json()["state"] == "active", "changed elsewhere: seen when the time is over"
+        assert (await client.get(STATUS)).json()["state"] == "active", (
+            "changed elsewhere: seen when the time is over"
+        )
         await client.post("/v1/connections/acme-2/pause")
         assert (await client.get(STATUS)).json()["state"] == "paused"
 
 
-async def test_what_was_read_before_a_change_is_not_held_after_it(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_read_before_a_change_is_not_held_after_it(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(polled, "HELD_SECONDS", 3600.0)
     reading, go, read = asyncio.Event(), asyncio.Event(), here.reader.status
 
@@ -172,8 +182,13 @@ async def test_an_answer_that_is_held_is_given_to_nobody_else(here: World, held:
             assert (await client.get(STATUS)).status_code == refused
 
 
-@pytest.mark.parametrize(("who", "path", "status"), [("globex", STATUS, 404), ("viewer", "/v1/connections/none/status", 404), (None, STATUS, 401)])
-async def test_what_is_refused_goes_the_long_way_and_says_why(here: World, who: str | None, path: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("who", "path", "status"),
+    [("globex", STATUS, 404), ("viewer", "/v1/connections/none/status", 404), (None, STATUS, 401)],
+)
+async def test_what_is_refused_goes_the_long_way_and_says_why(
+    here: World, who: str | None, path: str, status: int
+) -> None:
     async with here.client(who) as client:
         answer = await client.get(path)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")

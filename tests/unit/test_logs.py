@@ -40,7 +40,13 @@ def test_an_event_is_one_line_of_json(stream: io.StringIO) -> None:
 def test_secrets_are_redacted_at_any_depth(stream: io.StringIO, format: str) -> None:
     logs.setup(LoggingSettings.model_validate({"format": format}), stream=stream)
     nested = {"client_secret": "hunter2", "list": [{"api_key": "hunter2"}], "kept": 1}
-    structlog.get_logger().info("room.told", password="hunter2", detail="at mqtt://me:hunter2@broker", nested=nested, payload=b"hunter2")
+    structlog.get_logger().info(
+        "room.told",
+        password="hunter2",
+        detail="at mqtt://me:hunter2@broker",
+        nested=nested,
+        payload=b"hunter2",
+    )
     logging.getLogger("uvicorn.error").warning("postgresql://me:hunter2@host")
     assert "hunter2" not in stream.getvalue()
     assert "kept" in stream.getvalue()
@@ -52,7 +58,11 @@ def test_libraries_are_routed_in(stream: io.StringIO) -> None:
     logging.getLogger("uvicorn.error").error("%s failed", "it")
     [line] = stream.getvalue().splitlines()
     event = json.loads(line)
-    assert (event["event"], event["text"], event["level"]) == ("library.uvicorn_error_logged", "it failed", "error")
+    assert (event["event"], event["text"], event["level"]) == (
+        "library.uvicorn_error_logged",
+        "it failed",
+        "error",
+    )
 
 
 def test_an_exception_keeps_its_traceback(stream: io.StringIO) -> None:

@@ -46,7 +46,9 @@ def test_a_rule_for_one_device_needs_no_device_yet() -> None:
 
 
 def test_the_first_rule_feeds_a_meter_and_the_other_is_told() -> None:
-    mappings, conflicts = materialise([rule(meter="one"), rule("b", "u", meter="one")], ["a", "b"], resolution=TICK)
+    mappings, conflicts = materialise(
+        [rule(meter="one"), rule("b", "u", meter="one")], ["a", "b"], resolution=TICK
+    )
     assert (mappings["one"].device, mappings["one"].metric) == ("a", "t")
     assert [(c.refused.device, c.refused.metric) for c in conflicts] == [("b", "t"), ("b", "u")]
     assert "'one' is already fed by a/t; b/t is ignored" in str(conflicts[0])
@@ -55,11 +57,16 @@ def test_the_first_rule_feeds_a_meter_and_the_other_is_told() -> None:
 def test_a_later_rule_for_the_same_feed_is_no_conflict() -> None:
     special = rule("a", every=2 * MINUTE)
     mappings, conflicts = materialise([special, rule(every=5 * MINUTE)], ["a", "b"], resolution=TICK)
-    assert conflicts == [] and {meter: m.window for meter, m in mappings.items()} == {"a.t": 2 * MINUTE, "b.t": 5 * MINUTE}
+    assert conflicts == [] and {meter: m.window for meter, m in mappings.items()} == {
+        "a.t": 2 * MINUTE,
+        "b.t": 5 * MINUTE,
+    }
 
 
 def test_the_order_of_devices_changes_nothing() -> None:
-    assert materialise([rule(meter="one")], ["b", "a"], resolution=TICK) == materialise([rule(meter="one")], ["a", "b"], resolution=TICK)
+    assert materialise([rule(meter="one")], ["b", "a"], resolution=TICK) == materialise(
+        [rule(meter="one")], ["a", "b"], resolution=TICK
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,5 +78,7 @@ def test_the_order_of_devices_changes_nothing() -> None:
         ("each", timedelta(0), MINUTE, MINUTE),
     ],
 )
-def test_a_window_is_never_finer_than_the_system(reduce: str, every: timedelta, resolution: timedelta, window: timedelta) -> None:
+def test_a_window_is_never_finer_than_the_system(
+    reduce: str, every: timedelta, resolution: timedelta, window: timedelta
+) -> None:
     assert apply_rule(rule(reduce=reduce, every=every), "d", resolution=resolution).window == window

@@ -1,4 +1,6 @@
-"""What brokers and codecs were seen to do, against which the design was made, and where each is held: by a test, a setting or a file."""
+"""What brokers and codecs were seen to do, against which the design was made, and where each is held: by a
+test, a setting or a file.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,11 @@ from gateway.settings import BrokerSettings
 
 ROOT = Path(__file__).parents[2]
 
-SESSION, BROKERS, FRAMING = "integration/test_ingest_session.py", "integration/test_ingest_brokers.py", "property/test_framing.py"
+SESSION, BROKERS, FRAMING = (
+    "integration/test_ingest_session.py",
+    "integration/test_ingest_brokers.py",
+    "property/test_framing.py",
+)
 FACTS = {
     "Receive Maximum is no bound on mosquitto 2.0.11: memory is bounded by reading no further": [
         (BROKERS, "test_reading_pauses_by_bytes_and_goes_on"),
@@ -59,7 +65,9 @@ FACTS = {
 @pytest.mark.parametrize("fact", FACTS)
 def test_each_fact_is_held_by_tests_that_exist(fact: str) -> None:
     for file, name in FACTS[fact]:
-        assert re.search(rf"^(?:async )?def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{file}: {name}"
+        assert re.search(rf"^(?:async )?def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), (
+            f"{file}: {name}"
+        )
 
 
 def test_settings_hold_what_no_packet_shows() -> None:

@@ -1,4 +1,6 @@
-"""What an authorization server's answer means: by `error` and status, in every dialect; and no transient fault is ever taken for a refusal."""
+"""What an authorization server's answer means: by `error` and status, in every dialect; and no transient
+fault is ever taken for a refusal.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,30 @@ import pytest
 from connectors.kit.http import HttpClient
 from connectors.kit.oauth import OAuthExchange, authorization_url, new_verifier
 from gateway.model.credential import Credential, TokenGrant
-from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, OutcomeUnknown, PermissionDenied, RateLimited, Unavailable
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    OutcomeUnknown,
+    PermissionDenied,
+    RateLimited,
+    Unavailable,
+)
 
-VALUES = {"token_url": "https://id.example.com/oauth/token", "client_id": "gate way", "client_secret": "canary:+/=", "scope": "read write"}
+VALUES = {
+    "token_url": "https://id.example.com/oauth/token",
+    "client_id": "gate way",
+    "client_secret": "canary:+/=",
+    "scope": "read write",
+}
 Reply = httpx.Response | Exception
-GRANT = {"access_token": "at-1", "refresh_token": "rt-1", "expires_in": 3600, "token_type": "Bearer", "scope": "read"}
+GRANT = {
+    "access_token": "at-1",
+    "refresh_token": "rt-1",
+    "expires_in": 3600,
+    "token_type": "Bearer",
+    "scope": "read",
+}
 
 
 def credential(**changes: str) -> Credential:
@@ -63,7 +84,11 @@ def sent(status: int, content: bytes, headers: dict[str, str]) -> httpx.Response
 
 def plain(status: int, body: object = None, **headers: str) -> Callable[[], Reply]:
     content = b"" if body is None else json.dumps(body).encode()
-    return lambda: sent(status, content, {"content-type": "application/json", "date": "Mon, 02 Nov 2026 10:00:00 GMT", **headers})
+    return lambda: sent(
+        status,
+        content,
+        {"content-type": "application/json", "date": "Mon, 02 Nov 2026 10:00:00 GMT", **headers},
+    )
 
 
 def page(status: int, text: str = "<html><body>down</body></html>", **headers: str) -> Callable[[], Reply]:
@@ -72,17 +97,37 @@ def page(status: int, text: str = "<html><body>down</body></html>", **headers: s
 
 async def test_a_grant_is_read(network: list[httpx.Request]) -> None:
     grant = await refreshed(plain(200, GRANT))
-    assert (grant.access_token, grant.refresh_token, grant.expires_in_seconds, grant.scope) == ("at-1", "rt-1", 3600.0, "read")
+    assert (grant.access_token, grant.refresh_token, grant.expires_in_seconds, grant.scope) == (
+        "at-1",
+        "rt-1",
+        3600.0,
+        "read",
+    )
     [request] = network
     assert str(request.url) == VALUES["token_url"]
     assert base64.b64decode(request.headers["authorization"].split()[1]) == b"gate+way:canary%3A%2B%2F%3D"
-    assert parse_qs(request.content.decode()) == {"grant_type": ["refresh_token"], "refresh_token": ["rt-canary"]}
+    assert parse_qs(request.content.decode()) == {
+        "grant_type": ["refresh_token"],
+        "refresh_token": ["rt-canary"],
+    }
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"), [("3600", 3600.0), (3599.5, 3599.5), (None, None), (0, None), (-5, None), ("soon", None), (True, None), ("nan", None)]
+    ("said", "meant"),
+    [
+        ("3600", 3600.0),
+        (3599.5, 3599.5),
+        (None, None),
+        (0, None),
+        (-5, None),
+        ("soon", None),
+        (True, None),
+        ("nan", None),
+    ],
 )
-async def test_a_lifetime_in_any_form(network: list[httpx.Request], said: object, meant: float | None) -> None:
+async def test_a_lifetime_in_any_form(
+    network: list[httpx.Request], said: object, meant: float | None
+) -> None:
     assert (await refreshed(plain(200, {**GRANT, "expires_in": said}))).expires_in_seconds == meant
 
 
@@ -90,7 +135,11 @@ async def test_a_client_may_authenticate_in_the_body_or_be_public(network: list[
     REPLY[0] = plain(200, GRANT)
     await OAuthExchange().refresh(credential(client_authentication="body"), None, timeout_seconds=5)
     await OAuthExchange().refresh(
-        Credential(generation=1, type="oauth2_authorization_code", values={key: value for key, value in VALUES.items() if key != "client_secret"}),
+        Credential(
+            generation=1,
+            type="oauth2_authorization_code",
+            values={key: value for key, value in VALUES.items() if key != "client_secret"},
+        ),
         "rt",
         timeout_seconds=5,
     )
@@ -115,7 +164,14 @@ async def test_a_client_may_authenticate_in_the_body_or_be_public(network: list[
         (plain(200, {"error": "invalid_grant"}), AuthRefused),
         (plain(401, {"error": "invalid_client"}), BadConfiguration),
         (plain(401, None, **{"www-authenticate": 'Bearer error="invalid_client"'}), BadConfiguration),
-        (plain(401, None, **{"www-authenticate": 'basic realm="x", error="invalid_client", error_description="no"'}), BadConfiguration),
+        (
+            plain(
+                401,
+                None,
+                **{"www-authenticate": 'basic realm="x", error="invalid_client", error_description="no"'},
+            ),
+            BadConfiguration,
+        ),
         (plain(401), BadConfiguration),
         (plain(400, {"error": "invalid_client"}), BadConfiguration),
         (plain(400, {"error": "unauthorized_client"}), BadConfiguration),
@@ -142,7 +198,9 @@ async def test_a_client_may_authenticate_in_the_body_or_be_public(network: list[
         (lambda: httpx.ConnectError("[Errno -2] Name or service not known"), Unavailable),
     ],
 )
-async def test_an_answer_means(network: list[httpx.Request], reply: Callable[[], Reply], kind: type[ConnectorError]) -> None:
+async def test_an_answer_means(
+    network: list[httpx.Request], reply: Callable[[], Reply], kind: type[ConnectorError]
+) -> None:
     with pytest.raises(ConnectorError) as caught:
         await refreshed(reply)
     assert type(caught.value) is kind
@@ -267,7 +325,9 @@ def test_the_challenge_is_that_of_the_specification() -> None:
     assert parse_qs(urlsplit(url).query)["code_challenge"] == ["E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"]
 
 
-@pytest.mark.parametrize("url", ["http://id.example.com/token", "https://user:pw@id.example.com/token", "ftp://x", ""])
+@pytest.mark.parametrize(
+    "url", ["http://id.example.com/token", "https://user:pw@id.example.com/token", "ftp://x", ""]
+)
 async def test_secrets_go_to_safe_addresses_only(url: str) -> None:
     with pytest.raises(BadConfiguration, match="token_url"):
         await OAuthExchange().refresh(credential(token_url=url), None, timeout_seconds=5)

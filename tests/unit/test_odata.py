@@ -1,4 +1,6 @@
-"""The OData kit and what SAP's connectors make of it: $batch, envelopes, values, targets, local time, codes, logons. No sockets."""
+"""The OData kit and what SAP's connectors make of it: $batch, envelopes, values, targets, local time, codes,
+logons. No sockets.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,18 @@ from gateway.model.reading import Reading, reading_key
 
 OK = Answer(status=200, headers={}, body=b"", json=None, request_id=None)
 BERLIN = ZoneInfo("Europe/Berlin")
-FORM = Form(version=Version.V4, fields=Fields(), entity_set="MeasurementDocument", zone=BERLIN, reader="FIELDGATE")
+FORM = Form(
+    version=Version.V4, fields=Fields(), entity_set="MeasurementDocument", zone=BERLIN, reader="FIELDGATE"
+)
 
 
-def reading(value: object = 1.0, at: datetime = datetime(2026, 11, 2, 10, tzinfo=UTC), *, meter: str = "3", unit: str | None = "GC") -> Reading:
+def reading(
+    value: object = 1.0,
+    at: datetime = datetime(2026, 11, 2, 10, tzinfo=UTC),
+    *,
+    meter: str = "3",
+    unit: str | None = "GC",
+) -> Reading:
     return Reading(key=reading_key("c", meter, at), meter=meter, window_start=at, value=value, unit=unit)  # type: ignore[arg-type]
 
 
@@ -57,7 +67,11 @@ def test_each_change_is_a_changeset_of_its_own_and_a_query_is_none() -> None:
 
 
 def part(status: str, body: str = "", content_id: str = "") -> str:
-    head = f"Content-Type: application/http\r\n{content_id}\r\n" if content_id else "Content-Type: application/http\r\n\r\n"
+    head = (
+        f"Content-Type: application/http\r\n{content_id}\r\n"
+        if content_id
+        else "Content-Type: application/http\r\n\r\n"
+    )
     return f"{head}HTTP/1.1 {status}\r\nContent-Type: application/json\r\n\r\n{body}"
 
 
@@ -76,7 +90,9 @@ def test_answers_are_mapped_by_position_nested_or_bare_and_a_missing_tail_is_non
         part("400 Bad Request", '{"error":{}}', "Content-ID: 2\r\n"),
         nested(part("409 Conflict")),
     )
-    first, second, third, fourth = read('multipart/mixed; boundary="b"', body.replace(b"\r\n", newline), expected=4)
+    first, second, third, fourth = read(
+        'multipart/mixed; boundary="b"', body.replace(b"\r\n", newline), expected=4
+    )
     assert first is not None and second is not None and third is not None
     assert (first.status, first.json) == (201, {"d": {"n": "1"}})
     assert (second.status, second.json) == (400, {"error": {}})
@@ -109,7 +125,9 @@ def test_no_bytes_make_the_reader_fail_otherwise(noise: bytes, framed: bool) -> 
 
 
 def test_a_body_that_looks_like_a_delimiter_stays_inside_its_json() -> None:
-    hostile = build([Operation(target="S", body=orjson.dumps({"text": "\r\n--b--\r\n--b_1--\r\n"}))], boundary="b")
+    hostile = build(
+        [Operation(target="S", body=orjson.dumps({"text": "\r\n--b--\r\n--b_1--\r\n"}))], boundary="b"
+    )
     assert hostile.count(b"\r\n--b--\r\n") == hostile.count(b"\r\n--b_1--\r\n") == 1
 
 
@@ -117,12 +135,36 @@ def test_a_body_that_looks_like_a_delimiter_stays_inside_its_json() -> None:
 
 
 def test_errors_of_both_versions_are_understood() -> None:
-    four = {"error": {"code": "IR/1", "message": "No.", "details": [{"code": "IR/2", "message": "Because."}, {"code": "IR/1", "message": "No."}]}}
-    two = {"error": {"code": "IR/1", "message": {"lang": "en", "value": "No."}, "innererror": {"errordetails": [{"code": "IR/2", "message": "Because."}]}}}
+    four = {
+        "error": {
+            "code": "IR/1",
+            "message": "No.",
+            "details": [{"code": "IR/2", "message": "Because."}, {"code": "IR/1", "message": "No."}],
+        }
+    }
+    two = {
+        "error": {
+            "code": "IR/1",
+            "message": {"lang": "en", "value": "No."},
+            "innererror": {"errordetails": [{"code": "IR/2", "message": "Because."}]},
+        }
+    }
     assert fault_of(four) == fault_of(two) == Fault(codes=("IR/1", "IR/2"), message="No.; Because.")
 
 
-@pytest.mark.parametrize("document", [None, 7, [], {}, {"error": None}, {"error": "x"}, {"error": {"message": 5, "details": 7}}, {"error": {"innererror": []}}])
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        7,
+        [],
+        {},
+        {"error": None},
+        {"error": "x"},
+        {"error": {"message": 5, "details": 7}},
+        {"error": {"innererror": []}},
+    ],
+)
 def test_an_error_that_is_none_is_no_error_of_ours(document: object) -> None:
     fault = fault_of(document, text="plain\x00 words")
     assert fault.code == "refused"
@@ -130,9 +172,19 @@ def test_an_error_that_is_none_is_no_error_of_ours(document: object) -> None:
 
 
 def test_warnings_beside_a_success() -> None:
-    assert warnings_of({"sap-messages": '[{"code":"IR/9","message":"Limit","numericSeverity":3}]'}) == "IR/9 Limit"
-    assert warnings_of({"sap-message": '{"code":"IR/9","message":"Limit","severity":"warning"}'}) == "IR/9 Limit"
-    assert warnings_of({}) == warnings_of({"sap-messages": "no json"}) == warnings_of({"sap-messages": "7"}) == ""
+    assert (
+        warnings_of({"sap-messages": '[{"code":"IR/9","message":"Limit","numericSeverity":3}]'})
+        == "IR/9 Limit"
+    )
+    assert (
+        warnings_of({"sap-message": '{"code":"IR/9","message":"Limit","severity":"warning"}'}) == "IR/9 Limit"
+    )
+    assert (
+        warnings_of({})
+        == warnings_of({"sap-messages": "no json"})
+        == warnings_of({"sap-messages": "7"})
+        == ""
+    )
 
 
 # Values and targets
@@ -152,7 +204,16 @@ def test_values_as_each_version_writes_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(600, "600"), (21.5, "21.5"), (-0.0, "-0.0"), (1e-7, "0.0000001"), (1e300, "1e+300"), (5e-324, "5e-324"), (2**53, str(2**53))]
+    ("number", "text"),
+    [
+        (600, "600"),
+        (21.5, "21.5"),
+        (-0.0, "-0.0"),
+        (1e-7, "0.0000001"),
+        (1e300, "1e+300"),
+        (5e-324, "5e-324"),
+        (2**53, str(2**53)),
+    ],
 )
 def test_version_2_writes_numbers_as_texts(number: float, text: str) -> None:
     assert values.encode_number(Version.V2, number) == text
@@ -165,7 +226,10 @@ def test_dates_and_times_come_back(day: date, at: time, version: Version) -> Non
     assert values.decode_time(values.encode_time(version, at)) == at.replace(microsecond=0)
 
 
-@pytest.mark.parametrize("value", [None, 7, "", "x", "/Date()/", "/Date(99999999999999999)/", "PT99H", "25:00:00", "2026-13-01", [], {}])
+@pytest.mark.parametrize(
+    "value",
+    [None, 7, "", "x", "/Date()/", "/Date(99999999999999999)/", "PT99H", "25:00:00", "2026-13-01", [], {}],
+)
 def test_what_is_no_date_or_time_is_none(value: object) -> None:
     assert values.decode_date(value) is None
     assert values.decode_time(value) is None
@@ -185,15 +249,28 @@ def test_a_target_is_encoded_so_that_no_name_escapes_its_quotes() -> None:
     assert target("Set") == "Set"
     until = datetime(2026, 11, 2, tzinfo=UTC)
     assert modified_within(Version.V4, "C", None, until) == "C lt 2026-11-02T00:00:00Z"
-    assert modified_within(Version.V4, "C", until - timedelta(days=1), until) == "C ge 2026-11-01T00:00:00Z and C lt 2026-11-02T00:00:00Z"
+    assert (
+        modified_within(Version.V4, "C", until - timedelta(days=1), until)
+        == "C ge 2026-11-01T00:00:00Z and C lt 2026-11-02T00:00:00Z"
+    )
 
 
 def test_lists_of_both_versions_and_links_that_lead_nowhere_else() -> None:
-    assert rows_of({"value": [{"a": 1}, 7]}) == rows_of({"d": {"results": [{"a": 1}]}}) == rows_of({"d": [{"a": 1}]}) == [{"a": 1}]
+    assert (
+        rows_of({"value": [{"a": 1}, 7]})
+        == rows_of({"d": {"results": [{"a": 1}]}})
+        == rows_of({"d": [{"a": 1}]})
+        == [{"a": 1}]
+    )
     assert rows_of({"error": {}}) is rows_of(None) is rows_of({"d": {}}) is None
     assert entity_of({"d": {"a": 1}}) == entity_of({"a": 1}) == {"a": 1}
-    assert next_of({"@odata.nextLink": "http://inner.host/root/Set?$skiptoken=7"}, entity_set="Set") == "Set?$skiptoken=7"
-    assert next_of({"d": {"results": [], "__next": "Set?$skiptoken=7"}}, entity_set="Set") == "Set?$skiptoken=7"
+    assert (
+        next_of({"@odata.nextLink": "http://inner.host/root/Set?$skiptoken=7"}, entity_set="Set")
+        == "Set?$skiptoken=7"
+    )
+    assert (
+        next_of({"d": {"results": [], "__next": "Set?$skiptoken=7"}}, entity_set="Set") == "Set?$skiptoken=7"
+    )
     assert next_of({"value": []}, entity_set="Set") is None
     with pytest.raises(Unavailable):
         next_of({"@odata.nextLink": "http://elsewhere/Other?$skiptoken=7"}, entity_set="Set")
@@ -203,7 +280,9 @@ def test_lists_of_both_versions_and_links_that_lead_nowhere_else() -> None:
 
 
 def test_the_hour_that_comes_twice_keeps_order_and_loses_no_reading() -> None:
-    begin = datetime(2026, 10, 24, 23, 30, tzinfo=UTC)  # clocks go back at 01:00 UTC on the 25th: 02:00 to 03:00 comes twice
+    begin = datetime(
+        2026, 10, 24, 23, 30, tzinfo=UTC
+    )  # clocks go back at 01:00 UTC on the 25th: 02:00 to 03:00 comes twice
     instants = [begin + timedelta(minutes=15 * number) for number in range(16)]
     walls = [wall_time(at, BERLIN) for at in instants]
     assert walls == sorted(set(walls))
@@ -226,9 +305,20 @@ def test_the_hour_that_comes_twice_keeps_order_and_loses_no_reading() -> None:
 @given(
     st.datetimes(datetime(2000, 1, 1), datetime(2037, 1, 1), timezones=st.just(UTC)),
     st.integers(2, 7200),
-    st.sampled_from(["Europe/Berlin", "Australia/Lord_Howe", "America/New_York", "Asia/Kolkata", "Africa/Casablanca", "UTC"]),
+    st.sampled_from(
+        [
+            "Europe/Berlin",
+            "Australia/Lord_Howe",
+            "America/New_York",
+            "Asia/Kolkata",
+            "Africa/Casablanca",
+            "UTC",
+        ]
+    ),
 )
-def test_wall_times_never_go_backwards_and_two_seconds_stay_apart(at: datetime, seconds: int, zone: str) -> None:
+def test_wall_times_never_go_backwards_and_two_seconds_stay_apart(
+    at: datetime, seconds: int, zone: str
+) -> None:
     at = at.replace(microsecond=0)
     assert wall_time(at, ZoneInfo(zone)) < wall_time(at + timedelta(seconds=seconds), ZoneInfo(zone))
 
@@ -265,16 +355,35 @@ def test_a_customers_own_names_and_absent_properties() -> None:
         "reader": None,
         "reversed": None,
     }
-    settings = EccSettings(base_url="https://ecc", client="100", service="/sap/opu/odata/sap/ZX", properties=own)  # type: ignore[arg-type]
+    settings = EccSettings(
+        base_url="https://ecc", client="100", service="/sap/opu/odata/sap/ZX", properties=own
+    )  # type: ignore[arg-type]
     form = Form(version=Version.V2, fields=settings.fields, entity_set="Zset", zone=BERLIN, reader="X")
     made = to_operation(form, reading(21.5), "3", now=None, skew=timedelta(0))
     assert isinstance(made, Operation) and made.body is not None
-    assert orjson.loads(made.body) == {"Point": "3", "Idate": "/Date(1793577600000)/", "Itime": "PT11H00M00S", "Recdv": "21.5", "Recdu": "GC"}
+    assert orjson.loads(made.body) == {
+        "Point": "3",
+        "Idate": "/Date(1793577600000)/",
+        "Itime": "PT11H00M00S",
+        "Recdv": "21.5",
+        "Recdu": "GC",
+    }
     question = to_questions(form, [("3", datetime(2026, 11, 2, 11))])["3", "2026-11-02"].target
     assert "$select=Mdocm,Idate,Itime,Recdv" in question
-    assert "Point%20eq%20%273%27%20and%20Idate%20eq%20datetime%272026-11-02T00:00:00%27%20and%20Itime%20eq%20time%27PT11H00M00S%27" in question
-    held = to_held(form, "3", [{"Mdocm": "7", "Idate": "/Date(1793577600000)/", "Itime": "PT11H00M00S", "Recdv": "2.15E+01"}])
-    assert held == {("3", datetime(2026, 11, 2, 11)): [RemoteReading(value=21.5, at=datetime(2026, 11, 2, 11), remote_id="7")]}
+    assert (
+        "Point%20eq%20%273%27%20and%20Idate%20eq%20datetime%272026-11-02T00:00:00%27%20and%20Itime%20eq%20time%27PT11H00M00S%27"
+        in question
+    )
+    held = to_held(
+        form,
+        "3",
+        [{"Mdocm": "7", "Idate": "/Date(1793577600000)/", "Itime": "PT11H00M00S", "Recdv": "2.15E+01"}],
+    )
+    assert held == {
+        ("3", datetime(2026, 11, 2, 11)): [
+            RemoteReading(value=21.5, at=datetime(2026, 11, 2, 11), remote_id="7")
+        ]
+    }
 
 
 @pytest.mark.parametrize(
@@ -301,13 +410,24 @@ def test_what_lies_in_saps_future_waits_by_saps_clock() -> None:
     waiting = to_operation(FORM, reading(), "3", now=now, skew=timedelta(seconds=60))
     assert isinstance(waiting, Retry)
     assert waiting.after_seconds == 90
-    assert isinstance(to_operation(FORM, reading(), "3", now=now + timedelta(seconds=90), skew=timedelta(seconds=60)), Operation)
+    assert isinstance(
+        to_operation(FORM, reading(), "3", now=now + timedelta(seconds=90), skew=timedelta(seconds=60)),
+        Operation,
+    )
 
 
 def test_reversed_documents_do_not_count() -> None:
-    row = {"MeasurementDocument": "7", "MsmtRdngDate": "2026-11-02", "MsmtRdngTime": "11:00:00", "MeasurementReadingInEntryUoM": 1.0}
+    row = {
+        "MeasurementDocument": "7",
+        "MsmtRdngDate": "2026-11-02",
+        "MsmtRdngTime": "11:00:00",
+        "MeasurementReadingInEntryUoM": 1.0,
+    }
     assert to_held(FORM, "3", [{**row, "MsmtRdngIsReversed": True}]) == {}
-    assert len(to_held(FORM, "3", [{**row, "MsmtRdngIsReversed": False}, row])["3", datetime(2026, 11, 2, 11)]) == 2
+    assert (
+        len(to_held(FORM, "3", [{**row, "MsmtRdngIsReversed": False}, row])["3", datetime(2026, 11, 2, 11)])
+        == 2
+    )
 
 
 def test_a_value_is_the_same_but_for_the_conversion_of_units() -> None:
@@ -335,12 +455,20 @@ def test_a_value_is_the_same_but_for_the_conversion_of_units() -> None:
         (500, ("X",), {}, Verdict.LOCKED),
     ],
 )
-def test_verdicts(status: int, codes: tuple[str, ...], configured: Mapping[str, str], expected: Verdict) -> None:
+def test_verdicts(
+    status: int, codes: tuple[str, ...], configured: Mapping[str, str], expected: Verdict
+) -> None:
     assert verdict(status, Fault(codes=codes, message=""), configured) is expected
 
 
 @pytest.mark.parametrize(
-    "given", [{"username": "u"}, {"username": "u", "password": "p", "client_id": "c"}, {"certificate": "c"}, {"token_url": "t", "client_id": "c"}]
+    "given",
+    [
+        {"username": "u"},
+        {"username": "u", "password": "p", "client_id": "c"},
+        {"certificate": "c"},
+        {"token_url": "t", "client_id": "c"},
+    ],
 )
 def test_credentials_are_of_one_kind_and_whole(given: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="expected username and password"):
@@ -351,14 +479,19 @@ def test_credentials_are_of_one_kind_and_whole(given: dict[str, str]) -> None:
     ("kind", "fields"),
     [
         ("basic", ["username", "password"]),
-        ("oauth2_client_credentials", ["token_url", "client_id", "client_secret", "scope", "client_authentication"]),
+        (
+            "oauth2_client_credentials",
+            ["token_url", "client_id", "client_secret", "scope", "client_authentication"],
+        ),
         ("client_certificate", ["certificate", "private_key"]),
     ],
 )
 def test_a_form_for_new_credentials_asks_for_one_kind(kind: str, fields: list[str]) -> None:
     schema = S4hanaCredentials.model_json_schema(by_alias=True)
     assert [field.name for field in form_fields(schema, kind)] == fields
-    S4hanaCredentials.model_validate({field.name: "x" for field in form_fields(schema, kind) if field.is_required})
+    S4hanaCredentials.model_validate(
+        {field.name: "x" for field in form_fields(schema, kind) if field.is_required}
+    )
 
 
 # Logons

@@ -16,17 +16,33 @@ from gateway.http.dashboard.credential_form import form_fields
 
 
 def test_a_change_has_its_body_and_a_query_none() -> None:
-    written = orjson.loads(build_json([Operation(target="Set", body=b'{"a":1}'), Operation(target="Set?$top=1")]))
+    written = orjson.loads(
+        build_json([Operation(target="Set", body=b'{"a":1}'), Operation(target="Set?$top=1")])
+    )
     assert written == {
         "requests": [
-            {"id": "1", "method": "POST", "url": "Set", "headers": {"accept": "application/json", "content-type": "application/json"}, "body": {"a": 1}},
+            {
+                "id": "1",
+                "method": "POST",
+                "url": "Set",
+                "headers": {"accept": "application/json", "content-type": "application/json"},
+                "body": {"a": 1},
+            },
             {"id": "2", "method": "GET", "url": "Set?$top=1", "headers": {"accept": "application/json"}},
         ]
     }
 
 
 def test_answers_belong_to_their_ids_and_a_missing_one_was_not_reached() -> None:
-    answers = read_json({"responses": [{"id": "3", "status": 201, "headers": {"Location": "x"}, "body": {"a": 1}}, {"id": "1", "status": 400}]}, expected=3)
+    answers = read_json(
+        {
+            "responses": [
+                {"id": "3", "status": 201, "headers": {"Location": "x"}, "body": {"a": 1}},
+                {"id": "1", "status": 400},
+            ]
+        },
+        expected=3,
+    )
     assert [answer and answer.status for answer in answers] == [400, None, 201]
     assert answers[2] is not None
     assert (answers[2].json, answers[2].body, answers[2].headers) == ({"a": 1}, b'{"a":1}', {"location": "x"})
@@ -61,7 +77,10 @@ def test_an_answer_that_fits_nothing_says_nothing(responses: object) -> None:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3),
-        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["responses", "id", "status", "headers", "body"]), inner),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.sampled_from(["responses", "id", "status", "headers", "body"]), inner)
+        ),
     )
 )
 def test_any_json_is_read_or_unreadable(document: object) -> None:
@@ -77,4 +96,6 @@ def test_forms_ask_for_one_kind_of_credential() -> None:
         "basic": ["username", "password"],
         "api_key": ["api_key"],
     }
-    assert [field.name for field in form_fields(HttpJsonCredentials.model_json_schema(), "hmac")] == ["secret"]
+    assert [field.name for field in form_fields(HttpJsonCredentials.model_json_schema(), "hmac")] == [
+        "secret"
+    ]

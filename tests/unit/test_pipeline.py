@@ -1,4 +1,6 @@
-"""The pipeline on a real database: what is stored, counted, buried and acknowledged, in which order, and when reading pauses."""
+"""The pipeline on a real database: what is stored, counted, buried and acknowledged, in which order, and when
+reading pauses.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ class Connection:
     def acknowledge(self, packets: bytes) -> bool:
         if not self.gone:
             assert len(packets) % 4 == 0
-            self.log += [str(int.from_bytes(packets[place + 2 : place + 4], "big")) for place in range(0, len(packets), 4)]
+            self.log += [
+                str(int.from_bytes(packets[place + 2 : place + 4], "big"))
+                for place in range(0, len(packets), 4)
+            ]
         return not self.gone
 
     def pause(self) -> None:
@@ -45,7 +50,9 @@ class Connection:
 
 def pipeline_on(database: Database, **telemetry: object) -> Pipeline:
     settings = TelemetrySettings.model_validate({"auto_register_customers": True, **telemetry})
-    decoder = Decoder(settings, [compile_source(source.topic, source.format) for source in settings.sources], ())
+    decoder = Decoder(
+        settings, [compile_source(source.topic, source.format) for source in settings.sources], ()
+    )
     return Pipeline(settings, decoder, TelemetryStore(database, register_customers=True))
 
 
@@ -67,7 +74,11 @@ async def committed(pipeline: Pipeline) -> None:
 def sample(second: int, packet_id: int | None, *, device: str = "pump", **values: object) -> Message:
     """A message with a time of its own in today's first minutes."""
     day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
-    return (f"acme/devices/{device}/telemetry", orjson.dumps({"ts": int(day) - 3600 + second, "metrics": values}), packet_id)
+    return (
+        f"acme/devices/{device}/telemetry",
+        orjson.dumps({"ts": int(day) - 3600 + second, "metrics": values}),
+        packet_id,
+    )
 
 
 async def rows(database: Database) -> list[tuple[str, dict[str, object]]]:
@@ -78,7 +89,9 @@ async def rows(database: Database) -> list[tuple[str, dict[str, object]]]:
 
 async def buried(database: Database) -> list[tuple[str, str, bytes, int]]:
     async with database.connection() as connection:
-        found = await connection.fetch("select topic, reason, payload, occurrences from dead_letter order by dead_letter_id")
+        found = await connection.fetch(
+            "select topic, reason, payload, occurrences from dead_letter order by dead_letter_id"
+        )
     return [(row["topic"], row["reason"], row["payload"], row["occurrences"]) for row in found]
 
 
@@ -94,10 +107,17 @@ class Counted:
 
     @staticmethod
     def _now() -> dict[str, float]:
-        return {outcome: counted(outcome) for outcome in ("stored", "modified", "duplicate", "dead_letter", "dropped_qos0")}
+        return {
+            outcome: counted(outcome)
+            for outcome in ("stored", "modified", "duplicate", "dead_letter", "dropped_qos0")
+        }
 
     def risen(self) -> dict[str, int]:
-        return {outcome: int(value - self._before[outcome]) for outcome, value in self._now().items() if value != self._before[outcome]}
+        return {
+            outcome: int(value - self._before[outcome])
+            for outcome, value in self._now().items()
+            if value != self._before[outcome]
+        }
 
 
 async def test_messages_are_stored_and_acknowledged_in_order_of_receipt(database: Database) -> None:
@@ -165,14 +185,19 @@ async def test_what_came_on_another_connection_is_never_acknowledged_on_this_one
 
 
 async def test_reading_pauses_above_the_high_mark_and_resumes_below_the_low_one(database: Database) -> None:
-    pipeline, connection = pipeline_on(database, memory_high_bytes=1 << 20, memory_low_bytes=1 << 18, batch_messages=100), Connection()
+    pipeline, connection = (
+        pipeline_on(database, memory_high_bytes=1 << 20, memory_low_bytes=1 << 18, batch_messages=100),
+        Connection(),
+    )
     pipeline.receive(connection, [sample(number, number, a="x" * 1000) for number in range(1, 801)])
     assert connection.log == []
     pipeline.receive(connection, [sample(number, number, a="x" * 1000) for number in range(801, 1001)])
     assert connection.log == ["pause"]
     await committed(pipeline)
     resumed = connection.log.index("resume")
-    assert 800 < resumed < len(connection.log) - 1, "it goes on only when little is held, and before all is done"
+    assert 800 < resumed < len(connection.log) - 1, (
+        "it goes on only when little is held, and before all is done"
+    )
     assert len(connection.log) == 1002
     assert pipeline._held_bytes == 0 and not pipeline.is_holding
 
@@ -203,15 +228,24 @@ async def poisoned(database: Database) -> Database:
 @pytest.mark.parametrize("bad", [{0}, {39}, {13, 14, 27}, set(range(40))])
 async def test_what_the_database_refuses_is_isolated(poisoned: Database, bad: set[int]) -> None:
     pipeline, connection, counts = pipeline_on(poisoned), Connection(), Counted()
-    messages = [sample(number, number + 1, **({"poison": number} if number in bad else {"a": number})) for number in range(40)]
+    messages = [
+        sample(number, number + 1, **({"poison": number} if number in bad else {"a": number}))
+        for number in range(40)
+    ]
     pipeline.receive(connection, [*messages, (TOPIC, b"{", 41)])
     await committed(pipeline)
     assert connection.log == [str(number) for number in range(1, 42)]
     assert await rows(poisoned) == [("pump", {"a": number}) for number in range(40) if number not in bad]
     found = await buried(poisoned)
-    assert {payload for _, reason, payload, _ in found if reason == "refused_by_database"} == {messages[number][1] for number in bad}
+    assert {payload for _, reason, payload, _ in found if reason == "refused_by_database"} == {
+        messages[number][1] for number in bad
+    }
     assert len(found) == len(bad) + 1
-    assert counts.risen() == {outcome: count for outcome, count in (("stored", 40 - len(bad)), ("dead_letter", len(bad) + 1)) if count}
+    assert counts.risen() == {
+        outcome: count
+        for outcome, count in (("stored", 40 - len(bad)), ("dead_letter", len(bad) + 1))
+        if count
+    }
 
 
 async def test_a_day_that_was_dropped_meanwhile_is_made_again(database: Database) -> None:
@@ -219,7 +253,9 @@ async def test_a_day_that_was_dropped_meanwhile_is_made_again(database: Database
     pipeline.receive(connection, [sample(1, 1, a=1)])
     await committed(pipeline)
     async with database.connection() as session:
-        for (name,) in await session.fetch("select inhrelid::regclass::text from pg_inherits where inhparent = 'telemetry'::regclass"):
+        for (name,) in await session.fetch(
+            "select inhrelid::regclass::text from pg_inherits where inhparent = 'telemetry'::regclass"
+        ):
             await session.execute(f"drop table {name}")
     pipeline.receive(connection, [sample(2, 2, a=2)])
     await committed(pipeline)
@@ -227,19 +263,30 @@ async def test_a_day_that_was_dropped_meanwhile_is_made_again(database: Database
     assert await buried(database) == []
 
 
-async def test_devices_register_with_their_first_sample_and_only_known_customers_have_them(database: Database) -> None:
+async def test_devices_register_with_their_first_sample_and_only_known_customers_have_them(
+    database: Database,
+) -> None:
     settings = TelemetrySettings()
-    decoder = Decoder(settings, [compile_source(source.topic, source.format) for source in settings.sources], ["acme"])
-    pipeline, connection = Pipeline(settings, decoder, TelemetryStore(database, register_customers=False)), Connection()
+    decoder = Decoder(
+        settings, [compile_source(source.topic, source.format) for source in settings.sources], ["acme"]
+    )
+    pipeline, connection = (
+        Pipeline(settings, decoder, TelemetryStore(database, register_customers=False)),
+        Connection(),
+    )
     async with database.connection() as session:
         await session.execute("insert into customer (customer_id) values ('acme')")
     stranger: Message = ("globex/devices/pump/telemetry", b'{"a":1}', 3)
     pipeline.receive(connection, [sample(1, 1, a=1), sample(1, 2, device="fan", a=1), stranger])
     await committed(pipeline)
     async with database.connection() as session:
-        devices = [tuple(row) for row in await session.fetch("select customer_id, device_id from device order by 2")]
+        devices = [
+            tuple(row) for row in await session.fetch("select customer_id, device_id from device order by 2")
+        ]
     assert devices == [("acme", "fan"), ("acme", "pump")]
-    assert [(topic, reason) for topic, reason, _, _ in await buried(database)] == [("globex/devices/pump/telemetry", "unknown_customer")]
+    assert [(topic, reason) for topic, reason, _, _ in await buried(database)] == [
+        ("globex/devices/pump/telemetry", "unknown_customer")
+    ]
 
 
 async def test_the_next_batch_fills_while_one_is_committed(database: Database) -> None:
@@ -268,7 +315,9 @@ async def test_every_acknowledgement_is_in_the_histogram(database: Database) -> 
 
     before = acknowledged()
     pipeline, connection = pipeline_on(database, batch_messages=3), Connection()
-    messages: Sequence[Message] = [sample(number, None if number % 4 == 0 else number, a=1) for number in range(20)]
+    messages: Sequence[Message] = [
+        sample(number, None if number % 4 == 0 else number, a=1) for number in range(20)
+    ]
     pipeline.receive(connection, messages)
     pipeline.receive_oversized(connection, TOPIC, 40, 3_000_000, b"head")
     pipeline.receive_oversized(connection, TOPIC, None, 3_000_000, b"head")

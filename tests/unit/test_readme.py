@@ -51,12 +51,18 @@ def read(folder: Path, gateway: str, connections: str) -> Loaded:
         gateway = gateway.replace(name[0], str(folder / name[1]))
     (folder / "fieldgate.yaml").write_text(gateway)
     (folder / "connections.yaml").write_text(connections)
-    environ = {name: SECRETS[name] for name in re.findall(r"\$\{env:(\w+)\}", gateway + connections) if name in SECRETS}
+    environ = {
+        name: SECRETS[name]
+        for name in re.findall(r"\$\{env:(\w+)\}", gateway + connections)
+        if name in SECRETS
+    }
     return load(folder / "fieldgate.yaml", environ, systems=SYSTEMS)
 
 
 def test_the_samples_pass_the_check(tmp_path: Path) -> None:
-    gateway = (ROOT / "config" / "fieldgate.yaml").read_text().replace("# connections_file:", "connections_file:")
+    gateway = (
+        (ROOT / "config" / "fieldgate.yaml").read_text().replace("# connections_file:", "connections_file:")
+    )
     loaded = read(tmp_path, gateway, CONNECTIONS)
     assert {connection.settings.system for connection in loaded.connections} == set(SYSTEMS)
     assert all(connection.rules for connection in loaded.connections)
@@ -68,12 +74,21 @@ def test_the_examples_of_the_readme_pass_the_check(tmp_path: Path) -> None:
 
 
 def test_the_configuration_of_the_compose_file_passes_the_check(tmp_path: Path) -> None:
-    assert read(tmp_path, (ROOT / "config" / "fieldgate.compose.yaml").read_text(), "connections: []").settings.http.listen == "0.0.0.0:8080"
+    assert (
+        read(
+            tmp_path, (ROOT / "config" / "fieldgate.compose.yaml").read_text(), "connections: []"
+        ).settings.http.listen
+        == "0.0.0.0:8080"
+    )
 
 
 def test_a_sample_with_a_fault_does_not_pass(tmp_path: Path) -> None:
     with pytest.raises(Faults, match="max_futur"):
-        read(tmp_path, (ROOT / "config" / "fieldgate.yaml").read_text().replace("max_future", "max_futur"), CONNECTIONS)
+        read(
+            tmp_path,
+            (ROOT / "config" / "fieldgate.yaml").read_text().replace("max_future", "max_futur"),
+            CONNECTIONS,
+        )
 
 
 def test_the_sample_shows_the_defaults(tmp_path: Path) -> None:
@@ -104,17 +119,39 @@ def test_the_payloads_are_json() -> None:
 
 def test_explain_says_what_the_readme_shows(tmp_path: Path) -> None:
     """With the samples as configuration; the instant is today's, since an old sample would be refused."""
-    gateway = (ROOT / "config" / "fieldgate.yaml").read_text().replace("# connections_file:", "connections_file:")
+    gateway = (
+        (ROOT / "config" / "fieldgate.yaml").read_text().replace("# connections_file:", "connections_file:")
+    )
     read(tmp_path, gateway, CONNECTIONS)
     arguments = re.search(r"fieldgate explain (\S+) '(.*)' --config", README)
     assert arguments
     payload = json.loads(arguments[2]) | {"ts": datetime.now(UTC).isoformat()}
-    command = [sys.executable, "-m", "gateway", "explain", arguments[1], json.dumps(payload), "--config", str(tmp_path / "fieldgate.yaml")]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **SECRETS}, capture_output=True, text=True, check=False, timeout=60)
+    command = [
+        sys.executable,
+        "-m",
+        "gateway",
+        "explain",
+        arguments[1],
+        json.dumps(payload),
+        "--config",
+        str(tmp_path / "fieldgate.yaml"),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **SECRETS},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
 
     def without_times(text: str) -> list[str]:
-        return [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?Z", "TIME", line).rstrip() for line in text.splitlines()]
+        return [
+            re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?Z", "TIME", line).rstrip()
+            for line in text.splitlines()
+        ]
 
     shown = re.search(r"^```\n(topic .*?)^```", README, re.MULTILINE | re.DOTALL)
     assert shown
@@ -122,7 +159,14 @@ def test_explain_says_what_the_readme_shows(tmp_path: Path) -> None:
 
 
 def test_make_says_what_it_offers() -> None:
-    listed = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
     assert {"demo", "test", "check", "bench", "soak"} <= {line.split()[0] for line in listed.splitlines()}
 
 

@@ -23,7 +23,9 @@ print(Path("/proc/self/sched").read_text())
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/sched").exists(), reason="this kernel does not tell how it schedules")
+@pytest.mark.skipif(
+    not Path("/proc/self/sched").exists(), reason="this kernel does not tell how it schedules"
+)
 def test_the_daemon_interrupts_sooner_than_http_which_is_nice() -> None:
     said = subprocess.run([sys.executable, "-c", CHILD], check=True, capture_output=True, text=True).stdout
     daemon, http = (int(found) for found in re.findall(r"^prio\s*:\s*(\d+)", said, re.MULTILINE))

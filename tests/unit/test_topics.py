@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.model.topics import Source, TemplateError, compile_source, filters, overlapping, partition_of, route
+from gateway.model.topics import (
+    Source,
+    TemplateError,
+    compile_source,
+    filters,
+    overlapping,
+    partition_of,
+    route,
+)
 
 JSON = "{customer}/devices/{device}/telemetry"
 SCALAR = "{customer}/devices/{device}/telemetry/{metric}"
@@ -52,7 +60,16 @@ def test_a_route_names_customer_device_and_metric() -> None:
     assert (found.customer, found.device, found.metric, found.format) == ("acme", "pump", "rpm", "scalar")
 
 
-@pytest.mark.parametrize("topic", ["", "acme", "acme/devices/pump/status", "acme/devices/pump/telemetry/a/b", "/acme/devices/pump/telemetry"])
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        "acme",
+        "acme/devices/pump/status",
+        "acme/devices/pump/telemetry/a/b",
+        "/acme/devices/pump/telemetry",
+    ],
+)
 def test_other_topics_have_no_route(topic: str) -> None:
     assert route(topic, compiled(JSON, SCALAR)) is None
 
@@ -73,7 +90,10 @@ def test_overlapping_sources_are_found(first: str, second: str, overlap: bool) -
 
 def test_partitions_divide_the_customers_and_one_partition_takes_all() -> None:
     sources, customers = compiled(JSON, SCALAR), [f"customer-{number}" for number in range(200)]
-    assert filters(sources, customers, partition=0, partitions=1) == ["+/devices/+/telemetry", "+/devices/+/telemetry/+"]
+    assert filters(sources, customers, partition=0, partitions=1) == [
+        "+/devices/+/telemetry",
+        "+/devices/+/telemetry/+",
+    ]
     shares = [set(filters(sources, customers, partition=number, partitions=4)) for number in range(4)]
     assert set().union(*shares) == {source.filter(customer) for source in sources for customer in customers}
     assert sum(map(len, shares)) == 400 and min(map(len, shares)) > 40
@@ -81,4 +101,9 @@ def test_partitions_divide_the_customers_and_one_partition_takes_all() -> None:
 
 def test_the_partition_of_a_customer_never_changes() -> None:
     """Another hash would leave the queue of the old partition's session to a replica that does not expect it."""
-    assert [partition_of(customer, 8) for customer in ("acme", "globex", "initech", "umbrella")] == [1, 2, 0, 2]
+    assert [partition_of(customer, 8) for customer in ("acme", "globex", "initech", "umbrella")] == [
+        1,
+        2,
+        0,
+        2,
+    ]

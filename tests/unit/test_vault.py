@@ -76,7 +76,10 @@ def test_nothing_tells_a_secret() -> None:
     sealed = vault.seal(CANARY, HERE)
     assert b"canary" not in sealed
     texts = [repr(vault), str(vars(vault)), vault.newest]
-    for attempt in (lambda: vault.open(sealed[:-1], HERE), lambda: Vault(["other-canary"]).open(sealed, HERE)):
+    for attempt in (
+        lambda: vault.open(sealed[:-1], HERE),
+        lambda: Vault(["other-canary"]).open(sealed, HERE),
+    ):
         with pytest.raises(SealBroken) as caught:
             attempt()
         texts.append(str(caught.value))

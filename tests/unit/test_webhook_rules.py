@@ -38,8 +38,12 @@ def test_what_ends_it_for_an_endpoint() -> None:
 def test_signatures_are_those_of_the_standard() -> None:
     secret, other = new_secret(bytes(range(32))), new_secret(bytes(32))
     body, at = '{"ü":1}'.encode(), int(NOW.timestamp())
-    assert signature([secret], message_id="m", timestamp=at, body=body) == Webhook(secret).sign("m", NOW, body.decode())
-    assert signature([secret, other], message_id="m", timestamp=at, body=body).split(" ")[1] == Webhook(other).sign("m", NOW, body.decode())
+    assert signature([secret], message_id="m", timestamp=at, body=body) == Webhook(secret).sign(
+        "m", NOW, body.decode()
+    )
+    assert signature([secret, other], message_id="m", timestamp=at, body=body).split(" ")[1] == Webhook(
+        other
+    ).sign("m", NOW, body.decode())
 
 
 @pytest.mark.parametrize(
@@ -57,7 +61,17 @@ def test_addresses_that_are_not_public(address: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["1.1.1.1", "8.8.8.8", "100.63.255.255", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "2a00:1450:4001::1", "::ffff:8.8.8.8", "64:ff9b::808:808"],
+    [
+        "1.1.1.1",
+        "8.8.8.8",
+        "100.63.255.255",
+        "100.128.0.1",
+        "172.32.0.1",
+        "2606:4700::1111",
+        "2a00:1450:4001::1",
+        "::ffff:8.8.8.8",
+        "64:ff9b::808:808",
+    ],
 )
 def test_addresses_that_are_public(address: str) -> None:
     assert is_public(address)
@@ -91,12 +105,20 @@ def test_what_cannot_be_an_endpoint(url: str) -> None:
 
 
 def test_the_example_of_the_documentation_verifies() -> None:
-    [example] = re.findall(r"^```python\n(.*?)^```", (Path(__file__).parents[2] / "docs" / "events.md").read_text(), re.MULTILINE | re.DOTALL)
+    [example] = re.findall(
+        r"^```python\n(.*?)^```",
+        (Path(__file__).parents[2] / "docs" / "events.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
     scope: dict[str, Any] = {}
     exec(compile(example, "events.md", "exec"), scope)
     secret, known = new_secret(bytes(32)), set[str]()
     body, at = b'{"id":"m","type":"fieldgate.sync.completed","data":{}}', int(datetime.now(UTC).timestamp())
-    headers = {"webhook-id": "m", "webhook-timestamp": str(at), "webhook-signature": signature([secret], message_id="m", timestamp=at, body=body)}
+    headers = {
+        "webhook-id": "m",
+        "webhook-timestamp": str(at),
+        "webhook-signature": signature([secret], message_id="m", timestamp=at, body=body),
+    }
     assert scope["receive"](secret, headers, body, known) == 204
     assert known == {"m"}
     assert scope["receive"](new_secret(bytes(range(32))), headers, body, known) == 401

@@ -1,7 +1,9 @@
-"""Builds and reads `$batch`: many operations in one request, each answered for itself. As multipart, which versions 2 and 4 write the same, or as JSON. Pure.
+"""Builds and reads `$batch`: many operations in one request, each answered for itself. As multipart, which
+versions 2 and 4 write the same, or as JSON. Pure.
 
-In multipart every change is a changeset of its own: a changeset is taken or undone as a whole, so a neighbour would share a refusal.
-Source: OData Version 4.0 Part 1, 11.7; OData JSON Format Version 4.01, 19; OData Version 2 "Batch Processing"; RFC 2046, 5.1.
+In multipart every change is a changeset of its own: a changeset is taken or undone as a whole, so a neighbour
+would share a refusal. Source: OData Version 4.0 Part 1, 11.7; OData JSON Format Version 4.01, 19; OData
+Version 2 "Batch Processing"; RFC 2046, 5.1.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 
 class Unreadable(ValueError):
-    """An answer that is no `$batch` answer, or answers something else than what was asked: nothing can be said of any operation."""
+    """An answer that is no `$batch` answer, or answers something else than what was asked: nothing can be
+    said of any operation.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One request inside: a change when it has a `body` (JSON), else a query. `target` is relative to the service and percent-encoded."""
+    """One request inside: a change when it has a `body` (JSON), else a query. `target` is relative to the
+    service and percent-encoded.
+    """
 
     target: str
     body: bytes | None = None
@@ -46,7 +52,9 @@ def build(operations: Sequence[Operation], *, boundary: str) -> bytes:
     for number, operation in enumerate(operations, 1):
         part = f"Content-Type: application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: {number}\r\n\r\n"
         if operation.body is None:
-            pieces.append(f"--{boundary}\r\n{part}GET {operation.target} HTTP/1.1\r\nAccept: application/json\r\n\r\n\r\n".encode())
+            pieces.append(
+                f"--{boundary}\r\n{part}GET {operation.target} HTTP/1.1\r\nAccept: application/json\r\n\r\n\r\n".encode()
+            )
             continue
         changeset = f"{boundary}_{number}"
         inner = f"Content-Type: application/json\r\nAccept: application/json\r\nContent-Length: {len(operation.body)}\r\n\r\n"
@@ -60,15 +68,19 @@ def build(operations: Sequence[Operation], *, boundary: str) -> bytes:
 
 
 def read(content_type: str, body: bytes, *, expected: int) -> list[PartAnswer | None]:
-    """The answers by position, `expected` of them; None for those that the system did not get to. Raises Unreadable.
+    """The answers by position, `expected` of them; None for those that the system did not get to. Raises
+    Unreadable.
 
-    A change that succeeded comes inside a multipart of its own, one that was refused as a bare part; some servers do otherwise.
+    A change that succeeded comes inside a multipart of its own, one that was refused as a bare part; some
+    servers do otherwise.
     """
     answers: list[PartAnswer | None] = []
     for part in _parts(body, _boundary(content_type)):
         headers, rest = _head(part)
         inner = headers.get("content-type", "")
-        nested = list(_parts(rest, _boundary(inner))) if inner.lower().startswith("multipart/mixed") else [part]
+        nested = (
+            list(_parts(rest, _boundary(inner))) if inner.lower().startswith("multipart/mixed") else [part]
+        )
         if len(nested) != 1:
             raise Unreadable(f"an answer of {len(nested)} parts to one operation")
         answers.append(_answer(nested[0], position=len(answers) + 1))
@@ -82,7 +94,12 @@ def build_json(operations: Sequence[Operation]) -> bytes:
     requests: list[dict[str, object]] = []
     for number, operation in enumerate(operations, 1):
         headers = {"accept": "application/json"}
-        request: dict[str, object] = {"id": str(number), "method": "GET", "url": operation.target, "headers": headers}
+        request: dict[str, object] = {
+            "id": str(number),
+            "method": "GET",
+            "url": operation.target,
+            "headers": headers,
+        }
         if operation.body is not None:
             headers["content-type"] = "application/json"
             request |= {"method": "POST", "body": orjson.Fragment(operation.body)}
@@ -91,7 +108,9 @@ def build_json(operations: Sequence[Operation]) -> bytes:
 
 
 def read_json(document: object, *, expected: int) -> list[PartAnswer | None]:
-    """As `read`. Answers may come in any order, by their `id`; those of a service that gives none in the order of the requests."""
+    """As `read`. Answers may come in any order, by their `id`; those of a service that gives none in the
+    order of the requests.
+    """
     responses = document.get("responses") if isinstance(document, dict) else None
     if not isinstance(responses, list) or len(responses) > expected:
         raise Unreadable("no list of answers, or a longer one than what was asked")
@@ -101,13 +120,23 @@ def read_json(document: object, *, expected: int) -> list[PartAnswer | None]:
         if not isinstance(response, dict) or not isinstance(status, int):
             raise Unreadable("an answer without a status")
         said = response.get("id")
-        number = position if said is None else int(said) if isinstance(said, str) and said.isascii() and said.isdigit() else 0
+        number = (
+            position
+            if said is None
+            else int(said)
+            if isinstance(said, str) and said.isascii() and said.isdigit()
+            else 0
+        )
         if not 1 <= number <= expected or answers[number - 1] is not None:
-            raise Unreadable(f"an answer to operation {str(said)[:20]!r}, which was not asked or is answered already")
+            raise Unreadable(
+                f"an answer to operation {str(said)[:20]!r}, which was not asked or is answered already"
+            )
         headers, body = response.get("headers"), response.get("body")
         answers[number - 1] = PartAnswer(
             status=status,
-            headers={str(name).lower(): str(value) for name, value in headers.items()} if isinstance(headers, dict) else {},
+            headers={str(name).lower(): str(value) for name, value in headers.items()}
+            if isinstance(headers, dict)
+            else {},
             body=b"" if body is None else orjson.dumps(body),
             json=body,
         )
@@ -124,7 +153,8 @@ def _boundary(content_type: str) -> bytes:
 def _parts(body: bytes, boundary: bytes) -> Iterator[bytes]:
     """What lies between the delimiters. A body whose closing delimiter is missing was cut.
 
-    By hand: every answered changeset has a boundary of its own, and compiling an expression for each would take most of the time.
+    By hand: every answered changeset has a boundary of its own, and compiling an expression for each would
+    take most of the time.
     """
     delimiter = b"--" + boundary
     begin, position = None, 0

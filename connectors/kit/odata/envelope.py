@@ -1,4 +1,6 @@
-"""What an OData service says in words: errors of either version, and the warnings that go with a success. Pure, and never raises."""
+"""What an OData service says in words: errors of either version, and the warnings that go with a success.
+Pure, and never raises.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import orjson
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """The system's own words. `codes` are its code and those of its details, in order; empty where it said none."""
+    """The system's own words. `codes` are its code and those of its details, in order; empty where it said
+    none.
+    """
 
     codes: tuple[str, ...]
     message: str
@@ -22,13 +26,19 @@ class Fault:
 
 
 def fault_of(document: object, *, text: str = "") -> Fault:
-    """Of `{"error": {...}}` in either version's shape; `text` stands in for a document that is none (a web page, plain text, nothing)."""
+    """Of `{"error": {...}}` in either version's shape; `text` stands in for a document that is none (a web
+    page, plain text, nothing).
+    """
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict):
         return Fault(codes=(), message=_short(text) or "the system gave no reason")
     inner = error.get("innererror")
     details = error.get("details") or (inner.get("errordetails") if isinstance(inner, dict) else None)
-    faults = [error, *(detail for detail in details if isinstance(detail, dict))] if isinstance(details, list) else [error]
+    faults = (
+        [error, *(detail for detail in details if isinstance(detail, dict))]
+        if isinstance(details, list)
+        else [error]
+    )
     codes, words = [], []
     for fault in faults[:8]:
         code, message = fault.get("code"), _message(fault.get("message"))
@@ -40,7 +50,9 @@ def fault_of(document: object, *, text: str = "") -> Fault:
 
 
 def warnings_of(headers: Mapping[str, str]) -> str:
-    """The messages beside a success, for people: `sap-messages` (version 4, a list) and `sap-message` (version 2, one with details)."""
+    """The messages beside a success, for people: `sap-messages` (version 4, a list) and `sap-message`
+    (version 2, one with details).
+    """
     text = headers.get("sap-messages") or headers.get("sap-message")
     if not text:
         return ""
@@ -49,7 +61,11 @@ def warnings_of(headers: Mapping[str, str]) -> str:
     except orjson.JSONDecodeError:
         return ""
     items: list[object] = list(read) if isinstance(read, list) else [read]
-    words = [f"{item.get('code', '')} {_message(item.get('message'))}".strip() for item in items[:5] if isinstance(item, dict)]
+    words = [
+        f"{item.get('code', '')} {_message(item.get('message'))}".strip()
+        for item in items[:5]
+        if isinstance(item, dict)
+    ]
     return _short("; ".join(word for word in words if word))
 
 

@@ -11,10 +11,24 @@ from gateway.model.errors import Unavailable
 
 
 def target(
-    entity_set: str, *, where: str = "", select: Sequence[str] = (), order: Sequence[str] = (), top: int | None = None, extra: Mapping[str, str] | None = None
+    entity_set: str,
+    *,
+    where: str = "",
+    select: Sequence[str] = (),
+    order: Sequence[str] = (),
+    top: int | None = None,
+    extra: Mapping[str, str] | None = None,
 ) -> str:
-    """A path relative to the service with its query, percent-encoded. `where` is a filter of literals, not yet encoded."""
-    options = {"$filter": where, "$select": ",".join(select), "$orderby": ",".join(order), "$top": "" if top is None else str(top), **(extra or {})}
+    """A path relative to the service with its query, percent-encoded. `where` is a filter of literals, not
+    yet encoded.
+    """
+    options = {
+        "$filter": where,
+        "$select": ",".join(select),
+        "$orderby": ",".join(order),
+        "$top": "" if top is None else str(top),
+        **(extra or {}),
+    }
     query = "&".join(f"{name}={quote(value, safe=',:')}" for name, value in options.items() if value)
     return f"{quote(entity_set)}?{query}" if query else quote(entity_set)
 
@@ -26,7 +40,9 @@ def modified_within(version: Version, name: str, since: datetime | None, until: 
 
 
 def rows_of(document: object) -> Sequence[Mapping[str, object]] | None:
-    """The entities that an answer lists, of either version; None for an answer that lists none, as an error does."""
+    """The entities that an answer lists, of either version; None for an answer that lists none, as an error
+    does.
+    """
     if not isinstance(document, dict):
         return None
     rows = document.get("value")
@@ -47,7 +63,8 @@ def entity_of(document: object) -> Mapping[str, object]:
 def next_of(document: object, *, entity_set: str) -> str | None:
     """The target of the next page, relative to the service; None on the last page.
 
-    A link may bear the host's inner name, so only its end is used; a link to another set is Unavailable, never followed.
+    A link may bear the host's inner name, so only its end is used; a link to another set is Unavailable,
+    never followed.
     """
     inner = document.get("d", document) if isinstance(document, dict) else None
     link = (inner.get("@odata.nextLink") or inner.get("__next")) if isinstance(inner, dict) else None

@@ -1,4 +1,5 @@
-"""One OData service of a system: the CSRF token and the cookies it is bound to, reading, creating, `$batch`, paging.
+"""One OData service of a system: the CSRF token and the cookies it is bound to, reading, creating, `$batch`,
+paging.
 
 It must not know what the entities mean.
 """
@@ -20,17 +21,28 @@ from gateway.model.errors import BadConfiguration, BatchRefused, OutcomeUnknown,
 
 _JSON = "application/json"
 _TOKEN = "x-csrf-token"  # noqa: S105 - the header's name
-# A token may come with an error: a service root that cannot be listed still opens the session. 401, 429 and 503 stay what they are.
+# A token may come with an error: a service root that cannot be listed still opens the session. 401, 429 and
+# 503 stay what they are.
 _TOKEN_STATUSES = (400, 403, 404, 405, 406, 500, 501)
 
 
 class Service:
-    """Calls go through one HTTP client, which knows the credential and whose cookies the token is bound to. Safe to use from several tasks."""
+    """Calls go through one HTTP client, which knows the credential and whose cookies the token is bound to.
+    Safe to use from several tasks.
+    """
 
     def __init__(
-        self, http: HttpClient, *, path: str, version: Version, entity_set: str, parameters: Mapping[str, str] | None = None, json_batch: bool = False
+        self,
+        http: HttpClient,
+        *,
+        path: str,
+        version: Version,
+        entity_set: str,
+        parameters: Mapping[str, str] | None = None,
+        json_batch: bool = False,
     ) -> None:
-        """`path` begins with a slash; `entity_set` is one that may be read; `parameters` go into the query of every request.
+        """`path` begins with a slash; `entity_set` is one that may be read; `parameters` go into the query of
+        every request.
 
         `json_batch`: `$batch` is written as JSON, which some services of version 4 want.
         """
@@ -44,7 +56,9 @@ class Service:
         self._fetching = asyncio.Lock()
 
     async def open(self) -> None:
-        """There is a session with a token afterwards, and the system's clock is known. Calls nobody when that is so already."""
+        """There is a session with a token afterwards, and the system's clock is known. Calls nobody when that
+        is so already.
+        """
         await self._csrf_token(refused=None)
 
     async def get(self, operation: str, target: str, *, accept_statuses: Collection[int] = ()) -> Answer:
@@ -56,7 +70,9 @@ class Service:
 
         async def fetch(following: str | None) -> Page[Mapping[str, object]]:
             answer = await self.get(operation, following or target)
-            return Page(items=self.rows(answer, entity_set), cursor=next_of(answer.json, entity_set=entity_set))
+            return Page(
+                items=self.rows(answer, entity_set), cursor=next_of(answer.json, entity_set=entity_set)
+            )
 
         return walk(fetch)
 
@@ -67,31 +83,63 @@ class Service:
             raise Unavailable(f"the system's answer lists no {entity_set}", request_id=answer.request_id)
         return rows
 
-    async def create(self, operation: str, entity_set: str, body: bytes, *, accept_statuses: Collection[int] = ()) -> Answer:
+    async def create(
+        self, operation: str, entity_set: str, body: bytes, *, accept_statuses: Collection[int] = ()
+    ) -> Answer:
         """POSTs one entity. A lost answer is OutcomeUnknown."""
         headers = {"content-type": "application/json", "accept": "application/json"}
-        return await self._change(operation, quote(entity_set), body, headers, expects_multipart=False, accept_statuses=accept_statuses)
+        return await self._change(
+            operation,
+            quote(entity_set),
+            body,
+            headers,
+            expects_multipart=False,
+            accept_statuses=accept_statuses,
+        )
 
     async def batch(self, operation: str, operations: Sequence[Operation]) -> Sequence[PartAnswer | None]:
-        """All in one request, each answered for itself; None for what the system did not get to. A lost or unreadable answer is OutcomeUnknown."""
+        """All in one request, each answered for itself; None for what the system did not get to. A lost or
+        unreadable answer is OutcomeUnknown.
+        """
         boundary = f"batch_{secrets.token_hex(12)}"
-        kind, wanted = (_JSON, _JSON) if self._json_batch else (f"multipart/mixed; boundary={boundary}", "multipart/mixed")
+        kind, wanted = (
+            (_JSON, _JSON)
+            if self._json_batch
+            else (f"multipart/mixed; boundary={boundary}", "multipart/mixed")
+        )
         body = build_json(operations) if self._json_batch else build(operations, boundary=boundary)
         headers = {"content-type": kind, "accept": wanted, "prefer": "odata.continue-on-error"}
-        answer = await self._change(operation, "$batch", body, headers, expects_multipart=not self._json_batch, accept_statuses=(413,))
+        answer = await self._change(
+            operation, "$batch", body, headers, expects_multipart=not self._json_batch, accept_statuses=(413,)
+        )
         if answer.status == 413:
-            raise BatchRefused(f"the system takes no request of {len(body)} bytes: set settings.max_items lower", request_id=answer.request_id)
+            raise BatchRefused(
+                f"the system takes no request of {len(body)} bytes: set settings.max_items lower",
+                request_id=answer.request_id,
+            )
         try:
             if self._json_batch:
                 return read_json(answer.json, expected=len(operations))
             return read(answer.headers.get("content-type", ""), answer.body, expected=len(operations))
         except Unreadable as error:
-            raise OutcomeUnknown(f"the system's $batch answer cannot be read: {self.http.clean(str(error))}", request_id=answer.request_id) from error
+            raise OutcomeUnknown(
+                f"the system's $batch answer cannot be read: {self.http.clean(str(error))}",
+                request_id=answer.request_id,
+            ) from error
 
     async def _change(
-        self, operation: str, target: str, body: bytes, headers: Mapping[str, str], *, expects_multipart: bool, accept_statuses: Collection[int]
+        self,
+        operation: str,
+        target: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        expects_multipart: bool,
+        accept_statuses: Collection[int],
     ) -> Answer:
-        """With the token; fetched again and replayed once when the system asks for that, for then nothing was done."""
+        """With the token; fetched again and replayed once when the system asks for that, for then nothing was
+        done.
+        """
 
         async def send(token: str) -> Answer:
             return await self._send(
@@ -109,14 +157,24 @@ class Service:
         if _asks_for_token(answer):
             answer = await send(await self._csrf_token(refused=token))
         if _asks_for_token(answer):
-            raise BadConfiguration("the system goes on asking for a CSRF token: something between may take its cookies away", request_id=answer.request_id)
+            raise BadConfiguration(
+                "the system goes on asking for a CSRF token: something between may take its cookies away",
+                request_id=answer.request_id,
+            )
         if 200 <= answer.status < 300 or answer.status in accept_statuses:
             return answer
         fault = fault_of(answer.json, text=self.http.text_of(answer))
-        raise self.http.error(answer, f"POST {self._path}/{target}", idempotent=False, words=f"{' '.join(fault.codes)} {fault.message}".strip())
+        raise self.http.error(
+            answer,
+            f"POST {self._path}/{target}",
+            idempotent=False,
+            words=f"{' '.join(fault.codes)} {fault.message}".strip(),
+        )
 
     async def _csrf_token(self, *, refused: str | None) -> str:
-        """The session's token; empty where the system gives none. One fetch for all who wait; `refused` asks for another than that."""
+        """The session's token; empty where the system gives none. One fetch for all who wait; `refused` asks
+        for another than that.
+        """
         async with self._fetching:
             if self._token is None or self._token == refused:
                 self._token = None

@@ -1,6 +1,7 @@
 """Dates, times and numbers as OData writes them, in JSON and in queries, version 2 and 4. Pure.
 
-Source: OData Version 4.0 ABNF (literals) and JSON Format; OData Version 2 "Overview", "URI Conventions", "JSON Format".
+Source: OData Version 4.0 ABNF (literals) and JSON Format; OData Version 2 "Overview", "URI Conventions",
+"JSON Format".
 """
 
 from __future__ import annotations
@@ -86,10 +87,16 @@ def encode_time(version: Version, at: time) -> str:
 
 
 def encode_number(version: Version, number: float) -> float | str:
-    """In JSON. Version 2 writes numbers as texts, plain where that is short, so that a decimal takes them as well as a double."""
+    """In JSON. Version 2 writes numbers as texts, plain where that is short, so that a decimal takes them as
+    well as a double.
+    """
     match version:
         case Version.V2:
-            return f"{Decimal(repr(number)):f}" if number == 0 or 1e-9 <= abs(number) < 1e17 else repr(float(number))
+            return (
+                f"{Decimal(repr(number)):f}"
+                if number == 0 or 1e-9 <= abs(number) < 1e17
+                else repr(float(number))
+            )
         case Version.V4:
             return number
         case _:
@@ -121,7 +128,9 @@ def decode_time(value: object) -> time | None:
 
 
 def decode_instant(value: object) -> datetime | None:
-    """Aware UTC of a point in time of either version; None for anything else. A version 2 offset is for display only."""
+    """Aware UTC of a point in time of either version; None for anything else. A version 2 offset is for
+    display only.
+    """
     if not isinstance(value, str):
         return None
     try:

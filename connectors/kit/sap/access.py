@@ -23,14 +23,35 @@ class SapSettings(Block):
     """What both systems share of `settings`."""
 
     base_url: str = Field(description="https://host:port of the system, without a path.")
-    client: str | None = Field(None, pattern=r"^\d{3}$", description="SAP client (`sap-client`); needed on premises, ignored in the public cloud.")
-    language: str = Field("EN", pattern=r"^[A-Z]{2}$", description="Logon language: it decides the codes of units and the language of messages.")
-    time_zone: str = Field("UTC", description="Zone of the system's clock, such as Europe/Berlin: SAP's times bear none.")
-    reader: str = Field("FIELDGATE", min_length=1, max_length=READER_LENGTH, description="Who took the reading, as the documents say.")
+    client: str | None = Field(
+        None,
+        pattern=r"^\d{3}$",
+        description="SAP client (`sap-client`); needed on premises, ignored in the public cloud.",
+    )
+    language: str = Field(
+        "EN",
+        pattern=r"^[A-Z]{2}$",
+        description="Logon language: it decides the codes of units and the language of messages.",
+    )
+    time_zone: str = Field(
+        "UTC", description="Zone of the system's clock, such as Europe/Berlin: SAP's times bear none."
+    )
+    reader: str = Field(
+        "FIELDGATE",
+        min_length=1,
+        max_length=READER_LENGTH,
+        description="Who took the reading, as the documents say.",
+    )
     max_items: int = Field(100, ge=1, le=1000, description="Documents in one request.")
-    future_skew_seconds: int = Field(60, ge=0, le=3600, description="Readings younger than this, on SAP's clock, wait.")
-    codes: dict[str, Literal["duplicate", "future", "locked", "refused"]] = Field({}, description="What further error codes of this system mean.")
-    ca_file: Path | None = Field(None, description="Authority of the system's certificate; else the machine's.")
+    future_skew_seconds: int = Field(
+        60, ge=0, le=3600, description="Readings younger than this, on SAP's clock, wait."
+    )
+    codes: dict[str, Literal["duplicate", "future", "locked", "refused"]] = Field(
+        {}, description="What further error codes of this system mean."
+    )
+    ca_file: Path | None = Field(
+        None, description="Authority of the system's certificate; else the machine's."
+    )
 
     @field_validator("base_url")
     @classmethod
@@ -70,7 +91,9 @@ class UserCredentials(Block):
 
 
 class AnyCredentials(OneOfKinds):
-    """One of three kinds, each whole: a technical user, an OAuth 2.0 client (the gateway gets the tokens), a client certificate."""
+    """One of three kinds, each whole: a technical user, an OAuth 2.0 client (the gateway gets the tokens), a
+    client certificate.
+    """
 
     kinds: ClassVar = {
         "basic": (("username", "password"), ()),
@@ -80,24 +103,43 @@ class AnyCredentials(OneOfKinds):
 
     username: SecretStr | None = Field(None, min_length=1, description="The communication user.")
     password: SecretStr | None = Field(None, min_length=1, description="Its password.")
-    token_url: SecretStr | None = Field(None, min_length=1, description="Where the authorization server gives tokens.")
+    token_url: SecretStr | None = Field(
+        None, min_length=1, description="Where the authorization server gives tokens."
+    )
     client_id: SecretStr | None = Field(None, min_length=1, description="The OAuth client.")
     client_secret: SecretStr | None = Field(None, min_length=1, description="Its secret.")
     scope: SecretStr | None = Field(None, description="Where the authorization server asks for one.")
-    client_authentication: SecretStr | None = Field(None, description="`basic`, or `body` where the authorization server wants it there.")
+    client_authentication: SecretStr | None = Field(
+        None, description="`basic`, or `body` where the authorization server wants it there."
+    )
     certificate: SecretStr | None = Field(None, min_length=1, description="PEM, with its chain.")
     private_key: SecretStr | None = Field(None, min_length=1, description="PEM, not encrypted.")
 
 
-def open_client(settings: SapSettings, credentials: AnyCredentials | UserCredentials, built_from: ConnectorSettings) -> HttpClient:
+def open_client(
+    settings: SapSettings, credentials: AnyCredentials | UserCredentials, built_from: ConnectorSettings
+) -> HttpClient:
     """A client whose calls carry the credential. Raises BadConfiguration."""
     given = {name: value.get_secret_value() for name, value in credentials if value is not None}
     if built_from.token is None and not {"username", "certificate"} & given.keys():
-        raise BadConfiguration("credentials: a user and its password, an OAuth 2.0 client, or a client certificate is needed")
+        raise BadConfiguration(
+            "credentials: a user and its password, an OAuth 2.0 client, or a client certificate is needed"
+        )
     tls = None
     if settings.ca_file is not None or "certificate" in given:
-        tls = tls_context(ca_file=settings.ca_file, certificate=given.get("certificate"), private_key=given.get("private_key"))
+        tls = tls_context(
+            ca_file=settings.ca_file,
+            certificate=given.get("certificate"),
+            private_key=given.get("private_key"),
+        )
     hidden = [value for name, value in given.items() if name not in NOT_SECRET]
-    http = HttpClient(settings.base_url, headers={}, secrets=hidden, timeout_seconds=built_from.timeout_seconds, observe=built_from.observe, tls=tls)
+    http = HttpClient(
+        settings.base_url,
+        headers={},
+        secrets=hidden,
+        timeout_seconds=built_from.timeout_seconds,
+        observe=built_from.observe,
+        tls=tls,
+    )
     http.authorize(authorization_for(built_from, conceal=http.conceal))
     return http

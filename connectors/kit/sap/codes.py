@@ -1,7 +1,8 @@
 """What SAP's refusals of a measurement document mean for a reading. Pure.
 
-SAP names the cases in the exceptions of its function module (MEASUREM_DOCUM_RFC_SINGLE_001); which message numbers an OData service
-gives for them depends on the release, so the settings can add codes, and a refusal nobody knows is looked up before it is believed.
+SAP names the cases in the exceptions of its function module (MEASUREM_DOCUM_RFC_SINGLE_001); which message
+numbers an OData service gives for them depends on the release, so the settings can add codes, and a refusal
+nobody knows is looked up before it is believed.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ _WAITING_STATUSES = (408, 409, 423, 425, 429)
 
 
 def verdict(status: int, fault: Fault, configured: Mapping[str, str]) -> Verdict:
-    """By the settings' codes, then by the name that a code ends with, then by the HTTP status. The code and its details are all looked at."""
+    """By the settings' codes, then by the name that a code ends with, then by the HTTP status. The code and
+    its details are all looked at.
+    """
     for code in fault.codes:
         if code in configured:
             return Verdict(configured[code])

@@ -1,4 +1,6 @@
-"""Readings to SAP's measurement documents and back: which property holds what, what is sent, what is asked. Pure."""
+"""Readings to SAP's measurement documents and back: which property holds what, what is sent, what is asked.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,16 @@ from gateway.model.reading import Reading
 
 METER_LENGTH, UNIT_LENGTH, READER_LENGTH = 12, 3, 12
 _TEXT_LENGTH = 40
-# SAP keeps the value in SI units as a double and converts it back: what is read is the sent value but for that.
+# SAP keeps the value in SI units as a double and converts it back: what is read is the sent value but for
+# that.
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
-    """The names of a measurement document's properties; those of S/4HANA by default. `reversed` is None where a service shows none."""
+    """The names of a measurement document's properties; those of S/4HANA by default. `reversed` is None where
+    a service shows none.
+    """
 
     number: str = "MeasurementDocument"
     meter: str = "MeasuringPoint"
@@ -76,17 +81,30 @@ def slot_of(point: str, reading: Reading, zone: ZoneInfo) -> Slot:
     return point, wall_time(reading.window_start, zone)
 
 
-def to_operation(form: Form, reading: Reading, point: str, *, now: datetime | None, skew: timedelta) -> Operation | Rejected | Retry:
-    """The change to send, or why it is not sent. `now` is SAP's clock, where known: SAP takes nothing from its future."""
+def to_operation(
+    form: Form, reading: Reading, point: str, *, now: datetime | None, skew: timedelta
+) -> Operation | Rejected | Retry:
+    """The change to send, or why it is not sent. `now` is SAP's clock, where known: SAP takes nothing from
+    its future.
+    """
     number = to_number(reading.value)
     if isinstance(number, Rejected):
         return number
     if not is_point(point):
-        return Rejected(code="unknown_meter", message=f"a measuring point has 1 to {METER_LENGTH} printable characters, and {point[:40]!r} has not")
+        return Rejected(
+            code="unknown_meter",
+            message=f"a measuring point has 1 to {METER_LENGTH} printable characters, and {point[:40]!r} has not",
+        )
     if reading.unit is not None and (not reading.unit.isprintable() or len(reading.unit) > UNIT_LENGTH):
-        return Rejected(code="unknown_unit", message=f"SAP's units have at most {UNIT_LENGTH} characters, and {reading.unit[:40]!r} is none")
+        return Rejected(
+            code="unknown_unit",
+            message=f"SAP's units have at most {UNIT_LENGTH} characters, and {reading.unit[:40]!r} is none",
+        )
     if now is not None and (early := (reading.window_start + skew - now).total_seconds()) > 0:
-        return Retry(after_seconds=math.ceil(early), message=f"not sent: SAP's clock says {now:%Y-%m-%d %H:%M:%S} UTC, and it takes nothing from its future")
+        return Retry(
+            after_seconds=math.ceil(early),
+            message=f"not sent: SAP's clock says {now:%Y-%m-%d %H:%M:%S} UTC, and it takes nothing from its future",
+        )
     at, fields = wall_time(reading.window_start, form.zone), form.fields
     body: dict[str, object] = {
         fields.meter: point,
@@ -109,7 +127,11 @@ def to_questions(form: Form, slots: Iterable[Slot]) -> dict[tuple[str, str], Ope
     for point, at in slots:
         times.setdefault((point, at.date().isoformat()), []).append(at)
     fields, version = form.fields, form.version
-    wanted = [name for name in (fields.number, fields.date, fields.time, fields.value, fields.reversed) if name is not None]
+    wanted = [
+        name
+        for name in (fields.number, fields.date, fields.time, fields.value, fields.reversed)
+        if name is not None
+    ]
     questions = {}
     for (point, day), found in times.items():
         first, last = min(found), max(found)
@@ -127,12 +149,20 @@ def to_held(form: Form, point: str, rows: Iterable[Mapping[str, object]]) -> dic
     held: dict[Slot, list[RemoteReading]] = {}
     fields = form.fields
     for row in rows:
-        day, at, value = decode_date(row.get(fields.date)), decode_time(row.get(fields.time)), decode_number(row.get(fields.value))
+        day, at, value = (
+            decode_date(row.get(fields.date)),
+            decode_time(row.get(fields.time)),
+            decode_number(row.get(fields.value)),
+        )
         if day is None or value is None or (fields.reversed is not None and row.get(fields.reversed) is True):
             continue
         when = datetime.combine(day, at or time(0))
         number = row.get(fields.number)
-        held.setdefault((point, when), []).append(RemoteReading(value=value, at=when, remote_id=number if isinstance(number, str) and number else None))
+        held.setdefault((point, when), []).append(
+            RemoteReading(
+                value=value, at=when, remote_id=number if isinstance(number, str) and number else None
+            )
+        )
     return held
 
 
@@ -145,7 +175,9 @@ def is_same(reading: Reading, remote: RemoteReading) -> bool:
 
 
 def pick(reading: Reading, held: Sequence[RemoteReading]) -> RemoteReading:
-    """The document that is this reading's, else any: at the reading's own time, and with its own value where SAP holds that."""
+    """The document that is this reading's, else any: at the reading's own time, and with its own value where
+    SAP holds that.
+    """
     same = next((remote for remote in held if is_same(reading, remote)), None)
     chosen = same or held[0]
     value = reading.value if same else chosen.value

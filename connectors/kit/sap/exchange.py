@@ -1,7 +1,7 @@
 """Pushes readings to a service of measurement documents and finds them again, for S/4HANA and ECC alike.
 
-A point holds one document a second, so sending again is harmless: SAP says that it has it. It never changes a document, so of a
-reading whose slot is taken it is asked which value it holds.
+A point holds one document a second, so sending again is harmless: SAP says that it has it. It never changes a
+document, so of a reading whose slot is taken it is asked which value it holds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ from connectors.kit.odata.envelope import Fault, fault_of, warnings_of
 from connectors.kit.odata.query import entity_of, next_of, rows_of, target
 from connectors.kit.odata.service import Service
 from connectors.kit.sap.codes import Verdict, verdict
-from connectors.kit.sap.documents import Form, Slot, is_point, is_same, pick, slot_of, to_held, to_operation, to_questions
+from connectors.kit.sap.documents import (
+    Form,
+    Slot,
+    is_point,
+    is_same,
+    pick,
+    slot_of,
+    to_held,
+    to_operation,
+    to_questions,
+)
 from gateway.model.connector import Health, RemoteReading
 from gateway.model.errors import ConnectorError, Unavailable
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry
@@ -23,7 +33,9 @@ from gateway.model.reading import Reading
 
 _LOCKED_SECONDS = 30.0
 _FORBIDDEN_SECONDS = 300.0
-_NOT_REACHED = Retry(after_seconds=1.0, message="SAP did not get to this reading: it stopped at one before it")
+_NOT_REACHED = Retry(
+    after_seconds=1.0, message="SAP did not get to this reading: it stopped at one before it"
+)
 Pointed = tuple[Reading, str]
 """A reading and the number of its measuring point."""
 
@@ -31,7 +43,9 @@ Pointed = tuple[Reading, str]
 class Documents:
     """One service of measurement documents."""
 
-    def __init__(self, service: Service, form: Form, *, codes: Mapping[str, str], skew: timedelta, questions: int) -> None:
+    def __init__(
+        self, service: Service, form: Form, *, codes: Mapping[str, str], skew: timedelta, questions: int
+    ) -> None:
         """`codes`: verdicts by SAP's code. `questions`: most queries in one request."""
         self._service = service
         self._form = form
@@ -42,11 +56,15 @@ class Documents:
 
     async def probe(self) -> Health:
         """Reads one document's number. `detail` repeats the last warning that came beside a success."""
-        await self._service.get("probe", target(self._form.entity_set, select=[self._form.fields.number], top=1))
+        await self._service.get(
+            "probe", target(self._form.entity_set, select=[self._form.fields.number], top=1)
+        )
         return Health(detail=f"SAP warned: {self._warning}" if self._warning else "")
 
     async def push(self, pointed: Sequence[Pointed]) -> list[Outcome]:
-        """One outcome each, in order. One request, and one more where SAP says that it holds a document already, or says what nobody knows."""
+        """One outcome each, in order. One request, and one more where SAP says that it holds a document
+        already, or says what nobody knows.
+        """
         if not pointed:
             return []
         await self._service.open()
@@ -68,7 +86,11 @@ class Documents:
     async def find(self, pointed: Sequence[Pointed]) -> dict[str, RemoteReading]:
         """What SAP holds in the slots of these, by key; one request for `questions` points and days."""
         held: dict[Slot, list[RemoteReading]] = {}
-        slots = [(reading, slot_of(point, reading, self._form.zone)) for reading, point in pointed if is_point(point)]
+        slots = [
+            (reading, slot_of(point, reading, self._form.zone))
+            for reading, point in pointed
+            if is_point(point)
+        ]
         asked = list(to_questions(self._form, (slot for _, slot in slots)).items())
         for begin in range(0, len(asked), self._questions):
             part = asked[begin : begin + self._questions]
@@ -82,22 +104,34 @@ class Documents:
             raise Unavailable("SAP did not answer every question of a $batch")
         if answer.status != 200:
             words = self._words(self._fault(answer))
-            raise to_error(answer.status, f"SAP answered {answer.status} to a question: {words}", idempotent=True, retry_after=None, request_id=None)
+            raise to_error(
+                answer.status,
+                f"SAP answered {answer.status} to a question: {words}",
+                idempotent=True,
+                retry_after=None,
+                request_id=None,
+            )
         listed = rows_of(answer.json)
         if listed is None:
             raise Unavailable("SAP's answer to a question lists no documents")
         rows = list(listed)
         if (following := next_of(answer.json, entity_set=self._form.entity_set)) is not None:
-            rows += [row async for row in self._service.list("find", following, entity_set=self._form.entity_set)]
+            rows += [
+                row async for row in self._service.list("find", following, entity_set=self._form.entity_set)
+            ]
         return rows
 
     async def _confirm_denial(self, answers: Sequence[PartAnswer | None]) -> None:
-        """Where every answer speaks of logon, permission or address, a probe tells whether that is so; then it raises."""
+        """Where every answer speaks of logon, permission or address, a probe tells whether that is so; then
+        it raises.
+        """
         reached = [answer for answer in answers if answer is not None]
         if reached and all(answer.status in (401, 403, 404, 405, 501) for answer in reached):
             await self.probe()
 
-    async def _judge(self, sent: Sequence[Pointed], answers: Sequence[PartAnswer | None]) -> dict[str, Outcome]:
+    async def _judge(
+        self, sent: Sequence[Pointed], answers: Sequence[PartAnswer | None]
+    ) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
         doubtful: dict[str, tuple[Pointed, Verdict, Fault]] = {}
         for item, answer in zip(sent, answers, strict=True):
@@ -140,16 +174,23 @@ class Documents:
                 return doubt
 
     async def _look_up(self, doubtful: Mapping[str, tuple[Pointed, Verdict, Fault]]) -> dict[str, Outcome]:
-        """Delivered where SAP holds the value. Where it cannot be asked now, these wait: what the others were told must not be lost."""
+        """Delivered where SAP holds the value. Where it cannot be asked now, these wait: what the others were
+        told must not be lost.
+        """
         try:
             found = await self.find([item for item, _, _ in doubtful.values()])
         except ConnectorError as error:
-            return {key: Retry(after_seconds=_LOCKED_SECONDS, message=f"{self._words(fault)} (and then: {error})") for key, (_, _, fault) in doubtful.items()}
+            return {
+                key: Retry(after_seconds=_LOCKED_SECONDS, message=f"{self._words(fault)} (and then: {error})")
+                for key, (_, _, fault) in doubtful.items()
+            }
         outcomes: dict[str, Outcome] = {}
         for key, ((reading, _), doubt, fault) in doubtful.items():
             remote, words = found.get(key), self._words(fault)
             if remote is None:
-                outcomes[key] = Duplicate() if doubt is Verdict.DUPLICATE else Rejected(code=fault.code, message=words)
+                outcomes[key] = (
+                    Duplicate() if doubt is Verdict.DUPLICATE else Rejected(code=fault.code, message=words)
+                )
             elif is_same(reading, remote):
                 outcomes[key] = Duplicate(remote_id=remote.remote_id)
             elif doubt is Verdict.DUPLICATE:

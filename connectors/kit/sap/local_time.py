@@ -1,7 +1,8 @@
 """The time that SAP is told: date and time of a wall clock, without a zone, in whole seconds. Pure.
 
-The hour that a zone has twice in autumn is written at half pace: its two real hours share the one on the clock. So order is kept, and
-two instants at least two seconds apart never become one; each stands at most half an hour beside its true time.
+The hour that a zone has twice in autumn is written at half pace: its two real hours share the one on the
+clock. So order is kept, and two instants at least two seconds apart never become one; each stands at most
+half an hour beside its true time.
 """
 
 from __future__ import annotations

@@ -5,4 +5,12 @@ from __future__ import annotations
 from gateway.http.api import connections, events, history, incidents, systems, webhooks
 from gateway.http.api import credits as pool
 
-ROUTERS = (systems.router, connections.router, history.router, events.router, pool.router, incidents.router, webhooks.router)
+ROUTERS = (
+    systems.router,
+    connections.router,
+    history.router,
+    events.router,
+    pool.router,
+    incidents.router,
+    webhooks.router,
+)

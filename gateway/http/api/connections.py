@@ -1,4 +1,6 @@
-"""Connections: create, read, change, work, disconnect. What is asked is done by the lifecycle; whose it is is checked in `gateway.http.auth`."""
+"""Connections: create, read, change, work, disconnect. What is asked is done by the lifecycle; whose it is is
+checked in `gateway.http.auth`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,15 @@ from gateway.http.auth import (
     find_target,
     only_customer,
 )
-from gateway.http.documents import Accepted, ConnectionDocument, Page, ReauthorizationDocument, RemoteMeterDocument, RemoteMeters, SyncRequest
+from gateway.http.documents import (
+    Accepted,
+    ConnectionDocument,
+    Page,
+    ReauthorizationDocument,
+    RemoteMeterDocument,
+    RemoteMeters,
+    SyncRequest,
+)
 from gateway.http.openapi import problems
 from gateway.http.ports import Services
 from gateway.model.access import Principal
@@ -58,9 +68,19 @@ async def list_connections(
 ) -> Page[ConnectionDocument]:
     """Those that the token may see; a token that is bound to a customer sees that customer's."""
     rows = await serving.reader.connections(
-        customer=only_customer(asking, customer), system=system, states=state, after=cursors.text_cursor(cursor), limit=limit + 1
+        customer=only_customer(asking, customer),
+        system=system,
+        states=state,
+        after=cursors.text_cursor(cursor),
+        limit=limit + 1,
     )
-    return page(Page[ConnectionDocument], rows, limit, item=ConnectionDocument.model_validate, cursor=lambda row: cursors.write(row.connection))
+    return page(
+        Page[ConnectionDocument],
+        rows,
+        limit,
+        item=ConnectionDocument.model_validate,
+        cursor=lambda row: cursors.write(row.connection),
+    )
 
 
 @router.post(
@@ -69,10 +89,17 @@ async def list_connections(
     status_code=status.HTTP_201_CREATED,
     responses=problems("request.conflict", "credits.insufficient"),
 )
-async def create_connection(serving: Serving, request: Request, response: Response, asking: Admin, wanted: ConnectionSettings) -> ConnectionDocument:
-    """Holds credits, stores the credentials sealed, and begins to verify them. Without credentials the connection waits in `pending`."""
+async def create_connection(
+    serving: Serving, request: Request, response: Response, asking: Admin, wanted: ConnectionSettings
+) -> ConnectionDocument:
+    """Holds credits, stores the credentials sealed, and begins to verify them. Without credentials the
+    connection waits in `pending`.
+    """
     if not asking.may_see(wanted.customer):
-        raise RequestRefused("auth.forbidden", "This token is bound to one customer and connects systems of that customer only.")
+        raise RequestRefused(
+            "auth.forbidden",
+            "This token is bound to one customer and connects systems of that customer only.",
+        )
     _no_tables(wanted)
     await serving.connections.create(wanted, caller(request, asking))
     response.headers["Location"] = f"/v1/connections/{wanted.id}"
@@ -85,17 +112,34 @@ async def read_connection(serving: Serving, target: ViewedConnection) -> Connect
     return await _described(serving, target.connection)
 
 
-@router.patch("/v1/connections/{connection}", summary="Change a connection", responses=problems("request.conflict", "connection.disconnected"))
-async def change_connection(serving: Serving, request: Request, asking: Admin, target: AdministeredConnection, wanted: ConnectionPatch) -> ConnectionDocument:
-    """Each part that is given replaces the old one whole. New settings or credentials are verified before they are used."""
+@router.patch(
+    "/v1/connections/{connection}",
+    summary="Change a connection",
+    responses=problems("request.conflict", "connection.disconnected"),
+)
+async def change_connection(
+    serving: Serving, request: Request, asking: Admin, target: AdministeredConnection, wanted: ConnectionPatch
+) -> ConnectionDocument:
+    """Each part that is given replaces the old one whole. New settings or credentials are verified before
+    they are used.
+    """
     _no_tables(wanted)
     await serving.connections.change(target.connection, wanted, caller(request, asking))
     return await _described(serving, target.connection)
 
 
-@router.delete("/v1/connections/{connection}", summary="Disconnect", status_code=ACCEPTED, responses=problems("connection.disconnected"))
-async def disconnect(serving: Serving, request: Request, asking: Admin, target: AdministeredConnection) -> Accepted:
-    """For good: what is in hand is finished, the credentials are destroyed, the credits return. The id is never used again."""
+@router.delete(
+    "/v1/connections/{connection}",
+    summary="Disconnect",
+    status_code=ACCEPTED,
+    responses=problems("connection.disconnected"),
+)
+async def disconnect(
+    serving: Serving, request: Request, asking: Admin, target: AdministeredConnection
+) -> Accepted:
+    """For good: what is in hand is finished, the credentials are destroyed, the credits return. The id is
+    never used again.
+    """
     await serving.connections.disconnect(target.connection, caller(request, asking))
     return await _accepted(serving, asking, target)
 
@@ -106,7 +150,9 @@ async def disconnect(serving: Serving, request: Request, asking: Admin, target: 
     response_model=StatusDocument,
     responses={304: {"description": "Not changed since the version of `If-None-Match`."}},
 )
-async def read_status(serving: Serving, request: Request, asking: Viewer, connection: ConnectionId) -> Response:
+async def read_status(
+    serving: Serving, request: Request, asking: Viewer, connection: ConnectionId
+) -> Response:
     """The same document as is retained on MQTT. `ETag` is its version. No side effect."""
     found = check_owner(asking, next(iter(await serving.reader.status([connection])), None))
     headers = status_headers(found.version)
@@ -127,13 +173,21 @@ def status_headers(version: int) -> dict[str, str]:
 
 def has_version(if_none_match: str | None, version: int) -> bool:
     """Whether `If-None-Match` names this version."""
-    return if_none_match is not None and not {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}.isdisjoint({f'"{version}"', "*"})
+    return if_none_match is not None and not {
+        tag.strip().removeprefix("W/") for tag in if_none_match.split(",")
+    }.isdisjoint({f'"{version}"', "*"})
 
 
-@router.post("/v1/connections/{connection}/sync", summary="Synchronise now", status_code=ACCEPTED, responses=NOT_NOW)
-async def synchronise(serving: Serving, request: Request, asking: Operator, target: OperatedConnection, wanted: SyncRequest) -> Accepted:
+@router.post(
+    "/v1/connections/{connection}/sync", summary="Synchronise now", status_code=ACCEPTED, responses=NOT_NOW
+)
+async def synchronise(
+    serving: Serving, request: Request, asking: Operator, target: OperatedConnection, wanted: SyncRequest
+) -> Accepted:
     """Runs the streams at once, or walks the initial window again."""
-    await serving.connections.synchronise(target.connection, full=wanted.mode == "full", caller=caller(request, asking))
+    await serving.connections.synchronise(
+        target.connection, full=wanted.mode == "full", caller=caller(request, asking)
+    )
     return await _accepted(serving, asking, target)
 
 
@@ -145,14 +199,20 @@ async def pause(serving: Serving, request: Request, asking: Operator, target: Op
 
 
 @router.post("/v1/connections/{connection}/resume", summary="Resume", status_code=ACCEPTED, responses=NOT_NOW)
-async def resume(serving: Serving, request: Request, asking: Operator, target: OperatedConnection) -> Accepted:
+async def resume(
+    serving: Serving, request: Request, asking: Operator, target: OperatedConnection
+) -> Accepted:
     """Back to where it was before the pause; delivery goes on where it stopped."""
     await serving.connections.resume(target.connection, caller(request, asking))
     return await _accepted(serving, asking, target)
 
 
-@router.post("/v1/connections/{connection}/recheck", summary="Probe now", status_code=ACCEPTED, responses=NOT_NOW)
-async def recheck(serving: Serving, request: Request, asking: Operator, target: OperatedConnection) -> Accepted:
+@router.post(
+    "/v1/connections/{connection}/recheck", summary="Probe now", status_code=ACCEPTED, responses=NOT_NOW
+)
+async def recheck(
+    serving: Serving, request: Request, asking: Operator, target: OperatedConnection
+) -> Accepted:
     """Asks the system at once whether it is reachable and the credential is good."""
     await serving.connections.recheck(target.connection, caller(request, asking))
     return await _accepted(serving, asking, target)
@@ -167,23 +227,38 @@ async def recheck(serving: Serving, request: Request, asking: Operator, target: 
 async def make_reconnect_link(serving: Serving, target: OperatedConnection) -> ReauthorizationDocument:
     """A single-use address for the customer's administrator, good for seven days. An earlier one is void."""
     if target.state in (State.DISCONNECTING, State.DISCONNECTED):
-        raise RequestRefused("connection.disconnected", "A disconnected connection takes no credentials; create a new one.", connection=target.connection)
+        raise RequestRefused(
+            "connection.disconnected",
+            "A disconnected connection takes no credentials; create a new one.",
+            connection=target.connection,
+        )
     return ReauthorizationDocument.model_validate(await serving.reauthorization.invite(target.connection))
 
 
 @router.get(
     "/v1/connections/{connection}/meters",
     summary="The system's meters",
-    responses={**NOT_NOW, **problems("request.unsupported", "upstream.rate_limited", "upstream.unavailable", "upstream.error")},
+    responses={
+        **NOT_NOW,
+        **problems("request.unsupported", "upstream.rate_limited", "upstream.unavailable", "upstream.error"),
+    },
 )
 async def list_meters(serving: Serving, target: ViewedConnection) -> RemoteMeters:
     """Asks the system itself what readings can be written to; used to write meter mappings."""
-    return RemoteMeters(items=tuple(RemoteMeterDocument.model_validate(meter) for meter in await serving.connections.meters(target.connection)))
+    return RemoteMeters(
+        items=tuple(
+            RemoteMeterDocument.model_validate(meter)
+            for meter in await serving.connections.meters(target.connection)
+        )
+    )
 
 
 def _no_tables(wanted: ConnectionSettings | ConnectionPatch) -> None:
     if any(meter.table is not None for meter in wanted.meters or ()):
-        raise RequestRefused("request.invalid", "meters: a `table` is a file beside the gateway's configuration; write the meters themselves here.")
+        raise RequestRefused(
+            "request.invalid",
+            "meters: a `table` is a file beside the gateway's configuration; write the meters themselves here.",
+        )
 
 
 async def _described(serving: Services, connection: str) -> ConnectionDocument:

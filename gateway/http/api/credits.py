@@ -20,7 +20,13 @@ async def read_credits(serving: Serving, asking: Viewer) -> CreditsDocument:
 
 
 @router.get("/v1/credits/transfers", summary="The ledger, the newest first")
-async def list_transfers(serving: Serving, asking: Viewer, limit: Limit = LIMIT, cursor: Cursor = None) -> Page[TransferDocument]:
+async def list_transfers(
+    serving: Serving, asking: Viewer, limit: Limit = LIMIT, cursor: Cursor = None
+) -> Page[TransferDocument]:
     """Every transfer that was ever made. A bound token sees its customer's."""
-    rows = await serving.credits.transfers(asking.customer, before=cursors.number_cursor(cursor, LAST_ID), limit=limit + 1)
-    return page(Page[TransferDocument], rows, limit, item=lambda row: row, cursor=lambda row: cursors.write(row.id))
+    rows = await serving.credits.transfers(
+        asking.customer, before=cursors.number_cursor(cursor, LAST_ID), limit=limit + 1
+    )
+    return page(
+        Page[TransferDocument], rows, limit, item=lambda row: row, cursor=lambda row: cursors.write(row.id)
+    )

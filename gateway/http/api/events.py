@@ -19,12 +19,24 @@ router = APIRouter(tags=["events"])
 async def list_events(
     serving: Serving,
     asking: Viewer,
-    after: Annotated[str | None, Query(max_length=512, description="`next` of the page before; keep the last one to ask for what came since.")] = None,
+    after: Annotated[
+        str | None,
+        Query(
+            max_length=512,
+            description="`next` of the page before; keep the last one to ask for what came since.",
+        ),
+    ] = None,
     limit: Limit = LIMIT,
 ) -> Page[CloudEvent]:
     """CloudEvents in the order in which they were written. A bound token sees its customer's."""
-    rows = await serving.events.events(asking.customer, after=cursors.number_cursor(after, 0), limit=limit + 1)
-    shown = page(Page[CloudEvent], rows, limit, item=lambda row: row[1], cursor=lambda row: cursors.write(row[0]))
-    if rows and shown.next is None:  # unlike other lists this one grows at its end: there is always a place to go on from
+    rows = await serving.events.events(
+        asking.customer, after=cursors.number_cursor(after, 0), limit=limit + 1
+    )
+    shown = page(
+        Page[CloudEvent], rows, limit, item=lambda row: row[1], cursor=lambda row: cursors.write(row[0])
+    )
+    if (
+        rows and shown.next is None
+    ):  # unlike other lists this one grows at its end: there is always a place to go on from
         return Page[CloudEvent](items=shown.items, next=cursors.write(rows[-1][0]))
     return shown if rows else Page[CloudEvent](items=(), next=after)

@@ -28,11 +28,15 @@ async def list_incidents(
     """A bound token sees those that touch its customer, with its own connections only."""
     after = cursors.text_cursor(cursor) or None
     rows = await serving.incidents.incidents(asking.customer, closed=closed, after=after, limit=limit + 1)
-    return page(Page[IncidentDocument], rows, limit, item=lambda row: row, cursor=lambda row: cursors.write(row.id))
+    return page(
+        Page[IncidentDocument], rows, limit, item=lambda row: row, cursor=lambda row: cursors.write(row.id)
+    )
 
 
 @router.get("/v1/incidents/{incident}", summary="One incident", responses=problems("request.not_found"))
-async def read_incident(serving: Serving, asking: Viewer, incident: Annotated[str, Path(pattern=IDENTIFIER)]) -> IncidentDocument:
+async def read_incident(
+    serving: Serving, asking: Viewer, incident: Annotated[str, Path(pattern=IDENTIFIER)]
+) -> IncidentDocument:
     """Since when, which operations and connections, request ids to give to the system's support."""
     found = await serving.incidents.incident(incident, asking.customer)
     if found is None:

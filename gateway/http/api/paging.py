@@ -17,7 +17,16 @@ Cursor = Annotated[str | None, Query(max_length=512, description="`next` of the 
 LIMIT = 100
 
 
-def page(kind: type[Page[ItemT]], rows: Sequence[RowT], limit: int, *, item: Callable[[RowT], ItemT], cursor: Callable[[RowT], str]) -> Page[ItemT]:
+def page(
+    kind: type[Page[ItemT]],
+    rows: Sequence[RowT],
+    limit: int,
+    *,
+    item: Callable[[RowT], ItemT],
+    cursor: Callable[[RowT], str],
+) -> Page[ItemT]:
     """The page of up to `limit + 1` rows: the last row is only asked for to know that there is more."""
     shown = rows[:limit]
-    return kind(items=tuple(item(row) for row in shown), next=cursor(shown[-1]) if len(rows) > limit else None)
+    return kind(
+        items=tuple(item(row) for row in shown), next=cursor(shown[-1]) if len(rows) > limit else None
+    )

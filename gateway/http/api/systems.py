@@ -16,8 +16,12 @@ router = APIRouter(tags=["systems"])
 
 @router.get("/v1/systems", summary="The catalogue of systems", dependencies=[Depends(Require(Role.VIEWER))])
 async def list_systems(serving: Serving) -> Systems:
-    """Tier, hosting, price, capabilities, and the JSON Schemas of settings and credentials of every system that can be connected."""
-    return Systems(items=tuple(_document(serving.catalogue[name], serving.prices) for name in sorted(serving.catalogue)))
+    """Tier, hosting, price, capabilities, and the JSON Schemas of settings and credentials of every system
+    that can be connected.
+    """
+    return Systems(
+        items=tuple(_document(serving.catalogue[name], serving.prices) for name in sorted(serving.catalogue))
+    )
 
 
 def _document(system: System, prices: CreditsSettings) -> SystemDocument:

@@ -32,11 +32,18 @@ async def create_webhook(serving: Serving, asking: Admin, wanted: NewWebhook) ->
     if asking.customer is not None and wanted.customer is None:
         wanted = wanted.model_copy(update={"customer": asking.customer})
     if not asking.may_see(wanted.customer):
-        raise RequestRefused("auth.forbidden", "This token is bound to one customer and adds webhooks of that customer only.")
+        raise RequestRefused(
+            "auth.forbidden", "This token is bound to one customer and adds webhooks of that customer only."
+        )
     return await serving.webhooks.create(wanted)
 
 
-@router.delete("/v1/webhooks/{webhook}", summary="Remove a webhook", status_code=status.HTTP_204_NO_CONTENT, responses=problems("request.not_found"))
+@router.delete(
+    "/v1/webhooks/{webhook}",
+    summary="Remove a webhook",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=problems("request.not_found"),
+)
 async def delete_webhook(serving: Serving, asking: Admin, webhook: Id) -> Response:
     """It is told nothing any more; what waits for it is dropped."""
     await serving.webhooks.delete(webhook, asking.customer)
@@ -45,7 +52,10 @@ async def delete_webhook(serving: Serving, asking: Admin, webhook: Id) -> Respon
 
 @router.post("/v1/webhooks/{webhook}/replay", summary="Send again", responses=problems("request.not_found"))
 async def replay_webhook(
-    serving: Serving, asking: Admin, webhook: Id, since: Annotated[datetime, Query(alias="from", description="With a zone; at most 30 days ago.")]
+    serving: Serving,
+    asking: Admin,
+    webhook: Id,
+    since: Annotated[datetime, Query(alias="from", description="With a zone; at most 30 days ago.")],
 ) -> Replayed:
     """Every event since `from` is sent again, with its old id; a disabled endpoint is enabled."""
     if since.tzinfo is None:
@@ -55,7 +65,13 @@ async def replay_webhook(
     return Replayed(replayed=await serving.webhooks.replay(webhook, asking.customer, since=since))
 
 
-@router.post("/v1/webhooks/{webhook}/secret", summary="Make a new secret", responses=problems("request.not_found", "request.conflict"))
+@router.post(
+    "/v1/webhooks/{webhook}/secret",
+    summary="Make a new secret",
+    responses=problems("request.not_found", "request.conflict"),
+)
 async def rotate_webhook_secret(serving: Serving, asking: Admin, webhook: Id) -> NewSecret:
-    """The secret is in this answer and nowhere else. For 24 hours requests are signed with the one before as well."""
+    """The secret is in this answer and nowhere else. For 24 hours requests are signed with the one before as
+    well.
+    """
     return NewSecret(secret=await serving.webhooks.rotate(webhook, asking.customer))

@@ -1,4 +1,6 @@
-"""The pages: the operators' dashboard, the public status page, the API's documentation, and the customer's page to reconnect a system."""
+"""The pages: the operators' dashboard, the public status page, the API's documentation, and the customer's
+page to reconnect a system.
+"""
 
 from __future__ import annotations
 

@@ -27,16 +27,38 @@ RECENT = 20
 
 Act = Callable[[ConnectionService, str, Caller], Awaitable[None]]
 _ACTS: dict[str, tuple[Role, Act, str]] = {
-    "pause": (Role.OPERATOR, lambda service, name, by: service.pause(name, by), "Paused. Telemetry is kept until you resume."),
+    "pause": (
+        Role.OPERATOR,
+        lambda service, name, by: service.pause(name, by),
+        "Paused. Telemetry is kept until you resume.",
+    ),
     "resume": (Role.OPERATOR, lambda service, name, by: service.resume(name, by), "Resumed."),
-    "recheck": (Role.OPERATOR, lambda service, name, by: service.recheck(name, by), "The system is being asked."),
-    "sync": (Role.OPERATOR, lambda service, name, by: service.synchronise(name, full=False, caller=by), "The streams run now."),
-    "full-sync": (Role.OPERATOR, lambda service, name, by: service.synchronise(name, full=True, caller=by), "The initial window is walked again."),
-    "disconnect": (Role.ADMIN, lambda service, name, by: service.disconnect(name, by), "Disconnecting: what is in hand is finished first."),
+    "recheck": (
+        Role.OPERATOR,
+        lambda service, name, by: service.recheck(name, by),
+        "The system is being asked.",
+    ),
+    "sync": (
+        Role.OPERATOR,
+        lambda service, name, by: service.synchronise(name, full=False, caller=by),
+        "The streams run now.",
+    ),
+    "full-sync": (
+        Role.OPERATOR,
+        lambda service, name, by: service.synchronise(name, full=True, caller=by),
+        "The initial window is walked again.",
+    ),
+    "disconnect": (
+        Role.ADMIN,
+        lambda service, name, by: service.disconnect(name, by),
+        "Disconnecting: what is in hand is finished first.",
+    ),
 }
 
 
-async def _target(serving: Serving, session: LoggedIn, connection: Annotated[str, Path(pattern=IDENTIFIER)]) -> Target:
+async def _target(
+    serving: Serving, session: LoggedIn, connection: Annotated[str, Path(pattern=IDENTIFIER)]
+) -> Target:
     return await find_target(serving, session.principal, connection)
 
 
@@ -44,7 +66,9 @@ Shown = Annotated[Target, Depends(_target)]
 
 
 @router.get("/connections/{connection}")
-async def connection_page(request: Request, serving: Serving, session: LoggedIn, target: Shown, done: str = "") -> Response:
+async def connection_page(
+    request: Request, serving: Serving, session: LoggedIn, target: Shown, done: str = ""
+) -> Response:
     """Reads only."""
     return await _page(request, serving, session, target, said=_ACTS[done][2] if done in _ACTS else None)
 
@@ -62,7 +86,9 @@ async def invite(request: Request, serving: Serving, session: LoggedIn, target: 
     await own_form(request, session)
     check_role(session.principal, Role.OPERATOR)
     if target.state in ENDED:
-        raise RequestRefused("connection.disconnected", "A disconnected connection takes no credentials; create a new one.")
+        raise RequestRefused(
+            "connection.disconnected", "A disconnected connection takes no credentials; create a new one."
+        )
     invitation = await serving.reauthorization.invite(target.connection)
     return render(request, "link.html", session=session, target=target, invitation=invitation)
 
@@ -82,7 +108,15 @@ async def act(request: Request, serving: Serving, session: LoggedIn, target: Sho
     return RedirectResponse(f"/connections/{target.connection}?done={act}", status_code=303)
 
 
-async def _page(request: Request, serving: Serving, session: LoggedIn, target: Target, *, said: str | None = None, refused: str | None = None) -> Response:
+async def _page(
+    request: Request,
+    serving: Serving,
+    session: LoggedIn,
+    target: Target,
+    *,
+    said: str | None = None,
+    refused: str | None = None,
+) -> Response:
     name = target.connection
     statuses = await serving.reader.status([name])
     described = await serving.reader.connections(connection_id=name, limit=1)
@@ -114,4 +148,6 @@ def _buttons(state: State, role: Role) -> list[tuple[str, str]]:
         ("full-sync", "Full sync", state in WORKED),
         ("pause", "Pause", state not in ENDED and state is not State.PAUSED),
     ]
-    return [(name, label) for name, label, makes_sense in offered if makes_sense and role.covers(_ACTS[name][0])]
+    return [
+        (name, label) for name, label, makes_sense in offered if makes_sense and role.covers(_ACTS[name][0])
+    ]

@@ -10,7 +10,9 @@ from typing import Any, Literal
 from gateway.model.errors import RequestRefused
 
 MAX_LENGTH = 16_384
-_PLAIN = re.compile(r"(^|_)(user|username|login|client_id|key_id|account|tenant|organization|organization_id|url|scope|client_authentication)(_|$)")
+_PLAIN = re.compile(
+    r"(^|_)(user|username|login|client_id|key_id|account|tenant|organization|organization_id|url|scope|client_authentication)(_|$)"
+)
 _PEM = re.compile(r"\bpem\b|certificate|private_key", re.IGNORECASE)
 
 Schema = Mapping[str, Any]  # JSON Schema is JSON
@@ -31,11 +33,17 @@ def form_fields(schema: Schema, credential_type: str) -> tuple[Field, ...]:
     """The inputs for credentials of this type, in the order of the model."""
     chosen = _variant(schema, schema, credential_type)
     required = frozenset(chosen.get("required", ()))
-    return tuple(_field(name, _resolved(schema, part), name in required) for name, part in chosen.get("properties", {}).items() if name != "type")
+    return tuple(
+        _field(name, _resolved(schema, part), name in required)
+        for name, part in chosen.get("properties", {}).items()
+        if name != "type"
+    )
 
 
 def form_values(fields: tuple[Field, ...], given: Mapping[str, str]) -> dict[str, str]:
-    """What was filled in. Raises RequestRefused("request.invalid") that names what is missing, and never a value."""
+    """What was filled in. Raises RequestRefused("request.invalid") that names what is missing, and never a
+    value.
+    """
     values: dict[str, str] = {}
     for field in fields:
         value = given.get(field.name, "").replace("\r\n", "\n")
@@ -54,8 +62,16 @@ def form_values(fields: tuple[Field, ...], given: Mapping[str, str]) -> dict[str
 def _variant(root: Schema, schema: Schema, credential_type: str) -> Schema:
     """Of a model that is a choice, the one of this type; else the first."""
     schema = _resolved(root, schema)
-    choices = [_variant(root, choice, credential_type) for choice in schema.get("oneOf", schema.get("anyOf", ())) if _is_object(root, choice)]
-    return next((choice for choice in choices if credential_type in _types(choice)), choices[0]) if choices else schema
+    choices = [
+        _variant(root, choice, credential_type)
+        for choice in schema.get("oneOf", schema.get("anyOf", ()))
+        if _is_object(root, choice)
+    ]
+    return (
+        next((choice for choice in choices if credential_type in _types(choice)), choices[0])
+        if choices
+        else schema
+    )
 
 
 def _types(schema: Schema) -> Iterator[str]:
@@ -87,5 +103,10 @@ def _field(name: str, schema: Schema, is_required: bool) -> Field:
     elif _PLAIN.search(name):
         kind = "text"
     label = name.replace("_", " ").strip()
-    label = " ".join({"api": "API", "id": "ID", "url": "URL", "dsn": "DSN", "ca": "CA", "hmac": "HMAC"}.get(word, word) for word in label.split())
-    return Field(name=name, label=label[:1].upper() + label[1:], kind=kind, is_required=is_required, hint=hint)
+    label = " ".join(
+        {"api": "API", "id": "ID", "url": "URL", "dsn": "DSN", "ca": "CA", "hmac": "HMAC"}.get(word, word)
+        for word in label.split()
+    )
+    return Field(
+        name=name, label=label[:1].upper() + label[1:], kind=kind, is_required=is_required, hint=hint
+    )

@@ -21,10 +21,16 @@ async def documentation(request: Request) -> Response:
     groups: dict[str, list[Json]] = {}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            groups.setdefault(operation.get("tags", ["other"])[0], []).append(_operation(path, method, operation))
+            groups.setdefault(operation.get("tags", ["other"])[0], []).append(
+                _operation(path, method, operation)
+            )
     schemas = {name: list(_fields(schema)) for name, schema in document["components"]["schemas"].items()}
-    described = {name: schema.get("description", "") for name, schema in document["components"]["schemas"].items()}
-    return render(request, "docs.html", info=document["info"], groups=groups, schemas=schemas, described=described)
+    described = {
+        name: schema.get("description", "") for name, schema in document["components"]["schemas"].items()
+    }
+    return render(
+        request, "docs.html", info=document["info"], groups=groups, schemas=schemas, described=described
+    )
 
 
 def _operation(path: str, method: str, operation: Json) -> Json:
@@ -38,7 +44,15 @@ def _operation(path: str, method: str, operation: Json) -> Json:
         "parameters": operation.get("parameters", []),
         "body": [_kind(content["schema"]) for content in body.values()],
         "responses": [
-            (status, response["description"], [_kind(content["schema"]) for content in response.get("content", {}).values() if content.get("schema")])
+            (
+                status,
+                response["description"],
+                [
+                    _kind(content["schema"])
+                    for content in response.get("content", {}).values()
+                    if content.get("schema")
+                ],
+            )
             for status, response in operation["responses"].items()
         ],
     }

@@ -18,7 +18,12 @@ async def fields(request: Request) -> dict[str, str]:
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/x-www-form-urlencoded":
         raise RequestRefused("request.invalid", "Expected a form.")
     try:
-        pairs = parse_qsl((await request.body()).decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
+        pairs = parse_qsl(
+            (await request.body()).decode(),
+            keep_blank_values=True,
+            max_num_fields=MAX_FIELDS,
+            errors="strict",
+        )
     except ValueError as error:  # UnicodeDecodeError is one
         raise RequestRefused("request.invalid", "This form cannot be read.") from error
     if any("\0" in text for pair in pairs for text in pair):
@@ -27,10 +32,14 @@ async def fields(request: Request) -> dict[str, str]:
 
 
 def check_origin(request: Request) -> None:
-    """Raises RequestRefused("auth.forbidden") for a form on another site. Browsers say so themselves; other clients send no cookies unasked."""
+    """Raises RequestRefused("auth.forbidden") for a form on another site. Browsers say so themselves; other
+    clients send no cookies unasked.
+    """
     site = request.headers.get("sec-fetch-site", "same-origin")
     origin = request.headers.get("origin", "null")  # `null` is what a page that hides its referrer sends
-    if site not in ("same-origin", "none") or (origin != "null" and urlsplit(origin).netloc != request.headers.get("host")):
+    if site not in ("same-origin", "none") or (
+        origin != "null" and urlsplit(origin).netloc != request.headers.get("host")
+    ):
         raise RequestRefused("auth.forbidden", "This form was sent from another site.")
 
 
@@ -39,5 +48,7 @@ async def own_form(request: Request, session: Session) -> dict[str, str]:
     check_origin(request)
     given = await fields(request)
     if not hmac.compare_digest(given.pop("csrf", "").encode(), session.csrf.encode()):
-        raise RequestRefused("auth.forbidden", "This form is not one of this session: reload the page and try again.")
+        raise RequestRefused(
+            "auth.forbidden", "This form is not one of this session: reload the page and try again."
+        )
     return given

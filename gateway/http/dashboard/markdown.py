@@ -1,4 +1,6 @@
-"""The little Markdown that connectors write instructions in: paragraphs, numbered and bulleted lists, `code`, **strong**. Never raw HTML."""
+"""The little Markdown that connectors write instructions in: paragraphs, numbered and bulleted lists, `code`,
+**strong**. Never raw HTML.
+"""
 
 from __future__ import annotations
 

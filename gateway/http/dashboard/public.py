@@ -39,7 +39,11 @@ async def static(name: str) -> Response:
     """Kept by browsers for long: its address changes with it."""
     if name not in _FILES:
         raise HTTPException(404, "There is no such file")
-    return Response(asset(name), media_type=_TYPES[name.rpartition(".")[2]], headers={"Cache-Control": "public, max-age=31536000, immutable"})
+    return Response(
+        asset(name),
+        media_type=_TYPES[name.rpartition(".")[2]],
+        headers={"Cache-Control": "public, max-age=31536000, immutable"},
+    )
 
 
 async def _incidents(services: Services | None) -> list[PublicIncident]:

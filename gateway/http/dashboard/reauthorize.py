@@ -1,6 +1,8 @@
-"""`/reauthorize/{secret}`: where a customer's administrator gives a connection new credentials. GET changes nothing; the secret is the only key.
+"""`/reauthorize/{secret}`: where a customer's administrator gives a connection new credentials. GET changes
+nothing; the secret is the only key.
 
-It shows one connection and nothing else: no dashboard, no session, no cookie but the one of a login that is under way.
+It shows one connection and nothing else: no dashboard, no session, no cookie but the one of a login that is
+under way.
 """
 
 from __future__ import annotations
@@ -34,7 +36,13 @@ _LOGINS = {
 
 
 @router.get("/reauthorize/{secret}")
-async def page(request: Request, serving: Serving, secret: str, kind: Annotated[str, Query(alias="as")] = "", login: str = "") -> Response:
+async def page(
+    request: Request,
+    serving: Serving,
+    secret: str,
+    kind: Annotated[str, Query(alias="as")] = "",
+    login: str = "",
+) -> Response:
     """How it stands, and what to do. No side effect: mail scanners follow links."""
     said = next((text for outcome, text in _LOGINS.items() if outcome == login), None)
     return await _page(request, serving, secret, kind=kind, said=said)
@@ -57,7 +65,9 @@ async def submit(request: Request, serving: Serving, secret: str) -> Response:
 
 @router.post("/reauthorize/{secret}/login")
 async def depart(request: Request, serving: Serving, secret: str) -> Response:
-    """On to the system's own login page. A page with a link, not a redirect: a form may not lead to another site here."""
+    """On to the system's own login page. A page with a link, not a redirect: a form may not lead to another
+    site here.
+    """
     try:
         departure = await serving.reauthorization.depart(secret)
     except RequestRefused as error:
@@ -66,7 +76,13 @@ async def depart(request: Request, serving: Serving, secret: str) -> Response:
         raise RequestRefused("gateway.internal", "The system's login page has no address that can be opened.")
     response = render(request, "departing.html", url=departure.url)
     response.set_cookie(
-        COOKIE, departure.browser, max_age=int(FLOW_SECONDS), path=CALLBACK, httponly=True, samesite="lax", secure=serving.public_url.startswith("https:")
+        COOKIE,
+        departure.browser,
+        max_age=int(FLOW_SECONDS),
+        path=CALLBACK,
+        httponly=True,
+        samesite="lax",
+        secure=serving.public_url.startswith("https:"),
     )
     return response
 
@@ -80,14 +96,24 @@ async def arrive(
     browser: Annotated[str, Cookie(alias=COOKIE, max_length=512)] = "",
 ) -> Response:
     """Back from the system. Only the browser that left may arrive, and only once."""
-    arrival = await serving.reauthorization.arrive(state=state, browser=browser, code=code or None, caller=_by(request))
+    arrival = await serving.reauthorization.arrive(
+        state=state, browser=browser, code=code or None, caller=_by(request)
+    )
     ended = "" if arrival.login is Login.HANDED_OVER else f"?login={arrival.login}"
     response = RedirectResponse(f"/reauthorize/{arrival.secret}{ended}", status_code=303)
     response.delete_cookie(COOKIE, path=CALLBACK)
     return response
 
 
-async def _page(request: Request, serving: Services, secret: str, *, kind: str = "", said: str | None = None, status: int = 200) -> Response:
+async def _page(
+    request: Request,
+    serving: Services,
+    secret: str,
+    *,
+    kind: str = "",
+    said: str | None = None,
+    status: int = 200,
+) -> Response:
     link = await serving.reauthorization.look(secret)
     if link is None:
         return _void(request)
@@ -116,7 +142,9 @@ def _credentials(serving: Services, link: Link, kind: str, given: Mapping[str, s
     if type_ == CODE_FLOW:
         raise RequestRefused("request.conflict", "This system asks for the login on a page of its own.")
     values = form_values(_fields(serving, link, type_), given)
-    return CredentialSettings.model_validate({"type": type_, **{name: SecretStr(value) for name, value in values.items()}})
+    return CredentialSettings.model_validate(
+        {"type": type_, **{name: SecretStr(value) for name, value in values.items()}}
+    )
 
 
 def _void(request: Request) -> Response:
@@ -124,7 +152,9 @@ def _void(request: Request) -> Response:
 
 
 def _types(system: System | None, link: Link) -> tuple[str, ...]:
-    """The types that the customer may choose from: the one that is in use, or, before there is one, each that the system takes."""
+    """The types that the customer may choose from: the one that is in use, or, before there is one, each that
+    the system takes.
+    """
     if link.stored.credential_type != "none" or system is None:
         return (link.stored.credential_type,)
     return system.manifest.capabilities.auth

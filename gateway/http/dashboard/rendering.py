@@ -43,13 +43,21 @@ def ago(at: datetime | None) -> Markup:
     if at is None:
         return Markup("<span class='quiet'>never</span>")
     seconds = (clock.now() - at).total_seconds()
-    text = f"{duration(seconds)} ago" if seconds >= 1 else "now" if seconds > -1 else f"in {duration(-seconds)}"
-    return Markup('<time datetime="{}" title="{:%Y-%m-%d %H:%M:%S} UTC">{}</time>').format(at.isoformat(), at, text)
+    text = (
+        f"{duration(seconds)} ago" if seconds >= 1 else "now" if seconds > -1 else f"in {duration(-seconds)}"
+    )
+    return Markup('<time datetime="{}" title="{:%Y-%m-%d %H:%M:%S} UTC">{}</time>').format(
+        at.isoformat(), at, text
+    )
 
 
 def moment(at: datetime | None) -> Markup:
     """The time itself."""
-    return Markup("<span class='quiet'>-</span>") if at is None else Markup('<time datetime="{}">{:%Y-%m-%d %H:%M} UTC</time>').format(at.isoformat(), at)
+    return (
+        Markup("<span class='quiet'>-</span>")
+        if at is None
+        else Markup('<time datetime="{}">{:%Y-%m-%d %H:%M} UTC</time>').format(at.isoformat(), at)
+    )
 
 
 def render(request: Request, template: str, *, status: int = 200, **values: object) -> Response:
@@ -71,7 +79,19 @@ def asset_path(name: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(loader=PackageLoader("gateway.http.dashboard"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(instructions=instructions, duration=duration, ago=ago, moment=moment, label=lambda state: LABELS[State(state)])
+    environment = Environment(
+        loader=PackageLoader("gateway.http.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        instructions=instructions,
+        duration=duration,
+        ago=ago,
+        moment=moment,
+        label=lambda state: LABELS[State(state)],
+    )
     environment.globals.update(asset_path=asset_path)
     return environment

@@ -1,4 +1,6 @@
-"""Logging in to the dashboard: by an API token or a one-time link, kept in a cookie that only this site's pages send."""
+"""Logging in to the dashboard: by an API token or a one-time link, kept in a cookie that only this site's
+pages send.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from gateway.store.access import SESSION_SECONDS, Session
 router = APIRouter(include_in_schema=False)
 
 COOKIE = "fieldgate_session"
-_OPEN_SECRET = secrets.token_urlsafe(32)  # of forms where authentication is off: another site still cannot send them
+_OPEN_SECRET = secrets.token_urlsafe(
+    32
+)  # of forms where authentication is off: another site still cannot send them
 
 
 class LoginNeeded(FieldgateError):
@@ -63,12 +67,25 @@ async def login(request: Request, serving: Serving) -> Response:
     given = await fields(request)
     session = await _enter(serving, given)
     if session is None:
-        said = "This link was used already, or is too old." if "link" in given else "This token is unknown, expired or revoked."
-        return render(request, "login.html", status=401, next=_safe(given.get("next", "/")), link=None, problem=said)
+        said = (
+            "This link was used already, or is too old."
+            if "link" in given
+            else "This token is unknown, expired or revoked."
+        )
+        return render(
+            request, "login.html", status=401, next=_safe(given.get("next", "/")), link=None, problem=said
+        )
     if (old := request.cookies.get(COOKIE)) is not None:
         await serving.access.close_session(old)
     response = RedirectResponse(_safe(given.get("next", "/")), status_code=303)
-    response.set_cookie(COOKIE, session.secret, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict", secure=serving.public_url.startswith("https:"))
+    response.set_cookie(
+        COOKIE,
+        session.secret,
+        max_age=int(SESSION_SECONDS),
+        httponly=True,
+        samesite="strict",
+        secure=serving.public_url.startswith("https:"),
+    )
     return response
 
 
@@ -91,4 +108,8 @@ async def _enter(serving: Services, given: dict[str, str]) -> Session | None:
 
 def _safe(path: str) -> str:
     """A path of ours, whatever was asked for."""
-    return path if path.startswith("/") and not path.startswith("//") and path.isprintable() and "\\" not in path else "/"
+    return (
+        path
+        if path.startswith("/") and not path.startswith("//") and path.isprintable() and "\\" not in path
+        else "/"
+    )

@@ -20,7 +20,9 @@ def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
         if not payload.strip():
             raise DecodeError(Reason.EMPTY, "the payload is empty") from None
         if _NOT_FINITE.search(payload):
-            raise DecodeError(Reason.NOT_FINITE, "NaN and Infinity are not JSON: leave the metric out") from None
+            raise DecodeError(
+                Reason.NOT_FINITE, "NaN and Infinity are not JSON: leave the metric out"
+            ) from None
         raise DecodeError(Reason.INVALID_JSON, str(error)) from None
     if type(document) is dict:
         return [_sample(document)]
@@ -28,7 +30,10 @@ def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
         if not document:
             raise DecodeError(Reason.EMPTY, "the array is empty")
         return [_sample(item) for item in document]
-    raise DecodeError(Reason.WRONG_SHAPE, f"the payload is a JSON {type(document).__name__}; send an object or an array of objects")
+    raise DecodeError(
+        Reason.WRONG_SHAPE,
+        f"the payload is a JSON {type(document).__name__}; send an object or an array of objects",
+    )
 
 
 def _sample(document: object) -> Measurement:

@@ -1,4 +1,6 @@
-"""Scalar: the payload is one number, `true`, `false` or a text; the topic names the metric; the time is that of receipt."""
+"""Scalar: the payload is one number, `true`, `false` or a text; the topic names the metric; the time is that
+of receipt.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from gateway.ingest.formats.values import Measurement, Reason, check_metrics
 from gateway.model.errors import DecodeError
 from gateway.model.sample import Value
 
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE
+)
 """Decimal, or what would be none; `float` alone takes `1_000` and the digits of every script."""
 
 

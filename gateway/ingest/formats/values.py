@@ -42,7 +42,9 @@ class Reason(enum.StrEnum):
 
 
 def parse_time(value: object) -> int:
-    """ISO 8601 with a zone, or a number since the epoch in s, ms, us or ns by its magnitude, to microseconds. Raises DecodeError."""
+    """ISO 8601 with a zone, or a number since the epoch in s, ms, us or ns by its magnitude, to microseconds.
+    Raises DecodeError.
+    """
     if type(value) is int:
         size = abs(value)
         if size < 100_000_000_000:
@@ -60,11 +62,18 @@ def parse_time(value: object) -> int:
         try:
             at = datetime.fromisoformat(value)
         except ValueError:
-            raise DecodeError(Reason.INVALID_TIMESTAMP, f"ts {value[:40]!r} is not ISO 8601 (2026-01-31T09:30:00Z)") from None
+            raise DecodeError(
+                Reason.INVALID_TIMESTAMP, f"ts {value[:40]!r} is not ISO 8601 (2026-01-31T09:30:00Z)"
+            ) from None
         if at.tzinfo is None:
-            raise DecodeError(Reason.INVALID_TIMESTAMP, f"ts {value[:40]!r} has no time zone: add Z or an offset")
+            raise DecodeError(
+                Reason.INVALID_TIMESTAMP, f"ts {value[:40]!r} has no time zone: add Z or an offset"
+            )
         return to_microseconds(at)
-    raise DecodeError(Reason.INVALID_TIMESTAMP, f"ts is a {type(value).__name__}: send ISO 8601 with a zone, or a number since the epoch")
+    raise DecodeError(
+        Reason.INVALID_TIMESTAMP,
+        f"ts is a {type(value).__name__}: send ISO 8601 with a zone, or a number since the epoch",
+    )
 
 
 def check_metrics(values: Mapping[str, object]) -> Metrics:
@@ -74,7 +83,9 @@ def check_metrics(values: Mapping[str, object]) -> Metrics:
     if not metrics:
         raise DecodeError(Reason.EMPTY, "the message has no metric")
     if len(metrics) > MAX_METRICS:
-        raise DecodeError(Reason.TOO_MANY_METRICS, f"{len(metrics)} metrics; at most {MAX_METRICS} are taken in one message")
+        raise DecodeError(
+            Reason.TOO_MANY_METRICS, f"{len(metrics)} metrics; at most {MAX_METRICS} are taken in one message"
+        )
     return metrics
 
 
@@ -93,7 +104,10 @@ def _collect(values: Mapping[str, object], prefix: str, metrics: Metrics, depth:
     for key, value in values.items():
         name = prefix + key if prefix else key
         if not key or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-            raise DecodeError(Reason.INVALID_METRIC, f"metric name {name[:40]!r}: 1 to {MAX_NAME_LENGTH} printable characters")
+            raise DecodeError(
+                Reason.INVALID_METRIC,
+                f"metric name {name[:40]!r}: 1 to {MAX_NAME_LENGTH} printable characters",
+            )
         kind = type(value)
         if kind is float:
             if not math.isfinite(value):  # type: ignore[arg-type]
@@ -107,4 +121,6 @@ def _collect(values: Mapping[str, object], prefix: str, metrics: Metrics, depth:
             _collect(value, name + ".", metrics, depth + 1)  # type: ignore[arg-type]
         else:
             what = "null" if value is None else "an array" if kind is list else kind.__name__
-            raise DecodeError(Reason.WRONG_SHAPE, f"metric {name!r} is {what}: send a number, a boolean or a string")
+            raise DecodeError(
+                Reason.WRONG_SHAPE, f"metric {name!r} is {what}: send a number, a boolean or a string"
+            )
