@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for room in ("gateway", "connectors") for path in (ROOT / room).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("mosquitto/*.md")})
-MODULE_LINES, FUNCTION_LINES = 500, 65
+MODULE_LINES, FUNCTION_LINES = 520, 65
 
 
 def relative(path: Path) -> str:
