@@ -7,7 +7,9 @@ and delivers nothing; they meet in PostgreSQL.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
+import resource
 import signal
 import socket
 import sys
@@ -34,6 +36,8 @@ from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
 
+MAX_DESCRIPTORS = 65_536
+
 
 def main() -> None:
     """Serves until the daemon says so or is gone. Signals are the daemon's: a terminal and a service manager
@@ -44,13 +48,23 @@ def main() -> None:
     start: Start = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, over a pipe
     logs.setup(start.settings.logging)
     step_back()
+    _allow_descriptors()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(start))
 
 
+def _allow_descriptors() -> None:
+    """A connection is a descriptor: as many as the system lets this process have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, MAX_DESCRIPTORS), hard))
+
+
 async def _run(start: Start) -> None:
     daemon = Daemon(await Channel.over(socket.socket(fileno=start.line)))
-    server = HttpServer(socket.socket(fileno=start.listening), daemon)
+    scraped = None if start.metrics_listening is None else socket.socket(fileno=start.metrics_listening)
+    listening = socket.socket(fileno=start.listening)
+    server = HttpServer(listening, daemon, start.settings.http, metrics_listening=scraped)
     async with asyncio.TaskGroup() as group:
         group.create_task(daemon.listen(), name="daemon")
         serving = group.create_task(server.run(), name="http")

@@ -187,10 +187,17 @@ WEBHOOK_DELIVERIES = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+HTTP_REFUSED = Counter(
+    "fieldgate_http_refused_total",
+    "What HTTP turned away: unknown tokens and links, addresses with too many failed attempts, unknown hosts, "
+    "connections beyond the limits, slow clients, idle connections closed for new ones.",
+    ["reason"],
+    registry=REGISTRY,
+)
 BUILD_INFO = Gauge("fieldgate_build_info", "Always 1.", ["version", "python"], registry=REGISTRY)
 
-BESIDE = (TOKEN_REFRESHES, UPSTREAM_REQUESTS)
-"""What the HTTP process counts as well: it too refreshes tokens and calls systems."""
+BESIDE = (TOKEN_REFRESHES, UPSTREAM_REQUESTS, HTTP_REFUSED)
+"""What the HTTP process counts as well: it too refreshes tokens and calls systems, and it alone refuses clients."""
 
 Counts = Sequence[tuple[int, Mapping[str, str], float]]
 

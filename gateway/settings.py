@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from datetime import timedelta
 from typing import Annotated, Literal
@@ -97,6 +98,22 @@ class HttpSettings(Section):
     listen: str = "127.0.0.1:8080"
     public_url: str = "http://127.0.0.1:8080"
     authentication: bool = True
+    metrics: Literal["auto", "open", "token"] = "auto"
+    metrics_listen: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    max_connections: int = Field(500, ge=10, le=50_000)
+    max_connections_per_address: int = Field(200, ge=5, le=50_000)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{network!r} is no address and no network such as 10.0.0.0/8") from error
+        return networks
 
 
 class SourceSettings(Section):

@@ -13,10 +13,12 @@ from starlette.types import ASGIApp
 
 from gateway.http import dashboard, openapi, problem
 from gateway.http.api import ROUTERS
-from gateway.http.auth import Mounted
-from gateway.http.middleware import BodyLimit, RequestIds
+from gateway.http.auth import BEARER, Mounted, principal
+from gateway.http.entrance import Entrance
+from gateway.http.middleware import BodyLimit, Hosts, RequestIds
 from gateway.http.polled import Polled
 from gateway.http.ports import Observed
+from gateway.model.errors import RequestRefused
 
 
 class Health(BaseModel):
@@ -50,7 +52,7 @@ def build(observed: Observed, mounted: Mounted) -> FastAPI:
     app.state.mounted = mounted
     app.openapi = lambda: openapi.complete(app)  # type: ignore[method-assign]  # FastAPI's own way to replace its document
     problem.install(app)
-    _observable(app, observed, software)
+    _observable(app, observed, software, mounted)
     for router in ROUTERS:
         app.include_router(router)
     dashboard.install(app, observed)
@@ -59,10 +61,19 @@ def build(observed: Observed, mounted: Mounted) -> FastAPI:
 
 def guarded(app: FastAPI) -> ASGIApp:
     """The application as it is served: even an answer to a crash has an id and careful headers."""
-    return Polled(RequestIds(BodyLimit(app)), app.state.mounted)
+    entrance: Entrance = app.state.mounted.entrance
+    return Polled(RequestIds(Hosts(BodyLimit(app), entrance), https=entrance.is_https), app.state.mounted)
 
 
-def _observable(app: FastAPI, observed: Observed, software: str) -> None:
+def observing(observed: Observed) -> ASGIApp:
+    """Health, readiness and metrics alone, for `http.metrics_listen`: whoever reaches that address may read them."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    problem.install(app)
+    _observable(app, observed, version("fieldgate"), None)
+    return RequestIds(BodyLimit(app), https=False)
+
+
+def _observable(app: FastAPI, observed: Observed, software: str, mounted: Mounted | None) -> None:
     @app.get("/healthz", responses=openapi.problems("gateway.overloaded"), tags=["health"])
     async def healthz() -> Health:
         """Alive: the loop that takes in telemetry turns."""
@@ -77,9 +88,23 @@ def _observable(app: FastAPI, observed: Observed, software: str) -> None:
         return JSONResponse(ready.model_dump(), status_code=200 if ready.ready else 503)
 
     @app.get(
-        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}, tags=["health"]
+        "/metrics",
+        response_class=Response,
+        responses={
+            200: {"content": {"text/plain": {}}},
+            **openapi.problems("auth.unauthenticated", "auth.forbidden"),
+        },
+        tags=["health"],
     )
     async def scrape(request: Request) -> Response:
-        """Prometheus text format, or OpenMetrics where it is asked for."""
+        """Prometheus text format, or OpenMetrics where it is asked for. With `http.metrics: token` it needs a token
+        that is bound to no customer.
+        """
+        if mounted is not None and mounted.entrance.metrics_need_token:
+            asking = await principal(request, await BEARER(request))
+            if asking.customer is not None:
+                raise RequestRefused(
+                    "auth.forbidden", "Metrics are of all customers; this token is one customer's."
+                )
         text, media_type = await observed.exposition(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": media_type})

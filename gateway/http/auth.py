@@ -10,13 +10,14 @@ from typing import Annotated, Protocol, TypeVar
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from gateway.http.entrance import Entrance
 from gateway.http.ports import Services
 from gateway.model.access import Caller, Principal, Role
 from gateway.model.errors import RequestRefused
-from gateway.settings import IDENTIFIER
+from gateway.settings import IDENTIFIER, HttpSettings
 from gateway.store.views import Target
 
-_BEARER = HTTPBearer(
+BEARER = HTTPBearer(
     auto_error=False, scheme_name="token", description="An API token: `fieldgate token create --role viewer`."
 )
 ANYONE = Principal(name="anyone", role=Role.ADMIN)
@@ -26,8 +27,9 @@ ANYONE = Principal(name="anyone", role=Role.ADMIN)
 class Mounted:
     """Holds the services from when the database is open; until then every request is told to wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, entrance: Entrance | None = None) -> None:
         self.services: Services | None = None
+        self.entrance = Entrance(HttpSettings()) if entrance is None else entrance
 
 
 async def services(request: Request) -> Services:  # async, or FastAPI would run it in a thread
@@ -44,13 +46,13 @@ Serving = Annotated[Services, Depends(services)]
 
 
 async def principal(
-    request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+    request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 ) -> Principal:
     """Whose token it is. Raises RequestRefused("auth.unauthenticated")."""
     serving = await services(request)
     if not serving.authentication:
         return ANYONE
-    found = None if bearer is None else await serving.access.identify(bearer.credentials)
+    found = None if bearer is None else await identified(request, serving, bearer.credentials)
     if found is None:
         said = "There is none" if bearer is None else "This one is unknown, expired or revoked"
         raise RequestRefused(
@@ -58,6 +60,23 @@ async def principal(
         )
     request.state.principal = found[0]
     return found[0]
+
+
+async def identified(
+    request: Request, serving: Services, token: str, *, kind: str = "token"
+) -> tuple[Principal, str] | None:
+    """Whose token it is, and its id; None for one that is no good, which counts against the client's address.
+    Raises RequestRefused("auth.too_many_attempts").
+    """
+    entrance: Entrance = request.app.state.mounted.entrance
+    address = entrance.address(request.scope)
+    entrance.check_attempts(address, token)
+    found = await serving.access.identify(token)
+    if found is None:
+        entrance.failed(address, token, kind=kind)
+    else:
+        entrance.succeeded(token)
+    return found
 
 
 Asking = Annotated[Principal, Depends(principal)]

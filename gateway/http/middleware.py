@@ -14,6 +14,8 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway import metrics
+from gateway.http.entrance import Entrance
 from gateway.http.problem import MEDIA_TYPE, example
 
 HEADER = "X-Request-ID"
@@ -32,7 +34,10 @@ SECURITY = {
 
 _ID = HEADER.lower().encode()
 _SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY.items()]
-_OURS = {_ID, *(name for name, _ in _SECURITY)}
+_HSTS = (b"strict-transport-security", b"max-age=31536000")
+"""Sent where `http.public_url` is https: a browser that was here once does not come by plain HTTP again."""
+
+_OURS = {_HSTS[0], _ID, *(name for name, _ in _SECURITY)}
 
 
 def request_id(headers: Headers) -> str:
@@ -51,8 +56,9 @@ class RequestIds:
     response; and the headers of `SECURITY`.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, https: bool) -> None:
         self._app = app
+        self._headers = [*_SECURITY, _HSTS] if https else _SECURITY
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Only HTTP; anything else passes."""
@@ -67,11 +73,30 @@ class RequestIds:
                 headers = [(name, value) for name, value in message.get("headers", ()) if name not in _OURS]
                 if not any(name == b"cache-control" for name, _ in headers):
                     headers.append((b"cache-control", b"no-store"))
-                message["headers"] = [*headers, (_ID, identifier.encode()), *_SECURITY]
+                message["headers"] = [*headers, (_ID, identifier.encode()), *self._headers]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=identifier):
             await self._app(scope, receive, send_with_headers)
+
+
+class Hosts:
+    """Answers only to the gateway's own names: a page of another site cannot have its name lead here and read."""
+
+    def __init__(self, app: ASGIApp, entrance: Entrance) -> None:
+        self._app, self._entrance = app, entrance
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Only HTTP; anything else passes."""
+        if scope["type"] == "http" and not self._entrance.is_known_host(scope):
+            metrics.HTTP_REFUSED.labels("host").inc()
+            detail = (
+                "One Host header is needed, with a name of this gateway: the host of http.public_url, one of "
+                "http.allowed_hosts, or an IP address."
+            )
+            await _refuse(scope, send, "request.misdirected", detail)
+            return
+        await self._app(scope, receive, send)
 
 
 class BodyLimit:
@@ -123,8 +148,10 @@ async def _read(receive: Receive) -> bytes | None:
             return bytes(body)
 
 
-async def _refuse(scope: Scope, send: Send, code: str) -> None:
+async def _refuse(scope: Scope, send: Send, code: str, detail: str | None = None) -> None:
     problem = {**example(code), "request_id": scope["state"]["request_id"]}
+    if detail is not None:
+        problem["detail"] = detail
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": problem["status"], "headers": headers})
     await send({"type": "http.response.body", "body": orjson.dumps(problem)})

@@ -58,7 +58,11 @@ class Polled:
         anything else passes.
         """
         reads = scope["type"] == "http" and scope["method"] == "GET" and scope["path"].startswith("/v1/")
-        if reads and (path := _PATH.fullmatch(scope["path"])) is not None:
+        if (
+            reads
+            and (path := _PATH.fullmatch(scope["path"])) is not None
+            and self._mounted.entrance.is_known_host(scope)
+        ):
             headers = Headers(scope=scope)
             if (answer := await self._answer(path[1], headers.get("authorization", ""))) is not None:
                 await _send(answer, headers, send)
@@ -75,7 +79,7 @@ class Polled:
         if services is None:
             return None
         try:
-            asking = await _principal(services, authorization)
+            asking = await self._principal(services, authorization)
             if asking is None or not asking.role.covers(Role.VIEWER):
                 return None
             found = self._held.get(connection)
@@ -84,6 +88,16 @@ class Polled:
         except StoreError:
             return None
         return found if found is not None and asking.may_see(found.customer) else None
+
+    async def _principal(self, services: Services, authorization: str) -> Principal | None:
+        if not services.authentication:
+            return ANYONE
+        token = authorization[len(_SCHEME) :]
+        # A token that was not good before is looked up once only, the long way, where failed attempts count.
+        if authorization[: len(_SCHEME)].lower() != _SCHEME or not self._mounted.entrance.is_known(token):
+            return None
+        found = await services.access.identify(token)
+        return None if found is None else found[0]
 
     async def _fresh(self, connection: str) -> _Answer | None:
         changes = self._changes
@@ -124,12 +138,3 @@ async def _send(answer: _Answer, asked: Headers, send: Send) -> None:
     headers.append((b"x-request-id", request_id(asked).encode()))
     await send({"type": "http.response.start", "status": 304 if known else 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if known else answer.payload})
-
-
-async def _principal(services: Services, authorization: str) -> Principal | None:
-    if not services.authentication:
-        return ANYONE
-    if authorization[: len(_SCHEME)].lower() != _SCHEME:
-        return None
-    found = await services.access.identify(authorization[len(_SCHEME) :])
-    return None if found is None else found[0]

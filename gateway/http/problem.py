@@ -55,6 +55,8 @@ CODES = {
     "request.too_large": Kind(413, "The body is too large"),
     "request.timeout": Kind(408, "The body took too long to arrive", retryable=True),
     "auth.unauthenticated": Kind(401, "A valid API token is needed"),
+    "auth.too_many_attempts": Kind(429, "Too many failed attempts from this address", retryable=True),
+    "request.misdirected": Kind(421, "This gateway does not answer to that host name"),
     "auth.forbidden": Kind(403, "This API token may not do that"),
     "connection.reauthorization_required": Kind(409, "The system refuses the connection's credential"),
     "connection.blocked": Kind(409, "The connection needs a person at the system"),

@@ -11,6 +11,7 @@ import os
 import pickle
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -41,6 +42,7 @@ class Start:
     settings: Settings
     owner: str
     listening: int
+    metrics_listening: int | None
     line: int
 
 
@@ -67,54 +69,60 @@ class HttpProcess:
 
     async def run(self) -> None:
         """Until `stop` or cancellation. Raises ConfigError when the address cannot be listened on."""
-        listening = await listen(self._settings.http.listen)
-        address, port = listening.getsockname()[:2]
-        log.info("http.listening", address=address, port=port)
+        with contextlib.ExitStack() as sockets:
+            listening = [sockets.enter_context(await listen(self._settings.http.listen))]
+            if self._settings.http.metrics_listen is not None:
+                address = self._settings.http.metrics_listen
+                listening.append(sockets.enter_context(await listen(address, name="http.metrics_listen")))
+            for one in listening:
+                address, port = one.getsockname()[:2]
+                log.info("http.listening", address=address, port=port)
+            await self._keep_running(listening)
+
+    async def _keep_running(self, listening: Sequence[socket.socket]) -> None:
         pause = 0.0
-        try:
-            while not self._stopping.is_set():
-                started = clock.monotonic()
-                try:
-                    code = await self._one(listening)
-                except OSError as error:  # there is no process or no memory to be had just now
-                    log.warning("http.process_not_started", detail=str(error))
-                    code = None
-                if self._stopping.is_set():
-                    return
-                pause = (
-                    0.1
-                    if clock.monotonic() - started > STEADY_SECONDS
-                    else min(max(2 * pause, 0.1), LONGEST_PAUSE_SECONDS)
-                )
-                log.error(
-                    "http.process_died",
-                    exit_code=code,
-                    again_in_seconds=pause,
-                    advice="its last words are in this log; telemetry is not touched by it",
-                )
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), pause)
-        finally:
-            listening.close()
+        while not self._stopping.is_set():
+            started = clock.monotonic()
+            try:
+                code = await self._one(listening)
+            except OSError as error:  # there is no process or no memory to be had just now
+                log.warning("http.process_not_started", detail=str(error))
+                code = None
+            if self._stopping.is_set():
+                return
+            pause = (
+                0.1
+                if clock.monotonic() - started > STEADY_SECONDS
+                else min(max(2 * pause, 0.1), LONGEST_PAUSE_SECONDS)
+            )
+            log.error(
+                "http.process_died",
+                exit_code=code,
+                again_in_seconds=pause,
+                advice="its last words are in this log; telemetry is not touched by it",
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def stop(self) -> None:
         """What was asked is answered first, for a few seconds at most. `run` returns when that is done."""
         self._stopping.set()
 
-    async def _one(self, listening: socket.socket) -> int | None:
+    async def _one(self, listening: Sequence[socket.socket]) -> int | None:
         """One process, from its start to its end; its exit code."""
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as unless_started:
             unless_started.enter_context(ours)
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", MODULE,
-                stdin=asyncio.subprocess.PIPE, pass_fds=(listening.fileno(), theirs.fileno()), preexec_fn=os.setpgrp,
+                stdin=asyncio.subprocess.PIPE, pass_fds=(*(one.fileno() for one in listening), theirs.fileno()), preexec_fn=os.setpgrp,
             )  # fmt: skip
             unless_started.pop_all()
             start = Start(
                 settings=self._settings,
                 owner=f"{self._owner}/http",
-                listening=listening.fileno(),
+                listening=listening[0].fileno(),
+                metrics_listening=listening[1].fileno() if len(listening) > 1 else None,
                 line=theirs.fileno(),
             )
         assert process.stdin is not None
@@ -175,13 +183,13 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-async def listen(address: str) -> socket.socket:
+async def listen(address: str, *, name: str = "http.listen") -> socket.socket:
     """Raises ConfigError for what is no address, and for one where another listens."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdigit() or int(port) > 65535:
         raise ConfigError(
-            f"http.listen: {address!r} is no address; expected host:port, such as 127.0.0.1:8080 or [::1]:8080"
+            f"{name}: {address!r} is no address; expected host:port, such as 127.0.0.1:8080 or [::1]:8080"
         )
     until = clock.monotonic() + IN_USE_SECONDS
     while True:
@@ -197,6 +205,7 @@ async def listen(address: str) -> socket.socket:
                 await asyncio.sleep(0.1)
                 continue
             raise ConfigError(
-                f"http.listen: cannot listen on {address}: {error.strerror or error}; stop what listens there, or set http.listen to another address"
+                f"{name}: cannot listen on {address}: {error.strerror or error}; "
+                f"stop what listens there, or set {name} to another address"
             ) from error
         return listening

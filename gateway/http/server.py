@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from gateway.http.application import build, guarded
+from gateway.http.application import build, guarded, observing
 from gateway.http.auth import Mounted
+from gateway.http.entrance import Entrance
 from gateway.http.ports import Observed, Services
+from gateway.http.protocol import Clients, limited
+from gateway.settings import HttpSettings
 
 STOP_SECONDS = 3
 KEEP_ALIVE_SECONDS = 15
+MAX_SCRAPERS = 50
+"""Connections to `http.metrics_listen`."""
 
 
 class _Server(uvicorn.Server):
@@ -26,21 +33,36 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Health, readiness, metrics, the API and the pages on a socket that listens."""
 
-    def __init__(self, listening: socket.socket, observed: Observed) -> None:
-        self._listening = listening
-        self._mounted = Mounted()
+    def __init__(
+        self,
+        listening: socket.socket,
+        observed: Observed,
+        http: HttpSettings,
+        *,
+        metrics_listening: socket.socket | None = None,
+    ) -> None:
+        self._mounted = Mounted(Entrance(http))
+        clients = Clients(limit=http.max_connections, limit_per_address=http.max_connections_per_address)
+        self._servers = [(self._server(guarded(build(observed, self._mounted)), clients), listening)]
+        if metrics_listening is not None:
+            clients = Clients(limit=MAX_SCRAPERS, limit_per_address=MAX_SCRAPERS)
+            self._servers.append((self._server(observing(observed), clients), metrics_listening))
+
+    @staticmethod
+    def _server(app: ASGIApp, clients: Clients) -> _Server:
         config = uvicorn.Config(
-            guarded(build(observed, self._mounted)),
+            app,
+            http=limited(clients),
             log_config=None,
             access_log=False,
             lifespan="off",
             ws="none",
             server_header=False,
-            proxy_headers=False,  # nothing here asks who the client is, or by which scheme it came
+            proxy_headers=False,  # gateway.http.entrance reads them, where the operator trusts the proxy
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS,
         )
-        self._server = _Server(config)
+        return _Server(config)
 
     def serve(self, services: Services) -> None:
         """From now on the API and the pages answer. Before, they say that the gateway starts."""
@@ -48,9 +70,16 @@ class HttpServer:
 
     async def run(self) -> None:
         """Until `stop` or cancellation."""
-        with self._listening:
-            await self._server.serve(sockets=[self._listening])
+        async with asyncio.TaskGroup() as group:
+            for server, listening in self._servers:
+                group.create_task(self._run_one(server, listening))
+
+    @staticmethod
+    async def _run_one(server: _Server, listening: socket.socket) -> None:
+        with listening:
+            await server.serve(sockets=[listening])
 
     def stop(self) -> None:
         """Answers what was asked, for a few seconds at most; then `run` ends."""
-        self._server.should_exit = True
+        for server, _ in self._servers:
+            server.should_exit = True

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ import pytest
 
 from benchmarks.daemon import Daemon, processes
 from benchmarks.mqtt import Publisher
-from benchmarks.servers import Mosquitto, accepts, wait_until
+from benchmarks.servers import Mosquitto, accepts, free_port, wait_until
 from gateway.demo.cmms import DemoCmms
 from gateway.model.access import Role
 from gateway.store import access
@@ -100,6 +101,48 @@ async def test_signals_are_the_daemons(daemon: Daemon) -> None:
     assert http_process(daemon) == pid
     assert await daemon.stop() == 0
     assert has_ended(pid)
+
+
+async def test_idle_sockets_by_the_thousand_leave_everything_answering(daemon: Daemon) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    opened = []
+    try:
+        for number in range(1_100):
+            opened.append(await asyncio.open_connection("127.0.0.1", daemon.port))
+            if number % 2:
+                opened[-1][1].write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Never: ")
+        async with asking(daemon) as client:
+            for path in ("/healthz", "/readyz", "/metrics", "/status", "/v1/connections"):
+                answer = await client.get(path, headers={"Connection": "close"})
+                assert answer.status_code == (401 if path.startswith("/v1") else 200), path
+            counted = (await client.get("/metrics")).text
+        assert 'fieldgate_http_refused_total{reason="idle"}' in counted
+    finally:
+        for _, writer in opened:
+            writer.close()
+
+
+async def test_metrics_have_a_listener_of_their_own(tmp_path: Path, mosquitto: Mosquitto, dsn: str) -> None:
+    port = free_port()
+    http = {"metrics_listen": f"127.0.0.1:{port}", "metrics": "token"}
+    made = Daemon(tmp_path, broker_url=mosquitto.url, dsn=dsn, http=http)
+    made.start()
+    try:
+        await made.ready()
+        async with asking(made) as client:
+            assert (await client.get("/metrics")).status_code == 401
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            assert "fieldgate_build_info{" in (await client.get("/metrics")).text
+            assert (await client.get("/readyz")).status_code == 200
+            for path in ("/", "/v1/connections", "/login", "/docs", "/openapi.json", "/status"):
+                assert (await client.get(path)).status_code == 404, path
+        os.kill(http_process(made), signal.SIGKILL)
+        await wait_until(lambda: accepts(port), what="the listener is there")
+        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+            assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+    finally:
+        await made.kill()
 
 
 async def test_a_daemon_that_hangs_is_neither_alive_nor_ready(daemon: Daemon) -> None:

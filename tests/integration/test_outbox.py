@@ -94,6 +94,18 @@ async def test_a_reader_misses_nothing_that_commits_late(database: Database) -> 
     assert [event.connection for event in found] == ["slow", "quick"]
 
 
+async def test_a_reader_of_one_customer_misses_nothing_that_commits_late_either(database: Database) -> None:
+    """Events of a customer-bound token are read by a statement of their own."""
+    async with database.transaction() as slow:
+        await outbox.append(slow, activated(connection="slow"))
+        await append(
+            database, activated(connection="quick"), activated(customer="globex", connection="other")
+        )
+        assert await outbox.read(database, customer="acme") == []
+    found = await outbox.read(database, customer="acme")
+    assert [event.connection for event in found] == ["slow", "quick"]
+
+
 async def test_reading_goes_on_after_the_last_one(database: Database) -> None:
     await append(
         database,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -222,6 +222,24 @@ async def test_a_replay_comes_with_the_old_id_and_a_mark(database: Database) -> 
     assert [one.attempt for one in again] == [2, 2, 2, 3]
     assert [one.id for one in again[:3]] == [one.id for one in first[1:]]
     Webhook(secret).verify(again[0].body, again[0].headers)
+
+
+async def test_the_timestamp_is_that_of_the_attempt(database: Database) -> None:
+    """An event that is hours old when an endpoint is back would be refused by its timestamp otherwise."""
+    now = [datetime(2026, 11, 1, 10, tzinfo=UTC)]
+    async with Receiver(500) as receiver, sending(database, now=lambda: now[0]) as worker:
+        _, secret = await service(database).create(receiver.url, customer=None)
+        await append(database, numbered(0))
+        for hours in (0, 7):
+            now[0] += timedelta(hours=hours)
+            receiver.answer = 500 if not hours else 204
+            await settled(database, worker, now[0])
+    first, second = receiver.received
+    assert (first.attempt, second.attempt) == (1, 2)
+    stamps = [int(one.headers["webhook-timestamp"]) for one in (first, second)]
+    assert stamps[1] - stamps[0] == 7 * 3600 and stamps[1] == int(now[0].timestamp())
+    assert first.headers["webhook-signature"] != second.headers["webhook-signature"]
+    assert secret
 
 
 async def test_for_a_day_both_secrets_sign(database: Database) -> None:

@@ -63,6 +63,27 @@ async def test_login_by_token_opens_a_session_in_a_careful_cookie() -> None:
         assert (await client.get("/")).status_code == 200
 
 
+async def test_under_https_the_cookies_are_sent_over_tls_only() -> None:
+    made = world()
+    assert made.mounted.services is not None
+    made.mounted.services = replace(made.mounted.services, public_url="https://gateway.test")
+    async with browser(made, None) as (client, _):
+        cookie = (await client.post("/login", data={"token": "viewer"})).headers["set-cookie"]
+        assert "; Secure" in cookie
+        leaving = await client.post("/reauthorize/link-1/login")
+        assert "; Secure" in leaving.headers["set-cookie"]
+
+
+async def test_a_viewer_makes_no_reconnect_link() -> None:
+    made = world()
+    async with browser(made, Role.VIEWER) as (client, csrf):
+        answer = await client.post("/connections/acme-2/reauthorization", data={"csrf": csrf})
+        assert answer.status_code == 403 and not made.reauthorizing.invited
+    async with browser(made, Role.OPERATOR) as (client, csrf):
+        answer = await client.post("/connections/acme-2/reauthorization", data={"csrf": csrf})
+        assert answer.status_code == 200 and made.reauthorizing.invited
+
+
 async def test_a_login_link_is_used_by_a_press_of_a_button_only_and_once() -> None:
     made = world()
     made.access.links["once"] = Principal(name="demo", role=Role.ADMIN)

@@ -19,6 +19,7 @@ from gateway.http.auth import Serving
 from gateway.http.dashboard.credential_form import Field, form_fields, form_values
 from gateway.http.dashboard.forms import fields
 from gateway.http.dashboard.rendering import render
+from gateway.http.entrance import Entrance
 from gateway.http.ports import Services, System
 from gateway.model.access import Caller
 from gateway.model.errors import RequestRefused
@@ -53,7 +54,7 @@ async def submit(request: Request, serving: Serving, secret: str) -> Response:
     """Takes the credentials; what comes of them is seen on the page."""
     given = await fields(request)
     kind = given.pop("as", "")
-    link = await serving.reauthorization.look(secret)
+    link = await _look(request, serving, secret)
     if link is None:
         return _void(request)
     try:
@@ -114,7 +115,7 @@ async def _page(
     said: str | None = None,
     status: int = 200,
 ) -> Response:
-    link = await serving.reauthorization.look(secret)
+    link = await _look(request, serving, secret)
     if link is None:
         return _void(request)
     system = serving.catalogue.get(link.stored.system)
@@ -135,6 +136,21 @@ async def _page(
         by_login=type_ == CODE_FLOW,
         fields=() if type_ == CODE_FLOW else _fields(serving, link, type_),
     )
+
+
+async def _look(request: Request, serving: Services, secret: str) -> Link | None:
+    """The link of this secret; None for one that is no good, which counts against the client's address. Raises
+    RequestRefused("auth.too_many_attempts").
+    """
+    entrance: Entrance = request.app.state.mounted.entrance
+    address = entrance.address(request.scope)
+    entrance.check_attempts(address, secret)
+    link = await serving.reauthorization.look(secret)
+    if link is None:
+        entrance.failed(address, secret, kind="reconnect_link")
+    else:
+        entrance.succeeded(secret)
+    return link
 
 
 def _credentials(serving: Services, link: Link, kind: str, given: Mapping[str, str]) -> CredentialSettings:

@@ -11,9 +11,10 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
-from gateway.http.auth import ANYONE, Serving
+from gateway.http.auth import ANYONE, Serving, identified
 from gateway.http.dashboard.forms import check_origin, fields, own_form
 from gateway.http.dashboard.rendering import render
+from gateway.http.entrance import Entrance
 from gateway.http.ports import Services
 from gateway.model.errors import FieldgateError
 from gateway.store.access import SESSION_SECONDS, Session
@@ -65,7 +66,7 @@ async def login(request: Request, serving: Serving) -> Response:
     """Opens a session under a new secret, whatever cookie came."""
     check_origin(request)
     given = await fields(request)
-    session = await _enter(serving, given)
+    session = await _enter(request, serving, given)
     if session is None:
         said = (
             "This link was used already, or is too old."
@@ -99,10 +100,17 @@ async def logout(request: Request, serving: Serving, session: LoggedIn) -> Respo
     return response
 
 
-async def _enter(serving: Services, given: dict[str, str]) -> Session | None:
+async def _enter(request: Request, serving: Services, given: dict[str, str]) -> Session | None:
+    """Raises RequestRefused("auth.too_many_attempts")."""
     if "link" in given:
-        return await serving.access.redeem_login(given["link"])
-    found = await serving.access.identify(given.get("token", "").strip())
+        entrance: Entrance = request.app.state.mounted.entrance
+        address = entrance.address(request.scope)
+        entrance.check_attempts(address, given["link"])
+        session = await serving.access.redeem_login(given["link"])
+        if session is None:
+            entrance.failed(address, given["link"], kind="login_link")
+        return session
+    found = await identified(request, serving, given.get("token", "").strip(), kind="login")
     return None if found is None else await serving.access.open_session(*found)
 
 
