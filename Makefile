@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check bench soak format constraints packages clean
+.PHONY: help env demo test check bench soak mutate format constraints packages clean
 
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done)
@@ -46,6 +46,15 @@ bench: env packages ## measures ingest beside other consumers, sync, and the API
 soak: env packages ## the long fault tests
 	@$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
 
+# A mutation is one small change of the code; one that no test notices is a test to write. By default the rooms that
+# decide, in what changed since BASE, for an hour at most; MODULES="gateway.model*" takes all of them.
+BASE ?= $(shell git rev-list -1 --before='7 days ago' HEAD)
+MODULES ?= $(shell git diff --name-only $(if $(BASE),$(BASE),HEAD) -- 'gateway/model/*.py' | sed -e 's,/,.,g' -e 's,.py$$,*,')
+mutate: env ## changes the code of gateway/model one spot at a time and shows what no test notices
+	@[ -n "$(MODULES)" ] || { echo "Nothing in gateway/model changed; MODULES='gateway.model*' takes all of it"; exit 0; }
+	@mkdir -p var && { timeout --signal=INT 3600 $(BIN)/mutmut run $(MODULES) >var/mutate.log 2>&1 || true; }
+	@$(BIN)/mutmut results
+
 format: env ## rewrites the sources in the project's format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -70,5 +79,5 @@ packages:
 	echo "The tests need Mosquitto and HAProxy: apt-get install mosquitto mosquitto-clients haproxy (as root), or dnf or brew install mosquitto haproxy"; exit 1
 
 clean: ## removes the environment and everything that was made
-	@rm -rf $(VENV) build dist var *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) build dist var *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
