@@ -12,10 +12,15 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from benchmarks.servers import Mosquitto, Postgres, free_port, wait_until
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
+
+# A machine that is busy with something else makes examples slowly; that says nothing of the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 TEMPLATE = "fieldgate_template"
 _numbers = itertools.count(1)
