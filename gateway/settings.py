@@ -70,6 +70,7 @@ class BrokerSettings(Section):
     partitions: int = Field(1, ge=1, le=64)
     topic_root: str = "fieldgate/v1"
     connect_timeout: Duration = timedelta(seconds=10)
+    allow_qos0: bool = False
 
     @field_validator("url")
     @classmethod

@@ -1,8 +1,8 @@
 """Framing: bytes from the broker to packets, on the mqtt5 codec. No I/O. A packet too large to read is
 skipped, not refused.
 
-The codec panics (a BaseException of its runtime) on invalid UTF-8; that leaves here as MalformedPacket like
-any other fault.
+The codec panics (a BaseException of its runtime) on invalid UTF-8. A PUBLISH with such bytes is whole and comes
+again until it is acknowledged, so it is skipped too; any other fault leaves here as MalformedPacket.
 """
 
 from __future__ import annotations
@@ -47,6 +47,16 @@ class Oversized:
     head: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A PUBLISH whose topic or properties are not UTF-8, skipped. `rest` is what follows topic and packet id."""
+
+    topic: str
+    packet_id: int | None
+    size: int
+    rest: bytes
+
+
 class Framer:
     """One connection's receive buffer. Fill what `buffer()` gives, then take `packets(count)`."""
 
@@ -88,8 +98,10 @@ class Framer:
                 continue
             except (KeyboardInterrupt, SystemExit):
                 raise
-            except BaseException as error:  # ValueError, or the codec's panic, which is no Exception
+            except Exception as error:
                 raise MalformedPacket(f"{type(error).__name__}: {error}") from error
+            except BaseException as error:  # the codec's panic
+                packet, size = self._unreadable(error)
             if (
                 size > LARGEST_PACKET_BYTES
             ):  # whole in the buffer by chance: what is taken must not depend on how the bytes came
@@ -98,9 +110,30 @@ class Framer:
             yield packet
         self._start = self._end = 0
 
-    def _oversized(self) -> Oversized | None:
-        """What is known of a packet that will not fit, once its topic and packet id are here; None while it
-        may still fit or they are not.
+    def _unreadable(self, error: BaseException) -> tuple[Unreadable, int]:
+        """What is known of a whole packet that the codec panics on, and its size. Raises MalformedPacket unless
+        it is a PUBLISH that can be acknowledged.
+        """
+        data, whole = self._bytes, self._body()
+        if whole is None or data[self._start] >> 4 != PUBLISH:
+            raise MalformedPacket(f"{type(error).__name__}: {error}") from error
+        place, size = whole
+        end = self._start + size
+        body = place + 2 + int.from_bytes(data[place : place + 2], "big")
+        after = body + 2 if data[self._start] & 6 else body
+        packet_id = int.from_bytes(data[body : body + 2], "big") if data[self._start] & 6 else None
+        if after > end or packet_id == 0 or data[self._start] & 4:
+            raise MalformedPacket("a PUBLISH that is not UTF-8, with no packet id or above QoS 1") from error
+        return Unreadable(
+            topic=bytes(data[place + 2 : body]).decode("utf-8", "backslashreplace"),
+            packet_id=packet_id,
+            size=size,
+            rest=bytes(data[after:end]),
+        ), size
+
+    def _body(self) -> tuple[int, int] | None:
+        """Where the body of the packet in hand begins, and the packet's whole size; None while its length is
+        not here.
         """
         data, place, length, shift = self._bytes, self._start + 1, 0, 0
         while True:
@@ -111,12 +144,18 @@ class Framer:
             shift += 7
             place += 1
             if not byte & 128:
-                break
+                return place, place - self._start + length
             if shift > 21:
                 raise MalformedPacket("the length of a packet takes more than four bytes")
-        size = place - self._start + length
-        if size <= LARGEST_PACKET_BYTES:
+
+    def _oversized(self) -> Oversized | None:
+        """What is known of a packet that will not fit, once its topic and packet id are here; None while it
+        may still fit or they are not.
+        """
+        data, whole = self._bytes, self._body()
+        if whole is None or whole[1] <= LARGEST_PACKET_BYTES:
             return None
+        place, size = whole
         kind, flags = data[self._start] >> 4, data[self._start] & 15
         if kind != PUBLISH:
             raise MalformedPacket(f"a control packet (type {kind}) of {size} bytes")
