@@ -93,4 +93,3 @@ async def _lines(scene: Scene, console: Console, log_file: str) -> None:
         now = await view.take(scene, elapsed_seconds=clock.monotonic() - origin, before=now)
         console.print(view.line(now), soft_wrap=True)
         await asyncio.sleep(LINE_SECONDS)
-

@@ -79,4 +79,3 @@ def _load(path: Path | None, fallback: Fallback | None = None) -> Loaded:
     loaded = load(path, os.environ, systems=SYSTEMS, fallback=fallback)
     logs.setup(loaded.settings.logging)
     return loaded
-

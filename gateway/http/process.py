@@ -23,7 +23,14 @@ from gateway.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-MODULE = "gateway.http_process"
+PROGRAM = """import signal
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+from gateway.http_process import main
+main()
+"""
+"""Signals are ignored before anything is imported. They cannot be before that: libuv sets them back in a new process."""
+
 BACKLOG = 2048
 STEADY_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 30.0
@@ -51,7 +58,11 @@ class HttpProcess:
     When the process dies it is started again; requests wait meanwhile.
     """
 
-    def __init__(self, settings: Settings, readiness: Readiness, *, owner: str) -> None:
+    def __init__(
+        self, settings: Settings, readiness: Readiness, *, owner: str, listening: socket.socket
+    ) -> None:
+        """`listening` is closed when `run` ends."""
+        self._listening = listening
         self._settings, self._readiness, self._owner = settings, readiness, owner
         self._serving = False
         self._stopping = asyncio.Event()
@@ -66,8 +77,8 @@ class HttpProcess:
             self._channel.send({"serve": True})
 
     async def run(self) -> None:
-        """Until `stop` or cancellation. Raises ConfigError when the address cannot be listened on."""
-        listening = await listen(self._settings.http.listen)
+        """Until `stop` or cancellation."""
+        listening = self._listening
         address, port = listening.getsockname()[:2]
         log.info("http.listening", address=address, port=port)
         pause = 0.0
@@ -107,7 +118,7 @@ class HttpProcess:
         with theirs, contextlib.ExitStack() as unless_started:
             unless_started.enter_context(ours)
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", MODULE,
+                sys.executable, "-P", "-c", PROGRAM,
                 stdin=asyncio.subprocess.PIPE, pass_fds=(listening.fileno(), theirs.fileno()), preexec_fn=os.setpgrp,
             )  # fmt: skip
             unless_started.pop_all()

@@ -98,10 +98,13 @@ class Framer:
                 continue
             except (KeyboardInterrupt, SystemExit):
                 raise
-            except Exception as error:
+            except BaseException as error:  # ValueError, or the codec's panic, which is no Exception
+                unreadable = None if isinstance(error, Exception) else self._unreadable()
+                if unreadable is not None:
+                    self._start += unreadable.size
+                    yield unreadable
+                    continue
                 raise MalformedPacket(f"{type(error).__name__}: {error}") from error
-            except BaseException as error:  # the codec's panic
-                packet, size = self._unreadable(error)
             if (
                 size > LARGEST_PACKET_BYTES
             ):  # whole in the buffer by chance: what is taken must not depend on how the bytes came
@@ -110,26 +113,26 @@ class Framer:
             yield packet
         self._start = self._end = 0
 
-    def _unreadable(self, error: BaseException) -> tuple[Unreadable, int]:
-        """What is known of a whole packet that the codec panics on, and its size. Raises MalformedPacket unless
-        it is a PUBLISH that can be acknowledged.
+    def _unreadable(self) -> Unreadable | None:
+        """What is known of a whole packet that the codec panics on; None unless it is a PUBLISH that can be
+        acknowledged.
         """
         data, whole = self._bytes, self._body()
-        if whole is None or data[self._start] >> 4 != PUBLISH:
-            raise MalformedPacket(f"{type(error).__name__}: {error}") from error
+        if whole is None or data[self._start] >> 4 != PUBLISH or data[self._start] & 4:
+            return None
         place, size = whole
-        end = self._start + size
+        end, qos1 = self._start + size, data[self._start] & 2
         body = place + 2 + int.from_bytes(data[place : place + 2], "big")
-        after = body + 2 if data[self._start] & 6 else body
-        packet_id = int.from_bytes(data[body : body + 2], "big") if data[self._start] & 6 else None
-        if after > end or packet_id == 0 or data[self._start] & 4:
-            raise MalformedPacket("a PUBLISH that is not UTF-8, with no packet id or above QoS 1") from error
+        after = body + 2 if qos1 else body
+        packet_id = int.from_bytes(data[body : body + 2], "big") if qos1 else None
+        if after > end or end > self._end or packet_id == 0:
+            return None
         return Unreadable(
             topic=bytes(data[place + 2 : body]).decode("utf-8", "backslashreplace"),
             packet_id=packet_id,
             size=size,
             rest=bytes(data[after:end]),
-        ), size
+        )
 
     def _body(self) -> tuple[int, int] | None:
         """Where the body of the packet in hand begins, and the packet's whole size; None while its length is

@@ -25,7 +25,7 @@ async def drop_expired(database: Database, *, now: datetime, retention: timedelt
             async with database.transaction() as connection:
                 if await connection.fetchval(sql("partition_needed"), row["day"]):
                     break
-                await connection.execute("set local lock_timeout = '5s'")
+                await connection.execute("set local lock_timeout = '1s'")
                 await connection.execute(f'drop table "{row["name"]}"')
             dropped.append(row["name"])
     async with database.transaction() as connection:

@@ -14,7 +14,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.ingest.decode import Decoder
-from gateway.ingest.framing import HEAD_BYTES, LARGEST_PACKET_BYTES, Framer, MalformedPacket, Oversized, Unreadable
+from gateway.ingest.framing import (
+    HEAD_BYTES,
+    LARGEST_PACKET_BYTES,
+    Framer,
+    MalformedPacket,
+    Oversized,
+    Unreadable,
+)
 from gateway.model.errors import DecodeError
 from gateway.model.topics import compile_source
 from gateway.settings import TelemetrySettings
