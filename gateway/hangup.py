@@ -4,11 +4,14 @@ before anybody can act on it is remembered.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import signal
-from collections.abc import Callable
-from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # every import is a time in which the signal would end the process
+    import asyncio
+    from collections.abc import Callable
+    from types import FrameType
 
 
 class _Hangup:
@@ -39,7 +42,9 @@ def remember() -> None:
 
 def listen(asked: asyncio.Event) -> None:
     """Sets the event at each SIGHUP from now on, and at once for one that has been."""
-    loop = asyncio.get_running_loop()
+    from asyncio import get_running_loop
+
+    loop = get_running_loop()
 
     def tell() -> None:
         # between two bytecodes of the main thread, wherever the loop is: it has to be told as from another thread

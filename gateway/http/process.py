@@ -18,6 +18,7 @@ import structlog
 from gateway import clock, metrics
 from gateway.http.channel import Channel, Document
 from gateway.http.observed import Readiness
+from gateway.model.address import to_listen
 from gateway.model.errors import ConfigError
 from gateway.settings import Settings
 
@@ -188,19 +189,17 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
 
 async def listen(address: str) -> socket.socket:
     """Raises ConfigError for what is no address, and for one where another listens."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(
-            f"http.listen: {address!r} is no address; expected host:port, such as 127.0.0.1:8080 or [::1]:8080"
-        )
+    try:
+        host, port = to_listen(address)
+    except ValueError as error:
+        raise ConfigError(f"http.listen: {error}") from error
     until = clock.monotonic() + IN_USE_SECONDS
     while True:
         listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setblocking(False)
         try:
-            listening.bind((host, int(port)))
+            listening.bind((host, port))
             listening.listen(BACKLOG)
         except OSError as error:
             listening.close()
