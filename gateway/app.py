@@ -247,10 +247,16 @@ async def _end(task: asyncio.Task[None], stop: Awaitable[None]) -> None:
 
 
 async def _retain(settings: Settings, database: Database) -> None:
+    kept = settings.telemetry
+    buffer = kept.buffer or kept.retention
     while True:
         try:
+            for name in await retention.tell_filling(
+                database, now=clock.now(), buffer=buffer, public_url=settings.http.public_url
+            ):
+                log.warning("store.buffer_filling", connection=name)
             for name in await retention.drop_expired(
-                database, now=clock.now(), retention=settings.telemetry.retention
+                database, now=clock.now(), retention=kept.retention, buffer=buffer
             ):
                 log.info("store.partition_dropped", partition=name)
         except StoreError as error:

@@ -153,6 +153,7 @@ class TelemetrySettings(Section):
     """What is taken in, and how long it is kept."""
 
     retention: Days = timedelta(days=100)
+    buffer: Days | None = None
     max_future: Duration = timedelta(minutes=5)
     auto_register_customers: bool = False
     sources: tuple[SourceSettings, ...] = DEFAULT_SOURCES

@@ -25,6 +25,9 @@ def faults_of(settings: Settings, document: Document) -> list[Fault]:
         found.append((("security", "encryption_keys", 0), problem))
     if settings.telemetry.memory_low_bytes >= settings.telemetry.memory_high_bytes:
         found.append((("telemetry", "memory_low_bytes"), "must be less than memory_high_bytes"))
+    buffer, retention = settings.telemetry.buffer, settings.telemetry.retention
+    if buffer is not None and buffer < retention:
+        found.append((("telemetry", "buffer"), "must not be shorter than retention"))
     return [Fault(place=document.place(path), path=path, message=message) for path, message in found]
 
 

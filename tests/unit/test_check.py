@@ -35,6 +35,7 @@ FAULTY = {
     "a port alone": ("http", 'listen: "08080"', "http.listen"),
     "no retention": ("telemetry", "retention: 0s", "telemetry.retention"),
     "less than a day": ("telemetry", "retention: 23h", "telemetry.retention"),
+    "a buffer below": ("telemetry", "buffer: 10d", "telemetry.buffer"),
     "no lease": ("sync", "lease: 0s", "sync.lease"),
     "no time for a push": ("sync", "push_timeout: 0s", "sync.push_timeout"),
     "no keepalive": ("broker", "keepalive: 0s", "broker.keepalive"),
