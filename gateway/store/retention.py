@@ -50,9 +50,11 @@ async def drop_expired(
     for parent in ("telemetry", "delivery"):
         async with database.connection() as connection:
             expired = await connection.fetch(sql("partitions_expired"), parent, before)
-        for row in expired:
-            if await _drop(database, parent, row["name"], row["day"], forced=row["day"] < at_last):
-                dropped.append(row["name"])
+        dropped += [
+            row["name"]
+            for row in expired
+            if await _drop(database, parent, row["name"], row["day"], forced=row["day"] < at_last)
+        ]
     async with database.transaction() as connection:
         await connection.execute("delete from sync_run where ended_at < $1", now - RUNS_KEPT)
         await connection.execute("delete from dead_letter where last_at < $1", now - retention)
