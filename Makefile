@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check bench soak mutate format constraints packages clean
+.PHONY: help env demo test matrix check bench soak mutate format constraints packages clean
 
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done)
@@ -28,8 +28,12 @@ $(VENV)/.complete: constraints.txt pyproject.toml
 demo: env ## broker, database, gateway, a fleet and a demonstration CMMS in one terminal
 	@exec $(BIN)/fieldgate demo
 
-test: env packages ## the whole suite, on real brokers and a real database
+test: packages env ## the whole suite, on real brokers and a real database
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+MATRIX_ARGS ?=
+matrix: packages ## a part of the suite (MATRIX_ARGS=tests: all of it) with every interpreter here, as this user and as an ordinary one
+	@tests/matrix $(MATRIX_ARGS)
 
 check: env ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .
@@ -37,13 +41,13 @@ check: env ## format, lint, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: env packages ## measures ingest beside other consumers, sync, and the API during ingest; JSON in var/bench
+bench: packages env ## measures ingest beside other consumers, sync, and the API during ingest; JSON in var/bench
 	@mkdir -p $(BENCH_DIR)
 	@$(BIN)/fieldgate bench ingest --peers --json $(BENCH_DIR)/ingest.json
 	@$(BIN)/fieldgate bench sync --json $(BENCH_DIR)/sync.json
 	@$(BIN)/fieldgate bench api --json $(BENCH_DIR)/api.json
 
-soak: env packages ## the long fault tests
+soak: packages env ## the long fault tests
 	@$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
 
 # A mutation is one small change of the code; one that no test notices is a test to write. By default the rooms that
@@ -69,14 +73,25 @@ constraints: ## resolves pyproject.toml again into constraints.txt and constrain
 	@$(RESOLVE) --output-file constraints-daemon.txt pyproject.toml
 
 # The tests want the broker that production runs, and a real proxy. They are installed where that can be done unasked, else one line says how.
+# promtool, which checks the alert rules, is taken out of its package: installing that would start a Prometheus. Without it those tests are skipped.
 packages:
 	@export PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
-	if command -v mosquitto >/dev/null && command -v haproxy >/dev/null; then exit 0; fi; \
-	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-		echo "Installing Mosquitto and HAProxy from the system's packages ..."; \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mosquitto mosquitto-clients haproxy; } >/dev/null && exit 0; \
+	apt() { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; }; \
+	if ! { command -v mosquitto && command -v haproxy; } >/dev/null; then \
+		if apt; then \
+			echo "Installing Mosquitto and HAProxy from the system's packages ..."; \
+			{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mosquitto mosquitto-clients haproxy; } >/dev/null || true; \
+		fi; \
+		if ! { command -v mosquitto && command -v haproxy; } >/dev/null; then \
+			echo "The tests need Mosquitto and HAProxy: apt-get install mosquitto mosquitto-clients haproxy (as root), or dnf or brew install mosquitto haproxy"; exit 1; \
+		fi; \
 	fi; \
-	echo "The tests need Mosquitto and HAProxy: apt-get install mosquitto mosquitto-clients haproxy (as root), or dnf or brew install mosquitto haproxy"; exit 1
+	if ! command -v promtool >/dev/null && apt; then \
+		folder=$$(mktemp -d); chmod 755 "$$folder"; \
+		{ cd "$$folder" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } && dpkg -x prometheus_*.deb . && install -m 755 usr/bin/promtool /usr/local/bin/; } >/dev/null 2>&1 \
+			|| echo "promtool could not be had: its tests are skipped"; \
+		rm -rf "$$folder"; \
+	fi
 
 clean: ## removes the environment and everything that was made
 	@rm -rf $(VENV) build dist var *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import asyncpg
 
-from gateway.embedded.postgres import binaries
+from gateway.embedded.postgres import STILL_ENDING, binaries
 
 _PROCESS_USERS = ("pgserver", "postgres", "nobody")
 
@@ -160,13 +160,28 @@ class Postgres:
                 user=user,
                 extra_groups=[] if user else None,
             )
+        await wait_until(lambda: self._runs(postgres, user), seconds=seconds, what="PostgreSQL answers")
+
+    async def _runs(self, postgres: str, user: str | None) -> bool:
+        """Whether a query is answered. Starts it, and again while backends of one that was killed still end."""
+        if self._process is None:
+            self._spawn(postgres, user)
+        assert self._process is not None
+        if self._process.poll() is not None:
+            last = (self._root / "log").read_text(errors="replace")[-600:]
+            if not any(sign in last for sign in STILL_ENDING):
+                raise RuntimeError(f"PostgreSQL did not start: {last}")
+            self._process = None
+            return False
+        return await self._answers()
+
+    def _spawn(self, postgres: str, user: str | None) -> None:
         options = [part for key, value in self._settings.items() for part in ("-c", f"{key}={value}")]
         with (self._root / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [postgres, "-D", str(self._data), "-k", str(self._root), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1", *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, user=user, extra_groups=[] if user else None,
             )  # fmt: skip
-        await wait_until(self._answers, seconds=seconds, what="PostgreSQL answers")
 
     async def create(self, database: str) -> str:
         """Makes an empty database; its DSN."""
@@ -194,9 +209,6 @@ class Postgres:
         shutil.rmtree(self._root, ignore_errors=True)
 
     async def _answers(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise RuntimeError(f"PostgreSQL did not start: {(self._root / 'log').read_text()[-600:]}")
         try:
             connection = await asyncpg.connect(self.dsn(), timeout=5)
         except (OSError, asyncpg.PostgresError, TimeoutError):

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import structlog
 
-from gateway import clock
+from gateway import clock, hangup
 from gateway.configuration import DeclaredConnection
 from gateway.connections.apply import apply
 from gateway.connections.endpoint_secrets import EndpointSealer
@@ -25,7 +25,7 @@ from gateway.events.mqtt_publisher import StatusPublisher
 from gateway.events.relay import Relay
 from gateway.events.webhooks import Webhooks
 from gateway.http.observed import Readiness
-from gateway.http.process import HttpProcess
+from gateway.http.process import HttpProcess, listen_all
 from gateway.http.scheduling import ask_for_short_slices
 from gateway.ingest import Ingest
 from gateway.ingest.explain import explain_for
@@ -67,7 +67,11 @@ async def run(
         _handle_signals(stopping)
     async with AsyncExitStack() as stack:
         readiness = Readiness()
-        http = HttpProcess(settings, readiness, owner=owner)
+        # before the database and the broker's session: a second daemon by mistake must take over nothing
+        listening = await listen_all(settings.http)
+        for one in listening:
+            stack.callback(one.close)
+        http = HttpProcess(settings, readiness, owner=owner, listening=listening)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(http.run(), name="http")
             database = await _until_stopped(_open(settings), stopping)
@@ -193,7 +197,9 @@ async def _open(settings: Settings) -> Database:
     dsn, waited = settings.database.dsn.get_secret_value(), False
     while True:
         try:
-            database = await Database.open(dsn, size=settings.database.pool_size)
+            database = await Database.open(
+                dsn, size=settings.database.pool_size, lease_seconds=settings.sync.lease.total_seconds()
+            )
             applied = await migrate(database)
             if await rebase_revisions(database):
                 log.warning(
@@ -242,10 +248,16 @@ async def _end(task: asyncio.Task[None], stop: Awaitable[None]) -> None:
 
 
 async def _retain(settings: Settings, database: Database) -> None:
+    kept = settings.telemetry
+    buffer = kept.buffer or kept.retention
     while True:
         try:
+            for name in await retention.tell_filling(
+                database, now=clock.now(), buffer=buffer, public_url=settings.http.public_url
+            ):
+                log.warning("store.buffer_filling", connection=name)
             for name in await retention.drop_expired(
-                database, now=clock.now(), retention=settings.telemetry.retention
+                database, now=clock.now(), retention=kept.retention, buffer=buffer
             ):
                 log.info("store.partition_dropped", partition=name)
         except StoreError as error:
@@ -258,7 +270,7 @@ async def _reload(
 ) -> None:
     """At each SIGHUP the declared connections are read again; the MQTT session is not touched."""
     asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    hangup.listen(asked)
     while True:
         await asked.wait()
         asked.clear()
@@ -266,6 +278,10 @@ async def _reload(
             declared = reload()
             await apply(database, engine.service, declared)
             await engine.lifecycle.refresh()
+        except StoreUnavailable as error:  # what was asked for is done when the database is back
+            log.warning("gateway.database_awaited", detail=str(error))
+            asked.set()
+            await asyncio.sleep(1.0)
         except (ConfigError, StoreError) as error:
             log.error(
                 "gateway.reload_refused", detail=str(error), advice="the connections that ran before go on"

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import pickle
 import resource
-import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
@@ -40,11 +39,9 @@ MAX_DESCRIPTORS = 65_536
 
 
 def main() -> None:
-    """Serves until the daemon says so or is gone. Signals are the daemon's: a terminal and a service manager
-    send theirs to every process.
+    """Serves until the daemon says so or is gone. Signals are the daemon's: those that a terminal and a service
+    manager send to every process are ignored before this is imported.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
     start: Start = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, over a pipe
     logs.setup(start.settings.logging)
     step_back()
@@ -91,7 +88,12 @@ async def _open(settings: Settings) -> Database:
     dsn, sessions = settings.database.dsn.get_secret_value(), max(3, settings.database.pool_size // 2)
     while True:
         try:
-            return await Database.open(dsn, size=sessions, application_name="fieldgate-http")
+            return await Database.open(
+                dsn,
+                size=sessions,
+                application_name="fieldgate-http",
+                lease_seconds=settings.sync.lease.total_seconds(),
+            )
         except StoreUnavailable as error:
             log.warning("http.database_awaited", detail=str(error))
             await asyncio.sleep(1.0)

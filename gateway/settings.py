@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,7 +21,9 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.model.address import to_listen
 from gateway.model.connector import Auth, Hosting
+from gateway.model.database_address import fault_of
 from gateway.model.meter import Reduce
 
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -50,6 +53,24 @@ Duration = Annotated[
 ]
 
 
+def _at_least(least: str) -> AfterValidator:
+    """Below it nothing would work as it is meant."""
+    shortest = parse_duration(least)
+    assert isinstance(shortest, timedelta)
+
+    def check(value: timedelta) -> timedelta:
+        if value < shortest:
+            raise ValueError(f"must be at least {least}")
+        return value
+
+    return AfterValidator(check)
+
+
+PositiveDuration = Annotated[Duration, _at_least("1ms")]
+Seconds = Annotated[Duration, _at_least("1s")]
+Days = Annotated[Duration, _at_least("1d")]
+
+
 class Section(BaseModel):
     """Base of every part of the tree."""
 
@@ -65,12 +86,13 @@ class BrokerSettings(Section):
     ca_file: str | None = None
     client_certificate: str | None = None
     client_key: str | None = None
-    keepalive: Duration = timedelta(seconds=30)
-    session_expiry: Duration = timedelta(days=7)
+    keepalive: Seconds = timedelta(seconds=30)
+    session_expiry: Seconds = timedelta(days=7)
     receive_maximum: int = Field(65534, ge=1, le=65534)
     partitions: int = Field(1, ge=1, le=64)
     topic_root: str = "fieldgate/v1"
-    connect_timeout: Duration = timedelta(seconds=10)
+    connect_timeout: PositiveDuration = timedelta(seconds=10)
+    allow_qos0: bool = False
 
     @field_validator("url")
     @classmethod
@@ -90,6 +112,13 @@ class DatabaseSettings(Section):
 
     dsn: SecretStr = SecretStr("postgresql:///fieldgate")
     pool_size: int = Field(8, ge=3, le=100)
+
+    @field_validator("dsn")
+    @classmethod
+    def _usable(cls, dsn: SecretStr) -> SecretStr:
+        if (fault := fault_of(dsn.get_secret_value())) is not None:
+            raise ValueError(fault)
+        return dsn
 
 
 class HttpSettings(Section):
@@ -115,6 +144,13 @@ class HttpSettings(Section):
                 raise ValueError(f"{network!r} is no address and no network such as 10.0.0.0/8") from error
         return networks
 
+    @field_validator("listen", "metrics_listen")
+    @classmethod
+    def _address(cls, listen: str | None) -> str | None:
+        if listen is not None:
+            to_listen(listen)
+        return listen
+
 
 class SourceSettings(Section):
     """Where telemetry is published: a topic template of `{customer}`, `{device}` and, for `scalar`,
@@ -134,7 +170,8 @@ DEFAULT_SOURCES = (
 class TelemetrySettings(Section):
     """What is taken in, and how long it is kept."""
 
-    retention: Duration = timedelta(days=100)
+    retention: Days = timedelta(days=100)
+    buffer: Days | None = None
     max_future: Duration = timedelta(minutes=5)
     auto_register_customers: bool = False
     sources: tuple[SourceSettings, ...] = DEFAULT_SOURCES
@@ -179,14 +216,14 @@ class SyncSettings(Section):
     """How streams are worked."""
 
     workers: int = Field(8, ge=1, le=256)
-    push_timeout: Duration = timedelta(seconds=30)
+    push_timeout: PositiveDuration = timedelta(seconds=30)
     max_attempts: int = Field(12, ge=1)
     lateness: Duration = timedelta(minutes=2)
-    lease: Duration = timedelta(seconds=15)
-    backoff_base: Duration = timedelta(seconds=1)
-    backoff_cap: Duration = timedelta(minutes=5)
+    lease: Seconds = timedelta(seconds=15)
+    backoff_base: PositiveDuration = timedelta(seconds=1)
+    backoff_cap: PositiveDuration = timedelta(minutes=5)
     unknown_wait: Duration = timedelta(seconds=10)
-    probe_interval: Duration = timedelta(seconds=45)
+    probe_interval: PositiveDuration = timedelta(seconds=45)
 
 
 class WebhookSettings(Section):
@@ -194,7 +231,7 @@ class WebhookSettings(Section):
 
     allow_private_addresses: bool = False
     allow_http: bool = False
-    timeout: Duration = timedelta(seconds=15)
+    timeout: PositiveDuration = timedelta(seconds=15)
 
 
 class LoggingSettings(Section):
@@ -250,7 +287,7 @@ class CredentialSettings(Section):
 class ConnectionSyncSettings(Section):
     """Schedule of one connection."""
 
-    interval: Duration = timedelta(seconds=60)
+    interval: PositiveDuration = timedelta(seconds=60)
     initial_days: int = Field(30, ge=0, le=90)
     lateness: Duration | None = None
 

@@ -14,7 +14,7 @@ from rich.live import Live
 from gateway import clock, logs
 from gateway.demo import keys, view
 from gateway.demo.scene import Scene, perform
-from gateway.model.errors import ConfigError, FieldgateError
+from gateway.model.errors import ConfigError
 from gateway.settings import LoggingSettings
 
 REFRESH_SECONDS = 0.5
@@ -48,10 +48,7 @@ def demo(
 
     with stream, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         logs.setup(LoggingSettings(), stream=stream)
-        try:
-            delivered = runner.run(perform(data_dir, devices=devices, rate=rate, show=show))
-        except* FieldgateError as group:
-            raise _first(group) from None
+        delivered = runner.run(perform(data_dir, devices=devices, rate=rate, show=show))
     console.print(f"stopped; {delivered} readings had arrived in the CMMS")
     if not delivered:
         raise typer.Exit(1)
@@ -96,8 +93,3 @@ async def _lines(scene: Scene, console: Console, log_file: str) -> None:
         now = await view.take(scene, elapsed_seconds=clock.monotonic() - origin, before=now)
         console.print(view.line(now), soft_wrap=True)
         await asyncio.sleep(LINE_SECONDS)
-
-
-def _first(group: BaseExceptionGroup[FieldgateError]) -> FieldgateError:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error

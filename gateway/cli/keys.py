@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
+import secrets
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -12,6 +14,7 @@ import typer
 
 from connectors.registry import SYSTEMS
 from gateway.configuration import load
+from gateway.configuration.usable import KEY_BYTES
 from gateway.connections.rotation import rotate as rotate_records
 from gateway.connections.vault import Vault
 from gateway.model.errors import SealBroken
@@ -20,7 +23,7 @@ from gateway.store.credentials import keys_in_use
 from gateway.store.pool import Database
 
 app = typer.Typer(
-    help="List the encryption keys in use, or bring what is stored under the newest.",
+    help="List the encryption keys in use, make one, or bring what is stored under the newest.",
     invoke_without_command=True,
 )
 
@@ -62,6 +65,12 @@ def keys(
             if holds
         ]
         print(f"{row['key']}  {row['records']:>7} records  {', '.join(notes)}".rstrip())
+
+
+@app.command()
+def generate() -> None:
+    """Print a new key for security.encryption_keys: 256 random bits in base64."""
+    print(base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode())
 
 
 @app.command()

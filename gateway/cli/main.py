@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.model.errors import ConfigError, FieldgateError
+from gateway.model.errors import ConfigError, FieldgateError, fault_of
 
 COMMANDS = (
     "run",
@@ -46,12 +46,13 @@ def main() -> None:
     """
     try:
         build(sys.argv[1:])()
-    except ConfigError as error:
-        _complain(str(error))
-        sys.exit(EXIT_CONFIGURATION)
-    except FieldgateError as error:
-        _complain(str(error))
-        sys.exit(EXIT_FAILURE)
+    except (FieldgateError, BaseExceptionGroup) as error:
+        # here and not in an `except*` of each command: Python 3.11.2 wraps what is raised in one in a group
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        _complain(str(fault))
+        sys.exit(EXIT_CONFIGURATION if isinstance(fault, ConfigError) else EXIT_FAILURE)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(EXIT_FAILURE)

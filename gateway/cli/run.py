@@ -15,7 +15,7 @@ import uvloop
 from connectors.registry import SYSTEMS
 from gateway import app, logs
 from gateway.configuration import DeclaredConnection, Loaded, load
-from gateway.model.errors import ConfigError, FieldgateError
+from gateway.model.errors import ConfigError, FieldgateError, fault_of
 from gateway.settings import LoggingSettings
 
 log = structlog.get_logger(__name__)
@@ -42,11 +42,11 @@ def run(
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_embedded(config, data_dir) if embedded else _serve(config or DEFAULT_CONFIG))
-        except* ConfigError as group:
-            raise _first(group) from None
-        except* FieldgateError as group:
-            log.critical("gateway.failed", detail=str(_first(group)))
-            raise _first(group) from None
+        except (FieldgateError, BaseExceptionGroup) as error:
+            fault = fault_of(error)
+            if fault is not None and not isinstance(fault, ConfigError):
+                log.critical("gateway.failed", detail=str(fault))
+            raise
 
 
 async def _serve(config: Path) -> None:
@@ -79,8 +79,3 @@ def _load(path: Path | None, fallback: Fallback | None = None) -> Loaded:
     loaded = load(path, os.environ, systems=SYSTEMS, fallback=fallback)
     logs.setup(loaded.settings.logging)
     return loaded
-
-
-def _first(group: BaseExceptionGroup[FieldgateError]) -> FieldgateError:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error

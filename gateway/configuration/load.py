@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.configuration import meters, overrides, secret, sources
+from gateway.configuration import meters, overrides, secret, sources, usable
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, Faults, KeyPath, did_you_mean
 from gateway.configuration.shape import faults_of
@@ -79,6 +79,11 @@ def load(
     settings = _settings(document, fallback or {}, faults)
     if settings is not None:
         faults.extend(sources.faults_of(settings, document))
+        faults.extend(
+            fault
+            for fault in usable.faults_of(settings, document)
+            if fault.path not in {f.path for f in faults}
+        )
     connections: tuple[DeclaredConnection, ...] = ()
     name = document.data.get("connections_file")
     if isinstance(name, str) and name:

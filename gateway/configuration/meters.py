@@ -18,6 +18,7 @@ from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, KeyPath, Place, did_you_mean
 from gateway.configuration.shape import faults_of
 from gateway.model.meter import MeterMapping, MeterRule, materialise
+from gateway.model.topics import IDENTIFIER
 from gateway.settings import MeterSettings
 
 _COLUMNS = ("device", "metric", "meter", "unit", "reduce", "every", "deadband")
@@ -149,6 +150,11 @@ def _template_faults(placed: PlacedRule) -> list[Fault]:
     if placed.rule.is_glob and "device" not in names:
         messages.append(
             f"the pattern {placed.rule.device!r} may match several devices and a meter is fed by one: put {{device}} into meter"
+        )
+    literal = re.sub(r"\[[^\]]*\]|[*?]", "a", placed.rule.device)
+    if not IDENTIFIER.fullmatch(literal):
+        messages.append(
+            f"no device can have the id {placed.rule.device!r}: letters, digits and . _ -, at most 64, the first a letter or digit"
         )
     return [Fault(place=placed.place, path=placed.path, message=message) for message in messages]
 

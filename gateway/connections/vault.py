@@ -54,7 +54,7 @@ class Vault:
         """
         if not keys or not all(keys):
             raise ConfigError(
-                "security.encryption_keys: a key is needed to store credentials; make one with `openssl rand -base64 32`"
+                "security.encryption_keys: a key is needed to store credentials; make one with `fieldgate keys generate`"
             )
         self._keys = {
             _derive(key, b"id", _KEY_ID_BYTES): AESGCM(_derive(key, b"wrapping", 32))

@@ -63,6 +63,10 @@ class StreamDocument(Document):
     )
     lag_seconds: float = Field(ge=0, description="Age of the oldest closed window that is not delivered.")
     progress: ProgressDocument | None
+    lost_until: datetime | None = Field(
+        None,
+        description="What was measured before it was dropped, past `telemetry.buffer`, before all of it was delivered.",
+    )
 
 
 class StatusDocument(Document):
@@ -169,4 +173,5 @@ def _stream(stream: StreamStatus) -> dict[str, object]:
             "pending_readings": progress.pending_readings,
             "clipped_to_days": progress.clipped_to_days,
         },
+        "lost_until": stream.lost_until,
     }

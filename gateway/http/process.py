@@ -19,12 +19,20 @@ import structlog
 from gateway import clock, metrics
 from gateway.http.channel import Channel, Document
 from gateway.http.observed import Readiness
+from gateway.model.address import to_listen
 from gateway.model.errors import ConfigError
-from gateway.settings import Settings
+from gateway.settings import HttpSettings, Settings
 
 log = structlog.get_logger(__name__)
 
-MODULE = "gateway.http_process"
+PROGRAM = """import signal
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+from gateway.http_process import main
+main()
+"""
+"""Signals are ignored before anything is imported. They cannot be before that: libuv sets them back in a new process."""
+
 BACKLOG = 2048
 STEADY_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 30.0
@@ -53,7 +61,11 @@ class HttpProcess:
     When the process dies it is started again; requests wait meanwhile.
     """
 
-    def __init__(self, settings: Settings, readiness: Readiness, *, owner: str) -> None:
+    def __init__(
+        self, settings: Settings, readiness: Readiness, *, owner: str, listening: Sequence[socket.socket]
+    ) -> None:
+        """`listening`: that of `http.listen`, and that of `http.metrics_listen` where there is one."""
+        self._listening = listening
         self._settings, self._readiness, self._owner = settings, readiness, owner
         self._serving = False
         self._stopping = asyncio.Event()
@@ -68,18 +80,11 @@ class HttpProcess:
             self._channel.send({"serve": True})
 
     async def run(self) -> None:
-        """Until `stop` or cancellation. Raises ConfigError when the address cannot be listened on."""
-        with contextlib.ExitStack() as sockets:
-            listening = [sockets.enter_context(await listen(self._settings.http.listen))]
-            if self._settings.http.metrics_listen is not None:
-                address = self._settings.http.metrics_listen
-                listening.append(sockets.enter_context(await listen(address, name="http.metrics_listen")))
-            for one in listening:
-                address, port = one.getsockname()[:2]
-                log.info("http.listening", address=address, port=port)
-            await self._keep_running(listening)
-
-    async def _keep_running(self, listening: Sequence[socket.socket]) -> None:
+        """Until `stop` or cancellation."""
+        listening = self._listening
+        for one in listening:
+            address, port = one.getsockname()[:2]
+            log.info("http.listening", address=address, port=port)
         pause = 0.0
         while not self._stopping.is_set():
             started = clock.monotonic()
@@ -114,8 +119,9 @@ class HttpProcess:
         with theirs, contextlib.ExitStack() as unless_started:
             unless_started.enter_context(ours)
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", MODULE,
-                stdin=asyncio.subprocess.PIPE, pass_fds=(*(one.fileno() for one in listening), theirs.fileno()), preexec_fn=os.setpgrp,
+                sys.executable, "-P", "-c", PROGRAM,
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=(*(one.fileno() for one in listening), theirs.fileno()), preexec_fn=os.setpgrp,
             )  # fmt: skip
             unless_started.pop_all()
             start = Start(
@@ -183,21 +189,31 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
+async def listen_all(http: HttpSettings) -> list[socket.socket]:
+    """What `HttpProcess` is given. Raises ConfigError, and then holds no port."""
+    with contextlib.ExitStack() as unless_all:
+        sockets = [unless_all.enter_context(await listen(http.listen))]
+        if http.metrics_listen is not None:
+            sockets.append(
+                unless_all.enter_context(await listen(http.metrics_listen, name="http.metrics_listen"))
+            )
+        unless_all.pop_all()
+        return sockets
+
+
 async def listen(address: str, *, name: str = "http.listen") -> socket.socket:
     """Raises ConfigError for what is no address, and for one where another listens."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(
-            f"{name}: {address!r} is no address; expected host:port, such as 127.0.0.1:8080 or [::1]:8080"
-        )
+    try:
+        host, port = to_listen(address)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from error
     until = clock.monotonic() + IN_USE_SECONDS
     while True:
         listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setblocking(False)
         try:
-            listening.bind((host, int(port)))
+            listening.bind((host, port))
             listening.listen(BACKLOG)
         except OSError as error:
             listening.close()

@@ -1,8 +1,8 @@
 """Framing: bytes from the broker to packets, on the mqtt5 codec. No I/O. A packet too large to read is
 skipped, not refused.
 
-The codec panics (a BaseException of its runtime) on invalid UTF-8; that leaves here as MalformedPacket like
-any other fault.
+The codec panics (a BaseException of its runtime) on invalid UTF-8. A PUBLISH with such bytes is whole and comes
+again until it is acknowledged, so it is skipped too; any other fault leaves here as MalformedPacket.
 """
 
 from __future__ import annotations
@@ -47,6 +47,16 @@ class Oversized:
     head: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A PUBLISH whose topic or properties are not UTF-8, skipped. `rest` is what follows topic and packet id."""
+
+    topic: str
+    packet_id: int | None
+    size: int
+    rest: bytes
+
+
 class Framer:
     """One connection's receive buffer. Fill what `buffer()` gives, then take `packets(count)`."""
 
@@ -89,6 +99,11 @@ class Framer:
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:  # ValueError, or the codec's panic, which is no Exception
+                unreadable = None if isinstance(error, Exception) else self._unreadable()
+                if unreadable is not None:
+                    self._start += unreadable.size
+                    yield unreadable
+                    continue
                 raise MalformedPacket(f"{type(error).__name__}: {error}") from error
             if (
                 size > LARGEST_PACKET_BYTES
@@ -98,9 +113,30 @@ class Framer:
             yield packet
         self._start = self._end = 0
 
-    def _oversized(self) -> Oversized | None:
-        """What is known of a packet that will not fit, once its topic and packet id are here; None while it
-        may still fit or they are not.
+    def _unreadable(self) -> Unreadable | None:
+        """What is known of a whole packet that the codec panics on; None unless it is a PUBLISH that can be
+        acknowledged.
+        """
+        data, whole = self._bytes, self._body()
+        if whole is None or data[self._start] >> 4 != PUBLISH or data[self._start] & 4:
+            return None
+        place, size = whole
+        end, qos1 = self._start + size, data[self._start] & 2
+        body = place + 2 + int.from_bytes(data[place : place + 2], "big")
+        after = body + 2 if qos1 else body
+        packet_id = int.from_bytes(data[body : body + 2], "big") if qos1 else None
+        if after > end or end > self._end or packet_id == 0:
+            return None
+        return Unreadable(
+            topic=bytes(data[place + 2 : body]).decode("utf-8", "backslashreplace"),
+            packet_id=packet_id,
+            size=size,
+            rest=bytes(data[after:end]),
+        )
+
+    def _body(self) -> tuple[int, int] | None:
+        """Where the body of the packet in hand begins, and the packet's whole size; None while its length is
+        not here.
         """
         data, place, length, shift = self._bytes, self._start + 1, 0, 0
         while True:
@@ -111,12 +147,18 @@ class Framer:
             shift += 7
             place += 1
             if not byte & 128:
-                break
+                return place, place - self._start + length
             if shift > 21:
                 raise MalformedPacket("the length of a packet takes more than four bytes")
-        size = place - self._start + length
-        if size <= LARGEST_PACKET_BYTES:
+
+    def _oversized(self) -> Oversized | None:
+        """What is known of a packet that will not fit, once its topic and packet id are here; None while it
+        may still fit or they are not.
+        """
+        data, whole = self._bytes, self._body()
+        if whole is None or whole[1] <= LARGEST_PACKET_BYTES:
             return None
+        place, size = whole
         kind, flags = data[self._start] >> 4, data[self._start] & 15
         if kind != PUBLISH:
             raise MalformedPacket(f"a control packet (type {kind}) of {size} bytes")

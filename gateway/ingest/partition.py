@@ -14,6 +14,7 @@ from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.session import (
     DROPPED_TOPIC,
     OptionalRefused,
+    QosRefused,
     Session,
     Subscription,
     connect,
@@ -51,6 +52,7 @@ class Partition:
         self._session: Session | None = None
         self._stopping = False
         self._ever_connected = False
+        self._said_unsafe = False
 
     @property
     def connected(self) -> bool:
@@ -137,12 +139,16 @@ class Partition:
                 if not self._ever_connected:
                     raise
                 reason = str(error)
+            except QosRefused as error:
+                reason = str(error)
+                self._say_unsafe(reason)
             except (OSError, TimeoutError) as error:
                 reason = (
                     str(error)
                     or f"no answer within {self._settings.broker.connect_timeout.total_seconds():g} s"
                 )
             else:
+                self._said_unsafe = False
                 held = await self._went_up(client, held, self._session.session_present)
                 reason = await self._session.closed
                 metrics.CONNECTED.labels(str(self._number)).set(0)
@@ -173,8 +179,20 @@ class Partition:
             return held  # asked again at the next connection
         return set(self._filters)
 
+    def _say_unsafe(self, reason: str) -> None:
+        """Once, until the broker grants what we need."""
+        if not self._said_unsafe:
+            log.error(
+                "ingest.qos_refused",
+                partition=self._number,
+                broker=self._settings.broker.url,
+                reason=reason,
+                advice="at QoS 0 a message that is lost on its way is lost for good: allow QoS 1 at the broker, or set broker.allow_qos0 to take that; asking again",
+            )
+        self._said_unsafe = True
+
     def _say_down(self, reason: str, attempt: int, quick_ends: int, wait: float) -> None:
-        if attempt == 1 or quick_ends == SUSPECT_AFTER:
+        if (attempt == 1 and not self._said_unsafe) or quick_ends == SUSPECT_AFTER:
             advice = "start the broker or correct broker.url; trying until it answers"
             if reason.startswith("malformed packet"):
                 advice = "the broker sends what is no MQTT 5; what is not acknowledged comes again: find and remove it there"

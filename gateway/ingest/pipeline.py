@@ -153,24 +153,18 @@ class Pipeline:
         self._received_at = received_at
         self._holds(session, taken_bytes, taken)
 
-    def receive_oversized(
-        self, session: Acknowledger, topic: str, packet_id: int | None, size: int, head: bytes
+    def receive_skipped(
+        self, session: Acknowledger, packet_id: int | None, topic: str, kept: bytes, reason: str, detail: str
     ) -> None:
-        """Takes, in its turn, a message that was too large to be read: what is known of it becomes a dead
-        letter.
-        """
+        """Takes, in its turn, a message that could not be read: what is known of it becomes a dead letter."""
         batch = self._batch_for(session)
         if packet_id is not None:
             batch.acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
             batch.arrivals.append((clock.monotonic(), 1))
-        detail = f"a packet of {size} bytes; its first {len(head)} bytes are kept"
-        batch.dead.append(
-            DeadMessage(topic=topic, payload=head, reason=Reason.OVERSIZED_PACKET, detail=detail)
-        )
+        batch.dead.append(DeadMessage(topic=topic, payload=kept, reason=reason, detail=detail))
         batch.count += 1
-        batch.bytes += len(head) + MESSAGE_OVERHEAD_BYTES
-        metrics.OVERSIZED.inc()
-        self._holds(session, len(head) + MESSAGE_OVERHEAD_BYTES, 1)
+        batch.bytes += len(kept) + MESSAGE_OVERHEAD_BYTES
+        self._holds(session, len(kept) + MESSAGE_OVERHEAD_BYTES, 1)
 
     async def run(self) -> None:
         """Commits batches until cancelled. What is in hand then is not acknowledged: the broker keeps it."""

@@ -17,7 +17,8 @@ import mqtt5
 import structlog
 
 from gateway import clock, metrics
-from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet
+from gateway.ingest.formats.values import Reason
+from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, Unreadable
 from gateway.ingest.pipeline import Message, Pipeline
 from gateway.model.errors import BrokerRefused, ConfigError
 from gateway.settings import BrokerSettings
@@ -41,6 +42,10 @@ REFUSING = frozenset(
     }
 )
 """What no waiting can change."""
+
+
+class QosRefused(ConnectionError):
+    """The broker grants our subscriptions at QoS 0 only: what it sends could be lost, and nobody would know."""
 
 
 class OptionalRefused(ConnectionError):
@@ -144,7 +149,7 @@ class Session(asyncio.BufferedProtocol):
                 if type(packet) is mqtt5.PublishPacket:
                     self._take(packet, messages)
                 else:
-                    if messages and type(packet) is Oversized:
+                    if messages and type(packet) in (Oversized, Unreadable):
                         self._pipeline.receive(self, messages)
                         messages = []
                     self._control(packet)
@@ -200,10 +205,17 @@ class Session(asyncio.BufferedProtocol):
 
     def _control(self, packet: Packet) -> None:
         match packet:
+            case Oversized() | Unreadable() if not self._introduced:
+                raise MalformedPacket("a PUBLISH before the CONNACK")
             case Oversized():
-                self._pipeline.receive_oversized(
-                    self, packet.topic, packet.packet_id, packet.size, packet.head
-                )
+                metrics.OVERSIZED.inc()
+                detail = f"a packet of {packet.size} bytes; its first {len(packet.head)} bytes are kept"
+                letter = (packet.topic, packet.head, Reason.OVERSIZED_PACKET, detail)
+                self._pipeline.receive_skipped(self, packet.packet_id, *letter)
+            case Unreadable():
+                detail = "its topic or its properties are not UTF-8; what follows the packet id is kept"
+                letter = (packet.topic, packet.rest, Reason.NOT_UTF8, detail)
+                self._pipeline.receive_skipped(self, packet.packet_id, *letter)
             case mqtt5.ConnAckPacket():
                 self._connected(packet)
             case mqtt5.SubAckPacket():
@@ -253,7 +265,7 @@ class Session(asyncio.BufferedProtocol):
             return
         if len(packet.reason_codes) != len(self._subscription.filters):
             raise MalformedPacket("a SUBACK that does not answer each filter")
-        pairs = zip(self._subscription.filters, packet.reason_codes, strict=False)
+        pairs = list(zip(self._subscription.filters, packet.reason_codes, strict=True))
         refused = [f"{pattern} ({code.name})" for pattern, code in pairs if code.value >= 128]
         if refused:
             if not self.ready.done():
@@ -263,6 +275,13 @@ class Session(asyncio.BufferedProtocol):
                     )
                 )
             self.end("a subscription was refused")
+            return
+        lesser = [pattern for pattern, code in pairs if code.value < 1]
+        if lesser and not self._broker.allow_qos0:
+            self._reason = f"the broker grants QoS 0 only for {', '.join(lesser)}"
+            if not self.ready.done():
+                self.ready.set_exception(QosRefused(self._reason))
+            self.end(self._reason)
         elif self._subscription.optional:
             self._asking_optional = True
             wanted = [_filter(pattern, mqtt5.QoS.AT_MOST_ONCE) for pattern in self._subscription.optional]

@@ -5,6 +5,7 @@ Source: the IANA special-purpose address registries for IPv4 and IPv6.
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 _NOT_PUBLIC_4 = tuple(
@@ -20,6 +21,17 @@ _NOT_PUBLIC_6 = tuple(
     for network in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
 )
 _TRANSLATED = IPv6Network("64:ff9b::/96")  # an IPv4 address behind NAT64
+
+
+_LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:/@\s]+)):([0-9]{1,5})")
+
+
+def to_listen(text: str) -> tuple[str, int]:
+    """Host and port of an address to listen on; port 0 is any. Raises ValueError."""
+    match = _LISTEN.fullmatch(text)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError(f"{text!r} is no address; expected host:port, such as 127.0.0.1:8080 or [::1]:8080")
+    return match[1] or match[2], int(match[3])
 
 
 def is_public(address: str) -> bool:

@@ -55,6 +55,7 @@ class IssueCode(enum.StrEnum):
     VERIFICATION_FAILED = "verification_failed"
     REAUTHORIZATION_REQUIRED = "reauthorization_required"
     BLOCKED = "blocked"
+    BUFFER_FILLING = "buffer_filling"
 
 
 class Prior(enum.Enum):

@@ -11,6 +11,22 @@ class FieldgateError(Exception):
     """
 
 
+def fault_of(error: BaseException) -> FieldgateError | None:
+    """What to tell of what ended a command: the error, or from a group of them a ConfigError before any other.
+    None where something that was not raised on purpose stands alone or beside: it needs its trace.
+    """
+    if isinstance(error, FieldgateError):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    ours, others = error.split(FieldgateError)
+    if ours is None:
+        return None
+    leaves = [leaf for leaf in map(fault_of, ours.exceptions) if leaf is not None]
+    configuration = next((leaf for leaf in leaves if isinstance(leaf, ConfigError)), None)
+    return configuration or (leaves[0] if others is None else None)
+
+
 class ConfigError(FieldgateError):
     """The configuration cannot be used; nothing starts, nothing changes. The command exits with 2."""
 

@@ -28,6 +28,8 @@ class EventType(enum.StrEnum):
     CONNECTION_RESUMED = "connection.resumed"
     CONNECTION_DISCONNECTED = "connection.disconnected"
     CONNECTION_CREDENTIAL_EXPIRING = "connection.credential_expiring"
+    CONNECTION_BUFFER_FILLING = "connection.buffer_filling"
+    CONNECTION_TELEMETRY_DROPPED = "connection.telemetry_dropped"
     SYNC_COMPLETED = "sync.completed"
     SYNC_FAILED = "sync.failed"
     READING_DEAD_LETTERED = "reading.dead_lettered"

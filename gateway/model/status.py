@@ -43,7 +43,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatus:
-    """One phase of a stream. `lag_seconds` is the age of the oldest closed window that is not delivered."""
+    """One phase of a stream. `lag_seconds` is the age of the oldest closed window that is not delivered;
+    `lost_until`: what was measured before it was dropped before all of it was delivered.
+    """
 
     name: str
     direction: Literal["outbound", "inbound"]
@@ -52,6 +54,7 @@ class StreamStatus:
     watermark: str
     lag_seconds: float
     progress: Progress | None
+    lost_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

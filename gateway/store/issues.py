@@ -46,6 +46,13 @@ async def open_issue(
 ) -> None:
     """Opens it, or renews the words of the one that is open; every other issue of the connection is solved."""
     await connection.execute(sql("issue_solve"), connection_id, issue.code)
+    await add(connection, connection_id, issue, request_id=request_id)
+
+
+async def add(
+    connection: Connection, connection_id: str, issue: NewIssue, *, request_id: str | None = None
+) -> None:
+    """Opens it beside the others, or renews the words of the one that is open."""
     words = (issue.code, issue.severity, issue.title, issue.instructions, issue.action_url, request_id)
     await connection.execute(sql("issue_open"), uuid.uuid4().hex, connection_id, *words)
 

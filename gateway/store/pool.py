@@ -10,8 +10,10 @@ from typing import TypeAlias
 
 import asyncpg
 import orjson
+from asyncpg.connect_utils import SessionAttribute
 from asyncpg.pool import PoolConnectionProxy
 
+from gateway.model.database_address import fault_of
 from gateway.model.errors import ConfigError, StoreError, StoreRejected, StoreUnavailable
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -27,9 +29,10 @@ _SESSION = {
     "enable_mergejoin": "off",
     "enable_bitmapscan": "off",
     "enable_sort": "off",
-    "idle_in_transaction_session_timeout": "60s",
-    "tcp_user_timeout": "10s",
 }
+
+LEASE_SECONDS = 15.0
+"""The default of `sync.lease`."""
 
 WAIT_SECONDS = 30.0
 """For a session."""
@@ -53,11 +56,7 @@ _UNAVAILABLE = (
     OSError,
     TimeoutError,
 )
-_MISCONFIGURED = (
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidPasswordError,
-    asyncpg.InvalidCatalogNameError,
-)
+_READ_ONLY = asyncpg.ReadOnlySQLTransactionError
 
 
 @contextmanager
@@ -86,10 +85,19 @@ class Database:
         self._pool = pool
 
     @classmethod
-    async def open(cls, dsn: str, *, size: int, application_name: str = "fieldgate") -> Database:
+    async def open(
+        cls,
+        dsn: str,
+        *,
+        size: int,
+        application_name: str = "fieldgate",
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> Database:
         """Connects once to prove that it can. Raises ConfigError for a DSN, user, password or database that
-        cannot work.
+        cannot work. `lease_seconds` bounds how long a process that is frozen may hold a transaction.
         """
+        if (fault := fault_of(dsn)) is not None:
+            raise ConfigError(f"database.dsn: {fault}")
         try:
             with converted():
                 pool = await asyncpg.create_pool(
@@ -99,41 +107,70 @@ class Database:
                     command_timeout=60,
                     timeout=10,
                     max_inactive_connection_lifetime=300,
-                    server_settings={**_SESSION, "application_name": application_name},
+                    # a primary that was demoted takes nothing in: of several hosts the one that does
+                    target_session_attrs=SessionAttribute.read_write,
+                    server_settings={
+                        **_SESSION,
+                        **_limits(lease_seconds),
+                        "application_name": application_name,
+                    },
                     init=_prepare_session,
                     reset=_leave,
                 )
         except StoreError as error:
-            if isinstance(error.__cause__, _MISCONFIGURED):
-                raise ConfigError(
-                    f"database.dsn: {error.__cause__}; give a user, password and database that exist"
-                ) from error
-            raise
-        except ValueError as error:
-            raise ConfigError(f"database.dsn: {error}") from error
+            cause = error.__cause__
+            if isinstance(cause, asyncpg.ClientConfigurationError):  # its text repeats the address
+                raise _unusable(cause) from None
+            if isinstance(error, StoreUnavailable):
+                raise
+            raise ConfigError(
+                f"database.dsn: {cause}; give a user, password, database and parameters that the server takes"
+            ) from error
+        except (ValueError, TypeError, AttributeError) as error:  # of a parameter that the driver trips over
+            raise _unusable(error) from None
         return cls(pool)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A session without a transaction."""
         with converted():
-            async with self._pool.acquire(timeout=WAIT_SECONDS) as connection:
+            async with self._dropping_read_only(), self._pool.acquire(timeout=WAIT_SECONDS) as connection:
                 yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A READ COMMITTED transaction: committed when the block ends, rolled back when it raises."""
         with converted():
-            async with self._pool.acquire(timeout=WAIT_SECONDS) as connection, connection.transaction():
+            async with (
+                self._dropping_read_only(),
+                self._pool.acquire(timeout=WAIT_SECONDS) as connection,
+                connection.transaction(),
+            ):
                 yield connection
 
+    @asynccontextmanager
+    async def _dropping_read_only(self) -> AsyncIterator[None]:
+        """A session that was made while the server, or its database, was read-only may stay so for good: after
+        one refusal no session is used again.
+        """
+        try:
+            yield
+        except _READ_ONLY:
+            await self._pool.expire_connections()
+            raise
+
     async def is_ready(self) -> bool:
-        """Whether a query answers within two seconds."""
+        """Whether a query answers within two seconds, on a session that may write."""
         try:
             async with asyncio.timeout(2), self.connection() as connection:
-                return bool(await connection.fetchval("select true"))
+                writable = bool(
+                    await connection.fetchval("select current_setting('transaction_read_only') = 'off'")
+                )
         except (StoreError, TimeoutError):
             return False
+        if not writable:
+            await self._pool.expire_connections()
+        return writable
 
     async def close(self) -> None:
         """Waits a moment for the sessions in use, then ends them."""
@@ -142,6 +179,30 @@ class Database:
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
+
+
+def _limits(lease_seconds: float) -> dict[str, str]:
+    """What the server ends for us when this process, or its machine, stands still in the middle of a transaction:
+    its locks, and the horizon behind which nobody reads, are everybody's. A third of the lease, so that it is over
+    before others take what was leased.
+
+    Not `transaction_timeout`: a statement that works is bounded by its own time-out, and moving a large table may
+    take an hour.
+    """
+    milliseconds = max(1, int(lease_seconds * 1000 / 3))
+    return {
+        "idle_in_transaction_session_timeout": f"{milliseconds}ms",
+        "tcp_user_timeout": f"{milliseconds}ms",  # also where the answer is not read
+        "tcp_keepalives_idle": str(max(1, milliseconds // 2000)),
+        "tcp_keepalives_interval": "1",
+        "tcp_keepalives_count": str(max(1, milliseconds // 2000)),
+    }
+
+
+def _unusable(error: Exception) -> ConfigError:
+    return ConfigError(
+        f"database.dsn: cannot be used ({type(error).__name__}); expected postgresql://user:password@host:5432/database"
+    )
 
 
 async def _prepare_session(connection: asyncpg.Connection[asyncpg.Record]) -> None:

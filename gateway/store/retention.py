@@ -1,35 +1,149 @@
-"""Retention: whole daily partitions are dropped, never one that a stream still needs; old runs, dead letters
-and events are deleted.
+"""Retention: whole daily partitions are dropped; old runs, dead letters and events are deleted.
+
+A day past its retention that a connection has not done with is kept for its customer alone, up to `buffer`, and then
+dropped all the same: a connection that is paused or unauthorized for months must not fill the disk of the others.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 
-from gateway.store import outbox
-from gateway.store.pool import Database
+import structlog
+
+from gateway.model.connection import IssueCode
+from gateway.model.event import EventType, NewEvent
+from gateway.store import issues, outbox
+from gateway.store.issues import NewIssue
+from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
+
+log = structlog.get_logger(__name__)
 
 RUNS_KEPT = timedelta(days=30)
 EVENTS_KEPT = timedelta(days=30)
+TELLING_AT = 0.8
+"""Of `buffer`: how old the oldest unread day may be before its customer is told."""
+
+BULK_SECONDS = 600.0
 
 
-async def drop_expired(database: Database, *, now: datetime, retention: timedelta) -> list[str]:
-    """Drops what is older than `retention` and returns the names of the partitions that went."""
-    before = (now - retention).date()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A connection that has not done with a day."""
+
+    connection: str
+    customer: str
+
+
+async def drop_expired(
+    database: Database, *, now: datetime, retention: timedelta, buffer: timedelta | None = None
+) -> list[str]:
+    """Drops the days that are older than `retention` and returns the names of the partitions that went.
+
+    One that a connection has not done with stays until it is older than `buffer` (None: as `retention`), without
+    the samples of customers who have; then it goes, and who lost something is told in the same transaction.
+    """
+    before, at_last = (now - retention).date(), (now - (buffer or retention)).date()
     dropped: list[str] = []
     for parent in ("telemetry", "delivery"):
         async with database.connection() as connection:
             expired = await connection.fetch(sql("partitions_expired"), parent, before)
-        for row in expired:
-            async with database.transaction() as connection:
-                if await connection.fetchval(sql("partition_needed"), row["day"]):
-                    break
-                await connection.execute("set local lock_timeout = '5s'")
-                await connection.execute(f'drop table "{row["name"]}"')
-            dropped.append(row["name"])
+        dropped += [
+            row["name"]
+            for row in expired
+            if await _drop(database, parent, row["name"], row["day"], forced=row["day"] < at_last)
+        ]
     async with database.transaction() as connection:
         await connection.execute("delete from sync_run where ended_at < $1", now - RUNS_KEPT)
         await connection.execute("delete from dead_letter where last_at < $1", now - retention)
     await outbox.remove_expired(database, before=now - EVENTS_KEPT)
     return dropped
+
+
+async def tell_filling(database: Database, *, now: datetime, buffer: timedelta, public_url: str) -> list[str]:
+    """Tells, once until they have read on, the customers whose unread telemetry reaches 80 % of `buffer`: an event
+    and an issue. Returns the connections that were told now.
+    """
+    oldest: dict[Reader, date] = {}
+    async with database.transaction() as connection:
+        days = await connection.fetch(
+            sql("partitions_expired"), "telemetry", (now - TELLING_AT * buffer).date()
+        )
+        for row in days:
+            for reader in await _readers(connection, row["day"]):
+                oldest.setdefault(reader, row["day"])
+        names = [reader.connection for reader in oldest]
+        fresh = {row["connection_id"] for row in await connection.fetch(sql("buffer_told"), names)}
+        for reader, day in oldest.items():
+            dropped_on = day + timedelta(days=1) + timedelta(days=buffer.days)
+            issue = _issue(reader, day, dropped_on, public_url)
+            await issues.add(connection, reader.connection, issue)
+            if reader.connection in fresh:
+                data = {"oldest": day.isoformat(), "dropped_on": dropped_on.isoformat()}
+                await _tell(connection, EventType.CONNECTION_BUFFER_FILLING, reader, data)
+    return sorted(fresh)
+
+
+async def _drop(database: Database, parent: str, name: str, day: date, *, forced: bool) -> bool:
+    """False for a day that is kept for somebody."""
+    async with database.transaction() as connection:
+        readers = await _readers(connection, day)
+        if not readers or forced:
+            # whoever waits for the table waits behind us: for a moment only, an hour later it is tried again
+            await connection.execute("set local lock_timeout = '1s'")
+            for reader in readers if parent == "telemetry" else ():
+                await _lose(connection, reader, day)
+            await connection.execute(f'drop table "{name}"')
+            return True
+    if parent == "telemetry":
+        await _keep_for(database, name, day, {reader.customer for reader in readers})
+    return False
+
+
+async def _keep_for(database: Database, name: str, day: date, customers: set[str]) -> None:
+    """Takes the samples of all others out of a day that is kept, each customer's in a transaction of its own."""
+    async with database.connection() as connection:
+        others = await connection.fetch(sql("partition_others"), day, list(customers), timeout=BULK_SECONDS)
+    for row in others:
+        async with database.connection() as connection:
+            delete = f'delete from "{name}" where customer_id = $1'  # noqa: S608 - a name of the catalogue
+            await connection.execute(delete, row["customer_id"], timeout=BULK_SECONDS)
+
+
+async def _readers(connection: Connection, day: date) -> list[Reader]:
+    return [
+        Reader(connection=row["connection_id"], customer=row["customer_id"])
+        for row in await connection.fetch(sql("partition_readers"), day)
+    ]
+
+
+async def _lose(connection: Connection, reader: Reader, day: date) -> None:
+    row = await connection.fetchrow(
+        sql("buffer_lose"), reader.connection, reader.customer, day, timeout=BULK_SECONDS
+    )
+    assert row is not None
+    data = {"day": day.isoformat(), "samples": row["samples"], "windows": row["windows"]}
+    log.error("store.unread_dropped", connection=reader.connection, **data)
+    await _tell(connection, EventType.CONNECTION_TELEMETRY_DROPPED, reader, data)
+
+
+async def _tell(connection: Connection, event: EventType, reader: Reader, data: Mapping[str, object]) -> None:
+    await outbox.append(
+        connection,
+        NewEvent(type=event, customer=reader.customer, connection=reader.connection, data=data),
+    )
+
+
+def _issue(reader: Reader, day: date, dropped_on: date, public_url: str) -> NewIssue:
+    return NewIssue(
+        code=IssueCode.BUFFER_FILLING,
+        severity="warning",
+        title=f"Telemetry of {day.isoformat()} waits for {reader.connection} and is dropped on {dropped_on.isoformat()}",
+        instructions=(
+            "Let the connection deliver again, or disconnect it: resume it where it is paused, give it a new credential"
+            " where that is asked for. What is dropped cannot be delivered later."
+        ),
+        action_url=f"{public_url}/connections/{reader.connection}",
+    )

@@ -24,6 +24,7 @@ class _Flow(TypedDict):
     initial_cursor: str | None
     initial_until: str | None
     clipped_to_days: float | None
+    lost_until: str | None
     walked: float | None
     lag_seconds: float
     pending: int
@@ -134,6 +135,7 @@ def _stream(flow: _Flow) -> StreamStatus:
         watermark=flow["initial_cursor"] or flow["watermark"],
         lag_seconds=round(max(0.0, float(flow["lag_seconds"])), 3),
         progress=_progress(flow),
+        lost_until=None if flow["lost_until"] is None else datetime.fromisoformat(flow["lost_until"]),
     )
 
 

@@ -25,7 +25,8 @@ from gateway.store import credentials, outbox
 from gateway.store.pool import Database
 from tests.fixtures.credential_rig import CONNECTION, CUSTOMER, connected
 
-OLD, BOTH, NEW = Vault(["old"]), Vault(["new", "old"]), Vault(["new"])
+NEWEST = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+OLD, BOTH, NEW = Vault(["old"]), Vault([NEWEST, "old"]), Vault([NEWEST])
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
@@ -124,7 +125,7 @@ async def test_the_commands(
     database: Database, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DSN", dsn)
-    monkeypatch.setenv("NEWEST", "new")
+    monkeypatch.setenv("NEWEST", NEWEST)
     monkeypatch.setenv("OLDER", "old")
     config = tmp_path / "fieldgate.yaml"
     config.write_text(

@@ -35,7 +35,12 @@ async def ask(tmp_path: Path, dsn: str, *arguments: str) -> tuple[int, str, str]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", "credits", "--config", str(path), *arguments),
         cwd=ROOT,
-        env={**os.environ, "DSN": dsn, "KEY": "k", "COLUMNS": "120"},
+        env={
+            **os.environ,
+            "DSN": dsn,
+            "KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+            "COLUMNS": "120",
+        },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

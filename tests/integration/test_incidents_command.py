@@ -30,7 +30,12 @@ async def fieldgate(folder: Path, dsn: str, *arguments: str) -> str:
         "--config",
         str(folder / "fieldgate.yaml"),
     ]
-    environment = {**os.environ, "DSN": dsn, "KEY": "k", "COLUMNS": "160"}
+    environment = {
+        **os.environ,
+        "DSN": dsn,
+        "KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+        "COLUMNS": "160",
+    }
     done = await asyncio.to_thread(
         subprocess.run,
         command,

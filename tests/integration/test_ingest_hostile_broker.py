@@ -47,6 +47,23 @@ async def serving(
     database: Database, broker: ScriptedBroker, /, **sections: dict[str, object]
 ) -> AsyncIterator[asyncio.Task[None]]:
     """The gateway's ingest on that broker; the task that runs it."""
+    async with _running(database, broker, sections) as (_, task):
+        yield task
+
+
+@asynccontextmanager
+async def ingesting(
+    database: Database, broker: ScriptedBroker, /, **sections: dict[str, object]
+) -> AsyncIterator[Ingest]:
+    """The gateway's ingest on that broker."""
+    async with _running(database, broker, sections) as (ingest, _):
+        yield ingest
+
+
+@asynccontextmanager
+async def _running(
+    database: Database, broker: ScriptedBroker, sections: dict[str, dict[str, object]]
+) -> AsyncIterator[tuple[Ingest, asyncio.Task[None]]]:
     settings = Settings.model_validate(
         {
             "broker": {"url": broker.url, **sections.get("broker", {})},
@@ -59,7 +76,7 @@ async def serving(
     ingest = Ingest(settings, database, replica="test")
     task = asyncio.create_task(ingest.run())
     try:
-        yield task
+        yield ingest, task
     finally:
         await ingest.stop()
         task.cancel()
@@ -117,7 +134,7 @@ async def test_how_it_introduces_itself(database: Database) -> None:
 LARGE = b"\x30" + b"\xff\xff\xff\x7f"  # a PUBLISH of 268 MB, or whatever type is put in its place
 BROKEN = {
     "noise": b"\xff" * 50,
-    "invalid UTF-8 in the topic, on which the codec panics": b"\x32\x06\x00\x02\xc3\x28\x00\x01",
+    "a control packet that is not UTF-8, on which the codec panics": b"\xe0\x07\x00\x05\x1f\x00\x02\xc3\x28",
     "packet id 0": b"\x32\x06\x00\x02ab\x00\x00\x00",
     "an empty topic without an alias": b"\x32\x06\x00\x00\x00\x03\x00x",
     "QoS 2": mqtt5.PublishPacket("acme/a", b"x", qos=mqtt5.QoS.EXACTLY_ONCE, packet_id=3).write(),
@@ -192,6 +209,63 @@ async def test_what_is_too_large_is_skipped_kept_and_acknowledged_in_its_turn(da
     assert {(topic, reason) for topic, reason, _ in letters} == {(TOPIC, "oversized_packet")}
     assert all(len(kept) == HEAD_BYTES and body[:1000] in kept for _, _, kept in letters)
     assert metrics.REGISTRY.get_sample_value("fieldgate_mqtt_oversized_messages_total") == oversized + 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_what_is_not_utf8_is_skipped_kept_and_acknowledged_in_its_turn(database: Database) -> None:
+    """One old device's message must not end the session again at each redelivery."""
+    topic = publish("acme/devices/????/telemetry", sample(2), 2).replace(b"????", b"K\xfcche")
+    prop = bytearray(publish(TOPIC, sample(4), 4))
+    at = prop.index(b"\0\4\0") + 2
+    prop[at : at + 1] = b"\5\3\0\2\xff\xfe"  # a content type
+    prop[1] += 5
+
+    async def script(link: Link) -> None:
+        link.send(good(1, 1), topic.replace(b"K\xfcche", b"K\xfcch", 1), good(3, 3), bytes(prop), good(5, 5))
+
+    before = malformed()
+    async with ScriptedBroker(script).running() as broker, serving(database, broker) as task:
+        await (await broker.link(0)).acknowledged(1, 2, 3, 4, 5)
+        assert len(broker.links) == 1 and not task.done()
+    assert malformed() == before
+    assert set(await stored(database)) == {"d1", "d3", "d5"}
+    first, second = await dead_letters(database)
+    assert first == ("acme/devices/K\\xfcch/telemetry", "not_utf8", b"\0" + sample(2))
+    assert second[:2] == (TOPIC, "not_utf8") and second[2].endswith(sample(4))
+
+
+async def test_a_subscription_at_qos_0_is_not_ready_and_told_once(database: Database) -> None:
+    """It is asked for again until the broker grants what is safe."""
+    qos0 = mqtt5.SubAckReasonCode.GRANTED_QOS_AT_MOST_ONCE
+
+    granted = asyncio.Event()
+
+    async def script(link: Link) -> None:
+        if link.number == 3:
+            await granted.wait()
+        link.send(mqtt5.SubAckPacket(1, [GRANTED, qos0] if link.number < 3 else [GRANTED] * 2).write())
+
+    with capture_logs() as logs:
+        broker = ScriptedBroker(script, grants=False)
+        async with broker.running(), ingesting(database, broker) as ingest:
+            await broker.link(3)
+            assert not ingest.connected and all(link.disconnect for link in broker.links[:3])
+            granted.set()
+            await wait_until(lambda: ingest.connected, seconds=20, what="the session is ready")
+    told = [entry for entry in logs if entry["event"] == "ingest.qos_refused"]
+    assert len(told) == 1 and "broker.allow_qos0" in told[0]["advice"]
+    assert "acme" not in told[0]["reason"] and "+/devices/+/telemetry/+" in told[0]["reason"]
+    assert not [entry for entry in logs if entry["event"] == "ingest.disconnected"]
+
+
+async def test_an_operator_may_take_qos_0(database: Database) -> None:
+    async def script(link: Link) -> None:
+        link.send(mqtt5.SubAckPacket(1, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_MOST_ONCE] * 2).write())
+
+    broker = ScriptedBroker(script, grants=False)
+    async with broker.running(), ingesting(database, broker, broker={"allow_qos0": True}) as ingest:
+        await wait_until(lambda: ingest.connected, seconds=20, what="the session is ready")
+        assert len(broker.links) == 1
 
 
 async def test_the_largest_packet_that_is_read_and_the_smallest_that_is_not(database: Database) -> None:

@@ -38,7 +38,7 @@ from gateway.store.pool import Database
 from gateway.store.telemetry import DeadMessage, TelemetryStore
 
 ROOT = Path(__file__).parents[2]
-KEY = "a key for tests, thirty-two bytes"
+KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 METER = {"device": "pump-*", "metric": "t", "meter": "{device}-T", "reduce": "last", "every": "1s"}
 
 

@@ -233,16 +233,16 @@ async def test_retention_drops_whole_days_that_no_stream_needs(database: Databas
     now = datetime.now(UTC)
     for days in (12, 11, 10):
         await rig.store(("d0", now - days * DAY, 1.0))
-    assert await retention.drop_expired(database, now=now, retention=10 * DAY) == [], (
+    assert await retention.drop_expired(database, now=now, retention=10 * DAY, buffer=30 * DAY) == [], (
         "nobody scanned them yet"
     )
     await rig.run()
     names = [
         f"{parent}_{now - days * DAY:%Y%m%d}" for parent in ("telemetry", "delivery") for days in (12, 11)
     ]
-    assert await retention.drop_expired(database, now=now, retention=10 * DAY) == names
+    assert await retention.drop_expired(database, now=now, retention=10 * DAY, buffer=30 * DAY) == names
     assert await partitions(rig) == {f"telemetry_{now - 10 * DAY:%Y%m%d}"}
-    assert await retention.drop_expired(database, now=now, retention=10 * DAY) == []
+    assert await retention.drop_expired(database, now=now, retention=10 * DAY, buffer=30 * DAY) == []
 
 
 async def test_retention_keeps_what_the_initial_sync_has_not_read(database: Database) -> None:
@@ -250,10 +250,10 @@ async def test_retention_keeps_what_the_initial_sync_has_not_read(database: Data
     now = datetime.now(UTC)
     await rig.store(("d0", now - 12 * DAY, 1.0))
     await rig.activate()
-    assert await retention.drop_expired(database, now=now, retention=10 * DAY) == []
+    assert await retention.drop_expired(database, now=now, retention=10 * DAY, buffer=30 * DAY) == []
     await finish(rig)
     assert len(await rig.delivered()) == 1
-    assert len(await retention.drop_expired(database, now=now, retention=10 * DAY)) == 2
+    assert len(await retention.drop_expired(database, now=now, retention=10 * DAY, buffer=30 * DAY)) == 2
 
 
 async def test_retention_keeps_a_window_that_is_still_due(database: Database) -> None:
@@ -261,7 +261,7 @@ async def test_retention_keeps_a_window_that_is_still_due(database: Database) ->
     now = datetime.now(UTC)
     await rig.store(("d0", now - 12 * DAY, 1.0))
     await rig.run()
-    assert await retention.drop_expired(database, now=now, retention=10 * DAY) == []
+    assert await retention.drop_expired(database, now=now, retention=10 * DAY, buffer=30 * DAY) == []
     await rig.execute("update due_window set closes_at = now()")
     await rig.run()
-    assert len(await retention.drop_expired(database, now=now, retention=10 * DAY)) == 2
+    assert len(await retention.drop_expired(database, now=now, retention=10 * DAY, buffer=30 * DAY)) == 2

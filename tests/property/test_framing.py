@@ -14,7 +14,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.ingest.decode import Decoder
-from gateway.ingest.framing import HEAD_BYTES, LARGEST_PACKET_BYTES, Framer, MalformedPacket, Oversized
+from gateway.ingest.framing import (
+    HEAD_BYTES,
+    LARGEST_PACKET_BYTES,
+    Framer,
+    MalformedPacket,
+    Oversized,
+    Unreadable,
+)
 from gateway.model.errors import DecodeError
 from gateway.model.topics import compile_source
 from gateway.settings import TelemetrySettings
@@ -118,13 +125,60 @@ def test_a_changed_byte_raises_nothing_but_malformed(data: bytes, place: int, va
         fed(Framer(), bytes(changed))
 
 
-def test_invalid_utf8_makes_the_codec_panic_and_leaves_as_malformed() -> None:
-    panics = publish(1).replace(b"pump", b"\xff\xfe\xff\xff")
+INVALID = b"\xff\xfe\xff\xff"
+
+
+def test_invalid_utf8_makes_the_codec_panic() -> None:
     with pytest.raises(BaseException) as caught:
-        mqtt5.read(panics)
+        mqtt5.read(publish(1).replace(b"pump", INVALID))
     assert not isinstance(caught.value, Exception), "the codec no longer panics: framing can be simpler"
+
+
+def raw(topic: bytes, packet_id: int | None, rest: bytes, *, flags: int = 0) -> bytes:
+    """A PUBLISH as no honest client writes it. `rest`: properties and payload."""
+    number = b"" if packet_id is None else packet_id.to_bytes(2)
+    body = len(topic).to_bytes(2) + topic + number + rest
+    length = [len(body)] if len(body) < 128 else [len(body) & 127 | 128, len(body) >> 7]
+    return bytes([0x30 | flags | (packet_id is not None) << 1, *length]) + body
+
+
+@given(
+    st.binary(min_size=1, max_size=200),
+    st.one_of(st.none(), st.integers(1, 65535)),
+    st.sampled_from([b"\0{}", b"", b"\5\3\0\2\xff\xfe{}", b"\7\x26\0\1\xff\0\1a{}"]),
+    st.lists(st.integers(0, 10_000), max_size=12),
+)
+@example(topic=b"acme/\xc3\x28", packet_id=7, rest=b"", cuts=[])
+@example(topic=b"acme/t", packet_id=7, rest=b"\5\3\0\2\xff\xfe{}", cuts=[9])
+def test_a_publish_that_is_not_utf8_is_seen_in_its_turn(
+    topic: bytes, packet_id: int | None, rest: bytes, cuts: list[int]
+) -> None:
+    """However it is cut, what is before and behind it is read, and what is needed to acknowledge it is known."""
+    bad = raw(topic, packet_id, rest)
+    try:
+        topic.decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        if b"\xff" not in rest:
+            return
+    first, skipped, last = fed(Framer(), publish(1) + bad + publish(3), cuts)
+    assert said([first, last]) == [publish(1), publish(3)]
+    assert isinstance(skipped, Unreadable)
+    assert (skipped.packet_id, skipped.size, skipped.rest) == (packet_id, len(bad), rest)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(raw(INVALID, 0, b"\0{}"), id="packet id 0"),
+        pytest.param(raw(INVALID, 7, b"\0{}", flags=4), id="QoS 2 and 3"),
+        pytest.param(b"\xa2" + raw(INVALID, 7, b"\0{}")[1:], id="no PUBLISH"),
+    ],
+)
+def test_what_is_not_utf8_and_cannot_be_acknowledged_is_malformed(packet: bytes) -> None:
     with pytest.raises(MalformedPacket):
-        fed(Framer(), panics)
+        fed(Framer(), packet)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def fieldgate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         command,
         cwd=ROOT,
-        env={"KEY": "k", "COLUMNS": "200", "PATH": ""},
+        env={"KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "COLUMNS": "200", "PATH": ""},
         capture_output=True,
         text=True,
         timeout=60,
@@ -91,7 +91,9 @@ def test_a_command_that_is_none_is_refused_with_2(folder: Path) -> None:
 
 
 def test_explain_follows_a_message_to_its_meters(folder: Path) -> None:
-    loaded = load(folder / "fieldgate.yaml", {"KEY": "k"}, systems=SYSTEMS)
+    loaded = load(
+        folder / "fieldgate.yaml", {"KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}, systems=SYSTEMS
+    )
     found = explain_message(
         loaded, "acme/devices/pump-7/telemetry", b'{"temperature": 21.5, "alarm": true, "other": 1}', now=NOW
     )
@@ -123,7 +125,9 @@ def test_explain_follows_a_message_to_its_meters(folder: Path) -> None:
 def test_explain_says_why_a_message_is_dead_and_what_to_do(
     folder: Path, topic: str, payload: bytes, reason: str
 ) -> None:
-    loaded = load(folder / "fieldgate.yaml", {"KEY": "k"}, systems=SYSTEMS)
+    loaded = load(
+        folder / "fieldgate.yaml", {"KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}, systems=SYSTEMS
+    )
     found = explain_message(loaded, topic, payload, now=NOW)
     assert (found.dead_letter, found.samples) == (reason, ())
     assert found.detail

@@ -14,7 +14,7 @@ from connectors.registry import SYSTEMS
 from gateway.configuration import Faults, Loaded, load
 
 ROOT = Path(__file__).parents[2]
-KEY = {"KEY": "0123456789abcdef"}
+KEY = {"KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}
 SECURITY = 'security: {encryption_keys: ["${env:KEY}"]}\n'
 CONNECTION = """\
 connections:
@@ -170,7 +170,7 @@ def test_a_fallback_is_under_the_file_and_the_environment(tmp_path: Path) -> Non
     (tmp_path / "main.yaml").write_text("broker: {url: 'mqtt://mine:1'}\n")
     fallback = {
         "broker": {"url": "mqtt://theirs:2"},
-        "security": {"encryption_keys": ["k"]},
+        "security": {"encryption_keys": [KEY["KEY"]]},
         "database": {"dsn": "postgresql:///d"},
     }
     settings = load(

@@ -113,7 +113,8 @@ async def test_a_process_that_cannot_be_started_is_tried_again_and_ends_nothing(
     settings = Settings.model_validate(
         {"security": {"encryption_keys": ["k"]}, "http": {"listen": "127.0.0.1:0"}}
     )
-    beside = process.HttpProcess(settings, Readiness(), owner="test")
+    listening = await process.listen_all(settings.http)
+    beside = process.HttpProcess(settings, Readiness(), owner="test", listening=listening)
     running = asyncio.create_task(beside.run())
     async with asyncio.timeout(10):
         await tried.wait()

@@ -160,7 +160,7 @@ async def test_a_repeated_sample_keeps_its_revision(database: Database) -> None:
 async def test_dead_letters_share_the_commit_and_are_acknowledged_in_their_turn(database: Database) -> None:
     pipeline, connection, counts = pipeline_on(database), Connection(), Counted()
     pipeline.receive(connection, [sample(1, 1, a=1), (TOPIC, b"{", 2), ("a\0b", b"x", 3), sample(2, 4, a=1)])
-    pipeline.receive_oversized(connection, TOPIC, 5, 3_000_000, b"head")
+    pipeline.receive_skipped(connection, 5, TOPIC, b"head", "oversized_packet", "large")
     pipeline.receive(connection, [(TOPIC, b"{", 6)])
     await committed(pipeline)
     pipeline.receive(connection, [(TOPIC, b"{", 7)])
@@ -319,8 +319,8 @@ async def test_every_acknowledgement_is_in_the_histogram(database: Database) -> 
         sample(number, None if number % 4 == 0 else number, a=1) for number in range(20)
     ]
     pipeline.receive(connection, messages)
-    pipeline.receive_oversized(connection, TOPIC, 40, 3_000_000, b"head")
-    pipeline.receive_oversized(connection, TOPIC, None, 3_000_000, b"head")
+    pipeline.receive_skipped(connection, 40, TOPIC, b"head", "oversized_packet", "large")
+    pipeline.receive_skipped(connection, None, TOPIC, b"head", "oversized_packet", "large")
     await committed(pipeline)
     assert acknowledged() - before == 16 == len(connection.log)
 

@@ -10,6 +10,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import certifi
 import pytest
 
 from connectors.registry import SYSTEMS
@@ -27,7 +28,7 @@ def blocks(language: str) -> list[str]:
 SECRETS = {
     "FIELDGATE_BROKER_PASSWORD": "p",
     "FIELDGATE_DATABASE_DSN": "postgresql://fieldgate@localhost/fieldgate",
-    "FIELDGATE_KEY": "k" * 44,
+    "FIELDGATE_KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
     "ACME_MAINTAINX_KEY": "a",
     "GLOBEX_WAREHOUSE_DSN": "postgresql://globex@localhost/warehouse",
     "ACME_S4_TOKEN_URL": "https://acme.example/token",
@@ -47,8 +48,11 @@ CONNECTIONS = (ROOT / "config" / "connections.example.yaml").read_text()
 def read(folder: Path, gateway: str, connections: str) -> Loaded:
     """The samples as a user would have them: in one folder, the secrets in the environment or in files."""
     for name in re.findall(r"\$\{file:(/run/secrets/(\w+))\}", gateway):
-        (folder / name[1]).write_text("secret")
+        text = "postgresql://fieldgate:secret@postgres/fieldgate" if name[1] == "database_dsn" else "secret"
+        (folder / name[1]).write_text(SECRETS["FIELDGATE_KEY"] if name[1].endswith("_key") else text)
         gateway = gateway.replace(name[0], str(folder / name[1]))
+    # the authority is made with the broker's accounts; any that this machine trusts is one
+    gateway = gateway.replace("/run/secrets/broker_authority", certifi.where())
     (folder / "fieldgate.yaml").write_text(gateway)
     (folder / "connections.yaml").write_text(connections)
     environ = {

@@ -38,6 +38,7 @@ class Reason(enum.StrEnum):
     UNMATCHED_TOPIC = "unmatched_topic"
     INVALID_IDENTIFIER = "invalid_identifier"
     OVERSIZED_PACKET = "oversized_packet"
+    NOT_UTF8 = "not_utf8"
     REFUSED_BY_DATABASE = "refused_by_database"
 
 

@@ -22,6 +22,7 @@ cross join lateral (
                'initial_from', s.initial_from,
                'initial_cursor', s.initial_cursor,
                'initial_until', s.initial_until,
+               'lost_until', s.lost_until,
                'clipped_to_days', extract(epoch from s.initial_clipped_to) / 86400,
                'walked', case when s.initial_until > s.initial_from then
                    greatest(0, least(1, extract(epoch from s.initial_cursor - s.initial_from) / extract(epoch from s.initial_until - s.initial_from))) end,

@@ -1,0 +1,100 @@
+"""What a start would refuse although its shape is right: files that cannot be used, keys that are none."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ssl
+from pathlib import Path
+
+from gateway.configuration.document import Document
+from gateway.configuration.fault import Fault, KeyPath
+from gateway.model.database_address import FILES, parameters
+from gateway.settings import BrokerSettings, Settings
+
+KEY_BYTES = 32
+FEWEST_DIFFERENT = 12
+"""Different bytes in a key. 32 random ones have fewer than 20 hardly ever; a word repeated has."""
+
+
+def faults_of(settings: Settings, document: Document) -> list[Fault]:
+    """Each with the line that names the file or the key."""
+    found = [*_tls(settings.broker), *_database(settings)]
+    newest = settings.security.encryption_keys[0].get_secret_value()
+    if newest and (problem := key_problem(newest)) is not None:
+        found.append((("security", "encryption_keys", 0), problem))
+    if settings.telemetry.memory_low_bytes >= settings.telemetry.memory_high_bytes:
+        found.append((("telemetry", "memory_low_bytes"), "must be less than memory_high_bytes"))
+    buffer, retention = settings.telemetry.buffer, settings.telemetry.retention
+    if buffer is not None and buffer < retention:
+        found.append((("telemetry", "buffer"), "must not be shorter than retention"))
+    return [Fault(place=document.place(path), path=path, message=message) for path, message in found]
+
+
+def key_problem(key: str) -> str | None:
+    """Why a text is no key that could seal anything, or None. Only the newest is asked: an older one must open
+    what it sealed, whatever it is, until nothing is left of it.
+    """
+    text = key.strip().rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        made = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        made = b""
+    if len(made) < KEY_BYTES:
+        problem = f"is no key: at least {KEY_BYTES} random bytes in base64 are needed"
+    elif len(set(made)) < FEWEST_DIFFERENT:
+        problem = "is no key: its bytes are not random"
+    else:
+        return None
+    advice = "make one with `fieldgate keys generate` and put it first; an older key stays behind it until `fieldgate keys` counts no records of it"
+    return f"{problem}; {advice}"
+
+
+def _tls(broker: BrokerSettings) -> list[tuple[KeyPath, str]]:
+    named = {key: getattr(broker, key) for key in ("ca_file", "client_certificate", "client_key")}
+    faults: list[tuple[KeyPath, str]] = [
+        (("broker", key), problem)
+        for key, file in named.items()
+        if file is not None and (problem := _unreadable(file)) is not None
+    ]
+    if broker.client_key is not None and broker.client_certificate is None:
+        faults.append((("broker", "client_key"), "is the key of no certificate; give client_certificate too"))
+    if faults:
+        return faults
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if broker.ca_file is not None:
+        try:
+            context.load_verify_locations(broker.ca_file)
+        except (OSError, ValueError) as error:
+            faults.append((("broker", "ca_file"), _no_pem(error)))
+    if broker.client_certificate is not None:
+        try:
+            # a key with a passphrase must not ask for it on the terminal
+            context.load_cert_chain(broker.client_certificate, broker.client_key, password="")
+        except (OSError, ValueError) as error:
+            faults.append((("broker", "client_certificate"), _no_pem(error)))
+    return faults
+
+
+def _no_pem(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return f"cannot be used ({reason}); a PEM file is needed, and a key that fits, without a passphrase"
+
+
+def _database(settings: Settings) -> list[tuple[KeyPath, str]]:
+    given = parameters(settings.database.dsn.get_secret_value())
+    return [
+        (("database", "dsn"), f"{name}: {problem}")
+        for name in FILES
+        if name in given and (problem := _unreadable(given[name])) is not None
+    ]
+
+
+def _unreadable(file: str) -> str | None:
+    try:
+        with Path(file).open("rb") as opened:
+            opened.read(1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return f"{file} cannot be read ({reason}); name a file that the user that Fieldgate runs as can read"
+    return None

@@ -1,0 +1,18 @@
+-- $1 the day of a telemetry partition. Connections that still want something of that day: history that is not walked, samples that are
+-- not scanned, windows that are not delivered.
+select c.connection_id, c.customer_id
+from connection c
+where c.state <> 'disconnected' and (
+    exists (select from stream s where s.connection_id = c.connection_id and s.phase = 'initial' and s.state <> 'done'
+              and s.initial_cursor < ($1::date + 1)::timestamptz)
+    or exists (
+        select from stream s
+        where s.connection_id = c.connection_id and s.phase = 'incremental' and exists (
+            select from telemetry t
+            where t.customer_id = c.customer_id and t.revision >= s.watermark
+              and t.ts >= $1::date::timestamptz and t.ts < ($1::date + 1)::timestamptz
+        )
+    )
+    or exists (select from due_window d where d.connection_id = c.connection_id and d.window_start < ($1::date + 1)::timestamptz)
+)
+order by c.connection_id

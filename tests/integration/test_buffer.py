@@ -1,0 +1,129 @@
+"""What a connection does not read is kept for its customer alone, for as long as was promised, and told of before it
+goes.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from gateway.events.documents import status_document
+from gateway.store import outbox, retention, status
+from gateway.store.pool import Database
+from tests.fixtures.sync_rig import DAY, Rig
+
+URL = "https://gateway.example"
+KEPT = {"retention": 10 * DAY, "buffer": 30 * DAY}
+
+
+async def told(rig: Rig, kind: str) -> list[Any]:
+    events = await outbox.read(rig.database, customer=rig.customer)
+    return [dict(event.data) for event in events if event.type == f"connection.{kind}"]
+
+
+async def issues(rig: Rig) -> list[str]:
+    rows = await rig.rows(
+        "select code from issue where connection_id = $1 and solved_at is null order by code", rig.name
+    )
+    return [row["code"] for row in rows]
+
+
+async def samples(rig: Rig) -> list[tuple[str, int]]:
+    rows = await rig.rows(
+        "select customer_id, (now()::date - ts::date) as age from telemetry order by 1, 2 desc"
+    )
+    return [(row["customer_id"], row["age"]) for row in rows]
+
+
+async def two(database: Database) -> tuple[Rig, Rig, datetime]:
+    """A connection that does not read, and one of another customer that does."""
+    now = datetime.now(UTC)
+    asleep = await Rig(database).activate()
+    awake = await Rig(database, name="globex-1", customer="globex", owner="replica-a").activate()
+    for rig in (asleep, awake):
+        for days in (40, 26, 12, 1):
+            await rig.store(("d0", now - days * DAY, float(days)))
+    await awake.run()
+    return asleep, awake, now
+
+
+async def test_a_day_is_held_for_its_own_customer_only(database: Database) -> None:
+    asleep, awake, now = await two(database)
+    delivered = len(await awake.delivered())
+    await retention.drop_expired(database, now=now, **KEPT)
+    assert await samples(asleep) == [("acme", 26), ("acme", 12), ("acme", 1), ("globex", 1)]
+    assert len(await asleep.rows("select from telemetry where customer_id = 'globex'")) == 1
+    assert delivered == 4 and await told(awake, "telemetry_dropped") == []
+    await asleep.run()
+    assert len(await asleep.delivered()) == 3, "what was kept is delivered"
+
+
+async def test_what_is_dropped_unread_is_told_and_in_the_status(database: Database) -> None:
+    asleep, awake, now = await two(database)
+    await retention.drop_expired(database, now=now, **KEPT)
+    day = (now - 40 * DAY).date()
+    assert await told(asleep, "telemetry_dropped") == [{"day": day.isoformat(), "samples": 1, "windows": 0}]
+    [found] = await status.read(database, [asleep.name])
+    document = status_document(found, now=now).model_dump(mode="json", by_alias=True)
+    [lost] = {stream["lost_until"] for stream in document["streams"]}
+    assert lost == f"{day + timedelta(days=1)}T00:00:00Z"
+    assert (await status.read(database, [awake.name]))[0].streams[0].lost_until is None
+    await retention.drop_expired(database, now=now, **KEPT)
+    assert len(await told(asleep, "telemetry_dropped")) == 1, "told once"
+
+
+async def test_windows_of_a_dropped_day_go_with_it(database: Database) -> None:
+    """Computed from what is left they would be wrong."""
+    now = datetime.now(UTC)
+    rig = await Rig(database, lateness=100 * DAY).activate()
+    await rig.store(("d0", now - 40 * DAY, 1.0), ("d0", now - 12 * DAY, 2.0))
+    await rig.run()
+    assert len(await rig.due()) == 2
+    await retention.drop_expired(database, now=now, **KEPT)
+    assert [row["window_start"].date() for row in await rig.due()] == [(now - 12 * DAY).date()]
+    [data] = await told(rig, "telemetry_dropped")
+    assert data["windows"] == 1
+
+
+async def test_history_that_is_dropped_is_not_walked(database: Database) -> None:
+    now = datetime.now(UTC)
+    rig = Rig(database, initial_days=60)
+    await rig.store(("d0", now - 40 * DAY, 1.0))
+    await rig.activate()
+    await retention.drop_expired(database, now=now, **KEPT)
+    row = await rig.stream("initial")
+    assert (
+        row["initial_cursor"].date() == (now - 39 * DAY).date() and row["lost_until"] == row["initial_cursor"]
+    )
+    assert (await rig.stream())["initial_cursor"] is None
+
+
+async def test_without_a_buffer_of_its_own_retention_is_the_promise(database: Database) -> None:
+    asleep, _, now = await two(database)
+    await retention.drop_expired(database, now=now, retention=10 * DAY)
+    assert await samples(asleep) == [("acme", 1), ("globex", 1)]
+    assert len(await told(asleep, "telemetry_dropped")) == 3
+
+
+async def test_at_80_percent_the_customer_is_told_once_and_the_issue_goes_when_it_reads_on(
+    database: Database,
+) -> None:
+    now = datetime.now(UTC)
+    rig = await Rig(database).activate()
+    await rig.store(("d0", now - 23 * DAY, 1.0))
+    tell = {"buffer": 30 * DAY, "public_url": URL}
+    assert await retention.tell_filling(database, now=now, **tell) == []
+    assert await issues(rig) == []
+    later = now + 2 * DAY
+    assert await retention.tell_filling(database, now=later, **tell) == [rig.name]
+    assert await retention.tell_filling(database, now=later, **tell) == []
+    day = (now - 23 * DAY).date()
+    assert await told(rig, "buffer_filling") == [
+        {"oldest": day.isoformat(), "dropped_on": (day + timedelta(days=31)).isoformat()}
+    ]
+    assert await issues(rig) == ["buffer_filling"]
+    await rig.run()
+    assert await retention.tell_filling(database, now=later, **tell) == []
+    assert await issues(rig) == []
+    await rig.store(("d0", now - 23 * DAY, 2.0))
+    assert await retention.tell_filling(database, now=later, **tell) == [rig.name], "a new cause is told anew"
