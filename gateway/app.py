@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import structlog
 
+from connectors.kit.egress import transport
 from gateway import clock
 from gateway.configuration import DeclaredConnection
 from gateway.connections.apply import apply
@@ -23,6 +24,7 @@ from gateway.events.backlog import Backlog
 from gateway.events.commands import Commands, Explain, Synchronise
 from gateway.events.mqtt_publisher import StatusPublisher
 from gateway.events.relay import Relay
+from gateway.events.webhook_request import Requests
 from gateway.events.webhooks import Webhooks
 from gateway.http.observed import Readiness
 from gateway.http.process import HttpProcess
@@ -152,7 +154,12 @@ class _Daemon:
             "ingest": ingest.run(),
             "publisher": publisher.run(),
             "relay": Relay(settings, database, owner=self.owner).run(),
-            "webhooks": Webhooks(settings, database, EndpointSealer(engine.vault)).run(),
+            "webhooks": Webhooks(
+                settings,
+                database,
+                EndpointSealer(engine.vault),
+                requests=Requests(settings.webhooks, transport),
+            ).run(),
             "commands": commands.run(),
             "backlog": Backlog(database).run(),
             "retention": _retain(settings, database),

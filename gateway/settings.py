@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -46,6 +47,23 @@ Duration = Annotated[
     WithJsonSchema(
         {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$", "examples": ["30s", "15m", "7d"]}
     ),
+]
+
+
+def parse_network(value: object) -> object:
+    """`10.0.0.0/8` or one address; the fault names what is wrong with it."""
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    try:
+        return ip_network(str(value).strip())
+    except ValueError as error:
+        raise ValueError(f"expected a network such as 10.0.0.0/8 or fd00::/8: {error}") from error
+
+
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    BeforeValidator(parse_network),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "192.168.7.20", "fd00::/8"]}),
 ]
 
 
@@ -180,6 +198,15 @@ class WebhookSettings(Section):
     timeout: Duration = timedelta(seconds=15)
 
 
+class EgressSettings(Section):
+    """Networks beside the public internet that customers' connections may lead to: every customer's, and one
+    customer's.
+    """
+
+    allow: tuple[Network, ...] = ()
+    customers: dict[Identifier, tuple[Network, ...]] = {}
+
+
 class LoggingSettings(Section):
     """structlog."""
 
@@ -278,4 +305,5 @@ class Settings(Section):
     security: SecuritySettings
     sync: SyncSettings = SyncSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    egress: EgressSettings = EgressSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -54,6 +54,7 @@ class MaintainXConnector:
             secrets=[key],
             timeout_seconds=built_from.timeout_seconds,
             observe=built_from.observe,
+            reach=built_from.settings_reach,
         )
         self._http.authorize(
             authorization_for(

@@ -68,6 +68,7 @@ class ODataConnector:
             secrets=hidden,
             timeout_seconds=built_from.timeout_seconds,
             observe=built_from.observe,
+            reach=built_from.settings_reach,
         )
         self._http.authorize(
             authorization_for(

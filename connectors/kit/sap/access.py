@@ -140,6 +140,7 @@ def open_client(
         timeout_seconds=built_from.timeout_seconds,
         observe=built_from.observe,
         tls=tls,
+        reach=built_from.settings_reach,
     )
     http.authorize(authorization_for(built_from, conceal=http.conceal))
     return http
