@@ -23,6 +23,7 @@ import orjson
 
 from connectors.kit.classify import asks_for_login, parse_date, parse_retry_after, to_error, unanswered
 from connectors.kit.egress import transport
+from connectors.kit.words import words_of
 from gateway.model.address import ANYWHERE, AddressRefused, Reach
 from gateway.model.connector import Observer, unobserved
 from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError
@@ -342,8 +343,8 @@ class HttpClient:
         )
 
     def text_of(self, answer: Answer) -> str:
-        """The system's own words, for people: printable, short, without secrets."""
-        return self.clean(answer.body[:4000].decode("utf-8", "replace")) or "(empty)"
+        """The system's own message, for people: printable, short, without secrets; never the body as it came."""
+        return self.clean(words_of(answer.json, answer.body, answer.headers))
 
     def clean(self, text: str) -> str:
         """Printable, at most 500 characters, secrets blacked out."""
