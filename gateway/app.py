@@ -15,7 +15,7 @@ from typing import TypeVar
 import structlog
 
 from connectors.kit.egress import transport
-from gateway import clock
+from gateway import clock, metrics
 from gateway.configuration import DeclaredConnection
 from gateway.connections.apply import apply
 from gateway.connections.endpoint_secrets import EndpointSealer
@@ -45,6 +45,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 GRACE_SECONDS = 20.0
+TRIM_SECONDS = 30.0
 RETENTION_SECONDS = 3600.0
 
 
@@ -163,6 +164,7 @@ class _Daemon:
             "commands": commands.run(),
             "backlog": Backlog(database).run(),
             "retention": _retain(settings, database),
+            "dead letters": _trim(settings, database),
             **engine.loops(),
         }
         return loops if self.reload is None else {**loops, "reload": _reload(database, self.reload, engine)}
@@ -258,6 +260,26 @@ async def _retain(settings: Settings, database: Database) -> None:
         except StoreError as error:
             log.warning("store.retention_deferred", detail=str(error))
         await asyncio.sleep(RETENTION_SECONDS)
+
+
+async def _trim(settings: Settings, database: Database) -> None:
+    """Often: what may be sent in a minute is all that dead letters can hold beyond their bound."""
+    telemetry = settings.telemetry
+    while True:
+        try:
+            dropped = await retention.trim_dead_letters(
+                database,
+                now=clock.now(),
+                retention=telemetry.dead_letter_retention,
+                max_bytes=telemetry.dead_letter_bytes,
+            )
+        except StoreError as error:
+            log.warning("store.retention_deferred", detail=str(error))
+        else:
+            if dropped:
+                metrics.DEAD_LETTERS_DROPPED.inc(sum(dropped.values()))
+                log.warning("store.dead_letters_dropped", customers=len(dropped), count=sum(dropped.values()))
+        await asyncio.sleep(TRIM_SECONDS)
 
 
 async def _reload(

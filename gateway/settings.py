@@ -143,6 +143,9 @@ class TelemetrySettings(Section):
     batch_messages: int = Field(4_000, ge=1, le=50_000)
     memory_high_bytes: int = Field(8 << 20, ge=1 << 20)
     memory_low_bytes: int = Field(2 << 20, ge=1 << 18)
+    max_devices: int = Field(100_000, ge=1)
+    dead_letter_bytes: int = Field(256 << 20, ge=1 << 20)
+    dead_letter_retention: Duration = timedelta(days=100)
 
 
 def _parse_tier(value: object) -> object:

@@ -39,6 +39,7 @@ class Reason(enum.StrEnum):
     INVALID_IDENTIFIER = "invalid_identifier"
     OVERSIZED_PACKET = "oversized_packet"
     REFUSED_BY_DATABASE = "refused_by_database"
+    TOO_MANY_DEVICES = "too_many_devices"
 
 
 def parse_time(value: object) -> int:
