@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test matrix check bench soak mutate format constraints packages clean
+.PHONY: help env demo test matrix check audit bench soak mutate format constraints packages clean
 
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done)
@@ -40,6 +40,15 @@ check: env ## format, lint, types, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+# The advisories come from the package index of the day; an old copy of them would call what is vulnerable clean. Without them nothing is said to be.
+audit: env ## asks the package index for known vulnerabilities of every pinned version
+	@[ -x build/audit/bin/pip-audit ] || { "$(PYTHON)" -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; } || \
+		{ echo "not audited: pip-audit cannot be installed from the package index"; exit 1; }
+	@said=$$(build/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes --timeout 10 --requirement constraints.txt 2>&1) && \
+		{ echo "audited: $$(grep -c == constraints.txt) pinned versions, none with a known vulnerability"; exit 0; }; \
+	if grep -q "^Found .* known vulnerabilit" <<<"$$said"; then echo "$$said"; \
+	else echo "not audited: this package index gives no advisories ($$(tail -n 1 <<<"$$said" | cut -c 1-120))"; fi; exit 1
 
 bench: packages env ## measures ingest beside other consumers, sync, and the API during ingest; JSON in var/bench
 	@mkdir -p $(BENCH_DIR)

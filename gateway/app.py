@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import structlog
 
-from gateway import clock, hangup
+from connectors.kit.egress import transport
+from gateway import clock, hangup, metrics
 from gateway.configuration import DeclaredConnection
 from gateway.connections.apply import apply
 from gateway.connections.endpoint_secrets import EndpointSealer
@@ -23,6 +24,7 @@ from gateway.events.backlog import Backlog
 from gateway.events.commands import Commands, Explain, Synchronise
 from gateway.events.mqtt_publisher import StatusPublisher
 from gateway.events.relay import Relay
+from gateway.events.webhook_request import Requests
 from gateway.events.webhooks import Webhooks
 from gateway.http.observed import Readiness
 from gateway.http.process import HttpProcess, listen_all
@@ -43,6 +45,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 GRACE_SECONDS = 20.0
+TRIM_SECONDS = 30.0
 RETENTION_SECONDS = 3600.0
 
 
@@ -156,10 +159,16 @@ class _Daemon:
             "ingest": ingest.run(),
             "publisher": publisher.run(),
             "relay": Relay(settings, database, owner=self.owner).run(),
-            "webhooks": Webhooks(settings, database, EndpointSealer(engine.vault)).run(),
+            "webhooks": Webhooks(
+                settings,
+                database,
+                EndpointSealer(engine.vault),
+                requests=Requests(settings.webhooks, transport),
+            ).run(),
             "commands": commands.run(),
             "backlog": Backlog(database).run(),
             "retention": _retain(settings, database),
+            "dead letters": _trim(settings, database),
             **engine.loops(),
         }
         return loops if self.reload is None else {**loops, "reload": _reload(database, self.reload, engine)}
@@ -263,6 +272,26 @@ async def _retain(settings: Settings, database: Database) -> None:
         except StoreError as error:
             log.warning("store.retention_deferred", detail=str(error))
         await asyncio.sleep(RETENTION_SECONDS)
+
+
+async def _trim(settings: Settings, database: Database) -> None:
+    """Often: what may be sent in a minute is all that dead letters can hold beyond their bound."""
+    telemetry = settings.telemetry
+    while True:
+        try:
+            dropped = await retention.trim_dead_letters(
+                database,
+                now=clock.now(),
+                retention=telemetry.dead_letter_retention,
+                max_bytes=telemetry.dead_letter_bytes,
+            )
+        except StoreError as error:
+            log.warning("store.retention_deferred", detail=str(error))
+        else:
+            if dropped:
+                metrics.DEAD_LETTERS_DROPPED.inc(sum(dropped.values()))
+                log.warning("store.dead_letters_dropped", customers=len(dropped), count=sum(dropped.values()))
+        await asyncio.sleep(TRIM_SECONDS)
 
 
 async def _reload(

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from connectors.kit.egress import Resolve, look_up
 from connectors.kit.oauth import OAuthExchange
 from connectors.registry import SYSTEMS
 from gateway import clock, metrics
@@ -20,6 +21,7 @@ from gateway.connections.incidents import Incidents
 from gateway.connections.lifecycle import Lifecycle
 from gateway.connections.links import Links, System
 from gateway.connections.logons import Logons
+from gateway.connections.screening import Screening
 from gateway.connections.service import Connections
 from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Transitions
@@ -45,7 +47,13 @@ class Engine:
     """The parts, built once for a process. `owner` names it in leases."""
 
     def __init__(
-        self, settings: Settings, database: Database, *, owner: str, systems: Mapping[str, System] = SYSTEMS
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        owner: str,
+        systems: Mapping[str, System] = SYSTEMS,
+        resolve: Resolve = look_up,
     ) -> None:
         self._database, self._settings = database, settings
         manifests = {name: system.manifest for name, system in systems.items()}
@@ -76,6 +84,7 @@ class Engine:
             transitions=self.transitions,
             links=self.links,
             tokens=self.tokens,
+            screening=Screening(settings, resolve),
         )
         self.health = Health(
             database,

@@ -53,6 +53,11 @@ MESSAGES = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+DEAD_LETTERS_DROPPED = Counter(
+    "fieldgate_dead_letters_dropped_total",
+    "Dead letters that were let go because their customer held more than telemetry.dead_letter_bytes.",
+    registry=REGISTRY,
+)
 ACK_SECONDS = BulkHistogram(
     "fieldgate_mqtt_ack_seconds",
     "Receipt of a QoS 1 message to its PUBACK.",

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -71,6 +71,23 @@ Seconds = Annotated[Duration, _at_least("1s")]
 Days = Annotated[Duration, _at_least("1d")]
 
 
+def parse_network(value: object) -> object:
+    """`10.0.0.0/8` or one address; the fault names what is wrong with it."""
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    try:
+        return ip_network(str(value).strip())
+    except ValueError as error:
+        raise ValueError(f"expected a network such as 10.0.0.0/8 or fd00::/8: {error}") from error
+
+
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    BeforeValidator(parse_network),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "192.168.7.20", "fd00::/8"]}),
+]
+
+
 class Section(BaseModel):
     """Base of every part of the tree."""
 
@@ -130,19 +147,9 @@ class HttpSettings(Section):
     metrics: Literal["auto", "open", "token"] = "auto"
     metrics_listen: str | None = None
     allowed_hosts: tuple[str, ...] = ()
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
     max_connections: int = Field(500, ge=10, le=50_000)
     max_connections_per_address: int = Field(200, ge=5, le=50_000)
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
-        for network in networks:
-            try:
-                ipaddress.ip_network(network)
-            except ValueError as error:
-                raise ValueError(f"{network!r} is no address and no network such as 10.0.0.0/8") from error
-        return networks
 
     @field_validator("listen", "metrics_listen")
     @classmethod
@@ -179,6 +186,9 @@ class TelemetrySettings(Section):
     batch_messages: int = Field(4_000, ge=1, le=50_000)
     memory_high_bytes: int = Field(8 << 20, ge=1 << 20)
     memory_low_bytes: int = Field(2 << 20, ge=1 << 18)
+    max_devices: int = Field(100_000, ge=1)
+    dead_letter_bytes: int = Field(256 << 20, ge=1 << 20)
+    dead_letter_retention: Duration = timedelta(days=100)
 
 
 def _parse_tier(value: object) -> object:
@@ -232,6 +242,15 @@ class WebhookSettings(Section):
     allow_private_addresses: bool = False
     allow_http: bool = False
     timeout: PositiveDuration = timedelta(seconds=15)
+
+
+class EgressSettings(Section):
+    """Networks beside the public internet that customers' connections may lead to: every customer's, and one
+    customer's.
+    """
+
+    allow: tuple[Network, ...] = ()
+    customers: dict[Identifier, tuple[Network, ...]] = {}
 
 
 class LoggingSettings(Section):
@@ -332,4 +351,5 @@ class Settings(Section):
     security: SecuritySettings
     sync: SyncSettings = SyncSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    egress: EgressSettings = EgressSettings()
     logging: LoggingSettings = LoggingSettings()

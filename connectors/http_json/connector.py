@@ -51,6 +51,7 @@ class HttpJsonConnector:
             secrets=hidden,
             timeout_seconds=built_from.timeout_seconds,
             observe=built_from.observe,
+            reach=built_from.settings_reach,
         )
 
         def api_key(key: str) -> dict[str, str]:

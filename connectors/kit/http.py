@@ -22,6 +22,9 @@ import httpx
 import orjson
 
 from connectors.kit.classify import asks_for_login, parse_date, parse_retry_after, to_error, unanswered
+from connectors.kit.egress import transport
+from connectors.kit.words import words_of
+from gateway.model.address import ANYWHERE, AddressRefused, Reach
 from gateway.model.connector import Observer, unobserved
 from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError
 
@@ -72,11 +75,13 @@ class HttpClient:
         observe: Observer = unobserved,
         max_body_bytes: int = MAX_BODY_BYTES,
         tls: ssl.SSLContext | None = None,
+        reach: Reach = ANYWHERE,
     ) -> None:
         """`headers` carry the credential; `secrets` are blacked out of every text that leaves here. TLS is
         always verified.
 
         `tls` is for an authority or a client certificate of the customer's own (`connectors.kit.tls`).
+        `reach`: which addresses `base_url` may lead to. No request goes to another host than its own.
         """
         self._secrets = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
         self._passing_secrets: deque[str] = deque(maxlen=8)
@@ -85,6 +90,10 @@ class HttpClient:
         self._observe = observe
         self._max_body_bytes = max_body_bytes
         self._clock: tuple[datetime, float] | None = None
+        limits = httpx.Limits(max_connections=8, max_keepalive_connections=4, keepalive_expiry=30)
+        pinned = None
+        if not reach.everywhere:
+            pinned = transport(reach, limits, tls=tls)
         try:
             self._client = httpx.AsyncClient(
                 base_url=base_url,
@@ -96,8 +105,9 @@ class HttpClient:
                 },
                 timeout=timeout_seconds,
                 follow_redirects=False,
-                verify=tls or True,
-                limits=httpx.Limits(max_connections=8, max_keepalive_connections=4, keepalive_expiry=30),
+                verify=tls or pinned is None,
+                transport=pinned,
+                limits=limits,
             )
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise BadConfiguration(
@@ -196,6 +206,8 @@ class HttpClient:
             request = self._client.build_request(
                 method, path, content=body, params=params, headers={**typed, **headers}, extensions=extensions
             )
+            if _origin(request.url) != _origin(self._client.base_url):
+                raise BadConfiguration(f"{call[:100]} leads to another host than the connection's: not sent")
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await self._exchange(request, harmless)
             status_class = f"{answer.status // 100}xx"
@@ -204,6 +216,8 @@ class HttpClient:
             if answer.status in accept:
                 return answer
             raise self.error(answer, call, idempotent=harmless)
+        except AddressRefused as error:
+            raise BadConfiguration(str(error)) from None
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
             raise BadConfiguration(
                 self.clean(
@@ -329,8 +343,8 @@ class HttpClient:
         )
 
     def text_of(self, answer: Answer) -> str:
-        """The system's own words, for people: printable, short, without secrets."""
-        return self.clean(answer.body[:4000].decode("utf-8", "replace")) or "(empty)"
+        """The system's own message, for people: printable, short, without secrets; never the body as it came."""
+        return self.clean(words_of(answer.json, answer.body, answer.headers))
 
     def clean(self, text: str) -> str:
         """Printable, at most 500 characters, secrets blacked out."""
@@ -343,6 +357,10 @@ class HttpClient:
             if value := self.clean(headers.get(name, ""))[:128]:
                 return value
         return None
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def _certificate_alert(error: BaseException | None) -> str | None:

@@ -83,7 +83,7 @@ class OAuthExchange:
             form = {"grant_type": "client_credentials"} | ({"scope": scope} if scope else {})
         else:
             form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
-        return await self._grant(credential.values, form, timeout_seconds)
+        return await self._grant(credential, form, timeout_seconds)
 
     async def redeem(
         self, credential: Credential, *, code: str, verifier: str, redirect_uri: str, timeout_seconds: float
@@ -97,19 +97,19 @@ class OAuthExchange:
             "redirect_uri": redirect_uri,
             "code_verifier": verifier,
         }
-        return await self._grant(credential.values, form, timeout_seconds)
+        return await self._grant(credential, form, timeout_seconds)
 
     async def revoke(self, credential: Credential, token: str, *, timeout_seconds: float) -> None:
         """The token is good no more, also when it was not before. Nothing happens where the server has no
         `revocation_url`.
         """
         if "revocation_url" in credential.values:
-            await self._post(credential.values, "revocation_url", {"token": token}, timeout_seconds)
+            await self._post(credential, "revocation_url", {"token": token}, timeout_seconds)
 
     async def _grant(
-        self, values: Mapping[str, str], form: Mapping[str, str], timeout_seconds: float
+        self, credential: Credential, form: Mapping[str, str], timeout_seconds: float
     ) -> TokenGrant:
-        answer = await self._post(values, "token_url", form, timeout_seconds)
+        answer = await self._post(credential, "token_url", form, timeout_seconds)
         grant = to_grant(answer.json)
         if grant is None:
             raise OutcomeUnknown(
@@ -118,8 +118,9 @@ class OAuthExchange:
         return grant
 
     async def _post(
-        self, values: Mapping[str, str], endpoint: str, form: Mapping[str, str], timeout_seconds: float
+        self, credential: Credential, endpoint: str, form: Mapping[str, str], timeout_seconds: float
     ) -> Answer:
+        values = credential.values
         url = urlsplit(_address(values, endpoint))
         authentication, in_body = _authentication(values)
         http = HttpClient(
@@ -130,6 +131,7 @@ class OAuthExchange:
             observe=self._observe,
             max_body_bytes=_MAX_BODY_BYTES,
             tls=_tls(),
+            reach=credential.reach,
         )
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
         body = urlencode({**form, **in_body}).encode()

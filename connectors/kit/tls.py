@@ -11,17 +11,23 @@ from gateway.model.errors import BadConfiguration
 
 
 def tls_context(
-    *, ca_file: Path | None = None, certificate: str | None = None, private_key: str | None = None
+    *,
+    ca_file: Path | None = None,
+    ca_pem: str | None = None,
+    certificate: str | None = None,
+    private_key: str | None = None,
 ) -> ssl.SSLContext:
-    """A context that verifies the server, by `ca_file` or the system's authorities. Raises BadConfiguration.
+    """A context that verifies the server, by `ca_file` and `ca_pem` or the system's authorities. Raises
+    BadConfiguration.
 
     `certificate` (with its chain) and `private_key` are PEM texts. The ssl module reads keys from files only:
     they lie in files of ours, readable by nobody else, for as long as that takes.
     """
     try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise BadConfiguration(f"settings.ca_file {str(ca_file)!r} cannot be used: {error}") from error
+        context = ssl.create_default_context(cafile=ca_file, cadata=ca_pem)
+    except (OSError, ssl.SSLError, ValueError) as error:
+        which = "settings.ca_pem" if ca_file is None else f"settings.ca_file {str(ca_file)!r}"
+        raise BadConfiguration(f"{which} cannot be used: {error}") from error
     if certificate is None or private_key is None:
         return context
     with tempfile.TemporaryDirectory(prefix="fieldgate-") as folder:

@@ -54,6 +54,7 @@ class MaintainXConnector:
             secrets=[key],
             timeout_seconds=built_from.timeout_seconds,
             observe=built_from.observe,
+            reach=built_from.settings_reach,
         )
         self._http.authorize(
             authorization_for(
@@ -238,11 +239,12 @@ def _words(answer: Answer) -> str:
     faults = document.get("errors")
     if isinstance(faults, list):
         return "; ".join(
-            f"{fault.get('fieldPath', '')} {fault.get('error', '')}".strip()
+            " ".join(text for text in (fault.get("fieldPath"), fault.get("error")) if isinstance(text, str))
             for fault in faults[:5]
             if isinstance(fault, dict)
         )[:400]
-    return str(document.get("error", ""))[:400]
+    error = document.get("error")
+    return error[:400] if isinstance(error, str) else ""
 
 
 def _monotonic() -> float:

@@ -23,6 +23,7 @@ from connectors.kit.odata.query import entity_of, modified_within, next_of, rows
 from connectors.kit.odata.service import Service
 from connectors.kit.odata.values import Version
 from connectors.kit.settings import parse
+from connectors.kit.words import words_of
 from connectors.odata.mapping import (
     identity,
     is_same,
@@ -68,6 +69,7 @@ class ODataConnector:
             secrets=hidden,
             timeout_seconds=built_from.timeout_seconds,
             observe=built_from.observe,
+            reach=built_from.settings_reach,
         )
         self._http.authorize(
             authorization_for(
@@ -242,7 +244,7 @@ class ODataConnector:
         return outcomes
 
     def _fault(self, answer: PartAnswer) -> Fault:
-        return fault_of(answer.json, text=answer.body[:2000].decode("utf-8", "replace"))
+        return fault_of(answer.json, text=words_of(answer.json, answer.body, answer.headers))
 
     def _words(self, fault: Fault) -> str:
         return self._http.clean(fault.message)

@@ -17,6 +17,7 @@ from connectors.kit.manifest import load_manifest
 from connectors.kit.settings import parse
 from connectors.postgres.errors import connecting, executing
 from connectors.postgres.mapping import EXISTS, Row, columns, statements, to_row, to_value
+from connectors.postgres.pinned import connect_within
 from connectors.postgres.settings import PostgresCredentials, PostgresSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
 from gateway.model.errors import (
@@ -47,6 +48,8 @@ class PostgresConnector:
         self._dsn = parse(
             PostgresCredentials, built_from.credentials, what="credentials"
         ).dsn.get_secret_value()
+        reach = built_from.credentials_reach
+        self._connect = None if reach.everywhere else connect_within(self._dsn, reach)
         self._settings = settings
         self._connection = built_from.connection
         self._timeout_seconds = built_from.timeout_seconds
@@ -181,7 +184,8 @@ class PostgresConnector:
         async with self._opening:
             if self._pool is None:
                 self._pool = await asyncpg.create_pool(
-                    self._dsn,
+                    self._dsn if self._connect is None else None,
+                    connect=self._connect,  # type: ignore[arg-type]  # the stub wants a protocol of its own
                     min_size=0,
                     max_size=2,
                     timeout=self._timeout_seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -52,6 +53,8 @@ def connecting() -> Iterator[None]:
         raise Unavailable(f"PostgreSQL cannot be reached: {error}") from error
     except asyncpg.PostgresError as error:
         raise convert(error) from error
+    except ssl.SSLError as error:  # a certificate that is refused is a ValueError as well
+        raise Unavailable(f"PostgreSQL cannot be reached over TLS: {error}") from error
     except (asyncpg.ClientConfigurationError, ValueError) as error:
         raise BadConfiguration(
             "credentials.dsn is not a usable DSN: expected postgresql://role:password@host:5432/database"

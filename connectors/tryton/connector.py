@@ -64,6 +64,7 @@ class TrytonConnector:
             secrets=[key],
             timeout_seconds=built_from.timeout_seconds,
             observe=built_from.observe,
+            reach=built_from.settings_reach,
         )
         self._http.authorize(
             authorization_for(

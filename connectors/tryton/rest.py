@@ -8,8 +8,6 @@ status codes.
 from __future__ import annotations
 
 import base64
-import html
-import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
@@ -125,7 +123,8 @@ class Rest:
     def _refusal(self, answer: Answer, call: str) -> ConnectorError:
         """Everything was undone. 409 asks a person to confirm something; 423 met another transaction."""
         message, description = _words(answer.json)
-        words = self.http.clean(f"{message} {description}".strip() or _text(answer.body))
+        said = "the data is too large" if answer.status == 413 else self.http.text_of(answer)
+        words = self.http.clean(f"{message} {description}".strip() or said)
         text = f"Tryton answered {answer.status} to {call}: {words}"
         if answer.status == 423:
             return Unavailable(text, request_id=answer.request_id)
@@ -166,12 +165,8 @@ def _rows(answer: Answer) -> list[Mapping[str, object]]:
 def _words(document: object) -> tuple[str, str]:
     if not isinstance(document, dict):
         return "", ""
-    return str(document.get("message") or "")[:400], str(document.get("description") or "")[:400]
-
-
-def _text(body: bytes) -> str:
-    """Of a web page, what a person would read."""
+    message, description = document.get("message"), document.get("description")
     return (
-        html.unescape(re.sub(r"<[^>]{0,200}>|\s+", " ", body[:4000].decode("utf-8", "replace"))).strip()
-        or "(empty)"
+        message[:400] if isinstance(message, str) else "",
+        description[:400] if isinstance(description, str) else "",
     )

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -21,6 +22,7 @@ from connectors.kit.oauth import OAuthExchange, authorization_url
 from connectors.registry import SYSTEMS
 from gateway.configuration import Loaded, load
 from gateway.connections.reauthorization import Reauthorization
+from gateway.connections.screening import reach_of
 from gateway.connections.service import Connections
 from gateway.engine import Engine
 from gateway.model.access import Caller
@@ -76,6 +78,7 @@ class Operator:
             vault=self.engine.vault,
             login_url=authorization_url,
             exchange=OAuthExchange(),
+            reach=partial(reach_of, self.settings),
         )
 
     async def status(self, connection: str) -> ConnectionStatus:

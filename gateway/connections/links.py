@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from gateway import clock
 from gateway.connections.logons import Logons
+from gateway.connections.screening import reach_of
 from gateway.connections.tokens import Tokens
 from gateway.connections.vault import Binding, Vault
 from gateway.model.connector import Auth, Connector, ConnectorSettings, Manifest, Observer
@@ -162,7 +163,11 @@ class Links:
             sealed.sealed, credential_binding(held.customer, held.connection, generation)
         )
         return Credential(
-            generation=generation, type=cast("Auth", sealed.type), values=values, expires_at=sealed.expires_at
+            generation=generation,
+            type=cast("Auth", sealed.type),
+            values=values,
+            expires_at=sealed.expires_at,
+            reach=reach_of(self._settings, held.customer, sealed.origin),
         )
 
     def _connector(self, held: Held, credential: Credential) -> Connector:
@@ -183,6 +188,8 @@ class Links:
                 observe=self._observer(held.system),
                 token=token,
                 gate=gate,
+                settings_reach=reach_of(self._settings, held.customer, held.origin),
+                credentials_reach=credential.reach,
             )
         )
 

@@ -9,8 +9,8 @@ read from the connection's audit.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -19,7 +19,8 @@ from pydantic import SecretStr
 
 from gateway.connections.links import credential_binding
 from gateway.connections.vault import Binding, Vault
-from gateway.model.access import Caller
+from gateway.model.access import Caller, Origin
+from gateway.model.address import Reach
 from gateway.model.connection import State, Trigger
 from gateway.model.connector import Auth
 from gateway.model.credential import Credential, TokenGrant
@@ -169,13 +170,16 @@ class Reauthorization:
         vault: Vault,
         login_url: LoginUrl,
         exchange: CodeExchange,
+        reach: Callable[[str, Origin], Reach],
     ) -> None:
+        """`reach`: where what a customer has, given by somebody, may lead to."""
         self._database = database
         self._service = service
         self._public_url = public_url.rstrip("/")
         self._vault = vault
         self._login_url = login_url
         self._exchange = exchange
+        self._reach = reach
 
     @property
     def redirect_uri(self) -> str:
@@ -204,7 +208,7 @@ class Reauthorization:
         """Begins the authorization code flow for this browser. Raises RequestRefused."""
         stored = (await self._usable(hashed(secret))).stored
         state, verifier, browser = new_secret(), new_secret(), new_secret()
-        credential = await self._credential(stored.connection)
+        credential, _ = await self._credential(stored.connection)
         try:
             url = self._login_url(
                 credential.values, redirect_uri=self.redirect_uri, state=state, verifier=verifier
@@ -247,7 +251,7 @@ class Reauthorization:
     async def _redeem(self, flow: StoredFlow, code: str, verifier: str, caller: Caller) -> Login:
         try:
             await self._usable(flow.link_hash)
-            credential = await self._credential(flow.connection)
+            credential, origin = await self._credential(flow.connection)
             grant = await self._exchange.redeem(
                 credential,
                 code=code,
@@ -258,7 +262,8 @@ class Reauthorization:
             given = CredentialSettings.model_validate(
                 {"type": CODE_FLOW, **{name: SecretStr(value) for name, value in credential.values.items()}}
             )
-            await self._hand_over(flow.link_hash, given, caller, grant=grant)
+            # The client's own addresses are whoever's gave them: the customer gave a login, and no address.
+            await self._hand_over(flow.link_hash, given, replace(caller, origin=origin), grant=grant)
         except Unavailable as error:
             log.warning("connection.login_unfinished", connection=flow.connection, detail=str(error))
             return Login.UNREACHABLE
@@ -267,8 +272,10 @@ class Reauthorization:
             return Login.REFUSED
         return Login.HANDED_OVER
 
-    async def _credential(self, connection_id: str) -> Credential:
-        """The OAuth client that the connection was given, of the newest generation. Raises RequestRefused."""
+    async def _credential(self, connection_id: str) -> tuple[Credential, Origin]:
+        """The OAuth client that the connection was given, of the newest generation, and by whom. Raises
+        RequestRefused.
+        """
         held = (await connections.read(self._database, [connection_id]))[connection_id]
         generation = held.candidate or held.generation
         async with self._database.connection() as connection:
@@ -278,7 +285,8 @@ class Reauthorization:
                 "request.conflict", "This system is not authorized on a login page of its own."
             )
         values = self._vault.open(stored.sealed, credential_binding(held.customer, connection_id, generation))
-        return Credential(generation=generation, type=CODE_FLOW, values=values)
+        reach = self._reach(held.customer, stored.origin)
+        return Credential(generation=generation, type=CODE_FLOW, values=values, reach=reach), stored.origin
 
     async def _hand_over(
         self, link_hash: bytes, given: CredentialSettings, caller: Caller, *, grant: TokenGrant | None = None

@@ -9,19 +9,23 @@ import hmac
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from pathlib import Path
+from typing import get_args
 from urllib.parse import urlsplit
 
 import orjson
 import structlog
+from pydantic import BaseModel
 
 from gateway.configuration import DeclaredConnection, Faults, check
 from gateway.configuration.schema import written
 from gateway.connections.expiry import ends_at
 from gateway.connections.links import Links, System, credential_binding
+from gateway.connections.screening import Screening
 from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Moved, Transitions
 from gateway.connections.vault import Vault
-from gateway.model.access import Caller
+from gateway.model.access import Caller, Origin
 from gateway.model.connection import State, Trigger
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.credits import price
@@ -71,6 +75,7 @@ class Connections:
         transitions: Transitions,
         links: Links,
         tokens: Tokens,
+        screening: Screening,
     ) -> None:
         self._database = database
         self._systems = systems
@@ -79,13 +84,16 @@ class Connections:
         self._transitions = transitions
         self._links = links
         self._tokens = tokens
+        self._screening = screening
         self._digest_key = settings.security.encryption_keys[-1].get_secret_value().encode()
 
     async def create(self, wanted: ConnectionSettings, caller: Caller) -> None:
         """The connection exists, its credits are held, and its credential waits to be verified; or nothing
         has changed.
         """
+        self._refuse_files(wanted.system, wanted.settings, held={})
         declared = self._checked(wanted)
+        await self._screen(wanted.customer, caller, settings=wanted.settings, given=wanted.credentials)
         await self.create_declared(declared, caller, managed_by="api")
 
     async def create_declared(self, declared: DeclaredConnection, caller: Caller, *, managed_by: str) -> None:
@@ -94,7 +102,7 @@ class Connections:
         manifest = self._systems[wanted.system].manifest
         cost = price(self._settings.credits, tier=manifest.tier, hosting=wanted.hosting)
         async with self._paying() as connection:
-            configuration = self.configuration(declared, managed_by=managed_by)
+            configuration = self.configuration(declared, managed_by=managed_by, origin=caller.origin)
             if not await connections.insert(
                 connection, wanted.id, wanted.customer, wanted.system, manifest.tier, cost, configuration
             ):
@@ -133,6 +141,8 @@ class Connections:
         meters and rhythm are not.
         """
         held = await self._held(connection_id)
+        if patch.settings is not None:
+            self._refuse_files(held.system, patch.settings, held=held.settings)
         given = patch.model_dump(exclude_none=True, exclude={"credentials", "sync", "meters"})
         update = {
             "hosting": given.get("hosting", held.hosting),
@@ -148,11 +158,18 @@ class Connections:
             **update,
         )
         declared = self._checked(base, credentials=patch.credentials is not None)
+        anew = patch.settings is not None and (
+            caller.origin is Origin.TRUSTED or patch.settings != dict(held.settings)
+        )
+        await self._screen(
+            held.customer, caller, settings=base.settings if anew else {}, given=base.credentials
+        )
         configuration = self.configuration(
             declared,
             managed_by=held.managed_by,
             meters=None if patch.meters is not None else held.meters,
             host=held.host,
+            origin=caller.origin if anew else held.origin,
         )
         await self.configure(held, configuration, patch.credentials, caller)
 
@@ -205,6 +222,7 @@ class Connections:
             credentials=given,
         )
         self._checked(base)
+        await self._screen(held.customer, caller, settings={}, given=given)
         async with self._paying() as connection:
             locked = await connections.lock(connection, connection_id)
             if locked is None or locked.state in (State.PAUSED, *_ENDED):
@@ -296,9 +314,11 @@ class Connections:
         managed_by: str,
         meters: Sequence[Mapping[str, object]] | None = None,
         host: str = "",
+        origin: Origin = Origin.TRUSTED,
     ) -> Configuration:
         """What is stored of a checked connection. `meters`: stored ones that stay as they are; `host`: what
-        it was, where only the credential tells.
+        it was, where only the credential tells; `origin`: who gave the settings, the file where nothing is
+        said.
         """
         wanted = declared.settings
         lateness = wanted.sync.lateness
@@ -316,6 +336,7 @@ class Connections:
             if meters is None
             else [dict(meter) for meter in meters],
             managed_by=managed_by,
+            origin=origin,
         )
 
     def digest(self, given: CredentialSettings) -> str:
@@ -334,6 +355,28 @@ class Connections:
         if credentials:
             _end_of(wanted.credentials)
         return declared
+
+    async def _screen(
+        self, customer: str, caller: Caller, *, settings: Mapping[str, object], given: CredentialSettings
+    ) -> None:
+        """Raises RequestRefused for what leads where this caller's addresses may not."""
+        await self._screening.check(customer, caller.origin, settings, what="settings")
+        await self._screening.check(customer, caller.origin, given.resolved(), what="credentials")
+
+    def _refuse_files(
+        self, system: str, settings: Mapping[str, object], *, held: Mapping[str, object]
+    ) -> None:
+        """Files of this machine are named by the operator's own file only; what is held already may stay.
+        Raises RequestRefused.
+        """
+        known = self._systems.get(system)
+        for name in () if known is None else file_settings(known.settings_model):
+            if settings.get(name) not in (None, held.get(name)):
+                advice = f"; give its text as {name.removesuffix('_file')}_pem" if name == "ca_file" else ""
+                raise RequestRefused(
+                    "request.invalid",
+                    f"settings.{name}: a file of the gateway's machine is named by the gateway's own configuration only{advice}",
+                )
 
     async def _held(self, connection_id: str) -> Held:
         held = (await connections.read(self._database, [connection_id])).get(connection_id)
@@ -363,6 +406,7 @@ class Connections:
             sealed=sealed,
             generation=generation,
             expires_at=expires_at,
+            origin=caller.origin,
         )
         if grant is not None:
             credential = Credential(generation=generation, type=given.type, values=given.resolved())
@@ -454,6 +498,15 @@ def _upstream(connection_id: str, error: ConnectorError) -> RequestRefused:
 def _say(moved: Moved | None) -> None:
     if moved is not None:
         moved.say()
+
+
+def file_settings(model: type[BaseModel]) -> list[str]:
+    """The settings that name a file of this machine."""
+    return [name for name, field in model.model_fields.items() if _names_file(field.annotation)]
+
+
+def _names_file(annotation: object) -> bool:
+    return annotation is Path or any(_names_file(part) for part in get_args(annotation))
 
 
 def host_of(system: System, wanted: ConnectionSettings) -> str:

@@ -25,6 +25,7 @@ from gateway.demo.fleet import Fleet, device_names, publish_steadily
 from gateway.demo.publisher import Publisher
 from gateway.embedded import Embedded, embedded
 from gateway.embedded.broker import port_or_another
+from gateway.embedded.postgres import write_secret
 from gateway.model.access import Role
 from gateway.store import access
 from gateway.store.pool import Database
@@ -183,10 +184,11 @@ def _issue_key(folder: Path) -> str:
 
 
 def _write_configuration(folder: Path, servers: Embedded, cmms: DemoCmms, address: str) -> None:
+    write_secret(folder / "database.dsn", servers.dsn)
     gateway = {
         "instance": "demo",
         "broker": {"url": servers.broker_url},
-        "database": {"dsn": servers.dsn},
+        "database": {"dsn": "${file:database.dsn}"},
         "http": {"listen": address, "public_url": f"http://{address}"},
         "customers": [CUSTOMER],
         "connections_file": "connections.yaml",

@@ -14,7 +14,7 @@ from pathlib import Path
 from structlog.typing import FilteringBoundLogger
 
 from gateway.embedded.broker import choose_broker
-from gateway.embedded.postgres import PostgresServer
+from gateway.embedded.postgres import PostgresServer, write_secret
 from gateway.embedded.supervisor import Supervisor
 from gateway.model.errors import ConfigError
 
@@ -103,10 +103,5 @@ class _Lock:
 def _security_key(path: Path) -> str:
     """Made at the first start, for this directory only."""
     if not path.exists():
-        fresh = path.with_suffix(".new")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        write_secret(path, secrets.token_urlsafe(32))
     return path.read_text()

@@ -1,4 +1,5 @@
-"""PostgreSQL from the wheel's binaries, as a child process with its own data directory.
+"""PostgreSQL from the wheel's binaries, as a child process with its own data directory. Nobody gets in without
+its password, which is made at the first start and lies beside the data.
 
 The wheel's own start-up is not used: it gives up after ten seconds, leaves servers behind, and may open a
 world-writable socket.
@@ -7,6 +8,8 @@ world-writable socket.
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -41,8 +44,15 @@ SETTINGS = {
 }
 
 
+ACCESS = """# Written by Fieldgate at each start: nobody is trusted, on no way.
+local all all scram-sha-256
+host all all 127.0.0.1/32 scram-sha-256
+host all all ::1/128 scram-sha-256
+"""
+
+
 class PostgresServer:
-    """One cluster. Reached by a socket in a directory that only we can enter."""
+    """One cluster. Reached by a socket in a directory that only we can enter, with a password."""
 
     name = "postgresql"
     stop_signal = signal.SIGINT
@@ -53,6 +63,7 @@ class PostgresServer:
         self._directory = directory if self._account is None else directory_for(self._account, directory)
         self._data = self._directory / "data"
         self._log = self._directory / "log"
+        self._secret = directory.with_name(f"{directory.name}.password")
         self._sockets = self._directory / "socket"
         if len(str(self._sockets)) > LONGEST_SOCKET_DIRECTORY:
             self._sockets = Path(tempfile.mkdtemp(prefix="fieldgate-"))
@@ -69,6 +80,7 @@ class PostgresServer:
         if not (self._data / "PG_VERSION").exists():
             await self._initialise(initdb)
         try:
+            await self._close_access(postgres)
             return await self._started(postgres)
         except TimeoutError as error:
             raise ServerFailed(
@@ -105,7 +117,39 @@ class PostgresServer:
         return self._dsn(name)
 
     def _dsn(self, name: str) -> str:
-        return f"postgresql://postgres@/{name}?host={self._sockets}"
+        return f"postgresql://postgres:{self._secret.read_text()}@/{name}?host={self._sockets}"
+
+    async def _close_access(self, postgres: str) -> None:
+        """The superuser has a password and every way asks for it. A cluster of an earlier version trusted
+        whoever reached its socket: it gets its password while it serves nobody.
+        """
+        access = self._data / "pg_hba.conf"
+        if self._secret.exists() and access.read_text() == ACCESS:
+            return
+        if not self._secret.exists():
+            secret = secrets.token_urlsafe(32)
+            async with asyncio.timeout(START_SECONDS):
+                while words := await asyncio.to_thread(self._set_password, postgres, secret):
+                    if not any(sign in words for sign in STILL_ENDING):
+                        raise ServerFailed(f"PostgreSQL takes no password: {words[-400:]}")
+                    await asyncio.sleep(0.5)
+            write_secret(self._secret, secret)
+        access.write_text(ACCESS)
+
+    def _set_password(self, postgres: str, secret: str) -> str:
+        """Why it was not set; empty when it is."""
+        done = subprocess.run(
+            [postgres, "--single", "-j", "-D", str(self._data), "postgres"],
+            input=f"set password_encryption = 'scram-sha-256';\n\nalter role postgres password '{secret}';\n\n",
+            capture_output=True,
+            text=True,
+            cwd="/",
+            user=self._account,
+            extra_groups=[] if self._account else None,
+            check=False,
+        )
+        words = done.stderr.replace(secret, "***")
+        return words or "it ended" if done.returncode or "ERROR" in words else ""
 
     async def _initialise(self, initdb: str) -> None:
         half = self._directory / "data.new"
@@ -119,8 +163,7 @@ class PostgresServer:
             "-E",
             "utf8",
             "--locale=C",
-            "--auth-local=trust",
-            "--auth-host=scram-sha-256",
+            "--auth=reject",
         ]
         made = await asyncio.to_thread(
             subprocess.run,
@@ -164,6 +207,16 @@ class PostgresServer:
 
     def _last_words(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+
+def write_secret(path: Path, secret: str) -> None:
+    """Whole or not at all, readable by us only."""
+    fresh = path.with_suffix(".new")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secret)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 def binaries(user: str | None) -> tuple[str, str]:

@@ -59,14 +59,14 @@ class Webhooks:
         database: Database,
         sealer: Sealer,
         *,
-        requests: Requests | None = None,
+        requests: Requests,
         now: Callable[[], datetime] = clock.now,
         rand: Callable[[], float] = random.random,
     ) -> None:
         self._instance = settings.instance
         self._database = database
         self._sealer = sealer
-        self._requests = requests or Requests(settings.webhooks)
+        self._requests = requests
         self._lease_seconds = settings.webhooks.timeout.total_seconds() + LEASE_MARGIN_SECONDS
         self._now = now
         self._rand = rand

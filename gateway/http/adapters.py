@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from gateway import clock
 from gateway.connections import links
 from gateway.connections.reauthorization import CodeExchange, LoginUrl, Reauthorization
+from gateway.connections.screening import reach_of
 from gateway.connections.service import Connections
 from gateway.connections.vault import Vault
 from gateway.events.cloudevent import CloudEvent, cloud_event
@@ -64,6 +66,7 @@ def assemble(
             vault=vault,
             login_url=login_url,
             exchange=exchange,
+            reach=partial(reach_of, settings),
         ),
         catalogue=catalogue(systems),
         prices=settings.credits,

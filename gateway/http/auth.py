@@ -146,7 +146,7 @@ AdministeredConnection = Annotated[Target, Depends(Of(Role.ADMIN))]
 
 def caller(request: Request, asking: Principal, *, kind: str = "token") -> Caller:
     """Who is named in the audit."""
-    return Caller(name=f"{kind}:{asking.name}", request_id=request.state.request_id)
+    return Caller(name=f"{kind}:{asking.name}", request_id=request.state.request_id, origin=asking.origin)
 
 
 def only_customer(asking: Principal, customer: str | None) -> str | None:

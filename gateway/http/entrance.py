@@ -33,7 +33,7 @@ class Entrance:
     """One for a process. `http` says what is allowed."""
 
     def __init__(self, http: HttpSettings) -> None:
-        self._proxies = tuple(ipaddress.ip_network(network) for network in http.trusted_proxies)
+        self._proxies = http.trusted_proxies
         public = urlsplit(http.public_url)
         self._hosts = {"localhost", *(name.lower() for name in http.allowed_hosts)}
         for address in (public.netloc, http.listen):

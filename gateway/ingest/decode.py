@@ -76,6 +76,13 @@ class Decoder:
             )
         return found
 
+    def customer_of(self, topic: str) -> str | None:
+        """Whose topic it is, for what cannot be decoded; None where it is nobody's that is known."""
+        try:
+            return self._learn(topic)[0] if topic not in self._routes else self._routes[topic][0]
+        except DecodeError:
+            return None
+
     def _learn(self, topic: str) -> tuple[str, str, str | None, Parse]:
         found = self.route(topic)
         if len(self._routes) >= CACHED_TOPICS:

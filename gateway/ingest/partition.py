@@ -47,7 +47,11 @@ class Partition:
         self._database = database
         self._number = number
         self._filters = tuple(filters)
-        store = TelemetryStore(database, register_customers=settings.telemetry.auto_register_customers)
+        store = TelemetryStore(
+            database,
+            register_customers=settings.telemetry.auto_register_customers,
+            max_devices=settings.telemetry.max_devices,
+        )
         self._pipeline = Pipeline(settings.telemetry, decoder, store)
         self._session: Session | None = None
         self._stopping = False

@@ -18,7 +18,7 @@ from gateway import clock, metrics
 from gateway.ingest.decode import Decoder
 from gateway.ingest.formats.values import Reason
 from gateway.model.backoff import full_jitter
-from gateway.model.errors import DecodeError, StoreError, StoreRejected
+from gateway.model.errors import DecodeError, StoreError, StoreRejected, TooManyDevices
 from gateway.model.sample import Metrics
 from gateway.settings import TelemetrySettings
 from gateway.store.telemetry import DeadMessage, Key, TelemetryStore
@@ -131,7 +131,13 @@ class Pipeline:
                 rows = self._decoder.decode(topic, payload, received_at)
             except DecodeError as error:
                 batch.dead.append(
-                    DeadMessage(topic=topic, payload=payload, reason=error.reason, detail=error.detail)
+                    DeadMessage(
+                        topic=topic,
+                        payload=payload,
+                        reason=error.reason,
+                        detail=error.detail,
+                        customer=self._decoder.customer_of(topic),
+                    )
                 )
             else:
                 for customer, device, at, values in rows:
@@ -161,7 +167,10 @@ class Pipeline:
         if packet_id is not None:
             batch.acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
             batch.arrivals.append((clock.monotonic(), 1))
-        batch.dead.append(DeadMessage(topic=topic, payload=kept, reason=reason, detail=detail))
+        customer = self._decoder.customer_of(topic)
+        batch.dead.append(
+            DeadMessage(topic=topic, payload=kept, reason=reason, detail=detail, customer=customer)
+        )
         batch.count += 1
         batch.bytes += len(kept) + MESSAGE_OVERHEAD_BYTES
         self._holds(session, len(kept) + MESSAGE_OVERHEAD_BYTES, 1)
@@ -223,6 +232,9 @@ class Pipeline:
             started = clock.monotonic()
             try:
                 written = await self._store.write(samples, batch.dead)
+            except TooManyDevices as error:
+                samples = self._refuse(batch, samples, error.devices)
+                continue
             except StoreRejected:
                 if not samples:
                     raise  # no sample's fault: nothing would ever change
@@ -260,6 +272,24 @@ class Pipeline:
             if count:
                 metrics.MESSAGES.labels(outcome).inc(count)
 
+    def _refuse(
+        self, batch: Batch, samples: list[tuple[Key, Metrics, int]], devices: frozenset[tuple[str, str]]
+    ) -> list[tuple[Key, Metrics, int]]:
+        """Buries the messages of these devices; the samples of all others."""
+        detail = f"the customer has telemetry.max_devices ({self._settings.max_devices}) already: remove what is not used, or raise it"
+        batch.dead += [
+            DeadMessage(
+                topic=topic,
+                payload=payload,
+                reason=Reason.TOO_MANY_DEVICES,
+                detail=detail,
+                customer=key[0],
+            )
+            for key, topic, payload in batch.messages
+            if (key[0], key[1]) in devices
+        ]
+        return [sample for sample in samples if (sample[0][0], sample[0][1]) not in devices]
+
     async def _isolate(self, batch: Batch, samples: list[tuple[Key, Metrics, int]]) -> tuple[int, int, int]:
         """Finds what the database refuses by halves and adds it to the batch's dead; all else is stored: how
         many samples, new rows and changed ones.
@@ -270,6 +300,8 @@ class Pipeline:
             part = parts.pop()
             try:
                 written = await self._store.write(part, ())
+            except TooManyDevices as error:
+                parts.append(self._refuse(batch, part, error.devices))
             except StoreRejected as refusal:
                 if len(part) > 1:
                     parts += [part[len(part) // 2 :], part[: len(part) // 2]]
@@ -277,7 +309,13 @@ class Pipeline:
                 key = part[0][0]
                 detail = str(refusal)
                 dead = [
-                    DeadMessage(topic=t, payload=p, reason=Reason.REFUSED_BY_DATABASE, detail=detail)
+                    DeadMessage(
+                        topic=t,
+                        payload=p,
+                        reason=Reason.REFUSED_BY_DATABASE,
+                        detail=detail,
+                        customer=key[0],
+                    )
                     for k, t, p in batch.messages
                     if k == key
                 ]

@@ -47,7 +47,11 @@ async def replay_message(settings: Settings, database: Database, dead_letter: in
     samples: dict[Key, Metrics] = {}
     for customer, device, at, metrics in rows:
         samples[customer, device, at] = {**samples.get((customer, device, at), {}), **metrics}
-    store = TelemetryStore(database, register_customers=settings.telemetry.auto_register_customers)
+    store = TelemetryStore(
+        database,
+        register_customers=settings.telemetry.auto_register_customers,
+        max_devices=settings.telemetry.max_devices,
+    )
     await store.write([(key, metrics, received_at) for key, metrics in samples.items()], ())
     await dead_letters.remove(database, dead_letter, kept)
     return len(samples)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
+from gateway.model.address import ANYWHERE, Reach
 from gateway.model.credential import LogonGate, TokenSource
 from gateway.model.outcome import Outcome
 from gateway.model.reading import Batch, Reading
@@ -128,6 +129,7 @@ class ConnectorSettings:
     """What a connector is built from: its own settings block and its resolved credentials (secrets in clear,
     never logged).
 
+    settings_reach, credentials_reach: which addresses what the settings, or the credentials, name may lead to.
     token: where the credential is a token that the engine refreshes. gate: where it is a technical user's
     password.
     """
@@ -140,6 +142,8 @@ class ConnectorSettings:
     observe: Observer = unobserved
     token: TokenSource | None = None
     gate: LogonGate | None = None
+    settings_reach: Reach = ANYWHERE
+    credentials_reach: Reach = ANYWHERE
 
 
 class Connector(Protocol):

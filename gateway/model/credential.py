@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.model.address import ANYWHERE, Reach
+
 if TYPE_CHECKING:
     from gateway.model.connector import Auth
 
@@ -23,12 +25,16 @@ _MARGIN_CAP_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """What a customer gave for one system. A new one has the next generation; a generation never changes."""
+    """What a customer gave for one system. A new one has the next generation; a generation never changes.
+
+    `reach`: which addresses its own addresses (`token_url`, ...) may lead to.
+    """
 
     generation: int
     type: Auth
     values: Mapping[str, str] = field(repr=False)
     expires_at: datetime | None = None
+    reach: Reach = ANYWHERE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

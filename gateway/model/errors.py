@@ -62,6 +62,16 @@ class StoreRejected(StoreError):
     """PostgreSQL refuses this very data (SQLSTATE class 22 or 23): trying it again cannot help."""
 
 
+class TooManyDevices(StoreError):
+    """These devices (customer, device) are beyond what their customer may have: nothing was stored, and all the
+    rest can be.
+    """
+
+    def __init__(self, devices: frozenset[tuple[str, str]]) -> None:
+        super().__init__(f"{len(devices)} devices are beyond telemetry.max_devices of their customers")
+        self.devices = devices
+
+
 class LeaseLost(StoreError):
     """Another replica owns what we were working on: the transaction was rolled back, leave it to them."""
 

@@ -40,6 +40,8 @@ class EventType(enum.StrEnum):
     INCIDENT_OPENED = "incident.opened"
     INCIDENT_CLOSED = "incident.closed"
     WEBHOOK_DISABLED = "webhook.disabled"
+    DEVICES_REFUSED = "devices.refused"
+    DEAD_LETTERS_DROPPED = "dead_letters.dropped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from gateway.model.access import Origin
 from gateway.model.connection import State, Trigger
 from gateway.model.connector import Capabilities, Hosting
 from gateway.model.meter import MeterConflict, MeterRule, materialise
@@ -22,7 +23,7 @@ from gateway.store.queries import sql
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """What may be changed of a connection: JSON as it is written in the file, but for durations of meters,
-    which are seconds.
+    which are seconds. `origin`: who gave the settings.
     """
 
     hosting: Hosting
@@ -32,6 +33,7 @@ class Configuration:
     sync: Mapping[str, object]
     meters: Sequence[Mapping[str, object]]
     managed_by: str
+    origin: Origin = Origin.TRUSTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ class Held:
     account: str | None
     price: int
     host: str
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +153,7 @@ async def insert(
         wanted.managed_by,
         price,
         wanted.host,
+        wanted.origin,
     )
     return made
 
@@ -201,6 +205,7 @@ async def configure(connection: Connection, connection_id: str, wanted: Configur
         wanted.host,
         wanted.delivery,
         wanted.managed_by,
+        wanted.origin,
     )
     await connection.execute(sql("connection_configure"), connection_id, *how)
 
@@ -273,6 +278,7 @@ async def read(database: Database, connections: Sequence[str] | None) -> dict[st
             account=row["account"],
             price=row["price"],
             host=row["host"],
+            origin=Origin(row["origin"]),
         )
         for row in rows
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from gateway.model.access import Origin
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
@@ -24,6 +25,7 @@ class SealedCredential:
     sealed: bytes = field(repr=False)
     created_at: datetime
     expires_at: datetime | None
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +66,18 @@ async def add(
     sealed: bytes,
     generation: int,
     expires_at: datetime | None = None,
+    origin: Origin = Origin.TRUSTED,
 ) -> None:
     """Within the caller's transaction. Raises StoreRejected where the generation is there already."""
-    await connection.execute(sql("credential_add"), connection_id, generation, type, sealed, expires_at)
+    await connection.execute(
+        sql("credential_add"), connection_id, generation, type, sealed, expires_at, origin
+    )
 
 
 async def read(connection: Connection, *, connection_id: str, generation: int) -> SealedCredential | None:
     """None where there is no such generation (any more)."""
     row = await connection.fetchrow(sql("credential_read"), connection_id, generation)
-    return None if row is None else SealedCredential(**dict(row))
+    return None if row is None else SealedCredential(**{**dict(row), "origin": Origin(row["origin"])})
 
 
 async def drop_others(connection: Connection, *, connection_id: str, keep: Collection[int]) -> None:

@@ -5,7 +5,7 @@ webhooks want a row each.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -26,6 +26,20 @@ async def append(connection: Connection, event: NewEvent) -> None:
     await connection.execute(
         sql("outbox_append"), event.type, event.customer, event.connection, dict(event.data), event.request_id
     )
+
+
+async def append_once(connection: Connection, event: NewEvent, *, within: timedelta) -> bool:
+    """As `append`, unless the customer was told the same type of event within this time before; whether it was
+    added.
+    """
+    # Two replicas that see the same at once tell it once: the second waits here and then finds the event.
+    lock = f"{event.type} {event.customer}"
+    await connection.execute("select pg_advisory_xact_lock(hashtext('fieldgate.event'), hashtext($1))", lock)
+    since = await connection.fetchval("select now() - $1::interval", within)
+    if await connection.fetchval(sql("event_told_lately"), event.type, event.customer, since):
+        return False
+    await append(connection, event)
+    return True
 
 
 async def unpublished(

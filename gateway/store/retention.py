@@ -1,4 +1,5 @@
-"""Retention: whole daily partitions are dropped; old runs, dead letters and events are deleted.
+"""Retention: whole daily partitions are dropped; old runs, dead letters and events are
+deleted; what dead letters take is bounded by customer.
 
 A day past its retention that a connection has not done with is kept for its customer alone, up to `buffer`, and then
 dropped all the same: a connection that is paused or unauthorized for months must not fill the disk of the others.
@@ -37,6 +38,30 @@ class Reader:
     customer: str
 
 
+async def trim_dead_letters(
+    database: Database, *, now: datetime, retention: timedelta, max_bytes: int
+) -> dict[str | None, int]:
+    """Lets go of dead letters that are older than `retention`, or beyond what their customer may hold, the
+    oldest first; how many of the latter, by customer (None: nobody's). Each customer is told once a day.
+    """
+    async with database.transaction() as connection:
+        before = now - retention
+        size: int = await connection.fetchval("select pg_total_relation_size('dead_letter')")
+        if size < max_bytes:  # nobody holds too much: no row is looked at but for its age
+            await connection.execute("delete from dead_letter where last_at < $1", before)
+            return {}
+        rows = await connection.fetch(sql("dead_letter_trim"), max_bytes, before)
+        dropped = {row["customer_id"]: row["dropped"] for row in rows}
+        for customer, count in dropped.items():
+            event = NewEvent(
+                type=EventType.DEAD_LETTERS_DROPPED,
+                customer=customer,
+                data={"dropped": count, "limit_bytes": max_bytes},
+            )
+            await outbox.append_once(connection, event, within=timedelta(days=1))
+    return dropped
+
+
 async def drop_expired(
     database: Database, *, now: datetime, retention: timedelta, buffer: timedelta | None = None
 ) -> list[str]:
@@ -57,7 +82,6 @@ async def drop_expired(
         ]
     async with database.transaction() as connection:
         await connection.execute("delete from sync_run where ended_at < $1", now - RUNS_KEPT)
-        await connection.execute("delete from dead_letter where last_at < $1", now - retention)
     await outbox.remove_expired(database, before=now - EVENTS_KEPT)
     return dropped
 

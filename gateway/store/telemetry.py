@@ -8,12 +8,15 @@ import hashlib
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 import orjson
 
-from gateway.model.errors import StoreRejected
+from gateway import clock
+from gateway.model.errors import StoreRejected, TooManyDevices
+from gateway.model.event import EventType, NewEvent
 from gateway.model.sample import Metrics, from_microseconds
+from gateway.store import outbox
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
@@ -21,16 +24,24 @@ Key = tuple[str, str, int]
 """customer, device, device time in microseconds since the epoch."""
 
 DAY = 86_400_000_000
+DEFAULT_MAX_DEVICES = 100_000
+MAX_REMEMBERED = 100_000
+REFUSED_SECONDS = 60.0
+TOLD_AGAIN_AFTER = timedelta(days=1)
+TOO_MANY_DEVICES = "too_many_devices"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadMessage:
-    """A message that is no sample, kept with its bytes (the first of them, when it was too large)."""
+    """A message that is no sample, kept with its bytes (the first of them, when it was too large). `customer`:
+    whose topic it is; None where that is nobody's.
+    """
 
     topic: str
     payload: bytes
     reason: str
     detail: str
+    customer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +55,13 @@ class Written:
 class TelemetryStore:
     """Writes batches. Remembers which devices and days are known, and only ever what was committed."""
 
-    def __init__(self, database: Database, *, register_customers: bool) -> None:
+    def __init__(
+        self, database: Database, *, register_customers: bool, max_devices: int = DEFAULT_MAX_DEVICES
+    ) -> None:
         self._database = database
+        self._max_devices = max_devices
+        self._refused: set[tuple[str, str]] = set()  # beyond the limit, until it is asked again
+        self._refused_until = 0.0
         self._register_customers = register_customers
         self._devices: set[tuple[str, str]] = set()
         self._days: set[int] = set()
@@ -55,10 +71,13 @@ class TelemetryStore:
     ) -> Written:
         """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice.
 
-        Raises StoreUnavailable (try again) or StoreRejected (some of it can never be stored).
+        Raises StoreUnavailable (try again), StoreRejected (some of it can never be stored) or TooManyDevices
+        (all but the samples of these devices can be).
         """
         devices = {(key[0], key[1]) for key, _, _ in samples} - self._devices
         days = {key[2] // DAY for key, _, _ in samples} - self._days
+        if devices and self._refused:
+            self._raise_known(devices)
         written = Written(stored=0, modified=0)
         try:
             async with self._database.transaction() as connection:
@@ -70,6 +89,12 @@ class TelemetryStore:
                     written = await _insert(connection, samples)
                 if dead:
                     await _bury(connection, dead)
+                    await self._tell_of_refused(connection, dead)
+        except TooManyDevices as error:
+            if len(self._refused) < MAX_REMEMBERED:
+                self._refused |= error.devices
+            self._refused_until = clock.monotonic() + REFUSED_SECONDS
+            raise
         except StoreRejected:
             # it may be that what we know is gone: a day that retention dropped, a dump that was restored
             self._devices.clear()
@@ -79,13 +104,30 @@ class TelemetryStore:
         self._days |= days
         return written
 
+    def _raise_known(self, devices: set[tuple[str, str]]) -> None:
+        """What was refused a moment ago is refused without asking: a flood of invented devices costs little."""
+        if clock.monotonic() >= self._refused_until:
+            self._refused.clear()
+        if known := devices & self._refused:
+            raise TooManyDevices(frozenset(known))
+
+    async def _tell_of_refused(self, connection: Connection, dead: Collection[DeadMessage]) -> None:
+        for customer in sorted({d.customer for d in dead if d.reason == TOO_MANY_DEVICES and d.customer}):
+            event = NewEvent(
+                type=EventType.DEVICES_REFUSED, customer=customer, data={"limit": self._max_devices}
+            )
+            await outbox.append_once(connection, event, within=TOLD_AGAIN_AFTER)
+
     async def _register(self, connection: Connection, devices: Sequence[tuple[str, str]]) -> None:
+        """Raises TooManyDevices for those for which there is no room."""
         customers = [customer for customer, _ in devices]
         if self._register_customers:
             await connection.execute(sql("telemetry_register_customers"), customers)
-        await connection.execute(
-            sql("telemetry_register_devices"), customers, [device for _, device in devices]
+        rows = await connection.fetch(
+            sql("telemetry_register_devices"), customers, [device for _, device in devices], self._max_devices
         )
+        if rows:
+            raise TooManyDevices(frozenset((row["customer_id"], row["device_id"]) for row in rows))
 
 
 async def client_id(database: Database, instance: str, partition: int) -> str:
@@ -139,6 +181,7 @@ async def _bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
         [d.reason for d in dead],
         [d.detail.replace("\0", "\\0") for d in dead],
         [d.payload for d in dead],
+        [d.customer for d in dead],
     )
 
 

@@ -214,7 +214,7 @@ async def test_a_rule_at_tryton_costs_its_own_control_only_and_is_remembered(har
         (
             "413 Content Too Large",
             b"<!doctype html><p>The data is too large.</p>",
-            Rejected(code="413", message="The data is too large."),
+            Rejected(code="413", message="the data is too large"),
         ),
         ("423 Locked", b'{"status": 423, "message": "busy", "description": ""}', Unavailable),
         ("400 Bad Request", b"<html>proxy</html>", BadConfiguration),

@@ -138,6 +138,37 @@ async def test_only_we_can_enter_the_directory_of_the_socket(data_dir: Path) -> 
         await connection.close()
 
 
+async def test_nobody_gets_in_without_the_password(data_dir: Path) -> None:
+    """Also whoever gets to the socket, and over TCP where somebody opens it."""
+    async with embedded(data_dir, Heard().log) as servers:
+        sockets = servers.dsn.partition("host=")[2]
+        for password in (None, "", "postgres"):
+            with pytest.raises(asyncpg.InvalidPasswordError):
+                await asyncpg.connect(host=sockets, user="postgres", database="fieldgate", password=password)
+        connection = await asyncpg.connect(servers.dsn)
+        methods = await connection.fetch("select distinct auth_method from pg_hba_file_rules")
+        kept = await connection.fetchval("select rolpassword from pg_authid where rolname = 'postgres'")
+        await connection.close()
+        assert [row["auth_method"] for row in methods] == ["scram-sha-256"] and kept.startswith("SCRAM")
+    assert (data_dir / "postgres.password").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_cluster_that_trusted_everybody_is_closed_and_keeps_its_data(data_dir: Path) -> None:
+    """As an earlier version left it: no password, and trust."""
+    async with embedded(data_dir, Heard().log) as servers:
+        await write(servers)
+        connection = await asyncpg.connect(servers.dsn)
+        await connection.execute("alter role postgres password null")
+        await connection.close()
+        old = servers.dsn
+    (data_dir / "postgres.password").unlink()
+    (data_dir / "postgres" / "data" / "pg_hba.conf").write_text("local all all trust\n")
+    async with embedded(data_dir, Heard().log) as servers:
+        assert servers.dsn != old and await read(servers.dsn) == 42
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(old)
+
+
 async def test_a_second_gateway_on_the_directory_is_refused(data_dir: Path) -> None:
     async with embedded(data_dir, Heard().log) as servers:
         with pytest.raises(ConfigError, match="another gateway runs on it"):

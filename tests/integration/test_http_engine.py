@@ -22,6 +22,7 @@ from gateway.connections.tokens import Tokens
 from gateway.events.documents import status_document
 from gateway.http import adapters, polled
 from gateway.model.access import Role
+from gateway.model.address import ANYWHERE
 from gateway.model.connection import Trigger
 from gateway.model.connector import Health
 from gateway.model.errors import AuthRefused, RequestRefused, Unavailable
@@ -362,6 +363,7 @@ def reauthorization(world: World) -> Reauthorization:
         vault=world.engine.vault,
         login_url=lambda *_, **__: "",
         exchange=None,
+        reach=lambda *_: ANYWHERE,
     )  # type: ignore[arg-type]
 
 
@@ -433,6 +435,7 @@ async def test_attempts_are_bounded_also_at_once(world: World) -> None:
         vault=world.engine.vault,
         login_url=lambda *_, **__: "",
         exchange=None,
+        reach=lambda *_: ANYWHERE,
     )  # type: ignore[arg-type]
     secret = path.rpartition("/")[2]
     results = await asyncio.gather(

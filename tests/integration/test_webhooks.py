@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from cloudevents.core.v1.event import CloudEvent as ReadEvent
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from benchmarks.servers import Postgres, wait_until
+from connectors.kit.egress import transport
 from gateway import metrics
 from gateway.connections.endpoint_secrets import rotate
 from gateway.connections.rotation import check_keys
@@ -306,7 +308,7 @@ async def test_certificates_are_checked_against_the_name(database: Database, tmp
 
     async with Receiver(tls=tls) as receiver:
         trusting = ssl.create_default_context(cafile=str(authority))
-        sender = Requests(requests, resolve=loopback, tls=trusting)
+        sender = Requests(requests, partial(transport, resolve=loopback, tls=trusting))
         port = receiver.port
         headers = {"webhook-id": "m", "fieldgate-attempt": "1"}
         assert await sender.post(f"https://hooks.example:{port}/x", b"{}", headers) == (
@@ -318,7 +320,7 @@ async def test_certificates_are_checked_against_the_name(database: Database, tmp
             0
         ] is Outcome.UNREACHABLE
         await sender.close()
-        distrusting = Requests(requests, resolve=loopback)
+        distrusting = Requests(requests, partial(transport, resolve=loopback))
         assert (await distrusting.post(f"https://hooks.example:{port}/x", b"{}", headers))[
             0
         ] is Outcome.UNREACHABLE
@@ -336,7 +338,7 @@ async def test_a_name_that_changes_its_meaning_reaches_nothing_private() -> None
         return answers[asked[host] - 1]
 
     async with Receiver() as receiver:
-        sender = Requests(WebhookSettings(allow_http=True), resolve=rebinding)
+        sender = Requests(WebhookSettings(allow_http=True), partial(transport, resolve=rebinding))
         for _ in answers:
             outcome, error = await sender.post(f"http://hooks.example:{receiver.port}/", b"{}", {})
             assert (outcome, error) == (
@@ -345,7 +347,7 @@ async def test_a_name_that_changes_its_meaning_reaches_nothing_private() -> None
             )
         assert (await sender.post(f"http://127.0.0.1:{receiver.port}/", b"{}", {}))[0] is Outcome.FORBIDDEN
         await sender.close()
-        real = Requests(WebhookSettings(allow_http=True))
+        real = Requests(WebhookSettings(allow_http=True), transport)
         for name in (
             "localhost",
             "2130706433",
@@ -371,7 +373,7 @@ async def test_a_replica_that_stops_waits_for_the_answer(database: Database) -> 
     async with Receiver(answer) as receiver:
         await service(database).create(receiver.url, customer=None)
         await append(database, numbered(0), numbered(1))
-        worker = Webhooks(settings(), database, SEALER)
+        worker = Webhooks(settings(), database, SEALER, requests=Requests(settings().webhooks, transport))
         running = asyncio.create_task(worker.run())
         await came.wait()
         running.cancel()
@@ -404,14 +406,15 @@ async def test_a_database_that_is_killed_during_an_attempt_learns_of_its_end(
 
 KILLED = """
 import asyncio, sys
-from gateway.connections.endpoint_secrets import EndpointSealer
-from gateway.connections.vault import Vault
+from connectors.kit.egress import transport
+from gateway.events.webhook_request import Requests
 from gateway.events.webhooks import Webhooks
 from gateway.store.pool import Database
 from tests.fixtures.webhook_rig import SEALER, settings
 
 async def main(dsn):
-    await Webhooks(settings(), await Database.open(dsn, size=3), SEALER).run()
+    sender = Requests(settings().webhooks, transport)
+    await Webhooks(settings(), await Database.open(dsn, size=3), SEALER, requests=sender).run()
 
 asyncio.run(main(*sys.argv[1:]))
 """

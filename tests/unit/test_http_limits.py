@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -194,7 +193,9 @@ async def test_every_secret_that_can_be_guessed_is_counted(method: str, path: st
 async def test_a_proxy_that_is_trusted_says_who_the_client_is() -> None:
     made = world()
     made.mounted.entrance = mounted_for(
-        HttpSettings(public_url="http://gateway.test", trusted_proxies=("127.0.0.0/8", "10.0.0.1"))
+        HttpSettings.model_validate(
+            {"public_url": "http://gateway.test", "trusted_proxies": ["127.0.0.0/8", "10.0.0.1"]}
+        )
     ).entrance
     async with made.client() as client:
         for number in range(rules.MAX_FAILURES):
@@ -330,10 +331,3 @@ async def test_the_fast_path_asks_for_nothing_less() -> None:
     async with made.client("globex") as client:
         assert (await client.get("/v1/connections/acme-2/status")).status_code == 404
         assert (await client.get("/v1/connections/acme-2/status")).status_code == 404
-
-
-def test_networks_of_proxies_are_checked() -> None:
-    assert HttpSettings(trusted_proxies=("10.0.0.0/8",)).trusted_proxies == ("10.0.0.0/8",)
-    with pytest.raises(ValueError, match="is no address and no network"):
-        HttpSettings(trusted_proxies=("10.0.0.300",))
-    assert ipaddress.ip_network("10.0.0.0/8")

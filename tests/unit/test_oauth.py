@@ -14,6 +14,7 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import orjson
 import pytest
 
 from connectors.kit.http import HttpClient
@@ -219,7 +220,8 @@ async def test_a_refused_client_is_no_customers_fault(network: list[httpx.Reques
 async def test_an_answer_that_echoes_the_request_gives_nothing_away(network: list[httpx.Request]) -> None:
     def echo() -> Reply:
         [*_, request] = network
-        return sent(500, request.content + str(request.headers.raw).encode(), {"content-type": "text/plain"})
+        said = {"message": request.content.decode() + str(request.headers.raw)}
+        return sent(500, orjson.dumps(said), {"content-type": "application/json"})
 
     with pytest.raises(Unavailable) as caught:
         await refreshed(echo)

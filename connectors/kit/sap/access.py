@@ -50,7 +50,14 @@ class SapSettings(Block):
         {}, description="What further error codes of this system mean."
     )
     ca_file: Path | None = Field(
-        None, description="Authority of the system's certificate; else the machine's."
+        None,
+        description="Authority of the system's certificate, as a file of the gateway's machine: in the operator's own file only. Else the machine's authorities.",
+    )
+    ca_pem: str | None = Field(
+        None,
+        max_length=65_536,
+        pattern=r"^\s*-----BEGIN CERTIFICATE-----",
+        description="The same as PEM text, in its place.",
     )
 
     @field_validator("base_url")
@@ -126,9 +133,10 @@ def open_client(
             "credentials: a user and its password, an OAuth 2.0 client, or a client certificate is needed"
         )
     tls = None
-    if settings.ca_file is not None or "certificate" in given:
+    if settings.ca_file is not None or settings.ca_pem is not None or "certificate" in given:
         tls = tls_context(
             ca_file=settings.ca_file,
+            ca_pem=settings.ca_pem,
             certificate=given.get("certificate"),
             private_key=given.get("private_key"),
         )
@@ -140,6 +148,7 @@ def open_client(
         timeout_seconds=built_from.timeout_seconds,
         observe=built_from.observe,
         tls=tls,
+        reach=built_from.settings_reach,
     )
     http.authorize(authorization_for(built_from, conceal=http.conceal))
     return http

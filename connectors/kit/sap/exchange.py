@@ -26,6 +26,7 @@ from connectors.kit.sap.documents import (
     to_operation,
     to_questions,
 )
+from connectors.kit.words import words_of
 from gateway.model.connector import Health, RemoteReading
 from gateway.model.errors import ConnectorError, Unavailable
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry
@@ -201,7 +202,7 @@ class Documents:
         return outcomes
 
     def _fault(self, answer: PartAnswer) -> Fault:
-        return fault_of(answer.json, text=answer.body[:2000].decode("utf-8", "replace"))
+        return fault_of(answer.json, text=words_of(answer.json, answer.body, answer.headers))
 
     def _words(self, fault: Fault) -> str:
         return self._service.http.clean(fault.message)

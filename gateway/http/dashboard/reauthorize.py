@@ -21,7 +21,7 @@ from gateway.http.dashboard.forms import fields
 from gateway.http.dashboard.rendering import render
 from gateway.http.entrance import Entrance
 from gateway.http.ports import Services, System
-from gateway.model.access import Caller
+from gateway.model.access import Caller, Origin
 from gateway.model.errors import RequestRefused
 from gateway.settings import CredentialSettings
 
@@ -187,4 +187,4 @@ def _fields(serving: Services, link: Link, type_: str) -> tuple[Field, ...]:
 
 
 def _by(request: Request) -> Caller:
-    return Caller(name="link", request_id=request.state.request_id)
+    return Caller(name="link", request_id=request.state.request_id, origin=Origin.BOUND)

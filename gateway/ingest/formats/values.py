@@ -40,6 +40,7 @@ class Reason(enum.StrEnum):
     OVERSIZED_PACKET = "oversized_packet"
     NOT_UTF8 = "not_utf8"
     REFUSED_BY_DATABASE = "refused_by_database"
+    TOO_MANY_DEVICES = "too_many_devices"
 
 
 def parse_time(value: object) -> int:

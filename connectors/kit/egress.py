@@ -1,0 +1,120 @@
+"""Where connections lead: a name is resolved once for each connection that is opened, its addresses are judged,
+and the connection goes to exactly what was judged. The name stays for TLS and `Host`.
+
+So what a name means cannot change between the judgement and the connection. One transport for whatever calls
+an address that a stranger gave: connectors of customers, authorization servers, webhooks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import httpcore
+import httpx
+
+from gateway.model.address import AddressRefused, Reach
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+
+MAX_ADDRESSES = 4
+NAMES_AT_ONCE = 32
+
+
+async def look_up(host: str, port: int) -> Sequence[str]:
+    """The addresses of a name, as the system's resolver orders them. Raises OSError."""
+    try:
+        found = await asyncio.get_running_loop().run_in_executor(
+            _threads(), lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
+    except UnicodeError as error:
+        raise OSError(f"{host[:100]!r} is not a name") from error
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+async def addresses(host: str, port: int, reach: Reach, resolve: Resolve | None = None) -> Sequence[str]:
+    """Those of the name that may be called, at most MAX_ADDRESSES. Raises AddressRefused, and OSError where
+    there is no such name.
+    """
+    found = [address for address in await (resolve or look_up)(host, port) if reach.covers(address)]
+    if not found:
+        raise AddressRefused(host)
+    return found[:MAX_ADDRESSES]
+
+
+class PinningTransport(httpx.AsyncHTTPTransport):
+    """Opens connections to addresses within `reach` only. No proxy of the environment: it would resolve the
+    name itself. Raises AddressRefused beside what httpx raises.
+    """
+
+    def __init__(
+        self, reach: Reach, *, tls: ssl.SSLContext, limits: httpx.Limits, resolve: Resolve | None = None
+    ) -> None:
+        super().__init__(verify=tls, trust_env=False, limits=limits)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=tls,
+            max_connections=limits.max_connections,
+            max_keepalive_connections=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            network_backend=_Judging(reach, resolve),
+        )
+
+
+def transport(
+    reach: Reach,
+    limits: httpx.Limits,
+    *,
+    tls: ssl.SSLContext | None = None,
+    resolve: Resolve | None = None,
+) -> PinningTransport:
+    """One that verifies TLS by the machine's authorities, or by `tls`."""
+    return PinningTransport(reach, tls=tls or httpx.create_ssl_context(), limits=limits, resolve=resolve)
+
+
+class _Judging(httpcore.AsyncNetworkBackend):
+    """The sockets below the pool, which holds connections by name: TLS is checked against that."""
+
+    def __init__(self, reach: Reach, resolve: Resolve | None) -> None:
+        self._reach = reach
+        self._resolve = resolve
+        self._sockets = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            async with asyncio.timeout(timeout):
+                found = await addresses(host, port, self._reach, self._resolve)
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(f"the name {host[:100]!r} is not resolved in time") from error
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from error
+        for place, address in enumerate(found, 1):
+            try:
+                return await self._sockets.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if place == len(found):
+                    raise
+        raise AssertionError("there is an address")
+
+    async def connect_unix_socket(self, path: str, *_: object, **__: object) -> httpcore.AsyncNetworkStream:
+        """No address leads here: a socket of this machine is never what a stranger names."""
+        raise AddressRefused(path)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._sockets.sleep(seconds)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Of its own: names that hang must not stop what else needs threads."""
+    return ThreadPoolExecutor(NAMES_AT_ONCE, "names")

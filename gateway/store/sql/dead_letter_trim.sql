@@ -1,0 +1,13 @@
+-- $1 bytes that a customer may hold, $2 the time before which none is kept. The oldest go first; how many went, by customer (null: nobody's).
+with sized as (
+    select dead_letter_id, last_at,
+           sum(coalesce(pg_column_size(payload), 0) + octet_length(detail) + 200) over (
+               partition by customer_id order by last_at desc, dead_letter_id desc
+           ) as bytes
+    from dead_letter
+), gone as (
+    delete from dead_letter d using sized s
+    where d.dead_letter_id = s.dead_letter_id and (s.bytes > $1 or s.last_at < $2)
+    returning d.customer_id, s.bytes > $1 as for_room
+)
+select customer_id, count(*) as dropped from gone where for_room group by customer_id
