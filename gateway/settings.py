@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from gateway.model.connector import Auth, Hosting
+from gateway.model.dsn import check_own_dsn
 from gateway.model.meter import Reduce
 
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -89,6 +90,12 @@ class DatabaseSettings(Section):
 
     dsn: SecretStr = SecretStr("postgresql:///fieldgate")
     pool_size: int = Field(8, ge=3, le=100)
+
+    @field_validator("dsn")
+    @classmethod
+    def _can_work(cls, dsn: SecretStr) -> SecretStr:
+        check_own_dsn(dsn.get_secret_value())
+        return dsn
 
 
 class HttpSettings(Section):

@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
 from gateway.embedded.account import account, binaries_for, directory_for
 from gateway.embedded.supervisor import ServerFailed, ends_with_parent, starting
@@ -105,7 +106,7 @@ class PostgresServer:
         return self._dsn(name)
 
     def _dsn(self, name: str) -> str:
-        return f"postgresql://postgres@/{name}?host={self._sockets}"
+        return f"postgresql://postgres@/{name}?host={quote(str(self._sockets))}"
 
     async def _initialise(self, initdb: str) -> None:
         half = self._directory / "data.new"
