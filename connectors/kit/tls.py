@@ -20,8 +20,8 @@ def tls_context(
     """
     try:
         context = ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise BadConfiguration(f"settings.ca_file {str(ca_file)!r} cannot be used: {error}") from error
+    except (OSError, ValueError) as error:  # a path may be no path, and a file no text
+        raise BadConfiguration(f"settings.ca_file {str(ca_file)[:200]!r} cannot be used: {error}") from error
     if certificate is None or private_key is None:
         return context
     with tempfile.TemporaryDirectory(prefix="fieldgate-") as folder:
