@@ -29,7 +29,7 @@ SECRETS = {
     "FIELDGATE_DATABASE_DSN": "postgresql://fieldgate@localhost/fieldgate",
     "FIELDGATE_KEY": "k" * 44,
     "ACME_MAINTAINX_KEY": "a",
-    "GLOBEX_WAREHOUSE_DSN": "postgresql://globex@localhost/warehouse",
+    "GLOBEX_WAREHOUSE_DSN": "postgresql://globex:globex@localhost/warehouse",
     "ACME_S4_TOKEN_URL": "https://acme.example/token",
     "ACME_S4_CLIENT": "c",
     "ACME_S4_SECRET": "s",
@@ -47,7 +47,7 @@ CONNECTIONS = (ROOT / "config" / "connections.example.yaml").read_text()
 def read(folder: Path, gateway: str, connections: str) -> Loaded:
     """The samples as a user would have them: in one folder, the secrets in the environment or in files."""
     for name in re.findall(r"\$\{file:(/run/secrets/(\w+))\}", gateway):
-        (folder / name[1]).write_text("secret")
+        (folder / name[1]).write_text(SECRETS.get(f"FIELDGATE_{name[1].upper()}", "secret"))
         gateway = gateway.replace(name[0], str(folder / name[1]))
     (folder / "fieldgate.yaml").write_text(gateway)
     (folder / "connections.yaml").write_text(connections)
