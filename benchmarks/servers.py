@@ -130,7 +130,7 @@ class Postgres:
 
     def dsn(self, database: str = "postgres") -> str:
         """Connects over TCP on loopback, as the superuser."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://postgres:postgres@127.0.0.1:{self.port}/{database}"
 
     async def start(self, *, seconds: float = 120.0) -> None:
         """Initialises it at the first start; returns when a query is answered (crash recovery included)."""

@@ -23,7 +23,7 @@ from pydantic import (
 
 from gateway.model.address import to_listen
 from gateway.model.connector import Auth, Hosting
-from gateway.model.database_address import fault_of
+from gateway.model.dsn import check_own_dsn
 from gateway.model.meter import Reduce
 
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -132,9 +132,8 @@ class DatabaseSettings(Section):
 
     @field_validator("dsn")
     @classmethod
-    def _usable(cls, dsn: SecretStr) -> SecretStr:
-        if (fault := fault_of(dsn.get_secret_value())) is not None:
-            raise ValueError(fault)
+    def _can_work(cls, dsn: SecretStr) -> SecretStr:
+        check_own_dsn(dsn.get_secret_value())
         return dsn
 
 

@@ -12,7 +12,15 @@ from urllib.parse import quote
 
 import orjson
 
-from connectors.http_json.mapping import resolution, sign, to_found, to_outcomes, to_values, words
+from connectors.http_json.mapping import (
+    resolution,
+    sign,
+    to_found,
+    to_outcomes,
+    to_refusal,
+    to_values,
+    words,
+)
 from connectors.http_json.settings import OF_BODY, OF_READING, HttpJsonCredentials, HttpJsonSettings
 from connectors.http_json.template import compiled
 from connectors.kit.authorization import authorization_for
@@ -22,7 +30,7 @@ from connectors.kit.http import HttpClient
 from connectors.kit.manifest import load_manifest
 from connectors.kit.settings import parse
 from gateway.model.connector import Capabilities, ConnectorSettings, Dedup, Health, Push, RemoteReading
-from gateway.model.errors import OutcomeUnknown, Unavailable
+from gateway.model.errors import OutcomeUnknown, PermissionDenied, Unavailable
 from gateway.model.outcome import Accepted, Outcome, Rejected
 from gateway.model.reading import Batch, Reading, make_batch
 
@@ -71,10 +79,18 @@ class HttpJsonConnector:
         """Reads `probe_path`; without one, HEAD of the readings' address, of which not every answer tells
         whether the credential is good.
         """
-        if self._settings.probe_path is not None:
-            await self._http.call("probe", "GET", self._settings.probe_path)
+        path = self._settings.probe_path
+        if path is not None:
+            answer = await self._http.call("probe", "GET", path, expects="reachable")
+            if (refusal := to_refusal(answer.json, self._settings.refused_when)) is not None:
+                said = self._http.clean(refusal[1])
+                raise PermissionDenied(
+                    f"the receiver refuses the probe: {said}", request_id=answer.request_id
+                )
             return Health()
-        answer = await self._http.call("probe", "HEAD", self._settings.path, accept_statuses=_HEAD_STATUSES)
+        answer = await self._http.call(
+            "probe", "HEAD", self._settings.path, accept_statuses=_HEAD_STATUSES, expects="reachable"
+        )
         return Health(
             detail=""
             if 200 <= answer.status < 300
@@ -148,6 +164,7 @@ class HttpJsonConnector:
             content=content,
             headers=headers,
             accept_statuses=settings.refusals,
+            expects="json" if settings.results is not None or settings.answer == "json" else "anything",
         )
         if answer.status in settings.refusals:
             said = self._http.clean(words(answer.json)) or self._http.text_of(answer)
@@ -156,7 +173,12 @@ class HttpJsonConnector:
                 code=str(answer.status),
                 request_id=answer.request_id,
             )
+        if (refusal := to_refusal(answer.json, settings.refused_when)) is not None:
+            code, said = refusal
+            raise Refusal(self._http.clean(said), code=self._http.clean(code), request_id=answer.request_id)
         if settings.results is None:
+            if settings.answer == "json" and answer.json is None:
+                raise OutcomeUnknown("the receiver's answer is empty", request_id=answer.request_id)
             return [Accepted() for _ in part]
         outcomes = to_outcomes(answer.json, settings.results, expected=len(part))
         if outcomes is None:

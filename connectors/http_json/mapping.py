@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Literal, assert_never
 
-from connectors.http_json.settings import ReadBack, Results, Signature
+from connectors.http_json.settings import ReadBack, RefusedWhen, Results, Signature
 from connectors.kit.numbers import to_number
 from gateway.model.connector import RemoteReading
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry
@@ -78,6 +78,17 @@ def read(document: object, path: str) -> object:
     for name in path.split("."):
         document = document.get(name) if isinstance(document, dict) else None
     return document
+
+
+def to_refusal(document: object, refused: RefusedWhen | None) -> tuple[str, str] | None:
+    """Code and words, where an answer with 2xx says that the request was refused; None where it does not."""
+    if refused is None:
+        return None
+    word = read(document, refused.path)
+    if type(word) is not type(refused.word) or word != refused.word:
+        return None
+    code = _text(read(document, refused.code))[:60] or "refused"
+    return code, _text(read(document, refused.message)) or words(document) or "the receiver gave no reason"
 
 
 def to_outcomes(document: object, results: Results, *, expected: int) -> list[Outcome] | None:

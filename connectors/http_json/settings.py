@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
 
 from connectors.http_json.template import compiled, placeholders
 from connectors.kit.credentials import OAUTH_CLIENT, OneOfKinds
@@ -64,6 +73,17 @@ class Results(Block):
     @classmethod
     def _may_be_whole(cls, path: object) -> object:
         return "$" if path == "." else path
+
+
+class RefusedWhen(Block):
+    """What in an answer with 2xx says that the request was refused all the same."""
+
+    path: str = Field("success", pattern=_FIELD, description="Path of the word in the answer.")
+    word: StrictBool | StrictInt | StrictStr = Field(
+        False, description='The word that means refused, with its type: `false` is not `"false"`.'
+    )
+    code: str = Field("code", pattern=_FIELD, description="Path of the refusal's code.")
+    message: str = Field("error", pattern=_FIELD, description="Path of the refusal's words.")
 
 
 class ReadBack(Block):
@@ -130,6 +150,12 @@ class HttpJsonSettings(Block):
     deduplicates: bool = Field(
         False,
         description="The receiver keeps one reading for each {key}, the last: sending again is harmless.",
+    )
+    answer: Literal["any", "json"] = Field(
+        "any", description="What a 2xx has to bear: anything but a web page, or JSON."
+    )
+    refused_when: RefusedWhen | None = Field(
+        None, description="What in an answer with 2xx means refused all the same."
     )
     results: Results | None = Field(None, description="Where an answer tells of each reading.")
     read_back: ReadBack | None = Field(None, description="How the receiver is asked what it holds.")

@@ -7,6 +7,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 
+import orjson
+
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 _MOST_NODES, _DEEPEST = 200, 8
 
@@ -33,6 +35,10 @@ def compiled(template: object, *, known: Collection[str]) -> Fill:
         raise ValueError(
             f"unknown placeholder {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
         )
+    try:
+        orjson.dumps(template)
+    except orjson.JSONEncodeError as error:
+        raise ValueError(f"the template is no JSON: {error}") from None
     return _compiled(template)
 
 

@@ -56,6 +56,9 @@ _CLASS: Mapping[int, Meaning] = {
     5: Meaning.MAYBE_DONE,
 }
 DEFAULT_RETRY_AFTER_SECONDS = 60.0
+MAX_WHOLE_NUMBER = 10**15
+MAX_DATE_LENGTH = 100
+CLOCK_YEARS = range(2020, 2200)
 _LOGIN_PAGE = re.compile(
     rb"""<input[^>]{0,500}\btype\s*=\s*["']?password\b|name\s*=\s*["']?(?:SAMLRequest|SAMLResponse|RelayState|wresult)\b"""
     rb"""|<title[^>]{0,100}>[^<]{0,200}\b(?:log|sign)[\s-]?(?:in|on)\b""",
@@ -111,28 +114,42 @@ def asks_for_login(page: bytes) -> bool:
 
 
 def parse_retry_after(value: str | None, *, answered_at: datetime | None) -> float | None:
-    """Seconds of a Retry-After, either form; never negative. A date counts from the answer's own Date, so
-    that no clock of ours matters.
+    """Seconds of a Retry-After, either form: finite and never negative, however far they are. A date counts
+    from the answer's own Date, so that no clock of ours matters.
 
     None when absent or not understood, or for a date in an answer without one. Source: RFC 9110, 10.2.3.
     """
     if value is None:
         return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return float(min(int(text[:12]), 10**9))
-    at = parse_date(text)
+    if (seconds := whole_number(value)) is not None:
+        return float(seconds)
+    at = parse_date(value)
     if at is None or answered_at is None:
         return None
     return max(0.0, (at - answered_at).total_seconds())
 
 
+def whole_number(text: str) -> int | None:
+    """Digits of a header's value, MAX_WHOLE_NUMBER at most; None for anything else, a sign or a fraction too."""
+    digits = text.strip(" \t")
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    digits = digits.lstrip("0")
+    return MAX_WHOLE_NUMBER if len(digits) > 15 else int(digits or "0")
+
+
 def parse_date(value: str | None) -> datetime | None:
-    """Aware UTC of an HTTP date, or None."""
-    if value is None:
+    """Aware UTC of an HTTP date; None for anything else, and for a time that UTC cannot say."""
+    if value is None or len(value) > MAX_DATE_LENGTH:
         return None
     try:
         at = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError, TypeError, IndexError):  # the parser of mails meets odd texts so
         return None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def parse_clock(value: str | None) -> datetime | None:
+    """A system's own clock, of its Date; None for one that no clock shows."""
+    at = parse_date(value)
+    return at if at is not None and at.year in CLOCK_YEARS else None

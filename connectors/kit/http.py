@@ -16,13 +16,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, assert_never
 
 import httpx
 import orjson
 
-from connectors.kit.classify import asks_for_login, parse_date, parse_retry_after, to_error, unanswered
+from connectors.kit.classify import (
+    asks_for_login,
+    parse_clock,
+    parse_date,
+    parse_retry_after,
+    to_error,
+    unanswered,
+)
+from connectors.kit.cookies import cookie_jar
 from connectors.kit.egress import transport
+from connectors.kit.json_text import parse_json
 from connectors.kit.words import words_of
 from gateway.model.address import ANYWHERE, AddressRefused, Reach
 from gateway.model.connector import Observer, unobserved
@@ -32,6 +41,10 @@ if TYPE_CHECKING:
     from connectors.kit.authorization import Authorization
 
 MAX_BODY_BYTES = 8 << 20
+Expected = Literal["json", "multipart", "anything", "reachable"]
+"""What makes an answer with 2xx good. `json`: JSON or nothing, under whatever content type. `anything`: all but
+a web page, which a proxy may have said. `reachable`: all but a page that asks for a login.
+"""
 _REQUEST_ID_HEADERS = (
     "x-request-id",
     "x-correlation-id",
@@ -40,11 +53,18 @@ _REQUEST_ID_HEADERS = (
     "x-amz-cf-id",
     "cf-ray",
 )
-_JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\b", re.IGNORECASE)
+_PAGE = re.compile(rb"<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _MULTIPART = re.compile(r"multipart/mixed\b", re.IGNORECASE)
 _CERTIFICATE_REFUSED = re.compile(
     r"alert (?:bad certificate|(?:no |unsupported )?certificate(?: expired| revoked| unknown)?|unknown ca|access denied|decrypt error)",
     re.IGNORECASE,
+)
+# A header, an address or a body that HTTP or JSON cannot say.
+_CANNOT_BE_SENT = (
+    httpx.UnsupportedProtocol,
+    httpx.LocalProtocolError,
+    httpx.InvalidURL,
+    UnicodeError,
 )
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]+")
 
@@ -104,7 +124,9 @@ class HttpClient:
                     **headers,
                 },
                 timeout=timeout_seconds,
+                cookies=cookie_jar(),
                 follow_redirects=False,
+                event_hooks={"response": [_stay]},
                 verify=tls or pinned is None,
                 transport=pinned,
                 limits=limits,
@@ -150,7 +172,7 @@ class HttpClient:
         params: Mapping[str, str | int] | None = None,
         idempotent: bool | None = None,
         accept_statuses: Collection[int] = (),
-        expects: Literal["json", "multipart"] = "json",
+        expects: Expected = "json",
     ) -> Answer:
         """One request within the time-out, body included. Returns 2xx, and `accept_statuses`, which the
         caller reads itself.
@@ -188,7 +210,7 @@ class HttpClient:
         params: Mapping[str, str | int] | None,
         idempotent: bool | None,
         accept: Collection[int],
-        expects: Literal["json", "multipart"],
+        expects: Expected,
     ) -> Answer:
         harmless = method in ("GET", "HEAD") if idempotent is None else idempotent
         call = f"{method} {path.partition('?')[0]}"
@@ -200,7 +222,9 @@ class HttpClient:
 
         status_class = "none"
         try:
-            body = content if json is None else orjson.dumps(json)
+            if self._client.is_closed:
+                raise unanswered(f"{call} was not sent: the connection is being closed", idempotent=True)
+            body = content if json is None else _body(json)
             typed = {} if json is None else {"content-type": "application/json"}
             extensions = {"trace": trace, "timeout": httpx.Timeout(self._timeout_seconds).as_dict()}
             request = self._client.build_request(
@@ -218,7 +242,7 @@ class HttpClient:
             raise self.error(answer, call, idempotent=harmless)
         except AddressRefused as error:
             raise BadConfiguration(str(error)) from None
-        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as error:
+        except _CANNOT_BE_SENT as error:
             raise BadConfiguration(
                 self.clean(
                     f"{call} cannot be sent ({type(error).__name__}): check the address and the credential"
@@ -243,9 +267,8 @@ class HttpClient:
         response = await self._client.send(request, stream=True)
         try:
             request_id = self._request_id(response.headers)
-            answered_at = parse_date(response.headers.get("date"))
-            if answered_at is not None:
-                self._clock = (answered_at, asyncio.get_running_loop().time())
+            if (clock := parse_clock(response.headers.get("date"))) is not None:
+                self._clock = (clock, asyncio.get_running_loop().time())
             body = await self._read(response, harmless, request_id)
         finally:
             await response.aclose()
@@ -305,25 +328,31 @@ class HttpClient:
             answer.headers.get("retry-after"), answered_at=parse_date(answer.headers.get("date"))
         )
         if retry_after is None and answer.status == 429:
-            retry_after = _seconds(answer.headers.get("x-rate-limit-reset"))
+            retry_after = parse_retry_after(answer.headers.get("x-rate-limit-reset"), answered_at=None)
         text = f"the system answered {answer.status} to {call}: {self.clean(words) if words else self.text_of(answer)}"
         return to_error(
             answer.status, text, idempotent=idempotent, retry_after=retry_after, request_id=answer.request_id
         )
 
-    def _judge_success(
-        self, answer: Answer, call: str, harmless: bool, expects: Literal["json", "multipart"]
-    ) -> Answer:
+    def _judge_success(self, answer: Answer, call: str, harmless: bool, expects: Expected) -> Answer:
         content_type = answer.headers.get("content-type", "")
-        if expects == "multipart":
-            fits = _MULTIPART.match(content_type) is not None
-        else:
-            fits = not answer.body.strip() or (
-                answer.json is not None and _JSON.match(content_type) is not None
-            )
+        text = answer.body.removeprefix(b"\xef\xbb\xbf").lstrip()
+        is_html = "html" in content_type.lower()
+        is_page = text[:1] == b"<" and (is_html or _PAGE.match(text) is not None)
+        match expects:
+            case "multipart":
+                fits = _MULTIPART.match(content_type) is not None
+            case "json":
+                fits = not text or answer.json is not None
+            case "anything":
+                fits = not is_page
+            case "reachable":
+                fits = not (is_page and asks_for_login(answer.body))
+            case _:
+                assert_never(expects)
         if fits:
             return answer
-        if "html" in content_type.lower() or answer.body.lstrip()[:1] == b"<":
+        if is_html or text[:1] == b"<":
             if asks_for_login(answer.body):
                 raise AuthRefused(
                     f"a login page answered {call}: check the address and the credential",
@@ -363,6 +392,13 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 
+def _body(json: object) -> bytes:
+    try:
+        return orjson.dumps(json)
+    except orjson.JSONEncodeError as error:
+        raise BadConfiguration(f"a request cannot be written as JSON: {error}") from None
+
+
 def _certificate_alert(error: BaseException | None) -> str | None:
     """The TLS alert about our certificate that lies behind an error, where one does."""
     while error is not None:
@@ -375,15 +411,9 @@ def _certificate_alert(error: BaseException | None) -> str | None:
 def _parse(body: bytes, headers: Mapping[str, str]) -> object:
     if _MULTIPART.match(headers.get("content-type", "")):
         return None
-    try:
-        return orjson.loads(body) if body.strip() else None
-    except orjson.JSONDecodeError:
-        return None
+    return parse_json(body)
 
 
-def _seconds(value: str | None) -> float | None:
-    try:
-        seconds = float(value) if value is not None else -1.0
-    except ValueError:
-        return None
-    return seconds if 0.0 <= seconds <= 1e9 else None
+async def _stay(response: httpx.Response) -> None:
+    """No redirect is followed, so none is read: where it leads to may be no address at all."""
+    response.headers.pop("location", None)

@@ -18,8 +18,8 @@ from functools import cache
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
 from connectors.kit.classify import DEFAULT_RETRY_AFTER_SECONDS
+from connectors.kit.credentials import RULES
 from connectors.kit.http import Answer, HttpClient
-from connectors.kit.settings import safe_url
 from connectors.kit.tls import tls_context
 from gateway.model.connector import Observer, unobserved
 from gateway.model.credential import Credential, TokenGrant
@@ -59,7 +59,7 @@ def authorization_url(credential: Mapping[str, str], *, redirect_uri: str, state
         "code_challenge": challenge,
         "code_challenge_method": "S256",
     }
-    if scope := credential.get("scope"):
+    if scope := _given(credential, "scope"):
         query["scope"] = scope
     return f"{address}{'&' if urlsplit(address).query else '?'}{urlencode(query, quote_via=quote)}"
 
@@ -78,7 +78,7 @@ class OAuthExchange:
         self, credential: Credential, refresh_token: str | None, *, timeout_seconds: float
     ) -> TokenGrant:
         """One request: by the refresh token, or by the client's own credential. Raises as TokenExchange says."""
-        scope = credential.values.get("scope")
+        scope = _given(credential.values, "scope")
         if refresh_token is None:
             form = {"grant_type": "client_credentials"} | ({"scope": scope} if scope else {})
         else:
@@ -134,7 +134,8 @@ class OAuthExchange:
             reach=credential.reach,
         )
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        body = urlencode({**form, **in_body}).encode()
+        # what came from elsewhere, such as a code, may hold what is no text: the server refuses it then
+        body = urlencode({**form, **in_body}, errors="replace").encode()
         try:
             answer = await http.call(
                 "token",
@@ -144,6 +145,8 @@ class OAuthExchange:
                 headers={"content-type": "application/x-www-form-urlencoded"},
                 accept_statuses=_DEFINITE,
             )
+            for secret in _tokens_of(answer.json):
+                http.conceal(secret)
             if error := refusal(http, answer, url.path):
                 raise error
         except AuthRefused as error:
@@ -179,6 +182,16 @@ def to_grant(document: object) -> TokenGrant | None:
             document.get("refresh_expires_in", document.get("refresh_token_expires_in"))
         ),
     )
+
+
+def _tokens_of(document: object) -> list[str]:
+    """What an answer holds that no text may show, also where it is no grant."""
+    found = (
+        (document.get(name) for name in ("access_token", "refresh_token", "id_token"))
+        if isinstance(document, dict)
+        else ()
+    )
+    return [token for token in found if isinstance(token, str)]
 
 
 def refusal(http: HttpClient, answer: Answer, path: str) -> ConnectorError | None:
@@ -230,7 +243,7 @@ def refusal(http: HttpClient, answer: Answer, path: str) -> ConnectorError | Non
 def _error_of(answer: Answer) -> str | None:
     """The `error` of the body, or of WWW-Authenticate under whatever scheme."""
     if isinstance(answer.json, dict) and isinstance(error := answer.json.get("error"), str) and error:
-        return error[:60]
+        return "".join(letter for letter in error[:60] if letter.isprintable())
     found = _ERROR.search(answer.headers.get("www-authenticate", ""))
     return found[1] if found else None
 
@@ -239,7 +252,7 @@ def _authentication(values: Mapping[str, str]) -> tuple[dict[str, str], dict[str
     """Headers, and what goes into the body. Both parts of Basic are form-encoded first. Source: RFC 6749,
     2.3.1.
     """
-    client_id, secret = _required(values, "client_id"), values.get("client_secret")
+    client_id, secret = _required(values, "client_id"), _given(values, "client_secret")
     if secret is None:
         return {}, {"client_id": client_id}
     match values.get("client_authentication", "basic"):
@@ -261,23 +274,29 @@ def _hidden(
         *(form.get(name, "") for name in ("refresh_token", "code", "code_verifier", "token")),
     ]
     encoded = [header.partition(" ")[2] for header in authentication.values()]
-    return [*secret, *map(quote_plus, secret), *encoded]
+    return [*secret, *(quote_plus(text, errors="replace") for text in secret), *encoded]
 
 
 def _address(values: Mapping[str, str], name: str) -> str:
-    url = _required(values, name)
-    parts = urlsplit(url)
-    try:
-        safe_url(parts._replace(query="").geturl())
-    except ValueError as error:
-        raise BadConfiguration(f"credentials.{name}: {error}") from None
-    return url
+    return _required(values, name)
 
 
 def _required(values: Mapping[str, str], name: str) -> str:
-    if not values.get(name):
+    value = _given(values, name)
+    if not value:
         raise BadConfiguration(f"credentials.{name} is needed for OAuth 2.0")
-    return values[name]
+    return value
+
+
+def _given(values: Mapping[str, str], name: str) -> str | None:
+    """What was given, where it can be sent: what is stored may be older than the rules."""
+    value = values.get(name)
+    try:
+        if value:
+            RULES[name](value)
+    except ValueError as error:
+        raise BadConfiguration(f"credentials.{name}: {error}") from None
+    return value
 
 
 def _seconds(value: object) -> float | None:
@@ -286,7 +305,7 @@ def _seconds(value: object) -> float | None:
         seconds = (
             float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
         )
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return min(seconds, 10.0 * 366 * 86400) if seconds > 0 else None
 

@@ -11,6 +11,8 @@ from weakref import WeakValueDictionary
 
 from gateway.model.errors import RateLimited
 
+MAX_CLOSED_SECONDS = 3600.0
+
 
 class RateLimiter:
     """At most `calls` in `seconds`, evenly refilled, starting full. Times are the event loop's."""
@@ -45,8 +47,10 @@ class RateLimiter:
             self.close_for(reset_seconds)
 
     def close_for(self, seconds: float) -> None:
-        """No call for so long; an earlier, longer closure stays."""
-        self._closed_until = max(self._closed_until, _now() + seconds)
+        """No call for so long, an hour at most: how long a longer wait is, is the engine's to say. An earlier,
+        longer closure stays.
+        """
+        self._closed_until = max(self._closed_until, _now() + min(seconds, MAX_CLOSED_SECONDS))
 
     def _wait_seconds(self) -> float:
         self._refill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -10,6 +11,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gateway.model.errors import BadConfiguration
 
+MAX_ADDRESS_LENGTH = 2000
+_NO_ADDRESS = frozenset(' "<>\\^`{|}')
+# Labels as resolvers take them, or an address of version 6; a name in another script is given in its ASCII form.
+_HOST = re.compile(
+    r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*\.?|[0-9a-f]{0,4}:[0-9a-f:.]{1,43}"
+)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -42,7 +49,19 @@ def safe_url(url: str) -> str:
     """The address without a slash at its end; https, or http on this machine. Raises ValueError, for a
     field's validator.
     """
-    parts = urlsplit(url)
+    if not url.isascii() or not url.isprintable() or set(url) & _NO_ADDRESS or len(url) > MAX_ADDRESS_LENGTH:
+        raise ValueError(
+            "expected https://host/path in ASCII and without spaces: a name in its `xn--` form, other characters percent-encoded"
+        )
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(
+            "expected https://host/path, with a port from 1 to 65535 where one is given"
+        ) from None
+    if port == 0 or _HOST.fullmatch(parts.hostname or "") is None:
+        raise ValueError("expected https://host/path, with a port from 1 to 65535 where one is given")
     if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
         raise ValueError("expected https://host/path, without user, query or fragment")
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):

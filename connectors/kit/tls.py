@@ -25,8 +25,8 @@ def tls_context(
     """
     try:
         context = ssl.create_default_context(cafile=ca_file, cadata=ca_pem)
-    except (OSError, ssl.SSLError, ValueError) as error:
-        which = "settings.ca_pem" if ca_file is None else f"settings.ca_file {str(ca_file)!r}"
+    except (OSError, ValueError) as error:  # a path may be no path, and a file no text
+        which = "settings.ca_pem" if ca_file is None else f"settings.ca_file {str(ca_file)[:200]!r}"
         raise BadConfiguration(f"{which} cannot be used: {error}") from error
     if certificate is None or private_key is None:
         return context

@@ -14,6 +14,7 @@ from datetime import datetime
 
 from connectors.kit.authorization import authorization_for
 from connectors.kit.bisect import BadMeters, Refusal, push_bisecting
+from connectors.kit.classify import whole_number
 from connectors.kit.http import Answer, HttpClient
 from connectors.kit.manifest import load_manifest
 from connectors.kit.paging import Page, walk
@@ -217,12 +218,10 @@ class MaintainXConnector:
         except RateLimited as error:
             self._limiter.close_for(error.retry_after)
             raise
-        remaining, reset = (
-            answer.headers.get("x-rate-limit-remaining", ""),
-            answer.headers.get("x-rate-limit-reset", ""),
-        )
-        if remaining.isdigit() and reset.isdigit():
-            self._limiter.remaining(int(remaining), reset_seconds=float(reset))
+        remaining = whole_number(answer.headers.get("x-rate-limit-remaining", ""))
+        reset = whole_number(answer.headers.get("x-rate-limit-reset", ""))
+        if remaining is not None and reset is not None:
+            self._limiter.remaining(remaining, reset_seconds=float(reset))
         return answer
 
 

@@ -91,9 +91,9 @@ def to_time(text: object) -> datetime | None:
         return None
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def to_meter(item: object) -> Meter | None:
@@ -108,7 +108,7 @@ def to_meter(item: object) -> Meter | None:
         name=str(item.get("name", "")),
         unit=item["unit"] if isinstance(item.get("unit"), str) and item["unit"] else None,
         last_at=to_time(last.get("readingDate")),
-        last_value=float(value) if isinstance(value, int | float) else None,
+        last_value=float(value) if isinstance(value, int | float) and abs(value) < 1e300 else None,
     )
 
 

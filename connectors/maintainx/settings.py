@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr, field_validator
 
+from connectors.kit.credentials import Credentials
 from connectors.kit.settings import Block, safe_url
 
 
@@ -26,7 +27,7 @@ class MaintainXSettings(Block):
         return safe_url(url)
 
 
-class MaintainXCredentials(Block):
+class MaintainXCredentials(Credentials):
     """`credentials` of a connection to MaintainX."""
 
     api_key: SecretStr = Field(

@@ -106,8 +106,8 @@ def is_same(value: Value, held: Value) -> bool:
     another value.
     """
     if isinstance(value, str) or isinstance(held, str):
-        return value == held
-    return float(value) == float(held)
+        return isinstance(value, str) and isinstance(held, str) and value == held
+    return value == held
 
 
 def to_meter(settings: Meters, row: Mapping[str, object]) -> RemoteMeter | None:

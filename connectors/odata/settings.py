@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -102,9 +103,15 @@ class ODataSettings(Block):
     def _is_whole(self) -> ODataSettings:
         if self.unique_key and self.properties.key is None:
             raise ValueError("unique_key: needs properties.key")
+        if not all(_is_json(value) for value in self.constants.values()):
+            raise ValueError("constants: a number beyond 2^53 or none that is finite: give it as a text")
         if taken := sorted(self.constants.keys() & {name for _, name in self.properties}):
             raise ValueError(f"constants: {', '.join(taken)} is a reading's own property")
         return self
+
+
+def _is_json(value: str | float | bool) -> bool:
+    return isinstance(value, str) or (abs(value) <= 2**53 if isinstance(value, int) else isfinite(value))
 
 
 class ODataCredentials(OneOfKinds):

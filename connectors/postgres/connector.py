@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import asyncpg
@@ -17,9 +18,10 @@ from connectors.kit.manifest import load_manifest
 from connectors.kit.settings import parse
 from connectors.postgres.errors import connecting, executing
 from connectors.postgres.mapping import EXISTS, Row, columns, statements, to_row, to_value
-from connectors.postgres.pinned import connect_within
+from connectors.postgres.session import open_session, tls_of
 from connectors.postgres.settings import PostgresCredentials, PostgresSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
+from gateway.model.dsn import parse_dsn
 from gateway.model.errors import (
     BadConfiguration,
     ConnectorError,
@@ -45,11 +47,10 @@ class PostgresConnector:
     def __init__(self, built_from: ConnectorSettings) -> None:
         """Raises BadConfiguration; opens nothing."""
         settings = parse(PostgresSettings, built_from.settings, what="settings")
-        self._dsn = parse(
-            PostgresCredentials, built_from.credentials, what="credentials"
-        ).dsn.get_secret_value()
-        reach = built_from.credentials_reach
-        self._connect = None if reach.everywhere else connect_within(self._dsn, reach)
+        credentials = parse(PostgresCredentials, built_from.credentials, what="credentials")
+        self._address = parse_dsn(credentials.dsn.get_secret_value())
+        self._reach = built_from.credentials_reach
+        self._tls = tls_of(self._address, settings.ca_file, self._reach)
         self._settings = settings
         self._connection = built_from.connection
         self._timeout_seconds = built_from.timeout_seconds
@@ -105,16 +106,21 @@ class PostgresConnector:
         async with self._session() as session:
             with executing(harmless=True):
                 row = await session.fetchrow(self._statements.probe, self._statements.table)
-        if row is None:
-            raise Unavailable("PostgreSQL gave no answer to the probe")
-        database, read_only, may_write = row
+                if row is None:
+                    raise Unavailable("PostgreSQL gave no answer to the probe")
+                database, read_only, may_write = row
         if read_only:
             raise Unavailable("PostgreSQL is read-only (a standby?)")
         if not may_write:
             raise PermissionDenied(
                 f"the role may not select, insert and update {self._statements.table}: grant it"
             )
-        return Health(account=database, detail=f"table {self._statements.table}")
+        at = self._address
+        return Health(
+            account=f"{at.user}@{at.host}:{at.port}/{at.database}",
+            former_account=database,
+            detail=f"table {self._statements.table}",
+        )
 
     async def _push(self, readings: Sequence[Reading]) -> list[Outcome]:
         outcomes: dict[str, Outcome] = {}
@@ -144,10 +150,10 @@ class PostgresConnector:
                     applied = await session.fetch(
                         self._statements.upsert, *columns(self._connection, list(distinct.values()))
                     )
+                    changed = {record[0] for record in applied}
             except BadConfiguration:
                 self._table_is_ready = False
                 raise
-        changed = {record[0] for record in applied}
         return [Accepted() if row.key in changed else Duplicate() for row in rows]
 
     async def _find(self, readings: Sequence[Reading]) -> Mapping[str, RemoteReading]:
@@ -161,10 +167,10 @@ class PostgresConnector:
                     [row.window_start for row in rows],
                     [row.key for row in rows],
                 )
-        return {
-            key: RemoteReading(value=to_value(value, text), at=at, remote_id=key)
-            for key, value, text, at in found
-        }
+                return {
+                    key: RemoteReading(value=to_value(value, text), at=at, remote_id=key)
+                    for key, value, text, at in found
+                }
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[Session]:
@@ -184,14 +190,17 @@ class PostgresConnector:
         async with self._opening:
             if self._pool is None:
                 self._pool = await asyncpg.create_pool(
-                    self._dsn if self._connect is None else None,
-                    connect=self._connect,  # type: ignore[arg-type]  # the stub wants a protocol of its own
+                    connect=partial(open_session, self._address, self._tls, self._reach),
                     min_size=0,
                     max_size=2,
                     timeout=self._timeout_seconds,
                     command_timeout=self._timeout_seconds,
                     max_inactive_connection_lifetime=300,
-                    server_settings={"application_name": "fieldgate", "timezone": "UTC", "jit": "off"},
+                    server_settings={
+                        "application_name": self._address.application_name or "fieldgate",
+                        "timezone": "UTC",
+                        "jit": "off",
+                    },
                 )
             return self._pool
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import asyncpg
+from asyncpg.pgproto.pgproto import BufferError as OddBufferError
 
 from connectors.kit.bisect import Refusal
 from gateway.model.errors import (
@@ -41,6 +42,21 @@ _DATA = (
 # Raised by the client when the connection went away; asyncpg's internal error too, when it goes just as a
 # statement begins.
 _GONE = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+# What the driver, and who reads its rows, raises at an answer that no PostgreSQL gives: it trusts the protocol.
+_ODD = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    OddBufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    asyncpg.ClientConfigurationError,
+)
 _CUT = (asyncpg.PostgresConnectionError, *_GONE)
 
 
@@ -55,12 +71,10 @@ def connecting() -> Iterator[None]:
         raise convert(error) from error
     except ssl.SSLError as error:  # a certificate that is refused is a ValueError as well
         raise Unavailable(f"PostgreSQL cannot be reached over TLS: {error}") from error
-    except (asyncpg.ClientConfigurationError, ValueError) as error:
-        raise BadConfiguration(
-            "credentials.dsn is not a usable DSN: expected postgresql://role:password@host:5432/database"
-        ) from error
     except _GONE as error:
         raise Unavailable(f"PostgreSQL cannot be reached: {type(error).__name__}: {error}") from error
+    except _ODD as error:
+        raise Unavailable(f"what answers is no PostgreSQL: {type(error).__name__}") from error
 
 
 @contextmanager
@@ -77,6 +91,9 @@ def executing(*, harmless: bool = False) -> Iterator[None]:
         ) from error
     except asyncpg.PostgresError as error:
         raise convert(error) from error
+    except _ODD as error:
+        odd = Unavailable if harmless else OutcomeUnknown
+        raise odd(f"PostgreSQL's answer cannot be understood: {type(error).__name__}") from error
 
 
 def convert(error: asyncpg.PostgresError) -> ConnectorError:

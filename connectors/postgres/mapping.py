@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from connectors.kit.numbers import to_double
 from gateway.model.outcome import Rejected
 from gateway.model.reading import Reading
 from gateway.model.sample import Value
@@ -41,12 +41,10 @@ def to_row(reading: Reading) -> Row | Rejected:
         case str() as value:
             text = value
         case int() | float() as value:
-            try:
-                number = float(value)
-            except OverflowError:
-                return Rejected(code="out_of_range", message="the number does not fit into double precision")
-            if not math.isfinite(number):
-                return Rejected(code="not_finite", message="the value is not a finite number")
+            double = to_double(value)
+            if isinstance(double, Rejected):
+                return double
+            number = double
     for name, part in (("meter", reading.meter), ("value", text), ("unit", reading.unit)):
         if part is not None and not _is_storable(part):
             return Rejected(

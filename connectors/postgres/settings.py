@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
 
+from connectors.kit.credentials import Credentials
 from connectors.kit.settings import Block
 
 # 63 bytes is PostgreSQL's limit; 48 characters leave room for the suffixes of the index and of the journal.
@@ -22,17 +24,15 @@ class PostgresSettings(Block):
         False,
         description="Also write each insert and each change as a row of `<table>_journal`, which only grows.",
     )
+    ca_file: Path | None = Field(
+        None, description="Authority of the server's certificate; else the machine's."
+    )
     max_items: int = Field(5000, ge=1, le=20_000, description="Readings in one statement.")
 
 
-class PostgresCredentials(Block):
+class PostgresCredentials(Credentials):
     """`credentials` of a connection to PostgreSQL."""
 
-    dsn: SecretStr = Field(description="postgresql://role:password@host:5432/database?sslmode=verify-full")
-
-    @field_validator("dsn")
-    @classmethod
-    def _is_a_url(cls, dsn: SecretStr) -> SecretStr:
-        if not dsn.get_secret_value().startswith(("postgresql://", "postgres://")):
-            raise ValueError("expected postgresql://role:password@host:5432/database")
-        return dsn
+    dsn: SecretStr = Field(
+        min_length=1, description="postgresql://role:password@host:5432/database?sslmode=verify-full"
+    )

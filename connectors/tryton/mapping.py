@@ -19,6 +19,8 @@ from gateway.model.outcome import Rejected
 from gateway.model.reading import Reading, reading_key
 from gateway.model.sample import Value
 
+MAX_DIGITS = 38  # of a decimal that is written or read exactly
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
@@ -109,7 +111,9 @@ def resolve(meter: str, catalogue: Catalogue, *, company: int | None) -> tuple[P
 
 
 def to_value(kind: str, value: Value) -> object | Rejected:
-    """Tryton's JSON for a point of this type."""
+    """Tryton's JSON for a point of this type. A whole number is a decimal's digits, however many they are."""
+    if kind == "numeric" and isinstance(value, int) and abs(value) < 10**MAX_DIGITS:
+        return {"__class__": "Decimal", "decimal": str(int(value))}
     number = to_number(value)
     if isinstance(number, Rejected):
         return number
@@ -122,7 +126,7 @@ def to_value(kind: str, value: Value) -> object | Rejected:
             )
         case "integer":
             if isinstance(number, int) or number.is_integer():
-                return int(number)
+                return to_number(int(number))
             return Rejected(
                 code="unsupported_value",
                 message=f"the point holds whole numbers, and the reading is {number!r}",
@@ -245,8 +249,14 @@ def to_remote(reading: Reading, held: Sequence[Held]) -> RemoteReading | None:
 
 
 def is_same(value: Value, held: Value) -> bool:
-    """Exactly, but for the type: a decimal comes back as the number that was sent."""
-    return not isinstance(value, str) and math.isfinite(value) and held == value
+    """Exactly, but for the type: a decimal comes back as the number that was sent, digit for digit."""
+    if (
+        isinstance(value, str)
+        or isinstance(held, str)
+        or not (isinstance(value, int) or math.isfinite(value))
+    ):
+        return False
+    return held == value or Decimal(repr(held + 0)) == Decimal(repr(value + 0))
 
 
 def from_value(value: object) -> float | int | None:
@@ -254,8 +264,20 @@ def from_value(value: object) -> float | int | None:
     if isinstance(value, dict):
         value = to_decimal(value)
     if isinstance(value, Decimal):
-        return float(value)
+        return _number(value)
     return value if isinstance(value, bool | int | float) else None
+
+
+def _number(value: Decimal) -> float | int | None:
+    """The double that is written so; else a whole number with all its digits, which no double has."""
+    if not value.is_finite():
+        return None
+    number = float(value)
+    if math.isfinite(number) and Decimal(repr(number)) == value:
+        return number
+    if value.adjusted() < MAX_DIGITS and value == value.to_integral_value():
+        return int(value)
+    return number if math.isfinite(number) else None
 
 
 def to_decimal(tagged: Mapping[str, object]) -> Decimal | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr, field_validator
 
+from connectors.kit.credentials import Credentials
 from connectors.kit.settings import Block, safe_url
 
 
@@ -35,7 +36,7 @@ class TrytonSettings(Block):
         return safe_url(url)
 
 
-class TrytonCredentials(Block):
+class TrytonCredentials(Credentials):
     """`credentials` of a connection to Tryton."""
 
     api_key: SecretStr = Field(min_length=1, description="A user application key of the kind `rest`.")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, KeyPath
-from gateway.model.database_address import FILES, parameters
+from gateway.model.dsn import FILES, parameters
 from gateway.settings import BrokerSettings, Settings
 
 KEY_BYTES = 32

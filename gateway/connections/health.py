@@ -120,7 +120,9 @@ class Health:
         """One cheap call; what came of it, None when all is well."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                await link.connector.probe()
+                answer = await link.connector.probe()
+            if answer.former_account is not None:
+                await connections.rename_account(self._database, link.connection, answer)
         except ConnectorError as error:
             return error
         except TimeoutError:

@@ -174,7 +174,9 @@ class Lifecycle:
             if locked is None or locked.candidate not in (None, link.generation):
                 return  # another credential was given meanwhile: it is verified next
             other = (
-                locked.account is not None and answer.account is not None and locked.account != answer.account
+                locked.account is not None
+                and answer.account is not None
+                and locked.account not in (answer.account, answer.former_account)
             )
             if other:
                 reason = "the credential reaches another account than the one that was connected; use one of the same account"

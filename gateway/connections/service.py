@@ -288,7 +288,9 @@ class Connections:
         log.info("connection.sync_asked", connection=connection_id, full=full, caller=caller.name)
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
-        """What the system itself has to feed. Its own refusals come back as `upstream.*`."""
+        """What the system itself has to feed. That it is away comes back as `upstream.*`, that it refuses us as
+        the state that this leads to: neither is ever a refusal of the caller.
+        """
         held = await self._held(connection_id)
         link = self._links.get(connection_id)
         if link is None:
@@ -489,8 +491,12 @@ def _upstream(connection_id: str, error: ConnectorError) -> RequestRefused:
             return RequestRefused(
                 "upstream.unavailable", str(error), connection=connection_id, retry_after=seconds
             )
-        case AuthRefused() | PermissionDenied() | BadConfiguration():
-            return RequestRefused("upstream.error", str(error), connection=connection_id)
+        case AuthRefused(doubtful=True):  # a page, which an outage may show
+            return RequestRefused("upstream.unavailable", str(error), connection=connection_id)
+        case AuthRefused():
+            return RequestRefused("connection.reauthorization_required", str(error), connection=connection_id)
+        case PermissionDenied() | BadConfiguration():
+            return RequestRefused("connection.blocked", str(error), connection=connection_id)
         case _:
             return RequestRefused("upstream.error", str(error), connection=connection_id)
 
@@ -515,5 +521,13 @@ def host_of(system: System, wanted: ConnectionSettings) -> str:
     """
     settings = system.settings_model.model_validate(wanted.settings).model_dump(mode="json")
     texts = [*settings.values(), *wanted.credentials.resolved().values()]
-    found = (urlsplit(text).hostname for text in texts if isinstance(text, str) and "://" in text)
+    found = (_hostname(text) for text in texts if isinstance(text, str) and "://" in text)
     return next((host for host in found if host), "")
+
+
+def _hostname(text: str) -> str | None:
+    """Of an address; None of a text that is none, such as a password with `://[` in it."""
+    try:
+        return urlsplit(text).hostname
+    except ValueError:
+        return None

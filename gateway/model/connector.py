@@ -91,10 +91,11 @@ class Manifest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """Answer of a probe that succeeded. `account` identifies whose data the credential reaches, where the
-    system says so.
+    system says so; `former_account` is how an earlier version of the connector called the same.
     """
 
     account: str | None = None
+    former_account: str | None = None
     clock_skew_seconds: float | None = None
     detail: str = ""
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from gateway.model.access import Origin
 from gateway.model.connection import State, Trigger
-from gateway.model.connector import Capabilities, Hosting
+from gateway.model.connector import Capabilities, Health, Hosting
 from gateway.model.meter import MeterConflict, MeterRule, materialise
 from gateway.store import mappings
 from gateway.store.pool import Connection, Database
@@ -228,6 +228,14 @@ async def promote(connection: Connection, connection_id: str, *, account: str | 
     settings.
     """
     await connection.execute(sql("connection_promote"), connection_id, account, delivery)
+
+
+async def rename_account(database: Database, connection_id: str, answer: Health) -> None:
+    """What is stored of the account under its former name is under its present one. Once; then it is nothing."""
+    async with database.connection() as connection:
+        await connection.execute(
+            sql("connection_rename_account"), connection_id, answer.former_account, answer.account
+        )
 
 
 async def withdraw(connection: Connection, connection_id: str) -> None:

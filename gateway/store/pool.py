@@ -13,7 +13,7 @@ import orjson
 from asyncpg.connect_utils import SessionAttribute
 from asyncpg.pool import PoolConnectionProxy
 
-from gateway.model.database_address import fault_of
+from gateway.model.dsn import fault_of
 from gateway.model.errors import ConfigError, StoreError, StoreRejected, StoreUnavailable
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"

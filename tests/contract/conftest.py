@@ -9,14 +9,16 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from connectors.kit.tls import tls_context
 from gateway.embedded.postgres import binaries
 from tests.contract.sap_servers import NodeServer, node_server
+from tests.fixtures.hostile import Respond, Wire
 
 PASSWORD = "not-a-secret"
 
@@ -90,3 +92,19 @@ def node() -> Iterator[NodeServer]:
             yield server
     if problem:
         pytest.fail(problem, pytrace=False)
+
+
+@pytest.fixture
+def wired(monkeypatch: pytest.MonkeyPatch) -> Callable[[Respond], Wire]:
+    """Puts a wire in place of every HTTP client's network."""
+    wires: list[Wire] = []
+    context = tls_context()
+    monkeypatch.setattr("httpx._config.create_ssl_context", lambda *_a, **_k: context)
+    monkeypatch.setattr("httpx._transports.default.create_ssl_context", lambda *_a, **_k: context)
+    monkeypatch.setattr("httpcore._async.connection_pool.AutoBackend", lambda: wires[-1])
+
+    def put(respond: Respond) -> Wire:
+        wires.append(Wire(respond))
+        return wires[-1]
+
+    return put

@@ -74,7 +74,7 @@ async def test_the_session_stays_up_while_the_database_is_away(tmp_path: Path) -
 
 async def test_a_connection_in_a_black_hole_delays_no_other(tmp_path: Path) -> None:
     async with started(tmp_path) as rig, Relay(rig.postgres.port) as relay:
-        hole = f"postgresql://postgres@127.0.0.1:{relay.port}/sink"
+        hole = f"postgresql://postgres:postgres@127.0.0.1:{relay.port}/sink"
         connections = [rig.connection("well1"), rig.connection("well2"), rig.connection("hole", dsn=hole)]
         daemon = rig.daemon(connections=connections, sync={"push_timeout": "5s", "workers": 4})
         daemon.start()

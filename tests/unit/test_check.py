@@ -21,7 +21,7 @@ from connectors.registry import SYSTEMS
 from gateway.configuration import Faults, load
 from gateway.configuration.usable import key_problem
 from gateway.model.address import to_listen
-from gateway.model.database_address import fault_of
+from gateway.model.dsn import fault_of
 from gateway.model.errors import ConfigError
 from gateway.store.pool import Database
 

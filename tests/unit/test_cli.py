@@ -19,6 +19,7 @@ from gateway.ingest.explain import window_of
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 5, 4, 12, 7, 30, tzinfo=UTC)
+ENVIRON = {"KEY": "k", "SINK": "postgresql://sink:sink@sinks.example/sink"}
 MAIN = """\
 customers: [acme]
 connections_file: connections.yaml
@@ -30,7 +31,7 @@ connections:
     customer: acme
     system: postgres
     hosting: on_premises
-    credentials: {type: dsn, dsn: "postgresql:///sink"}
+    credentials: {type: dsn, dsn: "${env:SINK}"}
     sync: {lateness: 1m}
     meters:
       - {device: "pump-*", metric: temperature, meter: "{device}-T", unit: CEL, reduce: mean, every: 15m}
@@ -50,7 +51,7 @@ def fieldgate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         command,
         cwd=ROOT,
-        env={"KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "COLUMNS": "200", "PATH": ""},
+        env={**ENVIRON, "COLUMNS": "200", "PATH": ""},
         capture_output=True,
         text=True,
         timeout=60,
@@ -91,9 +92,7 @@ def test_a_command_that_is_none_is_refused_with_2(folder: Path) -> None:
 
 
 def test_explain_follows_a_message_to_its_meters(folder: Path) -> None:
-    loaded = load(
-        folder / "fieldgate.yaml", {"KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}, systems=SYSTEMS
-    )
+    loaded = load(folder / "fieldgate.yaml", ENVIRON, systems=SYSTEMS)
     found = explain_message(
         loaded, "acme/devices/pump-7/telemetry", b'{"temperature": 21.5, "alarm": true, "other": 1}', now=NOW
     )
@@ -125,9 +124,7 @@ def test_explain_follows_a_message_to_its_meters(folder: Path) -> None:
 def test_explain_says_why_a_message_is_dead_and_what_to_do(
     folder: Path, topic: str, payload: bytes, reason: str
 ) -> None:
-    loaded = load(
-        folder / "fieldgate.yaml", {"KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}, systems=SYSTEMS
-    )
+    loaded = load(folder / "fieldgate.yaml", ENVIRON, systems=SYSTEMS)
     found = explain_message(loaded, topic, payload, now=NOW)
     assert (found.dead_letter, found.samples) == (reason, ())
     assert found.detail

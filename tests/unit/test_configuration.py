@@ -24,7 +24,7 @@ connections:
     credentials: {type: dsn, dsn: "${env:SINK}"}
     meters:
 """
-SINK = {"SINK": "postgresql:///sink"}
+SINK = {"SINK": "postgresql://sink:sink@sinks.example/sink"}
 
 
 def read(
@@ -297,7 +297,7 @@ def test_rules_that_feed_different_meters_are_no_conflict(tmp_path: Path) -> Non
         ),
         (
             "    meters:",
-            "  - {id: acme-sink, customer: acme, system: postgres, credentials: {dsn: 'postgresql:///x'}}",
+            "  - {id: acme-sink, customer: acme, system: postgres, credentials: {dsn: 'postgresql://x@sinks.example/x'}}",
             "'acme-sink' is already the connection at",
         ),
         (
@@ -324,3 +324,17 @@ def test_the_schemas_take_the_samples_and_refuse_unknown_keys(schema: str, sampl
     jsonschema.validate(data, rules)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**data, "unknown": 1}, rules)
+
+
+@pytest.mark.parametrize("reference", ["${env:}", "${file:}", "${env}", "${}", "${other:x}"])
+def test_a_reference_to_nothing_is_a_fault_where_it_stands(tmp_path: Path, reference: str) -> None:
+    (fault, *_) = told(tmp_path, SECURITY + f"broker:\n  password: '{reference}'\n")
+    assert (
+        fault.startswith("main.yaml:3: broker.password: ")
+        and "is unknown; only ${env:NAME} and ${file:PATH}" in fault
+    )
+
+
+def test_a_variable_that_is_empty_is_a_fault(tmp_path: Path) -> None:
+    (fault, *_) = told(tmp_path, SECURITY + "broker:\n  password: '${env:EMPTY}'\n", environ={"EMPTY": ""})
+    assert fault.startswith("main.yaml:3: broker.password: environment variable EMPTY is empty")

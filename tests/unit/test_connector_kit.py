@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import connectors
 from connectors.kit.bisect import BadMeters, Refusal, push_bisecting
-from connectors.kit.classify import parse_retry_after, to_error
+from connectors.kit.classify import parse_clock, parse_retry_after, to_error, whole_number
+from connectors.kit.json_text import parse_json
 from connectors.kit.manifest import parse_manifest
 from connectors.kit.paging import Page, walk
 from connectors.kit.rate_limit import RateLimiter, limiter_for
+from connectors.kit.settings import safe_url
 from gateway.model.errors import (
     AuthRefused,
     BadConfiguration,
@@ -29,6 +34,7 @@ from gateway.model.errors import (
 )
 from gateway.model.outcome import Accepted, Outcome, Rejected, Retry, Unknown
 from gateway.model.reading import Reading, reading_key
+from tests.fixtures.hostile import DATES
 
 T0 = datetime(2026, 11, 2, 10, tzinfo=UTC)
 
@@ -76,7 +82,20 @@ def test_the_error_table(
     [
         ("7", 7.0),
         (" 0 ", 0.0),
-        ("9" * 40, 1e9),
+        ("999999999999", 999_999_999_999.0),
+        ("9" * 40, 1e15),
+        ("9" * 5000, 1e15),
+        (
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+            (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - T0).total_seconds(),
+        ),
+        ("Fri, 31 Dec 9999 23:59:59 -1200", None),
+        ("Mon, 32 Foo 2026 25:61:61 GMT", None),
+        ("1.5", None),
+        ("50, 53", None),
+        ("1e9", None),
+        ("inf", None),
+        ("\u00b2", None),
         ("Mon, 02 Nov 2026 10:00:07 GMT", 7.0),
         ("Mon, 02 Nov 2026 09:00:00 GMT", 0.0),
         ("-3", None),
@@ -88,6 +107,103 @@ def test_the_error_table(
 )
 def test_retry_after_in_both_forms(header: str | None, seconds: float | None) -> None:
     assert parse_retry_after(header, answered_at=T0) == seconds
+
+
+@given(
+    st.one_of(
+        st.text(max_size=40),
+        st.sampled_from(DATES).flatmap(lambda date: st.text(max_size=6).map(date.__add__)),
+    )
+)
+def test_any_header_is_a_finite_wait_or_none(text: str) -> None:
+    seconds = parse_retry_after(text, answered_at=T0)
+    assert seconds is None or 0.0 <= seconds < 1e16
+    assert (number := whole_number(text)) is None or 0 <= number <= 10**15
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Fri, 31 Dec 9999 23:59:59 -1200",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Mon, 01 Jan 0001 00:00:00 +1400",
+        "soon",
+        None,
+    ],
+)
+def test_a_date_that_no_clock_shows_says_nothing_of_the_clock(date: str | None) -> None:
+    assert parse_clock(date) is None
+    assert parse_clock("Mon, 02 Nov 2026 10:00:00 GMT") == T0
+
+
+@pytest.mark.parametrize(
+    ("address", "good"),
+    [
+        ("https://host.example/path/", True),
+        ("https://xn--bcher-kva.example:8443", True),
+        ("https://[::1]:8443/x", True),
+        ("http://127.0.0.1:1/x", True),
+        ("https://host:99999", False),
+        ("https://host:0", False),
+        ("https://host:x", False),
+        ("https://[half", False),
+        ("https://b\u00fccher.example", False),
+        ("https://host/a b", False),
+        ("https://host/\u00a0", False),
+        ("https://" + "a" * 64 + ".example", False),
+        ("https://a..b", False),
+        ("https://host/" + "x" * 2000, False),
+        ("https://user:word@host", False),
+        ("https://host/?a=b", False),
+        ("http://host", False),
+        ("", False),
+    ],
+)
+def test_an_address_is_one_that_can_be_called(address: str, good: bool) -> None:
+    if good:
+        assert safe_url(address) == address.rstrip("/")
+    else:
+        with pytest.raises(ValueError):
+            safe_url(address)
+
+
+@given(st.one_of(st.text(max_size=30), st.text("abc:/@[]?#%.0 ", max_size=30).map("https://".__add__)))
+def test_any_text_is_an_address_or_a_fault(text: str) -> None:
+    with suppress(ValueError):
+        assert httpx.URL(safe_url(text)).host
+
+
+def test_a_limiter_is_not_closed_longer_than_an_hour() -> None:
+    async def closed() -> float:
+        limiter = RateLimiter(calls=1, seconds=1.0)
+        limiter.close_for(999_999_999_999.0)
+        with pytest.raises(RateLimited) as caught:
+            await limiter.acquire(max_wait_seconds=0.0)
+        return caught.value.retry_after
+
+    assert 3590 < asyncio.run(closed()) <= 3600
+
+
+@pytest.mark.parametrize(
+    ("body", "document"),
+    [
+        (b"", None),
+        (b" ", None),
+        (b"\xef\xbb\xbf[1]", [1]),
+        (b'{"a":1,"a":2}', {"a": 2}),
+        (b"NaN", None),
+        (b"[1e400]", None),
+        (b'"\\ud800"', None),
+        (b"\xff", None),
+        (b"[" * 1000 + b"]" * 1000, None),
+        (b'{"a":' * 300 + b"1" + b"}" * 300, None),
+        (b"[" * 2000, None),
+        (b"[" + b"{}," * 200 + b"{}]", [{}] * 201),
+    ],
+)
+def test_what_is_read_as_json_can_be_shown_and_written(body: bytes, document: object) -> None:
+    assert parse_json(body) == document
+    orjson.dumps(parse_json(body))
 
 
 def test_a_date_without_the_answers_own_date_is_not_judged_by_our_clock() -> None:

@@ -63,7 +63,7 @@ def test_an_item_has_the_id_the_number_and_milliseconds() -> None:
         (reading("7", NOW - timedelta(days=3, seconds=1)), "older_than_max_backfill"),
         (reading("7", NOW, "text"), "unsupported_value"),
         (reading("7", NOW, float("nan")), "not_finite"),
-        (reading("7", NOW, 2**60), "out_of_range"),
+        (reading("7", NOW, 2**60), "not_exact"),
         (reading("absent", NOW), "unknown_meter"),
         (reading("twin", NOW), "ambiguous_meter"),
     ],

@@ -93,7 +93,9 @@ def test_a_value_has_its_points_type(kind: str, value: Value, wanted: object) ->
         ("selection", 1.0),
         ("float", "x"),
         ("float", float("inf")),
-        ("numeric", 2**60),
+        ("numeric", 10**38),
+        ("float", 2**53 + 1),
+        ("integer", 2**60),
     ],
 )
 def test_what_a_point_cannot_hold_is_refused(kind: str, value: Value) -> None:
@@ -104,6 +106,14 @@ def test_what_a_point_cannot_hold_is_refused(kind: str, value: Value) -> None:
 def test_a_decimal_comes_back_as_the_number_that_was_sent(number: float) -> None:
     written = to_value("numeric", number)
     assert not isinstance(written, Rejected)
+    assert from_value(written) == number
+
+
+@given(st.integers(-(10**38) + 1, 10**38 - 1))
+def test_a_decimal_holds_whole_numbers_exactly(number: int) -> None:
+    written = to_value("numeric", number)
+    assert isinstance(written, dict)
+    assert int(written["decimal"]) == number
     assert from_value(written) == number
 
 

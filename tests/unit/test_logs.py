@@ -52,6 +52,25 @@ def test_secrets_are_redacted_at_any_depth(stream: io.StringIO, format: str) -> 
     assert "kept" in stream.getvalue()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "password", "passphrase", "client_secret", "access_token", "Authorization", "api_key", "apikey", "private_key",
+        "encryption_keys", "credentials", "set_cookie", "dsn", "payload",
+    ],
+)  # fmt: skip
+def test_a_value_of_each_secret_name_is_redacted(stream: io.StringIO, name: str) -> None:
+    logs.setup(LoggingSettings(), stream=stream)
+    structlog.get_logger().info("room.told", **{name: "hunter2"}, nested={"deeper": [{name: "hunter2"}]})
+    assert "hunter2" not in stream.getvalue() and stream.getvalue().count(logs.REDACTED) == 2
+
+
+def test_other_names_are_not(stream: io.StringIO) -> None:
+    logs.setup(LoggingSettings(), stream=stream)
+    structlog.get_logger().info("room.told", payload_bytes=17, keyed="seen")
+    assert logs.REDACTED not in stream.getvalue() and "seen" in stream.getvalue()
+
+
 def test_libraries_are_routed_in(stream: io.StringIO) -> None:
     logs.setup(LoggingSettings(), stream=stream)
     logging.getLogger("uvicorn.error").info("chatter")

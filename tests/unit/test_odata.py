@@ -461,13 +461,16 @@ def test_verdicts(
     assert verdict(status, Fault(codes=codes, message=""), configured) is expected
 
 
+PEM = "-----BEGIN CERTIFICATE-----"
+
+
 @pytest.mark.parametrize(
     "given",
     [
         {"username": "u"},
         {"username": "u", "password": "p", "client_id": "c"},
-        {"certificate": "c"},
-        {"token_url": "t", "client_id": "c"},
+        {"certificate": PEM},
+        {"token_url": "https://login.example/token", "client_id": "c"},
     ],
 )
 def test_credentials_are_of_one_kind_and_whole(given: dict[str, str]) -> None:
@@ -489,8 +492,9 @@ def test_credentials_are_of_one_kind_and_whole(given: dict[str, str]) -> None:
 def test_a_form_for_new_credentials_asks_for_one_kind(kind: str, fields: list[str]) -> None:
     schema = S4hanaCredentials.model_json_schema(by_alias=True)
     assert [field.name for field in form_fields(schema, kind)] == fields
+    values = {"token_url": "https://login.example/token", "certificate": PEM, "private_key": PEM}
     S4hanaCredentials.model_validate(
-        {field.name: "x" for field in form_fields(schema, kind) if field.is_required}
+        {field.name: values.get(field.name, "x") for field in form_fields(schema, kind) if field.is_required}
     )
 
 

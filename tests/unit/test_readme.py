@@ -30,7 +30,7 @@ SECRETS = {
     "FIELDGATE_DATABASE_DSN": "postgresql://fieldgate@localhost/fieldgate",
     "FIELDGATE_KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
     "ACME_MAINTAINX_KEY": "a",
-    "GLOBEX_WAREHOUSE_DSN": "postgresql://globex@localhost/warehouse",
+    "GLOBEX_WAREHOUSE_DSN": "postgresql://globex:globex@localhost/warehouse",
     "ACME_S4_TOKEN_URL": "https://acme.example/token",
     "ACME_S4_CLIENT": "c",
     "ACME_S4_SECRET": "s",

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 import orjson
 
+from connectors.kit.json_text import parse_json
+
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,200})"|([^";,\s]{1,200}))', re.IGNORECASE)
 _STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})\b")
 _NEWLINE = 0x0A
-_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_HEAD_END = re.compile(rb"(?:\A|\r?\n)\r?\n")  # at once, where there are no headers
 
 
 class Unreadable(ValueError):
@@ -124,7 +126,7 @@ def read_json(document: object, *, expected: int) -> list[PartAnswer | None]:
             position
             if said is None
             else int(said)
-            if isinstance(said, str) and said.isascii() and said.isdigit()
+            if isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 10
             else 0
         )
         if not 1 <= number <= expected or answers[number - 1] is not None:
@@ -190,8 +192,4 @@ def _answer(part: bytes, *, position: int) -> PartAnswer:
     if said is not None and said != str(position):
         raise Unreadable(f"answer {position} says that it belongs to operation {said[:20]!r}")
     body = body.strip()
-    try:
-        json = orjson.loads(body) if body else None
-    except orjson.JSONDecodeError:
-        json = None
-    return PartAnswer(status=int(status[1]), headers=headers, body=body, json=json)
+    return PartAnswer(status=int(status[1]), headers=headers, body=body, json=parse_json(body))

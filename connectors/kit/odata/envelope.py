@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import orjson
+from connectors.kit.json_text import parse_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +56,7 @@ def warnings_of(headers: Mapping[str, str]) -> str:
     text = headers.get("sap-messages") or headers.get("sap-message")
     if not text:
         return ""
-    try:
-        read = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return ""
+    read = parse_json(text.encode("utf-8", "replace"))
     items: list[object] = list(read) if isinstance(read, list) else [read]
     words = [
         f"{item.get('code', '')} {_message(item.get('message'))}".strip()

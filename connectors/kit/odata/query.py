@@ -70,7 +70,10 @@ def next_of(document: object, *, entity_set: str) -> str | None:
     link = (inner.get("@odata.nextLink") or inner.get("__next")) if isinstance(inner, dict) else None
     if not isinstance(link, str) or not link:
         return None
-    parts = urlsplit(link)
+    try:
+        parts = urlsplit(link)
+    except ValueError:
+        raise Unavailable("the system's list goes on at what is no address") from None
     if parts.path.rstrip("/").rpartition("/")[2] != quote(entity_set):
         raise Unavailable("the system's list goes on in another place than it began")
     return f"{quote(entity_set)}?{parts.query}"

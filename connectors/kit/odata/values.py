@@ -139,9 +139,9 @@ def decode_instant(value: object) -> datetime | None:
         if "T" not in value:
             return None
         at = datetime.fromisoformat(value)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def decode_number(value: object) -> float | None:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, SecretStr, field_validator
 
 from connectors.kit.authorization import authorization_for
-from connectors.kit.credentials import NOT_SECRET, OAUTH_CLIENT, OneOfKinds
+from connectors.kit.credentials import NOT_SECRET, OAUTH_CLIENT, Credentials, OneOfKinds
 from connectors.kit.http import HttpClient
 from connectors.kit.sap.documents import READER_LENGTH
 from connectors.kit.settings import Block, safe_url
@@ -71,7 +71,7 @@ class SapSettings(Block):
         try:
             ZoneInfo(name)
         except (KeyError, OSError, ValueError) as error:
-            raise ValueError(f"{name!r} is no time zone that this machine knows") from error
+            raise ValueError(f"{name[:60]!r} is no time zone that this machine knows") from error
         return name
 
     @property
@@ -90,7 +90,7 @@ class SapSettings(Block):
         return {**({"sap-client": self.client} if self.client else {}), "sap-language": self.language}
 
 
-class UserCredentials(Block):
+class UserCredentials(Credentials):
     """A technical user."""
 
     username: SecretStr = Field(min_length=1, description="The technical (communication) user.")

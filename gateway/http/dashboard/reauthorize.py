@@ -60,7 +60,10 @@ async def submit(request: Request, serving: Serving, secret: str) -> Response:
     try:
         await serving.reauthorization.submit(secret, _credentials(serving, link, kind, given), _by(request))
     except RequestRefused as error:
-        return await _page(request, serving, secret, kind=kind, said=str(error), status=409)
+        said = str(error)
+        if error.code == "request.invalid":
+            said = f"{said.removesuffix('.')}. Nothing was sent to the system."
+        return await _page(request, serving, secret, kind=kind, said=said, status=409)
     return RedirectResponse(f"/reauthorize/{secret}", status_code=303)
 
 
