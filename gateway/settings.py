@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.model import bounds
 from gateway.model.connector import Auth, Hosting
 from gateway.model.meter import Reduce
 
@@ -168,6 +169,7 @@ class SyncSettings(Section):
     lease: Duration = timedelta(seconds=15)
     backoff_base: Duration = timedelta(seconds=1)
     backoff_cap: Duration = timedelta(minutes=5)
+    max_wait: Duration = timedelta(hours=6)
     unknown_wait: Duration = timedelta(seconds=10)
     probe_interval: Duration = timedelta(seconds=45)
 
@@ -224,6 +226,13 @@ class CredentialSettings(Section):
         None,
         description="When it ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day ahead.",
     )
+
+    @field_validator("expires_at")
+    @classmethod
+    def _is_a_time(cls, written: str | None) -> str | None:
+        if written is not None and bounds.parsed_instant(written) is None:
+            raise ValueError("expected a time with its zone, such as 2027-03-01T00:00:00Z")
+        return written
 
     def resolved(self) -> dict[str, str]:
         """In clear, for the connector only."""
