@@ -46,20 +46,28 @@ class Guarded:
     """A Connector."""
 
     def __init__(
-        self, connector: Connector, connection: str, *, secrets: Collection[str], max_wait_seconds: float
+        self,
+        connector: Connector,
+        connection: str,
+        *,
+        secrets: Collection[str],
+        max_wait_seconds: float,
+        left_behind: set[asyncio.Future[Any]],
     ) -> None:
-        """`max_wait_seconds`: no wait that a system asks for is longer."""
+        """`max_wait_seconds`: no wait that a system asks for is longer. `left_behind`: calls of the connection
+        that did not end, of whichever of its connectors.
+        """
         self._connector = connector
         self._connection = connection
         self._secrets = secrets
         self._max_wait_seconds = max_wait_seconds
-        self._left_behind: set[asyncio.Future[Any]] = set()
+        self._left_behind = left_behind
 
     @property
     def capabilities(self) -> Capabilities:
         """The connector's own. Raises Unavailable where it cannot say."""
         with self._contained("capabilities") as contained:
-            capabilities = self._connector.capabilities
+            capabilities = at_once(lambda: self._connector.capabilities)
             if isinstance(capabilities, Capabilities):
                 return capabilities
             raise TypeError(f"capabilities: {type(capabilities).__name__}")
@@ -79,13 +87,11 @@ class Guarded:
 
     async def close(self) -> None:
         """Never raises, and never takes long."""
-        for task in self._left_behind:
-            task.cancel()
         with self._contained("close"):
             closing = asyncio.ensure_future(_ended(self._connector.close))
             await self._wait(closing, CLOSE_SECONDS)
-            if closing.done() and not closing.cancelled():
-                closing.result()
+            if closing.done() and (error := _failure(closing)) is not None:
+                raise error
 
     def _contained(self, part: bulkhead.Part) -> AbstractContextManager[bulkhead.Contained]:
         return bulkhead.contained(part, self._connection, secrets=self._secrets)
@@ -106,13 +112,11 @@ class Guarded:
         await self._wait(task, None)
         own: ConnectorError | None = None
         with self._contained(part) as contained:
-            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            error = _failure(task)
             if isinstance(error, ConnectorError):
                 own = self._bounded(error)
-            elif isinstance(error, Exception) and not isinstance(error, StoreError):
-                raise error
             elif error is not None:
-                raise RuntimeError(f"{type(error).__name__} from the connector") from error
+                raise error
             else:
                 return checked(task.result())
         if own is not None:
@@ -190,11 +194,34 @@ class GuardedLister(Guarded):
 
 
 def guarded(
-    connector: Connector, connection: str, *, secrets: Collection[str], max_wait_seconds: float
+    connector: Connector,
+    connection: str,
+    *,
+    secrets: Collection[str],
+    max_wait_seconds: float,
+    left_behind: set[asyncio.Future[Any]],
 ) -> Guarded:
     """The connector behind its guard. It offers what the connector offers."""
     kind = GuardedLister if isinstance(connector, ListsMeters) else Guarded
-    return kind(connector, connection, secrets=secrets, max_wait_seconds=max_wait_seconds)
+    return kind(
+        connector,
+        connection,
+        secrets=secrets,
+        max_wait_seconds=max_wait_seconds,
+        left_behind=left_behind,
+    )
+
+
+def at_once(call: Callable[[], T]) -> T:
+    """A call that waits for nothing: what is no Exception (a panic, an exit) becomes one, for nobody has
+    cancelled it.
+    """
+    try:
+        return call()
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{type(error).__name__} from the connector") from error
 
 
 async def _ended(call: Callable[[], Awaitable[T]]) -> T:
@@ -203,6 +230,16 @@ async def _ended(call: Callable[[], Awaitable[T]]) -> T:
         return await call()
     except (SystemExit, KeyboardInterrupt) as error:
         raise RuntimeError(f"{type(error).__name__} from the connector") from error
+
+
+def _failure(task: asyncio.Future[Any]) -> Exception | None:
+    """What an ended call raised, as an Exception that no bulkhead lets pass."""
+    error = asyncio.CancelledError() if task.cancelled() else task.exception()
+    if error is None or (isinstance(error, Exception) and not isinstance(error, StoreError)):
+        return error
+    made = RuntimeError(f"{type(error).__name__} from the connector")
+    made.__cause__ = error
+    return made
 
 
 def _unavailable(contained: bulkhead.Contained, kind: type[Unavailable] = Unavailable) -> Unavailable:

@@ -8,13 +8,13 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import structlog
 from pydantic import BaseModel
 
 from gateway import bulkhead, clock
-from gateway.connections.guard import guarded
+from gateway.connections.guard import at_once, guarded
 from gateway.connections.logons import Logons
 from gateway.connections.tokens import Tokens
 from gateway.connections.vault import Binding, Vault
@@ -96,6 +96,7 @@ class Links:
         self._observer = observer
         self._built: dict[str, _Built] = {}
         self._retired: list[tuple[float, Connector]] = []
+        self._left_behind: dict[str, set[asyncio.Future[Any]]] = {}
 
     @property
     def current(self) -> dict[str, Link]:
@@ -115,6 +116,7 @@ class Links:
         stale = [name for name, configuration in wanted.items() if self._is_stale(name, configuration)]
         for name in self._built.keys() - wanted.keys():
             self._retire(self._built.pop(name).link)
+            self._left_behind.pop(name, None)
         fresh: list[Link] = []
         for held in (await connections.read(self._database, stale)).values() if stale else ():
             name, before = held.connection, self._built.get(held.connection)
@@ -209,20 +211,24 @@ class Links:
         secrets = tuple(credential.values.values())
         name, passes = held.connection, (ConnectorError,)
         with bulkhead.contained("build", name, secrets=secrets, passes=passes) as made:
-            connector = self._systems[held.system].build(
-                ConnectorSettings(
-                    connection=name,
-                    hosting=held.hosting,
-                    settings=held.settings,
-                    credentials=credential.values,
-                    timeout_seconds=self._settings.sync.push_timeout.total_seconds(),
-                    observe=self._observer(held.system),
-                    token=token,
-                    gate=gate,
-                )
+            built_from = ConnectorSettings(
+                connection=name,
+                hosting=held.hosting,
+                settings=held.settings,
+                credentials=credential.values,
+                timeout_seconds=self._settings.sync.push_timeout.total_seconds(),
+                observe=self._observer(held.system),
+                token=token,
+                gate=gate,
             )
-            max_wait_seconds = self._settings.sync.max_wait.total_seconds()
-            return guarded(connector, name, secrets=secrets, max_wait_seconds=max_wait_seconds)
+            connector = at_once(lambda: self._systems[held.system].build(built_from))
+            return guarded(
+                connector,
+                name,
+                secrets=secrets,
+                max_wait_seconds=self._settings.sync.max_wait.total_seconds(),
+                left_behind=self._left_behind.setdefault(name, set()),
+            )
         assert made.fault is not None
         raise Unavailable(made.fault.text, reference=made.fault.reference)
 
