@@ -59,7 +59,14 @@ def text(value: object) -> str:
     """What PostgreSQL, JSON and MQTT can hold of a text; empty for what is none."""
     if not isinstance(value, str):
         return ""
+    if is_plain(value):
+        return value
     return value[:MAX_TEXT].replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def is_plain(value: str) -> bool:
+    """Whether a text can be stored as it is, as nearly every one can."""
+    return len(value) <= MAX_TEXT and value.isascii() and "\0" not in value
 
 
 def duration(value: float) -> str:
