@@ -27,8 +27,8 @@ from tests.fixtures.connection_rig import CALLER, CreditsSettings, World, settin
 from tests.fixtures.hostile import ASKED, DONE, ODD, RAISED, Hostile, HostileSystem, Method
 from tests.fixtures.scripted import Scripted, ScriptedSystem
 
-LAG_SECONDS = 5.0
-"""Of the healthy one beside the hostile ones, on a shared machine; alone it is far below one."""
+LAG_SECONDS = 15.0
+"""Of the healthy one beside some ninety hostile ones, on a shared machine; alone it is far below one."""
 
 
 class Beside:
@@ -41,6 +41,10 @@ class Beside:
         self.settings = settings(
             sync={"push_timeout": timedelta(seconds=1), "probe_interval": timedelta(seconds=1)},
             credits=CreditsSettings(capacity=10_000),
+        )
+        slower = {"backoff_base": timedelta(milliseconds=200), "backoff_cap": timedelta(seconds=2)}
+        self.settings = self.settings.model_copy(
+            update={"sync": self.settings.sync.model_copy(update=slower)}
         )
         systems = {name: HostileSystem(each) for name, each in hostile.items()}
         self.engine = Engine(
