@@ -16,6 +16,7 @@ import structlog
 
 from connectors.kit.egress import transport
 from gateway import clock, hangup, metrics
+from gateway.bulkhead import contained
 from gateway.configuration import DeclaredConnection
 from gateway.connections.apply import apply
 from gateway.connections.endpoint_secrets import EndpointSealer
@@ -303,20 +304,25 @@ async def _reload(
     while True:
         await asked.wait()
         asked.clear()
-        try:
-            declared = reload()
-            await apply(database, engine.service, declared)
-            await engine.lifecycle.refresh()
-        except StoreUnavailable as error:  # what was asked for is done when the database is back
-            log.warning("gateway.database_awaited", detail=str(error))
-            asked.set()
-            await asyncio.sleep(1.0)
-        except (ConfigError, StoreError) as error:
-            log.error(
-                "gateway.reload_refused", detail=str(error), advice="the connections that ran before go on"
-            )
-        else:
-            log.info("gateway.reloaded", connections=len(declared))
+        with contained("declaration", "reload") as made:
+            try:
+                declared = reload()
+                await apply(database, engine.service, declared)
+                await engine.lifecycle.refresh()
+            except StoreUnavailable as error:  # what was asked for is done when the database is back
+                log.warning("gateway.database_awaited", detail=str(error))
+                asked.set()
+                await asyncio.sleep(1.0)
+            except (ConfigError, StoreError) as error:
+                _refuse_reload(str(error))
+            else:
+                log.info("gateway.reloaded", connections=len(declared))
+        if made.fault is not None:
+            _refuse_reload(made.fault.text)
+
+
+def _refuse_reload(detail: str) -> None:
+    log.error("gateway.reload_refused", detail=detail, advice="the connections that ran before go on")
 
 
 def _handle_signals(stopping: asyncio.Event) -> None:

@@ -14,6 +14,7 @@ from connectors.kit.egress import Resolve, look_up
 from connectors.kit.oauth import OAuthExchange
 from connectors.registry import SYSTEMS
 from gateway import clock, metrics
+from gateway.bulkhead import contained
 from gateway.connections import rotation
 from gateway.connections.expiry import expiring
 from gateway.connections.health import Health
@@ -31,6 +32,7 @@ from gateway.model.errors import StoreError
 from gateway.settings import Settings
 from gateway.store import credits as ledger
 from gateway.store.pool import Database
+from gateway.store.troubles import Troubles
 from gateway.sync.schedule import Scheduler
 
 log = structlog.get_logger(__name__)
@@ -59,6 +61,7 @@ class Engine:
         manifests = {name: system.manifest for name, system in systems.items()}
         self.vault = Vault([key.get_secret_value() for key in settings.security.encryption_keys])
         self.exchange = OAuthExchange()
+        self.troubles = Troubles(database)
         self.tokens = Tokens(database, self.vault, self.exchange, owner=owner)
         self.logons = Logons(database)
         self.transitions = Transitions(manifests, settings)
@@ -74,6 +77,7 @@ class Engine:
             vault=self.vault,
             tokens=self.tokens,
             logons=self.logons,
+            troubles=self.troubles,
             observer=_observer,
         )
         self.service = Connections(
@@ -93,13 +97,15 @@ class Engine:
             probe_interval_seconds=settings.sync.probe_interval.total_seconds(),
             on_active=lambda: self.scheduler.wake(),
         )
-        self.scheduler = Scheduler(database, settings.sync, self.health, owner=owner)
+        self.scheduler = Scheduler(database, settings.sync, self.health, self.troubles, owner=owner)
         self.lifecycle = Lifecycle(
             database,
             self.links,
             self.transitions,
             self.health,
             self.tokens,
+            self.troubles,
+            max_wait=settings.sync.max_wait,
             max_future=settings.telemetry.max_future,
             on_links=self.scheduler.serve,
         )
@@ -127,9 +133,11 @@ class Engine:
         """What falls due by the clock: holds that lapse, credentials that end soon."""
         while True:
             try:
-                for name in await ledger.lapse(self._database):
-                    log.info("connection.hold_lapsed", connection=name)
-                await expiring(self._database, clock.now())
+                with contained("upkeep", "holds"):
+                    for name in await ledger.lapse(self._database):
+                        log.info("connection.hold_lapsed", connection=name)
+                with contained("upkeep", "expiry"):
+                    await expiring(self._database, clock.now())
             except StoreError as error:
                 log.warning("gateway.upkeep_deferred", detail=str(error))
             await asyncio.sleep(UPKEEP_SECONDS)

@@ -152,6 +152,12 @@ REAUTHORIZATION_REQUIRED = Gauge(
     ["connection", "customer", "system"],
     registry=REGISTRY,
 )
+INTERNAL_ERRORS = Counter(
+    "fieldgate_internal_errors_total",
+    "Faults of our own, or of a connector, that nobody foresaw; each ended one connection's piece of work and nothing else.",
+    ["part"],
+    registry=REGISTRY,
+)
 TOKEN_REFRESHES = Counter(
     "fieldgate_token_refreshes_total",
     "Refreshes of OAuth tokens by what became of them.",

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.model import bounds
 from gateway.model.address import to_listen
 from gateway.model.connector import Auth, Hosting
 from gateway.model.dsn import check_own_dsn
@@ -231,6 +232,7 @@ class SyncSettings(Section):
     lease: Seconds = timedelta(seconds=15)
     backoff_base: PositiveDuration = timedelta(seconds=1)
     backoff_cap: PositiveDuration = timedelta(minutes=5)
+    max_wait: PositiveDuration = timedelta(hours=6)
     unknown_wait: Duration = timedelta(seconds=10)
     probe_interval: PositiveDuration = timedelta(seconds=45)
 
@@ -296,6 +298,13 @@ class CredentialSettings(Section):
         None,
         description="When it ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day ahead.",
     )
+
+    @field_validator("expires_at")
+    @classmethod
+    def _is_a_time(cls, written: str | None) -> str | None:
+        if written is not None and bounds.parsed_instant(written) is None:
+            raise ValueError("expected a time with its zone, such as 2027-03-01T00:00:00Z")
+        return written
 
     def resolved(self) -> dict[str, str]:
         """In clear, for the connector only."""

@@ -8,10 +8,11 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
+from gateway.bulkhead import contained
 from gateway.configuration import DeclaredConnection
 from gateway.connections.service import FILE, Connections
 from gateway.model.access import Caller
@@ -44,12 +45,22 @@ async def prepare(
     another customer or system.
     """
     held = await connections.read(database, None if prune else [item.settings.id for item in declared])
-    made = plan(
-        (_declaration(service, item) for item in declared),
-        (_existing(found) for found in held.values()),
-        prune=prune,
+    declarations, faults = [], dict[str, str]()
+    for item in declared:
+        name = item.settings.id
+        with contained(
+            "declaration", name, secrets=tuple(item.settings.credentials.resolved().values())
+        ) as made:
+            declarations.append(_declaration(service, item))
+        if made.fault is not None:
+            faults[name] = made.fault.text
+    existing = (_existing(found) for name, found in held.items() if name not in faults)
+    wanted = plan(declarations, existing, prune=prune)
+    return Work(
+        plan=replace(wanted, refused={**wanted.refused, **faults}),
+        declared={item.settings.id: item for item in declared},
+        held=held,
     )
-    return Work(plan=made, declared={item.settings.id: item for item in declared}, held=held)
 
 
 async def carry_out(
@@ -60,10 +71,15 @@ async def carry_out(
     """
     refused = dict(work.plan.refused)
     for name in (*work.plan.create, *work.plan.change, *work.plan.prune):
-        try:
-            await _one(service, work, name)
-        except RequestRefused as error:
-            refused[name] = str(error)
+        item = work.declared.get(name)
+        secrets = () if item is None else tuple(item.settings.credentials.resolved().values())
+        with contained("declaration", name, secrets=secrets) as made:
+            try:
+                await _one(service, work, name)
+            except RequestRefused as error:
+                refused[name] = str(error)
+        if made.fault is not None:
+            refused[name] = made.fault.text
         done(name)
     for name, reason in refused.items():
         log.error("connection.declaration_refused", connection=name, detail=reason)

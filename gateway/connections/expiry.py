@@ -5,11 +5,12 @@ not know how it is renewed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import get_args
 
 from cryptography import x509
 
+from gateway.model import bounds
 from gateway.model.errors import BadConfiguration
 from gateway.model.event import EventType, NewEvent
 from gateway.store import credentials, outbox
@@ -33,15 +34,12 @@ def ends_at(type: str, values: Mapping[str, str]) -> datetime | None:
         return min(certificate.not_valid_after_utc for certificate in chain)
     if "expires_at" not in values:
         return None
-    try:
-        at: datetime | None = datetime.fromisoformat(values["expires_at"])
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
+    at = bounds.parsed_instant(values["expires_at"])
+    if at is None:
         raise BadConfiguration(
             "credentials.expires_at: expected a time with its zone, such as 2027-03-01T00:00:00Z"
         )
-    return at.astimezone(UTC)
+    return at
 
 
 async def expiring(database: Database, now: datetime) -> Sequence[Expiring]:

@@ -92,7 +92,9 @@ class Health:
         """
         if isinstance(error, AuthRefused) and not error.final and not error.doubtful:
             error = await self._confirmed(link, error)
-        transient = isinstance(error, Unavailable) or (isinstance(error, AuthRefused) and error.doubtful)
+        transient = (isinstance(error, Unavailable) and error.reference is None) or (
+            isinstance(error, AuthRefused) and error.doubtful
+        )
         await self._incidents.note(
             self._observed(link, operation, succeeded=False, transient=transient, error=error)
         )

@@ -6,17 +6,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import assert_never
 
 import structlog
 
+from gateway import clock
+from gateway.bulkhead import Fault, Part, contained
 from gateway.connections.health import Health
 from gateway.connections.links import Links
 from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Moved, Transitions
-from gateway.model.backoff import full_jitter, with_floor
+from gateway.model.backoff import full_jitter, put_off, waiting, with_floor
 from gateway.model.connection import State, Trigger
 from gateway.model.connector import Health as Answer
 from gateway.model.errors import (
@@ -34,18 +36,34 @@ from gateway.store import connections, credentials
 from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Due, Locked, Outbound
 from gateway.store.pool import Connection, Database
+from gateway.store.troubles import Troubles
 from gateway.sync.link import READINGS, Link
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.5
 LEASE_SECONDS = 60.0
-MOST_PROBES = 16
+MOST_PROBES = 256
+"""At once. One that waits for its system holds no session, so a hung system costs a place here only."""
+
 BLOCKED_SECONDS = 3600.0
 DEFERRED_SECONDS = 900.0
 DRAIN_SECONDS = 1.0
 RETRY_CAP_SECONDS = 60.0
 PROBE_SECONDS = 30.0
+
+_PARTS: Mapping[State, Part] = {
+    State.PENDING: "verification",
+    State.VERIFYING: "verification",
+    State.REAUTHORIZATION_REQUIRED: "verification",
+    State.ACTIVE: "probe",
+    State.DEGRADED: "probe",
+    State.BLOCKED: "probe",
+    State.PAUSED: "probe",
+    State.DISCONNECTING: "drain",
+    State.DISCONNECTED: "drain",
+}
+"""What a look at a connection is for."""
 
 
 class Lifecycle:
@@ -60,8 +78,10 @@ class Lifecycle:
         transitions: Transitions,
         health: Health,
         tokens: Tokens,
+        troubles: Troubles,
         *,
         max_future: timedelta,
+        max_wait: timedelta,
         on_links: Callable[[dict[str, Link]], None],
     ) -> None:
         self._database = database
@@ -69,6 +89,8 @@ class Lifecycle:
         self._transitions = transitions
         self._health = health
         self._tokens = tokens
+        self._troubles = troubles
+        self._max_wait_seconds = max_wait.total_seconds()
         self._max_future = max_future
         self._on_links = on_links
 
@@ -78,6 +100,7 @@ class Lifecycle:
             looking: set[asyncio.Task[None]] = set()
             while True:
                 try:
+                    await self._troubles.refresh()
                     await self.refresh()
                     free = MOST_PROBES - len(looking)
                     due = (
@@ -97,15 +120,40 @@ class Lifecycle:
 
     async def refresh(self) -> None:
         """Brings this replica's links up to date, and the meters of those that changed."""
-        for link in (fresh := await self._links.refresh()):
-            async with self._database.transaction() as connection:
-                locked = await connections.lock(connection, link.connection)
-                if locked is not None and locked.state in (State.ACTIVE, State.DEGRADED):
-                    await self._begin(connection, link)
-        if fresh:
+        changed = await self._links.refresh()
+        for link in changed:
+            # Out of the links again where it fails: what is built anew is begun anew.
+            async with self._troubles.contained("refresh", link.connection) as made:
+                await self._begin_again(link)
+            if made.fault is not None:
+                self._links.put_off(link.connection)
+        if changed:
             self._on_links(self._links.current)
 
+    async def _begin_again(self, link: Link) -> None:
+        async with self._database.transaction() as connection:
+            locked = await connections.lock(connection, link.connection)
+            if locked is not None and locked.state in (State.ACTIVE, State.DEGRADED):
+                await self._begin(connection, link)
+
     async def _look(self, due: Due) -> None:
+        """The one place where a look at a connection begins: whatever is raised in it is tried again later."""
+        try:
+            with contained(_PARTS[due.state], due.connection) as made:
+                await self._look_at(due)
+            if made.fault is not None:
+                await self._crashed(due, made.fault)
+        except StoreError as error:
+            log.warning("connection.probe_not_recorded", connection=due.connection, detail=str(error))
+
+    async def _crashed(self, due: Due, fault: Fault) -> None:
+        error = Unavailable(fault.text, reference=fault.reference)
+        if due.state is State.VERIFYING:
+            await self._not_verified(due, error)
+        else:
+            await self._again(due, error, at_least=BLOCKED_SECONDS if due.state is State.BLOCKED else 0.0)
+
+    async def _look_at(self, due: Due) -> None:
         try:
             match due.state:
                 case State.VERIFYING:
@@ -133,8 +181,6 @@ class Lifecycle:
             )
             await ledger.note_refusal(self._database, error)
             await self._rest(due.connection)
-        except StoreError as error:
-            log.warning("connection.probe_not_recorded", connection=due.connection, detail=str(error))
 
     async def _rest(self, name: str) -> None:
         async with self._database.transaction() as connection:
@@ -207,6 +253,7 @@ class Lifecycle:
             await self._after_success(name)
 
     async def _after_success(self, name: str) -> None:
+        await self._troubles.over(name, "probe", "verification")
         await connections.schedule_probe(
             self._database, name, State.ACTIVE, in_seconds=self._health.idle_seconds(), attempts=0
         )
@@ -248,6 +295,7 @@ class Lifecycle:
                 )  # kept, for who has put it right at the system and asks for another look
             else:
                 await self._withdraw(connection, due.connection, locked)
+        await self._troubles.over(due.connection, "verification")  # its state says what is wrong
         if moved is not None:
             moved.say()
             if moved.to_state is State.BLOCKED:
@@ -311,15 +359,32 @@ class Lifecycle:
                 await self._after_success(due.connection)
             return
         await self._health.succeeded(link, "probe")
+        await self._troubles.over(due.connection, "probe", "verification")
         await connections.schedule_probe(
             self._database, due.connection, due.state, in_seconds=self._health.idle_seconds(), attempts=0
         )
 
-    async def _again(self, due: Due, error: ConnectorError | TimeoutError) -> None:
-        attempts = due.attempts + 1
-        wait = full_jitter(attempts, rand=random.random(), cap_seconds=RETRY_CAP_SECONDS)
-        if isinstance(error, RateLimited | Unavailable):
-            wait = with_floor(wait, floor_seconds=error.retry_after, rand=random.random())
+    async def _again(self, due: Due, error: ConnectorError | TimeoutError, *, at_least: float = 0.0) -> None:
+        attempts, rand = due.attempts + 1, random.random()
+        wait = max(at_least, full_jitter(attempts, rand=rand, cap_seconds=RETRY_CAP_SECONDS))
+        cap, part = self._max_wait_seconds, _PARTS[due.state]
+        match error:
+            case RateLimited(retry_after=asked):
+                wait = put_off(
+                    attempts,
+                    asked_seconds=asked,
+                    rand=rand,
+                    growth_cap_seconds=RETRY_CAP_SECONDS,
+                    cap_seconds=cap,
+                )
+                await self._wait(due.connection, part, asked, wait)
+            case Unavailable(retry_after=asked) if asked is not None:
+                wait = with_floor(wait, floor_seconds=asked, rand=rand, cap_seconds=max(wait, cap))
+                await self._wait(due.connection, part, asked, wait)
+            case Unavailable(reference=str()):
+                await self._troubles.note(due.connection, part, str(error))
+            case _:
+                await self._troubles.over(due.connection, part)
         await connections.schedule_probe(
             self._database, due.connection, due.state, in_seconds=wait, attempts=attempts
         )
@@ -329,6 +394,10 @@ class Lifecycle:
             detail=_words(error),
             retry_in_seconds=round(wait, 1),
         )
+
+    async def _wait(self, name: str, part: Part, asked_seconds: float | None, seconds: float) -> None:
+        until = clock.now() + timedelta(seconds=seconds)
+        await self._troubles.note(name, part, waiting(asked_seconds, until=until))
 
     # The end
 

@@ -5,29 +5,35 @@ that changes.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol, cast
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
 import structlog
 from pydantic import BaseModel
 
-from gateway import clock
+from gateway import bulkhead, clock
+from gateway.connections.guard import at_once, guarded
 from gateway.connections.logons import Logons
 from gateway.connections.screening import reach_of
 from gateway.connections.tokens import Tokens
 from gateway.connections.vault import Binding, Vault
+from gateway.model.backoff import full_jitter
 from gateway.model.connector import Auth, Connector, ConnectorSettings, Manifest, Observer
 from gateway.model.credential import Credential
-from gateway.model.errors import BadConfiguration, SealBroken
+from gateway.model.errors import BadConfiguration, ConnectorError, SealBroken, Unavailable
 from gateway.model.meter import from_document
 from gateway.settings import ConnectionSyncSettings, Settings
 from gateway.store import connections, credentials
 from gateway.store.connections import Held
 from gateway.store.pool import Database
+from gateway.store.troubles import Troubles
 from gateway.sync.link import Link
 
 log = structlog.get_logger(__name__)
+
+BUILD_CAP_SECONDS = 60.0
 
 RETIRED_SECONDS = 120.0
 """How long a replaced connector stays open for the runs that use it."""
@@ -61,6 +67,9 @@ class System(Protocol):
 class _Built:
     configuration: int
     link: Link | None
+    again_at: float | None = None
+    """When it is built again although nothing has changed (monotonic): a fault of ours stood in the way."""
+    attempts: int = 0
 
 
 class Links:
@@ -75,6 +84,7 @@ class Links:
         vault: Vault,
         tokens: Tokens,
         logons: Logons,
+        troubles: Troubles,
         observer: Callable[[str], Observer],
     ) -> None:
         self._database = database
@@ -83,9 +93,11 @@ class Links:
         self._vault = vault
         self._tokens = tokens
         self._logons = logons
+        self._troubles = troubles
         self._observer = observer
         self._built: dict[str, _Built] = {}
         self._retired: list[tuple[float, Connector]] = []
+        self._left_behind: dict[str, set[asyncio.Future[Any]]] = {}
 
     @property
     def current(self) -> dict[str, Link]:
@@ -102,23 +114,46 @@ class Links:
         StoreError.
         """
         wanted = await connections.configurations(self._database)
-        stale = [
-            name
-            for name, configuration in wanted.items()
-            if name not in self._built or self._built[name].configuration != configuration
-        ]
+        stale = [name for name, configuration in wanted.items() if self._is_stale(name, configuration)]
         for name in self._built.keys() - wanted.keys():
             self._retire(self._built.pop(name).link)
+            self._left_behind.pop(name, None)
         fresh: list[Link] = []
         for held in (await connections.read(self._database, stale)).values() if stale else ():
-            link = await self._build(held, held.generation) if held.generation else None
-            if held.connection in self._built:
-                self._retire(self._built[held.connection].link)
-            self._built[held.connection] = _Built(configuration=held.configuration, link=link)
+            name, before = held.connection, self._built.get(held.connection)
+            link = None
+            async with self._troubles.contained("build", name) as made:
+                link = await self._build(held, held.generation) if held.generation else None
+            self._retire(None if before is None else before.link)
+            self._built[name] = _Built(
+                configuration=held.configuration,
+                link=link,
+                attempts=before.attempts if before is not None and before.again_at is not None else 0,
+            )
+            if made.fault is not None:
+                self.put_off(name)
             if link is not None:
                 fresh.append(link)
         await self._close_retired()
         return fresh
+
+    def put_off(self, connection: str) -> None:
+        """Its link is out, and is built again after a while that grows: a fault of ours stands in the way."""
+        built = self._built[connection]
+        self._retire(built.link)
+        attempts = built.attempts + 1
+        wait = full_jitter(attempts, rand=random.random(), cap_seconds=BUILD_CAP_SECONDS)
+        self._built[connection] = replace(
+            built, link=None, again_at=clock.monotonic() + wait, attempts=attempts
+        )
+
+    def _is_stale(self, name: str, configuration: int) -> bool:
+        built = self._built.get(name)
+        return (
+            built is None
+            or built.configuration != configuration
+            or (built.again_at is not None and built.again_at <= clock.monotonic())
+        )
 
     async def candidate(self, connection: str) -> Link | None:
         """A link of its own, with the credential that is to be verified, or the one in use where only
@@ -178,9 +213,11 @@ class Links:
             )
         elif credential.type == "basic":
             gate = self._logons.gate(held.connection, credential.generation)
-        return self._systems[held.system].build(
-            ConnectorSettings(
-                connection=held.connection,
+        secrets = tuple(credential.values.values())
+        name, passes = held.connection, (ConnectorError,)
+        with bulkhead.contained("build", name, secrets=secrets, passes=passes) as made:
+            built_from = ConnectorSettings(
+                connection=name,
                 hosting=held.hosting,
                 settings=held.settings,
                 credentials=credential.values,
@@ -191,7 +228,16 @@ class Links:
                 settings_reach=reach_of(self._settings, held.customer, held.origin),
                 credentials_reach=credential.reach,
             )
-        )
+            connector = at_once(lambda: self._systems[held.system].build(built_from))
+            return guarded(
+                connector,
+                name,
+                secrets=secrets,
+                max_wait_seconds=self._settings.sync.max_wait.total_seconds(),
+                left_behind=self._left_behind.setdefault(name, set()),
+            )
+        assert made.fault is not None
+        raise Unavailable(made.fault.text, reference=made.fault.reference)
 
     def _retire(self, link: Link | None) -> None:
         if link is not None:

@@ -184,7 +184,7 @@ class Connections:
                 "request.invalid",
                 "the hosting decides the price, which is frozen: disconnect, and connect under another id",
             )
-        verify = given is not None or dict(wanted.settings) != dict(held.settings)
+        verify = given is not None or wanted.settings != held.settings
         async with self._paying() as connection:
             locked = await connections.lock(connection, held.connection)
             if locked is None or locked.state in _ENDED:

@@ -17,8 +17,9 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from gateway import clock, metrics
+from gateway import bulkhead, clock, metrics
 from gateway.connections.vault import Binding, Vault
+from gateway.model import bounds
 from gateway.model.backoff import full_jitter
 from gateway.model.credential import (
     Credential,
@@ -269,32 +270,38 @@ class Refresh:
         self._refused = refused
         self._key = (subject.connection, subject.generation)
         self._deadline = self._total()
+        self._secrets = list(subject.credential.values.values())
 
     async def run(self) -> _Held:
         """A token that is not due: another replica's, or a new one. Raises ConnectorError subclasses only."""
-        try:
-            held = await self._run()
-        except StoreRejected:
-            self._count("raced")
-            raise self._replaced() from None
-        except StoreError as error:
-            self._count("store_unavailable")
-            raise Unavailable(
-                f"connection {self._subject.connection!r}: its token cannot be read or stored: {error}"
-            ) from error
-        except SealBroken as error:
-            self._count("misconfigured")
-            raise BadConfiguration(str(error)) from None
-        except ConnectorError as error:
-            log.warning(
-                "connection.token_not_refreshed",
-                connection=self._subject.connection,
-                system=self._subject.system,
-                kind=type(error).__name__,
-                detail=str(error),
-            )
-            raise
-        return held
+        name, system = self._subject.connection, self._subject.system
+        with bulkhead.contained("token", name, secrets=self._secrets, passes=(ConnectorError,)) as made:
+            try:
+                return await self._run()
+            except StoreRejected:
+                self._count("raced")
+                raise self._replaced() from None
+            except StoreError as error:
+                self._count("store_unavailable")
+                raise Unavailable(
+                    f"connection {name!r}: its token cannot be read or stored: {error}"
+                ) from error
+            except SealBroken as error:
+                self._count("misconfigured")
+                raise BadConfiguration(str(error)) from None
+            except ConnectorError as error:
+                kind = type(error).__name__
+                log.warning(
+                    "connection.token_not_refreshed",
+                    connection=name,
+                    system=system,
+                    kind=kind,
+                    detail=str(error),
+                )
+                raise
+        assert made.fault is not None
+        self._count("unavailable")
+        raise Unavailable(made.fault.text, reference=made.fault.reference)
 
     async def _run(self) -> _Held:
         poll = _POLL_SECONDS
@@ -358,6 +365,8 @@ class Refresh:
         refresh_token = opened.get("refresh_token") or self._subject.credential.values.get("refresh_token")
         if refresh_token is None and self._subject.credential.type != "oauth2_client_credentials":
             return await self._refuse(lease, opened, "the authorization server gave no refresh token")
+        if refresh_token is not None:
+            self._secrets.append(refresh_token)
         try:
             grant, began_at = await self._ask(refresh_token)
         except AuthRefused as error:
@@ -493,7 +502,8 @@ def client_of(credential: Credential) -> str:
 
 def remaining(grant: TokenGrant, age_seconds: float, *, rand: float) -> Lifetimes:
     """Lifetimes count from before the request was sent."""
-    lifetime, refresh_lifetime = grant.expires_in_seconds, grant.refresh_expires_in_seconds
+    lifetime = bounds.lifetime(grant.expires_in_seconds)
+    refresh_lifetime = bounds.lifetime(grant.refresh_expires_in_seconds)
     return Lifetimes(
         expires_in_seconds=None if lifetime is None else lifetime - age_seconds,
         refresh_in_seconds=None if lifetime is None else refresh_after(lifetime, rand=rand) - age_seconds,

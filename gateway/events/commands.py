@@ -19,6 +19,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from pydantic import ValidationError
 
 from gateway import clock, metrics
+from gateway.bulkhead import contained
 from gateway.events.command_documents import (
     Answer,
     CommandError,
@@ -203,6 +204,12 @@ class Commands:
 
     async def _answer(self, request: _Request) -> Answer:
         """Never raises for what a request holds."""
+        with contained("command", request.customer) as made:
+            return await self._answered(request)
+        assert made.fault is not None
+        return _error(request, "gateway.internal", made.fault.text)
+
+    async def _answered(self, request: _Request) -> Answer:
         with structlog.contextvars.bound_contextvars(request_id=request.request_id):
             try:
                 if request.refusal is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import structlog
 
 from gateway import clock
+from gateway.bulkhead import contained
 from gateway.events.documents import issue_document, status_document
 from gateway.events.session import PublishRefused, StrictClient
 from gateway.model.connection import State
@@ -65,9 +66,16 @@ class ConnectionDocuments:
 
     async def _publish(self, client: StrictClient, names: list[str]) -> None:
         for found in await status.read(self._database, names):
-            topic = f"{self._place(found.customer, found.connection)}/status"
+            topic, payload = f"{self._place(found.customer, found.connection)}/status", b""
+            with contained("status", found.connection):
+                payload = status_document(found, now=clock.now()).payload()
+            if (
+                not payload
+            ):  # what cannot be shown is tried again when it changes, or with the next repetition
+                self._versions[found.connection] = found.version
+                continue
             await status.published(self._database, found.connection, topic, found.version)
-            await self._retain(client, topic, status_document(found, now=clock.now()).payload())
+            await self._retain(client, topic, payload)
             self._versions[found.connection] = found.version
             if found.state is State.DISCONNECTED:  # its last word is heard once, and stays nowhere
                 await self._retain(client, topic, b"")
@@ -77,12 +85,11 @@ class ConnectionDocuments:
     async def _say_issues(self, client: StrictClient) -> None:
         if self._issue_topics is None:
             self._issue_topics = await retained.issue_topics(self._database)
-        wanted = {
-            f"{self._place(found.customer, found.issue.connection)}/issues/{found.issue.id}": issue_document(
-                found.issue
-            ).payload()
-            for found in await retained.open_issues(self._database)
-        }
+        opened, wanted = await retained.open_issues(self._database), dict[str, bytes]()
+        for found in opened.issues:
+            with contained("issue", found.issue.id):
+                topic = f"{self._place(found.customer, found.issue.connection)}/issues/{found.issue.id}"
+                wanted[topic] = issue_document(found.issue).payload()
         for topic, payload in wanted.items():
             if self._issues.get(topic) == payload:
                 continue
@@ -91,6 +98,8 @@ class ConnectionDocuments:
                 self._issue_topics.add(topic)
             await self._retain(client, topic, payload)
             self._issues[topic] = payload
+        if len(wanted) < opened.count:  # what cannot be read may be open still
+            return
         for topic in self._issue_topics - wanted.keys():
             await self._retain(client, topic, b"")
             await retained.emptied(self._database, topic)

@@ -69,6 +69,18 @@ class StreamDocument(Document):
     )
 
 
+class TroubleDocument(Document):
+    """What stands in the way of a part of the work, where the state does not say it: a wait that the system
+    asked for, or an internal error.
+    """
+
+    part: str = Field(description="Of the work: `run`, `probe`, `verification`, `build` and so on.")
+    detail: str = Field(
+        description="An internal error has a reference, under which the operator finds it in the log."
+    )
+    since: datetime
+
+
 class StatusDocument(Document):
     """`customers/{customer}/connections/{connection}/status`: one connection at one instant."""
 
@@ -91,6 +103,7 @@ class StatusDocument(Document):
     dead_letters: int = Field(ge=0)
     delivery: Literal["exactly_once", "at_least_once"]
     streams: tuple[StreamDocument, ...]
+    troubles: tuple[TroubleDocument, ...] = ()
     incident: str | None
     request_id: str | None
     updated: datetime
@@ -147,6 +160,10 @@ def status_document(status: ConnectionStatus, *, now: datetime) -> StatusDocumen
             "dead_letters": status.dead_letters,
             "delivery": status.delivery,
             "streams": tuple(_stream(stream) for stream in status.streams),
+            "troubles": tuple(
+                {"part": trouble.part, "detail": trouble.detail, "since": trouble.since}
+                for trouble in status.troubles
+            ),
             "incident": status.incident,
             "request_id": status.request_id,
             "updated": now,

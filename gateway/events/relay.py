@@ -18,6 +18,7 @@ import aiomqtt
 import structlog
 
 from gateway import clock
+from gateway.bulkhead import contained
 from gateway.events.cloudevent import CONTENT_TYPE, cloud_event, topic
 from gateway.events.session import PublishRefused, Session, StrictClient
 from gateway.model.backoff import full_jitter
@@ -39,6 +40,10 @@ EVENTS_OF_A_LANE = 50
 REFUSED_CAP_SECONDS = 60.0
 GOODBYE_SECONDS = 2.0
 LAST_SECONDS = 1.0
+
+
+class _Unwritable(PublishRefused):
+    """No document can be made of the event: its lane waits, and the log has why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,9 +183,14 @@ class Relay:
         taken: list[int] = []
         try:
             for event in events:
+                payload = b""
+                with contained("event", event.event_id):
+                    payload = cloud_event(event, instance=self._settings.instance).payload()
+                if not payload:
+                    return _Told(trouble=_Unwritable("an event cannot be written"))
                 await client.publish_once(
                     topic(event, root=self._settings.broker.topic_root),
-                    cloud_event(event, instance=self._settings.instance).payload(),
+                    payload,
                     content_type=CONTENT_TYPE,
                     expiry_seconds=EXPIRY_SECONDS,
                 )
@@ -214,7 +224,7 @@ class Relay:
         attempts = self._refused[lane].attempts + 1 if lane in self._refused else 1
         wait = full_jitter(attempt=attempts, rand=random.random(), cap_seconds=REFUSED_CAP_SECONDS)
         self._refused[lane] = _Refusal(attempts=attempts, until=clock.monotonic() + wait)
-        if attempts == 1 and isinstance(error, PublishRefused):
+        if attempts == 1 and isinstance(error, PublishRefused) and not isinstance(error, _Unwritable):
             log.warning(
                 "events.publish_refused",
                 lane=lane,

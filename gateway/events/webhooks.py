@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from gateway import clock, metrics
+from gateway.bulkhead import contained
 from gateway.events.cloudevent import CONTENT_TYPE, cloud_event
 from gateway.events.webhook_request import Requests
 from gateway.model.errors import SealBroken, StoreError
@@ -73,7 +74,6 @@ class Webhooks:
         self._busy: Counter[str] = Counter()
         self._lanes: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
-        self._failure: BaseException | None = None
         self._stopping = False
         self._away = False
 
@@ -92,8 +92,6 @@ class Webhooks:
         """
         try:
             while not self._stopping:
-                if self._failure is not None:
-                    raise self._failure
                 self._wake.clear()
                 await self._begin()
                 with suppress(TimeoutError):
@@ -149,8 +147,6 @@ class Webhooks:
 
     def _ended(self, lane: asyncio.Task[None], endpoint: str) -> None:
         self._lanes.discard(lane)
-        if not lane.cancelled():
-            self._failure = self._failure or lane.exception()
         self._busy[endpoint] -= 1
         self._wake.set()
 
@@ -158,8 +154,16 @@ class Webhooks:
         """This one and what follows it in its lane, as long as the endpoint takes them; then others get a
         turn.
         """
+        with contained("webhook", delivery.endpoint):
+            await self._deliver_in_a_row(delivery)
+
+    async def _deliver_in_a_row(self, delivery: Delivery) -> None:
         for _ in range(IN_A_ROW):
-            outcome, error = await self._attempt(delivery)
+            outcome, error = Outcome.UNREACHABLE, None
+            with contained("webhook", delivery.endpoint, secrets=(delivery.url,)) as made:
+                outcome, error = await self._attempt(delivery)
+            if made.fault is not None:
+                error = made.fault.text
             metrics.WEBHOOK_DELIVERIES.labels(outcome).inc()
             await self._record(delivery, outcome, error)
             if outcome is not Outcome.DELIVERED or self._stopping:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from datetime import UTC, datetime
+from datetime import datetime
 
 import orjson
 
+from gateway.model import bounds
 from gateway.model.errors import RequestRefused
 
 _LARGEST = 2**63 - 1
@@ -71,11 +72,10 @@ def _number(part: object) -> int:
 
 
 def _time(part: object) -> datetime:
-    try:
-        at = datetime.fromisoformat(_text(part))
-        return at if at.tzinfo is UTC else at.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise _invalid() from error
+    at = bounds.parsed_instant(_text(part))
+    if at is None:
+        raise _invalid()
+    return at
 
 
 def _invalid() -> RequestRefused:

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from gateway.bulkhead import note
 from gateway.model.errors import (
     AuthRefused,
     BadConfiguration,
@@ -219,5 +220,12 @@ async def _internal(request: Request, error: Exception) -> Response:
     route = getattr(
         request.scope.get("route"), "path", None
     )  # never the path itself: a link's secret is part of it
-    log.error("http.request_crashed", method=request.method, route=route, error=type(error).__name__)
+    fault = note("request", f"{request.method} {route}", error)
+    log.error(
+        "http.request_crashed",
+        method=request.method,
+        route=route,
+        error=type(error).__name__,
+        reference=fault.reference,
+    )
     return answer(request, "gateway.internal", "The log has it under this request id.")

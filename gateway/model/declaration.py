@@ -128,13 +128,13 @@ def check_identity(declared: Iterable[Declaration], existing: Mapping[str, Exist
 
 
 def differing(declaration: Declaration, found: Existing) -> tuple[Part, ...]:
-    """The parts that are to be changed."""
+    """The parts that are to be changed. What is stored may be anything: plain JSON differs, and is mended."""
     old = found.declaration
     differs = {
-        Part.SETTINGS: dict(declaration.settings) != dict(old.settings),
+        Part.SETTINGS: declaration.settings != old.settings,
         Part.CREDENTIALS: declaration.digest != old.digest,
-        Part.SYNC: dict(declaration.sync) != dict(old.sync),
-        Part.METERS: [dict(meter) for meter in declaration.meters] != [dict(meter) for meter in old.meters],
+        Part.SYNC: declaration.sync != old.sync,
+        Part.METERS: declaration.meters != old.meters,
         Part.MANAGEMENT: not found.by_file,
     }
     return tuple(part for part, holds in differs.items() if holds)

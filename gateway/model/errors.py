@@ -121,13 +121,22 @@ class ConnectorError(FieldgateError):
 class Unavailable(ConnectorError):
     """Transient: connect, TLS, DNS, time-out, 408, 425, 5xx. Retry with backoff; `retry_after` (seconds) is a
     floor.
+
+    `reference`: of a fault of ours or of the connector, which the log has already. It says nothing about the
+    system, so no breaker hears it.
     """
 
     def __init__(
-        self, message: str, *, retry_after: float | None = None, request_id: str | None = None
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        request_id: str | None = None,
+        reference: str | None = None,
     ) -> None:
         super().__init__(message, request_id=request_id)
         self.retry_after = retry_after
+        self.reference = reference
 
 
 class OutcomeUnknown(Unavailable):

@@ -58,6 +58,15 @@ class StreamStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """What stands in the way of a part of the work, where the state does not say it."""
+
+    part: str
+    detail: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionStatus:
     """A connection and its streams at one instant."""
 
@@ -79,6 +88,7 @@ class ConnectionStatus:
     request_id: str | None
     incident: str | None
     streams: tuple[StreamStatus, ...]
+    troubles: tuple[Trouble, ...] = ()
 
     @property
     def lag_seconds(self) -> float:

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import asyncpg
+
+from gateway.bulkhead import readable
 from gateway.model.access import Origin
 from gateway.model.connection import State, Trigger
 from gateway.model.connector import Capabilities, Health, Hosting
@@ -266,30 +269,35 @@ async def read(database: Database, connections: Sequence[str] | None) -> dict[st
         rows = await connection.fetch(
             sql("connection_read"), None if connections is None else list(connections)
         )
-    return {
-        row["connection_id"]: Held(
-            connection=row["connection_id"],
-            customer=row["customer_id"],
-            system=row["system"],
-            hosting=row["hosting"],
-            state=State(row["state"]),
-            prior=None if row["prior_state"] is None else State(row["prior_state"]),
-            settings=row["settings"],
-            sync=row["sync"],
-            meters=row["meters"],
-            managed_by=row["managed_by"],
-            credential_type=row["credential_type"],
-            declared_digest=row["declared_digest"],
-            configuration=row["configuration"],
-            generation=row["generation"],
-            candidate=row["candidate"],
-            account=row["account"],
-            price=row["price"],
-            host=row["host"],
-            origin=Origin(row["origin"]),
-        )
-        for row in rows
-    }
+    return {held.connection: held for held in readable(rows, _held, name=_name)}
+
+
+def _name(row: asyncpg.Record) -> object:
+    return row["connection_id"]
+
+
+def _held(row: asyncpg.Record) -> Held:
+    return Held(
+        connection=row["connection_id"],
+        customer=row["customer_id"],
+        system=row["system"],
+        hosting=row["hosting"],
+        state=State(row["state"]),
+        prior=None if row["prior_state"] is None else State(row["prior_state"]),
+        settings=row["settings"],
+        sync=row["sync"],
+        meters=row["meters"],
+        managed_by=row["managed_by"],
+        credential_type=row["credential_type"],
+        declared_digest=row["declared_digest"],
+        configuration=row["configuration"],
+        generation=row["generation"],
+        candidate=row["candidate"],
+        account=row["account"],
+        price=row["price"],
+        host=row["host"],
+        origin=Origin(row["origin"]),
+    )
 
 
 async def configurations(database: Database) -> dict[str, int]:
@@ -307,24 +315,25 @@ async def states(database: Database, connections: Sequence[str]) -> dict[str, St
     """Where these connections are."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("connection_states"), list(connections))
-    return {row["connection_id"]: State(row["state"]) for row in rows}
+    return dict(readable(rows, lambda row: (row["connection_id"], State(row["state"])), name=_name))
 
 
 async def claim_probes(database: Database, *, lease_seconds: float, limit: int) -> list[Due]:
     """Connections that are to be looked at now; no other replica gets them within the lease."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("probe_claim"), lease_seconds, limit)
-    return [
-        Due(
-            connection=row["connection_id"],
-            state=State(row["state"]),
-            generation=row["generation"],
-            candidate=row["candidate"],
-            attempts=row["probe_attempts"],
-            verified_long_enough=bool(row["verified_long_enough"]),
-        )
-        for row in rows
-    ]
+    return readable(rows, _due, name=_name)
+
+
+def _due(row: asyncpg.Record) -> Due:
+    return Due(
+        connection=row["connection_id"],
+        state=State(row["state"]),
+        generation=row["generation"],
+        candidate=row["candidate"],
+        attempts=row["probe_attempts"],
+        verified_long_enough=bool(row["verified_long_enough"]),
+    )
 
 
 async def schedule_probe(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from gateway.model import bounds
 from gateway.model.access import Origin
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -69,9 +70,8 @@ async def add(
     origin: Origin = Origin.TRUSTED,
 ) -> None:
     """Within the caller's transaction. Raises StoreRejected where the generation is there already."""
-    await connection.execute(
-        sql("credential_add"), connection_id, generation, type, sealed, expires_at, origin
-    )
+    ends_at = None if expires_at is None else bounds.instant(expires_at)
+    await connection.execute(sql("credential_add"), connection_id, generation, type, sealed, ends_at, origin)
 
 
 async def read(connection: Connection, *, connection_id: str, generation: int) -> SealedCredential | None:

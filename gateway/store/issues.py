@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+import asyncpg
+
+from gateway.bulkhead import readable
 from gateway.model.connection import IssueCode
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -66,17 +69,19 @@ async def read(database: Database, connections: Sequence[str]) -> list[Issue]:
     """Open issues of these connections, oldest first."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("issue_list"), list(connections))
-    return [
-        Issue(
-            id=row["issue_id"],
-            connection=row["connection_id"],
-            code=IssueCode(row["code"]),
-            severity=row["severity"],
-            since=row["since"],
-            title=row["title"],
-            instructions=row["instructions"],
-            action_url=row["action_url"],
-            request_id=row["request_id"],
-        )
-        for row in rows
-    ]
+    return readable(rows, to_issue, name=lambda row: row["issue_id"])
+
+
+def to_issue(row: asyncpg.Record) -> Issue:
+    """An issue from a row that holds its columns."""
+    return Issue(
+        id=row["issue_id"],
+        connection=row["connection_id"],
+        code=IssueCode(row["code"]),
+        severity=row["severity"],
+        since=row["since"],
+        title=row["title"],
+        instructions=row["instructions"],
+        action_url=row["action_url"],
+        request_id=row["request_id"],
+    )

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
+from gateway.bulkhead import readable
 from gateway.model.event import Event, EventType, NewEvent
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -51,9 +52,19 @@ async def unpublished(
     async with database.connection() as connection:
         rows = await connection.fetch(sql("outbox_unpublished"), list(without), lanes, events)
     found: dict[str, list[Event]] = {}
+    stopped: set[str] = set()
     for row in rows:
-        found.setdefault(row["lane"], []).append(to_event(row))
+        lane = row["lane"]
+        for event in readable([row], to_event, name=_name) if lane not in stopped else ():
+            found.setdefault(lane, []).append(event)
+            break
+        else:  # a lane is told in order: it waits at what cannot be read
+            stopped.add(lane)
     return found
+
+
+def _name(row: asyncpg.Record) -> object:
+    return row["event_id"]
 
 
 async def mark_published(database: Database, positions: Sequence[int]) -> None:
@@ -84,7 +95,7 @@ async def read(
             rows = await connection.fetch(sql("outbox_read"), after, limit)
         else:
             rows = await connection.fetch(sql("outbox_read_customer"), customer, after, limit)
-    return [to_event(row) for row in rows]
+    return readable(rows, to_event, name=_name)
 
 
 async def remove_expired(database: Database, *, before: datetime) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import asyncpg
@@ -207,7 +208,7 @@ def _unusable(error: Exception) -> ConfigError:
 
 async def _prepare_session(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     await connection.set_type_codec(
-        "jsonb", schema="pg_catalog", encoder=_encode, decoder=orjson.loads, format="text"
+        "jsonb", schema="pg_catalog", encoder=_encode, decoder=_decode, format="text"
     )
 
 
@@ -217,6 +218,22 @@ async def _leave(_: asyncpg.Connection[asyncpg.Record]) -> None:
 
     Its own reset is a round trip after every use.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for JSON that PostgreSQL holds and Python does not (nested too deep): its row costs only itself."""
+
+
+def _decode(text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        pass
+    try:
+        return json.loads(text)  # integers of any length
+    except (ValueError, RecursionError):
+        return Unreadable()
 
 
 def _encode(value: object) -> str:

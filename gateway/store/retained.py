@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.model.connection import IssueCode
-from gateway.store.issues import Issue
+from gateway.bulkhead import readable
+from gateway.store.issues import Issue, to_issue
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 
@@ -19,27 +19,26 @@ class OpenIssue:
     issue: Issue
 
 
-async def open_issues(database: Database) -> list[OpenIssue]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenIssues:
+    """Those that can be read, and how many there are."""
+
+    issues: list[OpenIssue]
+    count: int
+
+
+async def open_issues(database: Database) -> OpenIssues:
     """Every open issue of a connection that is not disconnected."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("retained_open"))
-    return [
-        OpenIssue(
-            customer=row["customer_id"],
-            issue=Issue(
-                id=row["issue_id"],
-                connection=row["connection_id"],
-                code=IssueCode(row["code"]),
-                severity=row["severity"],
-                since=row["since"],
-                title=row["title"],
-                instructions=row["instructions"],
-                action_url=row["action_url"],
-                request_id=row["request_id"],
-            ),
-        )
-        for row in rows
-    ]
+    return OpenIssues(
+        issues=readable(
+            rows,
+            lambda row: OpenIssue(customer=row["customer_id"], issue=to_issue(row)),
+            name=lambda row: row["issue_id"],
+        ),
+        count=len(rows),
+    )
 
 
 async def issue_topics(database: Database) -> set[str]:

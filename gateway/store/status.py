@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, TypedDict
 
+import asyncpg
+
+from gateway.bulkhead import readable
 from gateway.model.connection import State
-from gateway.model.status import ConnectionStatus, Progress, StreamStatus
+from gateway.model.status import ConnectionStatus, Progress, StreamStatus, Trouble
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 
@@ -34,29 +37,31 @@ async def read(database: Database, connections: Sequence[str] | None = None) -> 
     """These connections, or all of them, in one query."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("status_read"), None if connections is None else list(connections))
-    return [
-        ConnectionStatus(
-            connection=row["connection_id"],
-            customer=row["customer_id"],
-            system=row["system"],
-            hosting=row["hosting"],
-            tier=row["tier"],
-            state=State(row["state"]),
-            reason=row["reason"],
-            since=row["since"],
-            version=row["version"],
-            delivery=row["delivery"],
-            last_success_at=row["last_success_at"],
-            next_run_at=row["next_run_at"],
-            pending=row["pending"],
-            dead_letters=row["dead_letters"],
-            credits=row["price"],
-            request_id=row["request_id"],
-            incident=row["incident"],
-            streams=tuple(_stream(flow) for flow in row["streams"]),
-        )
-        for row in rows
-    ]
+    return readable(rows, _status, name=lambda row: row["connection_id"])
+
+
+def _status(row: asyncpg.Record) -> ConnectionStatus:
+    return ConnectionStatus(
+        connection=row["connection_id"],
+        customer=row["customer_id"],
+        system=row["system"],
+        hosting=row["hosting"],
+        tier=row["tier"],
+        state=State(row["state"]),
+        reason=row["reason"],
+        since=row["since"],
+        version=row["version"],
+        delivery=row["delivery"],
+        last_success_at=row["last_success_at"],
+        next_run_at=row["next_run_at"],
+        pending=row["pending"],
+        dead_letters=row["dead_letters"],
+        credits=row["price"],
+        request_id=row["request_id"],
+        incident=row["incident"],
+        streams=tuple(_stream(flow) for flow in row["streams"]),
+        troubles=tuple(_trouble(trouble) for trouble in row["troubles"]),
+    )
 
 
 async def owned(database: Database, customer: str, connection_id: str | None = None) -> list[str]:
@@ -123,6 +128,12 @@ async def leave(database: Database, replica: str) -> None:
     """Says that this replica is no longer here."""
     async with database.connection() as connection:
         await connection.execute(sql("status_leave"), replica)
+
+
+def _trouble(trouble: Mapping[str, str]) -> Trouble:
+    return Trouble(
+        part=trouble["part"], detail=trouble["detail"], since=datetime.fromisoformat(trouble["since"])
+    )
 
 
 def _stream(flow: _Flow) -> StreamStatus:

@@ -26,6 +26,8 @@ class Claim:
     phase: Phase
     fence: int
     attempts: int
+    put_off: int = 0
+    """Runs in a row that the system put off: they lengthen the wait, and give up nothing."""
 
     @property
     def key(self) -> tuple[str, str, Phase]:
@@ -87,6 +89,7 @@ async def claim(
             phase=row["phase"],
             fence=row["fence"],
             attempts=row["attempts"],
+            put_off=row["put_off"],
         )
         for row in rows
     ]
@@ -162,13 +165,14 @@ async def finish(
     succeeded: bool,
     tally: Tally,
     started_at: datetime,
+    put_off: int = 0,
     event: NewEvent | None = None,
 ) -> None:
     """Schedules the next run, gives the lease back, keeps a record of a run that moved or failed, and tells.
     One transaction; raises LeaseLost.
     """
     async with database.transaction() as connection:
-        how = (state, next_in_seconds, attempts, error, succeeded, tally.moved)
+        how = (state, next_in_seconds, attempts, error, succeeded, tally.moved, put_off)
         if not await connection.fetchval(sql("stream_finish"), *claim.key, claim.fence, *how):
             raise _lost(claim)
         if tally.moved or error is not None:

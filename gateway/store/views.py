@@ -158,6 +158,11 @@ class Views:
                 customer=row["customer_id"],
                 state=State(row["state"]),
                 issues=tuple(issue for issue in found if issue.connection == row["connection_id"]),
+                settings=_mapping(row["settings"]),
+                sync=_mapping(row["sync"]),
+                meters=[_mapping(meter) for meter in row["meters"]]
+                if isinstance(row["meters"], list)
+                else (),
                 **{name: row[name] for name in _PLAIN},
             )
             for row in rows
@@ -182,7 +187,7 @@ class Views:
         """What was delivered, by meter and window."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(sql("view_readings"), connection_id, meter, *after, limit)
-        return [DeliveredReading(**dict(row)) for row in rows]
+        return [DeliveredReading(**{**row, "value": _scalar(row["value"])}) for row in rows]
 
     async def runs(
         self, connection_id: str, *, before: tuple[datetime, int] = (END, LAST_ID), limit: int
@@ -231,7 +236,16 @@ class Views:
         return count
 
 
+def _scalar(value: object) -> Value:
+    return value if isinstance(value, bool | int | float | str) else "(cannot be shown)"
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    """Nothing, for what is no mapping: such a connection is listed, and its trouble says what is wrong."""
+    return value if isinstance(value, dict) else {}
+
+
 _PLAIN = (
-    "system", "hosting", "tier", "reason", "since", "version", "settings", "sync", "meters", "managed_by", "credential_type", "account", "price", "created_at",
+    "system", "hosting", "tier", "reason", "since", "version", "managed_by", "credential_type", "account", "price", "created_at",
     "request_id",
 )  # fmt: skip

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import asyncpg
+
+from gateway.bulkhead import readable
 from gateway.model.event import Event, EventType, NewEvent
 from gateway.model.webhook import Disabled
 from gateway.store import outbox
@@ -91,23 +94,32 @@ async def take(
             now,
             lease_seconds,
         )
-    return [
-        Delivery(
-            endpoint=row["endpoint_id"],
-            url=row["url"],
-            secrets=Secrets(
-                generation=row["generation"],
-                secret=row["secret"],
-                previous=row["previous_secret"],
-                previous_until=row["previous_until"],
-            ),
-            event=outbox.to_event(row),
-            attempt=row["attempt"],
-            tried=row["tried"],
-            replay=row["replay"],
-        )
-        for row in rows
-    ]
+    return readable(rows, _delivery, name=_name)
+
+
+def _name(row: asyncpg.Record) -> object:
+    return row["endpoint_id"]
+
+
+def _delivery(row: asyncpg.Record) -> Delivery:
+    return Delivery(
+        endpoint=row["endpoint_id"],
+        url=row["url"],
+        secrets=_secrets(row),
+        event=outbox.to_event(row),
+        attempt=row["attempt"],
+        tried=row["tried"],
+        replay=row["replay"],
+    )
+
+
+def _secrets(row: asyncpg.Record) -> Secrets:
+    return Secrets(
+        generation=row["generation"],
+        secret=row["secret"],
+        previous=row["previous_secret"],
+        previous_until=row["previous_until"],
+    )
 
 
 async def delivered(database: Database, delivery: Delivery, *, now: datetime) -> None:
@@ -172,30 +184,23 @@ async def read(
     """This endpoint, this customer's, or all."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("webhook_read"), endpoint, customer)
-    return [
-        (
-            Endpoint(
-                id=row["endpoint_id"],
-                customer=row["customer_id"],
-                url=row["url"],
-                types=tuple(EventType(name) for name in row["types"]),
-                created_at=row["created_at"],
-                pending=row["pending"],
-                failing_since=row["failing_since"],
-                last_error=row["last_error"],
-                last_success_at=row["last_success_at"],
-                disabled_at=row["disabled_at"],
-                disabled_reason=row["disabled_reason"],
-            ),
-            Secrets(
-                generation=row["generation"],
-                secret=row["secret"],
-                previous=row["previous_secret"],
-                previous_until=row["previous_until"],
-            ),
-        )
-        for row in rows
-    ]
+    return readable(rows, lambda row: (_endpoint(row), _secrets(row)), name=_name)
+
+
+def _endpoint(row: asyncpg.Record) -> Endpoint:
+    return Endpoint(
+        id=row["endpoint_id"],
+        customer=row["customer_id"],
+        url=row["url"],
+        types=tuple(EventType(name) for name in row["types"]),
+        created_at=row["created_at"],
+        pending=row["pending"],
+        failing_since=row["failing_since"],
+        last_error=row["last_error"],
+        last_success_at=row["last_success_at"],
+        disabled_at=row["disabled_at"],
+        disabled_reason=row["disabled_reason"],
+    )
 
 
 async def delete(database: Database, endpoint: str) -> bool:

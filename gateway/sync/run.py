@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
 
 from gateway import clock, metrics
-from gateway.model.backoff import full_jitter, with_floor
+from gateway.bulkhead import Fault
+from gateway.model.backoff import full_jitter, put_off, waiting, with_floor
 from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, Unavailable
 from gateway.model.event import EventType, NewEvent
 from gateway.settings import SyncSettings
 from gateway.store import streams
 from gateway.store.pool import Database
 from gateway.store.streams import Claim, Tally
+from gateway.store.troubles import Troubles
 from gateway.sync import initial
 from gateway.sync.deliver import Delivery
 from gateway.sync.link import Link
@@ -60,15 +62,22 @@ class End:
     attempts: int = 0
     error: str | None = None
     succeeded: bool = False
+    put_off: int = 0
 
 
 class Runner:
     """Runs claimed streams. Holds no state between runs: everything is in PostgreSQL."""
 
     def __init__(
-        self, database: Database, settings: SyncSettings, health: Health, workers: asyncio.Semaphore
+        self,
+        database: Database,
+        settings: SyncSettings,
+        health: Health,
+        troubles: Troubles,
+        workers: asyncio.Semaphore,
     ) -> None:
         self._database = database
+        self._troubles = troubles
         self._settings = settings
         self._health = health
         self._workers = workers
@@ -99,20 +108,22 @@ class Runner:
                 claim, link, delivery, tally
             )
         except ConnectorError as error:
-            end = await self._failed(claim, link, error)
+            end = await self._failed(claim, link, error, moved=tally.moved)
         else:
             if delivery.called:
                 await self._health.succeeded(link)
             else:
                 await self._health.unused(link)
+            await self._troubles.over(link.connection, "run")
         finally:
             await delivery.close()
         await self._finish(claim, link, end, tally, started_at)
 
-    async def crashed(self, claim: Claim, link: Link, error: Exception) -> None:
+    async def crashed(self, claim: Claim, link: Link, fault: Fault) -> None:
         """Schedules a run that ended in a fault of our own like one that failed, so that it is seen and does
         not spin.
         """
+        await self._troubles.note(link.connection, "run", fault.text)
         attempts = claim.attempts + 1
         wait = full_jitter(
             attempts,
@@ -124,7 +135,7 @@ class Runner:
             state="failed",
             next_in_seconds=wait,
             attempts=attempts,
-            error=f"internal error: {type(error).__name__}",
+            error=fault.text,
         )
         await self._finish(claim, link, end, Tally(), clock.now())
 
@@ -175,19 +186,35 @@ class Runner:
             await asyncio.sleep(clock.monotonic() - started)
         return End(state="running", next_in_seconds=0.0, succeeded=True)
 
-    async def _failed(self, claim: Claim, link: Link, error: ConnectorError) -> End:
+    async def _failed(self, claim: Claim, link: Link, error: ConnectorError, *, moved: bool) -> End:
         """A system's answer becomes a wait; what it means for the connection is its health's to say."""
-        text, attempts = str(error), claim.attempts + 1
+        text, attempts, cap = str(error), claim.attempts + 1, self._settings.max_wait.total_seconds()
         floor = await self._health.failed(link, error, attempts=attempts)
         if isinstance(error, RateLimited):
-            wait = with_floor(0.0, floor_seconds=error.retry_after, rand=random.random())
-            return End(state="running", next_in_seconds=wait, attempts=claim.attempts, error=None)
-        base, cap = self._settings.backoff_base.total_seconds(), self._settings.backoff_cap.total_seconds()
-        wait = max(floor, full_jitter(attempts, rand=random.random(), base_seconds=base, cap_seconds=cap))
+            count = 1 if moved else claim.put_off + 1  # who took something before means it: no longer waits
+            wait = put_off(
+                count,
+                asked_seconds=error.retry_after,
+                rand=random.random(),
+                growth_cap_seconds=self._settings.backoff_cap.total_seconds(),
+                cap_seconds=cap,
+            )
+            await self._show(link, error, wait)
+            return End(state="running", next_in_seconds=wait, attempts=claim.attempts, put_off=count)
+        base, growth_cap = (
+            self._settings.backoff_base.total_seconds(),
+            self._settings.backoff_cap.total_seconds(),
+        )
+        wait = max(
+            floor, full_jitter(attempts, rand=random.random(), base_seconds=base, cap_seconds=growth_cap)
+        )
         if isinstance(error, OutcomeUnknown):
             wait = max(wait, self._settings.unknown_wait.total_seconds())
         if isinstance(error, Unavailable):
-            wait = with_floor(wait, floor_seconds=error.retry_after, rand=random.random())
+            wait = with_floor(
+                wait, floor_seconds=error.retry_after, rand=random.random(), cap_seconds=max(wait, cap)
+            )
+        await self._show(link, error, wait)
         log.warning(
             "sync.run_failed",
             connection=claim.connection,
@@ -199,6 +226,17 @@ class Runner:
             retry_in_seconds=round(wait, 1),
         )
         return End(state="failed", next_in_seconds=wait, attempts=attempts, error=text)
+
+    async def _show(self, link: Link, error: ConnectorError, wait: float) -> None:
+        """What the connection waits for, where its state does not say so."""
+        match error:
+            case Unavailable() if error.reference is not None:
+                await self._troubles.note(link.connection, "run", str(error))
+            case RateLimited() | Unavailable() if error.retry_after is not None:
+                until = clock.now() + timedelta(seconds=wait)
+                await self._troubles.note(link.connection, "run", waiting(error.retry_after, until=until))
+            case _:
+                await self._troubles.over(link.connection, "run")
 
     @staticmethod
     def _event(claim: Claim, end: End, tally: Tally) -> NewEvent | None:
@@ -230,6 +268,7 @@ class Runner:
             succeeded=end.succeeded,
             tally=tally,
             started_at=started_at,
+            put_off=end.put_off,
             event=self._event(claim, end, tally),
         )
         outcome = "completed" if end.error is None else "failed"

@@ -9,11 +9,13 @@ from contextlib import suppress
 import structlog
 
 from gateway import clock
+from gateway.bulkhead import contained
 from gateway.model.errors import LeaseLost, StoreError, StoreUnavailable
 from gateway.settings import SyncSettings
 from gateway.store import streams
 from gateway.store.pool import Database
 from gateway.store.streams import Claim
+from gateway.store.troubles import Troubles
 from gateway.sync.link import Link
 from gateway.sync.run import Health, Runner
 
@@ -30,11 +32,13 @@ LONGEST_SLEEP_SECONDS = 1.0
 class Scheduler:
     """Works every stream of `links` that is due. `links` may be replaced while it runs."""
 
-    def __init__(self, database: Database, settings: SyncSettings, health: Health, *, owner: str) -> None:
+    def __init__(
+        self, database: Database, settings: SyncSettings, health: Health, troubles: Troubles, *, owner: str
+    ) -> None:
         self._database = database
         self._owner = owner
         self._lease_seconds = settings.lease.total_seconds()
-        self._runner = Runner(database, settings, health, asyncio.Semaphore(settings.workers))
+        self._runner = Runner(database, settings, health, troubles, asyncio.Semaphore(settings.workers))
         self._links: dict[str, Link] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._in_hand: set[str] = set()
@@ -111,7 +115,22 @@ class Scheduler:
         run = asyncio.create_task(self._runner.run(claim, link))
         renewal = asyncio.create_task(self._renew(claim, run))
         try:
+            with contained("run", f"{claim.connection}/{claim.phase}") as made:
+                await self._watch(claim, run, renewal)
+            if made.fault is not None:
+                with suppress(StoreError):
+                    await self._runner.crashed(claim, link, made.fault)
+        finally:
+            self._in_hand.discard("/".join(claim.key))
+            renewal.cancel()
+            await asyncio.wait({renewal})
+
+    async def _watch(self, claim: Claim, run: asyncio.Task[None], renewal: asyncio.Task[None]) -> None:
+        """Until the run has ended. What is nobody's fault is said."""
+        try:
             await asyncio.wait({run})
+            if run.cancelled() and not renewal.done():  # neither we nor the renewal have cancelled it
+                raise RuntimeError("the run cancelled itself")
             run.result()
         except LeaseLost:
             log.info("sync.lease_lost", connection=claim.connection, phase=claim.phase)
@@ -125,14 +144,6 @@ class Scheduler:
                 await asyncio.wait({run})
                 raise
             log.info("sync.lease_lost", connection=claim.connection, phase=claim.phase)
-        except Exception as error:
-            log.exception("sync.run_crashed", connection=claim.connection, phase=claim.phase)
-            with suppress(StoreError):
-                await self._runner.crashed(claim, link, error)
-        finally:
-            self._in_hand.discard("/".join(claim.key))
-            renewal.cancel()
-            await asyncio.wait({renewal})
 
     async def _renew(self, claim: Claim, run: asyncio.Task[None]) -> None:
         """Cancels the run when its lease is lost, or can no longer be shown to be ours: another replica may

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from connectors.postgres.connector import build
+from gateway.bulkhead import Fault
 from gateway.model.connector import Capabilities, ConnectorSettings
 from gateway.model.errors import (
     AuthRefused,
@@ -518,7 +519,7 @@ async def test_a_lost_lease_commits_nothing(database: Database) -> None:
     row = await rig.stream()
     assert row["lease_owner"] == "replica-b"
     with pytest.raises(LeaseLost):
-        await rig.runner().crashed(claim, rig.link, RuntimeError())
+        await rig.runner().crashed(claim, rig.link, Fault(reference="0"))
     assert await rig.rows("select * from sync_run") == []
 
 

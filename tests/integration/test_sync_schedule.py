@@ -32,7 +32,7 @@ SETTINGS = SyncSettings(
 async def scheduled(
     rig: Rig, *rigs: Rig, owner: str = "replica-a", grace: float = 5.0
 ) -> AsyncIterator[Scheduler]:
-    scheduler = Scheduler(rig.database, rig.settings, rig.engine.health, owner=owner)
+    scheduler = Scheduler(rig.database, rig.settings, rig.engine.health, rig.engine.troubles, owner=owner)
     scheduler.serve({each.name: each.link for each in (rig, *rigs)})
     running = asyncio.create_task(scheduler.run())
     try:
@@ -106,7 +106,7 @@ async def test_a_fault_of_one_stream_ends_that_run_only(database: Database) -> N
         await wait_until(lambda: len(broken.pushes) >= 1 and len(well.taken) == 1, what="both are worked")
 
         async def recorded() -> bool:
-            return bool((await first.stream())["last_error"] == "internal error: KeyError")
+            return str((await first.stream())["last_error"]).startswith("internal error, reference ")
 
         await wait_until(recorded, what="the fault is seen")
         broken.answer = None
@@ -202,7 +202,7 @@ async def test_stopping_lets_a_run_end_and_starts_no_other(database: Database) -
     connector.answer = slow
     rig = await Rig(database, connector, settings=SETTINGS).activate()
     await rig.store(("d1", BASE, 1.0))
-    scheduler = Scheduler(database, rig.settings, rig.engine.health, owner="replica-a")
+    scheduler = Scheduler(database, rig.settings, rig.engine.health, rig.engine.troubles, owner="replica-a")
     scheduler.serve({rig.name: rig.link})
     running = asyncio.create_task(scheduler.run())
     await asyncio.wait_for(arrived.wait(), 10)

@@ -338,3 +338,37 @@ def test_a_reference_to_nothing_is_a_fault_where_it_stands(tmp_path: Path, refer
 def test_a_variable_that_is_empty_is_a_fault(tmp_path: Path) -> None:
     (fault, *_) = told(tmp_path, SECURITY + "broker:\n  password: '${env:EMPTY}'\n", environ={"EMPTY": ""})
     assert fault.startswith("main.yaml:3: broker.password: environment variable EMPTY is empty")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '"9999-12-31T23:59:59-12:00"',
+        '"0001-01-01T00:00:00+14:00"',
+        "never",
+        "2026-12-31",
+        '"2026-12-31"',
+        '"2026-12-31T00:00:00"',
+        "2026-12-31T00:00:00Z",
+        "1e300",
+        ".inf",
+        '"\\0"',
+    ],
+)
+def test_an_end_of_a_credential_that_is_no_time_is_named(tmp_path: Path, written: str) -> None:
+    connections = CONNECTION.replace(
+        'credentials: {type: dsn, dsn: "${env:SINK}"}',
+        f'credentials:\n      type: dsn\n      dsn: "${{env:SINK}}"\n      expires_at: {written}',
+    )
+    faults = told(tmp_path, MAIN, connections + "      - {device: d, metric: m, meter: x}\n")
+    assert [fault.partition(": ")[0] for fault in faults] == ["connections.yaml:8"], faults
+    assert "expires_at" in faults[0]
+
+
+@pytest.mark.parametrize(
+    "written", ["2027-03-01T00:00:00Z", "9999-12-31T23:59:59Z", "2027-03-01 01:00+01:00"]
+)
+def test_an_end_of_a_credential_is_a_time_with_its_zone(tmp_path: Path, written: str) -> None:
+    connections = CONNECTION.replace('"${env:SINK}"}', f'"${{env:SINK}}", expires_at: "{written}"}}')
+    loaded = read(tmp_path, MAIN, connections + "      - {device: d, metric: m, meter: x}\n")
+    assert loaded.connections[0].settings.credentials.expires_at == written

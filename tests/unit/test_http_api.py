@@ -313,6 +313,42 @@ async def test_events_always_have_a_place_to_go_on_from() -> None:
     assert third["next"] == second["next"]
 
 
+async def test_a_page_that_ends_with_the_list_has_no_next() -> None:
+    async with world().client("viewer") as client:
+        for path in (
+            "/v1/connections",
+            "/v1/connections/acme-1/readings",
+            "/v1/connections/acme-1/runs",
+            "/v1/credits/transfers",
+            "/v1/incidents",
+        ):
+            whole = len((await client.get(path)).json()["items"])
+            assert whole > 0, path
+            exactly = (await client.get(path, params={"limit": whole})).json()
+            assert (len(exactly["items"]), exactly["next"]) == (whole, None), path
+            if whole > 1:
+                less = (await client.get(path, params={"limit": whole - 1})).json()
+                assert (len(less["items"]), less["next"] is None) == (whole - 1, False), path
+
+
+@pytest.mark.parametrize(
+    "since",
+    [
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-12:00",
+        "2026-01-01T00:00:00",
+        "never",
+        "1e300",
+        "-1",
+        "\0",
+    ],
+)
+async def test_a_time_that_is_none_is_refused(since: str) -> None:
+    async with world().client("admin") as client:
+        answer = await client.post("/v1/webhooks/w1/replay", params={"from": since})
+    assert (answer.status_code, answer.json()["code"]) == (422, "request.invalid")
+
+
 @pytest.mark.parametrize(
     "cursor",
     [
@@ -323,6 +359,10 @@ async def test_events_always_have_a_place_to_go_on_from() -> None:
         cursors.write("a", "b", "c"),
         cursors.write("no time", 1),
         cursors.write("2026-01-01T00:00:00Z", 2**63),
+        cursors.write("0001-01-01T00:00:00+14:00", 1),
+        cursors.write("9999-12-31T23:59:59-12:00", 1),
+        cursors.write("0001-01-01T00:00:00", 1),
+        cursors.write("2026-01-01T00:00:00", 1),
         "é",
         cursors.write(True, True),
     ],

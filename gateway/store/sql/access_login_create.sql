@@ -2,4 +2,4 @@
 with swept as (
     delete from login_link where expires_at < now()
 )
-insert into login_link (hash, name, role, customer_id, expires_at) values ($1, $2, $3, $4, now() + make_interval(secs => $5))
+insert into login_link (hash, name, role, customer_id, expires_at) values ($1, $2, $3, $4, now() + in_seconds($5))

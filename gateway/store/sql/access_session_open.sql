@@ -2,4 +2,4 @@
 with swept as (
     delete from dashboard_session where expires_at < now()
 )
-insert into dashboard_session (hash, token_id, name, role, customer_id, expires_at) values ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
+insert into dashboard_session (hash, token_id, name, role, customer_id, expires_at) values ($1, $2, $3, $4, $5, now() + in_seconds($6))

@@ -3,5 +3,5 @@ with swept as (
     delete from authorization_flow where expires_at < now()
 )
 insert into authorization_flow (state_hash, connection_id, link_hash, browser_hash, sealed, expires_at)
-select $1, connection_id, hash, $3, $4, now() + make_interval(secs => $5) from reauthorization_link where hash = $2 and expires_at > now()
+select $1, connection_id, hash, $3, $4, now() + in_seconds($5) from reauthorization_link where hash = $2 and expires_at > now()
 returning connection_id

@@ -2,8 +2,8 @@
 -- $11 seconds since the last success that was not written, or null.
 -- A transient failure goes on with the failures in a row, or begins them; any other ends them, for it is an answer.
 insert into call_health as h (connection_id, customer_id, system, host, last_success_at, last_failure_at, failing_since, failures, operations, request_ids, last_error)
-select c.connection_id, $2, $3, $4, now() - make_interval(secs => $11), now() - make_interval(secs => $5),
-       case when $8 then now() - make_interval(secs => $5) end, case when $8 then 1 else 0 end, array[$6::text], array_remove(array[$7::text], null), $9
+select c.connection_id, $2, $3, $4, now() - in_seconds($11), now() - in_seconds($5),
+       case when $8 then now() - in_seconds($5) end, case when $8 then 1 else 0 end, array[$6::text], array_remove(array[$7::text], null), $9
 from connection c where c.connection_id = $1
 on conflict (connection_id) do update
     set customer_id = excluded.customer_id, system = excluded.system, host = excluded.host,

@@ -1,6 +1,6 @@
 -- $1 name, $2 owner, $3 seconds. One row with the fence when the lease is ours now, none while another holds it.
 insert into lease as held (name, owner, lease_until, fence)
-values ($1, $2, now() + make_interval(secs => $3), 1)
+values ($1, $2, now() + in_seconds($3), 1)
 on conflict (name) do update
     set owner = excluded.owner,
         lease_until = excluded.lease_until,

@@ -13,7 +13,7 @@ with made as (
     for update skip locked
 ), taken as (
     update logon l
-    set claimed_at = clock_timestamp(), claimed_until = clock_timestamp() + make_interval(secs => $3), claim = l.claim + 1
+    set claimed_at = clock_timestamp(), claimed_until = clock_timestamp() + in_seconds($3), claim = l.claim + 1
     from free
     where l.connection_id = $1 and l.generation = $2 and l.place = free.place
     returning l.place, l.claim

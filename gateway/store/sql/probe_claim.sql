@@ -1,6 +1,6 @@
 -- $1 seconds until another replica may take over, $2 how many. Connections that are to be looked at now, each by one replica.
 update connection c
-set probe_at = now() + make_interval(secs => $1)
+set probe_at = now() + in_seconds($1)
 from (
     select connection_id from connection
     where probe_at <= now() and state <> 'disconnected'

@@ -2,7 +2,7 @@
 with ended as (
     delete from authorization_flow where connection_id = $1
 )
-insert into reauthorization_link (connection_id, hash, expires_at) values ($1, $2, now() + make_interval(secs => $3))
+insert into reauthorization_link (connection_id, hash, expires_at) values ($1, $2, now() + in_seconds($3))
 on conflict (connection_id) do update
     set hash = excluded.hash, created_at = now(), expires_at = excluded.expires_at, attempts = 0, submitted_at = null
 returning expires_at

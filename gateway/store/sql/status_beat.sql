@@ -2,6 +2,6 @@
 with seen as (
     insert into announced_replica (replica_id) values ($1) on conflict (replica_id) do update set last_seen_at = now() returning replica_id
 ), gone as (
-    delete from announced_replica where last_seen_at < now() - make_interval(secs => 100 * $2) and replica_id <> $1
+    delete from announced_replica where last_seen_at < now() - in_seconds(100 * $2) and replica_id <> $1
 )
-select 1 + count(*) from announced_replica where replica_id <> $1 and last_seen_at >= now() - make_interval(secs => $2) and exists (select from seen)
+select 1 + count(*) from announced_replica where replica_id <> $1 and last_seen_at >= now() - in_seconds($2) and exists (select from seen)

@@ -2,6 +2,8 @@
 select c.connection_id, c.customer_id, c.system, c.hosting, c.tier, c.state, c.reason, c.since, c.version, c.delivery, c.price, c.request_id,
        (select i.incident_id from incident i where i.closed_at is null and c.connection_id = any(i.connections)
         order by array_position(array['system', 'host', 'connection'], i.scope) limit 1) as incident,
+       (select coalesce(jsonb_agg(jsonb_build_object('part', t.part, 'detail', t.detail, 'since', t.since) order by t.part), '[]')
+        from connection_trouble t where t.connection_id = c.connection_id) as troubles,
        flows.last_success_at, flows.next_run_at, coalesce(flows.streams, '[]') as streams, flows.pending,
        (select count(*) from dead_letter d where d.connection_id = c.connection_id) as dead_letters
 from connection c

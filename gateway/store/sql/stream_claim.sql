@@ -1,7 +1,7 @@
 -- $1 owner, $2 lease seconds, $3 connection ids this replica serves, $4 how many, $5 streams that the owner works on already.
 -- Streams that are due, whose connection may call its system, and that nobody works on.
 update stream s
-set lease_owner = $1, lease_until = now() + make_interval(secs => $2), fence = s.fence + 1
+set lease_owner = $1, lease_until = now() + in_seconds($2), fence = s.fence + 1
 from (
     select s.connection_id, s.name, s.phase, c.customer_id
     from stream s
@@ -17,4 +17,4 @@ from (
     for update of s skip locked
 ) picked
 where (s.connection_id, s.name, s.phase) = (picked.connection_id, picked.name, picked.phase)
-returning s.connection_id, s.name, s.phase, s.fence, s.attempts, picked.customer_id
+returning s.connection_id, s.name, s.phase, s.fence, s.attempts, s.put_off, picked.customer_id

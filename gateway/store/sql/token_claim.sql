@@ -3,7 +3,7 @@
 -- The row is written anew, which proves before anything is asked for that what comes back can be stored. A lease that ran out is taken
 -- only from whoever was seen to let it: after a time when the database was away its holder may still have a new token to store.
 insert into token as held (connection_id, generation, lease_owner, lease_until, fence)
-values ($1, $2, $3, now() + make_interval(secs => $4), 1)
+values ($1, $2, $3, now() + in_seconds($4), 1)
 on conflict (connection_id, generation) do update
     set lease_owner = excluded.lease_owner,
         lease_until = excluded.lease_until,

@@ -4,13 +4,13 @@ update token
 set sealed = $4,
     serial = serial + 1,
     obtained_at = now(),
-    expires_at = now() + make_interval(secs => $5),
-    refresh_at = now() + make_interval(secs => $6),
+    expires_at = now() + in_seconds($5),
+    refresh_at = now() + in_seconds($6),
     refresh_is_fixed = refresh_expires_at is not null
-                       and coalesce(now() + make_interval(secs => $7), refresh_expires_at) <= refresh_expires_at + interval '1 minute',
-    announced_days = case when coalesce(now() + make_interval(secs => $7), refresh_expires_at) > refresh_expires_at + interval '1 minute'
+                       and coalesce(now() + in_seconds($7), refresh_expires_at) <= refresh_expires_at + interval '1 minute',
+    announced_days = case when coalesce(now() + in_seconds($7), refresh_expires_at) > refresh_expires_at + interval '1 minute'
                           then null else announced_days end,
-    refresh_expires_at = coalesce(now() + make_interval(secs => $7), refresh_expires_at),
+    refresh_expires_at = coalesce(now() + in_seconds($7), refresh_expires_at),
     refused = null,
     lease_owner = null,
     lease_until = null

@@ -7,7 +7,7 @@ with taken as (
     for update of d skip locked
 )
 update webhook_delivery d
-set attempt = d.attempt + 1, tried = d.tried + 1, lease_until = now() + make_interval(secs => $4)
+set attempt = d.attempt + 1, tried = d.tried + 1, lease_until = now() + in_seconds($4)
 from taken
 join webhook_endpoint w using (endpoint_id)
 join event e using (position)

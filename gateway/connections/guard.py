@@ -1,0 +1,285 @@
+"""The guard around a connector: whatever it raises, returns or does, its callers meet a `ConnectorError` with
+values that can be stored, in time. It must not know any particular system.
+
+Each call runs in a task of its own. So a connector that cancels itself is told from a caller that is
+cancelled, and one that does not end when it is cancelled holds up nobody: it is left behind, and no further
+call is made while it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from gateway import bulkhead
+from gateway.model import bounds
+from gateway.model.connector import Capabilities, Connector, Health, RemoteReading
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    BatchRefused,
+    ConnectorError,
+    OutcomeUnknown,
+    PermissionDenied,
+    RateLimited,
+    StoreError,
+    Unavailable,
+)
+from gateway.model.exchange import ListsMeters, RemoteMeter
+from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Unknown
+from gateway.model.reading import Batch, Reading
+
+T = TypeVar("T")
+
+_KINDS = (AuthRefused, BadConfiguration, BatchRefused, PermissionDenied, RateLimited, Unavailable)
+
+LEAVE_SECONDS = 1.0
+"""For a call that was cancelled to end what it holds."""
+
+CLOSE_SECONDS = 10.0
+
+
+class Guarded:
+    """A Connector."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        connection: str,
+        *,
+        secrets: Collection[str],
+        max_wait_seconds: float,
+        left_behind: set[asyncio.Future[Any]],
+    ) -> None:
+        """`max_wait_seconds`: no wait that a system asks for is longer. `left_behind`: calls of the connection
+        that did not end, of whichever of its connectors.
+        """
+        self._connector = connector
+        self._connection = connection
+        self._secrets = secrets
+        self._max_wait_seconds = max_wait_seconds
+        self._left_behind = left_behind
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The connector's own. Raises Unavailable where it cannot say."""
+        with self._contained("capabilities") as contained:
+            capabilities = at_once(lambda: self._connector.capabilities)
+            if isinstance(capabilities, Capabilities):
+                return capabilities
+            raise TypeError(f"capabilities: {type(capabilities).__name__}")
+        raise _unavailable(contained)
+
+    async def probe(self) -> Health:
+        """As the connector's."""
+        return await self._call("probe", self._connector.probe, _health)
+
+    async def push(self, batch: Batch) -> Sequence[Outcome]:
+        """As the connector's. What nobody foresaw may have come after the system took the batch."""
+        return await self._call("push", lambda: self._connector.push(batch), self._outcomes, OutcomeUnknown)
+
+    async def find(self, readings: Sequence[Reading]) -> Mapping[str, RemoteReading]:
+        """As the connector's."""
+        return await self._call("find", lambda: self._connector.find(readings), _found)
+
+    async def close(self) -> None:
+        """Never raises, and never takes long."""
+        with self._contained("close"):
+            closing = asyncio.ensure_future(_ended(self._connector.close))
+            await self._wait(closing, CLOSE_SECONDS)
+            if closing.done() and (error := _failure(closing)) is not None:
+                raise error
+
+    def _contained(self, part: bulkhead.Part) -> AbstractContextManager[bulkhead.Contained]:
+        return bulkhead.contained(part, self._connection, secrets=self._secrets)
+
+    async def _call(
+        self,
+        part: bulkhead.Part,
+        call: Callable[[], Awaitable[Any]],
+        checked: Callable[[Any], T],
+        kind: type[Unavailable] = Unavailable,
+    ) -> T:
+        """The checked answer. Raises ConnectorError: the connector's own, or `kind` for what nobody foresaw."""
+        if self._left_behind:
+            with self._contained(part) as contained:
+                raise TimeoutError("an earlier call has not ended although its time was over")
+            raise _unavailable(contained)
+        task = asyncio.ensure_future(_ended(call))
+        await self._wait(task, None)
+        own: ConnectorError | None = None
+        with self._contained(part) as contained:
+            error = _failure(task)
+            if isinstance(error, ConnectorError):
+                own = self._bounded(error)
+            elif error is not None:
+                raise error
+            else:
+                return checked(task.result())
+        if own is not None:
+            raise own
+        raise _unavailable(contained, kind)
+
+    async def _wait(self, task: asyncio.Future[Any], seconds: float | None) -> None:
+        """Until it has ended; one that has not, when the time is over or we are cancelled, is left behind."""
+        try:
+            await asyncio.wait({task}, timeout=seconds)
+        finally:
+            if not task.done():
+                task.cancel()
+                try:
+                    await asyncio.wait({task}, timeout=LEAVE_SECONDS)
+                finally:
+                    if not task.done():
+                        self._left_behind.add(task)
+                        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Future[Any]) -> None:
+        self._left_behind.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody waits for it any more
+
+    def _bounded(self, error: ConnectorError) -> ConnectorError:
+        """The same error with a text, a request id and a wait that can be stored. Raises one of a kind that
+        says nothing.
+        """
+        if not isinstance(error, _KINDS):
+            raise error
+        error.args = (bounds.text(str(error)) or type(error).__name__,)
+        error.request_id = bounds.text(error.request_id) or None
+        if isinstance(error, RateLimited):
+            error.retry_after = self._seconds(error.retry_after)
+        elif isinstance(error, Unavailable):
+            error.retry_after = bounds.seconds(error.retry_after)
+        return error
+
+    def _seconds(self, value: object) -> float:
+        return bounds.seconds(value) or 0.0
+
+    def _outcomes(self, answer: Any) -> Sequence[Outcome]:
+        """Raises TypeError for what are no outcomes."""
+        return [outcome if _is_plain(outcome) else self._outcome(outcome) for outcome in list(answer)]
+
+    def _outcome(self, outcome: object) -> Outcome:
+        match outcome:
+            case Accepted(remote_id=written) | Duplicate(remote_id=written):
+                remote_id = _optional_text(written)
+                return outcome if remote_id is written else replace(outcome, remote_id=remote_id)
+            case Rejected():
+                return Rejected(code=bounds.text(outcome.code), message=bounds.text(outcome.message))
+            case Retry():
+                after = min(self._seconds(outcome.after_seconds), self._max_wait_seconds)
+                return Retry(after_seconds=after, message=bounds.text(outcome.message))
+            case Unknown():
+                return Unknown(message=bounds.text(outcome.message))
+            case _:
+                raise TypeError(f"an outcome: {type(outcome).__name__}")
+
+
+class GuardedLister(Guarded):
+    """A connector that lists its meters."""
+
+    async def meters(self) -> AsyncIterator[RemoteMeter]:
+        """As the connector's."""
+        connector = self._connector
+        assert isinstance(connector, ListsMeters)
+
+        async def listed() -> list[RemoteMeter]:
+            return [meter async for meter in connector.meters()]
+
+        for meter in await self._call("meters", listed, _meters):
+            yield meter
+
+
+def guarded(
+    connector: Connector,
+    connection: str,
+    *,
+    secrets: Collection[str],
+    max_wait_seconds: float,
+    left_behind: set[asyncio.Future[Any]],
+) -> Guarded:
+    """The connector behind its guard. It offers what the connector offers."""
+    kind = GuardedLister if isinstance(connector, ListsMeters) else Guarded
+    return kind(
+        connector,
+        connection,
+        secrets=secrets,
+        max_wait_seconds=max_wait_seconds,
+        left_behind=left_behind,
+    )
+
+
+def at_once(call: Callable[[], T]) -> T:
+    """A call that waits for nothing: what is no Exception (a panic, an exit) becomes one, for nobody has
+    cancelled it.
+    """
+    try:
+        return call()
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{type(error).__name__} from the connector") from error
+
+
+async def _ended(call: Callable[[], Awaitable[T]]) -> T:
+    """The call. One that asks the process to end does not."""
+    try:
+        return await call()
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"{type(error).__name__} from the connector") from error
+
+
+def _failure(task: asyncio.Future[Any]) -> Exception | None:
+    """What an ended call raised, as an Exception that no bulkhead lets pass."""
+    error = asyncio.CancelledError() if task.cancelled() else task.exception()
+    if error is None or (isinstance(error, Exception) and not isinstance(error, StoreError)):
+        return error
+    made = RuntimeError(f"{type(error).__name__} from the connector")
+    made.__cause__ = error
+    return made
+
+
+def _unavailable(contained: bulkhead.Contained, kind: type[Unavailable] = Unavailable) -> Unavailable:
+    assert contained.fault is not None
+    return kind(contained.fault.text, reference=contained.fault.reference)
+
+
+def _is_plain(outcome: object) -> bool:
+    """What nearly every outcome is, told as quickly as can be."""
+    if type(outcome) is not Accepted:
+        return False
+    written = outcome.remote_id
+    return written is None or (type(written) is str and bounds.is_plain(written))
+
+
+def _optional_text(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"an id: {type(value).__name__}")
+    return None if value is None else bounds.text(value)
+
+
+def _health(answer: Any) -> Health:
+    if not isinstance(answer, Health):
+        raise TypeError(f"an answer to a probe: {type(answer).__name__}")
+    return replace(answer, account=_optional_text(answer.account), detail=bounds.text(answer.detail))
+
+
+def _found(answer: Any) -> Mapping[str, RemoteReading]:
+    found = dict(answer)
+    for reading in found.values():
+        if not isinstance(reading, RemoteReading):
+            raise TypeError(f"a reading of the system: {type(reading).__name__}")
+    return {
+        key: replace(reading, remote_id=_optional_text(reading.remote_id)) for key, reading in found.items()
+    }
+
+
+def _meters(answer: Any) -> list[RemoteMeter]:
+    for meter in answer:
+        if not isinstance(meter, RemoteMeter):
+            raise TypeError(f"a meter: {type(meter).__name__}")
+    return list(answer)

@@ -1,0 +1,115 @@
+"""The bulkhead: what is contained, what passes, what is counted and said, and what never is."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway import bulkhead, metrics
+from gateway.bulkhead import contained, readable
+from gateway.model.errors import ConnectorError, StoreRejected, StoreUnavailable, Unavailable
+from tests.fixtures.hostile_connector import Unprintable
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulkhead, "_known", {})
+
+
+def counted() -> float:
+    return metrics.REGISTRY.get_sample_value("fieldgate_internal_errors_total", {"part": "run"}) or 0.0
+
+
+def fail(error: BaseException, subject: str = "acme-1", **how: Any) -> str:
+    with contained("run", subject, **how) as made:
+        raise error
+    assert made.fault is not None
+    return made.fault.reference
+
+
+def test_a_fault_is_counted_each_time_and_said_once_until_it_is_over() -> None:
+    before = counted()
+    with capture_logs() as logs:
+        references = {fail(KeyError(f"a word that differs: {number}")) for number in range(3)}
+        with contained("run", "acme-1"):
+            pass
+        references.add(fail(KeyError("again")))
+    assert counted() == before + 4
+    assert [line["event"] for line in logs] == [
+        "gateway.fault_contained",
+        "gateway.fault_ended",
+        "gateway.fault_contained",
+    ]
+    assert len(references) == 1 and {line["reference"] for line in logs} == references
+    assert "test_bulkhead.py" in logs[0]["trace"] and logs[0]["subject"] == "acme-1"
+
+
+def test_another_fault_is_said_and_another_connections_too() -> None:
+    with capture_logs() as logs:
+        first, second = fail(KeyError()), fail(ValueError())
+        third = fail(KeyError(), "acme-2")
+    assert len({first, second, third}) == 3 and len(logs) == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StoreUnavailable("away"), asyncio.CancelledError(), KeyboardInterrupt(), SystemExit()],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_concerns_all_passes(error: BaseException) -> None:
+    with pytest.raises(type(error)), contained("run", "acme-1"):
+        raise error
+
+
+def test_what_was_foreseen_passes_where_it_is_said() -> None:
+    with capture_logs() as logs:
+        with pytest.raises(ConnectorError), contained("run", "acme-1", passes=(ConnectorError,)):
+            raise Unavailable("away")
+        with contained("run", "acme-1") as made:
+            raise StoreRejected("this data never")
+    assert made.fault is not None and len(logs) == 1
+
+
+def test_a_fault_that_was_contained_before_keeps_its_reference() -> None:
+    with capture_logs() as logs:
+        assert fail(Unavailable("internal error", reference="0ddba11")) == "0ddba11"
+    assert logs == []
+
+
+@pytest.mark.parametrize(
+    "secret", ["p@ssfrase:w/rd", "schlüssel-1", "wrapped\nkey-1", "postgres://u:hunter2@db/x"]
+)
+def test_no_part_of_a_secret_reaches_the_log(secret: str) -> None:
+    pieces = [piece for piece in re.split(r"[@:/\n]+", secret) if len(piece) >= bulkhead.MIN_SECRET]
+    with capture_logs() as logs:
+        for error in (KeyError(secret), ValueError(f"in {secret!r}"), TypeError(pieces[-1])):
+            fail(error, secrets=(secret,))
+        fail(OSError("illegal header value b'Bearer abc.def-1'"))
+    written = "".join(line["trace"] for line in logs)
+    assert len(logs) == 4
+    assert secret not in written and repr(secret)[1:-1] not in written and "abc.def" not in written
+    assert not [piece for piece in pieces if piece in written]
+
+
+def test_an_exception_that_cannot_be_printed_is_told_by_its_frames() -> None:
+    with capture_logs() as logs:
+        fail(Unprintable())
+        fail(ExceptionGroup("two", [Unprintable(), KeyError("b")]))
+    assert all("test_bulkhead.py" in line["trace"] for line in logs) and len(logs) == 2
+
+
+def test_rows_that_cannot_be_read_are_left_out_and_said() -> None:
+    with capture_logs() as logs:
+        assert readable(["1", "x", "3"], int, name=lambda row: f"row {row}") == [1, 3]
+    assert [line["subject"] for line in logs] == ["row x"]
+
+
+def test_every_wait_that_is_stored_is_total() -> None:
+    """`in_seconds` takes any number; PostgreSQL's own function raises for one that no calendar holds."""
+    folder = Path(__file__).parents[2] / "gateway" / "store" / "sql"
+    assert not [path.name for path in folder.glob("*.sql") if "make_interval(secs" in path.read_text()]
