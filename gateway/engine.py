@@ -93,6 +93,7 @@ class Engine:
             self.tokens,
             max_future=settings.telemetry.max_future,
             on_links=self.scheduler.serve,
+            on_trial=self.scheduler.wake,
         )
 
     @classmethod

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Literal, TypedDict
 
 from gateway.model.connection import State
+from gateway.model.operation import Operation
 from gateway.model.status import ConnectionStatus, Progress, StreamStatus
 from gateway.store.pool import Database
 from gateway.store.queries import sql
@@ -52,6 +53,8 @@ async def read(database: Database, connections: Sequence[str] | None = None) -> 
             credits=row["price"],
             request_id=row["request_id"],
             incident=row["incident"],
+            operation=None if row["operation"] is None else Operation(row["operation"]),
+            next_probe_at=row["probe_at"],
             streams=tuple(_stream(flow) for flow in row["streams"]),
         )
         for row in rows

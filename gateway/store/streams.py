@@ -26,6 +26,8 @@ class Claim:
     phase: Phase
     fence: int
     attempts: int
+    trial: bool = False
+    """The connection is blocked: one reading may be pushed, to see whether it still is."""
 
     @property
     def key(self) -> tuple[str, str, Phase]:
@@ -87,6 +89,7 @@ async def claim(
             phase=row["phase"],
             fence=row["fence"],
             attempts=row["attempts"],
+            trial=row["trial"],
         )
         for row in rows
     ]

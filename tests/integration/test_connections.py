@@ -24,10 +24,12 @@ from gateway.model.errors import (
     RequestRefused,
     Unavailable,
 )
+from gateway.model.operation import Operation
 from gateway.settings import ConnectionPatch, CreditsSettings
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from tests.fixtures.connection_rig import CALLER, World, credentials, settings, wanted
+from tests.fixtures.fleet import pass_time
 from tests.fixtures.scripted import Scripted
 
 
@@ -184,14 +186,17 @@ async def test_web_pages_are_believed_only_after_five_minutes_of_nothing_else(da
     for attempts in range(1, 6):
         await world.engine.health.failed(link, page, attempts=attempts)
     assert await world.state() == "degraded"
-    await world.execute("update connection set suspect_since = now() - interval '6 minutes'")
+    await world.execute("update call_health set suspect_since = now() - interval '6 minutes'")
     await world.engine.health.failed(
         link, Unavailable("503"), attempts=6
     )  # something else answered: it begins anew
     await world.engine.health.failed(link, page, attempts=7)
     assert await world.state() == "degraded"
-    await world.execute("update connection set suspect_since = now() - interval '6 minutes'")
+    await world.execute("update call_health set suspect_since = now() - interval '6 minutes'")
     await world.engine.health.failed(link, page, attempts=8)
+    assert await world.state() == "degraded"  # a probe with the same credential is let in
+    world.connector.probe_error = page
+    await world.engine.health.failed(link, page, attempts=9)
     assert await world.state() == "reauthorization_required"
 
 
@@ -285,7 +290,8 @@ async def test_transient_failures_degrade_and_one_success_recovers(database: Dat
     await world.engine.health.succeeded(link)
     assert await world.state() == "active"
     await world.engine.health.failed(link, Unavailable("503"), attempts=1)
-    await world.execute("update connection set failing_since = now() - interval '61 seconds'")
+    assert await world.state() == "active"
+    await pass_time(database, 61)
     await world.engine.health.failed(link, Unavailable("503"), attempts=1)
     assert await world.state() == "degraded"
     assert (await world.events())[2:] == [
@@ -295,23 +301,26 @@ async def test_transient_failures_degrade_and_one_success_recovers(database: Dat
     ]
 
 
-async def test_denied_is_blocked_only_if_the_probe_is_denied_too_and_is_looked_at_hourly(
+async def test_a_denied_probe_blocks_when_another_is_denied_too_and_is_looked_at_hourly(
     database: Database,
 ) -> None:
     world = await World(database).active()
     link = world.engine.links.get("acme-1")
     assert link is not None
-    await world.engine.health.failed(link, PermissionDenied("not this"), attempts=1)
+    how = {"attempts": 1, "operation": Operation.PROBE}
+    await world.engine.health.failed(link, PermissionDenied("not this"), **how)  # type: ignore[arg-type]
     assert await world.state() == "active"
     world.connector.probe_error = PermissionDenied("nothing")
-    await world.engine.health.failed(link, PermissionDenied("not this"), attempts=1)
+    await world.engine.health.failed(link, PermissionDenied("not this"), **how)  # type: ignore[arg-type]
     assert await world.state() == "blocked" and await world.issues() == ["blocked"]
     seen = world.connector.probes
     async with world.living():
+        await wait_until_true(world, "select probe_at > now() + interval '60 minutes' as yes from connection")
+        assert world.connector.probes == seen  # it was confirmed a moment ago
+        await world.due_now()
         await wait_until(lambda: world.connector.probes > seen, what="one look")
-        (row,) = await world.rows("select probe_at > now() + interval '50 minutes' as hourly from connection")
-        await wait_until_true(world, "select probe_at > now() + interval '50 minutes' as yes from connection")
-        assert row is not None and world.connector.probes == seen + 1
+        await wait_until_true(world, "select probe_at > now() + interval '60 minutes' as yes from connection")
+        assert world.connector.probes == seen + 1
         world.connector.probe_error = None
         await world.service.recheck("acme-1", CALLER)
         await world.reaches("active")
