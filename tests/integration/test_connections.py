@@ -245,6 +245,17 @@ async def test_new_credentials_of_another_account_are_refused_and_the_issue_stay
     assert after == before and await world.issues() == []
 
 
+async def test_older_generations_of_a_credential_are_gone_after_a_successful_verification(
+    database: Database,
+) -> None:
+    world = await World(database).active()
+    async with world.living():
+        for number in (2, 3):
+            await world.service.give_credentials("acme-1", credentials(f"key-{number}"), CALLER)
+            await world.reaches("active")
+    assert await world.rows("select generation from credential") == [{"generation": 3}]
+
+
 async def test_a_mistyped_credential_does_not_stop_what_works(database: Database) -> None:
     world = await World(database).active()
     refusing, built = Scripted(probe_error=AuthRefused("no such key")), world.system.build
@@ -381,6 +392,14 @@ async def test_disconnecting_finishes_what_is_in_hand_returns_the_credits_and_ke
         await world.rows("select * from stream") == [] and await world.rows("select * from credential") == []
     )
     assert (await world.events())[-1] == "connection.disconnected"
+    (transfer,) = await world.rows(
+        "select from_account, to_account, amount from credit_transfer order by transfer_id desc limit 1"
+    )
+    (row,) = await world.rows("select price from connection")
+    assert (
+        transfer == {"from_account": "posted", "to_account": "available", "amount": row["price"]}
+        and row["price"] > 0
+    )
     with pytest.raises(RequestRefused) as taken:
         await world.service.create(wanted(), CALLER)
     assert taken.value.code == "request.conflict"

@@ -86,12 +86,12 @@ async def day(
 ) -> AsyncIterator[Simulated]:
     """Connections by name, each of them with its kind of credential, active and with two windows to deliver."""
     await sync_capacity(database, CreditsSettings())
-    sync = {"probe_interval": timedelta(minutes=20)}
+    sync = {"probe_interval": timedelta(hours=1)}
     made = settings(sync=sync, credits=CreditsSettings(capacity=10_000))
     made = made.model_copy(
         update={
             "sync": made.sync.model_copy(
-                update={"backoff_base": timedelta(seconds=5), "backoff_cap": timedelta(minutes=30)}
+                update={"backoff_base": timedelta(seconds=5), "backoff_cap": timedelta(hours=1)}
             )
         }
     )
@@ -169,7 +169,7 @@ async def test_a_day_of_failing_pushes_is_one_event_and_loses_nothing(
     database: Database, deduplicates: bool
 ) -> None:
     kinds: dict[str, Reply] = {"500": answer("500 Oops"), "302": LOGIN, "closed": cut}
-    names = {f"{auth}-{kind}": auth for kind in kinds for auth in CREDENTIALS}
+    names = {f"{auth}-{kind}": auth for kind, auth in zip(kinds, CREDENTIALS, strict=True)}
     system = System(**{name: kinds[name.split("-")[1]] for name in names})
     async with system.serving() as url, day(database, url, names, deduplicates=deduplicates) as world:
         await live_a_day(world)
