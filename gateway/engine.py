@@ -108,6 +108,7 @@ class Engine:
             max_wait=settings.sync.max_wait,
             max_future=settings.telemetry.max_future,
             on_links=self.scheduler.serve,
+            on_trial=self.scheduler.wake,
         )
 
     @classmethod

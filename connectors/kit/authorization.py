@@ -22,8 +22,8 @@ MAX_FAILED_LOGONS = 2
 class Authorization(Protocol):
     """Makes a call with the credential's headers."""
 
-    async def call(self, send: Send) -> Answer:
-        """`send` is given the headers to add; it may be called a second time. Raises what it raises, and
+    async def call(self, send: Send, operation: str = "call", /) -> Answer:
+        """`send` is given the headers to add; it may be called a second time. `operation`: of the call. Raises what it raises, and
         AuthRefused.
         """
         ...
@@ -32,7 +32,7 @@ class Authorization(Protocol):
 class Unattended:
     """Nothing to add: the connection itself is authorised, by a client certificate."""
 
-    async def call(self, send: Send) -> Answer:
+    async def call(self, send: Send, _operation: str = "call", /) -> Answer:
         """Once."""
         return await send({})
 
@@ -43,7 +43,7 @@ class Fixed:
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._headers = headers
 
-    async def call(self, send: Send) -> Answer:
+    async def call(self, send: Send, _operation: str = "call", /) -> Answer:
         """Once."""
         return await send(self._headers)
 
@@ -58,7 +58,7 @@ class Bearer:
         self._tokens = tokens
         self._conceal = conceal
 
-    async def call(self, send: Send) -> Answer:
+    async def call(self, send: Send, _operation: str = "call", /) -> Answer:
         """At most twice."""
         token = await self._tokens.access_token()
         try:
@@ -86,9 +86,9 @@ class Basic:
         self._headers = {"authorization": f"Basic {secret}"}
         self._gate = gate or CountingGate()
 
-    async def call(self, send: Send) -> Answer:
+    async def call(self, send: Send, operation: str = "call", /) -> Answer:
         """Once, through the gate."""
-        async with self._gate.attempt() as logon:
+        async with self._gate.attempt(operation) as logon:
             try:
                 answer = await send(self._headers)
             except AuthRefused as error:
@@ -123,7 +123,7 @@ class CountingGate:
         self._failed = 0
         self._places = asyncio.Semaphore(MAX_FAILED_LOGONS)
 
-    def attempt(self) -> AbstractAsyncContextManager[Logon]:
+    def attempt(self, _operation: str = "call", /) -> AbstractAsyncContextManager[Logon]:
         """Waits for a place; AuthRefused when there will be none."""
         return self._attempt()
 

@@ -196,7 +196,7 @@ class HttpClient:
         )
         if self._authorization is None:
             return await send(headers or {})
-        return await self._authorization.call(lambda given: send({**(headers or {}), **given}))
+        return await self._authorization.call(lambda given: send({**(headers or {}), **given}), operation)
 
     async def _call(
         self,

@@ -212,6 +212,7 @@ def _show_facts(console: Console, found: ConnectionStatus, now: datetime) -> Non
             ),
         ),
         ("reason", Text(found.reason or "")),
+        ("failing", Text("" if found.operation is None else f"{found.operation}{_next_trial(found)}")),
         ("incident", Text(found.incident or "")),
         ("last sync", Text(screen.moment(found.last_success_at))),
         ("waiting", Text(screen.count(found.pending, "reading"))),
@@ -226,6 +227,10 @@ def _show_facts(console: Console, found: ConnectionStatus, now: datetime) -> Non
     for name, text in lines:
         if text.plain:
             console.print(Text.assemble((f"  {name:<12}", "dim"), text))
+
+
+def _next_trial(found: ConnectionStatus) -> str:
+    return "" if found.next_trial_at is None else f", tried again {screen.moment(found.next_trial_at)}"
 
 
 def _show_streams(console: Console, found: ConnectionStatus) -> None:

@@ -1,5 +1,5 @@
-"""Health: what the calls of a connection say about it. Decides by the table of errors; a probe confirms
-before a person is asked.
+"""Health: what the calls of a connection say about it, each operation for itself. Decides by the table of errors;
+a probe confirms before a person is asked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from gateway.model.errors import (
     RateLimited,
     Unavailable,
 )
+from gateway.model.operation import Operation, proves
 from gateway.store import connections
+from gateway.store.breakers import Trouble
 from gateway.store.connections import Cause
 from gateway.store.pool import Database
 from gateway.sync.link import Link
@@ -36,12 +38,17 @@ DEGRADED_AFTER = 3
 """Transient failures in a row that make a connection degraded."""
 
 DEGRADED_AFTER_SECONDS = 60.0
-DENIED_AFTER = 3
-"""Denials in a row that block a connection although a probe is allowed."""
+DENIED_AFTER_SECONDS = 15.0
+"""Denials in a row for this long block a connection although a probe is let in: a service that is being replaced
+answers 404 for a moment.
+"""
+
+CONFIRM_SECONDS = 30.0
+"""After a first denial the next call waits for at least this long."""
 
 WEB_PAGES_SECONDS = 300.0
-"""A web page instead of an answer may be an outage's. Nothing else for this long, and the credential is as
-good as refused.
+"""A web page instead of an answer may be an outage's. Nothing else for this long, from a probe too, and the
+credential is as good as refused.
 """
 
 
@@ -65,51 +72,54 @@ class Health:
         self._probe_interval_seconds = probe_interval_seconds
         self._on_active = on_active
 
-    async def admit(self, link: Link) -> float | None:
+    async def admit(self, link: Link, operation: Operation = Operation.PUSH) -> float | None:
         """Seconds to wait while a breaker is open and somebody else tries; None: go on."""
-        return await self._incidents.admit(link.connection, link.system, link.host)
+        return await self._incidents.admit(link.connection, link.system, link.host, operation)
 
-    async def succeeded(self, link: Link, operation: str = "push") -> None:
-        """A call was answered. A degraded connection is active again."""
-        await self._incidents.note(
-            self._observed(link, operation, succeeded=True, transient=False, error=None)
-        )
-        state = await connections.called(
+    async def succeeded(self, link: Link, operation: Operation = Operation.PUSH) -> None:
+        """A call was answered well. A degraded or blocked connection is active again if that proves what it
+        failed at: a good probe says nothing of pushes.
+        """
+        await self._incidents.note(self._observed(link, operation, None))
+        found = await connections.called(
             self._database, link.connection, next_probe_seconds=self.idle_seconds()
         )
-        if state is State.DEGRADED:
-            await self._move(link, Trigger.CALL_SUCCEEDED, None, None)
+        if found is None or not proves(operation, found.operation):
+            return
+        if found.state is State.BLOCKED or (found.state is State.DEGRADED and found.recovers):
+            await self._move(link, Trigger.CALL_SUCCEEDED, operation=None)
 
-    async def unused(self, link: Link) -> None:
+    async def unused(self, link: Link, operation: Operation = Operation.PUSH) -> None:
         """No call was made after all: a turn at an open breaker goes to somebody else."""
-        await self._incidents.unused(link.connection, link.system, link.host)
+        await self._incidents.unused(link.connection, link.system, link.host, operation)
 
     async def failed(
-        self, link: Link, error: ConnectorError, *, attempts: int, operation: str = "push"
+        self,
+        link: Link,
+        error: ConnectorError,
+        *,
+        attempts: int,
+        operation: Operation = Operation.PUSH,
     ) -> float:
         """A call was not answered well. Moves the connection where it has to; seconds that the next call has
         to wait at least.
         """
         if isinstance(error, AuthRefused) and not error.final and not error.doubtful:
             error = await self._confirmed(link, error)
-        transient = (isinstance(error, Unavailable) and error.reference is None) or (
-            isinstance(error, AuthRefused) and error.doubtful
-        )
-        await self._incidents.note(
-            self._observed(link, operation, succeeded=False, transient=transient, error=error)
-        )
+        trouble = await self._incidents.note(self._observed(link, operation, error))
         match error:
             case AuthRefused(doubtful=True):
-                return await self._web_page(link, error, attempts)
+                await self._web_page(link, error, attempts, operation, trouble)
             case AuthRefused():
-                await self._move(link, Trigger.AUTH_REFUSED, str(error), error.request_id)
+                await self._move(link, Trigger.AUTH_REFUSED, error, operation=operation)
             case PermissionDenied() | BadConfiguration():
-                if attempts >= DENIED_AFTER or isinstance(
+                if trouble.denied_seconds < DENIED_AFTER_SECONDS and not isinstance(
                     await self.probe(link), PermissionDenied | BadConfiguration
                 ):
-                    await self._move(link, Trigger.CALL_DENIED, str(error), error.request_id)
+                    return CONFIRM_SECONDS
+                await self._move(link, Trigger.CALL_DENIED, error, operation=operation)
             case Unavailable():
-                await self._transient(link, error, attempts)
+                await self._transient(link, error, attempts, operation, trouble)
             case RateLimited() | BatchRefused():
                 pass
             case ConnectorError():
@@ -152,42 +162,64 @@ class Health:
             case _:
                 return Unavailable(str(found), request_id=error.request_id)
 
-    async def _web_page(self, link: Link, error: AuthRefused, attempts: int) -> float:
-        _, suspect_seconds = await connections.failing(self._database, link.connection, web_page=True)
-        if suspect_seconds >= WEB_PAGES_SECONDS:
-            await self._move(link, Trigger.AUTH_REFUSED, str(error), error.request_id)
-        elif attempts >= DEGRADED_AFTER:
-            await self._move(link, Trigger.TRANSIENT_FAILURES, str(error), error.request_id)
-        return 0.0
+    async def _web_page(
+        self, link: Link, error: AuthRefused, attempts: int, operation: Operation, trouble: Trouble
+    ) -> None:
+        """Believed only when it has come for long and a probe meets one too: a proxy that asks for a login in
+        the way of pushes alone says nothing of the credential.
+        """
+        if trouble.suspect_seconds >= WEB_PAGES_SECONDS and (
+            operation is Operation.PROBE or isinstance(await self.probe(link), AuthRefused)
+        ):
+            await self._move(link, Trigger.AUTH_REFUSED, error, operation=operation)
+        else:
+            await self._transient(link, error, attempts, operation, trouble)
 
-    async def _transient(self, link: Link, error: Unavailable, attempts: int) -> None:
-        failing_seconds, _ = await connections.failing(self._database, link.connection, web_page=False)
-        if attempts >= DEGRADED_AFTER or failing_seconds >= DEGRADED_AFTER_SECONDS:
-            await self._move(link, Trigger.TRANSIENT_FAILURES, str(error), error.request_id)
+    async def _transient(
+        self, link: Link, error: ConnectorError, attempts: int, operation: Operation, trouble: Trouble
+    ) -> None:
+        if attempts < DEGRADED_AFTER and trouble.failing_seconds < DEGRADED_AFTER_SECONDS:
+            return
+        moved = await self._move(link, Trigger.TRANSIENT_FAILURES, error, operation=operation)
+        if moved is None and operation is not Operation.PROBE:  # it is degraded by probes already, perhaps
+            await connections.worse(self._database, link.connection, operation, str(error), error.request_id)
 
     async def _move(
-        self, link: Link, trigger: Trigger, reason: str | None, request_id: str | None
+        self,
+        link: Link,
+        trigger: Trigger,
+        error: ConnectorError | None = None,
+        *,
+        operation: Operation | None,
     ) -> Moved | None:
-        cause = Cause(reason=reason, request_id=request_id, generation=link.generation)
+        cause = Cause(
+            reason=None if error is None else str(error),
+            request_id=None if error is None else error.request_id,
+            generation=link.generation,
+            operation=operation,
+        )
         async with self._database.transaction() as connection:
             moved = await self._transitions.move(connection, link.connection, trigger, cause)
+            if moved is not None and moved.from_state is State.BLOCKED and moved.to_state is State.ACTIVE:
+                await connections.wake(connection, link.connection)
         if moved is not None:
             moved.say()
             self._on_active()
         return moved
 
-    def _observed(
-        self, link: Link, operation: str, *, succeeded: bool, transient: bool, error: ConnectorError | None
-    ) -> Observed:
+    def _observed(self, link: Link, operation: Operation, error: ConnectorError | None) -> Observed:
+        doubtful = isinstance(error, AuthRefused) and error.doubtful
         return Observed(
             connection=link.connection,
             customer=link.customer,
             system=link.system,
             host=link.host,
             operation=operation,
-            succeeded=succeeded,
-            transient=transient,
+            succeeded=error is None,
+            transient=(isinstance(error, Unavailable) and error.reference is None) or doubtful,
             request_id=None if error is None else error.request_id,
             error=None if error is None else type(error).__name__,
+            web_page=doubtful,
+            denied=isinstance(error, PermissionDenied | BadConfiguration),
             at=clock.now(),
         )

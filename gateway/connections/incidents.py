@@ -18,7 +18,9 @@ from gateway import clock
 from gateway.connections.verdicts import decide
 from gateway.model.breaker import Key, Scope, probe_interval_seconds, wait_seconds
 from gateway.model.errors import StoreError
+from gateway.model.operation import Operation, proves
 from gateway.store import breakers, leases
+from gateway.store.breakers import Trouble
 from gateway.store.pool import Connection, Database
 
 log = structlog.get_logger(__name__)
@@ -33,25 +35,28 @@ SUCCESS_SECONDS = 10.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """How one call ended. `transient`: the system or the way to it failed; never a refused login, a missing
-    permission, a 429 or a bad record.
+    permission, a 429 or a bad record. `web_page`: one answered instead of the system. `denied`: what was asked is
+    not allowed, or not there.
     """
 
     connection: str
     customer: str
     system: str
     host: str
-    operation: str
+    operation: Operation
     succeeded: bool
     transient: bool
     request_id: str | None
     at: datetime
     error: str | None = None
+    web_page: bool = False
+    denied: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
 class _Noted:
-    """What this process knows of a connection: how its last written call ended and when, and its last success
-    (monotonic).
+    """What this process knows of an operation of a connection: how its last written call ended and when, and its
+    last success (monotonic).
     """
 
     succeeded: bool
@@ -69,20 +74,22 @@ class Incidents:
         self._owner = owner
         self._call_seconds = call_seconds
         self._open: dict[Key, float] = {}  # when each may be tried (monotonic)
-        self._noted: dict[str, _Noted] = {}
+        self._held_back: dict[Key, Operation] = {}  # what each of them holds back
+        self._noted: dict[tuple[str, Operation], _Noted] = {}
         self._trying: set[str] = set()  # connections of ours that have a turn at an open breaker
 
-    async def note(self, observed: Observed) -> None:
+    async def note(self, observed: Observed) -> Trouble:
         """Remembers how a call ended: every failure, and a success at most every 10 s unless it ends failures
-        or an open breaker.
+        or an open breaker. How long the operation is in trouble.
 
         Not within a transaction that holds the connection's row. Raises StoreError.
         """
         ago = max(0.0, (clock.now() - observed.at).total_seconds())
-        noted, now = self._noted.get(observed.connection), clock.monotonic()
+        name, operation = observed.connection, observed.operation
+        noted, now = self._noted.get((name, operation)), clock.monotonic()
         at = now - ago
         success = at if observed.succeeded else None if noted is None else noted.success
-        keys = self._held(observed.system, observed.host)
+        keys = self._held(observed.system, observed.host, operation)
         if (
             observed.succeeded
             and not keys
@@ -91,26 +98,34 @@ class Incidents:
             and at - noted.at < SUCCESS_SECONDS
         ):
             noted.success = success
-            return
+            return Trouble()
         async with self._database.transaction() if keys else self._database.connection() as connection:
-            closed = await self._write(
+            trouble, closed, narrowed = await self._write(
                 connection, observed, keys, ago, None if success is None else now - success
             )
-        self._trying.discard(observed.connection)
-        self._noted[observed.connection] = _Noted(succeeded=observed.succeeded, at=at, success=success)
+        self._trying.discard(name)
+        self._noted[name, operation] = _Noted(succeeded=observed.succeeded, at=at, success=success)
+        if not observed.succeeded:  # the next success of whatever proves this one has failures to end
+            for other in Operation:
+                if proves(other, operation) and (name, other) in self._noted:
+                    self._noted[name, other].succeeded = False
+        for key in narrowed:
+            if key in self._open:
+                self._held_back[key], self._open[key] = Operation.PUSH, now
         for key in closed:
             self._open.pop(key, None)
-            log.info(
-                "connection.breaker_closed", scope=str(key[0]), key=key[1], connection=observed.connection
-            )
+            log.info("connection.breaker_closed", scope=str(key[0]), key=key[1], connection=name)
+        return trouble
 
-    async def admit(self, connection: str, system: str, host: str) -> float | None:
+    async def admit(
+        self, connection: str, system: str, host: str, operation: Operation = Operation.PUSH
+    ) -> float | None:
         """None: make the call now, and note how it ended. Else the seconds to wait before asking again, for a
-        breaker is open and it is not your turn.
+        breaker is open that holds the operation back and it is not your turn.
 
         Costs nothing while no breaker of the host or the system type is open. Raises StoreError.
         """
-        keys = self._held(system, host)
+        keys = self._held(system, host, operation)
         if not keys:
             return None
         now = clock.monotonic()
@@ -128,14 +143,16 @@ class Incidents:
             wait = answer
         return wait_seconds(wait, rand=random.random())
 
-    async def unused(self, connection: str, system: str, host: str) -> None:
+    async def unused(
+        self, connection: str, system: str, host: str, operation: Operation = Operation.PUSH
+    ) -> None:
         """The call that was admitted was not made: if it had a turn at an open breaker, somebody else may try
         at once. Raises StoreError.
         """
         if connection not in self._trying:
             return
         self._trying.discard(connection)
-        keys = self._held(system, host)
+        keys = self._held(system, host, operation)
         async with self._database.transaction() as session:
             for key, trials in (await breakers.trials(session, keys, self._caller(connection))).items():
                 await breakers.rest(session, key, seconds=0.0, trials=trials)
@@ -169,7 +186,8 @@ class Incidents:
         """Learns which breakers are open. Raises StoreError."""
         opened = await breakers.opened(self._database)
         now = clock.monotonic()
-        self._open = {key: now + seconds for key, seconds in opened.items()}
+        self._open = {key: now + seconds for key, (seconds, _) in opened.items()}
+        self._held_back = {key: operation for key, (_, operation) in opened.items()}
 
     async def _write(
         self,
@@ -178,21 +196,30 @@ class Incidents:
         keys: Sequence[Key],
         ago: float,
         success_ago: float | None,
-    ) -> list[Key]:
-        """The breakers that the call closed."""
+    ) -> tuple[Trouble, list[Key], list[Key]]:
+        """How long the operation is in trouble, the breakers that the call closed, and those that it narrowed."""
         where = (observed.connection, observed.customer, observed.system, observed.host)
         if observed.succeeded:
-            await breakers.succeeded(connection, where, seconds_ago=ago)
-            return await breakers.close(connection, keys) if keys else []
-        await breakers.failed(
+            await breakers.succeeded(connection, where, observed.operation, seconds_ago=ago)
+            if not keys:
+                return Trouble(), [], []
+            # A host that answers probes may go on failing pushes: those must not be let loose together.
+            narrowed = (
+                [] if observed.operation is not Operation.PROBE else await breakers.narrow(connection, keys)
+            )
+            closed = await breakers.close(connection, keys, proved=observed.operation)
+            return Trouble(), closed, narrowed
+        trouble = await breakers.failed(
             connection,
             where,
+            observed.operation,
             seconds_ago=ago,
-            operation=observed.operation,
             request_id=observed.request_id,
             transient=observed.transient,
             error=observed.error,
             success_seconds_ago=success_ago,
+            web_page=observed.web_page,
+            denied=observed.denied,
         )
         if keys:
             tried = await breakers.trials(connection, keys, self._caller(observed.connection))
@@ -202,13 +229,14 @@ class Incidents:
                 )  # another kind of answer is no verdict on the breaker: somebody else may try soon
                 seconds = probe_interval_seconds(failed if observed.transient else 0, rand=random.random())
                 await breakers.rest(connection, key, seconds=seconds, trials=failed)
-        return []
+        return trouble, [], []
 
-    def _held(self, system: str, host: str) -> list[Key]:
+    def _held(self, system: str, host: str, operation: Operation) -> list[Key]:
+        """The open breakers that hold the operation back."""
         if not self._open:
             return []
         keys: tuple[Key, Key] = ((Scope.HOST, host), (Scope.SYSTEM, system))
-        return [key for key in keys if key in self._open]
+        return [key for key in keys if key in self._open and proves(operation, self._held_back.get(key))]
 
     def _rest(self, keys: Sequence[Key], until: float) -> None:
         for key in keys:

@@ -32,6 +32,7 @@ from gateway.model.errors import (
     StoreError,
     Unavailable,
 )
+from gateway.model.operation import Operation
 from gateway.store import connections, credentials
 from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Due, Locked, Outbound
@@ -47,6 +48,9 @@ MOST_PROBES = 256
 """At once. One that waits for its system holds no session, so a hung system costs a place here only."""
 
 BLOCKED_SECONDS = 3600.0
+BLOCKED_JITTER = (0.1, 0.1)
+"""Of BLOCKED_SECONDS, what is added always and at random: with the calls that led to it, no more than 24 a day."""
+
 DEFERRED_SECONDS = 900.0
 DRAIN_SECONDS = 1.0
 RETRY_CAP_SECONDS = 60.0
@@ -68,7 +72,7 @@ _PARTS: Mapping[State, Part] = {
 
 class Lifecycle:
     """Looks at the connections that are due. `on_links` is called with the links of this replica when any of
-    them changed.
+    them changed, `on_trial` when a stream of a blocked connection may run once.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Lifecycle:
         max_future: timedelta,
         max_wait: timedelta,
         on_links: Callable[[dict[str, Link]], None],
+        on_trial: Callable[[], None],
     ) -> None:
         self._database = database
         self._links = links
@@ -93,6 +98,7 @@ class Lifecycle:
         self._max_wait_seconds = max_wait.total_seconds()
         self._max_future = max_future
         self._on_links = on_links
+        self._on_trial = on_trial
 
     async def run(self) -> None:
         """Until cancelled. While the database is away nothing is looked at."""
@@ -133,7 +139,7 @@ class Lifecycle:
     async def _begin_again(self, link: Link) -> None:
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, link.connection)
-            if locked is not None and locked.state in (State.ACTIVE, State.DEGRADED):
+            if locked is not None and locked.state in (State.ACTIVE, State.DEGRADED, State.BLOCKED):
                 await self._begin(connection, link)
 
     async def _look(self, due: Due) -> None:
@@ -249,7 +255,9 @@ class Lifecycle:
                 connection=name,
                 detail=answer.detail,
             )
-            await self._health.succeeded(link, "probe")  # the system answered: a breaker that is open closes
+            await self._health.succeeded(
+                link, Operation.PROBE
+            )  # the system answered: a breaker that is open closes
             await self._after_success(name)
 
     async def _after_success(self, name: str) -> None:
@@ -287,7 +295,9 @@ class Lifecycle:
             locked = await connections.lock(connection, due.connection)
             if locked is None or locked.candidate != due.candidate:
                 return
-            cause = Cause(reason=str(error), request_id=error.request_id)
+            # What was blocked before stays so by the operation that it was blocked by.
+            operation = None if locked.prior is State.BLOCKED else Operation.PROBE
+            cause = Cause(reason=str(error), request_id=error.request_id, operation=operation)
             moved = await self._transitions.move(connection, due.connection, trigger, cause)
             if moved is not None and moved.to_state in (State.PENDING, State.REAUTHORIZATION_REQUIRED):
                 await connections.rest(
@@ -300,7 +310,7 @@ class Lifecycle:
             moved.say()
             if moved.to_state is State.BLOCKED:
                 await connections.schedule_probe(
-                    self._database, due.connection, State.BLOCKED, in_seconds=BLOCKED_SECONDS, attempts=0
+                    self._database, due.connection, State.BLOCKED, in_seconds=_to_next_trial(), attempts=0
                 )
 
     async def _withdraw(self, connection: Connection, name: str, locked: Locked) -> None:
@@ -323,7 +333,10 @@ class Lifecycle:
                 Cause(reason="the verification that was put off is tried again"),
             )
             return
-        if (wait := await self._health.admit(link)) is not None:
+        if due.state is State.BLOCKED and due.operation not in (None, Operation.PROBE):
+            await self._try_push(due)
+            return
+        if (wait := await self._health.admit(link, Operation.PROBE)) is not None:
             await connections.schedule_probe(
                 self._database, due.connection, due.state, in_seconds=wait, attempts=due.attempts
             )
@@ -333,17 +346,27 @@ class Lifecycle:
             await self._well(due, link)
         elif due.state is State.BLOCKED:
             if isinstance(error, AuthRefused) and not error.doubtful:
-                await self._health.failed(link, error, attempts=1, operation="probe")
+                await self._health.failed(link, error, attempts=1, operation=Operation.PROBE)
+            else:  # what it is blocked for is known; a failure once an hour makes no incident
+                await self._health.unused(link, Operation.PROBE)
             await connections.schedule_probe(
                 self._database,
                 due.connection,
                 due.state,
-                in_seconds=BLOCKED_SECONDS,
+                in_seconds=_to_next_trial(),
                 attempts=due.attempts + 1,
             )
         else:
-            await self._health.failed(link, error, attempts=due.attempts + 1, operation="probe")
+            await self._health.failed(link, error, attempts=due.attempts + 1, operation=Operation.PROBE)
             await self._again(due, error)
+
+    async def _try_push(self, due: Due) -> None:
+        """Pushes are refused: a run pushes one reading, and its answer decides. A probe would prove nothing, and
+        with no reading due there is nothing to try.
+        """
+        if await connections.try_push(self._database, due.connection, next_trial_seconds=_to_next_trial()):
+            log.info("connection.trial_begun", connection=due.connection, operation=str(due.operation))
+            self._on_trial()
 
     async def _well(self, due: Due, link: Link) -> None:
         if due.state is State.BLOCKED:
@@ -356,9 +379,10 @@ class Lifecycle:
                     await connections.wake(connection, due.connection)
             if moved is not None:
                 moved.say()
+                await self._health.succeeded(link, Operation.PROBE)
                 await self._after_success(due.connection)
             return
-        await self._health.succeeded(link, "probe")
+        await self._health.succeeded(link, Operation.PROBE)
         await self._troubles.over(due.connection, "probe", "verification")
         await connections.schedule_probe(
             self._database, due.connection, due.state, in_seconds=self._health.idle_seconds(), attempts=0
@@ -453,6 +477,11 @@ class Lifecycle:
         )
         for conflict in await connections.begin(connection, link.connection, outbound):
             log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
+
+
+def _to_next_trial() -> float:
+    always, at_random = BLOCKED_JITTER
+    return BLOCKED_SECONDS * (1.0 + always + at_random * random.random())
 
 
 def _words(error: ConnectorError | TimeoutError) -> str:

@@ -2,7 +2,7 @@
 user at the third.
 
 A generation has two places in the database. A call holds one until its answer is known; a refused logon keeps
-it for good, a later one that succeeds gives it back. A process that dies with a place frees it when its time
+it for good, a later one of the same operation that succeeds gives it back. A process that dies with a place frees it when its time
 runs out.
 """
 
@@ -96,20 +96,20 @@ class Gate:
         self._here = asyncio.Semaphore(PLACES)
         self._is_closed = False
 
-    def attempt(self) -> AbstractAsyncContextManager[Logon]:
+    def attempt(self, operation: str = "call", /) -> AbstractAsyncContextManager[Logon]:
         """Entering waits for a place. Raises AuthRefused(final=True) when two logons have failed, Unavailable
         when nobody can know.
         """
-        return self._attempt()
+        return self._attempt(operation)
 
     @asynccontextmanager
-    async def _attempt(self) -> AsyncIterator[Logon]:
+    async def _attempt(self, operation: str) -> AsyncIterator[Logon]:
         async with self._here:
             place, attempt = await self._enter(), _Attempt()
             try:
                 yield attempt
             finally:
-                await self._logons.finished(self._leave(place, attempt.outcome))
+                await self._logons.finished(self._leave(place, attempt.outcome, operation))
 
     async def _enter(self) -> Place:
         poll = _POLL_SECONDS
@@ -152,18 +152,22 @@ class Gate:
     async def _give_back(self, claiming: asyncio.Task[Place | Closed]) -> None:
         await asyncio.wait({claiming})
         if claiming.exception() is None and isinstance(place := claiming.result(), Place):
-            await self._leave(place, _Outcome.UNTOLD)
+            await self._leave(place, _Outcome.UNTOLD, "")
 
-    async def _leave(self, place: Place, outcome: _Outcome) -> None:
+    async def _leave(self, place: Place, outcome: _Outcome, operation: str) -> None:
         """A refusal is written down, however long that takes; of anything else the place's time runs out."""
         attempt = 0
         while True:
             try:
                 if outcome is _Outcome.REFUSED:
-                    await logons.refused(self._logons.database, *self._key, place)
+                    await logons.refused(self._logons.database, *self._key, place, operation=operation)
                 else:
                     await logons.ended(
-                        self._logons.database, *self._key, place, accepted=outcome is _Outcome.ACCEPTED
+                        self._logons.database,
+                        *self._key,
+                        place,
+                        accepted=outcome is _Outcome.ACCEPTED,
+                        operation=operation,
                     )
             except StoreError as error:
                 if outcome is not _Outcome.REFUSED:

@@ -92,6 +92,7 @@ class Transitions:
                 "version": version,
                 "system": locked.system,
                 "hosting": locked.hosting,
+                "operation": cause.operation,
             }
             if rule.raises is not None:
                 issue = self.issue(rule.raises, locked, cause)
@@ -156,7 +157,7 @@ class Transitions:
                 title = f"{manifest.title} does not allow what {locked.connection} has to do"
                 instructions = (
                     "The credential is good. Give its user the missing permission, or correct the connection's settings."
-                    f" The gateway looks again once an hour, and at once when it is asked to.{said}"
+                    f" The gateway tries again about once an hour, and at once when it is asked to.{said}"
                 )
             case IssueCode.VERIFICATION_FAILED:
                 title = (

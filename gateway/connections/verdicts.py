@@ -81,7 +81,10 @@ async def _breakers(connection: Connection, fleet: Fleet, found: Sequence[Findin
         f.key
         for f in found
         if await breakers.open_breaker(
-            connection, f.key, seconds=probe_interval_seconds(0, rand=random.random())
+            connection,
+            f.key,
+            seconds=probe_interval_seconds(0, rand=random.random()),
+            operation=fleet.held_back(f.key),
         )
     ]
     idle = [key for key in await breakers.listed(connection) if not fleet.failing(key)]

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.model.connection import IssueCode, State
+from gateway.model.operation import Operation
 from gateway.model.status import ACCEPTING, WORKED, ConnectionStatus, StreamStatus
 from gateway.store.issues import Issue
 
@@ -95,6 +96,12 @@ class StatusDocument(Document):
     reason: str | None
     reauthorization_required: bool
     since: datetime
+    operation: Operation | None = Field(
+        description="The call whose failure the state comes from: what decides when it is over."
+    )
+    next_trial: datetime | None = Field(
+        description="When what failed is tried again, where the connection is degraded or blocked."
+    )
     version: int = Field(ge=1, description="One more with each change.")
     accepting_telemetry: bool
     last_successful_sync: datetime | None
@@ -152,6 +159,8 @@ def status_document(status: ConnectionStatus, *, now: datetime) -> StatusDocumen
             "reason": status.reason,
             "reauthorization_required": status.state is State.REAUTHORIZATION_REQUIRED,
             "since": status.since,
+            "operation": status.operation,
+            "next_trial": status.next_trial_at,
             "version": status.version,
             "accepting_telemetry": status.state in ACCEPTING,
             "last_successful_sync": status.last_success_at,

@@ -2,7 +2,7 @@
 Pure.
 
 A breaker of a connection says that this connection fails; one of a host or of a system type holds the calls
-of all its connections back. Only transient failures count here: a refused credential, a missing permission or
+of all its connections back, or only their pushes where probes are answered. Only transient failures count here: a refused credential, a missing permission or
 a bad record is an answer, so the system is there.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.model.backoff import full_jitter
+from gateway.model.operation import Operation, proves
 
 SEEN = timedelta(minutes=5)
 """A connection counts for this long after its last call."""
@@ -44,7 +45,8 @@ Key = tuple[Scope, str]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """What is known of one connection's calls. `failing_since`, `failures`, `operations` and `request_ids`
-    are of the transient failures in a row, over all replicas; None and 0 when the last call was answered.
+    are of the transient failures in a row of the operations that fail, over all replicas; None and 0 where the
+    last call of each was answered. `last_success_at` is of work, which proves everything; `last_probe_at` of a probe.
     """
 
     connection: str
@@ -58,6 +60,7 @@ class Health:
     operations: tuple[str, ...] = ()
     request_ids: tuple[str, ...] = ()
     error: str | None = None
+    last_probe_at: datetime | None = None
 
     @property
     def keys(self) -> tuple[Key, Key, Key]:
@@ -66,7 +69,15 @@ class Health:
 
     def is_seen(self, now: datetime) -> bool:
         """Whether it called lately."""
-        return any(at is not None and now - at <= SEEN for at in (self.last_success_at, self.last_failure_at))
+        called = (self.last_success_at, self.last_probe_at, self.last_failure_at)
+        return any(at is not None and now - at <= SEEN for at in called)
+
+    def proved_at(self, operations: Iterable[str]) -> datetime | None:
+        """When a call last succeeded that proves all of these operations."""
+        times = [self.last_success_at]
+        if all(proves(Operation.PROBE, Operation(operation)) for operation in operations):
+            times.append(self.last_probe_at)
+        return max((at for at in times if at is not None), default=None)
 
     def is_failing(self, now: datetime) -> bool:
         """Whether its last call failed for a transient reason, lately."""
@@ -94,7 +105,8 @@ class Fleet:
         self.now = now
         self.healths = tuple(healths)
         self._members: defaultdict[Key, list[Health]] = defaultdict(list)
-        self._well: dict[Key, list[datetime]] = {}
+        self._well: dict[tuple[Key, frozenset[str]], list[datetime]] = {}
+        self._operations: dict[Key, frozenset[str]] = {}
         for health in self.healths:
             for key in health.keys:
                 self._members[key].append(health)
@@ -123,15 +135,36 @@ class Fleet:
             }
         )
 
-    def well_since(self, key: Key, since: datetime) -> int:
-        """How many of those seen do not fail, and succeeded after `since`."""
-        if key not in self._well:
-            self._well[key] = sorted(
-                h.last_success_at
-                for h in self.seen(key)
-                if h.last_success_at is not None and not h.is_failing(self.now)
+    def operations(self, key: Key) -> frozenset[str]:
+        """What fails there."""
+        if key not in self._operations:
+            self._operations[key] = frozenset(
+                operation for health in self.failing(key) for operation in health.operations
             )
-        return len(self._well[key]) - bisect_right(self._well[key], since)
+        return self._operations[key]
+
+    def proved_at(self, key: Key) -> datetime | None:
+        """When a call of any of them last succeeded that proves what fails there."""
+        operations = self.operations(key)
+        times = (health.proved_at(operations) for health in self.members(key))
+        return max((at for at in times if at is not None), default=None)
+
+    def held_back(self, key: Key) -> Operation:
+        """What a breaker there has to hold back: pushes, where nothing else fails and probes were answered since
+        they do; else everything.
+        """
+        failing = self.failing(key)
+        since = min((h.failing_since for h in failing if h.failing_since is not None), default=self.now)
+        answered = any(h.last_probe_at is not None and h.last_probe_at > since for h in self.members(key))
+        return Operation.PUSH if self.operations(key) == {Operation.PUSH} and answered else Operation.PROBE
+
+    def well_since(self, key: Key, since: datetime, operations: Iterable[str] = ()) -> int:
+        """How many of those seen do not fail, and succeeded after `since` in what proves these operations."""
+        asked = key, frozenset(operations)
+        if asked not in self._well:
+            proved = (h.proved_at(asked[1]) for h in self.seen(key) if not h.is_failing(self.now))
+            self._well[asked] = sorted(at for at in proved if at is not None)
+        return len(self._well[asked]) - bisect_right(self._well[asked], since)
 
     def enough_fail(self, key: Key) -> bool:
         """Whether at least three and at least 30 % of the customers seen there fail. A customer's connections
@@ -151,11 +184,9 @@ class Fleet:
         return self.now - first >= SILENCE and not self.succeeded_since(key, self.now - SILENCE)
 
     def succeeded_since(self, key: Key, since: datetime) -> bool:
-        """Whether one of them succeeded after `since`."""
-        return any(
-            health.last_success_at is not None and health.last_success_at > since
-            for health in self.members(key)
-        )
+        """Whether a call of one of them succeeded after `since` that proves what fails there."""
+        proved = self.proved_at(key)
+        return proved is not None and proved > since
 
 
 def probe_interval_seconds(attempt: int, *, rand: float) -> float:

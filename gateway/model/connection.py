@@ -17,7 +17,7 @@ class State(enum.StrEnum):
     ACTIVE = "active"  # yes / buffered / posted
     DEGRADED = "degraded"  # breaker-gated / buffered / posted
     REAUTHORIZATION_REQUIRED = "reauthorization_required"  # none / buffered / posted
-    BLOCKED = "blocked"  # one probe an hour / buffered / posted
+    BLOCKED = "blocked"  # one trial an hour / buffered / posted
     PAUSED = "paused"  # none / buffered / posted
     DISCONNECTING = "disconnecting"  # drain only / refused / posted
     DISCONNECTED = "disconnected"  # none / refused / returned
@@ -182,13 +182,17 @@ def _worked() -> Iterator[Rule]:
             event=E.CONNECTION_BLOCKED,
             raises=Code.BLOCKED,
         )
-    yield Rule(
-        source=S.BLOCKED,
-        trigger=T.PROBE_SUCCEEDED,
-        target=S.ACTIVE,
-        event=E.CONNECTION_UNBLOCKED,
-        solves=True,
-    )
+    for trigger in (
+        T.PROBE_SUCCEEDED,
+        T.CALL_SUCCEEDED,
+    ):  # of the operation that was denied, whichever it was
+        yield Rule(
+            source=S.BLOCKED,
+            trigger=trigger,
+            target=S.ACTIVE,
+            event=E.CONNECTION_UNBLOCKED,
+            solves=True,
+        )
 
 
 def _asked() -> Iterator[Rule]:

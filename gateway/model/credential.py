@@ -99,8 +99,10 @@ class LogonGate(Protocol):
     user.
     """
 
-    def attempt(self) -> AbstractAsyncContextManager[Logon]:
-        """Entering raises AuthRefused when two logons have failed already with this generation of the
+    def attempt(self, operation: str = "call", /) -> AbstractAsyncContextManager[Logon]:
+        """`operation`: of the call. One that is let in says nothing of another that was refused.
+
+        Entering raises AuthRefused when two logons have failed already with this generation of the
         credential.
         """
         ...

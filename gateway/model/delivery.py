@@ -10,6 +10,8 @@ from gateway.model.connector import Capabilities
 from gateway.model.reading import Reading, reading_key
 from gateway.model.sample import Value
 
+_GOLDEN = 0.6180339887498949
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueWindow:
@@ -103,19 +105,37 @@ def oldest_accepted(capabilities: Capabilities, now: datetime) -> datetime | Non
 
 
 def batch_limit(max_items: int, failures: int) -> int:
-    """Readings in one push after `failures` equal failures while the system is well: halves from the third
-    on, down to one.
+    """Readings in one push after `failures` failed runs in a row: halves from the third on, down to one.
 
-    A reading that makes a system answer 500 for ever is so found and parked instead of blocking its stream.
+    A reading that makes a system answer 500 for ever is so found, while the others pass.
     """
     return max_items if failures < 3 else max(1, max_items >> (failures - 2))
 
 
-def suspects_last(sendable: Iterable[tuple[DueWindow, Reading]]) -> list[tuple[DueWindow, Reading]]:
-    """Meters that failed before come after the others; the order within a meter stays."""
-    pairs = list(sendable)
-    suspects = {due.meter for due, _ in pairs if due.attempts}
-    return sorted(pairs, key=lambda pair: pair[0].meter in suspects)
+_Group = list[tuple[DueWindow, Reading]]
+
+
+def turns(
+    sendable: Iterable[tuple[DueWindow, Reading]], *, failures: int, ascending: bool
+) -> list[tuple[DueWindow, Reading]]:
+    """Another order after each failed run, so that whatever fails is not always the first and others pass before
+    it. Those that failed alone before come last; where readings must ascend the order within a meter stays.
+    """
+    groups: dict[tuple[str, datetime | None], _Group] = {}
+    for pair in sendable:
+        key = (pair[0].meter, None if ascending else pair[0].window_start)
+        groups.setdefault(key, []).append(pair)
+    fresh: list[_Group] = []
+    suspects: list[_Group] = []
+    for group in groups.values():
+        (suspects if any(due.attempts for due, _ in group) else fresh).append(group)
+    return [pair for part in (fresh, suspects) for group in _turned(part, failures) for pair in group]
+
+
+def _turned(items: list[_Group], failures: int) -> list[_Group]:
+    """Begins elsewhere each time, far from where it began before."""
+    start = int(len(items) * (failures * _GOLDEN % 1.0))
+    return items[start:] + items[:start]
 
 
 def chunks(

@@ -138,10 +138,7 @@ def _at_fault(fleet: Fleet, scope: Scope) -> Iterator[Finding]:
     for key in fleet.failing_keys(scope):
         if fleet.is_systemic(key):
             members, failing = fleet.seen(key), fleet.failing(key)
-            last = max(
-                (health.last_success_at for health in members if health.last_success_at is not None),
-                default=None,
-            )
+            last = fleet.proved_at(key)
             silence = (
                 "none ever succeeded"
                 if last is None
@@ -166,7 +163,7 @@ def _specific(health: Health, fleet: Fleet) -> Finding | None:
     failed = f"{health.failures} calls in a row failed" if health.failures > 1 else "a call failed"
     if not neighbours:
         why = f"no other connection {_place(shared)} was seen"
-    elif well := fleet.well_since(shared, health.failing_since):
+    elif well := fleet.well_since(shared, health.failing_since, health.operations):
         why = f"{well} of {neighbours} other connections {_place(shared)} succeeded since"
     elif fleet.now - health.failing_since >= ALONE_AFTER:
         why = f"{len(fleet.failing(shared)) - 1} of {neighbours} other connections {_place(shared)} fail too, of too few customers to blame what they share"

@@ -59,22 +59,23 @@ class Step(enum.Enum):
     SEND_AGAIN = "send_again"
 
 
-def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool) -> Step:
+def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool, others_pass: bool) -> Step:
     """The only place where an outcome becomes a step. `attempts` counts this one.
 
     An unknown outcome is reconciled where the system can be asked, otherwise sent again (at least once). A
-    reading that waits or gets no answer too often is a dead letter with the system's last words, so nothing
-    waits for ever.
+    reading that waits or gets no answer too often is a dead letter with the system's last words, but only where
+    others pass in the same run: a system that has every reading wait is an outage, and an outage parks nothing.
     """
+    parks = attempts >= max_attempts and others_pass
     match outcome:
         case Accepted() | Duplicate():
             return Step.DELIVERED
         case Rejected():
             return Step.DEAD_LETTER
         case Retry():
-            return Step.DEAD_LETTER if attempts >= max_attempts else Step.WAIT
+            return Step.DEAD_LETTER if parks else Step.WAIT
         case Unknown():
-            if attempts >= max_attempts:
+            if parks:
                 return Step.DEAD_LETTER
             return Step.RECONCILE if can_find else Step.SEND_AGAIN
         case _:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from gateway.model.connection import State
+from gateway.model.operation import Operation
 
 ACCEPTING = frozenset(
     {
@@ -89,6 +90,20 @@ class ConnectionStatus:
     incident: str | None
     streams: tuple[StreamStatus, ...]
     troubles: tuple[Trouble, ...] = ()
+    operation: Operation | None = None
+    """Whose failure the state comes from."""
+    next_probe_at: datetime | None = None
+
+    @property
+    def next_trial_at(self) -> datetime | None:
+        """When what failed is tried again; None where nothing fails, or nothing is called before somebody acts."""
+        match self.state:
+            case State.BLOCKED:
+                return self.next_probe_at
+            case State.DEGRADED:
+                return self.next_run_at if self.operation is Operation.PUSH else self.next_probe_at
+            case _:
+                return None
 
     @property
     def lag_seconds(self) -> float:

@@ -5,12 +5,15 @@ together.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
 
 import asyncpg
 
-from gateway.model.breaker import Health, Key, Scope
+from gateway.model.breaker import SEEN, Health, Key, Scope
 from gateway.model.connection import State
+from gateway.model.operation import Operation, proved_by
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
@@ -18,34 +21,67 @@ CALLED = (State.VERIFYING, State.ACTIVE, State.DEGRADED, State.BLOCKED)
 """States in which calls are made, so that a failure can end."""
 
 MOST_REQUEST_IDS = 10
+_NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
-async def succeeded(connection: Connection, where: tuple[str, str, str, str], *, seconds_ago: float) -> None:
-    """Writes a success. `where`: connection, customer, system, host. Nothing happens when the connection is
-    gone.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """For how many seconds an operation met nothing but failures, nothing but web pages, and denials in a row."""
+
+    failing_seconds: float = 0.0
+    suspect_seconds: float = 0.0
+    denied_seconds: float = 0.0
+
+
+async def succeeded(
+    connection: Connection,
+    where: tuple[str, str, str, str],
+    operation: Operation,
+    *,
+    seconds_ago: float,
+) -> None:
+    """Writes a success, which ends the failures of what it proves. `where`: connection, customer, system, host.
+    Nothing happens when the connection is gone.
     """
-    await connection.execute(sql("health_succeeded"), *where, seconds_ago)
+    others = [proved for proved in proved_by(operation) if proved is not operation]
+    await connection.execute(sql("health_succeeded"), *where, operation, seconds_ago, others)
 
 
 async def failed(
     connection: Connection,
     where: tuple[str, str, str, str],
+    operation: Operation,
     *,
     seconds_ago: float,
-    operation: str,
     request_id: str | None,
     transient: bool,
     error: str | None,
     success_seconds_ago: float | None,
-) -> None:
+    web_page: bool = False,
+    denied: bool = False,
+) -> Trouble:
     """Writes a failure, and the last success where it was not written yet."""
-    what = (seconds_ago, operation, request_id, transient, error, MOST_REQUEST_IDS, success_seconds_ago)
-    await connection.execute(sql("health_failed"), *where, *what)
+    what = (
+        seconds_ago,
+        request_id,
+        transient,
+        error,
+        MOST_REQUEST_IDS,
+        success_seconds_ago,
+        web_page,
+        denied,
+    )
+    row = await connection.fetchrow(sql("health_failed"), *where, operation, *what)
+    if row is None:
+        return Trouble()
+    return Trouble(
+        failing_seconds=row["failing"], suspect_seconds=row["suspect"], denied_seconds=row["denied"]
+    )
 
 
 async def health(connection: Connection) -> list[Health]:
     """Of every connection that makes calls."""
-    return [_health(row) for row in await connection.fetch(sql("health_read"), list(CALLED))]
+    return _healths(await connection.fetch(sql("health_read"), list(CALLED)))
 
 
 async def failing(database: Database) -> tuple[datetime | None, list[Health]]:
@@ -54,18 +90,23 @@ async def failing(database: Database) -> tuple[datetime | None, list[Health]]:
     """
     async with database.connection() as connection:
         rows = await connection.fetch(sql("health_failing"), list(CALLED))
-    return (rows[0]["now"] if rows else None), [_health(row) for row in rows]
+    return (rows[0]["now"] if rows else None), _healths(rows)
 
 
-async def opened(database: Database) -> dict[Key, float]:
-    """Every open breaker, with the seconds until it may be tried."""
+async def opened(database: Database) -> dict[Key, tuple[float, Operation]]:
+    """Every open breaker, with the seconds until it may be tried and what it holds back: all calls (PROBE), or
+    pushes only.
+    """
     async with database.connection() as connection:
-        return _seconds(await connection.fetch(sql("breaker_list")))
+        return {
+            (Scope(row["scope"]), row["key"]): (row["next_trial_seconds"], Operation(row["operation"]))
+            for row in await connection.fetch(sql("breaker_list"))
+        }
 
 
-async def listed(connection: Connection) -> dict[Key, float]:
-    """The same, within a transaction."""
-    return _seconds(await connection.fetch(sql("breaker_list")))
+async def listed(connection: Connection) -> list[Key]:
+    """Which are open, within a transaction."""
+    return [(Scope(row["scope"]), row["key"]) for row in await connection.fetch(sql("breaker_list"))]
 
 
 async def attempt(database: Database, keys: Sequence[Key], caller: str, *, seconds: float) -> float | None:
@@ -94,14 +135,25 @@ async def rest(connection: Connection, key: Key, *, seconds: float, trials: int)
     await connection.execute(sql("breaker_rest"), *key, seconds, trials)
 
 
-async def open_breaker(connection: Connection, key: Key, *, seconds: float) -> bool:
+async def open_breaker(
+    connection: Connection, key: Key, *, seconds: float, operation: Operation = Operation.PROBE
+) -> bool:
     """Opens it, with its first trial in `seconds`. False when it was open."""
-    return await connection.fetchval(sql("breaker_open"), *key, seconds) is not None
+    return await connection.fetchval(sql("breaker_open"), *key, seconds, operation) is not None
 
 
-async def close(connection: Connection, keys: Sequence[Key]) -> list[Key]:
-    """Closes those of them that are open, and says which."""
-    rows = await connection.fetch(sql("breaker_close"), *_columns(keys))
+async def close(
+    connection: Connection, keys: Sequence[Key], *, proved: Operation = Operation.PUSH
+) -> list[Key]:
+    """Closes those of them that are open and hold back nothing but what a success of `proved` proves; says which."""
+    rows = await connection.fetch(sql("breaker_close"), *_columns(keys), list(proved_by(proved)))
+    return [(Scope(row["scope"]), row["key"]) for row in rows]
+
+
+async def narrow(connection: Connection, keys: Sequence[Key]) -> list[Key]:
+    """A probe was answered: those where pushes still fail hold back only those from now on. Says which."""
+    how = (list(CALLED), SEEN.total_seconds())
+    rows = await connection.fetch(sql("breaker_narrow"), *_columns(keys), *how)
     return [(Scope(row["scope"]), row["key"]) for row in rows]
 
 
@@ -113,17 +165,27 @@ def _seconds(rows: Sequence[asyncpg.Record]) -> dict[Key, float]:
     return {(Scope(row["scope"]), row["key"]): row["next_trial_seconds"] for row in rows}
 
 
-def _health(row: asyncpg.Record) -> Health:
+def _healths(rows: Sequence[asyncpg.Record]) -> list[Health]:
+    """One for each connection, of the rows of its operations, which stand together."""
+    return [_health(list(own)) for _, own in groupby(rows, key=lambda row: str(row["connection_id"]))]
+
+
+def _health(rows: Sequence[asyncpg.Record]) -> Health:
+    """What is known of the operations put together: the failures are those of the ones that fail."""
+    failing = [row for row in rows if row["failing_since"] is not None]
+    latest = max(failing or rows, key=lambda row: row["last_failure_at"] or _NEVER)
+    succeeded = {row["operation"]: row["last_success_at"] for row in rows}
     return Health(
-        connection=row["connection_id"],
-        customer=row["customer_id"],
-        system=row["system"],
-        host=row["host"],
-        last_success_at=row["last_success_at"],
-        last_failure_at=row["last_failure_at"],
-        failing_since=row["failing_since"],
-        failures=row["failures"],
-        operations=tuple(row["operations"]),
-        request_ids=tuple(row["request_ids"]),
-        error=row["last_error"],
+        connection=latest["connection_id"],
+        customer=latest["customer_id"],
+        system=latest["system"],
+        host=latest["host"],
+        last_success_at=succeeded.get(Operation.PUSH),
+        last_probe_at=succeeded.get(Operation.PROBE),
+        last_failure_at=latest["last_failure_at"],
+        failing_since=min((row["failing_since"] for row in failing), default=None),
+        failures=max((row["failures"] for row in failing), default=0),
+        operations=tuple(row["operation"] for row in failing),
+        request_ids=tuple(identifier for row in failing for identifier in row["request_ids"]),
+        error=latest["last_error"],
     )

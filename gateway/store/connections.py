@@ -18,6 +18,7 @@ from gateway.model.access import Origin
 from gateway.model.connection import State, Trigger
 from gateway.model.connector import Capabilities, Health, Hosting
 from gateway.model.meter import MeterConflict, MeterRule, materialise
+from gateway.model.operation import Operation
 from gateway.store import mappings
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -92,6 +93,8 @@ class Cause:
     request_id: str | None = None
     actor: str = "gateway"
     generation: int | None = None
+    operation: Operation | None = None
+    """Whose failure it is; None where no call failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,7 @@ class Due:
     state: State
     generation: int
     candidate: int | None
+    operation: Operation | None
     attempts: int
     verified_long_enough: bool
 
@@ -192,7 +196,8 @@ async def move(
     prior: State | None,
 ) -> tuple[datetime, int]:
     """Writes the transition and its audit row; since when, and the version of the status document."""
-    how = (locked.state, target, trigger, cause.reason, cause.actor, cause.request_id, prior)
+    said = (cause.reason, cause.actor, cause.request_id)
+    how = (locked.state, target, trigger, *said, prior, cause.operation)
     row = await connection.fetchrow(sql("connection_move"), locked.connection, *how)
     assert row is not None
     return row["since"], row["version"]
@@ -331,6 +336,7 @@ def _due(row: asyncpg.Record) -> Due:
         state=State(row["state"]),
         generation=row["generation"],
         candidate=row["candidate"],
+        operation=None if row["operation"] is None else Operation(row["operation"]),
         attempts=row["probe_attempts"],
         verified_long_enough=bool(row["verified_long_enough"]),
     )
@@ -346,22 +352,40 @@ async def schedule_probe(
         await connection.execute(sql("probe_schedule"), connection_id, state, in_seconds, attempts)
 
 
-async def called(database: Database, connection_id: str, *, next_probe_seconds: float) -> State | None:
-    """The system has answered: failures in a row are over, and an idle probe can wait. Writes at most once in
-    half that time. The state.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A connection whose system has just answered: its state, the operation that it comes from (None: not known),
+    and whether a recovery may be told yet.
     """
-    async with database.connection() as connection:
-        state = await connection.fetchval(sql("connection_called"), connection_id, next_probe_seconds)
-    return None if state is None else State(state)
+
+    state: State
+    operation: Operation | None
+    recovers: bool
 
 
-async def failing(database: Database, connection_id: str, *, web_page: bool) -> tuple[float, float]:
-    """Notes a transient failure; for how many seconds there were nothing but failures, and nothing but web
-    pages.
-    """
+async def called(database: Database, connection_id: str, *, next_probe_seconds: float) -> Answered | None:
+    """The system has answered: an idle probe can wait. Writes at most once in half that time. None: gone."""
     async with database.connection() as connection:
-        row = await connection.fetchrow(sql("connection_failing"), connection_id, web_page)
-    return (0.0, 0.0) if row is None else (row["failing"], row["suspect"])
+        row = await connection.fetchrow(sql("connection_called"), connection_id, next_probe_seconds)
+    if row is None:
+        return None
+    operation = None if row["operation"] is None else Operation(row["operation"])
+    return Answered(state=State(row["state"]), operation=operation, recovers=row["recovers"])
+
+
+async def worse(
+    database: Database, connection_id: str, operation: Operation, reason: str, request_id: str | None
+) -> None:
+    """From now on this operation decides whether a degraded connection has recovered."""
+    async with database.connection() as connection:
+        await connection.execute(sql("connection_worse"), connection_id, operation, reason, request_id)
+
+
+async def try_push(database: Database, connection_id: str, *, next_trial_seconds: float) -> bool:
+    """Lets one run of a blocked connection push one reading; False when none is due. Schedules the next trial."""
+    async with database.connection() as connection:
+        granted: bool = await connection.fetchval(sql("stream_try"), connection_id, next_trial_seconds)
+    return granted
 
 
 async def begin(connection: Connection, connection_id: str, outbound: Outbound) -> list[MeterConflict]:

@@ -34,17 +34,22 @@ async def claim(database: Database, connection_id: str, generation: int, seconds
     return Closed.FOR_GOOD if row["lost"] else Closed.FOR_NOW
 
 
-async def refused(database: Database, connection_id: str, generation: int, place: Place) -> None:
-    """The place is lost. Repeating it is harmless."""
+async def refused(
+    database: Database, connection_id: str, generation: int, place: Place, *, operation: str
+) -> None:
+    """The place is lost by this operation. Repeating it is harmless."""
     async with database.connection() as connection:
-        await connection.execute(sql("logon_refused"), connection_id, generation, place.number, place.claim)
+        await connection.execute(
+            sql("logon_refused"), connection_id, generation, place.number, place.claim, operation
+        )
 
 
 async def ended(
-    database: Database, connection_id: str, generation: int, place: Place, *, accepted: bool
+    database: Database, connection_id: str, generation: int, place: Place, *, accepted: bool, operation: str
 ) -> None:
-    """The place is free again; a logon that was accepted gives back one that was lost before it began."""
+    """The place is free again; a logon that was accepted gives back one that the same operation lost before
+    it began."""
     async with database.connection() as connection:
         await connection.execute(
-            sql("logon_ended"), connection_id, generation, place.number, place.claim, accepted
+            sql("logon_ended"), connection_id, generation, place.number, place.claim, accepted, operation
         )

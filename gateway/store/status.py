@@ -12,6 +12,7 @@ import asyncpg
 
 from gateway.bulkhead import readable
 from gateway.model.connection import State
+from gateway.model.operation import Operation
 from gateway.model.status import ConnectionStatus, Progress, StreamStatus, Trouble
 from gateway.store.pool import Database
 from gateway.store.queries import sql
@@ -59,6 +60,8 @@ def _status(row: asyncpg.Record) -> ConnectionStatus:
         credits=row["price"],
         request_id=row["request_id"],
         incident=row["incident"],
+        operation=None if row["operation"] is None else Operation(row["operation"]),
+        next_probe_at=row["probe_at"],
         streams=tuple(_stream(flow) for flow in row["streams"]),
         troubles=tuple(_trouble(trouble) for trouble in row["troubles"]),
     )

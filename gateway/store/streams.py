@@ -28,6 +28,8 @@ class Claim:
     attempts: int
     put_off: int = 0
     """Runs in a row that the system put off: they lengthen the wait, and give up nothing."""
+    trial: bool = False
+    """The connection is blocked: one reading may be pushed, to see whether it still is."""
 
     @property
     def key(self) -> tuple[str, str, Phase]:
@@ -90,6 +92,7 @@ async def claim(
             fence=row["fence"],
             attempts=row["attempts"],
             put_off=row["put_off"],
+            trial=row["trial"],
         )
         for row in rows
     ]

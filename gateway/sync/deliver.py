@@ -18,7 +18,7 @@ from gateway.model.delivery import (
     chunks,
     oldest_accepted,
     plan,
-    suspects_last,
+    turns,
 )
 from gateway.model.errors import BatchRefused, ConnectorError, OutcomeUnknown, Unavailable
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Step, Unknown, decide
@@ -40,6 +40,12 @@ NARROW_AFTER = 3
 
 ALONE_FAILURES = 3
 """Failures of a reading that was sent alone, before it is parked while the system takes others."""
+
+
+PATIENT = 3
+"""Times that a reading is sent again as soon as the system allows."""
+
+MAX_WAIT_SECONDS = 300.0
 
 
 class Delivery:
@@ -68,6 +74,10 @@ class Delivery:
         self._put_off: set[str] = set()
         self.called = False
         """Whether the system was asked anything."""
+        self.answered = False
+        """Whether it answered a push."""
+        self.waiting: dict[str, str] = {}
+        """The meters that it has wait, with what it said last."""
         self.ask_in_seconds: float | None = None
         """Set when readings were sent without a definite answer: nothing more is sent before the system was
         asked.
@@ -97,7 +107,12 @@ class Delivery:
             clip_silently=self._claim.phase == "initial",
         )
         await self._settle(planned)
-        sendable = suspects_last(planned.send) if self._claim.attempts >= NARROW_AFTER else planned.send
+        sendable = planned.send
+        if self._claim.attempts >= NARROW_AFTER or self._claim.trial:
+            ascending = capabilities.order == "per_meter_ascending"
+            sendable = turns(sendable, failures=self._claim.attempts, ascending=ascending)
+        if self._claim.trial:  # one reading tells whether the system lets us push again
+            sendable = sendable[:1]
         for part in chunks(sendable, batch_limit(capabilities.max_items, self._claim.attempts)):
             if left := [pair for pair in part if pair[0].meter not in self._put_off]:
                 await self._push(left)
@@ -198,7 +213,9 @@ class Delivery:
             await deliveries.record_intent(self._database, self._claim, batch)
         try:
             outcomes = await self._call(batch)
+            self.answered = True
         except BatchRefused as error:
+            self.answered = True
             if len(pairs) > 1:
                 await self._forget(batch)
                 middle = len(pairs) // 2
@@ -247,13 +264,17 @@ class Delivery:
         if not self._connector.capabilities.resend_is_harmless:
             await deliveries.commit(self._database, self._claim, Results(), batch_id=batch.id)
 
+    @property
+    def _takes_others(self) -> bool:
+        return self._tally.delivered + self._tally.modified > 0
+
     async def _is_to_blame(self, pairs: Sequence[Pair]) -> bool:
-        """Whether a failure is this single reading's: the system answers a probe and takes others, or nothing
-        else is left to try.
+        """Whether a failure is this single reading's: the system answers a probe and took others in this very run,
+        and has failed at this one alone often enough. While nothing passes it is an outage, and nobody is to blame.
 
         Counts the failure against the reading when it is not shown yet.
         """
-        if len(pairs) > 1 or self._claim.attempts < NARROW_AFTER:
+        if len(pairs) > 1 or self._claim.attempts < NARROW_AFTER or not self._takes_others:
             return False
         try:
             async with asyncio.timeout(self._push_timeout):
@@ -261,10 +282,7 @@ class Delivery:
         except (ConnectorError, TimeoutError):
             return False
         due, _ = pairs[0]
-        takes_others = self._tally.delivered + self._tally.modified > 0
-        if (
-            takes_others and due.attempts + 1 >= ALONE_FAILURES
-        ) or self._claim.attempts + 1 >= self._max_attempts:
+        if due.attempts + 1 >= ALONE_FAILURES:
             return True
         await deliveries.commit(self._database, self._claim, Results(retried=[due]))
         return False
@@ -276,10 +294,15 @@ class Delivery:
         results, unknown = Results(), list[Reading]()
         waiting: dict[str, float] = {}
         can_find = self._connector.capabilities.readback != "none"
+        others_pass = self._takes_others or any(isinstance(o, Accepted | Duplicate) for o in outcomes)
         for reading, outcome in zip(batch.readings, outcomes, strict=True):
             due = due_by_key[reading.key]
             step = decide(
-                outcome, attempts=due.attempts + 1, max_attempts=self._max_attempts, can_find=can_find
+                outcome,
+                attempts=due.attempts + 1,
+                max_attempts=self._max_attempts,
+                can_find=can_find,
+                others_pass=others_pass,
             )
             match step:
                 case Step.DELIVERED:
@@ -303,8 +326,13 @@ class Delivery:
                     self._tally.rejected += 1
                 case Step.WAIT | Step.RECONCILE | Step.SEND_AGAIN:
                     results.retried.append(due)
-                    waiting[reading.meter] = max(waiting.get(reading.meter, 0.0), self._wait_seconds(outcome))
+                    waiting[reading.meter] = max(
+                        waiting.get(reading.meter, 0.0), self._wait_seconds(outcome, due.attempts)
+                    )
                     self._tally.retried += 1
+                    self.waiting[reading.meter] = (
+                        outcome.message if isinstance(outcome, Retry | Unknown) else ""
+                    )
                     if step is Step.RECONCILE:
                         unknown.append(reading)
         results.waiting = waiting
@@ -314,8 +342,10 @@ class Delivery:
         self._count("retried", len(results.retried))
         return results, unknown
 
-    def _wait_seconds(self, outcome: Outcome) -> float:
-        return outcome.after_seconds if isinstance(outcome, Retry) else self._unknown_wait
+    def _wait_seconds(self, outcome: Outcome, attempts: int) -> float:
+        """As the system asks, and longer each time from the fourth on: it may say "at once" for ever."""
+        asked = outcome.after_seconds if isinstance(outcome, Retry) else self._unknown_wait
+        return max(asked, 0.0 if attempts < PATIENT else min(MAX_WAIT_SECONDS, 2.0 ** min(attempts, 32)))
 
     def _count(self, outcome: str, count: int) -> None:
         if count:

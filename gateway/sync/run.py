@@ -15,6 +15,7 @@ from gateway.bulkhead import Fault
 from gateway.model.backoff import full_jitter, put_off, waiting, with_floor
 from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, Unavailable
 from gateway.model.event import EventType, NewEvent
+from gateway.model.operation import Operation
 from gateway.settings import SyncSettings
 from gateway.store import streams
 from gateway.store.pool import Database
@@ -33,18 +34,25 @@ their turn.
 """
 
 
+MANY_METERS = 2
+"""As many that all have to wait, and nothing that passes, are an outage and not one record that is locked."""
+
+FAILED_AFTER = 3
+"""Failed runs in a row after which it is told, and so is the first that succeeds again."""
+
+
 class Health(Protocol):
     """What a run reports about the connection, and asks before it calls."""
 
-    async def admit(self, link: Link) -> float | None:
+    async def admit(self, link: Link, operation: Operation = Operation.PUSH) -> float | None:
         """Seconds to wait before the system may be called; None: go on."""
         ...
 
-    async def succeeded(self, link: Link) -> None:
-        """The system has answered."""
+    async def succeeded(self, link: Link, operation: Operation = Operation.PUSH) -> None:
+        """The system has answered well."""
         ...
 
-    async def unused(self, link: Link) -> None:
+    async def unused(self, link: Link, operation: Operation = Operation.PUSH) -> None:
         """It was not called after all."""
         ...
 
@@ -104,16 +112,11 @@ class Runner:
             unknown_wait=self._settings.unknown_wait,
         )
         try:
-            end = await (self._initial if claim.phase == "initial" else self._incremental)(
-                claim, link, delivery, tally
-            )
+            end = await self._worked(claim, link, delivery, tally)
         except ConnectorError as error:
             end = await self._failed(claim, link, error, moved=tally.moved)
         else:
-            if delivery.called:
-                await self._health.succeeded(link)
-            else:
-                await self._health.unused(link)
+            await self._tell(claim, link, delivery, tally)
             await self._troubles.over(link.connection, "run")
         finally:
             await delivery.close()
@@ -138,6 +141,38 @@ class Runner:
             error=fault.text,
         )
         await self._finish(claim, link, end, Tally(), clock.now())
+
+    async def _worked(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
+        if claim.trial:
+            return await self._trial(claim, link, delivery)
+        if claim.phase == "initial":
+            return await self._initial(claim, link, delivery, tally)
+        return await self._incremental(claim, link, delivery, tally)
+
+    async def _tell(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> None:
+        """What a run that ended well says of the connection's pushes."""
+        passed = tally.delivered or tally.modified or tally.rejected or claim.trial
+        if delivery.answered and (passed or not delivery.waiting):
+            await self._health.succeeded(link)
+        elif len(delivery.waiting) >= MANY_METERS:
+            # One locked record is no outage, and no reason to slow the stream down. Degraded after a minute of it.
+            words = next(iter(delivery.waiting.values()))
+            error = Unavailable(f"the system has every reading wait: {words}")
+            await self._health.failed(link, error, attempts=1)
+        elif delivery.called and not delivery.answered:  # it was only asked what it holds
+            await self._health.succeeded(link, Operation.PROBE)
+        else:
+            await self._health.unused(link)
+
+    async def _trial(self, claim: Claim, link: Link, delivery: Delivery) -> End:
+        """Of a blocked connection: pushes one reading, whose answer decides."""
+        if (wait := await delivery.reconcile()) is not None:
+            return End(state="running", next_in_seconds=wait, attempts=claim.attempts)
+        while not delivery.answered and await delivery.deliver_once():
+            pass  # what was due needed no push: the next is looked at
+        if delivery.answered:
+            return End(state="lagging", next_in_seconds=0.0)
+        return End(state="idle", next_in_seconds=link.interval.total_seconds(), attempts=claim.attempts)
 
     async def _incremental(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
         if (wait := await delivery.reconcile()) is not None:
@@ -188,8 +223,13 @@ class Runner:
 
     async def _failed(self, claim: Claim, link: Link, error: ConnectorError, *, moved: bool) -> End:
         """A system's answer becomes a wait; what it means for the connection is its health's to say."""
-        text, attempts, cap = str(error), claim.attempts + 1, self._settings.max_wait.total_seconds()
-        floor = await self._health.failed(link, error, attempts=attempts)
+        text, attempts, floor = str(error), claim.attempts + 1, 0.0
+        cap = self._settings.max_wait.total_seconds()
+        if claim.trial and isinstance(error, Unavailable):
+            # What the connection is blocked for is known; a failure once an hour makes no incident.
+            await self._health.unused(link)
+        else:
+            floor = await self._health.failed(link, error, attempts=attempts)
         if isinstance(error, RateLimited):
             count = 1 if moved else claim.put_off + 1  # who took something before means it: no longer waits
             wait = put_off(
@@ -240,8 +280,8 @@ class Runner:
 
     @staticmethod
     def _event(claim: Claim, end: End, tally: Tally) -> NewEvent | None:
-        """Only what somebody waits for: the end of an initial sync, the first failure in a row, the first
-        success after it.
+        """Only what somebody waits for: the end of an initial sync, the third failure in a row, the first
+        success after it. What fails now and then is in the runs' records.
         """
         data: dict[str, object] = {
             "stream": claim.name,
@@ -249,9 +289,9 @@ class Runner:
             "delivered": tally.delivered,
             "modified": tally.modified,
         }
-        if end.error is not None and claim.attempts == 0:
+        if end.error is not None and end.attempts == FAILED_AFTER:
             event, data = EventType.SYNC_FAILED, {**data, "reason": end.error}
-        elif end.error is None and end.succeeded and (end.state == "done" or claim.attempts):
+        elif end.error is None and end.succeeded and (end.state == "done" or claim.attempts >= FAILED_AFTER):
             event = EventType.SYNC_COMPLETED
         else:
             return None

@@ -24,10 +24,12 @@ from gateway.model.errors import (
     RequestRefused,
     Unavailable,
 )
+from gateway.model.operation import Operation
 from gateway.settings import ConnectionPatch, CreditsSettings
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from tests.fixtures.connection_rig import CALLER, World, credentials, settings, wanted
+from tests.fixtures.fleet import pass_time
 from tests.fixtures.scripted import Scripted
 
 
@@ -184,14 +186,17 @@ async def test_web_pages_are_believed_only_after_five_minutes_of_nothing_else(da
     for attempts in range(1, 6):
         await world.engine.health.failed(link, page, attempts=attempts)
     assert await world.state() == "degraded"
-    await world.execute("update connection set suspect_since = now() - interval '6 minutes'")
+    await world.execute("update call_health set suspect_since = now() - interval '6 minutes'")
     await world.engine.health.failed(
         link, Unavailable("503"), attempts=6
     )  # something else answered: it begins anew
     await world.engine.health.failed(link, page, attempts=7)
     assert await world.state() == "degraded"
-    await world.execute("update connection set suspect_since = now() - interval '6 minutes'")
+    await world.execute("update call_health set suspect_since = now() - interval '6 minutes'")
     await world.engine.health.failed(link, page, attempts=8)
+    assert await world.state() == "degraded"  # a probe with the same credential is let in
+    world.connector.probe_error = page
+    await world.engine.health.failed(link, page, attempts=9)
     assert await world.state() == "reauthorization_required"
 
 
@@ -240,6 +245,17 @@ async def test_new_credentials_of_another_account_are_refused_and_the_issue_stay
     assert after == before and await world.issues() == []
 
 
+async def test_older_generations_of_a_credential_are_gone_after_a_successful_verification(
+    database: Database,
+) -> None:
+    world = await World(database).active()
+    async with world.living():
+        for number in (2, 3):
+            await world.service.give_credentials("acme-1", credentials(f"key-{number}"), CALLER)
+            await world.reaches("active")
+    assert await world.rows("select generation from credential") == [{"generation": 3}]
+
+
 async def test_a_mistyped_credential_does_not_stop_what_works(database: Database) -> None:
     world = await World(database).active()
     refusing, built = Scripted(probe_error=AuthRefused("no such key")), world.system.build
@@ -285,7 +301,8 @@ async def test_transient_failures_degrade_and_one_success_recovers(database: Dat
     await world.engine.health.succeeded(link)
     assert await world.state() == "active"
     await world.engine.health.failed(link, Unavailable("503"), attempts=1)
-    await world.execute("update connection set failing_since = now() - interval '61 seconds'")
+    assert await world.state() == "active"
+    await pass_time(database, 61)
     await world.engine.health.failed(link, Unavailable("503"), attempts=1)
     assert await world.state() == "degraded"
     assert (await world.events())[2:] == [
@@ -295,23 +312,26 @@ async def test_transient_failures_degrade_and_one_success_recovers(database: Dat
     ]
 
 
-async def test_denied_is_blocked_only_if_the_probe_is_denied_too_and_is_looked_at_hourly(
+async def test_a_denied_probe_blocks_when_another_is_denied_too_and_is_looked_at_hourly(
     database: Database,
 ) -> None:
     world = await World(database).active()
     link = world.engine.links.get("acme-1")
     assert link is not None
-    await world.engine.health.failed(link, PermissionDenied("not this"), attempts=1)
+    how = {"attempts": 1, "operation": Operation.PROBE}
+    await world.engine.health.failed(link, PermissionDenied("not this"), **how)  # type: ignore[arg-type]
     assert await world.state() == "active"
     world.connector.probe_error = PermissionDenied("nothing")
-    await world.engine.health.failed(link, PermissionDenied("not this"), attempts=1)
+    await world.engine.health.failed(link, PermissionDenied("not this"), **how)  # type: ignore[arg-type]
     assert await world.state() == "blocked" and await world.issues() == ["blocked"]
     seen = world.connector.probes
     async with world.living():
+        await wait_until_true(world, "select probe_at > now() + interval '60 minutes' as yes from connection")
+        assert world.connector.probes == seen  # it was confirmed a moment ago
+        await world.due_now()
         await wait_until(lambda: world.connector.probes > seen, what="one look")
-        (row,) = await world.rows("select probe_at > now() + interval '50 minutes' as hourly from connection")
-        await wait_until_true(world, "select probe_at > now() + interval '50 minutes' as yes from connection")
-        assert row is not None and world.connector.probes == seen + 1
+        await wait_until_true(world, "select probe_at > now() + interval '60 minutes' as yes from connection")
+        assert world.connector.probes == seen + 1
         world.connector.probe_error = None
         await world.service.recheck("acme-1", CALLER)
         await world.reaches("active")
@@ -372,6 +392,14 @@ async def test_disconnecting_finishes_what_is_in_hand_returns_the_credits_and_ke
         await world.rows("select * from stream") == [] and await world.rows("select * from credential") == []
     )
     assert (await world.events())[-1] == "connection.disconnected"
+    (transfer,) = await world.rows(
+        "select from_account, to_account, amount from credit_transfer order by transfer_id desc limit 1"
+    )
+    (row,) = await world.rows("select price from connection")
+    assert (
+        transfer == {"from_account": "posted", "to_account": "available", "amount": row["price"]}
+        and row["price"] > 0
+    )
     with pytest.raises(RequestRefused) as taken:
         await world.service.create(wanted(), CALLER)
     assert taken.value.code == "request.conflict"

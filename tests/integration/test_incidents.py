@@ -412,7 +412,7 @@ async def test_successes_are_written_now_and_then_and_failures_always(
     async def row() -> tuple[object, ...]:
         async with database.connection() as connection:
             found = await connection.fetchrow(
-                "select xmin::text, failures, failing_since is null, operations, cardinality(request_ids) from call_health"
+                "select xmin::text, failures, failing_since is null, operation, cardinality(request_ids) from call_health"
             )
         assert found is not None
         return tuple(found.values())
@@ -425,11 +425,11 @@ async def test_successes_are_written_now_and_then_and_failures_always(
     assert await row() == first
     for ago in range(20):
         await replica.note(call(name, succeeded=False, ago=float(ago)))
-    assert (await row())[1:] == (20, False, ["push"], 10)
+    assert (await row())[1:] == (20, False, "push", 10)
     await replica.note(call(name))
     assert (await row())[1:3] == (0, True)
     await replica.note(call(name, succeeded=False))
-    assert (await row())[1:] == (1, False, ["push"], 1)  # a new run of failures
+    assert (await row())[1:] == (1, False, "push", 1)  # a new run of failures
     await replica.note(call(name, succeeded=False, transient=False))
     assert (await row())[1:3] == (0, True)  # an answer ends it
     await replica.note(call("erp01", succeeded=False))

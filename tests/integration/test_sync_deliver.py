@@ -31,6 +31,7 @@ from gateway.settings import SyncSettings
 from gateway.store.pool import Database
 from gateway.store.streams import Tally
 from gateway.sync.scan import scan_slice
+from tests.fixtures.fleet import pass_time
 from tests.fixtures.scripted import BLIND, CLIENT_REF, UPSERT, Scripted
 from tests.fixtures.sync_rig import BASE, HOUR, MINUTE, Rig, values
 
@@ -463,19 +464,113 @@ async def test_a_reading_that_breaks_the_system_is_found_and_parked(
 
     connector.answer = answer
     rig = await Rig(database, connector).activate()
-    await rig.store(*[(f"d{number:02}", BASE, float(number)) for number in range(16)])
-    runs = 1
-    while (await rig.run())["attempts"] and runs < 14:
-        runs += 1
-    assert runs < 14
+    meters = [f"d{number:02}" for number in range(16)]
+    await rig.store(*[(meter, BASE, 1.0) for meter in meters])
+    for _ in range(12):  # it is found, and while nothing else is left to push nobody says that it is to blame
+        await rig.run()
+    assert len(await rig.dead()) <= 1 and len(connector.taken) == 15
+    windows = 1
+    while (await rig.run())["attempts"] and windows < 5:  # others pass in the same run, each time
+        await rig.store(*[(m, BASE + windows * 15 * MINUTE, 1.0) for m in meters if m != culprit])
+        windows += 1
     (dead,) = await rig.dead()
     assert (dead["meter"], dead["reason"], dead["detail"]) == (
         culprit,
         "upstream_error",
         "500 Internal Server Error",
     )
-    assert len(connector.taken) == 15 and await rig.due() == [] and await rig.state() == "active"
+    assert len(connector.taken) == 15 * windows and await rig.due() == []
+    assert await rig.state() == "active"
     assert await rig.rows("select * from push_intent") == []
+
+
+@pytest.mark.parametrize("capabilities", [CLIENT_REF, UPSERT], ids=["client_ref", "upsert"])
+@pytest.mark.parametrize(
+    "error", [OutcomeUnknown("500"), Unavailable("503"), RateLimited("429", retry_after=0)]
+)
+async def test_pushes_that_fail_while_the_probe_is_well_park_nothing(
+    database: Database, capabilities: Capabilities, error: ConnectorError
+) -> None:
+    """However long, and whatever failed alone: it is an outage, since nothing passes."""
+    connector = Scripted(capabilities=replace(capabilities, max_items=8), answer=failing(error))
+    rig = await Rig(database, connector).activate()
+    await rig.store(*[(f"d{number:02}", BASE, 1.0) for number in range(16)])
+    await rig.run(times=40)
+    assert await rig.dead() == [] and len(await rig.due()) == 16
+    assert all(due["attempts"] == 0 for due in await rig.due())
+    connector.answer = None
+    await rig.run(times=2)
+    assert len(connector.taken) == 16 and await rig.due() == [] and await rig.dead() == []
+
+
+async def test_the_only_reading_that_there_is_waits_and_is_parked_when_others_pass(
+    database: Database,
+) -> None:
+    connector = Scripted(capabilities=UPSERT)
+
+    async def answer(batch: Batch) -> Sequence[Outcome]:
+        if any(reading.meter == "bad" for reading in batch.readings):
+            raise Unavailable("500: a bad date")
+        return connector.take(batch.readings)
+
+    connector.answer = answer
+    rig = await Rig(database, connector).activate()
+    await rig.store(("bad", BASE, 1.0))
+    await rig.run(times=30)
+    assert await rig.dead() == [] and await rig.state() == "degraded"
+    (shown,) = await rig.rows("select operation, reason from connection")
+    assert shown == {"operation": "push", "reason": "500: a bad date"}
+    for window in range(3):
+        await rig.store(("good", BASE + window * 15 * MINUTE, 1.0))
+        await rig.run(times=4)  # in one of them it is not the first
+    (dead,) = await rig.dead()
+    assert dead["meter"] == "bad" and dead["reason"] == "upstream_error"
+    await rig.store(("good", BASE + 3 * 15 * MINUTE, 1.0))
+    await rig.run()
+    assert await rig.state() == "active" and len(connector.taken) == 4
+
+
+async def test_one_bad_window_of_the_only_meter_is_found_among_the_others(database: Database) -> None:
+    connector = Scripted(capabilities=replace(UPSERT, max_items=4))
+
+    async def answer(batch: Batch) -> Sequence[Outcome]:
+        if any(reading.window_start == BASE for reading in batch.readings):
+            raise Unavailable("500: a bad date")
+        return connector.take(batch.readings)
+
+    connector.answer = answer
+    rig = await Rig(database, connector).activate()
+    for window in range(20):
+        await rig.store(("a", BASE + window * 15 * MINUTE, 1.0))
+        await rig.run()
+    (dead,) = await rig.dead()
+    assert dead["window_start"] == BASE and len(connector.taken) == 19
+
+
+@pytest.mark.parametrize("outcome", [Retry(after_seconds=0, message="busy"), Unknown(message="busy")])
+async def test_a_system_that_has_every_reading_wait_parks_nothing(
+    database: Database, outcome: Retry | Unknown
+) -> None:
+    connector = Scripted(capabilities=BLIND)
+
+    async def answer(batch: Batch) -> Sequence[Outcome]:
+        return [outcome for _ in batch.readings]
+
+    connector.answer = answer
+    rig = await three(database, connector, max_attempts=3)
+    for _ in range(6):
+        await rig.run()
+        await rig.execute("update meter_mapping set retry_at = now()")
+    assert await rig.dead() == [] and len(await rig.due()) == 3
+    assert len(connector.pushes) <= 4 + 5  # "at once" is not taken at its word for ever
+    assert await rig.state() == "active"
+    await pass_time(database, 61)
+    await rig.run()
+    assert await rig.state() == "degraded"  # after a minute of it
+    connector.answer = None
+    await rig.execute("update meter_mapping set retry_at = now()")
+    await rig.run()
+    assert len(connector.taken) == 3 and await rig.dead() == [] and await rig.state() == "active"
 
 
 async def test_an_outage_parks_nothing(database: Database) -> None:

@@ -17,8 +17,16 @@ from gateway import metrics
 from gateway.connections.tokens import Timing, Tokens
 from gateway.connections.vault import Binding, Vault
 from gateway.model.credential import Credential, TokenGrant, TokenSource
-from gateway.model.errors import AuthRefused, BadConfiguration, ConnectorError, OutcomeUnknown, Unavailable
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    OutcomeUnknown,
+    SealBroken,
+    Unavailable,
+)
 from gateway.store import credentials
+from gateway.store import tokens as token_store
 from gateway.store.pool import Database
 from tests.fixtures.credential_rig import CONNECTION, CUSTOMER, KEY, SYSTEM, connected
 
@@ -287,6 +295,38 @@ async def test_a_raced_invalid_grant_uses_the_token_that_won(database: Database)
     assert await source(tokens(database, script), credential).access_token() == "a2"
 
 
+async def test_a_lease_that_has_just_run_out_is_not_taken_before_half_its_time_again(
+    database: Database,
+) -> None:
+    """Its holder may still have a new token to store: the database was away, not the holder."""
+    credential, script = await connected(database), Script()
+    seconds = 1.0
+    async with database.connection() as connection:
+        await connection.execute(
+            "insert into token (connection_id, generation, lease_owner, lease_until, fence) values ($1, 1, 'slow', now(), 7)",
+            CONNECTION,
+        )
+    began = asyncio.get_running_loop().time()
+    assert (
+        await source(tokens(database, script, "two", lease_seconds=seconds), credential).access_token()
+        == "a1"
+    )
+    assert asyncio.get_running_loop().time() - began >= seconds / 2
+
+
+async def test_a_lease_that_is_renewed_after_it_ran_out_is_not_taken(database: Database) -> None:
+    """It was seen to have run out, but not under the fence that it has now."""
+    await connected(database)
+    async with database.connection() as connection:
+        await connection.execute(
+            "insert into token (connection_id, generation, lease_owner, lease_until, fence) values ($1, 1, 'slow', now(), 8)",
+            CONNECTION,
+        )
+    for lapsed, taken in ((None, False), (7, False), (8, True)):
+        claim = await token_store.claim(database, CONNECTION, 1, "two", 1.0, lapsed=lapsed)
+        assert (claim is not None) is taken
+
+
 async def test_a_raced_invalid_grant_is_no_matter_of_configuration_either(database: Database) -> None:
     """The winner has used the client's new secret; the loser asked with it too."""
     credential, script = await connected(database), Script()
@@ -422,7 +462,7 @@ async def test_rows_that_were_swapped_do_not_open(database: Database) -> None:
     async with database.connection() as connection:
         row = await credentials.read(connection, connection_id=CONNECTION, generation=1)
     assert row is not None
-    with pytest.raises(Exception, match="was not sealed for it"):
+    with pytest.raises(SealBroken, match="was not sealed for it"):
         Vault([KEY]).open(
             row.sealed, Binding(customer=CUSTOMER, connection=CONNECTION, field="credential", generation=1)
         )

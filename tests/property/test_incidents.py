@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.model.breaker import (
@@ -19,6 +19,7 @@ from gateway.model.breaker import (
     wait_seconds,
 )
 from gateway.model.incident import MOST_REQUEST_IDS, QUIET, Finding, explained_by, is_calm, systemic, wanted
+from gateway.model.operation import Operation
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 WIDE = (Scope.HOST, Scope.SYSTEM)
@@ -309,3 +310,36 @@ def test_what_the_system_explains_is_not_the_hosts() -> None:
     assert keys([one(number, failing=90) for number in range(5)]) == {
         (Scope.HOST, "x")
     }  # one host alone is not the system
+
+
+@given(seconds=st.integers(0, 200), customers=st.integers(1, 6))
+def test_a_host_is_at_fault_only_after_a_minute_in_which_enough_customers_fail(
+    seconds: int, customers: int
+) -> None:
+    """Three customers that fail for a second are not systemic yet."""
+    down = [
+        Health(
+            connection=f"c{number}",
+            customer=f"customer-{number}",
+            system="erp",
+            host="x",
+            last_success_at=None,
+            last_failure_at=NOW,
+            failing_since=ago(seconds),
+            failures=9,
+            operations=("push",),
+        )
+        for number in range(customers)
+    ]
+    assert at(down).is_systemic((Scope.HOST, "x")) is (seconds >= 60 and customers >= 3)
+
+
+@given(fleet=fleets(), probed=st.integers(0, 400))
+def test_a_probe_says_nothing_of_pushes_that_fail(fleet: list[Health], probed: int) -> None:
+    """However lately any of them was probed well, the same is at fault, and stays so."""
+    assume(not any(one.failing_since is None and one.last_success_at is None for one in fleet))
+    seen = [replace(one, last_probe_at=ago(probed) if one.is_seen(NOW) else None) for one in fleet]
+    assert {f.key for f in systemic(at(seen))} == {f.key for f in systemic(at(fleet))}
+    for key in (f.key for f in systemic(at(fleet))):
+        assert at(seen).held_back(key) in (Operation.PROBE, Operation.PUSH)
+        assert not is_calm(key, at(seen), opened_at=NOW)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.connector import Capabilities
-from gateway.model.delivery import DueWindow, batch_limit, chunks, plan, suspects_last
+from gateway.model.delivery import DueWindow, batch_limit, chunks, plan, turns
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 values = (
@@ -78,20 +78,22 @@ def test_a_second_plan_after_delivery_sends_nothing(due: list[DueWindow]) -> Non
     assert plan("c", again, capabilities=capabilities, oldest=None, clip_silently=False).send == []
 
 
-@given(due=windows(), size=st.integers(1, 30))
-def test_parts_and_order_keep_every_reading(due: list[DueWindow], size: int) -> None:
+@given(due=windows(), size=st.integers(1, 30), failures=st.integers(0, 1_000), ascending=st.booleans())
+def test_parts_and_order_keep_every_reading(
+    due: list[DueWindow], size: int, failures: int, ascending: bool
+) -> None:
     capabilities = Capabilities(push="bulk_partial", values=frozenset({"number", "boolean", "text"}))
     send = plan("c", due, capabilities=capabilities, oldest=None, clip_silently=False).send
     parts = list(chunks(send, size))
     assert [pair for part in parts for pair in part] == send
     assert all(1 <= len(part) <= size for part in parts)
-    ordered = suspects_last(send)
+    ordered = turns(send, failures=failures, ascending=ascending)
     assert sorted(r.key for _, r in ordered) == sorted(r.key for _, r in send)
-    for meter in "abc":
+    for meter in "abc" if ascending else "":
         of_meter = [r.window_start for _, r in ordered if r.meter == meter]
         assert of_meter == sorted(of_meter)
     suspects = {w.meter for w, _ in send if w.attempts}
-    flags = [w.meter in suspects for w, _ in ordered]
+    flags = [w.meter in suspects if ascending else w.attempts > 0 for w, _ in ordered]
     assert flags == sorted(flags)
 
 

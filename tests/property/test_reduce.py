@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from gateway.model.meter import REDUCTIONS, MeterRule
 from gateway.model.sample import Value
+from gateway.settings import CreditsSettings
+from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from tests.fixtures.scripted import Scripted
 from tests.fixtures.sync_rig import BASE, MINUTE, Rig
@@ -120,6 +122,8 @@ async def test_every_reduction_agrees_with_a_plain_one(
 ) -> None:
     connector = Scripted()
     name = f"c{next(_numbers)}"
+    # A hundred examples and their shrinking make more connections than the default pool has credits for.
+    await sync_capacity(database, CreditsSettings(capacity=10_000_000))
     rig = Rig(database, connector, name=name, customer=name, rules=RULES, initial_days=1)
     stored: Samples = {}
     for samples in written[:history]:

@@ -59,7 +59,7 @@ class Gate:
     def accepted(self) -> None:
         self.told.append("accepted")
 
-    def attempt(self) -> AbstractAsyncContextManager[Logon]:
+    def attempt(self, operation: str = "call", /) -> AbstractAsyncContextManager[Logon]:
         return self._attempt()
 
     @asynccontextmanager

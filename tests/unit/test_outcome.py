@@ -27,4 +27,14 @@ UNKNOWN = Unknown(message="?")
     ],
 )
 def test_an_outcome_becomes_one_step(outcome: Outcome, attempts: int, can_find: bool, step: Step) -> None:
-    assert decide(outcome, attempts=attempts, max_attempts=12, can_find=can_find) is step
+    assert decide(outcome, attempts=attempts, max_attempts=12, can_find=can_find, others_pass=True) is step
+
+
+@pytest.mark.parametrize("outcome", [RETRY, UNKNOWN])
+@pytest.mark.parametrize("attempts", [1, 12, 10_000])
+def test_while_nothing_passes_nothing_is_parked(outcome: Outcome, attempts: int) -> None:
+    steps = {
+        decide(outcome, attempts=attempts, max_attempts=12, can_find=can_find, others_pass=False)
+        for can_find in (True, False)
+    }
+    assert Step.DEAD_LETTER not in steps

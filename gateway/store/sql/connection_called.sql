@@ -1,8 +1,13 @@
--- $1 connection, $2 seconds to the next probe. The system has answered a call: it need not be probed for a while. The state, for who wants to change it.
+-- $1 connection, $2 seconds to the next probe. The system has answered a call: it need not be probed for a while.
+-- The state, the operation that it comes from, and whether a recovery counts: at once the first time; within an hour of the last one only
+-- when that operation has not failed for five minutes, so that what comes and goes is told once.
 with called as (
     update connection
-    set probe_at = now() + in_seconds($2), probe_attempts = 0, failing_since = null, suspect_since = null
-    where connection_id = $1 and state in ('active', 'degraded')
-      and (probe_at < now() + in_seconds($2 / 2) or failing_since is not null or suspect_since is not null)
+    set probe_at = now() + in_seconds($2), probe_attempts = 0
+    where connection_id = $1 and state in ('active', 'degraded') and (probe_at < now() + in_seconds($2 / 2) or probe_attempts > 0)
 )
-select state from connection where connection_id = $1
+select c.state, c.operation,
+       c.recovered_at is null or c.recovered_at < c.since - interval '1 hour'
+       or not exists (select from call_health h where h.connection_id = $1 and h.operation = coalesce(c.operation, h.operation)
+                                                  and h.last_failure_at > now() - interval '5 minutes') as recovers
+from connection c where c.connection_id = $1

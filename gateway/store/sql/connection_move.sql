@@ -1,12 +1,20 @@
--- $1 connection, $2 from state, $3 to state, $4 trigger, $5 reason, $6 actor, $7 request id, $8 prior state to remember (null: forget).
--- The transition itself with its audit row; the caller holds the row. What probes count begins anew.
+-- $1 connection, $2 from state, $3 to state, $4 trigger, $5 reason, $6 actor, $7 request id, $8 prior state to remember (null: forget),
+-- $9 operation whose failure leads there (null: the one that is known).
+-- The transition itself with its audit row; the caller holds the row. What probes count begins anew, and where somebody has changed
+-- something (a pause, a new credential) so do the failures in a row.
 with moved as (
     update connection
     set state = $3, reason = $5, since = now(), version = version + 1, request_id = $7, prior_state = $8,
-        probe_at = now(), probe_attempts = 0, failing_since = null, suspect_since = null,
+        operation = case when $3 <> 'active' then coalesce($9, operation) end,
+        recovered_at = case when $2 = 'degraded' and $3 = 'active' then now() else recovered_at end,
+        -- what was denied a moment ago is tried again in about an hour, as in lifecycle.py
+        probe_at = case when $4 = 'call_denied' then now() + interval '1 hour 6 minutes' else now() end, probe_attempts = 0,
         verify_until = case when $3 = 'verifying' then now() + interval '15 minutes' end
     where connection_id = $1
     returning since, version
+), anew as (
+    update call_health set failing_since = null, failures = 0, suspect_since = null, denied_since = null
+    where connection_id = $1 and $3 in ('paused', 'verifying')
 ), audited as (
     insert into connection_audit (connection_id, from_state, to_state, trigger, reason, actor, request_id)
     values ($1, $2, $3, $4, $5, $6, $7)

@@ -9,7 +9,8 @@ with picked as materialized (
     from due_window d
     where d.connection_id = $1 and d.phase = $2 and d.closes_at <= now()
       and (d.window_start, d.meter) > ($5, $6)
-      and exists (select from connection c where c.connection_id = $1 and c.state in ('active', 'degraded'))
+      and exists (select from connection c where c.connection_id = $1 and (c.state in ('active', 'degraded')
+                  or (c.state = 'blocked' and exists (select from stream s where s.connection_id = $1 and s.phase = $2 and s.trial))))
       and not exists (select from meter_mapping m where m.connection_id = $1 and m.meter = d.meter and m.retry_at > now())
     order by d.window_start, d.meter
     limit $4

@@ -11,4 +11,4 @@ from (
     for update skip locked
 ) due
 where c.connection_id = due.connection_id
-returning c.connection_id, c.state, c.generation, c.candidate, c.probe_attempts, c.verify_until <= now() as verified_long_enough
+returning c.connection_id, c.state, c.generation, c.candidate, c.operation, c.probe_attempts, c.verify_until <= now() as verified_long_enough

@@ -3,12 +3,12 @@
 update stream s
 set lease_owner = $1, lease_until = now() + in_seconds($2), fence = s.fence + 1
 from (
-    select s.connection_id, s.name, s.phase, c.customer_id
+    select s.connection_id, s.name, s.phase, c.customer_id, c.state = 'blocked' as trial
     from stream s
     join connection c using (connection_id)
     where s.next_run_at <= now()
       and s.state <> 'done'
-      and c.state in ('active', 'degraded')
+      and (c.state in ('active', 'degraded') or (c.state = 'blocked' and s.trial))
       and (s.lease_until is null or s.lease_until <= now() or s.lease_owner = $1)
       and concat_ws('/', s.connection_id, s.name, s.phase) <> all($5)
       and s.connection_id = any($3)
@@ -17,4 +17,4 @@ from (
     for update of s skip locked
 ) picked
 where (s.connection_id, s.name, s.phase) = (picked.connection_id, picked.name, picked.phase)
-returning s.connection_id, s.name, s.phase, s.fence, s.attempts, s.put_off, picked.customer_id
+returning s.connection_id, s.name, s.phase, s.fence, s.attempts, s.put_off, picked.trial, picked.customer_id

@@ -6,7 +6,7 @@ with finished as (
     -- a change of meters may have begun the initial sync anew while its last run ended
     set state = case when $5 = 'done' and s.initial_cursor < s.initial_until then 'idle' else $5 end, next_run_at = now() + in_seconds($6), attempts = $7, last_error = $8, put_off = $11,
         last_success_at = case when $9 then now() else s.last_success_at end,
-        lease_owner = null, lease_until = null
+        lease_owner = null, lease_until = null, trial = false
     from (select state, last_error from stream where (connection_id, name, phase) = ($1, $2, $3)) before
     where (s.connection_id, s.name, s.phase, s.fence) = ($1, $2, $3, $4)
     returning before.state is distinct from s.state or before.last_error is distinct from s.last_error as changed

@@ -2,4 +2,4 @@
 select extract(epoch from min(greatest(s.next_run_at, coalesce(s.lease_until, s.next_run_at))) - now())::float8
 from stream s
 join connection c using (connection_id)
-where s.state <> 'done' and c.state in ('active', 'degraded') and s.connection_id = any($1)
+where s.state <> 'done' and (c.state in ('active', 'degraded') or (c.state = 'blocked' and s.trial)) and s.connection_id = any($1)
