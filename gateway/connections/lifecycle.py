@@ -100,7 +100,12 @@ class Lifecycle:
         for link in (fresh := await self._links.refresh()):
             async with self._database.transaction() as connection:
                 locked = await connections.lock(connection, link.connection)
-                if locked is not None and locked.state in (State.ACTIVE, State.DEGRADED):
+                # a link that is older than the row is built again in a moment
+                if (
+                    locked is not None
+                    and locked.state in (State.ACTIVE, State.DEGRADED)
+                    and locked.configuration == link.configuration
+                ):
                     await self._begin(connection, link)
         if fresh:
             self._on_links(self._links.current)
@@ -379,6 +384,7 @@ class Lifecycle:
             capabilities=link.connector.capabilities,
             initial_days=link.initial_days,
             max_future=self._max_future,
+            configuration=link.configuration,
         )
         for conflict in await connections.begin(connection, link.connection, outbound):
             log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))

@@ -97,18 +97,22 @@ class Links:
         return None if built is None else built.link
 
     async def refresh(self) -> list[Link]:
-        """Builds what was configured anew and drops what is gone; the links that are new or changed. Raises
-        StoreError.
+        """Builds what was configured anew and drops what is gone; the links that are new or changed, and
+        those whose meters are yet to be brought in line. Raises StoreError.
         """
         wanted = await connections.configurations(self._database)
         stale = [
             name
-            for name, configuration in wanted.items()
-            if name not in self._built or self._built[name].configuration != configuration
+            for name, current in wanted.items()
+            if name not in self._built or self._built[name].configuration != current.configuration
         ]
         for name in self._built.keys() - wanted.keys():
             self._retire(self._built.pop(name).link)
-        fresh: list[Link] = []
+        fresh = [
+            link
+            for name, current in wanted.items()
+            if current.is_behind and name not in stale and (link := self.get(name)) is not None
+        ]
         for held in (await connections.read(self._database, stale)).values() if stale else ():
             link = await self._build(held, held.generation) if held.generation else None
             if held.connection in self._built:
@@ -214,6 +218,7 @@ def link_of(held: Held, connector: Connector, settings: Settings, *, generation:
         interval=sync.interval,
         lateness=settings.sync.lateness if sync.lateness is None else sync.lateness,
         initial_days=sync.initial_days,
+        configuration=held.configuration,
         generation=generation,
         host=held.host,
     )

@@ -18,7 +18,7 @@ async def drop_expired(database: Database, *, now: datetime, retention: timedelt
     """Drops what is older than `retention` and returns the names of the partitions that went."""
     before = (now - retention).date()
     dropped: list[str] = []
-    for parent in ("telemetry", "delivery"):
+    for parent in ("telemetry", "delivery", "withheld"):
         async with database.connection() as connection:
             expired = await connection.fetch(sql("partitions_expired"), parent, before)
         for row in expired:

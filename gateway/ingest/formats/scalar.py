@@ -35,6 +35,6 @@ def _value(text: str, metric: str) -> Value:
     if not _NUMBER.fullmatch(text):
         return text
     number = as_number(text)
-    if type(number) is Unfit:
+    if isinstance(number, Unfit):
         raise unfit(number, metric)
     return number
