@@ -11,7 +11,7 @@ from gateway.model.reading import Reading, reading_key
 from gateway.model.sample import Value
 
 MAX_EXACT = 2**53
-"""Beyond it doubles lose integers."""
+"""From there on a double may stand for its neighbour: a sum that comes out as it may have lost one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def _refusal(
         detail = f"a sample is {window.unfit!r}, of which {window.reduce} makes no number: send a number, or map the metric with last"
     elif window.unfit is not None or window.is_beyond or _is_inexact(window):
         reason = "not_exact"
-        detail = f"a double does not hold it: {'the sum' if window.unfit is None else window.unfit} is beyond 2^53; use a larger unit or smaller windows"
+        detail = f"a double does not hold it: {'the sum' if window.unfit is None else window.unfit} is 2^53 or more; use a larger unit or smaller windows"
     elif window.value is None:
         if window.is_empty or window.delivered is None:
             return None
@@ -132,7 +132,7 @@ def _refusal(
 
 def _is_inexact(window: DueWindow) -> bool:
     return (
-        window.reduce == "delta" and isinstance(window.value, float | int) and abs(window.value) > MAX_EXACT
+        window.reduce == "delta" and isinstance(window.value, float | int) and abs(window.value) >= MAX_EXACT
     )
 
 

@@ -4,7 +4,7 @@
 -- system holds for the meter's window before it, and which that is.
 -- computed: null where the window has no sample. Else its value (null: none can be told, as for the first reading of a counter), a sample
 -- that cannot take part (a text where a number is needed, a number that a double does not hold or whose sum would leave it: of several
--- the first in the order of texts), and whether the samples of a sum are beyond 2^53 together, where integers are lost.
+-- the first in the order of texts), and whether the samples of a sum reach 2^53 together, where integers are lost.
 -- A boolean is 0 or 1 for mean, min, max and sum; a counter (delta) is never one.
 -- Nothing is due while the connection may not call its system.
 -- The subqueries stand in CASE so that each window runs only the one of its reduction.
@@ -88,7 +88,7 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
                                           when abs(n.number) >= 1e150 and due.reduce in ('mean', 'sum') then true
                                           else n.number is null or n.raw::numeric <> n.number::text::numeric end))::jsonb,
                           due.reduce = 'sum'
-                              and sum(abs(n.number)) filter (where due.reduce = 'sum' and abs(n.number) < 1e150) > 9007199254740992)
+                              and sum(abs(n.number)) filter (where due.reduce = 'sum' and abs(n.number) < 1e150) >= 9007199254740992)
                from (
                    select raw,
                           case jsonb_typeof(raw) when 'number' then raw::float8 when 'boolean' then raw::boolean::int::float8 end as number
