@@ -98,7 +98,9 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
                        where t.customer_id = $3 and t.device_id = due.device_id
                          and t.ts >= due.window_start and t.ts < due.window_start + due.span
                          and t.metrics ? due.metric
+                       offset 0
                    ) sample
+                   offset 0  -- so that each sample is taken apart once, and not for each of the aggregates
                ) n
                having count(*) > 0
            )
