@@ -36,9 +36,11 @@ def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
         if not payload.strip():
             raise DecodeError(Reason.EMPTY, "the payload is empty") from None
         raise _why_not(payload, error) from None
-    if _may_change(payload):
+    # Whether a number in it may not be what was sent any more: only one of 16 digits or more, or next to zero.
+    runs = payload.translate(_RUNS, b".")
+    if (_LONG in runs or _SMALL in runs) and _has_changed(payload):
         document = _as_sent(payload.decode())
-    return _samples(document)
+    return [_sample(document)] if type(document) is dict else _samples(document)
 
 
 def _samples(document: object) -> list[Measurement]:
@@ -54,16 +56,8 @@ def _samples(document: object) -> list[Measurement]:
     )
 
 
-def _may_change(payload: bytes) -> bool:
-    """Whether a number in it may not be what was sent any more: only one of 16 digits or more, or one next to
-    zero, and no integer of up to 64 bits, which is whole and looked at later.
-
-    Two passes in C over nearly every message; a third over what these find. Only where a number was changed
-    is the message parsed again.
-    """
-    runs = payload.translate(_RUNS, b".")
-    if _LONG not in runs and _SMALL not in runs:
-        return False
+def _has_changed(payload: bytes) -> bool:
+    """Whether one has. Integers of up to 64 bits are whole, and looked at later."""
     return any(_is_changed(found.group().decode()) for found in _NUMBER.finditer(payload))
 
 
