@@ -49,7 +49,7 @@ class BulkHistogram(Collector):
 
 MESSAGES = Counter(
     "fieldgate_mqtt_messages_total",
-    "Samples and dead-lettered messages taken from MQTT; an array of n samples counts n.",
+    "Samples taken from MQTT, dead-lettered messages and ignored ones; an array of n samples counts n.",
     ["outcome"],
     registry=REGISTRY,
 )

@@ -32,7 +32,8 @@ REQUESTS: Mapping[Verb, tuple[type[BaseModel], type[BaseModel]]] = {
 
 DESCRIPTION = (
     "Topics below `broker.topic_root` (`fieldgate/v1` by default). QoS 1 everywhere. Retained documents are published at every change, at every connection"
-    " to the broker and every five minutes; an empty retained message means that there is nothing any more. Telemetry is taken at `telemetry.sources`."
+    " to the broker and every five minutes; an empty retained message means that there is nothing any more. Telemetry is taken at `telemetry.sources`; what was"
+    " retained there before is taken only where it has a time of its own."
 )
 PARAMETERS = {
     "customer": "The customer's id, which is its user name at the broker.",

@@ -139,7 +139,12 @@ class Lifecycle:
     async def _begin_again(self, link: Link) -> None:
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, link.connection)
-            if locked is not None and locked.state in (State.ACTIVE, State.DEGRADED, State.BLOCKED):
+            # a link that is older than the row is built again in a moment
+            if (
+                locked is not None
+                and locked.state in (State.ACTIVE, State.DEGRADED, State.BLOCKED)
+                and locked.configuration == link.configuration
+            ):
                 await self._begin(connection, link)
 
     async def _look(self, due: Due) -> None:
@@ -474,6 +479,7 @@ class Lifecycle:
             capabilities=link.connector.capabilities,
             initial_days=link.initial_days,
             max_future=self._max_future,
+            configuration=link.configuration,
         )
         for conflict in await connections.begin(connection, link.connection, outbound):
             log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))

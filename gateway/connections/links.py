@@ -110,15 +110,19 @@ class Links:
         return None if built is None else built.link
 
     async def refresh(self) -> list[Link]:
-        """Builds what was configured anew and drops what is gone; the links that are new or changed. Raises
-        StoreError.
+        """Builds what was configured anew and drops what is gone; the links that are new or changed, and
+        those whose meters are yet to be brought in line. Raises StoreError.
         """
         wanted = await connections.configurations(self._database)
-        stale = [name for name, configuration in wanted.items() if self._is_stale(name, configuration)]
+        stale = [name for name, current in wanted.items() if self._is_stale(name, current.configuration)]
         for name in self._built.keys() - wanted.keys():
             self._retire(self._built.pop(name).link)
             self._left_behind.pop(name, None)
-        fresh: list[Link] = []
+        fresh = [
+            link
+            for name, current in wanted.items()
+            if current.is_behind and name not in stale and (link := self.get(name)) is not None
+        ]
         for held in (await connections.read(self._database, stale)).values() if stale else ():
             name, before = held.connection, self._built.get(held.connection)
             link = None
@@ -267,6 +271,7 @@ def link_of(held: Held, connector: Connector, settings: Settings, *, generation:
         interval=sync.interval,
         lateness=settings.sync.lateness if sync.lateness is None else sync.lateness,
         initial_days=sync.initial_days,
+        configuration=held.configuration,
         generation=generation,
         host=held.host,
     )

@@ -273,6 +273,13 @@ class Connections:
         held = await self._held(connection_id)
         if held.state not in (State.ACTIVE, State.DEGRADED):
             raise _refusal(connection_id, held.state)
+        days = ConnectionSyncSettings.model_validate(held.sync).initial_days
+        if full and not days:
+            raise RequestRefused(
+                "request.invalid",
+                "sync.initial_days is 0, so there is no history to walk: set it first",
+                connection=connection_id,
+            )
         async with self._database.transaction() as connection:
             await connections.lock(connection, connection_id)
             if full:
@@ -280,7 +287,7 @@ class Connections:
                     connection,
                     connection_id,
                     READINGS,
-                    days=ConnectionSyncSettings.model_validate(held.sync).initial_days,
+                    days=days,
                     max_backfill=self._systems[held.system].manifest.capabilities.max_backfill,
                     max_future=self._settings.telemetry.max_future,
                 )

@@ -31,11 +31,12 @@ class Decoder:
         self._retention = int(telemetry.retention.total_seconds() * 1e6)
         self._routes: dict[str, tuple[str, str, str | None, Parse]] = {}
 
-    def decode(self, topic: str, payload: bytes, received_at: int) -> list[Row]:
+    def decode(self, topic: str, payload: bytes, received_at: int, *, is_retained: bool = False) -> list[Row]:
         """The samples of one message. Raises DecodeError.
 
         `received_at` in microseconds stands for a missing time, one more for each further sample of the
-        message.
+        message. Of what the broker had retained nobody knows when it was measured: samples without a time of
+        their own are left out, and there may be none.
         """
         known = self._routes.get(topic)
         customer, device, metric, parse = known if known is not None else self._learn(topic)
@@ -45,6 +46,8 @@ class Decoder:
             )
         rows: list[Row] = []
         for device_time, metrics in parse(payload, metric):
+            if device_time is None and is_retained:
+                continue
             at = received_at + len(rows) if device_time is None else device_time
             if at > received_at + self._max_future:
                 raise DecodeError(

@@ -32,8 +32,8 @@ MESSAGE_OVERHEAD_BYTES = 200
 SAMPLE_OVERHEAD_BYTES = 400
 """What each further sample of a message costs: a short array in JSON is long in memory."""
 
-Message = tuple[str, bytes, int | None]
-"""topic, payload, packet id (None at QoS 0)."""
+Message = tuple[str, bytes, int | None, bool]
+"""topic, payload, packet id (None at QoS 0), whether the broker had it retained."""
 
 
 class Acknowledger(Protocol):
@@ -62,9 +62,11 @@ class Batch:
         "count",
         "dead",
         "duplicates",
+        "empty",
         "messages",
         "modified",
         "qos0",
+        "retained",
         "samples",
         "session",
     )
@@ -81,6 +83,8 @@ class Batch:
         self.qos0 = 0
         self.duplicates = 0
         self.modified = 0
+        self.empty = 0
+        self.retained = 0
 
 
 class Pipeline:
@@ -116,7 +120,7 @@ class Pipeline:
         received_at, arrived = max(clock.now_microseconds(), self._received_at), clock.monotonic()
         batch = self._batch_for(session)
         acknowledged = taken = taken_bytes = 0
-        for topic, payload, packet_id in messages:
+        for topic, payload, packet_id, is_retained in messages:
             if packet_id is None:
                 if self._held_qos0 >= self._settings.qos0_queue:
                     metrics.MESSAGES.labels("dropped_qos0").inc()
@@ -128,7 +132,11 @@ class Pipeline:
                 acknowledged += 1
             size = len(payload) + MESSAGE_OVERHEAD_BYTES
             try:
-                rows = self._decoder.decode(topic, payload, received_at)
+                rows = (
+                    self._decoder.decode(topic, payload, received_at, is_retained=is_retained)
+                    if payload
+                    else []
+                )
             except DecodeError as error:
                 batch.dead.append(
                     DeadMessage(
@@ -145,7 +153,10 @@ class Pipeline:
                     _add(batch, key, values, received_at)
                     batch.messages.append((key, topic, payload))
                 received_at += len(rows)
-                size += (len(rows) - 1) * SAMPLE_OVERHEAD_BYTES
+                if rows:
+                    size += (len(rows) - 1) * SAMPLE_OVERHEAD_BYTES
+                else:
+                    _ignore(batch, payload)
             batch.count += 1
             batch.bytes += size
             taken += 1
@@ -268,6 +279,8 @@ class Pipeline:
             ("modified", modified + batch.modified),
             ("duplicate", duplicate),
             ("dead_letter", len(batch.dead)),
+            ("ignored_empty", batch.empty),
+            ("ignored_retained", batch.retained),
         ):
             if count:
                 metrics.MESSAGES.labels(outcome).inc(count)
@@ -345,6 +358,16 @@ class Pipeline:
         if self._paused and self._held_bytes < self._settings.memory_low_bytes:
             self._paused = False
             self._current.resume()
+
+
+def _ignore(batch: Batch, payload: bytes) -> None:
+    """Counts what is acknowledged and says nothing: an empty message, which takes away what was retained, and
+    a retained one without a time of its own, for that was not measured now.
+    """
+    if payload:
+        batch.retained += 1
+    else:
+        batch.empty += 1
 
 
 def _add(batch: Batch, key: Key, values: Metrics, received_at: int) -> None:

@@ -201,7 +201,7 @@ class Session(asyncio.BufferedProtocol):
             raise MalformedPacket(
                 "a PUBLISH with packet id 0, QoS 2 or a topic alias, or before the CONNACK: nothing of this was agreed"
             )
-        messages.append((packet.topic, packet.payload, packet_id))
+        messages.append((packet.topic, packet.payload, packet_id, packet.retain))
 
     def _control(self, packet: Packet) -> None:
         match packet:
@@ -357,6 +357,12 @@ def stale_filters(held: Collection[str], wanted: Collection[str]) -> tuple[str, 
 
 
 def _filter(pattern: str, qos: mqtt5.QoS) -> mqtt5.TopicFilter:
+    """With the flag only on what the broker had retained before, and not on live messages of devices that
+    retain everything.
+    """
     return mqtt5.TopicFilter(
-        pattern, max_qos=qos, retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS
+        pattern,
+        max_qos=qos,
+        retain_as_published=False,
+        retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS,
     )

@@ -11,14 +11,18 @@ from gateway.model.reading import Reading, reading_key
 from gateway.model.sample import Value
 
 _GOLDEN = 0.6180339887498949
+MAX_EXACT = 2**53
+"""From there on a double may stand for its neighbour: a sum that comes out as it may have lost one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueWindow:
     """A closed window with its value recomputed from telemetry.
 
-    `delivered`: what the system holds for this window; `previous`: what it holds for the meter's window
-    before; None where nothing.
+    `value` is None where the window has no sample (`is_empty`), or where its samples make none. `unfit`: one
+    of them that cannot take part in the reduction; `is_beyond`: together they are too large to be added
+    exactly. `delivered`: what the system holds for this window; `previous`: what it holds for the meter's
+    window before, which is that of `previous_at`; None where nothing.
     """
 
     meter: str
@@ -31,6 +35,10 @@ class DueWindow:
     value: Value | None
     delivered: Value | None
     previous: Value | None
+    previous_at: datetime | None = None
+    unfit: Value | None = None
+    is_beyond: bool = False
+    is_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +53,12 @@ class Refusal:
 @dataclass(slots=True, kw_only=True)
 class Plan:
     """`send` pairs each reading with its window, ascending by (meter, window_start); `settled` needs nothing;
-    `refused` is dead.
+    `refused` is dead. `withheld` pairs each window whose value lies within the deadband with what it was
+    compared with: that it needs nothing holds once the system holds that.
     """
 
     send: list[tuple[DueWindow, Reading]] = field(default_factory=list)
+    withheld: list[tuple[DueWindow, float]] = field(default_factory=list)
     settled: list[DueWindow] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
 
@@ -61,42 +71,77 @@ def plan(
     oldest: datetime | None,
     clip_silently: bool,
 ) -> Plan:
-    """Sorts windows into what is sent, what is settled and what is refused. `due` ascends by (meter,
-    window_start).
+    """Sorts windows into what is sent, withheld, settled and refused. `due` ascends by (meter, window_start).
 
     A value equal to what was delivered is settled. A window never delivered whose value lies within the
-    deadband around the meter's last delivered value is settled too. `oldest` is the earliest window the
-    system takes: an initial sync clips silently (its status says so), an incremental one refuses with a
-    reason.
+    deadband around what the system holds for the nearest window before it is withheld. `oldest` is the
+    earliest window the system takes: an initial sync clips silently (its status says so), an incremental one
+    refuses with a reason.
     """
     result = Plan()
-    last: dict[str, Value] = {}
+    last: dict[str, tuple[datetime, Value]] = {}
     for window in due:
         value = _fit(window.value, capabilities)
-        if window.value is None or _equal(value, window.delivered):
-            result.settled.append(window)
-            if window.delivered is not None:
-                last[window.meter] = window.delivered
-            continue
-        if value is None:
-            detail = f"the system takes {', '.join(sorted(capabilities.values))}; this is {type(window.value).__name__}: map another metric or reduction"
-            result.refused.append(Refusal(due=window, reason="unsupported_value", detail=detail))
-            continue
-        if oldest is not None and window.window_start < oldest:
-            if clip_silently:
-                result.settled.append(window)
-            else:
-                detail = f"the system takes nothing older than {oldest.isoformat(timespec='seconds')}"
-                result.refused.append(Refusal(due=window, reason="older_than_max_backfill", detail=detail))
-            continue
-        if window.delivered is None and _within(
-            window.deadband, value, last.get(window.meter, window.previous)
+        is_old = oldest is not None and window.window_start < oldest
+        refusal = _refusal(window, value, capabilities, oldest if is_old else None)
+        if window.delivered is not None:
+            last[window.meter] = (window.window_start, window.delivered)
+        if (refusal is None and (value is None or _equal(value, window.delivered))) or (
+            is_old and clip_silently
         ):
             result.settled.append(window)
-            continue
-        last[window.meter] = value
-        result.send.append((window, _reading(connection, window, value)))
+        elif refusal is not None:
+            result.refused.append(refusal)
+        elif value is not None:
+            reference = _before(window, last.get(window.meter))
+            if window.delivered is None and _within(window.deadband, value, reference):
+                assert isinstance(reference, int | float)
+                result.withheld.append((window, reference))
+            else:
+                last[window.meter] = (window.window_start, value)
+                result.send.append((window, _reading(connection, window, value)))
     return result
+
+
+def _refusal(
+    window: DueWindow, value: Value | None, capabilities: Capabilities, oldest: datetime | None
+) -> Refusal | None:
+    """Why the window cannot be told to the system. None where it can, or where there is nothing to tell."""
+    holds = (
+        "" if window.delivered is None else f"; the system still holds {window.delivered!r}, correct it there"
+    )
+    if isinstance(window.unfit, bool | str):
+        reason = "unusable_value" if window.delivered is None else "withdrawn"
+        detail = f"a sample is {window.unfit!r}, of which {window.reduce} makes no number: send a number, or map the metric with last"
+    elif window.unfit is not None or window.is_beyond or _is_inexact(window):
+        reason = "not_exact"
+        detail = f"a double does not hold it: {'the sum' if window.unfit is None else window.unfit} is 2^53 or more; use a larger unit or smaller windows"
+    elif window.value is None:
+        if window.is_empty or window.delivered is None:
+            return None
+        reason, detail = "withdrawn", "the samples were corrected and make no value any more"
+    elif value is None:
+        reason = "unsupported_value"
+        detail = f"the system takes {', '.join(sorted(capabilities.values))}; this is {type(window.value).__name__}: map another metric or reduction"
+    elif oldest is not None and not _equal(value, window.delivered):
+        reason = "older_than_max_backfill"
+        detail = f"the system takes nothing older than {oldest.isoformat(timespec='seconds')}"
+    else:
+        return None
+    return Refusal(due=window, reason=reason, detail=detail + holds)
+
+
+def _is_inexact(window: DueWindow) -> bool:
+    return (
+        window.reduce == "delta" and isinstance(window.value, float | int) and abs(window.value) >= MAX_EXACT
+    )
+
+
+def _before(window: DueWindow, last: tuple[datetime, Value] | None) -> Value | None:
+    """What the system holds for the nearest window before: of those before these, or of these."""
+    if last is None or (window.previous_at is not None and window.previous_at > last[0]):
+        return window.previous
+    return last[1]
 
 
 def oldest_accepted(capabilities: Capabilities, now: datetime) -> datetime | None:

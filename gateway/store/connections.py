@@ -81,6 +81,17 @@ class Locked:
     price: int
     account: str | None
     managed_by: str
+    configuration: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configured:
+    """How often a connection was configured; `is_behind`: it is served, and its meters are yet to be brought
+    in line with that.
+    """
+
+    configuration: int
+    is_behind: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +133,7 @@ class Outbound:
     capabilities: Capabilities
     initial_days: int
     max_future: timedelta
+    configuration: int = 0
 
 
 async def register_customers(database: Database, customers: Sequence[str]) -> None:
@@ -183,6 +195,7 @@ async def lock(connection: Connection, connection_id: str) -> Locked | None:
         price=row["price"],
         account=row["account"],
         managed_by=row["managed_by"],
+        configuration=row["configuration"],
     )
 
 
@@ -305,13 +318,13 @@ def _held(row: asyncpg.Record) -> Held:
     )
 
 
-async def configurations(database: Database) -> dict[str, int]:
+async def configurations(database: Database) -> dict[str, Configured]:
     """Every connection that is not disconnected, with a number that rises when its link has to be built
     again.
     """
     async with database.connection() as connection:
         return {
-            row["connection_id"]: row["configuration"]
+            row["connection_id"]: Configured(configuration=row["configuration"], is_behind=row["is_behind"])
             for row in await connection.fetch(sql("connection_configurations"))
         }
 
@@ -392,9 +405,12 @@ async def begin(connection: Connection, connection_id: str, outbound: Outbound) 
     """Brings the stored mappings in line with the rules and begins the streams; new or changed meters restart
     the initial sync.
 
-    What is equal is not sent again. Takes the streams' rows whole, so no run writes meanwhile.
+    What is equal is not sent again. Takes the streams' rows whole, so no run maps meanwhile. Does nothing
+    where a later configuration's meters are in force already.
     """
     await connection.execute("select from stream where connection_id = $1 for update", connection_id)
+    if await connection.fetchval(sql("meters_in_force"), connection_id) > outbound.configuration:
+        return []
     horizon: int = await connection.fetchval(sql("device_horizon"))
     known = await mappings.devices(connection, outbound.customer)
     wanted, conflicts = materialise(outbound.rules, known, resolution=outbound.capabilities.resolution)
@@ -409,8 +425,10 @@ async def begin(connection: Connection, connection_id: str, outbound: Outbound) 
         connection, connection_id, wanted.keys() - regridded
     )  # windows that wait stay, unless theirs is no window any more
     await mappings.put(connection, connection_id, changed)
+    await mappings.recompute(connection, connection_id, [m.meter for m in changed if m.meter in held])
     wish = (bool(changed), outbound.initial_days, outbound.capabilities.max_backfill, outbound.max_future)
     await connection.execute(sql("stream_begin"), connection_id, outbound.stream, *wish, str(horizon))
+    await connection.execute(sql("meters_begun"), connection_id, outbound.configuration)
     return conflicts
 
 

@@ -14,7 +14,7 @@ from gateway.model.delivery import DueWindow, Refusal
 from gateway.model.event import EventType, NewEvent
 from gateway.model.reading import Batch, Reading
 from gateway.model.sample import Value
-from gateway.store import outbox, streams
+from gateway.store import outbox, streams, withheld
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 from gateway.store.streams import Claim
@@ -76,6 +76,7 @@ async def commit(
     async with database.transaction() as connection:
         if results.delivered:
             await _record_deliveries(connection, claim, results.delivered)
+            await withheld.compared_anew(connection, claim, _with_deadband(results.delivered))
         if results.dead:
             await _record_dead_letters(connection, claim, results.dead)
             await _tell_dead_letters(connection, claim, results.dead)
@@ -126,6 +127,13 @@ def _place(due: DueWindow) -> tuple[str, datetime]:
 
 def _places(windows: Sequence[DueWindow]) -> tuple[list[str], list[datetime]]:
     return [due.meter for due in windows], [due.window_start for due in windows]
+
+
+def _with_deadband(delivered: Sequence[Delivered]) -> list[tuple[str, datetime]]:
+    """Those that others may have been compared with; of a reconciled intent nobody knows."""
+    return [
+        (made.meter, made.window_start) for made in delivered if made.due is None or made.due.deadband > 0
+    ]
 
 
 def _as_json(readings: Sequence[Reading]) -> list[dict[str, object]]:

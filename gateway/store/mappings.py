@@ -42,6 +42,12 @@ async def put(connection: Connection, connection_id: str, mappings: Collection[M
         )
 
 
+async def recompute(connection: Connection, connection_id: str, meters: Collection[str]) -> None:
+    """What is due of these meters is computed again by whoever has computed it by their old rules."""
+    if meters:
+        await connection.execute(sql("due_recompute"), connection_id, list(meters))
+
+
 async def keep_only(connection: Connection, connection_id: str, meters: Iterable[str]) -> None:
     """Removes every other mapping of the connection, with its due windows; deliveries stay."""
     await connection.execute(sql("mapping_remove"), connection_id, list(meters))

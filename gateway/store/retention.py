@@ -72,7 +72,7 @@ async def drop_expired(
     """
     before, at_last = (now - retention).date(), (now - (buffer or retention)).date()
     dropped: list[str] = []
-    for parent in ("telemetry", "delivery"):
+    for parent in ("telemetry", "delivery", "withheld"):
         async with database.connection() as connection:
             expired = await connection.fetch(sql("partitions_expired"), parent, before)
         dropped += [

@@ -39,13 +39,17 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """How far a stream has come. Revisions are below 2^63; times are only set in the initial phase."""
+    """How far a stream has come. Revisions are below 2^63; times are only set in the initial phase.
+
+    `meters_of`: the configuration whose meters are in force, until the transaction ends.
+    """
 
     watermark: int
     device_watermark: int
     initial_from: datetime | None
     initial_cursor: datetime | None
     initial_until: datetime | None
+    meters_of: int
 
 
 @dataclass(slots=True, kw_only=True)

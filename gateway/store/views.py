@@ -226,9 +226,10 @@ class Views:
 
     async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int:
         """One transaction: these dead letters (None: all) are due again and their stream runs at once. How
-        many were.
+        many were: those stay whose window nobody computes any more.
         """
         async with self._database.transaction() as connection:
+            await connection.execute(sql("stream_hold"), connection_id)
             count: int = await connection.fetchval(
                 sql("dead_letter_replay"), connection_id, None if dead_letters is None else list(dead_letters)
             )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from gateway.model.delivery import DueWindow
 from gateway.store.pool import Connection
@@ -75,12 +76,15 @@ async def advance(connection: Connection, claim: Claim, *, watermark: int, devic
 async def mark_initial(
     connection: Connection, claim: Claim, start: datetime, end: datetime, lateness: timedelta
 ) -> Marked:
-    """Marks the windows of the samples in [start, end) and moves the cursor to `end`."""
+    """Marks the windows of the samples in [start, end) and moves the cursor from `start` to `end`.
+
+    A walk that was begun again meanwhile stays where that begins: marks too many are settled.
+    """
     row = await connection.fetchrow(
         sql("initial_mark"), claim.connection, claim.customer, start, end, lateness
     )
     assert row is not None
-    await connection.execute(sql("initial_advance"), claim.connection, claim.name, end)
+    await connection.execute(sql("initial_advance"), claim.connection, claim.name, end, start)
     return Marked(samples=row["samples"], windows=row["windows"])
 
 
@@ -102,4 +106,10 @@ async def compute_due(
     rows = await connection.fetch(
         sql("due_compute"), claim.connection, claim.phase, claim.customer, limit, *after
     )
-    return [DueWindow(**row) for row in rows]
+    return [_due(dict(row)) for row in rows]
+
+
+def _due(row: dict[str, Any]) -> DueWindow:
+    computed = row.pop("computed")
+    value, unfit, is_beyond = (None, None, False) if computed is None else computed
+    return DueWindow(**row, value=value, unfit=unfit, is_beyond=bool(is_beyond), is_empty=computed is None)

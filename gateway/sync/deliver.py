@@ -23,7 +23,7 @@ from gateway.model.delivery import (
 from gateway.model.errors import BatchRefused, ConnectorError, OutcomeUnknown, Unavailable
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Step, Unknown, decide
 from gateway.model.reading import Batch, Reading, make_batch
-from gateway.store import deliveries, windows
+from gateway.store import deliveries, windows, withheld
 from gateway.store.deliveries import Delivered, Results
 from gateway.store.pool import Database
 from gateway.store.streams import Claim, Tally
@@ -87,6 +87,10 @@ class Delivery:
     def _connector(self) -> Connector:
         return self._link.connector
 
+    @property
+    def _has_deadband(self) -> bool:
+        return any(rule.deadband for rule in self._link.rules)
+
     async def deliver_once(self) -> bool:
         """Computes and delivers up to `FETCH_WINDOWS` closed windows; False when none is due.
 
@@ -94,6 +98,8 @@ class Delivery:
         """
         capabilities = self._connector.capabilities
         limit = min(FETCH_WINDOWS, max(500, capabilities.max_items))
+        if self._has_deadband:
+            await withheld.mark_again(self._database, self._claim)
         due = await self._next(limit)
         if not due:
             return False
@@ -118,6 +124,7 @@ class Delivery:
                 await self._push(left)
             if self.ask_in_seconds is not None:
                 break
+        await self._withhold(planned)
         return True
 
     async def close(self) -> None:
@@ -152,7 +159,7 @@ class Delivery:
         """Computes the next windows while these are pushed; not where a value depends on the delivery before
         it, nor after a failure.
         """
-        if self._claim.attempts == 0 and not any(rule.deadband for rule in self._link.rules):
+        if self._claim.attempts == 0 and not self._has_deadband:
             self._ahead = asyncio.create_task(self._compute(limit))
 
     async def reconcile(self) -> float | None:
@@ -202,6 +209,14 @@ class Delivery:
         self._tally.unchanged += len(planned.settled)
         self._tally.rejected += len(planned.refused)
         self._count("dead_letter", len(planned.refused))
+
+    async def _withhold(self, planned: Plan) -> None:
+        """After the pushes, for only what the system took counts; what was compared with a reading that it
+        did not take stays due, and is compared with what it holds instead.
+        """
+        if planned.withheld:
+            kept = await withheld.settle(self._database, self._claim, planned.withheld)
+            self._tally.unchanged += len(kept)
 
     async def _push(self, pairs: Sequence[Pair]) -> None:
         """One batch and its outcomes. Halves of a batch that was refused without naming the culprit, down to
@@ -324,6 +339,8 @@ class Delivery:
                 case Step.DEAD_LETTER:
                     results.dead.append(_refusal(due, outcome))
                     self._tally.rejected += 1
+                    if due.deadband > 0:  # those behind it were compared with it
+                        self._put_off.add(due.meter)
                 case Step.WAIT | Step.RECONCILE | Step.SEND_AGAIN:
                     results.retried.append(due)
                     waiting[reading.meter] = max(

@@ -10,7 +10,7 @@ from gateway import clock
 from gateway.store import streams, windows
 from gateway.store.pool import Database
 from gateway.store.streams import Claim, Tally
-from gateway.sync.link import Link
+from gateway.sync.link import Link, MetersChanged
 
 STEP = timedelta(hours=1)
 ENOUGH_WINDOWS = 20_000
@@ -18,7 +18,7 @@ ENOUGH_WINDOWS = 20_000
 
 async def mark_more(database: Database, claim: Claim, link: Link, tally: Tally) -> bool:
     """Walks the cursor until enough windows are marked or the end is reached; True when every window of the
-    history is marked.
+    history is marked. Raises MetersChanged.
 
     Each step is one fenced transaction, so a killed initial sync goes on where it was.
     """
@@ -26,6 +26,8 @@ async def mark_more(database: Database, claim: Claim, link: Link, tally: Tally) 
     while marked < ENOUGH_WINDOWS:
         async with database.transaction() as connection:
             position = await streams.read(connection, claim)
+            if position.meters_of != link.configuration:
+                raise MetersChanged(claim.connection)
             if (
                 position.initial_cursor is None
                 or position.initial_until is None

@@ -8,6 +8,13 @@ from datetime import timedelta
 from gateway.model.connector import Connector
 from gateway.model.meter import MeterRule
 
+
+class MetersChanged(Exception):
+    """The link's rules are not those in force (any more, or yet): the transaction was rolled back, and a run
+    with the right ones follows.
+    """
+
+
 READINGS = "readings"
 """The outbound stream of every connection."""
 
@@ -24,6 +31,9 @@ class Link:
     interval: timedelta
     lateness: timedelta
     initial_days: int
+    configuration: int = 0
+    """Of the connection, as it was when this was built: a run maps by its rules only while they are in force.
+    """
     generation: int = 0
     """Of the credential that the connector uses: news of an older one move nothing."""
     host: str = ""

@@ -23,7 +23,7 @@ from gateway.store.streams import Claim, Tally
 from gateway.store.troubles import Troubles
 from gateway.sync import initial
 from gateway.sync.deliver import Delivery
-from gateway.sync.link import Link
+from gateway.sync.link import Link, MetersChanged
 from gateway.sync.scan import scan_slice
 
 log = structlog.get_logger(__name__)
@@ -32,6 +32,9 @@ RUN_SECONDS = 20.0
 """A run with more to do ends here and is due again at once, so that its progress is seen and others have
 their turn.
 """
+
+METERS_SECONDS = 1.0
+"""After a run whose rules were not those in force: links are built again and meters begun in that time."""
 
 
 MANY_METERS = 2
@@ -115,6 +118,9 @@ class Runner:
             end = await self._worked(claim, link, delivery, tally)
         except ConnectorError as error:
             end = await self._failed(claim, link, error, moved=tally.moved)
+        except MetersChanged:
+            await self._health.unused(link)
+            end = End(state="running", next_in_seconds=METERS_SECONDS, attempts=claim.attempts)
         else:
             await self._tell(claim, link, delivery, tally)
             await self._troubles.over(link.connection, "run")

@@ -7,7 +7,7 @@ import structlog
 from gateway.store import connections, mappings, streams, windows
 from gateway.store.pool import Database
 from gateway.store.streams import Claim, Tally
-from gateway.sync.link import Link
+from gateway.sync.link import Link, MetersChanged
 
 log = structlog.get_logger(__name__)
 
@@ -16,12 +16,14 @@ SLICE_ROWS = 20_000
 
 async def scan_slice(database: Database, claim: Claim, link: Link, tally: Tally) -> bool:
     """Marks the windows of one slice of changed telemetry and advances the watermark; True when the log is
-    scanned to its end.
+    scanned to its end. Raises MetersChanged.
 
     Devices that registered since the last slice get their mappings first, in the same transaction.
     """
     async with database.transaction() as connection:
         position = await streams.read(connection, claim)
+        if position.meters_of != link.configuration:
+            raise MetersChanged(claim.connection)
         part = await windows.next_slice(connection, claim.customer, position.watermark, SLICE_ROWS)
         if part.until_revision == position.watermark:
             return True

@@ -34,7 +34,9 @@ def _bad() -> list[tuple[str, bytes, str]]:
         (TOPIC, b'{"metrics": [1]}', "wrong_shape"),
         (TOPIC, b'{"metrics": {"a": NaN}}', "not_finite"),
         (TOPIC, b'{"metrics": {"a": Infinity}}', "not_finite"),
-        (TOPIC, b'{"metrics": {"a": 1e999}}', "invalid_json"),
+        (TOPIC, b'{"metrics": {"a": 1e999}}', "not_finite"),
+        (TOPIC, b'{"metrics": {"a": 9007199254740993}}', "not_exact"),
+        (f"{TOPIC}/a", b"1708703790535904509", "not_exact"),
         (f"{TOPIC}/a", b"nan", "not_finite"),
         (f"{TOPIC}/a", b"-inf", "not_finite"),
         (

@@ -464,6 +464,14 @@ async def test_a_full_sync_walks_the_history_again(database: Database) -> None:
     assert row == {"state": "idle", "open": True}
 
 
+async def test_a_full_sync_without_history_is_refused_and_not_silent(database: Database) -> None:
+    world = await World(database).active(sync={"initial_days": 0})
+    with pytest.raises(RequestRefused, match="initial_days is 0") as refused:
+        await world.service.synchronise("acme-1", full=True, caller=CALLER)
+    assert refused.value.code == "request.invalid"
+    await world.service.synchronise("acme-1", full=False, caller=CALLER)
+
+
 async def test_what_cannot_be_paid_is_not_made(database: Database) -> None:
     world = World(database, settings=settings(credits=CreditsSettings(capacity=1)))
     await world.service.create(wanted(), CALLER)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import mqtt5
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -77,6 +78,21 @@ async def publish_with_keepalive(port: int, *messages: tuple[str, bytes]) -> Non
             )
             packet, _ = mqtt5.read(await reader.read(1024))
             assert isinstance(packet, mqtt5.PubAckPacket)
+    writer.close()
+
+
+async def publish_retained(port: int, *messages: tuple[str, bytes]) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(mqtt5.ConnectPacket("retainer", clean_start=True, keep_alive=60).write())
+    async with asyncio.timeout(20):
+        mqtt5.read(await reader.read(1024))
+        for topic, payload in messages:
+            packet = mqtt5.PublishPacket(
+                topic, payload=payload, retain=True, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=1
+            )
+            writer.write(packet.write())
+            answer, _ = mqtt5.read(await reader.read(1024))
+            assert isinstance(answer, mqtt5.PubAckPacket)
     writer.close()
 
 
@@ -173,15 +189,9 @@ async def test_retained_messages_come_once_and_not_at_every_connection(
     mosquitto: Mosquitto, database: Database
 ) -> None:
     await publish(mosquitto.port, *samples(1))
-    reader, writer = await asyncio.open_connection("127.0.0.1", mosquitto.port)
-    writer.write(mqtt5.ConnectPacket("retainer", clean_start=True).write())
-    writer.write(
-        mqtt5.PublishPacket(
-            f"{TOPIC}/rpm", payload=b"9", retain=True, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=1
-        ).write()
-    )
-    await reader.read(1024)
-    writer.close()
+    timed = ("acme/devices/fan/telemetry", samples(1)[0][1])
+    await publish_retained(mosquitto.port, timed, (f"{TOPIC}/rpm", b"9"))
+    ignored = metric("mqtt_messages_total", outcome="ignored_retained")
     for _ in range(2):
         async with ingesting(settings_for(mosquitto.port, lease="1s"), database, "same"):
             await reaches(database, 1)
@@ -194,6 +204,26 @@ async def test_retained_messages_come_once_and_not_at_every_connection(
             await reaches(database, 1)
         async with database.connection() as connection:
             await connection.execute("delete from dead_letter")
+    assert metric("mqtt_messages_total", outcome="ignored_retained") == ignored + 1
+    assert await value(database, "select string_agg(device_id, ',') from telemetry") == "fan"
+
+
+@pytest.mark.parametrize("broker", ["mosquitto", "rumqttd"])
+async def test_what_devices_publish_to_be_retained_is_live_for_who_is_subscribed(
+    broker: str, mosquitto: Mosquitto, rumqttd: int, database: Database
+) -> None:
+    """Many devices retain everything: only what the broker had before the subscription is no new reading."""
+    port = mosquitto.port if broker == "mosquitto" else rumqttd
+    before = {
+        name: metric("mqtt_messages_total", outcome=name) for name in ("ignored_empty", "ignored_retained")
+    }
+    async with ingesting(settings_for(port), database):
+        await publish_retained(port, (f"{TOPIC}/rpm", b"9"), (TOPIC, b'{"a":1}'), (TOPIC, b""))
+        await reaches(database, 2)
+        await publish_with_keepalive(port, (TOPIC, b"{"))
+        await reaches(database, 1, table="dead_letter")
+    risen = {name: metric("mqtt_messages_total", outcome=name) - count for name, count in before.items()}
+    assert risen["ignored_retained"] == 0 and risen["ignored_empty"] in (0, 1)
 
 
 async def test_expired_messages_before_fresh_ones_do_not_stall_the_session(

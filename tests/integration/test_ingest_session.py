@@ -211,6 +211,7 @@ async def test_connect_says_what_the_design_counts_on(broker: Broker, database: 
         assert {wanted.retain_handling.name for wanted in asked.values()} == {
             "SEND_IF_SUBSCRIPTION_NOT_EXISTS"
         }
+        assert not any(wanted.retain_as_published for wanted in asked.values())
 
 
 async def test_the_default_receive_maximum_is_written_too(broker: Broker, database: Database) -> None:

@@ -16,6 +16,7 @@ from gateway.store import retention
 from gateway.store.pool import Database
 from gateway.store.streams import Tally
 from gateway.sync import initial
+from gateway.sync.scan import scan_slice
 from tests.fixtures.scripted import CLIENT_REF, Scripted
 from tests.fixtures.sync_rig import ALL, BASE, DAY, HOUR, MINUTE, Rig
 
@@ -265,3 +266,39 @@ async def test_retention_keeps_a_window_that_is_still_due(database: Database) ->
     await rig.execute("update due_window set closes_at = now()")
     await rig.run()
     assert len(await retention.drop_expired(database, now=now, retention=10 * DAY, buffer=30 * DAY)) == 2
+
+
+async def test_windows_of_the_history_wait_for_late_samples_too(database: Database) -> None:
+    """`each` does not: its window is its sample."""
+    each = MeterRule(device="*", metric="t", meter="each-{device}", reduce="each")
+    rig = Rig(database, rules=(ALL, each), initial_days=1, lateness=8 * HOUR)
+    await rig.store(("d", BASE, 1.0), ("d", BASE - 5 * HOUR, 2.0))
+    await rig.activate()
+    await rig.run("initial")
+    assert set(await rig.delivered()) == {
+        ("d", BASE - 5 * HOUR),
+        ("each-d", BASE),
+        ("each-d", BASE - 5 * HOUR),
+    }
+    (waiting,) = await rig.due()
+    assert waiting["closes_at"] == BASE + QUARTER + 8 * HOUR and waiting["phase"] == "incremental"
+
+
+async def test_a_window_that_is_marked_again_keeps_its_phase_and_gets_a_new_mark(database: Database) -> None:
+    """One worker only ever delivers it, whichever was first."""
+    rig = Rig(database, initial_days=1)
+    await rig.store(("d", BASE, 1.0))
+    await rig.activate()
+    await initial.mark_more(database, await rig.claim("initial"), rig.link, Tally())
+    (first,) = await rig.due()
+    await rig.store(("d", BASE, 2.0), ("d", BASE + HOUR, 2.0))
+    assert await scan_slice(database, await rig.claim(), rig.link, Tally())
+    again, live = await rig.due()
+    assert (again["phase"], live["phase"]) == ("initial", "incremental")
+    assert again["mark"] > first["mark"] and again["closes_at"] == first["closes_at"]
+    await rig.execute(
+        "update stream set initial_cursor = initial_from, state = 'idle' where phase = 'initial'"
+    )
+    await initial.mark_more(database, await rig.claim("initial"), rig.link, Tally())
+    assert [row["phase"] for row in await rig.due()] == ["initial", "incremental"]
+    assert all(row["mark"] > old["mark"] for row, old in zip(await rig.due(), (again, live), strict=True))

@@ -49,7 +49,8 @@ def test_each_window_has_exactly_one_fate(
     capabilities = Capabilities(push="bulk_partial", values=takes)  # type: ignore[arg-type]
     limit = None if oldest is None else START + timedelta(hours=oldest)
     made = plan("c", due, capabilities=capabilities, oldest=limit, clip_silently=silently)
-    fates = [window for window, _ in made.send] + made.settled + [refusal.due for refusal in made.refused]
+    fates = [window for window, _ in made.send] + made.settled
+    fates += [refusal.due for refusal in made.refused] + [window for window, _ in made.withheld]
     assert sorted((w.meter, w.window_start) for w in fates) == [(w.meter, w.window_start) for w in due]
     for window, reading in made.send:
         kind = {bool: "boolean", str: "text"}.get(type(reading.value), "number")
@@ -62,7 +63,16 @@ def test_each_window_has_exactly_one_fate(
         (r.meter, r.window_start) for _, r in made.send
     )
     if silently:
-        assert all(refusal.reason == "unsupported_value" for refusal in made.refused)
+        assert all(limit is None or refusal.due.window_start >= limit for refusal in made.refused)
+    holds: dict[str, list[tuple[datetime, object]]] = {}
+    for window in due:
+        sent = next((r.value for w, r in made.send if w is window), window.delivered)
+        if sent is not None:
+            holds.setdefault(window.meter, []).append((window.window_start, sent))
+    for window, reference in made.withheld:
+        before = [value for at, value in holds.get(window.meter, []) if at < window.window_start]
+        assert reference == (before[-1] if before else window.previous)
+        assert isinstance(window.value, float | int) and abs(window.value - reference) < window.deadband
 
 
 @given(due=windows())

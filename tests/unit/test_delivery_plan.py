@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -25,6 +26,9 @@ def due(
     meter: str = "m",
     delivered: Value | None = None,
     previous: Value | None = None,
+    unfit: Value | None = None,
+    is_beyond: bool = False,
+    is_empty: bool = False,
     **more: float,
 ) -> DueWindow:
     return DueWindow(
@@ -38,6 +42,10 @@ def due(
         value=value,
         delivered=delivered,
         previous=previous,
+        previous_at=None if previous is None else AT - HOUR,
+        unfit=unfit,
+        is_beyond=is_beyond,
+        is_empty=is_empty,
     )
 
 
@@ -61,7 +69,6 @@ def made(
         (True, 1, True),
         (0, False, True),
         (None, None, False),
-        (None, 5.0, False),
         ("", None, True),
     ],
 )
@@ -99,6 +106,47 @@ def test_a_value_is_sent_in_a_kind_that_the_system_takes(
 
 def test_a_boolean_that_was_sent_as_a_number_is_equal_to_it() -> None:
     assert made(due(True, delivered=1.0), capabilities=NUMBERS).send == []
+
+
+@pytest.mark.parametrize(
+    ("window", "reason", "words"),
+    [
+        (due(None, unfit="41.2"), "unusable_value", ("'41.2'", "send a number")),
+        (due(3.0, unfit="err", delivered=3.0), "withdrawn", ("'err'", "still holds 3.0")),
+        (due(None, unfit=True), "unusable_value", ("True",)),
+        (due(None, delivered=5.0), "withdrawn", ("corrected", "still holds 5.0")),
+        (due(1e300, unfit=1e300), "not_exact", ("1e+300",)),
+        (due(1e17, is_beyond=True), "not_exact", ("the sum", "smaller windows")),
+        (due("on", unfit=None, delivered=1.0), "unsupported_value", ("still holds 1.0",)),
+    ],
+)
+def test_what_has_no_value_to_tell_is_told_with_what_to_do(
+    window: DueWindow, reason: str, words: tuple[str, ...]
+) -> None:
+    (refusal,) = made(window, capabilities=NUMBERS).refused
+    assert refusal.reason == reason and all(word in refusal.detail for word in words)
+
+
+def test_a_window_without_samples_any_more_says_nothing() -> None:
+    """Their time of retention is over: what was delivered was right."""
+    assert made(due(None, delivered=5.0, is_empty=True)).refused == []
+    assert made(due(None)).refused == [], "the first reading of a counter"
+
+
+def test_the_deadband_compares_with_the_nearest_window_before() -> None:
+    """Another window, delivered earlier, may lie between those that are due."""
+    between = replace(due(10.4, hour=5, previous=20.0, deadband=1.0), previous_at=AT + 3 * HOUR)
+    result = made(due(10.0, deadband=1.0), between)
+    assert [reading.value for _, reading in result.send] == [10.0, 10.4]
+    beside = replace(between, previous_at=AT - HOUR)
+    assert made(due(10.0, deadband=1.0), beside).withheld == [(beside, 10.0)]
+
+
+def test_what_is_refused_is_still_what_the_system_holds() -> None:
+    result = made(
+        due("on", delivered=10.0, deadband=1.0), due(10.5, hour=1, deadband=1.0), capabilities=NUMBERS
+    )
+    assert [reference for _, reference in result.withheld] == [10.0] and result.send == []
 
 
 def test_the_deadband_counts_from_the_last_value_that_was_sent() -> None:

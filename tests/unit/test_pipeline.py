@@ -78,6 +78,7 @@ def sample(second: int, packet_id: int | None, *, device: str = "pump", **values
         f"acme/devices/{device}/telemetry",
         orjson.dumps({"ts": int(day) - 3600 + second, "metrics": values}),
         packet_id,
+        False,
     )
 
 
@@ -109,7 +110,15 @@ class Counted:
     def _now() -> dict[str, float]:
         return {
             outcome: counted(outcome)
-            for outcome in ("stored", "modified", "duplicate", "dead_letter", "dropped_qos0")
+            for outcome in (
+                "stored",
+                "modified",
+                "duplicate",
+                "dead_letter",
+                "dropped_qos0",
+                "ignored_empty",
+                "ignored_retained",
+            )
         }
 
     def risen(self) -> dict[str, int]:
@@ -159,11 +168,13 @@ async def test_a_repeated_sample_keeps_its_revision(database: Database) -> None:
 
 async def test_dead_letters_share_the_commit_and_are_acknowledged_in_their_turn(database: Database) -> None:
     pipeline, connection, counts = pipeline_on(database), Connection(), Counted()
-    pipeline.receive(connection, [sample(1, 1, a=1), (TOPIC, b"{", 2), ("a\0b", b"x", 3), sample(2, 4, a=1)])
+    pipeline.receive(
+        connection, [sample(1, 1, a=1), (TOPIC, b"{", 2, False), ("a\0b", b"x", 3, False), sample(2, 4, a=1)]
+    )
     pipeline.receive_skipped(connection, 5, TOPIC, b"head", "oversized_packet", "large")
-    pipeline.receive(connection, [(TOPIC, b"{", 6)])
+    pipeline.receive(connection, [(TOPIC, b"{", 6, False)])
     await committed(pipeline)
-    pipeline.receive(connection, [(TOPIC, b"{", 7)])
+    pipeline.receive(connection, [(TOPIC, b"{", 7, False)])
     await committed(pipeline)
     assert connection.log == ["1", "2", "3", "4", "5", "6", "7"]
     assert sorted(await buried(database)) == [
@@ -232,7 +243,7 @@ async def test_what_the_database_refuses_is_isolated(poisoned: Database, bad: se
         sample(number, number + 1, **({"poison": number} if number in bad else {"a": number}))
         for number in range(40)
     ]
-    pipeline.receive(connection, [*messages, (TOPIC, b"{", 41)])
+    pipeline.receive(connection, [*messages, (TOPIC, b"{", 41, False)])
     await committed(pipeline)
     assert connection.log == [str(number) for number in range(1, 42)]
     assert await rows(poisoned) == [("pump", {"a": number}) for number in range(40) if number not in bad]
@@ -276,7 +287,7 @@ async def test_devices_register_with_their_first_sample_and_only_known_customers
     )
     async with database.connection() as session:
         await session.execute("insert into customer (customer_id) values ('acme')")
-    stranger: Message = ("globex/devices/pump/telemetry", b'{"a":1}', 3)
+    stranger: Message = ("globex/devices/pump/telemetry", b'{"a":1}', 3, False)
     pipeline.receive(connection, [sample(1, 1, a=1), sample(1, 2, device="fan", a=1), stranger])
     await committed(pipeline)
     async with database.connection() as session:
@@ -328,8 +339,56 @@ async def test_every_acknowledgement_is_in_the_histogram(database: Database) -> 
 async def test_receipt_stands_for_a_time_that_is_missing(database: Database) -> None:
     before = now_microseconds()
     pipeline, connection = pipeline_on(database), Connection()
-    pipeline.receive(connection, [(f"{TOPIC}/rpm", b"5", 1)])
+    pipeline.receive(connection, [(f"{TOPIC}/rpm", b"5", 1, False)])
     await committed(pipeline)
     async with database.connection() as session:
         at, received = await session.fetchrow("select ts, received_at from telemetry")
     assert before <= at.timestamp() * 1e6 + 1 and at == received
+
+
+async def test_what_was_retained_without_a_time_of_its_own_is_no_new_reading(database: Database) -> None:
+    pipeline, connection, counts = pipeline_on(database), Connection(), Counted()
+    topic, payload, _, _ = sample(5, 1, a=5)
+    ours = orjson.loads(payload)["ts"]
+    pipeline.receive(
+        connection,
+        [
+            (topic, payload, 1, True),
+            (topic, b'{"temperature":-3}', 2, True),
+            (f"{TOPIC}/rpm", b"9", 3, True),
+            (topic, b'[{"a":1},{"ts":%d,"a":2},{"a":3}]' % (ours + 1), 4, True),
+            (topic, b"{", 5, True),
+            (topic, b'{"temperature":-3}', 6, False),
+        ],
+    )
+    await committed(pipeline)
+    assert [values for _, values in await rows(database)] == [{"a": 5}, {"a": 2}, {"temperature": -3}]
+    assert [(reason, payload) for _, reason, payload, _ in await buried(database)] == [("invalid_json", b"{")]
+    assert counts.risen() == {"stored": 3, "ignored_retained": 2, "dead_letter": 1}
+    assert connection.log == ["1", "2", "3", "4", "5", "6"]
+    assert pipeline._held_bytes == 0
+
+
+@pytest.mark.parametrize("is_retained", [True, False])
+async def test_an_empty_message_is_acknowledged_and_counted_and_nothing_else(
+    database: Database, is_retained: bool
+) -> None:
+    """It takes away what was retained; who is subscribed already gets it without the flag."""
+    pipeline, connection, counts = pipeline_on(database), Connection(), Counted()
+    empty: list[Message] = [
+        (topic, b"", number, is_retained) for number, topic in enumerate((TOPIC, f"{TOPIC}/rpm", "a/b"), 1)
+    ]
+    pipeline.receive(connection, empty)
+    await committed(pipeline)
+    assert await rows(database) == [] and await buried(database) == []
+    assert counts.risen() == {"ignored_empty": 3} and connection.log == ["1", "2", "3"]
+
+
+async def test_held_bytes_return_to_zero_after_oversized_packets(database: Database) -> None:
+    pipeline, connection = pipeline_on(database, batch_messages=2), Connection()
+    for packet_id in range(1, 6):
+        pipeline.receive_oversized(connection, TOPIC, packet_id, 3_000_000, b"head" * 100)
+        pipeline.receive(connection, [sample(packet_id, packet_id + 10, a=1)])
+    assert pipeline._held_bytes > 0
+    await committed(pipeline)
+    assert (pipeline._held_bytes, pipeline._held_count, pipeline._held_qos0) == (0, 0, 0)

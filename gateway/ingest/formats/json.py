@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import orjson
 
-from gateway.ingest.formats.values import Measurement, Reason, check_metrics, parse_time
+from gateway.ingest.formats.values import (
+    Measurement,
+    Reason,
+    Unfit,
+    as_number,
+    check_metrics,
+    parse_time,
+)
 from gateway.model.errors import DecodeError
 
-_NOT_FINITE = re.compile(rb"[:,\[\s]-?(NaN|Infinity)\b")
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"?|[+-]?\b(?:nan|inf(?:inity)?)\b(?:\(ind\))?', re.IGNORECASE)
+"""A text, or what programs print for a number that is none."""
+
+_RUNS = bytes(
+    ord({"e": "e", "-": "-"}.get(chr(byte).lower(), "0" if byte in b"0123456789" else " "))
+    for byte in range(256)
+)
+_LONG, _SMALL = b"0" * 16, b"e-000"
+_NUMBER = re.compile(rb"-?[0-9][0-9.]{15,}[0-9.eE+-]*|-?[0-9.]+[eE]-[0-9]{3,}")
 
 
 def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
@@ -19,11 +35,15 @@ def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
     except orjson.JSONDecodeError as error:
         if not payload.strip():
             raise DecodeError(Reason.EMPTY, "the payload is empty") from None
-        if _NOT_FINITE.search(payload):
-            raise DecodeError(
-                Reason.NOT_FINITE, "NaN and Infinity are not JSON: leave the metric out"
-            ) from None
-        raise DecodeError(Reason.INVALID_JSON, str(error)) from None
+        raise _why_not(payload, error) from None
+    # Whether a number in it may not be what was sent any more: only one of 16 digits or more, or next to zero.
+    runs = payload.translate(_RUNS, b".")
+    if (_LONG in runs or _SMALL in runs) and _has_changed(payload):
+        document = _as_sent(payload.decode())
+    return [_sample(document)] if type(document) is dict else _samples(document)
+
+
+def _samples(document: object) -> list[Measurement]:
     if type(document) is dict:
         return [_sample(document)]
     if type(document) is list:
@@ -34,6 +54,52 @@ def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
         Reason.WRONG_SHAPE,
         f"the payload is a JSON {type(document).__name__}; send an object or an array of objects",
     )
+
+
+def _has_changed(payload: bytes) -> bool:
+    """Whether one has. Integers of up to 64 bits are whole, and looked at later."""
+    return any(_is_changed(found.group().decode()) for found in _NUMBER.finditer(payload))
+
+
+def _is_changed(text: str) -> bool:
+    try:
+        if repr(float(text)) == text or (len(text) < 20 and text.lstrip("-").isdigit()):
+            return False
+        return type(as_number(text)) is Unfit
+    except ValueError:
+        return False  # a date, an address: it stands in a text
+
+
+def _as_sent(text: str) -> object:
+    """The document, with an `Unfit` for each number that a double cannot hold as it was sent. Slow."""
+    return json.loads(text, parse_float=as_number, parse_int=_integer, parse_constant=as_number)
+
+
+def _integer(text: str) -> object:
+    return int(text) if len(text) < 20 else as_number(text)
+
+
+def _why_not(payload: bytes, error: orjson.JSONDecodeError) -> DecodeError:
+    """Why bytes are no JSON: for a number that is not finite, where nothing else is wrong with them."""
+    try:
+        text = payload.decode()
+        _samples(_as_sent(_TEXT.sub(_as_constant, text)))
+    except DecodeError as refused:
+        if refused.reason == Reason.NOT_FINITE:
+            return refused
+    except (ValueError, RecursionError):
+        pass
+    return DecodeError(Reason.INVALID_JSON, str(error))
+
+
+def _as_constant(found: re.Match[str]) -> str:
+    """As Python's parser knows it; texts stay as they are."""
+    word = found.group()
+    if word.startswith('"'):
+        return word
+    if "n" in word.lower()[:2] and "a" in word.lower()[:3]:
+        return "NaN"
+    return "-Infinity" if word.startswith("-") else "Infinity"
 
 
 def _sample(document: object) -> Measurement:

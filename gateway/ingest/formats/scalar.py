@@ -4,10 +4,9 @@ of receipt.
 
 from __future__ import annotations
 
-import math
 import re
 
-from gateway.ingest.formats.values import Measurement, Reason, check_metrics
+from gateway.ingest.formats.values import Measurement, Reason, Unfit, as_number, check_metrics, unfit
 from gateway.model.errors import DecodeError
 from gateway.model.sample import Value
 
@@ -27,17 +26,15 @@ def parse(payload: bytes, metric: str | None) -> list[Measurement]:
         raise DecodeError(Reason.WRONG_SHAPE, "the payload is not UTF-8 text") from None
     if not text:
         raise DecodeError(Reason.EMPTY, "the payload is empty")
-    return [(None, check_metrics({metric: _value(text)}))]
+    return [(None, check_metrics({metric: _value(text, metric)}))]
 
 
-def _value(text: str) -> Value:
+def _value(text: str, metric: str) -> Value:
     if text in ("true", "false"):
         return text == "true"
     if not _NUMBER.fullmatch(text):
         return text
-    if len(text) <= 18 and text.lstrip("+-").isdigit():
-        return int(text)
-    number = float(text)
-    if not math.isfinite(number):
-        raise DecodeError(Reason.NOT_FINITE, f"{text[:40]} is not a finite number")
+    number = as_number(text)
+    if isinstance(number, Unfit):
+        raise unfit(number, metric)
     return number

@@ -1,8 +1,12 @@
 -- $1 connection, $2 phase, $3 customer, $4 limit, $5 and $6 the window start and meter to begin after: what a run has passed is dead
 -- entries of the index until it is vacuumed.
--- Closed windows, oldest first, each with its value recomputed from telemetry, what the system holds for it, and for a deadband
--- what the system holds before it. A value is null when no sample, or no numeric one where a number is needed, is left in the window.
--- Nothing is due while the connection may not call its system. Numbers beyond 1e150 are no measurements: their sums leave float8.
+-- Closed windows, oldest first, each with what its samples make of it now, what the system holds for it, and for a deadband what the
+-- system holds for the meter's window before it, and which that is.
+-- computed: null where the window has no sample. Else its value (null: none can be told, as for the first reading of a counter), a sample
+-- that cannot take part (a text where a number is needed, a number that a double does not hold or whose sum would leave it: of several
+-- the first in the order of texts), and whether the samples of a sum reach 2^53 together, where integers are lost.
+-- A boolean is 0 or 1 for mean, min, max and sum; a counter (delta) is never one.
+-- Nothing is due while the connection may not call its system.
 -- The subqueries stand in CASE so that each window runs only the one of its reduction.
 with picked as materialized (
     select d.meter, d.window_start, d.mark, d.attempts
@@ -22,63 +26,93 @@ with picked as materialized (
 select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts, due.unit, due.deadband, due.reduce,
        case
            when due.reduce in ('last', 'each') then (
-               select t.metrics -> due.metric
-               from telemetry t
-               where t.customer_id = $3 and t.device_id = due.device_id
-                 and t.ts >= due.window_start and t.ts < due.window_start + due.span
-                 and t.metrics ? due.metric
-               order by t.ts desc
-               limit 1
+               select jsonb_build_array(
+                          raw,
+                          case when jsonb_typeof(raw) = 'number' and abs(raw::numeric) > 9007199254740992
+                                    and raw::numeric <> raw::float8::text::numeric then raw end,
+                          false)
+               from (
+                   select t.metrics -> due.metric as raw
+                   from telemetry t
+                   where t.customer_id = $3 and t.device_id = due.device_id
+                     and t.ts >= due.window_start and t.ts < due.window_start + due.span
+                     and t.metrics ? due.metric
+                   order by t.ts desc
+                   limit 1
+               ) newest
            )
            when due.reduce = 'delta' then (
-               -- Increase of a counter: a fall means that it began again at zero. Starts from the last sample before the window.
-               select to_jsonb(sum(case when step.number < step.prior then step.number else step.number - step.prior end))
+               -- Increase of a counter: a fall means that it began again at zero. Starts from the last number before the window.
+               select jsonb_build_array(
+                          sum(case when step.number < step.prior then step.number else step.number - step.prior end)
+                              filter (where step.inside and step.prior is not null),
+                          (min(step.raw::text) filter (where step.inside and step.number is null))::jsonb,
+                          false)
                from (
-                   select seen.number, lag(seen.number) over (order by seen.ts) as prior, seen.inside
+                   select seen.number, lag(seen.number) over (order by seen.ts) as prior, seen.inside, seen.raw
                    from (
-                       (select t.ts, (t.metrics -> due.metric)::float8 as number, false as inside
+                       (select t.ts, (t.metrics -> due.metric)::float8 as number, false as inside, null::jsonb as raw
                         from telemetry t
                         where t.customer_id = $3 and t.device_id = due.device_id and t.ts < due.window_start
                           and case when jsonb_typeof(t.metrics -> due.metric) = 'number' then abs((t.metrics -> due.metric)::float8) < 1e150 end
                         order by t.ts desc
                         limit 1)
                        union all
-                       select t.ts, (t.metrics -> due.metric)::float8, true
+                       select t.ts,
+                              case when jsonb_typeof(t.metrics -> due.metric) = 'number' then
+                                  case when abs((t.metrics -> due.metric)::float8) <= 9007199254740992
+                                            or abs((t.metrics -> due.metric)::float8) < 1e150
+                                               and (t.metrics -> due.metric)::numeric = (t.metrics -> due.metric)::float8::text::numeric
+                                       then (t.metrics -> due.metric)::float8 end
+                              end,
+                              true, t.metrics -> due.metric
                        from telemetry t
                        where t.customer_id = $3 and t.device_id = due.device_id
                          and t.ts >= due.window_start and t.ts < due.window_start + due.span
-                         and case when jsonb_typeof(t.metrics -> due.metric) = 'number' then abs((t.metrics -> due.metric)::float8) < 1e150 end
+                         and t.metrics ? due.metric
                    ) seen
                ) step
-               where step.inside and step.prior is not null
+               having bool_or(step.inside)
            )
            else (
-               select to_jsonb(case due.reduce
-                          when 'count' then count(*)::float8
-                          when 'mean' then avg(n.number) filter (where abs(n.number) < 1e150)
-                          when 'min' then min(n.number)
-                          when 'max' then max(n.number)
-                          when 'sum' then sum(n.number) filter (where abs(n.number) < 1e150)
-                      end)
-               from telemetry t
-               cross join lateral (
-                   select case jsonb_typeof(t.metrics -> due.metric)
-                              when 'number' then (t.metrics -> due.metric)::float8
-                              when 'boolean' then (t.metrics -> due.metric)::boolean::int::float8
-                          end as number
+               select jsonb_build_array(
+                          case due.reduce
+                              when 'count' then count(*)::float8
+                              when 'mean' then avg(n.number) filter (where abs(n.number) < 1e150)
+                              when 'min' then min(n.number)
+                              when 'max' then max(n.number)
+                              when 'sum' then sum(n.number) filter (where abs(n.number) < 1e150)
+                          end,
+                          (min(n.raw::text) filter (
+                               where due.reduce <> 'count'
+                                 and case when abs(n.number) <= 9007199254740992 then false
+                                          when abs(n.number) >= 1e150 and due.reduce in ('mean', 'sum') then true
+                                          else n.number is null or n.raw::numeric <> n.number::text::numeric end))::jsonb,
+                          due.reduce = 'sum'
+                              and sum(abs(n.number)) filter (where due.reduce = 'sum' and abs(n.number) < 1e150) >= 9007199254740992)
+               from (
+                   select raw,
+                          case jsonb_typeof(raw) when 'number' then raw::float8 when 'boolean' then raw::boolean::int::float8 end as number
+                   from (
+                       select t.metrics -> due.metric as raw
+                       from telemetry t
+                       where t.customer_id = $3 and t.device_id = due.device_id
+                         and t.ts >= due.window_start and t.ts < due.window_start + due.span
+                         and t.metrics ? due.metric
+                       offset 0
+                   ) sample
+                   offset 0  -- so that each sample is taken apart once, and not for each of the aggregates
                ) n
-               where t.customer_id = $3 and t.device_id = due.device_id
-                 and t.ts >= due.window_start and t.ts < due.window_start + due.span
-                 and t.metrics ? due.metric
                having count(*) > 0
            )
-       end as value,
+       end as computed,
        (select d.value from delivery d where d.connection_id = $1 and d.meter = due.meter and d.window_start = due.window_start) as delivered,
-       case when due.deadband > 0 then (
-           select d.value from delivery d
-           where d.connection_id = $1 and d.meter = due.meter and d.window_start < due.window_start
-           order by d.window_start desc
-           limit 1
-       ) end as previous
+       before.value as previous, before.window_start as previous_at
 from due
+left join lateral (
+    select d.value, d.window_start from delivery d
+    where due.deadband > 0 and d.connection_id = $1 and d.meter = due.meter and d.window_start < due.window_start
+    order by d.window_start desc
+    limit 1
+) before on true
 order by due.meter, due.window_start
