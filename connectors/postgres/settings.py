@@ -22,6 +22,10 @@ class PostgresSettings(Block):
         False,
         description="Also write each insert and each change as a row of `<table>_journal`, which only grows.",
     )
+    position_column: Name | None = Field(
+        "position",
+        description="Column (bigint) that keeps an older reading from replacing a newer one; used where the table has it, and made with the table.",
+    )
     max_items: int = Field(5000, ge=1, le=20_000, description="Readings in one statement.")
 
 

@@ -16,7 +16,8 @@ class DueWindow:
     """A closed window with its value recomputed from telemetry.
 
     `delivered`: what the system holds for this window; `previous`: what it holds for the meter's window
-    before; None where nothing.
+    before; None where nothing. `doubt` is set while the system may hold `doubted` instead, which was pushed
+    without a known outcome: then `delivered` proves nothing.
     """
 
     meter: str
@@ -29,6 +30,8 @@ class DueWindow:
     value: Value | None
     delivered: Value | None
     previous: Value | None
+    doubt: int | None = None
+    doubted: Value | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +68,13 @@ def plan(
     A value equal to what was delivered is settled. A window never delivered whose value lies within the
     deadband around the meter's last delivered value is settled too. `oldest` is the earliest window the
     system takes: an initial sync clips silently (its status says so), an incremental one refuses with a
-    reason.
+    reason. What is in doubt is sent, whatever was delivered.
     """
     result = Plan()
     last: dict[str, Value] = {}
     for window in due:
         value = _fit(window.value, capabilities)
-        if window.value is None or _equal(value, window.delivered):
+        if window.value is None or (window.doubt is None and _equal(value, window.delivered)):
             result.settled.append(window)
             if window.delivered is not None:
                 last[window.meter] = window.delivered
@@ -87,9 +90,8 @@ def plan(
                 detail = f"the system takes nothing older than {oldest.isoformat(timespec='seconds')}"
                 result.refused.append(Refusal(due=window, reason="older_than_max_backfill", detail=detail))
             continue
-        if window.delivered is None and _within(
-            window.deadband, value, last.get(window.meter, window.previous)
-        ):
+        is_first = window.delivered is None and window.doubt is None
+        if is_first and _within(window.deadband, value, last.get(window.meter, window.previous)):
             result.settled.append(window)
             continue
         last[window.meter] = value
@@ -132,7 +134,8 @@ def _reading(connection: str, window: DueWindow, value: Value) -> Reading:
         window_start=window.window_start,
         value=value,
         unit=window.unit,
-        modified=window.delivered is not None,
+        modified=window.delivered is not None
+        or (window.doubt is not None and not _equal(value, window.doubted)),
     )
 
 

@@ -46,7 +46,17 @@ class Unknown:
     message: str
 
 
-Outcome = Accepted | Duplicate | Rejected | Retry | Unknown
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Superseded:
+    """Not taken: the system holds this key with a later `position` than ours, None where it does not say
+    which.
+    """
+
+    position: int | None = None
+    message: str = "the system holds a later reading"
+
+
+Outcome = Accepted | Duplicate | Rejected | Retry | Unknown | Superseded
 
 
 class Step(enum.Enum):
@@ -57,6 +67,7 @@ class Step(enum.Enum):
     WAIT = "wait"
     RECONCILE = "reconcile"
     SEND_AGAIN = "send_again"
+    OVERTAKEN = "overtaken"
 
 
 def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool) -> Step:
@@ -64,7 +75,8 @@ def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool
 
     An unknown outcome is reconciled where the system can be asked, otherwise sent again (at least once). A
     reading that waits or gets no answer too often is a dead letter with the system's last words, so nothing
-    waits for ever.
+    waits for ever. A reading that was superseded shows that our lease is lost, or that our clock fell behind:
+    it is sent again past the position that the system holds, if it is still ours to send.
     """
     match outcome:
         case Accepted() | Duplicate():
@@ -77,5 +89,7 @@ def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool
             if attempts >= max_attempts:
                 return Step.DEAD_LETTER
             return Step.RECONCILE if can_find else Step.SEND_AGAIN
+        case Superseded():
+            return Step.OVERTAKEN
         case _:
             assert_never(outcome)

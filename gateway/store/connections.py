@@ -347,7 +347,7 @@ async def begin(connection: Connection, connection_id: str, outbound: Outbound) 
 
     What is equal is not sent again. Takes the streams' rows whole, so no run writes meanwhile.
     """
-    await connection.execute("select from stream where connection_id = $1 for update", connection_id)
+    await connection.execute(sql("stream_take_all"), connection_id)
     horizon: int = await connection.fetchval(sql("device_horizon"))
     known = await mappings.devices(connection, outbound.customer)
     wanted, conflicts = materialise(outbound.rules, known, resolution=outbound.capabilities.resolution)

@@ -30,6 +30,7 @@ async def drop_expired(database: Database, *, now: datetime, retention: timedelt
             dropped.append(row["name"])
     async with database.transaction() as connection:
         await connection.execute("delete from sync_run where ended_at < $1", now - RUNS_KEPT)
-        await connection.execute("delete from dead_letter where last_at < $1", now - retention)
+        await connection.execute(sql("dead_letters_expire"), now - retention)
+        await connection.execute("delete from delivery_doubt where window_start < $1", now - retention)
     await outbox.remove_expired(database, before=now - EVENTS_KEPT)
     return dropped

@@ -1,10 +1,16 @@
-"""Deliver: closed due windows to the system, every outcome stored before the next batch."""
+"""Deliver: closed due windows to the system, every outcome stored before the next batch.
+
+A batch is pushed only after its intent is committed. What ends between the two leaves an intent; its windows
+are in doubt, and are asked for or sent again whatever was recorded for them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 
 import structlog
 
@@ -12,7 +18,6 @@ from gateway import clock, metrics
 from gateway.model.connector import Connector
 from gateway.model.delivery import (
     DueWindow,
-    Plan,
     Refusal,
     batch_limit,
     chunks,
@@ -20,11 +25,28 @@ from gateway.model.delivery import (
     plan,
     suspects_last,
 )
-from gateway.model.errors import BatchRefused, ConnectorError, OutcomeUnknown, Unavailable
-from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Step, Unknown, decide
+from gateway.model.errors import (
+    BatchRefused,
+    ConnectorError,
+    LeaseLost,
+    OutcomeUnknown,
+    StoreError,
+    Unavailable,
+)
+from gateway.model.outcome import (
+    Accepted,
+    Duplicate,
+    Outcome,
+    Rejected,
+    Retry,
+    Step,
+    Superseded,
+    Unknown,
+    decide,
+)
 from gateway.model.reading import Batch, Reading, make_batch
 from gateway.store import deliveries, windows
-from gateway.store.deliveries import Delivered, Results
+from gateway.store.deliveries import Delivered, Intent, Results
 from gateway.store.pool import Database
 from gateway.store.streams import Claim, Tally
 from gateway.sync.link import Link
@@ -42,6 +64,21 @@ ALONE_FAILURES = 3
 """Failures of a reading that was sent alone, before it is parked while the system takes others."""
 
 
+FRESH = 1 / 3
+"""Of the lease: a push begins within this after the proof that the lease is ours, or not at all."""
+
+CONFESS_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Armed:
+    """A batch whose intent is committed."""
+
+    pairs: Sequence[Pair]
+    batch: Batch
+    intent: Intent
+
+
 class Delivery:
     """The delivering half of one run of one stream."""
 
@@ -55,6 +92,7 @@ class Delivery:
         push_timeout: timedelta,
         max_attempts: int,
         unknown_wait: timedelta,
+        lease: timedelta,
     ) -> None:
         self._database = database
         self._claim = claim
@@ -63,47 +101,57 @@ class Delivery:
         self._push_timeout = push_timeout.total_seconds()
         self._max_attempts = max_attempts
         self._unknown_wait = unknown_wait.total_seconds()
+        self._lease_seconds = lease.total_seconds()
         self._after = windows.BEGINNING
         self._ahead: asyncio.Task[list[DueWindow]] | None = None
+        self._days: set[date] = set()
+        self._parts = deque[Sequence[Pair]]()
+        self._aside = Results()
+        """What needs no push, until the next transaction takes it along."""
+        self._armed: _Armed | None = None
         self._put_off: set[str] = set()
         self.called = False
         """Whether the system was asked anything."""
-        self.ask_in_seconds: float | None = None
-        """Set when readings were sent without a definite answer: nothing more is sent before the system was
-        asked.
-        """
 
     @property
     def _connector(self) -> Connector:
         return self._link.connector
+
+    async def resolve(self) -> None:
+        """The first step of a run: what the one before left on its way is in doubt.
+
+        Nothing of it is asked or sent before a push that was begun with it has arrived or run out of time.
+        """
+        if await deliveries.is_resolved(self._database, self._claim):
+            return
+        wait = max(self._push_timeout, self._unknown_wait)
+        if self._connector.capabilities.keeps_latest:
+            wait = 0.0
+        count = await deliveries.resolve(self._database, self._claim, wait_seconds=wait)
+        log.info("sync.batch_in_doubt", connection=self._claim.connection, readings=count)
 
     async def deliver_once(self) -> bool:
         """Computes and delivers up to `FETCH_WINDOWS` closed windows; False when none is due.
 
         Raises ConnectorError when the system could not serve a push; what was pushed before it is stored.
         """
-        capabilities = self._connector.capabilities
-        limit = min(FETCH_WINDOWS, max(500, capabilities.max_items))
-        due = await self._next(limit)
-        if not due:
-            return False
-        if len(due) == limit:
-            self._look_ahead(limit)
-        planned = plan(
-            self._claim.connection,
-            due,
-            capabilities=capabilities,
-            oldest=oldest_accepted(capabilities, clock.now()),
-            clip_silently=self._claim.phase == "initial",
-        )
-        await self._settle(planned)
-        sendable = suspects_last(planned.send) if self._claim.attempts >= NARROW_AFTER else planned.send
-        for part in chunks(sendable, batch_limit(capabilities.max_items, self._claim.attempts)):
-            if left := [pair for pair in part if pair[0].meter not in self._put_off]:
-                await self._push(left)
-            if self.ask_in_seconds is not None:
-                break
+        if self._armed is None and not self._parts:
+            due = await self._next(self._limit)
+            if not due:
+                return False
+            self._sort(due)
+        fetched_until = self._after
+        while self._after == fetched_until and (pairs := await self._next_pairs()):
+            await self._push(pairs)
+        if self._aside:
+            await self._record(Results())
         return True
+
+    async def withdraw(self) -> None:
+        """At the end of a run: the batch that was next is not sent, and nobody need ask for it."""
+        if self._armed is not None:
+            self._armed = None
+            await self._record(Results())
 
     async def close(self) -> None:
         """Ends what is still being computed ahead."""
@@ -111,6 +159,10 @@ class Delivery:
             self._ahead.cancel()
             await asyncio.gather(self._ahead, return_exceptions=True)
             self._ahead = None
+
+    @property
+    def _limit(self) -> int:
+        return min(FETCH_WINDOWS, max(500, self._connector.capabilities.max_items))
 
     async def _next(self, limit: int) -> list[DueWindow]:
         """The next windows of this run; begins again where it reaches the end, for older ones may be due by
@@ -125,106 +177,190 @@ class Delivery:
         if not due and self._after != windows.BEGINNING:
             self._after = windows.BEGINNING
             due = await self._compute(limit)
-        if due:
-            self._after = max((window.window_start, window.meter) for window in due)
         return due
 
     async def _compute(self, limit: int) -> list[DueWindow]:
         async with self._database.connection() as connection:
-            return await windows.compute_due(connection, self._claim, limit, self._after)
+            due = await windows.compute_due(connection, self._claim, limit, self._after)
+        days = {window.window_start.date() for window in due} - self._days
+        await deliveries.ensure_days(self._database, days)
+        self._days |= days
+        return due
 
-    def _look_ahead(self, limit: int) -> None:
-        """Computes the next windows while these are pushed; not where a value depends on the delivery before
-        it, nor after a failure.
+    def _sort(self, due: list[DueWindow]) -> None:
+        """Batches to `_parts`, what needs none aside, and begins to compute the next windows.
+
+        Not ahead where a value depends on the delivery before it, nor after a failure.
         """
-        if self._claim.attempts == 0 and not any(rule.deadband for rule in self._link.rules):
-            self._ahead = asyncio.create_task(self._compute(limit))
+        self._after = max((window.window_start, window.meter) for window in due)
+        capabilities, attempts = self._connector.capabilities, self._claim.attempts
+        planned = plan(
+            self._claim.connection,
+            due,
+            capabilities=capabilities,
+            oldest=oldest_accepted(capabilities, clock.now()),
+            clip_silently=self._claim.phase == "initial",
+        )
+        self._aside.settled += planned.settled
+        self._aside.dead += planned.refused
+        sendable = suspects_last(planned.send) if attempts >= NARROW_AFTER else planned.send
+        self._parts.extend(chunks(sendable, batch_limit(capabilities.max_items, attempts)))
+        if len(due) == self._limit and attempts == 0 and not any(rule.deadband for rule in self._link.rules):
+            self._ahead = asyncio.create_task(self._compute(self._limit))
 
-    async def reconcile(self) -> float | None:
-        """Asks the system about a batch whose answer was lost. None when all is known; seconds to wait when
-        it is too early to ask.
+    async def _next_pairs(self) -> Sequence[Pair] | None:
+        """The next batch; readings in doubt that the system holds already are recorded and left out."""
+        if self._armed is not None:
+            return self._armed.pairs
+        while self._parts:
+            pairs = self._not_put_off(self._parts.popleft())
+            if self._must_ask(pairs):
+                pairs = await self._ask(pairs)
+            if pairs:
+                return pairs
+        return None
 
-        Found readings are recorded as delivered; the others stay due and are sent again.
+    def _following(self) -> Sequence[Pair] | None:
+        """The batch after the one in hand, where it is known without waiting: its intent rides on the commit
+        of this one.
         """
-        intent = await deliveries.read_intent(self._database, self._claim)
-        if intent is None:
-            return None
-        if intent.age_seconds < self._unknown_wait:
-            return self._unknown_wait - intent.age_seconds
-        results = Results()
-        if self._connector.capabilities.readback != "none":
-            self.called = True
-            found = await self._connector.find(intent.readings)
-            for reading in intent.readings:
-                remote = found.get(reading.key)
-                if remote is not None and remote.value == reading.value:
-                    made = Delivered(
-                        meter=reading.meter,
-                        window_start=reading.window_start,
-                        value=reading.value,
-                        remote_id=remote.remote_id,
-                        due=None,
-                    )
-                    results.delivered.append(made)
-        self._tally.delivered += len(results.delivered)
-        self._count("delivered", len(results.delivered))
-        await deliveries.commit(self._database, self._claim, results, batch_id=intent.batch_id)
+        ahead = self._ahead
+        if self._parts or ahead is None or not ahead.done() or ahead.exception() is not None:
+            due = []
+        else:
+            due = ahead.result()
+        if due:
+            self._ahead = None
+            self._sort(due)
+        while self._parts:
+            pairs = self._not_put_off(self._parts[0])
+            if self._must_ask(pairs):
+                return None
+            self._parts.popleft()
+            if pairs:
+                return pairs
+        return None
+
+    def _not_put_off(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
+        return [pair for pair in pairs if pair[0].meter not in self._put_off]
+
+    def _must_ask(self, pairs: Sequence[Pair]) -> bool:
+        capabilities = self._connector.capabilities
+        can_and_need = capabilities.readback != "none" and not capabilities.resend_is_harmless
+        return can_and_need and any(due.doubt is not None for due, _ in pairs)
+
+    async def _ask(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
+        """What must still be sent: the system was asked for what is in doubt, and shows another value or
+        none.
+        """
+        self.called = True
+        doubted = [reading for due, reading in pairs if due.doubt is not None]
+        found = await self._connector.find(doubted)
+        results, left = Results(), list[Pair]()
+        for due, reading in pairs:
+            remote = None if due.doubt is None else found.get(reading.key)
+            if remote is not None and remote.value == reading.value:
+                results.delivered.append(_delivered(due, reading, remote.remote_id))
+            else:
+                left.append((due, reading if remote is None else replace(reading, modified=True)))
+        await self._record(results)
         log.info(
             "sync.batch_reconciled",
             connection=self._claim.connection,
-            batch=intent.batch_id,
-            readings=len(intent.readings),
+            readings=len(doubted),
             found=len(results.delivered),
         )
-        return None
-
-    async def _settle(self, planned: Plan) -> None:
-        if not planned.settled and not planned.refused:
-            return
-        await deliveries.commit(
-            self._database, self._claim, Results(settled=planned.settled, dead=planned.refused)
-        )
-        self._tally.unchanged += len(planned.settled)
-        self._tally.rejected += len(planned.refused)
-        self._count("dead_letter", len(planned.refused))
+        return left
 
     async def _push(self, pairs: Sequence[Pair]) -> None:
-        """One batch and its outcomes. Halves of a batch that was refused without naming the culprit, down to
-        single readings.
+        """One batch and its outcomes. A batch that was refused without naming the culprit leaves its halves
+        to be pushed next, down to single readings.
         """
-        batch = make_batch(self._claim.connection, [reading for _, reading in pairs])
-        cautious = not self._connector.capabilities.resend_is_harmless
-        if cautious:
-            await deliveries.record_intent(self._database, self._claim, batch)
+        batch = await self._ready(pairs)
+        doubted: Sequence[Reading] = ()
         try:
             outcomes = await self._call(batch)
+        except asyncio.CancelledError:
+            await self._confess(batch)
+            raise
         except BatchRefused as error:
             if len(pairs) > 1:
-                await self._forget(batch)
                 middle = len(pairs) // 2
-                for half in (pairs[:middle], pairs[middle:]):
-                    if self.ask_in_seconds is None:
-                        await self._push(half)
+                self._parts.extendleft((pairs[middle:], pairs[:middle]))
+                await self._record(Results(), batch, following=self._following())
                 return
             outcomes = [Rejected(code="refused", message=str(error))]
         except Unavailable as error:
+            doubted = batch.readings if isinstance(error, OutcomeUnknown) else ()
             if not await self._is_to_blame(pairs):
-                if not isinstance(error, OutcomeUnknown):
-                    await self._forget(batch)
-                # of an unknown outcome the intent stays, as it does when we are killed here: the next run
-                # asks before it sends
+                await self._record(Results(doubted=list(doubted), ask_in_seconds=self._unknown_wait), batch)
                 raise
             outcomes = [Rejected(code="upstream_error", message=str(error))]
         except ConnectorError:
-            await self._forget(batch)
+            await self._record(Results(), batch)
             raise
-        results, unknown = self._judge(batch, outcomes, {reading.key: due for due, reading in pairs})
-        if cautious and unknown:
-            self.ask_in_seconds = self._unknown_wait
-            await deliveries.commit(self._database, self._claim, results, batch_id=batch.id, unknown=unknown)
-        else:
-            await deliveries.commit(
-                self._database, self._claim, results, batch_id=batch.id if cautious else None
+        results = self._judge(batch, outcomes, {reading.key: due for due, reading in pairs})
+        results.doubted += doubted
+        await self._record(results, batch, following=self._following())
+
+    async def _ready(self, pairs: Sequence[Pair]) -> Batch:
+        """The batch, its intent committed and the lease shown to be ours a moment ago. Raises LeaseLost.
+
+        A process that was stopped for a while finds out here, right before the call. What slips between this
+        and the system's door has an intent of this fence, which the next holder resolves.
+        """
+        for _ in range(3):
+            if self._armed is None:
+                await self._record(Results(), following=pairs)
+            armed, self._armed = self._armed, None
+            assert armed is not None
+            if clock.monotonic() < armed.intent.proved_at + self._lease_seconds * FRESH:
+                return armed.batch
+        raise LeaseLost(
+            f"{self._claim.connection}: the lease could not be shown to be ours within a third of its time"
+        )
+
+    async def _record(
+        self, results: Results, batch: Batch | None = None, *, following: Sequence[Pair] | None = None
+    ) -> None:
+        """Stores what became of a batch, resolves its intent and records the intent of the following one, in
+        one transaction; counts when that is committed.
+        """
+        results.settled += self._aside.settled
+        results.dead += self._aside.dead
+        self._aside = Results()
+        readings = sorted((r for _, r in following or ()), key=lambda r: (r.meter, r.window_start))
+        try:
+            intent = await deliveries.commit(
+                self._database,
+                self._claim,
+                results,
+                resolved=True,
+                next_readings=readings,
+                lease_seconds=self._lease_seconds,
+            )
+        except LeaseLost:
+            if batch is not None:
+                await self._confess(batch)
+            raise
+        if following and intent is not None:
+            made = make_batch(self._claim.connection, readings, intent.position)
+            self._armed = _Armed(following, made, intent)
+        self._count(results)
+
+    async def _confess(self, batch: Batch) -> None:
+        """The push may have arrived after our lease was lost: its windows are looked at again by the holder."""
+        try:
+            async with asyncio.timeout(CONFESS_SECONDS):
+                if await deliveries.confess(self._database, self._claim, batch):
+                    log.warning(
+                        "sync.push_outlived_lease",
+                        connection=self._claim.connection,
+                        readings=len(batch.readings),
+                    )
+        except (StoreError, TimeoutError) as error:
+            log.warning(
+                "sync.push_outlived_lease", connection=self._claim.connection, detail=f"not told: {error}"
             )
 
     async def _call(self, batch: Batch) -> Sequence[Outcome]:
@@ -241,11 +377,6 @@ class Delivery:
                 f"the connector answered {len(outcomes)} outcomes for {len(batch.readings)} readings"
             )
         return outcomes
-
-    async def _forget(self, batch: Batch) -> None:
-        """Nothing of the batch was taken."""
-        if not self._connector.capabilities.resend_is_harmless:
-            await deliveries.commit(self._database, self._claim, Results(), batch_id=batch.id)
 
     async def _is_to_blame(self, pairs: Sequence[Pair]) -> bool:
         """Whether a failure is this single reading's: the system answers a probe and takes others, or nothing
@@ -269,57 +400,86 @@ class Delivery:
         await deliveries.commit(self._database, self._claim, Results(retried=[due]))
         return False
 
-    def _judge(
-        self, batch: Batch, outcomes: Sequence[Outcome], due_by_key: dict[str, DueWindow]
-    ) -> tuple[Results, list[Reading]]:
-        """What becomes of each, and the readings whose outcome is unknown and can be asked for."""
-        results, unknown = Results(), list[Reading]()
+    def _judge(self, batch: Batch, outcomes: Sequence[Outcome], due_by_key: dict[str, DueWindow]) -> Results:
+        """What becomes of each."""
+        results = Results(ask_in_seconds=self._unknown_wait)
         waiting: dict[str, float] = {}
         can_find = self._connector.capabilities.readback != "none"
         for reading, outcome in zip(batch.readings, outcomes, strict=True):
             due = due_by_key[reading.key]
+            if isinstance(outcome, Unknown | Superseded):
+                results.doubted.append(reading)
             step = decide(
                 outcome, attempts=due.attempts + 1, max_attempts=self._max_attempts, can_find=can_find
             )
             match step:
                 case Step.DELIVERED:
-                    results.delivered.append(
-                        Delivered(
-                            meter=reading.meter,
-                            window_start=reading.window_start,
-                            value=reading.value,
-                            remote_id=outcome.remote_id
-                            if isinstance(outcome, Accepted | Duplicate)
-                            else None,
-                            due=due,
-                        )
-                    )
-                    if reading.modified:
-                        self._tally.modified += 1
-                    else:
-                        self._tally.delivered += 1
+                    remote_id = outcome.remote_id if isinstance(outcome, Accepted | Duplicate) else None
+                    results.delivered.append(_delivered(due, reading, remote_id))
                 case Step.DEAD_LETTER:
                     results.dead.append(_refusal(due, outcome))
-                    self._tally.rejected += 1
                 case Step.WAIT | Step.RECONCILE | Step.SEND_AGAIN:
                     results.retried.append(due)
                     waiting[reading.meter] = max(waiting.get(reading.meter, 0.0), self._wait_seconds(outcome))
-                    self._tally.retried += 1
-                    if step is Step.RECONCILE:
-                        unknown.append(reading)
+                case Step.OVERTAKEN:
+                    waiting[reading.meter] = max(waiting.get(reading.meter, 0.0), self._wait_seconds(outcome))
         results.waiting = waiting
+        results.passed = self._superseded(batch, outcomes)
         self._put_off |= waiting.keys()
-        self._count("delivered", len(results.delivered))
-        self._count("dead_letter", len(results.dead))
-        self._count("retried", len(results.retried))
-        return results, unknown
+        return results
+
+    def _superseded(self, batch: Batch, outcomes: Sequence[Outcome]) -> int | None:
+        """The latest position that the system holds in place of one of these.
+
+        The usual cause is that our lease is lost, and the commit will say so. Where it is still ours the clock
+        fell behind (an older dump, another clock), and is set past what the system holds.
+        """
+        superseded = [outcome for outcome in outcomes if isinstance(outcome, Superseded)]
+        if not superseded:
+            return None
+        log.warning(
+            "sync.batch_superseded",
+            connection=self._claim.connection,
+            readings=len(superseded),
+            position=batch.position,
+        )
+        return max((o.position for o in superseded if o.position is not None), default=None)
 
     def _wait_seconds(self, outcome: Outcome) -> float:
-        return outcome.after_seconds if isinstance(outcome, Retry) else self._unknown_wait
+        match outcome:
+            case Retry(after_seconds=seconds):
+                return seconds
+            case Superseded(position=int()):
+                return 0.0
+            case _:
+                return self._unknown_wait
 
-    def _count(self, outcome: str, count: int) -> None:
-        if count:
-            metrics.SYNC_READINGS.labels(self._link.system, outcome).inc(count)
+    def _count(self, results: Results) -> None:
+        """After the commit: what was rolled back did not happen."""
+        modified = sum(made.modified for made in results.delivered)
+        self._tally.modified += modified
+        self._tally.delivered += len(results.delivered) - modified
+        self._tally.unchanged += len(results.settled)
+        self._tally.rejected += len(results.dead)
+        self._tally.retried += len(results.retried)
+        for outcome, counted in (
+            ("delivered", results.delivered),
+            ("dead_letter", results.dead),
+            ("retried", results.retried),
+        ):
+            if counted:
+                metrics.SYNC_READINGS.labels(self._link.system, outcome).inc(len(counted))
+
+
+def _delivered(due: DueWindow, reading: Reading, remote_id: str | None) -> Delivered:
+    return Delivered(
+        meter=reading.meter,
+        window_start=reading.window_start,
+        value=reading.value,
+        remote_id=remote_id,
+        modified=reading.modified,
+        due=due,
+    )
 
 
 def _refusal(due: DueWindow, outcome: Outcome) -> Refusal:

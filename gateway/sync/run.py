@@ -93,6 +93,7 @@ class Runner:
             push_timeout=self._settings.push_timeout,
             max_attempts=self._settings.max_attempts,
             unknown_wait=self._settings.unknown_wait,
+            lease=self._settings.lease,
         )
         try:
             end = await (self._initial if claim.phase == "initial" else self._incremental)(
@@ -101,6 +102,7 @@ class Runner:
         except ConnectorError as error:
             end = await self._failed(claim, link, error)
         else:
+            await delivery.withdraw()
             if delivery.called:
                 await self._health.succeeded(link)
             else:
@@ -129,8 +131,7 @@ class Runner:
         await self._finish(claim, link, end, Tally(), clock.now())
 
     async def _incremental(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
-        if (wait := await delivery.reconcile()) is not None:
-            return End(state="running", next_in_seconds=wait, attempts=claim.attempts)
+        await delivery.resolve()
         # Where a meter's readings must ascend, live ones wait until the history is delivered.
         ascending = link.connector.capabilities.order == "per_meter_ascending"
         held_back = ascending and await streams.is_initial_pending(self._database, claim)
@@ -144,8 +145,6 @@ class Runner:
             finally:
                 if scanning is not None:
                     scanned = await scanning
-            if delivery.ask_in_seconds is not None:
-                return End(state="running", next_in_seconds=delivery.ask_in_seconds, succeeded=True)
             if scanning is None and not delivered:
                 wait = max(0.0, link.interval.total_seconds() - (clock.monotonic() - started))
                 return End(state="idle", next_in_seconds=wait, succeeded=True)
@@ -156,14 +155,11 @@ class Runner:
             return await scan_slice(self._database, claim, link, tally)
 
     async def _initial(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
-        if (wait := await delivery.reconcile()) is not None:
-            return End(state="running", next_in_seconds=wait, attempts=claim.attempts)
+        await delivery.resolve()
         until, walked = clock.monotonic() + RUN_SECONDS, False
         while clock.monotonic() < until:
             started = clock.monotonic()
             delivered = await delivery.deliver_once()
-            if delivery.ask_in_seconds is not None:
-                return End(state="running", next_in_seconds=delivery.ask_in_seconds, succeeded=True)
             if not delivered and walked:
                 await initial.finish(self._database, claim)
                 log.info("sync.initial_completed", connection=claim.connection)

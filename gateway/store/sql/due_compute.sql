@@ -1,7 +1,7 @@
 -- $1 connection, $2 phase, $3 customer, $4 limit, $5 and $6 the window start and meter to begin after: what a run has passed is dead
 -- entries of the index until it is vacuumed.
 -- Closed windows, oldest first, each with its value recomputed from telemetry, what the system holds for it, and for a deadband
--- what the system holds before it. A value is null when no sample, or no numeric one where a number is needed, is left in the window.
+-- what the system holds before it. What is in doubt has a doubt and what was sent last. A value is null when no sample, or no numeric one where a number is needed, is left in the window.
 -- Nothing is due while the connection may not call its system. Numbers beyond 1e150 are no measurements: their sums leave float8.
 -- The subqueries stand in CASE so that each window runs only the one of its reduction.
 with picked as materialized (
@@ -11,6 +11,7 @@ with picked as materialized (
       and (d.window_start, d.meter) > ($5, $6)
       and exists (select from connection c where c.connection_id = $1 and c.state in ('active', 'degraded'))
       and not exists (select from meter_mapping m where m.connection_id = $1 and m.meter = d.meter and m.retry_at > now())
+      and not exists (select from delivery_doubt q where q.connection_id = $1 and q.meter = d.meter and q.ask_at > now())
     order by d.window_start, d.meter
     limit $4
 ), due as materialized (
@@ -72,6 +73,7 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
                having count(*) > 0
            )
        end as value,
+       doubted.mark::text::bigint as doubt, doubted.value as doubted,
        (select d.value from delivery d where d.connection_id = $1 and d.meter = due.meter and d.window_start = due.window_start) as delivered,
        case when due.deadband > 0 then (
            select d.value from delivery d
@@ -80,4 +82,5 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
            limit 1
        ) end as previous
 from due
+left join delivery_doubt doubted on doubted.connection_id = $1 and doubted.meter = due.meter and doubted.window_start = due.window_start
 order by due.meter, due.window_start

@@ -1,3 +1,10 @@
--- $1 connection, $2 meters that stay. Their due windows go with the others.
-with gone as (delete from meter_mapping where connection_id = $1 and meter <> all($2) returning meter)
-delete from due_window where connection_id = $1 and meter in (select meter from gone)
+-- $1 connection, $2 meters that stay. Their due windows go with the others, taken in the order of every other transaction. What is in doubt
+-- stays so: a meter that comes back finds it.
+with gone as (delete from meter_mapping where connection_id = $1 and meter <> all($2) returning meter),
+places as materialized (
+    select d.ctid from due_window d
+    where d.connection_id = $1 and d.meter in (select meter from gone)
+    order by d.meter, d.window_start
+    for update
+)
+delete from due_window d using places where d.ctid = places.ctid
