@@ -108,9 +108,8 @@ async def _write(connection: Connection, claim: Claim, results: Results) -> None
     )
     if results.dead:
         await _record_dead_letters(connection, claim, results.dead)
-    if gone or results.retried:
-        await connection.execute(sql("due_lock"), claim.connection, *_places(results.retried + gone))
     if results.retried:
+        await connection.execute(sql("due_lock"), claim.connection, *_places(results.retried + gone))
         await connection.execute(sql("due_retry"), claim.connection, *_places(results.retried))
     if gone:
         await connection.execute(

@@ -2,9 +2,13 @@
 -- stays so: a meter that comes back finds it.
 with gone as (delete from meter_mapping where connection_id = $1 and meter <> all($2) returning meter),
 places as materialized (
-    select d.ctid from due_window d
-    where d.connection_id = $1 and d.meter in (select meter from gone)
-    order by d.meter, d.window_start
-    for update
+    select held.place
+    from (select meter from gone order by meter) meters
+    cross join lateral (
+        select d.ctid as place from due_window d
+        where d.connection_id = $1 and d.meter = meters.meter
+        order by d.window_start
+        for update
+    ) held
 )
-delete from due_window d using places where d.ctid = places.ctid
+delete from due_window d using places where d.ctid = places.place
