@@ -11,7 +11,7 @@ with picked as materialized (
       and (d.window_start, d.meter) > ($5, $6)
       and exists (select from connection c where c.connection_id = $1 and c.state in ('active', 'degraded'))
       and not exists (select from meter_mapping m where m.connection_id = $1 and m.meter = d.meter and m.retry_at > now())
-      and not exists (select from delivery_doubt q where q.connection_id = $1 and q.meter = d.meter and q.ask_at > now())
+      and d.meter <> all(array(select distinct q.meter from delivery_doubt q where q.connection_id = $1 and q.ask_at > now()))
     order by d.window_start, d.meter
     limit $4
 ), due as materialized (
@@ -73,7 +73,10 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
                having count(*) > 0
            )
        end as value,
-       doubted.mark::text::bigint as doubt, doubted.value as doubted,
+       (select q.mark::text::bigint from delivery_doubt q
+        where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubt,
+       (select q.value from delivery_doubt q
+        where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubted,
        (select d.value from delivery d where d.connection_id = $1 and d.meter = due.meter and d.window_start = due.window_start) as delivered,
        case when due.deadband > 0 then (
            select d.value from delivery d
@@ -82,5 +85,4 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
            limit 1
        ) end as previous
 from due
-left join delivery_doubt doubted on doubted.connection_id = $1 and doubted.meter = due.meter and doubted.window_start = due.window_start
 order by due.meter, due.window_start
