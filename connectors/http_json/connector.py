@@ -22,7 +22,7 @@ from connectors.http_json.mapping import (
     words,
 )
 from connectors.http_json.settings import OF_BODY, OF_READING, HttpJsonCredentials, HttpJsonSettings
-from connectors.http_json.template import compiled
+from connectors.http_json.template import compiled, placeholders
 from connectors.kit.authorization import authorization_for
 from connectors.kit.bisect import Refusal, push_bisecting, push_singly
 from connectors.kit.credentials import NOT_SECRET
@@ -104,17 +104,24 @@ class HttpJsonConnector:
         outcomes: dict[str, Outcome] = {}
         items: dict[str, object] = {}
         for reading in batch.readings:
-            values = to_values(reading, connection=batch.connection, time=self._settings.time)
+            values = to_values(
+                reading, connection=batch.connection, time=self._settings.time, position=batch.position
+            )
             if isinstance(values, Rejected):
                 outcomes[reading.key] = values
             else:
                 items[reading.key] = self._fill_reading(values)
         sendable = [reading for reading in batch.readings if reading.key in items]
         if sendable and self._settings.send == "each":
-            sent = await push_singly(sendable, lambda part: self._send(part, items[part[0].key]))
+            sent = await push_singly(
+                sendable, lambda part: self._send(part, items[part[0].key], batch.position)
+            )
             outcomes.update(zip((reading.key for reading in sendable), sent, strict=True))
         elif sendable:
-            sent, _ = await push_bisecting(sendable, lambda part: self._send(part, self._body(part, items)))
+            sent, _ = await push_bisecting(
+                sendable,
+                lambda part: self._send(part, self._body(part, items, batch.position), batch.position),
+            )
             outcomes.update(zip((reading.key for reading in sendable), sent, strict=True))
         return [outcomes[reading.key] for reading in batch.readings]
 
@@ -141,20 +148,21 @@ class HttpJsonConnector:
         """Idempotent."""
         await self._http.close()
 
-    def _body(self, part: Sequence[Reading], items: Mapping[str, object]) -> object:
+    def _body(self, part: Sequence[Reading], items: Mapping[str, object], position: int) -> object:
         values = {
-            "batch": make_batch(self._connection, part).id,
+            "batch": make_batch(self._connection, part, position).id,
             "connection": self._connection,
+            "position": position,
             "readings": [items[reading.key] for reading in part],
         }
         return self._fill_body(values)
 
-    async def _send(self, part: Sequence[Reading], body: object) -> Sequence[Outcome]:
+    async def _send(self, part: Sequence[Reading], body: object, position: int) -> Sequence[Outcome]:
         settings = self._settings
         content = orjson.dumps(body)
         headers = {"content-type": "application/json"}
         if settings.idempotency_header is not None:
-            headers[settings.idempotency_header] = make_batch(self._connection, part).id
+            headers[settings.idempotency_header] = make_batch(self._connection, part, position).id
         if self._secret is not None:
             headers[settings.signature.header] = sign(self._secret, content, settings.signature)
         answer = await self._http.call(
@@ -208,4 +216,6 @@ def _capabilities(settings: HttpJsonSettings) -> Capabilities:
         resolution=resolution(settings.time),
         dedup=dedup,
         readback="none" if settings.read_back is None else "full",
+        keeps_latest=settings.deduplicates
+        and "position" in placeholders(settings.reading) | placeholders(settings.body),
     )

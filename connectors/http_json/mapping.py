@@ -12,7 +12,7 @@ from typing import Literal, assert_never
 from connectors.http_json.settings import ReadBack, RefusedWhen, Results, Signature
 from connectors.kit.numbers import to_number
 from gateway.model.connector import RemoteReading
-from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry
+from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded
 from gateway.model.reading import Reading
 from gateway.model.sample import Value
 
@@ -41,7 +41,9 @@ def to_time(at: datetime, written: TimeFormat) -> str | int:
     return (at - _EPOCH) // resolution(written)
 
 
-def to_values(reading: Reading, *, connection: str, time: TimeFormat) -> Mapping[str, object] | Rejected:
+def to_values(
+    reading: Reading, *, connection: str, time: TimeFormat, position: int = 0
+) -> Mapping[str, object] | Rejected:
     """The placeholders of a reading, or why JSON could not carry it."""
     value: object = reading.value
     if not isinstance(reading.value, bool | str):
@@ -57,6 +59,7 @@ def to_values(reading: Reading, *, connection: str, time: TimeFormat) -> Mapping
         "connection": connection,
         "key": reading.key,
         "meter": reading.meter,
+        "position": position,
         "time": to_time(reading.window_start, time),
         "unit": reading.unit,
         "value": value,
@@ -109,6 +112,8 @@ def _outcome(item: object, results: Results) -> Outcome:
         return Duplicate(remote_id=remote_id)
     if word == results.retry:
         return Retry(after_seconds=_RETRY_SECONDS, message=message)
+    if word == results.superseded:
+        return Superseded(message=message)
     return Rejected(code=_text(read(item, results.code))[:60] or "refused", message=message)
 
 

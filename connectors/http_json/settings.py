@@ -20,8 +20,8 @@ from connectors.http_json.template import compiled, placeholders
 from connectors.kit.credentials import OAUTH_CLIENT, OneOfKinds
 from connectors.kit.settings import Block, safe_url
 
-OF_READING = frozenset({"connection", "key", "meter", "time", "unit", "value"})
-OF_BODY = frozenset({"batch", "connection", "readings"})
+OF_READING = frozenset({"connection", "key", "meter", "position", "time", "unit", "value"})
+OF_BODY = frozenset({"batch", "connection", "position", "readings"})
 _RESERVED = frozenset(
     {"authorization", "content-length", "content-type", "connection", "cookie", "host", "transfer-encoding"}
 )
@@ -52,7 +52,7 @@ class Signature(Block):
 
 
 class Results(Block):
-    """Where an answer tells of each reading, in the order of the request. Anything but the three words is a
+    """Where an answer tells of each reading, in the order of the request. Anything but these words is a
     refusal.
     """
 
@@ -65,6 +65,9 @@ class Results(Block):
     accepted: str = Field("accepted", description="The word for a reading that was taken.")
     duplicate: str = Field("duplicate", description="The word for one that was there.")
     retry: str = Field("retry", description="The word for one that may be sent again later.")
+    superseded: str = Field(
+        "superseded", description="The word for one that is older, by {position}, than what is held."
+    )
     code: str = Field("code", pattern=_FIELD, description="Path of the refusal's code.")
     message: str = Field("message", pattern=_FIELD, description="Path of the refusal's words.")
     remote_id: str = Field("id", pattern=_FIELD, description="Path of the receiver's own id of the reading.")

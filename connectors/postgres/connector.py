@@ -17,7 +17,16 @@ from connectors.kit.bisect import push_bisecting
 from connectors.kit.manifest import load_manifest
 from connectors.kit.settings import parse
 from connectors.postgres.errors import connecting, executing
-from connectors.postgres.mapping import EXISTS, Row, columns, statements, to_row, to_value
+from connectors.postgres.mapping import (
+    EXISTS,
+    HAS_COLUMN,
+    Row,
+    columns,
+    creations,
+    statements,
+    to_row,
+    to_value,
+)
 from connectors.postgres.session import open_session, tls_of
 from connectors.postgres.settings import PostgresCredentials, PostgresSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
@@ -29,7 +38,7 @@ from gateway.model.errors import (
     PermissionDenied,
     Unavailable,
 )
-from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
+from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Superseded
 from gateway.model.reading import Batch, Reading
 
 if TYPE_CHECKING:
@@ -55,6 +64,7 @@ class PostgresConnector:
         self._connection = built_from.connection
         self._timeout_seconds = built_from.timeout_seconds
         self._observe = built_from.observe
+        self._positioned = False
         self._statements = statements(settings.schema_name, settings.table, journal=settings.journal)
         self._capabilities = replace(MANIFEST.capabilities, max_items=settings.max_items)
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
@@ -63,7 +73,9 @@ class PostgresConnector:
 
     @property
     def capabilities(self) -> Capabilities:
-        """The manifest's, with `max_items` from the settings."""
+        """The manifest's, with `max_items` from the settings; whether the table keeps the latest is known once it
+        was looked at.
+        """
         return self._capabilities
 
     async def probe(self) -> Health:
@@ -73,12 +85,12 @@ class PostgresConnector:
         return await self._observed("probe", self._probe())
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
-        """One statement. Accepted: inserted or changed. Duplicate: the same value was there. Rows that
-        PostgreSQL refuses are isolated and Rejected.
+        """One statement. Accepted: inserted or changed. Duplicate: the same value was there. Superseded: a row
+        of a later position is there. Rows that PostgreSQL refuses are isolated and Rejected.
         """
         if not batch.readings:
             return []
-        return await self._observed("push", self._push(batch.readings))
+        return await self._observed("push", self._push(batch))
 
     async def find(self, readings: Sequence[Reading]) -> Mapping[str, RemoteReading]:
         """The rows of these keys."""
@@ -122,7 +134,8 @@ class PostgresConnector:
             detail=f"table {self._statements.table}",
         )
 
-    async def _push(self, readings: Sequence[Reading]) -> list[Outcome]:
+    async def _push(self, batch: Batch) -> list[Outcome]:
+        readings = batch.readings
         outcomes: dict[str, Outcome] = {}
         rows: dict[str, Row] = {}
         for reading in readings:
@@ -134,27 +147,50 @@ class PostgresConnector:
         sendable = [reading for reading in readings if reading.key in rows]
 
         async def send(part: Sequence[Reading]) -> Sequence[Outcome]:
-            return await self._upsert([rows[reading.key] for reading in part])
+            return await self._upsert([rows[reading.key] for reading in part], batch.position)
 
         if sendable:
             sent, _ = await push_bisecting(sendable, send, max_calls=64)
             outcomes.update((reading.key, outcome) for reading, outcome in zip(sendable, sent, strict=True))
         return [outcomes[reading.key] for reading in readings]
 
-    async def _upsert(self, rows: Sequence[Row]) -> list[Outcome]:
+    async def _upsert(self, rows: Sequence[Row], position: int) -> list[Outcome]:
         """One statement, one transaction. A key that stands twice is written once, with the later value."""
         distinct = {row.key: row for row in rows}
         async with self._session() as session:
             try:
+                given = columns(self._connection, list(distinct.values()))
+                if self._positioned:
+                    given = (*given, position)
                 with executing():
-                    applied = await session.fetch(
-                        self._statements.upsert, *columns(self._connection, list(distinct.values()))
-                    )
-                    changed = {record[0] for record in applied}
+                    applied = await session.fetch(self._statements.upsert, *given)
             except BadConfiguration:
                 self._table_is_ready = False
                 raise
-        return [Accepted() if row.key in changed else Duplicate() for row in rows]
+            changed: dict[str, bool] = {record[0]: record[1] for record in applied}
+            missing = [row for row in distinct.values() if row.key not in changed]
+            later = await self._later(session, missing) if missing and self._positioned else {}
+        return [
+            Superseded(position=later[row.key])
+            if row.key in later
+            else Accepted()
+            if changed.get(row.key)
+            else Duplicate()
+            for row in rows
+        ]
+
+    async def _later(self, session: Session, rows: Sequence[Row]) -> dict[str, int | None]:
+        """The positions of what stands in place of these rows, which are earlier."""
+        with executing():
+            held = await session.fetch(
+                self._statements.later,
+                self._connection,
+                [row.meter for row in rows],
+                [row.window_start for row in rows],
+                [row.key for row in rows],
+            )
+        positions: dict[str, int] = {record[0]: record[1] for record in held}
+        return {row.key: positions.get(row.key) for row in rows}
 
     async def _find(self, readings: Sequence[Reading]) -> Mapping[str, RemoteReading]:
         rows = [row for row in map(to_row, readings) if isinstance(row, Row)]
@@ -208,19 +244,31 @@ class PostgresConnector:
         """Makes what is missing, one connector at a time: `create table if not exists` alone would race and
         would need rights it should not.
         """
+        schema, table, column = (
+            self._settings.schema_name,
+            self._settings.table,
+            self._settings.position_column,
+        )
+        journal = self._settings.journal
         if self._settings.create_table:
-            wanted = [(self._settings.table, self._statements.create)]
-            if self._statements.create_journal:
-                wanted.append((self._settings.table + "_journal", self._statements.create_journal))
+            wanted = creations(schema, table, journal=journal, position=column)
             with executing(harmless=True):
-                for table, create in wanted:
-                    if not await self._exists(session, table):
+                for name, create in wanted:
+                    if not await self._exists(session, name):
                         async with session.transaction():
                             await session.execute(
                                 "select pg_advisory_xact_lock(hashtext('fieldgate.create_table'))"
                             )
-                            if not await self._exists(session, table):
+                            if not await self._exists(session, name):
                                 await session.execute(create)
+        with executing(harmless=True):
+            self._positioned = column is not None and bool(
+                await session.fetchval(HAS_COLUMN, schema, table, column)
+            )
+        self._statements = statements(
+            schema, table, journal=journal, position=column if self._positioned else None
+        )
+        self._capabilities = replace(self._capabilities, keeps_latest=self._positioned)
         self._table_is_ready = True
 
     async def _exists(self, session: Session, table: str) -> bool:

@@ -96,33 +96,55 @@ class Statements:
     """SQL for one table, identifiers quoted; the table's name is the only thing that is not a parameter."""
 
     table: str
-    create: str
-    create_journal: str
     upsert: str
+    later: str
     find: str
     probe: str
 
 
-def statements(schema: str, table: str, *, journal: bool) -> Statements:
-    """The statements for `schema`.`table` and, with `journal`, `table`_journal."""
+def statements(schema: str, table: str, *, journal: bool, position: str | None = None) -> Statements:
+    """The statements for `schema`.`table` and, with `journal`, `table`_journal. With `position` (the name of a
+    column) a row is never replaced by one of an earlier position.
+    """
     name = f"{quote(schema)}.{quote(table)}"
-    journal_name = f"{quote(schema)}.{quote(table + '_journal')}"
+    journalled = _JOURNALLED.format(journal=f"{quote(schema)}.{quote(table + '_journal')}") if journal else ""
+    if position is None:
+        upsert, later = _UPSERT.format(table=name, journalled=journalled), ""
+    else:
+        named = {"table": name, "position": quote(position), "journalled": journalled}
+        upsert, later = _UPSERT_AT.format(**named), _LATER.format(**named)
     return Statements(
         table=name,
-        create=_CREATE.format(table=name),
-        create_journal=_CREATE_JOURNAL.format(journal=journal_name) if journal else "",
-        upsert=_UPSERT.format(
-            table=name, journalled=_JOURNALLED.format(journal=journal_name) if journal else ""
-        ),
+        upsert=upsert,
+        later=later,
         find=_FIND.format(table=name),
         probe=_PROBE.format(table=name),
     )
+
+
+def creations(schema: str, table: str, *, journal: bool, position: str | None) -> list[tuple[str, str]]:
+    """What makes the table and the journal, by table."""
+    column = f"    {quote(position)} bigint, -- of the batch that wrote the row last\n" if position else ""
+    made = [(table, _CREATE.format(table=f"{quote(schema)}.{quote(table)}", position=column))]
+    if journal:
+        name = table + "_journal"
+        made.append((name, _CREATE_JOURNAL.format(journal=f"{quote(schema)}.{quote(name)}")))
+    return made
 
 
 EXISTS = """
 select exists (
     select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where n.nspname = $1 and c.relname = $2
+)"""
+
+HAS_COLUMN = """
+select exists (
+    select from pg_catalog.pg_attribute a
+    join pg_catalog.pg_class c on c.oid = a.attrelid
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = $1 and c.relname = $2 and a.attname = $3 and a.attnum > 0 and not a.attisdropped
+      and a.atttypid = 'bigint'::regtype
 )"""
 
 _CREATE = """
@@ -136,7 +158,7 @@ create table {table} (
     key          text not null,
     changes      int not null default 0, -- how often the value was changed after it was first written
     updated_at   timestamptz not null default now(),
-    primary key (connection, meter, window_start)
+{position}    primary key (connection, meter, window_start)
 )"""
 
 _CREATE_JOURNAL = """
@@ -163,13 +185,36 @@ with applied as (
     set value = excluded.value, text_value = excluded.text_value, unit = excluded.unit, key = excluded.key,
         changes = held.changes + 1, updated_at = now()
     where (held.value, held.text_value, held.unit) is distinct from (excluded.value, excluded.text_value, excluded.unit)
-    returning connection, meter, window_start, value, text_value, unit, key, changes
+    returning connection, meter, window_start, value, text_value, unit, key, changes, true as changed
 ){journalled}
-select key from applied"""
+select key, changed from applied"""
+
+# Every row that ours may replace takes our position, also where it holds the value already: else one that was under way before ours would still
+# replace it. A row that only took the position keeps its time, which tells it from one that changed.
+_UPSERT_AT = """
+with applied as (
+    insert into {table} as held (connection, meter, window_start, value, text_value, unit, key, {position})
+    select $1::text, given.*, $8::bigint
+    from unnest($2::text[], $3::timestamptz[], $4::double precision[], $5::text[], $6::text[], $7::text[])
+        as given (meter, window_start, value, text_value, unit, key)
+    on conflict (connection, meter, window_start) do update
+    set value = excluded.value, text_value = excluded.text_value, unit = excluded.unit, key = excluded.key, {position} = excluded.{position},
+        changes = held.changes + ((held.value, held.text_value, held.unit) is distinct from (excluded.value, excluded.text_value, excluded.unit))::int,
+        updated_at = case when (held.value, held.text_value, held.unit) is distinct from (excluded.value, excluded.text_value, excluded.unit)
+                          then now() else held.updated_at end
+    where held.{position} is null or held.{position} <= excluded.{position}
+    returning connection, meter, window_start, value, text_value, unit, key, changes, coalesce(updated_at = now(), true) as changed
+){journalled}
+select key, changed from applied"""
+
+_LATER = """
+select wanted.key, held.{position}
+from unnest($2::text[], $3::timestamptz[], $4::text[]) as wanted (meter, window_start, key)
+join {table} held on held.connection = $1::text and held.meter = wanted.meter and held.window_start = wanted.window_start"""
 
 _JOURNALLED = """, journalled as (
     insert into {journal} (connection, meter, window_start, value, text_value, unit, key, changes)
-    select connection, meter, window_start, value, text_value, unit, key, changes from applied
+    select connection, meter, window_start, value, text_value, unit, key, changes from applied where changed
 )"""
 
 _FIND = """

@@ -27,6 +27,10 @@ class PostgresSettings(Block):
     ca_file: Path | None = Field(
         None, description="Authority of the server's certificate; else the machine's."
     )
+    position_column: Name | None = Field(
+        "position",
+        description="Column (bigint) that keeps an older reading from replacing a newer one; used where the table has it, and made with the table.",
+    )
     max_items: int = Field(5000, ge=1, le=20_000, description="Readings in one statement.")
 
 

@@ -40,7 +40,8 @@ class Capabilities:
     push: `bulk_partial` answers per reading, `bulk_atomic` all or none, `bulk_opaque` refuses all without
     naming the culprit. dedup: how a second send is recognised. `upsert` and `natural_key`: sending again is
     harmless. `client_ref`: our key can be looked up with `find`. `none`: neither. resolution: reading times
-    are truncated to it before they become keys. max_backfill: older readings are never sent.
+    are truncated to it before they become keys. max_backfill: older readings are never sent. keeps_latest: the
+    system never replaces a reading by one of an earlier position.
     """
 
     push: Push
@@ -55,6 +56,7 @@ class Capabilities:
     cursor: Cursor | None = None
     can_create_meter: bool = False
     can_raise_event: bool = False
+    keeps_latest: bool = False
     values: frozenset[Literal["number", "boolean", "text"]] = frozenset({"number"})
     auth: tuple[Auth, ...] = ("none",)
 
@@ -71,7 +73,7 @@ class Capabilities:
 
     @property
     def resend_is_harmless(self) -> bool:
-        """Sending a reading twice leaves one: no write-ahead intent is needed before a push."""
+        """Sending a reading twice leaves one: what is in doubt is sent again without asking."""
         return self.dedup in ("upsert", "natural_key")
 
 

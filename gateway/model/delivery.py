@@ -22,7 +22,8 @@ class DueWindow:
     `value` is None where the window has no sample (`is_empty`), or where its samples make none. `unfit`: one
     of them that cannot take part in the reduction; `is_beyond`: together they are too large to be added
     exactly. `delivered`: what the system holds for this window; `previous`: what it holds for the meter's
-    window before, which is that of `previous_at`; None where nothing.
+    window before, which is that of `previous_at`; None where nothing. `doubt` is set while the system
+    may hold `doubted` instead, which was pushed without a known outcome: then `delivered` proves nothing.
     """
 
     meter: str
@@ -39,6 +40,8 @@ class DueWindow:
     unfit: Value | None = None
     is_beyond: bool = False
     is_empty: bool = False
+    doubt: int | None = None
+    doubted: Value | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,7 @@ def plan(
     A value equal to what was delivered is settled. A window never delivered whose value lies within the
     deadband around what the system holds for the nearest window before it is withheld. `oldest` is the
     earliest window the system takes: an initial sync clips silently (its status says so), an incremental one
-    refuses with a reason.
+    refuses with a reason. What is in doubt is sent, whatever was delivered.
     """
     result = Plan()
     last: dict[str, tuple[datetime, Value]] = {}
@@ -86,15 +89,16 @@ def plan(
         refusal = _refusal(window, value, capabilities, oldest if is_old else None)
         if window.delivered is not None:
             last[window.meter] = (window.window_start, window.delivered)
-        if (refusal is None and (value is None or _equal(value, window.delivered))) or (
-            is_old and clip_silently
-        ):
+        if (
+            refusal is None and (value is None or (window.doubt is None and _equal(value, window.delivered)))
+        ) or (is_old and clip_silently):
             result.settled.append(window)
         elif refusal is not None:
             result.refused.append(refusal)
         elif value is not None:
             reference = _before(window, last.get(window.meter))
-            if window.delivered is None and _within(window.deadband, value, reference):
+            is_first = window.delivered is None and window.doubt is None
+            if is_first and _within(window.deadband, value, reference):
                 assert isinstance(reference, int | float)
                 result.withheld.append((window, reference))
             else:
@@ -107,17 +111,16 @@ def _refusal(
     window: DueWindow, value: Value | None, capabilities: Capabilities, oldest: datetime | None
 ) -> Refusal | None:
     """Why the window cannot be told to the system. None where it can, or where there is nothing to tell."""
-    holds = (
-        "" if window.delivered is None else f"; the system still holds {window.delivered!r}, correct it there"
-    )
+    held = window.doubted if window.delivered is None else window.delivered
+    holds = "" if held is None else f"; the system still holds {held!r}, correct it there"
     if isinstance(window.unfit, bool | str):
-        reason = "unusable_value" if window.delivered is None else "withdrawn"
+        reason = "unusable_value" if held is None else "withdrawn"
         detail = f"a sample is {window.unfit!r}, of which {window.reduce} makes no number: send a number, or map the metric with last"
     elif window.unfit is not None or window.is_beyond or _is_inexact(window):
         reason = "not_exact"
         detail = f"a double does not hold it: {'the sum' if window.unfit is None else window.unfit} is 2^53 or more; use a larger unit or smaller windows"
     elif window.value is None:
-        if window.is_empty or window.delivered is None:
+        if window.is_empty or held is None:
             return None
         reason, detail = "withdrawn", "the samples were corrected and make no value any more"
     elif value is None:
@@ -197,7 +200,8 @@ def _reading(connection: str, window: DueWindow, value: Value) -> Reading:
         window_start=window.window_start,
         value=value,
         unit=window.unit,
-        modified=window.delivered is not None,
+        modified=window.delivered is not None
+        or (window.doubt is not None and not _equal(value, window.doubted)),
     )
 
 

@@ -46,7 +46,17 @@ class Unknown:
     message: str
 
 
-Outcome = Accepted | Duplicate | Rejected | Retry | Unknown
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Superseded:
+    """Not taken: the system holds this key with a later `position` than ours, None where it does not say
+    which.
+    """
+
+    position: int | None = None
+    message: str = "the system holds a later reading"
+
+
+Outcome = Accepted | Duplicate | Rejected | Retry | Unknown | Superseded
 
 
 class Step(enum.Enum):
@@ -57,6 +67,7 @@ class Step(enum.Enum):
     WAIT = "wait"
     RECONCILE = "reconcile"
     SEND_AGAIN = "send_again"
+    OVERTAKEN = "overtaken"
 
 
 def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool, others_pass: bool) -> Step:
@@ -64,7 +75,9 @@ def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool
 
     An unknown outcome is reconciled where the system can be asked, otherwise sent again (at least once). A
     reading that waits or gets no answer too often is a dead letter with the system's last words, but only where
-    others pass in the same run: a system that has every reading wait is an outage, and an outage parks nothing.
+    others pass in the same run: a system that has every reading wait is an outage, and an outage parks nothing. A reading that was superseded
+    shows that our lease is lost, or that our clock fell behind: it is sent again past the position that the
+    system holds, if it is still ours to send.
     """
     parks = attempts >= max_attempts and others_pass
     match outcome:
@@ -78,5 +91,7 @@ def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool
             if parks:
                 return Step.DEAD_LETTER
             return Step.RECONCILE if can_find else Step.SEND_AGAIN
+        case Superseded():
+            return Step.OVERTAKEN
         case _:
             assert_never(outcome)

@@ -18,7 +18,7 @@ class Reading:
 
     `key` is deterministic over (connection, meter, window_start): the same window always has the same key, so
     a system that knows keys can never take it twice. `modified` says that the system already holds another
-    value for this key.
+    value for this key, or may hold one.
     """
 
     key: str
@@ -31,13 +31,17 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Readings pushed together, ascending by (meter, window_start). `id` is deterministic over its keys and
-    values.
+    """Readings pushed together, ascending by (meter, window_start).
+
+    `position` grows from batch to batch of a connection: what a system holds with a later one is never to be
+    replaced by these. `id` is deterministic over keys and values, so that the same readings sent again bear
+    the same; a batch that corrects has its position in it, for a value may return.
     """
 
     id: str
     connection: str
     readings: tuple[Reading, ...]
+    position: int = 0
 
 
 def reading_key(connection: str, meter: str, window_start: datetime) -> str:
@@ -48,10 +52,12 @@ def reading_key(connection: str, meter: str, window_start: datetime) -> str:
     return base64.b32encode(hashlib.blake2b(text.encode(), digest_size=12).digest()).decode().rstrip("=")
 
 
-def make_batch(connection: str, readings: Sequence[Reading]) -> Batch:
+def make_batch(connection: str, readings: Sequence[Reading], position: int = 0) -> Batch:
     """Sorts by (meter, window_start) and derives the id; the same readings give the same batch."""
     ordered = tuple(sorted(readings, key=lambda r: (r.meter, r.window_start)))
     digest = hashlib.blake2b(digest_size=12)
     for reading in ordered:
         digest.update(f"{reading.key}\0{reading.value!r}\0".encode())
-    return Batch(id=digest.hexdigest(), connection=connection, readings=ordered)
+        if reading.modified:
+            digest.update(f"{position}\0".encode())
+    return Batch(id=digest.hexdigest(), connection=connection, readings=ordered, position=position)

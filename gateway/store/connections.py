@@ -408,7 +408,7 @@ async def begin(connection: Connection, connection_id: str, outbound: Outbound) 
     What is equal is not sent again. Takes the streams' rows whole, so no run maps meanwhile. Does nothing
     where a later configuration's meters are in force already.
     """
-    await connection.execute("select from stream where connection_id = $1 for update", connection_id)
+    await connection.execute(sql("stream_take_all"), connection_id)
     if await connection.fetchval(sql("meters_in_force"), connection_id) > outbound.configuration:
         return []
     horizon: int = await connection.fetchval(sql("device_horizon"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 
 import orjson
 
+from gateway import clock
 from gateway.model.delivery import DueWindow, Refusal
 from gateway.model.event import EventType, NewEvent
 from gateway.model.reading import Batch, Reading
@@ -25,13 +26,14 @@ SAMPLE = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
-    """A value that the system holds now. `due` is None when only the delivery is known (a reconciled intent)."""
+    """A value that the system holds now."""
 
     meter: str
     window_start: datetime
     value: Value
     remote_id: str | None
-    due: DueWindow | None
+    modified: bool
+    due: DueWindow
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,15 +45,34 @@ class Results:
     dead: list[Refusal] = field(default_factory=list)
     waiting: Mapping[str, float] = field(default_factory=dict)  # meter -> seconds
     retried: list[DueWindow] = field(default_factory=list)
+    doubted: list[Reading] = field(default_factory=list)
+    """Sent, and nobody knows whether the system has them."""
+    ask_in_seconds: float = 0.0
+    """When what is in doubt may be asked for or sent again."""
+    passed: int | None = None
+    """A position that the system holds: later ones are given out from now on."""
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.delivered
+            or self.settled
+            or self.dead
+            or self.waiting
+            or self.retried
+            or self.doubted
+            or self.passed
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A batch that was about to be sent when its writer died or lost the answer."""
+    """A batch that is about to be sent, and the proof that it is ours to send.
 
-    batch_id: str
-    readings: tuple[Reading, ...]
-    age_seconds: float
+    `proved_at` is monotonic: at that moment the fence was ours, and the lease began anew.
+    """
+
+    position: int
+    proved_at: float
 
 
 async def commit(
@@ -59,100 +80,135 @@ async def commit(
     claim: Claim,
     results: Results,
     *,
-    batch_id: str | None = None,
-    unknown: Sequence[Reading] = (),
-) -> None:
-    """Deliveries, dead letters, waits and the removal of the marks they came from, or nothing. Raises
+    resolved: bool = False,
+    next_readings: Sequence[Reading] = (),
+    lease_seconds: float = 0.0,
+) -> Intent | None:
+    """Deliveries, dead letters, waits, doubts and the removal of the marks they came from, or nothing. Raises
     LeaseLost.
 
-    The intent `batch_id` goes too, or keeps the readings that are still `unknown`.
+    `resolved`: the intent of the batch goes in the same transaction. With `next_readings` the intent of these
+    takes its place, and is returned: they may be pushed when this has returned, and not much later.
     """
+    async with database.transaction() as connection:
+        await streams.hold(connection, claim)
+        await _write(connection, claim, results)
+        if next_readings:
+            return await _record_intent(connection, claim, next_readings, lease_seconds)
+        if resolved:
+            await connection.execute(sql("intent_remove"), *claim.key)
+        await streams.prove(connection, claim)
+    return None
+
+
+async def _write(connection: Connection, claim: Claim, results: Results) -> None:
+    """Dead letters before windows, windows before all else: the order of every transaction that takes both."""
     gone = (
-        results.settled
-        + [made.due for made in results.delivered if made.due is not None]
-        + [refusal.due for refusal in results.dead]
+        results.settled + [made.due for made in results.delivered] + [refusal.due for refusal in results.dead]
     )
-    gone.sort(key=_place)
-    async with database.transaction() as connection:
-        if results.delivered:
-            await _record_deliveries(connection, claim, results.delivered)
-            await withheld.compared_anew(connection, claim, _with_deadband(results.delivered))
-        if results.dead:
-            await _record_dead_letters(connection, claim, results.dead)
-            await _tell_dead_letters(connection, claim, results.dead)
-        if results.retried:
-            await connection.execute(sql("due_lock"), claim.connection, *_places(results.retried + gone))
-            await connection.execute(sql("due_retry"), claim.connection, *_places(results.retried))
-        if results.waiting:
-            meters = sorted(results.waiting)
-            await connection.execute(
-                sql("meter_retry"), claim.connection, meters, [results.waiting[meter] for meter in meters]
-            )
-        if gone:
-            await connection.execute(
-                sql("due_remove"), claim.connection, *_places(gone), [due.mark for due in gone]
-            )
-        if batch_id is not None and unknown:
-            await connection.execute(sql("intent_narrow"), *claim.key, batch_id, _as_json(unknown))
-        elif batch_id is not None:
-            await connection.execute(sql("intent_remove"), *claim.key, batch_id)
-        await streams.prove(connection, claim)
+    compared = [(made.meter, made.window_start) for made in results.delivered if made.due.deadband > 0]
+    if compared:
+        await withheld.lock(connection, claim)
+    if results.dead:
+        await _record_dead_letters(connection, claim, results.dead)
+    if results.retried:
+        await connection.execute(sql("due_lock"), claim.connection, *_places(results.retried + gone))
+        await connection.execute(sql("due_retry"), claim.connection, *_places(results.retried))
+    if gone:
+        await connection.execute(
+            sql("due_remove"), claim.connection, *_places(gone), [due.mark for due in gone]
+        )
+    if results.waiting:
+        meters = sorted(results.waiting)
+        await connection.execute(
+            sql("meter_retry"), claim.connection, meters, [results.waiting[meter] for meter in meters]
+        )
+    if results.delivered:
+        await _record_deliveries(connection, claim, results.delivered)
+        await withheld.compared_anew(connection, claim, compared)
+    known = [(made.due, made.due.doubt) for made in results.delivered if made.due.doubt is not None]
+    if known:
+        places = _places([due for due, _ in known])
+        await connection.execute(
+            sql("doubt_remove"), claim.connection, *places, [doubt for _, doubt in known]
+        )
+    if results.doubted:
+        await connection.execute(
+            sql("doubt_record"), claim.connection, *_columns(results.doubted), results.ask_in_seconds
+        )
+    if results.dead:
+        await _tell_dead_letters(connection, claim, results.dead)
+    if results.passed is not None:
+        await connection.execute(sql("clock_pass"), claim.connection, results.passed)
 
 
-async def record_intent(database: Database, claim: Claim, batch: Batch) -> None:
-    """Before a push whose repetition could harm: what is about to be sent. Fenced, in a transaction of its
-    own.
+async def _record_intent(
+    connection: Connection, claim: Claim, readings: Sequence[Reading], lease_seconds: float
+) -> Intent:
+    proved_at = clock.monotonic()  # before the proof: what we count from is never later than what it shows
+    position = await connection.fetchval(
+        sql("intent_record"), *claim.key, claim.fence, lease_seconds, *_columns(readings)
+    )
+    if position is None:
+        raise streams.lost(claim)
+    return Intent(position=position, proved_at=proved_at)
+
+
+async def is_resolved(database: Database, claim: Claim) -> bool:
+    """Whether no batch of the stream is on its way."""
+    async with database.connection() as connection:
+        resolved: bool = await connection.fetchval(sql("intent_none"), *claim.key)
+    return resolved
+
+
+async def resolve(database: Database, claim: Claim, *, wait_seconds: float) -> int:
+    """What the run before left on its way is in doubt from now on; how many windows. `wait_seconds` after it
+    was begun it has arrived, or never will. Raises LeaseLost.
     """
     async with database.transaction() as connection:
-        await connection.execute(sql("intent_record"), *claim.key, batch.id, _as_json(batch.readings))
+        await streams.hold(connection, claim)
+        count: int = await connection.fetchval(sql("intent_resolve"), *claim.key, wait_seconds)
         await streams.prove(connection, claim)
+    return count
 
 
-async def read_intent(database: Database, claim: Claim) -> Intent | None:
-    """The batch whose outcome nobody recorded, if there is one."""
-    async with database.connection() as connection:
-        row = await connection.fetchrow(sql("intent_read"), *claim.key)
-    if row is None:
-        return None
-    readings = tuple(
-        Reading(**{**item, "window_start": datetime.fromisoformat(item["window_start"])})
-        for item in row["readings"]
-    )
-    return Intent(batch_id=row["batch_id"], readings=readings, age_seconds=row["age_seconds"])
+async def confess(database: Database, claim: Claim, batch: Batch) -> bool:
+    """After a push that may have arrived when the lease was lost already: whoever holds it is made to look at
+    these windows again. False when the intent still stands, for then its holder will.
+
+    The one write of this room that proves no fence: a doubt too many costs a call and never a value.
+    """
+    async with database.transaction() as connection:
+        if await connection.fetchval(sql("intent_exists"), *claim.key, batch.position):
+            return False
+        meters, starts, values = _columns(batch.readings)
+        await connection.execute(sql("doubt_mark"), claim.connection, meters, starts)
+        await connection.execute(sql("doubt_record"), claim.connection, meters, starts, values, 0.0)
+    return True
 
 
-def _place(due: DueWindow) -> tuple[str, datetime]:
-    return due.meter, due.window_start
+async def ensure_days(database: Database, days: Collection[date]) -> None:
+    """The partitions for deliveries of these days, ahead of need and in a transaction each: a batch never
+    waits for the lock of a table while it holds rows.
+    """
+    for day in sorted(days):
+        async with database.connection() as connection:
+            await connection.execute("select ensure_partition('delivery', $1)", day)
 
 
 def _places(windows: Sequence[DueWindow]) -> tuple[list[str], list[datetime]]:
     return [due.meter for due in windows], [due.window_start for due in windows]
 
 
-def _with_deadband(delivered: Sequence[Delivered]) -> list[tuple[str, datetime]]:
-    """Those that others may have been compared with; of a reconciled intent nobody knows."""
-    return [
-        (made.meter, made.window_start) for made in delivered if made.due is None or made.due.deadband > 0
-    ]
-
-
-def _as_json(readings: Sequence[Reading]) -> list[dict[str, object]]:
-    return [
-        {
-            "key": r.key,
-            "meter": r.meter,
-            "window_start": r.window_start.isoformat(),
-            "value": r.value,
-            "unit": r.unit,
-            "modified": r.modified,
-        }
-        for r in readings
-    ]
+def _columns(readings: Sequence[Reading]) -> tuple[list[str], list[datetime], list[str]]:
+    return (
+        [reading.meter for reading in readings],
+        [reading.window_start for reading in readings],
+        [orjson.dumps(reading.value).decode() for reading in readings],
+    )
 
 
 async def _record_deliveries(connection: Connection, claim: Claim, delivered: Sequence[Delivered]) -> None:
-    for day in sorted({made.window_start.date() for made in delivered}):
-        await connection.execute("select ensure_partition('delivery', $1)", day)
     await connection.execute(
         sql("delivery_record"),
         claim.connection,

@@ -82,6 +82,9 @@ async def drop_expired(
         ]
     async with database.transaction() as connection:
         await connection.execute("delete from sync_run where ended_at < $1", now - RUNS_KEPT)
+        await connection.execute(
+            "delete from delivery_doubt where window_start < $1", now - (buffer or retention)
+        )
     await outbox.remove_expired(database, before=now - EVENTS_KEPT)
     return dropped
 

@@ -113,14 +113,14 @@ async def renew(database: Database, claim: Claim, lease_seconds: float) -> None:
     """Raises LeaseLost when the stream is somebody else's by now."""
     async with database.connection() as connection:
         if not await connection.fetchval(sql("stream_renew"), *claim.key, claim.fence, lease_seconds):
-            raise _lost(claim)
+            raise lost(claim)
 
 
 async def read(connection: Connection, claim: Claim) -> Position:
     """The first step of a transaction that works on the stream. Raises LeaseLost."""
     row = await connection.fetchrow(sql("stream_read"), *claim.key, claim.fence)
     if row is None:
-        raise _lost(claim)
+        raise lost(claim)
     return Position(**dict(row))
 
 
@@ -131,10 +131,26 @@ async def prove(connection: Connection, claim: Claim) -> None:
     a circle.
     """
     if not await connection.fetchval(sql("stream_lock"), *claim.key, claim.fence):
-        raise _lost(claim)
+        raise lost(claim)
 
 
-def _lost(claim: Claim) -> LeaseLost:
+async def hold(connection: Connection, claim: Claim) -> None:
+    """The first step of a transaction that writes windows. Raises LeaseLost.
+
+    Until the transaction ends no change of meters and no disconnection begins: they take the stream whole and
+    then windows, and would wait for ours while we wait for the stream.
+    """
+    if not await connection.fetchval(sql("stream_hold"), *claim.key, claim.fence):
+        raise lost(claim)
+
+
+async def hold_all(connection: Connection, connection_id: str) -> None:
+    """As `hold`, for whoever writes windows of a connection without working on one of its streams."""
+    await connection.execute(sql("stream_hold_all"), connection_id)
+
+
+def lost(claim: Claim) -> LeaseLost:
+    """What is raised when the stream is somebody else's by now."""
     return LeaseLost(f"stream {'/'.join(claim.key)} is worked on by another replica")
 
 
@@ -179,9 +195,11 @@ async def finish(
     One transaction; raises LeaseLost.
     """
     async with database.transaction() as connection:
+        # the connection's row before the stream's, as every transition takes them
+        await connection.execute(sql("connection_lock"), claim.connection)
         how = (state, next_in_seconds, attempts, error, succeeded, tally.moved, put_off)
         if not await connection.fetchval(sql("stream_finish"), *claim.key, claim.fence, *how):
-            raise _lost(claim)
+            raise lost(claim)
         if tally.moved or error is not None:
             outcome = "completed" if error is None else "failed"
             counts = (

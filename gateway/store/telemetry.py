@@ -80,9 +80,12 @@ class TelemetryStore:
             self._raise_known(devices)
         written = Written(stored=0, modified=0)
         try:
-            async with self._database.transaction() as connection:
-                for day in sorted(days):
+            for day in sorted(
+                days
+            ):  # each in a transaction of its own: no lock of a table while rows are held
+                async with self._database.connection() as connection:
                     await connection.execute("select ensure_partition('telemetry', $1)", _date(day))
+            async with self._database.transaction() as connection:
                 if devices:
                     await self._register(connection, sorted(devices))
                 if samples:

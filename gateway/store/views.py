@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from gateway.model.connection import State
 from gateway.model.sample import Value
 from gateway.model.status import ConnectionStatus
-from gateway.store import issues, status
+from gateway.store import issues, status, streams
 from gateway.store.issues import Issue
 from gateway.store.pool import Database
 from gateway.store.queries import sql
@@ -229,7 +229,7 @@ class Views:
         many were: those stay whose window nobody computes any more.
         """
         async with self._database.transaction() as connection:
-            await connection.execute(sql("stream_hold"), connection_id)
+            await streams.hold_all(connection, connection_id)
             count: int = await connection.fetchval(
                 sql("dead_letter_replay"), connection_id, None if dead_letters is None else list(dead_letters)
             )

@@ -57,12 +57,8 @@ async def mark_changed(
     """Marks every window that the slice touches; the number of samples looked at."""
     revisions = (str(part.from_revision), str(part.until_revision))
     samples: int = await connection.fetchval(
-        sql("scan_mark"), claim.connection, claim.customer, *revisions, lateness
+        sql("scan_mark"), claim.connection, claim.customer, *revisions, lateness, with_delta
     )
-    if with_delta and samples:
-        await connection.execute(
-            sql("scan_mark_delta"), claim.connection, claim.customer, *revisions, lateness
-        )
     return samples
 
 

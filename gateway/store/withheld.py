@@ -18,6 +18,11 @@ from gateway.store.queries import sql
 from gateway.store.streams import Claim
 
 
+async def lock(connection: Connection, claim: Claim) -> None:
+    """Until the transaction ends nobody else decides what is withheld. After the streams' rows, before any window."""
+    await connection.execute(sql("withheld_lock"), claim.connection)
+
+
 async def settle(
     database: Database, claim: Claim, pairs: Sequence[tuple[DueWindow, float]]
 ) -> list[DueWindow]:
@@ -26,10 +31,14 @@ async def settle(
     One transaction. Raises LeaseLost.
     """
     by_place = {(due.meter, due.window_start): due for due, _ in pairs}
-    async with database.transaction() as connection:
-        await connection.execute(sql("withheld_lock"), claim.connection)
+    async with (
+        database.connection() as connection
+    ):  # a batch never waits for the lock of a table while it holds rows
         for day in sorted({due.window_start.date() for due, _ in pairs}):
             await connection.execute("select ensure_partition('withheld', $1)", day)
+    async with database.transaction() as connection:
+        await streams.hold(connection, claim)
+        await lock(connection, claim)
         rows = await connection.fetch(
             sql("withheld_record"),
             claim.connection,
@@ -51,10 +60,9 @@ async def settle(
 
 async def compared_anew(connection: Connection, claim: Claim, taken: Sequence[tuple[str, datetime]]) -> None:
     """In the transaction that records what the system took (meter, window start): the windows that were
-    compared with what it held before are to be looked at again.
+    compared with what it held before are to be looked at again. The transaction holds `lock`.
     """
     if taken:
-        await connection.execute(sql("withheld_lock"), claim.connection)
         await connection.execute(
             sql("withheld_again"), claim.connection, [meter for meter, _ in taken], [at for _, at in taken]
         )
@@ -66,6 +74,7 @@ async def mark_again(database: Database, claim: Claim) -> None:
         if not await connection.fetchval(sql("withheld_waiting"), claim.connection):
             return
     async with database.transaction() as connection:
-        await connection.execute(sql("withheld_lock"), claim.connection)
+        await streams.hold(connection, claim)
+        await lock(connection, claim)
         await connection.execute(sql("withheld_mark"), claim.connection, claim.phase)
         await streams.prove(connection, claim)

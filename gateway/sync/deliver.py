@@ -1,10 +1,16 @@
-"""Deliver: closed due windows to the system, every outcome stored before the next batch."""
+"""Deliver: closed due windows to the system, every outcome stored before the next batch.
+
+A batch is pushed only after its intent is committed. What ends between the two leaves an intent; its windows
+are in doubt, and are asked for or sent again whatever was recorded for them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 
 import structlog
 
@@ -12,21 +18,27 @@ from gateway import clock, metrics
 from gateway.model.connector import Connector
 from gateway.model.delivery import (
     DueWindow,
-    Plan,
-    Refusal,
     batch_limit,
     chunks,
     oldest_accepted,
     plan,
     turns,
 )
-from gateway.model.errors import BatchRefused, ConnectorError, OutcomeUnknown, Unavailable
-from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Step, Unknown, decide
+from gateway.model.errors import (
+    BatchRefused,
+    ConnectorError,
+    LeaseLost,
+    OutcomeUnknown,
+    StoreError,
+    Unavailable,
+)
+from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from gateway.model.reading import Batch, Reading, make_batch
 from gateway.store import deliveries, windows, withheld
-from gateway.store.deliveries import Delivered, Results
+from gateway.store.deliveries import Intent, Results
 from gateway.store.pool import Database
 from gateway.store.streams import Claim, Tally
+from gateway.sync.judge import delivered_from, judge
 from gateway.sync.link import Link
 
 log = structlog.get_logger(__name__)
@@ -42,10 +54,19 @@ ALONE_FAILURES = 3
 """Failures of a reading that was sent alone, before it is parked while the system takes others."""
 
 
-PATIENT = 3
-"""Times that a reading is sent again as soon as the system allows."""
+FRESH = 1 / 3
+"""Of the lease: a push begins within this after the proof that the lease is ours, or not at all."""
 
-MAX_WAIT_SECONDS = 300.0
+CONFESS_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Armed:
+    """A batch whose intent is committed."""
+
+    pairs: Sequence[Pair]
+    batch: Batch
+    intent: Intent
 
 
 class Delivery:
@@ -61,6 +82,7 @@ class Delivery:
         push_timeout: timedelta,
         max_attempts: int,
         unknown_wait: timedelta,
+        lease: timedelta,
     ) -> None:
         self._database = database
         self._claim = claim
@@ -69,63 +91,65 @@ class Delivery:
         self._push_timeout = push_timeout.total_seconds()
         self._max_attempts = max_attempts
         self._unknown_wait = unknown_wait.total_seconds()
+        self._lease_seconds = lease.total_seconds()
         self._after = windows.BEGINNING
         self._ahead: asyncio.Task[list[DueWindow]] | None = None
+        self._days: set[date] = set()
+        self._parts = deque[Sequence[Pair]]()
+        self._aside = Results()
+        """What needs no push, until the next transaction takes it along."""
+        self._armed: _Armed | None = None
         self._put_off: set[str] = set()
+        self._withheld: list[tuple[DueWindow, float]] = []
         self.called = False
         """Whether the system was asked anything."""
         self.answered = False
         """Whether it answered a push."""
         self.waiting: dict[str, str] = {}
         """The meters that it has wait, with what it said last."""
-        self.ask_in_seconds: float | None = None
-        """Set when readings were sent without a definite answer: nothing more is sent before the system was
-        asked.
-        """
 
     @property
     def _connector(self) -> Connector:
         return self._link.connector
 
-    @property
-    def _has_deadband(self) -> bool:
-        return any(rule.deadband for rule in self._link.rules)
+    async def resolve(self) -> None:
+        """The first step of a run: what the one before left on its way is in doubt.
+
+        Nothing of it is asked or sent before a push that was begun with it has arrived or run out of time.
+        """
+        if await deliveries.is_resolved(self._database, self._claim):
+            return
+        wait = max(self._push_timeout, self._unknown_wait)
+        if self._connector.capabilities.keeps_latest:
+            wait = 0.0
+        count = await deliveries.resolve(self._database, self._claim, wait_seconds=wait)
+        log.info("sync.batch_in_doubt", connection=self._claim.connection, readings=count)
 
     async def deliver_once(self) -> bool:
         """Computes and delivers up to `FETCH_WINDOWS` closed windows; False when none is due.
 
         Raises ConnectorError when the system could not serve a push; what was pushed before it is stored.
         """
-        capabilities = self._connector.capabilities
-        limit = min(FETCH_WINDOWS, max(500, capabilities.max_items))
-        if self._has_deadband:
-            await withheld.mark_again(self._database, self._claim)
-        due = await self._next(limit)
-        if not due:
-            return False
-        if len(due) == limit:
-            self._look_ahead(limit)
-        planned = plan(
-            self._claim.connection,
-            due,
-            capabilities=capabilities,
-            oldest=oldest_accepted(capabilities, clock.now()),
-            clip_silently=self._claim.phase == "initial",
-        )
-        await self._settle(planned)
-        sendable = planned.send
-        if self._claim.attempts >= NARROW_AFTER or self._claim.trial:
-            ascending = capabilities.order == "per_meter_ascending"
-            sendable = turns(sendable, failures=self._claim.attempts, ascending=ascending)
-        if self._claim.trial:  # one reading tells whether the system lets us push again
-            sendable = sendable[:1]
-        for part in chunks(sendable, batch_limit(capabilities.max_items, self._claim.attempts)):
-            if left := [pair for pair in part if pair[0].meter not in self._put_off]:
-                await self._push(left)
-            if self.ask_in_seconds is not None:
-                break
-        await self._withhold(planned)
+        if self._armed is None and not self._parts:
+            if self._has_deadband:
+                await withheld.mark_again(self._database, self._claim)
+            due = await self._next(self._limit)
+            if not due:
+                return False
+            self._sort(due)
+        fetched_until = self._after
+        while self._after == fetched_until and (pairs := await self._next_pairs()):
+            await self._push(pairs)
+        if self._aside:
+            await self._record(Results())
+        await self._withhold()
         return True
+
+    async def withdraw(self) -> None:
+        """At the end of a run: the batch that was next is not sent, and nobody need ask for it."""
+        if self._armed is not None:
+            self._armed = None
+            await self._record(Results())
 
     async def close(self) -> None:
         """Ends what is still being computed ahead."""
@@ -133,6 +157,14 @@ class Delivery:
             self._ahead.cancel()
             await asyncio.gather(self._ahead, return_exceptions=True)
             self._ahead = None
+
+    @property
+    def _has_deadband(self) -> bool:
+        return any(rule.deadband for rule in self._link.rules)
+
+    @property
+    def _limit(self) -> int:
+        return min(FETCH_WINDOWS, max(500, self._connector.capabilities.max_items))
 
     async def _next(self, limit: int) -> list[DueWindow]:
         """The next windows of this run; begins again where it reaches the end, for older ones may be due by
@@ -147,116 +179,207 @@ class Delivery:
         if not due and self._after != windows.BEGINNING:
             self._after = windows.BEGINNING
             due = await self._compute(limit)
-        if due:
-            self._after = max((window.window_start, window.meter) for window in due)
         return due
 
     async def _compute(self, limit: int) -> list[DueWindow]:
         async with self._database.connection() as connection:
-            return await windows.compute_due(connection, self._claim, limit, self._after)
+            due = await windows.compute_due(connection, self._claim, limit, self._after)
+        days = {window.window_start.date() for window in due} - self._days
+        await deliveries.ensure_days(self._database, days)
+        self._days |= days
+        return due
 
-    def _look_ahead(self, limit: int) -> None:
-        """Computes the next windows while these are pushed; not where a value depends on the delivery before
-        it, nor after a failure.
+    def _sort(self, due: list[DueWindow]) -> None:
+        """Batches to `_parts`, what needs none aside, and begins to compute the next windows.
+
+        Not ahead where a value depends on the delivery before it, nor after a failure.
         """
-        if self._claim.attempts == 0 and not self._has_deadband:
-            self._ahead = asyncio.create_task(self._compute(limit))
-
-    async def reconcile(self) -> float | None:
-        """Asks the system about a batch whose answer was lost. None when all is known; seconds to wait when
-        it is too early to ask.
-
-        Found readings are recorded as delivered; the others stay due and are sent again.
-        """
-        intent = await deliveries.read_intent(self._database, self._claim)
-        if intent is None:
-            return None
-        if intent.age_seconds < self._unknown_wait:
-            return self._unknown_wait - intent.age_seconds
-        results = Results()
-        if self._connector.capabilities.readback != "none":
-            self.called = True
-            found = await self._connector.find(intent.readings)
-            for reading in intent.readings:
-                remote = found.get(reading.key)
-                if remote is not None and remote.value == reading.value:
-                    made = Delivered(
-                        meter=reading.meter,
-                        window_start=reading.window_start,
-                        value=reading.value,
-                        remote_id=remote.remote_id,
-                        due=None,
-                    )
-                    results.delivered.append(made)
-        self._tally.delivered += len(results.delivered)
-        self._count("delivered", len(results.delivered))
-        await deliveries.commit(self._database, self._claim, results, batch_id=intent.batch_id)
-        log.info(
-            "sync.batch_reconciled",
-            connection=self._claim.connection,
-            batch=intent.batch_id,
-            readings=len(intent.readings),
-            found=len(results.delivered),
+        self._after = max((window.window_start, window.meter) for window in due)
+        capabilities, attempts = self._connector.capabilities, self._claim.attempts
+        planned = plan(
+            self._claim.connection,
+            due,
+            capabilities=capabilities,
+            oldest=oldest_accepted(capabilities, clock.now()),
+            clip_silently=self._claim.phase == "initial",
         )
-        return None
+        self._aside.settled += planned.settled
+        self._aside.dead += planned.refused
+        self._withheld += planned.withheld
+        sendable = planned.send
+        if attempts >= NARROW_AFTER or self._claim.trial:
+            ascending = capabilities.order == "per_meter_ascending"
+            sendable = turns(sendable, failures=attempts, ascending=ascending)
+        if self._claim.trial:  # one reading tells whether the system lets us push again
+            sendable = sendable[:1]
+        self._parts.extend(chunks(sendable, batch_limit(capabilities.max_items, attempts)))
+        if len(due) == self._limit and attempts == 0 and not self._claim.trial and not self._has_deadband:
+            self._ahead = asyncio.create_task(self._compute(self._limit))
 
-    async def _settle(self, planned: Plan) -> None:
-        if not planned.settled and not planned.refused:
-            return
-        await deliveries.commit(
-            self._database, self._claim, Results(settled=planned.settled, dead=planned.refused)
-        )
-        self._tally.unchanged += len(planned.settled)
-        self._tally.rejected += len(planned.refused)
-        self._count("dead_letter", len(planned.refused))
-
-    async def _withhold(self, planned: Plan) -> None:
+    async def _withhold(self) -> None:
         """After the pushes, for only what the system took counts; what was compared with a reading that it
         did not take stays due, and is compared with what it holds instead.
         """
-        if planned.withheld:
-            kept = await withheld.settle(self._database, self._claim, planned.withheld)
+        pairs, self._withheld = self._withheld, []
+        if pairs:
+            kept = await withheld.settle(self._database, self._claim, pairs)
             self._tally.unchanged += len(kept)
 
-    async def _push(self, pairs: Sequence[Pair]) -> None:
-        """One batch and its outcomes. Halves of a batch that was refused without naming the culprit, down to
-        single readings.
+    async def _next_pairs(self) -> Sequence[Pair] | None:
+        """The next batch; readings in doubt that the system holds already are recorded and left out."""
+        if self._armed is not None:
+            return self._armed.pairs
+        while self._parts:
+            pairs = self._not_put_off(self._parts.popleft())
+            if self._must_ask(pairs):
+                pairs = await self._ask(pairs)
+            if pairs:
+                return pairs
+        return None
+
+    def _following(self) -> Sequence[Pair] | None:
+        """The batch after the one in hand, where it is known without waiting: its intent rides on the commit
+        of this one.
         """
-        batch = make_batch(self._claim.connection, [reading for _, reading in pairs])
-        cautious = not self._connector.capabilities.resend_is_harmless
-        if cautious:
-            await deliveries.record_intent(self._database, self._claim, batch)
+        ahead = self._ahead
+        if self._parts or ahead is None or not ahead.done() or ahead.exception() is not None:
+            due = []
+        else:
+            due = ahead.result()
+        if due:
+            self._ahead = None
+            self._sort(due)
+        while self._parts:
+            pairs = self._not_put_off(self._parts[0])
+            if self._must_ask(pairs):
+                return None
+            self._parts.popleft()
+            if pairs:
+                return pairs
+        return None
+
+    def _not_put_off(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
+        return [pair for pair in pairs if pair[0].meter not in self._put_off]
+
+    def _must_ask(self, pairs: Sequence[Pair]) -> bool:
+        capabilities = self._connector.capabilities
+        can_and_need = capabilities.readback != "none" and not capabilities.resend_is_harmless
+        return can_and_need and any(due.doubt is not None for due, _ in pairs)
+
+    async def _ask(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
+        """What must still be sent: the system was asked for what is in doubt, and shows another value or
+        none.
+        """
+        self.called = True
+        doubted = [reading for due, reading in pairs if due.doubt is not None]
+        found = await self._connector.find(doubted)
+        results, left = Results(), list[Pair]()
+        for due, reading in pairs:
+            remote = None if due.doubt is None else found.get(reading.key)
+            if remote is not None and remote.value == reading.value:
+                results.delivered.append(delivered_from(due, reading, remote.remote_id))
+            else:
+                left.append((due, reading if remote is None else replace(reading, modified=True)))
+        await self._record(results)
+        log.info(
+            "sync.batch_reconciled",
+            connection=self._claim.connection,
+            readings=len(doubted),
+            found=len(results.delivered),
+        )
+        return left
+
+    async def _push(self, pairs: Sequence[Pair]) -> None:
+        """One batch and its outcomes. A batch that was refused without naming the culprit leaves its halves
+        to be pushed next, down to single readings.
+        """
+        batch = await self._ready(pairs)
+        doubted: Sequence[Reading] = ()
         try:
             outcomes = await self._call(batch)
             self.answered = True
+        except asyncio.CancelledError:
+            await self._confess(batch)
+            raise
         except BatchRefused as error:
             self.answered = True
             if len(pairs) > 1:
-                await self._forget(batch)
                 middle = len(pairs) // 2
-                for half in (pairs[:middle], pairs[middle:]):
-                    if self.ask_in_seconds is None:
-                        await self._push(half)
+                self._parts.extendleft((pairs[middle:], pairs[:middle]))
+                await self._record(Results(), batch, following=self._following())
                 return
             outcomes = [Rejected(code="refused", message=str(error))]
         except Unavailable as error:
+            doubted = batch.readings if isinstance(error, OutcomeUnknown) else ()
             if not await self._is_to_blame(pairs):
-                if not isinstance(error, OutcomeUnknown):
-                    await self._forget(batch)
-                # of an unknown outcome the intent stays, as it does when we are killed here: the next run
-                # asks before it sends
+                await self._record(Results(doubted=list(doubted), ask_in_seconds=self._unknown_wait), batch)
                 raise
             outcomes = [Rejected(code="upstream_error", message=str(error))]
         except ConnectorError:
-            await self._forget(batch)
+            await self._record(Results(), batch)
             raise
-        results, unknown = self._judge(batch, outcomes, {reading.key: due for due, reading in pairs})
-        if cautious and unknown:
-            self.ask_in_seconds = self._unknown_wait
-            await deliveries.commit(self._database, self._claim, results, batch_id=batch.id, unknown=unknown)
-        else:
-            await deliveries.commit(
-                self._database, self._claim, results, batch_id=batch.id if cautious else None
+        results = self._judge(batch, outcomes, {reading.key: due for due, reading in pairs})
+        results.doubted += doubted
+        await self._record(results, batch, following=self._following())
+
+    async def _ready(self, pairs: Sequence[Pair]) -> Batch:
+        """The batch, its intent committed and the lease shown to be ours a moment ago. Raises LeaseLost.
+
+        A process that was stopped for a while finds out here, right before the call. What slips between this
+        and the system's door has an intent of this fence, which the next holder resolves.
+        """
+        for _ in range(3):
+            if self._armed is None:
+                await self._record(Results(), following=pairs)
+            armed, self._armed = self._armed, None
+            assert armed is not None
+            if clock.monotonic() < armed.intent.proved_at + self._lease_seconds * FRESH:
+                return armed.batch
+        raise LeaseLost(
+            f"{self._claim.connection}: the lease could not be shown to be ours within a third of its time"
+        )
+
+    async def _record(
+        self, results: Results, batch: Batch | None = None, *, following: Sequence[Pair] | None = None
+    ) -> None:
+        """Stores what became of a batch, resolves its intent and records the intent of the following one, in
+        one transaction; counts when that is committed.
+        """
+        results.settled += self._aside.settled
+        results.dead += self._aside.dead
+        self._aside = Results()
+        readings = sorted((r for _, r in following or ()), key=lambda r: (r.meter, r.window_start))
+        try:
+            intent = await deliveries.commit(
+                self._database,
+                self._claim,
+                results,
+                resolved=True,
+                next_readings=readings,
+                lease_seconds=self._lease_seconds,
+            )
+        except LeaseLost:
+            if batch is not None:
+                await self._confess(batch)
+            raise
+        if following and intent is not None:
+            made = make_batch(self._claim.connection, readings, intent.position)
+            self._armed = _Armed(following, made, intent)
+        self._count(results)
+
+    async def _confess(self, batch: Batch) -> None:
+        """The push may have arrived after our lease was lost: its windows are looked at again by the holder."""
+        try:
+            async with asyncio.timeout(CONFESS_SECONDS):
+                if await deliveries.confess(self._database, self._claim, batch):
+                    log.warning(
+                        "sync.push_outlived_lease",
+                        connection=self._claim.connection,
+                        readings=len(batch.readings),
+                    )
+        except (StoreError, TimeoutError) as error:
+            log.warning(
+                "sync.push_outlived_lease", connection=self._claim.connection, detail=f"not told: {error}"
             )
 
     async def _call(self, batch: Batch) -> Sequence[Outcome]:
@@ -273,11 +396,6 @@ class Delivery:
                 f"the connector answered {len(outcomes)} outcomes for {len(batch.readings)} readings"
             )
         return outcomes
-
-    async def _forget(self, batch: Batch) -> None:
-        """Nothing of the batch was taken."""
-        if not self._connector.capabilities.resend_is_harmless:
-            await deliveries.commit(self._database, self._claim, Results(), batch_id=batch.id)
 
     @property
     def _takes_others(self) -> bool:
@@ -302,78 +420,42 @@ class Delivery:
         await deliveries.commit(self._database, self._claim, Results(retried=[due]))
         return False
 
-    def _judge(
-        self, batch: Batch, outcomes: Sequence[Outcome], due_by_key: dict[str, DueWindow]
-    ) -> tuple[Results, list[Reading]]:
-        """What becomes of each, and the readings whose outcome is unknown and can be asked for."""
-        results, unknown = Results(), list[Reading]()
-        waiting: dict[str, float] = {}
-        can_find = self._connector.capabilities.readback != "none"
-        others_pass = self._takes_others or any(isinstance(o, Accepted | Duplicate) for o in outcomes)
-        for reading, outcome in zip(batch.readings, outcomes, strict=True):
-            due = due_by_key[reading.key]
-            step = decide(
-                outcome,
-                attempts=due.attempts + 1,
-                max_attempts=self._max_attempts,
-                can_find=can_find,
-                others_pass=others_pass,
+    def _judge(self, batch: Batch, outcomes: Sequence[Outcome], due_by_key: dict[str, DueWindow]) -> Results:
+        """What becomes of each; the meters that wait are put off for this run."""
+        judged = judge(
+            batch,
+            outcomes,
+            due_by_key,
+            max_attempts=self._max_attempts,
+            can_find=self._connector.capabilities.readback != "none",
+            others_pass=self._takes_others or any(isinstance(o, Accepted | Duplicate) for o in outcomes),
+            unknown_wait_seconds=self._unknown_wait,
+        )
+        self.waiting |= judged.words
+        self._put_off |= judged.words.keys() | judged.compared
+        if judged.superseded:
+            # The usual cause is that our lease is lost, and the commit will say so. Where it is still ours the clock
+            # fell behind (an older dump, another clock), and is set past what the system holds.
+            log.warning(
+                "sync.batch_superseded",
+                connection=self._claim.connection,
+                readings=judged.superseded,
+                position=batch.position,
             )
-            match step:
-                case Step.DELIVERED:
-                    results.delivered.append(
-                        Delivered(
-                            meter=reading.meter,
-                            window_start=reading.window_start,
-                            value=reading.value,
-                            remote_id=outcome.remote_id
-                            if isinstance(outcome, Accepted | Duplicate)
-                            else None,
-                            due=due,
-                        )
-                    )
-                    if reading.modified:
-                        self._tally.modified += 1
-                    else:
-                        self._tally.delivered += 1
-                case Step.DEAD_LETTER:
-                    results.dead.append(_refusal(due, outcome))
-                    self._tally.rejected += 1
-                    if due.deadband > 0:  # those behind it were compared with it
-                        self._put_off.add(due.meter)
-                case Step.WAIT | Step.RECONCILE | Step.SEND_AGAIN:
-                    results.retried.append(due)
-                    waiting[reading.meter] = max(
-                        waiting.get(reading.meter, 0.0), self._wait_seconds(outcome, due.attempts)
-                    )
-                    self._tally.retried += 1
-                    self.waiting[reading.meter] = (
-                        outcome.message if isinstance(outcome, Retry | Unknown) else ""
-                    )
-                    if step is Step.RECONCILE:
-                        unknown.append(reading)
-        results.waiting = waiting
-        self._put_off |= waiting.keys()
-        self._count("delivered", len(results.delivered))
-        self._count("dead_letter", len(results.dead))
-        self._count("retried", len(results.retried))
-        return results, unknown
+        return judged.results
 
-    def _wait_seconds(self, outcome: Outcome, attempts: int) -> float:
-        """As the system asks, and longer each time from the fourth on: it may say "at once" for ever."""
-        asked = outcome.after_seconds if isinstance(outcome, Retry) else self._unknown_wait
-        return max(asked, 0.0 if attempts < PATIENT else min(MAX_WAIT_SECONDS, 2.0 ** min(attempts, 32)))
-
-    def _count(self, outcome: str, count: int) -> None:
-        if count:
-            metrics.SYNC_READINGS.labels(self._link.system, outcome).inc(count)
-
-
-def _refusal(due: DueWindow, outcome: Outcome) -> Refusal:
-    match outcome:
-        case Rejected(code=code, message=message):
-            return Refusal(due=due, reason=code, detail=message)
-        case Retry(message=message) | Unknown(message=message):
-            return Refusal(due=due, reason="too_many_attempts", detail=message)
-        case _:
-            raise AssertionError(outcome)
+    def _count(self, results: Results) -> None:
+        """After the commit: what was rolled back did not happen."""
+        modified = sum(made.modified for made in results.delivered)
+        self._tally.modified += modified
+        self._tally.delivered += len(results.delivered) - modified
+        self._tally.unchanged += len(results.settled)
+        self._tally.rejected += len(results.dead)
+        self._tally.retried += len(results.retried)
+        for outcome, counted in (
+            ("delivered", results.delivered),
+            ("dead_letter", results.dead),
+            ("retried", results.retried),
+        ):
+            if counted:
+                metrics.SYNC_READINGS.labels(self._link.system, outcome).inc(len(counted))

@@ -47,5 +47,6 @@ async def mark_more(database: Database, claim: Claim, link: Link, tally: Tally) 
 async def finish(database: Database, claim: Claim) -> None:
     """Hands what is still open to the incremental sync."""
     async with database.transaction() as connection:
+        await streams.hold(connection, claim)
         await windows.hand_over(connection, claim)
         await streams.prove(connection, claim)

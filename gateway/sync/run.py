@@ -113,15 +113,18 @@ class Runner:
             push_timeout=self._settings.push_timeout,
             max_attempts=self._settings.max_attempts,
             unknown_wait=self._settings.unknown_wait,
+            lease=self._settings.lease,
         )
         try:
             end = await self._worked(claim, link, delivery, tally)
         except ConnectorError as error:
             end = await self._failed(claim, link, error, moved=tally.moved)
         except MetersChanged:
+            await delivery.withdraw()
             await self._health.unused(link)
             end = End(state="running", next_in_seconds=METERS_SECONDS, attempts=claim.attempts)
         else:
+            await delivery.withdraw()
             await self._tell(claim, link, delivery, tally)
             await self._troubles.over(link.connection, "run")
         finally:
@@ -172,8 +175,7 @@ class Runner:
 
     async def _trial(self, claim: Claim, link: Link, delivery: Delivery) -> End:
         """Of a blocked connection: pushes one reading, whose answer decides."""
-        if (wait := await delivery.reconcile()) is not None:
-            return End(state="running", next_in_seconds=wait, attempts=claim.attempts)
+        await delivery.resolve()
         while not delivery.answered and await delivery.deliver_once():
             pass  # what was due needed no push: the next is looked at
         if delivery.answered:
@@ -181,8 +183,7 @@ class Runner:
         return End(state="idle", next_in_seconds=link.interval.total_seconds(), attempts=claim.attempts)
 
     async def _incremental(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
-        if (wait := await delivery.reconcile()) is not None:
-            return End(state="running", next_in_seconds=wait, attempts=claim.attempts)
+        await delivery.resolve()
         # Where a meter's readings must ascend, live ones wait until the history is delivered.
         ascending = link.connector.capabilities.order == "per_meter_ascending"
         held_back = ascending and await streams.is_initial_pending(self._database, claim)
@@ -196,8 +197,6 @@ class Runner:
             finally:
                 if scanning is not None:
                     scanned = await scanning
-            if delivery.ask_in_seconds is not None:
-                return End(state="running", next_in_seconds=delivery.ask_in_seconds, succeeded=True)
             if scanning is None and not delivered:
                 wait = max(0.0, link.interval.total_seconds() - (clock.monotonic() - started))
                 return End(state="idle", next_in_seconds=wait, succeeded=True)
@@ -208,14 +207,11 @@ class Runner:
             return await scan_slice(self._database, claim, link, tally)
 
     async def _initial(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
-        if (wait := await delivery.reconcile()) is not None:
-            return End(state="running", next_in_seconds=wait, attempts=claim.attempts)
+        await delivery.resolve()
         until, walked = clock.monotonic() + RUN_SECONDS, False
         while clock.monotonic() < until:
             started = clock.monotonic()
             delivered = await delivery.deliver_once()
-            if delivery.ask_in_seconds is not None:
-                return End(state="running", next_in_seconds=delivery.ask_in_seconds, succeeded=True)
             if not delivered and walked:
                 await initial.finish(self._database, claim)
                 log.info("sync.initial_completed", connection=claim.connection)

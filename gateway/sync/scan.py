@@ -38,9 +38,7 @@ async def scan_slice(database: Database, claim: Claim, link: Link, tally: Tally)
                 ):
                     log.warning("sync.meter_refused", connection=claim.connection, problem=str(conflict))
         with_delta = any(rule.reduce == "delta" for rule in link.rules)
-        tally.samples += await windows.mark_changed(
-            connection, claim, part, link.lateness, with_delta=with_delta
-        )
+        samples = await windows.mark_changed(connection, claim, part, link.lateness, with_delta=with_delta)
         await windows.advance(
             connection,
             claim,
@@ -48,4 +46,5 @@ async def scan_slice(database: Database, claim: Claim, link: Link, tally: Tally)
             device_watermark=max(part.horizon, position.device_watermark),
         )
         await streams.prove(connection, claim)
+    tally.samples += samples
     return part.is_last

@@ -15,8 +15,8 @@ import pytest
 from connectors.postgres.connector import PostgresConnector
 from gateway.model.connector import ConnectorSettings
 from gateway.model.errors import BadConfiguration, Unavailable
-from gateway.model.outcome import Accepted, Duplicate
-from gateway.model.reading import make_batch
+from gateway.model.outcome import Accepted, Duplicate, Superseded
+from gateway.model.reading import Reading, make_batch
 from tests.contract.harness import CONNECTION, reading, recent
 
 BATCH = make_batch(CONNECTION, [reading(f"m{number}", recent(), float(number)) for number in range(4)])
@@ -139,3 +139,52 @@ async def test_a_faulty_dsn_is_a_configuration_fault_and_is_not_repeated(dsn: st
     with pytest.raises(BadConfiguration) as caught:
         await sink(dsn).probe()
     assert "secret" not in str(caught.value)
+
+
+async def test_an_older_position_never_replaces_a_newer_one(
+    contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """An equal value takes the position too: what was under way before it comes too late as well."""
+    table = f"placed_{secrets.token_hex(4)}"
+    connector = sink(contract_dsn, table=table, journal=True)
+    first, other = reading("m", recent(), 1.0), reading("m", recent(), 2.0)
+
+    async def push(value: Reading, position: int) -> object:
+        (outcome,) = await connector.push(make_batch(CONNECTION, [value], position))
+        return outcome
+
+    assert await push(first, 10) == Accepted() and connector.capabilities.keeps_latest
+    assert await push(first, 30) == Duplicate()
+    assert await push(other, 20) == Superseded(position=30)
+    assert await push(other, 30) == Accepted(), "the same batch again"
+    row = await owner.fetchrow(f"select value, position, changes from {table}")
+    assert row is not None and tuple(row) == (2.0, 30, 1)
+    assert await owner.fetchval(f"select count(*) from {table}_journal") == 2
+    outcomes = await connector.push(make_batch(CONNECTION, [other, reading("n", recent(), 5.0)], 25))
+    assert outcomes == [Superseded(position=30), Accepted()], "each reading has its own outcome"
+    await connector.close()
+
+
+@pytest.mark.parametrize("kind", ["text", None])
+async def test_a_table_without_positions_is_used_as_it_is(
+    contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record], kind: str | None
+) -> None:
+    """Of a version before, or with a column of that name that is something else; and with one from then on."""
+    table = f"unplaced_{secrets.token_hex(4)}"
+    before = sink(contract_dsn, table=table, position_column=None)
+    await before.probe()
+    if kind is not None:
+        await owner.execute(f"alter table {table} add column position {kind}")
+    connector = sink(contract_dsn, table=table)
+    for position, value in ((20, 1.0), (10, 2.0)):
+        batch = make_batch(CONNECTION, [reading("m", recent(), value)], position)
+        assert await connector.push(batch) == [Accepted()]
+    assert not connector.capabilities.keeps_latest
+    await owner.execute(f"alter table {table} drop column if exists position")
+    await owner.execute(f"alter table {table} add column position bigint")
+    later = sink(contract_dsn, table=table)
+    batch = make_batch(CONNECTION, [reading("m", recent(), 3.0)], 5)
+    assert await later.push(batch) == [Accepted()] and later.capabilities.keeps_latest
+    assert await later.push(replace(batch, position=4)) == [Superseded(position=5)]
+    for each in (before, connector, later):
+        await each.close()

@@ -45,7 +45,7 @@ class Rig:
         """A replica with a short lease; by default with one connection `sink`, `each`, journalled."""
         if connections is None:
             connections = [self.connection("sink")]
-        sync = {"lease": "2s", "lateness": "1s", **sections.pop("sync", {})}
+        sync = {"lease": "2s", "lateness": "1s", "push_timeout": "5s", **sections.pop("sync", {})}
         daemon = Daemon(
             self.directory,
             broker_url=broker_url or self.broker.url,

@@ -80,6 +80,7 @@ async def test_it_goes_on_where_it_was_cancelled(database: Database, seed: int) 
             break
     else:
         await finish(rig)
+    await rig.arrived()
     await rig.run()
     assert cursors == sorted(cursors)
     assert await rig.delivered() == expected

@@ -11,9 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.http_json.mapping import read, sign, to_time
-from connectors.http_json.settings import Signature
+from connectors.http_json.connector import build
+from connectors.http_json.mapping import read, sign, to_outcomes, to_time, to_values
+from connectors.http_json.settings import Results, Signature
 from connectors.http_json.template import compiled, placeholders
+from gateway.model.connector import ConnectorSettings
+from gateway.model.outcome import Accepted, Rejected, Superseded
+from gateway.model.reading import Reading
 
 KNOWN = {"value", "meter", "unit"}
 
@@ -101,3 +105,36 @@ def test_a_path_that_leads_nowhere_is_none() -> None:
     assert read({"a": {"b": 1}}, "a.b.c") is None
     assert read([1], "a") is None
     assert read([1], "$") == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "keeps"),
+    [
+        ({"deduplicates": True}, False),
+        ({"deduplicates": True, "reading": {"k": "{key}", "v": "{value}", "at": "{position}"}}, True),
+        ({"deduplicates": True, "body": {"at": "{position}", "items": "{readings}"}}, True),
+        ({"reading": {"v": "{value}", "at": "{position}"}}, False),
+    ],
+)
+def test_a_receiver_that_is_told_positions_and_keeps_one_reading_a_key_keeps_the_latest(
+    settings: dict[str, object], keeps: bool
+) -> None:
+    connector = build(
+        ConnectorSettings(
+            connection="c",
+            hosting="cloud",
+            settings={"base_url": "https://receiver.example.org", **settings},
+            credentials={},
+            timeout_seconds=5,
+        )
+    )
+    assert connector.capabilities.keeps_latest is keeps
+
+
+def test_a_position_is_a_whole_number_and_its_answer_a_word() -> None:
+    position = 1_795_881_599_000_000
+    reading = Reading(key="k", meter="m", window_start=datetime(2026, 1, 1, tzinfo=UTC), value=1.0)
+    values = to_values(reading, connection="c", time="iso", position=position)
+    assert not isinstance(values, Rejected) and values["position"] == position < 2**53
+    answer = {"results": [{"status": "superseded", "message": "older"}, {"status": "accepted"}]}
+    assert to_outcomes(answer, Results(), expected=2) == [Superseded(message="older"), Accepted()]

@@ -214,3 +214,19 @@ def test_each_failed_run_begins_with_another_reading() -> None:
     firsts = [turns(send, failures=failures, ascending=False)[0][0].meter for failures in range(3, 23)]
     assert set(firsts) == {f"m{number}" for number in range(7)}
     assert all(one != other for one, other in pairwise(firsts))
+
+
+@pytest.mark.parametrize(
+    ("doubted", "delivered", "modified"), [(2.0, 1.0, True), (2.0, None, True), (1.0, None, False)]
+)
+def test_what_is_in_doubt_is_sent_whatever_was_delivered(
+    doubted: float, delivered: float | None, modified: bool
+) -> None:
+    window = due(1.0, delivered=delivered, previous=1.0, deadband=10.0)
+    result = made(replace(window, doubt=7, doubted=doubted))
+    ((_, sent),) = result.send
+    assert sent.value == 1.0 and sent.modified is modified and result.settled == []
+
+
+def test_what_is_in_doubt_and_has_no_value_any_more_needs_no_call() -> None:
+    assert made(replace(due(None, delivered=1.0), doubt=7, doubted=2.0)).send == []

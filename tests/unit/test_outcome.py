@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Step, Unknown, decide
+from gateway.model.outcome import (
+    Accepted,
+    Duplicate,
+    Outcome,
+    Rejected,
+    Retry,
+    Step,
+    Superseded,
+    Unknown,
+    decide,
+)
 
 RETRY = Retry(after_seconds=1, message="locked")
 UNKNOWN = Unknown(message="?")
@@ -24,6 +34,8 @@ UNKNOWN = Unknown(message="?")
         (UNKNOWN, 11, False, Step.SEND_AGAIN),
         (UNKNOWN, 12, True, Step.DEAD_LETTER),
         (UNKNOWN, 13, False, Step.DEAD_LETTER),
+        (Superseded(), 1, True, Step.OVERTAKEN),
+        (Superseded(position=7), 99, False, Step.OVERTAKEN),
     ],
 )
 def test_an_outcome_becomes_one_step(outcome: Outcome, attempts: int, can_find: bool, step: Step) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from gateway.model.reading import Reading, make_batch, reading_key
@@ -32,3 +33,11 @@ def test_a_batch_ascends_by_meter_and_time() -> None:
 def test_a_batch_id_tells_values_of_different_kinds_apart() -> None:
     ids = {make_batch("acme-1", [reading("a", value=value)]).id for value in (1.0, 2.0, True, "1.0", "True")}
     assert len(ids) == 5
+
+
+def test_a_correction_that_returns_is_another_batch_and_a_repetition_is_not() -> None:
+    """A receiver that knows batches by their ids would ignore the return of a value as something that it had."""
+    first = reading("a", value=1.0)
+    assert make_batch("acme-1", [first], 1).id == make_batch("acme-1", [first], 2).id
+    again = replace(first, modified=True)
+    assert make_batch("acme-1", [again], 1).id != make_batch("acme-1", [again], 2).id

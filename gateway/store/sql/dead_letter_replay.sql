@@ -1,15 +1,21 @@
 -- $1 connection, $2 ids, null for all. Marks their windows due again and lets go of the letters. Those stay whose window nobody would
 -- compute: of a meter that is no longer mapped, or is by other windows, or where no sample is left.
-with taken as (
-    delete from dead_letter d using meter_mapping m, connection c
-    where d.connection_id = $1 and ($2::bigint[] is null or d.dead_letter_id = any($2)) and m.connection_id = d.connection_id and m.meter = d.meter
-      and c.connection_id = $1
+-- Letters are taken before windows and both in one order, as deliveries take them.
+with places as materialized (
+    select d.ctid from dead_letter d
+    join connection c on c.connection_id = d.connection_id
+    join meter_mapping m on m.connection_id = d.connection_id and m.meter = d.meter
+    where d.connection_id = $1 and ($2::bigint[] is null or d.dead_letter_id = any($2))
       and date_bin(m.span, d.window_start, 'epoch') = d.window_start
       and exists (
           select from telemetry t
           where t.customer_id = c.customer_id and t.device_id = m.device_id
             and t.ts >= d.window_start and t.ts < d.window_start + m.span and t.metrics ? m.metric
       )
+    order by d.meter, d.window_start
+    for update of d
+), taken as (
+    delete from dead_letter d using places where d.ctid = places.ctid
     returning d.meter, d.window_start
 ), marked as (
     insert into due_window as held (connection_id, meter, window_start, phase, closes_at)

@@ -6,7 +6,7 @@
 -- that cannot take part (a text where a number is needed, a number that a double does not hold or whose sum would leave it: of several
 -- the first in the order of texts), and whether the samples of a sum reach 2^53 together, where integers are lost.
 -- A boolean is 0 or 1 for mean, min, max and sum; a counter (delta) is never one.
--- Nothing is due while the connection may not call its system.
+-- Nothing is due while the connection may not call its system. What is in doubt has a doubt and what was sent last.
 -- The subqueries stand in CASE so that each window runs only the one of its reduction.
 with picked as materialized (
     select d.meter, d.window_start, d.mark, d.attempts
@@ -16,6 +16,7 @@ with picked as materialized (
       and exists (select from connection c where c.connection_id = $1 and (c.state in ('active', 'degraded')
                   or (c.state = 'blocked' and exists (select from stream s where s.connection_id = $1 and s.phase = $2 and s.trial))))
       and not exists (select from meter_mapping m where m.connection_id = $1 and m.meter = d.meter and m.retry_at > now())
+      and d.meter <> all(array(select distinct q.meter from delivery_doubt q where q.connection_id = $1 and q.ask_at > now()))
     order by d.window_start, d.meter
     limit $4
 ), due as materialized (
@@ -106,6 +107,10 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
                having count(*) > 0
            )
        end as computed,
+       (select q.mark::text::bigint from delivery_doubt q
+        where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubt,
+       (select q.value from delivery_doubt q
+        where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubted,
        (select d.value from delivery d where d.connection_id = $1 and d.meter = due.meter and d.window_start = due.window_start) as delivered,
        before.value as previous, before.window_start as previous_at
 from due

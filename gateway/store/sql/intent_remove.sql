@@ -1,2 +1,2 @@
--- $1 connection, $2 name, $3 phase, $4 batch id.
-delete from push_intent where (connection_id, name, phase, batch_id) = ($1, $2, $3, $4)
+-- $1 connection, $2 name, $3 phase. What became of the batch is known, or is in doubt by name.
+delete from push_intent where (connection_id, name, phase) = ($1, $2, $3)

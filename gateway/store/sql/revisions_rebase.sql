@@ -8,3 +8,4 @@ update device set revision = pg_current_xact_id();
 update stream set watermark = '4'::xid8, device_watermark = '4'::xid8;
 update due_window set mark = '3'::xid8;
 update event set revision = '3'::xid8;
+update delivery_doubt set mark = '3'::xid8;

@@ -1,2 +1,3 @@
--- $1 connection. Until the transaction ends its meters stay as they are: a change of them locks the streams' rows whole.
-select from stream where connection_id = $1 for key share
+-- $1 connection, $2 name, $3 phase, $4 fence. The first step of a transaction that writes windows: whoever changes meters or ends the connection locks the
+-- row whole and so waits for us before it takes a window, or we for it.
+select true from stream where (connection_id, name, phase, fence) = ($1, $2, $3, $4) for key share

@@ -1,0 +1,150 @@
+"""Writers of the same windows never wait for each other in a circle, and a day's partition is made without waiting for any of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import date, timedelta
+
+import asyncpg
+import pytest
+
+from gateway.model.delivery import Refusal
+from gateway.model.errors import LeaseLost, StoreUnavailable
+from gateway.model.meter import MeterRule
+from gateway.store import deliveries, streams, windows
+from gateway.store.deliveries import Results
+from gateway.store.pool import Database
+from gateway.store.telemetry import TelemetryStore
+from gateway.store.views import Views
+from gateway.store.windows import Slice
+from gateway.sync import initial
+from tests.fixtures.sync_rig import BASE, MINUTE, Rig
+
+DELTA = MeterRule(device="*", metric="t", meter="{device}", every=15 * MINUTE, reduce="delta")
+MEAN = MeterRule(device="*", metric="t", meter="{device}/mean", every=15 * MINUTE, reduce="mean")
+FEWER = MeterRule(device="[dD]1*", metric="t", meter="{device}/mean", every=15 * MINUTE, reduce="mean")
+SECONDS = 6.0
+
+
+@pytest.fixture
+async def rig(database: Database) -> Rig:
+    """Thirty meters with forty windows each, in both phases; names whose order differs between alphabets."""
+    rig = Rig(database, rules=(DELTA, MEAN), initial_days=1, owner="replica-a")
+    devices = [f"{'dD'[number % 2]}{number}" for number in range(15)]
+    for step in range(40):
+        await rig.store(*[(device, BASE + 5 * step * MINUTE, float(step)) for device in devices])
+    return await rig.activate()
+
+
+async def test_writers_of_the_same_windows_never_deadlock(database: Database, rig: Rig) -> None:
+    """Scans, the walk of the history, deliveries of both phases, dead letters, replays, changes of meters, hand-overs."""
+    whole = Slice(from_revision=0, until_revision=2**62, horizon=2**62)
+    incremental, walk = await rig.claim(), await rig.claim("initial")
+    begun = asyncio.get_running_loop().time()
+    deadlocks: list[str] = []
+    done = Counter[str]()
+
+    async def scan(dice: random.Random) -> None:
+        async with database.transaction() as connection:
+            await streams.read(connection, incremental)
+            await windows.mark_changed(connection, incremental, whole, timedelta(0), with_delta=True)
+            await streams.prove(connection, incremental)
+
+    async def walked(dice: random.Random) -> None:
+        async with database.transaction() as connection:
+            await streams.read(connection, walk)
+            day = timedelta(days=1)
+            await windows.mark_initial(connection, walk, BASE - day, BASE + day, timedelta(0))
+            await streams.prove(connection, walk)
+
+    async def deliver(dice: random.Random) -> None:
+        claim = dice.choice([incremental, walk])
+        async with database.connection() as connection:
+            due = await windows.compute_due(connection, claim, 5_000)
+        dice.shuffle(due)
+        cut, more = len(due) // 3, len(due) // 2
+        dead = [Refusal(due=window, reason="test", detail="") for window in due[:cut]]
+        await deliveries.commit(
+            database, claim, Results(dead=dead, retried=due[cut:more], settled=due[more:])
+        )
+
+    async def replay(dice: random.Random) -> None:
+        await Views(database).replay(rig.name, None)
+
+    async def meters(dice: random.Random) -> None:
+        await rig.change_rules(*dice.choice([(DELTA, MEAN), (DELTA, FEWER)]))
+
+    async def hand_over(dice: random.Random) -> None:
+        await initial.finish(database, walk)
+
+    async def writer(seed: int, work: Callable[[random.Random], Awaitable[None]]) -> None:
+        dice = random.Random(seed)
+        while asyncio.get_running_loop().time() < begun + SECONDS:
+            try:
+                with suppress(LeaseLost):
+                    await work(dice)
+                    done[work.__name__] += 1
+            except StoreUnavailable as error:
+                if not isinstance(error.__cause__, asyncpg.DeadlockDetectedError):
+                    raise
+                deadlocks.append(f"{work.__name__}: {error}")
+
+    works = [scan, walked, deliver, deliver, replay, meters, hand_over]
+    await asyncio.gather(*(writer(seed, work) for seed, work in enumerate(works)))
+    assert deadlocks == [] and done.keys() == {work.__name__ for work in works}
+
+
+async def test_a_partition_waits_for_no_reader_and_none_for_it(database: Database) -> None:
+    async with database.transaction() as reading:
+        await reading.fetch("select * from telemetry, delivery")
+        async with asyncio.timeout(5), database.connection() as making:
+            await making.execute("select ensure_partition('telemetry', $1)", date(2026, 1, 1))
+            await making.execute("select ensure_partition('delivery', $1)", date(2026, 1, 1))
+    async with database.connection() as connection:
+        for parent in ("telemetry", "delivery"):
+            columns = await connection.fetch(
+                "select attname, atttypid, attnotnull from pg_attribute where attrelid = $1::text::regclass and attnum > 0 order by attnum",
+                parent,
+            )
+            assert columns == await connection.fetch(
+                "select attname, atttypid, attnotnull from pg_attribute where attrelid = $1::text::regclass and attnum > 0 order by attnum",
+                f"{parent}_20260101",
+            )
+            indexes = "select count(*) from pg_index where indrelid = $1::text::regclass and indisvalid"
+            assert await connection.fetchval(indexes, parent) == await connection.fetchval(
+                indexes, f"{parent}_20260101"
+            )
+
+
+async def test_no_batch_makes_a_partition_in_its_own_transaction(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ingest and deliveries: the day is there for everybody before a row of the batch is written."""
+    inside: list[str] = []
+    execute = asyncpg.Connection.execute
+
+    async def seen(self: object, query: str, *arguments: object, **more: object) -> object:
+        if "ensure_partition" in query and self.is_in_transaction():  # type: ignore[attr-defined]
+            inside.append(query)
+        return await execute(self, query, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", seen)
+    rig = await Rig(database).activate()
+    await rig.store(("a", BASE - timedelta(days=3), 1.0), ("a", BASE, 2.0))
+    await rig.run()
+    assert len(await rig.delivered()) == 2 and inside == []
+
+
+async def test_a_day_that_retention_dropped_is_made_again(database: Database) -> None:
+    writer = TelemetryStore(database, register_customers=True)
+    sample = (("acme", "d", 1_700_000_000_000_000), {"t": 1.0}, 1_700_000_000_000_000)
+    await writer.write([sample], [])
+    async with database.connection() as connection:
+        await connection.execute("drop table telemetry_20231114")
+    with suppress(Exception):
+        await writer.write([sample], [])
+    assert (await writer.write([sample], [])).stored == 1
