@@ -1,0 +1,382 @@
+"""Does to a stage what the plan says. Each fault ends by itself and undoes what it did; those of one server take turns."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from tests.soak.cutter import Mode
+from tests.soak.load import Fleet
+from tests.soak.oracle import Ledger, Value, Window, reduce
+from tests.soak.receivers import Answer
+from tests.soak.shape import FLIPS, SECOND, Fault, Link, Shape, extra_rule
+from tests.soak.stage import AWAY, Replica, Stage, stamp
+
+LEASE_SECONDS = 2.0
+MODES: tuple[Answer, ...] = ("429", "lost", "cut", "slow", "detached", "silent", "down", "503", "retry")
+
+Act = Callable[["Faults", random.Random], Awaitable[None]]
+
+
+class Faults:
+    """The plan at work. `done` counts, `diary` says when and what, for whoever reads a finding."""
+
+    def __init__(self, stage: Stage, fleet: Fleet) -> None:
+        self.stage, self.fleet = stage, fleet
+        self.done: Counter[str] = Counter()
+        self.diary: list[str] = []
+        self.skipped: Counter[str] = Counter()
+        self._modes = {name: asyncio.Lock() for name in (*stage.receivers, *stage.cutters)}
+        self._work = {link.name: asyncio.Lock() for link in stage.shape.links}
+
+    @property
+    def shape(self) -> Shape:
+        """Of the seed."""
+        return self.stage.shape
+
+    def say(self, text: str) -> None:
+        """Into the diary."""
+        self.diary.append(f"{stamp()} {text}")
+
+    async def run(self) -> None:
+        """Every fault at its time; returns when the last one is undone."""
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for fault in self.shape.faults:
+                await asyncio.sleep(max(0.0, fault.at - (time.monotonic() - began)))
+                group.create_task(self._one(fault))
+
+    async def _one(self, fault: Fault) -> None:
+        try:
+            await ACTS[fault.kind](self, random.Random(fault.seed))
+        except (*AWAY, RuntimeError) as error:
+            self.skipped[fault.kind] += 1
+            self.say(f"{fault.kind} came to nothing: {type(error).__name__}: {str(error)[:200]}")
+        else:
+            self.done[fault.kind] += 1
+
+    # replicas
+
+    @asynccontextmanager
+    async def replica(self, chance: random.Random, chosen: Replica | None = None) -> AsyncIterator[Replica]:
+        """One that nobody else is doing something to."""
+        free = [each for each in self.stage.replicas if not each.lock.locked()]
+        found = chosen if chosen in free else chance.choice(free or self.stage.replicas)
+        async with found.lock:
+            yield found
+
+    async def kill_replica(self, chance: random.Random) -> None:
+        async with self.replica(chance) as replica:
+            self.say(f"kill {replica.daemon.name}")
+            await replica.kill()
+            await asyncio.sleep(chance.choice((0.0, 0.5, 4.0)))
+            await self.stage.start(replica)
+
+    async def stop_replica(self, chance: random.Random) -> None:
+        async with self.replica(chance) as replica:
+            self.say(f"stop {replica.daemon.name}")
+            code = await replica.stop()
+            if code:
+                self.stage.ended.append(
+                    f"{stamp()} {replica.daemon.name} ended with {code} at SIGTERM: {replica.daemon.log[-1200:]}"
+                )
+            await asyncio.sleep(chance.uniform(0.0, 2.0))
+            await self.stage.start(replica)
+
+    async def freeze_replica(self, chance: random.Random) -> None:
+        async with self.replica(chance) as replica:
+            await self._freeze(replica, chance.uniform(0.5, 4.0) * LEASE_SECONDS)
+
+    async def freeze_busy(self, chance: random.Random) -> None:
+        """Freezes whoever is in the midst of a backlog, so that it wakes up with values that are old by then."""
+        link = chance.choice(self.shape.links)
+        async with self._work[link.name]:
+            await self._pause(link, chance.uniform(3.0, 6.0))
+        await asyncio.sleep(chance.uniform(0.05, 0.6))
+        async with self.replica(chance, await self.stage.holder()) as replica:
+            await self._freeze(replica, chance.uniform(1.3, 3.0) * LEASE_SECONDS)
+
+    async def _freeze(self, replica: Replica, seconds: float) -> None:
+        self.say(f"freeze {replica.daemon.name} for {seconds:.1f} s")
+        replica.signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            replica.signal(signal.SIGCONT)
+        self.say(f"{replica.daemon.name} goes on")
+
+    async def kill_during_push(self, chance: random.Random) -> None:
+        """Kills whoever pushes, as its push arrives at a receiver: applied, and never recorded."""
+        name = chance.choice(sorted(self.stage.receivers))
+        receiver = self.stage.receivers[name]
+        receiver.busy.clear()
+        async with asyncio.timeout(20):
+            await receiver.busy.wait()
+        holder = await self.stage.holder()
+        async with self.replica(chance, holder) as replica:
+            self.say(f"kill {replica.daemon.name} as a push arrives at {name}")
+            await replica.kill()
+            await asyncio.sleep(chance.choice((0.0, 0.3)))
+            await self.stage.start(replica)
+
+    # servers
+
+    async def broker_restart(self, chance: random.Random) -> None:
+        async with self.stage.servers["broker"]:
+            self.say("restart the broker")
+            await self.stage.broker.stop()
+            await asyncio.sleep(chance.uniform(0.0, 3.0))
+            await self.stage.broker.start()
+
+    async def broker_kill(self, chance: random.Random) -> None:
+        """After it has saved and nothing is published: what it acknowledged, it has."""
+        async with self.stage.servers["broker"]:
+            self.fleet.resumed.clear()
+            try:
+                await self.fleet.flush()
+                await self.stage.broker.save()
+                self.say("kill the broker")
+                await self.stage.broker.stop(signal.SIGKILL)
+                await asyncio.sleep(chance.uniform(0.0, 3.0))
+                await self.stage.broker.start()
+            finally:
+                self.fleet.resumed.set()
+
+    async def database_restart(self, chance: random.Random) -> None:
+        async with self.stage.servers["gateway"]:
+            self.say("restart the gateway's database")
+            await self.stage.gateway.stop()
+            await asyncio.sleep(chance.uniform(0.0, 3.0))
+            await self.stage.gateway.start()
+
+    async def database_kill(self, chance: random.Random) -> None:
+        async with self.stage.servers["gateway"]:
+            self.say("kill the gateway's database")
+            await self.stage.gateway.kill()
+            await asyncio.sleep(chance.uniform(0.0, 3.0))
+            await self.stage.gateway.start()
+
+    async def sessions_killed(self, chance: random.Random) -> None:
+        """Some of the gateway's sessions, at its database."""
+        await self._end_sessions(self.stage.dsn, chance)
+
+    async def sink_kill(self, chance: random.Random) -> None:
+        async with self.stage.servers["sink"]:
+            self.say("kill the systems' database")
+            await self.stage.sink.kill()
+            await asyncio.sleep(chance.uniform(0.0, 4.0))
+            await self.stage.sink.start()
+
+    async def sink_sessions_killed(self, chance: random.Random) -> None:
+        name = chance.choice(sorted(self.stage.sink_databases))
+        for _ in range(chance.randint(1, 10)):
+            await self._end_sessions(self.stage.sink_databases[name], chance)
+            await asyncio.sleep(chance.uniform(0.0, 0.5))
+
+    async def _end_sessions(self, dsn: str, chance: random.Random) -> None:
+        self.say(f"end sessions at {dsn.rpartition('/')[2]}")
+        connection = await asyncpg.connect(dsn, timeout=10)
+        try:
+            await connection.execute(
+                """select pg_terminate_backend(pid) from pg_stat_activity
+                where datname = current_database() and pid <> pg_backend_pid() and random() < $1""",
+                chance.choice((0.3, 1.0)),
+            )
+        finally:
+            await connection.close(timeout=5)
+
+    async def sink_cut(self, chance: random.Random) -> None:
+        name = chance.choice(sorted(self.stage.cutters))
+        self.say(f"cut what leads to {name}, again and again")
+        for _ in range(chance.randint(1, 25)):
+            self.stage.cutters[name].cut()
+            await asyncio.sleep(chance.uniform(0.01, 0.4))
+
+    async def sink_lost(self, chance: random.Random) -> None:
+        name = chance.choice(sorted(self.stage.cutters))
+        async with self._modes[name]:
+            await self._cutter(name, "lost", chance.uniform(1.0, 6.0))
+
+    async def sink_hung(self, chance: random.Random) -> None:
+        name = chance.choice(sorted(self.stage.cutters))
+        async with self._modes[name]:
+            await self._cutter(name, "hung", chance.uniform(0.5, 6.0))
+
+    async def _cutter(self, name: str, mode: Mode, seconds: float) -> None:
+        cutter = self.stage.cutters[name]
+        self.say(f"{name}: {mode} for {seconds:.1f} s")
+        cutter.mode = mode
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            cutter.cut()  # what was dropped cannot be said later: the session is of no more use
+            cutter.mode = "well"
+
+    # receivers
+
+    async def receiver(self, chance: random.Random) -> None:
+        name, mode = chance.choice(sorted(self.stage.receivers)), chance.choice(MODES)
+        async with self._modes[name]:
+            await self._receiver(name, mode, chance.uniform(1.0, 8.0))
+
+    async def outage(self, chance: random.Random) -> None:
+        """Every push is answered 500 while the probe is well, for longer than attempts last."""
+        name = chance.choice(sorted(self.stage.receivers))
+        async with self._modes[name]:
+            await self._receiver(name, "500", chance.uniform(10.0, 25.0))
+
+    async def _receiver(self, name: str, mode: Answer, seconds: float) -> None:
+        self.say(f"{name}: {mode} for {seconds:.1f} s")
+        self.stage.receivers[name].mode = mode
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.stage.receivers[name].mode = "well"
+
+    async def back_and_forth(self, chance: random.Random) -> None:
+        """A reading is corrected, the push is done but its answer is lost, and the correction is taken back
+        before anybody is told: what the gateway recorded and what is right are equal, what the system holds
+        is neither.
+        """
+        link = chance.choice(self.shape.links)
+        async with self._modes[link.name]:
+            found = await self._settled(link, chance)
+            if found is None:
+                raise RuntimeError("nothing is settled")
+            device, at, window, before = found
+            other = float(before) + chance.choice((7.0, -7.0, 0.125))
+            self.say(f"{link.name}: {window} from {before!r} to {other!r} and back, its answer lost")
+            self._lose(link, lose=True)
+            try:
+                await self.fleet.say(device, at, {"value": other})
+                arrived = await self._arrives(link, window, other, seconds=6.0)
+                self.say(f"{link.name}: {window} {'holds' if arrived else 'does not hold'} {other!r}")
+                await self.fleet.say(device, at, {"value": before})
+                await asyncio.sleep(chance.uniform(0.0, 1.5))
+            finally:
+                self._lose(link, lose=False)
+
+    def _lose(self, link: Link, *, lose: bool) -> None:
+        if link.system == "postgres":
+            cutter = self.stage.cutters[link.name]
+            if not lose:
+                cutter.cut()
+            cutter.mode = "lost" if lose else "well"
+        else:
+            self.stage.receivers[link.name].mode = "lost" if lose else "well"
+
+    async def _settled(
+        self, link: Link, chance: random.Random
+    ) -> tuple[tuple[str, str], int, Window, Value] | None:
+        """A sample of some age whose reading the system holds as it is right."""
+        held = (await self.stage.held(link)).values
+        ledger: Ledger = self.fleet.ledger
+        now = time.time_ns() // 1000
+        name = chance.choice(("each", "each", "last"))
+        rule = next(rule for rule in link.rules if rule.name == name)
+        devices = [device for device in ledger.samples if device[0] == link.customer]
+        chance.shuffle(devices)
+        for device in devices:
+            samples = ledger.samples[device]
+            times = [at for at in samples if now - 90 * SECOND < at < now - 15 * SECOND]
+            chance.shuffle(times)
+            for at in times:
+                value = samples[at].get("value")
+                window = (f"{device[1]}/{rule.name}", rule.start(at))
+                same = [
+                    (each, samples[each]["value"])
+                    for each in sorted(samples)
+                    if rule.start(each) == window[1] and "value" in samples[each]
+                ]
+                if (
+                    value is not None
+                    and same
+                    and same[-1][0] == at
+                    and held.get(window) == reduce("last", same) == value
+                ):
+                    return device, at, window, value
+        return None
+
+    async def _arrives(self, link: Link, window: Window, value: Value, *, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with contextlib.suppress(*AWAY):
+                if (await self.stage.held(link)).values.get(window) == value:
+                    return True
+            await asyncio.sleep(0.1)
+        return False
+
+    # people
+
+    async def reload(self, chance: random.Random) -> None:
+        await self._reload(chance.choice(self.shape.links), chance)
+
+    async def reload_broken(self, chance: random.Random) -> None:
+        """A faulty file, and the right one a moment later."""
+        async with self.stage.files:
+            self.say("reload a file that is broken")
+            await self.stage.declare(broken=True)
+            await asyncio.sleep(chance.uniform(0.2, 1.5))
+            await self.stage.declare()
+
+    async def _reload(self, link: Link, chance: random.Random) -> None:
+        async with self.stage.files:
+            if chance.random() < 0.25:
+                rule = extra_rule(chance)
+                link.extend(rule)
+                self.say(f"reload: {link.name} has {rule.name}")
+            elif chance.random() < 0.9:
+                to = chance.choice(FLIPS)
+                link.flip(to)
+                self.say(f"reload: {link.name}/flip is {to}")
+            else:
+                self.say("reload what is there")
+            await self.stage.declare()
+
+    async def pause(self, chance: random.Random) -> None:
+        link = chance.choice(self.shape.links)
+        async with self._work[link.name]:
+            await self._pause(link, chance.uniform(1.0, 8.0))
+
+    async def pause_and_reload(self, chance: random.Random) -> None:
+        """Meters that change while the connection is paused are in force after it."""
+        link = chance.choice(self.shape.links)
+        async with self._work[link.name]:
+            await self._pause(link, chance.uniform(1.0, 5.0), meanwhile=lambda: self._reload(link, chance))
+
+    async def _pause(
+        self, link: Link, seconds: float, *, meanwhile: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        status = await self.stage.insist(f"/v1/connections/{link.name}/pause")
+        self.say(f"pause {link.name} for {seconds:.1f} s: {status}")
+        try:
+            await asyncio.sleep(seconds / 2)
+            if meanwhile is not None:
+                await meanwhile()
+            await asyncio.sleep(seconds / 2)
+        finally:
+            status = await self.stage.insist(f"/v1/connections/{link.name}/resume")
+            self.say(f"resume {link.name}: {status}")
+
+    async def full_sync(self, chance: random.Random) -> None:
+        link = chance.choice(self.shape.links)
+        status = await self.stage.insist(f"/v1/connections/{link.name}/sync", {"mode": "full"}, seconds=10)
+        self.say(f"full sync of {link.name}: {status}")
+
+
+ACTS: dict[str, Act] = {
+    name: getattr(Faults, name)
+    for name in (
+        "kill_replica", "stop_replica", "freeze_replica", "freeze_busy", "kill_during_push", "broker_restart", "broker_kill",
+        "database_restart", "database_kill", "sessions_killed", "sink_kill", "sink_sessions_killed", "sink_cut", "sink_lost", "sink_hung",
+        "receiver", "outage", "back_and_forth", "reload", "reload_broken", "pause", "pause_and_reload", "full_sync",
+    )
+}  # fmt: skip
