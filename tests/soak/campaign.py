@@ -85,7 +85,7 @@ async def campaign(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             path.write_text(json.dumps(report.document(), indent=1, default=str))
             print(report.line(), flush=True)
             for name, lines in report.findings.items():
-                print("\n".join([f"  {name}", *(f"    {line[:400]}" for line in lines[:5])]), flush=True)
+                print("\n".join([f"  {name}", *(f"    {line[:400]}" for line in lines[:9])]), flush=True)
             if report.stuck:
                 print(f"  stuck: {report.stuck['pending']}; why: {path}", flush=True)
             return report.document()

@@ -17,7 +17,7 @@ from tests.soak.cutter import Mode
 from tests.soak.load import Fleet
 from tests.soak.oracle import Ledger, Value, Window, reduce
 from tests.soak.receivers import Answer
-from tests.soak.shape import FLIPS, SECOND, Fault, Link, Shape, extra_rule
+from tests.soak.shape import FAULTS, FLIPS, SECOND, Fault, Link, Shape, extra_rule
 from tests.soak.stage import AWAY, Replica, Stage, stamp
 
 LEASE_SECONDS = 2.0
@@ -175,6 +175,51 @@ class Faults:
             await asyncio.sleep(chance.uniform(0.0, 4.0))
             await self.stage.sink.start()
 
+    async def database_read_only(self, chance: random.Random) -> None:
+        async with self.stage.servers["gateway"]:
+            await self._read_only(self.stage.dsn, chance)
+
+    async def sink_read_only(self, chance: random.Random) -> None:
+        async with self.stage.servers["sink"]:
+            await self._read_only(chance.choice(sorted(self.stage.sink_databases.values())), chance)
+
+    async def _read_only(self, dsn: str, chance: random.Random) -> None:
+        """The whole cluster, as a primary that was demoted and promoted again."""
+        self.say(f"read-only: the cluster of {dsn.rpartition('/')[2]}")
+        connection = await asyncpg.connect(
+            dsn, timeout=10, server_settings={"default_transaction_read_only": "off"}
+        )
+        try:
+            await connection.execute("alter system set default_transaction_read_only = on")
+            await connection.execute("select pg_reload_conf()")
+            await asyncio.sleep(chance.uniform(0.5, 5.0))
+        finally:
+            await connection.execute("alter system reset default_transaction_read_only")
+            await connection.execute("select pg_reload_conf()")
+            await connection.close(timeout=5)
+
+    async def sink_locked(self, chance: random.Random) -> None:
+        """Somebody locks the table for longer than an answer is waited for, and whoever pushes may die
+        meanwhile: its statement waits at the server, and is done when nobody thinks of it any more.
+        """
+        name = chance.choice(sorted(self.stage.sink_databases))
+        async with self.stage.servers["sink"]:
+            seconds = chance.uniform(0.5, 6.0)
+            self.say(f"lock the table of {name} for {seconds:.1f} s")
+            connection = await asyncpg.connect(self.stage.sink_databases[name], timeout=10)
+            try:
+                async with connection.transaction():
+                    await connection.execute("lock table fieldgate_reading in share mode")
+                    await asyncio.sleep(seconds / 2)
+                    if chance.random() < 0.5:
+                        async with self.replica(chance, await self.stage.holder()) as replica:
+                            self.say(f"kill {replica.daemon.name}, whose statement may wait")
+                            await replica.kill()
+                            await self.stage.start(replica)
+                    await asyncio.sleep(seconds / 2)
+            finally:
+                await connection.close(timeout=5)
+
     async def sink_sessions_killed(self, chance: random.Random) -> None:
         name = chance.choice(sorted(self.stage.sink_databases))
         for _ in range(chance.randint(1, 10)):
@@ -232,6 +277,16 @@ class Faults:
         name = chance.choice(sorted(self.stage.receivers))
         async with self._modes[name]:
             await self._receiver(name, "500", chance.uniform(10.0, 25.0))
+
+    async def denied(self, chance: random.Random) -> None:
+        """Every push is answered 403 while the probe is well; then it is allowed again, and somebody asks for
+        a look.
+        """
+        name = chance.choice(sorted(self.stage.receivers))
+        async with self._modes[name]:
+            await self._receiver(name, "403", chance.uniform(2.0, 8.0))
+        status = await self.stage.insist(f"/v1/connections/{name}/recheck")
+        self.say(f"recheck {name}: {status}")
 
     async def _receiver(self, name: str, mode: Answer, seconds: float) -> None:
         self.say(f"{name}: {mode} for {seconds:.1f} s")
@@ -371,12 +426,14 @@ class Faults:
         status = await self.stage.insist(f"/v1/connections/{link.name}/sync", {"mode": "full"}, seconds=10)
         self.say(f"full sync of {link.name}: {status}")
 
+    async def replay(self, chance: random.Random) -> None:
+        link = chance.choice(self.shape.links)
+        async with self._work[link.name]:
+            self.stage.replayed.setdefault(link.name, {}).update(await self.stage.dead_letters(link))
+            status = await self.stage.insist(
+                f"/v1/connections/{link.name}/dead-letters/replay", {}, seconds=10
+            )
+            self.say(f"replay the dead letters of {link.name}: {status}")
 
-ACTS: dict[str, Act] = {
-    name: getattr(Faults, name)
-    for name in (
-        "kill_replica", "stop_replica", "freeze_replica", "freeze_busy", "kill_during_push", "broker_restart", "broker_kill",
-        "database_restart", "database_kill", "sessions_killed", "sink_kill", "sink_sessions_killed", "sink_cut", "sink_lost", "sink_hung",
-        "receiver", "outage", "back_and_forth", "reload", "reload_broken", "pause", "pause_and_reload", "full_sync",
-    )
-}  # fmt: skip
+
+ACTS: dict[str, Act] = {kind: getattr(Faults, kind) for kind, _ in FAULTS}

@@ -210,15 +210,23 @@ class Verdict:
 
 
 def judge(
-    expected: Expected, held: Held, dead_letters: Iterable[Window], *, reasons: Mapping[Window, str]
+    expected: Expected,
+    held: Held,
+    dead_letters: Iterable[Window],
+    *,
+    once_dead: Iterable[Window] = (),
+    reasons: Mapping[Window, str],
 ) -> Verdict:
-    """Compares. `reasons`: of dead letters, for the texts."""
+    """Compares. `once_dead`: what was a dead letter before it was tried again. `reasons`: of both, for the
+    texts.
+    """
     verdict, dead = Verdict(windows=len(expected.values)), set(dead_letters)
     for window, value in expected.values.items():
         if window in held.values:
             if not same(held.values[window], value):
                 told = held.told.get(window, [])
                 said = f" (told {told[-6:]})" if told else ""
+                said += f"; a dead letter: {reasons.get(window, '')}" if window in dead else ""
                 verdict.wrong.append(
                     f"{_name(window)}: holds {held.values[window]!r}, right is {value!r}{said}"
                 )
@@ -233,7 +241,7 @@ def judge(
             verdict.wrong.append(f"{_name(window)}: holds {held.values[window]!r}, right is nothing")
     for window in expected.dead - dead:
         verdict.silent.append(f"{_name(window)}: nobody could take it, and there is no dead letter")
-    for window in dead - expected.dead - expected.forgiven:
+    for window in (dead | set(once_dead)) - expected.dead - expected.forgiven:
         if _exact(expected.values.get(window, 0)):
             verdict.dead.append(f"{_name(window)}: {reasons.get(window, '')}")
     _judge_history(expected, held, verdict)

@@ -19,7 +19,19 @@ Kind = Literal["deduplicates", "asked", "blind"]
 """Keeps one reading for each key · appends, answers for each reading and can be asked · appends, and that is all."""
 
 Answer = Literal[
-    "well", "500", "503", "429", "retry", "lost", "cut", "slow", "detached", "502_after", "silent", "down"
+    "well",
+    "500",
+    "503",
+    "429",
+    "retry",
+    "lost",
+    "cut",
+    "slow",
+    "detached",
+    "502_after",
+    "silent",
+    "down",
+    "403",
 ]
 """`lost`, `502_after`: done, but not said. `detached`: cut at once, done a moment later. `silent`: nothing is done and
 nothing said. `down`: as `cut`, and the probe too.
@@ -32,6 +44,7 @@ _STATUSES = {
     "500": "500 Internal Server Error",
     "502_after": "502 Bad Gateway",
     "503": "503 Service Unavailable",
+    "403": "403 Forbidden",
 }
 
 
@@ -126,7 +139,7 @@ class Receiver:
             case "cut" | "down":
                 writer.transport.abort()
                 return False
-            case "500" | "503":
+            case "500" | "503" | "403":
                 return self._say(
                     writer,
                     _STATUSES[fault],
@@ -146,6 +159,8 @@ class Receiver:
                 return False
             case "slow":
                 await asyncio.sleep(self._chance.uniform(0.3, 1.2))
+            case _:
+                pass
         status, document = self._take(items, retry=fault == "retry" and self.kind == "asked")
         if fault == "lost":
             writer.transport.abort()

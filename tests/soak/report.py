@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ import asyncpg
 from benchmarks.servers import wait_until
 from tests.soak.faults import Faults
 from tests.soak.load import Fleet
-from tests.soak.oracle import Expected, Ledger, Verdict, Window, expect, judge
+from tests.soak.oracle import Expected, Ledger, Verdict, expect, judge
 from tests.soak.shape import Link
 from tests.soak.stage import AWAY, Stage
 
@@ -185,8 +184,8 @@ async def compare(stage: Stage, fleet: Fleet, report: Report) -> None:
     _find(report, "telemetry", wrong)
     for link in stage.shape.links:
         expected = expect(link.rules, link.customer, fleet.ledger)
-        dead, reasons = await _dead_letters(stage, link)
-        verdict = judge(expected, await stage.held(link), dead, reasons=reasons)
+        dead, before = await stage.dead_letters(link), stage.replayed.get(link.name, {})
+        verdict = judge(expected, await stage.held(link), dead, once_dead=before, reasons={**before, **dead})
         if not expected.values:
             verdict.lost.append("the oracle expects nothing at all: that cannot be")
         _add(report, link, verdict, expected)
@@ -217,10 +216,18 @@ def _add(report: Report, link: Link, verdict: Verdict, expected: Expected) -> No
 
 
 def _find(report: Report, name: str, found: Sequence[str]) -> None:
-    if found:
-        rules = Counter(text.partition(" @ ")[0].rpartition("/")[2] for text in found if " @ " in text)
-        head = [f"{len(found)} in all, by rule: {dict(rules)}"] if rules else [f"{len(found)} in all"]
-        report.findings[name] = [*head, *found[:SHOWN]]
+    """Notes how many there are and the first of each rule, so that none hides the others."""
+    if not found:
+        return
+    by_rule: dict[str, list[str]] = {}
+    for text in found:
+        by_rule.setdefault(text.partition(" @ ")[0].rpartition("/")[2] if " @ " in text else "", []).append(
+            text
+        )
+    counts = {rule: len(texts) for rule, texts in by_rule.items() if rule}
+    head = f"{len(found)} in all, by rule: {counts}" if counts else f"{len(found)} in all"
+    share = max(2, SHOWN // len(by_rule))
+    report.findings[name] = [head, *(text for texts in by_rule.values() for text in texts[:share])]
 
 
 async def _telemetry(stage: Stage, ledger: Ledger) -> list[str]:
@@ -241,22 +248,6 @@ async def _telemetry(stage: Stage, ledger: Ledger) -> list[str]:
     if len(rows) != len(stored):
         wrong.append(f"{len(rows) - len(stored)} samples are stored twice")
     return sorted(wrong)
-
-
-async def _dead_letters(stage: Stage, link: Link) -> tuple[set[Window], Mapping[Window, str]]:
-    rows = await stage.fetch(
-        """select meter, (extract(epoch from window_start) * 1000000)::bigint as at, reason, detail, occurrences, first_at
-        from dead_letter where kind = 'reading' and connection_id = $1""",
-        link.name,
-    )
-    reasons = {
-        (
-            row["meter"],
-            row["at"],
-        ): f"{row['reason']}: {row['detail'][:120]} ({row['occurrences']} times, first {row['first_at']:%H:%M:%S})"
-        for row in rows
-    }
-    return set(reasons), reasons
 
 
 def _plain(value: object) -> object:

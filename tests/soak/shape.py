@@ -64,7 +64,10 @@ FAULTS: tuple[tuple[str, float], ...] = (
     ("database_restart", 0.7),
     ("database_kill", 1.0),
     ("sessions_killed", 1.0),
+    ("database_read_only", 0.7),
     ("sink_kill", 0.8),
+    ("sink_read_only", 0.7),
+    ("sink_locked", 2.0),
     ("sink_sessions_killed", 1.0),
     ("sink_cut", 1.5),
     ("sink_lost", 1.5),
@@ -72,11 +75,13 @@ FAULTS: tuple[tuple[str, float], ...] = (
     ("back_and_forth", 4.0),
     ("receiver", 4.0),
     ("outage", 1.5),
+    ("denied", 0.7),
     ("reload", 2.0),
     ("reload_broken", 0.5),
     ("pause", 1.5),
     ("pause_and_reload", 1.5),
     ("full_sync", 2.0),
+    ("replay", 1.0),
 )
 """What happens, and how often, in shares."""
 

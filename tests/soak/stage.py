@@ -11,7 +11,7 @@ import signal
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -109,6 +109,8 @@ class Stage:
     )
     ended: list[str] = field(default_factory=list)
     """Ends of daemons that nobody asked for."""
+    replayed: dict[str, dict[Window, str]] = field(default_factory=dict)
+    """Dead letters that were there before somebody had them tried again, by connection; why they were."""
     documents: list[dict[str, Any]] = field(default_factory=list)
     """The connections file."""
 
@@ -135,6 +137,21 @@ class Stage:
         for row in journal:
             held.told.setdefault(window_of(row), []).append(value_of(row))
         return held
+
+    async def dead_letters(self, link: Link) -> dict[Window, str]:
+        """Windows of readings that are dead letters, and why."""
+        rows = await self.fetch(
+            """select meter, (extract(epoch from window_start) * 1000000)::bigint as at, reason, detail, first_at
+            from dead_letter where kind = 'reading' and connection_id = $1""",
+            link.name,
+        )
+        return {
+            (
+                row["meter"],
+                row["at"],
+            ): f"{row['reason']}: {row['detail'][:160]} (first {row['first_at']:%H:%M:%S})"
+            for row in rows
+        }
 
     def deadlocks(self) -> list[str]:
         """What both clusters wrote of deadlocks."""
@@ -234,7 +251,7 @@ async def staged(shape: Shape, directory: Path) -> AsyncIterator[Stage]:
     directory.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         broker = Broker(directory / "broker", persistent=True, extra="autosave_interval 1800")
-        gateway, sink = Postgres(**CLUSTER), Postgres(**CLUSTER)
+        gateway, sink = Postgres(None, **CLUSTER), Postgres(None, **CLUSTER)
         stage = Stage(shape=shape, directory=directory, broker=broker, gateway=gateway, sink=sink, dsn="")
         stack.push_async_callback(_down, stage)
         await asyncio.gather(broker.start(), gateway.start(), sink.start())
@@ -309,13 +326,13 @@ def _declared(stage: Stage, link: Link) -> dict[str, object]:
     return {**made, "system": "http_json", "settings": stage.receivers[link.name].settings}
 
 
-def window_of(row: Mapping[str, Any]) -> Window:
+def window_of(row: asyncpg.Record) -> Window:
     """Meter and start of a row of the table sink."""
     at: datetime = row["window_start"]
     return str(row["meter"]), int(at.replace(microsecond=0).timestamp()) * 1_000_000 + at.microsecond
 
 
-def value_of(row: Mapping[str, Any]) -> Value:
+def value_of(row: asyncpg.Record) -> Value:
     """What a row of the table sink says."""
     if row["text_value"] is not None:
         return str(row["text_value"])
