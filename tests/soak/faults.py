@@ -8,14 +8,14 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 
 from tests.soak.cutter import Mode
 from tests.soak.load import Fleet
-from tests.soak.oracle import Ledger, Value, Window, reduce
+from tests.soak.oracle import Device, Ledger, Value, Window, reduce
 from tests.soak.receivers import Answer
 from tests.soak.shape import FAULTS, FLIPS, SECOND, Fault, Link, Shape, extra_rule
 from tests.soak.stage import AWAY, Replica, Stage, stamp
@@ -112,6 +112,103 @@ class Faults:
         finally:
             replica.signal(signal.SIGCONT)
         self.say(f"{replica.daemon.name} goes on")
+
+    async def freeze_computing(self, chance: random.Random) -> None:
+        """Freezes a replica that has asked for the values of due windows; before it goes on they are corrected,
+        and whoever takes over delivers that.
+        """
+        link = chance.choice(self.shape.links)
+        async with self._modes[link.name], self.stage.servers["gateway"]:
+            recent = self._recent(link.customer, chance, count=30)
+            self._away(link, away=True)
+            try:
+                for device, at in recent:
+                    await self.fleet.say(device, at, {"value": chance.randrange(-800, 800) / 8})
+                await asyncio.sleep(chance.uniform(2.5, 4.0))
+                async with self._locked("access exclusive") as locker:
+                    self._away(link, away=False)
+                    frozen = await self._freeze_waiting(locker, "%due_window d%", chance)
+            finally:
+                self._away(link, away=False)
+            if frozen is None:
+                raise RuntimeError("nobody computes")
+            await self._correct_meanwhile(frozen, recent, chance)
+
+    async def freeze_ingesting(self, chance: random.Random) -> None:
+        """Freezes a replica that holds messages which it has not committed; whoever takes over commits them,
+        and later ones of the same samples.
+        """
+        customer = chance.choice(self.shape.customers)
+        async with self.stage.servers["gateway"]:
+            recent = self._recent(customer, chance, count=30)
+            async with self._locked("share") as locker:
+                await self.fleet.say(*recent[0], {"value": chance.randrange(-800, 800) / 8})
+                await asyncio.sleep(0.3)
+                for device, at in recent:
+                    await self.fleet.say(device, at, {"value": chance.randrange(-800, 800) / 8})
+                await asyncio.sleep(0.3)
+                frozen = await self._freeze_waiting(locker, "%insert into telemetry%", chance)
+            if frozen is None:
+                raise RuntimeError("nobody ingests")
+            await self._correct_meanwhile(frozen, recent, chance)
+
+    @asynccontextmanager
+    async def _locked(self, mode: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        """A session that locks the table of telemetry, for as short a time as a replica needs to wait for it."""
+        locker = await asyncpg.connect(self.stage.dsn, timeout=10)
+        try:
+            async with locker.transaction():
+                await locker.execute("set local lock_timeout = '5s'")
+                await locker.execute(f"lock table telemetry in {mode} mode")
+                yield locker
+        finally:
+            await locker.close(timeout=5)
+
+    async def _freeze_waiting(
+        self, locker: asyncpg.Connection[asyncpg.Record], of: str, chance: random.Random
+    ) -> AsyncExitStack | None:
+        """Stops the replica that waits for the lock; what is returned lets it go on."""
+        until = time.monotonic() + 6.0
+        while time.monotonic() < until:
+            found = await self.stage.waiting(locker, of)
+            if found is not None and not found.lock.locked():
+                async with AsyncExitStack() as stack:
+                    replica = await stack.enter_async_context(self.replica(chance, found))
+                    self.say(f"freeze {replica.daemon.name}, which waits with {of.strip('%')}")
+                    replica.signal(signal.SIGSTOP)
+                    stack.callback(self.say, f"{replica.daemon.name} goes on")
+                    stack.callback(replica.signal, signal.SIGCONT)
+                    return stack.pop_all()
+            await asyncio.sleep(0.02)
+        return None
+
+    async def _correct_meanwhile(
+        self, frozen: AsyncExitStack, recent: Sequence[tuple[Device, int]], chance: random.Random
+    ) -> None:
+        async with frozen:
+            for device, at in recent:
+                await self.fleet.say(device, at, {"value": chance.randrange(-800, 800) / 8})
+            await asyncio.sleep(LEASE_SECONDS * chance.uniform(1.5, 3.0) + 3.0)
+
+    def _recent(self, customer: str, chance: random.Random, *, count: int) -> list[tuple[Device, int]]:
+        """Samples of some age. Raises RuntimeError where there are none yet."""
+        now = time.time_ns() // 1000
+        found = [
+            (device, at)
+            for device, samples in self.fleet.ledger.samples.items()
+            for at in samples
+            if device[0] == customer and now - 60 * SECOND < at < now - 12 * SECOND
+        ]
+        if not found:
+            raise RuntimeError("there are no samples yet")
+        return chance.sample(found, min(count, len(found)))
+
+    def _away(self, link: Link, *, away: bool) -> None:
+        if link.system == "postgres":
+            self.stage.cutters[link.name].mode = "refused" if away else "well"
+            self.stage.cutters[link.name].cut()
+        else:
+            self.stage.receivers[link.name].mode = "down" if away else "well"
 
     async def kill_during_push(self, chance: random.Random) -> None:
         """Kills whoever pushes, as its push arrives at a receiver: applied, and never recorded."""

@@ -215,10 +215,11 @@ def judge(
     dead_letters: Iterable[Window],
     *,
     once_dead: Iterable[Window] = (),
+    stored: Mapping[Window, Value] | None = None,
     reasons: Mapping[Window, str],
 ) -> Verdict:
-    """Compares. `once_dead`: what was a dead letter before it was tried again. `reasons`: of both, for the
-    texts.
+    """Compares. For the texts only: `once_dead`, what was a dead letter before it was tried again; `stored`,
+    what the gateway's own telemetry would give; `reasons` of dead letters.
     """
     verdict, dead = Verdict(windows=len(expected.values)), set(dead_letters)
     for window, value in expected.values.items():
@@ -226,6 +227,8 @@ def judge(
             if not same(held.values[window], value):
                 told = held.told.get(window, [])
                 said = f" (told {told[-6:]})" if told else ""
+                if stored is not None and same(held.values[window], stored.get(window, "")):
+                    said += "; it is what the table of telemetry gives"
                 said += f"; a dead letter: {reasons.get(window, '')}" if window in dead else ""
                 verdict.wrong.append(
                     f"{_name(window)}: holds {held.values[window]!r}, right is {value!r}{said}"

@@ -15,7 +15,7 @@ import asyncpg
 from benchmarks.servers import wait_until
 from tests.soak.faults import Faults
 from tests.soak.load import Fleet
-from tests.soak.oracle import Expected, Ledger, Verdict, expect, judge
+from tests.soak.oracle import Device, Expected, Ledger, Value, Verdict, expect, judge
 from tests.soak.shape import Link
 from tests.soak.stage import AWAY, Stage
 
@@ -179,13 +179,21 @@ async def compare(stage: Stage, fleet: Fleet, report: Report) -> None:
     report.acknowledged = fleet.ledger.acknowledged
     report.samples = sum(len(samples) for samples in fleet.ledger.samples.values())
     report.unmatched = fleet.unmatched
-    wrong = await _telemetry(stage, fleet.ledger)
+    table, twice = await _stored(stage)
+    wrong = _differences(fleet.ledger, table, twice)
     report.telemetry = len(wrong)
     _find(report, "telemetry", wrong)
     for link in stage.shape.links:
         expected = expect(link.rules, link.customer, fleet.ledger)
         dead, before = await stage.dead_letters(link), stage.replayed.get(link.name, {})
-        verdict = judge(expected, await stage.held(link), dead, once_dead=before, reasons={**before, **dead})
+        verdict = judge(
+            expected,
+            await stage.held(link),
+            dead,
+            once_dead=before,
+            stored=expect(link.rules, link.customer, table).values if wrong else None,
+            reasons={**before, **dead},
+        )
         if not expected.values:
             verdict.lost.append("the oracle expects nothing at all: that cannot be")
         _add(report, link, verdict, expected)
@@ -230,24 +238,36 @@ def _find(report: Report, name: str, found: Sequence[str]) -> None:
     report.findings[name] = [head, *(text for texts in by_rule.values() for text in texts[:share])]
 
 
-async def _telemetry(stage: Stage, ledger: Ledger) -> list[str]:
+async def _stored(stage: Stage) -> tuple[Ledger, int]:
+    """The table of telemetry as a ledger, and how many samples it holds more than once."""
     rows = await stage.fetch(
         "select customer_id, device_id, (extract(epoch from ts) * 1000000)::bigint as at, metrics::text as metrics from telemetry"
     )
-    stored = {((row["customer_id"], row["device_id"]), row["at"]): json.loads(row["metrics"]) for row in rows}
-    acknowledged = {
+    stored = Ledger()
+    for number, row in enumerate(rows):
+        stored.note((row["customer_id"], row["device_id"]), row["at"], json.loads(row["metrics"]), number)
+    return stored, len(rows) - len(_flat(stored))
+
+
+def _flat(ledger: Ledger) -> dict[tuple[Device, int], dict[str, Value]]:
+    return {
         (device, at): metrics for device, samples in ledger.samples.items() for at, metrics in samples.items()
     }
+
+
+def _differences(ledger: Ledger, table: Ledger, twice: int) -> list[str]:
+    acknowledged, stored = _flat(ledger), _flat(table)
     wrong = [f"lost: {key} {acknowledged[key]}" for key in acknowledged.keys() - stored.keys()]
     wrong += [f"invented: {key} {stored[key]}" for key in stored.keys() - acknowledged.keys()]
-    wrong += [
-        f"differs: {key} holds {stored[key]}, right is {acknowledged[key]}"
-        for key in acknowledged.keys() & stored.keys()
-        if stored[key] != acknowledged[key]
-    ]
-    if len(rows) != len(stored):
-        wrong.append(f"{len(rows) - len(stored)} samples are stored twice")
-    return sorted(wrong)
+    for key in acknowledged.keys() & stored.keys():
+        for metric in acknowledged[key].keys() | stored[key].keys():
+            holds, right = stored[key].get(metric), acknowledged[key].get(metric)
+            if holds != right:
+                said = ledger.said.get((*key, metric))
+                wrong.append(
+                    f"differs: {key} {metric} holds {holds!r}, right is {right!r}, published were {said}"
+                )
+    return [*sorted(wrong), *([f"{twice} samples are stored twice"] if twice else [])]
 
 
 def _plain(value: object) -> object:

@@ -58,6 +58,8 @@ FAULTS: tuple[tuple[str, float], ...] = (
     ("stop_replica", 1.0),
     ("freeze_replica", 3.0),
     ("freeze_busy", 3.0),
+    ("freeze_computing", 2.0),
+    ("freeze_ingesting", 1.5),
     ("kill_during_push", 2.0),
     ("broker_restart", 1.0),
     ("broker_kill", 1.0),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
 
 from benchmarks.daemon import Daemon, Tree, processes
 from benchmarks.servers import Mosquitto, Postgres, wait_until
@@ -220,6 +221,25 @@ class Stage:
             )
             for replica in self.replicas:
                 if rows and replica.daemon.name == rows[0][0]:
+                    return replica
+        return None
+
+    async def waiting(self, locker: asyncpg.Connection[asyncpg.Record], of: str) -> Replica | None:
+        """The replica with a session that waits for a lock of `locker` in a statement like `of`."""
+        rows = await locker.fetch(
+            """select client_port from pg_stat_activity
+            where pg_backend_pid() = any(pg_blocking_pids(pid)) and query ilike $1 and client_port is not null""",
+            of,
+        )
+        ports = {row["client_port"] for row in rows}
+        for replica in self.replicas:
+            with contextlib.suppress(psutil.Error):
+                held = (
+                    psutil.Process(replica.daemon.pid).net_connections(kind="tcp")
+                    if replica.is_wanted
+                    else []
+                )
+                if any(each.laddr and each.laddr.port in ports for each in held):
                     return replica
         return None
 
