@@ -83,7 +83,10 @@ class Faults:
     async def stop_replica(self, chance: random.Random) -> None:
         async with self.replica(chance) as replica:
             self.say(f"stop {replica.daemon.name}")
-            code = await replica.stop()
+            try:
+                code = await replica.stop()
+            except TimeoutError:
+                code = -9
             if code:
                 self.stage.ended.append(
                     f"{stamp()} {replica.daemon.name} ended with {code} at SIGTERM: {replica.daemon.log[-1200:]}"
@@ -127,7 +130,7 @@ class Faults:
                 await asyncio.sleep(chance.uniform(2.5, 4.0))
                 async with self._locked("access exclusive") as locker:
                     self._away(link, away=False)
-                    frozen = await self._freeze_waiting(locker, "%due_window d%", chance)
+                    frozen = await self._freeze_waiting(locker, "from due_window", chance)
             finally:
                 self._away(link, away=False)
             if frozen is None:
@@ -147,7 +150,7 @@ class Faults:
                 for device, at in recent:
                     await self.fleet.say(device, at, {"value": chance.randrange(-800, 800) / 8})
                 await asyncio.sleep(0.3)
-                frozen = await self._freeze_waiting(locker, "%insert into telemetry%", chance)
+                frozen = await self._freeze_waiting(locker, "insert into telemetry", chance)
             if frozen is None:
                 raise RuntimeError("nobody ingests")
             await self._correct_meanwhile(frozen, recent, chance)
@@ -168,13 +171,13 @@ class Faults:
         self, locker: asyncpg.Connection[asyncpg.Record], of: str, chance: random.Random
     ) -> AsyncExitStack | None:
         """Stops the replica that waits for the lock; what is returned lets it go on."""
-        until = time.monotonic() + 6.0
+        until = time.monotonic() + 4.0
         while time.monotonic() < until:
             found = await self.stage.waiting(locker, of)
             if found is not None and not found.lock.locked():
                 async with AsyncExitStack() as stack:
                     replica = await stack.enter_async_context(self.replica(chance, found))
-                    self.say(f"freeze {replica.daemon.name}, which waits with {of.strip('%')}")
+                    self.say(f"freeze {replica.daemon.name}, which waits with {of}")
                     replica.signal(signal.SIGSTOP)
                     stack.callback(self.say, f"{replica.daemon.name} goes on")
                     stack.callback(replica.signal, signal.SIGCONT)
@@ -474,6 +477,9 @@ class Faults:
     async def reload_broken(self, chance: random.Random) -> None:
         """A faulty file, and the right one a moment later."""
         async with self.stage.files:
+            for replica in self.stage.replicas:
+                if replica.is_wanted:  # one that starts would read it, and rightly end
+                    await replica.daemon.ready(15)
             self.say("reload a file that is broken")
             await self.stage.declare(broken=True)
             await asyncio.sleep(chance.uniform(0.2, 1.5))

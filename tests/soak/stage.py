@@ -225,10 +225,10 @@ class Stage:
         return None
 
     async def waiting(self, locker: asyncpg.Connection[asyncpg.Record], of: str) -> Replica | None:
-        """The replica with a session that waits for a lock of `locker` in a statement like `of`."""
+        """The replica with a session that waits for a lock of `locker` in a statement that matches `of`."""
         rows = await locker.fetch(
             """select client_port from pg_stat_activity
-            where pg_backend_pid() = any(pg_blocking_pids(pid)) and query ilike $1 and client_port is not null""",
+            where pg_backend_pid() = any(pg_blocking_pids(pid)) and query ~* $1 and client_port is not null""",
             of,
         )
         ports = {row["client_port"] for row in rows}
