@@ -118,7 +118,7 @@ def _add(
         needs_numbers = rule.reduce in ("mean", "min", "max", "sum", "delta")
         if needs_numbers and any(isinstance(each, str) for each in said):
             expected.forgiven.add(window)
-            if value is None and all(isinstance(each, str) for _, each in found):
+            if value is None:
                 expected.dead.add(window)
         if value is None:
             continue
@@ -135,15 +135,17 @@ def _add(
 
 
 def reduce(kind: str, found: Sequence[tuple[int, Value]]) -> Value | None:
-    """The value of a window with these samples, ascending; None where there is nothing to reduce."""
+    """The value of a window with these samples, ascending; None where it has none: a text where numbers are
+    needed takes the window's value away until it is corrected.
+    """
+    if kind in ("last", "each"):
+        return found[-1][1]
+    if kind == "count":
+        return float(len(found))
     numbers = [value for _, value in found if not isinstance(value, str)]
+    if len(numbers) < len(found):
+        return None
     match kind:
-        case "last" | "each":
-            return found[-1][1]
-        case "count":
-            return float(len(found))
-        case "sum" | "mean" | "min" | "max" if not numbers:
-            return None
         case "sum":
             return float(sum(numbers))
         case "mean":

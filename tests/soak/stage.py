@@ -134,7 +134,11 @@ class Stage:
             )
         except asyncpg.UndefinedTableError:
             return held
-        held.values = {window_of(row): value_of(row) for row in rows}
+        held.values = {
+            window_of(row): value_of(row)
+            for row in rows
+            if row["value"] is not None or row["text_value"] is not None
+        }
         for row in journal:
             held.told.setdefault(window_of(row), []).append(value_of(row))
         return held

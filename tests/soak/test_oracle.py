@@ -28,13 +28,14 @@ def ledger() -> Ledger:
     made = Ledger()
     said: list[tuple[int, dict[str, Value]]] = [
         (0, {"v": 1.0, "c": 10.0, "m": 1.0}),
-        (SECOND, {"v": 5.0, "c": 12.0, "m": "n/a"}),
+        (SECOND, {"v": 5.0, "c": 12.0, "m": 2.0}),
         (2 * SECOND - 1, {"v": 3.0, "c": 1.0}),
         (2 * SECOND, {"v": 8.0, "c": 4.0, "m": "n/a"}),
     ]
     for number, (at, metrics) in enumerate(said):
         made.note(PUMP, at, metrics, number)
-    made.note(PUMP, SECOND, {"v": 6.0}, 11)
+    made.note(PUMP, SECOND, {"v": 6.0, "m": "n/a"}, 8)
+    made.note(PUMP, SECOND, {"v": 6.0, "m": 2.0}, 11)
     made.note(PUMP, SECOND, {"v": 7.0}, 10)  # published before the one above: it does not count
     return made
 
@@ -46,7 +47,7 @@ def test_what_is_expected() -> None:
         for name in ("last", "mean", "min", "max", "sum", "count", "delta", "mixed")
     }
     assert first == {
-        "last": 3.0, "mean": 10 / 3, "min": 1.0, "max": 6.0, "sum": 10.0, "count": 3.0, "delta": 3.0, "mixed": 1.0,
+        "last": 3.0, "mean": 10 / 3, "min": 1.0, "max": 6.0, "sum": 10.0, "count": 3.0, "delta": 3.0, "mixed": 1.5,
     }  # fmt: skip
     second = {name: expected.values["pump/" + name, 2 * SECOND] for name in ("last", "sum", "count", "delta")}
     assert second == {"last": 8.0, "sum": 8.0, "count": 1.0, "delta": 3.0}
@@ -157,3 +158,17 @@ def test_a_seed_decides_everything() -> None:
 
 def test_times_are_exact() -> None:
     assert microseconds("2026-11-28T18:00:00.000001Z") - microseconds("2026-11-28T18:00:00Z") == 1
+
+
+def test_a_text_among_numbers_takes_the_value_of_the_window_until_it_is_corrected() -> None:
+    made, rule = Ledger(), [Rule(name="mixed", metric="m", reduce="mean", every=2 * SECOND)]
+    made.note(PUMP, 0, {"m": 1.0}, 0)
+    made.note(PUMP, SECOND, {"m": "n/a"}, 1)
+    window = ("pump/mixed", 0)
+    assert expect(rule, "acme", made).dead == {window}
+    assert faults(expect(rule, "acme", made), Held(), set()) == {"silent": 1}
+    assert faults(expect(rule, "acme", made), Held(values={window: 1.0}), {window}) == {}
+    made.note(PUMP, SECOND, {"m": 3.0}, 2)
+    assert faults(expect(rule, "acme", made), Held(values={window: 2.0}), {window}) == {}
+    assert faults(expect(rule, "acme", made), Held(values={window: 1.0}), {window}) == {"wrong": 1}
+    assert faults(expect(rule, "acme", made), Held(), set()) == {"lost": 1}
