@@ -113,10 +113,10 @@ class Fleet:
     async def _one(self, device: Device) -> None:
         state, chance = self._devices[device], self._chance
         kind = chance.choices(
-            ("live", "late", "old", "corrected", "back", "repeated", "partial"),
-            (0.52, 0.1, 0.02, 0.14, 0.12, 0.05, 0.05),
+            ("live", "late", "old", "corrected", "back", "repeated", "partial", "huge"),
+            (0.51, 0.1, 0.02, 0.14, 0.12, 0.05, 0.05, 0.01),
         )[0]
-        if not state.recent and kind not in ("live", "late", "old"):
+        if not state.recent and kind not in ("live", "late", "old", "huge"):
             kind = "live"
         if kind == "back" and not state.former:
             kind = "corrected"
@@ -133,6 +133,9 @@ class Fleet:
             case "partial":
                 at = chance.choice(state.recent)
                 await self.say(device, at, {"level": self._level(state), "other": 1})
+            case "huge":  # in a sample of its own: the message may be refused whole
+                at = time.time_ns() // 1_000_000 * 1000 + 537
+                await self.say(device, at, {"huge": chance.randrange(2**53 + 1, 2**60, 2)})
             case _:
                 at = self._instant(state, kind)
                 state.recent.append(at)
@@ -175,8 +178,6 @@ class Fleet:
         }
         if chance.random() < 0.1:
             metrics["value"] = chance.randrange(-100, 100)
-        if chance.random() < 0.02:
-            metrics["huge"] = chance.randrange(2**53 + 1, 2**60, 2)
         if every:
             return metrics
         return {name: value for name, value in metrics.items() if name == "value" or chance.random() < 0.8}

@@ -50,6 +50,20 @@ class Ledger:
         self.acknowledged = 0
         self._order: dict[tuple[Device, int, str], int] = {}
 
+    @property
+    def refusable(self) -> set[tuple[Device, int]]:
+        """Samples of nothing but integers that no double holds: a message of these may be refused whole."""
+        return {
+            (device, at)
+            for device, samples in self.samples.items()
+            for at, metrics in samples.items()
+            if metrics and not any(_exact(value) for value in metrics.values())
+        }
+
+    def forget(self, device: Device, at: int) -> None:
+        """A sample that was refused by name."""
+        del self.samples[device][at]
+
     def note(self, device: Device, at: int, metrics: Mapping[str, Value], number: int) -> None:
         """A publication that the broker acknowledged. `number` rises in the order of publishing, which is
         the order that counts.
