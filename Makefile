@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test matrix check audit bench soak mutate format constraints packages clean
+.PHONY: help env demo test matrix check audit bench soak campaign mutate format constraints packages clean
 
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done)
@@ -10,6 +10,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_DIR ?= var/bench
+SOAK_DIR ?= var/soak
+SEEDS ?= 1-10
+MINUTES ?= 6
+PARALLEL ?= 1
+CAMPAIGN_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 help: ## this list
@@ -56,8 +61,12 @@ bench: packages env ## measures ingest beside other consumers, sync, and the API
 	@$(BIN)/fieldgate bench sync --json $(BENCH_DIR)/sync.json
 	@$(BIN)/fieldgate bench api --json $(BENCH_DIR)/api.json
 
-soak: packages env ## the long fault tests
+soak: packages env ## the long fault tests, three short seeds of the campaign among them
 	@$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
+
+campaign: packages env ## the oracle campaign: SEEDS=1-10 MINUTES=6 PARALLEL=1; reports in var/soak
+	@mkdir -p $(SOAK_DIR)
+	@$(BIN)/python -m tests.soak.campaign --seeds $(SEEDS) --minutes $(MINUTES) --parallel $(PARALLEL) --dir $(SOAK_DIR) --json $(SOAK_DIR)/report.json $(CAMPAIGN_ARGS)
 
 # A mutation is one small change of the code; one that no test notices is a test to write. By default the rooms that
 # decide, in what changed since BASE, for an hour at most; MODULES="gateway.model*" takes all of them.

@@ -104,6 +104,11 @@ class Daemon:
         return self._process.pid
 
     @property
+    def is_started(self) -> bool:
+        """Whether it ever ran."""
+        return self._process is not None
+
+    @property
     def exit_code(self) -> int | None:
         """None while it runs."""
         assert self._process is not None

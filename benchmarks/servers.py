@@ -128,6 +128,11 @@ class Postgres:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def log_path(self) -> Path:
+        """What it writes, over all its starts."""
+        return self._root / "log"
+
     def dsn(self, database: str = "postgres") -> str:
         """Connects over TCP on loopback, as the superuser."""
         return f"postgresql://postgres:postgres@127.0.0.1:{self.port}/{database}"

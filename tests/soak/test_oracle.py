@@ -1,0 +1,174 @@
+"""The oracle itself: what it expects of a small ledger, and that it notices each kind of fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.soak.oracle import Expected, Held, Ledger, Rule, Value, Window, expect, judge
+from tests.soak.receivers import microseconds
+from tests.soak.shape import FAULTS, SECOND, shape
+
+PUMP = ("acme", "pump")
+RULES = [
+    *(Rule(name=kind, metric="v", reduce=kind, every=2 * SECOND) for kind in ("last", "mean", "min", "max", "sum", "count")),
+    Rule(name="delta", metric="c", reduce="delta", every=2 * SECOND),
+    Rule(name="each", metric="v", reduce="each"),
+    Rule(name="band", metric="v", reduce="last", every=SECOND, deadband=3.0),
+    Rule(name="mixed", metric="m", reduce="mean", every=2 * SECOND),
+    Rule(name="refused", metric="v", reduce="max", every=2 * SECOND, refused=True),
+]  # fmt: skip
+
+
+def ledger() -> Ledger:
+    """Two windows of two seconds; a sample on the boundary; a correction, published after and acknowledged
+    before another.
+    """
+    made = Ledger()
+    said: list[tuple[int, dict[str, Value]]] = [
+        (0, {"v": 1.0, "c": 10.0, "m": 1.0}),
+        (SECOND, {"v": 5.0, "c": 12.0, "m": 2.0}),
+        (2 * SECOND - 1, {"v": 3.0, "c": 1.0}),
+        (2 * SECOND, {"v": 8.0, "c": 4.0, "m": "n/a"}),
+    ]
+    for number, (at, metrics) in enumerate(said):
+        made.note(PUMP, at, metrics, number)
+    made.note(PUMP, SECOND, {"v": 6.0, "m": "n/a"}, 8)
+    made.note(PUMP, SECOND, {"v": 6.0, "m": 2.0}, 11)
+    made.note(PUMP, SECOND, {"v": 7.0}, 10)  # published before the one above: it does not count
+    return made
+
+
+def test_what_is_expected() -> None:
+    expected = expect(RULES, "acme", ledger())
+    first = {
+        name: expected.values["pump/" + name, 0]
+        for name in ("last", "mean", "min", "max", "sum", "count", "delta", "mixed")
+    }
+    assert first == {
+        "last": 3.0, "mean": 10 / 3, "min": 1.0, "max": 6.0, "sum": 10.0, "count": 3.0, "delta": 3.0, "mixed": 1.5,
+    }  # fmt: skip
+    second = {name: expected.values["pump/" + name, 2 * SECOND] for name in ("last", "sum", "count", "delta")}
+    assert second == {"last": 8.0, "sum": 8.0, "count": 1.0, "delta": 3.0}
+    assert {start for meter, start in expected.values if meter == "pump/each"} == {
+        0,
+        SECOND,
+        2 * SECOND - 1,
+        2 * SECOND,
+    }
+    assert ("pump/each", SECOND) not in expected.steady
+    assert ("pump/each", 0) in expected.steady
+    assert expected.possible["pump/each", SECOND] == {5.0, 6.0, 7.0}
+    assert expected.dead == {("pump/refused", 0), ("pump/refused", 2 * SECOND), ("pump/mixed", 2 * SECOND)}
+    assert expect(RULES, "globex", ledger()).values == {}
+
+
+def test_the_first_number_of_a_counter_is_no_increase() -> None:
+    made = Ledger()
+    made.note(PUMP, 0, {"c": 10.0}, 0)
+    assert expect([RULES[6]], "acme", made).values == {}
+
+
+def perfect() -> tuple[Expected, Held, set[Window]]:
+    """What a system holds where nothing went wrong: of the deadband, what is sent in order."""
+    expected = expect(RULES, "acme", ledger())
+    values = {
+        window: value
+        for window, value in expected.values.items()
+        if window != ("pump/band", SECOND - SECOND % SECOND)
+    }
+    values["pump/band", 0], values["pump/band", SECOND], values["pump/band", 2 * SECOND] = 1.0, 3.0, 8.0
+    del values["pump/band", SECOND]  # 3.0 lies within 3.0 of 1.0
+    held = Held(values=values, told={window: [value] for window, value in values.items()})
+    return expected, held, set(expected.dead)
+
+
+def faults(expected: Expected, held: Held, dead: set[Window]) -> dict[str, int]:
+    verdict = judge(expected, held, dead, reasons={})
+    assert verdict.faults == sum(len(getattr(verdict, kind)) for kind in KINDS)
+    return {kind: len(getattr(verdict, kind)) for kind in KINDS if getattr(verdict, kind)}
+
+
+KINDS = ("lost", "wrong", "duplicated", "invented", "silent", "dead")
+Break = Callable[[Held, set[Window]], object]
+
+
+def test_nothing_is_wrong_where_nothing_is() -> None:
+    assert faults(*perfect()) == {}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (lambda held, dead: held.values.pop(("pump/sum", 0)), {"lost": 1}),
+        (lambda held, dead: held.values.update({("pump/sum", 0): 10.125}), {"wrong": 1}),
+        (lambda held, dead: held.values.update({("pump/sum", 0): "10.0"}), {"wrong": 1}),
+        (lambda held, dead: held.values.update({("pump/sum", 40 * SECOND): 1.0}), {"wrong": 1}),
+        (lambda held, dead: held.values.update({("pump/mixed", 2 * SECOND): 1.0}), {}),
+        (lambda held, dead: held.values.update({("pump/refused", 0): 6.0}), {"wrong": 1}),
+        (lambda held, dead: held.told.update({("pump/sum", 0): [10.0, 10.0]}), {"duplicated": 1}),
+        (lambda held, dead: held.told.update({("pump/sum", 0): [9.0, 10.0]}), {}),
+        (lambda held, dead: held.told.update({("pump/each", 0): [2.0, 1.0]}), {"duplicated": 1, "invented": 1}),
+        (lambda held, dead: held.told.update({("pump/each", SECOND): [5.0, 7.0, 6.0]}), {}),
+        (lambda held, dead: held.values.pop(("pump/band", 2 * SECOND)), {"lost": 1}),
+        (lambda held, dead: held.values.pop(("pump/band", 0)), {"lost": 2}),
+        (lambda held, dead: held.values.update({("pump/band", SECOND): 3.0}), {}),
+        (lambda held, dead: held.values.update({("pump/band", SECOND): 2.0}), {"wrong": 1}),
+        (lambda held, dead: dead.discard(("pump/mixed", 2 * SECOND)), {"silent": 1}),
+        (lambda held, dead: dead.add(("pump/mixed", 0)), {}),
+        (lambda held, dead: dead.add(("pump/sum", 0)), {"dead": 1}),
+        (lambda held, dead: (dead.add(("pump/sum", 0)), held.values.pop(("pump/sum", 0))), {"dead": 1}),
+        (lambda held, dead: (dead.add(("pump/mixed", 0)), held.values.pop(("pump/mixed", 0))), {"lost": 1}),
+    ],
+)  # fmt: skip
+def test_each_fault_is_noticed_as_what_it_is(spoil: Break, found: dict[str, int]) -> None:
+    expected, held, dead = perfect()
+    spoil(held, dead)
+    assert faults(expected, held, dead) == found
+
+
+def test_repeats_are_counted_where_they_are_allowed() -> None:
+    expected, held, dead = perfect()
+    held.told["pump/each", 0], held.repeats_are_errors = [1.0, 1.0, 1.0], False
+    verdict = judge(expected, held, dead, reasons={})
+    assert (verdict.faults, verdict.repeats) == (0, 2)
+
+
+def test_what_no_double_can_hold_may_be_refused_but_not_rounded() -> None:
+    made, rules, large = Ledger(), [Rule(name="huge", metric="h", reduce="each")], 2**53 + 1
+    made.note(PUMP, 0, {"h": large}, 0)
+    expected, window = expect(rules, "acme", made), ("pump/huge", 0)
+    assert faults(expected, Held(values={window: large}), set()) == {}
+    assert faults(expected, Held(), {window}) == {}
+    assert faults(expected, Held(), set()) == {"lost": 1}
+    assert faults(expected, Held(values={window: float(large)}), set()) == {"wrong": 1}
+
+
+def test_a_seed_decides_everything() -> None:
+    def made(seed: int) -> object:
+        return shape(seed, seconds=600, replicas=[1, 2, 3], rate=25)
+
+    assert made(5) == made(5)
+    assert made(5) != made(6)
+    planned = shape(5, seconds=3600, replicas=[3], rate=25)
+    assert {fault.kind for fault in planned.faults} == {kind for kind, _ in FAULTS}
+    assert shape(5, seconds=60, replicas=[1], rate=1, only=["none"]).faults == []
+
+
+def test_times_are_exact() -> None:
+    assert microseconds("2026-11-28T18:00:00.000001Z") - microseconds("2026-11-28T18:00:00Z") == 1
+
+
+def test_a_text_among_numbers_takes_the_value_of_the_window_until_it_is_corrected() -> None:
+    made, rule = Ledger(), [Rule(name="mixed", metric="m", reduce="mean", every=2 * SECOND)]
+    made.note(PUMP, 0, {"m": 1.0}, 0)
+    made.note(PUMP, SECOND, {"m": "n/a"}, 1)
+    window = ("pump/mixed", 0)
+    assert expect(rule, "acme", made).dead == {window}
+    assert faults(expect(rule, "acme", made), Held(), set()) == {"silent": 1}
+    assert faults(expect(rule, "acme", made), Held(values={window: 1.0}), {window}) == {}
+    made.note(PUMP, SECOND, {"m": 3.0}, 2)
+    assert faults(expect(rule, "acme", made), Held(values={window: 2.0}), {window}) == {}
+    assert faults(expect(rule, "acme", made), Held(values={window: 1.0}), {window}) == {"wrong": 1}
+    assert faults(expect(rule, "acme", made), Held(), set()) == {"lost": 1}
