@@ -72,7 +72,7 @@ FAULTY = {
 }
 ENVIRONMENT = {
     "KEY": KEY,
-    "SINK": "postgresql://sink/sink",
+    "SINK": "postgresql://sink:sink@localhost/sink",
     "DSN_HASH": f"postgresql://u:{WORD}#{WORD}@host/db",
     "DSN_SLASH": f"postgresql://u:12/{WORD}@host/db",
     "DSN_AT": f"postgresql://u:{WORD}@{WORD}@host/db",
