@@ -267,7 +267,9 @@ async def test_a_dsn_names_one_host(bird: Canary, monkeypatch: pytest.MonkeyPatc
 async def test_every_address_of_a_name_is_judged(bird: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egress, "look_up", Names({"two.example": [["127.0.0.8", "127.0.0.1"]]}))
     dsn = f"postgresql://u:s3cret@two.example:{bird.port}/d?sslmode=disable"
-    with pytest.raises((BadConfiguration, Unavailable)):  # the one that is allowed is tried, and nobody is there
+    with pytest.raises(
+        (BadConfiguration, Unavailable)
+    ):  # the one that is allowed is tried, and nobody is there
         await sink(dsn, Reach(networks=(ip_network("127.0.0.8/32"),))).probe()
     assert set(bird.came) == {"127.0.0.8"}
 

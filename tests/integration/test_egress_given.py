@@ -231,7 +231,7 @@ async def test_no_token_names_a_file_of_the_machine(world: World, customer: str 
 
 def test_every_setting_that_names_a_file_is_known() -> None:
     """A new one is refused by its type; one that is a text with a file's name would not be."""
-    from gateway.connections.service import file_settings
+    from gateway.connections.given import file_settings
 
     named = {
         f"{system}.{name}"

@@ -19,7 +19,10 @@ from gateway.ingest.explain import window_of
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 5, 4, 12, 7, 30, tzinfo=UTC)
-ENVIRON = {"KEY": "k", "SINK": "postgresql://sink:sink@sinks.example/sink"}
+ENVIRON = {
+    "KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+    "SINK": "postgresql://sink:sink@sinks.example/sink",
+}
 MAIN = """\
 customers: [acme]
 connections_file: connections.yaml

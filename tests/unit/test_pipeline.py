@@ -387,7 +387,7 @@ async def test_an_empty_message_is_acknowledged_and_counted_and_nothing_else(
 async def test_held_bytes_return_to_zero_after_oversized_packets(database: Database) -> None:
     pipeline, connection = pipeline_on(database, batch_messages=2), Connection()
     for packet_id in range(1, 6):
-        pipeline.receive_oversized(connection, TOPIC, packet_id, 3_000_000, b"head" * 100)
+        pipeline.receive_skipped(connection, packet_id, TOPIC, b"head" * 100, "oversized_packet", "large")
         pipeline.receive(connection, [sample(packet_id, packet_id + 10, a=1)])
     assert pipeline._held_bytes > 0
     await committed(pipeline)

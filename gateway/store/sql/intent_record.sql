@@ -2,7 +2,7 @@
 -- The last step of a transaction: the lease is ours and begins anew, the batch gets its position, and is about to be sent. No row: the lease is lost.
 -- The position is above every one before it also when the clock went back, and above those of a dump that was restored.
 with held as (
-    update stream set lease_until = clock_timestamp() + make_interval(secs => $5)
+    update stream set lease_until = clock_timestamp() + in_seconds($5)
     where (connection_id, name, phase, fence) = ($1, $2, $3, $4)
     returning true
 ), clock as (

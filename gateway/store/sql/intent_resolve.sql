@@ -5,7 +5,7 @@ with gone as (
     returning meters, window_starts, "values", sent_at
 ), doubted as (
     insert into delivery_doubt (connection_id, meter, window_start, value, ask_at)
-    select $1, sent.meter, sent.window_start, sent.value::jsonb, case when $4::float8 > 0 then gone.sent_at + make_interval(secs => $4) else now() end
+    select $1, sent.meter, sent.window_start, sent.value::jsonb, case when $4::float8 > 0 then gone.sent_at + in_seconds($4) else now() end
     from gone
     cross join lateral unnest(gone.meters, gone.window_starts, gone."values") as sent (meter, window_start, value)
     order by sent.meter, sent.window_start
