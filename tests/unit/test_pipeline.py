@@ -19,6 +19,7 @@ from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Message, Pipeline
 from gateway.model.topics import compile_source
 from gateway.settings import TelemetrySettings
+from gateway.store.leases import Term
 from gateway.store.pool import Database
 from gateway.store.telemetry import TelemetryStore
 
@@ -48,12 +49,12 @@ class Connection:
         self.log.append("resume")
 
 
-def pipeline_on(database: Database, **telemetry: object) -> Pipeline:
+def pipeline_on(database: Database, *, term: Term | None = None, **telemetry: object) -> Pipeline:
     settings = TelemetrySettings.model_validate({"auto_register_customers": True, **telemetry})
     decoder = Decoder(
         settings, [compile_source(source.topic, source.format) for source in settings.sources], ()
     )
-    return Pipeline(settings, decoder, TelemetryStore(database, register_customers=True))
+    return Pipeline(settings, decoder, TelemetryStore(database, register_customers=True, term=term))
 
 
 @asynccontextmanager
@@ -387,7 +388,7 @@ async def test_an_empty_message_is_acknowledged_and_counted_and_nothing_else(
 async def test_held_bytes_return_to_zero_after_oversized_packets(database: Database) -> None:
     pipeline, connection = pipeline_on(database, batch_messages=2), Connection()
     for packet_id in range(1, 6):
-        pipeline.receive_oversized(connection, TOPIC, packet_id, 3_000_000, b"head" * 100)
+        pipeline.receive_skipped(connection, packet_id, TOPIC, b"head" * 100, "oversized_packet", "large")
         pipeline.receive(connection, [sample(packet_id, packet_id + 10, a=1)])
     assert pipeline._held_bytes > 0
     await committed(pipeline)
