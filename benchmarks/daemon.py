@@ -73,10 +73,17 @@ class Daemon:
         self._path = directory / f"{name}.yaml"
         self._process: subprocess.Popen[bytes] | None = None
         content = configuration(
-            broker_url=broker_url, dsn=dsn, customers=customers, port=self.port, **sections
+            broker_url=broker_url,
+            dsn="${env:BENCH_DATABASE}",
+            customers=customers,
+            port=self.port,
+            **sections,
         )
         content["replica"] = name
-        self._environment = {"BENCH_KEY": "bm90LWEtc2VjcmV0LW9ubHktZm9yLXRocm93LWF3YXktc2VydmVycw=="}
+        self._environment = {
+            "BENCH_DATABASE": dsn,
+            "BENCH_KEY": "bm90LWEtc2VjcmV0LW9ubHktZm9yLXRocm93LWF3YXktc2VydmVycw==",
+        }
         if connections:
             declared = directory / f"{name}.connections.yaml"
             declared.write_text(
