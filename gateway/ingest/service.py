@@ -110,10 +110,11 @@ class Ingest:
         """Ends with the term. What it had in hand is not acknowledged, so the broker gives it to the successor."""
         try:
             await partition.run()
-        except LeaseLost:  # found by a commit, before the next claim would have
-            log.warning("ingest.partition_lost", partition=number)
-            self._ours.pop(number, None)
-            self._elsewhere.add(number)
+        except LeaseLost:  # found by a commit; a claim may have found it, and said so, just before
+            if number in self._ours and self._ours[number][0] is partition:
+                del self._ours[number]
+                self._elsewhere.add(number)
+                log.warning("ingest.partition_lost", partition=number)
 
     async def _give_up(self, number: int) -> None:
         if number not in self._ours:

@@ -266,11 +266,12 @@ async def test_a_replica_that_stood_still_does_not_undo_what_its_successor_store
     mosquitto: Mosquitto, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stands still with a message in hand; the successor gets that again, and a correction after it."""
-    claim, frozen, in_hand, goes_on = leases.claim, False, asyncio.Event(), asyncio.Event()
+    claim, frozen = leases.claim, False
+    in_hand, goes_on, claims_again = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def claim_unless_frozen(database: Database, name: str, owner: str, seconds: float) -> Term | None:
         if owner == "one" and frozen:
-            await goes_on.wait()
+            await claims_again.wait()  # the commit comes first
         return await claim(database, name, owner, seconds)
 
     monkeypatch.setattr(leases, "claim", claim_unless_frozen)
@@ -285,7 +286,10 @@ async def test_a_replica_that_stood_still_does_not_undo_what_its_successor_store
             ) -> Written:
                 in_hand.set()
                 await goes_on.wait()
-                return await write(samples, dead)
+                try:
+                    return await write(samples, dead)
+                finally:
+                    claims_again.set()
 
             store.write = write_late  # type: ignore[method-assign]
             await publish(mosquitto, 1)
@@ -302,7 +306,7 @@ async def test_a_replica_that_stood_still_does_not_undo_what_its_successor_store
                 goes_on.set()
                 await wait_until(lambda: 0 not in one._ours, seconds=10, what="the first knows")
                 await wait_until(lambda: one.connected, seconds=10, what="it has no part in it")
-                assert await corrected() and two.connected
+                assert await corrected() and two.connected and claims_again.is_set()
                 assert await count(database, "dead_letter") == 0
     events = [entry["event"] for entry in logs]
     assert events.count("ingest.partition_lost") == 1, events
