@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.model.errors import LeaseLost
-from gateway.store.pool import Connection, Database
+from gateway.store.pool import Database
 from gateway.store.queries import sql
 
 
@@ -31,16 +31,8 @@ async def claim(database: Database, name: str, owner: str, seconds: float) -> Te
     return None if fence is None else Term(name=name, owner=owner, fence=fence)
 
 
-async def prove(connection: Connection, term: Term) -> None:
-    """Within the caller's transaction, before its first write: the lease is ours, and nobody takes it until the
-    transaction ends. Raises LeaseLost.
-    """
-    if not await connection.fetchval(sql("lease_prove"), term.name, term.owner, term.fence):
-        raise lost(term)
-
-
 def lost(term: Term) -> LeaseLost:
-    """To raise when the proof fails."""
+    """To raise where a statement does not find the term, whose row it locks `for key share`."""
     return LeaseLost(f"the lease {term.name} is another replica's by now")
 
 

@@ -150,14 +150,18 @@ async def test_renewal_and_commit_do_not_wait_for_each_other(database: Database)
     term = await claimed(database, "one")
     store = store_of(database, term)
     await store.write(one(0), ())
-    async with asyncio.timeout(5):
-        async with database.transaction() as committing:
-            await leases.prove(committing, term)
+    async with asyncio.timeout(20):
+        async with database.transaction() as locker:
+            await locker.execute("select from telemetry for update")
+            committing = asyncio.create_task(store.write(one(1), ()))
+            await waits(database, "insert into telemetry")
             assert await claimed(database, "one") == term
             assert await claimed(database, "one") == term  # also where the row is new meanwhile
+            assert not committing.done()
+        assert (await committing).modified == 1
         async with database.transaction() as renewing:
             assert await renewing.fetchval(sql("lease_claim"), LEASE, "one", 60.0) == term.fence
-            assert (await store.write(one(1), (LETTER,))).modified == 1
+            assert (await store.write(one(2), (LETTER,))).modified == 1
 
 
 @pytest.mark.parametrize("renewed", [False, True])
