@@ -10,6 +10,14 @@ from pathlib import Path
 from gateway.model.errors import BadConfiguration
 
 
+def authority(ca_file: Path, context: ssl.SSLContext) -> None:
+    """Verifies by this file. Raises BadConfiguration."""
+    try:
+        context.load_verify_locations(cafile=ca_file)
+    except (OSError, ValueError) as error:
+        raise BadConfiguration(f"settings.ca_file {str(ca_file)[:200]!r} cannot be used: {error}") from error
+
+
 def tls_context(
     *,
     ca_file: Path | None = None,

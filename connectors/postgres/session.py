@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from connectors.kit.tls import tls_context
+from connectors.kit.tls import authority, tls_context
 from connectors.postgres.pinned import NamedContext, check_not_ours, hosts_within
 from gateway.model.address import Reach
 from gateway.model.dsn import Dsn
@@ -30,7 +30,10 @@ def tls_of(address: Dsn, ca_file: Path | None, reach: Reach) -> ssl.SSLContext |
     else:
         context = NamedContext(ssl.PROTOCOL_TLS_CLIENT)
         context.name = address.host
-        context.load_default_certs()
+        if ca_file is None:
+            context.load_default_certs()
+        else:
+            authority(ca_file, context)
     context.check_hostname = address.sslmode == "verify-full"
     if address.sslmode in ("prefer", "require"):
         context.verify_mode = ssl.CERT_NONE

@@ -228,8 +228,8 @@ class Lifecycle:
         """
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, name)
-            if locked is None or locked.candidate not in (None, link.generation):
-                return  # another credential was given meanwhile: it is verified next
+            if locked is None or (locked.candidate or locked.generation) != link.generation:
+                return  # another credential was given meanwhile: it is verified next, or has been already
             other = (
                 locked.account is not None
                 and answer.account is not None
@@ -298,7 +298,7 @@ class Lifecycle:
         """What worked before goes on with the credential that it had."""
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, due.connection)
-            if locked is None or locked.candidate != due.candidate:
+            if locked is None or (locked.candidate, locked.generation) != (due.candidate, due.generation):
                 return
             # What was blocked before stays so by the operation that it was blocked by.
             operation = None if locked.prior is State.BLOCKED else Operation.PROBE

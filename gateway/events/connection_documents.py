@@ -7,6 +7,8 @@ not know who speaks, or when.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import structlog
 
 from gateway import clock
@@ -20,6 +22,13 @@ from gateway.store.pool import Database
 log = structlog.get_logger(__name__)
 
 REFUSED_SECONDS = 240.0
+FORGOTTEN = timedelta(days=1)
+"""How far a broker that comes back may be behind: what was emptied within it is emptied again after a connect."""
+
+SPOKEN_LATE = timedelta(minutes=15)
+"""The same with each repetition: a speaker that stood still, and knew nothing of its successor, may have published
+there what it had read before.
+"""
 
 
 class ConnectionDocuments:
@@ -31,7 +40,7 @@ class ConnectionDocuments:
         self._versions: dict[str, int] = {}
         self._issues: dict[str, bytes] = {}
         self._issue_topics: set[str] | None = None
-        self._emptied_again = False
+        self._empties: timedelta | None = FORGOTTEN
         self._refused: dict[str, float] = {}
 
     def repeat(self, *, connected: bool = False) -> None:
@@ -40,15 +49,15 @@ class ConnectionDocuments:
         """
         self._versions.clear()
         self._issues.clear()
-        if connected:
-            self._issue_topics, self._emptied_again = None, False
+        self._issue_topics = None
+        self._empties = FORGOTTEN if connected else self._empties or SPOKEN_LATE
 
     async def say(self, client: StrictClient) -> None:
         """Publishes what changed and empties what is gone. Raises MqttError, StoreError."""
-        if not self._emptied_again:
-            for topic in await retained.emptied_lately(self._database):
+        if self._empties is not None:
+            for topic in await retained.emptied_lately(self._database, within=self._empties):
                 await self._retain(client, topic, b"")
-            self._emptied_again = True
+            self._empties = None
         await self._say_statuses(client)
         await self._say_issues(client)
 

@@ -21,9 +21,10 @@ from gateway.ingest.session import (
     stale_filters,
 )
 from gateway.model.backoff import full_jitter
-from gateway.model.errors import BrokerRefused, StoreError
+from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.settings import Settings
-from gateway.store import telemetry
+from gateway.store import leases, telemetry
+from gateway.store.leases import Term
 from gateway.store.pool import Database
 from gateway.store.telemetry import TelemetryStore
 
@@ -38,11 +39,19 @@ DRAIN_SECONDS = 10.0
 
 
 class Partition:
-    """Serves a partition whose lease we hold. Cancelled when the lease is lost."""
+    """Serves a partition for one term of its lease. Cancelled when the lease is lost."""
 
     def __init__(
-        self, settings: Settings, database: Database, decoder: Decoder, number: int, filters: Sequence[str]
+        self,
+        settings: Settings,
+        database: Database,
+        decoder: Decoder,
+        number: int,
+        filters: Sequence[str],
+        *,
+        term: Term,
     ) -> None:
+        self.term = term
         self._settings = settings
         self._database = database
         self._number = number
@@ -51,6 +60,7 @@ class Partition:
             database,
             register_customers=settings.telemetry.auto_register_customers,
             max_devices=settings.telemetry.max_devices,
+            term=term,
         )
         self._pipeline = Pipeline(settings.telemetry, decoder, store)
         self._session: Session | None = None
@@ -65,18 +75,24 @@ class Partition:
 
     async def run(self) -> None:
         """Keeps the session up until cancelled or stopped. Raises BrokerRefused when the broker will never
-        have us.
+        have us, and LeaseLost when a commit finds the term over.
         """
         client, held = await self._identify()
-        async with asyncio.TaskGroup() as group:
-            commits = group.create_task(self._pipeline.run(), name=f"commits of partition {self._number}")
-            try:
-                await self._keep_up(client, held)
-            finally:
-                if self._session is not None:
-                    self._session.end("the partition is given up")
-                commits.cancel()
-                metrics.CONNECTED.labels(str(self._number)).set(0)
+        is_over = False
+        try:
+            async with asyncio.TaskGroup() as group:
+                commits = group.create_task(self._pipeline.run(), name=f"commits of partition {self._number}")
+                try:
+                    await self._keep_up(client, held)
+                finally:
+                    if self._session is not None:
+                        self._session.end("the partition is given up")
+                    commits.cancel()
+                    metrics.CONNECTED.labels(str(self._number)).set(0)
+        except* LeaseLost:
+            is_over = True
+        if is_over:
+            raise leases.lost(self.term)
 
     async def stop(self) -> None:
         """Reads no more, commits and acknowledges what is in hand (for ten seconds at most), says DISCONNECT."""

@@ -18,7 +18,7 @@ from gateway import clock, metrics
 from gateway.ingest.decode import Decoder
 from gateway.ingest.formats.values import Reason
 from gateway.model.backoff import full_jitter
-from gateway.model.errors import DecodeError, StoreError, StoreRejected, TooManyDevices
+from gateway.model.errors import DecodeError, LeaseLost, StoreError, StoreRejected, TooManyDevices
 from gateway.model.sample import Metrics
 from gateway.settings import TelemetrySettings
 from gateway.store.telemetry import DeadMessage, Key, TelemetryStore
@@ -187,7 +187,10 @@ class Pipeline:
         self._holds(session, len(kept) + MESSAGE_OVERHEAD_BYTES, 1)
 
     async def run(self) -> None:
-        """Commits batches until cancelled. What is in hand then is not acknowledged: the broker keeps it."""
+        """Commits batches until cancelled. What is in hand then is not acknowledged: the broker keeps it.
+
+        Raises LeaseLost when a batch is a successor's to store.
+        """
         try:
             while True:
                 await self._filled.wait()
@@ -198,9 +201,10 @@ class Pipeline:
                 self._idle.set()
         finally:
             metrics.INFLIGHT.dec(self._held_count)
+            self._idle.set()  # nothing more will be committed here: nobody needs to wait for it
 
     async def drained(self) -> None:
-        """Returns when everything that was received is committed and acknowledged."""
+        """Returns when everything that was received is committed and acknowledged, or `run` has ended."""
         await self._idle.wait()
 
     def _batch_for(self, session: Acknowledger) -> Batch:
@@ -236,7 +240,9 @@ class Pipeline:
         return batch
 
     async def _commit(self, batch: Batch) -> None:
-        """Returns when the batch is stored: a database that is away is waited for, what it refuses is buried."""
+        """Returns when the batch is stored: a database that is away is waited for, what it refuses is buried.
+        Raises LeaseLost: what is not stored by then is a successor's to store.
+        """
         samples = [(key, values, received) for key, (values, received) in batch.samples.items()]
         attempt = kept = stored = modified = 0
         while True:
@@ -252,6 +258,8 @@ class Pipeline:
                 kept, stored, modified = await self._isolate(batch, samples)
                 samples = []
                 continue
+            except LeaseLost:
+                raise  # waiting would not bring it back
             except StoreError as error:
                 attempt += 1
                 if not self._away:
@@ -334,6 +342,8 @@ class Pipeline:
                 ]
                 batch.dead += dead
                 log.warning("ingest.message_refused_by_database", detail=detail, messages=len(dead))
+            except LeaseLost:
+                raise
             except StoreError:
                 parts.append(part)
                 await asyncio.sleep(1.0)

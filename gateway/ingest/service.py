@@ -9,10 +9,11 @@ import structlog
 
 from gateway.ingest.decode import Decoder
 from gateway.ingest.partition import Partition
-from gateway.model.errors import StoreError
+from gateway.model.errors import LeaseLost, StoreError
 from gateway.model.topics import compile_source, filters
 from gateway.settings import Settings
 from gateway.store import leases, telemetry
+from gateway.store.leases import Term
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -75,29 +76,45 @@ class Ingest:
                 await self._give_up(number)
                 self._elsewhere.add(number)
                 continue
-            fence = await leases.claim(self._database, f"ingest/{number}", self._replica, self._lease_seconds)
-            if fence is None:
+            term = await leases.claim(self._database, f"ingest/{number}", self._replica, self._lease_seconds)
+            if number in self._ours and self._ours[number][0].term != term:
+                # also when it is ours again: what that session holds another replica may have stored since
+                await self._lose(number)
+            if term is None:
                 self._elsewhere.add(number)
-                if lost := self._ours.pop(number, None):
-                    log.warning("ingest.partition_lost", partition=number)
-                    lost[1].cancel()
-            elif not held and not self._stopping.is_set():
+            elif number not in self._ours and not self._stopping.is_set():
                 self._elsewhere.discard(number)
-                self._serve(group, number)
+                self._serve(group, number, term)
 
-    def _serve(self, group: asyncio.TaskGroup, number: int) -> None:
+    async def _lose(self, number: int) -> None:
+        _, task = self._ours.pop(number)
+        log.warning("ingest.partition_lost", partition=number)
+        task.cancel()
+        await asyncio.wait({task})
+
+    def _serve(self, group: asyncio.TaskGroup, number: int, term: Term) -> None:
         wanted = filters(
             self._sources,
             self._settings.customers,
             partition=number,
             partitions=self._settings.broker.partitions,
         )
-        partition = Partition(self._settings, self._database, self._decoder, number, wanted)
+        partition = Partition(self._settings, self._database, self._decoder, number, wanted, term=term)
         self._ours[number] = (
             partition,
-            group.create_task(partition.run(), name=f"ingest partition {number}"),
+            group.create_task(self._run(number, partition), name=f"ingest partition {number}"),
         )
         log.info("ingest.partition_claimed", partition=number)
+
+    async def _run(self, number: int, partition: Partition) -> None:
+        """Ends with the term. What it had in hand is not acknowledged, so the broker gives it to the successor."""
+        try:
+            await partition.run()
+        except LeaseLost:  # found by a commit; a claim may have found it, and said so, just before
+            if number in self._ours and self._ours[number][0] is partition:
+                del self._ours[number]
+                self._elsewhere.add(number)
+                log.warning("ingest.partition_lost", partition=number)
 
     async def _give_up(self, number: int) -> None:
         if number not in self._ours:

@@ -161,6 +161,15 @@ async def is_resolved(database: Database, claim: Claim) -> bool:
     return resolved
 
 
+async def is_in_doubt(database: Database, claim: Claim) -> bool:
+    """Whether the system may hold something of the connection that nobody recorded."""
+    async with database.connection() as connection:
+        doubted: bool = await connection.fetchval(
+            "select exists (select from delivery_doubt where connection_id = $1)", claim.connection
+        )
+    return doubted
+
+
 async def resolve(database: Database, claim: Claim, *, wait_seconds: float) -> int:
     """What the run before left on its way is in doubt from now on; how many windows. `wait_seconds` after it
     was begun it has arrived, or never will. Raises LeaseLost.

@@ -4,18 +4,36 @@ gateway.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from gateway.model.errors import LeaseLost
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 
 
-async def claim(database: Database, name: str, owner: str, seconds: float) -> int | None:
-    """Takes or renews the lease for `seconds`: its fence, or None while another owner holds it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """A lease for as long as it stays one owner's. Equal terms are one: nobody else held it in between."""
 
-    The fence rises by one whenever the lease changes hands or had run out; a renewal in time keeps it.
+    name: str
+    owner: str
+    fence: int
+
+
+async def claim(database: Database, name: str, owner: str, seconds: float) -> Term | None:
+    """Takes or renews the lease for `seconds`: its term, or None while another owner holds it.
+
+    The fence rises by one whenever the lease is taken. Its owner keeps the term until somebody does, also past
+    its time. Nothing waits: a lease under which a transaction is being committed is not taken now.
     """
     async with database.connection() as connection:
         fence: int | None = await connection.fetchval(sql("lease_claim"), name, owner, seconds)
-    return fence
+    return None if fence is None else Term(name=name, owner=owner, fence=fence)
+
+
+def lost(term: Term) -> LeaseLost:
+    """To raise where a statement does not find the term, whose row it locks `for key share`."""
+    return LeaseLost(f"the lease {term.name} is another replica's by now")
 
 
 async def release(database: Database, name: str, owner: str) -> None:

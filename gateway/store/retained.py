@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from gateway.bulkhead import readable
 from gateway.store.issues import Issue, to_issue
@@ -47,10 +48,10 @@ async def issue_topics(database: Database) -> set[str]:
         return {row["topic"] for row in await connection.fetch(sql("retained_issues"))}
 
 
-async def emptied_lately(database: Database) -> Sequence[str]:
-    """Topics of documents and issues that were emptied within a day."""
+async def emptied_lately(database: Database, *, within: timedelta) -> Sequence[str]:
+    """Topics of documents and issues that were emptied within a time, of a day at most."""
     async with database.connection() as connection:
-        return [row["topic"] for row in await connection.fetch(sql("retained_emptied"))]
+        return [row["topic"] for row in await connection.fetch(sql("retained_emptied"), within)]
 
 
 async def remember(database: Database, topic: str) -> None:

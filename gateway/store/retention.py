@@ -48,7 +48,7 @@ async def trim_dead_letters(
         before = now - retention
         size: int = await connection.fetchval("select pg_total_relation_size('dead_letter')")
         if size < max_bytes:  # nobody holds too much: no row is looked at but for its age
-            await connection.execute("delete from dead_letter where last_at < $1", before)
+            await connection.execute(sql("dead_letters_expire"), before)
             return {}
         rows = await connection.fetch(sql("dead_letter_trim"), max_bytes, before)
         dropped = {row["customer_id"]: row["dropped"] for row in rows}

@@ -189,15 +189,16 @@ async def finish(
     tally: Tally,
     started_at: datetime,
     put_off: int = 0,
+    waits: bool = False,
     event: NewEvent | None = None,
 ) -> None:
     """Schedules the next run, gives the lease back, keeps a record of a run that moved or failed, and tells.
-    One transaction; raises LeaseLost.
+    `waits`: nothing could be done, and what failed before is still so. One transaction; raises LeaseLost.
     """
     async with database.transaction() as connection:
         # the connection's row before the stream's, as every transition takes them
         await connection.execute(sql("connection_lock"), claim.connection)
-        how = (state, next_in_seconds, attempts, error, succeeded, tally.moved, put_off)
+        how = (state, next_in_seconds, attempts, error, succeeded, tally.moved, put_off, waits)
         if not await connection.fetchval(sql("stream_finish"), *claim.key, claim.fence, *how):
             raise lost(claim)
         if tally.moved or error is not None:

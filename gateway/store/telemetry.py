@@ -16,7 +16,8 @@ from gateway import clock
 from gateway.model.errors import StoreRejected, TooManyDevices
 from gateway.model.event import EventType, NewEvent
 from gateway.model.sample import Metrics, from_microseconds
-from gateway.store import outbox
+from gateway.store import leases, outbox
+from gateway.store.leases import Term
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
@@ -53,12 +54,21 @@ class Written:
 
 
 class TelemetryStore:
-    """Writes batches. Remembers which devices and days are known, and only ever what was committed."""
+    """Writes batches. Remembers which devices and days are known, and only ever what was committed.
+
+    `term`: the lease under which they are written; None where nobody else writes the same.
+    """
 
     def __init__(
-        self, database: Database, *, register_customers: bool, max_devices: int = DEFAULT_MAX_DEVICES
+        self,
+        database: Database,
+        *,
+        register_customers: bool,
+        max_devices: int = DEFAULT_MAX_DEVICES,
+        term: Term | None = None,
     ) -> None:
         self._database = database
+        self._term = term
         self._max_devices = max_devices
         self._refused: set[tuple[str, str]] = set()  # beyond the limit, until it is asked again
         self._refused_until = 0.0
@@ -71,8 +81,8 @@ class TelemetryStore:
     ) -> Written:
         """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice.
 
-        Raises StoreUnavailable (try again), StoreRejected (some of it can never be stored) or TooManyDevices
-        (all but the samples of these devices can be).
+        Raises StoreUnavailable (try again), StoreRejected (some of it can never be stored), TooManyDevices
+        (all but the samples of these devices can be) or LeaseLost (whoever has the lease now stores it).
         """
         devices = {(key[0], key[1]) for key, _, _ in samples} - self._devices
         days = {key[2] // DAY for key, _, _ in samples} - self._days
@@ -88,8 +98,8 @@ class TelemetryStore:
             async with self._database.transaction() as connection:
                 if devices:
                     await self._register(connection, sorted(devices))
-                if samples:
-                    written = await _insert(connection, samples)
+                if samples or self._term is not None:
+                    written = await _insert(connection, samples, self._term)
                 if dead:
                     await _bury(connection, dead)
                     await self._tell_of_refused(connection, dead)
@@ -159,17 +169,26 @@ async def replicas_seen(database: Database, replica: str, seconds: float) -> int
     return count
 
 
-async def _insert(connection: Connection, samples: Sequence[tuple[Key, Metrics, int]]) -> Written:
+async def _insert(
+    connection: Connection, samples: Sequence[tuple[Key, Metrics, int]], term: Term | None
+) -> Written:
+    """Raises LeaseLost when the term is over: by then a successor may have stored later values."""
     dumps = orjson.dumps
+    # in one order whoever writes: a replay beside ingest, or two sessions, would wait for each other in a circle
+    ordered = sorted(samples, key=_key)
     row = await connection.fetchrow(
         sql("telemetry_write"),
-        [key[0] for key, _, _ in samples],
-        [key[1] for key, _, _ in samples],
-        [key[2] for key, _, _ in samples],
-        [dumps(metrics).decode() for _, metrics, _ in samples],
-        [received for _, _, received in samples],
+        [key[0] for key, _, _ in ordered],
+        [key[1] for key, _, _ in ordered],
+        [key[2] for key, _, _ in ordered],
+        [dumps(metrics).decode() for _, metrics, _ in ordered],
+        [received for _, _, received in ordered],
+        *((None, None, None) if term is None else (term.name, term.owner, term.fence)),
     )
     assert row is not None
+    if not row["held"]:
+        assert term is not None
+        raise leases.lost(term)
     return Written(stored=row["stored"], modified=row["modified"])
 
 
@@ -186,6 +205,10 @@ async def _bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
         [d.payload for d in dead],
         [d.customer for d in dead],
     )
+
+
+def _key(sample: tuple[Key, Metrics, int]) -> Key:
+    return sample[0]
 
 
 def _date(day: int) -> date:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, Un
 from gateway.model.event import EventType, NewEvent
 from gateway.model.operation import Operation
 from gateway.settings import SyncSettings
-from gateway.store import streams
+from gateway.store import deliveries, streams
 from gateway.store.pool import Database
 from gateway.store.streams import Claim, Tally
 from gateway.store.troubles import Troubles
@@ -74,6 +74,8 @@ class End:
     error: str | None = None
     succeeded: bool = False
     put_off: int = 0
+    waits: bool = False
+    """Nothing was due but what is in doubt and must wait: what failed before still counts."""
 
 
 class Runner:
@@ -125,6 +127,12 @@ class Runner:
             end = End(state="running", next_in_seconds=METERS_SECONDS, attempts=claim.attempts)
         else:
             await delivery.withdraw()
+            if (
+                claim.attempts
+                and not delivery.answered
+                and await deliveries.is_in_doubt(self._database, claim)
+            ):
+                end = replace(end, attempts=claim.attempts, succeeded=False, waits=True)
             await self._tell(claim, link, delivery, tally)
             await self._troubles.over(link.connection, "run")
         finally:
@@ -311,6 +319,7 @@ class Runner:
             tally=tally,
             started_at=started_at,
             put_off=end.put_off,
+            waits=end.waits,
             event=self._event(claim, end, tally),
         )
         outcome = "completed" if end.error is None else "failed"

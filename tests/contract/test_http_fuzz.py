@@ -7,9 +7,11 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis import checks
 
 from gateway.http.application import guarded
-from tests.fixtures.http_fakes import world
+from gateway.settings import HttpSettings
+from tests.fixtures.http_fakes import mounted_for, world
 
 made = world(fresh=True)
+made.mounted.entrance = mounted_for(HttpSettings(allowed_hosts=("testserver",))).entrance
 schema = schemathesis.openapi.from_asgi("/openapi.json", guarded(made.app)).include(path_regex="^/v1/")
 CHECKS = (
     checks.not_a_server_error,

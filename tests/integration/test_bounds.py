@@ -26,8 +26,10 @@ def pipeline(database: Database, **telemetry: object) -> Pipeline:
     return Pipeline(settings, Decoder(settings, sources, ()), store)
 
 
-def message(device: str, customer: str = "acme", payload: bytes = b'{"t": 1}') -> tuple[str, bytes, int]:
-    return f"{customer}/devices/{device}/telemetry", payload, next(_IDS)
+def message(
+    device: str, customer: str = "acme", payload: bytes = b'{"t": 1}'
+) -> tuple[str, bytes, int, bool]:
+    return f"{customer}/devices/{device}/telemetry", payload, next(_IDS), False
 
 
 async def rows(database: Database, query: str) -> list[tuple[object, ...]]:

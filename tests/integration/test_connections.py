@@ -26,6 +26,7 @@ from gateway.model.errors import (
 )
 from gateway.model.operation import Operation
 from gateway.settings import ConnectionPatch, CreditsSettings
+from gateway.store import connections
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from tests.fixtures.connection_rig import CALLER, World, credentials, settings, wanted
@@ -254,6 +255,46 @@ async def test_older_generations_of_a_credential_are_gone_after_a_successful_ver
             await world.service.give_credentials("acme-1", credentials(f"key-{number}"), CALLER)
             await world.reaches("active")
     assert await world.rows("select generation from credential") == [{"generation": 3}]
+
+
+@pytest.mark.parametrize("state", ["blocked", "verifying"])
+@pytest.mark.parametrize("answer", [None, AuthRefused("no such key")], ids=["well", "refused"])
+async def test_a_verification_that_comes_late_does_nothing_to_the_credential_after_it(
+    database: Database, answer: AuthRefused | None, state: str
+) -> None:
+    """Its replica stood still in the probe; two credentials later the connection has moved on."""
+
+    class Slow(Scripted):
+        asked, go = asyncio.Event(), asyncio.Event()
+
+        async def probe(self) -> Health:
+            self.probes += 1
+            if self.probes == 2:
+                self.asked.set()
+                await self.go.wait()
+                if answer is not None:
+                    raise answer
+            return Health()
+
+    connector = Slow()
+    world = await World(database, connector).active()
+    await world.service.give_credentials("acme-1", credentials("key-2"), CALLER)
+    lifecycle = world.engine.lifecycle
+    [due] = await connections.claim_probes(database, lease_seconds=60, limit=10)
+    late = asyncio.create_task(lifecycle._verify(due))
+    await asyncio.wait_for(connector.asked.wait(), 10)
+    async with world.living():
+        for key in ("key-2", "key-3"):
+            await world.service.give_credentials("acme-1", credentials(key), CALLER)
+            await world.reaches("active")
+    held = await world.rows("select generation from credential")
+    await world.execute(
+        "update connection set state = $1, operation = 'probe', probe_at = now() + interval '1 hour'", state
+    )
+    connector.go.set()
+    await asyncio.wait_for(late, 10)
+    assert await world.rows("select generation from credential") == held == [{"generation": 4}]
+    assert await world.state() == state
 
 
 async def test_a_mistyped_credential_does_not_stop_what_works(database: Database) -> None:

@@ -63,7 +63,7 @@ async def test_a_run_and_a_probe_ask_the_breaker_before_they_call(database: Data
     await engine.lifecycle.refresh()
     await engine.incidents.refresh()
     if what == "run":
-        runner = Runner(database, rig.settings, engine.health, asyncio.Semaphore(1))
+        runner = Runner(database, rig.settings, engine.health, engine.troubles, asyncio.Semaphore(1))
         await runner.run(await rig.claim(), rig.link)
         waits = "select next_run_at > now() + interval '1 second' as waits from stream where phase = 'incremental'"
     else:

@@ -272,9 +272,6 @@ def now() -> int:
 @pytest.mark.parametrize(
     "poison",
     [
-        pytest.param(
-            publish(5, b"{}").replace(b"pump", b"\xff\xfe\xff\xff"), id="invalid UTF-8: the codec panics"
-        ),
         pytest.param(b"HTTP/1.1 400 Bad Request\r\n" * 5, id="garbage"),
         pytest.param(b"\x30\xff\xff\xff\xff\x01", id="a length of five bytes"),
         pytest.param(publish(5, b"{}").replace(b"telemetry\0\5", b"telemetry\0\0"), id="packet id 0"),
@@ -359,7 +356,7 @@ async def test_topics_that_no_broker_should_send_are_dead_letters(peer: Peer, da
 async def test_a_silent_broker_is_left_and_one_that_answers_is_kept(
     broker: Broker, database: Database
 ) -> None:
-    async with ingesting(settings_for(broker.port, keepalive="200ms"), database) as ingest:
+    async with ingesting(settings_for(broker.port, keepalive="1s"), database) as ingest:
         first = await broker.peer()
         await first.welcome()
         reading = asyncio.create_task(first.ending())
@@ -367,7 +364,7 @@ async def test_a_silent_broker_is_left_and_one_that_answers_is_kept(
         await reading
         await second.welcome()
         reading = asyncio.create_task(second.ending())
-        for _ in range(12):
+        for _ in range(22):
             second.send(mqtt5.PingRespPacket().write())
             await asyncio.sleep(0.1)
         assert not reading.done() and ingest.connected
@@ -378,14 +375,14 @@ async def test_silence_is_excused_while_messages_wait_for_their_commit(
     broker: Broker, database: Database
 ) -> None:
     """A broker whose window is full says nothing: the database away must not cost the session."""
-    async with ingesting(settings_for(broker.port, keepalive="200ms"), database):
+    async with ingesting(settings_for(broker.port, keepalive="1s"), database):
         peer = await broker.peer()
         await peer.welcome()
         async with database.transaction() as locking:
             await locking.execute("lock table telemetry, device in exclusive mode")
             peer.send(publish(1, b'{"a":1}'))
             reading = asyncio.create_task(peer.read())
-            done, _ = await asyncio.wait({reading}, timeout=1.2)  # four times the silence that would end it
+            done, _ = await asyncio.wait({reading}, timeout=3.5)  # twice the silence that would end it
             assert not done
         assert isinstance(await reading, mqtt5.PubAckPacket)
 

@@ -14,6 +14,7 @@ from gateway.events import leading
 from gateway.events.leading import lead
 from gateway.model.errors import StoreUnavailable
 from gateway.store import leases
+from gateway.store.leases import Term
 from gateway.store.pool import Database
 
 
@@ -39,7 +40,7 @@ def replicas(monkeypatch: pytest.MonkeyPatch) -> dict[str, Replica]:
     found = {name: Replica(name) for name in ("one", "two")}
     claim = leases.claim
 
-    async def counted(database: Database, lease: str, owner: str, seconds: float) -> int | None:
+    async def counted(database: Database, lease: str, owner: str, seconds: float) -> Term | None:
         found[owner].claims += 1
         if found[owner].away:
             raise StoreUnavailable("away")

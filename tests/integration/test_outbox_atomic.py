@@ -16,6 +16,7 @@ from gateway.model.outcome import Outcome, Rejected
 from gateway.model.reading import Batch
 from gateway.store import incidents as store
 from gateway.store.pool import Database
+from gateway.sync.run import FAILED_AFTER
 from tests.fixtures import fleet
 from tests.fixtures.fleet import HOSTS, OWNERS, calls, on
 from tests.fixtures.scripted import Scripted
@@ -59,6 +60,9 @@ async def test_a_dead_letter_and_its_event(database: Database, table: str) -> No
         with pytest.raises(StoreError):
             await rig.run()
     assert await rig.dead() == [] and len(await rig.due()) == 1 and await types(rig) == []
+    await rig.execute(
+        "update push_intent set sent_at = sent_at - interval '1 hour'"
+    )  # it has arrived, or never will
     await rig.run()
     assert len(await rig.dead()) == 1
     assert await types(rig) == ["reading.dead_lettered"]
@@ -83,14 +87,18 @@ async def test_a_dead_letter_that_is_not_ours_is_not_told(database: Database) ->
 async def test_the_end_of_a_run_and_its_event(database: Database, table: str) -> None:
     rig = await Rig(database, Scripted(answer=down)).activate()
     await rig.store(("d1", BASE, 1.0))
+    for _ in range(FAILED_AFTER - 1):
+        await rig.run()
+    runs = await rig.rows("select * from sync_run")
+    assert (await rig.stream())["attempts"] == FAILED_AFTER - 1 and await types(rig) == []
     async with failing(database, table):
         with pytest.raises(StoreError):
             await rig.run()
     stream = await rig.stream()
-    assert (stream["last_error"], stream["attempts"]) == (None, 0) and stream["lease_owner"] is not None
-    assert await rig.rows("select * from sync_run") == [] and await types(rig) == []
+    assert stream["attempts"] == FAILED_AFTER - 1 and stream["lease_owner"] is not None
+    assert await rig.rows("select * from sync_run") == runs and await types(rig) == []
     await rig.run()
-    assert (await rig.stream())["attempts"] == 1 and await types(rig) == ["sync.failed"]
+    assert (await rig.stream())["attempts"] == FAILED_AFTER and await types(rig) == ["sync.failed"]
 
 
 async def test_the_end_of_a_run_that_is_not_ours_is_not_told(database: Database) -> None:

@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from benchmarks.servers import Mosquitto, free_port
+from gateway.events import mqtt_publisher
 from gateway.events.documents import IssueDocument, StatusDocument
 from gateway.events.mqtt_publisher import StatusPublisher
 from gateway.events.session import StrictClient, tls_context
@@ -237,6 +238,39 @@ async def test_issues_converge_when_the_broker_returns_without_memory_or_with_an
             await after.client.publish(ISSUE, old, qos=1, retain=True)  # what a killed broker had saved
             await after.until(lambda: after.held.get(ISSUE) == old)
             await after.until(lambda: after.held[ISSUE] == b"", 30)
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["solved", "disconnected"])
+async def test_what_a_speaker_that_stood_still_says_late_is_put_right(
+    mosquitto: Mosquitto, database: Database, watcher: Watcher, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """It read the documents, stood still, and publishes after its successor has told what came later."""
+    monkeypatch.setattr(mqtt_publisher, "REPEAT_SECONDS", 1.0)
+    await execute(database, CONNECTION + OPEN)
+    async with publishing(mosquitto.port, database, "one"):
+        await watcher.until(lambda: watcher.held.get(ISSUE) and watcher.held.get(STATUS))
+        issue, status = watcher.held[ISSUE], watcher.held[STATUS]
+        if ended:
+            await execute(database, "update connection set state = 'disconnected', version = 2")
+            await watcher.until(lambda: watcher.held[STATUS] == b"")
+        else:
+            await execute(database, "update connection set reason = 'later', version = 2; " + SOLVE)
+            await watcher.until(lambda: watcher.held[STATUS] != status)
+        await watcher.until(lambda: watcher.held[ISSUE] == b"")
+        right = watcher.held[STATUS]
+        said = len(watcher.history)
+        for topic, payload in ((ISSUE, issue), (STATUS, status)):
+            await watcher.client.publish(topic, payload, qos=1, retain=True)
+        late = [(ISSUE, issue), (STATUS, status)]
+        await watcher.until(lambda: all(each in watcher.history[said:] for each in late))
+        await watcher.until(lambda: watcher.held[ISSUE] == b"" and _same(watcher.held[STATUS], right))
+
+
+def _same(held: bytes, right: bytes) -> bool:
+    """Whether they are one document, but for what it says of the time."""
+    return held == right or bool(
+        held and right and orjson.loads(held)["version"] == orjson.loads(right)["version"]
+    )
 
 
 async def test_nothing_is_left_behind_after_a_disconnect(

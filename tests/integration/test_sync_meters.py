@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -242,7 +242,7 @@ GONE = MeterRule(device="another", metric="t", meter="d", every=15 * MINUTE)
     [
         pytest.param(replace(ALL, meter="other-{device}"), id="no longer mapped"),
         pytest.param(replace(ALL, every=HOUR), id="another grid"),
-        pytest.param(replace(ALL, every=7 * MINUTE), id="a grid that does not meet it"),
+        pytest.param(replace(ALL, every=timedelta(seconds=421)), id="a grid that does not meet it"),
         pytest.param(GONE, id="a device without samples there"),
         pytest.param(replace(ALL, metric="u"), id="a metric without samples there"),
     ],

@@ -15,6 +15,7 @@ from gateway.model.outcome import Outcome
 from gateway.model.reading import Batch
 from gateway.settings import SyncSettings
 from gateway.store import leases, streams
+from gateway.store.leases import Term
 from gateway.store.pool import Database
 from gateway.sync.schedule import Scheduler
 from tests.fixtures.scripted import Scripted
@@ -263,4 +264,4 @@ async def test_named_leases_change_hands_with_a_fence(database: Database) -> Non
     await leases.release(database, "x", "b")
     assert await leases.claim(database, "x", "b", 60) is None
     await leases.release(database, "x", "a")
-    assert await leases.claim(database, "x", "b", 60) == first + 1
+    assert await leases.claim(database, "x", "b", 60) == Term(name="x", owner="b", fence=first.fence + 1)

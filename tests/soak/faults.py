@@ -194,13 +194,18 @@ class Faults:
             await asyncio.sleep(LEASE_SECONDS * chance.uniform(1.5, 3.0) + 3.0)
 
     def _recent(self, customer: str, chance: random.Random, *, count: int) -> list[tuple[Device, int]]:
-        """Samples of some age. Raises RuntimeError where there are none yet."""
-        now = time.time_ns() // 1000
+        """Samples of some age. Raises RuntimeError where there are none yet.
+
+        None that may have been refused whole: with another metric the oracle would expect what was refused, too.
+        """
+        now, refusable = time.time_ns() // 1000, self.fleet.ledger.refusable
         found = [
             (device, at)
             for device, samples in self.fleet.ledger.samples.items()
             for at in samples
-            if device[0] == customer and now - 60 * SECOND < at < now - 12 * SECOND
+            if device[0] == customer
+            and now - 60 * SECOND < at < now - 12 * SECOND
+            and (device, at) not in refusable
         ]
         if not found:
             raise RuntimeError("there are no samples yet")

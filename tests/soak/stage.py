@@ -340,7 +340,7 @@ def _declared(stage: Stage, link: Link) -> dict[str, object]:
         "meters": link.meters,
     }
     if link.system == "postgres":
-        dsn = f"postgresql://postgres@127.0.0.1:{stage.cutters[link.name].port}/{link.name}"
+        dsn = f"postgresql://postgres:postgres@127.0.0.1:{stage.cutters[link.name].port}/{link.name}"
         return {
             **made,
             "system": "postgres",

@@ -19,6 +19,7 @@ from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Message, Pipeline
 from gateway.model.topics import compile_source
 from gateway.settings import TelemetrySettings
+from gateway.store.leases import Term
 from gateway.store.pool import Database
 from gateway.store.telemetry import TelemetryStore
 
@@ -48,12 +49,12 @@ class Connection:
         self.log.append("resume")
 
 
-def pipeline_on(database: Database, **telemetry: object) -> Pipeline:
+def pipeline_on(database: Database, *, term: Term | None = None, **telemetry: object) -> Pipeline:
     settings = TelemetrySettings.model_validate({"auto_register_customers": True, **telemetry})
     decoder = Decoder(
         settings, [compile_source(source.topic, source.format) for source in settings.sources], ()
     )
-    return Pipeline(settings, decoder, TelemetryStore(database, register_customers=True))
+    return Pipeline(settings, decoder, TelemetryStore(database, register_customers=True, term=term))
 
 
 @asynccontextmanager

@@ -1,4 +1,5 @@
--- Topics that were emptied within a day: a broker that was killed since may retain them again.
-select topic from published_status where ended_at > now() - interval '1 day'
+-- $1 how long ago at most. Topics that were emptied: a broker that was killed since may retain them again, and a speaker that stood still
+-- may have spoken late.
+select topic from published_status where ended_at > now() - $1::interval
 union all
-select topic from retained_issue where emptied_at > now() - interval '1 day'
+select topic from retained_issue where emptied_at > now() - $1::interval

@@ -1,2 +1,2 @@
--- $1 customers.
-insert into customer (customer_id) select distinct unnest($1::text[]) on conflict do nothing
+-- $1 customers. In one order, as all writers make them: whoever makes one makes the others wait until its commit.
+insert into customer (customer_id) select distinct unnest($1::text[]) as name order by name on conflict do nothing

@@ -11,6 +11,7 @@ with wanted as (
 ), added as (
     insert into device (customer_id, device_id)
     select customer_id, device_id from fresh join held using (customer_id) where devices + place <= $3
+    order by customer_id, device_id
     on conflict do nothing
 )
 select customer_id, device_id from fresh join held using (customer_id) where devices + place > $3
