@@ -196,6 +196,11 @@ async def test_dead_letters_are_paged_and_go_out_again(world: World) -> None:
         " '2026-01-01Z'::timestamptz + n * interval '15 min', 'no', 'x',"
         " '2026-02-01Z'::timestamptz + (n / 2) * interval '1 h' from generate_series(1, 5) n"
     )
+    await world.execute("select ensure_partition('telemetry', '2026-01-01')")
+    await world.execute(
+        "insert into telemetry (customer_id, device_id, ts, metrics, received_at)"
+        " select 'acme', 'd', '2026-01-01Z'::timestamptz + n * interval '15 min', '{\"t\": 1}', now() from generate_series(1, 5) n"
+    )
     async with served(world, Role.OPERATOR) as client:
         seen, cursor = [], None
         while True:

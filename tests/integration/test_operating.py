@@ -499,6 +499,10 @@ async def test_a_dead_reading_is_due_again_with_no_attempts_counted(shell: Shell
             "('reading', '1', 'acme', 'acme-1', 'm', '2026-05-04T12:00Z', 'rejected', 'no such meter'),"
             "('reading', '2', 'acme', 'acme-1', 'gone', '2026-05-04T12:00Z', 'rejected', 'no such meter')"
         )
+        await connection.execute("select ensure_partition('telemetry', '2026-05-04')")
+        await connection.execute(
+            "insert into telemetry (customer_id, device_id, ts, metrics, received_at) values ('acme', 'd', '2026-05-04T12:00Z', '{\"t\": 1}', now())"
+        )
     listed = {
         found["meter"]: found
         for found in await in_thread(shell.json, "dead-letters", "list", "--connection", "acme-1")

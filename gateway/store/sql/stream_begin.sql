@@ -2,13 +2,15 @@
 -- $6 how far ahead samples may be, $7 the horizon from before the devices were read: one that registers meanwhile is found by the scan. Once for each activation or change of meters; a stream that exists keeps its watermark.
 -- The initial phase ends past every sample that the watermark leaves behind it, so no gap is left; the window's key keeps the seam single.
 with horizon as (
-    insert into stream (connection_id, name, phase, watermark, device_watermark)
-    select $1, $2, 'incremental', $7::text::xid8, $7::text::xid8
+    insert into stream (connection_id, name, phase, watermark, device_watermark, meters_of)
+    select $1, $2, 'incremental', $7::text::xid8, $7::text::xid8, c.meters_of
+    from connection c where c.connection_id = $1
     on conflict do nothing
 )
-insert into stream (connection_id, name, phase, initial_from, initial_cursor, initial_until, initial_clipped_to)
+insert into stream (connection_id, name, phase, initial_from, initial_cursor, initial_until, initial_clipped_to, meters_of)
 select $1, $2, 'initial', wish.start, wish.start, now() + $6::interval,
-       case when $5::interval < make_interval(days => $4) then $5::interval end
+       case when $5::interval < make_interval(days => $4) then $5::interval end,
+       (select c.meters_of from connection c where c.connection_id = $1)  -- a full sync begins the phase with the meters that are in force
 from (select now() - least(make_interval(days => $4), coalesce($5::interval, make_interval(days => $4))) as start) wish
 where $3 and $4 > 0
 on conflict (connection_id, name, phase) do update
