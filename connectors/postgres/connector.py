@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -219,7 +219,9 @@ class PostgresConnector:
                 await self._ensure_table(session)
             yield session
         finally:
-            with connecting():
+            # What the statement said stands, whatever becomes of its session afterwards: an error here would say that
+            # nothing was taken when everything was. A session that cannot be reset is closed by the pool.
+            with suppress(ConnectorError), connecting():
                 await pool.release(session)
 
     async def _open(self) -> asyncpg.Pool[asyncpg.Record]:

@@ -29,7 +29,7 @@ from gateway.model.errors import (
     Unavailable,
 )
 from gateway.model.exchange import ListsMeters, RemoteMeter
-from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Unknown
+from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded, Unknown
 from gateway.model.reading import Batch, Reading
 
 T = TypeVar("T")
@@ -130,12 +130,12 @@ class Guarded:
         finally:
             if not task.done():
                 task.cancel()
+                task.add_done_callback(self._forget)  # or asyncio logs what it raises, secrets and all
                 try:
                     await asyncio.wait({task}, timeout=LEAVE_SECONDS)
                 finally:
                     if not task.done():
                         self._left_behind.add(task)
-                        task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Future[Any]) -> None:
         self._left_behind.discard(task)
@@ -173,6 +173,9 @@ class Guarded:
             case Retry():
                 after = min(self._seconds(outcome.after_seconds), self._max_wait_seconds)
                 return Retry(after_seconds=after, message=bounds.text(outcome.message))
+            case Superseded(position=position):
+                known = isinstance(position, int) and not isinstance(position, bool) and 0 <= position < 2**62
+                return Superseded(position=position if known else None, message=bounds.text(outcome.message))
             case Unknown():
                 return Unknown(message=bounds.text(outcome.message))
             case _:
@@ -265,7 +268,12 @@ def _optional_text(value: object) -> str | None:
 def _health(answer: Any) -> Health:
     if not isinstance(answer, Health):
         raise TypeError(f"an answer to a probe: {type(answer).__name__}")
-    return replace(answer, account=_optional_text(answer.account), detail=bounds.text(answer.detail))
+    return replace(
+        answer,
+        account=_optional_text(answer.account),
+        former_account=_optional_text(answer.former_account),
+        detail=bounds.text(answer.detail),
+    )
 
 
 def _found(answer: Any) -> Mapping[str, RemoteReading]:

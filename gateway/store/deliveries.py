@@ -188,6 +188,7 @@ async def confess(database: Database, claim: Claim, batch: Batch) -> bool:
     The one write of this room that proves no fence: a doubt too many costs a call and never a value.
     """
     async with database.transaction() as connection:
+        await streams.hold_all(connection, claim.connection)  # as whoever writes windows does
         if await connection.fetchval(sql("intent_exists"), *claim.key, batch.position):
             return False
         meters, starts, values = _columns(batch.readings)

@@ -58,6 +58,10 @@ FRESH = 1 / 3
 """Of the lease: a push begins within this after the proof that the lease is ours, or not at all."""
 
 CONFESS_SECONDS = 5.0
+"""For telling that a push may have outlived its lease: we may be shutting down."""
+
+FIND_TIMEOUTS = 4
+"""Push time-outs that a question about what is in doubt may take: it may have several pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,8 @@ class Delivery:
         """
         if await deliveries.is_resolved(self._database, self._claim):
             return
-        wait = max(self._push_timeout, self._unknown_wait)
+        # a push may begin up to FRESH of the lease after its intent
+        wait = max(self._push_timeout + FRESH * self._lease_seconds, self._unknown_wait)
         if self._connector.capabilities.keeps_latest:
             wait = 0.0
         count = await deliveries.resolve(self._database, self._claim, wait_seconds=wait)
@@ -272,7 +277,11 @@ class Delivery:
         """
         self.called = True
         doubted = [reading for due, reading in pairs if due.doubt is not None]
-        found = await self._connector.find(doubted)
+        try:
+            async with asyncio.timeout(FIND_TIMEOUTS * self._push_timeout):
+                found = await self._connector.find(doubted)
+        except TimeoutError as error:
+            raise Unavailable("no answer in time to what is in doubt") from error
         results, left = Results(), list[Pair]()
         for due, reading in pairs:
             remote = None if due.doubt is None else found.get(reading.key)
@@ -290,37 +299,44 @@ class Delivery:
         return left
 
     async def _push(self, pairs: Sequence[Pair]) -> None:
-        """One batch and its outcomes. A batch that was refused without naming the culprit leaves its halves
-        to be pushed next, down to single readings.
-        """
+        """One batch and its outcomes."""
         batch = await self._ready(pairs)
+        try:
+            await self._send(batch, pairs)
+        except (LeaseLost, asyncio.CancelledError):
+            # Sent, and perhaps not recorded. A renewal that finds the lease lost cancels us in the middle of the
+            # commit too, before the commit can say so itself.
+            await self._confess(batch)
+            raise
+
+    async def _send(self, batch: Batch, pairs: Sequence[Pair]) -> None:
+        """Pushes it and stores what came of it. A batch that was refused without naming the culprit leaves its
+        halves to be pushed next, down to single readings.
+        """
         doubted: Sequence[Reading] = ()
         try:
             outcomes = await self._call(batch)
             self.answered = True
-        except asyncio.CancelledError:
-            await self._confess(batch)
-            raise
         except BatchRefused as error:
             self.answered = True
             if len(pairs) > 1:
                 middle = len(pairs) // 2
                 self._parts.extendleft((pairs[middle:], pairs[:middle]))
-                await self._record(Results(), batch, following=self._following())
+                await self._record(Results(), following=self._following())
                 return
             outcomes = [Rejected(code="refused", message=str(error))]
         except Unavailable as error:
             doubted = batch.readings if isinstance(error, OutcomeUnknown) else ()
             if not await self._is_to_blame(pairs):
-                await self._record(Results(doubted=list(doubted), ask_in_seconds=self._unknown_wait), batch)
+                await self._record(Results(doubted=list(doubted), ask_in_seconds=self._unknown_wait))
                 raise
             outcomes = [Rejected(code="upstream_error", message=str(error))]
         except ConnectorError:
-            await self._record(Results(), batch)
+            await self._record(Results())
             raise
         results = self._judge(batch, outcomes, {reading.key: due for due, reading in pairs})
         results.doubted += doubted
-        await self._record(results, batch, following=self._following())
+        await self._record(results, following=self._following())
 
     async def _ready(self, pairs: Sequence[Pair]) -> Batch:
         """The batch, its intent committed and the lease shown to be ours a moment ago. Raises LeaseLost.
@@ -339,9 +355,7 @@ class Delivery:
             f"{self._claim.connection}: the lease could not be shown to be ours within a third of its time"
         )
 
-    async def _record(
-        self, results: Results, batch: Batch | None = None, *, following: Sequence[Pair] | None = None
-    ) -> None:
+    async def _record(self, results: Results, *, following: Sequence[Pair] | None = None) -> None:
         """Stores what became of a batch, resolves its intent and records the intent of the following one, in
         one transaction; counts when that is committed.
         """
@@ -349,19 +363,14 @@ class Delivery:
         results.dead += self._aside.dead
         self._aside = Results()
         readings = sorted((r for _, r in following or ()), key=lambda r: (r.meter, r.window_start))
-        try:
-            intent = await deliveries.commit(
-                self._database,
-                self._claim,
-                results,
-                resolved=True,
-                next_readings=readings,
-                lease_seconds=self._lease_seconds,
-            )
-        except LeaseLost:
-            if batch is not None:
-                await self._confess(batch)
-            raise
+        intent = await deliveries.commit(
+            self._database,
+            self._claim,
+            results,
+            resolved=True,
+            next_readings=readings,
+            lease_seconds=self._lease_seconds,
+        )
         if following and intent is not None:
             made = make_batch(self._claim.connection, readings, intent.position)
             self._armed = _Armed(following, made, intent)
