@@ -55,6 +55,8 @@ class PinningTransport(httpx.AsyncHTTPTransport):
         self, reach: Reach, *, tls: ssl.SSLContext, limits: httpx.Limits, resolve: Resolve | None = None
     ) -> None:
         super().__init__(verify=tls, trust_env=False, limits=limits)
+        # httpx takes no network backend, so its pool is replaced; were it renamed, nothing would be pinned
+        assert isinstance(self._pool, httpcore.AsyncConnectionPool)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=tls,
             max_connections=limits.max_connections,

@@ -153,7 +153,10 @@ class Health:
                 return found
             case AuthRefused() | Unavailable() | RateLimited():
                 return Unavailable(
-                    f"{error}; a probe could not confirm it: {found}", request_id=error.request_id
+                    f"{error}; a probe could not confirm it: {found}",
+                    request_id=error.request_id,
+                    # a fault of our own in the probe is not the system's failure
+                    reference=found.reference if isinstance(found, Unavailable) else None,
                 )
             case None | PermissionDenied() | BadConfiguration():
                 return PermissionDenied(

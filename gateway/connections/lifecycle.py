@@ -280,9 +280,7 @@ class Lifecycle:
             case PermissionDenied() | BadConfiguration():
                 await self._refused(due, Trigger.PROBE_DENIED, error)
             case _ if due.verified_long_enough:
-                moved = await self._move(
-                    due.connection, Trigger.VERIFICATION_DEFERRED, Cause(reason=_words(error))
-                )
+                moved = await self._deferred(due, error)
                 if moved is not None:
                     await connections.schedule_probe(
                         self._database,
@@ -293,6 +291,20 @@ class Lifecycle:
                     )
             case _:
                 await self._again(due, error)
+
+    async def _deferred(self, due: Due, error: ConnectorError | TimeoutError) -> Moved | None:
+        async with self._database.transaction() as connection:
+            locked = await connections.lock(connection, due.connection)
+            # A credential that was given during the last probe is not put off by the time-out of the one before.
+            if locked is None or (locked.candidate, locked.generation) != (due.candidate, due.generation):
+                return None
+            cause = Cause(reason=_words(error))
+            moved = await self._transitions.move(
+                connection, due.connection, Trigger.VERIFICATION_DEFERRED, cause
+            )
+        if moved is not None:
+            moved.say()
+        return moved
 
     async def _refused(self, due: Due, trigger: Trigger, error: ConnectorError) -> None:
         """What worked before goes on with the credential that it had."""
@@ -327,11 +339,17 @@ class Lifecycle:
     async def _check(self, due: Due) -> None:
         link = self._links.get(due.connection)
         if link is None or link.generation != due.generation:
+            # one that is about to be built anew, or one that cannot be
+            pause = RETRY_CAP_SECONDS if link is None and due.attempts else POLL_SECONDS
             await connections.schedule_probe(
-                self._database, due.connection, due.state, in_seconds=POLL_SECONDS, attempts=due.attempts
+                self._database,
+                due.connection,
+                due.state,
+                in_seconds=pause,
+                attempts=due.attempts + (link is None),
             )
             return
-        if due.candidate is not None and due.state is not State.BLOCKED:
+        if due.candidate is not None:
             await self._move(
                 due.connection,
                 Trigger.CREDENTIALS_GIVEN,
@@ -362,8 +380,10 @@ class Lifecycle:
                 attempts=due.attempts + 1,
             )
         else:
-            await self._health.failed(link, error, attempts=due.attempts + 1, operation=Operation.PROBE)
-            await self._again(due, error)
+            floor = await self._health.failed(
+                link, error, attempts=due.attempts + 1, operation=Operation.PROBE
+            )
+            await self._again(due, error, at_least=floor)
 
     async def _try_push(self, due: Due) -> None:
         """Pushes are refused: a run pushes one reading, and its answer decides. A probe would prove nothing, and

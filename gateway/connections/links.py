@@ -96,6 +96,7 @@ class Links:
         self._troubles = troubles
         self._observer = observer
         self._built: dict[str, _Built] = {}
+        self._refreshing = asyncio.Lock()
         self._retired: list[tuple[float, Connector]] = []
         self._left_behind: dict[str, set[asyncio.Future[Any]]] = {}
 
@@ -113,6 +114,11 @@ class Links:
         """Builds what was configured anew and drops what is gone; the links that are new or changed, and
         those whose meters are yet to be brought in line. Raises StoreError.
         """
+        # A look that succeeded refreshes beside the loop: two at once would build the same link and close only one.
+        async with self._refreshing:
+            return await self._refresh()
+
+    async def _refresh(self) -> list[Link]:
         wanted = await connections.configurations(self._database)
         stale = [name for name, current in wanted.items() if self._is_stale(name, current.configuration)]
         for name in self._built.keys() - wanted.keys():

@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 MAX_FAILURES = 20
 WINDOW_SECONDS = 60.0
-MAX_KNOWN_TOKENS = 1_000
+MAX_KNOWN_SECRETS = 1_000
 
 UNCHECKED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """Probes of orchestrators and Prometheus name the gateway as they reach it; these pages show nothing of a customer
@@ -49,12 +49,12 @@ class Entrance:
         """The client's. A header is believed only from `http.trusted_proxies`, and only what they added: the last
         address of `X-Forwarded-For` that is no proxy of ours.
         """
-        address: str = (scope.get("client") or ("unknown", 0))[0]
+        address = _plain((scope.get("client") or ("unknown", 0))[0])
         if not self._is_proxy(address):
             return address
         said = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
         for part in reversed(b",".join(said).decode("latin-1").split(",")):
-            candidate = part.strip()
+            candidate = _plain(part.strip())
             try:
                 ipaddress.ip_address(candidate)
             except ValueError:
@@ -84,7 +84,7 @@ class Entrance:
         """Raises RequestRefused("auth.too_many_attempts") when this address has failed too often. A secret that was
         good before passes: who shares an address (a proxy) with an attacker is not locked out by it.
         """
-        wait = self._attempts.seconds_to_wait(address, clock.monotonic())
+        wait = self._attempts.seconds_to_wait(origin_of(address), clock.monotonic())
         if wait is not None and not self.is_known(secret):
             metrics.HTTP_REFUSED.labels("attempts").inc()
             raise RequestRefused(
@@ -102,7 +102,7 @@ class Entrance:
         key = _digest(secret)
         self._known[key] = None
         self._known.move_to_end(key)
-        if len(self._known) > MAX_KNOWN_TOKENS:
+        if len(self._known) > MAX_KNOWN_SECRETS:
             self._known.popitem(last=False)
 
     def failed(self, address: str, secret: str, *, kind: str) -> None:
@@ -110,7 +110,7 @@ class Entrance:
         and when the address has to wait.
         """
         self._known.pop(_digest(secret), None)
-        count = self._attempts.failed(address, clock.monotonic())
+        count = self._attempts.failed(origin_of(address), clock.monotonic())
         metrics.HTTP_REFUSED.labels(kind).inc()
         if count == 1:
             log.warning("http.access_refused", kind=kind, address=address)
@@ -125,6 +125,27 @@ class Entrance:
         except ValueError:
             return False
         return any(parsed in network for network in self._proxies)
+
+
+def origin_of(address: str) -> str:
+    """What counts as one client: an address, of IPv6 its /64, since one machine may have all of it."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return _plain(str(parsed))
+
+
+def _plain(address: str) -> str:
+    """An IPv4 address as such where a socket that takes both kinds wrote it as `::ffff:10.0.0.5`."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return address if mapped is None else str(mapped)
 
 
 def _name(host: str) -> str:

@@ -1,7 +1,8 @@
 """The HTTP/1.1 protocol of uvicorn with limits: how many clients are connected, in all and from one address, and how
 long each may take over the head of a request and over reading an answer.
 
-The idea: a client that asks nothing costs a socket and nothing else, so its socket may be taken back at any moment.
+The idea: a client whose request has not arrived whole costs a socket and little else, so its socket may be taken back at
+any moment.
 When a limit is reached the connection that has been idle for longest is closed for the new one. Only where every
 connection is in the middle of a request is the new one refused.
 """
@@ -9,13 +10,13 @@ connection is in the middle of a request is the new one refused.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections import Counter
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import metrics
+from gateway.http.entrance import origin_of
 
 HEAD_SECONDS = 10.0
 """From the connection, or the first byte after an answer, to the end of the request's head."""
@@ -74,7 +75,7 @@ class Clients:
             return False
         self.forget(oldest)
         metrics.HTTP_REFUSED.labels("idle").inc()
-        oldest.transport.abort()  # nothing is on its way to it
+        oldest.transport.abort()  # at worst the end of an answer that it reads slowly
         return True
 
 
@@ -88,6 +89,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._read_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuses where there is no room; else the time for the first head begins."""
@@ -110,18 +112,22 @@ class LimitedProtocol(HttpToolsProtocol):
         """Bounds the head in bytes and in time: a byte a minute keeps no connection."""
         if self.transport.is_closing():
             return
-        if self._is_idle:
+        if not self._in_body:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self.transport.is_closing() or not self._is_idle:
+        if self.transport.is_closing():  # bytes that came before a refusal
             return
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self.send_400_response("The head of this request is too large.")
-        elif self._head_timer is None:
+        if not self._in_body and self._head_bytes > MAX_HEAD_BYTES:
+            if self._is_idle:
+                self.send_400_response("The head of this request is too large.")
+            else:
+                self.transport.abort()  # an answer is under way: nothing can be said in the middle of it
+        elif self._is_idle and self._head_timer is None:
             self._await_head()
 
     def on_headers_complete(self) -> None:
         """The application's turn: its own limits hold from here."""
+        self._in_body = True
         self._stop(self._head_timer)
         self._head_timer, self._head_bytes = None, 0
         self.clients.note_busy(self)
@@ -129,6 +135,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """What follows is the head of another request."""
+        self._in_body, self._head_bytes = False, 0
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Idle again, unless another request waits in its pipeline."""
@@ -171,14 +182,5 @@ def limited(clients: Clients) -> type[LimitedProtocol]:
 
 
 def _origin(transport: asyncio.Transport) -> str:
-    """The peer's address; of IPv6 its /64, since one machine may have all of it."""
     peer = transport.get_extra_info("peername")
-    if not peer:
-        return "unknown"
-    try:
-        address = ipaddress.ip_address(peer[0].partition("%")[0])
-    except ValueError:
-        return str(peer[0])
-    if address.version == 6 and address.ipv4_mapped is None:
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
+    return origin_of(str(peer[0])) if peer else "unknown"

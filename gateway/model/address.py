@@ -129,7 +129,7 @@ def targets_of(setting: str, text: str) -> Iterator[Target]:
     if scheme in _DATABASES:
         named = unquote(rest.partition("?")[0].partition("/")[2])
         user = unquote(authority.rpartition("@")[0].partition(":")[0])
-        database = query.get("database") or query.get("dbname") or named or query.get("user") or user
+        database = named or query.get("dbname") or query.get("database") or query.get("user") or user
     hosts = authority.rpartition("@")[2].split(",")
     if scheme in _DATABASES:
         hosts += [host for name in ("host", "hostaddr") for host in query.get(name, "").split(",")]
@@ -187,7 +187,10 @@ def _host_and_port(written: str, default: int) -> tuple[str, int]:
         host, port = written, ""
     else:
         host, _, port = written.partition(":")
-    return host, int(port) if port.isascii() and port.isdigit() and int(port[:6]) <= 65535 else default
+    digits = port.lstrip("0")  # a number of any length must be judged without being made
+    if port.isascii() and port.isdigit() and len(digits) <= 5 and int(digits or "0") <= 65535:
+        return host, int(digits or "0")
+    return host, default
 
 
 def _unwrapped(address: str) -> IPv4Address | IPv6Address | None:

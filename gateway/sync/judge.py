@@ -76,7 +76,9 @@ def judge(
                     results.retried.append(due)
                 seconds = _wait_seconds(outcome, due.attempts, unknown_wait_seconds)
                 waiting[meter] = max(waiting.get(meter, 0.0), seconds)
-                judged.words[meter] = outcome.message if isinstance(outcome, Retry | Unknown) else ""
+                judged.words[meter] = (
+                    outcome.message if isinstance(outcome, Retry | Unknown | Superseded) else ""
+                )
     results.waiting = waiting
     superseded = [outcome for outcome in outcomes if isinstance(outcome, Superseded)]
     judged.superseded = len(superseded)

@@ -188,3 +188,21 @@ async def test_a_table_without_positions_is_used_as_it_is(
     assert await later.push(replace(batch, position=4)) == [Superseded(position=5)]
     for each in (before, connector, later):
         await each.close()
+
+
+async def test_what_was_written_is_accepted_although_its_session_breaks_afterwards(
+    contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error at the end would say that nothing was taken, and the window would be settled by comparison."""
+    table = f"kept_{secrets.token_hex(4)}"
+    connector = sink(contract_dsn, table=table)
+    await connector.probe()
+
+    async def broken(*_: object, **__: object) -> None:
+        raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncpg.pool.Pool, "release", broken)
+        outcomes = await connector.push(BATCH)
+    assert outcomes == [Accepted()] * len(BATCH.readings)
+    assert await owner.fetchval(f"select count(*) from {table}") == len(BATCH.readings)

@@ -84,7 +84,7 @@ def test_a_site_reaches_its_own_network_and_the_internet(address: str, may: bool
         ("postgresql://u:p@one.example,10.0.0.5:6432/d", [("one.example", 5432, "d"), ("10.0.0.5", 6432, "d")]),
         ("postgresql://u:p%40x@db.example/d?host=127.0.0.1", [("db.example", 5432, "d"), ("127.0.0.1", 5432, "d")]),
         ("postgresql://u:p@db/d?hostaddr=10.0.0.5", [("db", 5432, "d"), ("10.0.0.5", 5432, "d")]),
-        ("postgres://u:p@[::1]:5433/d?dbname=other", [("::1", 5433, "other")]),
+        ("postgres://u:p@[::1]:5433/d?dbname=other", [("::1", 5433, "d")]),
         ("postgresql://u:p@db.example", [("db.example", 5432, "u")]),
     ],
 )  # fmt: skip

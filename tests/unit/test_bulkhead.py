@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from structlog.testing import capture_logs
 
 from gateway import bulkhead, metrics
 from gateway.bulkhead import contained, readable
+from gateway.connections.guard import Guarded, guarded
+from gateway.model.connector import Connector
 from gateway.model.errors import ConnectorError, StoreRejected, StoreUnavailable, Unavailable
+from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded, Unknown
+from gateway.model.reading import Batch, make_batch
 from tests.fixtures.hostile_connector import Unprintable
+from tests.fixtures.scripted import Scripted
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +120,46 @@ def test_every_wait_that_is_stored_is_total() -> None:
     """`in_seconds` takes any number; PostgreSQL's own function raises for one that no calendar holds."""
     folder = Path(__file__).parents[2] / "gateway" / "store" / "sql"
     assert not [path.name for path in folder.glob("*.sql") if "make_interval(secs" in path.read_text()]
+
+
+OUTCOMES: list[Outcome] = [
+    Accepted(remote_id="r"),
+    Duplicate(remote_id="r"),
+    Rejected(code="c", message="m"),
+    Retry(after_seconds=1.0, message="m"),
+    Unknown(message="m"),
+    Superseded(position=7, message="m"),
+]
+
+
+def guard(connector: Connector) -> Guarded:
+    return guarded(connector, "c", secrets=(), max_wait_seconds=60.0, left_behind=set())
+
+
+async def test_every_outcome_that_a_connector_may_give_passes_the_guard() -> None:
+    assert {type(outcome) for outcome in OUTCOMES} == set(get_args(Outcome))
+
+    async def answer(batch: Batch) -> Sequence[Outcome]:
+        return OUTCOMES
+
+    batch = make_batch("c", [])
+    assert list(await guard(Scripted(answer=answer)).push(batch)) == OUTCOMES
+
+
+async def test_what_a_call_raises_after_it_was_cancelled_reaches_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def answer(batch: Batch) -> Sequence[Outcome]:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise ValueError("hunter2-secret")
+
+    call = asyncio.create_task(guard(Scripted(answer=answer)).push(make_batch("c", [])))
+    await asyncio.sleep(0.01)
+    call.cancel()
+    await asyncio.wait({call})
+    del call
+    gc.collect()
+    await asyncio.sleep(0)
+    assert "hunter2" not in caplog.text

@@ -331,3 +331,29 @@ async def test_the_fast_path_asks_for_nothing_less() -> None:
     async with made.client("globex") as client:
         assert (await client.get("/v1/connections/acme-2/status")).status_code == 404
         assert (await client.get("/v1/connections/acme-2/status")).status_code == 404
+
+
+async def test_the_head_of_a_pipelined_request_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that takes its time is no reason to hold whatever comes behind its request."""
+
+    class Slow(Well):
+        async def checks(self) -> dict[str, bool]:
+            await asyncio.sleep(20)
+            return {}
+
+    sent = 0
+    async with serving(Slow()) as client, sockets(client, 1) as [(_, writer)]:
+        writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nX: ")
+        with pytest.raises(ConnectionError):
+            while sent < 64 << 20:
+                writer.write(b"a" * 8_000)
+                await writer.drain()
+                sent += 8_000
+    assert sent < 16 << 20
+
+
+def test_an_address_that_a_socket_of_both_kinds_writes_is_the_same() -> None:
+    made = rules.Entrance(HttpSettings.model_validate({"trusted_proxies": ["10.0.0.0/8"]}))
+    scope = {"client": ("::ffff:10.0.0.5", 1), "headers": [(b"x-forwarded-for", b"192.0.2.1")]}
+    assert made.address(scope) == "192.0.2.1"
+    assert rules.origin_of("2001:db8::1") == rules.origin_of("2001:db8::2") != rules.origin_of("2001:db9::1")

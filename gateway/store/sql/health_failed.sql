@@ -19,6 +19,6 @@ on conflict (connection_id, operation) do update
             else (h.request_ids || excluded.request_ids)[greatest(1, cardinality(h.request_ids || excluded.request_ids) - $10 + 1):] end,
         last_error = excluded.last_error,
         suspect_since = case when $12 then coalesce(h.suspect_since, excluded.suspect_since) end,
-        denied_since = coalesce(h.denied_since, excluded.denied_since)
+        denied_since = case when $13 then coalesce(h.denied_since, excluded.denied_since) end
 returning coalesce(extract(epoch from now() - failing_since), 0)::float8 as failing, coalesce(extract(epoch from now() - suspect_since), 0)::float8 as suspect,
           coalesce(extract(epoch from now() - denied_since), 0)::float8 as denied
