@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, KeyPath, Place, did_you_mean
 from gateway.configuration.shape import faults_of
-from gateway.model.meter import MeterMapping, MeterRule, materialise
+from gateway.model.meter import MeterMapping, MeterRule, MetersRefused, materialise
 from gateway.model.topics import IDENTIFIER
 from gateway.settings import MeterSettings
 
@@ -59,6 +59,8 @@ def conflicts(rules: Sequence[PlacedRule], *, resolution: timedelta) -> list[Fau
     _, found = materialise([placed.rule for placed in rules], examples, resolution=resolution)
     faults: dict[int, Fault] = {}
     for conflict in found:
+        if isinstance(conflict, MetersRefused):
+            continue  # how many devices there are is not known here
         kept, refused = _origin(rules, conflict.kept), _origin(rules, conflict.refused)
         if kept is refused:
             continue  # a pattern without {device}: its own fault says so

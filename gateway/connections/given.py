@@ -1,7 +1,10 @@
-"""What the settings and credentials of a connection name: files of this machine, and the host that calls go to."""
+"""What the settings of a connection name, and what may not be given: files of this machine, and a new host without
+its credential.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
@@ -9,7 +12,38 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from gateway.connections.links import System
+from gateway.model.address import targets
+from gateway.model.errors import RequestRefused
 from gateway.settings import ConnectionSettings
+from gateway.store.connections import Held
+
+
+def refuse_files(
+    system: System | None, settings: Mapping[str, object], *, held: Mapping[str, object]
+) -> None:
+    """Files of this machine are named by the operator's own file only; what is held already may stay. Raises
+    RequestRefused.
+    """
+    for name in () if system is None else file_settings(system.settings_model):
+        if settings.get(name) not in (None, held.get(name)):
+            advice = f"; give its text as {name.removesuffix('_file')}_pem" if name == "ca_file" else ""
+            raise RequestRefused(
+                "request.invalid",
+                f"settings.{name}: a file of the gateway's machine is named by the gateway's own configuration only{advice}",
+            )
+
+
+def refuse_moved(held: Held, wanted: ConnectionSettings) -> None:
+    """A customer's change of where calls go needs the credential again: what somebody else gave is not sent to a
+    host that they never meant. Raises RequestRefused.
+    """
+    before, after = ({(t.host, t.port) for t in targets(s)} for s in (held.settings, wanted.settings))
+    if after - before and held.credential_type != "none":
+        raise RequestRefused(
+            "request.invalid",
+            "settings: calls would go to another host than before: give the credentials with the change",
+            connection=held.connection,
+        )
 
 
 def file_settings(model: type[BaseModel]) -> list[str]:

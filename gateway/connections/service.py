@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
 import orjson
@@ -16,7 +16,7 @@ import structlog
 from gateway.configuration import DeclaredConnection, Faults, check
 from gateway.configuration.schema import written
 from gateway.connections.expiry import ends_at
-from gateway.connections.given import file_settings, host_of
+from gateway.connections.given import host_of, refuse_files, refuse_moved
 from gateway.connections.links import Links, System, credential_binding
 from gateway.connections.screening import Screening
 from gateway.connections.tokens import Tokens
@@ -54,6 +54,21 @@ from gateway.sync.link import READINGS
 
 log = structlog.get_logger(__name__)
 
+CHANGES_BESIDE = 5
+"""Times that a change is made anew because another came between its reading and its writing."""
+
+
+class ChangedMeanwhile(RequestRefused):
+    """The connection was changed between the reading and the writing of a change: read it again."""
+
+    def __init__(self, connection: str) -> None:
+        super().__init__(
+            "request.conflict",
+            "the connection was changed meanwhile; repeat the change",
+            connection=connection,
+        )
+
+
 FILE = "file"
 """The caller that declares: what it gave last is remembered, so that an unchanged file gives nothing again.
 """
@@ -88,7 +103,7 @@ class Connections:
         """The connection exists, its credits are held, and its credential waits to be verified; or nothing
         has changed.
         """
-        self._refuse_files(wanted.system, wanted.settings, held={})
+        refuse_files(self._systems.get(wanted.system), wanted.settings, held={})
         declared = self._checked(wanted)
         await self._screen(wanted.customer, caller, settings=wanted.settings, given=wanted.credentials)
         await self.create_declared(declared, caller, managed_by="api")
@@ -135,11 +150,22 @@ class Connections:
 
     async def change(self, connection_id: str, patch: ConnectionPatch, caller: Caller) -> None:
         """Replaces what the patch names. New settings or credentials are verified before the next call; new
-        meters and rhythm are not.
+        meters and rhythm are not. Two who change different parts at once both have what they wanted.
         """
+        for _ in range(CHANGES_BESIDE):
+            with suppress(ChangedMeanwhile):
+                await self._change(connection_id, patch, caller)
+                return
+        raise RequestRefused(
+            "request.conflict",
+            "somebody else changes the connection at the same time; read it again and repeat the change",
+            connection=connection_id,
+        )
+
+    async def _change(self, connection_id: str, patch: ConnectionPatch, caller: Caller) -> None:
         held = await self._held(connection_id)
         if patch.settings is not None:
-            self._refuse_files(held.system, patch.settings, held=held.settings)
+            refuse_files(self._systems.get(held.system), patch.settings, held=held.settings)
         given = patch.model_dump(exclude_none=True, exclude={"credentials", "sync", "meters"})
         update = {
             "hosting": given.get("hosting", held.hosting),
@@ -158,6 +184,8 @@ class Connections:
         anew = patch.settings is not None and (
             caller.origin is Origin.TRUSTED or patch.settings != dict(held.settings)
         )
+        if patch.credentials is None and caller.origin is not Origin.TRUSTED:
+            refuse_moved(held, base)
         await self._screen(
             held.customer, caller, settings=base.settings if anew else {}, given=base.credentials
         )
@@ -186,6 +214,10 @@ class Connections:
             locked = await connections.lock(connection, held.connection)
             if locked is None or locked.state in _ENDED:
                 raise _refusal(held.connection, State.DISCONNECTED)
+            if (
+                locked.configuration != held.configuration
+            ):  # what is written whole was made of what is no longer so
+                raise ChangedMeanwhile(held.connection)
             if verify and locked.state is State.PAUSED:
                 raise _refusal(held.connection, locked.state)
             await connections.configure(connection, held.connection, wanted)
@@ -368,21 +400,6 @@ class Connections:
         """Raises RequestRefused for what leads where this caller's addresses may not."""
         await self._screening.check(customer, caller.origin, settings, what="settings")
         await self._screening.check(customer, caller.origin, given.resolved(), what="credentials")
-
-    def _refuse_files(
-        self, system: str, settings: Mapping[str, object], *, held: Mapping[str, object]
-    ) -> None:
-        """Files of this machine are named by the operator's own file only; what is held already may stay.
-        Raises RequestRefused.
-        """
-        known = self._systems.get(system)
-        for name in () if known is None else file_settings(known.settings_model):
-            if settings.get(name) not in (None, held.get(name)):
-                advice = f"; give its text as {name.removesuffix('_file')}_pem" if name == "ca_file" else ""
-                raise RequestRefused(
-                    "request.invalid",
-                    f"settings.{name}: a file of the gateway's machine is named by the gateway's own configuration only{advice}",
-                )
 
     async def _held(self, connection_id: str) -> Held:
         held = (await connections.read(self._database, [connection_id])).get(connection_id)

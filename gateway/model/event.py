@@ -41,6 +41,7 @@ class EventType(enum.StrEnum):
     INCIDENT_CLOSED = "incident.closed"
     WEBHOOK_DISABLED = "webhook.disabled"
     DEVICES_REFUSED = "devices.refused"
+    METERS_REFUSED = "meters.refused"
     DEAD_LETTERS_DROPPED = "dead_letters.dropped"
 
 

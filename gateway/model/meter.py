@@ -12,6 +12,11 @@ from typing import Any, Literal, get_args
 
 Reduce = Literal["last", "mean", "min", "max", "sum", "count", "delta", "each"]
 REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
+MAX_METERS = 200_000
+"""Of one connection. Rules times devices may be any number; what they make is work for everybody's gateway."""
+
+MAX_COMPARISONS = 2_000_000
+"""Of devices with patterns, in one go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,17 +79,42 @@ class MeterConflict:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetersRefused:
+    """A connection's rules and devices make more meters than it may have; the first ones stay."""
+
+    limit: int
+
+    def __str__(self) -> str:
+        return (
+            f"rules and devices make more than {self.limit} meters, and the further ones are ignored: "
+            "use fewer rules, or narrower patterns of devices"
+        )
+
+
 def materialise(
-    rules: Iterable[MeterRule], devices: Iterable[str], *, resolution: timedelta
-) -> tuple[dict[str, MeterMapping], list[MeterConflict]]:
-    """Mappings by meter, and the conflicts. A rule without a glob needs no known device. Earlier rules win."""
+    rules: Iterable[MeterRule],
+    devices: Iterable[str],
+    *,
+    resolution: timedelta,
+    limit: int = MAX_METERS,
+) -> tuple[dict[str, MeterMapping], list[MeterConflict | MetersRefused]]:
+    """Mappings by meter, at most `limit`, and what was refused. A rule without a glob needs no known device. Earlier
+    rules win. Takes a few seconds at the limit: call it in a thread where it may be large.
+    """
     known = sorted(devices)
+    comparisons = 0
     mappings: dict[str, MeterMapping] = {}
-    conflicts: list[MeterConflict] = []
+    conflicts: list[MeterConflict | MetersRefused] = []
     fed: set[tuple[str, str, str]] = set()
     for rule in rules:
+        is_every = rule.device == "*"
         for device in known if rule.is_glob else (rule.device,):
-            if not rule.matches(device):
+            comparisons += not is_every
+            if len(mappings) >= limit or comparisons > MAX_COMPARISONS:
+                conflicts.append(MetersRefused(limit=limit))
+                return mappings, conflicts
+            if not (is_every or rule.matches(device)):
                 continue
             mapping = apply_rule(rule, device, resolution=resolution)
             feed = (mapping.meter, device, rule.metric)

@@ -7,6 +7,7 @@ Which transition may happen is `gateway.model.connection`'s to say; what goes wi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,9 +18,10 @@ from gateway.bulkhead import readable
 from gateway.model.access import Origin
 from gateway.model.connection import State, Trigger
 from gateway.model.connector import Capabilities, Health, Hosting
-from gateway.model.meter import MeterConflict, MeterRule, materialise
+from gateway.model.event import EventType, NewEvent
+from gateway.model.meter import MAX_METERS, MeterConflict, MeterMapping, MeterRule, MetersRefused, materialise
 from gateway.model.operation import Operation
-from gateway.store import mappings
+from gateway.store import mappings, outbox
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
@@ -401,7 +403,9 @@ async def try_push(database: Database, connection_id: str, *, next_trial_seconds
     return granted
 
 
-async def begin(connection: Connection, connection_id: str, outbound: Outbound) -> list[MeterConflict]:
+async def begin(
+    connection: Connection, connection_id: str, outbound: Outbound
+) -> list[MeterConflict | MetersRefused]:
     """Brings the stored mappings in line with the rules and begins the streams; new or changed meters restart
     the initial sync.
 
@@ -413,7 +417,8 @@ async def begin(connection: Connection, connection_id: str, outbound: Outbound) 
         return []
     horizon: int = await connection.fetchval(sql("device_horizon"))
     known = await mappings.devices(connection, outbound.customer)
-    wanted, conflicts = materialise(outbound.rules, known, resolution=outbound.capabilities.resolution)
+    wanted, conflicts = await _materialised(outbound.rules, known, outbound.capabilities.resolution)
+    await _tell_refused(connection, connection_id, outbound.customer, conflicts)
     held = await mappings.held(connection, connection_id)
     changed = [mapping for meter, mapping in wanted.items() if held.get(meter) != mapping]
     regridded = {
@@ -432,6 +437,30 @@ async def begin(connection: Connection, connection_id: str, outbound: Outbound) 
     return conflicts
 
 
+async def _materialised(
+    rules: Sequence[MeterRule], devices: Sequence[str], resolution: timedelta
+) -> tuple[dict[str, MeterMapping], list[MeterConflict | MetersRefused]]:
+    # One customer's rules times its devices must not hold the loop that everybody's telemetry goes through.
+    return await asyncio.to_thread(materialise, rules, devices, resolution=resolution)
+
+
+async def _tell_refused(
+    connection: Connection,
+    connection_id: str,
+    customer: str,
+    refused: Sequence[MeterConflict | MetersRefused],
+) -> None:
+    for found in refused:
+        if isinstance(found, MetersRefused):
+            event = NewEvent(
+                type=EventType.METERS_REFUSED,
+                customer=customer,
+                connection=connection_id,
+                data={"limit": found.limit},
+            )
+            await outbox.append_once(connection, event, within=timedelta(days=1))
+
+
 async def wake(connection: Connection, connection_id: str) -> None:
     """Its streams run again at once, with no failures counted."""
     await connection.execute(sql("stream_wake"), connection_id)
@@ -443,13 +472,18 @@ async def add_devices(
     devices: Sequence[str],
     rules: Sequence[MeterRule],
     resolution: timedelta,
-) -> list[MeterConflict]:
+    *,
+    customer: str,
+) -> list[MeterConflict | MetersRefused]:
     """Within a scan's transaction: the mappings of devices that are new since the last one."""
-    held = await mappings.held(connection, connection_id)
-    wanted, conflicts = materialise([rule for rule in rules if rule.is_glob], devices, resolution=resolution)
-    await mappings.put(
-        connection, connection_id, [mapping for meter, mapping in wanted.items() if meter not in held]
-    )
+    room = MAX_METERS - await mappings.count(connection, connection_id)
+    wanted, conflicts = await _materialised([rule for rule in rules if rule.is_glob], devices, resolution)
+    held = await mappings.held_of(connection, connection_id, wanted)
+    fresh = [mapping for meter, mapping in wanted.items() if meter not in held]
+    if len(fresh) > room:
+        conflicts.append(MetersRefused(limit=MAX_METERS))
+    await _tell_refused(connection, connection_id, customer, conflicts)
+    await mappings.put(connection, connection_id, fresh[: max(0, room)])
     taken = [
         MeterConflict(meter=m, kept=held[m], refused=wanted[m])
         for m in wanted

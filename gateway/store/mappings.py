@@ -2,43 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+
+import asyncpg
 
 from gateway.model.meter import MeterMapping
 from gateway.store.pool import Connection
 from gateway.store.queries import sql
 
+SLICE = 5_000
+
 
 async def held(connection: Connection, connection_id: str) -> dict[str, MeterMapping]:
     """What is stored, by meter."""
     rows = await connection.fetch(sql("mapping_list"), connection_id)
-    return {
-        row["meter"]: MeterMapping(
-            meter=row["meter"],
-            device=row["device_id"],
-            metric=row["metric"],
-            reduce=row["reduce"],
-            window=row["span"],
-            deadband=row["deadband"],
-            unit=row["unit"],
-        )
-        for row in rows
-    }
+    return {row["meter"]: _mapping(row) for row in rows}
 
 
-async def put(connection: Connection, connection_id: str, mappings: Collection[MeterMapping]) -> None:
+def _mapping(row: asyncpg.Record) -> MeterMapping:
+    return MeterMapping(
+        meter=row["meter"],
+        device=row["device_id"],
+        metric=row["metric"],
+        reduce=row["reduce"],
+        window=row["span"],
+        deadband=row["deadband"],
+        unit=row["unit"],
+    )
+
+
+async def held_of(
+    connection: Connection, connection_id: str, meters: Collection[str]
+) -> dict[str, MeterMapping]:
+    """What is stored of these meters."""
+    rows = await connection.fetch(sql("mapping_some"), connection_id, list(meters))
+    return {row["meter"]: _mapping(row) for row in rows}
+
+
+async def count(connection: Connection, connection_id: str) -> int:
+    """Meters that the connection feeds."""
+    found: int = await connection.fetchval(
+        "select count(*) from meter_mapping where connection_id = $1", connection_id
+    )
+    return found
+
+
+async def put(connection: Connection, connection_id: str, mappings: Sequence[MeterMapping]) -> None:
     """Adds these, replacing what is held for the same meters."""
-    if mappings:
+    # In slices: making the arguments of one statement holds the loop that everybody's telemetry goes through.
+    for start in range(0, len(mappings), SLICE):
+        part = mappings[start : start + SLICE]
         await connection.execute(
             sql("mapping_add"),
             connection_id,
-            [m.meter for m in mappings],
-            [m.device for m in mappings],
-            [m.metric for m in mappings],
-            [m.reduce for m in mappings],
-            [m.window for m in mappings],
-            [m.deadband for m in mappings],
-            [m.unit for m in mappings],
+            [m.meter for m in part],
+            [m.device for m in part],
+            [m.metric for m in part],
+            [m.reduce for m in part],
+            [m.window for m in part],
+            [m.deadband for m in part],
+            [m.unit for m in part],
         )
 
 

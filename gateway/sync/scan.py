@@ -34,7 +34,7 @@ async def scan_slice(database: Database, claim: Claim, link: Link, tally: Tally)
             if fresh:
                 resolution = link.connector.capabilities.resolution
                 for conflict in await connections.add_devices(
-                    connection, claim.connection, fresh, link.rules, resolution
+                    connection, claim.connection, fresh, link.rules, resolution, customer=claim.customer
                 ):
                     log.warning("sync.meter_refused", connection=claim.connection, problem=str(conflict))
         with_delta = any(rule.reduce == "delta" for rule in link.rules)

@@ -25,7 +25,7 @@ from gateway.model.errors import (
     Unavailable,
 )
 from gateway.model.operation import Operation
-from gateway.settings import ConnectionPatch, CreditsSettings
+from gateway.settings import ConnectionPatch, ConnectionSyncSettings, CreditsSettings, MeterSettings
 from gateway.store import connections
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
@@ -614,3 +614,17 @@ async def test_samples_that_came_meanwhile_are_delivered_after_reauthorization(d
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
     assert [reading.value for reading in world.connector.taken] == [21.5]
+
+
+async def test_changes_of_different_parts_at_once_are_both_there(database: Database) -> None:
+    world = await World(database).active()
+    for number in range(10):
+        meters = (MeterSettings(device="*", metric="t", meter=f"{{device}}-{number}"),)
+        rhythm = ConnectionSyncSettings.model_validate({"interval": f"{number + 1}s"})
+        await asyncio.gather(
+            world.service.change("acme-1", ConnectionPatch(meters=meters), CALLER),
+            world.service.change("acme-1", ConnectionPatch(sync=rhythm), CALLER),
+        )
+        (row,) = await world.rows("select meters, sync from connection")
+        assert row["meters"][0]["meter"] == f"{{device}}-{number}"
+        assert ConnectionSyncSettings.model_validate(row["sync"]).interval == rhythm.interval

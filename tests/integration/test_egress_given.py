@@ -276,3 +276,24 @@ insert into connection_audit (connection_id, to_state, trigger, actor) values
 ('c-link', 'verifying', 'credentials_given', 'token:ours'), ('c-link', 'verifying', 'credentials_given', 'link'),
 ('d-login', 'verifying', 'credentials_given', 'link')
 """
+
+
+async def test_a_customer_who_moves_the_address_gives_the_credential_again(world: World) -> None:
+    """What the operator stored is not sent to a host that the operator never meant."""
+    async with served(world, Role.ADMIN) as client:
+        given = document(settings={"base_url": "https://api.example"})
+        assert (await client.post("/v1/connections", json=given)).status_code == 201
+    await world.execute("update api_token set name = token_id")
+    moved = {"base_url": "https://elsewhere.example"}
+    async with served(world, Role.ADMIN, customer="acme") as client:
+        answer = await client.patch("/v1/connections/acme-1", json={"settings": moved})
+        assert answer.status_code == 422 and "another host" in answer.text
+        same = {"base_url": "https://api.example/v2"}
+        assert (await client.patch("/v1/connections/acme-1", json={"settings": same})).status_code == 200
+        key = {"type": "api_key", "api_key": "n" * 32}
+        answer = await client.patch("/v1/connections/acme-1", json={"settings": moved, "credentials": key})
+        assert answer.status_code == 200
+    await world.execute("update api_token set name = token_id")
+    async with served(world, Role.ADMIN) as client:
+        answer = await client.patch("/v1/connections/acme-1", json={"settings": given["settings"]})
+        assert answer.status_code == 200

@@ -338,7 +338,7 @@ async def test_the_head_of_a_pipelined_request_is_bounded_too(monkeypatch: pytes
 
     class Slow(Well):
         async def checks(self) -> dict[str, bool]:
-            await asyncio.sleep(20)
+            await asyncio.Event().wait()
             return {}
 
     sent = 0

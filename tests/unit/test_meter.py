@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.model.meter import MeterRule, apply_rule, materialise
+from gateway.model import meter
+from gateway.model.meter import MeterRule, MetersRefused, apply_rule, materialise
 
 TICK = timedelta(microseconds=1)
 MINUTE = timedelta(minutes=1)
@@ -82,3 +83,21 @@ def test_a_window_is_never_finer_than_the_system(
     reduce: str, every: timedelta, resolution: timedelta, window: timedelta
 ) -> None:
     assert apply_rule(rule(reduce=reduce, every=every), "d", resolution=resolution).window == window
+
+
+def test_rules_times_devices_are_bounded() -> None:
+    rules = [rule("*", meter=f"{{device}}-{number}") for number in range(100)]
+    devices = [f"d{number}" for number in range(100)]
+    mappings, refused = materialise(rules, devices, resolution=TICK, limit=250)
+    assert len(mappings) == 250 and [str(found)[:40] for found in refused] == [
+        "rules and devices make more than 250 met"
+    ]
+    mappings, refused = materialise(rules, devices, resolution=TICK, limit=10_000)
+    assert len(mappings) == 10_000 and refused == []
+
+
+def test_patterns_are_compared_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "MAX_COMPARISONS", 1_000)
+    rules = [rule(f"nothing-{number}-*") for number in range(100)]
+    mappings, refused = materialise(rules, [f"d{number}" for number in range(100)], resolution=TICK)
+    assert not mappings and isinstance(refused[0], MetersRefused)
