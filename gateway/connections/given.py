@@ -18,6 +18,17 @@ from gateway.settings import ConnectionSettings
 from gateway.store.connections import Held
 
 
+class ChangedMeanwhile(RequestRefused):
+    """The connection was changed between the reading and the writing of a change: read it again."""
+
+    def __init__(self, connection: str) -> None:
+        super().__init__(
+            "request.conflict",
+            "the connection was changed meanwhile; repeat the change",
+            connection=connection,
+        )
+
+
 def refuse_files(
     system: System | None, settings: Mapping[str, object], *, held: Mapping[str, object]
 ) -> None:

@@ -16,7 +16,7 @@ import structlog
 from gateway.configuration import DeclaredConnection, Faults, check
 from gateway.configuration.schema import written
 from gateway.connections.expiry import ends_at
-from gateway.connections.given import host_of, refuse_files, refuse_moved
+from gateway.connections.given import ChangedMeanwhile, host_of, refuse_files, refuse_moved
 from gateway.connections.links import Links, System, credential_binding
 from gateway.connections.screening import Screening
 from gateway.connections.tokens import Tokens
@@ -56,17 +56,6 @@ log = structlog.get_logger(__name__)
 
 CHANGES_BESIDE = 5
 """Times that a change is made anew because another came between its reading and its writing."""
-
-
-class ChangedMeanwhile(RequestRefused):
-    """The connection was changed between the reading and the writing of a change: read it again."""
-
-    def __init__(self, connection: str) -> None:
-        super().__init__(
-            "request.conflict",
-            "the connection was changed meanwhile; repeat the change",
-            connection=connection,
-        )
 
 
 FILE = "file"
