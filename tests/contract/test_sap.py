@@ -380,7 +380,7 @@ class Gate:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def attempt(self) -> Gate:
+    def attempt(self, operation: str) -> Gate:
         return self
 
     async def __aenter__(self) -> Gate:
