@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from connectors.kit.tls import authority, tls_context
+from connectors.postgres.bounded import bounding
 from connectors.postgres.pinned import NamedContext, check_not_ours, hosts_within
 from gateway.model.address import Reach
 from gateway.model.dsn import Dsn
@@ -65,12 +66,14 @@ async def open_session(
         **arguments,
     }
     try:
-        session: Session = await asyncpg.connect(ssl=tls or False, **said)
+        with bounding():
+            session: Session = await asyncpg.connect(ssl=tls or False, **said)
     except (OSError, asyncpg.InvalidAuthorizationSpecificationError) as error:
         # a password that was refused is not sent again, and in clear at that
         if address.sslmode != "prefer" or not reach.everywhere or not _speaks_of_tls(error):
             raise
-        session = await asyncpg.connect(ssl=False, **said)
+        with bounding():
+            session = await asyncpg.connect(ssl=False, **said)
     await check_not_ours(session, reach)
     return session
 

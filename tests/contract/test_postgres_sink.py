@@ -7,11 +7,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 
 import asyncpg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from connectors.postgres.bounded import MAX_MESSAGE_BYTES, Frames
 from connectors.postgres.connector import PostgresConnector
 from gateway.model.connector import ConnectorSettings
 from gateway.model.errors import BadConfiguration, Unavailable
@@ -206,3 +210,39 @@ async def test_what_was_written_is_accepted_although_its_session_breaks_afterwar
         outcomes = await connector.push(BATCH)
     assert outcomes == [Accepted()] * len(BATCH.readings)
     assert await owner.fetchval(f"select count(*) from {table}") == len(BATCH.readings)
+
+
+@pytest.mark.parametrize(
+    "head", [b"R" + (0x7FFFFFF0).to_bytes(4, "big"), b"D" + (4 << 20).to_bytes(4, "big")]
+)
+async def test_a_server_that_never_ends_takes_no_memory(head: bytes) -> None:
+    """One message of two gigabytes, or ever more messages."""
+    sent = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        length = int.from_bytes(await reader.readexactly(4), "big")
+        await reader.readexactly(length - 4)
+        with suppress(ConnectionError):
+            while sent < 512 << 20:
+                writer.write(head + bytes((4 << 20) - 4))
+                await writer.drain()
+                sent += 4 << 20
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        connector = sink(f"postgresql://u:p@127.0.0.1:{port}/d?sslmode=disable")
+        with pytest.raises(Unavailable):
+            await connector.probe()
+        await connector.close()
+    assert sent < 128 << 20
+
+
+@given(st.lists(st.binary(max_size=50), max_size=20), st.integers(1, 17))
+def test_messages_are_followed_however_the_network_cuts_them(bodies: list[bytes], step: int) -> None:
+    stream = b"".join(b"D" + (len(body) + 4).to_bytes(4, "big") + body for body in bodies)
+    frames = Frames()
+    assert all(frames.are_within(stream[at : at + step]) for at in range(0, len(stream), step))
+    assert not frames.are_within(b"D" + (MAX_MESSAGE_BYTES + 1).to_bytes(4, "big"))
