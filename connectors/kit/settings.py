@@ -29,6 +29,7 @@ class Block(BaseModel):
 
 
 BlockT = TypeVar("BlockT", bound=Block)
+MAX_NAME, MAX_WORDS, MAX_FAULTS = 80, 500, 20
 
 
 def parse(model: type[BlockT], values: Mapping[str, object], *, what: str) -> BlockT:
@@ -39,8 +40,10 @@ def parse(model: type[BlockT], values: Mapping[str, object], *, what: str) -> Bl
         return model.model_validate(dict(values))
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False)
+        # a name that is no key of ours may have any length, and there may be any number of them
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or what}: {fault['msg']}" for fault in found
+            f"{'.'.join(str(part)[:MAX_NAME] for part in fault['loc']) or what}: {fault['msg'][:MAX_WORDS]}"
+            for fault in found[:MAX_FAULTS]
         )
         raise BadConfiguration(f"{what} cannot be used: {faults}") from None
 

@@ -21,7 +21,7 @@ from connectors.kit.json_text import parse_json
 from connectors.kit.manifest import parse_manifest
 from connectors.kit.paging import Page, walk
 from connectors.kit.rate_limit import RateLimiter, limiter_for
-from connectors.kit.settings import safe_url
+from connectors.kit.settings import Block, parse, safe_url
 from gateway.model.errors import (
     AuthRefused,
     BadConfiguration,
@@ -377,3 +377,12 @@ def test_a_faulty_manifest_ends_the_start_and_is_named(old: str, new: str) -> No
     with pytest.raises(ConfigError, match=r"^here\.toml"):
         parse_manifest(GOOD.replace(old, new), source="here.toml")
     assert parse_manifest(GOOD, source="here.toml").capabilities.delivery == "exactly_once"
+
+
+def test_a_fault_of_settings_is_a_text_of_bounded_length() -> None:
+    class Few(Block):
+        name: str = ""
+
+    with pytest.raises(BadConfiguration) as caught:
+        parse(Few, {"x" * 70_000: 1, **{f"y{number}": 1 for number in range(10_000)}}, what="settings")
+    assert len(str(caught.value)) < 20_000 and "settings cannot be used: x" in str(caught.value)
