@@ -24,6 +24,7 @@ from gateway.model.connector import (
     ReadBack,
 )
 from gateway.model.errors import ConfigError
+from gateway.model.inbound import Deletions, InboundStream, RecordCursor
 
 
 class _Capabilities(Block):
@@ -63,6 +64,38 @@ class _Capabilities(Block):
         )
 
 
+class _Stream(Block):
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    title: str = Field(min_length=1)
+    cursor: RecordCursor
+    lookback_seconds: float = Field(0.0, ge=0)
+    settle_seconds: float = Field(0.0, ge=0)
+    page: int = Field(100, ge=1)
+    deletions: Deletions = "none"
+    default: bool = False
+    lists_open: bool = False
+    example: dict[str, object]
+
+    def build(self) -> InboundStream:
+        return InboundStream(
+            name=self.name,
+            title=self.title,
+            cursor=self.cursor,
+            lookback=timedelta(seconds=self.lookback_seconds),
+            settle=timedelta(seconds=self.settle_seconds),
+            page=self.page,
+            deletions=self.deletions,
+            default=self.default,
+            lists_open=self.lists_open,
+            example=self.example,
+        )
+
+
+class _Raised(Block):
+    kind: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    stream: str | None = None
+
+
 class _Manifest(Block):
     system: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     title: str = Field(min_length=1)
@@ -70,6 +103,8 @@ class _Manifest(Block):
     hosting: tuple[Hosting, ...] = Field(min_length=1)
     reauthorization: str = Field(min_length=1)
     capabilities: _Capabilities
+    streams: tuple[_Stream, ...] = ()
+    raises: tuple[_Raised, ...] = ()
 
 
 def load_manifest(package: str) -> Manifest:
@@ -91,5 +126,7 @@ def parse_manifest(text: str, *, source: str) -> Manifest:
         tier=read.tier,
         hosting=read.hosting,
         capabilities=read.capabilities.build(),
+        streams=tuple(stream.build() for stream in read.streams),
+        raises={raised.kind: raised.stream for raised in read.raises},
         reauthorization=read.reauthorization.strip(),
     )

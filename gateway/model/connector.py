@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from gateway.model.address import ANYWHERE, Reach
 from gateway.model.credential import LogonGate, TokenSource
+from gateway.model.inbound import InboundStream
 from gateway.model.outcome import Outcome
 from gateway.model.reading import Batch, Reading
 from gateway.model.sample import Value
@@ -79,13 +80,19 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """`manifest.toml` of a connector: what the catalogue, the status document and the docs say of the system."""
+    """`manifest.toml` of a connector: what the catalogue, the status document and the docs say of the system.
+
+    streams: the records that can be read back; settings may narrow them, or name others where the system is
+    generic. raises: what an alert can become, each with the stream in which its life is seen, or None.
+    """
 
     system: str
     title: str
     tier: Literal[1, 2, 3]
     hosting: tuple[Hosting, ...]
     capabilities: Capabilities
+    streams: tuple[InboundStream, ...] = ()
+    raises: Mapping[str, str | None] = field(default_factory=dict)
     reauthorization: str
     """Instructions for the customer's administrator, written for this system."""
 

@@ -145,6 +145,10 @@ class OutcomeUnknown(Unavailable):
     """
 
 
+class CursorExpired(Unavailable):
+    """The system does not know the cursor of a page any more: the interval is read again from its beginning."""
+
+
 class RateLimited(ConnectorError):
     """429, or 503 with Retry-After: wait at least `retry_after` seconds. Not an attempt, not a failure."""
 

@@ -55,7 +55,7 @@ class Event:
     ever for the same event.
 
     `title` and `text` may be of any length and any characters: the connector cuts them to what the system
-    holds.
+    holds. `kind`: which of the manifest's `raises` it becomes; the first one where it is empty.
     """
 
     reference: str
@@ -64,6 +64,7 @@ class Event:
     meter: str
     at: datetime
     severity: Severity = "medium"
+    kind: str = ""
 
 
 @runtime_checkable
