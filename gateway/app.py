@@ -40,6 +40,7 @@ from gateway.store import connections as connection_store
 from gateway.store import retention
 from gateway.store.migrate import migrate, rebase_revisions
 from gateway.store.pool import Database
+from gateway.store.presence import Presence
 
 log = structlog.get_logger(__name__)
 
@@ -112,19 +113,33 @@ class _Daemon:
         """Until asked to stop. Stop order: ingest, sync, status, so that what is taken in is told before we
         leave.
         """
+        presence = Presence(self.database, self.owner, lease_seconds=self.settings.sync.lease.total_seconds())
+        # before anything is leased, and until nothing is any more
+        async with presence.shown():
+            await self._serve(presence, declared, http, readiness, stopping, ready)
+
+    async def _serve(
+        self,
+        presence: Presence,
+        declared: Sequence[DeclaredConnection],
+        http: HttpProcess,
+        readiness: Readiness,
+        stopping: asyncio.Event,
+        ready: Callable[[], None] | None,
+    ) -> None:
         settings, database = self.settings, self.database
         await _first(lambda: connection_store.register_customers(database, settings.customers))
         ingest = Ingest(settings, database, replica=self.owner)
-        publisher = StatusPublisher(settings, database, self.replica)
+        publisher = StatusPublisher(settings, database, self.replica, owner=self.owner)
         async with Engine.open(settings, database, owner=self.owner) as engine:
             await _first(engine.prepare)
-            await _first(lambda: apply(database, engine.service, declared))
+            await _first(lambda: apply(database, engine.service, declared, owner=self.owner))
             await _first(engine.lifecycle.refresh)
             http.serve()
             async with asyncio.TaskGroup() as group:
                 loops = [
                     group.create_task(loop, name=name)
-                    for name, loop in self._loops(engine, ingest, publisher).items()
+                    for name, loop in self._loops(presence, engine, ingest, publisher).items()
                 ]
                 readiness.serve(database, lambda: ingest.connected)
                 log.info(
@@ -146,20 +161,23 @@ class _Daemon:
                     loop.cancel()
 
     def _loops(
-        self, engine: Engine, ingest: Ingest, publisher: StatusPublisher
+        self, presence: Presence, engine: Engine, ingest: Ingest, publisher: StatusPublisher
     ) -> dict[str, Coroutine[None, None, None]]:
         settings, database = self.settings, self.database
         commands = Commands(
             settings,
             database,
-            replica=self.replica,
+            replica=self.owner,
             synchronise=_synchronise(engine),
             explain=_explainer(settings, engine),
         )
+        relay = Relay(settings, database, owner=self.owner)
+        for waiting in (ingest, engine.scheduler, publisher, relay, commands):
+            presence.on_change(waiting.wake)
         loops = {
             "ingest": ingest.run(),
             "publisher": publisher.run(),
-            "relay": Relay(settings, database, owner=self.owner).run(),
+            "relay": relay.run(),
             "webhooks": Webhooks(
                 settings,
                 database,
@@ -172,7 +190,11 @@ class _Daemon:
             "dead letters": _trim(settings, database),
             **engine.loops(),
         }
-        return loops if self.reload is None else {**loops, "reload": _reload(database, self.reload, engine)}
+        return (
+            loops
+            if self.reload is None
+            else {**loops, "reload": _reload(database, self.reload, engine, self.owner)}
+        )
 
 
 def _synchronise(engine: Engine) -> Synchronise:
@@ -296,7 +318,7 @@ async def _trim(settings: Settings, database: Database) -> None:
 
 
 async def _reload(
-    database: Database, reload: Callable[[], Sequence[DeclaredConnection]], engine: Engine
+    database: Database, reload: Callable[[], Sequence[DeclaredConnection]], engine: Engine, owner: str
 ) -> None:
     """At each SIGHUP the declared connections are read again; the MQTT session is not touched."""
     asked = asyncio.Event()
@@ -307,7 +329,7 @@ async def _reload(
         with contained("declaration", "reload") as made:
             try:
                 declared = reload()
-                await apply(database, engine.service, declared)
+                await apply(database, engine.service, declared, owner=owner)
                 await engine.lifecycle.refresh()
             except StoreUnavailable as error:  # what was asked for is done when the database is back
                 log.warning("gateway.database_awaited", detail=str(error))

@@ -88,9 +88,11 @@ class Commands:
         synchronise: Synchronise,
         explain: Explain,
     ) -> None:
+        """`replica` names it in the lease, followed by `/` and more."""
         self._settings = settings
         self._database = database
         self._owner = f"{replica}/{secrets.token_hex(4)}"
+        self._look = asyncio.Event()
         self._synchronise = synchronise
         self._explain = explain
         self._root = settings.broker.topic_root
@@ -102,7 +104,11 @@ class Commands:
         """Until cancelled. Neither a broker nor a database that is away ends it. Raises ConfigError for TLS
         files that cannot be used.
         """
-        await lead(self._database, LEASE, self._owner, self._session)
+        await lead(self._database, LEASE, self._owner, self._session, look=self._look)
+
+    def wake(self) -> None:
+        """The lease may be free: asks for it at once."""
+        self._look.set()
 
     async def _session(self) -> None:
         await Session("commands", self._settings.broker, serve=self._serve).run()

@@ -12,7 +12,7 @@ from gateway.ingest.partition import Partition
 from gateway.model.errors import LeaseLost, StoreError
 from gateway.model.topics import compile_source, filters
 from gateway.settings import Settings
-from gateway.store import leases, telemetry
+from gateway.store import leases, presence, telemetry
 from gateway.store.leases import Term
 from gateway.store.pool import Database
 
@@ -34,6 +34,11 @@ class Ingest:
         self._ours: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
         self._elsewhere: set[int] = set()
         self._stopping = asyncio.Event()
+        self._look = asyncio.Event()
+
+    def wake(self) -> None:
+        """A lease may be free: looks at once."""
+        self._look.set()
 
     @property
     def connected(self) -> bool:
@@ -47,19 +52,21 @@ class Ingest:
         """
         async with asyncio.TaskGroup() as group:
             while not self._stopping.is_set():
+                self._look.clear()
                 try:
                     await self._divide(group)
                 except StoreError as error:
                     log.debug("ingest.leases_deferred", detail=str(error))
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(self._lease_seconds / 3):
-                        await self._stopping.wait()
-                except TimeoutError:
-                    pass
+                        await self._look.wait()
 
     async def stop(self) -> None:
         """Stops every session in order and gives the leases back."""
         self._stopping.set()
+        self.wake()
+        with suppress(StoreError):  # others take our share once we are not seen any more
+            await presence.leave(self._database, self._replica, self._lease_seconds)
         for number in list(self._ours):
             await self._give_up(number)
 
