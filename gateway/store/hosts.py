@@ -35,17 +35,15 @@ class Hosts:
         self._timeline = 0
 
     async def connect(self, dsn: str | None = None, *, timeout: float = 10.0, **options: Any) -> Session:
-        """As `asyncpg.connect`, whose errors it raises: those of the last host where none could be used. `dsn` is what
-        a pool repeats.
-        """
+        """As `asyncpg.connect`, whose errors it raises: those of the last host where none could be used."""
         if len(self._dsns) == 1:
-            return await self._open(self._dsns[0], timeout, options)
+            return await self._open(dsn or self._dsns[0], timeout, options)
         if self._timeline == 0:
             await self._look_around(timeout / 2, options)
         failure: Exception = OSError("no host")
-        for dsn in list(self._dsns):
+        for host in list(self._dsns):
             try:
-                session = await self._open(dsn, timeout / len(self._dsns), options)
+                session = await self._open(host, timeout / len(self._dsns), options)
             except (
                 OSError,
                 asyncpg.CannotConnectNowError,
@@ -68,8 +66,8 @@ class Hosts:
                 )
                 continue
             self._timeline = max(timeline, self._timeline)
-            self._dsns.remove(dsn)
-            self._dsns.insert(0, dsn)
+            self._dsns.remove(host)
+            self._dsns.insert(0, host)
             return session
         raise failure
 

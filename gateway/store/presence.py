@@ -33,9 +33,10 @@ ANSWER_SECONDS = 3.0
 
 SETTLED_SECONDS = 2.0
 """A session that lasted so long shows that the database did: what is gone now went alone. After a restart of the
-database, or a fail-over, every life is over for a moment, and each comes back within a look."""
+database, or a fail-over, every life is over for a moment, and each comes back within `RETURN_SECONDS`."""
 
-RETRY_SECONDS = 0.2
+RETURN_SECONDS = 0.3
+RETRY_SECONDS = 0.1
 
 
 class Presence:
@@ -102,7 +103,7 @@ class Presence:
                         await _end(session, sorted(sure), self._lease_seconds)
             seen = over
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._look_seconds):
+                async with asyncio.timeout(self._look_seconds if settled else RETURN_SECONDS):
                     await ended.wait()
 
     def _tell(self) -> None:

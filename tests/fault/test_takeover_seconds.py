@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from benchmarks.daemon import Daemon
-from benchmarks.servers import wait_until
 from tests.fault.rig import Fleet, Rig, size, started
 
 LEASE = {"lease": "60s"}
