@@ -8,7 +8,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from benchmarks.daemon import Daemon
+from benchmarks.servers import wait_until
 from tests.fault.rig import Fleet, Rig, size, started
 
 LEASE = {"lease": "60s"}
@@ -72,9 +73,9 @@ async def _measured(rig: Rig, act: Callable[[], Coroutine[Any, Any, float]]) -> 
     )
 
 
-async def _two(rig: Rig) -> tuple[Daemon, Daemon]:
+async def _two(rig: Rig, sync: Mapping[str, object] = LEASE) -> tuple[Daemon, Daemon]:
     """The one that ingests, and the other."""
-    first, second = rig.daemon("first", sync=LEASE), rig.daemon("second", sync=LEASE)
+    first, second = rig.daemon("first", sync=sync), rig.daemon("second", sync=sync)
     for daemon in (first, second):
         daemon.start()
         await daemon.ready()
@@ -145,3 +146,31 @@ async def test_work_goes_on_as_promised(tmp_path: Path, case: str, record_proper
             taken.append(await run(rig))
     record_property("seconds", [(round(stood.ingest, 2), round(stood.sync, 2)) for stood in taken])
     assert all(stood.ingest <= ingest and stood.sync <= sync for stood in taken), taken
+
+
+async def test_a_replica_that_stands_still_keeps_its_lease_until_it_runs_out(rig: Rig) -> None:
+    """Its kernel keeps its sessions: it may wake at any moment, and so the time of the lease alone decides."""
+    lease = 6.0
+    victim, survivor = await _two(rig, sync={"lease": f"{lease:g}s"})
+    stopping = asyncio.Event()
+    async with Fleet(rig.broker.port) as fleet:
+        publishing = asyncio.create_task(fleet.publish_until(stopping, rate=RATE))
+        await rig.reaches("fieldgate_reading", RATE, dsn=rig.sink_dsn)
+        os.kill(victim.pid, signal.SIGSTOP)
+        stopped_at = time.monotonic()
+
+        async def is_taken() -> bool:
+            rows = await rig.fetch("select split_part(owner, '/', 1) from lease where name = 'ingest/0'")
+            return bool(rows[0][0] == survivor.name)
+
+        await wait_until(is_taken, seconds=60, what="the other has taken over", every=0.1)
+        assert time.monotonic() - stopped_at > lease / 2, "it was taken from a process that may go on"
+        known = await rig.count("telemetry")
+        await rig.reaches("telemetry", known + RATE)
+        os.kill(victim.pid, signal.SIGCONT)
+        stopping.set()
+        await publishing
+    await rig.reaches("telemetry", len(fleet.acknowledged))
+    await rig.reaches("fieldgate_reading", len(fleet.acknowledged), dsn=rig.sink_dsn)
+    assert await rig.stored() == fleet.acknowledged
+    assert await rig.delivered() == fleet.acknowledged
