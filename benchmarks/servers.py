@@ -133,13 +133,18 @@ class Postgres:
         """What it writes, over all its starts."""
         return self._root / "log"
 
+    @property
+    def data(self) -> Path:
+        """Its data directory."""
+        return self._data
+
     def dsn(self, database: str = "postgres") -> str:
         """Connects over TCP on loopback, as the superuser."""
         return f"postgresql://postgres:postgres@127.0.0.1:{self.port}/{database}"
 
     async def start(self, *, seconds: float = 120.0) -> None:
         """Initialises it at the first start; returns when a query is answered (crash recovery included)."""
-        user = self._user()
+        user = self.user()
         initdb, postgres = binaries(user)
         if not (self._data / "PG_VERSION").exists():
             if user is not None:
@@ -222,7 +227,8 @@ class Postgres:
         return True
 
     @staticmethod
-    def _user() -> str | None:
+    def user() -> str | None:
+        """As whom servers run when we are root; None: ourselves."""
         if os.geteuid() != 0:
             return None
         known = {entry.pw_name for entry in pwd.getpwall()}

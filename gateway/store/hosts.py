@@ -47,8 +47,10 @@ class Hosts:
             except (
                 OSError,
                 asyncpg.CannotConnectNowError,
-                asyncpg.TargetServerAttributeNotMatched,
+                asyncpg.AdminShutdownError,
+                asyncpg.TooManyConnectionsError,
                 asyncpg.PostgresConnectionError,
+                asyncpg.InternalClientError,  # it takes no writes
             ) as error:
                 failure = error
                 continue
@@ -77,8 +79,8 @@ class Hosts:
         async def ask(dsn: str) -> int:
             try:
                 session = await self._open(dsn, seconds, options)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                return 0
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+                return 0  # what is wrong with it is told where a session is opened
             try:
                 return await _timeline(session)
             finally:
