@@ -11,9 +11,11 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,21 +23,38 @@ from typing import Any
 import yaml
 
 from benchmarks.servers import Postgres, accepts, end, free_port, wait_until
+from gateway.embedded.account import STATE
 from gateway.embedded.postgres import binaries
 
 ROOT = Path(__file__).parents[1]
 BUILT = ROOT / "build"
+SYSTEM_PYTHON = "/usr/bin/python3"
+"""PostgreSQL's account can run it, wherever ours lies."""
+
 NODES = ("db1", "db2")
 PASSWORD = "postgres"
 
 
-def programs() -> tuple[str, str] | None:
-    """Patroni and etcd, as `make patroni` puts them into build, or as they are installed; None where either is
-    missing.
-    """
-    path = os.pathsep.join((str(BUILT / "patroni/bin"), str(BUILT / "etcd/usr/bin"), os.environ["PATH"]))
-    patroni, etcd = shutil.which("patroni", path=path), shutil.which("etcd", path=path)
-    return None if patroni is None or etcd is None else (patroni, etcd)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """How Patroni is started, with which modules, and where etcd is."""
+
+    patroni: Sequence[str]
+    modules: str
+    etcd: str
+
+
+def programs() -> Programs | None:
+    """As `make patroni` puts them, or as they are installed; None where either is missing."""
+    etcd = shutil.which("etcd", path=os.pathsep.join((str(BUILT / "etcd/usr/bin"), os.environ["PATH"])))
+    if etcd is None:
+        return None
+    for modules in (STATE / "patroni", BUILT / "patroni"):
+        if modules.exists():
+            python = SYSTEM_PYTHON if Path(SYSTEM_PYTHON).exists() else sys.executable
+            return Programs(patroni=(python, "-m", "patroni"), modules=str(modules), etcd=etcd)
+    installed = shutil.which("patroni")
+    return None if installed is None else Programs(patroni=(installed,), modules="", etcd=etcd)
 
 
 def documented() -> dict[str, Any]:
@@ -78,14 +97,14 @@ class Node:
         }
         (self.directory / "patroni.yaml").write_text(yaml.safe_dump(content))
 
-    def start(self, patroni: str) -> None:
+    def start(self, found: Programs) -> None:
         """Starts Patroni, which starts PostgreSQL."""
         user = Postgres.user()
         with (self.directory / "patroni.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [patroni, str(self.directory / "patroni.yaml")],
+                [*found.patroni, str(self.directory / "patroni.yaml")],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
-                user=user, extra_groups=[] if user else None, env={"PATH": os.environ["PATH"], "HOME": str(self.directory)},
+                user=user, extra_groups=[] if user else None, env={"PATH": os.environ["PATH"], "HOME": str(self.directory), "PYTHONPATH": found.modules},
             )  # fmt: skip
 
     async def kill(self) -> None:
@@ -124,7 +143,7 @@ class Cluster:
         found = programs()
         if found is None:
             raise FileNotFoundError("Patroni and etcd are needed: make patroni")
-        self._patroni, self._etcd = found
+        self._programs = found
         self._root = Path(tempfile.mkdtemp(prefix="fg-patroni-"))
         self._etcd_port = free_port()
         self._etcd_process: subprocess.Popen[bytes] | None = None
@@ -143,7 +162,7 @@ class Cluster:
         url, peers = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{peer}"
         with (self._root / "etcd.log").open("wb") as log:
             self._etcd_process = subprocess.Popen(
-                [self._etcd, "--data-dir", str(self._root / "etcd"), "--listen-client-urls", url, "--advertise-client-urls", url,
+                [self._programs.etcd, "--data-dir", str(self._root / "etcd"), "--listen-client-urls", url, "--advertise-client-urls", url,
                  "--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", f"default={peers}"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
             )  # fmt: skip
@@ -155,7 +174,7 @@ class Cluster:
                 shutil.chown(node.directory, user)
             node.configure(self._etcd_port, bin_dir)
             (node.directory / "patroni.yaml").chmod(0o644)
-            node.start(self._patroni)
+            node.start(self._programs)
             await wait_until(
                 lambda node=node: self._runs(node),
                 seconds=120, what=f"{node.name} runs", every=0.5,
@@ -188,12 +207,13 @@ class Cluster:
 
     def restart(self, node: Node) -> None:
         """The machine is switched on again: nobody but Patroni touches its data."""
-        node.start(self._patroni)
+        node.start(self._programs)
 
     @property
     def log(self) -> str:
         """The ends of what the nodes wrote."""
-        return "\n".join((node.directory / "patroni.log").read_text()[-1500:] for node in self.nodes)
+        logs = [node.directory / "patroni.log" for node in self.nodes]
+        return "\n".join(log.read_text()[-1500:] for log in logs if log.exists())
 
     async def stop(self) -> None:
         """Ends everything and removes it."""

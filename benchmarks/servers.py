@@ -127,6 +127,8 @@ class Postgres:
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self.programs: Path | None = None
+        """The directory of initdb and postgres, where they are not the wheel's."""
 
     @property
     def log_path(self) -> Path:
@@ -145,7 +147,11 @@ class Postgres:
     async def start(self, *, seconds: float = 120.0) -> None:
         """Initialises it at the first start; returns when a query is answered (crash recovery included)."""
         user = self.user()
-        initdb, postgres = binaries(user)
+        initdb, postgres = (
+            binaries(user)
+            if self.programs is None
+            else (str(self.programs / "initdb"), str(self.programs / "postgres"))
+        )
         if not (self._data / "PG_VERSION").exists():
             if user is not None:
                 shutil.chown(self._root, user)

@@ -57,6 +57,23 @@ async def require_standby(primary: Postgres) -> None:
         await connection.close()
 
 
+async def release_standby(primary: Postgres) -> None:
+    """From now on a commit of the primary waits for nobody; the standby follows as it can."""
+    connection = await asyncpg.connect(primary.dsn())
+    try:
+        await connection.execute("alter system reset synchronous_standby_names")
+        await connection.execute("select pg_reload_conf()")
+
+        async def is_asynchronous() -> bool:
+            return bool(
+                await connection.fetchval("select sync_state = 'async' from pg_stat_replication limit 1")
+            )
+
+        await wait_until(is_asynchronous, what="nobody is waited for")
+    finally:
+        await connection.close()
+
+
 async def rejoin(old: Postgres, primary: Postgres) -> None:
     """An old primary, which is stopped, forgets what nobody replicated and follows the new one."""
     await old.start()  # the crash recovery that pg_rewind wants
