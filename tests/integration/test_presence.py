@@ -48,6 +48,17 @@ async def _life(database: Database, owner: str) -> int | None:
     return life
 
 
+async def _looked(database: Database) -> None:
+    """Whoever lives has looked since: one that died now was found, and forgotten."""
+    async with living(database, "passing"):
+        pass
+
+    async def is_forgotten() -> bool:
+        return not await _is_known(database, "passing")
+
+    await wait_until(is_forgotten, seconds=10, what="one that died is found", every=0.02)
+
+
 async def _claim(database: Database, owner: str, name: str = "ingest/0") -> Term | None:
     return await leases.claim(database, name, owner, LEASE_SECONDS)
 
@@ -79,7 +90,7 @@ async def test_what_a_replica_leased_ends_with_it(database: Database) -> None:
                     values ('c1', 'readings', 'incremental', 'one/a', now() + interval '1 hour', 7),
                            ('c1', 'readings', 'initial', 'two/b', now() + interval '1 hour', 7)"""
                 )
-            await asyncio.sleep(0.8)  # two looks: while it lives nothing of it ends
+            await _looked(database)  # while it lives nothing of it ends
             assert await _claim(database, "two/b") is None
         await wait_until(lambda: _is_taken(database, "two/b", "ingest/0"), seconds=5, what="it is taken over")
         assert await _claim(database, "two/b", "outbox") is not None
@@ -169,7 +180,7 @@ async def test_a_replica_whose_session_is_cut_lives_on_and_keeps_what_nobody_too
 
         await wait_until(is_back, seconds=5, what="it has another session")
         assert await _claim(database, "one/a") == term
-        await asyncio.sleep(0.8)
+        await _looked(database)
         assert await _claim(database, "two/b") is None, "its new life was not seen"
 
 
@@ -199,7 +210,6 @@ async def test_a_restart_of_the_database_takes_nothing_from_those_who_live(
         for owner in owners:
             await stack.enter_async_context(living(database, owner))
         terms = {owner: await _claim(database, owner, f"ingest/{owner}") for owner in owners}
-        await asyncio.sleep(2.2)  # their sessions are settled
         for how in (server.stop, server.kill):
             lives = {owner: await _life(database, owner) for owner in owners}
             await how()
@@ -212,7 +222,7 @@ async def test_a_restart_of_the_database_takes_nothing_from_those_who_live(
                 return False
 
             await wait_until(are_back, what="all live again")
-            await asyncio.sleep(1.0)
+            await _looked(database)
             for owner in owners:
                 leased = "select lease_until > now() from lease where owner = $1"
                 async with database.connection() as connection:
