@@ -16,12 +16,14 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.daemon import processes
 from benchmarks.servers import Postgres, accepts, end, free_port, wait_until
 from gateway.embedded.account import STATE
 from gateway.embedded.postgres import binaries
@@ -110,15 +112,13 @@ class Node:
     async def kill(self) -> None:
         """As when the machine loses power: Patroni and every process of PostgreSQL at once."""
         assert self.process is not None
+        ended = processes(self.process.pid)
         postmaster = self.directory / "data/postmaster.pid"
-        groups = {self.process.pid}
         if postmaster.exists():
-            groups.add(int(postmaster.read_text().splitlines()[0]))
-        for group in groups:
-            try:
-                os.killpg(group, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            ended += processes(int(postmaster.read_text().splitlines()[0]))
+        for pid in ended:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         await end(self.process, signal.SIGKILL)
 
     async def state(self) -> dict[str, Any]:

@@ -110,6 +110,9 @@ def check_own_dsn(text: str) -> str:
         raise ValueError("sslmode must be disable, allow, prefer, require, verify-ca or verify-full")
     if "port" in given and not all(_is_port(port) for port in given["port"].split(",")):
         raise ValueError("the port is a number from 1 to 65535")
+    if given.get("target_session_attrs", "read-write") not in ("read-write", "primary", "any"):
+        raise ValueError("the gateway writes: leave target_session_attrs out, or say read-write")
+    each_host(text)
     return text
 
 
