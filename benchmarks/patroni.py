@@ -135,6 +135,14 @@ class Node:
             return {}
         return said
 
+    def is_synchronous(self) -> bool:
+        """Whether it is the standby that has everything, as the cluster knows."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.rest}/sync", timeout=3) as answer:
+                return bool(answer.status == 200)
+        except OSError:  # HTTPError is one
+            return False
+
 
 class Cluster:
     """One leader, one synchronous standby. What is killed here comes back by Patroni's own hand."""
@@ -195,15 +203,12 @@ class Cluster:
         return found[0]
 
     async def in_step(self) -> None:
-        """Returns when the leader waits for the other at each commit."""
+        """Returns when a node may be promoted: the leader waits for it at each commit, and the cluster has noted so."""
 
-        async def is_synchronous() -> bool:
-            states = [await node.state() for node in self.nodes]
-            return any(
-                one.get("sync_state") == "sync" for state in states for one in state.get("replication", ())
-            )
+        async def may_be_promoted() -> bool:
+            return any([await asyncio.to_thread(node.is_synchronous) for node in self.nodes])
 
-        await wait_until(is_synchronous, seconds=120, what="the standby is synchronous", every=0.5)
+        await wait_until(may_be_promoted, seconds=180, what="the standby is synchronous", every=0.5)
 
     def restart(self, node: Node) -> None:
         """The machine is switched on again: nobody but Patroni touches its data."""
