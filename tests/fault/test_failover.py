@@ -70,11 +70,9 @@ async def _comes_back(rig: Rig, old: Postgres, new: Standby) -> None:
     """
     await old.start()
     before = await _rows(old)
-    late = rig.daemon("late")
-    late.start()
-    await late.ready()
     for daemon in rig.daemons:
         assert await daemon.stop() == 0
+    late = rig.daemon("late")
     late.start()
     await late.ready()
     async with Fleet(rig.broker.port, client_id="after") as fleet:

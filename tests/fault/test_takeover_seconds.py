@@ -174,3 +174,28 @@ async def test_a_replica_that_stands_still_keeps_its_lease_until_it_runs_out(rig
     await rig.reaches("fieldgate_reading", len(fleet.acknowledged), dsn=rig.sink_dsn)
     assert await rig.stored() == fleet.acknowledged
     assert await rig.delivered() == fleet.acknowledged
+
+
+async def test_replicas_whose_sessions_are_cut_again_and_again(rig: Rig) -> None:
+    """Each is taken for dead at any moment, and lives: what it does meanwhile its fence decides."""
+    await _two(rig)
+    cut = """select count(pg_terminate_backend(l.pid)) from pg_locks l join replica r
+        on l.locktype = 'advisory' and (l.classid::bigint << 32 | l.objid::bigint) = r.life"""
+    stopping = asyncio.Event()
+    async with Fleet(rig.broker.port) as fleet:
+        publishing = asyncio.create_task(fleet.publish_until(stopping, rate=RATE))
+        await rig.reaches("fieldgate_reading", RATE, dsn=rig.sink_dsn)
+        ended = 0
+        while ended < 16:
+            ended += (await rig.fetch(cut))[0][0]
+            await asyncio.sleep(0.15 + 0.03 * (ended % 7))
+        before = await rig.count("telemetry")
+        await rig.reaches("telemetry", before + RATE)
+        stopping.set()
+        await publishing
+    await rig.reaches("telemetry", len(fleet.acknowledged))
+    await rig.reaches("fieldgate_reading", len(fleet.acknowledged), dsn=rig.sink_dsn)
+    assert await rig.stored() == fleet.acknowledged
+    assert await rig.delivered() == fleet.acknowledged
+    fences = await rig.fetch("select max(fence) from stream union all select max(fence) from lease")
+    assert all(row[0] > 1 for row in fences), "nothing ever changed hands: the test cut nothing"
