@@ -17,10 +17,10 @@ import mqtt5
 import structlog
 
 from gateway import clock, metrics
-from gateway.ingest.formats.values import Reason
 from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, Unreadable
 from gateway.ingest.pipeline import Message, Pipeline
 from gateway.model.errors import BrokerRefused, ConfigError
+from gateway.payloads.formats.values import Reason
 from gateway.settings import BrokerSettings
 
 log = structlog.get_logger(__name__)
