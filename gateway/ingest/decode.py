@@ -12,7 +12,7 @@ from gateway.model.sample import Metrics
 from gateway.model.topics import IDENTIFIER, Route, route
 from gateway.payloads.fields import Skip, Skipped
 from gateway.payloads.formats import FORMATS, Parse
-from gateway.payloads.formats.values import MAX_PAYLOAD_BYTES, Measurement, Reason
+from gateway.payloads.formats.values import MAX_PAYLOAD_BYTES, Reason
 from gateway.payloads.shape import Piece
 from gateway.payloads.sources import CompiledSource, only
 from gateway.settings import TelemetrySettings
@@ -76,29 +76,19 @@ class Decoder:
         ):
             return self._by_shape(way, customer, device, metric, payload, received_at, is_retained)
         try:
-            return self._rows(parse(payload, metric), customer, device, received_at, is_retained)
+            rows: list[Row] = []
+            for device_time, metrics in parse(payload, metric):
+                if device_time is None and is_retained:
+                    continue
+                at = received_at + len(rows) if device_time is None else device_time
+                if not -self._retention <= at - received_at <= self._max_future:
+                    raise self._out_of_time(at, received_at)
+                rows.append((customer, device, at, metrics))
         except DecodeError:
             if way.is_strict:
                 raise
             # something in it is amiss: what can be taken of it is taken, by the slow way
             return self._by_shape(way, customer, device, metric, payload, received_at, is_retained)
-
-    def _rows(
-        self,
-        measured: Sequence[Measurement],
-        customer: str,
-        device: str,
-        received_at: int,
-        is_retained: bool,
-    ) -> list[Row]:
-        rows: list[Row] = []
-        for device_time, metrics in measured:
-            if device_time is None and is_retained:
-                continue
-            at = received_at + len(rows) if device_time is None else device_time
-            if not received_at - self._retention <= at <= received_at + self._max_future:
-                raise self._out_of_time(at, received_at)
-            rows.append((customer, device, at, metrics))
         return rows
 
     def _by_shape(

@@ -35,6 +35,7 @@ def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
     if type(document) is dict:
         nested = document.get("metrics")
         keys = len(document) + len(nested) if type(nested) is dict else len(document)
+        # in most messages no object is nested but the metrics, and then these are all
         if keys != payload.count(b'":') and keys_of(document) != payload.count(b'":'):
             refuse_repeated_keys(payload)
         return [_sample(document)]
