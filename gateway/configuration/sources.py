@@ -24,9 +24,14 @@ def faults_of(settings: Settings, document: Document) -> list[Fault]:
             faults.append(Fault(place=document.place(key), path=key, message=str(error)))
     by_template = {id(one.source): one.place for one in compiled}
     for first, second in overlapping(only(compiled)):
+        if first.topic != second.topic and settings.broker.partitions == 1:
+            continue  # one session tells copies of a message apart; the first source that matches takes it
         path = ("telemetry", "sources", by_template[id(second)])
         where = document.place(("telemetry", "sources", by_template[id(first)]))
-        message = f"{second.topic!r} overlaps {first.topic!r} ({where}): a message could match both and would arrive twice; make one level a different literal"
+        message = (
+            f"{second.topic!r} overlaps {first.topic!r} ({where}): a message could match both, and would arrive twice"
+            " or never reach the second; make one level a different literal"
+        )
         faults.append(Fault(place=document.place(path), path=path, message=message))
     if settings.broker.partitions > 1 and (
         settings.telemetry.auto_register_customers or not settings.customers

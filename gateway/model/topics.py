@@ -237,7 +237,7 @@ def filters(
     refused; several divide the listed ones, and a source whose customer is no level of its topic belongs to one.
     """
     if partitions == 1:
-        return [source.filter(None) for source in sources]
+        return list(dict.fromkeys(source.filter(None) for source in sources))
     mine = [customer for customer in customers if partition_of(customer, partitions) == partition]
     divided = [source.filter(customer) for customer in mine for source in sources if source.is_divided]
     whole = [
@@ -245,4 +245,4 @@ def filters(
         for source in sources
         if not source.is_divided and partition_of(source.customer or source.topic, partitions) == partition
     ]
-    return divided + whole
+    return list(dict.fromkeys(divided + whole))

@@ -62,9 +62,15 @@ class FieldRules:
     arrays: Literal["skip", "index"] = "skip"
 
     def take(self, values: Mapping[str, object], skip: Skip) -> Metrics:
-        """The metrics of one sample, nested objects flattened with dots; there may be none."""
+        """The metrics of one sample, nested objects flattened with dots; there may be none. Raises DecodeError for more
+        than can be stored.
+        """
         metrics: Metrics = {}
         self._collect(values, "", metrics, skip, 0)
+        if len(metrics) > MAX_METRICS:  # which of them were meant nobody can tell
+            raise DecodeError(
+                Reason.TOO_MANY_METRICS, f"at most {MAX_METRICS} metrics are taken in one message: use `keep`"
+            )
         return metrics
 
     def take_one(self, name: str, value: object, skip: Skip) -> Metrics:
@@ -165,8 +171,6 @@ def _check_name(name: str, metrics: Metrics) -> None:
         )
     if name in metrics:
         raise DecodeError(Reason.SAME_NAME, f"metric {name!r} comes twice; the first is taken")
-    if len(metrics) >= MAX_METRICS:
-        raise DecodeError(Reason.TOO_MANY_METRICS, f"at most {MAX_METRICS} metrics are taken in one message")
 
 
 def compile_globs(globs: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
