@@ -155,6 +155,36 @@ def test_any_topic(topic: str) -> None:
     fair(Decoder(TELEMETRY, compiled, ["acme"]), topic, b'{"t":1}')
 
 
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=6),
+        st.booleans()
+        | st.integers(-(2**53), 2**53)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=9),
+        min_size=1,
+        max_size=6,
+    ),
+    st.none() | st.integers(NOW - 10**12, NOW),
+    st.booleans(),
+)
+def test_both_ways_read_the_same(metrics: dict[str, Any], ts: int | None, nested: bool) -> None:
+    """The fast way, and the general one of a source whose only rule changes nothing."""
+    sent: dict[str, Any] = (
+        {"metrics": metrics} if nested else {k: v for k, v in metrics.items() if k not in ("ts", "metrics")}
+    )
+    if ts is not None:
+        sent["ts"] = ts
+    fast, general = built({})[0], built({"rename": {"no such field": "x"}})[0]
+    outcomes = []
+    for decoder in (fast, general):
+        try:
+            outcomes.append(repr(decoder.decode("acme/pump", orjson.dumps(sent), NOW)))
+        except DecodeError as error:
+            outcomes.append(str(error.reason))
+    assert outcomes[0] == outcomes[1]
+
+
 def _mutated(rng: random.Random, payload: bytes) -> bytes:
     """As networks, firmware and people spoil messages."""
     spoiled = bytearray(payload)
