@@ -53,6 +53,12 @@ MESSAGES = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+FIELDS_SKIPPED = Counter(
+    "fieldgate_fields_skipped_total",
+    "Fields, and items of lists, that were left out of messages of which the rest was taken.",
+    ["reason"],
+    registry=REGISTRY,
+)
 DEAD_LETTERS_DROPPED = Counter(
     "fieldgate_dead_letters_dropped_total",
     "Dead letters that were let go because their customer held more than telemetry.dead_letter_bytes.",

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -26,9 +25,8 @@ from gateway.model.address import to_listen
 from gateway.model.connector import Auth, Hosting
 from gateway.model.dsn import check_own_dsn
 from gateway.model.meter import Reduce
-
-IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+from gateway.settings_base import Identifier, Section
+from gateway.source_settings import DEFAULT_SOURCES, SourceSettings
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_SECONDS = 40_000 * 86400  # more than anybody waits; a time plus or minus this is still a time
@@ -87,12 +85,6 @@ Network = Annotated[
     BeforeValidator(parse_network),
     WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "192.168.7.20", "fd00::/8"]}),
 ]
-
-
-class Section(BaseModel):
-    """Base of every part of the tree."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class BrokerSettings(Section):
@@ -159,21 +151,6 @@ class HttpSettings(Section):
         return listen
 
 
-class SourceSettings(Section):
-    """Where telemetry is published: a topic template of `{customer}`, `{device}` and, for `scalar`,
-    `{metric}`; other levels are literal.
-    """
-
-    topic: str
-    format: Literal["json", "scalar"] = "json"
-
-
-DEFAULT_SOURCES = (
-    SourceSettings(topic="{customer}/devices/{device}/telemetry", format="json"),
-    SourceSettings(topic="{customer}/devices/{device}/telemetry/{metric}", format="scalar"),
-)
-
-
 class TelemetrySettings(Section):
     """What is taken in, and how long it is kept."""
 
@@ -206,9 +183,9 @@ class CreditsSettings(Section):
     """What connections cost, how many credits there are, and how many of them one customer may use."""
 
     capacity: int = Field(100, ge=0, le=1_000_000_000)
-    tier_price: dict[Tier, CreditAmount] = {1: 1, 2: 2, 3: 4}
+    tier_price: dict[Tier, CreditAmount] = Field({1: 1, 2: 2, 3: 4})
     on_premises_multiplier: int = Field(2, ge=1, le=1_000)
-    customer_quota: dict[Identifier, CreditAmount] = {}
+    customer_quota: dict[Identifier, CreditAmount] = Field({})
 
     @field_validator("tier_price")
     @classmethod
@@ -251,7 +228,7 @@ class EgressSettings(Section):
     """
 
     allow: tuple[Network, ...] = ()
-    customers: dict[Identifier, tuple[Network, ...]] = {}
+    customers: dict[Identifier, tuple[Network, ...]] = Field({})
 
 
 class LoggingSettings(Section):
@@ -326,7 +303,7 @@ class ConnectionSettings(Section):
     customer: Identifier
     system: str
     hosting: Hosting = "cloud"
-    settings: dict[str, object] = {}
+    settings: dict[str, object] = Field({})
     credentials: CredentialSettings = CredentialSettings()
     sync: ConnectionSyncSettings = ConnectionSyncSettings()
     meters: tuple[MeterSettings, ...] = ()

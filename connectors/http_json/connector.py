@@ -183,12 +183,14 @@ class HttpJsonConnector:
             )
         if (refusal := to_refusal(answer.json, settings.refused_when)) is not None:
             code, said = refusal
-            raise Refusal(self._http.clean(said), code=self._http.clean(code), request_id=answer.request_id)
+            raise Refusal(
+                self._http.clean(said), code=self._http.clean(code)[:60], request_id=answer.request_id
+            )
         if settings.results is None:
             if settings.answer == "json" and answer.json is None:
                 raise OutcomeUnknown("the receiver's answer is empty", request_id=answer.request_id)
             return [Accepted() for _ in part]
-        outcomes = to_outcomes(answer.json, settings.results, expected=len(part))
+        outcomes = to_outcomes(answer.json, settings.results, expected=len(part), clean=self._http.clean)
         if outcomes is None:
             raise OutcomeUnknown(
                 "the receiver's answer does not tell of each reading, as settings.results says",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator,
     Field,
     SecretStr,
     StrictBool,
@@ -18,25 +16,12 @@ from pydantic import (
 
 from connectors.http_json.template import compiled, placeholders
 from connectors.kit.credentials import OAUTH_CLIENT, OneOfKinds
-from connectors.kit.settings import Block, safe_url
+from connectors.kit.settings import Block, HeaderName, safe_url
 
 OF_READING = frozenset({"connection", "key", "meter", "position", "time", "unit", "value"})
 OF_BODY = frozenset({"batch", "connection", "position", "readings"})
-_RESERVED = frozenset(
-    {"authorization", "content-length", "content-type", "connection", "cookie", "host", "transfer-encoding"}
-)
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _FIELD = r"^[^.\x00-\x1f]{1,64}(\.[^.\x00-\x1f]{1,64}){0,7}$"
 _PATH = r"^/[A-Za-z0-9._~!$&'()*+,;=:@%/-]{0,500}$"
-
-
-def _is_header(name: str) -> str:
-    if _TOKEN.fullmatch(name) is None:
-        raise ValueError("expected the name of an HTTP header")
-    return name.lower()
-
-
-Header = Annotated[str, AfterValidator(_is_header)]
 
 
 class Signature(Block):
@@ -44,7 +29,7 @@ class Signature(Block):
     byte.
     """
 
-    header: Header = Field("x-signature-256", description="The header that bears the signature.")
+    header: HeaderName = Field("x-signature-256", description="The header that bears the signature.")
     prefix: str = Field(
         "sha256=", max_length=32, pattern=r"^[\x20-\x7e]*$", description="What stands before it."
     )
@@ -133,14 +118,14 @@ class HttpJsonSettings(Block):
     time: Literal["iso", "epoch_seconds", "epoch_milliseconds"] = Field(
         "iso", description="How {time} is written."
     )
-    headers: dict[Header, Annotated[str, Field(max_length=500, pattern=r"^[\x20-\x7e]*$")]] = Field(
+    headers: dict[HeaderName, Annotated[str, Field(max_length=500, pattern=r"^[\x20-\x7e]*$")]] = Field(
         {}, description="Further headers; no secrets."
     )
-    api_key_header: Header = Field("authorization", description="The header that bears the API key.")
+    api_key_header: HeaderName = Field("authorization", description="The header that bears the API key.")
     api_key_prefix: str = Field(
         "Bearer ", max_length=32, pattern=r"^[\x20-\x7e]*$", description="What stands before the key."
     )
-    idempotency_header: Header | None = Field(
+    idempotency_header: HeaderName | None = Field(
         "idempotency-key", description="The header that bears the batch's id, equal when it is sent again."
     )
     signature: Signature = Field(Signature(), description="How a request is signed.")
@@ -171,8 +156,8 @@ class HttpJsonSettings(Block):
     @field_validator("headers")
     @classmethod
     def _is_free(cls, headers: dict[str, str]) -> dict[str, str]:
-        if taken := sorted(_RESERVED & headers.keys()):
-            raise ValueError(f"{', '.join(taken)} cannot be set")
+        if "authorization" in headers:
+            raise ValueError("authorization cannot be set: give credentials")
         return headers
 
     @model_validator(mode="after")
@@ -185,6 +170,12 @@ class HttpJsonSettings(Block):
             raise ValueError("reading: without {key} the receiver can neither deduplicate nor be asked")
         if self.send == "each" and self.results is not None:
             raise ValueError("results: with `send: each` the status of the answer tells")
+        names = [
+            name for name in (self.api_key_header, self.idempotency_header, self.signature.header) if name
+        ]
+        names += self.headers
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)}: one header cannot bear two things")
         return self
 
 

@@ -13,7 +13,7 @@ import math
 import re
 import secrets
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
@@ -198,7 +198,7 @@ def refusal(http: HttpClient, answer: Answer, path: str) -> ConnectorError | Non
     """What an answer that grants nothing means; None for one that may grant. A 5xx is transient whatever its
     body says.
     """
-    call, error = f"POST {path}", _error_of(answer)
+    call, error = f"POST {path}", _error_of(answer, http.clean)
     if answer.status >= 500 or answer.status in (408, 425, 429):
         return http.error(answer, call, idempotent=False)
     if answer.status < 300 and error is None:
@@ -240,12 +240,12 @@ def refusal(http: HttpClient, answer: Answer, path: str) -> ConnectorError | Non
             return http.error(answer, call, idempotent=False)
 
 
-def _error_of(answer: Answer) -> str | None:
-    """The `error` of the body, or of WWW-Authenticate under whatever scheme."""
+def _error_of(answer: Answer, clean: Callable[[str], str]) -> str | None:
+    """The `error` of the body, or of WWW-Authenticate under whatever scheme, without what a server echoes."""
     if isinstance(answer.json, dict) and isinstance(error := answer.json.get("error"), str) and error:
-        return "".join(letter for letter in error[:60] if letter.isprintable())
+        return clean(error)[:60]
     found = _ERROR.search(answer.headers.get("www-authenticate", ""))
-    return found[1] if found else None
+    return clean(found[1])[:60] if found else None
 
 
 def _authentication(values: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -244,7 +244,9 @@ class ODataConnector:
         return outcomes
 
     def _fault(self, answer: PartAnswer) -> Fault:
-        return fault_of(answer.json, text=words_of(answer.json, answer.body, answer.headers))
+        return fault_of(
+            answer.json, text=words_of(answer.json, answer.body, answer.headers), clean=self._http.clean
+        )
 
     def _words(self, fault: Fault) -> str:
         return self._http.clean(fault.message)

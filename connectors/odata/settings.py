@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from connectors.kit.credentials import OAUTH_CLIENT, OneOfKinds
-from connectors.kit.settings import Block, safe_url
+from connectors.kit.settings import Block, HeaderName, safe_url
 
 _NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 Name = Annotated[str, Field(pattern=_NAME)]
@@ -80,9 +80,7 @@ class ODataSettings(Block):
     max_items: int = Field(
         100, ge=1, le=1000, description="Readings in one request; Business Central takes 100."
     )
-    api_key_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] = Field(
-        "x-api-key", description="The header that bears an API key."
-    )
+    api_key_header: HeaderName = Field("x-api-key", description="The header that bears an API key.")
     meters: Meters | None = Field(None, description="Lets meters be discovered.")
     streams: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], Stream] = Field(
         {}, description="What can be pulled, by name."

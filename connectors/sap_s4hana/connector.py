@@ -184,7 +184,7 @@ class S4hanaConnector:
         answer = await service.create("raise_event", NOTIFICATION_SET, body, accept_statuses=_REFUSALS)
         if 200 <= answer.status < 300:
             return Accepted(remote_id=_number(entity_of(answer.json)))
-        fault = fault_of(answer.json, text=self._http.text_of(answer))
+        fault = fault_of(answer.json, text=self._http.text_of(answer), clean=self._http.clean)
         words = self._http.clean(fault.message)
         if verdict(answer.status, fault, self._settings.codes) is Verdict.LOCKED:
             return Retry(after_seconds=_LOCKED_SECONDS, message=words)

@@ -130,7 +130,9 @@ class Points:
             "create_meter", POINT_SET, point_body(wanted, new), accept_statuses=_REFUSALS
         )
         if answer.status in _REFUSALS:
-            fault = fault_of(answer.json, text=self._service.http.text_of(answer))
+            fault = fault_of(
+                answer.json, text=self._service.http.text_of(answer), clean=self._service.http.clean
+            )
             return Rejected(code=fault.code, message=self._service.http.clean(fault.message))
         point = to_point(entity_of(answer.json))
         if point is None:
@@ -145,7 +147,7 @@ class Points:
             raise Unavailable("SAP did not answer every question of a $batch")
         rows = rows_of(answer.json)
         if answer.status != 200 or rows is None:
-            words = self._service.http.clean(fault_of(answer.json, text="").message)
+            words = self._service.http.clean(fault_of(answer.json, clean=self._service.http.clean).message)
             raise to_error(
                 answer.status,
                 f"SAP answered {answer.status} to a question: {words}",

@@ -19,7 +19,8 @@ from gateway.events.documents import GatewayStatus, IssueDocument, ReplicaStatus
 from gateway.events.relay import EXPIRY_SECONDS as EVENT_EXPIRY_SECONDS
 from gateway.model.command import Verb
 from gateway.model.event import EventType
-from gateway.settings import IDENTIFIER, BrokerSettings
+from gateway.settings import BrokerSettings
+from gateway.settings_base import IDENTIFIER
 
 Json = dict[str, Any]  # AsyncAPI is JSON
 

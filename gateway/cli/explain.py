@@ -35,11 +35,18 @@ def explain(
     config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
         "config/fieldgate.yaml"
     ),
+    retained: Annotated[
+        bool, typer.Option("--retained", help="As a message that the broker had kept.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Say what would happen to this message: source, customer, device, metrics, meters, connection, window."""
     explanation = explain_message(
-        load(config, os.environ, systems=SYSTEMS), topic, _bytes(payload), now=clock.now()
+        load(config, os.environ, systems=SYSTEMS),
+        topic,
+        _bytes(payload),
+        now=clock.now(),
+        is_retained=retained,
     )
     if json:
         print(TypeAdapter(Explanation).dump_json(explanation).decode())
@@ -47,7 +54,9 @@ def explain(
         _show(explanation)
 
 
-def explain_message(loaded: Loaded, topic: str, payload: bytes, *, now: datetime) -> Explanation:
+def explain_message(
+    loaded: Loaded, topic: str, payload: bytes, *, now: datetime, is_retained: bool = False
+) -> Explanation:
     """What the daemon would do with the message, were the connections those of the file."""
     customers = {*loaded.settings.customers, *(declared.settings.customer for declared in loaded.connections)}
     connections = [_connected(loaded, declared) for declared in loaded.connections]
@@ -58,6 +67,7 @@ def explain_message(loaded: Loaded, topic: str, payload: bytes, *, now: datetime
         customers=customers,
         connections=connections,
         now=now,
+        is_retained=is_retained,
     )
 
 
@@ -95,7 +105,7 @@ def _show(explanation: Explanation) -> None:
         ("topic", explanation.topic),
         ("source", explanation.source),
         ("customer", explanation.customer),
-        ("device", explanation.device),
+        ("device", _device(explanation)),
     ):
         facts.add_row(name, Text(value or "none"))
     console.print(facts)
@@ -107,11 +117,22 @@ def _show(explanation: Explanation) -> None:
         )
         console.print(Text(f"what to do: {explanation.advice}"))
         return
+    if explanation.ignored is not None:
+        console.print(Text(f"is acknowledged and not taken: {explanation.ignored}", style="yellow"))
+        return
+    for left_out in explanation.skipped:
+        console.print(
+            Text.assemble(("left out ", "yellow"), (left_out.reason, "bold yellow"), f": {left_out.detail}")
+        )
+    for hint in explanation.hints:
+        console.print(Text.assemble(("look at ", "yellow"), hint))
+    several = len({sample.device for sample in explanation.samples}) > 1
     for sample in explanation.samples:
         console.print(
             Text.assemble(
                 ("\nsample ", "bold"),
                 _time(sample.at),
+                f"  {sample.device}" if several else "",
                 "  ",
                 ", ".join(f"{name} = {value!r}" for name, value in sample.metrics.items()),
             )
@@ -135,6 +156,11 @@ def _show(explanation: Explanation) -> None:
                     + (f", deadband {fed.deadband:g}" if fed.deadband else "")
                 )
             )
+
+
+def _device(explanation: Explanation) -> str | None:
+    name = explanation.device_name
+    return explanation.device if name in (None, explanation.device) else f"{explanation.device} ({name})"
 
 
 def _window(fed: Fed) -> str:

@@ -20,6 +20,8 @@ COMMANDS = (
     "demo",
     "check",
     "explain",
+    "sources",
+    "discover",
     "migrate",
     "apply",
     "connections",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from gateway.events.documents import Document, StatusDocument
 from gateway.model.explanation import Explanation
-from gateway.settings import Identifier
+from gateway.settings_base import Identifier
 
 
 def _decoded(text: object) -> object:

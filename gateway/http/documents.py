@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.model.connection import State
 from gateway.model.event import EventType
-from gateway.settings import Identifier, Section
+from gateway.settings_base import Identifier, Section
 
 ItemT = TypeVar("ItemT")
 

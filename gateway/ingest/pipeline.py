@@ -16,10 +16,10 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.ingest.decode import Decoder
-from gateway.ingest.formats.values import Reason
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import DecodeError, LeaseLost, StoreError, StoreRejected, TooManyDevices
 from gateway.model.sample import Metrics
+from gateway.payloads.formats.values import Reason
 from gateway.settings import TelemetrySettings
 from gateway.store.telemetry import DeadMessage, Key, TelemetryStore
 
@@ -63,6 +63,7 @@ class Batch:
         "dead",
         "duplicates",
         "empty",
+        "ignored",
         "messages",
         "modified",
         "qos0",
@@ -84,6 +85,7 @@ class Batch:
         self.duplicates = 0
         self.modified = 0
         self.empty = 0
+        self.ignored = 0
         self.retained = 0
 
 
@@ -155,6 +157,8 @@ class Pipeline:
                 received_at += len(rows)
                 if rows:
                     size += (len(rows) - 1) * SAMPLE_OVERHEAD_BYTES
+                elif payload and self._decoder.is_ignored(topic):
+                    batch.ignored += 1
                 else:
                     _ignore(batch, payload)
             batch.count += 1
@@ -289,6 +293,7 @@ class Pipeline:
             ("dead_letter", len(batch.dead)),
             ("ignored_empty", batch.empty),
             ("ignored_retained", batch.retained),
+            ("ignored_topic", batch.ignored),
         ):
             if count:
                 metrics.MESSAGES.labels(outcome).inc(count)

@@ -7,10 +7,13 @@ from contextlib import suppress
 
 import structlog
 
+from gateway import metrics
 from gateway.ingest.decode import Decoder
 from gateway.ingest.partition import Partition
 from gateway.model.errors import LeaseLost, StoreError
-from gateway.model.topics import compile_source, filters
+from gateway.model.topics import filters
+from gateway.payloads.fields import Skipped
+from gateway.payloads.sources import compile_sources, only
 from gateway.settings import Settings
 from gateway.store import leases, presence, telemetry
 from gateway.store.leases import Term
@@ -29,8 +32,9 @@ class Ingest:
         self._database = database
         self._replica = replica
         self._lease_seconds = settings.sync.lease.total_seconds()
-        self._sources = [compile_source(source.topic, source.format) for source in settings.telemetry.sources]
-        self._decoder = Decoder(settings.telemetry, self._sources, settings.customers)
+        compiled = compile_sources(settings.telemetry.sources)
+        self._sources = only(compiled)
+        self._decoder = Decoder(settings.telemetry, compiled, settings.customers, skip=_count_skipped)
         self._ours: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
         self._elsewhere: set[int] = set()
         self._stopping = asyncio.Event()
@@ -132,3 +136,7 @@ class Ingest:
         await asyncio.wait({task})
         with suppress(StoreError):  # a lease that is not released runs out
             await leases.release(self._database, f"ingest/{number}", self._replica)
+
+
+def _count_skipped(skipped: Skipped) -> None:
+    metrics.FIELDS_SKIPPED.labels(skipped.reason).inc()

@@ -86,10 +86,13 @@ def converted() -> Iterator[None]:
 class Database:
     """A pool of sessions with the settings that every query here counts on."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], hosts: Hosts, name: str) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool[asyncpg.Record], hosts: Hosts, name: str, silent_seconds: float
+    ) -> None:
         self._pool = pool
         self._hosts = hosts
         self._name = name
+        self._silent_seconds = silent_seconds
 
     @classmethod
     async def open(
@@ -135,7 +138,7 @@ class Database:
             ) from error
         except (ValueError, TypeError, AttributeError) as error:  # of a parameter that the driver trips over
             raise _unusable(error) from None
-        return cls(pool, hosts, application_name)
+        return cls(pool, hosts, application_name, lease_seconds / 3)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -156,12 +159,16 @@ class Database:
                 yield connection
 
     @asynccontextmanager
-    async def session(self, *, silent_seconds: float) -> AsyncIterator[Session]:
-        """A session outside the pool, for what lasts as long as a session does. The server ends it when its client
-        was silent for about `silent_seconds`.
+    async def pinned(self, *, silent_seconds: float | None = None) -> AsyncIterator[Session]:
+        """A session outside the pool, for what belongs to a session: it waits for none, and none waits for it. The
+        server ends it when its client was silent for about `silent_seconds`, by default a third of the lease.
         """
         with converted():
-            settings = {**_SESSION, **_limits(silent_seconds), "application_name": self._name}
+            settings = {
+                **_SESSION,
+                **_limits(silent_seconds or self._silent_seconds),
+                "application_name": self._name,
+            }
             session: Session = await self._hosts.connect(
                 timeout=CONNECT_SECONDS, command_timeout=60, server_settings=settings
             )

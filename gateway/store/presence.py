@@ -71,7 +71,7 @@ class Presence:
         away = False
         while True:
             try:
-                async with self._database.session(silent_seconds=self._silent_seconds) as session:
+                async with self._database.pinned(silent_seconds=self._silent_seconds) as session:
                     if away:
                         log.info("store.presence_returned")
                     away = False

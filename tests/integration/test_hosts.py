@@ -98,7 +98,7 @@ async def test_hosts_that_are_away_are_passed_by_and_a_database_opens(dsn: str) 
     database = await Database.open(several, size=2)
     try:
         assert await database.is_ready()
-        async with database.session(silent_seconds=5.0) as session:
+        async with database.pinned(silent_seconds=5.0) as session:
             assert (
                 await session.fetchval("select current_setting('client_connection_check_interval')") == "1s"
             )

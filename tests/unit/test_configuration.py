@@ -100,7 +100,7 @@ def test_every_fault_is_told_at_once_with_file_line_and_path(tmp_path: Path) -> 
             "main.yaml:2: telemetry.sources[0].topic",
         ),
         (
-            "telemetry:\n  sources:\n    - {topic: '{customer}/devices/{device}'}\n    - {topic: '{customer}/{device}/x'}\n",
+            "telemetry:\n  sources:\n    - {topic: '{customer}/devices/{device}'}\n    - {topic: '{customer}/{device}/x'}\nbroker: {partitions: 2}\ncustomers: [acme]\n",
             "main.yaml:5: telemetry.sources[1]: '{customer}/{device}/x' overlaps '{customer}/devices/{device}'",
         ),
     ],

@@ -163,7 +163,7 @@ class Service:
             )
         if 200 <= answer.status < 300 or answer.status in accept_statuses:
             return answer
-        fault = fault_of(answer.json, text=self.http.text_of(answer))
+        fault = fault_of(answer.json, text=self.http.text_of(answer), clean=self.http.clean)
         raise self.http.error(
             answer,
             f"POST {self._path}/{target}",

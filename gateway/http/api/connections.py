@@ -41,7 +41,8 @@ from gateway.model.access import Principal
 from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
 from gateway.model.status import ConnectionStatus
-from gateway.settings import ConnectionPatch, ConnectionSettings, Identifier
+from gateway.settings import ConnectionPatch, ConnectionSettings
+from gateway.settings_base import Identifier
 from gateway.store.views import Target
 
 router = APIRouter(tags=["connections"])

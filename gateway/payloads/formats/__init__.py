@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gateway.ingest.formats import json, scalar
-from gateway.ingest.formats.values import Measurement
+from gateway.payloads.formats import json, scalar
+from gateway.payloads.formats.values import Measurement
 
 Parse = Callable[[bytes, str | None], list[Measurement]]
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import re
 
-from gateway.ingest.formats.values import Measurement, Reason, Unfit, as_number, check_metrics, unfit
 from gateway.model.errors import DecodeError
 from gateway.model.sample import Value
+from gateway.payloads.formats.values import Measurement, Reason, Unfit, as_number, check_metrics, unfit
 
 _NUMBER = re.compile(
     r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE
@@ -16,12 +16,16 @@ _NUMBER = re.compile(
 """Decimal, or what would be none; `float` alone takes `1_000` and the digits of every script."""
 
 
+_PADDING = "\ufeff\0 \t\r\n"
+"""A byte order mark, and what programs in C leave at the end."""
+
+
 def parse(payload: bytes, metric: str | None) -> list[Measurement]:
     """One sample of one metric. Raises DecodeError."""
     if metric is None:
         raise DecodeError(Reason.UNMATCHED_TOPIC, "the topic names no metric")
     try:
-        text = payload.decode("utf-8").strip()
+        text = payload.decode("utf-8").strip(_PADDING).strip()
     except UnicodeDecodeError:
         raise DecodeError(Reason.WRONG_SHAPE, "the payload is not UTF-8 text") from None
     if not text:

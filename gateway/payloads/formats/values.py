@@ -33,7 +33,7 @@ Measurement = tuple[int | None, Metrics]
 
 
 class Reason(enum.StrEnum):
-    """Why a message is a dead letter: a closed set, for it labels metrics."""
+    """Why a message is a dead letter, or a field of it was left out: a closed set, for it labels metrics."""
 
     INVALID_JSON = "invalid_json"
     WRONG_SHAPE = "wrong_shape"
@@ -47,6 +47,14 @@ class Reason(enum.StrEnum):
     TIMESTAMP_IN_FUTURE = "timestamp_in_future"
     TIMESTAMP_TOO_OLD = "timestamp_too_old"
     EMPTY = "empty"
+    NULL = "null"
+    ARRAY = "array"
+    NOT_A_NUMBER = "not_a_number"
+    BAD_QUALITY = "bad_quality"
+    NESTED_TOO_DEEP = "nested_too_deep"
+    MISSING_TIME = "missing_time"
+    WRONG_ENCODING = "wrong_encoding"
+    SAME_NAME = "same_name"
     UNKNOWN_CUSTOMER = "unknown_customer"
     UNMATCHED_TOPIC = "unmatched_topic"
     INVALID_IDENTIFIER = "invalid_identifier"
@@ -141,9 +149,13 @@ def parse_time(value: object) -> int:
 def check_metrics(values: Mapping[str, object]) -> Metrics:
     """The metrics, nested objects flattened with dots. Raises DecodeError for what cannot be stored."""
     metrics: Metrics = {}
-    _collect(values, "", metrics, 0)
+    leaves = _collect(values, "", metrics, 0)
     if not metrics:
         raise DecodeError(Reason.EMPTY, "the message has no metric")
+    if leaves != len(metrics):
+        raise DecodeError(
+            Reason.SAME_NAME, "two fields have the same name when objects are flattened with dots"
+        )
     if len(metrics) > MAX_METRICS:
         raise DecodeError(
             Reason.TOO_MANY_METRICS, f"{len(metrics)} metrics; at most {MAX_METRICS} are taken in one message"
@@ -160,9 +172,11 @@ def check_text(name: str, value: str) -> str:
     return value
 
 
-def _collect(values: Mapping[str, object], prefix: str, metrics: Metrics, depth: int) -> None:
+def _collect(values: Mapping[str, object], prefix: str, metrics: Metrics, depth: int) -> int:
+    """Fills `metrics`; how many values it saw."""
     if depth > MAX_DEPTH:
         raise DecodeError(Reason.WRONG_SHAPE, f"objects nested deeper than {MAX_DEPTH}")
+    leaves = len(values)
     for key, value in values.items():
         name = prefix + key if prefix else key
         if not key or len(name) > MAX_NAME_LENGTH or not name.isprintable():
@@ -180,7 +194,7 @@ def _collect(values: Mapping[str, object], prefix: str, metrics: Metrics, depth:
         elif kind is str:
             metrics[name] = check_text(name, value)  # type: ignore[arg-type]
         elif kind is dict:
-            _collect(value, name + ".", metrics, depth + 1)  # type: ignore[arg-type]
+            leaves += _collect(value, name + ".", metrics, depth + 1) - 1  # type: ignore[arg-type]
         elif type(value) is Unfit:
             raise unfit(value, name)
         else:
@@ -188,3 +202,4 @@ def _collect(values: Mapping[str, object], prefix: str, metrics: Metrics, depth:
             raise DecodeError(
                 Reason.WRONG_SHAPE, f"metric {name!r} is {what}: send a number, a boolean or a string"
             )
+    return leaves

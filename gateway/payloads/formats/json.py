@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 
 import orjson
 
-from gateway.ingest.formats.values import (
+from gateway.model.errors import DecodeError
+from gateway.payloads.formats.values import (
     Measurement,
     Reason,
     Unfit,
@@ -15,7 +17,6 @@ from gateway.ingest.formats.values import (
     check_metrics,
     parse_time,
 )
-from gateway.model.errors import DecodeError
 
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"?|[+-]?\b(?:nan|inf(?:inity)?)\b(?:\(ind\))?', re.IGNORECASE)
 """A text, or what programs print for a number that is none."""
@@ -30,6 +31,43 @@ _NUMBER = re.compile(rb"-?[0-9][0-9.]{15,}[0-9.eE+-]*|-?[0-9.]+[eE]-[0-9]{3,}")
 
 def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
     """The samples of one message, in its order. Raises DecodeError."""
+    document = load(payload)
+    if type(document) is dict:
+        nested = document.get("metrics")
+        keys = len(document) + len(nested) if type(nested) is dict else len(document)
+        # in most messages no object is nested but the metrics, and then these are all
+        if keys != payload.count(b'":') and keys_of(document) != payload.count(b'":'):
+            refuse_repeated_keys(payload)
+        return [_sample(document)]
+    if keys_of(document) != payload.count(b'":'):
+        refuse_repeated_keys(payload)
+    return _samples(document)
+
+
+def keys_of(document: object) -> int:
+    """How many keys its objects have, at every depth."""
+    if type(document) is dict:
+        return len(document) + sum(keys_of(item) for item in document.values())
+    return sum(keys_of(item) for item in document) if type(document) is list else 0
+
+
+def refuse_repeated_keys(payload: bytes) -> None:
+    """Raises DecodeError for an object that has a key twice: parsers keep either value, and say nothing. Slow."""
+    with suppress(ValueError, RecursionError):  # whoever could read it has said so
+        json.loads(payload, object_pairs_hook=_each_once, parse_int=float)
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DecodeError(Reason.SAME_NAME, f"the key {twice[:40]!r} comes twice in one object: send it once")
+    return document
+
+
+def load(payload: bytes) -> object:
+    """The document, with an `Unfit` for each number that a double cannot hold as it was sent. Raises DecodeError."""
     try:
         document = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
@@ -40,7 +78,7 @@ def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
     runs = payload.translate(_RUNS, b".")
     if (_LONG in runs or _SMALL in runs) and _has_changed(payload):
         document = _as_sent(payload.decode())
-    return [_sample(document)] if type(document) is dict else _samples(document)
+    return document
 
 
 def _samples(document: object) -> list[Measurement]:
@@ -54,6 +92,13 @@ def _samples(document: object) -> list[Measurement]:
         Reason.WRONG_SHAPE,
         f"the payload is a JSON {type(document).__name__}; send an object or an array of objects",
     )
+
+
+def load_words(payload: bytes) -> object:
+    """As `load`, of a document with NaN, Infinity or a number that is none in it: an `Unfit` stands for each.
+    Raises ValueError, RecursionError.
+    """
+    return _as_sent(_TEXT.sub(_as_constant, payload.decode()))
 
 
 def _has_changed(payload: bytes) -> bool:
@@ -82,8 +127,7 @@ def _integer(text: str) -> object:
 def _why_not(payload: bytes, error: orjson.JSONDecodeError) -> DecodeError:
     """Why bytes are no JSON: for a number that is not finite, where nothing else is wrong with them."""
     try:
-        text = payload.decode()
-        _samples(_as_sent(_TEXT.sub(_as_constant, text)))
+        _samples(load_words(payload))
     except DecodeError as refused:
         if refused.reason == Reason.NOT_FINITE:
             return refused
