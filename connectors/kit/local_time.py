@@ -14,9 +14,7 @@ _TURN = timedelta(hours=3)
 """More than any clock was put back at once, so that a turn between shows at its ends."""
 
 
-def walls_within(
-    since: datetime | None, until: datetime, zone: ZoneInfo
-) -> tuple[datetime | None, datetime]:
+def walls_within(since: datetime | None, until: datetime, zone: ZoneInfo) -> tuple[datetime | None, datetime]:
     """Naive bounds [lower, upper): every time that the clock showed in [since, until) lies in them, and around a
     turn of the clock some that it showed an hour before or after.
     """
