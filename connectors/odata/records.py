@@ -51,6 +51,10 @@ class Sets:
             extra=_count(stream, cursor),
         )
         rows, link, total = await self._page(name, stream, query, place, cursor)
+        if rows and not any(modified in row for row in rows):
+            raise BadConfiguration(
+                f"no record of {stream.entity_set} has {modified}: check settings.streams.{name}.modified"
+            )
         last = decode_instant(rows[-1].get(modified)) if rows else None
         following = _link(link, begin)
         if link is not None and last is not None and (begin is None or last > begin):
@@ -97,16 +101,6 @@ class Sets:
         if rows and not any(text_of(row.get(key)) for row in rows for key in stream.keys):
             raise BadConfiguration(
                 f"no record of {stream.entity_set} has {' and '.join(stream.keys)}: check settings.streams.{name}.key",
-                request_id=answer.request_id,
-            )
-        if (
-            rows
-            and stream.modified is not None
-            and not any(stream.modified in row for row in rows)
-            and cursor is None
-        ):
-            raise BadConfiguration(
-                f"no record of {stream.entity_set} has {stream.modified}: check settings.streams.{name}.modified",
                 request_id=answer.request_id,
             )
         document = answer.json if isinstance(answer.json, dict) else {}
