@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from urllib.parse import quote
 
 from connectors.kit.authorization import authorization_for
 from connectors.kit.bisect import BadMeters, Refusal, push_bisecting
@@ -42,7 +43,6 @@ from gateway.model.outcome import Accepted, Outcome, Rejected
 from gateway.model.reading import Batch, Reading
 
 MANIFEST = load_manifest("connectors.maintainx")
-_REFUSALS = (400, 404, 413, 422)
 _PAGE_SIZE = 200  # the most that GET /meters gives
 _CALLS, _SECONDS = 100, 60.0  # per user and for /meterreadings
 _CATALOGUE_FRESH_SECONDS = 300.0
@@ -195,7 +195,7 @@ class MaintainXConnector:
     async def _send(self, items: Sequence[dict[str, object]]) -> Sequence[Outcome]:
         params = {"skipWebhook": "true"} if self._settings.skip_webhook else None
         answer = await self._call("push", "POST", "/meterreadings", json=items, params=params)
-        if answer.status in _REFUSALS:
+        if answer.status in REFUSALS:
             raise await self._refusal(answer, alone=len(items) == 1)
         if not isinstance(answer.json, list) or len(answer.json) != len(items):
             raise OutcomeUnknown(
@@ -244,13 +244,11 @@ class MaintainXConnector:
     async def _list_page(
         self, cursor: str | None, *, limit: int = _PAGE_SIZE, operation: str = "list_meters"
     ) -> Page[Meter]:
-        params: dict[str, str | int] = {
-            "limit": limit,
-            "expand": "last_reading",
-        }  # unasked, a meter does not show it
+        # unasked, a meter shows neither its last reading nor its asset
+        query = f"limit={limit}&expand=last_reading&expand=asset"
         if cursor is not None:
-            params["cursor"] = cursor
-        answer = await self._call(operation, "GET", "/meters", params=params)
+            query += f"&cursor={quote(cursor, safe='')}"
+        answer = await self._call(operation, "GET", f"/meters?{query}")
         document = answer.json
         if not isinstance(document, dict) or not isinstance(document.get("meters"), list):
             raise Unavailable("MaintainX's list of meters has no `meters`", request_id=answer.request_id)

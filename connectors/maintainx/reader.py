@@ -35,7 +35,7 @@ from gateway.model.inbound import InboundPage, KeyPage
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 
 Row = Mapping[str, object]
-REFUSALS = (400, 404, 409, 413, 422)
+REFUSALS = (400, 404, 413, 422)
 _PAGE_SIZE = 200  # the most that a list gives
 _MAX_MARKS = 5000
 # A device's clock may be ahead of MaintainX's, by which work orders are sorted.
@@ -93,7 +93,8 @@ class Reader:
     async def keys(self, cursor: str | None) -> KeyPage:
         """Of work orders, ascending by their creation: what is new comes at the end."""
         part = await self._part(KEYS_OF_ORDERS, cursor)
-        return KeyPage(keys=[to_record(WORK_ORDERS, row).key for row in part.rows], cursor=part.cursor)
+        records = [to_record(WORK_ORDERS, row) for row in part.rows]
+        return KeyPage(keys=[record.key for record in records if not record.is_deleted], cursor=part.cursor)
 
     async def raise_order(self, event: Event, asset: int | None, now: datetime) -> Outcome:
         """A work order, unless there is one with the event's reference."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from gateway import clock
-from gateway.demo.work_orders import Fault, Workshop, names_of_devices, text
+from gateway.demo.work_orders import Fault, Workshop, text
 
 _MAX_BODY_BYTES = 1 << 20
 _MAX_AGE = timedelta(days=3)
@@ -48,6 +48,7 @@ class Meter:
     id: int
     name: str
     unit: str | None = None
+    asset: dict[str, object] | None = None
     readings: dict[datetime, list[float]] = field(default_factory=dict)
 
     @property
@@ -55,9 +56,9 @@ class Meter:
         """Readings beyond the first of each (meter, readingDate)."""
         return sum(len(values) - 1 for values in self.readings.values())
 
-    def document(self, *, expanded: bool) -> dict[str, object]:
+    def document(self, expand: Sequence[str]) -> dict[str, object]:
         """As GET /meters lists it. MaintainX public API reference: meters: only `lastReading` is shown, with
-        `expand=last_reading`, never the history.
+        `expand=last_reading`, never the history; its asset with `expand=asset`.
         """
         listed: dict[str, object] = {
             "id": self.id,
@@ -65,7 +66,9 @@ class Meter:
             "unit": self.unit or "",
             "measurementType": "AUTOMATED_SENSOR",
         }
-        if expanded:
+        if "asset" in expand and self.asset is not None:
+            listed["asset"] = self.asset
+        if "last_reading" in expand:
             last = max(self.readings, default=None)
             listed["lastReading"] = (
                 None if last is None else {"readingDate": text(last), "value": self.readings[last][-1]}
@@ -124,9 +127,10 @@ class DemoCmms:
     def add_meter(self, name: str, *, unit: str | None = None) -> int:
         """The id of a new meter."""
         number = 1000 + len(self.meters) + 1
-        self.meters[number] = Meter(id=number, name=name, unit=unit)
-        for device in names_of_devices([name]):
-            self.workshop.add_asset(device, clock.now())
+        shop = self.workshop
+        device = name.rpartition(" ")[0]  # a meter is called `{device} {metric}`
+        asset = shop.assets[shop.add_asset(device, clock.now())].document() if device else None
+        self.meters[number] = Meter(id=number, name=name, unit=unit, asset=asset)
         return number
 
     async def __aenter__(self) -> DemoCmms:
@@ -312,11 +316,11 @@ class DemoCmms:
         page, more = rest[: int(limit)], len(rest) > int(limit)
         following = str(page[-1]) if more else None
         url = f"{self.url}/meters?limit={limit}&cursor={following}" if more else None
-        expanded = "last_reading" in request.query_params.getlist("expand")
+        expand = request.query_params.getlist("expand")
         return _json(
             200,
             {
-                "meters": [self.meters[number].document(expanded=expanded) for number in page],
+                "meters": [self.meters[number].document(expand) for number in page],
                 "nextCursor": following,
                 "nextPageUrl": url,
             },

@@ -6,7 +6,7 @@ said too: a cursor names the last record, so that a walk stays where it was what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -249,8 +249,3 @@ def text(at: datetime) -> str:
     """RFC 3339 in UTC with milliseconds, as the API writes times."""
     at = at.astimezone(UTC)
     return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
-
-
-def names_of_devices(meters: Iterable[str]) -> list[str]:
-    """The devices whose meters these are: a meter is called `{device} {metric}`."""
-    return list(dict.fromkeys(name.rpartition(" ")[0] for name in meters if " " in name))
