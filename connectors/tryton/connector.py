@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from connectors.kit.authorization import authorization_for
 from connectors.kit.bisect import BadMeters, Refusal, push_bisecting, push_singly
 from connectors.kit.http import HttpClient
-from connectors.kit.inbound import clock_of, known
+from connectors.kit.inbound import clock_of, known, page_at
 from connectors.kit.manifest import load_manifest
 from connectors.kit.settings import parse
 from connectors.tryton import records
@@ -177,19 +177,22 @@ class TrytonConnector:
     ) -> InboundPage:
         """By Tryton's time of the last change, which is that of its transaction's begin; ascending by id."""
         name = known(self._inbound, stream, where="Tryton").name
-        return await self._page(name, records.changed(records.STREAMS[name], since, until, after=cursor))
+        domain = records.changed(records.STREAMS[name], since, until, after=cursor)
+        return await self._page(name, domain, cursor)
 
     async def pull_open(self, stream: str, cursor: str | None = None) -> InboundPage:
         """Inspections that are pending, alerts that are not resolved."""
         name = known(self._inbound, stream, where="Tryton").name
-        return await self._page(name, records.unfinished(records.STREAMS[name], after=cursor))
+        return await self._page(name, records.unfinished(records.STREAMS[name], after=cursor), cursor)
 
     async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
         """The ids."""
         wanted = records.STREAMS[known(self._inbound, stream, where="Tryton").name]
-        rows = await self._rest.search_long(
-            "pull", wanted.model, fields=["id"], domain=records.held(wanted, after=cursor), limit=_KEYS_PAGE
-        )
+        domain = records.held(wanted, after=cursor)
+        with page_at(cursor):
+            rows = await self._rest.search_long(
+                "pull", wanted.model, fields=["id"], domain=domain, limit=_KEYS_PAGE
+            )
         found = [str(row["id"]) for row in rows if isinstance(row.get("id"), int)]
         return KeyPage(keys=found, cursor=found[-1] if found and len(rows) >= _KEYS_PAGE else None)
 
@@ -243,11 +246,12 @@ class TrytonConnector:
         """Idempotent."""
         await self._http.close()
 
-    async def _page(self, name: str, domain: Sequence[object]) -> InboundPage:
+    async def _page(self, name: str, domain: Sequence[object], cursor: str | None) -> InboundPage:
         wanted = records.STREAMS[name]
-        rows = await self._rest.search_long(
-            "pull", wanted.model, fields=records.fields_of(wanted), domain=domain, limit=_PAGE
-        )
+        with page_at(cursor):
+            rows = await self._rest.search_long(
+                "pull", wanted.model, fields=records.fields_of(wanted), domain=domain, limit=_PAGE
+            )
         references = await self._references(rows) if name == records.ALERTS else {}
         found = [records.to_record(name, row, references) for row in rows]
         return InboundPage(records=found, cursor=found[-1].key if found and len(rows) >= _PAGE else None)

@@ -284,7 +284,7 @@ class DemoCmms:
                 shop.change(order.id, orjson.loads(body), now)
                 return _json(200, {"workOrder": order.document()})
             case "DELETE", _, "":
-                del shop.orders[order.id]
+                shop.remove(order.id)
                 return Response(status_code=204)
             case "GET", _, "comments":
                 comments = [

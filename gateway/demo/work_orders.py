@@ -6,6 +6,7 @@ said too: a cursor names the last record, so that a walk stays where it was what
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -94,6 +95,17 @@ class Workshop:
         self.assets: dict[int, Asset] = {}
         self._rand = rand or Random(20)
         self._number = 5000
+        self._sorted: dict[tuple[str, ...], list[tuple[str, int]]] = {}
+
+    def put(self, order: WorkOrder) -> None:
+        """In place of what has its id."""
+        self.orders[order.id] = order
+        self._sorted.clear()
+
+    def remove(self, number: int) -> None:
+        """DELETE /workorders/{id}."""
+        del self.orders[number]
+        self._sorted.clear()
 
     def add_asset(self, name: str, now: datetime) -> int:
         """The id of the asset of this name, made where there is none."""
@@ -115,7 +127,7 @@ class Workshop:
         sort = given.get("sort", "-createdAt")
         if sort.removeprefix("-") not in _SORTS:
             raise Fault(f"sort must be one of {', '.join(_SORTS)}", "sort", sort)
-        held = [order for order in self.orders.values() if not statuses or order.status in statuses]
+        held = (order for order in self.orders.values() if not statuses or order.status in statuses)
         column = {"updatedAt": "updated_at", "completedAt": "completed_at"}.get(
             sort.removeprefix("-"), "created_at"
         )
@@ -124,17 +136,22 @@ class Workshop:
             at = getattr(order, column) or order.created_at
             return (text(at), order.id)
 
-        ordered = sorted(held, key=place, reverse=sort.startswith("-"))
+        key = (sort, *sorted(statuses))
+        if key not in self._sorted:
+            self._sorted[key] = sorted(map(place, held), reverse=sort.startswith("-"))
+        places = self._sorted[key]
         limit, cursor = _limit(given), given.get("cursor")
+        begin = 0
         if cursor is not None:
             at, _, number = cursor.partition("|")
             if not number.isdigit():
                 raise Fault("cursor is not valid", "cursor", cursor)
             last = (at, int(number))
-            descending = sort.startswith("-")
-            ordered = [
-                order for order in ordered if (place(order) < last if descending else place(order) > last)
-            ]
+            if sort.startswith("-"):
+                begin = len(places) - bisect_left(places[::-1], last)
+            else:
+                begin = bisect_right(places, last)
+        ordered = [self.orders[number] for _, number in places[begin : begin + limit + 1]]
         page, is_more = ordered[:limit], len(ordered) > limit
         following = "|".join(map(str, place(page[-1]))) if is_more else None
         return {
@@ -172,15 +189,17 @@ class Workshop:
         if kind not in ("OTHER", "REACTIVE", "PREVENTIVE"):
             raise Fault("type must be one of OTHER, REACTIVE, PREVENTIVE", "type", kind)
         self._number += 1
-        self.orders[self._number] = WorkOrder(
-            id=self._number,
-            title=title,
-            description=str(body.get("description") or ""),
-            priority=priority,
-            kind=kind,
-            asset_id=asset,
-            created_at=now,
-            updated_at=now,
+        self.put(
+            WorkOrder(
+                id=self._number,
+                title=title,
+                description=str(body.get("description") or ""),
+                priority=priority,
+                kind=kind,
+                asset_id=asset,
+                created_at=now,
+                updated_at=now,
+            )
         )
         return self._number
 
@@ -198,6 +217,7 @@ class Workshop:
         order.description = str(body.get("description", order.description))
         order.completed_at = now if status == "DONE" and order.status != "DONE" else order.completed_at
         order.status, order.updated_at = status, now
+        self._sorted.clear()
         return order
 
     def comment(self, number: int, content: str, now: datetime) -> int | None:
