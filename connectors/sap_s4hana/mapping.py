@@ -132,8 +132,9 @@ def changed_after(cursor: str | None, since: datetime | None, until: datetime) -
     """The filter of a page: changed in [since, until), and past the last record of the page before.
 
     Not by `$skip`: a notification that changes meanwhile leaves the interval, and all after it would move up
-    by one.
+    by one. Bounds are whole seconds, as SAP's own times of change are.
     """
+    since, until = None if since is None else since.replace(microsecond=0), until.replace(microsecond=0)
     if cursor is None:
         return modified_within(Version.V2, _CHANGED, since, until)
     at, key = _place(cursor)
