@@ -50,7 +50,7 @@ _PAGE = """
 select {keys}, {modified}, case when octet_length(body.document) > {limit} then null else body.document end,
        case when octet_length(body.document) > {limit} then left(body.document, {limit}) end
 from (select * from {table} {where} order by {order} limit {page}) t
-cross join lateral (select to_json(part)::text as document from (select {columns}) part) body
+cross join lateral (select to_json(part.*)::text as document from (select {columns}) part) body
 order by {qualified}"""
 
 _KEYS = "select {keys} from {table} {where} order by {order} limit {page}"
