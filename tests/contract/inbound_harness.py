@@ -118,6 +118,7 @@ class MaintainXInbound(MaintainXHarness):
 class HttpJsonInbound(HttpJsonHarness):
     """A list with a link to the next page."""
 
+    odd_are_open = True
     stream = "things"
     kind: ClassVar[str] = "next"
     variant: ClassVar[str] = "next"
@@ -228,6 +229,7 @@ class HttpJsonLocalInbound(HttpJsonInbound):
 class PostgresInbound(PostgresHarness):
     """A real table of its own, with `timestamp` in the zone."""
 
+    odd_are_open = True
     stream = "things"
     exempt: Mapping[str, str] = {
         **dict.fromkeys(HTTP_RULES, _NO_HTTP),
@@ -284,6 +286,7 @@ class PostgresInbound(PostgresHarness):
 class ODataInbound(ODataHarness):
     """odatapy, which pages by itself."""
 
+    odd_are_open = True
     stream = "readings"
     exempt: Mapping[str, str] = {"naive_times": "its times bear a zone"}
     page_size: ClassVar[int] = PAGE

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from connectors.registry import SYSTEMS
+from gateway.demo.cmms import DemoCmms
 from gateway.model.errors import OutcomeUnknown
 from gateway.model.exchange import Event, RaisesEvents
 from gateway.model.inbound import NotesEvents
 from gateway.model.outcome import Accepted, Duplicate, Rejected
+from tests.contract.harness import _settings
 from tests.contract.inbound_harness import MaintainXInbound, S4hanaInbound, TrytonInbound
 from tests.contract.sap_harness import need_node
 from tests.contract.test_inbound import walked
@@ -157,3 +159,50 @@ async def test_hostile_texts_make_a_work_order_or_a_refusal(harness: Any) -> Non
         assert isinstance(await connector.raise_event(wanted), Accepted | Rejected), text[:20]
         assert isinstance(await connector.raise_event(wanted), Duplicate | Rejected), text[:20]
     await connector.close()
+
+
+async def test_the_demonstrations_people_close_what_was_raised(contract_dsn: str) -> None:
+    """By themselves, so that the life of an alert can be watched."""
+    async with DemoCmms(api_key="k" * 8, meters=["pump-1 temperature"], people_seconds=0.2) as cmms:
+        cmms.switches.rate_limit = 10_000
+        connector: Any = SYSTEMS["maintainx"].build(
+            _settings({"base_url": cmms.url}, {"api_key": "k" * 8}, 5.0, None)
+        )
+        raised = await connector.raise_event(event("maintainx"))
+        assert isinstance(raised, Accepted)
+        seen: list[str] = []
+        async with asyncio.timeout(60):
+            while "closed" not in seen:
+                now = datetime.now(UTC)
+                for record in await walked(connector, "work_orders", now - HOUR, now + HOUR):
+                    if record.key == raised.remote_id and record.progress not in seen[-1:]:
+                        seen.append(str(record.progress))
+                await asyncio.sleep(0.02)
+        assert seen[0] == "open" and seen[-1] == "closed"
+        await connector.close()
+
+
+async def test_the_demonstration_is_readable_by_configuration_alone(contract_dsn: str) -> None:
+    """As a system without a connector of its own would be."""
+    stream = {
+        "path": "/workorders",
+        "items": "workOrders",
+        "modified": "updatedAt",
+        "query": {"sort": "-updatedAt", "limit": "{page}"},
+        "open_query": {"statuses": "OPEN", "limit": "{page}"},
+        "paging": {"kind": "cursor", "path": "nextCursor", "parameter": "cursor"},
+        "progress": {"path": "status", "open": ["OPEN"], "acknowledged": ["IN_PROGRESS"], "closed": ["DONE"]},
+        "page": 2,
+    }
+    async with DemoCmms(api_key="k" * 8) as cmms:
+        numbers = [cmms.workshop.create({"title": f"t{number}"}, datetime.now(UTC)) for number in range(5)]
+        settings = {"base_url": cmms.url, "path": "/meters", "streams": {"work_orders": stream}}
+        connector: Any = SYSTEMS["http_json"].build(_settings(settings, {"api_key": "k" * 8}, 5.0, None))
+        cmms.workshop.change(numbers[0], {"status": "DONE"}, datetime.now(UTC))
+        found = {
+            record.key: record.progress
+            for record in await walked(connector, "work_orders", None, datetime.now(UTC))
+        }
+        assert found == {str(number): "open" for number in numbers} | {str(numbers[0]): "closed"}
+        assert len((await connector.pull_open("work_orders")).records) == 2, "a page of them"
+        await connector.close()
