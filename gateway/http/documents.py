@@ -40,7 +40,6 @@ class CapabilitiesDocument(Document):
     max_backfill_seconds: float | None
     dedup: str
     readback: str
-    cursor: str | None
     can_create_meter: bool
     can_raise_event: bool
     values: tuple[str, ...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -17,6 +19,7 @@ from connectors.kit.settings import Block, safe_url
 from connectors.kit.tls import tls_context
 from gateway.model.connector import ConnectorSettings
 from gateway.model.errors import BadConfiguration
+from gateway.model.inbound import InboundStream
 
 
 class SapSettings(Block):
@@ -48,6 +51,12 @@ class SapSettings(Block):
     )
     codes: dict[str, Literal["duplicate", "future", "locked", "refused"]] = Field(
         {}, description="What further error codes of this system mean."
+    )
+    documents_lookback_hours: int = Field(
+        24,
+        ge=1,
+        le=720,
+        description="How far back measurement documents are read again: what is entered late, or reversed, within it is seen.",
     )
     ca_file: Path | None = Field(
         None,
@@ -83,6 +92,14 @@ class SapSettings(Block):
     def skew(self) -> timedelta:
         """Of `future_skew_seconds`."""
         return timedelta(seconds=self.future_skew_seconds)
+
+    def streams(self, declared: Sequence[InboundStream]) -> tuple[InboundStream, ...]:
+        """The manifest's, with `documents_lookback_hours`."""
+        lookback = timedelta(hours=self.documents_lookback_hours)
+        return tuple(
+            replace(stream, lookback=lookback) if stream.name == "measurement_documents" else stream
+            for stream in declared
+        )
 
     @property
     def parameters(self) -> dict[str, str]:

@@ -41,7 +41,6 @@ def _document(system: System, prices: CreditsSettings) -> SystemDocument:
             max_backfill_seconds=None if able.max_backfill is None else able.max_backfill.total_seconds(),
             dedup=able.dedup,
             readback=able.readback,
-            cursor=able.cursor,
             can_create_meter=able.can_create_meter,
             can_raise_event=able.can_raise_event,
             values=tuple(sorted(able.values)),
