@@ -184,7 +184,7 @@ class Database:
 
 def _limits(lease_seconds: float) -> dict[str, str]:
     """What the server ends for us when this process, or its machine, stands still in the middle of a transaction:
-    its locks, and the horizon behind which nobody reads, are everybody's. A third of the lease, so that it is over
+    its locks are everybody's. A third of the lease, so that it is over
     before others take what was leased.
 
     Not `transaction_timeout`: a statement that works is bounded by its own time-out, and moving a large table may

@@ -39,7 +39,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """How far a stream has come. Revisions are below 2^63; times are only set in the initial phase.
+    """How far a stream has come. Times are only set in the initial phase.
 
     `meters_of`: the configuration whose meters are in force, until the transaction ends.
     """
@@ -171,9 +171,9 @@ async def begin_again(
     max_future: timedelta,
 ) -> None:
     """The initial phase walks the stored history once more; the incremental one goes on beside it."""
-    horizon: int = await connection.fetchval(sql("device_horizon"))
+    # the incremental phase is there and keeps its watermark
     await connection.execute(
-        sql("stream_begin"), connection_id, name, True, days, max_backfill, max_future, str(horizon)
+        sql("stream_begin"), connection_id, name, True, days, max_backfill, max_future, 0
     )
 
 

@@ -16,18 +16,16 @@ from gateway.store.streams import Claim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """Revisions in [from_revision, until_revision) to scan now; `horizon` is where the log ends for the
-    moment.
-    """
+    """Positions past `after` up to `until`, to scan now; `end` is where the log ends for the moment."""
 
-    from_revision: int
-    until_revision: int
-    horizon: int
+    after: int
+    until: int
+    end: int
 
     @property
     def is_last(self) -> bool:
         """Whether nothing is left to scan after it."""
-        return self.until_revision >= self.horizon
+        return self.until >= self.end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,34 +37,27 @@ class Marked:
 
 
 async def next_slice(connection: Connection, customer: str, watermark: int, rows: int) -> Slice:
-    """The next whole revisions past the watermark: about `rows` samples, more when one revision alone has
+    """The next whole positions past the watermark: about `rows` samples, more when one position alone has
     more.
     """
-    bounds = await connection.fetchrow(sql("scan_bounds"), customer, str(watermark), rows)
-    assert bounds is not None
-    horizon, first, boundary = bounds["horizon"], bounds["first"], bounds["boundary"]
-    until = horizon if boundary is None else max(boundary, first + 1)
-    return Slice(
-        from_revision=watermark, until_revision=max(until, watermark), horizon=max(horizon, watermark)
-    )
+    bounds = await connection.fetchrow(sql("scan_bounds"), customer, watermark, rows)
+    end, until = (watermark, watermark) if bounds is None else (bounds["end"], bounds["until"])
+    return Slice(after=watermark, until=max(until, watermark), end=max(end, watermark))
 
 
 async def mark_changed(
     connection: Connection, claim: Claim, part: Slice, lateness: timedelta, *, with_delta: bool
 ) -> int:
     """Marks every window that the slice touches; the number of samples looked at."""
-    revisions = (str(part.from_revision), str(part.until_revision))
     samples: int = await connection.fetchval(
-        sql("scan_mark"), claim.connection, claim.customer, *revisions, lateness, with_delta
+        sql("scan_mark"), claim.connection, claim.customer, part.after, part.until, lateness, with_delta
     )
     return samples
 
 
 async def advance(connection: Connection, claim: Claim, *, watermark: int, device_watermark: int) -> None:
     """Moves the incremental watermark, in the transaction that marked everything below it."""
-    await connection.execute(
-        sql("scan_advance"), claim.connection, claim.name, str(watermark), str(device_watermark)
-    )
+    await connection.execute(sql("scan_advance"), claim.connection, claim.name, watermark, device_watermark)
 
 
 async def mark_initial(

@@ -25,11 +25,11 @@ async def scan_slice(database: Database, claim: Claim, link: Link, tally: Tally)
         if position.meters_of != link.configuration:
             raise MetersChanged(claim.connection)
         part = await windows.next_slice(connection, claim.customer, position.watermark, SLICE_ROWS)
-        if part.until_revision == position.watermark:
+        if part.until == position.watermark:
             return True
-        if part.horizon > position.device_watermark:
+        if part.end > position.device_watermark:
             fresh = await mappings.devices(
-                connection, claim.customer, since=position.device_watermark, until=part.horizon
+                connection, claim.customer, past=position.device_watermark, until=part.end
             )
             if fresh:
                 resolution = link.connector.capabilities.resolution
@@ -42,8 +42,8 @@ async def scan_slice(database: Database, claim: Claim, link: Link, tally: Tally)
         await windows.advance(
             connection,
             claim,
-            watermark=part.until_revision,
-            device_watermark=max(part.horizon, position.device_watermark),
+            watermark=part.until,
+            device_watermark=max(part.end, position.device_watermark),
         )
         await streams.prove(connection, claim)
     tally.samples += samples

@@ -42,7 +42,7 @@ async def rig(database: Database) -> Rig:
 
 async def test_writers_of_the_same_windows_never_deadlock(database: Database, rig: Rig) -> None:
     """Scans, the walk of the history, deliveries of both phases, dead letters, replays, changes of meters, hand-overs."""
-    whole = Slice(from_revision=0, until_revision=2**62, horizon=2**62)
+    whole = Slice(after=0, until=2**62, end=2**62)
     incremental, walk = await rig.claim(), await rig.claim("initial")
     begun = asyncio.get_running_loop().time()
     deadlocks: list[str] = []

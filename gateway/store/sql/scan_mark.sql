@@ -1,10 +1,9 @@
--- $1 connection, $2 customer, $3 from revision, $4 until revision, $5 lateness, $6 whether a meter is a delta. The number of samples looked at.
+-- $1 connection, $2 customer, $3 past this position, $4 up to this one, $5 lateness, $6 whether a meter is a delta. The number of samples looked at.
 -- A delta also depends on the last number before its window: the window of the next number after each changed one is due too.
 -- A window marked again keeps its phase, so one worker only ever delivers it; its new mark keeps an older delivery from removing it.
 -- One statement for both: every transaction takes its windows once, in one order, so that none waits for another in a circle.
 with slice as materialized (
-    select device_id, ts, metrics from telemetry
-    where customer_id = $2 and revision >= $3::text::xid8 and revision < $4::text::xid8
+    select device_id, ts, metrics from telemetry_between($2, $3, $4)
 ), touched as materialized (
     select m.meter, w.start, m.span, m.reduce
     from slice
