@@ -163,14 +163,19 @@ async def _fill(store: asyncpg.Connection[asyncpg.Record], size: int) -> None:
             for number in range(start, min(start + BATCH, size))
         ]
         await store.copy_records_to_table(
-            "telemetry", records=rows, columns=["customer_id", "device_id", "ts", "metrics", "received_at", "revision"]
+            "telemetry",
+            records=rows,
+            columns=["customer_id", "device_id", "ts", "metrics", "received_at", "revision"],
         )
     await store.execute(
         "insert into customer_log (customer_id, position) values ('acme', $1) on conflict (customer_id) do update set position = $1",
         end,
     )
     await store.execute(
-        "insert into customer_day (customer_id, day, reaches) select 'acme', to_date(right(relname, 8), 'YYYYMMDD'), $1 from pg_inherits join pg_class on oid = inhrelid where inhparent = 'telemetry'::regclass on conflict (customer_id, day) do update set reaches = $1",
+        """insert into customer_day (customer_id, day, reaches)
+        select 'acme', to_date(right(relname, 8), 'YYYYMMDD'), $1 from pg_inherits join pg_class on oid = inhrelid
+        where inhparent = 'telemetry'::regclass
+        on conflict (customer_id, day) do update set reaches = $1""",
         end,
     )
     await store.execute("analyze telemetry")

@@ -45,16 +45,8 @@ async def test_no_row_is_ever_behind_a_reader(database: Database, slice_rows: in
     async def write(seed: int) -> None:
         dice, number = random.Random(seed), 0
         while asyncio.get_running_loop().time() < until:
-            batch: dict[Row, Value] = {}
-            for _ in range(dice.choice([1, 1, 5, 40])):
-                number += 1
-                at = START + timedelta(seconds=dice.randrange(3600))
-                if dice.random() < 0.02:
-                    at -= timedelta(days=dice.randrange(40))
-                # few instants and devices: writers change each other's rows
-                at = at.replace(second=0)
-                key = (dice.choice(CUSTOMERS), f"d{dice.randrange(3)}", at)
-                batch[key] = float(dice.choice([1, seed * 1_000_000 + number]))
+            number += 1
+            batch = _drawn(dice, float(seed * 1_000_000 + number))
             undo = dice.random() < 0.15
             try:
                 async with database.transaction() as connection:
@@ -175,6 +167,17 @@ async def test_a_log_that_is_gone_is_opened_by_the_next_try(database: Database) 
     with pytest.raises(telemetry.LogMissing):
         await store.write(later, [])
     assert (await store.write(later, [])).stored == 1
+
+
+def _drawn(dice: random.Random, fresh: float) -> dict[Row, Value]:
+    """Few instants and devices: writers change each other's rows, and repeat them. Now and then of a day long ago."""
+    batch: dict[Row, Value] = {}
+    for _ in range(dice.choice([1, 1, 5, 40])):
+        at = START + timedelta(minutes=dice.randrange(60))
+        if dice.random() < 0.02:
+            at -= timedelta(days=dice.randrange(40))
+        batch[dice.choice(CUSTOMERS), f"d{dice.randrange(3)}", at] = dice.choice([1.0, fresh])
+    return batch
 
 
 async def _write(connection: Connection, batch: dict[Row, Value]) -> None:
