@@ -4,6 +4,7 @@ rows.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,6 +30,15 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A connection that a slice is scanned for: what it has of it already, and how late its samples may come."""
+
+    connection: str
+    past: int
+    lateness: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Marked:
     """What one step of an initial sync looked at, and how many windows it marked."""
 
@@ -46,18 +56,47 @@ async def next_slice(connection: Connection, customer: str, watermark: int, rows
 
 
 async def mark_changed(
-    connection: Connection, claim: Claim, part: Slice, lateness: timedelta, *, with_delta: bool
+    connection: Connection, customer: str, part: Slice, readers: Sequence[Reader], *, with_delta: bool
 ) -> int:
-    """Marks every window that the slice touches; the number of samples looked at."""
+    """Marks every window of the readers that the slice touches; the number of samples looked at."""
     samples: int = await connection.fetchval(
-        sql("scan_mark"), claim.connection, claim.customer, part.after, part.until, lateness, with_delta
+        sql("scan_mark"),
+        customer,
+        part.after,
+        part.until,
+        [reader.connection for reader in readers],
+        [reader.past for reader in readers],
+        [reader.lateness for reader in readers],
+        with_delta,
     )
     return samples
 
 
-async def advance(connection: Connection, claim: Claim, *, watermark: int, device_watermark: int) -> None:
-    """Moves the incremental watermark, in the transaction that marked everything below it."""
-    await connection.execute(sql("scan_advance"), claim.connection, claim.name, watermark, device_watermark)
+async def along(
+    connection: Connection, claim: Claim, part: Slice, beside: Mapping[str, int]
+) -> dict[str, int]:
+    """Which of the connections `beside` (to the configuration that each is served of) this slice can be scanned for too,
+    and the position that each is scanned to. Their meters stay in force until the transaction ends.
+    """
+    rows = await connection.fetch(
+        sql("scan_along"),
+        claim.customer,
+        part.after,
+        part.until,
+        part.end,
+        list(beside),
+        list(beside.values()),
+    )
+    return {row["connection_id"]: row["watermark"] for row in rows}
+
+
+async def advance(connection: Connection, claim: Claim, part: Slice, others: Collection[str] = ()) -> None:
+    """Moves the incremental watermark of the stream, and of the `others` that the slice was scanned for, in the
+    transaction that marked everything up to it.
+    """
+    await connection.execute(
+        sql("scan_advance"), claim.connection, claim.name, part.until, part.end, list(others)
+    )
 
 
 async def mark_initial(

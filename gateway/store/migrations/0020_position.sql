@@ -82,7 +82,7 @@ select ensure_partition('telemetry', day) from (select distinct day from custome
 -- The samples of a customer past one position up to another, from the days that have any. Each day is asked by its own name: a plan over all
 -- of them costs more than what it finds.
 create function telemetry_between(customer text, low bigint, high bigint)
-returns table (device_id text, ts timestamptz, metrics jsonb) language plpgsql stable rows 1000 as $$
+returns table (device_id text, ts timestamptz, metrics jsonb, revision bigint) language plpgsql stable rows 1000 as $$
 declare
     child text;
 begin
@@ -92,7 +92,7 @@ begin
     loop
         begin
             return query execute format(
-                'select t.device_id, t.ts, t.metrics from %I t where t.customer_id = $1 and t.revision > $2 and t.revision <= $3', child)
+                'select t.device_id, t.ts, t.metrics, t.revision from %I t where t.customer_id = $1 and t.revision > $2 and t.revision <= $3', child)
                 using customer, low, high;
         exception when undefined_table then
             null;  -- retention has just dropped the day
