@@ -8,7 +8,7 @@ from gateway.model.errors import StoreError
 from gateway.store.pool import Database
 
 _LOCK = 0x6669656C64  # "field"
-MIGRATION_SECONDS = 3600.0
+MIGRATION_SECONDS = 6 * 3600.0
 """For one of them: what nobody has scanned yet may be much."""
 
 
