@@ -173,7 +173,7 @@ async def _drain_ours(bench: Bench, daemon: Daemon) -> float:
 
             await wait_until(is_drained, seconds=120, what=f"all {count} messages are rows", every=0.25)
             row = await store.fetchrow(
-                """select extract(epoch from min(received_at))::float8, extract(epoch from max(pg_xact_commit_timestamp(revision::xid)))::float8
+                """select extract(epoch from min(received_at))::float8, extract(epoch from max(pg_xact_commit_timestamp(xmin)))::float8
                 from telemetry where ts > timestamptz 'epoch' + $1::bigint * interval '1 millisecond'""",
                 before,
             )

@@ -38,7 +38,7 @@ from gateway.model.explanation import Explanation
 from gateway.settings import Settings
 from gateway.store import connections as connection_store
 from gateway.store import retention
-from gateway.store.migrate import migrate, rebase_revisions
+from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from gateway.store.presence import Presence
 
@@ -233,11 +233,6 @@ async def _open(settings: Settings) -> Database:
                 dsn, size=settings.database.pool_size, lease_seconds=settings.sync.lease.total_seconds()
             )
             applied = await migrate(database)
-            if await rebase_revisions(database):
-                log.warning(
-                    "store.revisions_rebased",
-                    advice="the database was restored from another cluster; what was not delivered goes on",
-                )
         except StoreUnavailable as error:
             if not waited:
                 log.warning(

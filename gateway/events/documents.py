@@ -60,7 +60,7 @@ class StreamDocument(Document):
     phase: Literal["initial", "incremental"]
     state: Literal["idle", "running", "lagging", "failed"]
     watermark: str = Field(
-        description="Incremental: the revision below which all is scanned. Initial: the time up to which it has walked."
+        description="Incremental: the position of the customer's log up to which all is scanned. Initial: the time up to which it has walked."
     )
     lag_seconds: float = Field(ge=0, description="Age of the oldest closed window that is not delivered.")
     progress: ProgressDocument | None

@@ -415,7 +415,7 @@ async def begin(
     await connection.execute(sql("stream_take_all"), connection_id)
     if await connection.fetchval(sql("meters_in_force"), connection_id) > outbound.configuration:
         return []
-    horizon: int = await connection.fetchval(sql("device_horizon"))
+    position: int = await connection.fetchval(sql("log_position"), outbound.customer)
     known = await mappings.devices(connection, outbound.customer)
     wanted, conflicts = await _materialised(outbound.rules, known, outbound.capabilities.resolution)
     await _tell_refused(connection, connection_id, outbound.customer, conflicts)
@@ -432,7 +432,7 @@ async def begin(
     await mappings.put(connection, connection_id, changed)
     await mappings.recompute(connection, connection_id, [m.meter for m in changed if m.meter in held])
     wish = (bool(changed), outbound.initial_days, outbound.capabilities.max_backfill, outbound.max_future)
-    await connection.execute(sql("stream_begin"), connection_id, outbound.stream, *wish, str(horizon))
+    await connection.execute(sql("stream_begin"), connection_id, outbound.stream, *wish, position)
     await connection.execute(sql("meters_begun"), connection_id, outbound.configuration)
     return conflicts
 

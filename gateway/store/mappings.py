@@ -77,8 +77,8 @@ async def keep_only(connection: Connection, connection_id: str, meters: Iterable
 
 
 async def devices(
-    connection: Connection, customer: str, *, since: int = 0, until: int = 2**63 - 1
+    connection: Connection, customer: str, *, past: int = -1, until: int = 2**63 - 1
 ) -> list[str]:
-    """Devices of the customer that registered at revisions in [since, until)."""
-    rows = await connection.fetch(sql("devices_new"), customer, str(since), str(until))
+    """Devices of the customer that registered past a position of its log, up to `until`; all by default."""
+    rows = await connection.fetch(sql("devices_new"), customer, past, until)
     return [row["device_id"] for row in rows]

@@ -213,8 +213,8 @@ class Database:
 
 def _limits(silent_seconds: float) -> dict[str, str]:
     """What the server ends for us when this process, or its machine, stands still in the middle of a transaction:
-    its locks, and the horizon behind which nobody reads, are everybody's. A third of the lease in the pool, so that
-    it is over before others take what was leased.
+    its locks are everybody's. A third of the lease in the pool, so that it is over before others take what was
+    leased.
 
     Not `transaction_timeout`: a statement that works is bounded by its own time-out, and moving a large table may
     take an hour.

@@ -39,9 +39,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """How far a stream has come. Revisions are below 2^63; times are only set in the initial phase.
+    """How far a stream has come. Times are only set in the initial phase.
 
-    `meters_of`: the configuration whose meters are in force, until the transaction ends.
+    `meters_of`: the configuration whose meters are in force, until the transaction ends. `is_scanned`: a run of
+    another connection has just read the log to its end for this one too.
     """
 
     watermark: int
@@ -50,6 +51,7 @@ class Position:
     initial_cursor: datetime | None
     initial_until: datetime | None
     meters_of: int
+    is_scanned: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,9 +118,11 @@ async def renew(database: Database, claim: Claim, lease_seconds: float) -> None:
             raise lost(claim)
 
 
-async def read(connection: Connection, claim: Claim) -> Position:
-    """The first step of a transaction that works on the stream. Raises LeaseLost."""
-    row = await connection.fetchrow(sql("stream_read"), *claim.key, claim.fence)
+async def read(connection: Connection, claim: Claim, *, along_seconds: float = 0.0) -> Position:
+    """The first step of a transaction that works on the stream. `along_seconds`: how long a scan by another
+    connection's run counts as its own. Raises LeaseLost.
+    """
+    row = await connection.fetchrow(sql("stream_read"), *claim.key, claim.fence, along_seconds)
     if row is None:
         raise lost(claim)
     return Position(**dict(row))
@@ -171,9 +175,9 @@ async def begin_again(
     max_future: timedelta,
 ) -> None:
     """The initial phase walks the stored history once more; the incremental one goes on beside it."""
-    horizon: int = await connection.fetchval(sql("device_horizon"))
+    # the incremental phase is there and keeps its watermark
     await connection.execute(
-        sql("stream_begin"), connection_id, name, True, days, max_backfill, max_future, str(horizon)
+        sql("stream_begin"), connection_id, name, True, days, max_backfill, max_future, 0
     )
 
 

@@ -4,6 +4,7 @@ rows.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,18 +17,25 @@ from gateway.store.streams import Claim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """Revisions in [from_revision, until_revision) to scan now; `horizon` is where the log ends for the
-    moment.
-    """
+    """Positions past `after` up to `until`, to scan now; `end` is where the log ends for the moment."""
 
-    from_revision: int
-    until_revision: int
-    horizon: int
+    after: int
+    until: int
+    end: int
 
     @property
     def is_last(self) -> bool:
         """Whether nothing is left to scan after it."""
-        return self.until_revision >= self.horizon
+        return self.until >= self.end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A connection that a slice is scanned for: what it has of it already, and how late its samples may come."""
+
+    connection: str
+    past: int
+    lateness: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,33 +47,55 @@ class Marked:
 
 
 async def next_slice(connection: Connection, customer: str, watermark: int, rows: int) -> Slice:
-    """The next whole revisions past the watermark: about `rows` samples, more when one revision alone has
+    """The next whole positions past the watermark: about `rows` samples, more when one position alone has
     more.
     """
-    bounds = await connection.fetchrow(sql("scan_bounds"), customer, str(watermark), rows)
-    assert bounds is not None
-    horizon, first, boundary = bounds["horizon"], bounds["first"], bounds["boundary"]
-    until = horizon if boundary is None else max(boundary, first + 1)
-    return Slice(
-        from_revision=watermark, until_revision=max(until, watermark), horizon=max(horizon, watermark)
-    )
+    bounds = await connection.fetchrow(sql("scan_bounds"), customer, watermark, rows)
+    end, until = (watermark, watermark) if bounds is None else (bounds["end"], bounds["until"])
+    return Slice(after=watermark, until=max(until, watermark), end=max(end, watermark))
 
 
 async def mark_changed(
-    connection: Connection, claim: Claim, part: Slice, lateness: timedelta, *, with_delta: bool
+    connection: Connection, customer: str, part: Slice, readers: Sequence[Reader], *, with_delta: bool
 ) -> int:
-    """Marks every window that the slice touches; the number of samples looked at."""
-    revisions = (str(part.from_revision), str(part.until_revision))
+    """Marks every window of the readers that the slice touches; the number of samples looked at."""
     samples: int = await connection.fetchval(
-        sql("scan_mark"), claim.connection, claim.customer, *revisions, lateness, with_delta
+        sql("scan_mark"),
+        customer,
+        part.after,
+        part.until,
+        [reader.connection for reader in readers],
+        [reader.past for reader in readers],
+        [reader.lateness for reader in readers],
+        with_delta,
     )
     return samples
 
 
-async def advance(connection: Connection, claim: Claim, *, watermark: int, device_watermark: int) -> None:
-    """Moves the incremental watermark, in the transaction that marked everything below it."""
+async def along(
+    connection: Connection, claim: Claim, part: Slice, beside: Mapping[str, int]
+) -> dict[str, int]:
+    """Which of the connections `beside` (to the configuration that each is served of) this slice can be scanned for too,
+    and the position that each is scanned to. Their meters stay in force until the transaction ends.
+    """
+    rows = await connection.fetch(
+        sql("scan_along"),
+        claim.customer,
+        part.after,
+        part.until,
+        part.end,
+        list(beside),
+        list(beside.values()),
+    )
+    return {row["connection_id"]: row["watermark"] for row in rows}
+
+
+async def advance(connection: Connection, claim: Claim, part: Slice, others: Collection[str] = ()) -> None:
+    """Moves the incremental watermark of the stream, and of the `others` that the slice was scanned for, in the
+    transaction that marked everything up to it.
+    """
     await connection.execute(
-        sql("scan_advance"), claim.connection, claim.name, str(watermark), str(device_watermark)
+        sql("scan_advance"), claim.connection, claim.name, part.until, part.end, list(others)
     )
 
 

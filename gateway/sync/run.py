@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -79,7 +80,7 @@ class End:
 
 
 class Runner:
-    """Runs claimed streams. Holds no state between runs: everything is in PostgreSQL."""
+    """Runs claimed streams. Holds nothing of a run: everything is in PostgreSQL."""
 
     def __init__(
         self,
@@ -94,6 +95,14 @@ class Runner:
         self._settings = settings
         self._health = health
         self._workers = workers
+        self._served: Mapping[str, Sequence[Link]] = {}
+
+    def serve(self, links: Iterable[Link]) -> None:
+        """The connections that are served: one run scans for all of its customer's."""
+        served: dict[str, list[Link]] = {}
+        for link in links:
+            served.setdefault(link.customer, []).append(link)
+        self._served = served
 
     async def run(self, claim: Claim, link: Link) -> None:
         """Works the stream, stores how it ended, and tells its health. Raises LeaseLost and StoreError."""
@@ -212,7 +221,7 @@ class Runner:
 
     async def _scan(self, claim: Claim, link: Link, tally: Tally) -> bool:
         async with self._workers:
-            return await scan_slice(self._database, claim, link, tally)
+            return await scan_slice(self._database, claim, link, tally, self._served.get(link.customer, ()))
 
     async def _initial(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
         await delivery.resolve()

@@ -48,6 +48,7 @@ class Scheduler:
     def serve(self, links: Mapping[str, Link]) -> None:
         """From now on these connections are worked."""
         self._links = dict(links)
+        self._runner.serve(links.values())
         self.wake()
 
     def wake(self) -> None:

@@ -531,8 +531,8 @@ async def test_a_lease_lost_while_the_history_is_walked_marks_nothing(
 def _steal_after_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     read = streams.read
 
-    async def stolen(connection: Connection, claim: Claim) -> streams.Position:
-        position = await read(connection, claim)
+    async def stolen(connection: Connection, claim: Claim, **how: float) -> streams.Position:
+        position = await read(connection, claim, **how)
         await _stolen(rig)
         return position
 

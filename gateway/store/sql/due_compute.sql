@@ -24,7 +24,7 @@ with picked as materialized (
     from picked
     cross join lateral (select * from meter_mapping m where m.connection_id = $1 and m.meter = picked.meter limit 1) m
 )
-select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts, due.unit, due.deadband, due.reduce,
+select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadband, due.reduce,
        case
            when due.reduce in ('last', 'each') then (
                select jsonb_build_array(
@@ -107,7 +107,7 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
                having count(*) > 0
            )
        end as computed,
-       (select q.mark::text::bigint from delivery_doubt q
+       (select q.mark from delivery_doubt q
         where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubt,
        (select q.value from delivery_doubt q
         where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubted,

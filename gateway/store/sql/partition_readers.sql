@@ -7,9 +7,10 @@ where c.state <> 'disconnected' and (
               and s.initial_cursor < ($1::date + 1)::timestamptz)
     or exists (
         select from stream s
+        join customer_day d on d.customer_id = c.customer_id and d.day = $1 and d.reaches > s.watermark
         where s.connection_id = c.connection_id and s.phase = 'incremental' and exists (
             select from telemetry t
-            where t.customer_id = c.customer_id and t.revision >= s.watermark
+            where t.customer_id = c.customer_id and t.revision > s.watermark
               and t.ts >= $1::date::timestamptz and t.ts < ($1::date + 1)::timestamptz
         )
     )

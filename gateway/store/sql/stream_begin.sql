@@ -1,9 +1,9 @@
 -- $1 connection, $2 name, $3 whether new meters need the stored history, $4 days of it, $5 what the system takes at most (null: all),
--- $6 how far ahead samples may be, $7 the horizon from before the devices were read: one that registers meanwhile is found by the scan. Once for each activation or change of meters; a stream that exists keeps its watermark.
+-- $6 how far ahead samples may be, $7 where the log ended before the devices were read: one that registers meanwhile is found by the scan. Once for each activation or change of meters; a stream that exists keeps its watermark.
 -- The initial phase ends past every sample that the watermark leaves behind it, so no gap is left; the window's key keeps the seam single.
 with horizon as (
     insert into stream (connection_id, name, phase, watermark, device_watermark, meters_of)
-    select $1, $2, 'incremental', $7::text::xid8, $7::text::xid8, c.meters_of
+    select $1, $2, 'incremental', $7::bigint, $7::bigint, c.meters_of
     from connection c where c.connection_id = $1
     on conflict do nothing
 )
