@@ -254,6 +254,14 @@ class EgressSettings(Section):
     customers: dict[Identifier, tuple[Network, ...]] = {}
 
 
+class MetricsSettings(Section):
+    """Of how many connections and customers there are series of their own."""
+
+    connections: int = Field(1_000, ge=0, le=100_000)
+    customers: int = Field(0, ge=0, le=100_000)
+    one_hot: bool = False
+
+
 class LoggingSettings(Section):
     """structlog."""
 
@@ -360,4 +368,5 @@ class Settings(Section):
     sync: SyncSettings = SyncSettings()
     webhooks: WebhookSettings = WebhookSettings()
     egress: EgressSettings = EgressSettings()
+    metrics: MetricsSettings = MetricsSettings()
     logging: LoggingSettings = LoggingSettings()

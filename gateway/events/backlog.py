@@ -8,10 +8,8 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.model.breaker import Scope
-from gateway.model.connection import State
 from gateway.model.credits import TIERS
 from gateway.model.errors import StoreError
-from gateway.model.status import ConnectionStatus
 from gateway.store import credits as ledger
 from gateway.store import incidents, outbox, status
 from gateway.store.pool import Database
@@ -20,14 +18,6 @@ log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 5.0
 AUDIT_SECONDS = 60.0
-
-_PER_CONNECTION = (
-    metrics.SYNC_LAG,
-    metrics.SYNC_PENDING,
-    metrics.SYNC_LAST_SUCCESS,
-    metrics.CONNECTION_STATE,
-    metrics.REAUTHORIZATION_REQUIRED,
-)
 
 
 class Backlog:
@@ -53,16 +43,12 @@ class Backlog:
             await asyncio.sleep(REFRESH_SECONDS)
 
     async def refresh(self) -> None:
-        """Sets every gauge from the database now. Connections that are gone lose theirs. Raises StoreError."""
-        connections = await status.read(self._database)
+        """Sets every gauge from the database now. Raises StoreError."""
         dead = await status.dead_letters(self._database)
         capacity, used = await ledger.usage(self._database)
         counts = await incidents.counts(self._database)
         metrics.OUTBOX_PENDING.set(await outbox.pending(self._database))
-        for gauge in (*_PER_CONNECTION, metrics.DEAD_LETTERS):
-            gauge.clear()
-        for connection in connections:
-            _set(connection)
+        metrics.DEAD_LETTERS.clear()
         for reason, held in dead.items():
             metrics.DEAD_LETTERS.labels(reason).set(held)
         metrics.CREDITS_CAPACITY.set(capacity)
@@ -89,17 +75,3 @@ class Backlog:
         elif self._disagreed and not found:
             log.info("events.credits_agreed")
         self._disagreed = found
-
-
-def _set(connection: ConnectionStatus) -> None:
-    name, customer, system = connection.connection, connection.customer, connection.system
-    metrics.SYNC_LAG.labels(name).set(connection.lag_seconds)
-    metrics.SYNC_PENDING.labels(name).set(connection.pending)
-    metrics.SYNC_LAST_SUCCESS.labels(name).set(
-        0 if connection.last_success_at is None else connection.last_success_at.timestamp()
-    )
-    metrics.REAUTHORIZATION_REQUIRED.labels(name, customer, system).set(
-        connection.state is State.REAUTHORIZATION_REQUIRED
-    )
-    for state in State:
-        metrics.CONNECTION_STATE.labels(name, customer, system, state).set(connection.state is state)

@@ -8,6 +8,7 @@ after it, until the caller's transaction ends, and no other row is locked after 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 import asyncpg
@@ -172,6 +173,35 @@ async def transfers(
         )
         for row in rows
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """The pool; what is held and posted of it, or of one customer's credits; the customer's quota."""
+
+    pool: Pool | None
+    held: int
+    posted: int
+    quota: int | None
+
+
+async def total(database: Database, customer: str | None) -> Total:
+    """Of the pool, or of one customer."""
+    async with database.connection() as connection:
+        row = await connection.fetchrow(sql("credit_pool"))
+        pool = None if row is None else _pool(row)
+        if customer is None:
+            return Total(
+                pool=pool,
+                held=0 if pool is None else pool.held,
+                posted=0 if pool is None else pool.posted,
+                quota=None,
+            )
+        own = {
+            each["account"]: each["amount"] for each in await connection.fetch(sql("credit_own"), customer)
+        }
+    quota = None if row is None else row["quotas"].get(customer)
+    return Total(pool=pool, held=own.get("held", 0), posted=own.get("posted", 0), quota=quota)
 
 
 async def usage(database: Database) -> tuple[int, Mapping[int, int]]:
