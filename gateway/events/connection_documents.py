@@ -80,14 +80,16 @@ class ConnectionDocuments:
             for topic in await retained.emptied_lately(self._database, within=self._empties):
                 await self._retain(client, topic, b"")
             self._empties = None
-        if changed := await retained.changes(self._database, limit=CHANGED_AT_ONCE):
-            await self._say(client, [change.connection for change in changed])
+        changed = await retained.changes(self._database, limit=CHANGED_AT_ONCE)
+        said = [change.connection for change in changed]
+        if changed:
+            await self._say(client, said)
             await retained.settle(self._database, changed)
         if self._round is not None:
             names = await retained.following(self._database, self._round, limit=self._round_size)
             for name in names:
                 self._issues.pop(name, None)
-            await self._say(client, names)
+            await self._say(client, [name for name in names if name not in said])
             self._round = names[-1] if len(names) == self._round_size else None
 
     async def _say(self, client: StrictClient, names: Sequence[str]) -> None:

@@ -238,8 +238,9 @@ async def test_an_issue_that_cannot_be_read_solves_nothing(database: Database) -
         )
     await world.execute("alter table issue drop constraint if exists issue_code_check")
     await world.execute("update issue set code = 'no.such' where issue_id = 'acme-1'")
-    opened = await retained.open_issues(database)
-    assert [found.issue.id for found in opened.issues] == ["acme-2"] and opened.count == 2
+    opened = await retained.open_issues(database, ["acme-1", "acme-2"])
+    assert list(opened.issues) == ["acme-2"]
+    assert sorted(place.issue for place in opened.places) == ["acme-1", "acme-2"]
 
 
 # What was given, and what was stored before
