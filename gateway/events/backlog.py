@@ -18,6 +18,9 @@ log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 5.0
 AUDIT_SECONDS = 60.0
+"""While credits move: an audit reads every connection's, so nothing is read where nothing has moved."""
+
+CALM_AUDIT_SECONDS = 600.0
 
 
 class Backlog:
@@ -25,7 +28,9 @@ class Backlog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._audit_at = 0.0
+        self._audited_at: float | None = None
+        self._audited: ledger.Extent | None = None
+        self._moved: ledger.Extent | None = None
         self._disagreed: list[str] = []
 
     async def run(self) -> None:
@@ -45,25 +50,32 @@ class Backlog:
     async def refresh(self) -> None:
         """Sets every gauge from the database now. Raises StoreError."""
         dead = await status.dead_letters(self._database)
-        capacity, used = await ledger.usage(self._database)
+        extent = await ledger.extent(self._database)
+        used = None if extent == self._moved else await ledger.usage(self._database)
         counts = await incidents.counts(self._database)
         metrics.OUTBOX_PENDING.set(await outbox.pending(self._database))
         metrics.DEAD_LETTERS.clear()
         for reason, held in dead.items():
             metrics.DEAD_LETTERS.labels(reason).set(held)
-        metrics.CREDITS_CAPACITY.set(capacity)
-        for tier in TIERS:
-            metrics.CREDITS_USED.labels(str(tier)).set(used.get(tier, 0))
+        metrics.CREDITS_CAPACITY.set(extent.capacity)
+        for tier in TIERS if used is not None else ():
+            metrics.CREDITS_USED.labels(str(tier)).set((used or {}).get(tier, 0))
+        self._moved = extent
         for scope in Scope:
             metrics.BREAKER_OPEN.labels(scope).set(counts.breakers[scope])
             metrics.INCIDENTS_OPEN.labels(scope).set(counts.incidents[scope])
-        if clock.monotonic() >= self._audit_at:
+        if self._is_audit_due(extent):
             await self.audit()
+            self._audited = extent
+
+    def _is_audit_due(self, extent: ledger.Extent) -> bool:
+        wait = CALM_AUDIT_SECONDS if extent == self._audited else AUDIT_SECONDS
+        return self._audited_at is None or clock.monotonic() >= self._audited_at + wait
 
     async def audit(self) -> None:
         """Checks the books of the credits; what is found is logged once, until it changes. Raises StoreError."""
         found = await ledger.audit(self._database)
-        self._audit_at = clock.monotonic() + AUDIT_SECONDS
+        self._audited_at = clock.monotonic()
         metrics.CREDITS_DISAGREEMENTS.set(len(found))
         if found and found != self._disagreed:
             log.error(
