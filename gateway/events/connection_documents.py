@@ -131,8 +131,8 @@ class ConnectionDocuments:
             f"{self._place(each.customer, each.connection)}/issues/{each.issue}": each
             for each in opened.places
         }
-        if unknown := [(topic, each.connection) for topic, each in wanted.items() if topic not in held]:
-            await retained.remember(self._database, unknown)
+        if unknown := wanted.keys() - held:
+            await retained.remember(self._database, sorted(unknown))
         said = {name: self._issues.pop(name, {}) for name in names}
         for topic, each in wanted.items():
             payload = b""

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 HELD_SECONDS = 5.0
 """How old what is said of connections may be: however often it is scraped, it is read and made once in that time."""
 
+READ_SECONDS = 5.0
+
 _END = "# EOF\n"
 """The last line of OpenMetrics."""
 
@@ -61,7 +63,8 @@ class Exposition:
                 return text, media_type
             if media_type not in self._made:
                 encode, _ = choose_encoder(accept)
-                self._made[media_type] = encode(metrics.CONNECTIONS).decode()
+                # aside, so that health is answered meanwhile
+                self._made[media_type] = (await asyncio.to_thread(encode, metrics.CONNECTIONS)).decode()
             return text.removesuffix(_END) + self._made[media_type], media_type
 
     async def _refresh(self) -> None:
@@ -69,10 +72,11 @@ class Exposition:
         if self._database is None or (self._read_at is not None and now < self._read_at + HELD_SECONDS):
             return
         try:
-            found = await observed.read(
-                self._database, connections=self._settings.connections, customers=self._settings.customers
-            )
-        except StoreError as error:
+            async with asyncio.timeout(READ_SECONDS):
+                found = await observed.read(
+                    self._database, connections=self._settings.connections, customers=self._settings.customers
+                )
+        except (StoreError, TimeoutError) as error:
             if not self._away:
                 log.warning("http.metrics_stale", detail=str(error))
             self._away = True
@@ -80,7 +84,7 @@ class Exposition:
         self._away = False
         self._read_at = now
         self._made.clear()
-        set_gauges(found, one_hot=self._settings.one_hot)
+        await asyncio.to_thread(set_gauges, found, one_hot=self._settings.one_hot)
 
 
 def set_gauges(found: Observation, *, one_hot: bool) -> None:

@@ -89,11 +89,10 @@ async def emptied_lately(database: Database, *, within: timedelta) -> Sequence[s
         return [row["topic"] for row in await connection.fetch(sql("retained_emptied"), within)]
 
 
-async def remember(database: Database, issues: Sequence[tuple[str, str]]) -> None:
-    """Before issues are published: their topics, and whose they are."""
-    topics, connections = zip(*issues, strict=True)
+async def remember(database: Database, topics: Sequence[str]) -> None:
+    """Before issues are published there."""
     async with database.connection() as connection:
-        await connection.execute(sql("retained_remember"), topics, connections)
+        await connection.execute(sql("retained_remember"), list(topics))
 
 
 async def emptied(database: Database, topic: str) -> None:

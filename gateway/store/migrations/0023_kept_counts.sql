@@ -95,9 +95,8 @@ end $$;
 create trigger connection_changed after insert or delete or update of version on connection for each row execute function retained_changed();
 create trigger issue_changed after insert or delete or update on issue for each row execute function retained_changed();
 
--- Of each issue that is retained, whose it is; what was emptied lately is found by an index.
-alter table retained_issue add column connection_id text not null default '';
-update retained_issue set connection_id = reverse(split_part(reverse(topic), '/', 3));
+-- Of each issue that is retained, whose it is (.../connections/ID/issues/ISSUE); what was emptied lately is found by an index.
+alter table retained_issue add column connection_id text generated always as (reverse(split_part(reverse(topic), '/', 3))) stored;
 create index retained_issue_connection on retained_issue (connection_id) where emptied_at is null;
 create index retained_issue_emptied on retained_issue (emptied_at) where emptied_at is not null;
 create index published_status_ended on published_status (ended_at) where ended_at is not null;
