@@ -80,7 +80,7 @@ async def overview(
         issues.setdefault(issue.connection, []).append(issue)
     total = await reader.counts(Filter(customer=asking.customer))
     counts = (await reader.counts(listed)) if asking.may_see(listed.customer) else {}
-    customers = [] if asking.customer else await reader.customers(limit=MAX_CUSTOMERS + 1)
+    customers = [asking.customer] if asking.customer else await reader.customers(limit=MAX_CUSTOMERS + 1)
     return render(
         request,
         "overview.html",

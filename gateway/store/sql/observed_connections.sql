@@ -1,23 +1,22 @@
 -- $1 how many connections are said one by one, $2 how many customers, $3 states that are not well, the worst first, $4 a lag in seconds that is not
 -- well either. What metrics say, of one instant: connections (where there are more than $1 only those that are not well, the worst first), systems by
 -- state, customers (the worst first), and how many connections are left out. Asked when somebody scrapes, at most once in a few seconds.
-with counted as (
-    select connection_id, sum(number) as pending
-    from (
-        select connection_id, number from kept_count where kind = 'window' and number <> 0
-        union all
-        select connection_id, change from count_change where kind = 'window'
-    ) each
-    group by connection_id
-    having sum(number) > 0
-), facts as materialized (
-    select c.connection_id, c.customer_id, c.system, c.state, coalesce(counted.pending, 0)::bigint as pending,
+with facts as materialized (
+    select c.connection_id, c.customer_id, c.system, c.state, counted.pending,
            coalesce(extract(epoch from now() - behind.oldest)::float8, 0) as lag_seconds,
            c.state = any($3::text[]) or coalesce(extract(epoch from now() - behind.oldest)::float8, 0) > $4 as is_unwell
     from connection c
-    left join counted on counted.connection_id = c.connection_id
+    cross join lateral (
+        -- by index for each, so that no plan depends on what was known of the tables when it was made
+        select coalesce(sum(number), 0)::bigint as pending
+        from (
+            select k.number from kept_count k where k.connection_id = c.connection_id and k.kind = 'window'
+            union all
+            select h.change from count_change h where h.connection_id = c.connection_id and h.kind = 'window'
+        ) each
+    ) counted
     left join lateral (
-        -- of the phases that there are: no other index has the oldest
+        -- each phase by itself, as the index has them
         select min((select d.closes_at from due_window d
                     where d.connection_id = c.connection_id and d.phase = phases.phase and d.closes_at <= now()
                     order by d.closes_at limit 1)) as oldest
