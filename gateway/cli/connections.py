@@ -28,7 +28,8 @@ app = typer.Typer(
 )
 
 TRANSITIONS = 8
-ROWS = 200
+ROWS = 1000
+PAGE = 200
 
 
 @app.command("list")
@@ -58,7 +59,7 @@ def list_connections(
 
     found, counts = operate(config, read)
     if json:
-        _print([_status(each) for each in found])
+        _print([_status(each) for each in sorted(found, key=lambda each: each.connection)])
     else:
         _show_list(
             screen.console(), found, {each: counts.get(each, 0) for each in wanted.states}, clock.now()
@@ -69,7 +70,7 @@ async def _listed(views: Views, wanted: Filter, most: int | None) -> list[Connec
     found: list[ConnectionStatus] = []
     after = BEGINNING
     while most is None or len(found) < most:
-        limit = ROWS if most is None else min(ROWS, most - len(found))
+        limit = PAGE if most is None else min(PAGE, most - len(found))
         places = await views.listed(wanted, after=after, limit=limit)
         read = {each.connection: each for each in await views.status([place.connection for place in places])}
         found += [read[place.connection] for place in places if place.connection in read]
