@@ -151,6 +151,9 @@ async def cost_of_counting(postgres: Postgres, sizes: tuple[int, ...], rounds: i
                     async with database.connection() as connection:
                         await connection.execute("vacuum due_window")
                         await connection.execute("vacuum telemetry")
+                        turn += 1
+                        # plans are made anew after it, of which the next statements say nothing
+                        await _scan_and_remove(connection, size, turn)
                 await counts.fold(kept)
             before, now = (
                 report.quantile([each[place] for each in taken], 0.5) * 1e6 / size for place in (0, 1)
