@@ -37,7 +37,7 @@ from gateway.model.errors import ConfigError, StoreError, StoreUnavailable
 from gateway.model.explanation import Explanation
 from gateway.settings import Settings
 from gateway.store import connections as connection_store
-from gateway.store import retention
+from gateway.store import counts, retention
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from gateway.store.presence import Presence
@@ -186,6 +186,7 @@ class _Daemon:
             ).run(),
             "commands": commands.run(),
             "backlog": Backlog(database).run(),
+            "counts": counts.run(database),
             "retention": _retain(settings, database),
             "dead letters": _trim(settings, database),
             **engine.loops(),

@@ -231,6 +231,14 @@ class EgressSettings(Section):
     customers: dict[Identifier, tuple[Network, ...]] = Field({})
 
 
+class MetricsSettings(Section):
+    """Of how many connections and customers there are series of their own."""
+
+    connections: int = Field(1_000, ge=0, le=100_000)
+    customers: int = Field(0, ge=0, le=100_000)
+    one_hot: bool = False
+
+
 class LoggingSettings(Section):
     """structlog."""
 
@@ -337,4 +345,5 @@ class Settings(Section):
     sync: SyncSettings = SyncSettings()
     webhooks: WebhookSettings = WebhookSettings()
     egress: EgressSettings = EgressSettings()
+    metrics: MetricsSettings = MetricsSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -192,7 +192,7 @@ class StatusPublisher:
         return held
 
     async def _speak(self, client: StrictClient) -> None:
-        """Everything after each connect, then what changes, until we stop."""
+        """What changes, and everything again in rounds, the first after each connect, until we stop."""
         self._said = b""
         self._connections.repeat(connected=True)
         await self._say_gateway(client)

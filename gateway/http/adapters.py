@@ -144,6 +144,19 @@ class Ledger:
         """The pool; or a customer's part of it, which tells nothing of the rest."""
         return credits_document(await ledger.read(self._database), customer)
 
+    async def total(self, customer: str | None) -> CreditsDocument:
+        """As `read`, without what each customer has."""
+        found = await ledger.total(self._database, customer)
+        pool = found.pool
+        return CreditsDocument(
+            capacity=None if customer is not None or pool is None else pool.capacity,
+            held=found.held,
+            posted=found.posted,
+            available=None if customer is not None or pool is None else pool.available,
+            quota=found.quota,
+            by_customer={},
+        )
+
     async def transfers(self, customer: str | None, *, before: int, limit: int) -> Sequence[TransferDocument]:
         """Lines of the ledger, the newest first."""
         return [

@@ -28,6 +28,7 @@ from gateway.model.status import ConnectionStatus
 from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSettings, CreditsSettings
 from gateway.store.access import Session
 from gateway.store.issues import Issue
+from gateway.store.listing import Filter, Place
 from gateway.store.views import DeadLetter, DeliveredReading, Described, Run, Target, Transition
 
 
@@ -98,7 +99,10 @@ class Reader(Protocol):
     """What is stored of connections. Nothing here has a side effect but `replay`."""
 
     async def target(self, connection_id: str) -> Target | None: ...
-    async def status(self, connections: Sequence[str] | None) -> Sequence[ConnectionStatus]: ...
+    async def status(self, connections: Sequence[str]) -> Sequence[ConnectionStatus]: ...
+    async def listed(self, wanted: Filter, *, after: Place, limit: int) -> Sequence[Place]: ...
+    async def counts(self, wanted: Filter) -> Mapping[str, int]: ...
+    async def customers(self, *, limit: int) -> Sequence[str]: ...
     async def connections(
         self,
         *,
@@ -137,6 +141,10 @@ class CreditsReader(Protocol):
     """The pool. `customer`: only what is this customer's."""
 
     async def read(self, customer: str | None) -> CreditsDocument: ...
+    async def total(self, customer: str | None) -> CreditsDocument:
+        """As `read`, without what each customer has."""
+        ...
+
     async def transfers(
         self, customer: str | None, *, before: int, limit: int
     ) -> Sequence[TransferDocument]: ...

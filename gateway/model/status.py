@@ -24,6 +24,25 @@ ACCEPTING = frozenset(
 WORKED = frozenset({State.ACTIVE, State.DEGRADED})
 """States in which streams run."""
 
+URGENCY = (
+    State.REAUTHORIZATION_REQUIRED,
+    State.BLOCKED,
+    State.PENDING,
+    State.DEGRADED,
+    State.VERIFYING,
+    State.PAUSED,
+    State.DISCONNECTING,
+    State.ACTIVE,
+    State.DISCONNECTED,
+)
+"""Every state, those that need a person first: the order of lists."""
+
+UNWELL = (State.REAUTHORIZATION_REQUIRED, State.BLOCKED, State.DEGRADED)
+"""States of a connection that is not well, the worst first."""
+
+LAGGING_SECONDS = 300.0
+"""Nor is one well whose oldest closed window is older."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:

@@ -34,10 +34,10 @@ class _Flow(TypedDict):
     pending: int
 
 
-async def read(database: Database, connections: Sequence[str] | None = None) -> list[ConnectionStatus]:
-    """These connections, or all of them, in one query."""
+async def read(database: Database, connections: Sequence[str]) -> list[ConnectionStatus]:
+    """These connections, as far as they exist, by id, in one query."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("status_read"), None if connections is None else list(connections))
+        rows = await connection.fetch(sql("status_read"), list(connections))
     return readable(rows, _status, name=lambda row: row["connection_id"])
 
 
@@ -76,24 +76,17 @@ async def owned(database: Database, customer: str, connection_id: str | None = N
         )
 
 
-async def versions(database: Database) -> Mapping[str, int]:
-    """Connection to the version of its document, without those whose last one was published and removed."""
-    async with database.connection() as connection:
-        return {
-            row["connection_id"]: row["version"] for row in await connection.fetch(sql("status_versions"))
-        }
-
-
 async def dead_letters(database: Database) -> Mapping[str, int]:
     """Dead letters held, by reason."""
     async with database.connection() as connection:
         return {row["reason"]: row["held"] for row in await connection.fetch(sql("status_dead_letters"))}
 
 
-async def published(database: Database, connection_id: str, topic: str, version: int) -> None:
-    """Notes that the broker retains this document, or is about to."""
+async def published(database: Database, documents: Sequence[tuple[str, str, int]]) -> None:
+    """Notes that the broker retains these documents, or is about to: connection, topic, version."""
+    names, topics, versions = zip(*documents, strict=True)
     async with database.connection() as connection:
-        await connection.execute(sql("status_published"), connection_id, topic, version)
+        await connection.execute(sql("status_published"), names, topics, versions)
 
 
 async def ended(database: Database, connection_id: str) -> None:
@@ -102,10 +95,18 @@ async def ended(database: Database, connection_id: str) -> None:
         await connection.execute(sql("status_ended"), connection_id)
 
 
-async def gone(database: Database) -> Mapping[str, str]:
-    """Connections that no longer exist whose document is still retained, with its topic."""
+async def told(database: Database, connections: Sequence[str]) -> set[str]:
+    """Those of which everything was said: they are disconnected, and their last document was removed."""
     async with database.connection() as connection:
-        return {row["connection_id"]: row["topic"] for row in await connection.fetch(sql("status_gone"))}
+        rows = await connection.fetch(sql("status_told"), list(connections))
+    return {row["connection_id"] for row in rows}
+
+
+async def gone(database: Database, connections: Sequence[str]) -> Mapping[str, str]:
+    """Those of these connections that no longer exist and whose document is still retained, with its topic."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("status_gone"), list(connections))
+    return {row["connection_id"]: row["topic"] for row in rows}
 
 
 async def forget(database: Database, connection_id: str) -> None:
