@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from gateway.model.delivery import DueWindow
-from gateway.store.pool import Connection
+from gateway.store.pool import Connection, Record
 from gateway.store.queries import sql
 from gateway.store.streams import Claim
 
@@ -102,10 +101,27 @@ async def compute_due(
     rows = await connection.fetch(
         sql("due_compute"), claim.connection, claim.phase, claim.customer, limit, *after
     )
-    return [_due(dict(row)) for row in rows]
+    return [_due(row) for row in rows]
 
 
-def _due(row: dict[str, Any]) -> DueWindow:
-    computed = row.pop("computed")
+def _due(row: Record) -> DueWindow:
+    computed = row["computed"]
     value, unfit, is_beyond = (None, None, False) if computed is None else computed
-    return DueWindow(**row, value=value, unfit=unfit, is_beyond=bool(is_beyond), is_empty=computed is None)
+    return DueWindow(
+        meter=row["meter"],
+        window_start=row["window_start"],
+        mark=row["mark"],
+        attempts=row["attempts"],
+        unit=row["unit"],
+        deadband=row["deadband"],
+        reduce=row["reduce"],
+        value=value,
+        delivered=row["delivered"],
+        previous=row["previous"],
+        previous_at=row["previous_at"],
+        unfit=unfit,
+        is_beyond=bool(is_beyond),
+        is_empty=computed is None,
+        doubt=row["doubt"],
+        doubted=row["doubted"],
+    )

@@ -87,7 +87,9 @@ class Delivery:
         max_attempts: int,
         unknown_wait: timedelta,
         lease: timedelta,
+        days: set[date] | None = None,
     ) -> None:
+        """`days`: those that are known to have a partition, for all runs of a process."""
         self._database = database
         self._claim = claim
         self._link = link
@@ -98,7 +100,8 @@ class Delivery:
         self._lease_seconds = lease.total_seconds()
         self._after = windows.BEGINNING
         self._ahead: asyncio.Task[list[DueWindow]] | None = None
-        self._days: set[date] = set()
+        self._days = set[date]() if days is None else days
+        self._is_whole = False
         self._parts = deque[Sequence[Pair]]()
         self._aside = Results()
         """What needs no push, until the next transaction takes it along."""
@@ -150,6 +153,15 @@ class Delivery:
         await self._withhold()
         return True
 
+    @property
+    def is_done(self) -> bool:
+        """Whether what was due is delivered, as far as can be known without another look: what was marked or closed
+        since is the next run's. Never after anything that was not simply taken, which a look may find due again.
+        """
+        left = self._parts or self._armed or self._ahead or self._put_off or self.waiting
+        is_usual = self._claim.attempts == 0 and not self._claim.trial and not self._has_deadband
+        return self._is_whole and is_usual and not left
+
     async def withdraw(self) -> None:
         """At the end of a run: the batch that was next is not sent, and nobody need ask for it."""
         if self._armed is not None:
@@ -184,6 +196,7 @@ class Delivery:
         if not due and self._after != windows.BEGINNING:
             self._after = windows.BEGINNING
             due = await self._compute(limit)
+        self._is_whole = self._after == windows.BEGINNING and len(due) < limit
         return due
 
     async def _compute(self, limit: int) -> list[DueWindow]:
@@ -374,6 +387,7 @@ class Delivery:
         if following and intent is not None:
             made = make_batch(self._claim.connection, readings, intent.position)
             self._armed = _Armed(following, made, intent)
+        self._is_whole = self._is_whole and not results.is_outdated
         self._count(results)
 
     async def _confess(self, batch: Batch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -13,7 +13,7 @@ import structlog
 from gateway import clock, metrics
 from gateway.bulkhead import Fault
 from gateway.model.backoff import full_jitter, put_off, waiting, with_floor
-from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, Unavailable
+from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, StoreError, Unavailable
 from gateway.model.event import EventType, NewEvent
 from gateway.model.operation import Operation
 from gateway.settings import SyncSettings
@@ -94,6 +94,8 @@ class Runner:
         self._settings = settings
         self._health = health
         self._workers = workers
+        self._days: set[date] = set()
+        """Those that are known to have a partition for deliveries."""
 
     async def run(self, claim: Claim, link: Link) -> None:
         """Works the stream, stores how it ended, and tells its health. Raises LeaseLost and StoreError."""
@@ -116,11 +118,15 @@ class Runner:
             max_attempts=self._settings.max_attempts,
             unknown_wait=self._settings.unknown_wait,
             lease=self._settings.lease,
+            days=self._days,
         )
         try:
             end = await self._worked(claim, link, delivery, tally)
         except ConnectorError as error:
             end = await self._failed(claim, link, error, moved=tally.moved)
+        except StoreError:
+            self._days.clear()  # it may be that what we know is gone: a dump that was restored
+            raise
         except MetersChanged:
             await delivery.withdraw()
             await self._health.unused(link)
@@ -196,8 +202,9 @@ class Runner:
         ascending = link.connector.capabilities.order == "per_meter_ascending"
         held_back = ascending and await streams.is_initial_pending(self._database, claim)
         # The log is scanned to its end once: what comes after waits for the next run, so that readings go out
-        # in batches.
-        started, scanned = clock.monotonic(), False
+        # in batches. A first part before anything is looked for: where it is all, as it nearly always is, one look
+        # finds everything.
+        started, scanned = clock.monotonic(), await self._scan(claim, link, tally)
         while clock.monotonic() < started + RUN_SECONDS:
             scanning = None if scanned else asyncio.create_task(self._scan(claim, link, tally))
             try:
@@ -205,7 +212,7 @@ class Runner:
             finally:
                 if scanning is not None:
                     scanned = await scanning
-            if scanning is None and not delivered:
+            if scanning is None and (not delivered or delivery.is_done):
                 wait = max(0.0, link.interval.total_seconds() - (clock.monotonic() - started))
                 return End(state="idle", next_in_seconds=wait, succeeded=True)
         return End(state="lagging", next_in_seconds=0.0, succeeded=True)
