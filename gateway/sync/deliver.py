@@ -40,13 +40,11 @@ from gateway.store.pool import Database
 from gateway.store.streams import Claim, Tally
 from gateway.sync.judge import delivered_from, judge
 from gateway.sync.link import Link
+from gateway.sync.turns import Turns
 
 log = structlog.get_logger(__name__)
 
 Pair = tuple[DueWindow, Reading]
-
-FETCH_WINDOWS = 5_000
-
 NARROW_AFTER = 3
 """Failed runs in a row after which batches shrink and a single reading may be found at fault."""
 
@@ -87,9 +85,10 @@ class Delivery:
         max_attempts: int,
         unknown_wait: timedelta,
         lease: timedelta,
-        days: set[date] | None = None,
+        days: set[date],
+        turns: Turns,
     ) -> None:
-        """`days`: those that are known to have a partition, for all runs of a process."""
+        """`days`: those that are known to have a partition, for all runs of a process, as `turns` are."""
         self._database = database
         self._claim = claim
         self._link = link
@@ -100,7 +99,8 @@ class Delivery:
         self._lease_seconds = lease.total_seconds()
         self._after = windows.BEGINNING
         self._ahead: asyncio.Task[list[DueWindow]] | None = None
-        self._days = set[date]() if days is None else days
+        self._days = days
+        self._turns = turns
         self._is_whole = False
         self._parts = deque[Sequence[Pair]]()
         self._aside = Results()
@@ -134,7 +134,7 @@ class Delivery:
         log.info("sync.batch_in_doubt", connection=self._claim.connection, readings=count)
 
     async def deliver_once(self) -> bool:
-        """Computes and delivers up to `FETCH_WINDOWS` closed windows; False when none is due.
+        """Computes and delivers up to `Turns.windows` closed windows; False when none is due.
 
         Raises ConnectorError when the system could not serve a push; what was pushed before it is stored.
         """
@@ -181,7 +181,7 @@ class Delivery:
 
     @property
     def _limit(self) -> int:
-        return min(FETCH_WINDOWS, max(500, self._connector.capabilities.max_items))
+        return min(self._turns.windows, max(500, self._connector.capabilities.max_items))
 
     async def _next(self, limit: int) -> list[DueWindow]:
         """The next windows of this run; begins again where it reaches the end, for older ones may be due by
@@ -200,7 +200,7 @@ class Delivery:
         return due
 
     async def _compute(self, limit: int) -> list[DueWindow]:
-        async with self._database.connection() as connection:
+        async with self._turns.turn(self._claim.customer), self._database.connection() as connection:
             due = await windows.compute_due(connection, self._claim, limit, self._after)
         days = {window.window_start.date() for window in due} - self._days
         await deliveries.ensure_days(self._database, days)
@@ -376,14 +376,15 @@ class Delivery:
         results.dead += self._aside.dead
         self._aside = Results()
         readings = sorted((r for _, r in following or ()), key=lambda r: (r.meter, r.window_start))
-        intent = await deliveries.commit(
-            self._database,
-            self._claim,
-            results,
-            resolved=True,
-            next_readings=readings,
-            lease_seconds=self._lease_seconds,
-        )
+        async with self._turns.turn(self._claim.customer):
+            intent = await deliveries.commit(
+                self._database,
+                self._claim,
+                results,
+                resolved=True,
+                next_readings=readings,
+                lease_seconds=self._lease_seconds,
+            )
         if following and intent is not None:
             made = make_batch(self._claim.connection, readings, intent.position)
             self._armed = _Armed(following, made, intent)

@@ -25,6 +25,7 @@ from gateway.sync import initial
 from gateway.sync.deliver import Delivery
 from gateway.sync.link import Link, MetersChanged
 from gateway.sync.scan import scan_slice
+from gateway.sync.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -87,13 +88,13 @@ class Runner:
         settings: SyncSettings,
         health: Health,
         troubles: Troubles,
-        workers: asyncio.Semaphore,
+        turns: Turns,
     ) -> None:
         self._database = database
         self._troubles = troubles
         self._settings = settings
         self._health = health
-        self._workers = workers
+        self._turns = turns
         self._days: set[date] = set()
         """Those that are known to have a partition for deliveries."""
 
@@ -119,6 +120,7 @@ class Runner:
             unknown_wait=self._settings.unknown_wait,
             lease=self._settings.lease,
             days=self._days,
+            turns=self._turns,
         )
         try:
             end = await self._worked(claim, link, delivery, tally)
@@ -218,7 +220,7 @@ class Runner:
         return End(state="lagging", next_in_seconds=0.0, succeeded=True)
 
     async def _scan(self, claim: Claim, link: Link, tally: Tally) -> bool:
-        async with self._workers:
+        async with self._turns.turn(claim.customer):
             return await scan_slice(self._database, claim, link, tally)
 
     async def _initial(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
@@ -232,7 +234,7 @@ class Runner:
                 log.info("sync.initial_completed", connection=claim.connection)
                 return End(state="done", next_in_seconds=0.0, succeeded=True)
             if not delivered:
-                async with self._workers:
+                async with self._turns.turn(claim.customer):
                     walked = await initial.mark_more(self._database, claim, link, tally)
             # At most half of the connection's time: the other half is the incremental sync's.
             await asyncio.sleep(clock.monotonic() - started)
