@@ -5,7 +5,7 @@ rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from gateway.model.delivery import DueWindow
 from gateway.store.pool import Connection, Record
@@ -68,10 +68,24 @@ async def advance(connection: Connection, claim: Claim, *, watermark: int, devic
     )
 
 
+async def history_days(connection: Connection, start: datetime, until: datetime) -> dict[date, int]:
+    """The days in [start, until] that have a partition, ascending: about how many samples each holds."""
+    rows = await connection.fetch(sql("history_days"), start, until)
+    return {row["day"]: row["samples"] for row in rows}
+
+
 async def mark_initial(
-    connection: Connection, claim: Claim, start: datetime, end: datetime, lateness: timedelta
+    connection: Connection,
+    claim: Claim,
+    start: datetime,
+    end: datetime,
+    lateness: timedelta,
+    *,
+    total: int,
+    walked: int,
 ) -> Marked:
-    """Marks the windows of the samples in [start, end) and moves the cursor from `start` to `end`.
+    """Marks the windows of the samples in [start, end) and moves the cursor from `start` to `end`: `walked` of
+    `total` samples, about, are behind it.
 
     A walk that was begun again meanwhile stays where that begins: marks too many are settled.
     """
@@ -79,7 +93,7 @@ async def mark_initial(
         sql("initial_mark"), claim.connection, claim.customer, start, end, lateness
     )
     assert row is not None
-    await connection.execute(sql("initial_advance"), claim.connection, claim.name, end, start)
+    await connection.execute(sql("initial_advance"), claim.connection, claim.name, end, start, total, walked)
     return Marked(samples=row["samples"], windows=row["windows"])
 
 

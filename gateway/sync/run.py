@@ -95,6 +95,8 @@ class Runner:
         self._settings = settings
         self._health = health
         self._turns = turns
+        self._live: set[str] = set()
+        """Connections whose live readings are being delivered."""
         self._days: set[date] = set()
         """Those that are known to have a partition for deliveries."""
 
@@ -172,7 +174,11 @@ class Runner:
             return await self._trial(claim, link, delivery)
         if claim.phase == "initial":
             return await self._initial(claim, link, delivery, tally)
-        return await self._incremental(claim, link, delivery, tally)
+        self._live.add(claim.connection)
+        try:
+            return await self._incremental(claim, link, delivery, tally)
+        finally:
+            self._live.discard(claim.connection)
 
     async def _tell(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> None:
         """What a run that ended well says of the connection's pushes."""
@@ -206,7 +212,8 @@ class Runner:
         # The log is scanned to its end once: what comes after waits for the next run, so that readings go out
         # in batches. A first part before anything is looked for: where it is all, as it nearly always is, one look
         # finds everything.
-        started, scanned = clock.monotonic(), await self._scan(claim, link, tally)
+        started = clock.monotonic()
+        scanned = await self._scan(claim, link, tally)
         while clock.monotonic() < started + RUN_SECONDS:
             scanning = None if scanned else asyncio.create_task(self._scan(claim, link, tally))
             try:
@@ -225,6 +232,7 @@ class Runner:
 
     async def _initial(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
         await delivery.resolve()
+        walk = await initial.plan_walk(self._database, claim)
         until, walked = clock.monotonic() + RUN_SECONDS, False
         while clock.monotonic() < until:
             started = clock.monotonic()
@@ -235,9 +243,11 @@ class Runner:
                 return End(state="done", next_in_seconds=0.0, succeeded=True)
             if not delivered:
                 async with self._turns.turn(claim.customer):
-                    walked = await initial.mark_more(self._database, claim, link, tally)
-            # At most half of the connection's time: the other half is the incremental sync's.
-            await asyncio.sleep(clock.monotonic() - started)
+                    walked = await initial.mark_more(self._database, claim, link, tally, walk)
+            # What live work does not need: all of the time while there is none, half of it while this connection's
+            # live readings are on their way, or acknowledgements are late.
+            if claim.connection in self._live or self._turns.is_pressed:
+                await asyncio.sleep(clock.monotonic() - started)
         return End(state="running", next_in_seconds=0.0, succeeded=True)
 
     async def _failed(self, claim: Claim, link: Link, error: ConnectorError, *, moved: bool) -> End:
