@@ -341,7 +341,8 @@ async def measure(row: str, sizes: Sizes, root: Path) -> Figures:
     directory = Path(tempfile.mkdtemp(prefix="fg-growth-"))
     broker = Mosquitto(directory / "broker", persistent=False)
     postgres = Postgres(track_commit_timestamp="on", max_connections="400")
-    os.environ["PYTHONPATH"] = str(root)  # of the daemon that is started
+    # of the daemon that is started; without the second the working directory would come first
+    os.environ.update(PYTHONPATH=str(root), PYTHONSAFEPATH="1")
     try:
         await broker.start()
         await postgres.start()
