@@ -8,8 +8,11 @@ from __future__ import annotations
 ACTIVE_SECONDS = 1.0
 """So long after a message ingest has work."""
 
-WELL_SECONDS = 0.010
+WELL_SECONDS = 0.025
 """An acknowledgement later than this is late: a commit on an idle machine takes a few milliseconds."""
+
+MIN_SHARE = 0.5
+"""Acknowledgements may be late for what no delivery does, a slow disk or a busy machine: sync must go on all the same."""
 
 STEP_SECONDS = 0.25
 """How often the share changes."""
@@ -35,7 +38,7 @@ class Pressure:
         return now < self._active_until
 
     def share(self, *, now: float) -> float:
-        """From 1 (nothing is late) down to 1/16."""
+        """From 1 (nothing is late) down to `MIN_SHARE`."""
         self._advance(now)
         return self._share
 
@@ -43,7 +46,7 @@ class Pressure:
         if now < self._step_ends:
             return
         if self._worst > WELL_SECONDS:
-            self._share = max(1 / 16, self._share / 2)
+            self._share = max(MIN_SHARE, self._share / 2)
         elif now < self._step_ends + ACTIVE_SECONDS:
             self._share = min(1.0, self._share + 1 / 16)
         else:

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 
 from gateway import clock
-from gateway.model.pressure import STEP_SECONDS, WELL_SECONDS, Pressure
+from gateway.model.pressure import MIN_SHARE, STEP_SECONDS, WELL_SECONDS, Pressure
 from gateway.sync.turns import LARGE, SMALL, Turns
 
 
@@ -87,7 +87,7 @@ def test_the_share_halves_while_acknowledgements_are_late_and_comes_back() -> No
         now += STEP_SECONDS
         pressure.note(late, now=now)
         shares.append(pressure.share(now=now))
-    assert shares == sorted(shares, reverse=True) and shares[-1] == 1 / 16
+    assert shares == sorted(shares, reverse=True) and shares[-1] == MIN_SHARE
     for _ in range(40):
         now += STEP_SECONDS
         pressure.note(well, now=now)
