@@ -213,7 +213,12 @@ class Runner:
         # in batches. A first part before anything is looked for: where it is all, as it nearly always is, one look
         # finds everything.
         started = clock.monotonic()
-        scanned = await self._scan(claim, link, tally)
+        try:
+            scanned = await self._scan(claim, link, tally)
+        except MetersChanged:
+            if not held_back:  # what is due is computed by the rules in force, whatever ours are
+                await delivery.deliver_once()
+            raise
         while clock.monotonic() < started + RUN_SECONDS:
             scanning = None if scanned else asyncio.create_task(self._scan(claim, link, tally))
             try:
