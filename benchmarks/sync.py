@@ -41,7 +41,7 @@ async def run(sizes: Sequence[int], progress: Callable[[str], None] = lambda _: 
         runs = []
         for size in sizes:
             progress(f"{size:,} samples")
-            runs.append(await _deliver(size, broker, postgres, directory))
+            runs.append(await deliver(size, broker, postgres, directory))
     finally:
         await broker.stop()
         await postgres.stop()
@@ -56,7 +56,8 @@ async def run(sizes: Sequence[int], progress: Callable[[str], None] = lambda _: 
     }
 
 
-async def _deliver(size: int, broker: Mosquitto, postgres: Postgres, directory: Path) -> dict[str, float]:
+async def deliver(size: int, broker: Mosquitto, postgres: Postgres, directory: Path) -> dict[str, float]:
+    """One run: samples, readings a second, what one costs, the highest memory."""
     dsn, sink_dsn = await postgres.create(f"fieldgate{size}"), await postgres.create(f"sink{size}")
     connection = postgres_connection("sink", "acme", sink_dsn, METERS)
     daemon = Daemon(

@@ -29,6 +29,7 @@ from gateway.connections.transitions import Transitions
 from gateway.connections.vault import Vault
 from gateway.model.connector import Observer
 from gateway.model.errors import StoreError
+from gateway.model.pressure import Pressure
 from gateway.settings import Settings
 from gateway.store import credits as ledger
 from gateway.store.pool import Database
@@ -56,6 +57,7 @@ class Engine:
         owner: str,
         systems: Mapping[str, System] = SYSTEMS,
         resolve: Resolve = look_up,
+        pressure: Pressure | None = None,
     ) -> None:
         self._database, self._settings = database, settings
         manifests = {name: system.manifest for name, system in systems.items()}
@@ -97,7 +99,9 @@ class Engine:
             probe_interval_seconds=settings.sync.probe_interval.total_seconds(),
             on_active=lambda: self.scheduler.wake(),
         )
-        self.scheduler = Scheduler(database, settings.sync, self.health, self.troubles, owner=owner)
+        self.scheduler = Scheduler(
+            database, settings.sync, self.health, self.troubles, owner=owner, pressure=pressure
+        )
         self.lifecycle = Lifecycle(
             database,
             self.links,
@@ -113,9 +117,11 @@ class Engine:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, database: Database, *, owner: str) -> AsyncIterator[Engine]:
+    async def open(
+        cls, settings: Settings, database: Database, *, owner: str, pressure: Pressure | None = None
+    ) -> AsyncIterator[Engine]:
         """Closes every connector at the end."""
-        engine = cls(settings, database, owner=owner)
+        engine = cls(settings, database, owner=owner, pressure=pressure)
         try:
             yield engine
         finally:

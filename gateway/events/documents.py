@@ -42,11 +42,14 @@ class ReplicaStatus(Document):
 class ProgressDocument(Document):
     """Of an initial sync."""
 
-    fraction: float = Field(ge=0, le=1, description="Of the time from `from` to `until`.")
+    fraction: float = Field(ge=0, le=1, description="Of the samples from `from` to `until`, about.")
     start: datetime = Field(alias="from")
     until: datetime
     cursor: datetime = Field(description="Everything before it is marked for delivery.")
     pending_readings: int = Field(ge=0)
+    estimated_seconds: float | None = Field(
+        description="How long the rest takes at the pace so far; null while that cannot be told."
+    )
     clipped_to_days: float | None = Field(
         description="What the system's own limit left of the days asked for; null where it left them all."
     )
@@ -197,6 +200,7 @@ def _stream(stream: StreamStatus) -> dict[str, object]:
             "until": progress.until,
             "cursor": progress.cursor,
             "pending_readings": progress.pending_readings,
+            "estimated_seconds": progress.estimated_seconds,
             "clipped_to_days": progress.clipped_to_days,
         },
         "lost_until": stream.lost_until,

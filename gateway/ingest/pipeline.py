@@ -18,6 +18,7 @@ from gateway import clock, metrics
 from gateway.ingest.decode import Decoder
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import DecodeError, LeaseLost, StoreError, StoreRejected, TooManyDevices
+from gateway.model.pressure import Pressure
 from gateway.model.sample import Metrics
 from gateway.payloads.formats.values import Reason
 from gateway.settings import TelemetrySettings
@@ -92,7 +93,15 @@ class Batch:
 class Pipeline:
     """Takes messages from one partition's session at a time."""
 
-    def __init__(self, settings: TelemetrySettings, decoder: Decoder, store: TelemetryStore) -> None:
+    def __init__(
+        self,
+        settings: TelemetrySettings,
+        decoder: Decoder,
+        store: TelemetryStore,
+        pressure: Pressure | None = None,
+    ) -> None:
+        """`pressure` is told how long messages wait for their acknowledgement."""
+        self._pressure = pressure or Pressure()
         self._settings = settings
         self._decoder = decoder
         self._store = store
@@ -363,6 +372,8 @@ class Pipeline:
     def _release(self, batch: Batch) -> None:
         if batch.acks and batch.session.acknowledge(bytes(batch.acks)):
             now = clock.monotonic()
+            if batch.arrivals:
+                self._pressure.note(now - batch.arrivals[0][0], now=now)
             for arrived, count in batch.arrivals:
                 if count:
                     metrics.ACK_SECONDS.observe(now - arrived, count)

@@ -11,6 +11,7 @@ from gateway import metrics
 from gateway.ingest.decode import Decoder
 from gateway.ingest.partition import Partition
 from gateway.model.errors import LeaseLost, StoreError
+from gateway.model.pressure import Pressure
 from gateway.model.topics import filters
 from gateway.payloads.fields import Skipped
 from gateway.payloads.sources import compile_sources, only
@@ -27,7 +28,11 @@ class Ingest:
     hand.
     """
 
-    def __init__(self, settings: Settings, database: Database, replica: str) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, replica: str, *, pressure: Pressure | None = None
+    ) -> None:
+        """`database` is best its own: commits wait for nobody else's sessions. `pressure` is told how they fare."""
+        self._pressure = pressure
         self._settings = settings
         self._database = database
         self._replica = replica
@@ -110,7 +115,15 @@ class Ingest:
             partition=number,
             partitions=self._settings.broker.partitions,
         )
-        partition = Partition(self._settings, self._database, self._decoder, number, wanted, term=term)
+        partition = Partition(
+            self._settings,
+            self._database,
+            self._decoder,
+            number,
+            wanted,
+            term=term,
+            pressure=self._pressure,
+        )
         self._ours[number] = (
             partition,
             group.create_task(self._run(number, partition), name=f"ingest partition {number}"),

@@ -46,8 +46,9 @@ LAGGING_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an initial sync has come. `fraction` (0 to 1) of the time from `start` to `until` is walked up
-    to `cursor`.
+    """How far an initial sync has come. `fraction` (0 to 1) of the samples from `start` to `until`, as far as
+    can be told without counting them, lie before `cursor`; the rest takes about `estimated_seconds` at the pace
+    so far (None: too early to tell).
 
     `clipped_to_days` is what the system's own limit left of the days that were asked for; None where it left
     them all.
@@ -58,6 +59,7 @@ class Progress:
     until: datetime
     cursor: datetime
     pending_readings: int
+    estimated_seconds: float | None
     clipped_to_days: float | None
 
 

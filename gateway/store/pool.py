@@ -14,9 +14,10 @@ import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from gateway.model.dsn import fault_of
-from gateway.model.errors import ConfigError, StoreError, StoreRejected, StoreUnavailable
+from gateway.model.errors import ConfigError, LeaseLost, StoreError, StoreRejected, StoreUnavailable
 from gateway.store.hosts import Hosts
 
+Record: TypeAlias = asyncpg.Record
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Connection: TypeAlias = "Session | PoolConnectionProxy[asyncpg.Record]"
 
@@ -35,6 +36,9 @@ _SESSION = {
 
 LEASE_SECONDS = 15.0
 """The default of `sync.lease`."""
+
+LEASE_LOST = "FG001"
+"""Raised by statements of ours that find in their last step that the lease is another's (`lease_lost`)."""
 
 WAIT_SECONDS = 30.0
 """For a session."""
@@ -66,8 +70,8 @@ _READ_ONLY = asyncpg.ReadOnlySQLTransactionError
 
 @contextmanager
 def converted() -> Iterator[None]:
-    """asyncpg and socket errors leave as StoreUnavailable (try again), StoreRejected (this data never) or
-    StoreError.
+    """asyncpg and socket errors leave as StoreUnavailable (try again), StoreRejected (this data never),
+    LeaseLost or StoreError.
     """
     try:
         yield
@@ -80,6 +84,8 @@ def converted() -> Iterator[None]:
     except _UNAVAILABLE as error:
         raise StoreUnavailable(f"PostgreSQL is unavailable: {type(error).__name__}: {error}") from error
     except asyncpg.PostgresError as error:
+        if error.sqlstate == LEASE_LOST:
+            raise LeaseLost(str(error)) from None
         raise StoreError(f"PostgreSQL: {type(error).__name__}: {error}") from error
 
 

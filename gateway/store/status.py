@@ -17,6 +17,9 @@ from gateway.model.status import ConnectionStatus, Progress, StreamStatus, Troub
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 
+ESTIMATED_FROM = 0.02
+"""Of an initial sync: the pace of what is less tells nothing."""
+
 
 class _Flow(TypedDict):
     name: str
@@ -30,6 +33,7 @@ class _Flow(TypedDict):
     clipped_to_days: float | None
     lost_until: str | None
     walked: float | None
+    remaining_seconds: float | None
     lag_seconds: float
     pending: int
 
@@ -154,6 +158,16 @@ def _stream(flow: _Flow) -> StreamStatus:
     )
 
 
+def _estimated(flow: _Flow) -> float | None:
+    """What is left at the pace so far; None before anything can be told."""
+    if flow["state"] == "done":
+        return 0.0
+    remaining, walked = flow["remaining_seconds"], flow["walked"]
+    if remaining is None or walked is None or walked < ESTIMATED_FROM:
+        return None
+    return round(max(0.0, float(remaining)), 1)
+
+
 def _progress(flow: _Flow) -> Progress | None:
     start, cursor, until = flow["initial_from"], flow["initial_cursor"], flow["initial_until"]
     if start is None or cursor is None or until is None:
@@ -165,5 +179,6 @@ def _progress(flow: _Flow) -> Progress | None:
         until=datetime.fromisoformat(until),
         cursor=datetime.fromisoformat(cursor),
         pending_readings=flow["pending"],
+        estimated_seconds=_estimated(flow),
         clipped_to_days=None if clipped is None else float(clipped),
     )

@@ -199,22 +199,19 @@ async def finish(
     """Schedules the next run, gives the lease back, keeps a record of a run that moved or failed, and tells.
     `waits`: nothing could be done, and what failed before is still so. One transaction; raises LeaseLost.
     """
-    async with database.transaction() as connection:
-        # the connection's row before the stream's, as every transition takes them
-        await connection.execute(sql("connection_lock"), claim.connection)
-        how = (state, next_in_seconds, attempts, error, succeeded, tally.moved, put_off, waits)
-        if not await connection.fetchval(sql("stream_finish"), *claim.key, claim.fence, *how):
+    counts = (
+        tally.samples,
+        tally.delivered,
+        tally.modified,
+        tally.unchanged,
+        tally.rejected,
+        tally.retried,
+    )
+    how = (state, next_in_seconds, attempts, error, succeeded, tally.moved, put_off, waits)
+    record = (started_at, "completed" if error is None else "failed", *counts)
+    # without an event the statement is the transaction: a round trip and not three
+    async with database.connection() if event is None else database.transaction() as connection:
+        if not await connection.fetchval(sql("stream_finish"), *claim.key, claim.fence, *how, *record):
             raise lost(claim)
-        if tally.moved or error is not None:
-            outcome = "completed" if error is None else "failed"
-            counts = (
-                tally.samples,
-                tally.delivered,
-                tally.modified,
-                tally.unchanged,
-                tally.rejected,
-                tally.retried,
-            )
-            await connection.execute(sql("run_record"), *claim.key, started_at, outcome, *counts, error)
         if event is not None:
             await outbox.append(connection, event)

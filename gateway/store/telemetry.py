@@ -25,6 +25,9 @@ Key = tuple[str, str, int]
 """customer, device, device time in microseconds since the epoch."""
 
 DAY = 86_400_000_000
+NEVER = 1 << 63
+"""After every time."""
+
 DEFAULT_MAX_DEVICES = 100_000
 MAX_REMEMBERED = 100_000
 REFUSED_SECONDS = 60.0
@@ -78,6 +81,9 @@ class TelemetryStore:
         self._refused_until = 0.0
         self._register_customers = register_customers
         self._devices: set[tuple[str, str]] = set()
+        self._oldest: dict[
+            tuple[str, str], int
+        ] = {}  # by device: what the database knows to be its oldest, or later
         self._days: set[int] = set()
 
     async def write(
@@ -89,6 +95,7 @@ class TelemetryStore:
         (all but the samples of these devices can be) or LeaseLost (whoever has the lease now stores it).
         """
         devices = {(key[0], key[1]) for key, _, _ in samples} - self._devices
+        oldest = self._older(samples)
         days = {(key[0], key[2] // DAY) for key, _, _ in samples}
         fresh_days = {day for _, day in days} - self._days
         if devices and self._refused:
@@ -102,6 +109,14 @@ class TelemetryStore:
             async with self._database.transaction() as connection:
                 if devices:
                     await self._register(connection, sorted(devices), {customer for customer, _ in days})
+                if oldest:
+                    ordered = sorted(oldest)
+                    await connection.execute(
+                        sql("device_oldest"),
+                        [customer for customer, _ in ordered],
+                        [device for _, device in ordered],
+                        [oldest[pair] for pair in ordered],
+                    )
                 if samples or self._term is not None:
                     written = await insert(connection, samples, days, self._term)
                 if dead:
@@ -115,11 +130,24 @@ class TelemetryStore:
         except (StoreRejected, LogMissing):
             # it may be that what we know is gone: a day that retention dropped, a dump that was restored
             self._devices.clear()
+            self._oldest.clear()
             self._days.clear()
             raise
         self._devices |= devices
+        self._oldest |= oldest
         self._days |= fresh_days
         return written
+
+    def _older(self, samples: Sequence[tuple[Key, Metrics, int]]) -> dict[tuple[str, str], int]:
+        """The oldest sample of each device, where it may be older than all that are stored: a device's first, and
+        what comes late.
+        """
+        known, older = self._oldest, dict[tuple[str, str], int]()
+        for (customer, device, at), _, _ in samples:
+            if at < known.get((customer, device), NEVER):
+                pair = (customer, device)
+                older[pair] = min(at, older.get(pair, NEVER))
+        return older
 
     def _raise_known(self, devices: set[tuple[str, str]]) -> None:
         """What was refused a moment ago is refused without asking: a flood of invented devices costs little."""

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, date, datetime, timedelta
 
 from gateway.model.delivery import DueWindow
-from gateway.store.pool import Connection
+from gateway.store.pool import Connection, Record
 from gateway.store.queries import sql
 from gateway.store.streams import Claim
 
@@ -99,10 +98,24 @@ async def advance(connection: Connection, claim: Claim, part: Slice, others: Col
     )
 
 
+async def history_days(connection: Connection, start: datetime, until: datetime) -> dict[date, int]:
+    """The days in [start, until] that have a partition, ascending: about how many samples each holds."""
+    rows = await connection.fetch(sql("history_days"), start, until)
+    return {row["day"]: row["samples"] for row in rows}
+
+
 async def mark_initial(
-    connection: Connection, claim: Claim, start: datetime, end: datetime, lateness: timedelta
+    connection: Connection,
+    claim: Claim,
+    start: datetime,
+    end: datetime,
+    lateness: timedelta,
+    *,
+    total: int,
+    walked: int,
 ) -> Marked:
-    """Marks the windows of the samples in [start, end) and moves the cursor from `start` to `end`.
+    """Marks the windows of the samples in [start, end) and moves the cursor from `start` to `end`: `walked` of
+    `total` samples, about, are behind it.
 
     A walk that was begun again meanwhile stays where that begins: marks too many are settled.
     """
@@ -110,7 +123,7 @@ async def mark_initial(
         sql("initial_mark"), claim.connection, claim.customer, start, end, lateness
     )
     assert row is not None
-    await connection.execute(sql("initial_advance"), claim.connection, claim.name, end, start)
+    await connection.execute(sql("initial_advance"), claim.connection, claim.name, end, start, total, walked)
     return Marked(samples=row["samples"], windows=row["windows"])
 
 
@@ -132,10 +145,27 @@ async def compute_due(
     rows = await connection.fetch(
         sql("due_compute"), claim.connection, claim.phase, claim.customer, limit, *after
     )
-    return [_due(dict(row)) for row in rows]
+    return [_due(row) for row in rows]
 
 
-def _due(row: dict[str, Any]) -> DueWindow:
-    computed = row.pop("computed")
+def _due(row: Record) -> DueWindow:
+    computed = row["computed"]
     value, unfit, is_beyond = (None, None, False) if computed is None else computed
-    return DueWindow(**row, value=value, unfit=unfit, is_beyond=bool(is_beyond), is_empty=computed is None)
+    return DueWindow(
+        meter=row["meter"],
+        window_start=row["window_start"],
+        mark=row["mark"],
+        attempts=row["attempts"],
+        unit=row["unit"],
+        deadband=row["deadband"],
+        reduce=row["reduce"],
+        value=value,
+        delivered=row["delivered"],
+        previous=row["previous"],
+        previous_at=row["previous_at"],
+        unfit=unfit,
+        is_beyond=bool(is_beyond),
+        is_empty=computed is None,
+        doubt=row["doubt"],
+        doubted=row["doubted"],
+    )

@@ -11,6 +11,7 @@ import structlog
 from gateway import clock
 from gateway.bulkhead import contained
 from gateway.model.errors import LeaseLost, StoreError, StoreUnavailable
+from gateway.model.pressure import Pressure
 from gateway.settings import SyncSettings
 from gateway.store import streams
 from gateway.store.pool import Database
@@ -18,6 +19,7 @@ from gateway.store.streams import Claim
 from gateway.store.troubles import Troubles
 from gateway.sync.link import Link
 from gateway.sync.run import Health, Runner
+from gateway.sync.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -33,12 +35,22 @@ class Scheduler:
     """Works every stream of `links` that is due. `links` may be replaced while it runs."""
 
     def __init__(
-        self, database: Database, settings: SyncSettings, health: Health, troubles: Troubles, *, owner: str
+        self,
+        database: Database,
+        settings: SyncSettings,
+        health: Health,
+        troubles: Troubles,
+        *,
+        owner: str,
+        pressure: Pressure | None = None,
     ) -> None:
+        """`pressure`: of the ingest of this process, where it has one."""
         self._database = database
         self._owner = owner
         self._lease_seconds = settings.lease.total_seconds()
-        self._runner = Runner(database, settings, health, troubles, asyncio.Semaphore(settings.workers))
+        self._runner = Runner(
+            database, settings, health, troubles, Turns(settings.workers, pressure or Pressure())
+        )
         self._links: dict[str, Link] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._in_hand: set[str] = set()

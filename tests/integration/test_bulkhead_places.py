@@ -4,7 +4,6 @@ events, issues; and what a database of an older version holds already.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -22,6 +21,7 @@ from gateway.model.access import Role
 from gateway.model.credential import TokenGrant
 from gateway.model.errors import RateLimited, Unavailable
 from gateway.model.outcome import Outcome, Retry
+from gateway.model.pressure import Pressure
 from gateway.model.reading import Batch
 from gateway.settings import CreditsSettings
 from gateway.store import migrate as migrations
@@ -29,6 +29,7 @@ from gateway.store import outbox, retained
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from gateway.sync.run import Runner
+from gateway.sync.turns import Turns
 from tests.fixtures.connection_rig import CALLER, World, wanted
 from tests.fixtures.credential_rig import CONNECTION, CUSTOMER, KEY, SYSTEM, connected
 from tests.fixtures.hostile_connector import RAISED, Unprintable
@@ -150,7 +151,7 @@ async def test_who_is_put_off_again_and_again_waits_longer_and_gives_up_nothing(
     connector.answer = None
     engine = rig.engine
     await engine.troubles.refresh()
-    runner = Runner(rig.database, rig.settings, engine.health, engine.troubles, asyncio.Semaphore(4))
+    runner = Runner(rig.database, rig.settings, engine.health, engine.troubles, Turns(4, Pressure()))
     await runner.run(await rig.claim(), rig.link)
     assert (await rig.stream())["put_off"] == 0 and len(connector.taken) == 1
     [shown] = await every_status(database)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -14,12 +13,14 @@ from gateway.model.breaker import Scope
 from gateway.model.errors import AuthRefused, ConnectorError, PermissionDenied, RateLimited, Unavailable
 from gateway.model.operation import Operation
 from gateway.model.outcome import Outcome
+from gateway.model.pressure import Pressure
 from gateway.model.reading import Batch
 from gateway.settings import CreditsSettings
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from gateway.sync.link import Link
 from gateway.sync.run import Runner
+from gateway.sync.turns import Turns
 from tests.fixtures import fleet
 from tests.fixtures.connection_rig import CALLER, World
 from tests.fixtures.fleet import HOSTS, OWNERS, SYSTEM, calls, on, pass_time
@@ -63,7 +64,7 @@ async def test_a_run_and_a_probe_ask_the_breaker_before_they_call(database: Data
     await engine.lifecycle.refresh()
     await engine.incidents.refresh()
     if what == "run":
-        runner = Runner(database, rig.settings, engine.health, engine.troubles, asyncio.Semaphore(1))
+        runner = Runner(database, rig.settings, engine.health, engine.troubles, Turns(1, Pressure()))
         await runner.run(await rig.claim(), rig.link)
         waits = "select next_run_at > now() + interval '1 second' as waits from stream where phase = 'incremental'"
     else:

@@ -345,7 +345,13 @@ def status(
     progress = None
     if fraction is not None:
         progress = Progress(
-            fraction=fraction, start=at, until=at, cursor=at, pending_readings=waiting, clipped_to_days=None
+            fraction=fraction,
+            start=at,
+            until=at,
+            cursor=at,
+            pending_readings=waiting,
+            estimated_seconds=None,
+            clipped_to_days=None,
         )
     flow = StreamStatus(
         name="readings",

@@ -59,7 +59,9 @@ async def test_writers_of_the_same_windows_never_deadlock(database: Database, ri
         async with database.transaction() as connection:
             await streams.read(connection, walk)
             day = timedelta(days=1)
-            await windows.mark_initial(connection, walk, BASE - day, BASE + day, timedelta(0))
+            await windows.mark_initial(
+                connection, walk, BASE - day, BASE + day, timedelta(0), total=1, walked=1
+            )
             await streams.prove(connection, walk)
 
     async def deliver(dice: random.Random) -> None:

@@ -14,6 +14,8 @@ where c.state <> 'disconnected' and (
               and t.ts >= $1::date::timestamptz and t.ts < ($1::date + 1)::timestamptz
         )
     )
-    or exists (select from due_window d where d.connection_id = c.connection_id and d.window_start < ($1::date + 1)::timestamptz)
+    -- the phases are named so that each is one look at an index, whatever is due
+    or exists (select from due_window d where d.connection_id = c.connection_id and d.phase = 'initial' and d.window_start < ($1::date + 1)::timestamptz)
+    or exists (select from due_window d where d.connection_id = c.connection_id and d.phase = 'incremental' and d.window_start < ($1::date + 1)::timestamptz)
 )
 order by c.connection_id

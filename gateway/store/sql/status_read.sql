@@ -32,7 +32,9 @@ cross join lateral (
                'initial_until', s.initial_until,
                'lost_until', s.lost_until,
                'clipped_to_days', extract(epoch from s.initial_clipped_to) / 86400,
-               'walked', case when s.initial_until > s.initial_from then
+               'remaining_seconds', case when s.initial_walked > 0 then
+                   extract(epoch from now() - s.initial_started_at) * (s.initial_total - s.initial_walked) / s.initial_walked end,
+               'walked', case when s.initial_total > 0 then least(1, s.initial_walked::float8 / s.initial_total) when s.initial_until > s.initial_from then
                    greatest(0, least(1, extract(epoch from s.initial_cursor - s.initial_from) / extract(epoch from s.initial_until - s.initial_from))) end,
                'lag_seconds', coalesce(extract(epoch from now() - w.oldest), 0),
                'pending', w.pending

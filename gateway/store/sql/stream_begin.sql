@@ -15,4 +15,5 @@ from (select now() - least(make_interval(days => $4), coalesce($5::interval, mak
 where $3 and $4 > 0
 on conflict (connection_id, name, phase) do update
     set initial_from = excluded.initial_from, initial_cursor = excluded.initial_cursor, initial_until = excluded.initial_until,
-        initial_clipped_to = excluded.initial_clipped_to, state = 'idle', next_run_at = now()
+        initial_clipped_to = excluded.initial_clipped_to, state = 'idle', next_run_at = now(),
+        initial_started_at = null, initial_total = null, initial_walked = 0
