@@ -11,7 +11,6 @@ from weakref import WeakValueDictionary
 
 from gateway.model.errors import BadConfiguration
 
-
 _SHARED: WeakValueDictionary[tuple[object, ...], ssl.SSLContext] = WeakValueDictionary()
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import assert_never
 
@@ -14,6 +15,7 @@ import structlog
 
 from gateway import clock
 from gateway.bulkhead import Fault, Part, contained
+from gateway.connections.answers import Answers, Budget
 from gateway.connections.health import Health
 from gateway.connections.links import Links
 from gateway.connections.tokens import Tokens
@@ -36,6 +38,7 @@ from gateway.model.operation import Operation
 from gateway.store import connections, credentials
 from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Due, Locked, Outbound
+from gateway.store.notices import Notices
 from gateway.store.pool import Connection, Database
 from gateway.store.troubles import Troubles
 from gateway.sync.link import READINGS, Link
@@ -43,7 +46,17 @@ from gateway.sync.link import READINGS, Link
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.5
+NOTICES_SECONDS = 0.02
+ALL_SECONDS = 30.0
+"""How often every connection is compared, in case a notice was lost."""
+
+UNTOLD_SECONDS = 2.0
+"""The same where nobody tells: the session of the notices is away, or behind a pooler that tells nothing."""
+
 LEASE_SECONDS = 60.0
+BEGIN_TOGETHER = 4
+"""Connections whose meters are brought in line at once. The pool's other sessions are ingest's and the runs'."""
+
 MOST_PROBES = 256
 """At once. One that waits for its system holds no session, so a hung system costs a place here only."""
 
@@ -99,53 +112,117 @@ class Lifecycle:
         self._max_future = max_future
         self._on_links = on_links
         self._on_trial = on_trial
+        self._notices = Notices(database)
+        self._answers = Answers(database, health, troubles)
+        self._budget = Budget(health.interval_seconds)
+        self._interrupted: dict[str, Due] = {}
+        self._followed_at = 0.0
 
     async def run(self) -> None:
         """Until cancelled. While the database is away nothing is looked at."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._notices.run(), name="notices")
+            group.create_task(self._answers.run(), name="probes that went well")
             looking: set[asyncio.Task[None]] = set()
             while True:
                 try:
-                    await self._troubles.refresh()
-                    await self.refresh()
-                    free = MOST_PROBES - len(looking)
-                    due = (
-                        await connections.claim_probes(
-                            self._database, lease_seconds=LEASE_SECONDS, limit=free
-                        )
-                        if free
-                        else []
-                    )
+                    await self._follow()
+                    due = await self._due(MOST_PROBES - len(looking))
                 except StoreError:
                     due = []  # the scheduler says that the database is away
                 for item in due:
                     task = group.create_task(self._look(item), name=f"look at {item.connection}")
                     looking.add(task)
                     task.add_done_callback(looking.discard)
-                await asyncio.sleep(POLL_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await self._notices.wake.wait()
+                        await asyncio.sleep(NOTICES_SECONDS)  # what changes together is followed together
 
-    async def refresh(self) -> None:
-        """Brings this replica's links up to date, and the meters of those that changed."""
-        changed = await self._links.refresh()
-        for link in changed:
-            # Out of the links again where it fails: what is built anew is begun anew.
-            async with self._troubles.contained("refresh", link.connection) as made:
-                await self._begin_again(link)
+    async def _due(self, free: int) -> list[Due]:
+        """Probes by their rhythm: so many in a turn that all have theirs in good time, and no more. After a start, or
+        an hour with the database away, all are due at once, and their systems would meet them at once.
+        """
+        await self._put_off_interrupted()
+        if not free:
+            return []
+        return await connections.claim_probes(
+            self._database,
+            lease_seconds=LEASE_SECONDS,
+            limit=free,
+            probes=self._budget.take(self._links.count),
+        )
+
+    async def _follow(self) -> None:
+        """What changed, or everything where that is not known."""
+        if self._notices.take_troubles():
+            try:
+                await self._troubles.refresh()
+            except StoreError:
+                self._notices.give_back_troubles()
+                raise
+        names = self._notices.take()
+        all_after = ALL_SECONDS if self._notices.is_listening else UNTOLD_SECONDS
+        if names is None or clock.monotonic() >= self._followed_at + all_after:
+            names = None
+            self._followed_at = clock.monotonic()
+        else:
+            names = {*names, *self._links.waiting()}
+        if names is None or names:
+            try:
+                await self.refresh(names)
+            except StoreError:
+                self._notices.give_back(names)
+                raise
+
+    async def refresh(self, only: Collection[str] | None = None) -> None:
+        """Brings this replica's links up to date, of these connections or of all, and the meters of those that
+        changed. One that cannot be brought up is seen with the connection, and tried again. Raises StoreError.
+        """
+        changed = await self._links.refresh(only)
+        served = self._links.current.keys()
+        places = asyncio.Semaphore(BEGIN_TOGETHER)
+
+        async def begin(link: Link) -> None:
+            async with places:
+                await self._bring_up(link)
+
+        async with asyncio.TaskGroup() as group:
+            for link in changed:
+                group.create_task(begin(link))
+        current = self._links.current
+        if changed or current.keys() != served or only is None or only:
+            self._on_links(current)
+
+    async def _bring_up(self, link: Link) -> None:
+        """Its meters in force, or another try. Never raises: each of these is one connection's."""
+        name = link.connection
+        try:
+            async with self._troubles.contained("refresh", name) as made:
+                if await self._begin_again(link):
+                    self._links.begun(link)
             if made.fault is not None:
-                self._links.put_off(link.connection)
-        if changed:
-            self._on_links(self._links.current)
+                self._links.put_off(name)
+        except StoreError as error:
+            self._links.not_begun(link)
+            log.warning("connection.begin_deferred", connection=name, detail=str(error))
+            # seen as soon as the database takes it: what it refuses for one connection it may take for this
+            with suppress(StoreError):
+                await self._troubles.note(name, "refresh", f"it is not served yet, and tried again: {error}")
 
-    async def _begin_again(self, link: Link) -> None:
+    async def _begin_again(self, link: Link) -> bool:
+        """Whether the meters of the link are in force now."""
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, link.connection)
             # a link that is older than the row is built again in a moment
             if (
-                locked is not None
-                and locked.state in (State.ACTIVE, State.DEGRADED, State.BLOCKED)
-                and locked.configuration == link.configuration
+                locked is None
+                or locked.state not in (State.ACTIVE, State.DEGRADED, State.BLOCKED)
+                or locked.configuration != link.configuration
             ):
-                await self._begin(connection, link)
+                return False
+            await self._begin(connection, link)
+        return True
 
     async def _look(self, due: Due) -> None:
         """The one place where a look at a connection begins: whatever is raised in it is tried again later."""
@@ -156,6 +233,17 @@ class Lifecycle:
                 await self._crashed(due, made.fault)
         except StoreError as error:
             log.warning("connection.probe_not_recorded", connection=due.connection, detail=str(error))
+            self._interrupted[due.connection] = due
+
+    async def _put_off_interrupted(self) -> None:
+        """A look that the database interrupted is made again soon, and not when its lease is over."""
+        for name, due in list(self._interrupted.items()):
+            attempts = due.attempts + 1
+            wait = full_jitter(attempts, rand=random.random(), cap_seconds=RETRY_CAP_SECONDS)
+            await connections.schedule_probe(
+                self._database, name, due.state, in_seconds=wait, attempts=attempts
+            )
+            self._interrupted.pop(name, None)
 
     async def _crashed(self, due: Due, fault: Fault) -> None:
         error = Unavailable(fault.text, reference=fault.reference)
@@ -270,8 +358,7 @@ class Lifecycle:
         await connections.schedule_probe(
             self._database, name, State.ACTIVE, in_seconds=self._health.idle_seconds(), attempts=0
         )
-        await self.refresh()
-        self._on_links(self._links.current)
+        await self.refresh([name])
 
     async def _not_verified(self, due: Due, error: ConnectorError | TimeoutError) -> None:
         match error:
@@ -365,7 +452,9 @@ class Lifecycle:
             )
             return
         error = await self._health.probe(link)
-        if error is None:
+        if error is None and due.state is State.ACTIVE and self._answers.takes(link):
+            self._answers.add(link)
+        elif error is None:
             await self._well(due, link)
         elif due.state is State.BLOCKED:
             if isinstance(error, AuthRefused) and not error.doubtful:
@@ -500,6 +589,7 @@ class Lifecycle:
             initial_days=link.initial_days,
             max_future=self._max_future,
             configuration=link.configuration,
+            interval=link.interval,
         )
         for conflict in await connections.begin(connection, link.connection, outbound):
             log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))

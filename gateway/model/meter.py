@@ -15,6 +15,11 @@ REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
 MAX_METERS = 200_000
 """Of one connection. Rules times devices may be any number; what they make is work for everybody's gateway."""
 
+MATERIALISED_AS = 1
+"""One more whenever `materialise` makes something else of the same rules and devices: stored meters are then made
+anew once.
+"""
+
 MAX_COMPARISONS = 2_000_000
 """Of devices with patterns, in one go."""
 

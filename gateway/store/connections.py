@@ -8,18 +8,29 @@ Which transition may happen is `gateway.model.connection`'s to say; what goes wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import asyncpg
+import orjson
 
 from gateway.bulkhead import readable
 from gateway.model.access import Origin
 from gateway.model.connection import State, Trigger
 from gateway.model.connector import Capabilities, Health, Hosting
 from gateway.model.event import EventType, NewEvent
-from gateway.model.meter import MAX_METERS, MeterConflict, MeterMapping, MeterRule, MetersRefused, materialise
+from gateway.model.meter import (
+    MATERIALISED_AS,
+    MAX_METERS,
+    MeterConflict,
+    MeterMapping,
+    MeterRule,
+    MetersRefused,
+    materialise,
+    to_document,
+)
 from gateway.model.operation import Operation
 from gateway.store import mappings, outbox
 from gateway.store.pool import Connection, Database
@@ -65,6 +76,8 @@ class Held:
     price: int
     host: str
     origin: Origin
+    meters_of: int
+    meters_digest: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +101,13 @@ class Locked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configured:
-    """How often a connection was configured; `is_behind`: it is served, and its meters are yet to be brought
-    in line with that.
+    """How often a connection was configured, which rises when its link has to be built again; whether it may call
+    its system; of which configuration its meters are.
     """
 
     configuration: int
-    is_behind: bool
+    is_served: bool
+    meters_of: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +150,24 @@ class Outbound:
     initial_days: int
     max_future: timedelta
     configuration: int = 0
+    interval: timedelta | None = None
+    """How often the stream runs; None: not known, so it never rests."""
+
+    @property
+    def digest(self) -> str:
+        """Tells what else the stored meters were made of, beside the devices: equal, and they are as they would be
+        made now.
+        """
+        return made_of(self.rules, self.capabilities.resolution)
+
+
+def made_of(rules: Sequence[MeterRule], resolution: timedelta) -> str:
+    """A digest of what meters are made of, and of how."""
+    body = orjson.dumps(
+        [MATERIALISED_AS, resolution.total_seconds(), [to_document(rule) for rule in rules]],
+        option=orjson.OPT_SORT_KEYS,
+    )
+    return hashlib.blake2b(body, digest_size=16).hexdigest()
 
 
 async def register_customers(database: Database, customers: Sequence[str]) -> None:
@@ -317,18 +349,21 @@ def _held(row: asyncpg.Record) -> Held:
         price=row["price"],
         host=row["host"],
         origin=Origin(row["origin"]),
+        meters_of=row["meters_of"],
+        meters_digest=row["meters_digest"],
     )
 
 
-async def configurations(database: Database) -> dict[str, Configured]:
-    """Every connection that is not disconnected, with a number that rises when its link has to be built
-    again.
-    """
+async def configurations(database: Database, only: Collection[str] | None = None) -> dict[str, Configured]:
+    """Of these connections, or of all, those that are not disconnected."""
     async with database.connection() as connection:
-        return {
-            row["connection_id"]: Configured(configuration=row["configuration"], is_behind=row["is_behind"])
-            for row in await connection.fetch(sql("connection_configurations"))
-        }
+        rows = await connection.fetch(sql("connection_configurations"), None if only is None else list(only))
+    return {
+        row["connection_id"]: Configured(
+            configuration=row["configuration"], is_served=row["is_served"], meters_of=row["meters_of"]
+        )
+        for row in rows
+    }
 
 
 async def states(database: Database, connections: Sequence[str]) -> dict[str, State]:
@@ -338,10 +373,15 @@ async def states(database: Database, connections: Sequence[str]) -> dict[str, St
     return dict(readable(rows, lambda row: (row["connection_id"], State(row["state"])), name=_name))
 
 
-async def claim_probes(database: Database, *, lease_seconds: float, limit: int) -> list[Due]:
-    """Connections that are to be looked at now; no other replica gets them within the lease."""
+async def claim_probes(
+    database: Database, *, lease_seconds: float, limit: int, probes: int | None = None
+) -> list[Due]:
+    """Connections that are to be looked at now; no other replica gets them within the lease. `probes`: at most so
+    many of those whose credential works.
+    """
+    most = limit if probes is None else probes
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("probe_claim"), lease_seconds, limit)
+        rows = await connection.fetch(sql("probe_claim"), lease_seconds, limit, most)
     return readable(rows, _due, name=_name)
 
 
@@ -365,6 +405,15 @@ async def schedule_probe(
     """
     async with database.connection() as connection:
         await connection.execute(sql("probe_schedule"), connection_id, state, in_seconds, attempts)
+
+
+async def probes_well(database: Database, seconds: Mapping[str, float]) -> set[str]:
+    """The systems of these connections answered a probe: each is probed again after so many seconds. Those that were
+    active, and are; the others need a look at what the answer means.
+    """
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("probe_well"), list(seconds), list(seconds.values()))
+    return {row["connection_id"] for row in rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -409,12 +458,27 @@ async def begin(
     """Brings the stored mappings in line with the rules and begins the streams; new or changed meters restart
     the initial sync.
 
-    What is equal is not sent again. Takes the streams' rows whole, so no run maps meanwhile. Does nothing
-    where a later configuration's meters are in force already.
+    Where the rules are those that the stored meters were made of, nothing is computed: devices that came since are
+    mapped by the scan. What is equal is not sent again. Takes the streams' rows whole, so no run maps meanwhile.
+    Does nothing where a later configuration's meters are in force already.
     """
     await connection.execute(sql("stream_take_all"), connection_id)
-    if await connection.fetchval(sql("meters_in_force"), connection_id) > outbound.configuration:
+    held = await connection.fetchrow(sql("meters_in_force"), connection_id)
+    if held is None or held["meters_of"] > outbound.configuration:
         return []
+    conflicts: list[MeterConflict | MetersRefused] = []
+    count: int | None = None
+    if held["meters_digest"] != outbound.digest:
+        conflicts, count = await _bring_in_line(connection, connection_id, outbound)
+    begun = (outbound.configuration, outbound.digest, outbound.interval, count)
+    await connection.execute(sql("meters_begun"), connection_id, *begun)
+    return conflicts
+
+
+async def _bring_in_line(
+    connection: Connection, connection_id: str, outbound: Outbound
+) -> tuple[list[MeterConflict | MetersRefused], int]:
+    """What was refused, and how many meters there are."""
     horizon: int = await connection.fetchval(sql("device_horizon"))
     known = await mappings.devices(connection, outbound.customer)
     wanted, conflicts = await _materialised(outbound.rules, known, outbound.capabilities.resolution)
@@ -433,8 +497,7 @@ async def begin(
     await mappings.recompute(connection, connection_id, [m.meter for m in changed if m.meter in held])
     wish = (bool(changed), outbound.initial_days, outbound.capabilities.max_backfill, outbound.max_future)
     await connection.execute(sql("stream_begin"), connection_id, outbound.stream, *wish, str(horizon))
-    await connection.execute(sql("meters_begun"), connection_id, outbound.configuration)
-    return conflicts
+    return conflicts, len(wanted)
 
 
 async def _materialised(
@@ -476,14 +539,18 @@ async def add_devices(
     customer: str,
 ) -> list[MeterConflict | MetersRefused]:
     """Within a scan's transaction: the mappings of devices that are new since the last one."""
-    room = MAX_METERS - await mappings.count(connection, connection_id)
+    known = await mappings.count(connection, connection_id)
+    room = MAX_METERS - known
     wanted, conflicts = await _materialised([rule for rule in rules if rule.is_glob], devices, resolution)
     held = await mappings.held_of(connection, connection_id, wanted)
     fresh = [mapping for meter, mapping in wanted.items() if meter not in held]
     if len(fresh) > room:
         conflicts.append(MetersRefused(limit=MAX_METERS))
     await _tell_refused(connection, connection_id, customer, conflicts)
-    await mappings.put(connection, connection_id, fresh[: max(0, room)])
+    put = fresh[: max(0, room)]
+    await mappings.put(connection, connection_id, put)
+    if put:
+        await connection.execute(sql("meters_added"), connection_id, known + len(put))
     taken = [
         MeterConflict(meter=m, kept=held[m], refused=wanted[m])
         for m in wanted

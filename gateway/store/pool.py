@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 import asyncpg
 import orjson
@@ -18,6 +19,7 @@ from gateway.model.dsn import fault_of
 from gateway.model.errors import ConfigError, StoreError, StoreRejected, StoreUnavailable
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 _SESSION = {
     "jit": "off",  # the recompute of due windows is 20 times slower with it
@@ -82,8 +84,11 @@ def converted() -> Iterator[None]:
 class Database:
     """A pool of sessions with the settings that every query here counts on."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool[asyncpg.Record], connect: Callable[[], Awaitable[Session]] | None = None
+    ) -> None:
         self._pool = pool
+        self._connect = connect
 
     @classmethod
     async def open(
@@ -99,24 +104,27 @@ class Database:
         """
         if (fault := fault_of(dsn)) is not None:
             raise ConfigError(f"database.dsn: {fault}")
+        said: dict[str, Any] = {
+            "command_timeout": 60,
+            "timeout": 10,
+            # a primary that was demoted takes nothing in: of several hosts the one that does
+            "target_session_attrs": SessionAttribute.read_write,
+            "server_settings": {
+                **_SESSION,
+                **_limits(lease_seconds),
+                "application_name": application_name,
+            },
+        }
         try:
             with converted():
                 pool = await asyncpg.create_pool(
                     dsn,
                     min_size=1,
                     max_size=size,
-                    command_timeout=60,
-                    timeout=10,
                     max_inactive_connection_lifetime=300,
-                    # a primary that was demoted takes nothing in: of several hosts the one that does
-                    target_session_attrs=SessionAttribute.read_write,
-                    server_settings={
-                        **_SESSION,
-                        **_limits(lease_seconds),
-                        "application_name": application_name,
-                    },
                     init=_prepare_session,
                     reset=_leave,
+                    **said,
                 )
         except StoreError as error:
             cause = error.__cause__
@@ -129,7 +137,18 @@ class Database:
             ) from error
         except (ValueError, TypeError, AttributeError) as error:  # of a parameter that the driver trips over
             raise _unusable(error) from None
-        return cls(pool)
+        return cls(pool, partial(asyncpg.connect, dsn, **said))
+
+    @asynccontextmanager
+    async def pinned(self) -> AsyncIterator[Session]:
+        """A session outside the pool, for what belongs to a session: it waits for none, and none waits for it."""
+        assert self._connect is not None
+        with converted():
+            session = await self._connect()
+            try:
+                yield session
+            finally:
+                session.terminate()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
