@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +24,11 @@ PLACES = 8
 another's.
 """
 
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=30)
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=PLACES, keepalive_expiry=30)
+
+if find_spec("sniffio") is None:
+    # httpcore asks for it four times in a call, and each time Python would look through its whole path again
+    sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
 
 _Key = tuple[str, bytes, int | None, ssl.SSLContext | None, Reach]
 """Scheme, host, port. The context by its identity: one with a client certificate is made for one client, and so is

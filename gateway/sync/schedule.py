@@ -78,7 +78,7 @@ class Scheduler:
                     if away:
                         log.info("sync.database_returned")
                     away = False
-                except StoreUnavailable as error:
+                except StoreError as error:
                     if not away:
                         log.warning("sync.database_away", detail=str(error))
                     away, wait = True, LONGEST_SLEEP_SECONDS
