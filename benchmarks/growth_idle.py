@@ -17,6 +17,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
@@ -27,11 +28,14 @@ from benchmarks.daemon import Daemon, cpu_seconds, processes
 from benchmarks.servers import Mosquitto, Postgres, accepts, end, free_port, wait_until
 from gateway.connections.links import credential_binding
 from gateway.connections.vault import Vault
+from gateway.model.meter import from_document
+from gateway.store.connections import made_of
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 
 KEY = "bm90LWEtc2VjcmV0LW9ubHktZm9yLXRocm93LWF3YXktc2VydmVycw=="  # as the daemon of benchmarks has it
 PROBE_SECONDS = 45.0
+RESOLUTION = timedelta(microseconds=1)  # of http_json, by its default settings
 PER_CUSTOMER = 5
 METERS = [{"device": "*", "metric": "t", "meter": "{device}", "unit": None, "reduce": "last", "every": 900.0,
            "deadband": 0.0}]  # fmt: skip
@@ -49,8 +53,7 @@ async def main(arguments: argparse.Namespace) -> None:
 
 
 async def _measured(connections: int, arguments: argparse.Namespace) -> Mapping[str, object]:
-    preloaded = {"shared_preload_libraries": "pg_stat_statements"} if arguments.statements else {}
-    server = Postgres(fsync="off", **preloaded)
+    server = Postgres(fsync="off")
     with tempfile.TemporaryDirectory(prefix="fg-idle-") as folder:
         directory = Path(folder)
         broker = Mosquitto(directory / "mosquitto", persistent=True)
@@ -89,14 +92,12 @@ async def _run(
         start_cpu = cpu_seconds(daemon.pid)
         await asyncio.sleep(arguments.settle)
         _asked(port, reset=True)
-        before = await _counts(dsn, server, daemon, statements=arguments.statements)
+        before = await _counts(dsn, server, daemon)
         begun = time.monotonic()
         await asyncio.sleep(arguments.seconds)
         seconds = time.monotonic() - begun
-        after = await _counts(dsn, server, daemon, statements=arguments.statements)
+        after = await _counts(dsn, server, daemon)
         asked = _asked(port)
-        if arguments.statements:
-            await _say_statements(dsn)
     finally:
         await daemon.stop()
     used = {name: after[name] - before[name] for name in before}
@@ -104,7 +105,7 @@ async def _run(
         "connections": connections,
         "ready s": round(ready, 1),
         "all probed s": round(probed, 1),
-        "start CPU s": round(start_cpu, 1),
+        "CPU until then s": round(start_cpu, 1),
         "daemon %": round(100 * used["daemon"] / seconds, 2),
         "http %": round(100 * used["http"] / seconds, 2),
         "database %": round(100 * used["database"] / seconds, 2),
@@ -117,15 +118,12 @@ async def _run(
     }
 
 
-async def _counts(dsn: str, server: Postgres, daemon: Daemon, *, statements: bool) -> dict[str, float]:
+async def _counts(dsn: str, server: Postgres, daemon: Daemon) -> dict[str, float]:
     connection = await asyncpg.connect(dsn)
     try:
-        query = (
-            "select sum(calls)::float8 from pg_stat_statements"
-            if statements
-            else "select sum(xact_commit + xact_rollback)::float8 from pg_stat_database"
+        queries = await connection.fetchval(
+            "select sum(xact_commit + xact_rollback)::float8 from pg_stat_database"
         )
-        queries = await connection.fetchval(query)
     finally:
         await connection.close()
     postmaster = server._process
@@ -139,16 +137,6 @@ async def _counts(dsn: str, server: Postgres, daemon: Daemon, *, statements: boo
         "rss": _resident(own),
         "http rss": sum(_resident(pid) for pid in others),
     }
-
-
-async def _say_statements(dsn: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    for row in await connection.fetch(
-        "select calls, round(total_exec_time) as ms, left(query, 90) as query from pg_stat_statements"
-        " order by total_exec_time desc limit 25"
-    ):
-        print(dict(row), file=sys.stderr)
-    await connection.close()
 
 
 def _own_seconds(pid: int) -> float:
@@ -211,13 +199,17 @@ async def _seed(dsn: str, connections: int, port: int, arguments: argparse.Names
             )
             for days in range(arguments.partitions):
                 await connection.execute("select ensure_partition('telemetry', current_date - $1::int)", days)
+            # a restart, not the first start of a version: what the meters were made of is known
+            await connection.execute(
+                "update connection set meters_digest = $1, meter_count = 0",
+                made_of([from_document(meter) for meter in METERS], RESOLUTION),
+            )
+            await connection.execute("update stream set every = '60 seconds'")
             await connection.executemany(
                 "insert into credential (connection_id, generation, type, sealed) values ($1, 1, 'api_key', $2)",
                 list(zip(names, sealed, strict=True)),
             )
         async with database.connection() as connection:
-            if arguments.statements:
-                await connection.execute("create extension pg_stat_statements")
             await connection.execute("analyze")
     finally:
         await database.close()

@@ -17,7 +17,7 @@ from gateway import clock
 from gateway.bulkhead import Fault, Part, contained
 from gateway.connections.answers import Answers, Budget
 from gateway.connections.health import Health
-from gateway.connections.links import Links
+from gateway.connections.links import BUILT_TOGETHER, Links
 from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Moved, Transitions
 from gateway.model.backoff import full_jitter, put_off, waiting, with_floor
@@ -123,10 +123,10 @@ class Lifecycle:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._notices.run(), name="notices")
             group.create_task(self._answers.run(), name="probes that went well")
+            group.create_task(self._follow(), name="links")  # thousands of new ones hold up no probe
             looking: set[asyncio.Task[None]] = set()
             while True:
                 try:
-                    await self._follow()
                     due = await self._due(MOST_PROBES - len(looking))
                 except StoreError:
                     due = []  # the scheduler says that the database is away
@@ -136,8 +136,17 @@ class Lifecycle:
                     task.add_done_callback(looking.discard)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL_SECONDS):
-                        await self._notices.wake.wait()
-                        await asyncio.sleep(NOTICES_SECONDS)  # what changes together is followed together
+                        await self._notices.probes.wait()
+                self._notices.probes.clear()
+
+    async def _follow(self) -> None:
+        while True:
+            with suppress(StoreError):
+                await self._follow_once()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._notices.wake.wait()
+            await asyncio.sleep(NOTICES_SECONDS)  # what changes together is followed together
 
     async def _due(self, free: int) -> list[Due]:
         """Probes by their rhythm: so many in a turn that all have theirs in good time, and no more. After a start, or
@@ -153,7 +162,7 @@ class Lifecycle:
             probes=self._budget.take(self._links.count),
         )
 
-    async def _follow(self) -> None:
+    async def _follow_once(self) -> None:
         """What changed, or everything where that is not known."""
         if self._notices.take_troubles():
             try:
@@ -179,26 +188,22 @@ class Lifecycle:
         """Brings this replica's links up to date, of these connections or of all, and the meters of those that
         changed. One that cannot be brought up is seen with the connection, and tried again. Raises StoreError.
         """
-        changed = await self._links.refresh(only)
-        served = self._links.current.keys()
-        places = asyncio.Semaphore(BEGIN_TOGETHER)
+        names = await self._links.compare() if only is None else list(only)
+        for start in range(0, len(names), BUILT_TOGETHER):
+            version = self._links.version
+            changed = await self._links.refresh(names[start : start + BUILT_TOGETHER])
+            places = asyncio.Semaphore(BEGIN_TOGETHER)
+            async with asyncio.TaskGroup() as group:
+                for link in changed:
+                    group.create_task(self._bring_up(link, places))
+            if self._links.version != version:
+                self._on_links(self._links.current)
 
-        async def begin(link: Link) -> None:
-            async with places:
-                await self._bring_up(link)
-
-        async with asyncio.TaskGroup() as group:
-            for link in changed:
-                group.create_task(begin(link))
-        current = self._links.current
-        if changed or current.keys() != served or only is None or only:
-            self._on_links(current)
-
-    async def _bring_up(self, link: Link) -> None:
+    async def _bring_up(self, link: Link, places: asyncio.Semaphore) -> None:
         """Its meters in force, or another try. Never raises: each of these is one connection's."""
         name = link.connection
         try:
-            async with self._troubles.contained("refresh", name) as made:
+            async with places, self._troubles.contained("refresh", name) as made:
                 if await self._begin_again(link):
                     self._links.begun(link)
             if made.fault is not None:

@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 BUILD_CAP_SECONDS = 60.0
 
 BUILT_TOGETHER = 200
-"""Links whose rows are read together."""
+"""Connections that are followed together: thousands are, at a start, and the first should not wait for the last."""
 
 RETIRED_SECONDS = 120.0
 """How long a replaced connector stays open for the runs that use it."""
@@ -104,6 +104,8 @@ class Links:
         self._troubles = troubles
         self._observer = observer
         self._built: dict[str, _Built] = {}
+        self.version = 0
+        """Rises with whatever `current` may show."""
         self._refreshing = asyncio.Lock()
         self._retired: list[tuple[float, Connector]] = []
         self._left_behind: dict[str, set[asyncio.Future[Any]]] = {}
@@ -134,29 +136,37 @@ class Links:
             if built.again_at is not None and built.again_at <= now
         ]
 
-    async def refresh(self, only: Collection[str] | None = None) -> list[Link]:
-        """Builds what was configured anew and drops what is gone, of these connections or of all; the links that
-        are yet to be begun. Raises StoreError, and then forgets nothing: what was built is returned next time.
+    async def compare(self) -> list[str]:
+        """The connections that `refresh` has something to do for, of all. Raises StoreError."""
+        wanted = await connections.configurations(self._database)
+        gone = [name for name in self._built if name not in wanted]
+        return gone + [
+            name
+            for name, current in wanted.items()
+            if self._is_stale(name, current.configuration) or self._to_begin(name, current) is not None
+        ]
+
+    async def refresh(self, only: Collection[str]) -> list[Link]:
+        """Of these connections, builds what was configured anew and drops what is gone; the links that are yet to be
+        begun. Raises StoreError, and then forgets nothing: what was built is returned next time.
         """
         # A look that succeeded refreshes beside the loop: two at once would build the same link and close only one.
         async with self._refreshing:
-            return await self._refresh(only)
-
-    async def _refresh(self, only: Collection[str] | None) -> list[Link]:
-        wanted = await connections.configurations(self._database, only)
-        stale = [name for name, current in wanted.items() if self._is_stale(name, current.configuration)]
-        asked = self._built.keys() if only is None else self._built.keys() & set(only)
-        for name in asked - wanted.keys():
-            self._retire(self._built.pop(name).link)
-            self._left_behind.pop(name, None)
-        for start in range(0, len(stale), BUILT_TOGETHER):
-            await self._build_all(stale[start : start + BUILT_TOGETHER])
-        await self._close_retired()
-        return [
-            link for name, current in wanted.items() if (link := self._to_begin(name, current)) is not None
-        ]
+            wanted = await connections.configurations(self._database, only)
+            for name in [name for name in only if name in self._built and name not in wanted]:
+                self._retire(self._built.pop(name).link)
+                self._left_behind.pop(name, None)
+                self.version += 1
+            await self._build_all(
+                [name for name, current in wanted.items() if self._is_stale(name, current.configuration)]
+            )
+            await self._close_retired()
+            found = (self._to_begin(name, current) for name, current in wanted.items())
+            return [link for link in found if link is not None]
 
     async def _build_all(self, names: Sequence[str]) -> None:
+        if not names:
+            return
         found = await connections.read(self._database, names)
         generations = {name: held.generation for name, held in found.items() if held.generation}
         sealed = await credentials.read_some(self._database, generations) if generations else {}
@@ -172,12 +182,8 @@ class Links:
                 self._retire(link)
                 link = None
             self._retire(None if before is None else before.link)
-            self._built[name] = _Built(
-                configuration=held.configuration,
-                link=link,
-                begun=begun,
-                attempts=before.attempts if before is not None and before.again_at is not None else 0,
-            )
+            attempts = before.attempts if before is not None and before.again_at is not None else 0
+            self._put(name, _Built(held.configuration, link, begun=begun, attempts=attempts))
             if made.fault is not None:
                 self.put_off(name)
             await asyncio.sleep(
@@ -191,26 +197,31 @@ class Links:
         if built.begun and current.meters_of == current.configuration == built.configuration:
             return None
         if built.begun:
-            built = self._built[name] = replace(built, begun=False)
+            built = self._put(name, replace(built, begun=False))
         return built.link if built.again_at is None or built.again_at <= clock.monotonic() else None
 
     def begun(self, link: Link) -> None:
         """Its meters are in force."""
         built = self._built.get(link.connection)
         if built is not None and built.link is link:
-            self._built[link.connection] = replace(built, begun=True, again_at=None, attempts=0)
+            self._put(link.connection, replace(built, begun=True, again_at=None, attempts=0))
 
     def not_begun(self, link: Link) -> None:
         """Its begin did not succeed, and is tried again after a while that grows. The link stays for probes."""
         built = self._built.get(link.connection)
         if built is not None and built.link is link:
-            self._built[link.connection] = self._later(replace(built, begun=False))
+            self._put(link.connection, self._later(replace(built, begun=False)))
 
     def put_off(self, connection: str) -> None:
         """Its link is out, and is built again after a while that grows: a fault of ours stands in the way."""
         built = self._built[connection]
         self._retire(built.link)
-        self._built[connection] = self._later(replace(built, link=None, begun=False))
+        self._put(connection, self._later(replace(built, link=None, begun=False)))
+
+    def _put(self, name: str, built: _Built) -> _Built:
+        self._built[name] = built
+        self.version += 1
+        return built
 
     @staticmethod
     def _later(built: _Built) -> _Built:

@@ -33,6 +33,8 @@ class Notices:
         self._everything = True
         self._troubles = True
         self.wake = asyncio.Event()
+        self.probes = asyncio.Event()
+        """Set with it: a connection whose state changed may be due to be looked at."""
         self.is_listening = False
 
     async def run(self) -> None:
@@ -84,6 +86,7 @@ class Notices:
     def _heard(self, _session: object, _process: int, _channel: str, payload: object) -> None:
         if payload:
             self._names.add(str(payload))
+            self.probes.set()
         else:
             self._troubles = True
         self.wake.set()

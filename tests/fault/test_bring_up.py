@@ -113,7 +113,9 @@ async def prepared(databases: Databases) -> None:
     async with databases.new(name="kept_active") as plain:
         await brought_up(plain, Failing(plain), is_new=True)
         async with plain.connection() as connection:
-            await connection.execute("update stream set lease_owner = null, lease_until = null, next_run_at = now()")
+            await connection.execute(
+                "update stream set lease_owner = null, lease_until = null, next_run_at = now()"
+            )
             await connection.execute(
                 "update connection set configuration = configuration + 1, probe_at = now(),"
                 " meters = jsonb_set(meters, '{0,every}', '60')"
