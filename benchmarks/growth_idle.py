@@ -28,8 +28,7 @@ from benchmarks.daemon import Daemon, cpu_seconds, processes
 from benchmarks.servers import Mosquitto, Postgres, accepts, end, free_port, wait_until
 from gateway.connections.links import credential_binding
 from gateway.connections.vault import Vault
-from gateway.model.meter import from_document
-from gateway.store.connections import made_of
+from gateway.model.meter import from_document, made_of
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 

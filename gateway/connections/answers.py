@@ -5,7 +5,6 @@ nearly every probe goes well, and three statements for each would be what the ga
 from __future__ import annotations
 
 import asyncio
-import math
 
 import structlog
 
@@ -13,7 +12,7 @@ from gateway import clock
 from gateway.connections.health import Health
 from gateway.model.errors import StoreError
 from gateway.model.operation import Operation
-from gateway.store import connections
+from gateway.store import probes
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
 from gateway.sync.link import Link
@@ -24,8 +23,8 @@ TOGETHER_SECONDS = 0.25
 HASTE = 1.5
 """How much faster than by the rhythm what is overdue is caught up: within two thirds of an interval all are."""
 
-FEWEST = 16
-"""Probes that a turn may begin, however few connections there are."""
+FEWEST_PER_SECOND = 32.0
+"""However few connections there are."""
 
 
 class Budget:
@@ -34,12 +33,17 @@ class Budget:
     def __init__(self, interval_seconds: float) -> None:
         self._interval_seconds = interval_seconds
         self._taken_at = clock.monotonic()
+        self._left = 0.0
 
     def take(self, count: int) -> int:
-        """For `count` connections, since the last time that was asked."""
+        """For `count` connections, since the last time that was asked: of a second at most."""
         now = clock.monotonic()
-        passed, self._taken_at = min(now - self._taken_at, 1.0), now
-        return max(FEWEST, math.ceil(HASTE * count * passed / self._interval_seconds))
+        passed, self._taken_at = now - self._taken_at, now
+        per_second = max(FEWEST_PER_SECOND, HASTE * count / self._interval_seconds)
+        self._left = min(self._left + passed * per_second, per_second)
+        granted = int(self._left)
+        self._left -= granted
+        return granted
 
 
 class Answers:
@@ -82,7 +86,7 @@ class Answers:
         links = dict(self._well)
         seconds = {name: self._health.idle_seconds() for name in sorted(links)}
         await self._health.all_succeeded(list(links.values()))
-        still = await connections.probes_well(self._database, seconds)
+        still = await probes.well(self._database, seconds)
         for name, link in links.items():
             if self._well.get(name) is link:
                 del self._well[name]

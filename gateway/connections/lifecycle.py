@@ -16,8 +16,9 @@ import structlog
 from gateway import clock
 from gateway.bulkhead import Fault, Part, contained
 from gateway.connections.answers import Answers, Budget
+from gateway.connections.following import Following
 from gateway.connections.health import Health
-from gateway.connections.links import BUILT_TOGETHER, Links
+from gateway.connections.links import Links
 from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Moved, Transitions
 from gateway.model.backoff import full_jitter, put_off, waiting, with_floor
@@ -35,28 +36,19 @@ from gateway.model.errors import (
     Unavailable,
 )
 from gateway.model.operation import Operation
-from gateway.store import connections, credentials
+from gateway.store import connections, credentials, probes
 from gateway.store import credits as ledger
-from gateway.store.connections import Cause, Due, Locked, Outbound
+from gateway.store.connections import Cause, Locked
 from gateway.store.notices import Notices
 from gateway.store.pool import Connection, Database
+from gateway.store.probes import Due
 from gateway.store.troubles import Troubles
-from gateway.sync.link import READINGS, Link
+from gateway.sync.link import Link
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.5
-NOTICES_SECONDS = 0.02
-ALL_SECONDS = 30.0
-"""How often every connection is compared, in case a notice was lost."""
-
-UNTOLD_SECONDS = 2.0
-"""The same where nobody tells: the session of the notices is away, or behind a pooler that tells nothing."""
-
 LEASE_SECONDS = 60.0
-BEGIN_TOGETHER = 4
-"""Connections whose meters are brought in line at once. The pool's other sessions are ingest's and the runs'."""
-
 MOST_PROBES = 256
 """At once. One that waits for its system holds no session, so a hung system costs a place here only."""
 
@@ -109,21 +101,21 @@ class Lifecycle:
         self._tokens = tokens
         self._troubles = troubles
         self._max_wait_seconds = max_wait.total_seconds()
-        self._max_future = max_future
-        self._on_links = on_links
         self._on_trial = on_trial
         self._notices = Notices(database)
+        self._following = Following(
+            database, links, troubles, self._notices, max_future=max_future, on_links=on_links
+        )
         self._answers = Answers(database, health, troubles)
         self._budget = Budget(health.interval_seconds)
         self._interrupted: dict[str, Due] = {}
-        self._followed_at = 0.0
 
     async def run(self) -> None:
         """Until cancelled. While the database is away nothing is looked at."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._notices.run(), name="notices")
             group.create_task(self._answers.run(), name="probes that went well")
-            group.create_task(self._follow(), name="links")  # thousands of new ones hold up no probe
+            group.create_task(self._following.run(), name="links")  # thousands of new ones hold up no probe
             looking: set[asyncio.Task[None]] = set()
             while True:
                 try:
@@ -139,15 +131,6 @@ class Lifecycle:
                         await self._notices.probes.wait()
                 self._notices.probes.clear()
 
-    async def _follow(self) -> None:
-        while True:
-            with suppress(StoreError):
-                await self._follow_once()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._notices.wake.wait()
-            await asyncio.sleep(NOTICES_SECONDS)  # what changes together is followed together
-
     async def _due(self, free: int) -> list[Due]:
         """Probes by their rhythm: so many in a turn that all have theirs in good time, and no more. After a start, or
         an hour with the database away, all are due at once, and their systems would meet them at once.
@@ -155,79 +138,16 @@ class Lifecycle:
         await self._put_off_interrupted()
         if not free:
             return []
-        return await connections.claim_probes(
+        return await probes.claim(
             self._database,
             lease_seconds=LEASE_SECONDS,
             limit=free,
             probes=self._budget.take(self._links.count),
         )
 
-    async def _follow_once(self) -> None:
-        """What changed, or everything where that is not known."""
-        if self._notices.take_troubles():
-            try:
-                await self._troubles.refresh()
-            except StoreError:
-                self._notices.give_back_troubles()
-                raise
-        names = self._notices.take()
-        all_after = ALL_SECONDS if self._notices.is_listening else UNTOLD_SECONDS
-        if names is None or clock.monotonic() >= self._followed_at + all_after:
-            names = None
-            self._followed_at = clock.monotonic()
-        else:
-            names = {*names, *self._links.waiting()}
-        if names is None or names:
-            try:
-                await self.refresh(names)
-            except StoreError:
-                self._notices.give_back(names)
-                raise
-
     async def refresh(self, only: Collection[str] | None = None) -> None:
-        """Brings this replica's links up to date, of these connections or of all, and the meters of those that
-        changed. One that cannot be brought up is seen with the connection, and tried again. Raises StoreError.
-        """
-        names = await self._links.compare() if only is None else list(only)
-        for start in range(0, len(names), BUILT_TOGETHER):
-            version = self._links.version
-            changed = await self._links.refresh(names[start : start + BUILT_TOGETHER])
-            places = asyncio.Semaphore(BEGIN_TOGETHER)
-            async with asyncio.TaskGroup() as group:
-                for link in changed:
-                    group.create_task(self._bring_up(link, places))
-            if self._links.version != version:
-                self._on_links(self._links.current)
-
-    async def _bring_up(self, link: Link, places: asyncio.Semaphore) -> None:
-        """Its meters in force, or another try. Never raises: each of these is one connection's."""
-        name = link.connection
-        try:
-            async with places, self._troubles.contained("refresh", name) as made:
-                if await self._begin_again(link):
-                    self._links.begun(link)
-            if made.fault is not None:
-                self._links.put_off(name)
-        except StoreError as error:
-            self._links.not_begun(link)
-            log.warning("connection.begin_deferred", connection=name, detail=str(error))
-            # seen as soon as the database takes it: what it refuses for one connection it may take for this
-            with suppress(StoreError):
-                await self._troubles.note(name, "refresh", f"it is not served yet, and tried again: {error}")
-
-    async def _begin_again(self, link: Link) -> bool:
-        """Whether the meters of the link are in force now."""
-        async with self._database.transaction() as connection:
-            locked = await connections.lock(connection, link.connection)
-            # a link that is older than the row is built again in a moment
-            if (
-                locked is None
-                or locked.state not in (State.ACTIVE, State.DEGRADED, State.BLOCKED)
-                or locked.configuration != link.configuration
-            ):
-                return False
-            await self._begin(connection, link)
-        return True
+        """As `Following.refresh`."""
+        await self._following.refresh(only)
 
     async def _look(self, due: Due) -> None:
         """The one place where a look at a connection begins: whatever is raised in it is tried again later."""
@@ -344,7 +264,7 @@ class Lifecycle:
                         delivery=link.connector.capabilities.delivery,
                     )
                     await credentials.drop_others(connection, connection_id=name, keep=[link.generation])
-                    await self._begin(connection, link)
+                    await self._following.begin(connection, link)
                     await connections.wake(connection, name)
         if moved is not None:
             moved.say()
@@ -494,7 +414,7 @@ class Lifecycle:
                     connection, due.connection, Trigger.PROBE_SUCCEEDED, Cause(generation=link.generation)
                 )
                 if moved is not None:
-                    await self._begin(connection, link)
+                    await self._following.begin(connection, link)
                     await connections.wake(connection, due.connection)
             if moved is not None:
                 moved.say()
@@ -584,20 +504,6 @@ class Lifecycle:
         if moved is not None:
             moved.say()
         return moved
-
-    async def _begin(self, connection: Connection, link: Link) -> None:
-        outbound = Outbound(
-            customer=link.customer,
-            stream=READINGS,
-            rules=link.rules,
-            capabilities=link.connector.capabilities,
-            initial_days=link.initial_days,
-            max_future=self._max_future,
-            configuration=link.configuration,
-            interval=link.interval,
-        )
-        for conflict in await connections.begin(connection, link.connection, outbound):
-            log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
 
 
 def _to_next_trial() -> float:

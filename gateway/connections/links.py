@@ -23,7 +23,7 @@ from gateway.model.backoff import full_jitter
 from gateway.model.connector import Auth, Connector, ConnectorSettings, Manifest, Observer
 from gateway.model.credential import Credential
 from gateway.model.errors import BadConfiguration, ConnectorError, SealBroken, Unavailable
-from gateway.model.meter import from_document
+from gateway.model.meter import from_document, made_of
 from gateway.settings import ConnectionSyncSettings, Settings
 from gateway.store import connections, credentials
 from gateway.store.connections import Configured, Held
@@ -176,8 +176,8 @@ class Links:
                 if name in sealed:
                     link = self._link(held, self._opened(held, sealed[name]))
                 if link is not None:
-                    made_of = connections.made_of(link.rules, link.connector.capabilities.resolution)
-                    begun = (held.meters_of, held.meters_digest) == (held.configuration, made_of)
+                    digest = made_of(link.rules, link.connector.capabilities.resolution)
+                    begun = (held.meters_of, held.meters_digest) == (held.configuration, digest)
             if made.fault is not None:
                 self._retire(link)
                 link = None

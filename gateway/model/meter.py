@@ -4,11 +4,14 @@ mappings out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
+
+import orjson
 
 Reduce = Literal["last", "mean", "min", "max", "sum", "count", "delta", "each"]
 REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
@@ -163,3 +166,12 @@ def to_document(rule: MeterRule) -> dict[str, object]:
 def from_document(document: Mapping[str, Any]) -> MeterRule:
     """A stored rule."""
     return MeterRule(**{**document, "every": timedelta(seconds=document["every"])})
+
+
+def made_of(rules: Sequence[MeterRule], resolution: timedelta) -> str:
+    """A digest of what meters are made of, and of how."""
+    body = orjson.dumps(
+        [MATERIALISED_AS, resolution.total_seconds(), [to_document(rule) for rule in rules]],
+        option=orjson.OPT_SORT_KEYS,
+    )
+    return hashlib.blake2b(body, digest_size=16).hexdigest()

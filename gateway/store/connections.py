@@ -8,13 +8,11 @@ Which transition may happen is `gateway.model.connection`'s to say; what goes wi
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import asyncpg
-import orjson
 
 from gateway.bulkhead import readable
 from gateway.model.access import Origin
@@ -22,14 +20,13 @@ from gateway.model.connection import State, Trigger
 from gateway.model.connector import Capabilities, Health, Hosting
 from gateway.model.event import EventType, NewEvent
 from gateway.model.meter import (
-    MATERIALISED_AS,
     MAX_METERS,
     MeterConflict,
     MeterMapping,
     MeterRule,
     MetersRefused,
+    made_of,
     materialise,
-    to_document,
 )
 from gateway.model.operation import Operation
 from gateway.store import mappings, outbox
@@ -125,19 +122,6 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
-    """A connection to be looked at now."""
-
-    connection: str
-    state: State
-    generation: int
-    candidate: int | None
-    operation: Operation | None
-    attempts: int
-    verified_long_enough: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Outbound:
     """What an outbound stream begins from: whose telemetry, which meters, for which system, and how much of
     the past.
@@ -159,15 +143,6 @@ class Outbound:
         made now.
         """
         return made_of(self.rules, self.capabilities.resolution)
-
-
-def made_of(rules: Sequence[MeterRule], resolution: timedelta) -> str:
-    """A digest of what meters are made of, and of how."""
-    body = orjson.dumps(
-        [MATERIALISED_AS, resolution.total_seconds(), [to_document(rule) for rule in rules]],
-        option=orjson.OPT_SORT_KEYS,
-    )
-    return hashlib.blake2b(body, digest_size=16).hexdigest()
 
 
 async def register_customers(database: Database, customers: Sequence[str]) -> None:
@@ -373,30 +348,6 @@ async def states(database: Database, connections: Sequence[str]) -> dict[str, St
     return dict(readable(rows, lambda row: (row["connection_id"], State(row["state"])), name=_name))
 
 
-async def claim_probes(
-    database: Database, *, lease_seconds: float, limit: int, probes: int | None = None
-) -> list[Due]:
-    """Connections that are to be looked at now; no other replica gets them within the lease. `probes`: at most so
-    many of those whose credential works.
-    """
-    most = limit if probes is None else probes
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("probe_claim"), lease_seconds, limit, most)
-    return readable(rows, _due, name=_name)
-
-
-def _due(row: asyncpg.Record) -> Due:
-    return Due(
-        connection=row["connection_id"],
-        state=State(row["state"]),
-        generation=row["generation"],
-        candidate=row["candidate"],
-        operation=None if row["operation"] is None else Operation(row["operation"]),
-        attempts=row["probe_attempts"],
-        verified_long_enough=bool(row["verified_long_enough"]),
-    )
-
-
 async def schedule_probe(
     database: Database, connection_id: str, state: State, *, in_seconds: float, attempts: int
 ) -> None:
@@ -405,15 +356,6 @@ async def schedule_probe(
     """
     async with database.connection() as connection:
         await connection.execute(sql("probe_schedule"), connection_id, state, in_seconds, attempts)
-
-
-async def probes_well(database: Database, seconds: Mapping[str, float]) -> set[str]:
-    """The systems of these connections answered a probe: each is probed again after so many seconds. Those that were
-    active, and are; the others need a look at what the answer means.
-    """
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("probe_well"), list(seconds), list(seconds.values()))
-    return {row["connection_id"] for row in rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
