@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from benchmarks.servers import Postgres, wait_until
-from gateway.connections import lifecycle, links
+from gateway.connections import following, lifecycle, links
 from gateway.model.errors import RequestRefused, StoreError, StoreUnavailable
 from gateway.model.sample import to_microseconds
 from gateway.store.pool import Database
@@ -32,7 +32,8 @@ TOGETHER = 4
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.05)
+    for module in (lifecycle, following):
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
     for module in (lifecycle, links, run):
         monkeypatch.setattr(module, "full_jitter", lambda *_, **__: 0.05)
 
