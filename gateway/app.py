@@ -19,7 +19,7 @@ from connectors.kit.egress import transport
 from gateway import clock, hangup, metrics
 from gateway.bulkhead import contained
 from gateway.configuration import DeclaredConnection
-from gateway.connections.apply import apply
+from gateway.connections.apply import apply, prepare
 from gateway.connections.endpoint_secrets import EndpointSealer
 from gateway.engine import Engine
 from gateway.events.backlog import Backlog
@@ -151,14 +151,16 @@ class _Daemon:
         publisher = StatusPublisher(settings, database, self.replica, owner=self.owner)
         async with Engine.open(settings, database, owner=self.owner, pressure=pressure) as engine:
             await _first(engine.prepare)
-            await _first(lambda: apply(database, engine.service, declared, owner=self.owner))
-            await _first(engine.lifecycle.refresh)
+            # what can never work ends the daemon before it takes anything in
+            await _first(lambda: prepare(database, engine.service, declared))
             http.serve()
             async with asyncio.TaskGroup() as group:
+                # Telemetry is taken in at once: thousands of declarations and links take a while.
                 loops = [
                     group.create_task(loop, name=name)
                     for name, loop in self._loops(presence, engine, ingest, publisher).items()
                 ]
+                loops.append(group.create_task(self._declare(engine, declared), name="declarations"))
                 readiness.serve(database, lambda: ingest.connected)
                 log.info(
                     "gateway.started",
@@ -177,6 +179,10 @@ class _Daemon:
                 await publisher.stop()
                 for loop in loops:
                     loop.cancel()
+
+    async def _declare(self, engine: Engine, declared: Sequence[DeclaredConnection]) -> None:
+        await _first(lambda: apply(self.database, engine.service, declared, owner=self.owner))
+        log.info("gateway.declarations_applied", connections=len(declared))
 
     def _loops(
         self, presence: Presence, engine: Engine, ingest: Ingest, publisher: StatusPublisher

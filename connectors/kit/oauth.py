@@ -12,15 +12,13 @@ import hashlib
 import math
 import re
 import secrets
-import ssl
 from collections.abc import Callable, Mapping
-from functools import cache
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
 from connectors.kit.classify import DEFAULT_RETRY_AFTER_SECONDS
 from connectors.kit.credentials import RULES
 from connectors.kit.http import Answer, HttpClient
-from connectors.kit.tls import tls_context
+from connectors.kit.tls import shared_context
 from gateway.model.connector import Observer, unobserved
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.errors import (
@@ -130,7 +128,7 @@ class OAuthExchange:
             timeout_seconds=max(timeout_seconds, 0.001),
             observe=self._observe,
             max_body_bytes=_MAX_BODY_BYTES,
-            tls=_tls(),
+            tls=shared_context(),
             reach=credential.reach,
         )
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
@@ -308,9 +306,3 @@ def _seconds(value: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return min(seconds, 10.0 * 366 * 86400) if seconds > 0 else None
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """The machine's authorities are read once, not for each token."""
-    return tls_context()

@@ -117,6 +117,24 @@ class Incidents:
             log.info("connection.breaker_closed", scope=str(key[0]), key=key[1], connection=name)
         return trouble
 
+    def is_plain(self, connection: str, system: str, host: str, operation: Operation) -> bool:
+        """Whether a success would end neither failures, as far as this process knows, nor an open breaker."""
+        noted = self._noted.get((connection, operation))
+        return (noted is None or noted.succeeded) and not self._held(system, host, operation)
+
+    async def note_all(self, observed: Sequence[Observed]) -> None:
+        """Writes successes of just now of one operation that end nothing, together. Raises StoreError."""
+        now, wheres = clock.monotonic(), []
+        for one in observed:
+            noted = self._noted.get((one.connection, one.operation))
+            if noted is None or not noted.succeeded or now - noted.at >= SUCCESS_SECONDS:
+                wheres.append((one.connection, one.customer, one.system, one.host))
+        if not wheres:
+            return
+        await breakers.all_succeeded(self._database, wheres, observed[0].operation)
+        for connection, *_ in wheres:
+            self._noted[connection, observed[0].operation] = _Noted(succeeded=True, at=now, success=now)
+
     async def admit(
         self, connection: str, system: str, host: str, operation: Operation = Operation.PUSH
     ) -> float | None:

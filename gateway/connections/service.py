@@ -317,10 +317,8 @@ class Connections:
         the state that this leads to: neither is ever a refusal of the caller.
         """
         held = await self._held(connection_id)
+        await self._links.refresh([connection_id])
         link = self._links.get(connection_id)
-        if link is None:
-            await self._links.refresh()
-            link = self._links.get(connection_id)
         if held.state not in (State.ACTIVE, State.DEGRADED) or link is None:
             raise _refusal(connection_id, held.state)
         if not isinstance(link.connector, ListsMeters):

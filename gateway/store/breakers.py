@@ -47,6 +47,15 @@ async def succeeded(
     await connection.execute(sql("health_succeeded"), *where, operation, seconds_ago, others)
 
 
+async def all_succeeded(
+    database: Database, wheres: Sequence[tuple[str, str, str, str]], operation: Operation
+) -> None:
+    """Writes successes of just now, of connections that nothing failed of, in one statement."""
+    columns = [list(column) for column in zip(*sorted(wheres), strict=True)]
+    async with database.connection() as connection:
+        await connection.execute(sql("health_well"), *columns, operation)
+
+
 async def failed(
     connection: Connection,
     where: tuple[str, str, str, str],

@@ -40,10 +40,8 @@ async def held_of(
 
 
 async def count(connection: Connection, connection_id: str) -> int:
-    """Meters that the connection feeds."""
-    found: int = await connection.fetchval(
-        "select count(*) from meter_mapping where connection_id = $1", connection_id
-    )
+    """Meters that the connection feeds: counted once, and kept."""
+    found: int = await connection.fetchval(sql("meters_count"), connection_id)
     return found
 
 

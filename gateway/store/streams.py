@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -75,19 +75,27 @@ async def claim(
     database: Database,
     owner: str,
     lease_seconds: float,
-    connections: Sequence[str],
+    connections: Sequence[str] | None,
     limit: int,
     *,
     in_hand: Sequence[str],
+    without: Collection[str] = (),
 ) -> list[Claim]:
-    """Takes up to `limit` due streams; two replicas never get the same one.
+    """Takes up to `limit` due streams, of these connections or of all but those `without`; two replicas never get
+    the same one.
 
     A lease of our own that no task of ours has `in_hand` ("connection/name/phase") was interrupted: it is
     taken again at once.
     """
     async with database.connection() as connection:
         rows = await connection.fetch(
-            sql("stream_claim"), owner, lease_seconds, list(connections), limit, list(in_hand)
+            sql("stream_claim"),
+            owner,
+            lease_seconds,
+            None if connections is None else list(connections),
+            limit,
+            list(in_hand),
+            list(without),
         )
     return [
         Claim(
@@ -104,11 +112,26 @@ async def claim(
     ]
 
 
-async def seconds_to_next(database: Database, connections: Sequence[str]) -> float | None:
-    """How long until one of these connections' streams can be claimed; negative when one can be now."""
+async def rest(database: Database, limit: int) -> bool:
+    """Of up to `limit` streams that are due, those with nothing to do are due an interval later. Whether there are
+    others.
+    """
     async with database.connection() as connection:
-        seconds: float | None = await connection.fetchval(sql("stream_next"), list(connections))
+        others: bool = await connection.fetchval(sql("stream_rest"), limit)
+    return others
+
+
+async def seconds_to_next(database: Database) -> float | None:
+    """How long until a stream is due that is not yet."""
+    async with database.connection() as connection:
+        seconds: float | None = await connection.fetchval(sql("stream_next"))
     return seconds
+
+
+async def give_back(database: Database, claim: Claim) -> None:
+    """The stream is as it was: whoever can serve it takes it."""
+    async with database.connection() as connection:
+        await connection.execute(sql("stream_return"), *claim.key, claim.fence)
 
 
 async def renew(database: Database, claim: Claim, lease_seconds: float) -> None:

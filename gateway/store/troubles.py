@@ -30,6 +30,10 @@ class Troubles:
             rows = await connection.fetch(sql("trouble_list"))
         self._open = {(row["connection_id"], row["part"]) for row in rows}
 
+    def has(self, connection_id: str, *parts: Part) -> bool:
+        """Whether one of these is known to stand in its way."""
+        return bool(self._open) and any((connection_id, part) in self._open for part in parts)
+
     async def note(self, connection_id: str, part: Part, detail: str) -> None:
         """Shown until it is over. Raises StoreError."""
         self._open.add((connection_id, part))

@@ -27,7 +27,7 @@ from gateway.model.errors import (
 from gateway.model.operation import Operation
 from gateway.model.sample import to_microseconds
 from gateway.settings import ConnectionPatch, ConnectionSyncSettings, CreditsSettings, MeterSettings
-from gateway.store import connections
+from gateway.store import probes
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from gateway.store.telemetry import TelemetryStore
@@ -282,7 +282,7 @@ async def test_a_verification_that_comes_late_does_nothing_to_the_credential_aft
     world = await World(database, connector).active()
     await world.service.give_credentials("acme-1", credentials("key-2"), CALLER)
     lifecycle = world.engine.lifecycle
-    [due] = await connections.claim_probes(database, lease_seconds=60, limit=10)
+    [due] = await probes.claim(database, lease_seconds=60, limit=10)
     late = asyncio.create_task(lifecycle._verify(due))
     await asyncio.wait_for(connector.asked.wait(), 10)
     async with world.living():

@@ -69,7 +69,7 @@ async def test_a_run_and_a_probe_ask_the_breaker_before_they_call(database: Data
         waits = "select next_run_at > now() + interval '1 second' as waits from stream where phase = 'incremental'"
     else:
         await rig.execute("update connection set probe_at = now()")
-        (due,) = await lifecycle.connections.claim_probes(database, lease_seconds=60, limit=1)
+        (due,) = await lifecycle.probes.claim(database, lease_seconds=60, limit=1)
         await engine.lifecycle._look(due)
         waits = "select probe_at between now() + interval '1 second' and now() + interval '30 s' as waits from connection"
     assert connector.pushes == [] and connector.probes == 0
@@ -264,7 +264,7 @@ async def look(rig: Rig) -> None:
     engine = rig.engine
     await engine.lifecycle.refresh()
     await rig.execute("update connection set probe_at = now()")
-    (due,) = await lifecycle.connections.claim_probes(rig.database, lease_seconds=60, limit=1)
+    (due,) = await lifecycle.probes.claim(rig.database, lease_seconds=60, limit=1)
     await engine.lifecycle._look(due)
 
 

@@ -16,7 +16,7 @@ from connectors.kit.credentials import NOT_SECRET, OAUTH_CLIENT, Credentials, On
 from connectors.kit.http import HttpClient
 from connectors.kit.sap.documents import READER_LENGTH
 from connectors.kit.settings import Block, safe_url
-from connectors.kit.tls import tls_context
+from connectors.kit.tls import shared_context, tls_context
 from gateway.model.connector import ConnectorSettings
 from gateway.model.errors import BadConfiguration
 from gateway.model.inbound import InboundStream
@@ -150,13 +150,15 @@ def open_client(
             "credentials: a user and its password, an OAuth 2.0 client, or a client certificate is needed"
         )
     tls = None
-    if settings.ca_file is not None or settings.ca_pem is not None or "certificate" in given:
+    if "certificate" in given:
         tls = tls_context(
             ca_file=settings.ca_file,
             ca_pem=settings.ca_pem,
             certificate=given.get("certificate"),
             private_key=given.get("private_key"),
         )
+    elif settings.ca_file is not None or settings.ca_pem is not None:
+        tls = shared_context(ca_file=settings.ca_file, ca_pem=settings.ca_pem)
     hidden = [value for name, value in given.items() if name not in NOT_SECRET]
     http = HttpClient(
         settings.base_url,
