@@ -14,8 +14,8 @@ begin
     perform pg_notify('fieldgate_connection', new.connection_id);
     return null;
 end $$;
-create trigger connection_made after insert on connection for each row execute function connection_told();
-create trigger connection_changed after update on connection for each row
+create trigger connection_made_told after insert on connection for each row execute function connection_told();
+create trigger connection_changed_told after update on connection for each row
     when ((old.state, old.configuration, old.meters_of) is distinct from (new.state, new.configuration, new.meters_of))
     execute function connection_told();
 
