@@ -1,4 +1,4 @@
--- $1 customer or null, $2 a text in small letters that is looked for ('': anything), $3 states in the order of the list, $4 to $6 the place of the
+-- $1 customer or null, $2 a text in small letters that is looked for ('': anything), $3 states in the order of the list, $4, $5 and $6 the place of the
 -- state in it, the customer and the connection after which to go on, $7 limit. Each state's are read in the order of the index and no more than
 -- are wanted: without a text to look for, a page costs the same among many.
 select found.connection_id, found.customer_id, wanted.place
