@@ -1,3 +1,4 @@
+-- insert into telemetry: a batch of samples at the next position of their customers' logs. Named here, for pg_stat_activity shows the first kilobyte only.
 -- $1 customers, $2 devices, $3 times, $4 metrics as JSON, $5 receipts; times in microseconds since the epoch. $6 the customers, each once, in the order of
 -- their bytes; $7 which of them (from 1) each sample is of. $8 and $9: the days that the samples are of, by customer; $10 which of $6 that is.
 -- $11 lease, $12 owner, $13 fence under which this is written, or null.
