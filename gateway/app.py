@@ -140,7 +140,7 @@ class _Daemon:
                 readiness.draining()
                 await publisher.draining()
                 await ingest.stop()
-                await engine.scheduler.stop(GRACE_SECONDS)
+                await engine.stop(GRACE_SECONDS)
                 await publisher.stop()
                 for loop in loops:
                     loop.cancel()

@@ -27,13 +27,16 @@ from gateway.connections.service import Connections
 from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Transitions
 from gateway.connections.vault import Vault
+from gateway.inbound.run import InboundRunner
+from gateway.inbound.work import InboundWork
 from gateway.model.connector import Observer
 from gateway.model.errors import StoreError
 from gateway.settings import Settings
 from gateway.store import credits as ledger
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
-from gateway.sync.schedule import Scheduler
+from gateway.sync.link import Link
+from gateway.sync.schedule import OutboundWork, Scheduler
 
 log = structlog.get_logger(__name__)
 
@@ -95,9 +98,24 @@ class Engine:
             self.transitions,
             self.incidents,
             probe_interval_seconds=settings.sync.probe_interval.total_seconds(),
-            on_active=lambda: self.scheduler.wake(),
+            on_active=lambda: self._wake(),
         )
-        self.scheduler = Scheduler(database, settings.sync, self.health, self.troubles, owner=owner)
+        lease = settings.sync.lease.total_seconds()
+        self.scheduler = Scheduler(
+            OutboundWork(database, settings.sync, self.health, self.troubles, owner=owner),
+            lease_seconds=lease,
+        )
+        reading = InboundRunner(
+            database,
+            settings.sync,
+            settings.records,
+            self.health,
+            self.troubles,
+            public_url=settings.http.public_url,
+        )
+        self.reader = Scheduler(
+            InboundWork(database, reading, lease_seconds=lease, owner=owner), lease_seconds=lease
+        )
         self.lifecycle = Lifecycle(
             database,
             self.links,
@@ -107,7 +125,7 @@ class Engine:
             self.troubles,
             max_wait=settings.sync.max_wait,
             max_future=settings.telemetry.max_future,
-            on_links=self.scheduler.serve,
+            on_links=self._serve,
             on_trial=self.scheduler.wake,
         )
 
@@ -130,6 +148,18 @@ class Engine:
         await rotation.check_keys(self._database, self.vault)
         await ledger.sync_capacity(self._database, self._settings.credits)
 
+    async def stop(self, grace_seconds: float) -> None:
+        """Nothing new is begun; runs in hand get so long to end."""
+        await asyncio.gather(self.scheduler.stop(grace_seconds), self.reader.stop(grace_seconds))
+
+    def _serve(self, links: Mapping[str, Link]) -> None:
+        self.scheduler.serve(links)
+        self.reader.serve({name: link for name, link in links.items() if link.inbound})
+
+    def _wake(self) -> None:
+        self.scheduler.wake()
+        self.reader.wake()
+
     async def _upkeep(self) -> None:
         """What falls due by the clock: holds that lapse, credentials that end soon."""
         while True:
@@ -147,6 +177,7 @@ class Engine:
         """What the daemon runs, by name."""
         return {
             "scheduler": self.scheduler.run(),
+            "reader": self.reader.run(),
             "lifecycle": self.lifecycle.run(),
             "incidents": self.incidents.run(),
             "key rotation": rotation.run(self._database, self.vault),

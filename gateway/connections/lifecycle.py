@@ -33,7 +33,8 @@ from gateway.model.errors import (
     Unavailable,
 )
 from gateway.model.operation import Operation
-from gateway.store import connections, credentials
+from gateway.model.record import phases_of
+from gateway.store import connections, credentials, inbound
 from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Due, Locked, Outbound
 from gateway.store.pool import Connection, Database
@@ -465,6 +466,7 @@ class Lifecycle:
             if moved is not None:
                 await credentials.drop_others(connection, connection_id=due.connection, keep=[])
                 await connections.clear(connection, due.connection)
+                await inbound.clear(connection, due.connection)
         if moved is not None:
             moved.say()
 
@@ -503,6 +505,9 @@ class Lifecycle:
         )
         for conflict in await connections.begin(connection, link.connection, outbound):
             log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
+        phases = phases_of(link.inbound, initial_days=link.initial_days)
+        days = link.initial_days
+        await inbound.begin(connection, link.customer, link.connection, phases, initial_days=days)
 
 
 def _to_next_trial() -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
 from gateway import clock
-from gateway.bulkhead import contained
+from gateway.bulkhead import Fault, contained
 from gateway.model.errors import LeaseLost, StoreError, StoreUnavailable
 from gateway.settings import SyncSettings
 from gateway.store import streams
@@ -29,8 +30,48 @@ costs a place here only.
 LONGEST_SLEEP_SECONDS = 1.0
 
 
-class Scheduler:
-    """Works every stream of `links` that is due. `links` may be replaced while it runs."""
+class Claimed(Protocol):
+    """A stream that is ours until its lease runs out."""
+
+    @property
+    def connection(self) -> str: ...  # noqa: D102
+    @property
+    def phase(self) -> str: ...  # noqa: D102
+    @property
+    def key(self) -> tuple[str, str, str]: ...  # noqa: D102
+
+
+ClaimT = TypeVar("ClaimT", bound=Claimed)
+
+
+class Work(Protocol[ClaimT]):
+    """What a scheduler schedules: streams of one direction. Everything here raises StoreError."""
+
+    async def claim(
+        self, connections: Sequence[str], limit: int, *, in_hand: Sequence[str]
+    ) -> Sequence[ClaimT]:
+        """Takes up to `limit` due streams of these connections."""
+        ...
+
+    async def seconds_to_next(self, connections: Sequence[str]) -> float | None:
+        """Until one can be claimed."""
+        ...
+
+    async def renew(self, claim: ClaimT) -> None:
+        """Raises LeaseLost."""
+        ...
+
+    async def run(self, claim: ClaimT, link: Link) -> None:
+        """One run, with the record of how it ended."""
+        ...
+
+    async def crashed(self, claim: ClaimT, link: Link, fault: Fault) -> None:
+        """Schedules a run that ended in a fault of our own."""
+        ...
+
+
+class OutboundWork:
+    """Readings to the systems."""
 
     def __init__(
         self, database: Database, settings: SyncSettings, health: Health, troubles: Troubles, *, owner: str
@@ -38,7 +79,30 @@ class Scheduler:
         self._database = database
         self._owner = owner
         self._lease_seconds = settings.lease.total_seconds()
-        self._runner = Runner(database, settings, health, troubles, asyncio.Semaphore(settings.workers))
+        runner = Runner(database, settings, health, troubles, asyncio.Semaphore(settings.workers))
+        self.run, self.crashed = runner.run, runner.crashed
+
+    async def claim(self, connections: Sequence[str], limit: int, *, in_hand: Sequence[str]) -> list[Claim]:
+        """As `Work`."""
+        return await streams.claim(
+            self._database, self._owner, self._lease_seconds, connections, limit, in_hand=in_hand
+        )
+
+    async def seconds_to_next(self, connections: Sequence[str]) -> float | None:
+        """As `Work`."""
+        return await streams.seconds_to_next(self._database, connections)
+
+    async def renew(self, claim: Claim) -> None:
+        """As `Work`."""
+        await streams.renew(self._database, claim, self._lease_seconds)
+
+
+class Scheduler(Generic[ClaimT]):
+    """Works every stream of `links` that is due. `links` may be replaced while it runs."""
+
+    def __init__(self, work: Work[ClaimT], *, lease_seconds: float) -> None:
+        self._work = work
+        self._lease_seconds = lease_seconds
         self._links: dict[str, Link] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._in_hand: set[str] = set()
@@ -92,40 +156,38 @@ class Scheduler:
         if not self._links or free <= 0:
             return LONGEST_SLEEP_SECONDS
         links, connections = self._links, list(self._links)  # they may be replaced while we ask
-        for claim in await streams.claim(
-            self._database, self._owner, self._lease_seconds, connections, free, in_hand=list(self._in_hand)
-        ):
+        for claim in await self._work.claim(connections, free, in_hand=list(self._in_hand)):
             self._in_hand.add("/".join(claim.key))
             task = group.create_task(
                 self._supervise(claim, links[claim.connection]), name=f"stream {'/'.join(claim.key)}"
             )
             self._running.add(task)
             task.add_done_callback(self._ended)
-        seconds = await streams.seconds_to_next(self._database, connections)
+        seconds = await self._work.seconds_to_next(connections)
         return LONGEST_SLEEP_SECONDS if seconds is None else min(max(seconds, 0.005), LONGEST_SLEEP_SECONDS)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self.wake()
 
-    async def _supervise(self, claim: Claim, link: Link) -> None:
+    async def _supervise(self, claim: ClaimT, link: Link) -> None:
         """The one supervisor of a stream: whatever goes wrong in a run ends that run only, and it is tried
         again later.
         """
-        run = asyncio.create_task(self._runner.run(claim, link))
+        run = asyncio.ensure_future(self._work.run(claim, link))
         renewal = asyncio.create_task(self._renew(claim, run))
         try:
             with contained("run", f"{claim.connection}/{claim.phase}") as made:
                 await self._watch(claim, run, renewal)
             if made.fault is not None:
                 with suppress(StoreError):
-                    await self._runner.crashed(claim, link, made.fault)
+                    await self._work.crashed(claim, link, made.fault)
         finally:
             self._in_hand.discard("/".join(claim.key))
             renewal.cancel()
             await asyncio.wait({renewal})
 
-    async def _watch(self, claim: Claim, run: asyncio.Task[None], renewal: asyncio.Task[None]) -> None:
+    async def _watch(self, claim: ClaimT, run: asyncio.Future[None], renewal: asyncio.Task[None]) -> None:
         """Until the run has ended. What is nobody's fault is said."""
         try:
             await asyncio.wait({run})
@@ -145,7 +207,7 @@ class Scheduler:
                 raise
             log.info("sync.lease_lost", connection=claim.connection, phase=claim.phase)
 
-    async def _renew(self, claim: Claim, run: asyncio.Task[None]) -> None:
+    async def _renew(self, claim: ClaimT, run: asyncio.Future[None]) -> None:
         """Cancels the run when its lease is lost, or can no longer be shown to be ours: another replica may
         push by then.
         """
@@ -154,7 +216,7 @@ class Scheduler:
             await asyncio.sleep(self._lease_seconds / 3)
             asked_at = clock.monotonic()
             try:
-                await streams.renew(self._database, claim, self._lease_seconds)
+                await self._work.renew(claim)
             except LeaseLost:
                 break
             except StoreError:
