@@ -33,7 +33,9 @@ from gateway.model.connector import Observer
 from gateway.model.errors import StoreError
 from gateway.settings import Settings
 from gateway.store import credits as ledger
+from gateway.store.inbound import Claim as InboundClaim
 from gateway.store.pool import Database
+from gateway.store.streams import Claim as OutboundClaim
 from gateway.store.troubles import Troubles
 from gateway.sync.link import Link
 from gateway.sync.schedule import OutboundWork, Scheduler
@@ -100,22 +102,7 @@ class Engine:
             probe_interval_seconds=settings.sync.probe_interval.total_seconds(),
             on_active=lambda: self._wake(),
         )
-        lease = settings.sync.lease.total_seconds()
-        self.scheduler = Scheduler(
-            OutboundWork(database, settings.sync, self.health, self.troubles, owner=owner),
-            lease_seconds=lease,
-        )
-        reading = InboundRunner(
-            database,
-            settings.sync,
-            settings.records,
-            self.health,
-            self.troubles,
-            public_url=settings.http.public_url,
-        )
-        self.reader = Scheduler(
-            InboundWork(database, reading, lease_seconds=lease, owner=owner), lease_seconds=lease
-        )
+        self.scheduler, self.reader = self._sender(owner), self._reader(owner)
         self.lifecycle = Lifecycle(
             database,
             self.links,
@@ -128,6 +115,24 @@ class Engine:
             on_links=self._serve,
             on_trial=self.scheduler.wake,
         )
+
+    def _sender(self, owner: str) -> Scheduler[OutboundClaim]:
+        sync = self._settings.sync
+        work = OutboundWork(self._database, sync, self.health, self.troubles, owner=owner)
+        return Scheduler(work, lease_seconds=sync.lease.total_seconds())
+
+    def _reader(self, owner: str) -> Scheduler[InboundClaim]:
+        settings, lease = self._settings, self._settings.sync.lease.total_seconds()
+        runner = InboundRunner(
+            self._database,
+            settings.sync,
+            settings.records,
+            self.health,
+            self.troubles,
+            public_url=settings.http.public_url,
+        )
+        work = InboundWork(self._database, runner, lease_seconds=lease, owner=owner)
+        return Scheduler(work, lease_seconds=lease)
 
     @classmethod
     @asynccontextmanager
