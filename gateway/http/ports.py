@@ -28,6 +28,7 @@ from gateway.model.status import ConnectionStatus
 from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSettings, CreditsSettings
 from gateway.store.access import Session
 from gateway.store.issues import Issue
+from gateway.store.records import RecordPage, StoredRecord
 from gateway.store.views import DeadLetter, DeliveredReading, Described, Run, Target, Transition
 
 
@@ -85,8 +86,14 @@ class ConnectionService(Protocol):
         """For good; its credits return."""
         ...
 
-    async def synchronise(self, connection_id: str, *, full: bool, caller: Caller) -> None:
-        """connection.* where the state forbids it."""
+    async def synchronise(
+        self, connection_id: str, *, full: bool, caller: Caller, stream: str | None = None
+    ) -> None:
+        """connection.* where the state forbids it; request.invalid for a stream that there is not."""
+        ...
+
+    async def confirm_deletions(self, connection_id: str, stream: str, *, caller: Caller) -> int:
+        """request.conflict where nothing waits for that."""
         ...
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
@@ -121,6 +128,27 @@ class Reader(Protocol):
     ) -> Sequence[DeadLetter]: ...
     async def audit(self, connection_id: str, *, limit: int) -> Sequence[Transition]: ...
     async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int: ...
+
+
+class RecordsReader(Protocol):
+    """Records of one customer: `gateway.store.records.Records`."""
+
+    async def page(
+        self,
+        customer: str,
+        *,
+        position: int,
+        connection: str | None = None,
+        stream: str | None = None,
+        modified_after: datetime | None = None,
+        limit: int,
+    ) -> RecordPage: ...
+    async def one(
+        self, customer: str, connection: str, stream: str, key: str
+    ) -> tuple[StoredRecord, Sequence[datetime]] | None: ...
+    async def listed(
+        self, customer: str, connection: str, stream: str, *, after: str = "", holds: str = "", limit: int
+    ) -> Sequence[StoredRecord]: ...
 
 
 class Access(Protocol):
@@ -190,6 +218,7 @@ class Services:
 
     connections: ConnectionService
     reader: Reader
+    records: RecordsReader
     access: Access
     credits: CreditsReader
     incidents: IncidentsReader

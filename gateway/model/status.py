@@ -43,19 +43,34 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordsProgress:
+    """How far a phase of an inbound stream is. held: records of the stream that are there. read: by this phase so far.
+    `fraction` (0 to 1) and what remains only where they can be told. vanished: what a person has to confirm.
+    """
+
+    held: int
+    read: int
+    fraction: float | None
+    remaining_seconds: float | None
+    vanished: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatus:
-    """One phase of a stream. `lag_seconds` is the age of the oldest closed window that is not delivered;
+    """One phase of a stream. `lag_seconds` is the age of the oldest closed window that is not delivered, or of the last
+    interval of records that was read whole;
     `lost_until`: what was measured before it was dropped before all of it was delivered.
     """
 
     name: str
     direction: Literal["outbound", "inbound"]
-    phase: Literal["initial", "incremental"]
+    phase: Literal["initial", "incremental", "reconcile"]
     state: Literal["idle", "running", "lagging", "failed"]
     watermark: str
     lag_seconds: float
     progress: Progress | None
     lost_until: datetime | None = None
+    records: RecordsProgress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,5 +122,6 @@ class ConnectionStatus:
 
     @property
     def lag_seconds(self) -> float:
-        """The worst of its streams; 0 without any."""
-        return max((stream.lag_seconds for stream in self.streams), default=0.0)
+        """The worst of its streams of readings; 0 without any."""
+        lags = (stream.lag_seconds for stream in self.streams if stream.direction == "outbound")
+        return max(lags, default=0.0)

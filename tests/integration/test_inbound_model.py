@@ -464,7 +464,7 @@ async def _race(database: Database, *, number: int) -> bool:
         slow = asyncio.create_task(rigs[0].run())
         await stopped.wait()
         quick = asyncio.create_task(rigs[1].run())
-        done, _ = await asyncio.wait({quick}, timeout=0.4)
+        await asyncio.wait({quick}, timeout=0.4)
         await consumer.follow()
         go.set()
         await asyncio.gather(slow, quick)
