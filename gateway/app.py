@@ -24,6 +24,7 @@ from gateway.engine import Engine
 from gateway.events.backlog import Backlog
 from gateway.events.commands import Commands, Explain, Synchronise
 from gateway.events.mqtt_publisher import StatusPublisher
+from gateway.events.record_publisher import RecordPublisher
 from gateway.events.relay import Relay
 from gateway.events.webhook_request import Requests
 from gateway.events.webhooks import Webhooks
@@ -37,7 +38,7 @@ from gateway.model.errors import ConfigError, StoreError, StoreUnavailable
 from gateway.model.explanation import Explanation
 from gateway.settings import Settings
 from gateway.store import connections as connection_store
-from gateway.store import retention
+from gateway.store import records, retention
 from gateway.store.migrate import migrate, rebase_revisions
 from gateway.store.pool import Database
 
@@ -160,6 +161,7 @@ class _Daemon:
             "ingest": ingest.run(),
             "publisher": publisher.run(),
             "relay": Relay(settings, database, owner=self.owner).run(),
+            "records": RecordPublisher(settings, database, owner=self.owner).run(),
             "webhooks": Webhooks(
                 settings,
                 database,
@@ -270,6 +272,7 @@ async def _retain(settings: Settings, database: Database) -> None:
                 database, now=clock.now(), retention=kept.retention, buffer=buffer
             ):
                 log.info("store.partition_dropped", partition=name)
+            await records.expire(database, now=clock.now(), retention=settings.records.deleted_retention)
         except StoreError as error:
             log.warning("store.retention_deferred", detail=str(error))
         await asyncio.sleep(RETENTION_SECONDS)

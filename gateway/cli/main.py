@@ -24,6 +24,7 @@ COMMANDS = (
     "apply",
     "connections",
     "sync",
+    "records",
     "dead-letters",
     "credits",
     "incidents",

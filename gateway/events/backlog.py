@@ -13,7 +13,7 @@ from gateway.model.credits import TIERS
 from gateway.model.errors import StoreError
 from gateway.model.status import ConnectionStatus
 from gateway.store import credits as ledger
-from gateway.store import incidents, outbox, status
+from gateway.store import inbound, incidents, outbox, status
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -59,6 +59,9 @@ class Backlog:
         capacity, used = await ledger.usage(self._database)
         counts = await incidents.counts(self._database)
         metrics.OUTBOX_PENDING.set(await outbox.pending(self._database))
+        metrics.INBOUND_LAG.clear()
+        for name, seconds in (await inbound.lags(self._database)).items():
+            metrics.INBOUND_LAG.labels(name).set(seconds)
         for gauge in (*_PER_CONNECTION, metrics.DEAD_LETTERS):
             gauge.clear()
         for connection in connections:

@@ -73,7 +73,9 @@ class StreamDocument(Document):
     phase: Literal["initial", "incremental", "reconcile"]
     state: Literal["idle", "running", "lagging", "failed"]
     watermark: str = Field(
-        description="Incremental: the revision below which all is scanned. Initial: the time up to which it has walked. Inbound: by the system's clock, before which (incremental) or since which (initial) all is read; empty before the first time."
+        description="Incremental: the revision below which all is scanned. Initial: the time up to which it has walked."
+        " Inbound: by the system's clock, before which (incremental) or since which (initial) all is read; empty before"
+        " the first time."
     )
     lag_seconds: float = Field(
         ge=0,

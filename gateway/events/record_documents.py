@@ -90,6 +90,17 @@ def page_payload(page: RecordPage) -> bytes:
     )
 
 
+def fitting(page: RecordPage, max_bytes: int) -> RecordPage:
+    """As many of its records as take no more than this, and at least one."""
+    size, kept = 0, list[StoredRecord]()
+    for record in page.records:
+        size += len(orjson.dumps(orjson.loads(record_payload(record)))) + 1
+        if kept and size > max_bytes:
+            return RecordPage(records=kept, position=kept[-1].revision, has_more=True)
+        kept.append(record)
+    return page
+
+
 def versions_payload(record: StoredRecord, changed_at: Sequence[datetime]) -> bytes:
     """A RecordWithVersions."""
     newest_first = [

@@ -394,6 +394,13 @@ async def confirm(connection: Connection, customer: str, connection_id: str, str
     return count
 
 
+async def lags(database: Database) -> dict[str, float]:
+    """Of each connection, the age in seconds of the last interval that was read whole, of its slowest stream."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("inbound_lags"))
+    return {row["connection_id"]: max(0.0, row["seconds"]) for row in rows}
+
+
 async def vanished(database: Database, connection_id: str) -> bool:
     """Whether a person has to confirm that records of one of its streams are gone."""
     return any(stream.vanished for stream in await progress(database, [connection_id]))

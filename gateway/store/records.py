@@ -166,19 +166,19 @@ async def note_retained(
             await connection.execute(sql("publication_retain"), customer, *names, retained)
 
 
+async def unwanted(database: Database, limit: int) -> list[Place]:
+    """What the broker keeps of connections that retain nothing any more, to be emptied."""
+    async with database.connection() as connection:
+        return [_place(row) for row in await connection.fetch(sql("record_unwanted"), limit)]
+
+
 async def of_ended(database: Database, limit: int) -> list[Place]:
     """Records of disconnected connections, to be removed."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("record_ended"), limit)
         if not rows:
             await connection.execute(sql("inbound_count_clear"))
-    return [
-        Place(
-            customer=row["customer_id"], connection=row["connection_id"], stream=row["stream"], key=row["key"],
-            retained=row["retained"],
-        )
-        for row in rows
-    ]  # fmt: skip
+    return [_place(row) for row in rows]
 
 
 async def remove(database: Database, places: Sequence[Place]) -> None:
@@ -219,4 +219,14 @@ def _record(customer: str, row: asyncpg.Record) -> StoredRecord:
         truncated=row["truncated"],
         progress=row["progress"],
         reference=row["reference"],
+    )
+
+
+def _place(row: asyncpg.Record) -> Place:
+    return Place(
+        customer=row["customer_id"],
+        connection=row["connection_id"],
+        stream=row["stream"],
+        key=row["key"],
+        retained=row["retained"],
     )

@@ -181,7 +181,7 @@ def _progress(flow: _Flow) -> Progress | None:
 
 def _inbound(stream: inbound.StreamProgress) -> StreamStatus:
     state = stream.state
-    fraction = _fraction(stream)
+    fraction = fraction_of(stream)
     remaining = None
     if fraction and stream.running_seconds is not None and state != "done":
         remaining = round(stream.running_seconds * (1 - fraction) / fraction, 1)
@@ -211,7 +211,7 @@ def _shown(state: str, attempts: int) -> Literal["idle", "running", "lagging", "
             return "failed" if attempts and state == "idle" else "idle"
 
 
-def _fraction(stream: inbound.StreamProgress) -> float | None:
+def fraction_of(stream: inbound.StreamProgress) -> float | None:
     """Of the history: the days that are read, and of the one in hand what the system's total tells. Of a walk: its total."""
     part = None
     if stream.walk_total:

@@ -210,9 +210,11 @@ class World:
         found = []
         for stream in self.source.streams:
             ours, theirs = self.consumer.holds(self.rig.name, stream.name), self.source.holds(stream.name)
-            for key in sorted(ours.keys() | theirs.keys()):
-                if ours.get(key) != theirs.get(key):
-                    found.append(f"{stream.name}/{key}: {ours.get(key)} for {theirs.get(key)}")
+            found += [
+                f"{stream.name}/{key}: {ours.get(key)} for {theirs.get(key)}"
+                for key in sorted(ours.keys() | theirs.keys())
+                if ours.get(key) != theirs.get(key)
+            ]
         return found
 
 

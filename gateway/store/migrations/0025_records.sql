@@ -40,6 +40,7 @@ create unique index record_revision on record (customer_id, revision);
 create index record_stream_revision on record (customer_id, connection_id, stream, revision);
 create index record_modified on record (customer_id, modified_at);
 create index record_reference on record (customer_id, connection_id, reference) where reference is not null;
+create index record_retained on record (connection_id) where retained;
 create index record_deleted on record (modified_at) where deleted;
 
 -- A flow of records into us. Its phases are rows of their own, each with a lane, lease and schedule: what is new (incremental), the history (initial),
