@@ -9,246 +9,25 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 
+import asyncpg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.model.errors import AuthRefused, CursorExpired, LeaseLost, RateLimited, Unavailable
-from gateway.model.inbound import InboundStream
-from gateway.model.record import Phase
-from gateway.settings import SyncSettings
+from benchmarks.servers import Postgres
 from gateway.store import inbound, queries
-from gateway.store.inbound import Claim, Step
+from gateway.store.inbound import Claim
 from gateway.store.pool import Connection, Database
+from tests.conftest import TEMPLATE
 from tests.fixtures.inbound_rig import Consumer, InboundRig
-from tests.fixtures.source import LISTING, MODIFIED, TOMBSTONES, Source
+from tests.fixtures.inbound_world import World, lived
+from tests.fixtures.source import LISTING, TOMBSTONES, Source
 
 WORLDS = int(os.environ.get("INBOUND_WORLDS", "8"))
-STREAMS = (MODIFIED, LISTING, TOMBSTONES)
-SETTINGS = SyncSettings(backoff_base=timedelta(milliseconds=1), backoff_cap=timedelta(milliseconds=1))
-KEYS = [f"k{number}" for number in range(14)]
-
-
-class Killed(BaseException):
-    """A process that is gone: nothing of it runs any more."""
-
-
-@dataclass
-class World:
-    """One connection, its system, and two replicas that may be killed or put to sleep in any request."""
-
-    rig: InboundRig
-    dice: random.Random
-    wild: bool = True
-    asleep: list[tuple[asyncio.Event, asyncio.Task[None]]] = field(default_factory=list)
-    consumer: Consumer = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.consumer = Consumer(self.rig.database, customer=self.rig.customer)
-        self.source.before = self.meanwhile
-
-    @property
-    def source(self) -> Source:
-        return self.rig.source
-
-    def meanwhile(self, what: str) -> None:
-        """What happens while a request is on its way."""
-        self.source.pass_time(self.dice.choice((0.0, 0.0, 0.2, 1.0, 5.0)))
-        for _ in range(self.dice.choice((0, 0, 1, 2)) if self.wild else 0):
-            self.change()
-
-    def change(self) -> None:
-        """A change at the system; some are visible only later, up to `settle`."""
-        stream, key = self.dice.choice(self.source.streams), self.dice.choice(KEYS)
-        late = self.dice.choice((0.0, 0.0, 3.0, 29.0)) if stream.settle else 0.0
-        states = self.source.history.get(stream.name, {}).get(key)
-        gone = states is None or states[-1].body is None
-        progress = self.dice.choice((None, "open", "closed"))
-        if not gone and self.dice.random() < 0.15:
-            self.source.put(key, None, stream=stream.name, late_seconds=late)
-        else:
-            body = {"n": self.dice.randrange(1000)}
-            self.source.put(key, body, stream=stream.name, late_seconds=late, progress=progress)
-
-    async def step(self) -> None:
-        """Something happens."""
-        match self.dice.randrange(12):
-            case 0 | 1 | 2:
-                self.change()
-            case 3:
-                self.source.pass_time(self.dice.choice((1.0, 20.0, 61.0)))
-            case 4:
-                await self.consumer.follow()
-            case 5 if self.asleep:
-                await self.wake()
-            case 6:
-                self.source.cursors_live = self.dice.choice((None, None, 2))
-            case _:
-                await self.run()
-
-    async def run(self) -> None:
-        """One run of some phase by one of two replicas, which may fail, be killed, or stand still in the middle."""
-        stream, phase = self.dice.choice(self.phases())
-        rig = self.rig if self.dice.random() < 0.5 else self.rig.replica("replica-b")
-        try:
-            claim = await rig.claim(phase, stream)
-        except LookupError:
-            return
-        self.source.faults = [self.fault() for _ in range(self.dice.randrange(6))] if self.wild else []
-        how = self.dice.random()
-        if how < 0.15:
-            await self.killed(rig, claim)
-        elif how < 0.3:
-            await self.put_to_sleep(rig, claim)
-        else:
-            await rig.runner().run(claim, rig.link)
-
-    def phases(self) -> list[tuple[str, Phase]]:
-        found: list[tuple[str, Phase]] = []
-        for stream in self.source.streams:
-            found += [(stream.name, "incremental"), (stream.name, "incremental")]
-            if stream.cursor != "listing":
-                found.append((stream.name, "initial"))
-            if stream.deletions == "keys":
-                found.append((stream.name, "reconcile"))
-        return found
-
-    def fault(self) -> Exception | None:
-        return self.dice.choice(
-            (
-                None,
-                None,
-                None,
-                None,
-                Unavailable("cut"),
-                RateLimited("slow down", retry_after=0.0),
-                AuthRefused("expired"),
-                CursorExpired("gone"),
-            )
-        )
-
-    async def killed(self, rig: InboundRig, claim: Claim) -> None:
-        """It ends at some request, before or after what that page stored."""
-        left = self.dice.randrange(5)
-
-        def before(what: str) -> None:
-            nonlocal left
-            self.meanwhile(what)
-            left -= 1
-            if left < 0:
-                raise Killed
-
-        self.source.before = before
-        with suppress(Killed):
-            await rig.runner().run(claim, replace(rig.link, connector=self.source))
-        self.source.before = self.meanwhile
-
-    async def put_to_sleep(self, rig: InboundRig, claim: Claim) -> None:
-        """It stands still between an answer and its transaction, and goes on when others have done its work."""
-        awake, reached = asyncio.Event(), asyncio.Event()
-        real, left = inbound.apply, self.dice.randrange(3)
-
-        async def apply(database: Database, claim: Claim, step: Step, *, max_records: int) -> inbound.Applied:
-            nonlocal left
-            left -= 1
-            if left < 0 and asyncio.current_task() is sleeper:
-                reached.set()
-                await awake.wait()
-            return await real(database, claim, step, max_records=max_records)
-
-        async def run() -> None:
-            with suppress(LeaseLost):
-                await rig.runner().run(claim, rig.link)
-
-        inbound.apply = apply  # type: ignore[assignment]
-        sleeper = asyncio.create_task(run())
-        watch = asyncio.create_task(reached.wait())
-        await asyncio.wait({sleeper, watch}, return_when=asyncio.FIRST_COMPLETED)
-        watch.cancel()
-        inbound.apply = real
-        if not sleeper.done():
-            self.asleep.append((awake, sleeper))
-
-    async def wake(self) -> None:
-        awake, task = self.asleep.pop(0)
-        awake.set()
-        await task
-
-    async def calm(self) -> None:
-        """Nothing fails or changes any more, and everything that is due is read."""
-        self.wild = False
-        while self.asleep:
-            await self.wake()
-        self.source.faults, self.source.cursors_live = [], None
-        self.source.pass_time(120)
-        for stream, phase in dict.fromkeys(self.phases()):
-            with suppress(LookupError):  # history that is read
-                for _ in range(4):  # what is in hand, then what is new, and two walks in a row
-                    await self.rig.finish(phase, stream)
-                    if phase == "incremental":
-                        self.source.pass_time(60)
-        await self.confirm()
-        await self.consumer.follow()
-
-    async def confirm(self) -> None:
-        """A person says that what vanished is gone."""
-        for stream, phase in (("work_orders", "reconcile"), ("meters", "incremental")):
-            if stream not in {each.name for each in self.source.streams}:
-                continue
-            async with self.rig.database.transaction() as connection:
-                waits = await inbound.confirm(connection, self.rig.customer, self.rig.name, stream)
-            if waits is not None:
-                await self.rig.finish(phase, stream)  # type: ignore[arg-type]
-
-    def differences(self) -> list[str]:
-        """What the consumer has that the system has not, or otherwise."""
-        found = []
-        for stream in self.source.streams:
-            ours, theirs = self.consumer.holds(self.rig.name, stream.name), self.source.holds(stream.name)
-            found += [
-                f"{stream.name}/{key}: {ours.get(key)} for {theirs.get(key)}"
-                for key in sorted(ours.keys() | theirs.keys())
-                if ours.get(key) != theirs.get(key)
-            ]
-        return found
-
-
-async def lived(
-    database: Database,
-    seed: int,
-    *,
-    steps: int,
-    streams: tuple[InboundStream, ...] = STREAMS,
-    number: int = 0,
-    alter: Callable[[Source], None] | None = None,
-) -> World:
-    """A world after so many steps, at quiet."""
-    dice = random.Random(seed)
-    source = Source(streams=streams, skew=timedelta(minutes=dice.choice((0, -10, 10))))
-    if alter is not None:
-        alter(source)
-    rig = InboundRig(
-        database,
-        source,
-        name=f"c-{number}-{seed}",
-        customer=f"customer-{number}-{seed}",
-        initial_days=2,
-        settings=SETTINGS,
-    )
-    world = World(rig, dice)
-    for _ in range(12):
-        world.change()
-        source.pass_time(dice.choice((0.0, 0.5, 40.0)))
-    await rig.activate()
-    for _ in range(steps):
-        await world.step()
-    await world.calm()
-    return world
 
 
 @pytest.mark.parametrize("seed", range(WORLDS))
@@ -269,7 +48,7 @@ async def test_at_quiet_the_records_equal_the_system(database: Database, seed: i
         assert (row["held"], row["alive"]) == (row["rows"], row["there"])
 
 
-def test_whatever_order_things_happen_in(postgres_server: object, request: pytest.FixtureRequest) -> None:
+def test_whatever_order_things_happen_in(postgres_server: Postgres) -> None:
     """As above, with the seeds that hypothesis likes."""
     loop = asyncio.new_event_loop()
     dsn = loop.run_until_complete(_fresh(postgres_server))
@@ -289,17 +68,13 @@ def test_whatever_order_things_happen_in(postgres_server: object, request: pytes
         loop.close()
 
 
-async def _fresh(server: object) -> str:
-    import asyncpg
-
-    from tests.conftest import TEMPLATE
-
-    admin = await asyncpg.connect(server.dsn())  # type: ignore[attr-defined]
+async def _fresh(server: Postgres) -> str:
+    admin = await asyncpg.connect(server.dsn())
     try:
         await admin.execute(f"create database inbound_model template {TEMPLATE}")
     finally:
         await admin.close()
-    return str(server.dsn("inbound_model"))  # type: ignore[attr-defined]
+    return server.dsn("inbound_model")
 
 
 # Without its guards
