@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -121,8 +122,10 @@ def _clean(value: object, depth: int, faults: set[str]) -> object:
         faults.add(f"its body is nested more than {MAX_DEPTH} deep")
         return None
     match value:
-        case None | bool() | float():
+        case None | bool():
             return value
+        case float():
+            return value if math.isfinite(value) else None  # as orjson writes it
         case str():
             text = value.replace("\0", "\ufffd").encode(errors="replace").decode()
             if text != value:
