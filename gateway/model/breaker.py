@@ -1,9 +1,9 @@
 """Whether the calls to a system are failing, and whether that is one connection's affair or everybody's.
 Pure.
 
-A breaker of a connection says that this connection fails; one of a host or of a system type holds the calls
-of all its connections back, or only their pushes where probes are answered. Only transient failures count here: a refused credential, a missing permission or
-a bad record is an answer, so the system is there.
+A breaker of a connection says that this connection fails; one of a host or of a system type holds the calls of all its
+connections back, or only their pushes, or only their pulls, where probes are answered. Only transient failures count
+here: a refused credential, a missing permission or a bad record is an answer, so the system is there.
 """
 
 from __future__ import annotations

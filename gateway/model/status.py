@@ -108,6 +108,7 @@ class ConnectionStatus:
     operation: Operation | None = None
     """Whose failure the state comes from."""
     next_probe_at: datetime | None = None
+    next_pull_at: datetime | None = None
 
     @property
     def next_trial_at(self) -> datetime | None:
@@ -116,7 +117,12 @@ class ConnectionStatus:
             case State.BLOCKED:
                 return self.next_probe_at
             case State.DEGRADED:
-                return self.next_run_at if self.operation is Operation.PUSH else self.next_probe_at
+                times = {Operation.PUSH: self.next_run_at, Operation.PULL: self.next_pull_at}
+                return (
+                    self.next_probe_at
+                    if self.operation is None
+                    else times.get(self.operation, self.next_probe_at)
+                )
             case _:
                 return None
 

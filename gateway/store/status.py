@@ -41,15 +41,16 @@ async def read(database: Database, connections: Sequence[str] | None = None) -> 
     async with database.connection() as connection:
         rows = await connection.fetch(sql("status_read"), None if connections is None else list(connections))
     found = readable(rows, _status, name=lambda row: row["connection_id"])
-    reading: dict[str, list[StreamStatus]] = {}
+    reading: dict[str, list[inbound.StreamProgress]] = {}
     for stream in await inbound.progress(database, [each.connection for each in found]):
-        reading.setdefault(stream.connection, []).append(_inbound(stream))
-    return [
-        replace(each, streams=(*each.streams, *reading[each.connection]))
-        if each.connection in reading
-        else each
-        for each in found
-    ]
+        reading.setdefault(stream.connection, []).append(stream)
+    return [_with_records(each, reading.get(each.connection, ())) for each in found]
+
+
+def _with_records(status: ConnectionStatus, reading: Sequence[inbound.StreamProgress]) -> ConnectionStatus:
+    waiting = [stream.next_run_at for stream in reading if stream.state != "done"]
+    streams = (*status.streams, *(_inbound(stream) for stream in reading))
+    return replace(status, streams=streams, next_pull_at=min(waiting, default=None))
 
 
 def _status(row: asyncpg.Record) -> ConnectionStatus:

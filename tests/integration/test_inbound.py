@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from gateway.model.breaker import Scope
 from gateway.model.errors import (
     AuthRefused,
     CursorExpired,
@@ -17,9 +18,10 @@ from gateway.model.errors import (
     Unavailable,
 )
 from gateway.model.inbound import InboundRecord
+from gateway.model.operation import Operation
 from gateway.model.record import keep
 from gateway.settings import RecordsSettings
-from gateway.store import inbound
+from gateway.store import breakers, inbound
 from gateway.store.pool import Database
 from tests.fixtures.inbound_rig import Consumer, InboundRig
 from tests.fixtures.source import LISTING, MODIFIED, NOON, TOMBSTONES, Source
@@ -404,3 +406,35 @@ async def _apply(
         records=[keep(record)], low=None, high=NOON, cursor=None, begins=True, done="high", asked=asked
     )
     return await inbound.apply(rig.database, claim, step, max_records=100)
+
+
+async def test_failing_pulls_degrade_and_only_a_pull_cures(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    for _ in range(3):
+        source.faults = [Unavailable("503")]
+        await rig.run()
+    (connection,) = await rig.rows("select state, operation from connection")
+    assert (connection["state"], connection["operation"]) == ("degraded", "pull")
+    (told,) = await rig.events("sync.failed")
+    assert told["stream"] == "work_orders"
+    for operation in (Operation.PROBE, Operation.PUSH):
+        await rig.engine.health.succeeded(rig.link, operation)
+    (connection,) = await rig.rows("select state from connection")
+    assert connection["state"] == "degraded"
+    await rig.run()
+    (connection,) = await rig.rows("select state from connection")
+    assert connection["state"] == "active"
+
+
+async def test_a_breaker_that_is_open_holds_pulls_back(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    link = replace(rig.link, host="cmms.example")
+    async with database.transaction() as connection:
+        await breakers.open_breaker(connection, (Scope.HOST, "cmms.example"), seconds=30.0)
+    await rig.engine.incidents.refresh()
+    await rig.runner().run(await rig.claim(), link)
+    assert not source.requests
+    row = await rig.row()
+    assert (row["state"], row["attempts"]) == ("idle", 0)

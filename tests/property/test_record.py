@@ -142,8 +142,8 @@ def test_half_of_an_interval_is_its_older_part(seconds: int) -> None:
     whole = Interval(low=NOW, high=NOW + timedelta(seconds=seconds))
     half = halved(whole)
     assert (
-        (half.low == whole.low and whole.low is not None and whole.low < half.high <= whole.high) or seconds < 2
-    )
+        half.low == whole.low and whole.low is not None and whole.low < half.high <= whole.high
+    ) or seconds < 2
 
 
 @given(lead=st.integers(0, 50), length=st.integers(1, 40))

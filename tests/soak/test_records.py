@@ -26,7 +26,7 @@ async def test_a_million_changes(database: Database) -> None:
     source = Source(streams=streams, skew=timedelta(minutes=10))
     rig = InboundRig(database, source, initial_days=2, settings=SETTINGS)
     keys = [f"k{number}" for number in range(3_000)]
-    world = World(rig, random.Random(7), keys=keys, burst=400)
+    world = World(rig, random.Random(7), keys=keys, burst=2_000)
     world.consumer.limit = 1_000
     for _ in range(5_000):
         world.change()
