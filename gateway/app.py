@@ -25,6 +25,7 @@ from gateway.engine import Engine
 from gateway.events.backlog import Backlog
 from gateway.events.commands import Commands, Explain, Synchronise
 from gateway.events.mqtt_publisher import StatusPublisher
+from gateway.events.record_publisher import RecordPublisher
 from gateway.events.relay import Relay
 from gateway.events.webhook_request import Requests
 from gateway.events.webhooks import Webhooks
@@ -39,7 +40,7 @@ from gateway.model.explanation import Explanation
 from gateway.model.pressure import Pressure
 from gateway.settings import Settings
 from gateway.store import connections as connection_store
-from gateway.store import counts, retention
+from gateway.store import counts, records, retention
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from gateway.store.presence import Presence
@@ -175,7 +176,7 @@ class _Daemon:
                 readiness.draining()
                 await publisher.draining()
                 await ingest.stop()
-                await engine.scheduler.stop(GRACE_SECONDS)
+                await engine.stop(GRACE_SECONDS)
                 await publisher.stop()
                 for loop in loops:
                     loop.cancel()
@@ -202,6 +203,7 @@ class _Daemon:
             "ingest": ingest.run(),
             "publisher": publisher.run(),
             "relay": relay.run(),
+            "records": RecordPublisher(settings, database, owner=self.owner).run(),
             "webhooks": Webhooks(
                 settings,
                 database,
@@ -314,6 +316,7 @@ async def _retain(settings: Settings, database: Database) -> None:
                 database, now=clock.now(), retention=kept.retention, buffer=buffer
             ):
                 log.info("store.partition_dropped", partition=name)
+            await records.expire(database, now=clock.now(), retention=settings.records.deleted_retention)
         except StoreError as error:
             log.warning("store.retention_deferred", detail=str(error))
         await asyncio.sleep(RETENTION_SECONDS)

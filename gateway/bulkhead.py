@@ -28,7 +28,7 @@ ReadT = TypeVar("ReadT")
 
 Part = Literal[
     "build", "capabilities", "close", "command", "declaration", "drain", "event", "find", "issue", "meters", "probe",
-    "push", "refresh", "request", "row", "run", "status", "token", "upkeep", "verification", "webhook",
+    "pull", "push", "records", "refresh", "request", "row", "run", "status", "token", "upkeep", "verification", "webhook",
 ]  # fmt: skip
 
 MAX_TRACE = 8000

@@ -27,14 +27,19 @@ from gateway.connections.service import Connections
 from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Transitions
 from gateway.connections.vault import Vault
+from gateway.inbound.run import InboundRunner
+from gateway.inbound.work import InboundWork
 from gateway.model.connector import Observer
 from gateway.model.errors import StoreError
 from gateway.model.pressure import Pressure
 from gateway.settings import Settings
 from gateway.store import credits as ledger
+from gateway.store.inbound import Claim as InboundClaim
 from gateway.store.pool import Database
+from gateway.store.streams import Claim as OutboundClaim
 from gateway.store.troubles import Troubles
-from gateway.sync.schedule import Scheduler
+from gateway.sync.link import Link
+from gateway.sync.schedule import OutboundWork, Scheduler
 
 log = structlog.get_logger(__name__)
 
@@ -97,11 +102,9 @@ class Engine:
             self.transitions,
             self.incidents,
             probe_interval_seconds=settings.sync.probe_interval.total_seconds(),
-            on_active=lambda: self.scheduler.wake(),
+            on_active=lambda: self._wake(),
         )
-        self.scheduler = Scheduler(
-            database, settings.sync, self.health, self.troubles, owner=owner, pressure=pressure
-        )
+        self.scheduler, self.reader = self._sender(owner, pressure), self._reader(owner)
         self.lifecycle = Lifecycle(
             database,
             self.links,
@@ -111,9 +114,27 @@ class Engine:
             self.troubles,
             max_wait=settings.sync.max_wait,
             max_future=settings.telemetry.max_future,
-            on_links=self.scheduler.serve,
+            on_links=self._serve,
             on_trial=self.scheduler.wake,
         )
+
+    def _sender(self, owner: str, pressure: Pressure | None) -> Scheduler[OutboundClaim]:
+        sync = self._settings.sync
+        work = OutboundWork(self._database, sync, self.health, self.troubles, owner=owner, pressure=pressure)
+        return Scheduler(work, lease_seconds=sync.lease.total_seconds())
+
+    def _reader(self, owner: str) -> Scheduler[InboundClaim]:
+        settings, lease = self._settings, self._settings.sync.lease.total_seconds()
+        runner = InboundRunner(
+            self._database,
+            settings.sync,
+            settings.records,
+            self.health,
+            self.troubles,
+            public_url=settings.http.public_url,
+        )
+        work = InboundWork(self._database, runner, lease_seconds=lease, owner=owner)
+        return Scheduler(work, lease_seconds=lease)
 
     @classmethod
     @asynccontextmanager
@@ -136,6 +157,18 @@ class Engine:
         await rotation.check_keys(self._database, self.vault)
         await ledger.sync_capacity(self._database, self._settings.credits)
 
+    async def stop(self, grace_seconds: float) -> None:
+        """Nothing new is begun; runs in hand get so long to end."""
+        await asyncio.gather(self.scheduler.stop(grace_seconds), self.reader.stop(grace_seconds))
+
+    def _serve(self, links: Mapping[str, Link]) -> None:
+        self.scheduler.serve(links)
+        self.reader.serve({name: link for name, link in links.items() if link.inbound})
+
+    def _wake(self) -> None:
+        self.scheduler.wake()
+        self.reader.wake()
+
     async def _upkeep(self) -> None:
         """What falls due by the clock: holds that lapse, credentials that end soon."""
         while True:
@@ -153,6 +186,7 @@ class Engine:
         """What the daemon runs, by name."""
         return {
             "scheduler": self.scheduler.run(),
+            "reader": self.reader.run(),
             "lifecycle": self.lifecycle.run(),
             "incidents": self.incidents.run(),
             "key rotation": rotation.run(self._database, self.vault),

@@ -112,6 +112,28 @@ COMMANDS = Counter(
     ["verb", "outcome"],
     registry=REGISTRY,
 )
+RECORDS = Counter(
+    "fieldgate_records_total",
+    "Changes of records that connected systems hold.",
+    ["system", "change"],
+    registry=REGISTRY,
+)
+PULL_SECONDS = Histogram(
+    "fieldgate_pull_seconds",
+    "One request for records to a system.",
+    ["system"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+RECORDS_PUBLISHED = Counter(
+    "fieldgate_records_published_total", "Records told over MQTT.", ["outcome"], registry=REGISTRY
+)
+INBOUND_LAG = Gauge(
+    "fieldgate_inbound_lag_seconds",
+    "Age of the last interval of records that was read whole, by system, of the stream that is furthest behind.",
+    ["system"],
+    registry=REGISTRY,
+)
 COMMIT_SECONDS = Histogram(
     "fieldgate_ingest_commit_seconds", "One group commit.", buckets=_SECONDS, registry=REGISTRY
 )

@@ -214,6 +214,13 @@ class SyncSettings(Section):
     probe_interval: PositiveDuration = timedelta(seconds=45)
 
 
+class RecordsSettings(Section):
+    """What is kept of the records that connected systems hold."""
+
+    per_connection: int = Field(1_000_000, ge=1, le=100_000_000)
+    deleted_retention: Days = timedelta(days=90)
+
+
 class WebhookSettings(Section):
     """What endpoints of webhooks may be. `timeout` is for a whole attempt."""
 
@@ -302,6 +309,14 @@ class ConnectionSyncSettings(Section):
     interval: PositiveDuration = timedelta(seconds=60)
     initial_days: int = Field(30, ge=0, le=90)
     lateness: Duration | None = None
+    pull: tuple[str, ...] | None = Field(
+        None,
+        max_length=100,
+        description="Streams of records to read; null: those that the system's manifest marks.",
+    )
+    pull_interval: Annotated[Duration, _at_least("1s")] = timedelta(minutes=5)
+    reconcile: Annotated[Duration, _at_least("1m")] = timedelta(days=1)
+    publish_records: Literal["changes", "retained", "off"] = "changes"
 
 
 class ConnectionSettings(Section):
@@ -343,6 +358,7 @@ class Settings(Section):
     credits: CreditsSettings = CreditsSettings()
     security: SecuritySettings
     sync: SyncSettings = SyncSettings()
+    records: RecordsSettings = RecordsSettings()
     webhooks: WebhookSettings = WebhookSettings()
     egress: EgressSettings = EgressSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -16,6 +16,8 @@ from gateway.events import command_documents as commands
 from gateway.events.cloudevent import CONTENT_TYPE, CloudEvent
 from gateway.events.commands import EXPIRY_SECONDS
 from gateway.events.documents import GatewayStatus, IssueDocument, ReplicaStatus, StatusDocument
+from gateway.events.record_documents import RecordDocument
+from gateway.events.record_publisher import EXPIRY_SECONDS as RECORD_EXPIRY_SECONDS
 from gateway.events.relay import EXPIRY_SECONDS as EVENT_EXPIRY_SECONDS
 from gateway.model.command import Verb
 from gateway.model.event import EventType
@@ -29,6 +31,7 @@ REQUESTS: Mapping[Verb, tuple[type[BaseModel], type[BaseModel]]] = {
     Verb.STATUS: (commands.StatusRequest, commands.StatusAnswer),
     Verb.SYNC: (commands.SyncRequest, commands.SyncAnswer),
     Verb.EXPLAIN: (commands.ExplainRequest, commands.ExplainAnswer),
+    Verb.RECORDS: (commands.RecordsRequest, commands.RecordsAnswer),
 }
 
 DESCRIPTION = (
@@ -41,6 +44,8 @@ PARAMETERS = {
     "connection": "The connection's id.",
     "issue": "The issue's id.",
     "replica": "The replica's name.",
+    "stream": "The stream, which is one kind of record.",
+    "key": "The record's key, percent-encoded but for letters, digits and `-._~`.",
     "type": "The event's type, without a prefix.",
     "reply": "Whatever the sender chose; it may have several levels.",
 }
@@ -89,6 +94,17 @@ TOLD = (
         model=IssueDocument,
         summary="What needs a person, until it is solved.",
         removed=True,
+    ),
+    Told(
+        name="record",
+        address="customers/{customer}/connections/{connection}/records/{stream}/{key}",
+        model=RecordDocument,
+        summary=(
+            "The last state of a record that the connected system holds. Retained, and then without an expiry, where"
+            " `sync.publish_records` is `retained`: emptied when the record is deleted or the connection disconnected."
+        ),
+        retain=False,
+        expiry_seconds=RECORD_EXPIRY_SECONDS,
     ),
     Told(
         name="customerEvent",

@@ -26,6 +26,7 @@ COMMANDS = (
     "apply",
     "connections",
     "sync",
+    "records",
     "dead-letters",
     "credits",
     "incidents",

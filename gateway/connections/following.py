@@ -13,7 +13,8 @@ from gateway import clock
 from gateway.connections.links import BUILT_TOGETHER, Links
 from gateway.model.connection import State
 from gateway.model.errors import StoreError
-from gateway.store import connections
+from gateway.model.record import phases_of
+from gateway.store import connections, inbound
 from gateway.store.connections import Outbound
 from gateway.store.notices import Notices
 from gateway.store.pool import Connection, Database
@@ -146,3 +147,6 @@ class Following:
         )
         for conflict in await connections.begin(connection, link.connection, outbound):
             log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
+        days = link.initial_days
+        phases = phases_of(link.inbound, initial_days=days)
+        await inbound.begin(connection, link.customer, link.connection, phases, initial_days=days)

@@ -479,6 +479,7 @@ class Lifecycle:
             if moved is not None:
                 await credentials.drop_others(connection, connection_id=due.connection, keep=[])
                 await connections.clear(connection, due.connection)
+                await inbound.clear(connection, due.connection)
         if moved is not None:
             moved.say()
 

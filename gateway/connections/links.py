@@ -23,6 +23,7 @@ from gateway.model.backoff import full_jitter
 from gateway.model.connector import Auth, Connector, ConnectorSettings, Manifest, Observer
 from gateway.model.credential import Credential
 from gateway.model.errors import BadConfiguration, ConnectorError, SealBroken, Unavailable
+from gateway.model.inbound import InboundStream, ReadsRecords
 from gateway.model.meter import from_document, made_of
 from gateway.settings import ConnectionSyncSettings, Settings
 from gateway.store import connections, credentials
@@ -368,4 +369,20 @@ def link_of(held: Held, connector: Connector, settings: Settings, *, generation:
         configuration=held.configuration,
         generation=generation,
         host=held.host,
+        inbound=_inbound(held.connection, connector, sync.pull),
+        pull_interval=sync.pull_interval,
+        reconcile=sync.reconcile,
     )
+
+
+def _inbound(name: str, connector: Connector, wanted: Sequence[str] | None) -> tuple[InboundStream, ...]:
+    """The streams that are read: those that were named, else those that are by default."""
+    offered = (
+        {stream.name: stream for stream in connector.inbound} if isinstance(connector, ReadsRecords) else {}
+    )
+    if wanted is None:
+        return tuple(stream for stream in offered.values() if stream.default)
+    for missing in (stream for stream in wanted if stream not in offered):
+        # not a reason to deliver nothing: everything else of the connection goes on
+        log.warning("connection.stream_unknown", connection=name, stream=missing, offered=sorted(offered))
+    return tuple(offered[stream] for stream in dict.fromkeys(wanted) if stream in offered)

@@ -11,7 +11,7 @@ from gateway.model.breaker import Scope
 from gateway.model.credits import TIERS
 from gateway.model.errors import StoreError
 from gateway.store import credits as ledger
-from gateway.store import incidents, outbox, status
+from gateway.store import inbound, incidents, outbox, status
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -54,6 +54,9 @@ class Backlog:
         used = None if extent == self._moved else await ledger.usage(self._database)
         counts = await incidents.counts(self._database)
         metrics.OUTBOX_PENDING.set(await outbox.pending(self._database))
+        metrics.INBOUND_LAG.clear()
+        for system, seconds in (await inbound.lags(self._database)).items():
+            metrics.INBOUND_LAG.labels(system).set(seconds)
         metrics.DEAD_LETTERS.clear()
         for reason, held in dead.items():
             metrics.DEAD_LETTERS.labels(reason).set(held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Literal
 
@@ -55,22 +56,40 @@ class ProgressDocument(Document):
     )
 
 
+class RecordsDocument(Document):
+    """Of a phase of an inbound stream."""
+
+    held: int = Field(ge=0, description="Records of the stream that are there.")
+    read: int = Field(ge=0, description="By this phase since it began; a record may be read twice.")
+    fraction: float | None = Field(ge=0, le=1, description="Where it can be told.")
+    remaining_seconds: float | None = Field(ge=0, description="At the rate so far, where it can be told.")
+    vanished: int = Field(
+        0, ge=0, description="Gone at the system, and not deleted here before a person confirms it."
+    )
+
+
 class StreamDocument(Document):
     """One phase of a stream."""
 
     name: str
     direction: Literal["outbound", "inbound"]
-    phase: Literal["initial", "incremental"]
+    phase: Literal["initial", "incremental", "reconcile"]
     state: Literal["idle", "running", "lagging", "failed"]
     watermark: str = Field(
         description="Incremental: the position of the customer's log up to which all is scanned. Initial: the time up to which it has walked."
+        " Inbound: by the system's clock, before which (incremental) or since which (initial) all is read; empty before"
+        " the first time."
     )
-    lag_seconds: float = Field(ge=0, description="Age of the oldest closed window that is not delivered.")
+    lag_seconds: float = Field(
+        ge=0,
+        description="Age of the oldest closed window that is not delivered; inbound: of the last interval that was read whole.",
+    )
     progress: ProgressDocument | None
     lost_until: datetime | None = Field(
         None,
         description="What was measured before it was dropped, past `telemetry.buffer`, before all of it was delivered.",
     )
+    records: RecordsDocument | None = Field(None, description="Of an inbound stream.")
 
 
 class TroubleDocument(Document):
@@ -204,4 +223,5 @@ def _stream(stream: StreamStatus) -> dict[str, object]:
             "clipped_to_days": progress.clipped_to_days,
         },
         "lost_until": stream.lost_until,
+        "records": None if stream.records is None else asdict(stream.records),
     }

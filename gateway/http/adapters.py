@@ -35,6 +35,7 @@ from gateway.store import credits as ledger
 from gateway.store.access import Session
 from gateway.store.incidents import Incident
 from gateway.store.pool import Database
+from gateway.store.records import Records
 from gateway.store.views import Views
 from gateway.store.webhooks import Endpoint
 
@@ -54,6 +55,7 @@ def assemble(
     return Services(
         connections=service,
         reader=Views(database),
+        records=Records(database),
         access=StoredAccess(database),
         credits=Ledger(database),
         incidents=StoredIncidents(database),

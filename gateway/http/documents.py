@@ -47,6 +47,22 @@ class CapabilitiesDocument(Document):
     delivery: Literal["exactly_once", "at_least_once"]
 
 
+class InboundStreamDocument(Document):
+    """Records that can be read back from the system."""
+
+    name: str
+    title: str
+    cursor: Literal["modified", "id", "listing"] = Field(
+        description="How what is new is asked for: by time of change, by a growing key, or by the whole list."
+    )
+    deletions: Literal["tombstones", "keys", "listing", "none"] = Field(description="How a deletion is seen.")
+    default: bool = Field(description="Read unless `sync.pull` says otherwise.")
+    lists_open: bool = Field(description="What is still open is read at once, however old.")
+    lookback_seconds: float
+    settle_seconds: float
+    example: dict[str, object] = Field(description="A body.")
+
+
 class SystemDocument(Document):
     """A system that can be connected."""
 
@@ -56,6 +72,9 @@ class SystemDocument(Document):
     hosting: tuple[str, ...]
     credits: dict[str, int] = Field(description="What a connection costs, by hosting.")
     capabilities: CapabilitiesDocument
+    streams: tuple[InboundStreamDocument, ...] = Field(
+        description="Of the manifest; a generic system has those that its settings name."
+    )
     reauthorization: str = Field(description="Instructions for the customer's administrator.")
     settings_schema: dict[str, object]
     credentials_schema: dict[str, object]
@@ -105,9 +124,16 @@ class ConnectionDocument(Document):
 
 
 class SyncRequest(Section):
-    """`full` walks the initial window again; what is equal is not sent again."""
+    """`full` walks the initial window again; what is equal is not sent again. `stream`: of records, and only that one."""
 
     mode: Literal["incremental", "full"] = "incremental"
+    stream: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]{0,63}$")
+
+
+class DeletionsConfirmed(Document):
+    """How many records the next walk may delete."""
+
+    records: int
 
 
 class Accepted(Document):

@@ -29,6 +29,7 @@ from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSett
 from gateway.store.access import Session
 from gateway.store.issues import Issue
 from gateway.store.listing import Filter, Place
+from gateway.store.records import RecordPage, StoredRecord
 from gateway.store.views import DeadLetter, DeliveredReading, Described, Run, Target, Transition
 
 
@@ -86,8 +87,14 @@ class ConnectionService(Protocol):
         """For good; its credits return."""
         ...
 
-    async def synchronise(self, connection_id: str, *, full: bool, caller: Caller) -> None:
-        """connection.* where the state forbids it."""
+    async def synchronise(
+        self, connection_id: str, *, full: bool, caller: Caller, stream: str | None = None
+    ) -> None:
+        """connection.* where the state forbids it; request.invalid for a stream that there is not."""
+        ...
+
+    async def confirm_deletions(self, connection_id: str, stream: str, *, caller: Caller) -> int:
+        """request.conflict where nothing waits for that."""
         ...
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
@@ -125,6 +132,27 @@ class Reader(Protocol):
     ) -> Sequence[DeadLetter]: ...
     async def audit(self, connection_id: str, *, limit: int) -> Sequence[Transition]: ...
     async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int: ...
+
+
+class RecordsReader(Protocol):
+    """Records of one customer: `gateway.store.records.Records`."""
+
+    async def page(
+        self,
+        customer: str,
+        *,
+        position: int,
+        connection: str | None = None,
+        stream: str | None = None,
+        modified_after: datetime | None = None,
+        limit: int,
+    ) -> RecordPage: ...
+    async def one(
+        self, customer: str, connection: str, stream: str, key: str
+    ) -> tuple[StoredRecord, Sequence[datetime]] | None: ...
+    async def listed(
+        self, customer: str, connection: str, stream: str, *, after: str = "", holds: str = "", limit: int
+    ) -> Sequence[StoredRecord]: ...
 
 
 class Access(Protocol):
@@ -198,6 +226,7 @@ class Services:
 
     connections: ConnectionService
     reader: Reader
+    records: RecordsReader
     access: Access
     credits: CreditsReader
     incidents: IncidentsReader

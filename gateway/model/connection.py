@@ -56,6 +56,8 @@ class IssueCode(enum.StrEnum):
     REAUTHORIZATION_REQUIRED = "reauthorization_required"
     BLOCKED = "blocked"
     BUFFER_FILLING = "buffer_filling"
+    RECORDS_VANISHED = "records_vanished"
+    RECORDS_LIMIT = "records_limit"
 
 
 class Prior(enum.Enum):

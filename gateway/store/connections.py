@@ -470,6 +470,7 @@ async def _tell_refused(
 async def wake(connection: Connection, connection_id: str) -> None:
     """Its streams run again at once, with no failures counted."""
     await connection.execute(sql("stream_wake"), connection_id)
+    await connection.execute(sql("inbound_wake"), connection_id, None)
 
 
 async def add_devices(

@@ -5,6 +5,7 @@ replicas are here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal, TypedDict
 
@@ -13,7 +14,8 @@ import asyncpg
 from gateway.bulkhead import readable
 from gateway.model.connection import State
 from gateway.model.operation import Operation
-from gateway.model.status import ConnectionStatus, Progress, StreamStatus, Trouble
+from gateway.model.status import ConnectionStatus, Progress, RecordsProgress, StreamStatus, Trouble
+from gateway.store import inbound
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 
@@ -42,7 +44,17 @@ async def read(database: Database, connections: Sequence[str]) -> list[Connectio
     """These connections, as far as they exist, by id, in one query."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("status_read"), list(connections))
-    return readable(rows, _status, name=lambda row: row["connection_id"])
+    found = readable(rows, _status, name=lambda row: row["connection_id"])
+    reading: dict[str, list[inbound.StreamProgress]] = {}
+    for stream in await inbound.progress(database, [each.connection for each in found]):
+        reading.setdefault(stream.connection, []).append(stream)
+    return [_with_records(each, reading.get(each.connection, ())) for each in found]
+
+
+def _with_records(status: ConnectionStatus, reading: Sequence[inbound.StreamProgress]) -> ConnectionStatus:
+    waiting = [stream.next_run_at for stream in reading if stream.state != "done"]
+    streams = (*status.streams, *(_inbound(stream) for stream in reading))
+    return replace(status, streams=streams, next_pull_at=min(waiting, default=None))
 
 
 def _status(row: asyncpg.Record) -> ConnectionStatus:
@@ -182,3 +194,50 @@ def _progress(flow: _Flow) -> Progress | None:
         estimated_seconds=_estimated(flow),
         clipped_to_days=None if clipped is None else float(clipped),
     )
+
+
+def _inbound(stream: inbound.StreamProgress) -> StreamStatus:
+    state = stream.state
+    fraction = fraction_of(stream)
+    remaining = None
+    if fraction and stream.running_seconds is not None and state != "done":
+        remaining = round(stream.running_seconds * (1 - fraction) / fraction, 1)
+    return StreamStatus(
+        name=stream.stream,
+        direction="inbound",
+        phase=stream.phase,
+        state=_shown(state, stream.attempts),
+        watermark="" if stream.high is None else stream.high.isoformat(),
+        lag_seconds=round(max(0.0, stream.lag_seconds), 3) if stream.phase == "incremental" else 0.0,
+        progress=None,
+        records=RecordsProgress(
+            held=stream.alive,
+            read=stream.read_records,
+            fraction=None if fraction is None else round(fraction, 4),
+            remaining_seconds=remaining,
+            vanished=stream.vanished,
+        ),
+    )
+
+
+def _shown(state: str, attempts: int) -> Literal["idle", "running", "lagging", "failed"]:
+    match state:
+        case "running" | "lagging" | "failed":
+            return state
+        case _:
+            return "failed" if attempts and state == "idle" else "idle"
+
+
+def fraction_of(stream: inbound.StreamProgress) -> float | None:
+    """Of the history: the days that are read, and of the one in hand what the system's total tells. Of a walk: its total."""
+    part = None
+    if stream.walk_total:
+        part = min(1.0, stream.walk_records / stream.walk_total)
+    if stream.state == "done":
+        return 1.0
+    if stream.phase != "initial":
+        return part
+    if stream.origin is None or not stream.initial_days:
+        return None
+    days = 0.0 if stream.high is None else (stream.origin - stream.high).total_seconds() / 86400
+    return min(1.0, (days + (part or 0.0)) / stream.initial_days)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from gateway.model.connector import Connector
+from gateway.model.inbound import InboundStream
 from gateway.model.meter import MeterRule
 
 
@@ -38,3 +39,7 @@ class Link:
     """Of the credential that the connector uses: news of an older one move nothing."""
     host: str = ""
     """Of the system, for breakers and incidents."""
+    inbound: tuple[InboundStream, ...] = ()
+    """The streams of records that are read."""
+    pull_interval: timedelta = timedelta(minutes=5)
+    reconcile: timedelta = timedelta(days=1)

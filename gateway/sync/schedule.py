@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
 from gateway import clock
-from gateway.bulkhead import contained
+from gateway.bulkhead import Fault, contained
 from gateway.model.errors import LeaseLost, StoreError, StoreUnavailable
 from gateway.model.pressure import Pressure
 from gateway.settings import SyncSettings
@@ -41,8 +42,54 @@ milliseconds.
 """
 
 
-class Scheduler:
-    """Works every stream of `links` that is due. `links` may be replaced while it runs."""
+class Claimed(Protocol):
+    """A stream that is ours until its lease runs out."""
+
+    @property
+    def connection(self) -> str: ...  # noqa: D102
+    @property
+    def phase(self) -> str: ...  # noqa: D102
+    @property
+    def key(self) -> tuple[str, str, str]: ...  # noqa: D102
+
+
+ClaimT = TypeVar("ClaimT", bound=Claimed)
+
+
+class Work(Protocol[ClaimT]):
+    """What a scheduler schedules: streams of one direction. Everything that waits raises StoreError."""
+
+    def serve(self, links: Mapping[str, Link]) -> None:
+        """From now on these connections are worked."""
+        ...
+
+    async def claim(
+        self, links: Mapping[str, Link], limit: int, *, in_hand: Sequence[str], has_ended: bool
+    ) -> Sequence[ClaimT]:
+        """Takes up to `limit` due streams of these connections. `has_ended`: a run has ended since the last claim,
+        and may have left a lease of ours.
+        """
+        ...
+
+    async def seconds_to_next(self, links: Mapping[str, Link]) -> float | None:
+        """Until one can be claimed."""
+        ...
+
+    async def renew(self, claim: ClaimT) -> None:
+        """Raises LeaseLost."""
+        ...
+
+    async def run(self, claim: ClaimT, link: Link) -> None:
+        """One run, with the record of how it ended."""
+        ...
+
+    async def crashed(self, claim: ClaimT, link: Link, fault: Fault) -> None:
+        """Schedules a run that ended in a fault of our own."""
+        ...
+
+
+class OutboundWork:
+    """Readings to the systems. `pressure`: of the ingest of this process, where it has one."""
 
     def __init__(
         self,
@@ -54,17 +101,61 @@ class Scheduler:
         owner: str,
         pressure: Pressure | None = None,
     ) -> None:
-        """`pressure`: of the ingest of this process, where it has one."""
         self._database = database
         self._owner = owner
         self._lease_seconds = settings.lease.total_seconds()
         self._runner = Runner(
             database, settings, health, troubles, Turns(settings.workers, pressure or Pressure())
         )
+        self._unserved: set[str] = set()
+        self.run, self.crashed = self._runner.run, self._runner.crashed
+
+    def serve(self, links: Mapping[str, Link]) -> None:
+        """As `Work`."""
+        self._runner.serve(links.values())
+        self._unserved -= links.keys()
+
+    async def claim(
+        self, links: Mapping[str, Link], limit: int, *, in_hand: Sequence[str], has_ended: bool
+    ) -> list[Claim]:
+        """As `Work`. No statement is given what this replica serves: it takes whatever is due, and gives back what it
+        cannot serve, once for each change of its links.
+        """
+        if not await streams.rest(self._database, MOST_RESTING) and not has_ended:
+            return []
+        claimed = await streams.claim(
+            self._database,
+            self._owner,
+            self._lease_seconds,
+            None,
+            limit,
+            in_hand=in_hand,
+            without=self._unserved,
+        )
+        for claim in claimed:
+            if claim.connection not in links:
+                self._unserved.add(claim.connection)
+                await streams.give_back(self._database, claim)
+        return [claim for claim in claimed if claim.connection in links]
+
+    async def seconds_to_next(self, links: Mapping[str, Link]) -> float | None:  # noqa: ARG002
+        """As `Work`."""
+        return await streams.seconds_to_next(self._database)
+
+    async def renew(self, claim: Claim) -> None:
+        """As `Work`."""
+        await streams.renew(self._database, claim, self._lease_seconds)
+
+
+class Scheduler(Generic[ClaimT]):
+    """Works every stream of `links` that is due. `links` may be replaced while it runs."""
+
+    def __init__(self, work: Work[ClaimT], *, lease_seconds: float) -> None:
+        self._work = work
+        self._lease_seconds = lease_seconds
         self._links: dict[str, Link] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._in_hand: set[str] = set()
-        self._unserved: set[str] = set()
         self._has_ended = True
         self._wake = asyncio.Event()
         self._stopping = False
@@ -72,8 +163,7 @@ class Scheduler:
     def serve(self, links: Mapping[str, Link]) -> None:
         """From now on these connections are worked."""
         self._links = dict(links)
-        self._runner.serve(links.values())
-        self._unserved -= links.keys()
+        self._work.serve(self._links)
         self.wake()
 
     def wake(self) -> None:
@@ -114,35 +204,21 @@ class Scheduler:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def _start_due(self, group: asyncio.TaskGroup) -> float:
-        """Claims what is due and starts it; how long to sleep. No statement is given what this replica serves: it
-        takes whatever is due, and gives back what it cannot serve, once for each change of its links.
-        """
+        """Claims what is due and starts it; how long to sleep."""
         free = MOST_STREAMS - len(self._running)
         if not self._links or free <= 0:
             return LONGEST_SLEEP_SECONDS
-        ended, self._has_ended = self._has_ended, False  # a run that broke off has left a lease of ours
-        claimed: list[Claim] = []
-        if await streams.rest(self._database, MOST_RESTING) or ended:
-            claimed = await streams.claim(
-                self._database,
-                self._owner,
-                self._lease_seconds,
-                None,
-                free,
-                in_hand=list(self._in_hand),
-                without=self._unserved,
-            )
+        links = self._links  # they may be replaced while we ask
+        has_ended, self._has_ended = self._has_ended, False
+        claimed = await self._work.claim(links, free, in_hand=list(self._in_hand), has_ended=has_ended)
         for claim in claimed:
-            link = self._links.get(claim.connection)
-            if link is None:
-                self._unserved.add(claim.connection)
-                await streams.give_back(self._database, claim)
-                continue
             self._in_hand.add("/".join(claim.key))
-            task = group.create_task(self._supervise(claim, link), name=f"stream {'/'.join(claim.key)}")
+            task = group.create_task(
+                self._supervise(claim, links[claim.connection]), name=f"stream {'/'.join(claim.key)}"
+            )
             self._running.add(task)
             task.add_done_callback(self._ended)
-        seconds = await streams.seconds_to_next(self._database)
+        seconds = await self._work.seconds_to_next(links)
         least = 0.0 if claimed else IDLE_SECONDS
         return LONGEST_SLEEP_SECONDS if seconds is None else min(max(seconds, least), LONGEST_SLEEP_SECONDS)
 
@@ -151,24 +227,24 @@ class Scheduler:
         self._has_ended = True
         self.wake()
 
-    async def _supervise(self, claim: Claim, link: Link) -> None:
+    async def _supervise(self, claim: ClaimT, link: Link) -> None:
         """The one supervisor of a stream: whatever goes wrong in a run ends that run only, and it is tried
         again later.
         """
-        run = asyncio.create_task(self._runner.run(claim, link))
+        run = asyncio.ensure_future(self._work.run(claim, link))
         renewal = asyncio.create_task(self._renew(claim, run))
         try:
             with contained("run", f"{claim.connection}/{claim.phase}") as made:
                 await self._watch(claim, run, renewal)
             if made.fault is not None:
                 with suppress(StoreError):
-                    await self._runner.crashed(claim, link, made.fault)
+                    await self._work.crashed(claim, link, made.fault)
         finally:
             self._in_hand.discard("/".join(claim.key))
             renewal.cancel()
             await asyncio.wait({renewal})
 
-    async def _watch(self, claim: Claim, run: asyncio.Task[None], renewal: asyncio.Task[None]) -> None:
+    async def _watch(self, claim: ClaimT, run: asyncio.Future[None], renewal: asyncio.Task[None]) -> None:
         """Until the run has ended. What is nobody's fault is said."""
         try:
             await asyncio.wait({run})
@@ -188,7 +264,7 @@ class Scheduler:
                 raise
             log.info("sync.lease_lost", connection=claim.connection, phase=claim.phase)
 
-    async def _renew(self, claim: Claim, run: asyncio.Task[None]) -> None:
+    async def _renew(self, claim: ClaimT, run: asyncio.Future[None]) -> None:
         """Cancels the run when its lease is lost, or can no longer be shown to be ours: another replica may
         push by then.
         """
@@ -197,7 +273,7 @@ class Scheduler:
             await asyncio.sleep(self._lease_seconds / 3)
             asked_at = clock.monotonic()
             try:
-                await streams.renew(self._database, claim, self._lease_seconds)
+                await self._work.renew(claim)
             except LeaseLost:
                 break
             except StoreError:

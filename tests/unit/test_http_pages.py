@@ -227,7 +227,9 @@ async def test_nothing_of_another_customer_is_on_any_page() -> None:
         for path, method in pages:
             answer = await client.request(
                 method,
-                path.format(connection="acme-2", act="pause", name="x", secret="x", link="x"),
+                path.replace(":path}", "}").format(
+                    connection="acme-2", act="pause", name="x", secret="x", link="x", stream="x", key="x"
+                ),
                 data={"csrf": csrf} if method == "POST" else None,
             )
             assert "acme" not in answer.text.replace("acme-s4", ""), (
