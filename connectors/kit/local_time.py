@@ -27,8 +27,11 @@ def walls_within(since: datetime | None, until: datetime, zone: ZoneInfo) -> tup
 
 
 def instants_of(wall: datetime, zone: ZoneInfo) -> tuple[datetime, ...]:
-    """In UTC, ascending: two for a time that happened twice or never, else one."""
-    found = {wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)}
+    """In UTC, ascending: two for a time that happened twice or never, none for one beyond all calendars, else one."""
+    try:
+        found = {wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)}
+    except OverflowError:
+        return ()
     return tuple(sorted(found))
 
 

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from connectors.kit.inbound import key_of, pack, unpack
 from connectors.kit.json_text import parse_json
-from connectors.kit.local_time import instant_of, instants_of, walls_within
+from connectors.kit.local_time import instants_of, walls_within
 from connectors.postgres.mapping import quote
 from connectors.postgres.streams import Stream
 from gateway.model.errors import BadConfiguration, CursorExpired, Unavailable
@@ -230,14 +230,11 @@ def _bounds(at: Shape, since: datetime | None, until: datetime) -> tuple[datetim
 def _moments(at: Shape, modified: object) -> tuple[datetime, ...]:
     try:
         moment = datetime.fromisoformat(modified) if isinstance(modified, str) else None
-    except ValueError:  # before Christ, or at infinity
+        if moment is None:
+            return ()
+        return instants_of(moment, at.zone) if moment.tzinfo is None else (moment.astimezone(UTC),)
+    except (ValueError, OverflowError):  # before Christ, or at infinity
         return ()
-    if moment is None:
-        return ()
-    if moment.tzinfo is None:
-        alone = instant_of(moment, at.zone)
-        return instants_of(moment, at.zone) if alone is None else (alone,)
-    return (moment.astimezone(UTC),)
 
 
 def _is_within(moments: Sequence[datetime], within: tuple[datetime | None, datetime]) -> bool:

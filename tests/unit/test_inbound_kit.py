@@ -91,6 +91,15 @@ def test_what_a_list_is_asked_is_what_it_is_read_by(name: str, at: datetime, for
     assert at - read[0] <= times.unit + timedelta(hours=48 if times.is_local else 0)
 
 
+def test_a_time_beyond_all_calendars_is_none() -> None:
+    berlin, york = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")
+    assert instants_of(datetime.min, berlin) == instants_of(datetime.max, york) == ()
+    assert instant_of(datetime.min, berlin) is None
+    rows = [{"N": "1", "D": "0001-01-01", "T": "00:00:00"}, {"N": "2", "D": "x", "T": None}, {}]
+    listed = WallList(version=Version.V4, entity_set="S", number="N", date="D", time="T", zone=berlin)
+    assert [record.modified_at for record in listed.records(rows, datetime.now(UTC))] == [None, None, None]
+
+
 @pytest.mark.parametrize("value", [None, True, [], {}, "x", "", "2026-13-01", 1e400, "9" * 400, -(10**30)])
 def test_what_is_no_time_is_none(value: object) -> None:
     for kind in ("iso", "local", "epoch_seconds", "epoch_milliseconds"):
