@@ -197,13 +197,22 @@ class _Daemon:
             explain=_explainer(settings, engine),
         )
         relay = Relay(settings, database, owner=self.owner)
-        for waiting in (ingest, engine.scheduler, publisher, relay, commands):
+        record_publisher = RecordPublisher(settings, database, owner=self.owner)
+        for waiting in (
+            ingest,
+            engine.scheduler,
+            engine.reader,
+            publisher,
+            relay,
+            record_publisher,
+            commands,
+        ):
             presence.on_change(waiting.wake)
         loops = {
             "ingest": ingest.run(),
             "publisher": publisher.run(),
             "relay": relay.run(),
-            "records": RecordPublisher(settings, database, owner=self.owner).run(),
+            "records": record_publisher.run(),
             "webhooks": Webhooks(
                 settings,
                 database,

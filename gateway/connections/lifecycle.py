@@ -36,7 +36,7 @@ from gateway.model.errors import (
     Unavailable,
 )
 from gateway.model.operation import Operation
-from gateway.store import connections, credentials, probes
+from gateway.store import connections, credentials, inbound, probes
 from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Locked
 from gateway.store.notices import Notices

@@ -49,10 +49,15 @@ class RecordPublisher:
         self._refused: set[str] = set()
         self._sweep_at = 0.0
         self._away = False
+        self._look = asyncio.Event()
+
+    def wake(self) -> None:
+        """The lease may be free: it is asked for at once."""
+        self._look.set()
 
     async def run(self) -> None:
         """Until cancelled. Neither a broker nor a database that is away ends it."""
-        await lead(self._database, LEASE, self._owner, self._session)
+        await lead(self._database, LEASE, self._owner, self._session, look=self._look)
 
     async def _session(self) -> None:
         await Session("records", self._settings.broker, serve=self._serve).run()

@@ -28,7 +28,7 @@ from gateway.http.documents import DeletionsConfirmed
 from gateway.http.openapi import problems
 from gateway.model.errors import RequestRefused
 from gateway.model.record import read_cursor
-from gateway.settings import IDENTIFIER
+from gateway.settings_base import IDENTIFIER
 from gateway.store.records import RecordPage
 
 router = APIRouter(tags=["records"])

@@ -25,5 +25,14 @@ with gone as (
     ) held
     where (s.connection_id, s.name, s.phase) = (held.connection_id, held.name, held.phase)
     returning true
+), reading as (
+    update inbound_stream s set lease_until = now()
+    from (
+        select customer_id, connection_id, stream, phase from inbound_stream join gone on lease_owner = replica_id
+        where lease_until > now()
+        for no key update of inbound_stream skip locked
+    ) held
+    where (s.customer_id, s.connection_id, s.stream, s.phase) = (held.customer_id, held.connection_id, held.stream, held.phase)
+    returning true
 )
-select (select count(*) from named) + (select count(*) from streams)
+select (select count(*) from named) + (select count(*) from streams) + (select count(*) from reading)
