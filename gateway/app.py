@@ -36,8 +36,8 @@ from gateway.model.access import Caller
 from gateway.model.errors import ConfigError, StoreError, StoreUnavailable
 from gateway.model.explanation import Explanation
 from gateway.settings import Settings
+from gateway.store import alerts, retention
 from gateway.store import connections as connection_store
-from gateway.store import retention
 from gateway.store.migrate import migrate, rebase_revisions
 from gateway.store.pool import Database
 
@@ -48,6 +48,7 @@ T = TypeVar("T")
 GRACE_SECONDS = 20.0
 TRIM_SECONDS = 30.0
 RETENTION_SECONDS = 3600.0
+LISTEN_SECONDS = 5.0
 
 
 async def run(
@@ -140,7 +141,7 @@ class _Daemon:
                 readiness.draining()
                 await publisher.draining()
                 await ingest.stop()
-                await engine.scheduler.stop(GRACE_SECONDS)
+                await asyncio.gather(engine.scheduler.stop(GRACE_SECONDS), engine.alerts.stop(GRACE_SECONDS))
                 await publisher.stop()
                 for loop in loops:
                     loop.cancel()
@@ -168,6 +169,7 @@ class _Daemon:
             ).run(),
             "commands": commands.run(),
             "backlog": Backlog(database).run(),
+            "listening": _listen(database, ingest),
             "retention": _retain(settings, database),
             "dead letters": _trim(settings, database),
             **engine.loops(),
@@ -273,6 +275,17 @@ async def _retain(settings: Settings, database: Database) -> None:
         except StoreError as error:
             log.warning("store.retention_deferred", detail=str(error))
         await asyncio.sleep(RETENTION_SECONDS)
+
+
+async def _listen(database: Database, ingest: Ingest) -> None:
+    """Silence of a device counts only while somebody listens to devices."""
+    while True:
+        if ingest.listens:
+            try:
+                await alerts.listen(database)
+            except StoreError as error:
+                log.debug("gateway.listening_not_noted", detail=str(error))
+        await asyncio.sleep(LISTEN_SECONDS)
 
 
 async def _trim(settings: Settings, database: Database) -> None:

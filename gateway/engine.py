@@ -14,6 +14,7 @@ from connectors.kit.egress import Resolve, look_up
 from connectors.kit.oauth import OAuthExchange
 from connectors.registry import SYSTEMS
 from gateway import clock, metrics
+from gateway.alerts.schedule import AlertScheduler
 from gateway.bulkhead import contained
 from gateway.connections import rotation
 from gateway.connections.expiry import expiring
@@ -33,6 +34,7 @@ from gateway.settings import Settings
 from gateway.store import credits as ledger
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
+from gateway.sync.link import Link
 from gateway.sync.schedule import Scheduler
 
 log = structlog.get_logger(__name__)
@@ -98,6 +100,7 @@ class Engine:
             on_active=lambda: self.scheduler.wake(),
         )
         self.scheduler = Scheduler(database, settings.sync, self.health, self.troubles, owner=owner)
+        self.alerts = AlertScheduler(database, settings.sync, self.health, self.troubles, owner=owner)
         self.lifecycle = Lifecycle(
             database,
             self.links,
@@ -107,7 +110,7 @@ class Engine:
             self.troubles,
             max_wait=settings.sync.max_wait,
             max_future=settings.telemetry.max_future,
-            on_links=self.scheduler.serve,
+            on_links=self._serve,
             on_trial=self.scheduler.wake,
         )
 
@@ -122,6 +125,10 @@ class Engine:
             await engine.links.close()
             await engine.tokens.close(CLOSE_SECONDS)
             await engine.logons.close(CLOSE_SECONDS)
+
+    def _serve(self, links: Mapping[str, Link]) -> None:
+        self.scheduler.serve(links)
+        self.alerts.serve(links)
 
     async def prepare(self) -> None:
         """Before anything is asked: every key that seals something is there, and the pool has its capacity.
@@ -147,6 +154,7 @@ class Engine:
         """What the daemon runs, by name."""
         return {
             "scheduler": self.scheduler.run(),
+            "alerts": self.alerts.run(),
             "lifecycle": self.lifecycle.run(),
             "incidents": self.incidents.run(),
             "key rotation": rotation.run(self._database, self.vault),

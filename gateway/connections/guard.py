@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cache
 from typing import Any, TypeVar
 
 from gateway import bulkhead
@@ -28,7 +29,8 @@ from gateway.model.errors import (
     StoreError,
     Unavailable,
 )
-from gateway.model.exchange import ListsMeters, RemoteMeter
+from gateway.model.exchange import EnsuresMeters, Event, ListsMeters, RaisesEvents, RemoteMeter
+from gateway.model.inbound import NotesEvents
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded, Unknown
 from gateway.model.reading import Batch, Reading
 
@@ -197,6 +199,60 @@ class GuardedLister(Guarded):
             yield meter
 
 
+class GuardedRaiser(Guarded):
+    """A connector that raises events."""
+
+    async def raise_event(self, event: Event) -> Outcome:
+        """As the connector's. What nobody foresaw may have come after the system took the event."""
+        connector = self._connector
+        assert isinstance(connector, RaisesEvents)
+        return await self._call("raise", lambda: connector.raise_event(event), self._outcome, OutcomeUnknown)
+
+
+class GuardedNoter(Guarded):
+    """A connector that notes what becomes of events."""
+
+    async def note_event(self, remote_id: str, text: str) -> None:
+        """As the connector's."""
+        connector = self._connector
+        assert isinstance(connector, NotesEvents)
+        await self._call(
+            "note", lambda: connector.note_event(remote_id, text), lambda _: None, OutcomeUnknown
+        )
+
+
+class GuardedMaker(Guarded):
+    """A connector that makes meters."""
+
+    async def ensure_meter(self, wanted: RemoteMeter) -> RemoteMeter | Rejected:
+        """As the connector's."""
+        connector = self._connector
+        assert isinstance(connector, EnsuresMeters)
+        return await self._call("ensure", lambda: connector.ensure_meter(wanted), self._made)
+
+    def _made(self, answer: Any) -> RemoteMeter | Rejected:
+        if isinstance(answer, RemoteMeter):
+            return answer
+        outcome = self._outcome(answer)
+        if not isinstance(outcome, Rejected):
+            raise TypeError(f"a meter: {type(answer).__name__}")
+        return outcome
+
+
+_OFFERS: tuple[tuple[type, type[Guarded]], ...] = (
+    (ListsMeters, GuardedLister),
+    (RaisesEvents, GuardedRaiser),
+    (NotesEvents, GuardedNoter),
+    (EnsuresMeters, GuardedMaker),
+)
+
+
+@cache
+def _kind(offered: tuple[type[Guarded], ...]) -> type[Guarded]:
+    """What is asked for with `isinstance` must be there, and nothing else: a class for each combination that occurs."""
+    return type("GuardedConnector", offered or (Guarded,), {})
+
+
 def guarded(
     connector: Connector,
     connection: str,
@@ -206,7 +262,7 @@ def guarded(
     left_behind: set[asyncio.Future[Any]],
 ) -> Guarded:
     """The connector behind its guard. It offers what the connector offers."""
-    kind = GuardedLister if isinstance(connector, ListsMeters) else Guarded
+    kind = _kind(tuple(guard for offer, guard in _OFFERS if isinstance(connector, offer)))
     return kind(
         connector,
         connection,

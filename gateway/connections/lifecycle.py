@@ -13,6 +13,7 @@ from typing import assert_never
 import structlog
 
 from gateway import clock
+from gateway.alerts import rules as alerts
 from gateway.bulkhead import Fault, Part, contained
 from gateway.connections.health import Health
 from gateway.connections.links import Links
@@ -465,6 +466,7 @@ class Lifecycle:
             if moved is not None:
                 await credentials.drop_others(connection, connection_id=due.connection, keep=[])
                 await connections.clear(connection, due.connection)
+                await alerts.disconnect(connection, due.connection)
         if moved is not None:
             moved.say()
 
@@ -503,6 +505,7 @@ class Lifecycle:
         )
         for conflict in await connections.begin(connection, link.connection, outbound):
             log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
+        await alerts.begin(connection, link)
 
 
 def _to_next_trial() -> float:

@@ -19,6 +19,7 @@ from gateway.connections.logons import Logons
 from gateway.connections.screening import reach_of
 from gateway.connections.tokens import Tokens
 from gateway.connections.vault import Binding, Vault
+from gateway.model import alert_rule
 from gateway.model.backoff import full_jitter
 from gateway.model.connector import Auth, Connector, ConnectorSettings, Manifest, Observer
 from gateway.model.credential import Credential
@@ -186,7 +187,13 @@ class Links:
             credential = await self.credential(held, generation)
             if credential is None:
                 return None
-            return link_of(held, self._connector(held, credential), self._settings, generation=generation)
+            return link_of(
+                held,
+                self._connector(held, credential),
+                self._settings,
+                generation=generation,
+                raises=self._systems[held.system].manifest.raises,
+            )
         except (BadConfiguration, SealBroken) as error:
             if probing:
                 raise
@@ -265,7 +272,14 @@ def credential_binding(customer: str, connection: str, generation: int) -> Bindi
     return Binding(customer=customer, connection=connection, field="credential", generation=generation)
 
 
-def link_of(held: Held, connector: Connector, settings: Settings, *, generation: int) -> Link:
+def link_of(
+    held: Held,
+    connector: Connector,
+    settings: Settings,
+    *,
+    generation: int,
+    raises: Mapping[str, str | None] | None = None,
+) -> Link:
     """What the engine works with, from a stored connection."""
     sync = ConnectionSyncSettings.model_validate(held.sync)
     return Link(
@@ -280,4 +294,6 @@ def link_of(held: Held, connector: Connector, settings: Settings, *, generation:
         configuration=held.configuration,
         generation=generation,
         host=held.host,
+        alerts=tuple(alert_rule.from_document(alert) for alert in held.alerts),
+        raises=raises or {},
     )

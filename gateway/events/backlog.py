@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import get_args
 
 import structlog
 
@@ -11,9 +12,10 @@ from gateway.model.breaker import Scope
 from gateway.model.connection import State
 from gateway.model.credits import TIERS
 from gateway.model.errors import StoreError
+from gateway.model.exchange import Severity
 from gateway.model.status import ConnectionStatus
+from gateway.store import alerts, incidents, outbox, status
 from gateway.store import credits as ledger
-from gateway.store import incidents, outbox, status
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -56,6 +58,7 @@ class Backlog:
         """Sets every gauge from the database now. Connections that are gone lose theirs. Raises StoreError."""
         connections = await status.read(self._database)
         dead = await status.dead_letters(self._database)
+        open_alerts = await alerts.open_counts(self._database)
         capacity, used = await ledger.usage(self._database)
         counts = await incidents.counts(self._database)
         metrics.OUTBOX_PENDING.set(await outbox.pending(self._database))
@@ -65,6 +68,8 @@ class Backlog:
             _set(connection)
         for reason, held in dead.items():
             metrics.DEAD_LETTERS.labels(reason).set(held)
+        for severity in get_args(Severity):
+            metrics.ALERTS_OPEN.labels(severity).set(open_alerts.get(severity, 0))
         metrics.CREDITS_CAPACITY.set(capacity)
         for tier in TIERS:
             metrics.CREDITS_USED.labels(str(tier)).set(used.get(tier, 0))

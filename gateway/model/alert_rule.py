@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any, assert_never, cast
 
@@ -17,6 +18,11 @@ MAX_RULES = 100
 MAX_WITHIN = timedelta(days=1)
 MAX_LASTS = timedelta(days=7)
 MAX_HOLD_OFF = timedelta(days=30)
+MAX_NUMBER = 1e150
+"""As for meters: what is further is no measurement, and cannot be reckoned with."""
+
+MAX_TITLE, MAX_ALERT_TEXT, MAX_SHOWN = 200, 2000, 100
+_PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
 PLACEHOLDERS = ("device", "metric", "value", "since")
 
 
@@ -94,12 +100,6 @@ class AlertRule:
         """Case-sensitive shell-style match of the whole device id."""
         return fnmatchcase(device, self.device)
 
-    @property
-    def reach(self) -> timedelta:
-        """How far behind a sample the ones lie that its judgement may depend on, as long as no alert is open."""
-        within = self.condition.within if isinstance(self.condition, Changes) else timedelta(0)
-        return max(self.lasts, self.hold_off) + within
-
     def judges_as(self, other: AlertRule) -> bool:
         """Whether both make the same of the same telemetry: the rest is only words."""
         plain = {"kind": "", "severity": "medium", "title": "", "text": ""}
@@ -115,7 +115,9 @@ def observed(rule: AlertRule, metrics: Metrics) -> Value | None:
     value = metrics.get(rule.metric)
     if value is None or isinstance(rule.condition, Equals | Silent):
         return value
-    return None if isinstance(value, bool) or not isinstance(value, int | float) else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_NUMBER:
+        return None
+    return value
 
 
 def breaches(condition: Condition, value: Value, recent: tuple[tuple[int, float], ...]) -> bool:
@@ -208,10 +210,26 @@ def distance(rule: AlertRule, value: Value) -> str:
             return "says nothing to this rule"
 
 
-def rendered(template: str, *, device: str, metric: str | None, value: str, since: datetime) -> str:
-    """The template with what is known of the alert."""
-    made = template.replace("{device}", device).replace("{metric}", metric or "-")
-    return made.replace("{value}", value).replace("{since}", f"{since:%Y-%m-%d %H:%M:%S}Z")
+def worded(rule: AlertRule, *, device: str, value: Value, since: datetime) -> tuple[str, str]:
+    """Title and text of an alert: the templates with what is known of it, each placeholder once."""
+    shown = (
+        f"{value:.15g}"
+        if isinstance(value, float)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
+    words = {
+        "device": device,
+        "metric": rule.metric or "-",
+        "value": shown[:MAX_SHOWN],
+        "since": f"{since.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z",
+    }
+    title, text = (
+        _PLACEHOLDER.sub(lambda found: words.get(found[1], found[0]), template)
+        for template in (rule.title or default_title(rule), rule.text or default_text(rule))
+    )
+    return title[:MAX_TITLE], text[:MAX_ALERT_TEXT]
 
 
 def default_title(rule: AlertRule) -> str:

@@ -131,11 +131,29 @@ def _counted(rule: AlertRule, state: State, point: Point, episodes: list[Episode
     return after
 
 
-def before(rule: AlertRule, standing: Sequence[Standing], earlier: Iterable[Point], first: int) -> State:
-    """The state before `first`, from the alerts that stand and the samples of `rule.reach` behind the last one before it.
+def reads_from(rule: AlertRule, standing: Sequence[Standing], first: int, heard: int) -> int:
+    """From where samples have to be read to know the state before `first`; `heard`: the newest one before it.
 
-    That is enough: what is building for longer than `for` and `hold_off` is open. Nothing opens in here, for no alert
-    stands: where the samples would have it so, they have changed too, and are judged when their change is.
+    What is building at `heard` began less than `for` before it, or else it would be open, unless it is held off: then it
+    began after the last alert was over. A change is compared with what lies `within` before that.
+    """
+    last = _last_before(standing, first)
+    start = heard - rule.lasts // MICROSECOND
+    if (
+        last is not None
+        and last.cleared_at is not None
+        and heard < last.cleared_at + rule.hold_off // MICROSECOND
+    ):
+        start = min(start, last.cleared_at)
+    within = rule.condition.within // MICROSECOND if isinstance(rule.condition, Changes) else 0
+    return min(start, heard) - within
+
+
+def before(rule: AlertRule, standing: Sequence[Standing], earlier: Iterable[Point], first: int) -> State:
+    """The state before `first`, from the alerts that stand and the samples since `reads_from`.
+
+    Nothing opens in here, for no alert stands: where the samples would have it so, they have changed too, and are judged
+    when their change is.
     """
     last = _last_before(standing, first)
     is_open = last is not None and (last.cleared_at is None or last.cleared_at >= first)

@@ -35,6 +35,8 @@ class MeterRule:
     reduce: Reduce = "last"
     every: timedelta = timedelta(minutes=15)
     deadband: float = 0.0
+    create: bool = False
+    """The system is asked to make the meter before its first reading."""
 
     @property
     def is_glob(self) -> bool:
@@ -144,7 +146,7 @@ def apply_rule(rule: MeterRule, device: str, *, resolution: timedelta) -> MeterM
 
 def to_document(rule: MeterRule) -> dict[str, object]:
     """The rule as it is stored: JSON, `every` in seconds."""
-    return {
+    document: dict[str, object] = {
         "device": rule.device,
         "metric": rule.metric,
         "meter": rule.meter,
@@ -153,6 +155,7 @@ def to_document(rule: MeterRule) -> dict[str, object]:
         "every": rule.every.total_seconds(),
         "deadband": rule.deadband,
     }
+    return {**document, "create": True} if rule.create else document
 
 
 def from_document(document: Mapping[str, Any]) -> MeterRule:

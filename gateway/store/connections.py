@@ -38,6 +38,7 @@ class Configuration:
     settings: Mapping[str, object]
     sync: Mapping[str, object]
     meters: Sequence[Mapping[str, object]]
+    alerts: Sequence[Mapping[str, object]] = ()
     managed_by: str
     origin: Origin = Origin.TRUSTED
 
@@ -55,6 +56,7 @@ class Held:
     settings: Mapping[str, object]
     sync: Mapping[str, object]
     meters: Sequence[Mapping[str, object]]
+    alerts: Sequence[Mapping[str, object]] = ()
     managed_by: str
     credential_type: str
     declared_digest: str
@@ -175,6 +177,7 @@ async def insert(
         price,
         wanted.host,
         wanted.origin,
+        wanted.alerts,
     )
     return made
 
@@ -229,6 +232,7 @@ async def configure(connection: Connection, connection_id: str, wanted: Configur
         wanted.delivery,
         wanted.managed_by,
         wanted.origin,
+        wanted.alerts,
     )
     await connection.execute(sql("connection_configure"), connection_id, *how)
 
@@ -307,6 +311,7 @@ def _held(row: asyncpg.Record) -> Held:
         settings=row["settings"],
         sync=row["sync"],
         meters=row["meters"],
+        alerts=row["alerts"],
         managed_by=row["managed_by"],
         credential_type=row["credential_type"],
         declared_digest=row["declared_digest"],

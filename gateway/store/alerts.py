@@ -1,0 +1,589 @@
+"""Alerts: rules in force, how far their judgement is, the alerts themselves, and the lease under which they are worked."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+import orjson
+
+from gateway.bulkhead import readable
+from gateway.model import alert_rule, alerts
+from gateway.model.alert_life import AlertState
+from gateway.model.alert_rule import AlertRule
+from gateway.model.alerts import Episode, Standing, State
+from gateway.model.errors import LeaseLost
+from gateway.model.sample import EPOCH, Metrics, Value, from_microseconds, to_microseconds
+from gateway.store.pool import Connection, Database
+from gateway.store.queries import sql
+
+LAST_ALERT = "~"
+"""After every reference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertClaim:
+    """A connection's alerts, ours until the lease runs out. `callable`: its system may be called."""
+
+    connection: str
+    customer: str
+    fence: int
+    attempts: int
+    put_off: int
+    callable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A rule in force, and since when."""
+
+    rule: AlertRule
+    begun_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What a rule has made of a device's log."""
+
+    rule: str
+    device: str
+    state: State
+    is_due: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """As it is stored. `since`, `opened_at`, `well_at` are the device's time; the others the gateway's."""
+
+    alert: str
+    customer: str
+    connection: str
+    rule: str
+    device: str
+    metric: str | None
+    kind: str
+    severity: str
+    title: str
+    text: str
+    value: Value
+    begun_at: datetime
+    state: AlertState
+    since: datetime
+    opened_at: datetime
+    well_at: datetime | None
+    why: str | None
+    remote_id: str | None
+    created_at: datetime
+    raised_at: datetime | None
+    acknowledged_at: datetime | None
+    closed_at: datetime | None
+    cleared_at: datetime | None
+    failed_at: datetime | None
+    noting: bool
+    due_at: datetime | None
+    attempts: int
+    error: str | None
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """A device whose silence is to be looked at. `seconds`: None where nobody listens."""
+
+    rule: str
+    device: str
+    heard_at: datetime
+    now: datetime
+    seconds: float | None
+
+
+# Rules and their stream
+
+
+async def begin(
+    connection: Connection,
+    connection_id: str,
+    customer: str,
+    rules: Sequence[AlertRule],
+    *,
+    configuration: int,
+) -> tuple[list[Alert], list[Alert]]:
+    """Brings the rules in force in line with these: what is left of alerts whose rule was removed, and of those whose
+    rule judges otherwise now. The caller tells of both.
+
+    Takes the stream whole, so no run judges meanwhile. Does nothing where a later configuration's are in force.
+    """
+    in_force = await connection.fetchval(sql("alert_rules_hold"), connection_id)
+    if in_force is None and not rules:
+        return [], []
+    if in_force is not None and in_force > configuration:
+        return [], []
+    horizon: int = await connection.fetchval(sql("device_horizon"))
+    await connection.execute(sql("alert_begin"), connection_id, customer, horizon, configuration)
+    held = {begun.rule.id: begun.rule for begun in await read_rules(connection, connection_id)}
+    wanted = {rule.id: rule for rule in rules}
+    changed = [name for name, rule in wanted.items() if name in held and not held[name].judges_as(rule)]
+    removed = [name for name in held if name not in wanted]
+    ended = await end(connection, connection_id, removed, why="rule_removed")
+    replaced = await end(connection, connection_id, changed, why="rule_changed")
+    await connection.execute(
+        "delete from alert_rule where connection_id = $1 and rule_id = any($2)",
+        connection_id,
+        [*removed, *changed],
+    )
+    for name, rule in wanted.items():
+        same = name in held and name not in changed
+        await connection.execute(
+            sql("alert_rule_put"), connection_id, name, alert_rule.to_document(rule), same
+        )
+    return ended, replaced
+
+
+async def read_rules(connection: Connection, connection_id: str) -> list[Begun]:
+    """Those in force. One that cannot be read is left out, and logged."""
+    rows = await connection.fetch(
+        "select rule_id, document, begun_at from alert_rule where connection_id = $1 order by rule_id",
+        connection_id,
+    )
+    return readable(
+        rows,
+        lambda row: Begun(rule=alert_rule.from_document(row["document"]), begun_at=row["begun_at"]),
+        name=lambda row: f"{connection_id}/{row['rule_id']}",
+    )
+
+
+async def end(
+    connection: Connection, connection_id: str, rules: Sequence[str] | None, *, why: str
+) -> list[Alert]:
+    """Marks every alert of these rules (None: of all) as over, and returns those that still have to move there."""
+    if rules is not None and not rules:
+        return []
+    rows = await connection.fetch(
+        sql("alert_end"), connection_id, None if rules is None else list(rules), why
+    )
+    return [_alert(row) for row in rows]
+
+
+async def clear(connection: Connection, connection_id: str) -> None:
+    """Of a connection that ends: nothing is judged any more; its alerts stay for people."""
+    await connection.execute("delete from alert_rule where connection_id = $1", connection_id)
+    await connection.execute("delete from alert_stream where connection_id = $1", connection_id)
+    await connection.execute(
+        "update alert set due_at = null, noting = false where connection_id = $1 and due_at is not null",
+        connection_id,
+    )
+
+
+# The lease
+
+
+async def claim(
+    database: Database,
+    owner: str,
+    lease_seconds: float,
+    connections: Sequence[str],
+    limit: int,
+    *,
+    in_hand: Collection[str],
+) -> list[AlertClaim]:
+    """Takes up to `limit` due streams; two replicas never get the same one."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            sql("alert_claim"), owner, lease_seconds, list(connections), limit, list(in_hand)
+        )
+    return [
+        AlertClaim(
+            connection=row["connection_id"],
+            customer=row["customer_id"],
+            fence=row["fence"],
+            attempts=row["attempts"],
+            put_off=row["put_off"],
+            callable=row["callable"],
+        )
+        for row in rows
+    ]
+
+
+async def seconds_to_next(database: Database, connections: Sequence[str]) -> float | None:
+    """How long until one of these can be claimed; None where none waits."""
+    async with database.connection() as connection:
+        seconds: float | None = await connection.fetchval(sql("alert_next"), list(connections))
+    return seconds
+
+
+async def renew(database: Database, claim: AlertClaim, lease_seconds: float) -> None:
+    """Raises LeaseLost."""
+    async with database.connection() as connection:
+        if not await connection.fetchval(sql("alert_renew"), claim.connection, claim.fence, lease_seconds):
+            raise _lost(claim)
+
+
+async def watermark(connection: Connection, claim: AlertClaim) -> int:
+    """The first step of a transaction: up to where the log is judged. The rules stay until it ends. Raises LeaseLost."""
+    row = await connection.fetchrow(sql("alert_read"), claim.connection, claim.fence)
+    if row is None:
+        raise _lost(claim)
+    found: int = row["watermark"]
+    return found
+
+
+async def prove(connection: Connection, claim: AlertClaim) -> None:
+    """The last step of a transaction: the lease is ours, and is until the commit. Raises LeaseLost."""
+    if not await connection.fetchval(sql("alert_prove"), claim.connection, claim.fence):
+        raise _lost(claim)
+
+
+async def finish(
+    database: Database,
+    claim: AlertClaim,
+    *,
+    next_in_seconds: float,
+    calls_in_seconds: float,
+    attempts: int,
+    put_off: int = 0,
+    changed: bool = False,
+) -> None:
+    """Schedules the next run, and its calls, and gives the lease back. `changed`: what the status document shows. Raises
+    LeaseLost.
+    """
+    async with database.transaction() as connection:
+        if changed:
+            # the connection's row before the stream's, as every change of a connection takes them
+            await connection.execute(
+                "update connection set version = version + 1 where connection_id = $1", claim.connection
+            )
+        how = (next_in_seconds, calls_in_seconds, attempts, put_off)
+        if not await connection.fetchval(sql("alert_finish"), claim.connection, claim.fence, *how):
+            raise _lost(claim)
+
+
+def _lost(claim: AlertClaim) -> LeaseLost:
+    return LeaseLost(f"the alerts of {claim.connection} are worked on by another replica")
+
+
+# The log and what is judged of it
+
+
+async def samples(
+    connection: Connection, customer: str, from_revision: int, until_revision: int
+) -> dict[str, list[tuple[int, Metrics]]]:
+    """What changed in this part of the log, by device, in the order of device time."""
+    rows = await connection.fetch(sql("alert_samples"), customer, str(from_revision), str(until_revision))
+    found: dict[str, list[tuple[int, Metrics]]] = {}
+    for row in rows:
+        if isinstance(row["metrics"], dict):
+            found.setdefault(row["device_id"], []).append((to_microseconds(row["ts"]), row["metrics"]))
+    return found
+
+
+async def history(
+    connection: Connection, customer: str, device: str, start: int, until: int, limit: int
+) -> list[tuple[int, Metrics]]:
+    """A device's samples from `start` to `until`, both inclusive, the first `limit` of them."""
+    rows = await connection.fetch(sql("alert_history"), customer, device, _time(start), _time(until), limit)
+    return [(to_microseconds(row["ts"]), row["metrics"]) for row in rows if isinstance(row["metrics"], dict)]
+
+
+async def heard_before(
+    connection: Connection, customer: str, device: str, at: int, metric: str | None
+) -> int | None:
+    """Device time of the newest sample before `at`."""
+    found = await connection.fetchval(sql("alert_heard_before"), customer, device, _time(at), metric)
+    return None if found is None else to_microseconds(found)
+
+
+async def judgements(
+    connection: Connection, connection_id: str, devices: Sequence[str]
+) -> dict[tuple[str, str], Judgement]:
+    """By rule and device."""
+    rows = await connection.fetch(sql("alert_judgements"), connection_id, list(devices))
+    return {
+        (row["rule_id"], row["device_id"]): Judgement(
+            rule=row["rule_id"],
+            device=row["device_id"],
+            state=alerts.from_document(row["state"], row["judged_at"]),
+            is_due=row["due_at"] is not None,
+        )
+        for row in rows
+    }
+
+
+async def put_judgements(
+    connection: Connection, connection_id: str, judged: Sequence[tuple[str, str, State, float | None]]
+) -> None:
+    """(rule, device, state, seconds until its silence is looked at) of what was heard."""
+    if judged:
+        await connection.execute(
+            sql("alert_judge"),
+            connection_id,
+            [rule for rule, _, _, _ in judged],
+            [device for _, device, _, _ in judged],
+            [state.at for _, _, state, _ in judged],
+            [orjson.dumps(alerts.to_document(state)).decode() for _, _, state, _ in judged],
+            [due for _, _, _, due in judged],
+        )
+
+
+async def expect(
+    connection: Connection, connection_id: str, waiting: Sequence[tuple[str, str, State, float]]
+) -> None:
+    """(rule, device, state, seconds) of devices that nothing was judged of yet: they are silent from now on."""
+    if waiting:
+        await connection.execute(
+            sql("alert_expect"),
+            connection_id,
+            [rule for rule, _, _, _ in waiting],
+            [device for _, device, _, _ in waiting],
+            alerts.to_document(waiting[0][2]),
+            [due for _, _, _, due in waiting],
+            waiting[0][2].at,
+        )
+
+
+async def advance(connection: Connection, connection_id: str, watermark: int) -> None:
+    """In the transaction that judged everything before it."""
+    await connection.execute(sql("alert_advance"), connection_id, watermark)
+
+
+async def standing(
+    connection: Connection, connection_id: str, begun: Begun, device: str, first: int
+) -> list[Standing]:
+    """The alerts of a rule and a device that reach to `first` or later, and the last one before."""
+    rows = await connection.fetch(
+        sql("alert_standing"), connection_id, begun.rule.id, device, _time(first), begun.begun_at
+    )
+    return [_standing(row) for row in rows]
+
+
+async def open_of(
+    connection: Connection, connection_id: str, devices: Sequence[str]
+) -> dict[tuple[str, str], Standing]:
+    """Open alerts, by rule and device."""
+    rows = await connection.fetch(sql("alert_open_of"), connection_id, list(devices))
+    return {(row["rule_id"], row["device_id"]): _standing(row) for row in rows}
+
+
+def _standing(row: asyncpg.Record) -> Standing:
+    return Standing(
+        alert=row["alert_id"],
+        since=to_microseconds(row["since"]),
+        opened_at=to_microseconds(row["opened_at"]),
+        cleared_at=None if row["well_at"] is None else to_microseconds(row["well_at"]),
+        value=_value(row["value"]),
+    )
+
+
+async def silences(connection: Connection, connection_id: str, limit: int) -> list[Silence]:
+    """Devices whose silence is to be looked at now."""
+    rows = await connection.fetch(sql("alert_silent"), connection_id, limit)
+    return [
+        Silence(
+            rule=row["rule_id"],
+            device=row["device_id"],
+            heard_at=row["heard_at"],
+            now=row["now"],
+            seconds=row["silent_seconds"],
+        )
+        for row in rows
+    ]
+
+
+async def looked_at(
+    connection: Connection, connection_id: str, found: Sequence[tuple[str, str, float | None]]
+) -> None:
+    """(rule, device, seconds until it is looked at again; None: when it is heard)."""
+    await connection.execute(
+        sql("alert_silence"), connection_id, *([item[place] for item in found] for place in range(3))
+    )
+
+
+async def last_well_at(connection: Connection, connection_id: str, rule: str, device: str) -> datetime | None:
+    """When the last alert of a rule and a device was over."""
+    found: datetime | None = await connection.fetchval(
+        "select max(well_at) from alert where connection_id = $1 and rule_id = $2 and device_id = $3",
+        connection_id,
+        rule,
+        device,
+    )
+    return found
+
+
+async def listen(database: Database) -> None:
+    """This replica takes in what devices send, now."""
+    async with database.connection() as connection:
+        await connection.execute(sql("alert_listen"))
+
+
+# Alerts
+
+
+async def open_alert(
+    connection: Connection, claim: AlertClaim, begun: Begun, device: str, episode: Episode
+) -> str:
+    """A new alert; its reference, which it has for ever and which the system knows it by."""
+    rule, alert = begun.rule, secrets.token_hex(10)
+    title, text = alert_rule.worded(
+        rule, device=device, value=episode.value, since=from_microseconds(episode.since)
+    )
+    await connection.execute(
+        sql("alert_insert"),
+        alert,
+        claim.customer,
+        claim.connection,
+        rule.id,
+        device,
+        rule.metric,
+        rule.kind,
+        rule.severity,
+        title,
+        text,
+        episode.value,
+        begun.begun_at,
+        _time(episode.since),
+        _time(episode.opened_at),
+        None if episode.cleared_at is None else _time(episode.cleared_at),
+        None if episode.cleared_at is None else "well",
+    )
+    return alert
+
+
+async def retime(
+    connection: Connection, alert: str, *, since: int, opened_at: int, cleared_at: int | None, why: str | None
+) -> Alert:
+    """Gives an alert the times that the log has."""
+    times = (_time(since), _time(opened_at), None if cleared_at is None else _time(cleared_at))
+    row = await connection.fetchrow(sql("alert_times"), alert, *times, why)
+    assert row is not None
+    return _alert(row)
+
+
+async def move(
+    connection: Connection,
+    alert: Alert,
+    target: AlertState,
+    *,
+    remote_id: str | None,
+    error: str | None,
+    due_in_seconds: float | None,
+    attempts: int,
+    noting: bool,
+) -> Alert | None:
+    """Compare and set; None where it has moved meanwhile."""
+    how = (remote_id, error, due_in_seconds, attempts, noting)
+    row = await connection.fetchrow(sql("alert_move"), alert.alert, alert.state, target, *how)
+    return None if row is None else _alert(row)
+
+
+async def due(connection: Connection, connection_id: str, limit: int) -> list[tuple[Alert, str]]:
+    """Alerts for which the system is to be called, each with a meter of its device."""
+    rows = await connection.fetch(sql("alert_due"), connection_id, limit)
+    return [(_alert(row), row["meter"]) for row in rows]
+
+
+async def followed(
+    connection: Connection, claim: AlertClaim, seen_in: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """(alert, progress) of what people at the system have done since it was seen last. `seen_in`: stream by kind."""
+    if not seen_in:
+        return []
+    rows = await connection.fetch(
+        sql("alert_followed"), claim.customer, claim.connection, list(seen_in), list(seen_in.values())
+    )
+    return [(row["alert_id"], row["progress"]) for row in rows]
+
+
+async def noted(connection: Connection, alert: Alert, *, due_in_seconds: float | None) -> None:
+    """The system was told of the end (None), or is asked again later."""
+    await connection.execute(
+        "update alert set noting = $2, due_at = now() + in_seconds($3), attempts = attempts + 1 where alert_id = $1 and noting",
+        alert.alert,
+        due_in_seconds is not None,
+        due_in_seconds,
+    )
+
+
+async def some(connection: Connection, names: Sequence[str]) -> list[Alert]:
+    """These, as they are."""
+    return [_alert(row) for row in await connection.fetch(sql("alert_some"), list(names))]
+
+
+async def gone(connection: Connection, silent_for: timedelta) -> list[Alert]:
+    """Ends the alerts of devices that sent nothing for so long; the caller moves them on."""
+    return [_alert(row) for row in await connection.fetch(sql("alert_gone"), silent_for)]
+
+
+async def forget(database: Database, keep: timedelta) -> None:
+    """Removes what is over for longer."""
+    async with database.connection() as connection:
+        await connection.execute(sql("alert_forget"), keep)
+
+
+# Reading
+
+
+async def listed(
+    database: Database,
+    *,
+    customer: str | None = None,
+    connection_id: str | None = None,
+    states: Sequence[str] | None = None,
+    alert: str | None = None,
+    before: tuple[datetime, str],
+    limit: int,
+) -> list[Alert]:
+    """The newest first."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            sql("alert_list"),
+            customer,
+            connection_id,
+            None if states is None else list(states),
+            alert,
+            *before,
+            limit,
+        )
+    return readable(rows, _alert, name=lambda row: row["alert_id"])
+
+
+async def open_counts(database: Database) -> dict[str, int]:
+    """How many are not over, by severity."""
+    async with database.connection() as connection:
+        return {row["severity"]: row["open"] for row in await connection.fetch(sql("alert_counts"))}
+
+
+async def retained(database: Database) -> tuple[list[Alert], int]:
+    """Every alert that is not over, as far as it can be read, and how many there are."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("alert_retained"))
+    return readable(rows, _alert, name=lambda row: row["alert_id"]), len(rows)
+
+
+def _alert(row: asyncpg.Record) -> Alert:
+    known: dict[str, Any] = {
+        "alert": row["alert_id"],
+        "customer": row["customer_id"],
+        "connection": row["connection_id"],
+        "rule": row["rule_id"],
+        "device": row["device_id"],
+        "state": AlertState(row["state"]),
+        "value": _value(row["value"]),
+    }
+    return Alert(**known, **{name: row[name] for name in _PLAIN})
+
+
+def _value(value: object) -> Value:
+    return value if isinstance(value, bool | int | float | str) else "(cannot be shown)"
+
+
+def _time(microseconds: int) -> datetime:
+    return max(EPOCH, from_microseconds(max(0, microseconds)))
+
+
+_PLAIN = (
+    "metric", "kind", "severity", "title", "text", "begun_at", "since", "opened_at", "well_at", "why", "remote_id", "created_at", "raised_at",
+    "acknowledged_at", "closed_at", "cleared_at", "failed_at", "noting", "due_at", "attempts", "error", "version",
+)  # fmt: skip
