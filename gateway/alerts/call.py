@@ -30,7 +30,9 @@ from gateway.model.errors import (
 )
 from gateway.model.exchange import Event, RaisesEvents, Severity
 from gateway.model.inbound import NotesEvents
+from gateway.model.meter import apply_rule
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded, Unknown
+from gateway.model.sample import MICROSECOND
 from gateway.settings import SyncSettings
 from gateway.store import alerts as store
 from gateway.store.alerts import Alert, AlertClaim
@@ -73,9 +75,9 @@ class Calls:
         """Makes the calls that are due; False where none is."""
         async with self._database.connection() as connection:
             due = await store.due(connection, self._claim.connection, AT_ONCE)
-        for alert, meter in due:
+        for alert in due:
             if alert.state in (AlertState.PENDING, AlertState.RAISING):
-                await self._raise(alert, meter)
+                await self._raise(alert)
             else:
                 await self._note(alert)
         return bool(due)
@@ -85,7 +87,7 @@ class Calls:
         async with self._database.connection() as connection:
             return bool(await store.due(connection, self._claim.connection, 1))
 
-    async def _raise(self, alert: Alert, meter: str) -> None:
+    async def _raise(self, alert: Alert) -> None:
         connector = self._link.connector
         attempts = alert.attempts + 1
         begun = await self._move(
@@ -102,7 +104,7 @@ class Calls:
             raise LeaseLost(f"the alerts of {self._claim.connection} may be another replica's by now")
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                outcome = await connector.raise_event(_event(begun, meter))
+                outcome = await connector.raise_event(_event(begun, _meter(self._link, begun)))
         except TimeoutError as error:
             raise OutcomeUnknown(f"no answer within {self._timeout_seconds:g} s") from error
         except (RateLimited, AuthRefused):
@@ -144,8 +146,8 @@ class Calls:
                     due_in_seconds=wait,
                     attempts=attempts,
                 )
-            case Unknown() | Superseded():
-                pass  # it is raising, and asked again when that is due
+            case Unknown() | Superseded():  # it is raising, and asked again when that is due
+                raise OutcomeUnknown(outcome.message)
             case _:
                 assert_never(outcome)
 
@@ -213,6 +215,13 @@ class Calls:
 
     def _jitter(self, attempts: int) -> float:
         return full_jitter(attempts, rand=random.random(), cap_seconds=self._cap_seconds)
+
+
+def _meter(link: Link, alert: Alert) -> str:
+    """What the connection feeds with the metric, or with anything of the device: where people at the system find it."""
+    fed = [rule for rule in link.rules if rule.matches(alert.device)]
+    chosen = next((rule for rule in fed if rule.metric == alert.metric), fed[0] if fed else None)
+    return "" if chosen is None else apply_rule(chosen, alert.device, resolution=MICROSECOND).meter
 
 
 def _event(alert: Alert, meter: str) -> Event:

@@ -478,10 +478,9 @@ async def move(
     return None if row is None else _alert(row)
 
 
-async def due(connection: Connection, connection_id: str, limit: int) -> list[tuple[Alert, str]]:
-    """Alerts for which the system is to be called, each with a meter of its device."""
-    rows = await connection.fetch(sql("alert_due"), connection_id, limit)
-    return [(_alert(row), row["meter"]) for row in rows]
+async def due(connection: Connection, connection_id: str, limit: int) -> list[Alert]:
+    """Alerts for which the system is to be called."""
+    return [_alert(row) for row in await connection.fetch(sql("alert_due"), connection_id, limit)]
 
 
 async def followed(
