@@ -23,10 +23,12 @@ from gateway.model.errors import (
     AuthRefused,
     BadConfiguration,
     BatchRefused,
+    ConnectorError,
     LeaseLost,
     OutcomeUnknown,
     PermissionDenied,
     RateLimited,
+    Unavailable,
 )
 from gateway.model.exchange import Event, RaisesEvents, Severity
 from gateway.model.inbound import NotesEvents
@@ -34,8 +36,10 @@ from gateway.model.meter import apply_rule
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded, Unknown
 from gateway.model.sample import MICROSECOND
 from gateway.settings import SyncSettings
+from gateway.store import alert_streams
 from gateway.store import alerts as store
-from gateway.store.alerts import Alert, AlertClaim
+from gateway.store.alert_streams import AlertClaim
+from gateway.store.alerts import Alert
 from gateway.store.pool import Database
 from gateway.sync.link import Link
 
@@ -43,7 +47,6 @@ log = structlog.get_logger(__name__)
 
 AT_ONCE = 50
 DENIED_SECONDS = 3600.0
-NOTE_AGAIN_SECONDS = 60.0
 MAX_NOTES = 12
 
 
@@ -90,8 +93,12 @@ class Calls:
     async def _raise(self, alert: Alert) -> None:
         connector = self._link.connector
         attempts = alert.attempts + 1
+        # Where we are killed in the call, whoever comes next asks when it must have ended, and arrived.
         begun = await self._move(
-            alert, AlertTrigger.CALL_BEGUN, due_in_seconds=self._again_seconds(attempts), attempts=attempts
+            alert,
+            AlertTrigger.CALL_BEGUN,
+            due_in_seconds=self._timeout_seconds + self._again_seconds(attempts),
+            attempts=attempts,
         )
         proved_at = clock.monotonic()
         if begun.state is not AlertState.RAISING:
@@ -106,7 +113,11 @@ class Calls:
             async with asyncio.timeout(self._timeout_seconds):
                 outcome = await connector.raise_event(_event(begun, _meter(self._link, begun)))
         except TimeoutError as error:
+            await self._unknown(begun, attempts)
             raise OutcomeUnknown(f"no answer within {self._timeout_seconds:g} s") from error
+        except Unavailable:
+            await self._unknown(begun, attempts)
+            raise
         except (RateLimited, AuthRefused):
             await self._move(begun, AlertTrigger.CALL_PUT_OFF, due_in_seconds=0.0, attempts=alert.attempts)
             raise
@@ -119,6 +130,11 @@ class Calls:
             return
         self._called.answered = True
         await self._settle(begun, outcome, attempts)
+
+    async def _unknown(self, alert: Alert, attempts: int) -> None:
+        """The system may have it, or take it yet: it is asked again after a while."""
+        again = self._again_seconds(attempts)
+        await self._move(alert, AlertTrigger.CALL_BEGUN, due_in_seconds=again, attempts=attempts)
 
     async def _settle(self, alert: Alert, outcome: Outcome, attempts: int) -> None:
         match outcome:
@@ -146,7 +162,8 @@ class Calls:
                     due_in_seconds=wait,
                     attempts=attempts,
                 )
-            case Unknown() | Superseded():  # it is raising, and asked again when that is due
+            case Unknown() | Superseded():
+                await self._unknown(alert, attempts)
                 raise OutcomeUnknown(outcome.message)
             case _:
                 assert_never(outcome)
@@ -156,13 +173,16 @@ class Calls:
         if not isinstance(connector, NotesEvents) or alert.remote_id is None:
             await self._noted(alert, None)
             return
-        await self._noted(alert, NOTE_AGAIN_SECONDS)  # also where we are killed in the call
+        # as for raising: also a note is asked for again when the call before must have ended, and arrived
+        again = self._again_seconds(alert.attempts + 1)
+        await self._noted(alert, self._timeout_seconds + again)
         over = alert.well_at or alert.opened_at
         text = f"{over.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z: {life.said(alert.why)} ({alert.alert})"
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await connector.note_event(alert.remote_id, text)
         except TimeoutError as error:
+            await self._noted(alert, again)
             raise OutcomeUnknown(f"no answer within {self._timeout_seconds:g} s") from error
         except (PermissionDenied, BadConfiguration, BatchRefused) as error:
             if alert.attempts >= MAX_NOTES:
@@ -171,14 +191,17 @@ class Calls:
                 )
                 await self._noted(alert, None)
             return
+        except ConnectorError:
+            await self._noted(alert, again)
+            raise
         self._called.answered = True
         await self._noted(alert, None)
 
     async def _noted(self, alert: Alert, due_in_seconds: float | None) -> None:
         async with self._database.transaction() as connection:
-            await store.watermark(connection, self._claim)
+            await alert_streams.watermark(connection, self._claim)
             await store.noted(connection, alert, due_in_seconds=due_in_seconds)
-            await store.prove(connection, self._claim)
+            await alert_streams.prove(connection, self._claim)
 
     async def _move(
         self,
@@ -192,7 +215,7 @@ class Calls:
     ) -> Alert:
         """One fenced transaction, of the alert as it is now: a late sample may have ended it meanwhile."""
         async with self._database.transaction() as connection:
-            await store.watermark(connection, self._claim)
+            await alert_streams.watermark(connection, self._claim)
             held = await store.some(connection, [alert.alert])
             if not held or held[0].state is not alert.state:
                 return held[0] if held else alert
@@ -205,7 +228,7 @@ class Calls:
                 due_in_seconds=due_in_seconds,
                 attempts=attempts,
             )
-            await store.prove(connection, self._claim)
+            await alert_streams.prove(connection, self._claim)
         self._called.changed += 1
         return moved
 

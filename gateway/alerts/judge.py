@@ -13,9 +13,10 @@ from gateway.model.alert_life import AlertState, AlertTrigger, Why
 from gateway.model.alert_rule import Silent, observed
 from gateway.model.alerts import Changed, Episode, Judged, Point, Standing, State
 from gateway.model.sample import Metrics, to_microseconds
+from gateway.store import alert_streams, windows
 from gateway.store import alerts as store
-from gateway.store import windows
-from gateway.store.alerts import AlertClaim, Begun, Judgement
+from gateway.store.alert_streams import AlertClaim, Begun
+from gateway.store.alerts import Judgement
 from gateway.store.pool import Connection, Database
 
 SLICE_ROWS = 2_000
@@ -50,11 +51,11 @@ class _Slice:
 async def judge_slice(database: Database, claim: AlertClaim) -> Done:
     """Judges the next slice of the log and moves the place in it. Raises LeaseLost, StoreError."""
     async with database.transaction() as connection:
-        watermark = await store.watermark(connection, claim)
+        watermark = await alert_streams.watermark(connection, claim)
         part = await windows.next_slice(connection, claim.customer, watermark, SLICE_ROWS)
         if part.until_revision == watermark:
             return Done(is_last=True)
-        rules = await store.read_rules(connection, claim.connection)
+        rules = await alert_streams.read_rules(connection, claim.connection)
         found = await store.samples(connection, claim.customer, part.from_revision, part.until_revision)
         wanted = {device: [begun for begun in rules if begun.rule.matches(device)] for device in found}
         devices = sorted(device for device, matching in wanted.items() if matching)
@@ -69,7 +70,7 @@ async def judge_slice(database: Database, claim: AlertClaim) -> Done:
                 await _judge_device(work, begun, device, found[device])
         await store.put_judgements(connection, claim.connection, work.put)
         await store.advance(connection, claim.connection, part.until_revision)
-        await store.prove(connection, claim)
+        await alert_streams.prove(connection, claim)
     return Done(is_last=part.is_last, changed=work.changed)
 
 
@@ -91,7 +92,9 @@ async def _judge_device(
         standing = [] if current is None else [current]
         judged = alerts.judge(begun.rule, state, points, open_episode=_episode(state, current))
     else:
-        standing = await store.standing(work.connection, work.claim.connection, begun, device, first)
+        standing = await store.standing(
+            work.connection, work.claim.connection, begun.rule.id, begun.begun_at, device, first
+        )
         judged = await _again(work, begun, device, standing, points, state.at)
     await _apply(work, begun, device, alerts.reconciled(standing, judged, first=first))
     after = state if judged.met_at is not None else judged.state
@@ -151,7 +154,15 @@ async def _apply(work: _Slice, begun: Begun, device: str, changed: Changed) -> N
         why = None if episode.cleared_at is None else Why.WELL
         await _retime(work, alert, episode.since, episode.opened_at, episode.cleared_at, why)
     for episode in changed.opened:
-        await store.open_alert(work.connection, work.claim, begun, device, episode)
+        await store.open_alert(
+            work.connection,
+            work.claim.customer,
+            work.claim.connection,
+            begun.rule,
+            begun.begun_at,
+            device,
+            episode,
+        )
         work.changed += 1
 
 
@@ -188,11 +199,13 @@ async def _now(connection: Connection) -> int:
 async def judge_silence(database: Database, claim: AlertClaim) -> Done:
     """Looks at the devices whose silence is due; those that are not asked for cost nothing. Raises LeaseLost."""
     async with database.transaction() as connection:
-        await store.watermark(connection, claim)
+        await alert_streams.watermark(connection, claim)
         due = await store.silences(connection, claim.connection, SILENT_AT_ONCE)
         if not due:
             return Done(is_last=True)
-        rules = {begun.rule.id: begun for begun in await store.read_rules(connection, claim.connection)}
+        rules = {
+            begun.rule.id: begun for begun in await alert_streams.read_rules(connection, claim.connection)
+        }
         looked, changed = list[tuple[str, str, float | None]](), 0
         for found in due:
             begun = rules.get(found.rule)
@@ -215,9 +228,17 @@ async def judge_silence(database: Database, claim: AlertClaim) -> Done:
             episode = Episode(
                 since=heard, opened_at=to_microseconds(found.now), value=f"silent for {found.seconds:.0f} s"
             )
-            await store.open_alert(connection, claim, begun, found.device, episode)
+            await store.open_alert(
+                connection,
+                claim.customer,
+                claim.connection,
+                begun.rule,
+                begun.begun_at,
+                found.device,
+                episode,
+            )
             looked.append((found.rule, found.device, None))
             changed += 1
         await store.looked_at(connection, claim.connection, looked)
-        await store.prove(connection, claim)
+        await alert_streams.prove(connection, claim)
     return Done(is_last=len(due) < SILENT_AT_ONCE, changed=changed)

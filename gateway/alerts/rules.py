@@ -6,8 +6,8 @@ from gateway.alerts import life
 from gateway.model.alert_life import AlertTrigger
 from gateway.model.alert_rule import Silent
 from gateway.model.alerts import State
+from gateway.store import alert_streams, mappings
 from gateway.store import alerts as store
-from gateway.store import mappings
 from gateway.store.pool import Connection
 from gateway.sync.link import Link
 
@@ -16,7 +16,7 @@ async def begin(connection: Connection, link: Link) -> None:
     """Brings the rules in force in line with the link's. Alerts of rules that were removed, or that judge otherwise now,
     are over. Silence of devices that are known counts from now.
     """
-    removed, changed = await store.begin(
+    removed, changed = await alert_streams.begin(
         connection, link.connection, link.customer, link.alerts, configuration=link.configuration
     )
     await life.end(connection, [*removed, *changed])
@@ -39,4 +39,4 @@ async def disconnect(connection: Connection, connection_id: str) -> None:
     for alert in await store.end(connection, connection_id, None, why="disconnected"):
         moved = await life.settle(connection, alert)
         await life.move(connection, moved, AlertTrigger.ENDED)
-    await store.clear(connection, connection_id)
+    await alert_streams.clear(connection, connection_id)

@@ -18,8 +18,9 @@ from gateway.model.backoff import full_jitter, put_off, with_floor
 from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, Unavailable
 from gateway.model.operation import Operation
 from gateway.settings import SyncSettings
+from gateway.store import alert_streams
 from gateway.store import alerts as store
-from gateway.store.alerts import AlertClaim
+from gateway.store.alert_streams import AlertClaim
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
 from gateway.sync.link import Link
@@ -89,7 +90,7 @@ class AlertRunner:
             await self._troubles.note(link.connection, "raise", words)
         elif called.answered:
             await self._troubles.over(link.connection, "raise")
-        await store.finish(
+        await alert_streams.finish(
             self._database,
             claim,
             next_in_seconds=0.0 if more else INTERVAL_SECONDS * (0.8 + 0.2 * random.random()),
@@ -108,7 +109,7 @@ class AlertRunner:
             base_seconds=5.0,
             cap_seconds=self._settings.backoff_cap.total_seconds(),
         )
-        await store.finish(
+        await alert_streams.finish(
             self._database, claim, next_in_seconds=wait, calls_in_seconds=wait, attempts=attempts
         )
 
@@ -118,11 +119,11 @@ class AlertRunner:
         if not seen_in:
             return 0
         async with self._database.transaction() as connection:
-            await store.watermark(connection, claim)
-            progress = dict(await store.followed(connection, claim, seen_in))
+            await alert_streams.watermark(connection, claim)
+            progress = dict(await store.followed(connection, claim.customer, claim.connection, seen_in))
             for alert in await store.some(connection, list(progress)) if progress else ():
                 await life.move(connection, alert, _SEEN[progress[alert.alert]])
-            await store.prove(connection, claim)
+            await alert_streams.prove(connection, claim)
         return len(progress)
 
     async def _call(

@@ -16,8 +16,9 @@ from gateway.alerts import life
 from gateway.alerts.run import AlertRunner, OperationHealth
 from gateway.model.errors import LeaseLost, StoreError
 from gateway.settings import SyncSettings
+from gateway.store import alert_streams
 from gateway.store import alerts as store
-from gateway.store.alerts import AlertClaim
+from gateway.store.alert_streams import AlertClaim
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
 from gateway.sync.link import Link
@@ -98,7 +99,7 @@ class AlertScheduler:
         if not self._links or free <= 0:
             return MAX_SLEEP_SECONDS
         links = self._links  # they may be replaced while we ask
-        for claim in await store.claim(
+        for claim in await alert_streams.claim(
             self._database, self._owner, self._lease_seconds, list(links), free, in_hand=self._in_hand
         ):
             self._in_hand.add(claim.connection)
@@ -107,7 +108,7 @@ class AlertScheduler:
             )
             self._running.add(task)
             task.add_done_callback(self._ended)
-        seconds = await store.seconds_to_next(self._database, list(links))
+        seconds = await alert_streams.seconds_to_next(self._database, list(links))
         return MAX_SLEEP_SECONDS if seconds is None else min(max(seconds, 0.05), MAX_SLEEP_SECONDS)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -153,7 +154,7 @@ class AlertScheduler:
             await asyncio.sleep(self._lease_seconds / 3)
             asked_at = clock.monotonic()
             try:
-                await store.renew(self._database, claim, self._lease_seconds)
+                await alert_streams.renew(self._database, claim, self._lease_seconds)
             except LeaseLost:
                 break
             except StoreError:

@@ -21,7 +21,7 @@ from gateway import clock
 from gateway.configuration import DeclaredConnection, Loaded, load
 from gateway.ingest import explain as explaining
 from gateway.ingest.explain import Connected
-from gateway.model.explanation import Explanation, Fed
+from gateway.model.explanation import Explanation, Fed, Touched
 
 CONTEXT_SETTINGS = {"ignore_unknown_options": True}
 """A payload may well be `-5`."""
@@ -72,6 +72,7 @@ def _connected(loaded: Loaded, declared: DeclaredConnection) -> Connected:
         lateness=loaded.settings.sync.lateness
         if connection.sync.lateness is None
         else connection.sync.lateness,
+        alerts=declared.alerts,
     )
 
 
@@ -116,6 +117,15 @@ def _show(explanation: Explanation) -> None:
                 ", ".join(f"{name} = {value!r}" for name, value in sample.metrics.items()),
             )
         )
+        for alert in sample.alerts:
+            console.print(
+                Text.assemble(
+                    "  is judged by ",
+                    (f"{alert.rule}", "bold magenta"),
+                    f" of {alert.connection} ({alert.system}): {alert.condition}, raises a {alert.severity} {alert.kind}",
+                )
+            )
+            console.print(Text(f"    {alert.distance}{_lasting(alert)}"))
         if not sample.meters:
             console.print(
                 Text(
@@ -135,6 +145,12 @@ def _show(explanation: Explanation) -> None:
                     + (f", deadband {fed.deadband:g}" if fed.deadband else "")
                 )
             )
+
+
+def _lasting(alert: Touched) -> str:
+    if alert.holds and alert.lasts_seconds:
+        return f"; raised once it has held for {alert.lasts_seconds:g} s"
+    return "; raised at once" if alert.holds else ""
 
 
 def _window(fed: Fed) -> str:

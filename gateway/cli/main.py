@@ -27,6 +27,7 @@ COMMANDS = (
     "dead-letters",
     "credits",
     "incidents",
+    "alerts",
     "token",
     "simulate",
     "bench",

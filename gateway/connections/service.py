@@ -363,12 +363,8 @@ class Connections:
                 "initial_days": wanted.sync.initial_days,
                 "lateness": None if lateness is None else written(lateness),
             },
-            meters=[to_document(rule) for rule in declared.rules]
-            if meters is None
-            else [dict(meter) for meter in meters],
-            alerts=[alert_document(rule) for rule in declared.alerts]
-            if alerts is None
-            else [dict(alert) for alert in alerts],
+            meters=[to_document(rule) for rule in declared.rules] if meters is None else list(meters),
+            alerts=[alert_document(rule) for rule in declared.alerts] if alerts is None else list(alerts),
             managed_by=managed_by,
             origin=origin,
         )

@@ -7,16 +7,17 @@ not know who speaks, or when.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
 from gateway import clock
 from gateway.bulkhead import contained
-from gateway.events.documents import issue_document, status_document
+from gateway.events.documents import alert_document, issue_document, status_document
 from gateway.events.session import PublishRefused, StrictClient
 from gateway.model.connection import State
-from gateway.store import retained, status
+from gateway.store import alerts, retained, status
+from gateway.store.alerts import Alert
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -24,6 +25,9 @@ log = structlog.get_logger(__name__)
 REFUSED_SECONDS = 240.0
 FORGOTTEN = timedelta(days=1)
 """How far a broker that comes back may be behind: what was emptied within it is emptied again after a connect."""
+
+LOOK_BACK = timedelta(seconds=30)
+"""Longer than any transaction that moves alerts: one that began before the last look may commit after it."""
 
 SPOKEN_LATE = timedelta(minutes=15)
 """The same with each repetition: a speaker that stood still, and knew nothing of its successor, may have published
@@ -42,6 +46,9 @@ class ConnectionDocuments:
         self._issue_topics: set[str] | None = None
         self._empties: timedelta | None = FORGOTTEN
         self._refused: dict[str, float] = {}
+        self._alerts: dict[str, int] = {}
+        self._alert_topics: set[str] | None = None
+        self._alerts_since: datetime | None = None
 
     def repeat(self, *, connected: bool = False) -> None:
         """Everything is published again by the next `say`. `connected`: to a broker that may have forgotten,
@@ -50,6 +57,8 @@ class ConnectionDocuments:
         self._versions.clear()
         self._issues.clear()
         self._issue_topics = None
+        self._alerts.clear()
+        self._alert_topics = None
         self._empties = FORGOTTEN if connected else self._empties or SPOKEN_LATE
 
     async def say(self, client: StrictClient) -> None:
@@ -60,6 +69,7 @@ class ConnectionDocuments:
             self._empties = None
         await self._say_statuses(client)
         await self._say_issues(client)
+        await self._say_alerts(client)
 
     async def _say_statuses(self, client: StrictClient) -> None:
         versions = await status.versions(self._database)
@@ -114,6 +124,43 @@ class ConnectionDocuments:
             await retained.emptied(self._database, topic)
             self._issue_topics.discard(topic)
             self._issues.pop(topic, None)
+
+    async def _say_alerts(self, client: StrictClient) -> None:
+        """All of them after a repetition; then what changed, looking back as far as a transaction may last."""
+        whole = self._alert_topics is None
+        known = (
+            await retained.alert_topics(self._database) if self._alert_topics is None else self._alert_topics
+        )
+        self._alert_topics = known
+        since = None if whole or self._alerts_since is None else self._alerts_since - LOOK_BACK
+        found = await alerts.to_retain(self._database, since)
+        wanted = {
+            self._alert_topic(alert): alert
+            for alert in found.open
+            if self._alerts.get(alert.alert) != alert.version
+        }
+        if fresh := [topic for topic in wanted if topic not in known]:
+            await retained.remember_alerts(self._database, fresh)
+            known.update(fresh)
+        for topic, alert in wanted.items():
+            payload = b""
+            with contained("alert", alert.connection):
+                payload = alert_document(alert).payload()
+            if payload:
+                await self._retain(client, topic, payload)
+            self._alerts[alert.alert] = alert.version
+        gone = {self._alert_topic(alert) for alert in found.over} & known
+        if whole and found.is_whole:
+            gone |= known - {self._alert_topic(alert) for alert in found.open}
+        for topic in gone:
+            await self._retain(client, topic, b"")
+            await retained.alert_emptied(self._database, topic)
+            known.discard(topic)
+            self._alerts.pop(topic.rpartition("/")[2], None)
+        self._alerts_since = found.as_of
+
+    def _alert_topic(self, alert: Alert) -> str:
+        return f"{self._place(alert.customer, alert.connection)}/alerts/{alert.alert}"
 
     async def _retain(self, client: StrictClient, topic: str, payload: bytes) -> None:
         """A topic that the broker refuses rests, over reconnections too: Mosquitto 2.0 ends the connection

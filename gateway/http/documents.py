@@ -98,6 +98,7 @@ class ConnectionDocument(Document):
     settings: dict[str, object]
     sync: dict[str, object]
     meters: tuple[dict[str, object], ...]
+    alerts: tuple[dict[str, object], ...] = ()
     credential_type: str
     account: str | None
     created_at: datetime

@@ -1,9 +1,9 @@
-"""Alerts: rules in force, how far their judgement is, the alerts themselves, and the lease under which they are worked."""
+"""Alerts, and what is judged of the log. Whose turn it is to work them `gateway.store.alert_streams` says."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,33 +16,12 @@ from gateway.model import alert_rule, alerts
 from gateway.model.alert_life import AlertState
 from gateway.model.alert_rule import AlertRule
 from gateway.model.alerts import Episode, Standing, State
-from gateway.model.errors import LeaseLost
 from gateway.model.sample import EPOCH, Metrics, Value, from_microseconds, to_microseconds
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
 LAST_ALERT = "~"
 """After every reference."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlertClaim:
-    """A connection's alerts, ours until the lease runs out. `callable`: its system may be called."""
-
-    connection: str
-    customer: str
-    fence: int
-    attempts: int
-    put_off: int
-    callable: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """A rule in force, and since when."""
-
-    rule: AlertRule
-    begun_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,170 +78,6 @@ class Silence:
     heard_at: datetime
     now: datetime
     seconds: float | None
-
-
-# Rules and their stream
-
-
-async def begin(
-    connection: Connection,
-    connection_id: str,
-    customer: str,
-    rules: Sequence[AlertRule],
-    *,
-    configuration: int,
-) -> tuple[list[Alert], list[Alert]]:
-    """Brings the rules in force in line with these: what is left of alerts whose rule was removed, and of those whose
-    rule judges otherwise now. The caller tells of both.
-
-    Takes the stream whole, so no run judges meanwhile. Does nothing where a later configuration's are in force.
-    """
-    in_force = await connection.fetchval(sql("alert_rules_hold"), connection_id)
-    if in_force is None and not rules:
-        return [], []
-    if in_force is not None and in_force > configuration:
-        return [], []
-    horizon: int = await connection.fetchval(sql("device_horizon"))
-    await connection.execute(sql("alert_begin"), connection_id, customer, horizon, configuration)
-    held = {begun.rule.id: begun.rule for begun in await read_rules(connection, connection_id)}
-    wanted = {rule.id: rule for rule in rules}
-    changed = [name for name, rule in wanted.items() if name in held and not held[name].judges_as(rule)]
-    removed = [name for name in held if name not in wanted]
-    ended = await end(connection, connection_id, removed, why="rule_removed")
-    replaced = await end(connection, connection_id, changed, why="rule_changed")
-    await connection.execute(
-        "delete from alert_rule where connection_id = $1 and rule_id = any($2)",
-        connection_id,
-        [*removed, *changed],
-    )
-    for name, rule in wanted.items():
-        same = name in held and name not in changed
-        await connection.execute(
-            sql("alert_rule_put"), connection_id, name, alert_rule.to_document(rule), same
-        )
-    return ended, replaced
-
-
-async def read_rules(connection: Connection, connection_id: str) -> list[Begun]:
-    """Those in force. One that cannot be read is left out, and logged."""
-    rows = await connection.fetch(
-        "select rule_id, document, begun_at from alert_rule where connection_id = $1 order by rule_id",
-        connection_id,
-    )
-    return readable(
-        rows,
-        lambda row: Begun(rule=alert_rule.from_document(row["document"]), begun_at=row["begun_at"]),
-        name=lambda row: f"{connection_id}/{row['rule_id']}",
-    )
-
-
-async def end(
-    connection: Connection, connection_id: str, rules: Sequence[str] | None, *, why: str
-) -> list[Alert]:
-    """Marks every alert of these rules (None: of all) as over, and returns those that still have to move there."""
-    if rules is not None and not rules:
-        return []
-    rows = await connection.fetch(
-        sql("alert_end"), connection_id, None if rules is None else list(rules), why
-    )
-    return [_alert(row) for row in rows]
-
-
-async def clear(connection: Connection, connection_id: str) -> None:
-    """Of a connection that ends: nothing is judged any more; its alerts stay for people."""
-    await connection.execute("delete from alert_rule where connection_id = $1", connection_id)
-    await connection.execute("delete from alert_stream where connection_id = $1", connection_id)
-    await connection.execute(
-        "update alert set due_at = null, noting = false where connection_id = $1 and due_at is not null",
-        connection_id,
-    )
-
-
-# The lease
-
-
-async def claim(
-    database: Database,
-    owner: str,
-    lease_seconds: float,
-    connections: Sequence[str],
-    limit: int,
-    *,
-    in_hand: Collection[str],
-) -> list[AlertClaim]:
-    """Takes up to `limit` due streams; two replicas never get the same one."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(
-            sql("alert_claim"), owner, lease_seconds, list(connections), limit, list(in_hand)
-        )
-    return [
-        AlertClaim(
-            connection=row["connection_id"],
-            customer=row["customer_id"],
-            fence=row["fence"],
-            attempts=row["attempts"],
-            put_off=row["put_off"],
-            callable=row["callable"],
-        )
-        for row in rows
-    ]
-
-
-async def seconds_to_next(database: Database, connections: Sequence[str]) -> float | None:
-    """How long until one of these can be claimed; None where none waits."""
-    async with database.connection() as connection:
-        seconds: float | None = await connection.fetchval(sql("alert_next"), list(connections))
-    return seconds
-
-
-async def renew(database: Database, claim: AlertClaim, lease_seconds: float) -> None:
-    """Raises LeaseLost."""
-    async with database.connection() as connection:
-        if not await connection.fetchval(sql("alert_renew"), claim.connection, claim.fence, lease_seconds):
-            raise _lost(claim)
-
-
-async def watermark(connection: Connection, claim: AlertClaim) -> int:
-    """The first step of a transaction: up to where the log is judged. The rules stay until it ends. Raises LeaseLost."""
-    row = await connection.fetchrow(sql("alert_read"), claim.connection, claim.fence)
-    if row is None:
-        raise _lost(claim)
-    found: int = row["watermark"]
-    return found
-
-
-async def prove(connection: Connection, claim: AlertClaim) -> None:
-    """The last step of a transaction: the lease is ours, and is until the commit. Raises LeaseLost."""
-    if not await connection.fetchval(sql("alert_prove"), claim.connection, claim.fence):
-        raise _lost(claim)
-
-
-async def finish(
-    database: Database,
-    claim: AlertClaim,
-    *,
-    next_in_seconds: float,
-    calls_in_seconds: float,
-    attempts: int,
-    put_off: int = 0,
-    changed: bool = False,
-) -> None:
-    """Schedules the next run, and its calls, and gives the lease back. `changed`: what the status document shows. Raises
-    LeaseLost.
-    """
-    async with database.transaction() as connection:
-        if changed:
-            # the connection's row before the stream's, as every change of a connection takes them
-            await connection.execute(
-                "update connection set version = version + 1 where connection_id = $1", claim.connection
-            )
-        how = (next_in_seconds, calls_in_seconds, attempts, put_off)
-        if not await connection.fetchval(sql("alert_finish"), claim.connection, claim.fence, *how):
-            raise _lost(claim)
-
-
-def _lost(claim: AlertClaim) -> LeaseLost:
-    return LeaseLost(f"the alerts of {claim.connection} are worked on by another replica")
 
 
 # The log and what is judged of it
@@ -350,12 +165,10 @@ async def advance(connection: Connection, connection_id: str, watermark: int) ->
 
 
 async def standing(
-    connection: Connection, connection_id: str, begun: Begun, device: str, first: int
+    connection: Connection, connection_id: str, rule: str, begun_at: datetime, device: str, first: int
 ) -> list[Standing]:
     """The alerts of a rule and a device that reach to `first` or later, and the last one before."""
-    rows = await connection.fetch(
-        sql("alert_standing"), connection_id, begun.rule.id, device, _time(first), begun.begun_at
-    )
+    rows = await connection.fetch(sql("alert_standing"), connection_id, rule, device, _time(first), begun_at)
     return [_standing(row) for row in rows]
 
 
@@ -422,18 +235,24 @@ async def listen(database: Database) -> None:
 
 
 async def open_alert(
-    connection: Connection, claim: AlertClaim, begun: Begun, device: str, episode: Episode
+    connection: Connection,
+    customer: str,
+    connection_id: str,
+    rule: AlertRule,
+    begun_at: datetime,
+    device: str,
+    episode: Episode,
 ) -> str:
     """A new alert; its reference, which it has for ever and which the system knows it by."""
-    rule, alert = begun.rule, secrets.token_hex(10)
+    alert = secrets.token_hex(10)
     title, text = alert_rule.worded(
         rule, device=device, value=episode.value, since=from_microseconds(episode.since)
     )
     await connection.execute(
         sql("alert_insert"),
         alert,
-        claim.customer,
-        claim.connection,
+        customer,
+        connection_id,
         rule.id,
         device,
         rule.metric,
@@ -442,7 +261,7 @@ async def open_alert(
         title,
         text,
         episode.value,
-        begun.begun_at,
+        begun_at,
         _time(episode.since),
         _time(episode.opened_at),
         None if episode.cleared_at is None else _time(episode.cleared_at),
@@ -478,19 +297,31 @@ async def move(
     return None if row is None else _alert(row)
 
 
+async def end(
+    connection: Connection, connection_id: str, rules: Sequence[str] | None, *, why: str
+) -> list[Alert]:
+    """Marks every alert of these rules (None: of all) as over, and returns those that still have to move there."""
+    if rules is not None and not rules:
+        return []
+    rows = await connection.fetch(
+        sql("alert_end"), connection_id, None if rules is None else list(rules), why
+    )
+    return [_alert(row) for row in rows]
+
+
 async def due(connection: Connection, connection_id: str, limit: int) -> list[Alert]:
     """Alerts for which the system is to be called."""
     return [_alert(row) for row in await connection.fetch(sql("alert_due"), connection_id, limit)]
 
 
 async def followed(
-    connection: Connection, claim: AlertClaim, seen_in: Mapping[str, str]
+    connection: Connection, customer: str, connection_id: str, seen_in: Mapping[str, str]
 ) -> list[tuple[str, str]]:
     """(alert, progress) of what people at the system have done since it was seen last. `seen_in`: stream by kind."""
     if not seen_in:
         return []
     rows = await connection.fetch(
-        sql("alert_followed"), claim.customer, claim.connection, list(seen_in), list(seen_in.values())
+        sql("alert_followed"), customer, connection_id, list(seen_in), list(seen_in.values())
     )
     return [(row["alert_id"], row["progress"]) for row in rows]
 
@@ -554,11 +385,33 @@ async def open_counts(database: Database) -> dict[str, int]:
         return {row["severity"]: row["open"] for row in await connection.fetch(sql("alert_counts"))}
 
 
-async def retained(database: Database) -> tuple[list[Alert], int]:
-    """Every alert that is not over, as far as it can be read, and how many there are."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """Alerts and what the broker should retain of them: those in `open`, and nothing of the `over`. `as_of`: when."""
+
+    open: list[Alert]
+    over: list[Alert]
+    as_of: datetime
+    is_whole: bool
+    """Whether every row could be read."""
+
+
+async def to_retain(database: Database, since: datetime | None) -> Shown:
+    """What changed since then; None: every alert that is not over."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("alert_retained"))
-    return readable(rows, _alert, name=lambda row: row["alert_id"]), len(rows)
+        as_of = await connection.fetchval("select clock_timestamp()")
+        rows = await connection.fetch(sql("alert_retained"), since)
+    found = readable(
+        rows, lambda row: (_alert(row), row["is_disconnected"]), name=lambda row: row["alert_id"]
+    )
+    over = [alert for alert, ended in found if ended or alert.state is AlertState.CLEARED]
+    gone = {alert.alert for alert in over}
+    return Shown(
+        open=[alert for alert, _ in found if alert.alert not in gone],
+        over=over,
+        as_of=as_of,
+        is_whole=len(found) == len(rows),
+    )
 
 
 def _alert(row: asyncpg.Record) -> Alert:

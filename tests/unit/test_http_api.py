@@ -49,6 +49,8 @@ NEEDS = {
     "list_transfers": Role.VIEWER,
     "list_incidents": Role.VIEWER,
     "read_incident": Role.VIEWER,
+    "list_alerts": Role.VIEWER,
+    "read_alert": Role.VIEWER,
     "list_webhooks": Role.ADMIN,
     "create_webhook": Role.ADMIN,
     "delete_webhook": Role.ADMIN,

@@ -73,13 +73,15 @@ create table alert (
     due_at          timestamptz default now(),
     attempts        int not null default 0,
     error           text,
-    version         bigint not null default 1
+    version         bigint not null default 1,
+    changed_at      timestamptz not null default clock_timestamp()
 ) with (fillfactor = 70);
 -- At most one open for a connection, a rule and a device.
 create unique index alert_open on alert (connection_id, rule_id, device_id) where well_at is null;
 create index alert_due on alert (connection_id, due_at) where due_at is not null;
 create index alert_device on alert (connection_id, rule_id, device_id, opened_at);
 create index alert_uncleared on alert (connection_id, created_at) where state <> 'cleared';
+create index alert_changed on alert (changed_at);
 create index alert_listed on alert (created_at, alert_id);
 create index alert_customer on alert (customer_id, created_at, alert_id);
 

@@ -10,6 +10,6 @@ with gone as (
     delete from alert_judgement j using gone
     where (j.connection_id, j.rule_id, j.device_id) = (gone.connection_id, gone.rule_id, gone.device_id)
 )
-update alert a set well_at = greatest(now(), a.opened_at), why = 'device_gone', version = version + 1
+update alert a set well_at = greatest(now(), a.opened_at), why = 'device_gone', version = version + 1, changed_at = clock_timestamp()
 from gone where a.alert_id = gone.alert_id
 returning a.*
