@@ -192,7 +192,7 @@ class Links:
                 self._connector(held, credential),
                 self._settings,
                 generation=generation,
-                raises=self._systems[held.system].manifest.raises,
+                manifest=self._systems[held.system].manifest,
             )
         except (BadConfiguration, SealBroken) as error:
             if probing:
@@ -278,7 +278,7 @@ def link_of(
     settings: Settings,
     *,
     generation: int,
-    raises: Mapping[str, str | None] | None = None,
+    manifest: Manifest | None = None,
 ) -> Link:
     """What the engine works with, from a stored connection."""
     sync = ConnectionSyncSettings.model_validate(held.sync)
@@ -295,5 +295,7 @@ def link_of(
         generation=generation,
         host=held.host,
         alerts=tuple(alert_rule.from_document(alert) for alert in held.alerts),
-        raises=raises or {},
+        raises={} if manifest is None else manifest.raises,
+        title=held.system if manifest is None else manifest.title,
+        page=f"{settings.http.public_url.rstrip('/')}/connections/{held.connection}",
     )

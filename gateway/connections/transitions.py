@@ -164,8 +164,8 @@ class Transitions:
                     f"{manifest.title} does not take the credential that was given for {locked.connection}"
                 )
                 instructions = f"{manifest.reauthorization}{said}"
-            case IssueCode.BUFFER_FILLING:
-                raise AssertionError("no transition raises it: retention does")
+            case IssueCode.BUFFER_FILLING | IssueCode.METERS_REFUSED:
+                raise AssertionError("no transition raises it: retention, or who asks for meters, does")
             case _:
                 assert_never(code)
         return NewIssue(code=code, severity="error", title=title, instructions=instructions, action_url=url)

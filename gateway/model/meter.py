@@ -5,7 +5,7 @@ mappings out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
@@ -64,6 +64,8 @@ class MeterMapping:
     window: timedelta
     deadband: float
     unit: str | None
+    create: bool = field(default=False, compare=False)
+    """Whether the system is to make the meter; what is fed is the same either way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,7 @@ def apply_rule(rule: MeterRule, device: str, *, resolution: timedelta) -> MeterM
         window=window,
         deadband=rule.deadband,
         unit=rule.unit,
+        create=rule.create,
     )
 
 

@@ -21,7 +21,7 @@ from gateway.model.connector import Capabilities, Health, Hosting
 from gateway.model.event import EventType, NewEvent
 from gateway.model.meter import MAX_METERS, MeterConflict, MeterMapping, MeterRule, MetersRefused, materialise
 from gateway.model.operation import Operation
-from gateway.store import mappings, outbox
+from gateway.store import mappings, meters_made, outbox
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
@@ -436,6 +436,7 @@ async def begin(
     )  # windows that wait stay, unless theirs is no window any more
     await mappings.put(connection, connection_id, changed)
     await mappings.recompute(connection, connection_id, [m.meter for m in changed if m.meter in held])
+    await meters_made.want(connection, connection_id, wanted.values(), all_of_them=True)
     wish = (bool(changed), outbound.initial_days, outbound.capabilities.max_backfill, outbound.max_future)
     await connection.execute(sql("stream_begin"), connection_id, outbound.stream, *wish, str(horizon))
     await connection.execute(sql("meters_begun"), connection_id, outbound.configuration)
@@ -489,6 +490,7 @@ async def add_devices(
         conflicts.append(MetersRefused(limit=MAX_METERS))
     await _tell_refused(connection, connection_id, customer, conflicts)
     await mappings.put(connection, connection_id, fresh[: max(0, room)])
+    await meters_made.want(connection, connection_id, fresh[: max(0, room)], all_of_them=False)
     taken = [
         MeterConflict(meter=m, kept=held[m], refused=wanted[m])
         for m in wanted

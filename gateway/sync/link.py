@@ -40,6 +40,10 @@ class Link:
     """Of the credential that the connector uses: news of an older one move nothing."""
     host: str = ""
     """Of the system, for breakers and incidents."""
+    title: str = ""
+    """Of the system, for people."""
+    page: str = ""
+    """The connection's own, where people see to it."""
     alerts: tuple[AlertRule, ...] = ()
     """The rules of this configuration; those in force are stored."""
     raises: Mapping[str, str | None] = field(default_factory=dict)

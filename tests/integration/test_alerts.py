@@ -114,7 +114,7 @@ async def test_an_answer_that_was_lost_is_asked_for_and_not_raised_again(databas
     rig = await rig_on(database).activate()
 
     async def cut(event: Event) -> Outcome | None:
-        rig.system.take(event)
+        rig.system.take_event(event)
         raise OutcomeUnknown("cut")
 
     rig.system.on_raise = cut
@@ -423,7 +423,7 @@ async def test_a_lease_that_goes_in_the_call_leaves_the_alert_to_the_successor(d
     entered, going = asyncio.Event(), asyncio.Event()
 
     async def slow(event: Event) -> Outcome | None:
-        rig.system.take(event)
+        rig.system.take_event(event)
         entered.set()
         await going.wait()
         return Accepted(remote_id="N0")
