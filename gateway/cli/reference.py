@@ -92,6 +92,7 @@ def connectors_table() -> str:
         "changes since": lambda manifest: manifest.capabilities.cursor,
         "makes meters": lambda manifest: manifest.capabilities.can_create_meter,
         "raises events": lambda manifest: manifest.capabilities.can_raise_event,
+        "alerts become": lambda manifest: ", ".join(f"`{kind}`" for kind in manifest.raises) or None,
         "values": lambda manifest: ", ".join(sorted(manifest.capabilities.values)),
         "credentials": lambda manifest: ", ".join(manifest.capabilities.auth),
     }

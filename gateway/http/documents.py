@@ -57,6 +57,9 @@ class SystemDocument(Document):
     hosting: tuple[str, ...]
     credits: dict[str, int] = Field(description="What a connection costs, by hosting.")
     capabilities: CapabilitiesDocument
+    raises: dict[str, str | None] = Field(
+        description="What an alert can become, each with the stream in which it is followed; null: in none."
+    )
     reauthorization: str = Field(description="Instructions for the customer's administrator.")
     settings_schema: dict[str, object]
     credentials_schema: dict[str, object]

@@ -48,6 +48,7 @@ def _document(system: System, prices: CreditsSettings) -> SystemDocument:
             auth=able.auth,
             delivery=able.delivery,
         ),
+        raises=dict(manifest.raises),
         reauthorization=manifest.reauthorization,
         settings_schema=dict(system.settings_schema),
         credentials_schema=dict(system.credentials_schema),
