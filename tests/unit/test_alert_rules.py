@@ -55,14 +55,15 @@ class System:
 
 def loaded(folder: Path, alerts: str, *, meters: str = "[]", system: System | None = None) -> Any:
     (folder / "main.yaml").write_text(
-        "security: {encryption_keys: [MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=]}\n"
-        "customers: [acme]\nconnections_file: c.yaml\n"
+        'security: {encryption_keys: ["${env:KEY}"]}\ncustomers: [acme]\nconnections_file: c.yaml\n'
     )
     (folder / "c.yaml").write_text(
         f"connections:\n  - {{id: c, customer: acme, system: s, meters: {meters}, alerts: {alerts}}}\n"
     )
     systems = {"s": system or System({"notification": "notifications", "task": None})}
-    return load(folder / "main.yaml", {}, systems=systems).connections[0]
+    return load(
+        folder / "main.yaml", {"KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}, systems=systems
+    ).connections[0]
 
 
 def rule(**written: object) -> str:

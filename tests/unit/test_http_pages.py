@@ -279,7 +279,7 @@ def hostile_world() -> World:
     ]
     made.reader.raised = [
         alert_of(
-            "acme",
+            HOSTILE,
             1,
             title=HOSTILE,
             device=HOSTILE,
@@ -287,7 +287,7 @@ def hostile_world() -> World:
             kind=HOSTILE,
             remote_id=HOSTILE,
             error=HOSTILE,
-            customer=HOSTILE,
+            connection="acme-1",
         )
     ]
     made.reader.letters = [
@@ -327,7 +327,7 @@ def hostile_world() -> World:
         f"/?q={HOSTILE}&customer={HOSTILE}&state={HOSTILE}",
         "/connections/acme-1",
         "/alerts",
-        f"/alerts?customer={HOSTILE[:60]}&state=all",
+        f"/alerts?customer={HOSTILE[:30]}&state=all",
         "/reauthorize/link-1",
         f"/login?next=/{HOSTILE}",
         f"/login/{HOSTILE.replace('/', '')}",
