@@ -198,3 +198,14 @@ def test_for_hysteresis_and_hold_off_by_device_time() -> None:
     ]
     # 88 clears nothing; 95 at 25 has lasted long enough at 40, and is held off until 80
     assert times == [(0, 10, 20), (25, 81, 90)]
+
+
+def test_what_is_held_off_began_where_the_ordered_log_has_it() -> None:
+    """A late sample among samples that are held off: what is building began long before `for`."""
+    rule = AlertRule(
+        id="r", device="*", metric="t", condition=Above(limit=6), hold_off=timedelta(seconds=9), kind="k"
+    )
+    device = Device(rule=rule)
+    for second, value in ((0, 9), (10, 1), (12, 9), (14, 9), (18, 9), (17, 9), (20, 9)):
+        device.slice({second * SECOND: value})
+    assert device.shown() == [(0, 0, 10 * SECOND), (12 * SECOND, 20 * SECOND, None)]
