@@ -18,6 +18,9 @@ from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from tests.fixtures.alerting import KINDS, MAKES
 from tests.fixtures.scripted import Scripted, ScriptedSystem
 
+SLOW_SECONDS = 1.0
+"""Past the time-out of a call: its answer is lost, and what it asked for is done."""
+
 LATE_SECONDS = 0.4
 """How long what was cut may take to arrive all the same."""
 
@@ -102,7 +105,7 @@ class EventSystem:
                 return None
             case _:
                 taken = self._take(reference)
-                await asyncio.sleep(1.0)  # past the time-out
+                await asyncio.sleep(SLOW_SECONDS)
                 return {"id": taken}
 
     async def _later(self, reference: str) -> None:
