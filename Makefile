@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test matrix check audit bench soak campaign mutate format constraints packages clean
+SOAK_PATRONI = $(if $(filter 0,$(shell id -u)),/var/lib/fieldgate,build)/patroni
+.PHONY: help env demo test matrix check audit bench patroni soak campaign mutate format constraints packages clean
 
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done)
@@ -26,7 +27,7 @@ $(VENV)/.complete: constraints.txt pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer with venv is needed (Debian and Ubuntu: apt-get install python3 python3-venv)"; exit 1; fi
 	@echo "Installing into $(VENV) ..."
 	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --require-hashes --requirement constraints.txt
+	@$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -61,7 +62,18 @@ bench: packages env ## measures ingest beside other consumers, sync, and the API
 	@$(BIN)/fieldgate bench sync --json $(BENCH_DIR)/sync.json
 	@$(BIN)/fieldgate bench api --json $(BENCH_DIR)/api.json
 
-soak: packages env ## the long fault tests, three short seeds of the campaign among them
+# As root PostgreSQL runs under an account of its own, and so does Patroni: where that account gets to, for the system's interpreter.
+patroni: ## Patroni and etcd for its soak test, beside what is installed; without them the test is skipped
+	@python=/usr/bin/python3; [ -x $$python ] || python="$(PYTHON)"; \
+	[ -d $(SOAK_PATRONI) ] || "$(PYTHON)" -m pip --python $$python install --quiet --target $(SOAK_PATRONI) 'patroni[etcd3]' 'psycopg[binary]' || echo "Patroni could not be had: its test is skipped"
+	@if ! command -v etcd >/dev/null && [ ! -x build/etcd/usr/bin/etcd ] && command -v apt-get >/dev/null; then \
+		mkdir -p build; folder=$$(mktemp -d); chmod 755 "$$folder"; \
+		{ cd "$$folder" && { apt-get download -qq etcd-server || { apt-get update -qq && apt-get download -qq etcd-server; }; } && dpkg -x etcd-server_*.deb "$(CURDIR)/build/etcd"; } >/dev/null 2>&1 \
+			|| echo "etcd could not be had: its test is skipped"; \
+		rm -rf "$$folder"; \
+	fi
+
+soak: packages env patroni ## the long fault tests, three short seeds of the campaign among them
 	@$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
 
 campaign: packages env ## the oracle campaign: SEEDS=1-10 MINUTES=6 PARALLEL=1; reports in var/soak

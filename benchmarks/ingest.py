@@ -26,11 +26,13 @@ from benchmarks.mqtt import Publisher, drop_session, open_session
 from benchmarks.peers import PEERS
 from benchmarks.report import machine, quantile, versions
 from benchmarks.servers import Mosquitto, Postgres, wait_until
+from benchmarks.standby import Standby, release_standby, require_standby
 
 DEVICES = 100
 STEADY_RATE = 2000
 BACKLOG_MILLISECONDS = 6 * 3600 * 1000
 SLOW_PEERS = ("aiomqtt_asyncpg_rows",)
+WITH_STANDBY = "fieldgate, synchronous standby"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class Plan:
     rounds: int = 3
     peers: bool = False
     persistent: bool = False
+    standby: bool = False
     steady_seconds: float = 10.0
 
 
@@ -61,6 +64,7 @@ class Bench:
     rates: dict[str, list[float]] = field(default_factory=dict)
     cpu_microseconds: list[float] = field(default_factory=list)
     peak_memory: int = 0
+    standby_acks: list[float] = field(default_factory=list)
 
     def payload(self) -> bytes:
         """The next sample; no two have one time."""
@@ -93,6 +97,7 @@ async def run(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> d
     directory = Path(tempfile.mkdtemp(prefix="fg-bench-"))
     broker = Mosquitto(directory / "broker", persistent=plan.persistent)
     postgres = Postgres(track_commit_timestamp="on")
+    standby = Standby(postgres, track_commit_timestamp="on") if plan.standby else None
     try:
         progress("starting Mosquitto and PostgreSQL")
         await broker.start()
@@ -107,21 +112,33 @@ async def run(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> d
             directory=directory,
             progress=progress,
         )
+        if standby is not None:
+            progress("copying a standby")
+            await standby.follow()
+            await release_standby(postgres)
         await _rounds(bench)
         progress(f"steady {STEADY_RATE} messages a second for {plan.steady_seconds:g} s")
         acks = await _steady(bench)
+        if standby is not None:
+            progress("steady, with the standby")
+            await require_standby(postgres)
+            bench.standby_acks = await _steady(bench)
+            await release_standby(postgres)
         progress("idle")
         idle = await _idle(bench)
         return _document(bench, acks, idle)
     finally:
         await broker.stop()
         await postgres.stop()
+        if standby is not None:
+            await standby.stop()
+            standby.remove()
         postgres.remove()
         shutil.rmtree(directory, ignore_errors=True)
 
 
 async def _rounds(bench: Bench) -> None:
-    names = ["fieldgate"]
+    names = ["fieldgate", *([WITH_STANDBY] if bench.plan.standby else [])]
     if bench.plan.peers:
         names += ["mosquitto_sub", *PEERS]
     daemon = bench.daemon()
@@ -133,6 +150,10 @@ async def _rounds(bench: Bench) -> None:
             bench.progress(f"round {number + 1} of {bench.plan.rounds}: {name}")
             if name == "fieldgate":
                 rate = await _drain_ours(bench, daemon)
+            elif name == WITH_STANDBY:
+                await require_standby(bench.postgres)
+                rate = await _drain_ours(bench, daemon)
+                await release_standby(bench.postgres)
             else:
                 rate = await _drain_peer(bench, name)
             bench.rates.setdefault(name, []).append(rate)
@@ -152,7 +173,7 @@ async def _drain_ours(bench: Bench, daemon: Daemon) -> float:
 
             await wait_until(is_drained, seconds=120, what=f"all {count} messages are rows", every=0.25)
             row = await store.fetchrow(
-                """select extract(epoch from min(received_at))::float8, extract(epoch from max(pg_xact_commit_timestamp(revision::xid)))::float8
+                """select extract(epoch from min(received_at))::float8, extract(epoch from max(pg_xact_commit_timestamp(xmin)))::float8
                 from telemetry where ts > timestamptz 'epoch' + $1::bigint * interval '1 millisecond'""",
                 before,
             )
@@ -276,6 +297,7 @@ def _document(bench: Bench, acks: list[float], idle: float) -> dict[str, object]
         "ratios": {name: round(ours / rate, 3) for name, rate in medians.items() if name != "fieldgate"},
         "cpu_microseconds_per_message": round(statistics.median(bench.cpu_microseconds), 2),
         "ack_seconds": {"p50": quantile(acks, 0.5), "p99": quantile(acks, 0.99), "max": max(acks), "messages": len(acks), "rate": STEADY_RATE},
+        "standby_ack_seconds": {"p50": quantile(bench.standby_acks, 0.5), "p99": quantile(bench.standby_acks, 0.99)} if bench.standby_acks else None,
         "peak_memory_bytes": bench.peak_memory,
         "idle_cpu_share": round(idle, 4),
     }  # fmt: skip
@@ -291,10 +313,20 @@ def rows(document: Mapping[str, object]) -> list[Mapping[str, str]]:
         {"what": name, "figure": f"{rate:,} msg/s", "ours to it": str(ratios.get(name, ""))}
         for name, rate in rates.items()
     ]
+    second = document["standby_ack_seconds"]
+    assert second is None or isinstance(second, dict)
     figures = {
         "CPU of the daemon": f"{document['cpu_microseconds_per_message']} us/message",
         f"PUBLISH to PUBACK at {acks['rate']}/s, p50": f"{acks['p50'] * 1000:.2f} ms",
         f"PUBLISH to PUBACK at {acks['rate']}/s, p99": f"{acks['p99'] * 1000:.2f} ms",
+        **(
+            {}
+            if second is None
+            else {
+                f"the same with a synchronous standby, {name}": f"{second[name] * 1000:.2f} ms"
+                for name in ("p50", "p99")
+            }
+        ),
         "peak memory of the daemon": f"{memory / 1e6:.0f} MB",
         "idle CPU of the daemon": f"{idle:.2%}",
     }

@@ -127,11 +127,18 @@ class Postgres:
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self.programs: Path | None = None
+        """The directory of initdb and postgres, where they are not the wheel's."""
 
     @property
     def log_path(self) -> Path:
         """What it writes, over all its starts."""
         return self._root / "log"
+
+    @property
+    def data(self) -> Path:
+        """Its data directory."""
+        return self._data
 
     def dsn(self, database: str = "postgres") -> str:
         """Connects over TCP on loopback, as the superuser."""
@@ -139,8 +146,12 @@ class Postgres:
 
     async def start(self, *, seconds: float = 120.0) -> None:
         """Initialises it at the first start; returns when a query is answered (crash recovery included)."""
-        user = self._user()
-        initdb, postgres = binaries(user)
+        user = self.user()
+        initdb, postgres = (
+            binaries(user)
+            if self.programs is None
+            else (str(self.programs / "initdb"), str(self.programs / "postgres"))
+        )
         if not (self._data / "PG_VERSION").exists():
             if user is not None:
                 shutil.chown(self._root, user)
@@ -222,7 +233,8 @@ class Postgres:
         return True
 
     @staticmethod
-    def _user() -> str | None:
+    def user() -> str | None:
+        """As whom servers run when we are root; None: ourselves."""
         if os.geteuid() != 0:
             return None
         known = {entry.pw_name for entry in pwd.getpwall()}

@@ -25,7 +25,7 @@ DEVICES = 100
 BATCH = 4_000
 SAMPLES_A_DAY = 50_000
 METERS = [{"device": "*", "metric": "temperature", "meter": "{device}/temperature", "reduce": "each"}]
-Row = tuple[str, str, datetime, str, datetime]
+Row = tuple[str, str, datetime, str, datetime, int]
 
 
 async def run(sizes: Sequence[int], progress: Callable[[str], None] = lambda _: None) -> dict[str, object]:
@@ -41,7 +41,7 @@ async def run(sizes: Sequence[int], progress: Callable[[str], None] = lambda _: 
         runs = []
         for size in sizes:
             progress(f"{size:,} samples")
-            runs.append(await _deliver(size, broker, postgres, directory))
+            runs.append(await deliver(size, broker, postgres, directory))
     finally:
         await broker.stop()
         await postgres.stop()
@@ -56,7 +56,8 @@ async def run(sizes: Sequence[int], progress: Callable[[str], None] = lambda _: 
     }
 
 
-async def _deliver(size: int, broker: Mosquitto, postgres: Postgres, directory: Path) -> dict[str, float]:
+async def deliver(size: int, broker: Mosquitto, postgres: Postgres, directory: Path) -> dict[str, float]:
+    """One run: samples, readings a second, what one costs, the highest memory."""
     dsn, sink_dsn = await postgres.create(f"fieldgate{size}"), await postgres.create(f"sink{size}")
     connection = postgres_connection("sink", "acme", sink_dsn, METERS)
     daemon = Daemon(
@@ -148,7 +149,9 @@ async def _fill(store: asyncpg.Connection[asyncpg.Record], size: int) -> None:
         "insert into device (customer_id, device_id) select 'acme', 'device' || g from generate_series(0, $1) g",
         DEVICES - 1,
     )
+    end: int = await store.fetchval("select position from customer_log where customer_id = 'acme'") or 0
     for start in range(0, size, BATCH):
+        end += 1
         rows: list[Row] = [
             (
                 "acme",
@@ -156,12 +159,26 @@ async def _fill(store: asyncpg.Connection[asyncpg.Record], size: int) -> None:
                 since + step * number,
                 '{"temperature": %.3f}' % (number % 9973 / 100),
                 now,
+                end,
             )
             for number in range(start, min(start + BATCH, size))
         ]
         await store.copy_records_to_table(
-            "telemetry", records=rows, columns=["customer_id", "device_id", "ts", "metrics", "received_at"]
+            "telemetry",
+            records=rows,
+            columns=["customer_id", "device_id", "ts", "metrics", "received_at", "revision"],
         )
+    await store.execute(
+        "insert into customer_log (customer_id, position) values ('acme', $1) on conflict (customer_id) do update set position = $1",
+        end,
+    )
+    await store.execute(
+        """insert into customer_day (customer_id, day, reaches)
+        select 'acme', to_date(right(relname, 8), 'YYYYMMDD'), $1 from pg_inherits join pg_class on oid = inhrelid
+        where inhparent = 'telemetry'::regclass
+        on conflict (customer_id, day) do update set reaches = $1""",
+        end,
+    )
     await store.execute("analyze telemetry")
 
 

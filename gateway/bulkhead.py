@@ -28,7 +28,7 @@ ReadT = TypeVar("ReadT")
 
 Part = Literal[
     "alert", "build", "capabilities", "close", "command", "declaration", "drain", "ensure", "event", "find", "issue", "meters", "note", "probe",
-    "push", "raise", "refresh", "request", "row", "run", "status", "token", "upkeep", "verification", "webhook",
+    "pull", "push", "raise", "records", "refresh", "request", "row", "run", "status", "token", "upkeep", "verification", "webhook",
 ]  # fmt: skip
 
 MAX_TRACE = 8000

@@ -14,7 +14,9 @@ from connectors.kit.egress import Resolve, look_up
 from connectors.kit.oauth import OAuthExchange
 from connectors.registry import SYSTEMS
 from gateway import clock, metrics
-from gateway.alerts.schedule import AlertScheduler
+from gateway.alerts import work as alerts
+from gateway.alerts.run import AlertRunner
+from gateway.alerts.work import AlertWork
 from gateway.bulkhead import contained
 from gateway.connections import rotation
 from gateway.connections.expiry import expiring
@@ -28,14 +30,20 @@ from gateway.connections.service import Connections
 from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Transitions
 from gateway.connections.vault import Vault
+from gateway.inbound.run import InboundRunner
+from gateway.inbound.work import InboundWork
 from gateway.model.connector import Observer
 from gateway.model.errors import StoreError
+from gateway.model.pressure import Pressure
 from gateway.settings import Settings
 from gateway.store import credits as ledger
+from gateway.store.alert_streams import AlertClaim
+from gateway.store.inbound import Claim as InboundClaim
 from gateway.store.pool import Database
+from gateway.store.streams import Claim as OutboundClaim
 from gateway.store.troubles import Troubles
 from gateway.sync.link import Link
-from gateway.sync.schedule import Scheduler
+from gateway.sync.schedule import OutboundWork, Scheduler
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +66,7 @@ class Engine:
         owner: str,
         systems: Mapping[str, System] = SYSTEMS,
         resolve: Resolve = look_up,
+        pressure: Pressure | None = None,
     ) -> None:
         self._database, self._settings = database, settings
         manifests = {name: system.manifest for name, system in systems.items()}
@@ -97,10 +106,10 @@ class Engine:
             self.transitions,
             self.incidents,
             probe_interval_seconds=settings.sync.probe_interval.total_seconds(),
-            on_active=lambda: self.scheduler.wake(),
+            on_active=lambda: self._wake(),
         )
-        self.scheduler = Scheduler(database, settings.sync, self.health, self.troubles, owner=owner)
-        self.alerts = AlertScheduler(database, settings.sync, self.health, self.troubles, owner=owner)
+        self.scheduler, self.reader = self._sender(owner, pressure), self._reader(owner)
+        self.alerts = self._judge(owner)
         self.lifecycle = Lifecycle(
             database,
             self.links,
@@ -114,11 +123,37 @@ class Engine:
             on_trial=self.scheduler.wake,
         )
 
+    def _sender(self, owner: str, pressure: Pressure | None) -> Scheduler[OutboundClaim]:
+        sync = self._settings.sync
+        work = OutboundWork(self._database, sync, self.health, self.troubles, owner=owner, pressure=pressure)
+        return Scheduler(work, lease_seconds=sync.lease.total_seconds())
+
+    def _reader(self, owner: str) -> Scheduler[InboundClaim]:
+        settings, lease = self._settings, self._settings.sync.lease.total_seconds()
+        runner = InboundRunner(
+            self._database,
+            settings.sync,
+            settings.records,
+            self.health,
+            self.troubles,
+            public_url=settings.http.public_url,
+        )
+        work = InboundWork(self._database, runner, lease_seconds=lease, owner=owner)
+        return Scheduler(work, lease_seconds=lease)
+
+    def _judge(self, owner: str) -> Scheduler[AlertClaim]:
+        sync, lease = self._settings.sync, self._settings.sync.lease.total_seconds()
+        runner = AlertRunner(self._database, sync, self.health, self.troubles)
+        work = AlertWork(self._database, runner, lease_seconds=lease, owner=owner)
+        return Scheduler(work, lease_seconds=lease)
+
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, database: Database, *, owner: str) -> AsyncIterator[Engine]:
+    async def open(
+        cls, settings: Settings, database: Database, *, owner: str, pressure: Pressure | None = None
+    ) -> AsyncIterator[Engine]:
         """Closes every connector at the end."""
-        engine = cls(settings, database, owner=owner)
+        engine = cls(settings, database, owner=owner, pressure=pressure)
         try:
             yield engine
         finally:
@@ -126,16 +161,28 @@ class Engine:
             await engine.tokens.close(CLOSE_SECONDS)
             await engine.logons.close(CLOSE_SECONDS)
 
-    def _serve(self, links: Mapping[str, Link]) -> None:
-        self.scheduler.serve(links)
-        self.alerts.serve(links)
-
     async def prepare(self) -> None:
         """Before anything is asked: every key that seals something is there, and the pool has its capacity.
         Raises SealBroken, StoreError.
         """
         await rotation.check_keys(self._database, self.vault)
         await ledger.sync_capacity(self._database, self._settings.credits)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Nothing new is begun; runs in hand get so long to end."""
+        await asyncio.gather(
+            *(each.stop(grace_seconds) for each in (self.scheduler, self.reader, self.alerts))
+        )
+
+    def _serve(self, links: Mapping[str, Link]) -> None:
+        self.scheduler.serve(links)
+        self.reader.serve({name: link for name, link in links.items() if link.inbound})
+        self.alerts.serve(links)
+
+    def _wake(self) -> None:
+        self.scheduler.wake()
+        self.reader.wake()
+        self.alerts.wake()
 
     async def _upkeep(self) -> None:
         """What falls due by the clock: holds that lapse, credentials that end soon."""
@@ -154,7 +201,9 @@ class Engine:
         """What the daemon runs, by name."""
         return {
             "scheduler": self.scheduler.run(),
+            "reader": self.reader.run(),
             "alerts": self.alerts.run(),
+            "alerts' upkeep": alerts.keep_up(self._database),
             "lifecycle": self.lifecycle.run(),
             "incidents": self.incidents.run(),
             "key rotation": rotation.run(self._database, self.vault),

@@ -25,6 +25,7 @@ from gateway.engine import Engine
 from gateway.events.webhook_service import WebhookService
 from gateway.http.adapters import assemble
 from gateway.http.channel import Channel, Daemon
+from gateway.http.exposition import Exposition
 from gateway.http.ports import Services
 from gateway.http.process import Start
 from gateway.http.scheduling import step_back
@@ -61,23 +62,25 @@ async def _run(start: Start) -> None:
     daemon = Daemon(await Channel.over(socket.socket(fileno=start.line)))
     scraped = None if start.metrics_listening is None else socket.socket(fileno=start.metrics_listening)
     listening = socket.socket(fileno=start.listening)
-    server = HttpServer(listening, daemon, start.settings.http, metrics_listening=scraped)
+    exposition = Exposition(daemon, start.settings.metrics)
+    server = HttpServer(listening, exposition, start.settings.http, metrics_listening=scraped)
     async with asyncio.TaskGroup() as group:
         group.create_task(daemon.listen(), name="daemon")
         serving = group.create_task(server.run(), name="http")
-        mounting = group.create_task(_mount(start, daemon, server), name="services")
+        mounting = group.create_task(_mount(start, daemon, server, exposition), name="services")
         await daemon.leaving.wait()
         server.stop()
         await serving
         mounting.cancel()
 
 
-async def _mount(start: Start, daemon: Daemon, server: HttpServer) -> None:
+async def _mount(start: Start, daemon: Daemon, server: HttpServer, exposition: Exposition) -> None:
     """From when the daemon has made its start, until the end."""
     await daemon.serving.wait()
     async with AsyncExitStack() as stack:
         database = await _open(start.settings)
         stack.push_async_callback(database.close)
+        exposition.serve(database)
         engine = await stack.enter_async_context(Engine.open(start.settings, database, owner=start.owner))
         server.serve(_services(start.settings, database, engine))
         await asyncio.Event().wait()

@@ -1,7 +1,7 @@
 """Every metric, declared once. Labels are bounded: never a device, a topic, a meter or an error's text.
 
 A metric of a room is touched by that room only; gauges that mirror the database are set by
-`gateway.events.backlog`.
+`gateway.events.backlog`, and those of connections, in the other process, by `gateway.http.exposition`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from gateway.model.connection import State
+
 REGISTRY = CollectorRegistry(auto_describe=True)
+CONNECTIONS = CollectorRegistry(auto_describe=True)
+"""What is said of connections, one by one and together: made in the process that answers HTTP, when it is asked for."""
+
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -51,6 +56,12 @@ MESSAGES = Counter(
     "fieldgate_mqtt_messages_total",
     "Samples taken from MQTT, dead-lettered messages and ignored ones; an array of n samples counts n.",
     ["outcome"],
+    registry=REGISTRY,
+)
+FIELDS_SKIPPED = Counter(
+    "fieldgate_fields_skipped_total",
+    "Fields, and items of lists, that were left out of messages of which the rest was taken.",
+    ["reason"],
     registry=REGISTRY,
 )
 DEAD_LETTERS_DROPPED = Counter(
@@ -101,6 +112,28 @@ COMMANDS = Counter(
     ["verb", "outcome"],
     registry=REGISTRY,
 )
+RECORDS = Counter(
+    "fieldgate_records_total",
+    "Changes of records that connected systems hold.",
+    ["system", "change"],
+    registry=REGISTRY,
+)
+PULL_SECONDS = Histogram(
+    "fieldgate_pull_seconds",
+    "One request for records to a system.",
+    ["system"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+RECORDS_PUBLISHED = Counter(
+    "fieldgate_records_published_total", "Records told over MQTT.", ["outcome"], registry=REGISTRY
+)
+INBOUND_LAG = Gauge(
+    "fieldgate_inbound_lag_seconds",
+    "Age of the last interval of records that was read whole, by system, of the stream that is furthest behind.",
+    ["system"],
+    registry=REGISTRY,
+)
 COMMIT_SECONDS = Histogram(
     "fieldgate_ingest_commit_seconds", "One group commit.", buckets=_SECONDS, registry=REGISTRY
 )
@@ -133,28 +166,92 @@ SYNC_LAG = Gauge(
     "fieldgate_sync_lag_seconds",
     "Age of the oldest closed window that is not delivered.",
     ["connection"],
-    registry=REGISTRY,
+    registry=CONNECTIONS,
 )
 SYNC_PENDING = Gauge(
-    "fieldgate_sync_pending_readings", "Windows marked and not delivered.", ["connection"], registry=REGISTRY
+    "fieldgate_sync_pending_readings",
+    "Windows marked and not delivered.",
+    ["connection"],
+    registry=CONNECTIONS,
 )
 SYNC_LAST_SUCCESS = Gauge(
     "fieldgate_sync_last_success_timestamp_seconds",
     "When a run last completed.",
     ["connection"],
-    registry=REGISTRY,
+    registry=CONNECTIONS,
+)
+STATE_CODES = {
+    State.ACTIVE: 0,
+    State.PAUSED: 1,
+    State.PENDING: 2,
+    State.VERIFYING: 3,
+    State.DEGRADED: 4,
+    State.BLOCKED: 5,
+    State.REAUTHORIZATION_REQUIRED: 6,
+    State.DISCONNECTING: 7,
+}
+"""Rules compare with them: a number never gets another meaning. A disconnected connection has no series."""
+
+CONNECTION_STATE_CODE = Gauge(
+    "fieldgate_connection_state_code",
+    f"The state that the connection is in: {', '.join(f'{code} {state}' for state, code in STATE_CODES.items())}.",
+    ["connection", "customer", "system"],
+    registry=CONNECTIONS,
 )
 CONNECTION_STATE = Gauge(
     "fieldgate_connection_state",
-    "1 for the state that the connection is in.",
+    "1 for the state that the connection is in. Only with metrics.one_hot.",
     ["connection", "customer", "system", "state"],
-    registry=REGISTRY,
+    registry=CONNECTIONS,
 )
 REAUTHORIZATION_REQUIRED = Gauge(
     "fieldgate_connection_reauthorization_required",
     "1 while a person must give new credentials.",
     ["connection", "customer", "system"],
-    registry=REGISTRY,
+    registry=CONNECTIONS,
+)
+CONNECTIONS_HELD = Gauge(
+    "fieldgate_connections",
+    "Connections that are not disconnected.",
+    ["system", "state"],
+    registry=CONNECTIONS,
+)
+CONNECTIONS_WITHOUT_SERIES = Gauge(
+    "fieldgate_connections_without_series",
+    "Connections of which nothing is said one by one: there are more than metrics.connections and they are well, "
+    "or more than that are not well.",
+    ["health"],
+    registry=CONNECTIONS,
+)
+SYSTEM_LAG = Gauge(
+    "fieldgate_system_lag_seconds",
+    "The worst lag of a system's connections.",
+    ["system"],
+    registry=CONNECTIONS,
+)
+SYSTEM_PENDING = Gauge(
+    "fieldgate_system_pending_readings",
+    "Windows of a system's connections that are marked and not delivered.",
+    ["system"],
+    registry=CONNECTIONS,
+)
+CUSTOMER_LAG = Gauge(
+    "fieldgate_customer_lag_seconds",
+    "The worst lag of a customer's connections. For metrics.customers of them, the worst first.",
+    ["customer"],
+    registry=CONNECTIONS,
+)
+CUSTOMER_PENDING = Gauge(
+    "fieldgate_customer_pending_readings",
+    "Windows of a customer's connections that are marked and not delivered. For the same customers.",
+    ["customer"],
+    registry=CONNECTIONS,
+)
+CUSTOMER_CONNECTIONS = Gauge(
+    "fieldgate_customer_connections",
+    "A customer's connections that are not disconnected, by whether they are well. For the same customers.",
+    ["customer", "health"],
+    registry=CONNECTIONS,
 )
 INTERNAL_ERRORS = Counter(
     "fieldgate_internal_errors_total",

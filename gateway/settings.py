@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -28,9 +27,8 @@ from gateway.model.alert_rule import MAX_HOLD_OFF, MAX_LASTS, MAX_RULES, MAX_WIT
 from gateway.model.connector import Auth, Hosting
 from gateway.model.dsn import check_own_dsn
 from gateway.model.meter import Reduce
-
-IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+from gateway.settings_base import Identifier, Section
+from gateway.source_settings import DEFAULT_SOURCES, SourceSettings
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _LONGEST_SECONDS = 40_000 * 86400  # more than anybody waits; a time plus or minus this is still a time
@@ -89,12 +87,6 @@ Network = Annotated[
     BeforeValidator(parse_network),
     WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "192.168.7.20", "fd00::/8"]}),
 ]
-
-
-class Section(BaseModel):
-    """Base of every part of the tree."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class BrokerSettings(Section):
@@ -161,21 +153,6 @@ class HttpSettings(Section):
         return listen
 
 
-class SourceSettings(Section):
-    """Where telemetry is published: a topic template of `{customer}`, `{device}` and, for `scalar`,
-    `{metric}`; other levels are literal.
-    """
-
-    topic: str
-    format: Literal["json", "scalar"] = "json"
-
-
-DEFAULT_SOURCES = (
-    SourceSettings(topic="{customer}/devices/{device}/telemetry", format="json"),
-    SourceSettings(topic="{customer}/devices/{device}/telemetry/{metric}", format="scalar"),
-)
-
-
 class TelemetrySettings(Section):
     """What is taken in, and how long it is kept."""
 
@@ -208,9 +185,9 @@ class CreditsSettings(Section):
     """What connections cost, how many credits there are, and how many of them one customer may use."""
 
     capacity: int = Field(100, ge=0, le=1_000_000_000)
-    tier_price: dict[Tier, CreditAmount] = {1: 1, 2: 2, 3: 4}
+    tier_price: dict[Tier, CreditAmount] = Field({1: 1, 2: 2, 3: 4})
     on_premises_multiplier: int = Field(2, ge=1, le=1_000)
-    customer_quota: dict[Identifier, CreditAmount] = {}
+    customer_quota: dict[Identifier, CreditAmount] = Field({})
 
     @field_validator("tier_price")
     @classmethod
@@ -239,6 +216,13 @@ class SyncSettings(Section):
     probe_interval: PositiveDuration = timedelta(seconds=45)
 
 
+class RecordsSettings(Section):
+    """What is kept of the records that connected systems hold."""
+
+    per_connection: int = Field(1_000_000, ge=1, le=100_000_000)
+    deleted_retention: Days = timedelta(days=90)
+
+
 class WebhookSettings(Section):
     """What endpoints of webhooks may be. `timeout` is for a whole attempt."""
 
@@ -253,7 +237,15 @@ class EgressSettings(Section):
     """
 
     allow: tuple[Network, ...] = ()
-    customers: dict[Identifier, tuple[Network, ...]] = {}
+    customers: dict[Identifier, tuple[Network, ...]] = Field({})
+
+
+class MetricsSettings(Section):
+    """Of how many connections and customers there are series of their own."""
+
+    connections: int = Field(1_000, ge=0, le=100_000)
+    customers: int = Field(0, ge=0, le=100_000)
+    one_hot: bool = False
 
 
 class LoggingSettings(Section):
@@ -320,6 +312,14 @@ class ConnectionSyncSettings(Section):
     interval: PositiveDuration = timedelta(seconds=60)
     initial_days: int = Field(30, ge=0, le=90)
     lateness: Duration | None = None
+    pull: tuple[str, ...] | None = Field(
+        None,
+        max_length=100,
+        description="Streams of records to read; null: those that the system's manifest marks.",
+    )
+    pull_interval: Annotated[Duration, _at_least("1s")] = timedelta(minutes=5)
+    reconcile: Annotated[Duration, _at_least("1m")] = timedelta(days=1)
+    publish_records: Literal["changes", "retained", "off"] = "changes"
 
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -418,7 +418,7 @@ class ConnectionSettings(Section):
     customer: Identifier
     system: str
     hosting: Hosting = "cloud"
-    settings: dict[str, object] = {}
+    settings: dict[str, object] = Field({})
     credentials: CredentialSettings = CredentialSettings()
     sync: ConnectionSyncSettings = ConnectionSyncSettings()
     meters: tuple[MeterSettings, ...] = ()
@@ -452,6 +452,8 @@ class Settings(Section):
     credits: CreditsSettings = CreditsSettings()
     security: SecuritySettings
     sync: SyncSettings = SyncSettings()
+    records: RecordsSettings = RecordsSettings()
     webhooks: WebhookSettings = WebhookSettings()
     egress: EgressSettings = EgressSettings()
+    metrics: MetricsSettings = MetricsSettings()
     logging: LoggingSettings = LoggingSettings()

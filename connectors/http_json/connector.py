@@ -1,5 +1,5 @@
-"""Sends readings as JSON to a receiver that has no connector of its own. How it looks and what it promises is
-configuration.
+"""Sends readings as JSON to a receiver that has no connector of its own, and reads lists of it back. How they look
+and what they promise is configuration.
 
 At least once, unless the settings say that the receiver deduplicates by key, or how to ask it what it holds.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from urllib.parse import quote
 
 import orjson
@@ -21,16 +22,19 @@ from connectors.http_json.mapping import (
     to_values,
     words,
 )
+from connectors.http_json.records import Lists
 from connectors.http_json.settings import OF_BODY, OF_READING, HttpJsonCredentials, HttpJsonSettings
 from connectors.http_json.template import compiled, placeholders
 from connectors.kit.authorization import authorization_for
 from connectors.kit.bisect import Refusal, push_bisecting, push_singly
 from connectors.kit.credentials import NOT_SECRET
 from connectors.kit.http import HttpClient
+from connectors.kit.inbound import clock_of, known
 from connectors.kit.manifest import load_manifest
 from connectors.kit.settings import parse
 from gateway.model.connector import Capabilities, ConnectorSettings, Dedup, Health, Push, RemoteReading
 from gateway.model.errors import OutcomeUnknown, PermissionDenied, Unavailable
+from gateway.model.inbound import InboundPage, InboundStream, KeyPage
 from gateway.model.outcome import Accepted, Outcome, Rejected
 from gateway.model.reading import Batch, Reading, make_batch
 
@@ -69,11 +73,17 @@ class HttpJsonConnector:
         self._fill_reading = compiled(settings.reading, known=OF_READING)
         self._fill_body = compiled(settings.body, known=OF_BODY)
         self._capabilities = _capabilities(settings)
+        self._lists = Lists(self._http, settings.base_url, settings.streams)
 
     @property
     def capabilities(self) -> Capabilities:
         """As the settings say: the manifest has the least."""
         return self._capabilities
+
+    @property
+    def inbound(self) -> Sequence[InboundStream]:
+        """The lists of `settings.streams`."""
+        return self._lists.inbound
 
     async def probe(self) -> Health:
         """Reads `probe_path`; without one, HEAD of the readings' address, of which not every answer tells
@@ -144,6 +154,25 @@ class HttpJsonConnector:
             found.update(part)
         return found
 
+    async def remote_now(self, stream: str) -> datetime:
+        """By the Date of the last answer."""
+        known(self.inbound, stream, where="settings.streams")
+        return await clock_of(self._http, self.probe)
+
+    async def pull(
+        self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
+    ) -> InboundPage:
+        """As `settings.streams` says how the list is asked; in the list's own order."""
+        return await self._lists.pull(stream, since, until, cursor)
+
+    async def pull_open(self, stream: str, cursor: str | None = None) -> InboundPage:
+        """By `open_query`."""
+        return await self._lists.pull_open(stream, cursor)
+
+    async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
+        """By `query` without its times."""
+        return await self._lists.keys(stream, cursor)
+
     async def close(self) -> None:
         """Idempotent."""
         await self._http.close()
@@ -183,12 +212,14 @@ class HttpJsonConnector:
             )
         if (refusal := to_refusal(answer.json, settings.refused_when)) is not None:
             code, said = refusal
-            raise Refusal(self._http.clean(said), code=self._http.clean(code), request_id=answer.request_id)
+            raise Refusal(
+                self._http.clean(said), code=self._http.clean(code)[:60], request_id=answer.request_id
+            )
         if settings.results is None:
             if settings.answer == "json" and answer.json is None:
                 raise OutcomeUnknown("the receiver's answer is empty", request_id=answer.request_id)
             return [Accepted() for _ in part]
-        outcomes = to_outcomes(answer.json, settings.results, expected=len(part))
+        outcomes = to_outcomes(answer.json, settings.results, expected=len(part), clean=self._http.clean)
         if outcomes is None:
             raise OutcomeUnknown(
                 "the receiver's answer does not tell of each reading, as settings.results says",

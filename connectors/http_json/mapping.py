@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Literal, assert_never
 
@@ -90,22 +90,24 @@ def to_refusal(document: object, refused: RefusedWhen | None) -> tuple[str, str]
     word = read(document, refused.path)
     if type(word) is not type(refused.word) or word != refused.word:
         return None
-    code = _text(read(document, refused.code))[:60] or "refused"
+    code = _text(read(document, refused.code)) or "refused"
     return code, _text(read(document, refused.message)) or words(document) or "the receiver gave no reason"
 
 
-def to_outcomes(document: object, results: Results, *, expected: int) -> list[Outcome] | None:
-    """One for each reading; None for an answer that does not tell of each."""
+def to_outcomes(
+    document: object, results: Results, *, expected: int, clean: Callable[[str], str]
+) -> list[Outcome] | None:
+    """One for each reading; None for an answer that does not tell of each. `clean` blacks out secrets."""
     items = read(document, results.items)
     if not isinstance(items, list) or len(items) != expected:
         return None
-    return [_outcome(item, results) for item in items]
+    return [_outcome(item, results, clean) for item in items]
 
 
-def _outcome(item: object, results: Results) -> Outcome:
+def _outcome(item: object, results: Results, clean: Callable[[str], str]) -> Outcome:
     word = read(item, results.status)
-    remote_id = _text(read(item, results.remote_id)) or None
-    message = _text(read(item, results.message)) or "the receiver gave no reason"
+    remote_id = _text(read(item, results.remote_id))[:400] or None
+    message = clean(_text(read(item, results.message))) or "the receiver gave no reason"
     if word == results.accepted:
         return Accepted(remote_id=remote_id)
     if word == results.duplicate:
@@ -114,7 +116,7 @@ def _outcome(item: object, results: Results) -> Outcome:
         return Retry(after_seconds=_RETRY_SECONDS, message=message)
     if word == results.superseded:
         return Superseded(message=message)
-    return Rejected(code=_text(read(item, results.code))[:60] or "refused", message=message)
+    return Rejected(code=clean(_text(read(item, results.code)))[:60] or "refused", message=message)
 
 
 def to_found(
@@ -163,4 +165,4 @@ def _is_storable(text: str) -> bool:
 
 
 def _text(value: object) -> str:
-    return str(value)[:400] if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    return str(value)[:20_000] if isinstance(value, str | int) and not isinstance(value, bool) else ""

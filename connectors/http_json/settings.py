@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator,
     Field,
     SecretStr,
     StrictBool,
@@ -16,27 +14,14 @@ from pydantic import (
     model_validator,
 )
 
+from connectors.http_json.streams import FIELD, PATH, Stream
 from connectors.http_json.template import compiled, placeholders
 from connectors.kit.credentials import OAUTH_CLIENT, OneOfKinds
-from connectors.kit.settings import Block, safe_url
+from connectors.kit.inbound import StreamName
+from connectors.kit.settings import Block, HeaderName, safe_url
 
 OF_READING = frozenset({"connection", "key", "meter", "position", "time", "unit", "value"})
 OF_BODY = frozenset({"batch", "connection", "position", "readings"})
-_RESERVED = frozenset(
-    {"authorization", "content-length", "content-type", "connection", "cookie", "host", "transfer-encoding"}
-)
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_FIELD = r"^[^.\x00-\x1f]{1,64}(\.[^.\x00-\x1f]{1,64}){0,7}$"
-_PATH = r"^/[A-Za-z0-9._~!$&'()*+,;=:@%/-]{0,500}$"
-
-
-def _is_header(name: str) -> str:
-    if _TOKEN.fullmatch(name) is None:
-        raise ValueError("expected the name of an HTTP header")
-    return name.lower()
-
-
-Header = Annotated[str, AfterValidator(_is_header)]
 
 
 class Signature(Block):
@@ -44,7 +29,7 @@ class Signature(Block):
     byte.
     """
 
-    header: Header = Field("x-signature-256", description="The header that bears the signature.")
+    header: HeaderName = Field("x-signature-256", description="The header that bears the signature.")
     prefix: str = Field(
         "sha256=", max_length=32, pattern=r"^[\x20-\x7e]*$", description="What stands before it."
     )
@@ -58,19 +43,19 @@ class Results(Block):
 
     items: str = Field(
         "results",
-        pattern=_FIELD,
+        pattern=FIELD,
         description="Path of the array in the answer; `.` where the answer is the array.",
     )
-    status: str = Field("status", pattern=_FIELD, description="Path of the word within an item.")
+    status: str = Field("status", pattern=FIELD, description="Path of the word within an item.")
     accepted: str = Field("accepted", description="The word for a reading that was taken.")
     duplicate: str = Field("duplicate", description="The word for one that was there.")
     retry: str = Field("retry", description="The word for one that may be sent again later.")
     superseded: str = Field(
         "superseded", description="The word for one that is older, by {position}, than what is held."
     )
-    code: str = Field("code", pattern=_FIELD, description="Path of the refusal's code.")
-    message: str = Field("message", pattern=_FIELD, description="Path of the refusal's words.")
-    remote_id: str = Field("id", pattern=_FIELD, description="Path of the receiver's own id of the reading.")
+    code: str = Field("code", pattern=FIELD, description="Path of the refusal's code.")
+    message: str = Field("message", pattern=FIELD, description="Path of the refusal's words.")
+    remote_id: str = Field("id", pattern=FIELD, description="Path of the receiver's own id of the reading.")
 
     @field_validator("items", mode="before")
     @classmethod
@@ -81,26 +66,26 @@ class Results(Block):
 class RefusedWhen(Block):
     """What in an answer with 2xx says that the request was refused all the same."""
 
-    path: str = Field("success", pattern=_FIELD, description="Path of the word in the answer.")
+    path: str = Field("success", pattern=FIELD, description="Path of the word in the answer.")
     word: StrictBool | StrictInt | StrictStr = Field(
         False, description='The word that means refused, with its type: `false` is not `"false"`.'
     )
-    code: str = Field("code", pattern=_FIELD, description="Path of the refusal's code.")
-    message: str = Field("error", pattern=_FIELD, description="Path of the refusal's words.")
+    code: str = Field("code", pattern=FIELD, description="Path of the refusal's code.")
+    message: str = Field("error", pattern=FIELD, description="Path of the refusal's words.")
 
 
 class ReadBack(Block):
     """How the receiver is asked for readings by their keys: GET `path`?`parameter`=key,key..."""
 
-    path: str = Field(pattern=_PATH, description="Where to ask.")
+    path: str = Field(pattern=PATH, description="Where to ask.")
     parameter: str = Field("keys", pattern=r"^[A-Za-z0-9._~-]{1,64}$", description="The query parameter.")
     items: str = Field(
         "readings",
-        pattern=_FIELD,
+        pattern=FIELD,
         description="Path of the array in the answer; `.` where the answer is the array.",
     )
-    key: str = Field("key", pattern=_FIELD, description="Path of the key within an item.")
-    value: str = Field("value", pattern=_FIELD, description="Path of the value.")
+    key: str = Field("key", pattern=FIELD, description="Path of the key within an item.")
+    value: str = Field("value", pattern=FIELD, description="Path of the value.")
 
     @field_validator("items", mode="before")
     @classmethod
@@ -112,11 +97,11 @@ class HttpJsonSettings(Block):
     """`settings` of a connection to a receiver of JSON."""
 
     base_url: str = Field(description="https://host/path of the receiver.")
-    path: str = Field("/readings", pattern=_PATH, description="Where readings are sent to.")
+    path: str = Field("/readings", pattern=PATH, description="Where readings are sent to.")
     method: Literal["POST", "PUT"] = Field("POST", description="How.")
     probe_path: str | None = Field(
         None,
-        pattern=_PATH,
+        pattern=PATH,
         description="What a probe reads (GET). Without it `path` is asked by HEAD, which proves less.",
     )
     send: Literal["array", "each"] = Field(
@@ -133,14 +118,14 @@ class HttpJsonSettings(Block):
     time: Literal["iso", "epoch_seconds", "epoch_milliseconds"] = Field(
         "iso", description="How {time} is written."
     )
-    headers: dict[Header, Annotated[str, Field(max_length=500, pattern=r"^[\x20-\x7e]*$")]] = Field(
+    headers: dict[HeaderName, Annotated[str, Field(max_length=500, pattern=r"^[\x20-\x7e]*$")]] = Field(
         {}, description="Further headers; no secrets."
     )
-    api_key_header: Header = Field("authorization", description="The header that bears the API key.")
+    api_key_header: HeaderName = Field("authorization", description="The header that bears the API key.")
     api_key_prefix: str = Field(
         "Bearer ", max_length=32, pattern=r"^[\x20-\x7e]*$", description="What stands before the key."
     )
-    idempotency_header: Header | None = Field(
+    idempotency_header: HeaderName | None = Field(
         "idempotency-key", description="The header that bears the batch's id, equal when it is sent again."
     )
     signature: Signature = Field(Signature(), description="How a request is signed.")
@@ -162,6 +147,7 @@ class HttpJsonSettings(Block):
     )
     results: Results | None = Field(None, description="Where an answer tells of each reading.")
     read_back: ReadBack | None = Field(None, description="How the receiver is asked what it holds.")
+    streams: dict[StreamName, Stream] = Field({}, description="Lists that are read back, by name.")
 
     @field_validator("base_url")
     @classmethod
@@ -171,8 +157,8 @@ class HttpJsonSettings(Block):
     @field_validator("headers")
     @classmethod
     def _is_free(cls, headers: dict[str, str]) -> dict[str, str]:
-        if taken := sorted(_RESERVED & headers.keys()):
-            raise ValueError(f"{', '.join(taken)} cannot be set")
+        if "authorization" in headers:
+            raise ValueError("authorization cannot be set: give credentials")
         return headers
 
     @model_validator(mode="after")
@@ -185,6 +171,12 @@ class HttpJsonSettings(Block):
             raise ValueError("reading: without {key} the receiver can neither deduplicate nor be asked")
         if self.send == "each" and self.results is not None:
             raise ValueError("results: with `send: each` the status of the answer tells")
+        names = [
+            name for name in (self.api_key_header, self.idempotency_header, self.signature.header) if name
+        ]
+        names += self.headers
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)}: one header cannot bear two things")
         return self
 
 

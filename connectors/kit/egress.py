@@ -8,6 +8,7 @@ an address that a stranger gave: connectors of customers, authorization servers,
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -73,8 +74,20 @@ def transport(
     tls: ssl.SSLContext | None = None,
     resolve: Resolve | None = None,
 ) -> PinningTransport:
-    """One that verifies TLS by the machine's authorities, or by `tls`."""
-    return PinningTransport(reach, tls=tls or httpx.create_ssl_context(), limits=limits, resolve=resolve)
+    """One that verifies TLS by `default_context`, or by `tls`."""
+    return PinningTransport(reach, tls=tls or default_context(), limits=limits, resolve=resolve)
+
+
+def default_context() -> ssl.SSLContext:
+    """Of all who gave no authority of their own: by the authorities that come with us, or those that SSL_CERT_FILE
+    or SSL_CERT_DIR names. Read once; nobody may change it.
+    """
+    return _context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@cache
+def _context(*_: str | None) -> ssl.SSLContext:
+    return httpx.create_ssl_context()
 
 
 class _Judging(httpcore.AsyncNetworkBackend):

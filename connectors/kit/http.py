@@ -1,4 +1,4 @@
-"""The HTTP client of a connector: one per connection. Bounded in time and in bytes, follows no redirect, and
+"""The HTTP client of a connector: one per connection, over pools that they share. Bounded in time and in bytes, follows no redirect, and
 turns every failure into our errors.
 
 It must not know any system: a connector says which call is idempotent and which refusals it wants to read
@@ -30,8 +30,8 @@ from connectors.kit.classify import (
     unanswered,
 )
 from connectors.kit.cookies import cookie_jar
-from connectors.kit.egress import transport
 from connectors.kit.json_text import parse_json
+from connectors.kit.pools import Shared
 from connectors.kit.words import words_of
 from gateway.model.address import ANYWHERE, AddressRefused, Reach
 from gateway.model.connector import Observer, unobserved
@@ -100,7 +100,8 @@ class HttpClient:
         """`headers` carry the credential; `secrets` are blacked out of every text that leaves here. TLS is
         always verified.
 
-        `tls` is for an authority or a client certificate of the customer's own (`connectors.kit.tls`).
+        `tls` is for an authority or a client certificate of the customer's own (`connectors.kit.tls`); clients share
+        connections only where they were given the same context.
         `reach`: which addresses `base_url` may lead to. No request goes to another host than its own.
         """
         self._secrets = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
@@ -110,10 +111,6 @@ class HttpClient:
         self._observe = observe
         self._max_body_bytes = max_body_bytes
         self._clock: tuple[datetime, float] | None = None
-        limits = httpx.Limits(max_connections=8, max_keepalive_connections=4, keepalive_expiry=30)
-        pinned = None
-        if not reach.everywhere:
-            pinned = transport(reach, limits, tls=tls)
         try:
             self._client = httpx.AsyncClient(
                 base_url=base_url,
@@ -127,9 +124,7 @@ class HttpClient:
                 cookies=cookie_jar(),
                 follow_redirects=False,
                 event_hooks={"response": [_stay]},
-                verify=tls or pinned is None,
-                transport=pinned,
-                limits=limits,
+                transport=Shared(tls=tls, reach=reach),
             )
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise BadConfiguration(

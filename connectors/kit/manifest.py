@@ -15,7 +15,6 @@ from connectors.kit.settings import Block
 from gateway.model.connector import (
     Auth,
     Capabilities,
-    Cursor,
     Dedup,
     Hosting,
     Manifest,
@@ -37,7 +36,6 @@ class _Capabilities(Block):
     future_skew_seconds: float = Field(0.0, ge=0)
     dedup: Dedup
     readback: ReadBack
-    cursor: Cursor | None = None
     can_create_meter: bool = False
     can_raise_event: bool = False
     values: frozenset[Literal["number", "boolean", "text"]] = Field(min_length=1)
@@ -56,7 +54,6 @@ class _Capabilities(Block):
             future_skew=timedelta(seconds=self.future_skew_seconds),
             dedup=self.dedup,
             readback=self.readback,
-            cursor=self.cursor,
             can_create_meter=self.can_create_meter,
             can_raise_event=self.can_raise_event,
             values=self.values,

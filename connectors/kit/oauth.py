@@ -12,15 +12,13 @@ import hashlib
 import math
 import re
 import secrets
-import ssl
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
 from connectors.kit.classify import DEFAULT_RETRY_AFTER_SECONDS
 from connectors.kit.credentials import RULES
 from connectors.kit.http import Answer, HttpClient
-from connectors.kit.tls import tls_context
+from connectors.kit.tls import shared_context
 from gateway.model.connector import Observer, unobserved
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.errors import (
@@ -130,7 +128,7 @@ class OAuthExchange:
             timeout_seconds=max(timeout_seconds, 0.001),
             observe=self._observe,
             max_body_bytes=_MAX_BODY_BYTES,
-            tls=_tls(),
+            tls=shared_context(),
             reach=credential.reach,
         )
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
@@ -198,7 +196,7 @@ def refusal(http: HttpClient, answer: Answer, path: str) -> ConnectorError | Non
     """What an answer that grants nothing means; None for one that may grant. A 5xx is transient whatever its
     body says.
     """
-    call, error = f"POST {path}", _error_of(answer)
+    call, error = f"POST {path}", _error_of(answer, http.clean)
     if answer.status >= 500 or answer.status in (408, 425, 429):
         return http.error(answer, call, idempotent=False)
     if answer.status < 300 and error is None:
@@ -240,12 +238,12 @@ def refusal(http: HttpClient, answer: Answer, path: str) -> ConnectorError | Non
             return http.error(answer, call, idempotent=False)
 
 
-def _error_of(answer: Answer) -> str | None:
-    """The `error` of the body, or of WWW-Authenticate under whatever scheme."""
+def _error_of(answer: Answer, clean: Callable[[str], str]) -> str | None:
+    """The `error` of the body, or of WWW-Authenticate under whatever scheme, without what a server echoes."""
     if isinstance(answer.json, dict) and isinstance(error := answer.json.get("error"), str) and error:
-        return "".join(letter for letter in error[:60] if letter.isprintable())
+        return clean(error)[:60]
     found = _ERROR.search(answer.headers.get("www-authenticate", ""))
-    return found[1] if found else None
+    return clean(found[1])[:60] if found else None
 
 
 def _authentication(values: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -308,9 +306,3 @@ def _seconds(value: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return min(seconds, 10.0 * 366 * 86400) if seconds > 0 else None
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """The machine's authorities are read once, not for each token."""
-    return tls_context()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from gateway.model.errors import BadConfiguration
 
@@ -17,6 +17,23 @@ _NO_ADDRESS = frozenset(' "<>\\^`{|}')
 _HOST = re.compile(
     r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*\.?|[0-9a-f]{0,4}:[0-9a-f:.]{1,43}"
 )
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+_OF_HTTP = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""What frames a request, or says where it goes: a header of the configuration would change both."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -46,6 +63,18 @@ def parse(model: type[BlockT], values: Mapping[str, object], *, what: str) -> Bl
             for fault in found[:MAX_FAULTS]
         )
         raise BadConfiguration(f"{what} cannot be used: {faults}") from None
+
+
+def _header_name(name: str) -> str:
+    if _TOKEN.fullmatch(name) is None:
+        raise ValueError("expected the name of an HTTP header")
+    if (header := name.lower()) in _OF_HTTP:
+        raise ValueError(f"{header} cannot be set: it belongs to HTTP")
+    return header
+
+
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+"""The name of a header that a setting may choose, in lower case."""
 
 
 def safe_url(url: str) -> str:

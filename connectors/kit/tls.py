@@ -5,9 +5,42 @@ from __future__ import annotations
 import os
 import ssl
 import tempfile
+from functools import cache
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from gateway.model.errors import BadConfiguration
+
+_SHARED: WeakValueDictionary[tuple[object, ...], ssl.SSLContext] = WeakValueDictionary()
+
+
+def shared_context(*, ca_file: Path | None = None, ca_pem: str | None = None) -> ssl.SSLContext:
+    """The one context of all who verify by the same authorities, while any of them uses it: reading them takes
+    some 18 ms and a megabyte. Nobody may change it, so it has no client certificate. Raises BadConfiguration.
+    """
+    if ca_file is None and ca_pem is None:
+        return _of_the_machine()
+    key = (ca_pem, *_version_of(ca_file))
+    context = _SHARED.get(key)
+    if context is None:
+        context = _SHARED[key] = tls_context(ca_file=ca_file, ca_pem=ca_pem)
+    return context
+
+
+@cache
+def _of_the_machine() -> ssl.SSLContext:
+    return tls_context()
+
+
+def _version_of(ca_file: Path | None) -> tuple[object, ...]:
+    """A file that was replaced is read anew."""
+    if ca_file is None:
+        return ()
+    try:
+        found = ca_file.stat()
+    except (OSError, ValueError):
+        return (ca_file,)  # whoever reads it says what is wrong
+    return (ca_file, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def authority(ca_file: Path, context: ssl.SSLContext) -> None:

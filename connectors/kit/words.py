@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 _MEMBERS = ("detail", "message", "error_description", "description", "title", "reason", "error", "value")
 _XML_MESSAGE = re.compile(rb"<(?:\w{1,20}:)?message\b[^>]{0,200}>([^<]{1,400})</")
-MAX_LENGTH = 400
+MAX_LENGTH = 20_000
 
 
 def words_of(document: object, body: bytes, headers: Mapping[str, str]) -> str:
@@ -20,7 +20,7 @@ def words_of(document: object, body: bytes, headers: Mapping[str, str]) -> str:
     if not words and "xml" in headers.get("content-type", "") and (found := _XML_MESSAGE.search(body[:4000])):
         words = found[1].decode("utf-8", "replace").strip()
     if words:
-        return words[:MAX_LENGTH]
+        return words[:MAX_LENGTH]  # whoever shows it blacks out secrets first, and cuts then
     if not body.strip():
         return "(empty)"
     kind = headers.get("content-type", "").partition(";")[0].strip()[:60] or "no content type"

@@ -1,8 +1,8 @@
 """Delivers meter readings to MaintainX in bulk, within its limits. At least once: MaintainX knows no
-idempotency key and shows only the last reading.
+idempotency key and shows only the last reading. Reads work orders, meters and assets back; raises work orders, once.
 
-Source: MaintainX public API reference, https://api.getmaintainx.com/v1/docs (meters, meter readings, rate
-limits, errors).
+Source: MaintainX public API reference, https://api.getmaintainx.com/v1/docs (meters, meter readings, work orders,
+assets, rate limits, errors).
 """
 
 from __future__ import annotations
@@ -11,25 +11,38 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from urllib.parse import quote
 
 from connectors.kit.authorization import authorization_for
 from connectors.kit.bisect import BadMeters, Refusal, push_bisecting
 from connectors.kit.classify import whole_number
 from connectors.kit.http import Answer, HttpClient
+from connectors.kit.inbound import clock_of, known
 from connectors.kit.manifest import load_manifest
 from connectors.kit.paging import Page, walk
 from connectors.kit.rate_limit import limiter_for
 from connectors.kit.settings import parse
-from connectors.maintainx.mapping import Catalogue, Meter, meter_id, proven, to_catalogue, to_item, to_meter
+from connectors.maintainx.mapping import (
+    Catalogue,
+    Meter,
+    meter_id,
+    proven,
+    resolve,
+    to_catalogue,
+    to_item,
+    to_meter,
+)
+from connectors.maintainx.reader import REFUSALS, Reader
+from connectors.maintainx.records import REFERENCE_LENGTH
 from connectors.maintainx.settings import MaintainXCredentials, MaintainXSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
 from gateway.model.errors import BadConfiguration, OutcomeUnknown, RateLimited, Unavailable
-from gateway.model.exchange import RemoteMeter
+from gateway.model.exchange import Event, RemoteMeter
+from gateway.model.inbound import InboundPage, InboundStream, KeyPage
 from gateway.model.outcome import Accepted, Outcome, Rejected
 from gateway.model.reading import Batch, Reading
 
 MANIFEST = load_manifest("connectors.maintainx")
-_REFUSALS = (400, 404, 413, 422)
 _PAGE_SIZE = 200  # the most that GET /meters gives
 _CALLS, _SECONDS = 100, 60.0  # per user and for /meterreadings
 _CATALOGUE_FRESH_SECONDS = 300.0
@@ -68,6 +81,7 @@ class MaintainXConnector:
         self._bad_meters = BadMeters()
         self._catalogue: tuple[float, Catalogue] | None = None
         self._listing = asyncio.Lock()
+        self._reader = Reader(self._call, self._said)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -122,14 +136,66 @@ class MaintainXConnector:
                 unit=meter.unit,
             )
 
+    @property
+    def inbound(self) -> Sequence[InboundStream]:
+        """The manifest's."""
+        return MANIFEST.streams
+
+    async def remote_now(self, stream: str) -> datetime:
+        """By the Date of the last answer."""
+        known(MANIFEST.streams, stream, where="MaintainX")
+        return await clock_of(self._http, lambda: self._list_page(None, limit=1, operation="probe"))
+
+    async def pull(
+        self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
+    ) -> InboundPage:
+        """Work orders from the newest change back; meters and assets whole."""
+        return await self._reader.pull(
+            known(MANIFEST.streams, stream, where="MaintainX").name, since, until, cursor
+        )
+
+    async def pull_open(self, stream: str, cursor: str | None = None) -> InboundPage:
+        """Work orders that are open, in progress or on hold."""
+        known(MANIFEST.streams, stream, where="MaintainX")
+        return await self._reader.pull_open(cursor)
+
+    async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
+        """Of all work orders."""
+        known(MANIFEST.streams, stream, where="MaintainX")
+        return await self._reader.keys(cursor)
+
+    async def raise_event(self, event: Event) -> Outcome:
+        """A work order, for the asset that the event's meter belongs to."""
+        if not 0 < len(event.reference) <= REFERENCE_LENGTH or not _is_word(event.reference):
+            return Rejected(
+                code="too_long",
+                message=f"the reference of a work order has 1 to {REFERENCE_LENGTH} characters, and no blanks",
+            )
+        now = await clock_of(self._http, lambda: self._list_page(None, limit=1, operation="probe"))
+        return await self._reader.raise_order(event, await self._asset_of(event.meter), now)
+
+    async def note_event(self, remote_id: str, text: str) -> None:
+        """A comment of the work order."""
+        await self._reader.note(remote_id, text)
+
     async def close(self) -> None:
         """Idempotent."""
         await self._http.close()
 
+    async def _asset_of(self, meter: str) -> int | None:
+        """Where nobody knows the meter, the work order is about none: better than no work order."""
+        async with self._listing:
+            held = self._catalogue
+            fresh = held is not None and _monotonic() - held[0] < _CATALOGUE_FRESH_SECONDS
+            catalogue = held[1] if held is not None and fresh else await self._list_meters()
+        number = resolve(meter, catalogue)
+        found = None if isinstance(number, Rejected) else catalogue.by_id.get(number)
+        return None if found is None else found.asset
+
     async def _send(self, items: Sequence[dict[str, object]]) -> Sequence[Outcome]:
         params = {"skipWebhook": "true"} if self._settings.skip_webhook else None
         answer = await self._call("push", "POST", "/meterreadings", json=items, params=params)
-        if answer.status in _REFUSALS:
+        if answer.status in REFUSALS:
             raise await self._refusal(answer, alone=len(items) == 1)
         if not isinstance(answer.json, list) or len(answer.json) != len(items):
             raise OutcomeUnknown(
@@ -141,7 +207,7 @@ class MaintainXConnector:
         """404 in JSON: some meter is unknown. Whether the service itself is what was not found, a listing
         tells, before a meter is blamed.
         """
-        words = f"MaintainX answered {answer.status}: {self._http.clean(_words(answer)) or self._http.text_of(answer)}"
+        words = self._said(answer)
         if answer.json is None:
             return BadConfiguration(f"{words}; check settings.base_url", request_id=answer.request_id)
         if answer.status == 404 and alone:
@@ -149,6 +215,10 @@ class MaintainXConnector:
         return Refusal(
             words, code=str(answer.status), blames_meter=answer.status == 404, request_id=answer.request_id
         )
+
+    def _said(self, answer: Answer) -> str:
+        said = self._http.clean(_words(answer)) or self._http.text_of(answer)
+        return f"MaintainX answered {answer.status}: {said}"
 
     async def _catalogue_for(self, readings: Sequence[Reading]) -> Catalogue | None:
         """The meters, where a reading calls one by name; listed again when stale, or when a name is missing
@@ -174,13 +244,11 @@ class MaintainXConnector:
     async def _list_page(
         self, cursor: str | None, *, limit: int = _PAGE_SIZE, operation: str = "list_meters"
     ) -> Page[Meter]:
-        params: dict[str, str | int] = {
-            "limit": limit,
-            "expand": "last_reading",
-        }  # unasked, a meter does not show it
+        # unasked, a meter shows neither its last reading nor its asset
+        query = f"limit={limit}&expand=last_reading&expand=asset"
         if cursor is not None:
-            params["cursor"] = cursor
-        answer = await self._call(operation, "GET", "/meters", params=params)
+            query += f"&cursor={quote(cursor, safe='')}"
+        answer = await self._call(operation, "GET", f"/meters?{query}")
         document = answer.json
         if not isinstance(document, dict) or not isinstance(document.get("meters"), list):
             raise Unavailable("MaintainX's list of meters has no `meters`", request_id=answer.request_id)
@@ -204,6 +272,7 @@ class MaintainXConnector:
         *,
         json: object = None,
         params: Mapping[str, str | int] | None = None,
+        idempotent: bool | None = None,
     ) -> Answer:
         await self._limiter.acquire(max_wait_seconds=self._max_wait_seconds)
         try:
@@ -213,7 +282,8 @@ class MaintainXConnector:
                 path,
                 json=json,
                 params=params,
-                accept_statuses=_REFUSALS if method == "POST" else (),
+                idempotent=idempotent,
+                accept_statuses=REFUSALS if method == "POST" else (),
             )
         except RateLimited as error:
             self._limiter.close_for(error.retry_after)
@@ -244,6 +314,10 @@ def _words(answer: Answer) -> str:
         )[:400]
     error = document.get("error")
     return error[:400] if isinstance(error, str) else ""
+
+
+def _is_word(text: str) -> bool:
+    return text.isprintable() and not any(letter.isspace() for letter in text)
 
 
 def _monotonic() -> float:

@@ -25,6 +25,7 @@ class Meter:
     last_at: datetime | None
     last_value: float | None
     unit: str | None = None
+    asset: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +103,12 @@ def to_meter(item: object) -> Meter | None:
         return None
     last = item.get("lastReading")
     last = last if isinstance(last, dict) else {}
-    value = last.get("value")
+    value, asset = last.get("value"), item.get("asset")
     return Meter(
         id=item["id"],
         name=str(item.get("name", "")),
         unit=item["unit"] if isinstance(item.get("unit"), str) and item["unit"] else None,
+        asset=asset["id"] if isinstance(asset, dict) and isinstance(asset.get("id"), int) else None,
         last_at=to_time(last.get("readingDate")),
         last_value=float(value) if isinstance(value, int | float) and abs(value) < 1e300 else None,
     )

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from connectors.kit.authorization import authorization_for
 from connectors.kit.classify import to_error
 from connectors.kit.credentials import NOT_SECRET
 from connectors.kit.http import HttpClient
+from connectors.kit.inbound import clock_of, known
 from connectors.kit.manifest import load_manifest
 from connectors.kit.odata.batch import Operation, PartAnswer
 from connectors.kit.odata.envelope import Fault, fault_of
-from connectors.kit.odata.query import entity_of, modified_within, next_of, rows_of, target
+from connectors.kit.odata.query import entity_of, next_of, rows_of, target
 from connectors.kit.odata.service import Service
 from connectors.kit.odata.values import Version
 from connectors.kit.settings import parse
@@ -32,12 +33,13 @@ from connectors.odata.mapping import (
     to_meter,
     to_operation,
     to_questions,
-    to_record,
 )
+from connectors.odata.records import Sets
 from connectors.odata.settings import ODataCredentials, ODataSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Dedup, Health, RemoteReading
 from gateway.model.errors import BadConfiguration, ConnectorError, Unavailable
-from gateway.model.exchange import RecordPage, RemoteMeter
+from gateway.model.exchange import RemoteMeter
+from gateway.model.inbound import InboundPage, InboundStream, KeyPage
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry
 from gateway.model.reading import Batch, Reading
 
@@ -84,6 +86,7 @@ class ODataConnector:
             parameters=settings.parameters,
             json_batch=settings.batch == "json",
         )
+        self._sets = Sets(self._service, settings.streams)
         dedup: Dedup = (
             "natural_key" if settings.unique_key else "client_ref" if settings.properties.key else "none"
         )
@@ -100,9 +103,9 @@ class ODataConnector:
         return self._capabilities
 
     @property
-    def streams(self) -> Sequence[str]:
-        """What `pull` knows."""
-        return tuple(self._settings.streams)
+    def inbound(self) -> Sequence[InboundStream]:
+        """The sets of `settings.streams`."""
+        return self._sets.inbound
 
     async def probe(self) -> Health:
         """Reads one reading."""
@@ -153,23 +156,24 @@ class ODataConnector:
             if (meter := to_meter(settings, row)) is not None:
                 yield meter
 
+    async def remote_now(self, stream: str) -> datetime:
+        """By the Date of the last answer."""
+        known(self.inbound, stream, where="settings.streams")
+        return await clock_of(self._http, self.probe)
+
     async def pull(
         self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
-    ) -> RecordPage:
-        """By the time of the last change, `overlap_seconds` earlier than asked: a record may come again."""
-        wanted = self._settings.streams.get(stream)
-        if wanted is None:
-            raise BadConfiguration(
-                f"settings.streams has no {stream[:40]!r}; it has {' and '.join(self.streams) or 'none'}"
-            )
-        begin = None if since is None else since - timedelta(seconds=self._settings.overlap_seconds)
-        where = modified_within(Version.V4, wanted.modified, begin, until)
-        answer = await self._service.get(
-            "pull", cursor or target(wanted.entity_set, where=where, order=(wanted.modified, wanted.key))
-        )
-        rows = self._service.rows(answer, wanted.entity_set)
-        records = [record for row in rows if (record := to_record(stream, wanted, row)) is not None]
-        return RecordPage(records=records, cursor=next_of(answer.json, entity_set=wanted.entity_set))
+    ) -> InboundPage:
+        """Ascending by the time of change."""
+        return await self._sets.pull(stream, since, until, cursor)
+
+    async def pull_open(self, stream: str, cursor: str | None = None) -> InboundPage:
+        """What `progress` does not call closed."""
+        return await self._sets.pull_open(stream, cursor)
+
+    async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
+        """By the key's properties alone."""
+        return await self._sets.keys(stream, cursor)
 
     async def close(self) -> None:
         """Idempotent."""
@@ -244,7 +248,9 @@ class ODataConnector:
         return outcomes
 
     def _fault(self, answer: PartAnswer) -> Fault:
-        return fault_of(answer.json, text=words_of(answer.json, answer.body, answer.headers))
+        return fault_of(
+            answer.json, text=words_of(answer.json, answer.body, answer.headers), clean=self._http.clean
+        )
 
     def _words(self, fault: Fault) -> str:
         return self._http.clean(fault.message)

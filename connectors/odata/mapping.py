@@ -11,9 +11,9 @@ from connectors.kit.numbers import to_number
 from connectors.kit.odata.batch import Operation
 from connectors.kit.odata.query import target
 from connectors.kit.odata.values import decode_instant, decode_number, text_literal
-from connectors.odata.settings import Meters, ODataSettings, Stream
+from connectors.odata.settings import Meters, ODataSettings
 from gateway.model.connector import RemoteReading
-from gateway.model.exchange import Record, RemoteMeter
+from gateway.model.exchange import RemoteMeter
 from gateway.model.outcome import Rejected
 from gateway.model.reading import Reading
 from gateway.model.sample import Value
@@ -116,19 +116,6 @@ def to_meter(settings: Meters, row: Mapping[str, object]) -> RemoteMeter | None:
         str(row.get(name) or "") if name else "" for name in (settings.meter, settings.title, settings.unit)
     )
     return RemoteMeter(meter=meter, title=title, unit=unit or None) if meter else None
-
-
-def to_record(name: str, stream: Stream, row: Mapping[str, object]) -> Record | None:
-    """None for a row without a key or a time of change."""
-    key, at = row.get(stream.key), decode_instant(row.get(stream.modified))
-    if not isinstance(key, str | int) or key == "" or at is None:
-        return None
-    return Record(
-        stream=name,
-        key=str(key),
-        modified_at=at,
-        body={name: value for name, value in row.items() if not name.startswith("@")},
-    )
 
 
 def _instant(at: datetime) -> str:

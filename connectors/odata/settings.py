@@ -8,7 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from connectors.kit.credentials import OAUTH_CLIENT, OneOfKinds
-from connectors.kit.settings import Block, safe_url
+from connectors.kit.inbound import NamedStream, StreamName
+from connectors.kit.settings import Block, HeaderName, safe_url
+from gateway.model.inbound import InboundStream
 
 _NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 Name = Annotated[str, Field(pattern=_NAME)]
@@ -45,12 +47,41 @@ class Meters(Block):
     unit: Name | None = Field(None, description="Its unit.")
 
 
-class Stream(Block):
-    """A set that can be asked what changed."""
+class Stream(NamedStream):
+    """A set that can be asked what changed, or be read whole."""
 
     entity_set: Name = Field(description="The set.")
-    key: Name = Field("id", description="The property that identifies a record for ever.")
-    modified: Name = Field("lastModifiedDateTime", description="Edm.DateTimeOffset: time of the last change.")
+    key: Name | tuple[Name, ...] = Field(
+        "id", description="The property, or properties, that identify a record for ever."
+    )
+    modified: Name | None = Field(
+        "lastModifiedDateTime",
+        description="Edm.DateTimeOffset: time of the last change; null: the set is read whole each time.",
+    )
+    select: tuple[Name, ...] = Field((), description="Properties of a record; else all.")
+    count: bool = Field(
+        False, description="Ask how many records there are: some services take long to say so."
+    )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The properties of the key."""
+        return (self.key,) if isinstance(self.key, str) else self.key
+
+    @property
+    def open_words(self) -> tuple[str, ...]:
+        """The words of `progress` that mean not closed."""
+        return () if self.progress is None else (*self.progress.open, *self.progress.acknowledged)
+
+    def stream(self, name: str) -> InboundStream:
+        """As the engine knows it."""
+        timed = self.modified is not None
+        return self.declared(
+            name,
+            cursor="modified" if timed else "listing",
+            deletions="keys" if timed else "listing",
+            lists_open=bool(self.open_words),
+        )
 
 
 class ODataSettings(Block):
@@ -80,19 +111,9 @@ class ODataSettings(Block):
     max_items: int = Field(
         100, ge=1, le=1000, description="Readings in one request; Business Central takes 100."
     )
-    api_key_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] = Field(
-        "x-api-key", description="The header that bears an API key."
-    )
+    api_key_header: HeaderName = Field("x-api-key", description="The header that bears an API key.")
     meters: Meters | None = Field(None, description="Lets meters be discovered.")
-    streams: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], Stream] = Field(
-        {}, description="What can be pulled, by name."
-    )
-    overlap_seconds: int = Field(
-        120,
-        ge=0,
-        le=86_400,
-        description="How far back each pull looks: longer than the longest transaction there.",
-    )
+    streams: dict[StreamName, Stream] = Field({}, description="Sets that are read back, by name.")
 
     @field_validator("base_url")
     @classmethod

@@ -1,5 +1,5 @@
 """Delivers readings into one table by a keyed upsert: a repeat changes nothing, so each reading is there
-exactly once.
+exactly once; reads any tables and views back.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,6 +28,7 @@ from connectors.postgres.mapping import (
     to_row,
     to_value,
 )
+from connectors.postgres.reader import Tables
 from connectors.postgres.session import open_session, tls_of
 from connectors.postgres.settings import PostgresCredentials, PostgresSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
@@ -38,6 +40,7 @@ from gateway.model.errors import (
     PermissionDenied,
     Unavailable,
 )
+from gateway.model.inbound import InboundPage, InboundStream, KeyPage
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Superseded
 from gateway.model.reading import Batch, Reading
 
@@ -65,7 +68,8 @@ class PostgresConnector:
         self._timeout_seconds = built_from.timeout_seconds
         self._observe = built_from.observe
         self._positioned = False
-        self._statements = statements(settings.schema_name, settings.table, journal=settings.journal)
+        self._statements = statements(settings.schema_name, settings.table or "", journal=settings.journal)
+        self._tables = Tables(settings.streams, self._rows)
         self._capabilities = replace(MANIFEST.capabilities, max_items=settings.max_items)
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._table_is_ready = False
@@ -96,6 +100,29 @@ class PostgresConnector:
         """The rows of these keys."""
         return await self._observed("find", self._find(readings)) if readings else {}
 
+    @property
+    def inbound(self) -> Sequence[InboundStream]:
+        """The tables and views of `settings.streams`."""
+        return self._tables.inbound
+
+    async def remote_now(self, stream: str) -> datetime:
+        """Up to when everything is visible: the begin of the oldest transaction that may still stamp a row."""
+        return await self._observed("pull", self._tables.settled(stream))
+
+    async def pull(
+        self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
+    ) -> InboundPage:
+        """Ascending by the time of change and the key."""
+        return await self._observed("pull", self._tables.pull(stream, since, until, cursor))
+
+    async def pull_open(self, stream: str, cursor: str | None = None) -> InboundPage:
+        """What `progress` does not call closed, by key."""
+        return await self._observed("pull", self._tables.pull_open(stream, cursor))
+
+    async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
+        """By key."""
+        return await self._observed("pull", self._tables.keys(stream, cursor))
+
     async def close(self) -> None:
         """Ends the sessions; the connector opens new ones if it is used again."""
         pool, self._pool = self._pool, None
@@ -114,7 +141,16 @@ class PostgresConnector:
         self._observe(operation, "ok")
         return result
 
+    async def _rows(self, query: str, arguments: Sequence[object]) -> Sequence[Sequence[object]]:
+        """Of a statement that only reads."""
+        async with self._session(writes=False) as session:
+            with executing(harmless=True):
+                return [tuple(row) for row in await session.fetch(query, *arguments)]
+
     async def _probe(self) -> Health:
+        if self._settings.table is None:
+            await self._rows("select 1", ())
+            return self._health("nothing is written")
         async with self._session() as session:
             with executing(harmless=True):
                 row = await session.fetchrow(self._statements.probe, self._statements.table)
@@ -127,12 +163,11 @@ class PostgresConnector:
             raise PermissionDenied(
                 f"the role may not select, insert and update {self._statements.table}: grant it"
             )
+        return replace(self._health(f"table {self._statements.table}"), former_account=database)
+
+    def _health(self, detail: str) -> Health:
         at = self._address
-        return Health(
-            account=f"{at.user}@{at.host}:{at.port}/{at.database}",
-            former_account=database,
-            detail=f"table {self._statements.table}",
-        )
+        return Health(account=f"{at.user}@{at.host}:{at.port}/{at.database}", detail=detail)
 
     async def _push(self, batch: Batch) -> list[Outcome]:
         readings = batch.readings
@@ -209,13 +244,15 @@ class PostgresConnector:
                 }
 
     @asynccontextmanager
-    async def _session(self) -> AsyncIterator[Session]:
+    async def _session(self, *, writes: bool = True) -> AsyncIterator[Session]:
+        if writes and self._settings.table is None:
+            raise BadConfiguration("settings.table is null: this connection reads, and writes nothing")
         with connecting():
             pool = await self._open()
             acquired = pool.acquire(timeout=self._timeout_seconds)
             session = await acquired
         try:
-            if not self._table_is_ready:
+            if writes and not self._table_is_ready:
                 await self._ensure_table(session)
             yield session
         finally:
@@ -248,7 +285,7 @@ class PostgresConnector:
         """
         schema, table, column = (
             self._settings.schema_name,
-            self._settings.table,
+            self._settings.table or "",
             self._settings.position_column,
         )
         journal = self._settings.journal

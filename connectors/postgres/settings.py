@@ -8,7 +8,9 @@ from typing import Annotated
 from pydantic import Field, SecretStr
 
 from connectors.kit.credentials import Credentials
+from connectors.kit.inbound import StreamName
 from connectors.kit.settings import Block
+from connectors.postgres.streams import Stream
 
 # 63 bytes is PostgreSQL's limit; 48 characters leave room for the suffixes of the index and of the journal.
 Name = Annotated[str, Field(pattern=r"^[^\x00]{1,48}$")]
@@ -18,7 +20,10 @@ class PostgresSettings(Block):
     """`settings` of a connection to PostgreSQL."""
 
     schema_name: Name = Field("public", alias="schema", description="Schema of the table; it must exist.")
-    table: Name = Field("fieldgate_reading", description="The table that readings are written to.")
+    table: Name | None = Field(
+        "fieldgate_reading",
+        description="The table that readings are written to; null: nothing is written, and the role need not be allowed to.",
+    )
     create_table: bool = Field(True, description="Create the table (and the journal) where it is missing.")
     journal: bool = Field(
         False,
@@ -32,6 +37,7 @@ class PostgresSettings(Block):
         description="Column (bigint) that keeps an older reading from replacing a newer one; used where the table has it, and made with the table.",
     )
     max_items: int = Field(5000, ge=1, le=20_000, description="Readings in one statement.")
+    streams: dict[StreamName, Stream] = Field({}, description="Tables and views that are read back, by name.")
 
 
 class PostgresCredentials(Credentials):

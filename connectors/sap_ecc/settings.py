@@ -49,6 +49,29 @@ class PointProperties(Block):
     unit: str = Field("MeasurementRangeUnit", pattern=_NAME, description="Its unit.")
 
 
+class NotificationProperties(Block):
+    """Where the service lists maintenance notifications, so that they can be read back."""
+
+    entity_set: str = Field("NotificationSet", pattern=_NAME, description="The set of notifications.")
+    number: str = Field("MaintenanceNotification", pattern=_NAME, description="The notification's number.")
+    date: str = Field(
+        "LastChangeDate",
+        pattern=_NAME,
+        description="Date of the last change, Edm.DateTime; that of its creation until it is changed.",
+    )
+    time: str = Field("LastChangeTime", pattern=_NAME, description="Its time, Edm.Time.")
+    phase: str | None = Field(
+        "NotifProcessingPhase",
+        pattern=_NAME,
+        description="The phase, 1 to 5; null where the service shows none.",
+    )
+    reference: str | None = Field(
+        "MaintNotifExtReferenceNumber",
+        pattern=_NAME,
+        description="The external reference; null where the service shows none.",
+    )
+
+
 class EccSettings(SapSettings):
     """`settings` of a connection to SAP ECC."""
 
@@ -62,6 +85,10 @@ class EccSettings(SapSettings):
     )
     points: PointProperties | None = Field(
         None, description="Lets meters be discovered, where the service lists measuring points."
+    )
+
+    notifications: NotificationProperties | None = Field(
+        None, description="Lets notifications be read back, where the service lists them."
     )
 
     @field_validator("service")

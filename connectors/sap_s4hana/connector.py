@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import cast
 
+from connectors.kit.inbound import clock_of, known
 from connectors.kit.manifest import load_manifest
 from connectors.kit.odata.envelope import fault_of
 from connectors.kit.odata.query import entity_of, target
@@ -19,27 +21,25 @@ from connectors.kit.odata.service import Service
 from connectors.kit.odata.values import Version
 from connectors.kit.sap.access import open_client
 from connectors.kit.sap.codes import Verdict, verdict
-from connectors.kit.sap.documents import Fields, Form
+from connectors.kit.sap.documents import Fields, Form, documents_list
 from connectors.kit.sap.exchange import Documents, Pointed
 from connectors.kit.settings import parse
 from connectors.sap_s4hana.mapping import (
-    CHANGED_ORDER,
     NOTIFICATION_SET,
     POINT_SET,
     REFERENCE_LENGTH,
     Point,
-    changed_after,
-    cursor_of,
+    StreamName,
     notification_body,
     notification_reference,
     to_meter,
-    to_notification,
 )
 from connectors.sap_s4hana.points import Points
+from connectors.sap_s4hana.reader import Reader
 from connectors.sap_s4hana.settings import S4hanaCredentials, S4hanaSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
-from gateway.model.errors import BadConfiguration
-from gateway.model.exchange import Event, RecordPage, RemoteMeter
+from gateway.model.exchange import Event, RemoteMeter
+from gateway.model.inbound import InboundPage, InboundStream
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry
 from gateway.model.reading import Batch, Reading
 
@@ -47,8 +47,6 @@ MANIFEST = load_manifest("connectors.sap_s4hana")
 DOCUMENTS_PATH = "/sap/opu/odata4/sap/api_measurementdocument/srvd_a2x/sap/measurementdocument/0001"
 POINTS_PATH = "/sap/opu/odata4/sap/api_measuringpoint/srvd_a2x/sap/measuringpoint/0001"
 NOTIFICATIONS_PATH = "/sap/opu/odata/sap/API_MAINTNOTIFICATION"
-MEASURING_POINTS, NOTIFICATIONS = "measuring_points", "notifications"
-_PAGE = 500
 _REFUSALS = (400, 404, 409, 422, 423)
 _LOCKED_SECONDS = 30.0
 
@@ -80,6 +78,11 @@ class S4hanaConnector:
         )
         self._points = Points(service(POINTS_PATH, Version.V4, POINT_SET))
         self._notifications = service(NOTIFICATIONS_PATH, Version.V2, NOTIFICATION_SET)
+        listed = documents_list(Version.V4, form.entity_set, form.fields, settings.zone)
+        self._reader = Reader(
+            documents=documents, listed=listed, notifications=self._notifications, points=self._points
+        )
+        self._inbound = settings.streams(MANIFEST.streams)
         makes_meters = settings.new_measuring_point is not None and settings.meters_by == "position"
         self._capabilities = replace(
             MANIFEST.capabilities,
@@ -94,9 +97,9 @@ class S4hanaConnector:
         return self._capabilities
 
     @property
-    def streams(self) -> Sequence[str]:
-        """What `pull` knows."""
-        return (MEASURING_POINTS, NOTIFICATIONS)
+    def inbound(self) -> Sequence[InboundStream]:
+        """The manifest's, with `documents_lookback_hours`."""
+        return self._inbound
 
     async def probe(self) -> Health:
         """Reads one measurement document's number."""
@@ -148,21 +151,24 @@ class S4hanaConnector:
             )
         return point if isinstance(point, Rejected) else to_meter(point, by_position=by_position)
 
+    async def remote_now(self, stream: str) -> datetime:
+        """By the Date of the last answer."""
+        known(self._inbound, stream, where="SAP S/4HANA")
+        return await clock_of(self._http, self.probe)
+
     async def pull(
         self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
-    ) -> RecordPage:
-        """Measuring points come whole each time, since SAP does not say when they changed; notifications by
-        the time of their last change.
+    ) -> InboundPage:
+        """Notifications by the time of their last change, documents by that of their reading; measuring points whole,
+        since SAP does not say when they changed.
         """
-        match stream:
-            case "measuring_points":
-                return await self._points.page(stream, cursor)
-            case "notifications":
-                return await self._changed_notifications(stream, since, until, cursor)
-            case _:
-                raise BadConfiguration(
-                    f"SAP S/4HANA has no stream {stream[:40]!r}; it has {' and '.join(self.streams)}"
-                )
+        known(self._inbound, stream, where="SAP S/4HANA")
+        return await self._reader.pull(cast(StreamName, stream), since, until, cursor)
+
+    async def pull_open(self, stream: str, cursor: str | None = None) -> InboundPage:
+        """Notifications that nobody has completed."""
+        known(self._inbound, stream, where="SAP S/4HANA")
+        return await self._reader.pull_open(cursor)
 
     async def raise_event(self, event: Event) -> Outcome:
         """A maintenance notification for the measuring point's equipment or functional location."""
@@ -184,7 +190,7 @@ class S4hanaConnector:
         answer = await service.create("raise_event", NOTIFICATION_SET, body, accept_statuses=_REFUSALS)
         if 200 <= answer.status < 300:
             return Accepted(remote_id=_number(entity_of(answer.json)))
-        fault = fault_of(answer.json, text=self._http.text_of(answer))
+        fault = fault_of(answer.json, text=self._http.text_of(answer), clean=self._http.clean)
         words = self._http.clean(fault.message)
         if verdict(answer.status, fault, self._settings.codes) is Verdict.LOCKED:
             return Retry(after_seconds=_LOCKED_SECONDS, message=words)
@@ -193,18 +199,6 @@ class S4hanaConnector:
     async def close(self) -> None:
         """Idempotent."""
         await self._http.close()
-
-    async def _changed_notifications(
-        self, stream: str, since: datetime | None, until: datetime, cursor: str | None
-    ) -> RecordPage:
-        where = changed_after(cursor, since, until)
-        answer = await self._notifications.get(
-            "pull", target(NOTIFICATION_SET, where=where, order=CHANGED_ORDER, top=_PAGE)
-        )
-        rows = self._notifications.rows(answer, NOTIFICATION_SET)
-        records = [record for row in rows if (record := to_notification(row, stream)) is not None]
-        more = bool(records) and (len(rows) >= _PAGE or _has_next(answer.json))
-        return RecordPage(records=records, cursor=cursor_of(records[-1]) if more else None)
 
     async def _numbers(self, readings: Sequence[Reading]) -> Mapping[str, str | Rejected]:
         """The number of each reading's measuring point."""
@@ -238,8 +232,3 @@ def _pointed(readings: Sequence[Reading], points: Mapping[str, str | Rejected]) 
 def _number(row: Mapping[str, object]) -> str | None:
     number = row.get(NOTIFICATION_SET)
     return number if isinstance(number, str) and number else None
-
-
-def _has_next(document: object) -> bool:
-    inner = document.get("d") if isinstance(document, dict) else None
-    return isinstance(inner, dict) and bool(inner.get("__next"))

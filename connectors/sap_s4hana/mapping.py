@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 import orjson
 
+from connectors.kit.inbound import key_of, pack, unpack
 from connectors.kit.odata.query import modified_within
 from connectors.kit.odata.values import (
     Version,
@@ -20,13 +22,19 @@ from connectors.kit.odata.values import (
 )
 from connectors.kit.sap.documents import UNIT_LENGTH
 from connectors.kit.sap.local_time import wall_time
+from connectors.kit.sap.records import DELETED_PHASE, PHASES, to_body
 from connectors.sap_s4hana.settings import NewMeasuringPoint, Notification
-from gateway.model.exchange import Event, Record, RemoteMeter
+from gateway.model.errors import CursorExpired
+from gateway.model.exchange import Event, RemoteMeter
+from gateway.model.inbound import InboundRecord
 
 POINT_SET, NOTIFICATION_SET = "MeasuringPoint", "MaintenanceNotification"
 POSITION_LENGTH, REFERENCE_LENGTH = 20, 20
 _DESCRIPTION_LENGTH, _TITLE_LENGTH, _TEXT_LENGTH = 40, 40, 1333
-_CHANGED, _KEY = "LastChangeDateTime", "MaintenanceNotification"
+_CHANGED, _KEY, _PHASE = "LastChangeDateTime", "MaintenanceNotification", "NotifProcessingPhase"
+_REFERENCE = "MaintNotifExtReferenceNumber"
+_NEVER = datetime.min.replace(tzinfo=UTC)
+StreamName = Literal["measurement_documents", "measuring_points", "notifications"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +108,7 @@ def notification_body(event: Event, settings: Notification, point: Point | None,
     """Of POST MaintenanceNotification. The event's reference is what it is found by again."""
     at = wall_time(event.at, zone)
     body: dict[str, object] = {
-        "MaintNotifExtReferenceNumber": event.reference,
+        _REFERENCE: event.reference,
         "NotificationType": settings.type,
         "NotificationText": printable(event.title)[:_TITLE_LENGTH],
         "MaintNotifLongTextForEdit": printable(f"{event.text}\n{event.meter}".strip())[:_TEXT_LENGTH],
@@ -117,46 +125,65 @@ def notification_body(event: Event, settings: Notification, point: Point | None,
 
 def notification_reference(reference: str) -> str:
     """The filter that finds a notification by our reference."""
-    return f"MaintNotifExtReferenceNumber eq {text_literal(reference)}"
+    return f"{_REFERENCE} eq {text_literal(reference)}"
 
 
 def changed_after(cursor: str | None, since: datetime | None, until: datetime) -> str:
     """The filter of a page: changed in [since, until), and past the last record of the page before.
 
     Not by `$skip`: a notification that changes meanwhile leaves the interval, and all after it would move up
-    by one.
+    by one. Bounds are whole seconds, as SAP's own times of change are.
     """
+    since, until = None if since is None else since.replace(microsecond=0), until.replace(microsecond=0)
     if cursor is None:
         return modified_within(Version.V2, _CHANGED, since, until)
-    at, _, key = cursor.partition(" ")
-    last = instant_literal(Version.V2, datetime.fromisoformat(at))
-    within = modified_within(Version.V2, _CHANGED, datetime.fromisoformat(at), until)
+    at, key = _place(cursor)
+    last = instant_literal(Version.V2, at)
+    within = modified_within(Version.V2, _CHANGED, at, until)
     return f"{within} and ({_CHANGED} gt {last} or {_KEY} gt {text_literal(key)})"
+
+
+def open_after(cursor: str | None) -> str:
+    """The filter of a page: not completed and not deleted, past the last record of the page before."""
+    closed = (phase for phase, progress in PHASES.items() if progress == "closed")
+    parts = [f"{_PHASE} ne {text_literal(phase)}" for phase in closed]
+    if cursor is not None:
+        parts.append(f"{_KEY} gt {text_literal(_place(cursor)[1])}")
+    return " and ".join(parts)
 
 
 CHANGED_ORDER = (_CHANGED, _KEY)
 
 
-def to_notification(row: Mapping[str, object], stream: str) -> Record | None:
-    """None for a row without a key or a time of change."""
-    key, at = _text(row, _KEY), decode_instant(row.get(_CHANGED))
-    if not key or at is None:
-        return None
-    return Record(stream=stream, key=key, modified_at=at, body=to_body(row))
-
-
-def cursor_of(record: Record) -> str | None:
-    """What `changed_after` needs to go on behind this record."""
-    return None if record.modified_at is None else f"{record.modified_at.isoformat()} {record.key}"
-
-
-def to_body(row: Mapping[str, object]) -> Mapping[str, object]:
+def to_notification(row: Mapping[str, object]) -> InboundRecord:
     """The row without links and protocol."""
-    return {
-        name: value
-        for name, value in row.items()
-        if not name.startswith(("__", "@")) and not isinstance(value, dict)
-    }
+    phase, body = _text(row, _PHASE), to_body(row)
+    return InboundRecord(
+        key=key_of([row.get(_KEY)], body),
+        modified_at=decode_instant(row.get(_CHANGED)),
+        body=body,
+        is_deleted=phase == DELETED_PHASE,
+        progress=PHASES.get(phase),
+        reference=_text(row, _REFERENCE) or None,
+    )
+
+
+def cursor_of(row: Mapping[str, object]) -> str:
+    """What `changed_after` and `open_after` need to go on behind this row."""
+    at = decode_instant(row.get(_CHANGED))
+    return pack(at=None if at is None else at.isoformat(), key=_text(row, _KEY))
+
+
+def _place(cursor: str) -> tuple[datetime, str]:
+    parts = unpack(cursor)
+    at, key = parts.get("at"), parts.get("key")
+    try:
+        moment = datetime.fromisoformat(at) if isinstance(at, str) else _NEVER
+    except ValueError:
+        moment = None
+    if moment is None or not isinstance(key, str) or not key:
+        raise CursorExpired("the cursor of the page cannot be read: the interval is read again")
+    return moment, key
 
 
 def printable(text: str) -> str:

@@ -6,23 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 
 from connectors.kit.classify import to_error
+from connectors.kit.inbound import key_of, page_at
 from connectors.kit.odata.batch import Operation, PartAnswer
 from connectors.kit.odata.envelope import fault_of
 from connectors.kit.odata.query import entity_of, next_of, rows_of, target
 from connectors.kit.odata.service import Service
 from connectors.kit.odata.values import text_literal
+from connectors.kit.sap.records import PAGE, to_body
 from connectors.sap_s4hana.mapping import (
     POINT_FIELDS,
     POINT_SET,
     POSITION_LENGTH,
     Point,
     point_body,
-    to_body,
     to_point,
 )
 from connectors.sap_s4hana.settings import NewMeasuringPoint
 from gateway.model.errors import BadConfiguration, Unavailable
-from gateway.model.exchange import Record, RecordPage, RemoteMeter
+from gateway.model.exchange import RemoteMeter
+from gateway.model.inbound import InboundPage, InboundRecord
 from gateway.model.outcome import Rejected
 
 _KNOWN_SECONDS = 600.0
@@ -49,16 +51,20 @@ class Points:
             if (point := to_point(row)) is not None:
                 yield point
 
-    async def page(self, stream: str, cursor: str | None) -> RecordPage:
+    async def page(self, cursor: str | None) -> InboundPage:
         """One page of all points as records. SAP does not say when a point changed."""
-        answer = await self._service.get("pull", cursor or target(POINT_SET))
+        with page_at(cursor):
+            answer = await self._service.get(
+                "pull", cursor or target(POINT_SET, order=("MeasuringPoint",)), page_size=PAGE
+            )
         rows = self._service.rows(answer, POINT_SET)
         records = [
-            Record(stream=stream, key=point.number, modified_at=None, body=to_body(row))
+            InboundRecord(
+                key=key_of([row.get("MeasuringPoint")], to_body(row)), modified_at=None, body=to_body(row)
+            )
             for row in rows
-            if (point := to_point(row)) is not None
         ]
-        return RecordPage(records=records, cursor=next_of(answer.json, entity_set=POINT_SET))
+        return InboundPage(records=records, cursor=next_of(answer.json, entity_set=POINT_SET))
 
     async def by_number(self, number: str) -> Point | None:
         """None where the user sees none."""
@@ -130,7 +136,9 @@ class Points:
             "create_meter", POINT_SET, point_body(wanted, new), accept_statuses=_REFUSALS
         )
         if answer.status in _REFUSALS:
-            fault = fault_of(answer.json, text=self._service.http.text_of(answer))
+            fault = fault_of(
+                answer.json, text=self._service.http.text_of(answer), clean=self._service.http.clean
+            )
             return Rejected(code=fault.code, message=self._service.http.clean(fault.message))
         point = to_point(entity_of(answer.json))
         if point is None:
@@ -145,7 +153,7 @@ class Points:
             raise Unavailable("SAP did not answer every question of a $batch")
         rows = rows_of(answer.json)
         if answer.status != 200 or rows is None:
-            words = self._service.http.clean(fault_of(answer.json, text="").message)
+            words = self._service.http.clean(fault_of(answer.json, clean=self._service.http.clean).message)
             raise to_error(
                 answer.status,
                 f"SAP answered {answer.status} to a question: {words}",

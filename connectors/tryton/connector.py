@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from connectors.kit.authorization import authorization_for
 from connectors.kit.bisect import BadMeters, Refusal, push_bisecting, push_singly
 from connectors.kit.http import HttpClient
+from connectors.kit.inbound import clock_of, known, page_at
 from connectors.kit.manifest import load_manifest
 from connectors.kit.settings import parse
 from connectors.tryton import records
@@ -37,15 +38,16 @@ from connectors.tryton.rest import Rest
 from connectors.tryton.settings import TrytonCredentials, TrytonSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
 from gateway.model.errors import BadConfiguration, OutcomeUnknown, Unavailable
-from gateway.model.exchange import Event, RecordPage, RemoteMeter
+from gateway.model.exchange import Event, RemoteMeter
+from gateway.model.inbound import InboundPage, InboundStream, KeyPage
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from gateway.model.reading import Batch, Reading
 
 MANIFEST = load_manifest("connectors.tryton")
-INSPECTION = "quality.inspection"
+INSPECTION, ALERT = "quality.inspection", "quality.alert"
 _HELD_FIELDS = ("reference", "points", "state", "processed_at")
 _REFERENCES = 1000  # in one question
-_PAGE = 500
+_PAGE, _KEYS_PAGE = 500, 10_000
 # Tryton goes on after the client has left, and commits: only after this long is what is not there not coming.
 _SETTLED_SECONDS, _SETTLED_TIMES = 10.0, 3.0
 
@@ -77,6 +79,8 @@ class TrytonConnector:
         self._capabilities = replace(
             MANIFEST.capabilities, max_items=settings.max_items, can_create_meter=settings.create_points
         )
+        lookback = timedelta(seconds=settings.overlap_seconds)
+        self._inbound = tuple(replace(stream, lookback=lookback) for stream in MANIFEST.streams)
         self._bad_meters = BadMeters()
         self._durations: deque[float] = deque(maxlen=20)
         self._settled_at = 0.0
@@ -87,9 +91,9 @@ class TrytonConnector:
         return self._capabilities
 
     @property
-    def streams(self) -> Sequence[str]:
-        """What `pull` knows."""
-        return tuple(records.STREAMS)
+    def inbound(self) -> Sequence[InboundStream]:
+        """The manifest's, with `overlap_seconds` as the lookback."""
+        return self._inbound
 
     async def probe(self) -> Health:
         """Reads one inspection's id."""
@@ -163,22 +167,51 @@ class TrytonConnector:
         point = await self._controls.ensure(wanted)
         return point if isinstance(point, Rejected) else RemoteMeter(meter=point.meter, title=point.title)
 
+    async def remote_now(self, stream: str) -> datetime:
+        """By the Date of the last answer."""
+        known(self._inbound, stream, where="Tryton")
+        return await clock_of(self._http, self.probe)
+
     async def pull(
         self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
-    ) -> RecordPage:
-        """By Tryton's time of the last change, `overlap_seconds` earlier than asked: a record may come again."""
-        wanted = records.STREAMS.get(stream)
-        if wanted is None:
-            raise BadConfiguration(
-                f"Tryton has no stream {stream[:40]!r}; it has {' and '.join(self.streams)}"
+    ) -> InboundPage:
+        """By Tryton's time of the last change, which is that of its transaction's begin; ascending by id."""
+        name = known(self._inbound, stream, where="Tryton").name
+        domain = records.changed(records.STREAMS[name], since, until, after=cursor)
+        return await self._page(name, domain, cursor)
+
+    async def pull_open(self, stream: str, cursor: str | None = None) -> InboundPage:
+        """Inspections that are pending, alerts that are not resolved."""
+        name = known(self._inbound, stream, where="Tryton").name
+        return await self._page(name, records.unfinished(records.STREAMS[name], after=cursor), cursor)
+
+    async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
+        """The ids."""
+        wanted = records.STREAMS[known(self._inbound, stream, where="Tryton").name]
+        domain = records.held(wanted, after=cursor)
+        with page_at(cursor):
+            rows = await self._rest.search_long(
+                "pull", wanted.model, fields=["id"], domain=domain, limit=_KEYS_PAGE
             )
-        overlap = timedelta(seconds=self._settings.overlap_seconds)
-        domain = records.changed(since, until, overlap=overlap, after=cursor)
-        rows = await self._rest.search_long(
-            "pull", wanted.model, fields=records.fields_of(wanted), domain=domain, limit=_PAGE
+        found = [str(row["id"]) for row in rows if isinstance(row.get("id"), int)]
+        return KeyPage(keys=found, cursor=found[-1] if found and len(rows) >= _KEYS_PAGE else None)
+
+    async def note_event(self, remote_id: str, text: str) -> None:
+        """A further line of the alert's description. An alert that is gone needs none."""
+        if not remote_id.isdigit():
+            return
+        rows = await self._rest.search(
+            "note_event",
+            ALERT,
+            fields=["description"],
+            domain=[["id", "=", int(remote_id)]],
+            limit=1,
         )
-        found = [record for row in rows if (record := records.to_record(stream, row)) is not None]
-        return RecordPage(records=found, cursor=found[-1].key if found and len(rows) >= _PAGE else None)
+        held = str(rows[0].get("description") or "") if rows else text
+        if text not in held.split("\n\n"):
+            await self._rest.change(
+                "note_event", ALERT, int(remote_id), {"description": f"{held}\n\n{text}".strip()}
+            )
 
     async def raise_event(self, event: Event) -> Outcome:
         """An alert, on an inspection that bears the event's reference."""
@@ -190,7 +223,7 @@ class TrytonConnector:
         known = await self._rest.search(
             "find_event",
             INSPECTION,
-            fields=["alerts.number"],
+            fields=["alerts.id"],
             domain=[["reference", "=", event.reference]],
             limit=1,
         )
@@ -203,7 +236,7 @@ class TrytonConnector:
             return found
         try:
             made = await self._rest.create_one(
-                "raise_event", INSPECTION, records.event_record(event, *found), fields=["alerts.number"]
+                "raise_event", INSPECTION, records.event_record(event, *found), fields=["alerts.id"]
             )
         except Refusal as refusal:
             return Rejected(code=refusal.code, message=str(refusal))
@@ -212,6 +245,26 @@ class TrytonConnector:
     async def close(self) -> None:
         """Idempotent."""
         await self._http.close()
+
+    async def _page(self, name: str, domain: Sequence[object], cursor: str | None) -> InboundPage:
+        wanted = records.STREAMS[name]
+        with page_at(cursor):
+            rows = await self._rest.search_long(
+                "pull", wanted.model, fields=records.fields_of(wanted), domain=domain, limit=_PAGE
+            )
+        references = await self._references(rows) if name == records.ALERTS else {}
+        found = [records.to_record(name, row, references) for row in rows]
+        return InboundPage(records=found, cursor=found[-1].key if found and len(rows) >= _PAGE else None)
+
+    async def _references(self, alerts: Sequence[Mapping[str, object]]) -> Mapping[str, str]:
+        """Of the inspections that these alerts began with, by id: an alert has no reference of its own."""
+        wanted = sorted({int(of) for row in alerts if (of := records.inspection_of(row)) and of.isdigit()})
+        if not wanted:
+            return {}
+        rows = await self._rest.search_long(
+            "pull", INSPECTION, fields=["reference"], domain=[["id", "in", wanted]]
+        )
+        return {str(row.get("id")): str(row.get("reference") or "") for row in rows}
 
     async def _held(self, references: Iterable[str]) -> dict[str, list[Held]]:
         """What Tryton holds, ascending by id."""
@@ -300,10 +353,11 @@ def _delivered(draft: Draft, held: Sequence[Held]) -> tuple[dict[str, Outcome], 
 
 
 def _alert(row: object) -> str | None:
+    """Its id: as such it is read back."""
     alerts = row.get("alerts") if isinstance(row, dict) else None
     first = alerts[0] if isinstance(alerts, list) and alerts else None
-    number = first.get("number") if isinstance(first, dict) else None
-    return number if isinstance(number, str) else None
+    number = first.get("id") if isinstance(first, dict) else None
+    return str(number) if isinstance(number, int) else None
 
 
 def _monotonic() -> float:

@@ -3,37 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import MappingProxyType
 
+from connectors.kit.inbound import key_of
 from connectors.tryton.mapping import Point, to_decimal, to_text, to_time
-from gateway.model.exchange import Event, Record
+from gateway.model.errors import CursorExpired
+from gateway.model.exchange import Event
+from gateway.model.inbound import InboundRecord, Progress
 
 _CHANGED = "last_modified_at"
+ALERTS, INSPECTIONS = "quality_alerts", "quality_inspections"
 _TITLE_LENGTH, _TEXT_LENGTH, REFERENCE_LENGTH = 120, 4000, 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """A kind of record and its fields; `names` are those of others that are shown in place of their ids."""
+    """A kind of record and its fields; `names` are those of others that are shown in place of their ids. progress: how
+    far people are, by the word in `state`. everything: a clause without which Tryton leaves some out.
+    """
 
     model: str
     fields: tuple[str, ...]
     names: tuple[str, ...]
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    everything: tuple[object, ...] = ()
 
 
 STREAMS: Mapping[str, Stream] = MappingProxyType(
     {
-        "inspections": Stream(
+        INSPECTIONS: Stream(
             model="quality.inspection",
             fields=("number", "reference", "state", "points", "processed_at"),
             names=("control.name", "company.rec_name"),
+            progress={"pending": "open", "passed": "closed", "failed": "closed"},
         ),
-        "alerts": Stream(
+        ALERTS: Stream(
             model="quality.alert",
             fields=("number", "title", "description", "state"),
             names=("origin.rec_name", "company.rec_name"),
+            progress={
+                "open": "open",
+                "processing": "acknowledged",
+                "deferred": "acknowledged",
+                "resolved": "closed",
+            },
+        ),
+        # Machines and spare parts. The template has what people change; what was deactivated is shown as such.
+        "products": Stream(
+            model="product.template",
+            fields=("name", "code", "type", "active"),
+            names=("default_uom.symbol",),
+            everything=(["active", "in", [True, False]],),
         ),
     }
 )
@@ -41,33 +63,58 @@ STREAMS: Mapping[str, Stream] = MappingProxyType(
 
 def fields_of(stream: Stream) -> list[str]:
     """What to ask for."""
-    return [_CHANGED, *stream.fields, *stream.names]
+    return [_CHANGED, *stream.fields, *stream.names, *(["origin"] if stream is STREAMS[ALERTS] else [])]
 
 
-def changed(
-    since: datetime | None, until: datetime, *, overlap: timedelta, after: str | None
-) -> list[object]:
-    """The domain of a page: changed in [since, until), behind the record `after`.
+def changed(stream: Stream, since: datetime | None, until: datetime, *, after: str | None) -> list[object]:
+    """The domain of a page: changed in [since, until), behind the record `after`."""
+    domain = [[_CHANGED, "<", _stamp(until)], *held(stream, after=after)]
+    return domain if since is None else [[_CHANGED, ">=", _stamp(since)], *domain]
 
-    The stamp is that of the transaction's begin: one that lasts commits behind records that were pulled
-    already. So each pull looks back.
+
+def unfinished(stream: Stream, *, after: str | None) -> list[object]:
+    """The domain of a page: what nobody has closed yet."""
+    words = [word for word, progress in stream.progress.items() if progress != "closed"]
+    return [["state", "in", words], *held(stream, after=after)]
+
+
+def held(stream: Stream, *, after: str | None) -> list[object]:
+    """The domain of a page of everything. By id, so that nothing moves while it is walked. Raises CursorExpired for a
+    cursor that is none.
     """
-    domain: list[object] = [[_CHANGED, "<", _stamp(until)], ["id", ">", int(after or 0)]]
-    return domain if since is None else [[_CHANGED, ">=", _stamp(since - overlap)], *domain]
+    if after is not None and not (after.isascii() and after.isdigit()):
+        raise CursorExpired("the cursor of the page is no id: the interval is read again")
+    return [*stream.everything, ["id", ">", int(after or 0)]]
 
 
-def to_record(name: str, row: Mapping[str, object]) -> Record | None:
-    """None for a row without an id or a time of change."""
-    key, at = row.get("id"), to_time(row.get(_CHANGED))
-    if not isinstance(key, int) or at is None:
-        return None
+def to_record(name: str, row: Mapping[str, object], references: Mapping[str, str]) -> InboundRecord:
+    """`references`: of inspections, by their ids, for the alerts that began with them."""
     stream = STREAMS[name]
     body = {field: plain(row.get(field)) for field in stream.fields}
     for path in stream.names:
-        owner, _, field = path.partition(".")
+        owner, _, part = path.partition(".")
         related = row.get(f"{owner}.")
-        body[owner] = related.get(field) if isinstance(related, dict) else None
-    return Record(stream=name, key=str(key), modified_at=at, body=body)
+        body[owner] = related.get(part) if isinstance(related, dict) else None
+    state, reference = row.get("state"), row.get("reference")
+    if name == ALERTS:
+        reference = references.get(inspection_of(row) or "")
+    return InboundRecord(
+        key=key_of([row.get("id")], body),
+        modified_at=to_time(row.get(_CHANGED)),
+        body=body,
+        progress=stream.progress.get(state) if isinstance(state, str) else None,
+        reference=reference if isinstance(reference, str) and reference else None,
+    )
+
+
+def inspection_of(row: Mapping[str, object]) -> str | None:
+    """The id of the inspection that an alert began with."""
+    related = row.get("origin.")
+    number = related.get("id") if isinstance(related, dict) else None
+    model, _, named = str(row.get("origin") or "").partition(",")
+    if model != "quality.inspection":
+        return None
+    return str(number) if isinstance(number, int) else named or None
 
 
 def plain(value: object) -> object:

@@ -53,10 +53,10 @@ async def judge_slice(database: Database, claim: AlertClaim) -> Done:
     async with database.transaction() as connection:
         watermark = await alert_streams.watermark(connection, claim)
         part = await windows.next_slice(connection, claim.customer, watermark, SLICE_ROWS)
-        if part.until_revision == watermark:
+        if part.until == watermark:
             return Done(is_last=True)
         rules = await alert_streams.read_rules(connection, claim.connection)
-        found = await store.samples(connection, claim.customer, part.from_revision, part.until_revision)
+        found = await store.samples(connection, claim.customer, part.after, part.until)
         wanted = {device: [begun for begun in rules if begun.rule.matches(device)] for device in found}
         devices = sorted(device for device, matching in wanted.items() if matching)
         work = _Slice(
@@ -69,7 +69,7 @@ async def judge_slice(database: Database, claim: AlertClaim) -> Done:
             for begun in wanted[device]:
                 await _judge_device(work, begun, device, found[device])
         await store.put_judgements(connection, claim.connection, work.put)
-        await store.advance(connection, claim.connection, part.until_revision)
+        await store.advance(connection, claim.connection, part.until)
         await alert_streams.prove(connection, claim)
     return Done(is_last=part.is_last, changed=work.changed)
 

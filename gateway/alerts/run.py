@@ -5,6 +5,7 @@ may be. Judging goes on while the system may not be called, so that what is open
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -13,9 +14,10 @@ from gateway import clock
 from gateway.alerts import life
 from gateway.alerts.call import Called, Calls
 from gateway.alerts.judge import Done, judge_silence, judge_slice
+from gateway.bulkhead import Fault
 from gateway.model.alert_life import AlertTrigger
 from gateway.model.backoff import full_jitter, put_off, with_floor
-from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, Unavailable
+from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, StoreError, Unavailable
 from gateway.model.operation import Operation
 from gateway.settings import SyncSettings
 from gateway.store import alert_streams
@@ -33,7 +35,19 @@ RUN_SECONDS = 10.0
 INTERVAL_SECONDS = 5.0
 """Between two looks at the log: how late an alert is at most, beside the lateness of its samples."""
 
+LOOK_AGAIN = -1
+"""Before every position of a record log."""
+
 _SEEN = {"acknowledged": AlertTrigger.SEEN_ACKNOWLEDGED, "closed": AlertTrigger.SEEN_CLOSED}
+
+
+def _followed(claim: AlertClaim, seen: int, called: Called) -> int | None:
+    """Up to where records were looked at. A record may have been there before the alert that it belongs to was known to be
+    raised: after calls all of them are looked at again.
+    """
+    if called.changed:
+        return LOOK_AGAIN
+    return None if seen >= store.FOLLOWED_AT_ONCE else claim.records
 
 
 class OperationHealth(Protocol):
@@ -71,6 +85,11 @@ class AlertRunner:
 
     async def run(self, claim: AlertClaim, link: Link) -> None:
         """Works the connection's alerts and stores how it ended. Raises LeaseLost and StoreError."""
+        await self._work(claim, link)
+        with suppress(StoreError):  # it is over with the next run
+            await self._troubles.over(link.connection, "alert")
+
+    async def _work(self, claim: AlertClaim, link: Link) -> None:
         until = clock.monotonic() + RUN_SECONDS
         changed, more = 0, False
         for part in (judge_slice, judge_silence):
@@ -79,7 +98,8 @@ class AlertRunner:
                 done = await part(self._database, claim)
                 changed += done.changed
             more = more or not done.is_last
-        changed += await self._follow(claim, link)
+        seen = await self._follow(claim, link)
+        changed += seen
         wait, attempts, put_off_count = 0.0, claim.attempts, claim.put_off
         called = Called()
         if claim.callable:
@@ -98,10 +118,12 @@ class AlertRunner:
             attempts=attempts,
             put_off=put_off_count,
             changed=bool(changed),
+            followed=_followed(claim, seen, called),
         )
 
-    async def crashed(self, claim: AlertClaim) -> None:
-        """Schedules a run that ended in a fault of our own like one that failed, so that it does not spin."""
+    async def crashed(self, claim: AlertClaim, link: Link, fault: Fault) -> None:
+        """Schedules a run that ended in a fault of our own like one that failed, so that it is seen and does not spin."""
+        await self._troubles.note(link.connection, "alert", fault.text)
         attempts = claim.attempts + 1
         wait = full_jitter(
             attempts,

@@ -22,10 +22,13 @@ from gateway.events.documents import (
     ReplicaStatus,
     StatusDocument,
 )
+from gateway.events.record_documents import RecordDocument
+from gateway.events.record_publisher import EXPIRY_SECONDS as RECORD_EXPIRY_SECONDS
 from gateway.events.relay import EXPIRY_SECONDS as EVENT_EXPIRY_SECONDS
 from gateway.model.command import Verb
 from gateway.model.event import EventType
-from gateway.settings import IDENTIFIER, BrokerSettings
+from gateway.settings import BrokerSettings
+from gateway.settings_base import IDENTIFIER
 
 Json = dict[str, Any]  # AsyncAPI is JSON
 
@@ -34,6 +37,7 @@ REQUESTS: Mapping[Verb, tuple[type[BaseModel], type[BaseModel]]] = {
     Verb.STATUS: (commands.StatusRequest, commands.StatusAnswer),
     Verb.SYNC: (commands.SyncRequest, commands.SyncAnswer),
     Verb.EXPLAIN: (commands.ExplainRequest, commands.ExplainAnswer),
+    Verb.RECORDS: (commands.RecordsRequest, commands.RecordsAnswer),
 }
 
 DESCRIPTION = (
@@ -47,6 +51,8 @@ PARAMETERS = {
     "issue": "The issue's id.",
     "alert": "The alert's id, by which the system knows it too.",
     "replica": "The replica's name.",
+    "stream": "The stream, which is one kind of record.",
+    "key": "The record's key, percent-encoded but for letters, digits and `-._~`.",
     "type": "The event's type, without a prefix.",
     "reply": "Whatever the sender chose; it may have several levels.",
 }
@@ -102,6 +108,17 @@ TOLD = (
         model=AlertDocument,
         summary="What telemetry became at the system, until it is over.",
         removed=True,
+    ),
+    Told(
+        name="record",
+        address="customers/{customer}/connections/{connection}/records/{stream}/{key}",
+        model=RecordDocument,
+        summary=(
+            "The last state of a record that the connected system holds. Retained, and then without an expiry, where"
+            " `sync.publish_records` is `retained`: emptied when the record is deleted or the connection disconnected."
+        ),
+        retain=False,
+        expiry_seconds=RECORD_EXPIRY_SECONDS,
     ),
     Told(
         name="customerEvent",

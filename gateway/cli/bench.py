@@ -35,11 +35,21 @@ def ingest(
     persistent: Annotated[
         bool, typer.Option("--persistent", help="With the broker's persistence on.")
     ] = False,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Also with a synchronous standby, for the cost of its fsync.")
+    ] = False,
     json_path: Json = None,
 ) -> None:
     """The rate at which a QoS 1 backlog becomes committed rows."""
     module = _module("ingest")
-    plan = module.Plan(messages=messages, metrics=payload, rounds=rounds, peers=peers, persistent=persistent)
+    plan = module.Plan(
+        messages=messages,
+        metrics=payload,
+        rounds=rounds,
+        peers=peers,
+        persistent=persistent,
+        standby=standby,
+    )
     _measure(lambda say: module.run(plan, say), module.rows, "Draining a QoS 1 backlog", json_path)
 
 

@@ -16,9 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from connectors.registry import SYSTEMS
+from gateway import clock
 from gateway.configuration import DeclaredConnection, Faults, Loaded, load
-from gateway.configuration.fault import dotted
+from gateway.configuration.document import Document
+from gateway.configuration.fault import Fault, KeyPath, dotted
+from gateway.ingest import examples
 from gateway.model.credits import price
+from gateway.payloads.sources import compile_sources
 
 
 class ConnectionSummary(TypedDict):
@@ -43,6 +47,7 @@ def check(
     """Validate the configuration: every fault with file, line and path (exit 2), or a summary."""
     try:
         loaded = load(config, os.environ, systems=SYSTEMS)
+        _run_examples(loaded, config)
     except Faults as faults:
         _show_faults(faults, as_json=json)
         raise typer.Exit(2) from faults
@@ -55,6 +60,20 @@ def check(
         )
     else:
         _show_summary(loaded, rows)
+
+
+def _run_examples(loaded: Loaded, config: Path) -> None:
+    """Raises Faults for the examples of sources that become something else than they say."""
+    telemetry = loaded.settings.telemetry
+    own = [one for one in compile_sources(telemetry.sources) if telemetry.sources[one.place].examples]
+    failed = examples.faults_of(telemetry, own, loaded.settings.customers, now=clock.now())
+    if not failed:
+        return
+    document = Document.read(config, advice="")
+    paths: list[tuple[KeyPath, str]] = [
+        (("telemetry", "sources", one.place, "examples", one.index), one.message) for one in failed
+    ]
+    raise Faults(Fault(place=document.place(path), path=path, message=message) for path, message in paths)
 
 
 def _summary(loaded: Loaded, declared: DeclaredConnection) -> ConnectionSummary:
@@ -98,7 +117,9 @@ def _show_summary(loaded: Loaded, rows: Sequence[ConnectionSummary]) -> None:
     customers = ", ".join(settings.customers) or "none listed"
     if settings.telemetry.auto_register_customers:
         customers += " (others register themselves)"
-    sources = "\n           ".join(source.topic for source in settings.telemetry.sources)
+    sources = "\n           ".join(
+        source.topic or f"preset {source.preset}" for source in settings.telemetry.sources
+    )
     console.print(Text(f"{loaded.path}: no faults", style="green"))
     console.print(
         f"customers  {customers}\nbroker     {settings.broker.url}\nsources    {sources}", markup=False

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -18,9 +17,10 @@ from gateway.cli.operate import DEFAULT, Config, Id, Json, Operator, operate
 from gateway.cli.screen import Column
 from gateway.events.documents import issue_document, status_document
 from gateway.model.connection import State
-from gateway.model.status import ConnectionStatus
+from gateway.model.status import URGENCY, ConnectionStatus
 from gateway.store.issues import Issue
-from gateway.store.views import Transition
+from gateway.store.listing import BEGINNING, Filter
+from gateway.store.views import Transition, Views
 
 app = typer.Typer(
     help="List connections, show one, pause, resume, recheck, disconnect or reauthorize it.",
@@ -28,25 +28,56 @@ app = typer.Typer(
 )
 
 TRANSITIONS = 8
+ROWS = 1000
+PAGE = 200
 
 
 @app.command("list")
 def list_connections(
     config: Config = DEFAULT,
     customer: Annotated[str | None, typer.Option(help="Only this customer's.")] = None,
+    state: Annotated[list[State] | None, typer.Option(help="Only those in this state; repeat it.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Disconnected ones too.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=f"At most so many. By default {ROWS}, and all with --json.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """List connections with their state, since when, what waits and what needs a person."""
-    found = [
-        each
-        for each in operate(config, lambda operator: operator.views.status(None))
-        if customer in (None, each.customer) and (everything or each.state is not State.DISCONNECTED)
-    ]
+    """List connections, those that need a person first: their state, since when, and what waits."""
+    wanted = Filter(
+        customer=customer,
+        states=[
+            each
+            for each in URGENCY
+            if (not state or each in state) and (everything or state or each is not State.DISCONNECTED)
+        ],
+    )
+    most = limit if limit is not None else None if json else ROWS
+
+    async def read(operator: Operator) -> tuple[list[ConnectionStatus], Mapping[str, int]]:
+        return await _listed(operator.views, wanted, most), await operator.views.counts(wanted)
+
+    found, counts = operate(config, read)
     if json:
-        _print([_status(each) for each in found])
+        _print([_status(each) for each in sorted(found, key=lambda each: each.connection)])
     else:
-        _show_list(screen.console(), found, clock.now())
+        _show_list(
+            screen.console(), found, {each: counts.get(each, 0) for each in wanted.states}, clock.now()
+        )
+
+
+async def _listed(views: Views, wanted: Filter, most: int | None) -> list[ConnectionStatus]:
+    found: list[ConnectionStatus] = []
+    after = BEGINNING
+    while most is None or len(found) < most:
+        limit = PAGE if most is None else min(PAGE, most - len(found))
+        places = await views.listed(wanted, after=after, limit=limit)
+        read = {each.connection: each for each in await views.status([place.connection for place in places])}
+        found += [read[place.connection] for place in places if place.connection in read]
+        if len(places) < limit:
+            break
+        after = places[-1]
+    return found
 
 
 @app.command()
@@ -156,7 +187,10 @@ def _status(found: ConnectionStatus) -> dict[str, object]:
     return status_document(found, now=clock.now()).model_dump(mode="json", by_alias=True)
 
 
-def _show_list(console: Console, found: Sequence[ConnectionStatus], now: datetime) -> None:
+def _show_list(
+    console: Console, found: Sequence[ConnectionStatus], counts: Mapping[State, int], now: datetime
+) -> None:
+    """`counts`: of all that are wanted, shown or not."""
     if not found:
         console.print("no connections: declare them in a file for `fieldgate apply`, or make them by the API")
         return
@@ -173,11 +207,13 @@ def _show_list(console: Console, found: Sequence[ConnectionStatus], now: datetim
         Column(name="reason", free=True),
     )
     screen.show(console, columns, [_row(each, now) for each in found])
-    states = Counter(each.state for each in found)
-    parts = [Text.assemble(f"{states[each]} ", screen.state(each)) for each in State if states[each]]
+    total = sum(counts.values())
+    parts = [Text.assemble(f"{counts[each]} ", screen.state(each)) for each in State if counts.get(each)]
     console.print(
-        Text.assemble("\n", (screen.count(len(found), "connection"), "bold"), ": ", Text(", ").join(parts))
+        Text.assemble("\n", (screen.count(total, "connection"), "bold"), ": ", Text(", ").join(parts))
     )
+    if total > len(found):
+        console.print(Text(f"{len(found)} are shown; --limit {total} shows all", style="yellow"))
 
 
 def _row(found: ConnectionStatus, now: datetime) -> tuple[Text | str, ...]:

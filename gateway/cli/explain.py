@@ -21,7 +21,7 @@ from gateway import clock
 from gateway.configuration import DeclaredConnection, Loaded, load
 from gateway.ingest import explain as explaining
 from gateway.ingest.explain import Connected
-from gateway.model.explanation import Explanation, Fed, Touched
+from gateway.model.explanation import ExplainedSample, Explanation, Fed, Touched
 
 CONTEXT_SETTINGS = {"ignore_unknown_options": True}
 """A payload may well be `-5`."""
@@ -35,11 +35,18 @@ def explain(
     config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
         "config/fieldgate.yaml"
     ),
+    retained: Annotated[
+        bool, typer.Option("--retained", help="As a message that the broker had kept.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Say what would happen to this message: source, customer, device, metrics, meters, connection, window."""
     explanation = explain_message(
-        load(config, os.environ, systems=SYSTEMS), topic, _bytes(payload), now=clock.now()
+        load(config, os.environ, systems=SYSTEMS),
+        topic,
+        _bytes(payload),
+        now=clock.now(),
+        is_retained=retained,
     )
     if json:
         print(TypeAdapter(Explanation).dump_json(explanation).decode())
@@ -47,7 +54,9 @@ def explain(
         _show(explanation)
 
 
-def explain_message(loaded: Loaded, topic: str, payload: bytes, *, now: datetime) -> Explanation:
+def explain_message(
+    loaded: Loaded, topic: str, payload: bytes, *, now: datetime, is_retained: bool = False
+) -> Explanation:
     """What the daemon would do with the message, were the connections those of the file."""
     customers = {*loaded.settings.customers, *(declared.settings.customer for declared in loaded.connections)}
     connections = [_connected(loaded, declared) for declared in loaded.connections]
@@ -58,6 +67,7 @@ def explain_message(loaded: Loaded, topic: str, payload: bytes, *, now: datetime
         customers=customers,
         connections=connections,
         now=now,
+        is_retained=is_retained,
     )
 
 
@@ -96,7 +106,7 @@ def _show(explanation: Explanation) -> None:
         ("topic", explanation.topic),
         ("source", explanation.source),
         ("customer", explanation.customer),
-        ("device", explanation.device),
+        ("device", _device(explanation)),
     ):
         facts.add_row(name, Text(value or "none"))
     console.print(facts)
@@ -108,49 +118,66 @@ def _show(explanation: Explanation) -> None:
         )
         console.print(Text(f"what to do: {explanation.advice}"))
         return
+    if explanation.ignored is not None:
+        console.print(Text(f"is acknowledged and not taken: {explanation.ignored}", style="yellow"))
+        return
+    for left_out in explanation.skipped:
+        console.print(
+            Text.assemble(("left out ", "yellow"), (left_out.reason, "bold yellow"), f": {left_out.detail}")
+        )
+    for hint in explanation.hints:
+        console.print(Text.assemble(("look at ", "yellow"), hint))
+    several = len({sample.device for sample in explanation.samples}) > 1
     for sample in explanation.samples:
+        _show_sample(console, sample, with_device=several)
+
+
+def _show_sample(console: Console, sample: ExplainedSample, *, with_device: bool) -> None:
+    console.print(
+        Text.assemble(
+            ("\nsample ", "bold"),
+            _time(sample.at),
+            f"  {sample.device}" if with_device else "",
+            "  ",
+            ", ".join(f"{name} = {value!r}" for name, value in sample.metrics.items()),
+        )
+    )
+    for alert in sample.alerts:
         console.print(
             Text.assemble(
-                ("\nsample ", "bold"),
-                _time(sample.at),
-                "  ",
-                ", ".join(f"{name} = {value!r}" for name, value in sample.metrics.items()),
+                "  is judged by ",
+                (f"{alert.rule}", "bold magenta"),
+                f" of {alert.connection} ({alert.system}): {alert.condition}, raises a {alert.severity} {alert.kind}",
             )
         )
-        for alert in sample.alerts:
-            console.print(
-                Text.assemble(
-                    "  is judged by ",
-                    (f"{alert.rule}", "bold magenta"),
-                    f" of {alert.connection} ({alert.system}): {alert.condition}, raises a {alert.severity} {alert.kind}",
-                )
+        console.print(Text(f"    {alert.distance}{_lasting(alert)}"))
+    if not sample.meters:
+        console.print(
+            Text(
+                "  is stored, and feeds no meter: no rule of this customer's connections matches",
+                style="yellow",
             )
-            console.print(Text(f"    {alert.distance}{_lasting(alert)}"))
-        if not sample.meters:
-            console.print(
-                Text(
-                    "  is stored, and feeds no meter: no rule of this customer's connections matches",
-                    style="yellow",
-                )
+        )
+    for fed in sample.meters:
+        meter = fed.meter if fed.unit is None else f"{fed.meter} ({fed.unit})"
+        console.print(Text.assemble("  feeds ", (meter, "bold cyan"), f" at {fed.connection} ({fed.system})"))
+        console.print(
+            Text(
+                f"    {_window(fed)}, due {_time(fed.due_at)}"
+                + (f", deadband {fed.deadband:g}" if fed.deadband else "")
             )
-            continue
-        for fed in sample.meters:
-            meter = fed.meter if fed.unit is None else f"{fed.meter} ({fed.unit})"
-            console.print(
-                Text.assemble("  feeds ", (meter, "bold cyan"), f" at {fed.connection} ({fed.system})")
-            )
-            console.print(
-                Text(
-                    f"    {_window(fed)}, due {_time(fed.due_at)}"
-                    + (f", deadband {fed.deadband:g}" if fed.deadband else "")
-                )
-            )
+        )
 
 
 def _lasting(alert: Touched) -> str:
     if alert.holds and alert.lasts_seconds:
         return f"; raised once it has held for {alert.lasts_seconds:g} s"
     return "; raised at once" if alert.holds else ""
+
+
+def _device(explanation: Explanation) -> str | None:
+    name = explanation.device_name
+    return explanation.device if name in (None, explanation.device) else f"{explanation.device} ({name})"
 
 
 def _window(fed: Fed) -> str:

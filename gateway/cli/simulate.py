@@ -20,7 +20,8 @@ from gateway import clock
 from gateway.demo.fleet import Fleet, publish_steadily
 from gateway.demo.publisher import Publisher
 from gateway.model.errors import ConfigError
-from gateway.settings import IDENTIFIER, BrokerSettings, Duration
+from gateway.settings import BrokerSettings, Duration
+from gateway.settings_base import IDENTIFIER
 
 SETTLE_SECONDS = 10.0
 REPORT_SECONDS = 5.0

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import orjson
 import typer
@@ -16,7 +16,9 @@ from rich.text import Text
 from gateway import clock
 from gateway.cli import screen
 from gateway.cli.operate import DEFAULT, Config, Id, Json, Operator, operate
+from gateway.cli.sync_records import Outcome, sync_records
 from gateway.model.connection import State
+from gateway.model.errors import ConfigError
 from gateway.model.status import WORKED, ConnectionStatus
 from gateway.store import status as store
 
@@ -26,8 +28,6 @@ SILENT_SECONDS = 20.0
 
 REPORT_SECONDS = 5.0
 RUNS = 1000
-
-Outcome = Literal["completed", "failed", "stopped", "asked"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +48,25 @@ def sync(
         typer.Option("--full", help="Walk the stored history again, and send what the system does not hold."),
     ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Only ask.")] = False,
+    stream: Annotated[
+        str | None, typer.Option("--stream", help="Only this stream of records: what it holds comes here.")
+    ] = None,
+    confirm_deletions: Annotated[
+        bool,
+        typer.Option(
+            "--confirm-deletions", help="What has vanished of the stream is gone: the next walk deletes it."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Sync a connection now and wait until it is done; Ctrl-C leaves it running."""
+    if confirm_deletions and stream is None:
+        raise ConfigError("--confirm-deletions needs --stream: say of which records")
+    if stream is not None:
+        sync_records(
+            config, connection, stream, full=full, confirm=confirm_deletions, wait=not no_wait, json=json
+        )
+        return
     try:
         result = operate(
             config, lambda operator: _sync(operator, connection, full=full, wait=not no_wait, quiet=json)
@@ -127,20 +143,25 @@ def ending(before: ConnectionStatus, now: ConnectionStatus, *, full: bool) -> tu
     if now.state is State.DEGRADED and any(stream.state == "failed" for stream in now.streams):
         return "failed", f"{now.reason or 'runs fail'}; the gateway tries again by itself"
     initial = [stream.progress for stream in now.streams if stream.progress is not None]
-    if full and initial:
-        return (
-            ("completed", "")
-            if all(found.fraction >= 1.0 and not found.pending_readings for found in initial)
-            else None
-        )
+    reading = [
+        stream.records for stream in now.streams if stream.phase == "initial" and stream.records is not None
+    ]
+    if full and (initial or reading):
+        sent = all(found.fraction >= 1.0 and not found.pending_readings for found in initial)
+        read = all(found.fraction == 1.0 for found in reading)
+        return ("completed", "") if sent and read else None
     return ("completed", "") if now.last_success_at != before.last_success_at else None
 
 
 def walked(now: ConnectionStatus) -> float:
-    """How far the stored history is walked, 0 to 1."""
-    return min(
-        (stream.progress.fraction for stream in now.streams if stream.progress is not None), default=1.0
-    )
+    """How far history is walked, that of readings and that of records, 0 to 1."""
+    sent = [stream.progress.fraction for stream in now.streams if stream.progress is not None]
+    read = [
+        stream.records.fraction or 0.0
+        for stream in now.streams
+        if stream.phase == "initial" and stream.records is not None
+    ]
+    return min((*sent, *read), default=1.0)
 
 
 def _advance(bar: Progress, task: TaskID, now: ConnectionStatus, *, full: bool) -> None:

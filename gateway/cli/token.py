@@ -18,7 +18,8 @@ from gateway.cli.operate import DEFAULT, Config, Json, operate
 from gateway.cli.screen import Column
 from gateway.model.access import Role
 from gateway.model.errors import ConfigError, RequestRefused
-from gateway.settings import Duration, Identifier
+from gateway.settings import Duration
+from gateway.settings_base import Identifier
 from gateway.store import access
 from gateway.store.access import Token
 

@@ -251,6 +251,19 @@ class _Connections:
                 f"{manifest.title} is not offered as {connection.hosting!r}; it is {' or '.join(manifest.hosting)}",
             )
         self._validate(system.settings_model, connection.settings, (*base, "settings"))
+        self._check_streams(connection, manifest, base)
+
+    def _check_streams(self, connection: ConnectionSettings, manifest: Manifest, base: KeyPath) -> None:
+        """What `sync.pull` names has to be a stream of the system, or one that the settings name themselves."""
+        own = connection.settings.get("streams")
+        known = {stream.name for stream in manifest.streams} | set(own if isinstance(own, Mapping) else ())
+        for index, name in enumerate(connection.sync.pull or ()):
+            if name not in known:
+                there = f"it has {', '.join(sorted(known))}" if known else "it has no records to read"
+                self._fault(
+                    (*base, "sync", "pull", index),
+                    f"{manifest.title} has no stream {name!r}{did_you_mean(name, known)}; {there}",
+                )
 
     def _with_credentials(
         self, connection: ConnectionSettings, system: SystemModels, base: KeyPath

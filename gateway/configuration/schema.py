@@ -10,7 +10,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from gateway.configuration.load import SystemModels
-from gateway.settings import ConnectionSettings, Section, Settings
+from gateway.settings import ConnectionSettings, Settings
+from gateway.settings_base import Section
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -1,33 +1,37 @@
-"""Telemetry sources: templates that cannot be used, sources that overlap, and partitions that have nobody to
-divide.
+"""Telemetry sources: rules that cannot be used, examples that fail, sources that overlap, and partitions that have
+nobody to divide.
 """
 
 from __future__ import annotations
 
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, KeyPath
-from gateway.model.topics import Source, TemplateError, compile_source, overlapping
+from gateway.model.topics import overlapping
+from gateway.payloads.sources import CompiledSource, SourceError, compile_one, only
 from gateway.settings import Settings
 
 
 def faults_of(settings: Settings, document: Document) -> list[Fault]:
     """What is wrong with the sources as a whole."""
     faults: list[Fault] = []
-    compiled: list[Source] = []
-    paths: dict[int, KeyPath] = {}
+    compiled: list[CompiledSource] = []
     for index, source in enumerate(settings.telemetry.sources):
         path: KeyPath = ("telemetry", "sources", index)
         try:
-            found = compile_source(source.topic, source.format)
-        except TemplateError as error:
-            faults.append(Fault(place=document.place(path), path=(*path, "topic"), message=str(error)))
-            continue
-        compiled.append(found)
-        paths[id(found)] = path
-    for first, second in overlapping(compiled):
-        path = paths[id(second)]
-        where = document.place(paths[id(first)])
-        message = f"{second.topic!r} overlaps {first.topic!r} ({where}): a message could match both and would arrive twice; make one level a different literal"
+            compiled += compile_one(source, index)
+        except SourceError as error:
+            key: KeyPath = (*path, *error.key.split("."))
+            faults.append(Fault(place=document.place(key), path=key, message=str(error)))
+    by_template = {id(one.source): one.place for one in compiled}
+    for first, second in overlapping(only(compiled)):
+        if first.topic != second.topic and settings.broker.partitions == 1:
+            continue  # one session tells copies of a message apart; the first source that matches takes it
+        path = ("telemetry", "sources", by_template[id(second)])
+        where = document.place(("telemetry", "sources", by_template[id(first)]))
+        message = (
+            f"{second.topic!r} overlaps {first.topic!r} ({where}): a message could match both, and would arrive twice"
+            " or never reach the second; make one level a different literal"
+        )
         faults.append(Fault(place=document.place(path), path=path, message=message))
     if settings.broker.partitions > 1 and (
         settings.telemetry.auto_register_customers or not settings.customers

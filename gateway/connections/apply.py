@@ -87,19 +87,25 @@ async def carry_out(
 
 
 async def apply(
-    database: Database, service: Connections, declared: Sequence[DeclaredConnection]
+    database: Database,
+    service: Connections,
+    declared: Sequence[DeclaredConnection],
+    *,
+    owner: str | None = None,
 ) -> dict[str, str]:
-    """Both steps; what the file no longer names stays. Raises ConfigError, before anything has changed."""
-    async with alone(database):
+    """Both steps; what the file no longer names stays. Raises ConfigError, before anything has changed. `owner` as
+    in `alone`.
+    """
+    async with alone(database, owner):
         return await carry_out(service, await prepare(database, service, declared))
 
 
 @asynccontextmanager
-async def alone(database: Database) -> AsyncIterator[None]:
+async def alone(database: Database, process: str | None = None) -> AsyncIterator[None]:
     """One at a time over all replicas: two that start together must not give the same new credential twice,
-    each to be tried at the system.
+    each to be tried at the system. A daemon says its name, so that the lease ends with it.
     """
-    owner = secrets.token_hex(8)
+    owner = secrets.token_hex(8) if process is None else f"{process}/{secrets.token_hex(4)}"
     while True:
         if await leases.claim(database, LEASE, owner, LEASE_SECONDS) is not None:
             break

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -30,7 +31,16 @@ from gateway.model.errors import (
     Unavailable,
 )
 from gateway.model.exchange import EnsuresMeters, Event, ListsMeters, RaisesEvents, RemoteMeter
-from gateway.model.inbound import NotesEvents
+from gateway.model.inbound import (
+    InboundPage,
+    InboundRecord,
+    InboundStream,
+    KeyPage,
+    ListsKeys,
+    ListsOpen,
+    NotesEvents,
+    ReadsRecords,
+)
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded, Unknown
 from gateway.model.reading import Batch, Reading
 
@@ -239,11 +249,53 @@ class GuardedMaker(Guarded):
         return outcome
 
 
+class GuardedReader(Guarded):
+    """A connector that reads records back. What a stream does not offer is a BadConfiguration."""
+
+    @property
+    def inbound(self) -> Sequence[InboundStream]:
+        """As the connector's. Raises Unavailable where it cannot say."""
+        connector = self._connector
+        assert isinstance(connector, ReadsRecords)
+        with self._contained("capabilities") as contained:
+            return _streams(at_once(lambda: connector.inbound))
+        raise _unavailable(contained)
+
+    async def remote_now(self, stream: str) -> datetime:
+        """As the connector's."""
+        connector = self._connector
+        assert isinstance(connector, ReadsRecords)
+        return await self._call("pull", lambda: connector.remote_now(stream), _time)
+
+    async def pull(
+        self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
+    ) -> InboundPage:
+        """As the connector's."""
+        connector = self._connector
+        assert isinstance(connector, ReadsRecords)
+        return await self._call("pull", lambda: connector.pull(stream, since, until, cursor), _page)
+
+    async def pull_open(self, stream: str, cursor: str | None = None) -> InboundPage:
+        """As the connector's."""
+        connector = self._connector
+        if not isinstance(connector, ListsOpen):
+            raise BadConfiguration(f"stream {stream}: the connector does not list what is open")
+        return await self._call("pull", lambda: connector.pull_open(stream, cursor), _page)
+
+    async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
+        """As the connector's."""
+        connector = self._connector
+        if not isinstance(connector, ListsKeys):
+            raise BadConfiguration(f"stream {stream}: the connector does not list keys")
+        return await self._call("pull", lambda: connector.keys(stream, cursor), _keys)
+
+
 _OFFERS: tuple[tuple[type, type[Guarded]], ...] = (
     (ListsMeters, GuardedLister),
     (RaisesEvents, GuardedRaiser),
     (NotesEvents, GuardedNoter),
     (EnsuresMeters, GuardedMaker),
+    (ReadsRecords, GuardedReader),
 )
 
 
@@ -347,3 +399,57 @@ def _meters(answer: Any) -> list[RemoteMeter]:
         if not isinstance(meter, RemoteMeter):
             raise TypeError(f"a meter: {type(meter).__name__}")
     return list(answer)
+
+
+def _streams(answer: Any) -> list[InboundStream]:
+    found = list(answer)
+    for stream in found:
+        if not isinstance(stream, InboundStream):
+            raise TypeError(f"a stream: {type(stream).__name__}")
+        if stream.page < 1 or min(stream.lookback, stream.settle) < timedelta(0):
+            raise ValueError(f"stream {stream.name}: page, lookback and settle cannot be negative")
+    return found
+
+
+def _time(answer: Any) -> datetime:
+    if not isinstance(answer, datetime) or answer.tzinfo is None:
+        raise TypeError(f"a time with its zone: {type(answer).__name__}")
+    return bounds.instant(answer)
+
+
+def _page(answer: Any) -> InboundPage:
+    if not isinstance(answer, InboundPage):
+        raise TypeError(f"a page of records: {type(answer).__name__}")
+    for record in answer.records:
+        if not isinstance(record, InboundRecord) or not isinstance(record.key, str):
+            raise TypeError(f"a record: {type(record).__name__}")
+        if not isinstance(record.body, Mapping) or record.progress not in _PROGRESS:
+            raise TypeError(f"the record {bounds.text(record.key)[:80]}: its body or progress")
+        if record.modified_at is not None:
+            _time(record.modified_at)
+    total = answer.total
+    known = isinstance(total, int) and not isinstance(total, bool) and 0 <= total < 2**53
+    return replace(answer, cursor=_cursor(answer.cursor), total=total if known else None)
+
+
+_PROGRESS = (None, "open", "acknowledged", "closed")
+
+
+def _keys(answer: Any) -> KeyPage:
+    if not isinstance(answer, KeyPage) or not all(isinstance(key, str) for key in answer.keys):
+        raise TypeError(f"a page of keys: {type(answer).__name__}")
+    return replace(answer, cursor=_cursor(answer.cursor))
+
+
+MAX_CURSOR = 16 << 10
+
+
+def _cursor(cursor: object) -> str | None:
+    """Stored as it is, or not at all: one that is cut fetches nothing."""
+    if cursor is None:
+        return None
+    if not isinstance(cursor, str) or not cursor or len(cursor) > MAX_CURSOR:
+        raise TypeError(f"a cursor of 1 to {MAX_CURSOR} characters: {type(cursor).__name__}")
+    if "\0" in cursor or cursor.encode(errors="replace").decode() != cursor:
+        raise TypeError("a cursor that can be stored as text")
+    return cursor

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import structlog
@@ -89,6 +89,14 @@ class Health:
         if found.state is State.BLOCKED or (found.state is State.DEGRADED and found.recovers):
             await self._move(link, Trigger.CALL_SUCCEEDED, operation=None)
 
+    def is_plain(self, link: Link) -> bool:
+        """Whether the success of a probe ends nothing: no failure is known, and no breaker is open."""
+        return self._incidents.is_plain(link.connection, link.system, link.host, Operation.PROBE)
+
+    async def all_succeeded(self, links: Sequence[Link]) -> None:
+        """Probes of just now that went well and end nothing. Raises StoreError."""
+        await self._incidents.note_all([self._observed(link, Operation.PROBE, None) for link in links])
+
     async def unused(self, link: Link, operation: Operation = Operation.PUSH) -> None:
         """No call was made after all: a turn at an open breaker goes to somebody else."""
         await self._incidents.unused(link.connection, link.system, link.host, operation)
@@ -140,6 +148,11 @@ class Health:
         except TimeoutError:
             return Unavailable(f"no answer within {PROBE_SECONDS:g} s")
         return None
+
+    @property
+    def interval_seconds(self) -> float:
+        """How often an idle connection is probed."""
+        return self._probe_interval_seconds
 
     def idle_seconds(self) -> float:
         """When an idle connection is probed next: jittered, so that connections do not call together."""

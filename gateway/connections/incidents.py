@@ -109,13 +109,31 @@ class Incidents:
             for other in Operation:
                 if proves(other, operation) and (name, other) in self._noted:
                     self._noted[name, other].succeeded = False
-        for key in narrowed:
+        for key, held_back in narrowed.items():
             if key in self._open:
-                self._held_back[key], self._open[key] = Operation.PUSH, now
+                self._held_back[key], self._open[key] = held_back, now
         for key in closed:
             self._open.pop(key, None)
             log.info("connection.breaker_closed", scope=str(key[0]), key=key[1], connection=name)
         return trouble
+
+    def is_plain(self, connection: str, system: str, host: str, operation: Operation) -> bool:
+        """Whether a success would end neither failures, as far as this process knows, nor an open breaker."""
+        noted = self._noted.get((connection, operation))
+        return (noted is None or noted.succeeded) and not self._held(system, host, operation)
+
+    async def note_all(self, observed: Sequence[Observed]) -> None:
+        """Writes successes of just now of one operation that end nothing, together. Raises StoreError."""
+        now, wheres = clock.monotonic(), []
+        for one in observed:
+            noted = self._noted.get((one.connection, one.operation))
+            if noted is None or not noted.succeeded or now - noted.at >= SUCCESS_SECONDS:
+                wheres.append((one.connection, one.customer, one.system, one.host))
+        if not wheres:
+            return
+        await breakers.all_succeeded(self._database, wheres, observed[0].operation)
+        for connection, *_ in wheres:
+            self._noted[connection, observed[0].operation] = _Noted(succeeded=True, at=now, success=now)
 
     async def admit(
         self, connection: str, system: str, host: str, operation: Operation = Operation.PUSH
@@ -196,16 +214,16 @@ class Incidents:
         keys: Sequence[Key],
         ago: float,
         success_ago: float | None,
-    ) -> tuple[Trouble, list[Key], list[Key]]:
+    ) -> tuple[Trouble, list[Key], dict[Key, Operation]]:
         """How long the operation is in trouble, the breakers that the call closed, and those that it narrowed."""
         where = (observed.connection, observed.customer, observed.system, observed.host)
         if observed.succeeded:
             await breakers.succeeded(connection, where, observed.operation, seconds_ago=ago)
             if not keys:
-                return Trouble(), [], []
+                return Trouble(), [], {}
             # A host that answers probes may go on failing pushes: those must not be let loose together.
             narrowed = (
-                [] if observed.operation is not Operation.PROBE else await breakers.narrow(connection, keys)
+                {} if observed.operation is not Operation.PROBE else await breakers.narrow(connection, keys)
             )
             closed = await breakers.close(connection, keys, proved=observed.operation)
             return Trouble(), closed, narrowed
@@ -229,7 +247,7 @@ class Incidents:
                 )  # another kind of answer is no verdict on the breaker: somebody else may try soon
                 seconds = probe_interval_seconds(failed if observed.transient else 0, rand=random.random())
                 await breakers.rest(connection, key, seconds=seconds, trials=failed)
-        return trouble, [], []
+        return trouble, [], {}
 
     def _held(self, system: str, host: str, operation: Operation) -> list[Key]:
         """The open breakers that hold the operation back."""

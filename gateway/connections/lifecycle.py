@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import assert_never
 
@@ -15,6 +16,8 @@ import structlog
 from gateway import clock
 from gateway.alerts import rules as alerts
 from gateway.bulkhead import Fault, Part, contained
+from gateway.connections.answers import Answers, Budget
+from gateway.connections.following import Following
 from gateway.connections.health import Health
 from gateway.connections.links import Links
 from gateway.connections.tokens import Tokens
@@ -34,12 +37,14 @@ from gateway.model.errors import (
     Unavailable,
 )
 from gateway.model.operation import Operation
-from gateway.store import connections, credentials
+from gateway.store import connections, credentials, inbound, probes
 from gateway.store import credits as ledger
-from gateway.store.connections import Cause, Due, Locked, Outbound
+from gateway.store.connections import Cause, Locked
+from gateway.store.notices import Notices
 from gateway.store.pool import Connection, Database
+from gateway.store.probes import Due
 from gateway.store.troubles import Troubles
-from gateway.sync.link import READINGS, Link
+from gateway.sync.link import Link
 
 log = structlog.get_logger(__name__)
 
@@ -97,56 +102,53 @@ class Lifecycle:
         self._tokens = tokens
         self._troubles = troubles
         self._max_wait_seconds = max_wait.total_seconds()
-        self._max_future = max_future
-        self._on_links = on_links
         self._on_trial = on_trial
+        self._notices = Notices(database)
+        self._following = Following(
+            database, links, troubles, self._notices, max_future=max_future, on_links=on_links
+        )
+        self._answers = Answers(database, health, troubles)
+        self._budget = Budget(health.interval_seconds)
+        self._interrupted: dict[str, Due] = {}
 
     async def run(self) -> None:
         """Until cancelled. While the database is away nothing is looked at."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._notices.run(), name="notices")
+            group.create_task(self._answers.run(), name="probes that went well")
+            group.create_task(self._following.run(), name="links")  # thousands of new ones hold up no probe
             looking: set[asyncio.Task[None]] = set()
             while True:
                 try:
-                    await self._troubles.refresh()
-                    await self.refresh()
-                    free = MOST_PROBES - len(looking)
-                    due = (
-                        await connections.claim_probes(
-                            self._database, lease_seconds=LEASE_SECONDS, limit=free
-                        )
-                        if free
-                        else []
-                    )
+                    due = await self._due(MOST_PROBES - len(looking))
                 except StoreError:
                     due = []  # the scheduler says that the database is away
                 for item in due:
                     task = group.create_task(self._look(item), name=f"look at {item.connection}")
                     looking.add(task)
                     task.add_done_callback(looking.discard)
-                await asyncio.sleep(POLL_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await self._notices.probes.wait()
+                self._notices.probes.clear()
 
-    async def refresh(self) -> None:
-        """Brings this replica's links up to date, and the meters of those that changed."""
-        changed = await self._links.refresh()
-        for link in changed:
-            # Out of the links again where it fails: what is built anew is begun anew.
-            async with self._troubles.contained("refresh", link.connection) as made:
-                await self._begin_again(link)
-            if made.fault is not None:
-                self._links.put_off(link.connection)
-        if changed:
-            self._on_links(self._links.current)
+    async def _due(self, free: int) -> list[Due]:
+        """Probes by their rhythm: so many in a turn that all have theirs in good time, and no more. After a start, or
+        an hour with the database away, all are due at once, and their systems would meet them at once.
+        """
+        await self._put_off_interrupted()
+        if not free:
+            return []
+        return await probes.claim(
+            self._database,
+            lease_seconds=LEASE_SECONDS,
+            limit=free,
+            probes=self._budget.take(self._links.count),
+        )
 
-    async def _begin_again(self, link: Link) -> None:
-        async with self._database.transaction() as connection:
-            locked = await connections.lock(connection, link.connection)
-            # a link that is older than the row is built again in a moment
-            if (
-                locked is not None
-                and locked.state in (State.ACTIVE, State.DEGRADED, State.BLOCKED)
-                and locked.configuration == link.configuration
-            ):
-                await self._begin(connection, link)
+    async def refresh(self, only: Collection[str] | None = None) -> None:
+        """As `Following.refresh`."""
+        await self._following.refresh(only)
 
     async def _look(self, due: Due) -> None:
         """The one place where a look at a connection begins: whatever is raised in it is tried again later."""
@@ -157,6 +159,17 @@ class Lifecycle:
                 await self._crashed(due, made.fault)
         except StoreError as error:
             log.warning("connection.probe_not_recorded", connection=due.connection, detail=str(error))
+            self._interrupted[due.connection] = due
+
+    async def _put_off_interrupted(self) -> None:
+        """A look that the database interrupted is made again soon, and not when its lease is over."""
+        for name, due in list(self._interrupted.items()):
+            attempts = due.attempts + 1
+            wait = full_jitter(attempts, rand=random.random(), cap_seconds=RETRY_CAP_SECONDS)
+            await connections.schedule_probe(
+                self._database, name, due.state, in_seconds=wait, attempts=attempts
+            )
+            self._interrupted.pop(name, None)
 
     async def _crashed(self, due: Due, fault: Fault) -> None:
         error = Unavailable(fault.text, reference=fault.reference)
@@ -252,7 +265,7 @@ class Lifecycle:
                         delivery=link.connector.capabilities.delivery,
                     )
                     await credentials.drop_others(connection, connection_id=name, keep=[link.generation])
-                    await self._begin(connection, link)
+                    await self._following.begin(connection, link)
                     await connections.wake(connection, name)
         if moved is not None:
             moved.say()
@@ -271,8 +284,7 @@ class Lifecycle:
         await connections.schedule_probe(
             self._database, name, State.ACTIVE, in_seconds=self._health.idle_seconds(), attempts=0
         )
-        await self.refresh()
-        self._on_links(self._links.current)
+        await self.refresh([name])
 
     async def _not_verified(self, due: Due, error: ConnectorError | TimeoutError) -> None:
         match error:
@@ -366,7 +378,9 @@ class Lifecycle:
             )
             return
         error = await self._health.probe(link)
-        if error is None:
+        if error is None and due.state is State.ACTIVE and self._answers.takes(link):
+            self._answers.add(link)
+        elif error is None:
             await self._well(due, link)
         elif due.state is State.BLOCKED:
             if isinstance(error, AuthRefused) and not error.doubtful:
@@ -401,7 +415,7 @@ class Lifecycle:
                     connection, due.connection, Trigger.PROBE_SUCCEEDED, Cause(generation=link.generation)
                 )
                 if moved is not None:
-                    await self._begin(connection, link)
+                    await self._following.begin(connection, link)
                     await connections.wake(connection, due.connection)
             if moved is not None:
                 moved.say()
@@ -466,6 +480,7 @@ class Lifecycle:
             if moved is not None:
                 await credentials.drop_others(connection, connection_id=due.connection, keep=[])
                 await connections.clear(connection, due.connection)
+                await inbound.clear(connection, due.connection)
                 await alerts.disconnect(connection, due.connection)
         if moved is not None:
             moved.say()
@@ -492,20 +507,6 @@ class Lifecycle:
         if moved is not None:
             moved.say()
         return moved
-
-    async def _begin(self, connection: Connection, link: Link) -> None:
-        outbound = Outbound(
-            customer=link.customer,
-            stream=READINGS,
-            rules=link.rules,
-            capabilities=link.connector.capabilities,
-            initial_days=link.initial_days,
-            max_future=self._max_future,
-            configuration=link.configuration,
-        )
-        for conflict in await connections.begin(connection, link.connection, outbound):
-            log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
-        await alerts.begin(connection, link)
 
 
 def _to_next_trial() -> float:

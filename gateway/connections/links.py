@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -24,10 +24,12 @@ from gateway.model.backoff import full_jitter
 from gateway.model.connector import Auth, Connector, ConnectorSettings, Manifest, Observer
 from gateway.model.credential import Credential
 from gateway.model.errors import BadConfiguration, ConnectorError, SealBroken, Unavailable
-from gateway.model.meter import from_document
+from gateway.model.inbound import InboundStream, ReadsRecords
+from gateway.model.meter import from_document, made_of
 from gateway.settings import ConnectionSyncSettings, Settings
 from gateway.store import connections, credentials
-from gateway.store.connections import Held
+from gateway.store.connections import Configured, Held
+from gateway.store.credentials import SealedCredential
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
 from gateway.sync.link import Link
@@ -35,6 +37,9 @@ from gateway.sync.link import Link
 log = structlog.get_logger(__name__)
 
 BUILD_CAP_SECONDS = 60.0
+
+BUILT_TOGETHER = 200
+"""Connections that are followed together: thousands are, at a start, and the first should not wait for the last."""
 
 RETIRED_SECONDS = 120.0
 """How long a replaced connector stays open for the runs that use it."""
@@ -68,13 +73,17 @@ class System(Protocol):
 class _Built:
     configuration: int
     link: Link | None
+    begun: bool = False
+    """Whether its meters are in force: one whose begin failed is begun again, whoever built it."""
     again_at: float | None = None
-    """When it is built again although nothing has changed (monotonic): a fault of ours stood in the way."""
+    """When it is built, or begun, again although nothing has changed (monotonic): something stood in the way."""
     attempts: int = 0
 
 
 class Links:
-    """The links of this replica. `refresh` follows the database; `get` never asks it."""
+    """The links of this replica. `refresh` follows the database; `get` never asks it. A link counts as begun once
+    `begun` says so: until then every `refresh` returns it again.
+    """
 
     def __init__(
         self,
@@ -97,73 +106,137 @@ class Links:
         self._troubles = troubles
         self._observer = observer
         self._built: dict[str, _Built] = {}
+        self.version = 0
+        """Rises with whatever `current` may show."""
         self._refreshing = asyncio.Lock()
         self._retired: list[tuple[float, Connector]] = []
         self._left_behind: dict[str, set[asyncio.Future[Any]]] = {}
 
     @property
     def current(self) -> dict[str, Link]:
-        """Those that can be served: with a credential that was verified once."""
-        return {name: built.link for name, built in self._built.items() if built.link is not None}
+        """Those that can be worked: with a credential that was verified once, and their meters in force."""
+        return {
+            name: built.link for name, built in self._built.items() if built.link is not None and built.begun
+        }
+
+    @property
+    def count(self) -> int:
+        """How many connections there are to look after."""
+        return len(self._built)
 
     def get(self, connection: str) -> Link | None:
         """The link of a connection, None when it has no verified credential, or cannot be built."""
         built = self._built.get(connection)
         return None if built is None else built.link
 
-    async def refresh(self) -> list[Link]:
-        """Builds what was configured anew and drops what is gone; the links that are new or changed, and
-        those whose meters are yet to be brought in line. Raises StoreError.
+    def waiting(self) -> list[str]:
+        """Those for which something stood in the way, and that are to be tried again now."""
+        now = clock.monotonic()
+        return [
+            name
+            for name, built in self._built.items()
+            if built.again_at is not None and built.again_at <= now
+        ]
+
+    async def compare(self) -> list[str]:
+        """The connections that `refresh` has something to do for, of all. Raises StoreError."""
+        wanted = await connections.configurations(self._database)
+        gone = [name for name in self._built if name not in wanted]
+        return gone + [
+            name
+            for name, current in wanted.items()
+            if self._is_stale(name, current.configuration) or self._to_begin(name, current) is not None
+        ]
+
+    async def refresh(self, only: Collection[str]) -> list[Link]:
+        """Of these connections, builds what was configured anew and drops what is gone; the links that are yet to be
+        begun. Raises StoreError, and then forgets nothing: what was built is returned next time.
         """
         # A look that succeeded refreshes beside the loop: two at once would build the same link and close only one.
         async with self._refreshing:
-            return await self._refresh()
-
-    async def _refresh(self) -> list[Link]:
-        wanted = await connections.configurations(self._database)
-        stale = [name for name, current in wanted.items() if self._is_stale(name, current.configuration)]
-        for name in self._built.keys() - wanted.keys():
-            self._retire(self._built.pop(name).link)
-            self._left_behind.pop(name, None)
-        fresh = [
-            link
-            for name, current in wanted.items()
-            if current.is_behind and name not in stale and (link := self.get(name)) is not None
-        ]
-        for held in (await connections.read(self._database, stale)).values() if stale else ():
-            name, before = held.connection, self._built.get(held.connection)
-            link = None
-            async with self._troubles.contained("build", name) as made:
-                link = await self._build(held, held.generation) if held.generation else None
-            self._retire(None if before is None else before.link)
-            self._built[name] = _Built(
-                configuration=held.configuration,
-                link=link,
-                attempts=before.attempts if before is not None and before.again_at is not None else 0,
+            wanted = await connections.configurations(self._database, only)
+            for name in [name for name in only if name in self._built and name not in wanted]:
+                self._retire(self._built.pop(name).link)
+                self._left_behind.pop(name, None)
+                self.version += 1
+            await self._build_all(
+                [name for name, current in wanted.items() if self._is_stale(name, current.configuration)]
             )
+            await self._close_retired()
+            found = (self._to_begin(name, current) for name, current in wanted.items())
+            return [link for link in found if link is not None]
+
+    async def _build_all(self, names: Sequence[str]) -> None:
+        if not names:
+            return
+        found = await connections.read(self._database, names)
+        generations = {name: held.generation for name, held in found.items() if held.generation}
+        sealed = await credentials.read_some(self._database, generations) if generations else {}
+        for name, held in found.items():
+            before, link, begun = self._built.get(name), None, False
+            async with self._troubles.contained("build", name) as made:
+                if name in sealed:
+                    link = self._link(held, self._opened(held, sealed[name]))
+                if link is not None:
+                    digest = made_of(link.rules, link.connector.capabilities.resolution)
+                    begun = (held.meters_of, held.meters_digest) == (held.configuration, digest)
+            if made.fault is not None:
+                self._retire(link)
+                link = None
+            self._retire(None if before is None else before.link)
+            attempts = before.attempts if before is not None and before.again_at is not None else 0
+            self._put(name, _Built(held.configuration, link, begun=begun, attempts=attempts))
             if made.fault is not None:
                 self.put_off(name)
-            if link is not None:
-                fresh.append(link)
-        await self._close_retired()
-        return fresh
+            await asyncio.sleep(
+                0
+            )  # thousands are built at a start, and everybody's telemetry waits for this loop
+
+    def _to_begin(self, name: str, current: Configured) -> Link | None:
+        built = self._built.get(name)
+        if built is None or built.link is None or not current.is_served:
+            return None
+        if built.begun and current.meters_of == current.configuration == built.configuration:
+            return None
+        if built.begun:
+            built = self._put(name, replace(built, begun=False))
+        return built.link if built.again_at is None or built.again_at <= clock.monotonic() else None
+
+    def begun(self, link: Link) -> None:
+        """Its meters are in force."""
+        built = self._built.get(link.connection)
+        if built is not None and built.link is link:
+            self._put(link.connection, replace(built, begun=True, again_at=None, attempts=0))
+
+    def not_begun(self, link: Link) -> None:
+        """Its begin did not succeed, and is tried again after a while that grows. The link stays for probes."""
+        built = self._built.get(link.connection)
+        if built is not None and built.link is link:
+            self._put(link.connection, self._later(replace(built, begun=False)))
 
     def put_off(self, connection: str) -> None:
         """Its link is out, and is built again after a while that grows: a fault of ours stands in the way."""
         built = self._built[connection]
         self._retire(built.link)
+        self._put(connection, self._later(replace(built, link=None, begun=False)))
+
+    def _put(self, name: str, built: _Built) -> _Built:
+        self._built[name] = built
+        self.version += 1
+        return built
+
+    @staticmethod
+    def _later(built: _Built) -> _Built:
         attempts = built.attempts + 1
         wait = full_jitter(attempts, rand=random.random(), cap_seconds=BUILD_CAP_SECONDS)
-        self._built[connection] = replace(
-            built, link=None, again_at=clock.monotonic() + wait, attempts=attempts
-        )
+        return replace(built, again_at=clock.monotonic() + wait, attempts=attempts)
 
     def _is_stale(self, name: str, configuration: int) -> bool:
         built = self._built.get(name)
         return (
             built is None
             or built.configuration != configuration
-            or (built.again_at is not None and built.again_at <= clock.monotonic())
+            or (built.link is None and built.again_at is not None and built.again_at <= clock.monotonic())
         )
 
     async def candidate(self, connection: str) -> Link | None:
@@ -173,7 +246,7 @@ class Links:
         held = (await connections.read(self._database, [connection])).get(connection)
         if held is None:
             return None
-        return await self._build(held, held.candidate or held.generation, probing=True)
+        return await self._build(held, held.candidate or held.generation)
 
     async def close(self) -> None:
         """Closes every connector."""
@@ -182,40 +255,53 @@ class Links:
         self._built.clear()
         await asyncio.gather(*(connector.close() for _, connector in self._retired))
 
-    async def _build(self, held: Held, generation: int, *, probing: bool = False) -> Link | None:
+    async def _build(self, held: Held, generation: int) -> Link | None:
+        """Raises BadConfiguration, SealBroken."""
+        credential = await self.credential(held, generation)
+        if credential is None:
+            return None
+        return link_of(
+            held,
+            self._connector(held, credential),
+            self._settings,
+            generation=generation,
+            manifest=self._systems[held.system].manifest,
+        )
+
+    def _link(self, held: Held, credential: Credential | None) -> Link | None:
+        if credential is None:
+            return None
         try:
-            credential = await self.credential(held, generation)
-            if credential is None:
-                return None
+            connector = self._connector(held, credential)
             return link_of(
                 held,
-                self._connector(held, credential),
+                connector,
                 self._settings,
-                generation=generation,
+                generation=held.generation,
                 manifest=self._systems[held.system].manifest,
             )
-        except (BadConfiguration, SealBroken) as error:
-            if probing:
-                raise
-            log.error(
-                "connection.link_not_built",
-                connection=held.connection,
-                detail=str(error),
-                advice="correct its settings or its credential",
-            )
+        except BadConfiguration as error:
+            _say_not_built(held, error)
+            return None
+
+    def _opened(self, held: Held, sealed: SealedCredential) -> Credential | None:
+        try:
+            return self._credential(held, sealed)
+        except SealBroken as error:
+            _say_not_built(held, error)
             return None
 
     async def credential(self, held: Held, generation: int) -> Credential | None:
         """A credential in clear; None where it is not stored. Raises SealBroken, StoreError."""
         async with self._database.connection() as connection:
             sealed = await credentials.read(connection, connection_id=held.connection, generation=generation)
-        if sealed is None:
-            return None
-        values = self._vault.open(
-            sealed.sealed, credential_binding(held.customer, held.connection, generation)
-        )
+        return None if sealed is None else self._credential(held, sealed)
+
+    def _credential(self, held: Held, sealed: SealedCredential) -> Credential:
+        binding = credential_binding(held.customer, held.connection, sealed.generation)
+        values = self._vault.open(sealed.sealed, binding)
         return Credential(
-            generation=generation,
+            generation=sealed.generation,
             type=cast("Auth", sealed.type),
             values=values,
             expires_at=sealed.expires_at,
@@ -267,6 +353,15 @@ class Links:
             await connector.close()
 
 
+def _say_not_built(held: Held, error: Exception) -> None:
+    log.error(
+        "connection.link_not_built",
+        connection=held.connection,
+        detail=str(error),
+        advice="correct its settings or its credential",
+    )
+
+
 def credential_binding(customer: str, connection: str, generation: int) -> Binding:
     """Where a credential belongs."""
     return Binding(customer=customer, connection=connection, field="credential", generation=generation)
@@ -294,8 +389,24 @@ def link_of(
         configuration=held.configuration,
         generation=generation,
         host=held.host,
+        inbound=_inbound(held.connection, connector, sync.pull),
+        pull_interval=sync.pull_interval,
+        reconcile=sync.reconcile,
         alerts=tuple(alert_rule.from_document(alert) for alert in held.alerts),
         raises={} if manifest is None else manifest.raises,
         title=held.system if manifest is None else manifest.title,
         page=f"{settings.http.public_url.rstrip('/')}/connections/{held.connection}",
     )
+
+
+def _inbound(name: str, connector: Connector, wanted: Sequence[str] | None) -> tuple[InboundStream, ...]:
+    """The streams that are read: those that were named, else those that are by default."""
+    offered = (
+        {stream.name: stream for stream in connector.inbound} if isinstance(connector, ReadsRecords) else {}
+    )
+    if wanted is None:
+        return tuple(stream for stream in offered.values() if stream.default)
+    for missing in (stream for stream in wanted if stream not in offered):
+        # not a reason to deliver nothing: everything else of the connection goes on
+        log.warning("connection.stream_unknown", connection=name, stream=missing, offered=sorted(offered))
+    return tuple(offered[stream] for stream in dict.fromkeys(wanted) if stream in offered)

@@ -1,6 +1,4 @@
-"""What people and programs ask of connections: the one service behind the API, the commands and the declared
-file.
-"""
+"""What people and programs ask of connections: the one service behind the API, the commands and the file."""
 
 from __future__ import annotations
 
@@ -15,6 +13,7 @@ import structlog
 
 from gateway.configuration import DeclaredConnection, Faults, check
 from gateway.configuration.schema import written
+from gateway.connections import syncing
 from gateway.connections.expiry import ends_at
 from gateway.connections.given import ChangedMeanwhile, host_of, refuse_files, refuse_moved
 from gateway.connections.links import Links, System, credential_binding
@@ -47,11 +46,10 @@ from gateway.settings import (
     CredentialSettings,
     Settings,
 )
-from gateway.store import connections, credentials, outbox, streams
+from gateway.store import connections, credentials, outbox
 from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Configuration, Held
 from gateway.store.pool import Connection, Database
-from gateway.sync.link import READINGS
 
 log = structlog.get_logger(__name__)
 
@@ -287,43 +285,44 @@ class Connections:
         )
         log.info("connection.recheck_asked", connection=connection_id, caller=caller.name)
 
-    async def synchronise(self, connection_id: str, *, full: bool, caller: Caller) -> None:
-        """Its streams run at once; `full` walks the stored history again, and sends only what the system does
-        not hold.
+    async def synchronise(
+        self, connection_id: str, *, full: bool, caller: Caller, stream: str | None = None
+    ) -> None:
+        """Its streams run at once, or the one of records that is named; `full` walks the history again, and moves only
+        what differs.
         """
+        held = await self._worked(connection_id)
+        manifest, max_future = self._systems[held.system].manifest, self._settings.telemetry.max_future
+        await syncing.run_now(self._database, held, manifest, full=full, stream=stream, max_future=max_future)
+        log.info(
+            "connection.sync_asked", connection=connection_id, full=full, stream=stream, caller=caller.name
+        )
+
+    async def confirm_deletions(self, connection_id: str, stream: str, *, caller: Caller) -> int:
+        """Records of the stream that the system shows no more are deleted with the next walk; how many."""
+        count = await syncing.confirm_deletions(self._database, await self._worked(connection_id), stream)
+        log.info(
+            "connection.deletions_confirmed",
+            connection=connection_id,
+            stream=stream,
+            records=count,
+            caller=caller.name,
+        )
+        return count
+
+    async def _worked(self, connection_id: str) -> Held:
         held = await self._held(connection_id)
         if held.state not in (State.ACTIVE, State.DEGRADED):
             raise _refusal(connection_id, held.state)
-        days = ConnectionSyncSettings.model_validate(held.sync).initial_days
-        if full and not days:
-            raise RequestRefused(
-                "request.invalid",
-                "sync.initial_days is 0, so there is no history to walk: set it first",
-                connection=connection_id,
-            )
-        async with self._database.transaction() as connection:
-            await connections.lock(connection, connection_id)
-            if full:
-                await streams.begin_again(
-                    connection,
-                    connection_id,
-                    READINGS,
-                    days=days,
-                    max_backfill=self._systems[held.system].manifest.capabilities.max_backfill,
-                    max_future=self._settings.telemetry.max_future,
-                )
-            await connections.wake(connection, connection_id)
-        log.info("connection.sync_asked", connection=connection_id, full=full, caller=caller.name)
+        return held
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
         """What the system itself has to feed. That it is away comes back as `upstream.*`, that it refuses us as
         the state that this leads to: neither is ever a refusal of the caller.
         """
         held = await self._held(connection_id)
+        await self._links.refresh([connection_id])
         link = self._links.get(connection_id)
-        if link is None:
-            await self._links.refresh()
-            link = self._links.get(connection_id)
         if held.state not in (State.ACTIVE, State.DEGRADED) or link is None:
             raise _refusal(connection_id, held.state)
         if not isinstance(link.connector, ListsMeters):
@@ -362,6 +361,7 @@ class Connections:
                 "interval": written(wanted.sync.interval),
                 "initial_days": wanted.sync.initial_days,
                 "lateness": None if lateness is None else written(lateness),
+                **syncing.reading(wanted.sync),
             },
             meters=[to_document(rule) for rule in declared.rules] if meters is None else list(meters),
             alerts=[alert_document(rule) for rule in declared.alerts] if alerts is None else list(alerts),

@@ -1,5 +1,5 @@
-"""A demonstration CMMS: it speaks MaintainX's interface for meters and readings, enforces the documented
-limits, and can be told to fail.
+"""A demonstration CMMS: it speaks MaintainX's interface for meters, readings, work orders and assets, enforces the
+documented limits, and can be told to fail. Its people open and close work orders by themselves.
 
 Everything is in memory. Each rule has its source beside it; what the reference leaves open is said too. The
 daemon never imports this.
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 
@@ -20,10 +20,12 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from gateway import clock
+from gateway.demo.work_orders import Fault, Workshop, text
 
 _MAX_BODY_BYTES = 1 << 20
 _MAX_AGE = timedelta(days=3)
 _PAGE_DEFAULT, _PAGE_MAX = 100, 200
+_MOMENTS = 4  # in which the people look around while they are at a work order
 
 
 @dataclass(slots=True)
@@ -46,6 +48,7 @@ class Meter:
     id: int
     name: str
     unit: str | None = None
+    asset: dict[str, object] | None = None
     readings: dict[datetime, list[float]] = field(default_factory=dict)
 
     @property
@@ -53,9 +56,9 @@ class Meter:
         """Readings beyond the first of each (meter, readingDate)."""
         return sum(len(values) - 1 for values in self.readings.values())
 
-    def document(self, *, expanded: bool) -> dict[str, object]:
+    def document(self, expand: Sequence[str]) -> dict[str, object]:
         """As GET /meters lists it. MaintainX public API reference: meters: only `lastReading` is shown, with
-        `expand=last_reading`, never the history.
+        `expand=last_reading`, never the history; its asset with `expand=asset`.
         """
         listed: dict[str, object] = {
             "id": self.id,
@@ -63,10 +66,12 @@ class Meter:
             "unit": self.unit or "",
             "measurementType": "AUTOMATED_SENSOR",
         }
-        if expanded:
+        if "asset" in expand and self.asset is not None:
+            listed["asset"] = self.asset
+        if "last_reading" in expand:
             last = max(self.readings, default=None)
             listed["lastReading"] = (
-                None if last is None else {"readingDate": _text(last), "value": self.readings[last][-1]}
+                None if last is None else {"readingDate": text(last), "value": self.readings[last][-1]}
             )
         return listed
 
@@ -91,11 +96,16 @@ class DemoCmms:
         api_key: str = "demonstration-key",
         meters: Iterable[str] = (),
         host: str = "127.0.0.1",
+        people_seconds: float | None = None,
     ) -> None:
+        """`people_seconds`: how long its people are at a work order, who act by themselves then; None: nobody acts."""
         self.api_key = api_key
         self.switches = Switches()
         self.requests: dict[str, int] = {}
         self.meters: dict[int, Meter] = {}
+        self.workshop = Workshop()
+        self._people_seconds = people_seconds
+        self._people: asyncio.Task[None] | None = None
         self._host, self._port = host, port
         self._window_ends = 0.0
         self._calls_left = 0
@@ -117,7 +127,10 @@ class DemoCmms:
     def add_meter(self, name: str, *, unit: str | None = None) -> int:
         """The id of a new meter."""
         number = 1000 + len(self.meters) + 1
-        self.meters[number] = Meter(id=number, name=name, unit=unit)
+        shop = self.workshop
+        device = name.rpartition(" ")[0]  # a meter is called `{device} {metric}`
+        asset = shop.assets[shop.add_asset(device, clock.now())].document() if device else None
+        self.meters[number] = Meter(id=number, name=name, unit=unit, asset=asset)
         return number
 
     async def __aenter__(self) -> DemoCmms:
@@ -132,12 +145,21 @@ class DemoCmms:
         )
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="demo.cmms")
+        if self._people_seconds is not None:
+            self._people = asyncio.create_task(self._work(self._people_seconds), name="demo.people")
         return self  # the listener queues what comes before the server runs
 
     async def __aexit__(self, *_: object) -> None:
+        if self._people is not None:
+            self._people.cancel()
         if self._server is not None and self._task is not None:
             self._server.should_exit = True
             await self._task
+
+    async def _work(self, busy_seconds: float) -> None:
+        while True:
+            await asyncio.sleep(busy_seconds / _MOMENTS)
+            self.workshop.act(clock.now(), busy_seconds=busy_seconds)
 
     def state(self) -> dict[str, object]:
         """Requests by route and status, readings and repeats of (meter, readingDate), and each meter's."""
@@ -148,6 +170,7 @@ class DemoCmms:
             "readings": sum(readings.values()),
             "repeats": repeats,
             "by_meter": readings,
+            "work_orders": self.workshop.counts(),
         }
 
     def control(self, wanted: object) -> str | None:
@@ -230,6 +253,52 @@ class DemoCmms:
             case "POST", "meterreadings":
                 return self._take_readings(body)
             case _:
+                return self._answer_work(request, path, body)
+
+    def _answer_work(self, request: Request, path: str, body: bytes) -> Response:
+        try:
+            return self._route_work(request, path, body)
+        except Fault as fault:
+            return _invalid(fault.error, fault.path, fault.value)
+        except orjson.JSONDecodeError:
+            return _invalid("body is not JSON", "", "")
+
+    def _route_work(self, request: Request, path: str, body: bytes) -> Response:
+        """MaintainX public API reference: work orders, comments of work orders, assets. Raises Fault."""
+        shop, now, query = self.workshop, clock.now(), request.query_params.multi_items()
+        place, _, rest = path.partition("/")
+        number, _, part = rest.partition("/")
+        order = shop.orders.get(int(number)) if number.isdigit() else None
+        match request.method, place, part:
+            case "GET", "assets", "" if not rest:
+                return _json(200, shop.list_assets(query))
+            case "GET", "workorders", "" if not rest:
+                return _json(200, shop.list_orders(query))
+            case "POST", "workorders", "" if not rest:
+                return _json(200, {"id": shop.create(orjson.loads(body), now)})
+            case _ if place != "workorders" or order is None:
+                return _json(404, {"error": "Not found"})
+            case "GET", _, "":
+                return _json(200, {"workOrder": order.document()})
+            case "PATCH", _, "":
+                shop.change(order.id, orjson.loads(body), now)
+                return _json(200, {"workOrder": order.document()})
+            case "DELETE", _, "":
+                shop.remove(order.id)
+                return Response(status_code=204)
+            case "GET", _, "comments":
+                comments = [
+                    {"id": made, "authorId": 1, "content": content, "createdAt": text(at)}
+                    for made, content, at in order.comments
+                ]
+                return _json(200, {"comments": comments, "nextCursor": None, "nextPageUrl": None})
+            case "POST", _, "comments":
+                document = orjson.loads(body)
+                content = document.get("content") if isinstance(document, dict) else None
+                if not isinstance(content, str) or not content:
+                    raise Fault("content must be a non-empty string", "content", content)
+                return _json(201, {"id": shop.comment(order.id, content, now)})
+            case _:
                 return _json(404, {"error": "Not found"})
 
     def _list(self, request: Request) -> Response:
@@ -247,11 +316,11 @@ class DemoCmms:
         page, more = rest[: int(limit)], len(rest) > int(limit)
         following = str(page[-1]) if more else None
         url = f"{self.url}/meters?limit={limit}&cursor={following}" if more else None
-        expanded = "last_reading" in request.query_params.getlist("expand")
+        expand = request.query_params.getlist("expand")
         return _json(
             200,
             {
-                "meters": [self.meters[number].document(expanded=expanded) for number in page],
+                "meters": [self.meters[number].document(expand) for number in page],
                 "nextCursor": following,
                 "nextPageUrl": url,
             },
@@ -283,7 +352,7 @@ class DemoCmms:
         return _json(
             201,
             [
-                {"meterId": meter.id, "value": value, "readingDate": _text(at), "createdAt": _text(now)}
+                {"meterId": meter.id, "value": value, "readingDate": text(at), "createdAt": text(now)}
                 for meter, at, value in checked
             ],
         )
@@ -324,13 +393,9 @@ def _json(status: int, document: object) -> Response:
     return Response(orjson.dumps(document), status_code=status, media_type="application/json")
 
 
-def _text(at: datetime) -> str:
-    return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
-
-
-def _time(text: object) -> datetime | None:
+def _time(value: object) -> datetime | None:
     try:
-        at = datetime.fromisoformat(text) if isinstance(text, str) else None
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
     return at.astimezone(UTC) if at is not None and at.tzinfo is not None else None

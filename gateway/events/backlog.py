@@ -9,12 +9,10 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.model.breaker import Scope
-from gateway.model.connection import State
 from gateway.model.credits import TIERS
 from gateway.model.errors import StoreError
 from gateway.model.exchange import Severity
-from gateway.model.status import ConnectionStatus
-from gateway.store import alerts, incidents, outbox, status
+from gateway.store import alerts, inbound, incidents, outbox, status
 from gateway.store import credits as ledger
 from gateway.store.pool import Database
 
@@ -22,14 +20,9 @@ log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS = 5.0
 AUDIT_SECONDS = 60.0
+"""While credits move: an audit reads every connection's, so nothing is read where nothing has moved."""
 
-_PER_CONNECTION = (
-    metrics.SYNC_LAG,
-    metrics.SYNC_PENDING,
-    metrics.SYNC_LAST_SUCCESS,
-    metrics.CONNECTION_STATE,
-    metrics.REAUTHORIZATION_REQUIRED,
-)
+CALM_AUDIT_SECONDS = 600.0
 
 
 class Backlog:
@@ -37,7 +30,9 @@ class Backlog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._audit_at = 0.0
+        self._audited_at: float | None = None
+        self._audited: ledger.Extent | None = None
+        self._moved: ledger.Extent | None = None
         self._disagreed: list[str] = []
 
     async def run(self) -> None:
@@ -55,34 +50,40 @@ class Backlog:
             await asyncio.sleep(REFRESH_SECONDS)
 
     async def refresh(self) -> None:
-        """Sets every gauge from the database now. Connections that are gone lose theirs. Raises StoreError."""
-        connections = await status.read(self._database)
+        """Sets every gauge from the database now. Raises StoreError."""
         dead = await status.dead_letters(self._database)
         open_alerts = await alerts.open_counts(self._database)
-        capacity, used = await ledger.usage(self._database)
+        extent = await ledger.extent(self._database)
+        used = None if extent == self._moved else await ledger.usage(self._database)
         counts = await incidents.counts(self._database)
         metrics.OUTBOX_PENDING.set(await outbox.pending(self._database))
-        for gauge in (*_PER_CONNECTION, metrics.DEAD_LETTERS):
-            gauge.clear()
-        for connection in connections:
-            _set(connection)
+        metrics.INBOUND_LAG.clear()
+        for system, seconds in (await inbound.lags(self._database)).items():
+            metrics.INBOUND_LAG.labels(system).set(seconds)
+        metrics.DEAD_LETTERS.clear()
         for reason, held in dead.items():
             metrics.DEAD_LETTERS.labels(reason).set(held)
         for severity in get_args(Severity):
             metrics.ALERTS_OPEN.labels(severity).set(open_alerts.get(severity, 0))
-        metrics.CREDITS_CAPACITY.set(capacity)
-        for tier in TIERS:
-            metrics.CREDITS_USED.labels(str(tier)).set(used.get(tier, 0))
+        metrics.CREDITS_CAPACITY.set(extent.capacity)
+        for tier in TIERS if used is not None else ():
+            metrics.CREDITS_USED.labels(str(tier)).set((used or {}).get(tier, 0))
+        self._moved = extent
         for scope in Scope:
             metrics.BREAKER_OPEN.labels(scope).set(counts.breakers[scope])
             metrics.INCIDENTS_OPEN.labels(scope).set(counts.incidents[scope])
-        if clock.monotonic() >= self._audit_at:
+        if self._is_audit_due(extent):
             await self.audit()
+            self._audited = extent
+
+    def _is_audit_due(self, extent: ledger.Extent) -> bool:
+        wait = CALM_AUDIT_SECONDS if extent == self._audited else AUDIT_SECONDS
+        return self._audited_at is None or clock.monotonic() >= self._audited_at + wait
 
     async def audit(self) -> None:
         """Checks the books of the credits; what is found is logged once, until it changes. Raises StoreError."""
         found = await ledger.audit(self._database)
-        self._audit_at = clock.monotonic() + AUDIT_SECONDS
+        self._audited_at = clock.monotonic()
         metrics.CREDITS_DISAGREEMENTS.set(len(found))
         if found and found != self._disagreed:
             log.error(
@@ -94,17 +95,3 @@ class Backlog:
         elif self._disagreed and not found:
             log.info("events.credits_agreed")
         self._disagreed = found
-
-
-def _set(connection: ConnectionStatus) -> None:
-    name, customer, system = connection.connection, connection.customer, connection.system
-    metrics.SYNC_LAG.labels(name).set(connection.lag_seconds)
-    metrics.SYNC_PENDING.labels(name).set(connection.pending)
-    metrics.SYNC_LAST_SUCCESS.labels(name).set(
-        0 if connection.last_success_at is None else connection.last_success_at.timestamp()
-    )
-    metrics.REAUTHORIZATION_REQUIRED.labels(name, customer, system).set(
-        connection.state is State.REAUTHORIZATION_REQUIRED
-    )
-    for state in State:
-        metrics.CONNECTION_STATE.labels(name, customer, system, state).set(connection.state is state)

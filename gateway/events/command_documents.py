@@ -8,11 +8,20 @@ import base64
 import binascii
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from gateway.events.documents import Document, StatusDocument
+from gateway.events.record_documents import RecordDocument
 from gateway.model.explanation import Explanation
-from gateway.settings import Identifier
+from gateway.settings_base import Identifier
 
 
 def _decoded(text: object) -> object:
@@ -70,6 +79,18 @@ class ExplainRequest(Request):
         return self.payload_base64 if self.payload_base64 is not None else (self.payload or "").encode()
 
 
+class RecordsRequest(Request):
+    """`commands/records`: the records that changed since `cursor`, as `GET /v1/records` gives them. The answer holds as
+    many as fit.
+    """
+
+    connection: Identifier | None = None
+    stream: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    modified_after: AwareDatetime | None = Field(None, description="By Fieldgate's own time of the change.")
+    cursor: str | None = Field(None, max_length=512, description="`next` of an earlier answer.")
+    limit: int = Field(100, ge=1, le=1000)
+
+
 class Answer(Document):
     """Base of the answers. `request_id` names the request in the gateway's log."""
 
@@ -93,6 +114,14 @@ class ExplainAnswer(Answer):
     """What would become of the message."""
 
     explanation: Explanation
+
+
+class RecordsAnswer(Answer):
+    """Go on from `next`, always: no record's last state is missed."""
+
+    items: tuple[RecordDocument, ...]
+    next: str
+    has_more: bool
 
 
 class CommandError(Answer):

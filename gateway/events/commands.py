@@ -25,6 +25,8 @@ from gateway.events.command_documents import (
     CommandError,
     ExplainAnswer,
     ExplainRequest,
+    RecordsAnswer,
+    RecordsRequest,
     StatusAnswer,
     StatusRequest,
     SyncAnswer,
@@ -32,19 +34,27 @@ from gateway.events.command_documents import (
 )
 from gateway.events.documents import status_document
 from gateway.events.leading import lead
+from gateway.events.record_documents import RecordDocument, fitting, record_payload
 from gateway.events.session import PublishRefused, Session, StrictClient
 from gateway.model.command import Allowance, Verb, commands_filter, may_reply_to, parse_topic, take
 from gateway.model.errors import RequestRefused, StoreError, StoreRejected, StoreUnavailable
 from gateway.model.explanation import Explanation
+from gateway.model.record import read_cursor, write_cursor
 from gateway.settings import Settings
 from gateway.store import status
 from gateway.store.pool import Database
+from gateway.store.records import Records
 
 log = structlog.get_logger(__name__)
 
 LEASE = "commands"
 REQUEST_BYTES = 64 << 10
-ANSWER_BYTES = 256 << 10
+ANSWER_BYTES = 320 << 10
+"""More than the largest record takes."""
+
+ENVELOPE_BYTES = 1024
+"""Of an answer, without what it holds."""
+
 ANSWER_SECONDS = 10.0
 EXPIRY_SECONDS = 60
 WORKERS = 4
@@ -77,7 +87,7 @@ class _Request:
 
 
 class Commands:
-    """Answers `status`, `sync` and `explain`."""
+    """Answers `status`, `sync`, `explain` and `records`."""
 
     def __init__(
         self,
@@ -88,9 +98,11 @@ class Commands:
         synchronise: Synchronise,
         explain: Explain,
     ) -> None:
+        """`replica` names it in the lease, followed by `/` and more."""
         self._settings = settings
         self._database = database
         self._owner = f"{replica}/{secrets.token_hex(4)}"
+        self._look = asyncio.Event()
         self._synchronise = synchronise
         self._explain = explain
         self._root = settings.broker.topic_root
@@ -102,7 +114,11 @@ class Commands:
         """Until cancelled. Neither a broker nor a database that is away ends it. Raises ConfigError for TLS
         files that cannot be used.
         """
-        await lead(self._database, LEASE, self._owner, self._session)
+        await lead(self._database, LEASE, self._owner, self._session, look=self._look)
+
+    def wake(self) -> None:
+        """The lease may be free: asks for it at once."""
+        self._look.set()
 
     async def _session(self) -> None:
         await Session("commands", self._settings.broker, serve=self._serve).run()
@@ -269,8 +285,34 @@ class Commands:
                     request_id=request.request_id,
                     explanation=self._explain(customer, question.topic, question.message),
                 )
+            case Verb.RECORDS:
+                return await self._records(request, RecordsRequest.model_validate_json(payload))
             case verb:
                 assert_never(verb)
+
+    async def _records(self, request: _Request, wanted: RecordsRequest) -> RecordsAnswer:
+        try:
+            position = read_cursor(wanted.cursor)
+        except ValueError as error:
+            raise RequestRefused("request.invalid", str(error)) from error
+        await self._owned(request.customer, wanted.connection)
+        page = await Records(self._database).page(
+            request.customer,
+            position=position,
+            connection=wanted.connection,
+            stream=wanted.stream,
+            modified_after=wanted.modified_after,
+            limit=wanted.limit,
+        )
+        page = fitting(page, ANSWER_BYTES - ENVELOPE_BYTES)
+        return RecordsAnswer(
+            request_id=request.request_id,
+            items=tuple(
+                RecordDocument.model_validate_json(record_payload(record)) for record in page.records
+            ),
+            next=write_cursor(page.position),
+            has_more=page.has_more,
+        )
 
     async def _owned(self, customer: str, connection: str | None) -> list[str]:
         """A connection of another customer looks as if it did not exist."""

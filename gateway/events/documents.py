@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Literal
 
@@ -44,13 +45,28 @@ class ReplicaStatus(Document):
 class ProgressDocument(Document):
     """Of an initial sync."""
 
-    fraction: float = Field(ge=0, le=1, description="Of the time from `from` to `until`.")
+    fraction: float = Field(ge=0, le=1, description="Of the samples from `from` to `until`, about.")
     start: datetime = Field(alias="from")
     until: datetime
     cursor: datetime = Field(description="Everything before it is marked for delivery.")
     pending_readings: int = Field(ge=0)
+    estimated_seconds: float | None = Field(
+        description="How long the rest takes at the pace so far; null while that cannot be told."
+    )
     clipped_to_days: float | None = Field(
         description="What the system's own limit left of the days asked for; null where it left them all."
+    )
+
+
+class RecordsDocument(Document):
+    """Of a phase of an inbound stream."""
+
+    held: int = Field(ge=0, description="Records of the stream that are there.")
+    read: int = Field(ge=0, description="By this phase since it began; a record may be read twice.")
+    fraction: float | None = Field(ge=0, le=1, description="Where it can be told.")
+    remaining_seconds: float | None = Field(ge=0, description="At the rate so far, where it can be told.")
+    vanished: int = Field(
+        0, ge=0, description="Gone at the system, and not deleted here before a person confirms it."
     )
 
 
@@ -59,17 +75,23 @@ class StreamDocument(Document):
 
     name: str
     direction: Literal["outbound", "inbound"]
-    phase: Literal["initial", "incremental"]
+    phase: Literal["initial", "incremental", "reconcile"]
     state: Literal["idle", "running", "lagging", "failed"]
     watermark: str = Field(
-        description="Incremental: the revision below which all is scanned. Initial: the time up to which it has walked."
+        description="Incremental: the position of the customer's log up to which all is scanned. Initial: the time up to which it has walked."
+        " Inbound: by the system's clock, before which (incremental) or since which (initial) all is read; empty before"
+        " the first time."
     )
-    lag_seconds: float = Field(ge=0, description="Age of the oldest closed window that is not delivered.")
+    lag_seconds: float = Field(
+        ge=0,
+        description="Age of the oldest closed window that is not delivered; inbound: of the last interval that was read whole.",
+    )
     progress: ProgressDocument | None
     lost_until: datetime | None = Field(
         None,
         description="What was measured before it was dropped, past `telemetry.buffer`, before all of it was delivered.",
     )
+    records: RecordsDocument | None = Field(None, description="Of an inbound stream.")
 
 
 class TroubleDocument(Document):
@@ -243,7 +265,9 @@ def _stream(stream: StreamStatus) -> dict[str, object]:
             "until": progress.until,
             "cursor": progress.cursor,
             "pending_readings": progress.pending_readings,
+            "estimated_seconds": progress.estimated_seconds,
             "clipped_to_days": progress.clipped_to_days,
         },
         "lost_until": stream.lost_until,
+        "records": None if stream.records is None else asdict(stream.records),
     }

@@ -20,10 +20,15 @@ RELEASE_SECONDS = 2.0
 
 
 async def lead(
-    database: Database, lease: str, owner: str, work: Callable[[], Coroutine[None, None, None]]
+    database: Database,
+    lease: str,
+    owner: str,
+    work: Callable[[], Coroutine[None, None, None]],
+    *,
+    look: asyncio.Event,
 ) -> None:
     """Until cancelled: `work` runs whenever the lease is ours, and is cancelled when it is lost. Raises what
-    `work` raises.
+    `work` raises. `look` is set when the lease may be free: it is asked for at once.
 
     While the database is away nobody can take the lease, so it stays as it was.
     """
@@ -31,6 +36,7 @@ async def lead(
     running: asyncio.Task[None] | None = None
     try:
         while True:
+            look.clear()
             with suppress(StoreError):
                 held = await leases.claim(database, lease, owner, LEASE_SECONDS) is not None
             if held and running is None:
@@ -41,7 +47,9 @@ async def lead(
                 await _end(running)
                 running = None
             if running is None:
-                await asyncio.sleep(CLAIM_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CLAIM_SECONDS):
+                        await look.wait()
             elif (await asyncio.wait({running}, timeout=CLAIM_SECONDS))[0]:
                 running.result()
                 running = None

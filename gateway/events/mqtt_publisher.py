@@ -40,13 +40,15 @@ class StatusPublisher:
     lease, the gateway's.
     """
 
-    def __init__(self, settings: Settings, database: Database, replica: str) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, replica: str, *, owner: str | None = None
+    ) -> None:
+        """`owner` is this process's name in leases, made of `replica` where it is not given."""
         self._settings = settings
         self._database = database
         self._replica = replica
-        self._owner = (
-            f"{replica}/{secrets.token_hex(4)}"  # two that were given one name by mistake still take turns
-        )
+        # two that were given one name by mistake still take turns
+        self._owner = f"{owner or replica}/{secrets.token_hex(4)}"
         self._root = settings.broker.topic_root
         self._replica_topic = f"{self._root}/replicas/{replica}/status"
         self._gateway_topic = f"{self._root}/gateway/status"
@@ -90,6 +92,10 @@ class StatusPublisher:
                 await status.leave(self._database, self._replica)
         finally:
             self._ended.set()
+
+    def wake(self) -> None:
+        """The lease may be free: asks for it at once."""
+        self._changed.set()
 
     async def draining(self) -> None:
         """Says that no new work is taken; returns when it is said, or after a short while when the broker is
@@ -186,7 +192,7 @@ class StatusPublisher:
         return held
 
     async def _speak(self, client: StrictClient) -> None:
-        """Everything after each connect, then what changes, until we stop."""
+        """What changes, and everything again in rounds, the first after each connect, until we stop."""
         self._said = b""
         self._connections.repeat(connected=True)
         await self._say_gateway(client)

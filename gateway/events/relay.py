@@ -82,7 +82,9 @@ class Relay:
         return bool(self._running)
 
     def wake(self) -> None:
-        """There may be new events: look at once. Without it they are found within `POLL_SECONDS`."""
+        """There may be new events, or the lease may be free: looks at once, and not within `POLL_SECONDS` or
+        `CLAIM_SECONDS`.
+        """
         self._wake.set()
 
     async def run(self) -> None:
@@ -95,7 +97,10 @@ class Relay:
                     log.info("events.relay_taken", owner=self._owner)
                     await Session("events", self._settings.broker, serve=self._serve).run()
                     log.info("events.relay_left", owner=self._owner)
-                await asyncio.sleep(CLAIM_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CLAIM_SECONDS):
+                        await self._wake.wait()
+                self._wake.clear()
         finally:
             with suppress(
                 StoreError, TimeoutError
@@ -116,8 +121,8 @@ class Relay:
         """Whether the lease is ours, asked every few seconds. While the database is away nobody can take it,
         so it stays as it was.
         """
-        if clock.monotonic() < self._claim_at:
-            return self._held
+        if self._held and clock.monotonic() < self._claim_at:
+            return True
         try:
             self._held = await leases.claim(self._database, LEASE, self._owner, LEASE_SECONDS) is not None
         except StoreError as error:

@@ -35,6 +35,7 @@ from gateway.store import credits as ledger
 from gateway.store.access import Session
 from gateway.store.incidents import Incident
 from gateway.store.pool import Database
+from gateway.store.records import Records
 from gateway.store.views import Views
 from gateway.store.webhooks import Endpoint
 
@@ -54,6 +55,7 @@ def assemble(
     return Services(
         connections=service,
         reader=Views(database),
+        records=Records(database),
         access=StoredAccess(database),
         credits=Ledger(database),
         incidents=StoredIncidents(database),
@@ -143,6 +145,19 @@ class Ledger:
     async def read(self, customer: str | None) -> CreditsDocument:
         """The pool; or a customer's part of it, which tells nothing of the rest."""
         return credits_document(await ledger.read(self._database), customer)
+
+    async def total(self, customer: str | None) -> CreditsDocument:
+        """As `read`, without what each customer has."""
+        found = await ledger.total(self._database, customer)
+        pool = found.pool
+        return CreditsDocument(
+            capacity=None if customer is not None or pool is None else pool.capacity,
+            held=found.held,
+            posted=found.posted,
+            available=None if customer is not None or pool is None else pool.available,
+            quota=found.quota,
+            by_customer={},
+        )
 
     async def transfers(self, customer: str | None, *, before: int, limit: int) -> Sequence[TransferDocument]:
         """Lines of the ledger, the newest first."""

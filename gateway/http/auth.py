@@ -14,7 +14,8 @@ from gateway.http.entrance import Entrance
 from gateway.http.ports import Services
 from gateway.model.access import Caller, Principal, Role
 from gateway.model.errors import RequestRefused
-from gateway.settings import IDENTIFIER, HttpSettings
+from gateway.settings import HttpSettings
+from gateway.settings_base import IDENTIFIER
 from gateway.store.views import Target
 
 BEARER = HTTPBearer(

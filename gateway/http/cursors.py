@@ -47,6 +47,14 @@ def number_cursor(cursor: str | None, start: int) -> int:
     return start if cursor is None else _number(_parts(cursor, 1)[0])
 
 
+def number_and_texts(cursor: str | None, start: tuple[int, str, str]) -> tuple[int, str, str]:
+    """The key of a list by a number and two texts."""
+    if cursor is None:
+        return start
+    number, first, second = _parts(cursor, 3)
+    return _number(number), _text(first), _text(second)
+
+
 def _parts(cursor: str, count: int) -> list[object]:
     try:
         parts = orjson.loads(

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.model.connection import State
 from gateway.model.event import EventType
-from gateway.settings import Identifier, Section
+from gateway.settings_base import Identifier, Section
 
 ItemT = TypeVar("ItemT")
 
@@ -40,12 +40,27 @@ class CapabilitiesDocument(Document):
     max_backfill_seconds: float | None
     dedup: str
     readback: str
-    cursor: str | None
     can_create_meter: bool
     can_raise_event: bool
     values: tuple[str, ...]
     auth: tuple[str, ...]
     delivery: Literal["exactly_once", "at_least_once"]
+
+
+class InboundStreamDocument(Document):
+    """Records that can be read back from the system."""
+
+    name: str
+    title: str
+    cursor: Literal["modified", "id", "listing"] = Field(
+        description="How what is new is asked for: by time of change, by a growing key, or by the whole list."
+    )
+    deletions: Literal["tombstones", "keys", "listing", "none"] = Field(description="How a deletion is seen.")
+    default: bool = Field(description="Read unless `sync.pull` says otherwise.")
+    lists_open: bool = Field(description="What is still open is read at once, however old.")
+    lookback_seconds: float
+    settle_seconds: float
+    example: dict[str, object] = Field(description="A body.")
 
 
 class SystemDocument(Document):
@@ -59,6 +74,9 @@ class SystemDocument(Document):
     capabilities: CapabilitiesDocument
     raises: dict[str, str | None] = Field(
         description="What an alert can become, each with the stream in which it is followed; null: in none."
+    )
+    streams: tuple[InboundStreamDocument, ...] = Field(
+        description="Of the manifest; a generic system has those that its settings name."
     )
     reauthorization: str = Field(description="Instructions for the customer's administrator.")
     settings_schema: dict[str, object]
@@ -110,9 +128,16 @@ class ConnectionDocument(Document):
 
 
 class SyncRequest(Section):
-    """`full` walks the initial window again; what is equal is not sent again."""
+    """`full` walks the initial window again; what is equal is not sent again. `stream`: of records, and only that one."""
 
     mode: Literal["incremental", "full"] = "incremental"
+    stream: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]{0,63}$")
+
+
+class DeletionsConfirmed(Document):
+    """How many records the next walk may delete."""
+
+    records: int
 
 
 class Accepted(Document):

@@ -29,6 +29,8 @@ from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSett
 from gateway.store.access import Session
 from gateway.store.alerts import Alert
 from gateway.store.issues import Issue
+from gateway.store.listing import Filter, Place
+from gateway.store.records import RecordPage, StoredRecord
 from gateway.store.views import DeadLetter, DeliveredReading, Described, Run, Target, Transition
 
 
@@ -86,8 +88,14 @@ class ConnectionService(Protocol):
         """For good; its credits return."""
         ...
 
-    async def synchronise(self, connection_id: str, *, full: bool, caller: Caller) -> None:
-        """connection.* where the state forbids it."""
+    async def synchronise(
+        self, connection_id: str, *, full: bool, caller: Caller, stream: str | None = None
+    ) -> None:
+        """connection.* where the state forbids it; request.invalid for a stream that there is not."""
+        ...
+
+    async def confirm_deletions(self, connection_id: str, stream: str, *, caller: Caller) -> int:
+        """request.conflict where nothing waits for that."""
         ...
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
@@ -99,7 +107,10 @@ class Reader(Protocol):
     """What is stored of connections. Nothing here has a side effect but `replay`."""
 
     async def target(self, connection_id: str) -> Target | None: ...
-    async def status(self, connections: Sequence[str] | None) -> Sequence[ConnectionStatus]: ...
+    async def status(self, connections: Sequence[str]) -> Sequence[ConnectionStatus]: ...
+    async def listed(self, wanted: Filter, *, after: Place, limit: int) -> Sequence[Place]: ...
+    async def counts(self, wanted: Filter) -> Mapping[str, int]: ...
+    async def customers(self, *, limit: int) -> Sequence[str]: ...
     async def connections(
         self,
         *,
@@ -134,6 +145,27 @@ class Reader(Protocol):
     async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int: ...
 
 
+class RecordsReader(Protocol):
+    """Records of one customer: `gateway.store.records.Records`."""
+
+    async def page(
+        self,
+        customer: str,
+        *,
+        position: int,
+        connection: str | None = None,
+        stream: str | None = None,
+        modified_after: datetime | None = None,
+        limit: int,
+    ) -> RecordPage: ...
+    async def one(
+        self, customer: str, connection: str, stream: str, key: str
+    ) -> tuple[StoredRecord, Sequence[datetime]] | None: ...
+    async def listed(
+        self, customer: str, connection: str, stream: str, *, after: str = "", holds: str = "", limit: int
+    ) -> Sequence[StoredRecord]: ...
+
+
 class Access(Protocol):
     """Tokens, login links and sessions."""
 
@@ -148,6 +180,10 @@ class CreditsReader(Protocol):
     """The pool. `customer`: only what is this customer's."""
 
     async def read(self, customer: str | None) -> CreditsDocument: ...
+    async def total(self, customer: str | None) -> CreditsDocument:
+        """As `read`, without what each customer has."""
+        ...
+
     async def transfers(
         self, customer: str | None, *, before: int, limit: int
     ) -> Sequence[TransferDocument]: ...
@@ -201,6 +237,7 @@ class Services:
 
     connections: ConnectionService
     reader: Reader
+    records: RecordsReader
     access: Access
     credits: CreditsReader
     incidents: IncidentsReader

@@ -4,13 +4,17 @@ plain tuples are measured.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from gateway.ingest.formats import FORMATS, Parse
-from gateway.ingest.formats.values import MAX_PAYLOAD_BYTES, Reason
 from gateway.model.errors import DecodeError
+from gateway.model.names import MAX_NAME, identifier
 from gateway.model.sample import Metrics
-from gateway.model.topics import IDENTIFIER, Route, Source, route
+from gateway.model.topics import IDENTIFIER, Route, route
+from gateway.payloads.fields import Skip, Skipped
+from gateway.payloads.formats import FORMATS, Parse
+from gateway.payloads.formats.values import MAX_PAYLOAD_BYTES, Reason
+from gateway.payloads.shape import Piece
+from gateway.payloads.sources import CompiledSource, only
 from gateway.settings import TelemetrySettings
 
 Row = tuple[str, str, int, Metrics]
@@ -18,77 +22,191 @@ Row = tuple[str, str, int, Metrics]
 
 CACHED_TOPICS = 100_000
 
+_Way = tuple[str | None, str | None, str | None, Parse | None, CompiledSource, bool]
+"""What is known of a topic: customer and device (None: the payload names it), metric, the fast parser where the
+source is plain, the source, and whether the topic is to be ignored."""
+
+
+def unheard(skipped: Skipped) -> None:
+    """For who does not ask what was left out."""
+
 
 class Decoder:
-    """Decodes messages of the configured sources for the known customers."""
+    """Decodes messages of the configured sources for the known customers.
+
+    `skip` is told of each field, and each item of a list, that was left out of a message of which the rest was
+    taken.
+    """
 
     def __init__(
-        self, telemetry: TelemetrySettings, sources: Collection[Source], customers: Collection[str]
+        self,
+        telemetry: TelemetrySettings,
+        sources: Sequence[CompiledSource],
+        customers: Collection[str],
+        *,
+        skip: Skip = unheard,
     ) -> None:
-        self._sources = tuple(sources)
+        self._compiled = tuple(sources)
+        self._sources = only(self._compiled)
         self._customers = None if telemetry.auto_register_customers else frozenset(customers)
         self._max_future = int(telemetry.max_future.total_seconds() * 1e6)
         self._retention = int(telemetry.retention.total_seconds() * 1e6)
-        self._routes: dict[str, tuple[str, str, str | None, Parse]] = {}
+        self._skip = skip
+        self._ways: dict[str, _Way] = {}
 
     def decode(self, topic: str, payload: bytes, received_at: int, *, is_retained: bool = False) -> list[Row]:
-        """The samples of one message. Raises DecodeError.
+        """The samples of one message. Raises DecodeError when there is none.
 
         `received_at` in microseconds stands for a missing time, one more for each further sample of the
         message. Of what the broker had retained nobody knows when it was measured: samples without a time of
         their own are left out, and there may be none.
         """
-        known = self._routes.get(topic)
-        customer, device, metric, parse = known if known is not None else self._learn(topic)
+        customer, device, metric, parse, way, is_ignored = self._ways.get(topic) or self._learn(topic)
+        if is_ignored:
+            return []
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise DecodeError(
                 Reason.PAYLOAD_TOO_LARGE, f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are taken"
             )
-        rows: list[Row] = []
-        for device_time, metrics in parse(payload, metric):
-            if device_time is None and is_retained:
-                continue
-            at = received_at + len(rows) if device_time is None else device_time
-            if at > received_at + self._max_future:
-                raise DecodeError(
-                    Reason.TIMESTAMP_IN_FUTURE,
-                    f"ts is {(at - received_at) / 1e6:.0f} s ahead of the gateway; check the device's clock",
-                )
-            if at < received_at - self._retention:
-                raise DecodeError(
-                    Reason.TIMESTAMP_TOO_OLD,
-                    f"ts is {(received_at - at) / 86_400e6:.1f} days old; telemetry.retention is shorter",
-                )
-            rows.append((customer, device, at, metrics))
+        if (
+            parse is None
+            or customer is None
+            or device is None
+            or (is_retained and way.retained != "own_time")
+        ):
+            return self._by_shape(way, customer, device, metric, payload, received_at, is_retained)
+        try:
+            rows: list[Row] = []
+            for device_time, metrics in parse(payload, metric):
+                if device_time is None and is_retained:
+                    continue
+                at = received_at + len(rows) if device_time is None else device_time
+                if not -self._retention <= at - received_at <= self._max_future:
+                    raise self._out_of_time(at, received_at)
+                rows.append((customer, device, at, metrics))
+        except DecodeError:
+            if way.is_strict:
+                raise
+            # something in it is amiss: what can be taken of it is taken, by the slow way
+            return self._by_shape(way, customer, device, metric, payload, received_at, is_retained)
         return rows
 
+    def _by_shape(
+        self,
+        way: CompiledSource,
+        customer: str | None,
+        device: str | None,
+        metric: str | None,
+        payload: bytes,
+        received_at: int,
+        is_retained: bool,
+    ) -> list[Row]:
+        if is_retained and way.retained == "skip":
+            return []
+        skipped: list[Skipped] = []
+        pieces = way.shape.read(payload, metric, received_at=received_at, skip=skipped.append)
+        if skipped and way.is_strict:
+            raise DecodeError(skipped[0].reason, skipped[0].detail)
+        rows: list[Row] = []
+        refused: DecodeError | None = None
+        untimed = 0
+        for piece in pieces:
+            if piece.at is None and is_retained and way.retained == "own_time":
+                untimed += 1
+                continue
+            try:
+                rows.append(self._row(piece, customer, device, received_at, len(rows)))
+            except DecodeError as error:
+                refused = refused or error
+                skipped.append(Skipped(name="", reason=Reason(error.reason), detail=error.detail))
+        if refused is not None and (way.is_strict or not (rows or untimed)):
+            raise refused
+        for one in skipped:
+            self._skip(one)
+        return rows
+
+    def _row(
+        self, piece: Piece, customer: str | None, device: str | None, received_at: int, place: int
+    ) -> Row:
+        at = received_at + place if piece.at is None else piece.at
+        if not received_at - self._retention <= at <= received_at + self._max_future:
+            raise self._out_of_time(at, received_at)
+        if customer is None:
+            customer = self._known(piece.customer or "")
+        if device is None:
+            device = _device(piece.device or "")
+        return (customer, device, at, piece.metrics)
+
+    def _out_of_time(self, at: int, received_at: int) -> DecodeError:
+        if at > received_at:
+            return DecodeError(
+                Reason.TIMESTAMP_IN_FUTURE,
+                f"ts is {(at - received_at) / 1e6:.0f} s ahead of the gateway; check the device's clock",
+            )
+        return DecodeError(
+            Reason.TIMESTAMP_TOO_OLD,
+            f"ts is {(received_at - at) / 86_400e6:.1f} days old; telemetry.retention is shorter",
+        )
+
     def route(self, topic: str) -> Route:
-        """Whose device the topic names. Raises DecodeError."""
+        """Whose device the topic names, its names made ids. Raises DecodeError."""
         found = route(topic, self._sources)
         if found is None:
             raise DecodeError(Reason.UNMATCHED_TOPIC, "no source matches the topic; see telemetry.sources")
-        for what, name in (("customer", found.customer), ("device", found.device)):
-            if not IDENTIFIER.fullmatch(name):
-                raise DecodeError(
-                    Reason.INVALID_IDENTIFIER,
-                    f"{what} {name[:70]!r}: letters, digits and . _ -, at most 64, the first a letter or digit",
-                )
-        if self._customers is not None and found.customer not in self._customers:
-            raise DecodeError(
-                Reason.UNKNOWN_CUSTOMER, f"customer {found.customer!r} is not listed in customers"
-            )
-        return found
+        return Route(
+            customer=None if found.customer is None else self._known(found.customer),
+            device=None if found.device is None else _device(found.device),
+            metric=None if found.metric is None else found.metric.replace("/", "."),
+            format=found.format,
+            place=found.place,
+            is_ignored=found.is_ignored,
+        )
+
+    def source_of(self, topic: str) -> CompiledSource | None:
+        """The source that a topic belongs to, None where it is none's."""
+        found = route(topic, self._sources)
+        return None if found is None else self._compiled[found.place]
+
+    def is_ignored(self, topic: str) -> bool:
+        """Whether the topic is one that its source leaves out. Raises nothing for one that was decoded."""
+        return topic in self._ways and self._ways[topic][5]
 
     def customer_of(self, topic: str) -> str | None:
         """Whose topic it is, for what cannot be decoded; None where it is nobody's that is known."""
         try:
-            return self._learn(topic)[0] if topic not in self._routes else self._routes[topic][0]
+            return (self._ways.get(topic) or self._learn(topic))[0]
         except DecodeError:
             return None
 
-    def _learn(self, topic: str) -> tuple[str, str, str | None, Parse]:
+    def _known(self, customer: str) -> str:
+        if not IDENTIFIER.fullmatch(customer):
+            raise DecodeError(
+                Reason.INVALID_IDENTIFIER,
+                f"customer {customer[:70]!r}: letters, digits and . _ -, at most 64, the first a letter or digit",
+            )
+        if self._customers is not None and customer not in self._customers:
+            raise DecodeError(Reason.UNKNOWN_CUSTOMER, f"customer {customer!r} is not listed in customers")
+        return customer
+
+    def _learn(self, topic: str) -> _Way:
         found = self.route(topic)
-        if len(self._routes) >= CACHED_TOPICS:
-            self._routes.clear()
-        entry = self._routes[topic] = (found.customer, found.device, found.metric, FORMATS[found.format])
+        if len(self._ways) >= CACHED_TOPICS:
+            self._ways.clear()
+        way = self._compiled[found.place]
+        parse = (
+            FORMATS[found.format]
+            if way.is_plain and (found.metric is None) == (found.format == "json")
+            else None
+        )
+        entry: _Way = (found.customer, found.device, found.metric, parse, way, found.is_ignored)
+        self._ways[topic] = entry
         return entry
+
+
+def _device(name: str) -> str:
+    """The id of a device by its name. Raises DecodeError for what is no name."""
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise DecodeError(
+            Reason.INVALID_IDENTIFIER, f"device {name[:70]!r}: 1 to {MAX_NAME} printable characters"
+        )
+    return identifier(name)

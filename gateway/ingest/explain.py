@@ -4,18 +4,22 @@ and for customers over MQTT.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from gateway.ingest.decode import Decoder, Row
 from gateway.model import alert_rule
 from gateway.model.alert_rule import AlertRule, Changes
 from gateway.model.errors import DecodeError, RequestRefused
-from gateway.model.explanation import ExplainedSample, Explanation, Fed, Touched
+from gateway.model.explanation import ExplainedSample, Explanation, Fed, SkippedField, Touched
 from gateway.model.meter import MeterMapping, MeterRule, materialise
+from gateway.model.names import identifier
 from gateway.model.sample import EPOCH, Value, from_microseconds, to_microseconds
-from gateway.model.topics import compile_source, route
+from gateway.model.topics import route
+from gateway.payloads.fields import Skipped
+from gateway.payloads.formats.values import parse_time
+from gateway.payloads.sources import CompiledSource, compile_sources, only
 from gateway.settings import TelemetrySettings
 from gateway.sync.link import Link
 
@@ -56,40 +60,107 @@ def explain(
     customers: Collection[str],
     connections: Sequence[Connected],
     now: datetime,
+    is_retained: bool = False,
 ) -> Explanation:
-    """What the gateway would do with the message, were it received at `now`."""
-    sources = [compile_source(source.topic, source.format) for source in telemetry.sources]
-    source = next((source for source in sources if source.match(topic.split("/")) is not None), None)
-    found = route(topic, sources)
+    """What the gateway would do with the message, were it received at `now`; `is_retained`: as one that the broker
+    had kept.
+    """
+    skipped: list[Skipped] = []
+    compiled = compile_sources(telemetry.sources)
+    decoder = Decoder(telemetry, compiled, customers, skip=skipped.append)
+    source, found = decoder.source_of(topic), route(topic, only(compiled))
     start = Explanation(
         topic=topic,
-        source=None if source is None else source.topic,
-        format=None if source is None else source.format,
+        source=None if source is None else _shown(source),
+        format=None if source is None else source.source.format,
         customer=None if found is None else found.customer,
-        device=None if found is None else found.device,
+        device=None if found is None or found.device is None else identifier(found.device),
+        device_name=None if found is None else found.device,
     )
     try:
-        rows = Decoder(telemetry, sources, customers).decode(topic, payload, to_microseconds(now))
+        rows = decoder.decode(topic, payload, to_microseconds(now), is_retained=is_retained)
     except DecodeError as error:
         reason = str(error.reason)
         return replace(
             start, dead_letter=reason, detail=error.detail, advice=ADVICE.get(reason, "correct the payload")
         )
+    if not rows:
+        return replace(start, ignored=_why_ignored(decoder, topic, is_retained=is_retained))
+    start = replace(start, customer=rows[0][0], device=rows[0][1])
     fed_by = [
         (connected, mapping)
         for connected in connections
         if connected.customer == start.customer
-        for mapping in _mappings(connected, start.device)
+        for device in sorted({row[1] for row in rows[:MAX_SAMPLES]})
+        for mapping in _mappings(connected, device)
     ]
     judged_by = [
         (connected, rule)
         for connected in connections
-        if connected.customer == start.customer and start.device is not None
+        if connected.customer == start.customer
         for rule in connected.alerts
-        if rule.matches(start.device)
     ]
     samples = tuple(_sample(row, fed_by, judged_by) for row in rows[:MAX_SAMPLES])
-    return replace(start, samples=samples, more_samples=len(rows) - len(samples))
+    return replace(
+        start,
+        samples=samples,
+        more_samples=len(rows) - len(samples),
+        skipped=tuple(
+            SkippedField(name=one.name, reason=str(one.reason), detail=one.detail)
+            for one in skipped[:MAX_SAMPLES]
+        ),
+        hints=tuple(_hints(source, rows)),
+    )
+
+
+TIME_NAMES = frozenset(
+    {"time", "timestamp", "ts", "datetime", "date", "timestamp_ms", "received_at", "epoch", "t"}
+)
+"""Names under which devices send their time."""
+
+
+def _shown(source: CompiledSource) -> str:
+    topic = source.source.topic
+    return topic if source.preset is None else f"{topic} (preset {source.preset})"
+
+
+def _why_ignored(decoder: Decoder, topic: str, *, is_retained: bool) -> str:
+    if decoder.is_ignored(topic):
+        return "the source leaves this topic out (`ignore`)"
+    if is_retained:
+        return "the broker had kept the message, and it has no time of its own: nobody knows when it was measured"
+    return "there is nothing in it to take"
+
+
+def _hints(source: CompiledSource | None, rows: Sequence[Row]) -> Iterator[str]:
+    """What a person probably did not mean."""
+    if source is None:
+        return
+    metrics = rows[0][3]
+    for name, value in metrics.items():
+        last = name.rpartition(".")[2].lower()
+        if last in TIME_NAMES and source.shape.time_path is None and (_is_time(value)):
+            yield f"{name} looks like the device's time and is taken as a metric: set `time: {{path: {name}}}`"
+        elif isinstance(value, str) and source.shape.fields.text == "keep" and _looks_numeric(value):
+            yield f"{name} is the text {value[:40]!r}: `text: numbers` makes numbers of such texts"
+    if all(name.startswith("values.") for name in metrics):
+        yield "every metric begins with `values.`: `root: values` takes that away"
+
+
+def _is_time(value: Value) -> bool:
+    try:
+        return parse_time(value) > _LEAST_TIME
+    except DecodeError:
+        return False
+
+
+def _looks_numeric(text: str) -> bool:
+    return (
+        text[:1] in "+-0123456789" and any(character.isdigit() for character in text[:2]) and len(text) < 20
+    )
+
+
+_LEAST_TIME = to_microseconds(datetime(2000, 1, 1, tzinfo=UTC))
 
 
 def explain_for(
@@ -138,19 +209,19 @@ def _sample(
     fed_by: Sequence[tuple[Connected, MeterMapping]],
     judged_by: Sequence[tuple[Connected, AlertRule]],
 ) -> ExplainedSample:
-    _, _, at_microseconds, metrics = row
+    _, device, at_microseconds, metrics = row
     at = from_microseconds(at_microseconds)
     meters = tuple(
         _fed(connected, mapping, at, metrics[mapping.metric])
         for connected, mapping in fed_by
-        if mapping.metric in metrics
+        if mapping.device == device and mapping.metric in metrics
     )
     alerts = tuple(
         _touched(connected, rule, value)
         for connected, rule in judged_by
-        if (value := alert_rule.observed(rule, metrics)) is not None
+        if rule.matches(device) and (value := alert_rule.observed(rule, metrics)) is not None
     )
-    return ExplainedSample(at=at, metrics=metrics, meters=meters, alerts=alerts)
+    return ExplainedSample(device=device, at=at, metrics=metrics, meters=meters, alerts=alerts)
 
 
 def _touched(connected: Connected, rule: AlertRule, value: Value) -> Touched:
@@ -170,9 +241,7 @@ def _touched(connected: Connected, rule: AlertRule, value: Value) -> Touched:
     )
 
 
-def _mappings(connected: Connected, device: str | None) -> list[MeterMapping]:
-    if device is None:
-        return []
+def _mappings(connected: Connected, device: str) -> list[MeterMapping]:
     mappings, _ = materialise(connected.rules, [device], resolution=connected.resolution)
     return [mapping for mapping in mappings.values() if mapping.device == device]
 

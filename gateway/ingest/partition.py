@@ -22,6 +22,7 @@ from gateway.ingest.session import (
 )
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
+from gateway.model.pressure import Pressure
 from gateway.settings import Settings
 from gateway.store import leases, telemetry
 from gateway.store.leases import Term
@@ -50,6 +51,7 @@ class Partition:
         filters: Sequence[str],
         *,
         term: Term,
+        pressure: Pressure | None = None,
     ) -> None:
         self.term = term
         self._settings = settings
@@ -62,7 +64,7 @@ class Partition:
             max_devices=settings.telemetry.max_devices,
             term=term,
         )
-        self._pipeline = Pipeline(settings.telemetry, decoder, store)
+        self._pipeline = Pipeline(settings.telemetry, decoder, store, pressure)
         self._session: Session | None = None
         self._stopping = False
         self._ever_connected = False

@@ -16,10 +16,11 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.ingest.decode import Decoder
-from gateway.ingest.formats.values import Reason
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import DecodeError, LeaseLost, StoreError, StoreRejected, TooManyDevices
+from gateway.model.pressure import Pressure
 from gateway.model.sample import Metrics
+from gateway.payloads.formats.values import Reason
 from gateway.settings import TelemetrySettings
 from gateway.store.telemetry import DeadMessage, Key, TelemetryStore
 
@@ -63,6 +64,7 @@ class Batch:
         "dead",
         "duplicates",
         "empty",
+        "ignored",
         "messages",
         "modified",
         "qos0",
@@ -84,13 +86,22 @@ class Batch:
         self.duplicates = 0
         self.modified = 0
         self.empty = 0
+        self.ignored = 0
         self.retained = 0
 
 
 class Pipeline:
     """Takes messages from one partition's session at a time."""
 
-    def __init__(self, settings: TelemetrySettings, decoder: Decoder, store: TelemetryStore) -> None:
+    def __init__(
+        self,
+        settings: TelemetrySettings,
+        decoder: Decoder,
+        store: TelemetryStore,
+        pressure: Pressure | None = None,
+    ) -> None:
+        """`pressure` is told how long messages wait for their acknowledgement."""
+        self._pressure = pressure or Pressure()
         self._settings = settings
         self._decoder = decoder
         self._store = store
@@ -155,6 +166,8 @@ class Pipeline:
                 received_at += len(rows)
                 if rows:
                     size += (len(rows) - 1) * SAMPLE_OVERHEAD_BYTES
+                elif payload and self._decoder.is_ignored(topic):
+                    batch.ignored += 1
                 else:
                     _ignore(batch, payload)
             batch.count += 1
@@ -289,6 +302,7 @@ class Pipeline:
             ("dead_letter", len(batch.dead)),
             ("ignored_empty", batch.empty),
             ("ignored_retained", batch.retained),
+            ("ignored_topic", batch.ignored),
         ):
             if count:
                 metrics.MESSAGES.labels(outcome).inc(count)
@@ -358,6 +372,8 @@ class Pipeline:
     def _release(self, batch: Batch) -> None:
         if batch.acks and batch.session.acknowledge(bytes(batch.acks)):
             now = clock.monotonic()
+            if batch.arrivals:
+                self._pressure.note(now - batch.arrivals[0][0], now=now)
             for arrived, count in batch.arrivals:
                 if count:
                     metrics.ACK_SECONDS.observe(now - arrived, count)

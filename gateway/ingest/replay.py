@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from gateway.ingest.decode import Decoder
-from gateway.ingest.formats.values import Reason
 from gateway.model.errors import DecodeError, RequestRefused
 from gateway.model.sample import Metrics, to_microseconds
-from gateway.model.topics import compile_source
+from gateway.payloads.formats.values import Reason
+from gateway.payloads.sources import compile_sources
 from gateway.settings import Settings
 from gateway.store import dead_letters
 from gateway.store.pool import Database
@@ -28,7 +28,7 @@ async def replay_message(settings: Settings, database: Database, dead_letter: in
         raise RequestRefused(
             "request.conflict", f"dead letter {dead_letter}: only the first bytes of the message were kept"
         )
-    sources = [compile_source(source.topic, source.format) for source in settings.telemetry.sources]
+    sources = compile_sources(settings.telemetry.sources)
     decoder = Decoder(settings.telemetry, sources, settings.customers)
     received_at = to_microseconds(kept.first_at)
     try:

@@ -7,12 +7,16 @@ from contextlib import suppress
 
 import structlog
 
+from gateway import metrics
 from gateway.ingest.decode import Decoder
 from gateway.ingest.partition import Partition
 from gateway.model.errors import LeaseLost, StoreError
-from gateway.model.topics import compile_source, filters
+from gateway.model.pressure import Pressure
+from gateway.model.topics import filters
+from gateway.payloads.fields import Skipped
+from gateway.payloads.sources import compile_sources, only
 from gateway.settings import Settings
-from gateway.store import leases, telemetry
+from gateway.store import leases, presence, telemetry
 from gateway.store.leases import Term
 from gateway.store.pool import Database
 
@@ -24,16 +28,26 @@ class Ingest:
     hand.
     """
 
-    def __init__(self, settings: Settings, database: Database, replica: str) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, replica: str, *, pressure: Pressure | None = None
+    ) -> None:
+        """`database` is best its own: commits wait for nobody else's sessions. `pressure` is told how they fare."""
+        self._pressure = pressure
         self._settings = settings
         self._database = database
         self._replica = replica
         self._lease_seconds = settings.sync.lease.total_seconds()
-        self._sources = [compile_source(source.topic, source.format) for source in settings.telemetry.sources]
-        self._decoder = Decoder(settings.telemetry, self._sources, settings.customers)
+        compiled = compile_sources(settings.telemetry.sources)
+        self._sources = only(compiled)
+        self._decoder = Decoder(settings.telemetry, compiled, settings.customers, skip=_count_skipped)
         self._ours: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
         self._elsewhere: set[int] = set()
         self._stopping = asyncio.Event()
+        self._look = asyncio.Event()
+
+    def wake(self) -> None:
+        """A lease may be free: looks at once."""
+        self._look.set()
 
     @property
     def connected(self) -> bool:
@@ -52,19 +66,21 @@ class Ingest:
         """
         async with asyncio.TaskGroup() as group:
             while not self._stopping.is_set():
+                self._look.clear()
                 try:
                     await self._divide(group)
                 except StoreError as error:
                     log.debug("ingest.leases_deferred", detail=str(error))
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(self._lease_seconds / 3):
-                        await self._stopping.wait()
-                except TimeoutError:
-                    pass
+                        await self._look.wait()
 
     async def stop(self) -> None:
         """Stops every session in order and gives the leases back."""
         self._stopping.set()
+        self.wake()
+        with suppress(StoreError):  # others take our share once we are not seen any more
+            await presence.leave(self._database, self._replica, self._lease_seconds)
         for number in list(self._ours):
             await self._give_up(number)
 
@@ -104,7 +120,15 @@ class Ingest:
             partition=number,
             partitions=self._settings.broker.partitions,
         )
-        partition = Partition(self._settings, self._database, self._decoder, number, wanted, term=term)
+        partition = Partition(
+            self._settings,
+            self._database,
+            self._decoder,
+            number,
+            wanted,
+            term=term,
+            pressure=self._pressure,
+        )
         self._ours[number] = (
             partition,
             group.create_task(self._run(number, partition), name=f"ingest partition {number}"),
@@ -130,3 +154,7 @@ class Ingest:
         await asyncio.wait({task})
         with suppress(StoreError):  # a lease that is not released runs out
             await leases.release(self._database, f"ingest/{number}", self._replica)
+
+
+def _count_skipped(skipped: Skipped) -> None:
+    metrics.FIELDS_SKIPPED.labels(skipped.reason).inc()

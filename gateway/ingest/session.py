@@ -17,17 +17,19 @@ import mqtt5
 import structlog
 
 from gateway import clock, metrics
-from gateway.ingest.formats.values import Reason
 from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, Unreadable
 from gateway.ingest.pipeline import Message, Pipeline
 from gateway.model.errors import BrokerRefused, ConfigError
+from gateway.model.subscriptions import copies_of
+from gateway.payloads.formats.values import Reason
 from gateway.settings import BrokerSettings
 
 log = structlog.get_logger(__name__)
 
 DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
 PINGREQ = b"\xc0\x00"
-SUBSCRIBE_ID, UNSUBSCRIBE_ID, OPTIONAL_ID = 1, 2, 3
+UNSUBSCRIBE_ID, OPTIONAL_ID, SUBSCRIBE_ID = 2, 3, 10
+"""Packet ids. Filters that overlap are subscribed one by one, from SUBSCRIBE_ID on."""
 CLOSING_SECONDS = 2.0
 """How long a DISCONNECT may take to leave on a link that may be dead."""
 
@@ -72,6 +74,8 @@ class Session(asyncio.BufferedProtocol):
         loop = asyncio.get_running_loop()
         self._broker = broker
         self._subscription = subscription
+        self._copies = copies_of(subscription.filters)
+        self._granted: dict[int, mqtt5.SubAckPacket] = {}
         self._pipeline = pipeline
         self._framer = Framer()
         self._transport: asyncio.Transport
@@ -201,6 +205,11 @@ class Session(asyncio.BufferedProtocol):
             raise MalformedPacket(
                 "a PUBLISH with packet id 0, QoS 2 or a topic alias, or before the CONNACK: nothing of this was agreed"
             )
+        if self._copies is not None and self._copies.is_surplus(packet.topic, packet.subscription_ids or ()):
+            messages.append(
+                (packet.topic, b"", packet_id, packet.retain)
+            )  # acknowledged in its turn, and nothing more
+            return
         messages.append((packet.topic, packet.payload, packet_id, packet.retain))
 
     def _control(self, packet: Packet) -> None:
@@ -250,12 +259,24 @@ class Session(asyncio.BufferedProtocol):
         if packet.server_keep_alive:
             self._keepalive = float(packet.server_keep_alive)
         self.session_present = packet.session_present
-        wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in self._subscription.filters]
+        if self._copies is not None and not packet.subscription_id_available:
+            self._refuse(
+                "the broker has no subscription identifiers, and filters of telemetry.sources overlap: a message"
+                " could come twice"
+            )
+            return
         if self._subscription.stale:  # before the SUBSCRIBE, whose SUBACK then says that both are done
             self._transport.write(
                 mqtt5.UnsubscribePacket(UNSUBSCRIBE_ID, list(self._subscription.stale)).write()
             )
-        self._transport.write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
+        wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in self._subscription.filters]
+        if self._copies is None:
+            self._transport.write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
+        else:
+            for place, (one, number) in enumerate(zip(wanted, self._copies.ids.values(), strict=True)):
+                self._transport.write(
+                    mqtt5.SubscribePacket(SUBSCRIBE_ID + place, [one], subscription_id=number).write()
+                )
         self._beat()
 
     def _subscribed(self, packet: mqtt5.SubAckPacket) -> None:
@@ -263,18 +284,18 @@ class Session(asyncio.BufferedProtocol):
             self._asking_optional = False
             self._is_ready()
             return
-        if len(packet.reason_codes) != len(self._subscription.filters):
+        self._granted[packet.packet_id] = packet
+        expected = 1 if self._copies is None else len(self._copies.ids)
+        if len(self._granted) < expected:
+            return
+        codes = [code for _, granted in sorted(self._granted.items()) for code in granted.reason_codes]
+        self._granted.clear()
+        if len(codes) != len(self._subscription.filters):
             raise MalformedPacket("a SUBACK that does not answer each filter")
-        pairs = list(zip(self._subscription.filters, packet.reason_codes, strict=True))
+        pairs = list(zip(self._subscription.filters, codes, strict=True))
         refused = [f"{pattern} ({code.name})" for pattern, code in pairs if code.value >= 128]
         if refused:
-            if not self.ready.done():
-                self.ready.set_exception(
-                    BrokerRefused(
-                        f"the broker refused to subscribe {', '.join(refused)}; check the broker's ACL"
-                    )
-                )
-            self.end("a subscription was refused")
+            self._refuse(f"the broker refused to subscribe {', '.join(refused)}; check the broker's ACL")
             return
         lesser = [pattern for pattern, code in pairs if code.value < 1]
         if lesser and not self._broker.allow_qos0:
@@ -288,6 +309,11 @@ class Session(asyncio.BufferedProtocol):
             self._transport.write(mqtt5.SubscribePacket(OPTIONAL_ID, wanted).write())
         else:
             self._is_ready()
+
+    def _refuse(self, why: str) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(BrokerRefused(why))
+        self.end("a subscription was refused")
 
     def _is_ready(self) -> None:
         if not self.ready.done():

@@ -1,9 +1,9 @@
 """Whether the calls to a system are failing, and whether that is one connection's affair or everybody's.
 Pure.
 
-A breaker of a connection says that this connection fails; one of a host or of a system type holds the calls
-of all its connections back, or only their pushes where probes are answered. Only transient failures count here: a refused credential, a missing permission or
-a bad record is an answer, so the system is there.
+A breaker of a connection says that this connection fails; one of a host or of a system type holds the calls of all its
+connections back, or only their pushes, or only their pulls, where probes are answered. Only transient failures count
+here: a refused credential, a missing permission or a bad record is an answer, so the system is there.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ Key = tuple[Scope, str]
 class Health:
     """What is known of one connection's calls. `failing_since`, `failures`, `operations` and `request_ids`
     are of the transient failures in a row of the operations that fail, over all replicas; None and 0 where the
-    last call of each was answered. `last_success_at` is of work, which proves everything; `last_probe_at` of a probe.
+    last call of each was answered. `last_success_at` is of a push, `last_probe_at` of a probe,
+    `last_pull_at` of a pull: each proves itself, and work proves probes.
     """
 
     connection: str
@@ -61,6 +62,7 @@ class Health:
     request_ids: tuple[str, ...] = ()
     error: str | None = None
     last_probe_at: datetime | None = None
+    last_pull_at: datetime | None = None
 
     @property
     def keys(self) -> tuple[Key, Key, Key]:
@@ -69,15 +71,19 @@ class Health:
 
     def is_seen(self, now: datetime) -> bool:
         """Whether it called lately."""
-        called = (self.last_success_at, self.last_probe_at, self.last_failure_at)
+        called = (self.last_success_at, self.last_probe_at, self.last_pull_at, self.last_failure_at)
         return any(at is not None and now - at <= SEEN for at in called)
 
     def proved_at(self, operations: Iterable[str]) -> datetime | None:
         """When a call last succeeded that proves all of these operations."""
-        times = [self.last_success_at]
-        if all(proves(Operation.PROBE, Operation(operation)) for operation in operations):
-            times.append(self.last_probe_at)
-        return max((at for at in times if at is not None), default=None)
+        asked = [Operation(operation) for operation in operations]
+        times = (
+            (Operation.PUSH, self.last_success_at),
+            (Operation.PULL, self.last_pull_at),
+            (Operation.PROBE, self.last_probe_at),
+        )
+        proving = (at for by, at in times if at is not None and all(proves(by, each) for each in asked))
+        return max(proving, default=None)
 
     def is_failing(self, now: datetime) -> bool:
         """Whether its last call failed for a transient reason, lately."""
@@ -150,13 +156,20 @@ class Fleet:
         return max((at for at in times if at is not None), default=None)
 
     def held_back(self, key: Key) -> Operation:
-        """What a breaker there has to hold back: pushes, where nothing else fails and probes were answered since
-        they do; else everything.
+        """What a breaker there has to hold back: one kind of work, where nothing else fails and probes, or the other
+        kind, were answered since it does; else everything.
         """
         failing = self.failing(key)
         since = min((h.failing_since for h in failing if h.failing_since is not None), default=self.now)
-        answered = any(h.last_probe_at is not None and h.last_probe_at > since for h in self.members(key))
-        return Operation.PUSH if self.operations(key) == {Operation.PUSH} and answered else Operation.PROBE
+        failing_work = self.operations(key)
+        if len(failing_work) != 1:
+            return Operation.PROBE
+        operation = Operation(next(iter(failing_work)))
+        answered = any(
+            (at := member.proved_at((Operation.PROBE,))) is not None and at > since
+            for member in self.members(key)
+        )
+        return operation if answered else Operation.PROBE
 
     def well_since(self, key: Key, since: datetime, operations: Iterable[str] = ()) -> int:
         """How many of those seen do not fail, and succeeded after `since` in what proves these operations."""

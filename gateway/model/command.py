@@ -20,6 +20,7 @@ class Verb(enum.StrEnum):
     STATUS = "status"
     SYNC = "sync"
     EXPLAIN = "explain"
+    RECORDS = "records"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

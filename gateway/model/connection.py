@@ -57,6 +57,8 @@ class IssueCode(enum.StrEnum):
     BLOCKED = "blocked"
     BUFFER_FILLING = "buffer_filling"
     METERS_REFUSED = "meters_refused"
+    RECORDS_VANISHED = "records_vanished"
+    RECORDS_LIMIT = "records_limit"
 
 
 class Prior(enum.Enum):

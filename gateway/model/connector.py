@@ -20,7 +20,6 @@ Push = Literal["bulk_partial", "bulk_atomic", "bulk_opaque", "single"]
 Order = Literal["any", "per_meter_ascending"]
 Dedup = Literal["upsert", "natural_key", "client_ref", "none"]
 ReadBack = Literal["full", "last_only", "none"]
-Cursor = Literal["modified", "id", "reading_time"]
 Auth = Literal[
     "none",
     "dsn",
@@ -54,7 +53,6 @@ class Capabilities:
     future_skew: timedelta = timedelta(0)
     dedup: Dedup = "none"
     readback: ReadBack = "none"
-    cursor: Cursor | None = None
     can_create_meter: bool = False
     can_raise_event: bool = False
     keeps_latest: bool = False

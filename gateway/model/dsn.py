@@ -7,11 +7,11 @@ No fault that is raised here repeats a part of what was given: a password may st
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, cast, get_args
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 EXAMPLE = "postgresql://role:password@host:5432/database"
@@ -110,6 +110,9 @@ def check_own_dsn(text: str) -> str:
         raise ValueError("sslmode must be disable, allow, prefer, require, verify-ca or verify-full")
     if "port" in given and not all(_is_port(port) for port in given["port"].split(",")):
         raise ValueError("the port is a number from 1 to 65535")
+    if given.get("target_session_attrs", "read-write") not in ("read-write", "primary", "any"):
+        raise ValueError("the gateway writes: leave target_session_attrs out, or say read-write")
+    each_host(text)
     return text
 
 
@@ -120,6 +123,30 @@ def fault_of(text: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def each_host(text: str) -> Sequence[str]:
+    """The gateway's own address once for each of its hosts, in their order. Raises ValueError."""
+    user, password, rest = _head(text)
+    authority, database, given = _tail(rest)
+    hosts = authority.split(",") if authority else []
+    if not hosts and "host" in given:
+        named, ports = given["host"].split(","), given.get("port", "").split(",")
+        if len(ports) == 1:
+            ports *= len(named)
+        if len(ports) != len(named):
+            raise ValueError("as many ports as hosts are needed, or one")
+        hosts = [
+            f"{quote(host, safe='[]:') if host.startswith('/') else host}{port and f':{port}'}"
+            for host, port in zip(named, ports, strict=True)
+        ]
+        given = {name: value for name, value in given.items() if name not in ("host", "port")}
+    if len(hosts) < 2:
+        return [text]
+    scheme = next(scheme for scheme in _SCHEMES if text.startswith(scheme))
+    account = f"{user}:{password}@" if password else f"{user}@" if user else ""
+    tail = "&".join(f"{name}={quote(value, safe='/,:')}" for name, value in given.items())
+    return [f"{scheme}{account}{host}/{database}{tail and f'?{tail}'}" for host in hosts]
 
 
 def parameters(text: str) -> Mapping[str, str]:

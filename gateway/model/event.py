@@ -33,6 +33,7 @@ class EventType(enum.StrEnum):
     SYNC_COMPLETED = "sync.completed"
     SYNC_FAILED = "sync.failed"
     READING_DEAD_LETTERED = "reading.dead_lettered"
+    RECORDS_CHANGED = "records.changed"
     ALERT_RAISED = "alert.raised"
     ALERT_ACKNOWLEDGED = "alert.acknowledged"
     ALERT_CLEARED = "alert.cleared"

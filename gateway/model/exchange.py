@@ -1,5 +1,5 @@
-"""What a connector may offer beyond delivering readings: listing and making meters, reading back what
-changed, raising an event once.
+"""What a connector may offer beyond delivering readings, first half: listing and making meters, raising an event
+once. Reading records back is `gateway.model.inbound`.
 
 Each is a protocol of its own: a connector that offers it has the method, and the engine asks with
 `isinstance`. `Capabilities` says the same for the catalogue. Every method raises `ConnectorError` subclasses
@@ -8,7 +8,7 @@ only; what the system refuses is returned.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
@@ -25,28 +25,6 @@ class RemoteMeter:
     meter: str
     title: str = ""
     unit: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """Something that was created or modified at the system. `body` is plain JSON.
-
-    `key` identifies it within its stream for ever. `modified_at` is None where the system does not say: such
-    a stream is given whole each time, and a record is new when its body differs.
-    """
-
-    stream: str
-    key: str
-    modified_at: datetime | None
-    body: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordPage:
-    """One page; `cursor` fetches the next one and means nothing to others, None on the last."""
-
-    records: Sequence[Record]
-    cursor: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,28 +64,6 @@ class EnsuresMeters(Protocol):
 
         Rejected with the system's words where it refuses; BadConfiguration where the settings do not say what
         a new meter needs.
-        """
-        ...
-
-
-@runtime_checkable
-class PullsRecords(Protocol):
-    """A connector that can be asked what changed."""
-
-    @property
-    def streams(self) -> Sequence[str]:
-        """The names that `pull` knows."""
-        ...
-
-    async def pull(
-        self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
-    ) -> RecordPage:
-        """What was created or modified in [since, until), on the system's own clock; from the beginning
-        without `since`.
-
-        Order is not promised within the interval. Pages of one interval are asked with its own `since` and
-        `until` and the cursor of the page before; a record that changes meanwhile may come twice or only in a
-        later interval.
         """
         ...
 

@@ -51,6 +51,7 @@ class Touched:
 class ExplainedSample:
     """One sample of the message."""
 
+    device: str
     at: datetime
     metrics: Metrics
     meters: tuple[Fed, ...]
@@ -58,9 +59,20 @@ class ExplainedSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedField:
+    """A field, or an item of a list (without a name), that is left out while the rest of the message is taken."""
+
+    name: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Either samples, or the reason of the dead letter and what to do about it. `more_samples`: so many of
-    the message are not listed.
+    """Samples, or why the message is ignored, or the reason of the dead letter and what to do about it.
+
+    `more_samples`: so many of the message are not listed. `device_name`: the device's name as the topic has it.
+    `hints`: what is taken, and probably not as it was meant.
     """
 
     topic: str
@@ -73,3 +85,7 @@ class Explanation:
     advice: str | None = None
     samples: tuple[ExplainedSample, ...] = ()
     more_samples: int = 0
+    skipped: tuple[SkippedField, ...] = ()
+    hints: tuple[str, ...] = ()
+    ignored: str | None = None
+    device_name: str | None = None

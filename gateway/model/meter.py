@@ -4,16 +4,24 @@ mappings out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
+import orjson
+
 Reduce = Literal["last", "mean", "min", "max", "sum", "count", "delta", "each"]
 REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
 MAX_METERS = 200_000
 """Of one connection. Rules times devices may be any number; what they make is work for everybody's gateway."""
+
+MATERIALISED_AS = 1
+"""One more whenever `materialise` makes something else of the same rules and devices: stored meters are then made
+anew once.
+"""
 
 MAX_COMPARISONS = 2_000_000
 """Of devices with patterns, in one go."""
@@ -164,3 +172,12 @@ def to_document(rule: MeterRule) -> dict[str, object]:
 def from_document(document: Mapping[str, Any]) -> MeterRule:
     """A stored rule."""
     return MeterRule(**{**document, "every": timedelta(seconds=document["every"])})
+
+
+def made_of(rules: Sequence[MeterRule], resolution: timedelta) -> str:
+    """A digest of what meters are made of, and of how."""
+    body = orjson.dumps(
+        [MATERIALISED_AS, resolution.total_seconds(), [to_document(rule) for rule in rules]],
+        option=orjson.OPT_SORT_KEYS,
+    )
+    return hashlib.blake2b(body, digest_size=16).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,12 +43,20 @@ class Batch:
     position: int = 0
 
 
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_SHIFTS = range(90, -1, -10)
+"""Ten bits, two characters at a time: every reading has a key, and `base64.b32encode` costs three times as much."""
+
+
 def reading_key(connection: str, meter: str, window_start: datetime) -> str:
     """20 characters of base32: short enough for the reference fields of the systems that we know (20 is the
     shortest).
     """
-    text = f"{connection}\0{meter}\0{window_start.astimezone(UTC).isoformat()}"
-    return base64.b32encode(hashlib.blake2b(text.encode(), digest_size=12).digest()).decode().rstrip("=")
+    at = window_start if window_start.tzinfo is UTC else window_start.astimezone(UTC)
+    text = f"{connection}\0{meter}\0{at.isoformat()}"
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=12).digest(), "big") << 4
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
 def make_batch(connection: str, readings: Sequence[Reading], position: int = 0) -> Batch:

@@ -24,11 +24,31 @@ ACCEPTING = frozenset(
 WORKED = frozenset({State.ACTIVE, State.DEGRADED})
 """States in which streams run."""
 
+URGENCY = (
+    State.REAUTHORIZATION_REQUIRED,
+    State.BLOCKED,
+    State.PENDING,
+    State.DEGRADED,
+    State.VERIFYING,
+    State.PAUSED,
+    State.DISCONNECTING,
+    State.ACTIVE,
+    State.DISCONNECTED,
+)
+"""Every state, those that need a person first: the order of lists."""
+
+UNWELL = (State.REAUTHORIZATION_REQUIRED, State.BLOCKED, State.DEGRADED)
+"""States of a connection that is not well, the worst first."""
+
+LAGGING_SECONDS = 300.0
+"""Nor is one well whose oldest closed window is older."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an initial sync has come. `fraction` (0 to 1) of the time from `start` to `until` is walked up
-    to `cursor`.
+    """How far an initial sync has come. `fraction` (0 to 1) of the samples from `start` to `until`, as far as
+    can be told without counting them, lie before `cursor`; the rest takes about `estimated_seconds` at the pace
+    so far (None: too early to tell).
 
     `clipped_to_days` is what the system's own limit left of the days that were asked for; None where it left
     them all.
@@ -39,23 +59,39 @@ class Progress:
     until: datetime
     cursor: datetime
     pending_readings: int
+    estimated_seconds: float | None
     clipped_to_days: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordsProgress:
+    """How far a phase of an inbound stream is. held: records of the stream that are there. read: by this phase so far.
+    `fraction` (0 to 1) and what remains only where they can be told. vanished: what a person has to confirm.
+    """
+
+    held: int
+    read: int
+    fraction: float | None
+    remaining_seconds: float | None
+    vanished: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatus:
-    """One phase of a stream. `lag_seconds` is the age of the oldest closed window that is not delivered;
+    """One phase of a stream. `lag_seconds` is the age of the oldest closed window that is not delivered, or of the last
+    interval of records that was read whole;
     `lost_until`: what was measured before it was dropped before all of it was delivered.
     """
 
     name: str
     direction: Literal["outbound", "inbound"]
-    phase: Literal["initial", "incremental"]
+    phase: Literal["initial", "incremental", "reconcile"]
     state: Literal["idle", "running", "lagging", "failed"]
     watermark: str
     lag_seconds: float
     progress: Progress | None
     lost_until: datetime | None = None
+    records: RecordsProgress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +129,7 @@ class ConnectionStatus:
     operation: Operation | None = None
     """Whose failure the state comes from."""
     next_probe_at: datetime | None = None
+    next_pull_at: datetime | None = None
     open_alerts: int = 0
     meters_refused: int = 0
     meters_waiting: int = 0
@@ -104,11 +141,17 @@ class ConnectionStatus:
             case State.BLOCKED:
                 return self.next_probe_at
             case State.DEGRADED:
-                return self.next_run_at if self.operation is Operation.PUSH else self.next_probe_at
+                times = {Operation.PUSH: self.next_run_at, Operation.PULL: self.next_pull_at}
+                return (
+                    self.next_probe_at
+                    if self.operation is None
+                    else times.get(self.operation, self.next_probe_at)
+                )
             case _:
                 return None
 
     @property
     def lag_seconds(self) -> float:
-        """The worst of its streams; 0 without any."""
-        return max((stream.lag_seconds for stream in self.streams), default=0.0)
+        """The worst of its streams of readings; 0 without any."""
+        lags = (stream.lag_seconds for stream in self.streams if stream.direction == "outbound")
+        return max(lags, default=0.0)

@@ -6,10 +6,15 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import translate
+from typing import Literal
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FIELDS = frozenset({"customer", "device", "metric"})
-_FIELD = re.compile(r"\{([a-z]+)\}")
+_FIELD = re.compile(r"\{([a-z_]+)(\.\.\.)?\}")
+ANY = "_"
+
+Format = Literal["json", "scalar", "cbor", "msgpack"]
 
 
 class TemplateError(ValueError):
@@ -17,97 +22,205 @@ class TemplateError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One level of a template. `literal`: the level itself, where it has no field. `rest`: the field that takes
+    this level and others. `pattern`: what the level matches, its fields as groups.
+    """
+
+    text: str
+    pattern: str
+    literal: str | None = None
+    rest: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A compiled source. `levels` holds literals, or the name of a field in braces, one per topic level."""
+    """A compiled topic template. `customer`, `device`: fixed by the source and in no topic of it.
+    `from_payload`: which of the two the payload names. `ignored`: topics that are not telemetry.
+    """
 
     topic: str
     format: str
-    levels: tuple[str, ...]
+    levels: tuple[Level, ...]
+    pattern: re.Pattern[str]
+    customer: str | None = None
+    device: str | None = None
+    from_payload: frozenset[str] = frozenset()
+    ignored: tuple[re.Pattern[str], ...] = ()
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether the customer is a whole level of the topic, so that partitions can divide customers."""
+        return any(level.text == "{customer}" for level in self.levels)
 
     def filter(self, customer: str | None) -> str:
-        """The MQTT filter: every field is `+`, the customer its own id where one is given."""
-        return "/".join(
-            level if level[0:1] != "{" else customer if customer and level == "{customer}" else "+"
-            for level in self.levels
-        )
+        """The MQTT filter: every level with a field is `+`, the customer its own id where one is given."""
+        parts: list[str] = []
+        for level in self.levels:
+            if level.rest is not None:
+                return "/".join([*parts, "#"])
+            if level.literal is not None:
+                parts.append(level.literal)
+            else:
+                parts.append(customer if customer and level.text == "{customer}" else "+")
+        return "/".join(parts)
 
-    def match(self, levels: Sequence[str]) -> dict[str, str] | None:
-        """The fields of a topic split at `/`, None when it is not one of this source."""
-        if len(levels) != len(self.levels):
-            return None
-        fields: dict[str, str] = {}
-        for wanted, level in zip(self.levels, levels, strict=True):
-            if wanted[0:1] == "{":
-                fields[wanted[1:-1]] = level
-            elif wanted != level:
-                return None
-        return fields
+    def match(self, topic: str) -> dict[str, str] | None:
+        """The fields of a topic, None when it is not one of this source."""
+        found = self.pattern.fullmatch(topic)
+        return None if found is None else found.groupdict()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What a topic says: whose device, in which format, and for a scalar which metric."""
+    """What a topic says: whose device, in which format, and which metric where it names one. `place`: of the
+    source among the others. `customer` and `device` are None where the payload names them.
+    """
 
-    customer: str
-    device: str
+    customer: str | None
+    device: str | None
     metric: str | None
     format: str
+    place: int = 0
+    is_ignored: bool = False
 
 
-def compile_source(topic: str, format: str) -> Source:
-    """Checks a template and splits it. Raises TemplateError."""
-    if not topic or topic.startswith(("/", "$")) or any(character in topic for character in "+#\0"):
+def compile_source(
+    topic: str,
+    format: str,
+    *,
+    customer: str | None = None,
+    device: str | None = None,
+    from_payload: Iterable[str] = (),
+    ignored: Iterable[str] = (),
+) -> Source:
+    """Checks a template and splits it. Raises TemplateError.
+
+    `{customer}`, `{device}` and `{metric}` stand for a level or a part of one, `{_}` for any level or part,
+    `{device...}` and `{metric...}` for one level or more. `ignored`: globs of whole topics.
+    """
+    if not topic or any(character in topic for character in "+#\0") or topic.startswith("$share/"):
         raise TemplateError(
-            f"{topic!r}: a template has literal levels and fields, no wildcard, and does not begin with / or $"
+            f"{topic!r}: a template has literal levels and fields such as {{device}}, and no wildcard"
         )
-    levels = tuple(topic.split("/"))
+    texts = topic.split("/")
     fields: list[str] = []
-    for level in levels:
-        if "{" in level or "}" in level:
-            found = _FIELD.fullmatch(level)
-            if found is None or found[1] not in FIELDS:
-                raise TemplateError(
-                    f"{topic!r}: level {level!r} must be a literal or one of {{customer}}, {{device}}, {{metric}} alone"
-                )
-            fields.append(found[1])
-    if fields.count("customer") != 1 or fields.count("device") != 1 or len(fields) != len(set(fields)):
-        raise TemplateError(f"{topic!r}: a source needs {{customer}} and {{device}}, each once")
-    if ("metric" in fields) != (format == "scalar"):
+    levels = []
+    for text in texts:
+        level, found = _level(topic, text)
+        levels.append(level)
+        fields += found
+    named = [field for field in fields if field != ANY]
+    if twice := sorted({field for field in named if named.count(field) > 1}):
+        raise TemplateError(f"{topic!r}: {{{twice[0]}}} stands there twice")
+    given = {"customer": customer, "device": device}
+    elsewhere = frozenset(from_payload)
+    for what, fixed in given.items():
+        ways = (what in named) + (fixed is not None) + (what in elsewhere)
+        if ways == 0:
+            raise TemplateError(
+                f"{topic!r}: nothing says which {what} it is: put {{{what}}} into the topic, or set `{what}`"
+                " to an id, or to a path of the payload"
+            )
+        if ways > 1:
+            raise TemplateError(
+                f"{topic!r}: the {what} is said more than once: by the topic, or by `{what}`, not by both"
+            )
+    if format == "scalar" and "metric" not in named:
+        raise TemplateError(f"{topic!r}: a scalar has no name of its own: put {{metric}} into the topic")
+    return Source(
+        topic=topic,
+        format=format,
+        levels=tuple(levels),
+        pattern=re.compile("/".join(level.pattern for level in levels)),
+        customer=customer,
+        device=device,
+        from_payload=elsewhere,
+        ignored=tuple(re.compile(translate(glob)) for glob in ignored),
+    )
+
+
+def _level(topic: str, text: str) -> tuple[Level, list[str]]:
+    """One level, and the fields in it."""
+    if "{" not in text and "}" not in text:
+        return Level(text=text, pattern=re.escape(text), literal=text), []
+    fields: list[str] = []
+    pattern, end = "", 0
+    for found in _FIELD.finditer(text):
+        name, rest = found[1], found[2]
+        if name not in FIELDS and name != ANY:
+            raise TemplateError(
+                f"{topic!r}: {found[0]} is none of {{customer}}, {{device}}, {{metric}} and {{_}}"
+            )
+        if rest and (text != found[0] or name == "customer"):
+            raise TemplateError(
+                f"{topic!r}: {found[0]} takes whole levels: it stands alone between two `/`, and is not the customer"
+            )
+        if fields and found.start() == end:
+            raise TemplateError(f"{topic!r}: in {text!r} a literal has to stand between two fields")
+        some = ".+?" if rest else "[^/]*?"
+        group = (".+?" if rest else "[^/]*?") if name == ANY else rf"(?P<{name}>{some})"
+        pattern += re.escape(text[end : found.start()]) + group
+        fields.append(name)
+        end = found.end()
+        if rest:
+            return Level(text=text, pattern=group, rest=name), fields
+    if not fields or any(character in _FIELD.sub("", text) for character in "{}"):
         raise TemplateError(
-            f"{topic!r}: {{metric}} belongs to the format scalar, and only to it (here: {format})"
+            f"{topic!r}: level {text!r} must be a literal, or have fields such as {{device}} in it"
         )
-    return Source(topic=topic, format=format, levels=levels)
+    return Level(text=text, pattern=pattern + re.escape(text[end:])), fields
 
 
 def overlapping(sources: Sequence[Source]) -> list[tuple[Source, Source]]:
-    """Pairs that one topic could match both of: each of its messages would arrive twice."""
+    """Pairs that one topic could match both of: each of its messages would arrive twice. Where both subscribe the
+    same filter it arrives once, and the first that matches takes it.
+    """
     return [
         (first, second)
         for place, first in enumerate(sources)
         for second in sources[place + 1 :]
         if _overlap(first, second)
+        and (first.topic == second.topic or first.filter(None) != second.filter(None))
     ]
 
 
 def _overlap(first: Source, second: Source) -> bool:
-    if len(first.levels) != len(second.levels):
-        return False
-    return all(
-        a == b or a[0:1] == "{" or b[0:1] == "{" for a, b in zip(first.levels, second.levels, strict=True)
-    )
+    for a, b in zip(first.levels, second.levels, strict=False):
+        if a.rest is not None or b.rest is not None:
+            return _ends_may_equal(first, second)
+        if not _may_equal(a, b):
+            return False
+    return len(first.levels) == len(second.levels)
+
+
+def _ends_may_equal(first: Source, second: Source) -> bool:
+    """Behind a field that takes any number of levels only literals at the very end can tell two apart."""
+    a, b = first.levels[-1], second.levels[-1]
+    return a.rest is not None or b.rest is not None or _may_equal(a, b)
+
+
+def _may_equal(first: Level, second: Level) -> bool:
+    """Whether one level of a topic can match both. Of two with fields it is taken for granted."""
+    if first.literal is not None:
+        return re.fullmatch(second.pattern, first.literal) is not None
+    if second.literal is not None:
+        return re.fullmatch(first.pattern, second.literal) is not None
+    return True
 
 
 def route(topic: str, sources: Iterable[Source]) -> Route | None:
     """The route of a topic, None when no source matches it. The ids in it are not yet checked."""
-    levels = topic.split("/")
-    for source in sources:
-        fields = source.match(levels)
+    for place, source in enumerate(sources):
+        fields = source.match(topic)
         if fields is not None:
             return Route(
-                customer=fields["customer"],
-                device=fields["device"],
+                customer=fields.get("customer", source.customer),
+                device=fields.get("device", source.device),
                 metric=fields.get("metric"),
                 format=source.format,
+                place=place,
+                is_ignored=any(pattern.match(topic) for pattern in source.ignored),
             )
     return None
 
@@ -121,9 +234,15 @@ def filters(
     sources: Sequence[Source], customers: Sequence[str], *, partition: int, partitions: int
 ) -> list[str]:
     """What a partition subscribes. One partition takes every customer, so that unknown ones are seen and
-    refused; several divide the listed ones.
+    refused; several divide the listed ones, and a source whose customer is no level of its topic belongs to one.
     """
     if partitions == 1:
-        return [source.filter(None) for source in sources]
+        return list(dict.fromkeys(source.filter(None) for source in sources))
     mine = [customer for customer in customers if partition_of(customer, partitions) == partition]
-    return [source.filter(customer) for customer in mine for source in sources]
+    divided = [source.filter(customer) for customer in mine for source in sources if source.is_divided]
+    whole = [
+        source.filter(None)
+        for source in sources
+        if not source.is_divided and partition_of(source.customer or source.topic, partitions) == partition
+    ]
+    return list(dict.fromkeys(divided + whole))

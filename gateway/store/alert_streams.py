@@ -17,7 +17,9 @@ from gateway.store.queries import sql
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertClaim:
-    """A connection's alerts, ours until the lease runs out. `callable`: its system may be called."""
+    """A connection's alerts, ours until the lease runs out. `callable`: its system may be called. `records`: where the
+    customer's record log ended.
+    """
 
     connection: str
     customer: str
@@ -25,6 +27,17 @@ class AlertClaim:
     attempts: int
     put_off: int
     callable: bool
+    records: int
+
+    @property
+    def phase(self) -> str:
+        """As the log says it: a connection has one stream of alerts."""
+        return "alerts"
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The stream."""
+        return self.connection, "alerts", self.phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +66,8 @@ async def begin(
         return [], []
     if in_force is not None and in_force > configuration:
         return [], []
-    horizon: int = await connection.fetchval(sql("device_horizon"))
-    await connection.execute(sql("alert_begin"), connection_id, customer, horizon, configuration)
+    position: int = await connection.fetchval(sql("log_position"), customer)
+    await connection.execute(sql("alert_begin"), connection_id, customer, position, configuration)
     held = {begun.rule.id: begun.rule for begun in await read_rules(connection, connection_id)}
     wanted = {rule.id: rule for rule in rules}
     changed = [name for name, rule in wanted.items() if name in held and not held[name].judges_as(rule)]
@@ -109,7 +122,7 @@ async def claim(
     *,
     in_hand: Collection[str],
 ) -> list[AlertClaim]:
-    """Takes up to `limit` due streams; two replicas never get the same one."""
+    """Takes up to `limit` due streams that have something to do; two replicas never get the same one."""
     async with database.connection() as connection:
         rows = await connection.fetch(
             sql("alert_claim"), owner, lease_seconds, list(connections), limit, list(in_hand)
@@ -122,6 +135,7 @@ async def claim(
             attempts=row["attempts"],
             put_off=row["put_off"],
             callable=row["callable"],
+            records=row["records"],
         )
         for row in rows
     ]
@@ -165,9 +179,10 @@ async def finish(
     attempts: int,
     put_off: int = 0,
     changed: bool = False,
+    followed: int | None = None,
 ) -> None:
-    """Schedules the next run, and its calls, and gives the lease back. `changed`: what the status document shows. Raises
-    LeaseLost.
+    """Schedules the next run, and its calls, and gives the lease back. `changed`: what the status document shows.
+    `followed`: up to where records were looked at, None: as far as before. Raises LeaseLost.
     """
     async with database.transaction() as connection:
         if changed:
@@ -175,7 +190,7 @@ async def finish(
             await connection.execute(
                 "update connection set version = version + 1 where connection_id = $1", claim.connection
             )
-        how = (next_in_seconds, calls_in_seconds, attempts, put_off)
+        how = (next_in_seconds, calls_in_seconds, attempts, put_off, followed)
         if not await connection.fetchval(sql("alert_finish"), claim.connection, claim.fence, *how):
             raise _lost(claim)
 

@@ -20,6 +20,7 @@ from gateway.model.sample import EPOCH, Metrics, Value, from_microseconds, to_mi
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
+FOLLOWED_AT_ONCE = 500
 LAST_ALERT = "~"
 """After every reference."""
 
@@ -84,10 +85,10 @@ class Silence:
 
 
 async def samples(
-    connection: Connection, customer: str, from_revision: int, until_revision: int
+    connection: Connection, customer: str, after: int, until: int
 ) -> dict[str, list[tuple[int, Metrics]]]:
-    """What changed in this part of the log, by device, in the order of device time."""
-    rows = await connection.fetch(sql("alert_samples"), customer, str(from_revision), str(until_revision))
+    """What changed past position `after` up to `until`, by device, in the order of device time."""
+    rows = await connection.fetch(sql("alert_samples"), customer, after, until)
     found: dict[str, list[tuple[int, Metrics]]] = {}
     for row in rows:
         if isinstance(row["metrics"], dict):
@@ -160,7 +161,7 @@ async def expect(
 
 
 async def advance(connection: Connection, connection_id: str, watermark: int) -> None:
-    """In the transaction that judged everything before it."""
+    """In the transaction that judged everything up to it."""
     await connection.execute(sql("alert_advance"), connection_id, watermark)
 
 
@@ -321,7 +322,12 @@ async def followed(
     if not seen_in:
         return []
     rows = await connection.fetch(
-        sql("alert_followed"), customer, connection_id, list(seen_in), list(seen_in.values())
+        sql("alert_followed"),
+        customer,
+        connection_id,
+        list(seen_in),
+        list(seen_in.values()),
+        FOLLOWED_AT_ONCE,
     )
     return [(row["alert_id"], row["progress"]) for row in rows]
 
@@ -386,31 +392,46 @@ async def open_counts(database: Database) -> dict[str, int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """Alerts and what the broker should retain of them: those in `open`, and nothing of the `over`. `as_of`: when."""
+class ToTell:
+    """Alerts and what the broker should retain of them: those in `open`, and nothing of the `over`. `versions`: of each
+    of them, also of those that cannot be read.
+    """
 
     open: list[Alert]
     over: list[Alert]
-    as_of: datetime
-    is_whole: bool
-    """Whether every row could be read."""
+    versions: list[tuple[str, int]]
 
 
-async def to_retain(database: Database, since: datetime | None) -> Shown:
-    """What changed since then; None: every alert that is not over."""
+async def untold(database: Database, limit: int) -> ToTell:
+    """The first of those that changed since the broker was told of them."""
     async with database.connection() as connection:
-        as_of = await connection.fetchval("select clock_timestamp()")
-        rows = await connection.fetch(sql("alert_retained"), since)
+        return _to_tell(await connection.fetch(sql("alert_untold"), limit))
+
+
+async def repeated(database: Database, after: str, limit: int) -> ToTell:
+    """The next alerts that are not over, by reference, whatever the broker was told."""
+    async with database.connection() as connection:
+        return _to_tell(await connection.fetch(sql("alert_repeated"), after, limit))
+
+
+async def told(database: Database, versions: Sequence[tuple[str, int]]) -> None:
+    """The broker has these versions, or need not know them. What has changed again meanwhile is told again."""
+    async with database.connection() as connection:
+        await connection.execute(
+            sql("alert_told"), *([each[place] for each in versions] for place in range(2))
+        )
+
+
+def _to_tell(rows: Sequence[asyncpg.Record]) -> ToTell:
     found = readable(
         rows, lambda row: (_alert(row), row["is_disconnected"]), name=lambda row: row["alert_id"]
     )
     over = [alert for alert, ended in found if ended or alert.state is AlertState.CLEARED]
     gone = {alert.alert for alert in over}
-    return Shown(
+    return ToTell(
         open=[alert for alert, _ in found if alert.alert not in gone],
         over=over,
-        as_of=as_of,
-        is_whole=len(found) == len(rows),
+        versions=[(row["alert_id"], row["version"]) for row in rows],
     )
 
 

@@ -47,6 +47,15 @@ async def succeeded(
     await connection.execute(sql("health_succeeded"), *where, operation, seconds_ago, others)
 
 
+async def all_succeeded(
+    database: Database, wheres: Sequence[tuple[str, str, str, str]], operation: Operation
+) -> None:
+    """Writes successes of just now, of connections that nothing failed of, in one statement."""
+    columns = [list(column) for column in zip(*sorted(wheres), strict=True)]
+    async with database.connection() as connection:
+        await connection.execute(sql("health_well"), *columns, operation)
+
+
 async def failed(
     connection: Connection,
     where: tuple[str, str, str, str],
@@ -95,7 +104,7 @@ async def failing(database: Database) -> tuple[datetime | None, list[Health]]:
 
 async def opened(database: Database) -> dict[Key, tuple[float, Operation]]:
     """Every open breaker, with the seconds until it may be tried and what it holds back: all calls (PROBE), or
-    pushes only.
+    pushes or pulls only.
     """
     async with database.connection() as connection:
         return {
@@ -150,11 +159,11 @@ async def close(
     return [(Scope(row["scope"]), row["key"]) for row in rows]
 
 
-async def narrow(connection: Connection, keys: Sequence[Key]) -> list[Key]:
-    """A probe was answered: those where pushes still fail hold back only those from now on. Says which."""
+async def narrow(connection: Connection, keys: Sequence[Key]) -> dict[Key, Operation]:
+    """A probe was answered: those where pushes or pulls still fail hold back only those from now on. Says which."""
     how = (list(CALLED), SEEN.total_seconds())
     rows = await connection.fetch(sql("breaker_narrow"), *_columns(keys), *how)
-    return [(Scope(row["scope"]), row["key"]) for row in rows]
+    return {(Scope(row["scope"]), row["key"]): Operation(row["operation"]) for row in rows}
 
 
 def _columns(keys: Sequence[Key]) -> tuple[list[str], list[str]]:
@@ -182,6 +191,7 @@ def _health(rows: Sequence[asyncpg.Record]) -> Health:
         host=latest["host"],
         last_success_at=succeeded.get(Operation.PUSH),
         last_probe_at=succeeded.get(Operation.PROBE),
+        last_pull_at=succeeded.get(Operation.PULL),
         last_failure_at=latest["last_failure_at"],
         failing_since=min((row["failing_since"] for row in failing), default=None),
         failures=max((row["failures"] for row in failing), default=0),

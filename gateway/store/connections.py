@@ -8,7 +8,7 @@ Which transition may happen is `gateway.model.connection`'s to say; what goes wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,7 +19,15 @@ from gateway.model.access import Origin
 from gateway.model.connection import State, Trigger
 from gateway.model.connector import Capabilities, Health, Hosting
 from gateway.model.event import EventType, NewEvent
-from gateway.model.meter import MAX_METERS, MeterConflict, MeterMapping, MeterRule, MetersRefused, materialise
+from gateway.model.meter import (
+    MAX_METERS,
+    MeterConflict,
+    MeterMapping,
+    MeterRule,
+    MetersRefused,
+    made_of,
+    materialise,
+)
 from gateway.model.operation import Operation
 from gateway.store import mappings, meters_made, outbox
 from gateway.store.pool import Connection, Database
@@ -67,6 +75,8 @@ class Held:
     price: int
     host: str
     origin: Origin
+    meters_of: int
+    meters_digest: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +100,13 @@ class Locked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configured:
-    """How often a connection was configured; `is_behind`: it is served, and its meters are yet to be brought
-    in line with that.
+    """How often a connection was configured, which rises when its link has to be built again; whether it may call
+    its system; of which configuration its meters are.
     """
 
     configuration: int
-    is_behind: bool
+    is_served: bool
+    meters_of: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,19 +124,6 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
-    """A connection to be looked at now."""
-
-    connection: str
-    state: State
-    generation: int
-    candidate: int | None
-    operation: Operation | None
-    attempts: int
-    verified_long_enough: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Outbound:
     """What an outbound stream begins from: whose telemetry, which meters, for which system, and how much of
     the past.
@@ -138,6 +136,15 @@ class Outbound:
     initial_days: int
     max_future: timedelta
     configuration: int = 0
+    interval: timedelta | None = None
+    """How often the stream runs; None: not known, so it never rests."""
+
+    @property
+    def digest(self) -> str:
+        """Tells what else the stored meters were made of, beside the devices: equal, and they are as they would be
+        made now.
+        """
+        return made_of(self.rules, self.capabilities.resolution)
 
 
 async def register_customers(database: Database, customers: Sequence[str]) -> None:
@@ -322,18 +329,21 @@ def _held(row: asyncpg.Record) -> Held:
         price=row["price"],
         host=row["host"],
         origin=Origin(row["origin"]),
+        meters_of=row["meters_of"],
+        meters_digest=row["meters_digest"],
     )
 
 
-async def configurations(database: Database) -> dict[str, Configured]:
-    """Every connection that is not disconnected, with a number that rises when its link has to be built
-    again.
-    """
+async def configurations(database: Database, only: Collection[str] | None = None) -> dict[str, Configured]:
+    """Of these connections, or of all, those that are not disconnected."""
     async with database.connection() as connection:
-        return {
-            row["connection_id"]: Configured(configuration=row["configuration"], is_behind=row["is_behind"])
-            for row in await connection.fetch(sql("connection_configurations"))
-        }
+        rows = await connection.fetch(sql("connection_configurations"), None if only is None else list(only))
+    return {
+        row["connection_id"]: Configured(
+            configuration=row["configuration"], is_served=row["is_served"], meters_of=row["meters_of"]
+        )
+        for row in rows
+    }
 
 
 async def states(database: Database, connections: Sequence[str]) -> dict[str, State]:
@@ -341,25 +351,6 @@ async def states(database: Database, connections: Sequence[str]) -> dict[str, St
     async with database.connection() as connection:
         rows = await connection.fetch(sql("connection_states"), list(connections))
     return dict(readable(rows, lambda row: (row["connection_id"], State(row["state"])), name=_name))
-
-
-async def claim_probes(database: Database, *, lease_seconds: float, limit: int) -> list[Due]:
-    """Connections that are to be looked at now; no other replica gets them within the lease."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("probe_claim"), lease_seconds, limit)
-    return readable(rows, _due, name=_name)
-
-
-def _due(row: asyncpg.Record) -> Due:
-    return Due(
-        connection=row["connection_id"],
-        state=State(row["state"]),
-        generation=row["generation"],
-        candidate=row["candidate"],
-        operation=None if row["operation"] is None else Operation(row["operation"]),
-        attempts=row["probe_attempts"],
-        verified_long_enough=bool(row["verified_long_enough"]),
-    )
 
 
 async def schedule_probe(
@@ -414,13 +405,31 @@ async def begin(
     """Brings the stored mappings in line with the rules and begins the streams; new or changed meters restart
     the initial sync.
 
-    What is equal is not sent again. Takes the streams' rows whole, so no run maps meanwhile. Does nothing
-    where a later configuration's meters are in force already.
+    Where the rules are those that the stored meters were made of, nothing is computed: devices that came since are
+    mapped by the scan. What is equal is not sent again. Takes the streams' rows whole, so no run maps meanwhile.
+    Does nothing where a later configuration's meters are in force already.
     """
     await connection.execute(sql("stream_take_all"), connection_id)
-    if await connection.fetchval(sql("meters_in_force"), connection_id) > outbound.configuration:
+    held = await connection.fetchrow(sql("meters_in_force"), connection_id)
+    if held is None or held["meters_of"] > outbound.configuration:
         return []
-    horizon: int = await connection.fetchval(sql("device_horizon"))
+    conflicts: list[MeterConflict | MetersRefused] = []
+    count: int | None = None
+    if held["meters_digest"] != outbound.digest:
+        conflicts, count = await _bring_in_line(connection, connection_id, outbound)
+    elif any(rule.create for rule in outbound.rules):
+        await meters_made.again(connection, connection_id)
+    begun = (outbound.configuration, outbound.digest, outbound.interval, count)
+    await connection.execute(sql("meters_begun"), connection_id, *begun)
+    return conflicts
+
+
+async def _bring_in_line(
+    connection: Connection, connection_id: str, outbound: Outbound
+) -> tuple[list[MeterConflict | MetersRefused], int]:
+    """What was refused, and how many meters there are."""
+    # read before the devices: one that registers meanwhile is found by the scan
+    position: int = await connection.fetchval(sql("log_position"), outbound.customer)
     known = await mappings.devices(connection, outbound.customer)
     wanted, conflicts = await _materialised(outbound.rules, known, outbound.capabilities.resolution)
     await _tell_refused(connection, connection_id, outbound.customer, conflicts)
@@ -438,9 +447,8 @@ async def begin(
     await mappings.recompute(connection, connection_id, [m.meter for m in changed if m.meter in held])
     await meters_made.want(connection, connection_id, wanted.values(), all_of_them=True)
     wish = (bool(changed), outbound.initial_days, outbound.capabilities.max_backfill, outbound.max_future)
-    await connection.execute(sql("stream_begin"), connection_id, outbound.stream, *wish, str(horizon))
-    await connection.execute(sql("meters_begun"), connection_id, outbound.configuration)
-    return conflicts
+    await connection.execute(sql("stream_begin"), connection_id, outbound.stream, *wish, position)
+    return conflicts, len(wanted)
 
 
 async def _materialised(
@@ -470,6 +478,7 @@ async def _tell_refused(
 async def wake(connection: Connection, connection_id: str) -> None:
     """Its streams run again at once, with no failures counted."""
     await connection.execute(sql("stream_wake"), connection_id)
+    await connection.execute(sql("inbound_wake"), connection_id, None)
 
 
 async def add_devices(
@@ -482,15 +491,19 @@ async def add_devices(
     customer: str,
 ) -> list[MeterConflict | MetersRefused]:
     """Within a scan's transaction: the mappings of devices that are new since the last one."""
-    room = MAX_METERS - await mappings.count(connection, connection_id)
+    known = await mappings.count(connection, connection_id)
+    room = MAX_METERS - known
     wanted, conflicts = await _materialised([rule for rule in rules if rule.is_glob], devices, resolution)
     held = await mappings.held_of(connection, connection_id, wanted)
     fresh = [mapping for meter, mapping in wanted.items() if meter not in held]
     if len(fresh) > room:
         conflicts.append(MetersRefused(limit=MAX_METERS))
     await _tell_refused(connection, connection_id, customer, conflicts)
-    await mappings.put(connection, connection_id, fresh[: max(0, room)])
-    await meters_made.want(connection, connection_id, fresh[: max(0, room)], all_of_them=False)
+    put = fresh[: max(0, room)]
+    await mappings.put(connection, connection_id, put)
+    await meters_made.want(connection, connection_id, put, all_of_them=False)
+    if put:
+        await connection.execute(sql("meters_added"), connection_id, known + len(put))
     taken = [
         MeterConflict(meter=m, kept=held[m], refused=wanted[m])
         for m in wanted

@@ -4,10 +4,12 @@ what is sealed in them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
+
+import asyncpg
 
 from gateway.model import bounds
 from gateway.model.access import Origin
@@ -77,7 +79,19 @@ async def add(
 async def read(connection: Connection, *, connection_id: str, generation: int) -> SealedCredential | None:
     """None where there is no such generation (any more)."""
     row = await connection.fetchrow(sql("credential_read"), connection_id, generation)
-    return None if row is None else SealedCredential(**{**dict(row), "origin": Origin(row["origin"])})
+    return None if row is None else _sealed(row)
+
+
+def _sealed(row: asyncpg.Record) -> SealedCredential:
+    values = {name: value for name, value in row.items() if name != "connection_id"}
+    return SealedCredential(**{**values, "origin": Origin(row["origin"])})
+
+
+async def read_some(database: Database, generations: Mapping[str, int]) -> dict[str, SealedCredential]:
+    """One generation of each of these connections, as far as it is stored."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("credential_some"), list(generations), list(generations.values()))
+    return {row["connection_id"]: _sealed(row) for row in rows}
 
 
 async def drop_others(connection: Connection, *, connection_id: str, keep: Collection[int]) -> None:

@@ -7,7 +7,9 @@ after it, until the caller's transaction ends, and no other row is locked after 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 import asyncpg
@@ -150,7 +152,9 @@ async def audit(database: Database) -> list[str]:
     """Every contradiction between pool, transfers, connections' credits and their states; nothing when the
     books agree.
     """
-    return disagreements(await read(database))
+    book = await read(database)
+    # Every connection's lines: not on the loop that everybody's telemetry goes through.
+    return await asyncio.to_thread(disagreements, book)
 
 
 async def transfers(
@@ -174,12 +178,57 @@ async def transfers(
     ]
 
 
-async def usage(database: Database) -> tuple[int, Mapping[int, int]]:
-    """The capacity, and the credits held or posted by tier."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """The pool; what is held and posted of it, or of one customer's credits; the customer's quota."""
+
+    pool: Pool | None
+    held: int
+    posted: int
+    quota: int | None
+
+
+async def total(database: Database, customer: str | None) -> Total:
+    """Of the pool, or of one customer."""
     async with database.connection() as connection:
-        pool = await connection.fetchrow(sql("credit_pool"))
-        rows = await connection.fetch(sql("credit_used"))
-    return 0 if pool is None else pool["capacity"], {row["tier"]: row["used"] for row in rows}
+        row = await connection.fetchrow(sql("credit_pool"))
+        pool = None if row is None else _pool(row)
+        if customer is None:
+            return Total(
+                pool=pool,
+                held=0 if pool is None else pool.held,
+                posted=0 if pool is None else pool.posted,
+                quota=None,
+            )
+        own = {
+            each["account"]: each["amount"] for each in await connection.fetch(sql("credit_own"), customer)
+        }
+    quota = None if row is None else row["quotas"].get(customer)
+    return Total(pool=pool, held=own.get("held", 0), posted=own.get("posted", 0), quota=quota)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """How far the ledger goes: what is the same as before need not be added up again."""
+
+    capacity: int
+    held: int
+    posted: int
+    last: int
+
+
+async def extent(database: Database) -> Extent:
+    """From two rows, however many connections there are."""
+    async with database.connection() as connection:
+        row = await connection.fetchrow(sql("credit_extent"))
+    assert row is not None
+    return Extent(**dict(row))
+
+
+async def usage(database: Database) -> Mapping[int, int]:
+    """The credits held or posted by tier."""
+    async with database.connection() as connection:
+        return {row["tier"]: row["used"] for row in await connection.fetch(sql("credit_used"))}
 
 
 async def _take(

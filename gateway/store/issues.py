@@ -65,6 +65,11 @@ async def solve(connection: Connection, connection_id: str) -> None:
     await connection.execute(sql("issue_solve"), connection_id, None)
 
 
+async def solve_one(connection: Connection, connection_id: str, code: IssueCode) -> None:
+    """Nothing is left to do for a person about this; the others stay."""
+    await connection.execute(sql("issue_solve_one"), connection_id, code)
+
+
 async def read(database: Database, connections: Sequence[str]) -> list[Issue]:
     """Open issues of these connections, oldest first."""
     async with database.connection() as connection:

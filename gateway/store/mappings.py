@@ -40,10 +40,8 @@ async def held_of(
 
 
 async def count(connection: Connection, connection_id: str) -> int:
-    """Meters that the connection feeds."""
-    found: int = await connection.fetchval(
-        "select count(*) from meter_mapping where connection_id = $1", connection_id
-    )
+    """Meters that the connection feeds: counted once, and kept."""
+    found: int = await connection.fetchval(sql("meters_count"), connection_id)
     return found
 
 
@@ -77,8 +75,8 @@ async def keep_only(connection: Connection, connection_id: str, meters: Iterable
 
 
 async def devices(
-    connection: Connection, customer: str, *, since: int = 0, until: int = 2**63 - 1
+    connection: Connection, customer: str, *, past: int = -1, until: int = 2**63 - 1
 ) -> list[str]:
-    """Devices of the customer that registered at revisions in [since, until)."""
-    rows = await connection.fetch(sql("devices_new"), customer, str(since), str(until))
+    """Devices of the customer that registered past a position of its log, up to `until`; all by default."""
+    rows = await connection.fetch(sql("devices_new"), customer, past, until)
     return [row["device_id"] for row in rows]

@@ -33,6 +33,14 @@ async def want(
         await connection.execute(sql("meter_made_want"), connection_id, meters, all_of_them)
 
 
+async def again(connection: Connection, connection_id: str) -> None:
+    """Those that were refused are asked for at once: settings or credentials of the connection have changed."""
+    await connection.execute(
+        "update meter_made set due_at = now() where connection_id = $1 and state <> 'made' and state = 'refused'",
+        connection_id,
+    )
+
+
 async def due(database: Database, connection_id: str, limit: int) -> Sequence[Wanted]:
     """Those to be asked for now."""
     async with database.connection() as connection:

@@ -6,9 +6,10 @@ from importlib.resources import files
 
 from gateway.model.errors import StoreError
 from gateway.store.pool import Database
-from gateway.store.queries import sql
 
 _LOCK = 0x6669656C64  # "field"
+MIGRATION_SECONDS = 6 * 3600.0
+"""For one of them: what nobody has scanned yet may be much."""
 
 
 def migrations() -> list[tuple[str, str]]:
@@ -41,23 +42,10 @@ async def migrate(database: Database) -> list[str]:
             )
         for name, text in wanted:
             if name not in present:
-                await connection.execute(text)
+                await connection.execute(text, timeout=MIGRATION_SECONDS)
                 await connection.execute("insert into migration (name) values ($1)", name)
                 applied.append(name)
     return applied
-
-
-async def rebase_revisions(database: Database) -> bool:
-    """Repairs a database that was restored from another cluster's logical dump; True when it had to.
-
-    Revisions are transaction ids, and those of another cluster would hide every new sample from the scan.
-    """
-    async with database.transaction() as connection:
-        await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
-        if not await connection.fetchval(sql("revisions_ahead")):
-            return False
-        await connection.execute(sql("revisions_rebase"), timeout=3600)
-    return True
 
 
 async def is_current(database: Database) -> bool:

@@ -15,6 +15,7 @@ from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
 REMOVED_AT_ONCE = 5_000
+ORDERED_AT_ONCE = 10_000
 
 
 async def append(connection: Connection, event: NewEvent) -> None:
@@ -87,10 +88,11 @@ async def read(
     of everybody.
 
     To go on, give the position of the last one. Nothing is missed, whatever order transactions commit in: an
-    event shows once every transaction that began before its own has ended. Where `after` is no longer kept,
-    the oldest that is kept comes next.
+    event gets its place among those that readers see once it is committed, after all that were read before.
+    Where `after` is no longer kept, the oldest that is kept comes next.
     """
     async with database.connection() as connection:
+        await connection.execute(sql("outbox_order"), ORDERED_AT_ONCE)
         if customer is None:
             rows = await connection.fetch(sql("outbox_read"), after, limit)
         else:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import asyncpg
 import orjson
-from asyncpg.connect_utils import SessionAttribute
 from asyncpg.pool import PoolConnectionProxy
 
 from gateway.model.dsn import fault_of
-from gateway.model.errors import ConfigError, StoreError, StoreRejected, StoreUnavailable
+from gateway.model.errors import ConfigError, LeaseLost, StoreError, StoreRejected, StoreUnavailable
+from gateway.store.hosts import Hosts
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+Record: TypeAlias = asyncpg.Record
+Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Connection: TypeAlias = "Session | PoolConnectionProxy[asyncpg.Record]"
 
 _SESSION = {
     "jit": "off",  # the recompute of due windows is 20 times slower with it
@@ -35,8 +37,14 @@ _SESSION = {
 LEASE_SECONDS = 15.0
 """The default of `sync.lease`."""
 
+LEASE_LOST = "FG001"
+"""Raised by statements of ours that find in their last step that the lease is another's (`lease_lost`)."""
+
 WAIT_SECONDS = 30.0
 """For a session."""
+
+CONNECT_SECONDS = 10.0
+"""For all the hosts together."""
 
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
@@ -62,8 +70,8 @@ _READ_ONLY = asyncpg.ReadOnlySQLTransactionError
 
 @contextmanager
 def converted() -> Iterator[None]:
-    """asyncpg and socket errors leave as StoreUnavailable (try again), StoreRejected (this data never) or
-    StoreError.
+    """asyncpg and socket errors leave as StoreUnavailable (try again), StoreRejected (this data never),
+    LeaseLost or StoreError.
     """
     try:
         yield
@@ -76,14 +84,21 @@ def converted() -> Iterator[None]:
     except _UNAVAILABLE as error:
         raise StoreUnavailable(f"PostgreSQL is unavailable: {type(error).__name__}: {error}") from error
     except asyncpg.PostgresError as error:
+        if error.sqlstate == LEASE_LOST:
+            raise LeaseLost(str(error)) from None
         raise StoreError(f"PostgreSQL: {type(error).__name__}: {error}") from error
 
 
 class Database:
     """A pool of sessions with the settings that every query here counts on."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool[asyncpg.Record], hosts: Hosts, name: str, silent_seconds: float
+    ) -> None:
         self._pool = pool
+        self._hosts = hosts
+        self._name = name
+        self._silent_seconds = silent_seconds
 
     @classmethod
     async def open(
@@ -99,20 +114,20 @@ class Database:
         """
         if (fault := fault_of(dsn)) is not None:
             raise ConfigError(f"database.dsn: {fault}")
+        hosts = Hosts(dsn, silent_seconds=lease_seconds / 3)
         try:
             with converted():
                 pool = await asyncpg.create_pool(
                     dsn,
+                    connect=hosts.connect,
                     min_size=1,
                     max_size=size,
                     command_timeout=60,
-                    timeout=10,
+                    timeout=CONNECT_SECONDS,
                     max_inactive_connection_lifetime=300,
-                    # a primary that was demoted takes nothing in: of several hosts the one that does
-                    target_session_attrs=SessionAttribute.read_write,
                     server_settings={
                         **_SESSION,
-                        **_limits(lease_seconds),
+                        **_limits(lease_seconds / 3),
                         "application_name": application_name,
                     },
                     init=_prepare_session,
@@ -129,7 +144,7 @@ class Database:
             ) from error
         except (ValueError, TypeError, AttributeError) as error:  # of a parameter that the driver trips over
             raise _unusable(error) from None
-        return cls(pool)
+        return cls(pool, hosts, application_name, lease_seconds / 3)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -148,6 +163,26 @@ class Database:
                 connection.transaction(),
             ):
                 yield connection
+
+    @asynccontextmanager
+    async def pinned(self, *, silent_seconds: float | None = None) -> AsyncIterator[Session]:
+        """A session outside the pool, for what belongs to a session: it waits for none, and none waits for it. The
+        server ends it when its client was silent for about `silent_seconds`, by default a third of the lease.
+        """
+        with converted():
+            settings = {
+                **_SESSION,
+                **_limits(silent_seconds or self._silent_seconds),
+                "application_name": self._name,
+            }
+            session: Session = await self._hosts.connect(
+                timeout=CONNECT_SECONDS, command_timeout=60, server_settings=settings
+            )
+            try:
+                await _prepare_session(session)
+                yield session
+            finally:
+                session.terminate()
 
     @asynccontextmanager
     async def _dropping_read_only(self) -> AsyncIterator[None]:
@@ -182,15 +217,15 @@ class Database:
             self._pool.terminate()
 
 
-def _limits(lease_seconds: float) -> dict[str, str]:
+def _limits(silent_seconds: float) -> dict[str, str]:
     """What the server ends for us when this process, or its machine, stands still in the middle of a transaction:
-    its locks, and the horizon behind which nobody reads, are everybody's. A third of the lease, so that it is over
-    before others take what was leased.
+    its locks are everybody's. A third of the lease in the pool, so that it is over before others take what was
+    leased.
 
     Not `transaction_timeout`: a statement that works is bounded by its own time-out, and moving a large table may
     take an hour.
     """
-    milliseconds = max(1, int(lease_seconds * 1000 / 3))
+    milliseconds = max(1, int(silent_seconds * 1000))
     return {
         "idle_in_transaction_session_timeout": f"{milliseconds}ms",
         "tcp_user_timeout": f"{milliseconds}ms",  # also where the answer is not read
@@ -206,13 +241,17 @@ def _unusable(error: Exception) -> ConfigError:
     )
 
 
-async def _prepare_session(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def _prepare_session(connection: Session) -> None:
+    # The locks of a process that was killed end with its statement at the latest, and so within a second. A server that
+    # cannot look (on Windows) refuses to, and ends the statement first.
+    with suppress(asyncpg.InvalidParameterValueError):
+        await connection.execute("set client_connection_check_interval = '1s'")
     await connection.set_type_codec(
         "jsonb", schema="pg_catalog", encoder=_encode, decoder=_decode, format="text"
     )
 
 
-async def _leave(_: asyncpg.Connection[asyncpg.Record]) -> None:
+async def _leave(_: Session) -> None:
     """Nothing to undo after a use: what we set and lock ends with its transaction (a test holds us to it),
     and an open one asyncpg has already rolled back.
 

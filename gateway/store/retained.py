@@ -1,4 +1,6 @@
-"""What the broker retains of issues, noted so that nothing is left behind, and what was emptied lately."""
+"""What the broker retains of connections: which of it may have changed, what is retained of issues, noted so that
+nothing is left behind, and what was emptied lately.
+"""
 
 from __future__ import annotations
 
@@ -13,39 +15,72 @@ from gateway.store.queries import sql
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenIssue:
-    """An issue and whose it is."""
+class Change:
+    """A connection whose documents may differ from what was published. `changes` tells a later change from those
+    that were seen.
+    """
+
+    connection: str
+    changes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Whose an open issue is, and its id: what its topic is made of."""
 
     customer: str
-    issue: Issue
+    connection: str
+    issue: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenIssues:
-    """Those that can be read, and how many there are."""
+    """Every open issue, and of those that can be read what they say."""
 
-    issues: list[OpenIssue]
-    count: int
+    places: tuple[Place, ...]
+    issues: dict[str, Issue]
 
 
-async def open_issues(database: Database) -> OpenIssues:
-    """Every open issue of a connection that is not disconnected."""
+async def changes(database: Database, *, limit: int) -> list[Change]:
+    """The first that changed first."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("retained_open"))
+        rows = await connection.fetch(sql("retained_changes"), limit)
+    return [Change(connection=row["connection_id"], changes=row["changes"]) for row in rows]
+
+
+async def settle(database: Database, seen: Sequence[Change]) -> None:
+    """What was published is no change any more. What has changed again meanwhile stays one."""
+    async with database.connection() as connection:
+        await connection.execute(
+            sql("retained_settle"), [each.connection for each in seen], [each.changes for each in seen]
+        )
+
+
+async def following(database: Database, after: str, *, limit: int) -> list[str]:
+    """The next connections that have documents, by id."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("retained_round"), after, limit)
+    return [row["connection_id"] for row in rows]
+
+
+async def open_issues(database: Database, connections: Sequence[str]) -> OpenIssues:
+    """Every open issue of those of these connections that are not disconnected."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("retained_open"), list(connections))
     return OpenIssues(
-        issues=readable(
-            rows,
-            lambda row: OpenIssue(customer=row["customer_id"], issue=to_issue(row)),
-            name=lambda row: row["issue_id"],
+        places=tuple(
+            Place(customer=row["customer_id"], connection=row["connection_id"], issue=row["issue_id"])
+            for row in rows
         ),
-        count=len(rows),
+        issues={issue.id: issue for issue in readable(rows, to_issue, name=lambda row: row["issue_id"])},
     )
 
 
-async def issue_topics(database: Database) -> set[str]:
-    """Topics of issues that are retained, or were about to be."""
+async def issue_topics(database: Database, connections: Sequence[str]) -> set[str]:
+    """Topics of these connections' issues that are retained, or were about to be."""
     async with database.connection() as connection:
-        return {row["topic"] for row in await connection.fetch(sql("retained_issues"))}
+        rows = await connection.fetch(sql("retained_issues"), list(connections))
+    return {row["topic"] for row in rows}
 
 
 async def emptied_lately(database: Database, *, within: timedelta) -> Sequence[str]:
@@ -54,10 +89,16 @@ async def emptied_lately(database: Database, *, within: timedelta) -> Sequence[s
         return [row["topic"] for row in await connection.fetch(sql("retained_emptied"), within)]
 
 
-async def alert_topics(database: Database) -> set[str]:
-    """Topics of alerts that are retained, or were about to be."""
+async def alert_topics(database: Database, topics: Sequence[str]) -> set[str]:
+    """Those of these topics of alerts that are retained, or were about to be."""
     async with database.connection() as connection:
-        return {row["topic"] for row in await connection.fetch(sql("retained_alerts"))}
+        return {row["topic"] for row in await connection.fetch(sql("retained_alerts"), list(topics))}
+
+
+async def alert_ghosts(database: Database, *, limit: int) -> list[str]:
+    """Topics that are retained of alerts that are over, or gone."""
+    async with database.connection() as connection:
+        return [row["topic"] for row in await connection.fetch(sql("retained_alert_ghosts"), limit)]
 
 
 async def remember_alerts(database: Database, topics: Sequence[str]) -> None:
@@ -72,10 +113,10 @@ async def alert_emptied(database: Database, topic: str) -> None:
         await connection.execute(sql("retained_alert_emptying"), topic)
 
 
-async def remember(database: Database, topic: str) -> None:
-    """Before an issue is published there."""
+async def remember(database: Database, topics: Sequence[str]) -> None:
+    """Before issues are published there."""
     async with database.connection() as connection:
-        await connection.execute(sql("retained_remember"), topic)
+        await connection.execute(sql("retained_remember"), list(topics))
 
 
 async def emptied(database: Database, topic: str) -> None:

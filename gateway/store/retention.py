@@ -122,6 +122,8 @@ async def _drop(database: Database, parent: str, name: str, day: date, *, forced
             await connection.execute("set local lock_timeout = '1s'")
             for reader in readers if parent == "telemetry" else ():
                 await _lose(connection, reader, day)
+            if parent == "telemetry":
+                await connection.execute(sql("customer_days_drop"), day)
             await connection.execute(f'drop table "{name}"')
             return True
     if parent == "telemetry":

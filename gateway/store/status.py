@@ -5,6 +5,7 @@ replicas are here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal, TypedDict
 
@@ -13,9 +14,13 @@ import asyncpg
 from gateway.bulkhead import readable
 from gateway.model.connection import State
 from gateway.model.operation import Operation
-from gateway.model.status import ConnectionStatus, Progress, StreamStatus, Trouble
+from gateway.model.status import ConnectionStatus, Progress, RecordsProgress, StreamStatus, Trouble
+from gateway.store import inbound
 from gateway.store.pool import Database
 from gateway.store.queries import sql
+
+ESTIMATED_FROM = 0.02
+"""Of an initial sync: the pace of what is less tells nothing."""
 
 
 class _Flow(TypedDict):
@@ -30,15 +35,26 @@ class _Flow(TypedDict):
     clipped_to_days: float | None
     lost_until: str | None
     walked: float | None
+    remaining_seconds: float | None
     lag_seconds: float
     pending: int
 
 
-async def read(database: Database, connections: Sequence[str] | None = None) -> list[ConnectionStatus]:
-    """These connections, or all of them, in one query."""
+async def read(database: Database, connections: Sequence[str]) -> list[ConnectionStatus]:
+    """These connections, as far as they exist, by id, in one query."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("status_read"), None if connections is None else list(connections))
-    return readable(rows, _status, name=lambda row: row["connection_id"])
+        rows = await connection.fetch(sql("status_read"), list(connections))
+    found = readable(rows, _status, name=lambda row: row["connection_id"])
+    reading: dict[str, list[inbound.StreamProgress]] = {}
+    for stream in await inbound.progress(database, [each.connection for each in found]):
+        reading.setdefault(stream.connection, []).append(stream)
+    return [_with_records(each, reading.get(each.connection, ())) for each in found]
+
+
+def _with_records(status: ConnectionStatus, reading: Sequence[inbound.StreamProgress]) -> ConnectionStatus:
+    waiting = [stream.next_run_at for stream in reading if stream.state != "done"]
+    streams = (*status.streams, *(_inbound(stream) for stream in reading))
+    return replace(status, streams=streams, next_pull_at=min(waiting, default=None))
 
 
 def _status(row: asyncpg.Record) -> ConnectionStatus:
@@ -79,24 +95,17 @@ async def owned(database: Database, customer: str, connection_id: str | None = N
         )
 
 
-async def versions(database: Database) -> Mapping[str, int]:
-    """Connection to the version of its document, without those whose last one was published and removed."""
-    async with database.connection() as connection:
-        return {
-            row["connection_id"]: row["version"] for row in await connection.fetch(sql("status_versions"))
-        }
-
-
 async def dead_letters(database: Database) -> Mapping[str, int]:
     """Dead letters held, by reason."""
     async with database.connection() as connection:
         return {row["reason"]: row["held"] for row in await connection.fetch(sql("status_dead_letters"))}
 
 
-async def published(database: Database, connection_id: str, topic: str, version: int) -> None:
-    """Notes that the broker retains this document, or is about to."""
+async def published(database: Database, documents: Sequence[tuple[str, str, int]]) -> None:
+    """Notes that the broker retains these documents, or is about to: connection, topic, version."""
+    names, topics, versions = zip(*documents, strict=True)
     async with database.connection() as connection:
-        await connection.execute(sql("status_published"), connection_id, topic, version)
+        await connection.execute(sql("status_published"), names, topics, versions)
 
 
 async def ended(database: Database, connection_id: str) -> None:
@@ -105,10 +114,18 @@ async def ended(database: Database, connection_id: str) -> None:
         await connection.execute(sql("status_ended"), connection_id)
 
 
-async def gone(database: Database) -> Mapping[str, str]:
-    """Connections that no longer exist whose document is still retained, with its topic."""
+async def told(database: Database, connections: Sequence[str]) -> set[str]:
+    """Those of which everything was said: they are disconnected, and their last document was removed."""
     async with database.connection() as connection:
-        return {row["connection_id"]: row["topic"] for row in await connection.fetch(sql("status_gone"))}
+        rows = await connection.fetch(sql("status_told"), list(connections))
+    return {row["connection_id"] for row in rows}
+
+
+async def gone(database: Database, connections: Sequence[str]) -> Mapping[str, str]:
+    """Those of these connections that no longer exist and whose document is still retained, with its topic."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("status_gone"), list(connections))
+    return {row["connection_id"]: row["topic"] for row in rows}
 
 
 async def forget(database: Database, connection_id: str) -> None:
@@ -156,6 +173,16 @@ def _stream(flow: _Flow) -> StreamStatus:
     )
 
 
+def _estimated(flow: _Flow) -> float | None:
+    """What is left at the pace so far; None before anything can be told."""
+    if flow["state"] == "done":
+        return 0.0
+    remaining, walked = flow["remaining_seconds"], flow["walked"]
+    if remaining is None or walked is None or walked < ESTIMATED_FROM:
+        return None
+    return round(max(0.0, float(remaining)), 1)
+
+
 def _progress(flow: _Flow) -> Progress | None:
     start, cursor, until = flow["initial_from"], flow["initial_cursor"], flow["initial_until"]
     if start is None or cursor is None or until is None:
@@ -167,5 +194,53 @@ def _progress(flow: _Flow) -> Progress | None:
         until=datetime.fromisoformat(until),
         cursor=datetime.fromisoformat(cursor),
         pending_readings=flow["pending"],
+        estimated_seconds=_estimated(flow),
         clipped_to_days=None if clipped is None else float(clipped),
     )
+
+
+def _inbound(stream: inbound.StreamProgress) -> StreamStatus:
+    state = stream.state
+    fraction = fraction_of(stream)
+    remaining = None
+    if fraction and stream.running_seconds is not None and state != "done":
+        remaining = round(stream.running_seconds * (1 - fraction) / fraction, 1)
+    return StreamStatus(
+        name=stream.stream,
+        direction="inbound",
+        phase=stream.phase,
+        state=_shown(state, stream.attempts),
+        watermark="" if stream.high is None else stream.high.isoformat(),
+        lag_seconds=round(max(0.0, stream.lag_seconds), 3) if stream.phase == "incremental" else 0.0,
+        progress=None,
+        records=RecordsProgress(
+            held=stream.alive,
+            read=stream.read_records,
+            fraction=None if fraction is None else round(fraction, 4),
+            remaining_seconds=remaining,
+            vanished=stream.vanished,
+        ),
+    )
+
+
+def _shown(state: str, attempts: int) -> Literal["idle", "running", "lagging", "failed"]:
+    match state:
+        case "running" | "lagging" | "failed":
+            return state
+        case _:
+            return "failed" if attempts and state == "idle" else "idle"
+
+
+def fraction_of(stream: inbound.StreamProgress) -> float | None:
+    """Of the history: the days that are read, and of the one in hand what the system's total tells. Of a walk: its total."""
+    part = None
+    if stream.walk_total:
+        part = min(1.0, stream.walk_records / stream.walk_total)
+    if stream.state == "done":
+        return 1.0
+    if stream.phase != "initial":
+        return part
+    if stream.origin is None or not stream.initial_days:
+        return None
+    days = 0.0 if stream.high is None else (stream.origin - stream.high).total_seconds() / 86400
+    return min(1.0, (days + (part or 0.0)) / stream.initial_days)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -39,9 +39,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """How far a stream has come. Revisions are below 2^63; times are only set in the initial phase.
+    """How far a stream has come. Times are only set in the initial phase.
 
-    `meters_of`: the configuration whose meters are in force, until the transaction ends.
+    `meters_of`: the configuration whose meters are in force, until the transaction ends. `is_scanned`: a run of
+    another connection has just read the log to its end for this one too.
     """
 
     watermark: int
@@ -50,6 +51,7 @@ class Position:
     initial_cursor: datetime | None
     initial_until: datetime | None
     meters_of: int
+    is_scanned: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,19 +75,27 @@ async def claim(
     database: Database,
     owner: str,
     lease_seconds: float,
-    connections: Sequence[str],
+    connections: Sequence[str] | None,
     limit: int,
     *,
     in_hand: Sequence[str],
+    without: Collection[str] = (),
 ) -> list[Claim]:
-    """Takes up to `limit` due streams; two replicas never get the same one.
+    """Takes up to `limit` due streams, of these connections or of all but those `without`; two replicas never get
+    the same one.
 
     A lease of our own that no task of ours has `in_hand` ("connection/name/phase") was interrupted: it is
     taken again at once.
     """
     async with database.connection() as connection:
         rows = await connection.fetch(
-            sql("stream_claim"), owner, lease_seconds, list(connections), limit, list(in_hand)
+            sql("stream_claim"),
+            owner,
+            lease_seconds,
+            None if connections is None else list(connections),
+            limit,
+            list(in_hand),
+            list(without),
         )
     return [
         Claim(
@@ -102,11 +112,26 @@ async def claim(
     ]
 
 
-async def seconds_to_next(database: Database, connections: Sequence[str]) -> float | None:
-    """How long until one of these connections' streams can be claimed; negative when one can be now."""
+async def rest(database: Database, limit: int) -> bool:
+    """Of up to `limit` streams that are due, those with nothing to do are due an interval later. Whether there are
+    others.
+    """
     async with database.connection() as connection:
-        seconds: float | None = await connection.fetchval(sql("stream_next"), list(connections))
+        others: bool = await connection.fetchval(sql("stream_rest"), limit)
+    return others
+
+
+async def seconds_to_next(database: Database) -> float | None:
+    """How long until a stream is due that is not yet."""
+    async with database.connection() as connection:
+        seconds: float | None = await connection.fetchval(sql("stream_next"))
     return seconds
+
+
+async def give_back(database: Database, claim: Claim) -> None:
+    """The stream is as it was: whoever can serve it takes it."""
+    async with database.connection() as connection:
+        await connection.execute(sql("stream_return"), *claim.key, claim.fence)
 
 
 async def renew(database: Database, claim: Claim, lease_seconds: float) -> None:
@@ -116,9 +141,11 @@ async def renew(database: Database, claim: Claim, lease_seconds: float) -> None:
             raise lost(claim)
 
 
-async def read(connection: Connection, claim: Claim) -> Position:
-    """The first step of a transaction that works on the stream. Raises LeaseLost."""
-    row = await connection.fetchrow(sql("stream_read"), *claim.key, claim.fence)
+async def read(connection: Connection, claim: Claim, *, along_seconds: float = 0.0) -> Position:
+    """The first step of a transaction that works on the stream. `along_seconds`: how long a scan by another
+    connection's run counts as its own. Raises LeaseLost.
+    """
+    row = await connection.fetchrow(sql("stream_read"), *claim.key, claim.fence, along_seconds)
     if row is None:
         raise lost(claim)
     return Position(**dict(row))
@@ -171,9 +198,9 @@ async def begin_again(
     max_future: timedelta,
 ) -> None:
     """The initial phase walks the stored history once more; the incremental one goes on beside it."""
-    horizon: int = await connection.fetchval(sql("device_horizon"))
+    # the incremental phase is there and keeps its watermark
     await connection.execute(
-        sql("stream_begin"), connection_id, name, True, days, max_backfill, max_future, str(horizon)
+        sql("stream_begin"), connection_id, name, True, days, max_backfill, max_future, 0
     )
 
 
@@ -195,22 +222,19 @@ async def finish(
     """Schedules the next run, gives the lease back, keeps a record of a run that moved or failed, and tells.
     `waits`: nothing could be done, and what failed before is still so. One transaction; raises LeaseLost.
     """
-    async with database.transaction() as connection:
-        # the connection's row before the stream's, as every transition takes them
-        await connection.execute(sql("connection_lock"), claim.connection)
-        how = (state, next_in_seconds, attempts, error, succeeded, tally.moved, put_off, waits)
-        if not await connection.fetchval(sql("stream_finish"), *claim.key, claim.fence, *how):
+    counts = (
+        tally.samples,
+        tally.delivered,
+        tally.modified,
+        tally.unchanged,
+        tally.rejected,
+        tally.retried,
+    )
+    how = (state, next_in_seconds, attempts, error, succeeded, tally.moved, put_off, waits)
+    record = (started_at, "completed" if error is None else "failed", *counts)
+    # without an event the statement is the transaction: a round trip and not three
+    async with database.connection() if event is None else database.transaction() as connection:
+        if not await connection.fetchval(sql("stream_finish"), *claim.key, claim.fence, *how, *record):
             raise lost(claim)
-        if tally.moved or error is not None:
-            outcome = "completed" if error is None else "failed"
-            counts = (
-                tally.samples,
-                tally.delivered,
-                tally.modified,
-                tally.unchanged,
-                tally.rejected,
-                tally.retried,
-            )
-            await connection.execute(sql("run_record"), *claim.key, started_at, outcome, *counts, error)
         if event is not None:
             await outbox.append(connection, event)

@@ -13,7 +13,7 @@ from datetime import date, timedelta
 import orjson
 
 from gateway import clock
-from gateway.model.errors import StoreRejected, TooManyDevices
+from gateway.model.errors import StoreRejected, StoreUnavailable, TooManyDevices
 from gateway.model.event import EventType, NewEvent
 from gateway.model.sample import Metrics, from_microseconds
 from gateway.store import leases, outbox
@@ -25,6 +25,9 @@ Key = tuple[str, str, int]
 """customer, device, device time in microseconds since the epoch."""
 
 DAY = 86_400_000_000
+NEVER = 1 << 63
+"""After every time."""
+
 DEFAULT_MAX_DEVICES = 100_000
 MAX_REMEMBERED = 100_000
 REFUSED_SECONDS = 60.0
@@ -53,6 +56,10 @@ class Written:
     modified: int
 
 
+class LogMissing(StoreUnavailable):
+    """A customer that was known has no log any more: the batch is tried again, and opens it."""
+
+
 class TelemetryStore:
     """Writes batches. Remembers which devices and days are known, and only ever what was committed.
 
@@ -74,6 +81,9 @@ class TelemetryStore:
         self._refused_until = 0.0
         self._register_customers = register_customers
         self._devices: set[tuple[str, str]] = set()
+        self._oldest: dict[
+            tuple[str, str], int
+        ] = {}  # by device: what the database knows to be its oldest, or later
         self._days: set[int] = set()
 
     async def write(
@@ -85,21 +95,30 @@ class TelemetryStore:
         (all but the samples of these devices can be) or LeaseLost (whoever has the lease now stores it).
         """
         devices = {(key[0], key[1]) for key, _, _ in samples} - self._devices
-        days = {key[2] // DAY for key, _, _ in samples} - self._days
+        oldest = self._older(samples)
+        days = {(key[0], key[2] // DAY) for key, _, _ in samples}
+        fresh_days = {day for _, day in days} - self._days
         if devices and self._refused:
             self._raise_known(devices)
         written = Written(stored=0, modified=0)
         try:
-            for day in sorted(
-                days
-            ):  # each in a transaction of its own: no lock of a table while rows are held
+            # each in a transaction of its own: no lock of a table while rows are held
+            for day in sorted(fresh_days):
                 async with self._database.connection() as connection:
                     await connection.execute("select ensure_partition('telemetry', $1)", _date(day))
             async with self._database.transaction() as connection:
                 if devices:
-                    await self._register(connection, sorted(devices))
+                    await self._register(connection, sorted(devices), {customer for customer, _ in days})
+                if oldest:
+                    ordered = sorted(oldest)
+                    await connection.execute(
+                        sql("device_oldest"),
+                        [customer for customer, _ in ordered],
+                        [device for _, device in ordered],
+                        [oldest[pair] for pair in ordered],
+                    )
                 if samples or self._term is not None:
-                    written = await _insert(connection, samples, self._term)
+                    written = await insert(connection, samples, days, self._term)
                 if dead:
                     await _bury(connection, dead)
                     await self._tell_of_refused(connection, dead)
@@ -108,14 +127,27 @@ class TelemetryStore:
                 self._refused |= error.devices
             self._refused_until = clock.monotonic() + REFUSED_SECONDS
             raise
-        except StoreRejected:
+        except (StoreRejected, LogMissing):
             # it may be that what we know is gone: a day that retention dropped, a dump that was restored
             self._devices.clear()
+            self._oldest.clear()
             self._days.clear()
             raise
         self._devices |= devices
-        self._days |= days
+        self._oldest |= oldest
+        self._days |= fresh_days
         return written
+
+    def _older(self, samples: Sequence[tuple[Key, Metrics, int]]) -> dict[tuple[str, str], int]:
+        """The oldest sample of each device, where it may be older than all that are stored: a device's first, and
+        what comes late.
+        """
+        known, older = self._oldest, dict[tuple[str, str], int]()
+        for (customer, device, at), _, _ in samples:
+            if at < known.get((customer, device), NEVER):
+                pair = (customer, device)
+                older[pair] = min(at, older.get(pair, NEVER))
+        return older
 
     def _raise_known(self, devices: set[tuple[str, str]]) -> None:
         """What was refused a moment ago is refused without asking: a flood of invented devices costs little."""
@@ -131,11 +163,15 @@ class TelemetryStore:
             )
             await outbox.append_once(connection, event, within=TOLD_AGAIN_AFTER)
 
-    async def _register(self, connection: Connection, devices: Sequence[tuple[str, str]]) -> None:
-        """Raises TooManyDevices for those for which there is no room."""
+    async def _register(
+        self, connection: Connection, devices: Sequence[tuple[str, str]], batch_customers: Collection[str]
+    ) -> None:
+        """Raises TooManyDevices for those for which there is no room. `batch_customers`: all of the batch's."""
         customers = [customer for customer, _ in devices]
         if self._register_customers:
             await connection.execute(sql("telemetry_register_customers"), customers)
+        # The logs of the whole batch at once: locked one part after the other they would not be in one order.
+        await connection.execute(sql("log_open"), list(batch_customers))
         rows = await connection.fetch(
             sql("telemetry_register_devices"), customers, [device for _, device in devices], self._max_devices
         )
@@ -169,13 +205,21 @@ async def replicas_seen(database: Database, replica: str, seconds: float) -> int
     return count
 
 
-async def _insert(
-    connection: Connection, samples: Sequence[tuple[Key, Metrics, int]], term: Term | None
+async def insert(
+    connection: Connection,
+    samples: Sequence[tuple[Key, Metrics, int]],
+    days: Collection[tuple[str, int]],
+    term: Term | None,
 ) -> Written:
-    """Raises LeaseLost when the term is over: by then a successor may have stored later values."""
+    """Raises LeaseLost when the term is over: by then a successor may have stored later values. `days`: (customer,
+    day) of every sample.
+    """
     dumps = orjson.dumps
     # in one order whoever writes: a replay beside ingest, or two sessions, would wait for each other in a circle
     ordered = sorted(samples, key=_key)
+    days = sorted(days)
+    customers = list(dict.fromkeys(customer for customer, _ in days))
+    places = {customer: place for place, customer in enumerate(customers, 1)}
     row = await connection.fetchrow(
         sql("telemetry_write"),
         [key[0] for key, _, _ in ordered],
@@ -183,12 +227,19 @@ async def _insert(
         [key[2] for key, _, _ in ordered],
         [dumps(metrics).decode() for _, metrics, _ in ordered],
         [received for _, _, received in ordered],
+        customers,
+        [places[key[0]] for key, _, _ in ordered],
+        [customer for customer, _ in days],
+        [_date(day) for _, day in days],
+        [places[customer] for customer, _ in days],
         *((None, None, None) if term is None else (term.name, term.owner, term.fence)),
     )
     assert row is not None
     if not row["held"]:
         assert term is not None
         raise leases.lost(term)
+    if not row["known"]:
+        raise LogMissing("a customer of the batch has no log; it is opened with the customer's devices")
     return Written(stored=row["stored"], modified=row["modified"])
 
 

@@ -30,13 +30,17 @@ class Troubles:
             rows = await connection.fetch(sql("trouble_list"))
         self._open = {(row["connection_id"], row["part"]) for row in rows}
 
-    async def note(self, connection_id: str, part: Part, detail: str) -> None:
+    def has(self, connection_id: str, *parts: Part) -> bool:
+        """Whether one of these is known to stand in its way."""
+        return bool(self._open) and any((connection_id, part) in self._open for part in parts)
+
+    async def note(self, connection_id: str, part: str, detail: str) -> None:
         """Shown until it is over. Raises StoreError."""
         self._open.add((connection_id, part))
         async with self._database.connection() as connection:
             await connection.execute(sql("trouble_note"), connection_id, part, bounds.text(detail))
 
-    async def over(self, connection_id: str, *parts: Part) -> None:
+    async def over(self, connection_id: str, *parts: str) -> None:
         """This part of the work goes well. Raises StoreError."""
         ended = [part for part in parts if (connection_id, part) in self._open]
         if not ended:

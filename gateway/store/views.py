@@ -11,9 +11,12 @@ from datetime import UTC, datetime
 from gateway.model.connection import State
 from gateway.model.sample import Value
 from gateway.model.status import ConnectionStatus
-from gateway.store import alerts, issues, status, streams
+from gateway.store import alerts, listing, status, streams
+from gateway.store import issues as open_issues
 from gateway.store.alerts import Alert
 from gateway.store.issues import Issue
+from gateway.store.listing import BEGINNING as FIRST
+from gateway.store.listing import Filter, Place
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 
@@ -153,13 +156,15 @@ class Views:
             rows = await connection.fetch(
                 sql("view_connections"), connection_id, customer, system, states, after, limit
             )
-        found = await self.issues([row["connection_id"] for row in rows])
+        issues: dict[str, list[Issue]] = {}
+        for issue in await self.issues([row["connection_id"] for row in rows]):
+            issues.setdefault(issue.connection, []).append(issue)
         return [
             Described(
                 connection=row["connection_id"],
                 customer=row["customer_id"],
                 state=State(row["state"]),
-                issues=tuple(issue for issue in found if issue.connection == row["connection_id"]),
+                issues=tuple(issues.get(row["connection_id"], ())),
                 settings=_mapping(row["settings"]),
                 sync=_mapping(row["sync"]),
                 meters=[_mapping(meter) for meter in row["meters"]]
@@ -173,13 +178,25 @@ class Views:
             for row in rows
         ]
 
-    async def status(self, connections: Sequence[str] | None) -> list[ConnectionStatus]:
-        """What the status documents show, of these or of all."""
+    async def status(self, connections: Sequence[str]) -> list[ConnectionStatus]:
+        """What the status documents show of these."""
         return await status.read(self._database, connections)
+
+    async def listed(self, wanted: Filter, *, after: Place = FIRST, limit: int) -> list[Place]:
+        """Connections, those that need a person first."""
+        return await listing.page(self._database, wanted, after=after, limit=limit)
+
+    async def counts(self, wanted: Filter) -> Mapping[str, int]:
+        """How many connections there are in each state."""
+        return await listing.counts(self._database, wanted)
+
+    async def customers(self, *, limit: int) -> list[str]:
+        """Customers that have connections."""
+        return await listing.customers(self._database, limit=limit)
 
     async def issues(self, connections: Sequence[str]) -> list[Issue]:
         """What is open of these connections."""
-        return await issues.read(self._database, connections)
+        return await open_issues.read(self._database, connections)
 
     async def readings(
         self,

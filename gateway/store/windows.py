@@ -4,30 +4,37 @@ rows.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, date, datetime, timedelta
 
 from gateway.model.delivery import DueWindow
-from gateway.store.pool import Connection
+from gateway.store.pool import Connection, Record
 from gateway.store.queries import sql
 from gateway.store.streams import Claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """Revisions in [from_revision, until_revision) to scan now; `horizon` is where the log ends for the
-    moment.
-    """
+    """Positions past `after` up to `until`, to scan now; `end` is where the log ends for the moment."""
 
-    from_revision: int
-    until_revision: int
-    horizon: int
+    after: int
+    until: int
+    end: int
 
     @property
     def is_last(self) -> bool:
         """Whether nothing is left to scan after it."""
-        return self.until_revision >= self.horizon
+        return self.until >= self.end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A connection that a slice is scanned for: what it has of it already, and how late its samples may come."""
+
+    connection: str
+    past: int
+    lateness: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,40 +46,76 @@ class Marked:
 
 
 async def next_slice(connection: Connection, customer: str, watermark: int, rows: int) -> Slice:
-    """The next whole revisions past the watermark: about `rows` samples, more when one revision alone has
+    """The next whole positions past the watermark: about `rows` samples, more when one position alone has
     more.
     """
-    bounds = await connection.fetchrow(sql("scan_bounds"), customer, str(watermark), rows)
-    assert bounds is not None
-    horizon, first, boundary = bounds["horizon"], bounds["first"], bounds["boundary"]
-    until = horizon if boundary is None else max(boundary, first + 1)
-    return Slice(
-        from_revision=watermark, until_revision=max(until, watermark), horizon=max(horizon, watermark)
-    )
+    bounds = await connection.fetchrow(sql("scan_bounds"), customer, watermark, rows)
+    end, until = (watermark, watermark) if bounds is None else (bounds["end"], bounds["until"])
+    return Slice(after=watermark, until=max(until, watermark), end=max(end, watermark))
 
 
 async def mark_changed(
-    connection: Connection, claim: Claim, part: Slice, lateness: timedelta, *, with_delta: bool
+    connection: Connection, customer: str, part: Slice, readers: Sequence[Reader], *, with_delta: bool
 ) -> int:
-    """Marks every window that the slice touches; the number of samples looked at."""
-    revisions = (str(part.from_revision), str(part.until_revision))
+    """Marks every window of the readers that the slice touches; the number of samples looked at."""
     samples: int = await connection.fetchval(
-        sql("scan_mark"), claim.connection, claim.customer, *revisions, lateness, with_delta
+        sql("scan_mark"),
+        customer,
+        part.after,
+        part.until,
+        [reader.connection for reader in readers],
+        [reader.past for reader in readers],
+        [reader.lateness for reader in readers],
+        with_delta,
     )
     return samples
 
 
-async def advance(connection: Connection, claim: Claim, *, watermark: int, device_watermark: int) -> None:
-    """Moves the incremental watermark, in the transaction that marked everything below it."""
+async def along(
+    connection: Connection, claim: Claim, part: Slice, beside: Mapping[str, int]
+) -> dict[str, int]:
+    """Which of the connections `beside` (to the configuration that each is served of) this slice can be scanned for too,
+    and the position that each is scanned to. Their meters stay in force until the transaction ends.
+    """
+    rows = await connection.fetch(
+        sql("scan_along"),
+        claim.customer,
+        part.after,
+        part.until,
+        part.end,
+        list(beside),
+        list(beside.values()),
+    )
+    return {row["connection_id"]: row["watermark"] for row in rows}
+
+
+async def advance(connection: Connection, claim: Claim, part: Slice, others: Collection[str] = ()) -> None:
+    """Moves the incremental watermark of the stream, and of the `others` that the slice was scanned for, in the
+    transaction that marked everything up to it.
+    """
     await connection.execute(
-        sql("scan_advance"), claim.connection, claim.name, str(watermark), str(device_watermark)
+        sql("scan_advance"), claim.connection, claim.name, part.until, part.end, list(others)
     )
 
 
+async def history_days(connection: Connection, start: datetime, until: datetime) -> dict[date, int]:
+    """The days in [start, until] that have a partition, ascending: about how many samples each holds."""
+    rows = await connection.fetch(sql("history_days"), start, until)
+    return {row["day"]: row["samples"] for row in rows}
+
+
 async def mark_initial(
-    connection: Connection, claim: Claim, start: datetime, end: datetime, lateness: timedelta
+    connection: Connection,
+    claim: Claim,
+    start: datetime,
+    end: datetime,
+    lateness: timedelta,
+    *,
+    total: int,
+    walked: int,
 ) -> Marked:
-    """Marks the windows of the samples in [start, end) and moves the cursor from `start` to `end`.
+    """Marks the windows of the samples in [start, end) and moves the cursor from `start` to `end`: `walked` of
+    `total` samples, about, are behind it.
 
     A walk that was begun again meanwhile stays where that begins: marks too many are settled.
     """
@@ -80,7 +123,7 @@ async def mark_initial(
         sql("initial_mark"), claim.connection, claim.customer, start, end, lateness
     )
     assert row is not None
-    await connection.execute(sql("initial_advance"), claim.connection, claim.name, end, start)
+    await connection.execute(sql("initial_advance"), claim.connection, claim.name, end, start, total, walked)
     return Marked(samples=row["samples"], windows=row["windows"])
 
 
@@ -102,10 +145,27 @@ async def compute_due(
     rows = await connection.fetch(
         sql("due_compute"), claim.connection, claim.phase, claim.customer, limit, *after
     )
-    return [_due(dict(row)) for row in rows]
+    return [_due(row) for row in rows]
 
 
-def _due(row: dict[str, Any]) -> DueWindow:
-    computed = row.pop("computed")
+def _due(row: Record) -> DueWindow:
+    computed = row["computed"]
     value, unfit, is_beyond = (None, None, False) if computed is None else computed
-    return DueWindow(**row, value=value, unfit=unfit, is_beyond=bool(is_beyond), is_empty=computed is None)
+    return DueWindow(
+        meter=row["meter"],
+        window_start=row["window_start"],
+        mark=row["mark"],
+        attempts=row["attempts"],
+        unit=row["unit"],
+        deadband=row["deadband"],
+        reduce=row["reduce"],
+        value=value,
+        delivered=row["delivered"],
+        previous=row["previous"],
+        previous_at=row["previous_at"],
+        unfit=unfit,
+        is_beyond=bool(is_beyond),
+        is_empty=computed is None,
+        doubt=row["doubt"],
+        doubted=row["doubted"],
+    )

@@ -40,13 +40,11 @@ from gateway.store.pool import Database
 from gateway.store.streams import Claim, Tally
 from gateway.sync.judge import delivered_from, judge
 from gateway.sync.link import Link
+from gateway.sync.turns import Turns
 
 log = structlog.get_logger(__name__)
 
 Pair = tuple[DueWindow, Reading]
-
-FETCH_WINDOWS = 5_000
-
 NARROW_AFTER = 3
 """Failed runs in a row after which batches shrink and a single reading may be found at fault."""
 
@@ -87,7 +85,10 @@ class Delivery:
         max_attempts: int,
         unknown_wait: timedelta,
         lease: timedelta,
+        days: set[date],
+        turns: Turns,
     ) -> None:
+        """`days`: those that are known to have a partition, for all runs of a process, as `turns` are."""
         self._database = database
         self._claim = claim
         self._link = link
@@ -98,7 +99,9 @@ class Delivery:
         self._lease_seconds = lease.total_seconds()
         self._after = windows.BEGINNING
         self._ahead: asyncio.Task[list[DueWindow]] | None = None
-        self._days: set[date] = set()
+        self._days = days
+        self._turns = turns
+        self._is_whole = False
         self._parts = deque[Sequence[Pair]]()
         self._aside = Results()
         """What needs no push, until the next transaction takes it along."""
@@ -131,7 +134,7 @@ class Delivery:
         log.info("sync.batch_in_doubt", connection=self._claim.connection, readings=count)
 
     async def deliver_once(self) -> bool:
-        """Computes and delivers up to `FETCH_WINDOWS` closed windows; False when none is due.
+        """Computes and delivers up to `Turns.windows` closed windows; False when none is due.
 
         Raises ConnectorError when the system could not serve a push; what was pushed before it is stored.
         """
@@ -149,6 +152,15 @@ class Delivery:
             await self._record(Results())
         await self._withhold()
         return True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether what was due is delivered, as far as can be known without another look: what was marked or closed
+        since is the next run's. Never after anything that was not simply taken, which a look may find due again.
+        """
+        left = self._parts or self._armed or self._ahead or self._put_off or self.waiting
+        is_usual = self._claim.attempts == 0 and not self._claim.trial and not self._has_deadband
+        return self._is_whole and is_usual and not left
 
     async def withdraw(self) -> None:
         """At the end of a run: the batch that was next is not sent, and nobody need ask for it."""
@@ -169,7 +181,7 @@ class Delivery:
 
     @property
     def _limit(self) -> int:
-        return min(FETCH_WINDOWS, max(500, self._connector.capabilities.max_items))
+        return min(self._turns.windows, max(500, self._connector.capabilities.max_items))
 
     async def _next(self, limit: int) -> list[DueWindow]:
         """The next windows of this run; begins again where it reaches the end, for older ones may be due by
@@ -184,10 +196,11 @@ class Delivery:
         if not due and self._after != windows.BEGINNING:
             self._after = windows.BEGINNING
             due = await self._compute(limit)
+        self._is_whole = self._after == windows.BEGINNING and len(due) < limit
         return due
 
     async def _compute(self, limit: int) -> list[DueWindow]:
-        async with self._database.connection() as connection:
+        async with self._turns.turn(self._claim.customer), self._database.connection() as connection:
             due = await windows.compute_due(connection, self._claim, limit, self._after)
         days = {window.window_start.date() for window in due} - self._days
         await deliveries.ensure_days(self._database, days)
@@ -363,17 +376,19 @@ class Delivery:
         results.dead += self._aside.dead
         self._aside = Results()
         readings = sorted((r for _, r in following or ()), key=lambda r: (r.meter, r.window_start))
-        intent = await deliveries.commit(
-            self._database,
-            self._claim,
-            results,
-            resolved=True,
-            next_readings=readings,
-            lease_seconds=self._lease_seconds,
-        )
+        async with self._turns.turn(self._claim.customer):
+            intent = await deliveries.commit(
+                self._database,
+                self._claim,
+                results,
+                resolved=True,
+                next_readings=readings,
+                lease_seconds=self._lease_seconds,
+            )
         if following and intent is not None:
             made = make_batch(self._claim.connection, readings, intent.position)
             self._armed = _Armed(following, made, intent)
+        self._is_whole = self._is_whole and not results.is_outdated
         self._count(results)
 
     async def _confess(self, batch: Batch) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from gateway.model.alert_rule import AlertRule
 from gateway.model.connector import Connector
+from gateway.model.inbound import InboundStream
 from gateway.model.meter import MeterRule
 
 
@@ -48,3 +49,7 @@ class Link:
     """The rules of this configuration; those in force are stored."""
     raises: Mapping[str, str | None] = field(default_factory=dict)
     """What an alert can become, each with the stream in which it is followed."""
+    inbound: tuple[InboundStream, ...] = ()
+    """The streams of records that are read."""
+    pull_interval: timedelta = timedelta(minutes=5)
+    reconcile: timedelta = timedelta(days=1)

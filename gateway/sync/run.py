@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -13,7 +14,7 @@ import structlog
 from gateway import clock, metrics
 from gateway.bulkhead import Fault
 from gateway.model.backoff import full_jitter, put_off, waiting, with_floor
-from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, Unavailable
+from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, StoreError, Unavailable
 from gateway.model.event import EventType, NewEvent
 from gateway.model.operation import Operation
 from gateway.settings import SyncSettings
@@ -25,6 +26,7 @@ from gateway.sync import initial, meters
 from gateway.sync.deliver import Delivery
 from gateway.sync.link import Link, MetersChanged
 from gateway.sync.scan import scan_slice
+from gateway.sync.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +81,7 @@ class End:
 
 
 class Runner:
-    """Runs claimed streams. Holds no state between runs: everything is in PostgreSQL."""
+    """Runs claimed streams. Holds nothing of a run: everything is in PostgreSQL."""
 
     def __init__(
         self,
@@ -87,13 +89,25 @@ class Runner:
         settings: SyncSettings,
         health: Health,
         troubles: Troubles,
-        workers: asyncio.Semaphore,
+        turns: Turns,
     ) -> None:
         self._database = database
         self._troubles = troubles
         self._settings = settings
         self._health = health
-        self._workers = workers
+        self._turns = turns
+        self._live: set[str] = set()
+        """Connections whose live readings are being delivered."""
+        self._days: set[date] = set()
+        """Those that are known to have a partition for deliveries."""
+        self._served: Mapping[str, Sequence[Link]] = {}
+
+    def serve(self, links: Iterable[Link]) -> None:
+        """The connections that are served: one run scans for all of its customer's."""
+        served: dict[str, list[Link]] = {}
+        for link in links:
+            served.setdefault(link.customer, []).append(link)
+        self._served = served
 
     async def run(self, claim: Claim, link: Link) -> None:
         """Works the stream, stores how it ended, and tells its health. Raises LeaseLost and StoreError."""
@@ -116,11 +130,16 @@ class Runner:
             max_attempts=self._settings.max_attempts,
             unknown_wait=self._settings.unknown_wait,
             lease=self._settings.lease,
+            days=self._days,
+            turns=self._turns,
         )
         try:
             end = await self._worked(claim, link, delivery, tally)
         except ConnectorError as error:
             end = await self._failed(claim, link, error, moved=tally.moved)
+        except StoreError:
+            self._days.clear()  # it may be that what we know is gone: a dump that was restored
+            raise
         except MetersChanged:
             await delivery.withdraw()
             await self._health.unused(link)
@@ -164,7 +183,11 @@ class Runner:
             return await self._trial(claim, link, delivery)
         if claim.phase == "initial":
             return await self._initial(claim, link, delivery, tally)
-        return await self._incremental(claim, link, delivery, tally)
+        self._live.add(claim.connection)
+        try:
+            return await self._incremental(claim, link, delivery, tally)
+        finally:
+            self._live.discard(claim.connection)
 
     async def _tell(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> None:
         """What a run that ended well says of the connection's pushes."""
@@ -199,8 +222,15 @@ class Runner:
         ascending = link.connector.capabilities.order == "per_meter_ascending"
         held_back = ascending and await streams.is_initial_pending(self._database, claim)
         # The log is scanned to its end once: what comes after waits for the next run, so that readings go out
-        # in batches.
-        started, scanned = clock.monotonic(), False
+        # in batches. A first part before anything is looked for: where it is all, as it nearly always is, one look
+        # finds everything.
+        started = clock.monotonic()
+        try:
+            scanned = await self._scan(claim, link, tally)
+        except MetersChanged:
+            if not held_back:  # what is due is computed by the rules in force, whatever ours are
+                await delivery.deliver_once()
+            raise
         while clock.monotonic() < started + RUN_SECONDS:
             scanning = None if scanned else asyncio.create_task(self._scan(claim, link, tally))
             try:
@@ -208,17 +238,18 @@ class Runner:
             finally:
                 if scanning is not None:
                     scanned = await scanning
-            if scanning is None and not delivered:
+            if scanning is None and (not delivered or delivery.is_done):
                 wait = max(0.0, link.interval.total_seconds() - (clock.monotonic() - started))
                 return End(state="idle", next_in_seconds=wait, succeeded=True)
         return End(state="lagging", next_in_seconds=0.0, succeeded=True)
 
     async def _scan(self, claim: Claim, link: Link, tally: Tally) -> bool:
-        async with self._workers:
-            return await scan_slice(self._database, claim, link, tally)
+        async with self._turns.turn(claim.customer):
+            return await scan_slice(self._database, claim, link, tally, self._served.get(link.customer, ()))
 
     async def _initial(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
         await delivery.resolve()
+        walk = await initial.plan_walk(self._database, claim)
         until, walked = clock.monotonic() + RUN_SECONDS, False
         while clock.monotonic() < until:
             started = clock.monotonic()
@@ -228,10 +259,12 @@ class Runner:
                 log.info("sync.initial_completed", connection=claim.connection)
                 return End(state="done", next_in_seconds=0.0, succeeded=True)
             if not delivered:
-                async with self._workers:
-                    walked = await initial.mark_more(self._database, claim, link, tally)
-            # At most half of the connection's time: the other half is the incremental sync's.
-            await asyncio.sleep(clock.monotonic() - started)
+                async with self._turns.turn(claim.customer):
+                    walked = await initial.mark_more(self._database, claim, link, tally, walk)
+            # What live work does not need: all of the time while there is none, half of it while this connection's
+            # live readings are on their way, or acknowledgements are late.
+            if claim.connection in self._live or self._turns.is_pressed:
+                await asyncio.sleep(clock.monotonic() - started)
         return End(state="running", next_in_seconds=0.0, succeeded=True)
 
     async def _failed(self, claim: Claim, link: Link, error: ConnectorError, *, moved: bool) -> End:

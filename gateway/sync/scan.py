@@ -1,50 +1,95 @@
-"""Scan: from the telemetry log to due windows, one transaction a slice, the watermark in the same one."""
+"""Scan: from the telemetry log to due windows, one transaction a slice, the watermarks in the same one.
+
+A run scans for its customer's other connections as well, as far as they have come as far as it has: samples are read
+once, however many connections there are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
+from gateway.model.errors import StoreRejected
 from gateway.store import connections, mappings, streams, windows
-from gateway.store.pool import Database
-from gateway.store.streams import Claim, Tally
+from gateway.store.pool import Connection, Database
+from gateway.store.streams import Claim, Position, Tally
+from gateway.store.windows import Reader, Slice
 from gateway.sync.link import Link, MetersChanged
 
 log = structlog.get_logger(__name__)
 
 SLICE_ROWS = 20_000
 
+ALONG_SECONDS = 1.0
+"""A scan that another connection's run made so long ago is as good as one's own; at most a quarter of the interval."""
 
-async def scan_slice(database: Database, claim: Claim, link: Link, tally: Tally) -> bool:
+
+async def scan_slice(
+    database: Database, claim: Claim, link: Link, tally: Tally, served: Sequence[Link] = ()
+) -> bool:
     """Marks the windows of one slice of changed telemetry and advances the watermark; True when the log is
     scanned to its end. Raises MetersChanged.
 
-    Devices that registered since the last slice get their mappings first, in the same transaction.
+    `served`: connections of the customer, for which it is done in the same transaction where that is possible.
     """
+    others = {other.connection: other for other in served if other.connection != claim.connection}
+    try:
+        return await _scan(database, claim, link, tally, others)
+    except StoreRejected:
+        if not others:
+            raise
+        # What is odd about one of them is its own: it meets it in its own run.
+        return await _scan(database, claim, link, tally, {})
+
+
+async def _scan(database: Database, claim: Claim, link: Link, tally: Tally, others: dict[str, Link]) -> bool:
+    fresh_for = min(ALONG_SECONDS, link.interval.total_seconds() / 4)
     async with database.transaction() as connection:
-        position = await streams.read(connection, claim)
+        position = await streams.read(connection, claim, along_seconds=fresh_for)
         if position.meters_of != link.configuration:
             raise MetersChanged(claim.connection)
-        part = await windows.next_slice(connection, claim.customer, position.watermark, SLICE_ROWS)
-        if part.until_revision == position.watermark:
+        if position.is_scanned:
             return True
-        if part.horizon > position.device_watermark:
-            fresh = await mappings.devices(
-                connection, claim.customer, since=position.device_watermark, until=part.horizon
+        part = await windows.next_slice(connection, claim.customer, position.watermark, SLICE_ROWS)
+        if part.until == position.watermark:
+            return True
+        await _map_devices(connection, claim, link, position, part)
+        beside = {name: other.configuration for name, other in others.items()}
+        along = await windows.along(connection, claim, part, beside) if beside else {}
+        links = [link, *(others[name] for name in along)]
+        readers = [
+            Reader(
+                connection=each.connection,
+                past=along.get(each.connection, part.after),
+                lateness=each.lateness,
             )
-            if fresh:
-                resolution = link.connector.capabilities.resolution
-                for conflict in await connections.add_devices(
-                    connection, claim.connection, fresh, link.rules, resolution, customer=claim.customer
-                ):
-                    log.warning("sync.meter_refused", connection=claim.connection, problem=str(conflict))
-        with_delta = any(rule.reduce == "delta" for rule in link.rules)
-        samples = await windows.mark_changed(connection, claim, part, link.lateness, with_delta=with_delta)
-        await windows.advance(
+            for each in links
+        ]
+        samples = await windows.mark_changed(
             connection,
-            claim,
-            watermark=part.until_revision,
-            device_watermark=max(part.horizon, position.device_watermark),
+            claim.customer,
+            part,
+            readers,
+            with_delta=any(rule.reduce == "delta" for each in links for rule in each.rules),
         )
+        await windows.advance(connection, claim, part, along)
         await streams.prove(connection, claim)
     tally.samples += samples
     return part.is_last
+
+
+async def _map_devices(
+    connection: Connection, claim: Claim, link: Link, position: Position, part: Slice
+) -> None:
+    """Devices that registered since the last slice get their mappings, before their samples are looked at."""
+    if part.end <= position.device_watermark:
+        return
+    fresh = await mappings.devices(connection, claim.customer, past=position.device_watermark, until=part.end)
+    if not fresh:
+        return
+    resolution = link.connector.capabilities.resolution
+    for conflict in await connections.add_devices(
+        connection, claim.connection, fresh, link.rules, resolution, customer=claim.customer
+    ):
+        log.warning("sync.meter_refused", connection=claim.connection, problem=str(conflict))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
 from gateway import clock
-from gateway.bulkhead import contained
+from gateway.bulkhead import Fault, contained
 from gateway.model.errors import LeaseLost, StoreError, StoreUnavailable
+from gateway.model.pressure import Pressure
 from gateway.settings import SyncSettings
 from gateway.store import streams
 from gateway.store.pool import Database
@@ -18,6 +20,7 @@ from gateway.store.streams import Claim
 from gateway.store.troubles import Troubles
 from gateway.sync.link import Link
 from gateway.sync.run import Health, Runner
+from gateway.sync.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -26,28 +29,141 @@ MOST_STREAMS = 256
 costs a place here only.
 """
 
+MOST_RESTING = 1000
+"""Streams with nothing to do that one statement puts off."""
+
 LONGEST_SLEEP_SECONDS = 1.0
+GAP_SECONDS = 0.02
+"""Between two claims: runs that end together are followed by one."""
+
+IDLE_SECONDS = 0.25
+"""Where nothing was claimed, what is due next waits so long for company: of thousands that are idle one is due every few
+milliseconds.
+"""
 
 
-class Scheduler:
-    """Works every stream of `links` that is due. `links` may be replaced while it runs."""
+class Claimed(Protocol):
+    """A stream that is ours until its lease runs out."""
+
+    @property
+    def connection(self) -> str: ...  # noqa: D102
+    @property
+    def phase(self) -> str: ...  # noqa: D102
+    @property
+    def key(self) -> tuple[str, str, str]: ...  # noqa: D102
+
+
+ClaimT = TypeVar("ClaimT", bound=Claimed)
+
+
+class Work(Protocol[ClaimT]):
+    """What a scheduler schedules: streams of one direction. Everything that waits raises StoreError."""
+
+    def serve(self, links: Mapping[str, Link]) -> None:
+        """From now on these connections are worked."""
+        ...
+
+    async def claim(
+        self, links: Mapping[str, Link], limit: int, *, in_hand: Sequence[str], has_ended: bool
+    ) -> Sequence[ClaimT]:
+        """Takes up to `limit` due streams of these connections. `has_ended`: a run has ended since the last claim,
+        and may have left a lease of ours.
+        """
+        ...
+
+    async def seconds_to_next(self, links: Mapping[str, Link]) -> float | None:
+        """Until one can be claimed."""
+        ...
+
+    async def renew(self, claim: ClaimT) -> None:
+        """Raises LeaseLost."""
+        ...
+
+    async def run(self, claim: ClaimT, link: Link) -> None:
+        """One run, with the record of how it ended."""
+        ...
+
+    async def crashed(self, claim: ClaimT, link: Link, fault: Fault) -> None:
+        """Schedules a run that ended in a fault of our own."""
+        ...
+
+
+class OutboundWork:
+    """Readings to the systems. `pressure`: of the ingest of this process, where it has one."""
 
     def __init__(
-        self, database: Database, settings: SyncSettings, health: Health, troubles: Troubles, *, owner: str
+        self,
+        database: Database,
+        settings: SyncSettings,
+        health: Health,
+        troubles: Troubles,
+        *,
+        owner: str,
+        pressure: Pressure | None = None,
     ) -> None:
         self._database = database
         self._owner = owner
         self._lease_seconds = settings.lease.total_seconds()
-        self._runner = Runner(database, settings, health, troubles, asyncio.Semaphore(settings.workers))
+        self._runner = Runner(
+            database, settings, health, troubles, Turns(settings.workers, pressure or Pressure())
+        )
+        self._unserved: set[str] = set()
+        self.run, self.crashed = self._runner.run, self._runner.crashed
+
+    def serve(self, links: Mapping[str, Link]) -> None:
+        """As `Work`."""
+        self._runner.serve(links.values())
+        self._unserved -= links.keys()
+
+    async def claim(
+        self, links: Mapping[str, Link], limit: int, *, in_hand: Sequence[str], has_ended: bool
+    ) -> list[Claim]:
+        """As `Work`. No statement is given what this replica serves: it takes whatever is due, and gives back what it
+        cannot serve, once for each change of its links.
+        """
+        if not await streams.rest(self._database, MOST_RESTING) and not has_ended:
+            return []
+        claimed = await streams.claim(
+            self._database,
+            self._owner,
+            self._lease_seconds,
+            None,
+            limit,
+            in_hand=in_hand,
+            without=self._unserved,
+        )
+        for claim in claimed:
+            if claim.connection not in links:
+                self._unserved.add(claim.connection)
+                await streams.give_back(self._database, claim)
+        return [claim for claim in claimed if claim.connection in links]
+
+    async def seconds_to_next(self, links: Mapping[str, Link]) -> float | None:  # noqa: ARG002
+        """As `Work`."""
+        return await streams.seconds_to_next(self._database)
+
+    async def renew(self, claim: Claim) -> None:
+        """As `Work`."""
+        await streams.renew(self._database, claim, self._lease_seconds)
+
+
+class Scheduler(Generic[ClaimT]):
+    """Works every stream of `links` that is due. `links` may be replaced while it runs."""
+
+    def __init__(self, work: Work[ClaimT], *, lease_seconds: float) -> None:
+        self._work = work
+        self._lease_seconds = lease_seconds
         self._links: dict[str, Link] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._in_hand: set[str] = set()
+        self._has_ended = True
         self._wake = asyncio.Event()
         self._stopping = False
 
     def serve(self, links: Mapping[str, Link]) -> None:
         """From now on these connections are worked."""
         self._links = dict(links)
+        self._work.serve(self._links)
         self.wake()
 
     def wake(self) -> None:
@@ -65,15 +181,15 @@ class Scheduler:
                     if away:
                         log.info("sync.database_returned")
                     away = False
-                except StoreUnavailable as error:
+                except StoreError as error:
                     if not away:
                         log.warning("sync.database_away", detail=str(error))
                     away, wait = True, LONGEST_SLEEP_SECONDS
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._wake.wait()
-                except TimeoutError:
-                    pass
+                if not self._stopping:
+                    await asyncio.sleep(GAP_SECONDS)
 
     async def stop(self, grace_seconds: float) -> None:
         """Claims nothing more and gives the runs in hand `grace_seconds` to end; then cancels them (their
@@ -88,44 +204,47 @@ class Scheduler:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def _start_due(self, group: asyncio.TaskGroup) -> float:
+        """Claims what is due and starts it; how long to sleep."""
         free = MOST_STREAMS - len(self._running)
         if not self._links or free <= 0:
             return LONGEST_SLEEP_SECONDS
-        links, connections = self._links, list(self._links)  # they may be replaced while we ask
-        for claim in await streams.claim(
-            self._database, self._owner, self._lease_seconds, connections, free, in_hand=list(self._in_hand)
-        ):
+        links = self._links  # they may be replaced while we ask
+        has_ended, self._has_ended = self._has_ended, False
+        claimed = await self._work.claim(links, free, in_hand=list(self._in_hand), has_ended=has_ended)
+        for claim in claimed:
             self._in_hand.add("/".join(claim.key))
             task = group.create_task(
                 self._supervise(claim, links[claim.connection]), name=f"stream {'/'.join(claim.key)}"
             )
             self._running.add(task)
             task.add_done_callback(self._ended)
-        seconds = await streams.seconds_to_next(self._database, connections)
-        return LONGEST_SLEEP_SECONDS if seconds is None else min(max(seconds, 0.005), LONGEST_SLEEP_SECONDS)
+        seconds = await self._work.seconds_to_next(links)
+        least = 0.0 if claimed else IDLE_SECONDS
+        return LONGEST_SLEEP_SECONDS if seconds is None else min(max(seconds, least), LONGEST_SLEEP_SECONDS)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        self._has_ended = True
         self.wake()
 
-    async def _supervise(self, claim: Claim, link: Link) -> None:
+    async def _supervise(self, claim: ClaimT, link: Link) -> None:
         """The one supervisor of a stream: whatever goes wrong in a run ends that run only, and it is tried
         again later.
         """
-        run = asyncio.create_task(self._runner.run(claim, link))
+        run = asyncio.ensure_future(self._work.run(claim, link))
         renewal = asyncio.create_task(self._renew(claim, run))
         try:
             with contained("run", f"{claim.connection}/{claim.phase}") as made:
                 await self._watch(claim, run, renewal)
             if made.fault is not None:
                 with suppress(StoreError):
-                    await self._runner.crashed(claim, link, made.fault)
+                    await self._work.crashed(claim, link, made.fault)
         finally:
             self._in_hand.discard("/".join(claim.key))
             renewal.cancel()
             await asyncio.wait({renewal})
 
-    async def _watch(self, claim: Claim, run: asyncio.Task[None], renewal: asyncio.Task[None]) -> None:
+    async def _watch(self, claim: ClaimT, run: asyncio.Future[None], renewal: asyncio.Task[None]) -> None:
         """Until the run has ended. What is nobody's fault is said."""
         try:
             await asyncio.wait({run})
@@ -145,7 +264,7 @@ class Scheduler:
                 raise
             log.info("sync.lease_lost", connection=claim.connection, phase=claim.phase)
 
-    async def _renew(self, claim: Claim, run: asyncio.Task[None]) -> None:
+    async def _renew(self, claim: ClaimT, run: asyncio.Future[None]) -> None:
         """Cancels the run when its lease is lost, or can no longer be shown to be ours: another replica may
         push by then.
         """
@@ -154,7 +273,7 @@ class Scheduler:
             await asyncio.sleep(self._lease_seconds / 3)
             asked_at = clock.monotonic()
             try:
-                await streams.renew(self._database, claim, self._lease_seconds)
+                await self._work.renew(claim)
             except LeaseLost:
                 break
             except StoreError:

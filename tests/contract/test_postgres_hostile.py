@@ -139,9 +139,9 @@ async def test_what_is_no_postgresql_raises_nothing_but_our_errors() -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-async def test_thousands_of_odd_calls() -> None:
-    for seed in range(2, 12):
-        await odd_calls(500, seed)
+@pytest.mark.parametrize("seed", range(2, 12))
+async def test_hundreds_of_odd_calls(seed: int) -> None:
+    await odd_calls(500, seed)
 
 
 async def test_nothing_is_taken_from_the_environment_or_a_file(

@@ -29,11 +29,10 @@ from gateway.model.exchange import (
     EnsuresMeters,
     Event,
     ListsMeters,
-    PullsRecords,
     RaisesEvents,
-    Record,
     RemoteMeter,
 )
+from gateway.model.inbound import InboundRecord, ReadsRecords
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from gateway.model.reading import Reading, make_batch
 from tests.contract.faults import FaultServer, answer
@@ -345,7 +344,7 @@ async def test_meters_are_every_point(
     assert (
         isinstance(connector, ListsMeters)
         and isinstance(connector, EnsuresMeters)
-        and isinstance(connector, PullsRecords)
+        and isinstance(connector, ReadsRecords)
     )
     assert isinstance(connector, RaisesEvents)
     meters = [meter async for meter in connector.meters()]
@@ -386,8 +385,8 @@ async def test_a_meter_is_made_once_where_that_is_allowed(harness: TrytonHarness
 
 async def pulled(
     connector: TrytonConnector, stream: str, since: datetime | None, until: datetime
-) -> list[Record]:
-    records: list[Record] = []
+) -> list[InboundRecord]:
+    records: list[InboundRecord] = []
     cursor = None
     while True:
         page = await connector.pull(stream, since, until, cursor)
@@ -403,19 +402,19 @@ async def test_what_changed_is_pulled_page_by_page(
     monkeypatch.setattr(tryton_module, "_PAGE", 3)
     await push(connector, *(reading(f"pump-{number}/temperature", recent(), 1.0) for number in range(8)))
     now = datetime.now(UTC)
-    records = await pulled(connector, "inspections", None, now + FAR)
+    records = await pulled(connector, "quality_inspections", None, now + FAR)
     assert [record.body["control"] for record in records] == [f"pump-{number}" for number in range(8)]
     assert records[0].body["processed_at"] == recent().isoformat().replace("+00:00", "Z")
     assert records[0].body["points"] == {"temperature": 1.0}
     stamp = records[0].modified_at
     assert stamp is not None
-    assert await pulled(connector, "inspections", None, stamp) == [], "the upper bound is open"
-    assert len(await pulled(connector, "inspections", stamp, now + FAR)) == 8, "the lower bound is closed"
-    assert len(await pulled(connector, "inspections", stamp + timedelta(seconds=100), now + FAR)) == 8, (
-        "looks back over the longest transaction"
+    assert await pulled(connector, "quality_inspections", None, stamp) == [], "the upper bound is open"
+    assert len(await pulled(connector, "quality_inspections", stamp, now + FAR)) == 8, (
+        "the lower bound is closed"
     )
-    assert await pulled(connector, "inspections", stamp + timedelta(seconds=121), now + FAR) == []
-    with pytest.raises(BadConfiguration, match="inspections and alerts"):
+    assert await pulled(connector, "quality_inspections", stamp + timedelta(seconds=1), now + FAR) == []
+    assert connector.inbound[0].lookback == timedelta(seconds=120), "over the longest transaction"
+    with pytest.raises(BadConfiguration, match="quality_inspections and quality_alerts and products"):
         await connector.pull("orders", None, now)
 
 
@@ -424,9 +423,9 @@ async def test_a_violated_tolerance_is_pulled_as_an_alert(
 ) -> None:
     await push(connector, reading("pump-3/temperature", recent(), 99.0))
     await process(harness, value=99.0)
-    [record] = await pulled(connector, "alerts", None, datetime.now(UTC) + FAR)
+    [record] = await pulled(connector, "quality_alerts", None, datetime.now(UTC) + FAR)
     assert record.body["state"] == "open"
-    [inspection] = await pulled(connector, "inspections", None, datetime.now(UTC) + FAR)
+    [inspection] = await pulled(connector, "quality_inspections", None, datetime.now(UTC) + FAR)
     assert inspection.body["state"] == "failed"
     assert str(inspection.body["number"]) in str(record.body["origin"])
 
@@ -444,7 +443,7 @@ async def test_an_event_is_raised_once(harness: TrytonHarness, connector: Tryton
     assert isinstance(raised, Accepted) and raised.remote_id
     other = harness.connector()
     assert await other.raise_event(event) == Duplicate(remote_id=raised.remote_id)
-    [record] = await pulled(other, "alerts", None, datetime.now(UTC) + FAR)
+    [record] = await pulled(other, "quality_alerts", None, datetime.now(UTC) + FAR)
     assert str(record.body["title"]).startswith("high: hot hot")
     assert len(str(record.body["title"])) == 120
     unknown = await connector.raise_event(replace(event, reference="EVENT-2", meter="no such/meter"))

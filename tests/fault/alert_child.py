@@ -9,11 +9,12 @@ from datetime import timedelta
 import structlog
 from pydantic import SecretStr
 
-from gateway.alerts import run, schedule
-from gateway.connections import lifecycle
+from gateway.alerts import run
+from gateway.connections import following, lifecycle
 from gateway.engine import Engine
 from gateway.settings import SecuritySettings, Settings, SyncSettings
 from gateway.store.pool import Database
+from gateway.sync import schedule
 from tests.fault.alert_system import SocketSystem
 from tests.fixtures.sync_rig import KEY
 
@@ -36,7 +37,8 @@ def engine(database: Database, port: int, owner: str, customers: tuple[str, ...]
 
 async def main(dsn: str, port: int, owner: str) -> None:
     lifecycle.LEASE_SECONDS = 2.0
-    run.INTERVAL_SECONDS, schedule.MAX_SLEEP_SECONDS, lifecycle.POLL_SECONDS = 0.1, 0.1, 0.1
+    run.INTERVAL_SECONDS, schedule.LONGEST_SLEEP_SECONDS, following.POLL_SECONDS = 0.1, 0.1, 0.1
+    lifecycle.POLL_SECONDS = 0.1
     database = await Database.open(dsn, size=8, lease_seconds=SYNC.lease.total_seconds())
     made = engine(database, port, owner)
     async with asyncio.TaskGroup() as group:

@@ -58,7 +58,7 @@ async def _store(rig: Rig, samples: Iterator[Sample], devices: int, days: int) -
         now, batch = datetime.now(UTC), []
         for device, at, temperature, pressure in samples:
             batch.append(
-                (CUSTOMER, device, at, json.dumps({"temperature": temperature, "pressure": pressure}), now)
+                (CUSTOMER, device, at, json.dumps({"temperature": temperature, "pressure": pressure}), now, 0)
             )
             if len(batch) == 5000:
                 await _copy(connection, batch)
@@ -68,9 +68,9 @@ async def _store(rig: Rig, samples: Iterator[Sample], devices: int, days: int) -
 
 
 async def _copy(
-    connection: asyncpg.Connection[asyncpg.Record], batch: list[tuple[str, str, datetime, str, datetime]]
+    connection: asyncpg.Connection[asyncpg.Record], batch: list[tuple[str, str, datetime, str, datetime, int]]
 ) -> None:
-    columns = ["customer_id", "device_id", "ts", "metrics", "received_at"]
+    columns = ["customer_id", "device_id", "ts", "metrics", "received_at", "revision"]
     await connection.copy_records_to_table("telemetry", records=batch, columns=columns)
     batch.clear()
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.alerts.schedule import AlertScheduler
+from gateway.alerts.work import upkeep
 from gateway.model.alert_life import AlertState
 from gateway.model.alert_rule import Above, AlertRule, Changes, Equals, Silent
 from gateway.model.errors import (
@@ -24,7 +24,7 @@ from gateway.model.exchange import Event
 from gateway.model.outcome import Accepted, Outcome, Rejected, Retry, Unknown
 from gateway.store import alerts as store
 from gateway.store.pool import Database
-from tests.fixtures.alerting import HOT, AlertRig, references, rig_on
+from tests.fixtures.alerting import HOT, references, rig_on
 from tests.fixtures.sync_rig import BASE, MINUTE
 
 
@@ -134,6 +134,8 @@ async def test_an_unknown_outcome_is_not_asked_before_the_wait(database: Databas
     await rig.sent((BASE, 91))
     await rig.work()
     await rig.execute("update alert_stream set next_run_at = now(), calls_at = now()")
+    assert not await rig.claimed_alerts(due=False)
+    await rig.sent((BASE + MINUTE, 92))
     await rig.alert_runner().run(await rig.claim_alerts(due=False), rig.link)
     assert await rig.states() == ["raising"]
     assert rig.system.looked_up == 1
@@ -373,7 +375,7 @@ async def test_a_connection_that_is_disconnected_leaves_nothing_open(
     await rig.work()
     await rig.execute("update connection set state = 'disconnecting', probe_at = now()")
     engine = rig.engine
-    (due,) = [d for d in await connections_due(rig) if d.connection == rig.name]
+    (due,) = await engine.lifecycle._due(10)
     await engine.lifecycle._drain(due)
     (alert,) = await rig.held()
     assert (alert.state, alert.why, alert.due_at) == (AlertState.CLEARED, "disconnected", None)
@@ -383,21 +385,14 @@ async def test_a_connection_that_is_disconnected_leaves_nothing_open(
     )
 
 
-async def connections_due(rig: AlertRig) -> list[object]:
-    from gateway.store import connections
-
-    return list(await connections.claim_probes(rig.database, lease_seconds=60.0, limit=10))
-
-
 async def test_a_device_that_is_gone_leaves_nothing_open_and_may_come_back(database: Database) -> None:
     rig = await rig_on(database).activate()
     await rig.sent((BASE, 99))
     await rig.work()
-    scheduler = AlertScheduler(database, rig.settings, rig.engine.health, rig.engine.troubles, owner="o")
-    await scheduler.upkeep()
+    await upkeep(database)
     assert await rig.states() == ["raised"]
     await rig.execute("update alert_judgement set heard_at = heard_at - interval '31 days'")
-    await scheduler.upkeep()
+    await upkeep(database)
     (alert,) = await rig.work()
     assert (alert.state, alert.why) == (AlertState.CLEARED, "device_gone")
     await rig.sent((BASE + MINUTE, 99))

@@ -87,18 +87,19 @@ async def test_what_is_looked_at_each_second_does_not_grow_with_what_is_open(
     await rig.work()
     async with publishing(mosquitto.port, database, "one"):
         await watcher.until(lambda: len(alerts(watcher)) == 50, 30)
-        await rig.execute("update alert set changed_at = changed_at - interval '1 hour'")
         seen: list[int] = []
-        read = documents.alerts.to_retain
+        read = documents.alerts.untold
 
         async def counted(*given: object) -> object:
             found = await read(*given)  # type: ignore[arg-type]
-            seen.append(len(found.open))
+            seen.append(len(found.versions))
             return found
 
-        monkeypatch.setattr(documents.alerts, "to_retain", counted)
-        await watcher.until(lambda: len(seen) >= 2)
-        assert seen[:2] == [0, 0]
+        monkeypatch.setattr(documents.alerts, "untold", counted)
+        await watcher.until(lambda: seen[-2:] == [0, 0])
+        await rig.execute("update alert set version = version + 1 where device_id = 'd-7'")
+        await watcher.until(lambda: 1 in seen and seen[-1] == 0)
+        assert max(seen) <= 50 and sum(seen) <= 51
 
 
 async def test_open_alerts_are_counted_in_metrics_and_in_the_status(database: Database) -> None:

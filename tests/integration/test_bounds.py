@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Pipeline
-from gateway.model.topics import compile_source
+from gateway.payloads.sources import compile_sources
 from gateway.settings import TelemetrySettings
 from gateway.store import retention
 from gateway.store.pool import Database
@@ -21,7 +21,7 @@ _IDS = itertools.count(1)
 
 def pipeline(database: Database, **telemetry: object) -> Pipeline:
     settings = TelemetrySettings.model_validate({"auto_register_customers": True, **telemetry})
-    sources = [compile_source(source.topic, source.format) for source in settings.sources]
+    sources = compile_sources(settings.sources)
     store = TelemetryStore(database, register_customers=True, max_devices=settings.max_devices)
     return Pipeline(settings, Decoder(settings, sources, ()), store)
 

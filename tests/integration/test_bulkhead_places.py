@@ -4,7 +4,6 @@ events, issues; and what a database of an older version holds already.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -22,18 +21,21 @@ from gateway.model.access import Role
 from gateway.model.credential import TokenGrant
 from gateway.model.errors import RateLimited, Unavailable
 from gateway.model.outcome import Outcome, Retry
+from gateway.model.pressure import Pressure
 from gateway.model.reading import Batch
 from gateway.settings import CreditsSettings
 from gateway.store import migrate as migrations
-from gateway.store import outbox, retained, status
+from gateway.store import outbox, retained
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from gateway.sync.run import Runner
+from gateway.sync.turns import Turns
 from tests.fixtures.connection_rig import CALLER, World, wanted
 from tests.fixtures.credential_rig import CONNECTION, CUSTOMER, KEY, SYSTEM, connected
 from tests.fixtures.hostile_connector import RAISED, Unprintable
 from tests.fixtures.http_rig import served
 from tests.fixtures.scripted import Scripted
+from tests.fixtures.statuses import every_status
 from tests.fixtures.sync_rig import BASE, Rig
 from tests.fixtures.told import append, listening, numbered
 from tests.fixtures.webhook_receiver import Receiver
@@ -144,15 +146,15 @@ async def test_who_is_put_off_again_and_again_waits_longer_and_gives_up_nothing(
         )
         assert (row["put_off"], row["attempts"], row["state"]) == (count, 0, "running")
         assert least - 0.5 <= row["wait"] <= 1.3 * least + 1.0
-        [shown] = await status.read(database)
+        [shown] = await every_status(database)
         assert shown.troubles[0].detail.startswith("the system asked to wait; trying again at ")
     connector.answer = None
     engine = rig.engine
     await engine.troubles.refresh()
-    runner = Runner(rig.database, rig.settings, engine.health, engine.troubles, asyncio.Semaphore(4))
+    runner = Runner(rig.database, rig.settings, engine.health, engine.troubles, Turns(4, Pressure()))
     await runner.run(await rig.claim(), rig.link)
     assert (await rig.stream())["put_off"] == 0 and len(connector.taken) == 1
-    [shown] = await status.read(database)
+    [shown] = await every_status(database)
     assert shown.troubles == ()
 
 
@@ -237,8 +239,9 @@ async def test_an_issue_that_cannot_be_read_solves_nothing(database: Database) -
         )
     await world.execute("alter table issue drop constraint if exists issue_code_check")
     await world.execute("update issue set code = 'no.such' where issue_id = 'acme-1'")
-    opened = await retained.open_issues(database)
-    assert [found.issue.id for found in opened.issues] == ["acme-2"] and opened.count == 2
+    opened = await retained.open_issues(database, ["acme-1", "acme-2"])
+    assert list(opened.issues) == ["acme-2"]
+    assert sorted(place.issue for place in opened.places) == ["acme-1", "acme-2"]
 
 
 # What was given, and what was stored before
@@ -306,6 +309,6 @@ async def test_what_an_older_version_stored_is_mended(
     monkeypatch.setattr(migrations, "migrations", lambda: every)
     applied = await migrations.migrate(database)
     assert "0011_bulkheads" in {name.removesuffix(".sql") for name in applied}
-    [found] = await status.read(database)
+    [found] = await every_status(database)
     assert found.next_run_at is not None and found.next_run_at <= datetime.now(UTC)
     await database.close()

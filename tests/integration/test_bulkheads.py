@@ -19,13 +19,13 @@ from gateway.engine import Engine
 from gateway.events.backlog import Backlog
 from gateway.events.documents import status_document
 from gateway.model.sample import to_microseconds
-from gateway.store import status
 from gateway.store.pool import Database
 from gateway.store.telemetry import TelemetryStore
 from gateway.store.views import Views
 from tests.fixtures.connection_rig import CALLER, CreditsSettings, World, settings, wanted
 from tests.fixtures.hostile_connector import ASKED, DONE, ODD, RAISED, Hostile, HostileSystem, Method
 from tests.fixtures.scripted import Scripted, ScriptedSystem
+from tests.fixtures.statuses import every_status
 
 LAG_SECONDS = 15.0
 """Of the healthy one beside some ninety hostile ones, on a shared machine; alone it is far below one."""
@@ -95,7 +95,7 @@ class Beside:
     async def troubles(self) -> dict[str, list[str]]:
         return {
             found.connection: [trouble.detail for trouble in found.troubles]
-            for found in await status.read(self.database)
+            for found in await every_status(self.database)
         }
 
     async def say(self, names: set[str], words: str) -> None:
@@ -174,7 +174,7 @@ async def test_a_wait_that_nobody_waits_is_cut_and_said(
         told = await beside.troubles()
         for name in hostile:
             assert "; trying again at 20" in told[name][0]
-        for found in await status.read(database):
+        for found in await every_status(database):
             status_document(found, now=datetime.now(UTC)).payload()
     latest = datetime.now(UTC) + timedelta(hours=6, minutes=1)
     for row in await beside.world.rows("select next_run_at from stream"):

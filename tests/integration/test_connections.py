@@ -25,10 +25,12 @@ from gateway.model.errors import (
     Unavailable,
 )
 from gateway.model.operation import Operation
+from gateway.model.sample import to_microseconds
 from gateway.settings import ConnectionPatch, ConnectionSyncSettings, CreditsSettings, MeterSettings
-from gateway.store import connections
+from gateway.store import probes
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
+from gateway.store.telemetry import TelemetryStore
 from tests.fixtures.connection_rig import CALLER, World, credentials, settings, wanted
 from tests.fixtures.fleet import pass_time
 from tests.fixtures.scripted import Scripted
@@ -280,7 +282,7 @@ async def test_a_verification_that_comes_late_does_nothing_to_the_credential_aft
     world = await World(database, connector).active()
     await world.service.give_credentials("acme-1", credentials("key-2"), CALLER)
     lifecycle = world.engine.lifecycle
-    [due] = await connections.claim_probes(database, lease_seconds=60, limit=10)
+    [due] = await probes.claim(database, lease_seconds=60, limit=10)
     late = asyncio.create_task(lifecycle._verify(due))
     await asyncio.wait_for(connector.asked.wait(), 10)
     async with world.living():
@@ -594,13 +596,8 @@ async def test_samples_that_came_meanwhile_are_delivered_after_reauthorization(d
     assert link is not None
     await world.engine.health.failed(link, AuthRefused("gone", final=True), attempts=1)
     at = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
-    await world.execute("select ensure_partition('telemetry', $1::date)", at)
-    await world.execute("insert into device (customer_id, device_id) values ('acme', 'd1')")
-    await world.execute(
-        "insert into telemetry (customer_id, device_id, ts, metrics, received_at) values ('acme', 'd1', $1, $2, now())",
-        at,
-        {"t": 21.5},
-    )
+    sample = (("acme", "d1", to_microseconds(at)), {"t": 21.5}, to_microseconds(at))
+    await TelemetryStore(database, register_customers=True).write([sample], [])
     working = asyncio.create_task(world.engine.scheduler.run())
     try:
         async with world.living():

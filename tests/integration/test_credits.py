@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import metrics
+from gateway import clock, metrics
 from gateway.events.backlog import Backlog
 from gateway.model.connection import State
 from gateway.model.credits import Account, Kind
@@ -374,3 +374,41 @@ async def test_a_book_shows_each_connection(books: Ledger) -> None:
     )
     assert holding.is_waiting and holding.since is not None
     assert book.quotas == {"globex": 3}
+
+
+async def test_credits_are_added_up_and_audited_when_they_have_moved(
+    books: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both read every connection's: an idle gateway does not, every few seconds."""
+    moment, done = [1000.0], list[str]()
+    usage, audit = ledger.usage, ledger.audit
+
+    async def counting(database: Database) -> object:
+        done.append("usage")
+        return await usage(database)
+
+    async def auditing(database: Database) -> object:
+        done.append("audit")
+        return await audit(database)
+
+    monkeypatch.setattr(clock, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(ledger, "usage", counting)
+    monkeypatch.setattr(ledger, "audit", auditing)
+    backlog = Backlog(books.database)
+
+    async def after(seconds: float) -> list[str]:
+        done.clear()
+        moment[0] += seconds
+        await backlog.refresh()
+        return sorted(done)
+
+    assert await after(0) == ["audit", "usage"]
+    assert await after(5) == []
+    assert await after(61) == []
+    await books.hold("acme_a")
+    assert await after(5) == ["audit", "usage"]
+    await books.hold("acme_d")
+    assert await after(5) == ["usage"]
+    assert await after(61) == ["audit"]
+    assert await after(590) == []
+    assert await after(15) == ["audit"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -14,12 +13,14 @@ from gateway.model.breaker import Scope
 from gateway.model.errors import AuthRefused, ConnectorError, PermissionDenied, RateLimited, Unavailable
 from gateway.model.operation import Operation
 from gateway.model.outcome import Outcome
+from gateway.model.pressure import Pressure
 from gateway.model.reading import Batch
 from gateway.settings import CreditsSettings
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from gateway.sync.link import Link
 from gateway.sync.run import Runner
+from gateway.sync.turns import Turns
 from tests.fixtures import fleet
 from tests.fixtures.connection_rig import CALLER, World
 from tests.fixtures.fleet import HOSTS, OWNERS, SYSTEM, calls, on, pass_time
@@ -63,12 +64,12 @@ async def test_a_run_and_a_probe_ask_the_breaker_before_they_call(database: Data
     await engine.lifecycle.refresh()
     await engine.incidents.refresh()
     if what == "run":
-        runner = Runner(database, rig.settings, engine.health, engine.troubles, asyncio.Semaphore(1))
+        runner = Runner(database, rig.settings, engine.health, engine.troubles, Turns(1, Pressure()))
         await runner.run(await rig.claim(), rig.link)
         waits = "select next_run_at > now() + interval '1 second' as waits from stream where phase = 'incremental'"
     else:
         await rig.execute("update connection set probe_at = now()")
-        (due,) = await lifecycle.connections.claim_probes(database, lease_seconds=60, limit=1)
+        (due,) = await lifecycle.probes.claim(database, lease_seconds=60, limit=1)
         await engine.lifecycle._look(due)
         waits = "select probe_at between now() + interval '1 second' and now() + interval '30 s' as waits from connection"
     assert connector.pushes == [] and connector.probes == 0
@@ -263,7 +264,7 @@ async def look(rig: Rig) -> None:
     engine = rig.engine
     await engine.lifecycle.refresh()
     await rig.execute("update connection set probe_at = now()")
-    (due,) = await lifecycle.connections.claim_probes(rig.database, lease_seconds=60, limit=1)
+    (due,) = await lifecycle.probes.claim(rig.database, lease_seconds=60, limit=1)
     await engine.lifecycle._look(due)
 
 

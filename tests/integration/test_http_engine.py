@@ -198,8 +198,8 @@ async def test_dead_letters_are_paged_and_go_out_again(world: World) -> None:
     )
     await world.execute("select ensure_partition('telemetry', '2026-01-01')")
     await world.execute(
-        "insert into telemetry (customer_id, device_id, ts, metrics, received_at)"
-        " select 'acme', 'd', '2026-01-01Z'::timestamptz + n * interval '15 min', '{\"t\": 1}', now() from generate_series(1, 5) n"
+        "insert into telemetry (customer_id, device_id, ts, metrics, received_at, revision)"
+        " select 'acme', 'd', '2026-01-01Z'::timestamptz + n * interval '15 min', '{\"t\": 1}', now(), 0 from generate_series(1, 5) n"
     )
     async with served(world, Role.OPERATOR) as client:
         seen, cursor = [], None

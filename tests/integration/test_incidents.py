@@ -17,10 +17,10 @@ from gateway.events.backlog import Backlog
 from gateway.model.breaker import Scope
 from gateway.model.event import EventType, NewEvent
 from gateway.store import incidents as store
-from gateway.store import status
 from gateway.store.pool import Connection, Database
 from tests.fixtures import fleet
 from tests.fixtures.fleet import CUSTOMERS, HOSTS, OWNERS, SYSTEM, call, calls, on, pass_time
+from tests.fixtures.statuses import every_status
 
 DOWN = on(HOSTS[0])
 FAILED_AGO = (75.0, 40.0, 5.0)
@@ -99,7 +99,7 @@ async def test_a_host_that_is_down_is_one_incident(
         "7 of 7 connections on host one.example fail (7 of 7 customers), none succeeded for 1"
     )
     assert {
-        found.connection: found.incident for found in await status.read(database) if found.incident
+        found.connection: found.incident for found in await every_status(database) if found.incident
     } == dict.fromkeys(DOWN, incident.incident)
     for name in OWNERS:
         waits = [await replica.admit(name, SYSTEM, fleet.PLACES[name]) for replica in replicas]
@@ -146,7 +146,7 @@ async def test_each_customer_is_told_of_its_own_and_the_gateway_in_numbers(
     await decide(database)
     assert {event.type for event in events} == {EventType.INCIDENT_CLOSED}
     assert {event.customer for event in events} == {None, *told, OWNERS[late]}
-    assert [found.incident for found in await status.read(database) if found.incident] == []
+    assert [found.incident for found in await every_status(database) if found.incident] == []
 
 
 async def test_a_black_holed_connection_is_its_own_affair(

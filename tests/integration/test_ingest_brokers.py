@@ -582,3 +582,44 @@ async def test_a_killed_brokers_persisted_session_is_resumed_under_the_same_clie
     await mosquitto.start()
     async with ingesting(settings_for(mosquitto.port, lease="1s"), database, "two"):
         await reaches(database, 25)
+
+
+async def test_of_filters_that_overlap_a_message_is_one_sample(
+    mosquitto: Mosquitto, database: Database
+) -> None:
+    """Mosquitto sends a copy for each filter; none of these messages has a time of its own to be known by."""
+    sources = [
+        {"topic": "{customer}/{device}/telemetry"},
+        {"topic": "acme/{metric}/{device}", "customer": "acme"},
+        {"topic": "{customer}/{device...}"},
+    ]
+    settings = settings_for(mosquitto.port, telemetry={"sources": sources})
+    sent = [
+        (topic, b'{"t": %d}' % number)
+        for number in range(300)
+        for topic in ("acme/p/telemetry", "acme/x/q", "acme/z")
+    ]
+    async with ingesting(settings, database):
+        await publish(mosquitto.port, *sent[:450])
+        await wait_until_stored(database, 450)
+    async with ingesting(settings, database, "two"):  # the session is resumed, with the copies that it has
+        await publish(mosquitto.port, *sent[450:])
+        await wait_until_stored(database, 900)
+        # what is surplus has come by then: the broker keeps the order
+        await publish(mosquitto.port, ("acme/last", b'{"t": 1}'))
+        await wait_until_stored(database, 901)
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            "select device_id, count(*) as held from telemetry group by 1 order by 1"
+        )
+    assert {row["device_id"]: row["held"] for row in rows} == {"last": 1, "p": 300, "q": 300, "z": 300}
+
+
+async def wait_until_stored(database: Database, count: int) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            async with database.connection() as connection:
+                held = await connection.fetchval("select count(*) from telemetry")
+            if held >= count:
+                return
+            await asyncio.sleep(0.05)

@@ -366,7 +366,7 @@ async def test_writers_of_the_same_samples_never_wait_in_a_circle(database: Data
                 return bool(
                     await connection.fetchval(
                         """select count(*) = 2 from pg_stat_activity where datname = current_database()
-                        and wait_event_type = 'Lock' and query like '%insert into telemetry%' and pid <> pg_backend_pid()"""
+                        and wait_event_type = 'Lock' and query ~ 'insert into (telemetry|customer_log)' and pid <> pg_backend_pid()"""
                     )
                 )
 

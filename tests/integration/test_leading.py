@@ -53,7 +53,7 @@ def replicas(monkeypatch: pytest.MonkeyPatch) -> dict[str, Replica]:
 
 @asynccontextmanager
 async def leads(database: Database, replica: Replica) -> AsyncIterator[None]:
-    task = asyncio.create_task(lead(database, "work", replica.name, replica.work))
+    task = asyncio.create_task(lead(database, "work", replica.name, replica.work, look=asyncio.Event()))
     yield
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -101,6 +101,6 @@ async def test_what_kills_the_work_is_raised(database: Database, replicas: dict[
         raise ValueError("dead")
 
     with pytest.raises(ValueError, match="dead"):
-        await lead(database, "work", "one", work)
+        await lead(database, "work", "one", work, look=asyncio.Event())
     async with database.connection() as connection:
         assert await connection.fetchval("select owner from lease") is None

@@ -345,7 +345,13 @@ def status(
     progress = None
     if fraction is not None:
         progress = Progress(
-            fraction=fraction, start=at, until=at, cursor=at, pending_readings=waiting, clipped_to_days=None
+            fraction=fraction,
+            start=at,
+            until=at,
+            cursor=at,
+            pending_readings=waiting,
+            estimated_seconds=None,
+            clipped_to_days=None,
         )
     flow = StreamStatus(
         name="readings",
@@ -501,7 +507,7 @@ async def test_a_dead_reading_is_due_again_with_no_attempts_counted(shell: Shell
         )
         await connection.execute("select ensure_partition('telemetry', '2026-05-04')")
         await connection.execute(
-            "insert into telemetry (customer_id, device_id, ts, metrics, received_at) values ('acme', 'd', '2026-05-04T12:00Z', '{\"t\": 1}', now())"
+            "insert into telemetry (customer_id, device_id, ts, metrics, received_at, revision) values ('acme', 'd', '2026-05-04T12:00Z', '{\"t\": 1}', now(), 0)"
         )
     listed = {
         found["meter"]: found

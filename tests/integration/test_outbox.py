@@ -4,23 +4,27 @@ it, a cursor that misses nothing.
 
 from __future__ import annotations
 
+import asyncio
+import random
 from datetime import timedelta
 
 import asyncpg
 import pytest
 
 from gateway import clock
-from gateway.model.event import EventType, NewEvent
+from gateway.model.event import Event, EventType, NewEvent
 from gateway.store import outbox, retention
 from gateway.store.pool import Database
 
 
-def activated(customer: str | None = "acme", connection: str | None = "sink") -> NewEvent:
+def activated(
+    customer: str | None = "acme", connection: str | None = "sink", state: str = "active"
+) -> NewEvent:
     return NewEvent(
         type=EventType.CONNECTION_ACTIVATED,
         customer=customer,
         connection=connection,
-        data={"state": "active"},
+        data={"state": state},
         request_id="r-1",
     )
 
@@ -82,16 +86,18 @@ async def test_only_webhooks_that_want_it_get_a_delivery(database: Database) -> 
     ]
 
 
-async def test_a_reader_misses_nothing_that_commits_late(database: Database) -> None:
+async def test_a_reader_misses_nothing_that_commits_late_and_waits_for_nobody(database: Database) -> None:
     """Positions are given out before the commit: a cursor of positions alone would pass the slow transaction
     by.
     """
     async with database.transaction() as slow:
         await outbox.append(slow, activated(connection="slow"))
         await append(database, activated(connection="quick"))
-        assert await outbox.read(database, customer=None) == []
-    found = await outbox.read(database, customer=None)
-    assert [event.connection for event in found] == ["slow", "quick"]
+        (quick,) = await outbox.read(database, customer=None)
+        assert quick.connection == "quick"
+    found = await outbox.read(database, customer=None, after=quick.position)
+    assert [event.connection for event in found] == ["slow"] and found[0].position < quick.position
+    assert [event.connection for event in await outbox.read(database, customer=None)] == ["quick", "slow"]
 
 
 async def test_a_reader_of_one_customer_misses_nothing_that_commits_late_either(database: Database) -> None:
@@ -101,9 +107,62 @@ async def test_a_reader_of_one_customer_misses_nothing_that_commits_late_either(
         await append(
             database, activated(connection="quick"), activated(customer="globex", connection="other")
         )
-        assert await outbox.read(database, customer="acme") == []
-    found = await outbox.read(database, customer="acme")
-    assert [event.connection for event in found] == ["slow", "quick"]
+        (quick,) = await outbox.read(database, customer="acme")
+        assert quick.connection == "quick"
+    found = await outbox.read(database, customer="acme", after=quick.position)
+    assert [event.connection for event in found] == ["slow"]
+
+
+async def test_readers_page_through_every_event_once_while_many_are_written(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers that pause and roll back, readers that start anywhere, events that are marked as published meanwhile: nobody
+    misses one or sees one twice, and the events of a connection come in their order.
+    """
+    monkeypatch.setattr(outbox, "ORDERED_AT_ONCE", 7)
+    until = asyncio.get_running_loop().time() + 3.0
+    written: list[str] = []
+
+    async def write(seed: int) -> None:
+        dice, number = random.Random(seed), 0
+        while asyncio.get_running_loop().time() < until:
+            number += 1
+            name = f"{seed}/{number}"
+            try:
+                async with database.transaction() as connection:
+                    await outbox.append(connection, activated(connection=str(seed), state=name))
+                    await asyncio.sleep(dice.choice([0, 0.002, 0.02]))
+                    if dice.random() < 0.1:
+                        raise LookupError
+            except LookupError:
+                continue
+            written.append(name)
+
+    async def page(customer: str | None, limit: int) -> list[Event]:
+        found: list[Event] = []
+        while True:
+            was_done = all(writer.done() for writer in writers)
+            after = found[-1].position if found else 0
+            some = await outbox.read(database, customer=customer, after=after, limit=limit)
+            found += some
+            if was_done and not some:
+                return found
+
+    async def publish() -> None:
+        while asyncio.get_running_loop().time() < until:
+            waiting = await outbox.unpublished(database, without=(), lanes=10, events=5)
+            await outbox.mark_published(database, [e.position for lane in waiting.values() for e in lane])
+
+    writers = [asyncio.create_task(write(seed)) for seed in range(6)]
+    *seen, _ = await asyncio.gather(page(None, 3), page("acme", 5), page("acme", 50), publish())
+    await asyncio.gather(*writers)
+    assert len(written) > 50
+    for found in seen:
+        names = [str(event.data["state"]) for event in found]
+        assert sorted(names) == sorted(written)
+        for seed in range(6):
+            numbers = [int(name.split("/")[1]) for name in names if name.startswith(f"{seed}/")]
+            assert numbers == sorted(numbers)
 
 
 async def test_reading_goes_on_after_the_last_one(database: Database) -> None:

@@ -27,6 +27,9 @@ def test_no_query_leaves_something_in_its_session(name: str) -> None:
 def test_nor_does_a_statement_in_the_code() -> None:
     for path in Path(gateway.store.__file__).parent.glob("*.py"):
         code = path.read_text().lower()
+        # what every session has from its beginning, and the lock of a session that no pool has
+        for own in ("set client_connection_check_interval = '1s'", "select pg_advisory_lock($1)"):
+            code = code.replace(own, "", 1)
         assert not re.search(SESSION_STATE, code), path.name
         assert not re.search(rf'execute\(\s*f?"{SESSION_STATEMENT}', code), path.name
 

@@ -1,45 +1,74 @@
-"""After a logical dump went into another cluster, what was scanned stays scanned and the rest is found."""
+"""A logical dump goes into another cluster: there is nothing to do, nothing is lost and nothing comes twice."""
 
 from __future__ import annotations
 
-from gateway.store.migrate import rebase_revisions
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from benchmarks.servers import Postgres
+from gateway.model.event import EventType, NewEvent
+from gateway.store import outbox
+from gateway.store.migrate import migrate
 from gateway.store.pool import Database
-
-# What a dump of a cluster far ahead holds: two samples below the watermark, one above it, one of a customer
-# without a connection.
-DUMP = """
-insert into customer (customer_id) values ('acme'), ('globex');
-insert into device (customer_id, device_id, revision) values ('acme', 'pump', '900000000'), ('globex', 'fan', '900000000');
-select ensure_partition('telemetry', '2026-01-01');
-insert into telemetry (customer_id, device_id, ts, metrics, received_at, revision) values
-    ('acme', 'pump', '2026-01-01 00:00Z', '{"t": 1}', now(), '900000001'),
-    ('acme', 'pump', '2026-01-01 00:01Z', '{"t": 2}', now(), '900000002'),
-    ('acme', 'pump', '2026-01-01 00:02Z', '{"t": 3}', now(), '900000010'),
-    ('globex', 'fan', '2026-01-01 00:00Z', '{"t": 4}', now(), '900000003');
-insert into connection (connection_id, customer_id, system, hosting, tier, state, declared_digest)
-values ('c', 'acme', 'postgres', 'cloud', 1, 'active', '');
-insert into stream (connection_id, name, phase, watermark, device_watermark) values ('c', 'readings', 'incremental', '900000005', '900000005');
-"""
-
-SCANNED_NEXT = """
-select t.metrics ->> 't' as t
-from stream s join connection c using (connection_id) join telemetry t using (customer_id)
-where s.phase = 'incremental' and t.revision >= s.watermark and t.revision < pg_snapshot_xmin(pg_current_snapshot())
-order by t.ts
-"""
+from tests.fixtures.dumps import dump, restore
+from tests.fixtures.scripted import Scripted
+from tests.fixtures.sync_rig import BASE, HOUR, Rig, values
 
 
-async def test_only_what_was_not_scanned_is_scanned_again(database: Database) -> None:
-    async with database.connection() as connection:
-        await connection.execute(DUMP)
-        assert await connection.fetch(SCANNED_NEXT) == [], (
-            "the trap: revisions of the old cluster are ahead of this one's transactions"
+@pytest.mark.parametrize("ahead", [True, False])
+async def test_a_dump_goes_on_in_another_cluster(
+    database: Database, dsn: str, make_postgres: Callable[..., Awaitable[Postgres]], ahead: bool
+) -> None:
+    """Whichever of the clusters has done more transactions."""
+    other = await make_postgres(fsync="off")
+    target_dsn = await other.create("restored")
+    await _pass_transactions(dsn if ahead else target_dsn, 3_000)
+    connector = Scripted()
+    rig = await Rig(database, connector).activate()
+    await rig.store(("d1", BASE, 1.0), ("d2", BASE, 2.0))
+    await rig.run()
+    await _tell(database, "before")
+    told = await outbox.read(database, customer=None)
+    # not scanned when the dump is made: a change, an addition, a day long ago, a device that nobody knows
+    await rig.store(("d1", BASE, 3.0), ("d2", BASE + HOUR, 4.0), ("d2", BASE - timedelta(days=9), 5.0))
+    await rig.store(("d3", BASE, 6.0))
+    await _tell(database, "unread")
+
+    await restore(target_dsn, await dump(dsn))
+    restored = await Database.open(target_dsn, size=4)
+    try:
+        assert await migrate(restored) == []
+        rig = replace(rig, database=restored)
+        await rig.run()
+        expected = [("d1", 1.0), ("d1", 3.0), ("d2", 2.0), ("d2", 4.0), ("d2", 5.0), ("d3", 6.0)]
+        assert sorted(values(connector)) == expected
+        await rig.store(("d1", BASE + HOUR, 7.0), ("d4", BASE, 8.0), ("d1", BASE, 3.0))
+        await rig.run(times=2)
+        assert sorted(values(connector)) == sorted([*expected, ("d1", 7.0), ("d4", 8.0)])
+        assert await rig.due() == []
+        await _tell(restored, "after")
+        later = await outbox.read(restored, customer=None, after=told[-1].position)
+        assert [event.data["n"] for event in later if event.customer is None] == ["unread", "after"]
+    finally:
+        await restored.close()
+
+
+async def _tell(database: Database, name: str) -> None:
+    async with database.transaction() as connection:
+        event = NewEvent(
+            type=EventType.CONNECTION_ACTIVATED, customer=None, connection=None, data={"n": name}
         )
-    assert await rebase_revisions(database)
-    assert not await rebase_revisions(database), "once is enough"
-    async with database.connection() as connection:
-        assert [row["t"] for row in await connection.fetch(SCANNED_NEXT)] == ["3"]
-        await connection.execute(
-            "update telemetry set metrics = '{\"t\": 5}', revision = pg_current_xact_id() where ts = '2026-01-01 00:00Z' and customer_id = 'acme'"
-        )
-        assert [row["t"] for row in await connection.fetch(SCANNED_NEXT)] == ["5", "3"]
+        await outbox.append(connection, event)
+
+
+async def _pass_transactions(dsn: str, count: int) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        for _ in range(count):
+            await connection.execute("select pg_current_xact_id()")
+    finally:
+        await connection.close()

@@ -8,9 +8,10 @@ from gateway import metrics
 from gateway.events.backlog import Backlog
 from gateway.http.observed import Readiness
 from gateway.store import status
-from gateway.store.pool import Database
+from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 from tests.fixtures.http_fakes import serving
+from tests.fixtures.statuses import every_status
 
 ROWS = """
 insert into customer (customer_id) values ('acme');
@@ -33,33 +34,13 @@ async def test_the_gauges_mirror_the_database(database: Database) -> None:
         await connection.execute(ROWS)
     backlog = Backlog(database)
     await backlog.refresh()
-    assert value("sync_pending_readings", connection="sink") == 2
-    assert 100 <= (value("sync_lag_seconds", connection="sink") or 0) < 130
-    assert value("sync_last_success_timestamp_seconds", connection="sink") == 1767225600
-    states = {
-        state: value("connection_state", connection="sink", customer="acme", system="postgres", state=state)
-        for state in ("active", "reauthorization_required")
-    }
-    assert states == {"active": 0, "reauthorization_required": 1}
-    assert (
-        value("connection_reauthorization_required", connection="sink", customer="acme", system="postgres")
-        == 1
-    )
-    assert (
-        value("connection_reauthorization_required", connection="other", customer="acme", system="postgres")
-        == 0
-    )
     assert (value("dead_letters", reason="invalid_json"), value("dead_letters", reason="meter_unknown")) == (
         2,
         1,
     )
     async with database.connection() as connection:
-        await connection.execute(
-            "delete from connection where connection_id = 'sink'; delete from dead_letter"
-        )
+        await connection.execute("delete from dead_letter")
     await backlog.refresh()
-    assert value("sync_pending_readings", connection="sink") is None
-    assert value("sync_pending_readings", connection="other") == 0
     assert value("dead_letters", reason="invalid_json") is None
 
 
@@ -70,12 +51,11 @@ async def test_a_status_is_read_with_its_streams(database: Database) -> None:
     assert (found.pending, found.dead_letters, found.version) == (2, 1, 1)
     assert [stream.name for stream in found.streams] == ["readings"]
     assert 100 <= found.lag_seconds < 130
-    assert [(one.connection, one.pending, len(one.streams)) for one in await status.read(database)] == [
+    assert [(one.connection, one.pending, len(one.streams)) for one in await every_status(database)] == [
         ("other", 0, 0),
         ("sink", 2, 1),
     ]
     assert await status.read(database, ["nobody"]) == []
-    assert await status.versions(database) == {"sink": 1, "other": 1}
 
 
 async def test_the_windows_of_others_are_not_read_for_one_status(database: Database) -> None:
@@ -84,9 +64,38 @@ async def test_the_windows_of_others_are_not_read_for_one_status(database: Datab
         await connection.execute(f"prepare one(text[]) as {sql('status_read')}")
         plan = "\n".join(row[0] for row in await connection.fetch("explain execute one('{sink}')"))
     conditions = re.findall(
-        r"on (due_window|stream|connection c|dead_letter d)\b.*\n\s+Index Cond: \(connection_id = ", plan
+        r"on (kept_count|count_change|stream|connection c|dead_letter|due_window)\b.*\n\s+Index Cond: \(connection_id = ",
+        plan,
     )
-    assert sorted(conditions) == ["connection c", "dead_letter d", "due_window", "stream"], plan
+    assert sorted(conditions) == ["connection c", "count_change", "kept_count", "stream"], plan
+    oldest = r"on due_window d .*\n\s+Index Cond: .*connection_id = .* AND \(phase = .* AND \(closes_at <= now\(\)\)\)"
+    assert re.search(oldest, plan), plan
+    assert plan.count("due_window d") == 1 and "dead_letter" not in plan.replace("'dead_letter'", ""), plan
+
+
+async def test_a_status_costs_the_same_with_however_many_windows(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute(ROWS)
+        few = await _buffers(connection)
+        await connection.execute(
+            """insert into due_window (connection_id, meter, window_start, phase, closes_at)
+            select 'sink', 'm' || n, '2026-01-01Z', 'incremental', now() from generate_series(1, 20000) n"""
+        )
+        await connection.execute("analyze due_window")
+        [found] = await status.read(database, ["sink"])
+        assert found.pending == 20002
+        many = await _buffers(connection)
+    assert many < few + 30
+
+
+async def _buffers(connection: Connection) -> int:
+    """Pages that one status reads."""
+    async with connection.transaction():
+        plan = await connection.fetch(
+            "explain (analyze, buffers) " + sql("status_read").replace("$1", "'{sink}'")
+        )
+    found = [int(hit) for row in plan for hit in re.findall(r"shared hit=(\d+)", row[0])]
+    return max(found)
 
 
 async def test_replicas_are_counted_while_they_are_heard(database: Database) -> None:

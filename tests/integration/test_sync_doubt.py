@@ -17,6 +17,7 @@ from gateway.model.connector import Capabilities, Connector, ConnectorSettings
 from gateway.model.errors import BatchRefused, LeaseLost, OutcomeUnknown, StoreUnavailable
 from gateway.model.meter import MeterRule
 from gateway.model.outcome import Outcome, Rejected, Superseded
+from gateway.model.pressure import Pressure
 from gateway.model.reading import Batch
 from gateway.settings import SyncSettings
 from gateway.store import deliveries, streams
@@ -26,6 +27,7 @@ from gateway.store.views import Views
 from gateway.sync import initial
 from gateway.sync.deliver import Delivery
 from gateway.sync.scan import scan_slice
+from gateway.sync.turns import Turns
 from tests.fixtures.scripted import BLIND, CLIENT_REF, UPSERT, Scripted
 from tests.fixtures.sync_rig import ALL, BASE, HOUR, MINUTE, Rig, values
 
@@ -531,8 +533,8 @@ async def test_a_lease_lost_while_the_history_is_walked_marks_nothing(
 def _steal_after_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     read = streams.read
 
-    async def stolen(connection: Connection, claim: Claim) -> streams.Position:
-        position = await read(connection, claim)
+    async def stolen(connection: Connection, claim: Claim, **how: float) -> streams.Position:
+        position = await read(connection, claim, **how)
         await _stolen(rig)
         return position
 
@@ -542,9 +544,7 @@ def _steal_after_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
 # Counters count what was committed.
 
 
-async def test_nothing_is_counted_that_was_rolled_back(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nothing_is_counted_that_was_rolled_back(database: Database) -> None:
     connector, tally = Scripted(capabilities=UPSERT), Tally()
     rig = await Rig(database, connector, rules=(ALL,)).activate()
     await rig.store(("a", BASE, 1.0))
@@ -559,14 +559,18 @@ async def test_nothing_is_counted_that_was_rolled_back(
         max_attempts=3,
         unknown_wait=timedelta(0),
         lease=timedelta(seconds=15),
+        days=set(),
+        turns=Turns(4, Pressure()),
     )
     counter = metrics.SYNC_READINGS.labels("scripted", "delivered")
     before = counter._value.get()
 
-    async def away(connection: Connection, claim: Claim) -> None:
-        raise StoreUnavailable("gone at the commit")
-
-    monkeypatch.setattr(streams, "prove", away)
+    async with database.connection() as connection:
+        await connection.execute(
+            """create function away() returns trigger language plpgsql as
+            $$ begin raise exception 'gone at the end' using errcode = 'cannot_connect_now'; end $$;
+            create trigger away before delete on push_intent for each row execute function away()"""
+        )
     with pytest.raises(StoreUnavailable):
         await delivery.deliver_once()
     assert values(connector) == [("a", 1)] and await rig.delivered() == {}

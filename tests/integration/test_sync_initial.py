@@ -296,10 +296,10 @@ async def test_a_window_that_is_marked_again_keeps_its_phase_and_gets_a_new_mark
     assert await scan_slice(database, await rig.claim(), rig.link, Tally())
     again, live = await rig.due()
     assert (again["phase"], live["phase"]) == ("initial", "incremental")
-    assert again["mark"] > first["mark"] and again["closes_at"] == first["closes_at"]
+    assert again["mark"] != first["mark"] and again["closes_at"] == first["closes_at"]
     await rig.execute(
         "update stream set initial_cursor = initial_from, state = 'idle' where phase = 'initial'"
     )
     await initial.mark_more(database, await rig.claim("initial"), rig.link, Tally())
     assert [row["phase"] for row in await rig.due()] == ["initial", "incremental"]
-    assert all(row["mark"] > old["mark"] for row, old in zip(await rig.due(), (again, live), strict=True))
+    assert all(row["mark"] != old["mark"] for row, old in zip(await rig.due(), (again, live), strict=True))

@@ -42,7 +42,7 @@ async def rig(database: Database) -> Rig:
 
 async def test_writers_of_the_same_windows_never_deadlock(database: Database, rig: Rig) -> None:
     """Scans, the walk of the history, deliveries of both phases, dead letters, replays, changes of meters, hand-overs."""
-    whole = Slice(from_revision=0, until_revision=2**62, horizon=2**62)
+    whole = Slice(after=0, until=2**62, end=2**62)
     incremental, walk = await rig.claim(), await rig.claim("initial")
     begun = asyncio.get_running_loop().time()
     deadlocks: list[str] = []
@@ -51,14 +51,17 @@ async def test_writers_of_the_same_windows_never_deadlock(database: Database, ri
     async def scan(dice: random.Random) -> None:
         async with database.transaction() as connection:
             await streams.read(connection, incremental)
-            await windows.mark_changed(connection, incremental, whole, timedelta(0), with_delta=True)
+            reader = windows.Reader(connection=rig.name, past=0, lateness=timedelta(0))
+            await windows.mark_changed(connection, rig.customer, whole, [reader], with_delta=True)
             await streams.prove(connection, incremental)
 
     async def walked(dice: random.Random) -> None:
         async with database.transaction() as connection:
             await streams.read(connection, walk)
             day = timedelta(days=1)
-            await windows.mark_initial(connection, walk, BASE - day, BASE + day, timedelta(0))
+            await windows.mark_initial(
+                connection, walk, BASE - day, BASE + day, timedelta(0), total=1, walked=1
+            )
             await streams.prove(connection, walk)
 
     async def deliver(dice: random.Random) -> None:
@@ -107,11 +110,11 @@ async def test_a_partition_waits_for_no_reader_and_none_for_it(database: Databas
     async with database.connection() as connection:
         for parent in ("telemetry", "delivery"):
             columns = await connection.fetch(
-                "select attname, atttypid, attnotnull from pg_attribute where attrelid = $1::text::regclass and attnum > 0 order by attnum",
+                "select attname, atttypid, attnotnull from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and not attisdropped order by attnum",
                 parent,
             )
             assert columns == await connection.fetch(
-                "select attname, atttypid, attnotnull from pg_attribute where attrelid = $1::text::regclass and attnum > 0 order by attnum",
+                "select attname, atttypid, attnotnull from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and not attisdropped order by attnum",
                 f"{parent}_20260101",
             )
             indexes = "select count(*) from pg_index where indrelid = $1::text::regclass and indisvalid"

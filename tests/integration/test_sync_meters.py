@@ -157,12 +157,12 @@ async def test_a_full_sync_between_reading_and_writing_of_a_step_is_not_lost(
     await walking(rig, monkeypatch)
     mark, begun = windows.mark_initial, list[datetime]()
 
-    async def after_it(*arguments: Any) -> windows.Marked:
+    async def after_it(*arguments: Any, **counts: int) -> windows.Marked:
         if not begun:
             begun.append(await begin_again(rig))
             assert (await rig.stream("initial"))["initial_cursor"] == begun[0]
             monkeypatch.setattr(initial, "ENOUGH_WINDOWS", 0)
-        return await mark(*arguments)
+        return await mark(*arguments, **counts)
 
     monkeypatch.setattr(windows, "mark_initial", after_it)
     await mark_more(database, await rig.claim("initial"), rig.link, Tally())
@@ -178,6 +178,7 @@ async def test_a_full_sync_at_the_end_of_a_step_waits_for_it_and_is_not_lost(
 
     async def after_it(*arguments: Any) -> None:
         asked.append(asyncio.create_task(begin_again(rig)))
+        monkeypatch.setattr(initial, "ENOUGH_WINDOWS", 0)  # no further step
 
         async def waits() -> bool:
             query = "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%initial_clipped_to%'"

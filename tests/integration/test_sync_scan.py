@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
-import asyncpg
 import pytest
 
 from gateway.model.meter import MeterRule
@@ -13,31 +13,22 @@ from gateway.store.pool import Connection, Database
 from gateway.store.streams import Tally
 from gateway.sync import scan
 from gateway.sync.scan import scan_slice
+from tests.fixtures import log
 from tests.fixtures.scripted import Scripted
 from tests.fixtures.sync_rig import BASE, CUSTOMER, HOUR, MINUTE, Rig, values
 
-INSERT = "insert into telemetry (customer_id, device_id, ts, metrics, received_at) values ($1, $2, $3, '{\"t\": 7}', now())"
 
-
-async def test_two_transactions_that_commit_in_reverse_order_are_both_scanned(
-    database: Database, dsn: str
-) -> None:
+async def test_two_transactions_at_once_are_both_scanned(database: Database) -> None:
     """Source: airbyte#85918; a watermark on a change stamp misses every row of the slower transaction."""
     rig = await Rig(database).activate()
     await rig.store(("d1", BASE - 3 * HOUR, 1.0), ("d2", BASE - 3 * HOUR, 1.0))
-    slow, quick = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
-    try:
-        late = slow.transaction()
-        await late.start()
-        await slow.execute(INSERT, CUSTOMER, "d1", BASE)
-        await quick.execute(INSERT, CUSTOMER, "d2", BASE)
+    async with database.transaction() as slow:
+        await log.write(slow, (CUSTOMER, "d1", BASE, 7.0))
+        quick = asyncio.create_task(rig.store(("d2", BASE, 7.0)))
         await rig.run()
         assert ("d1", BASE) not in await rig.delivered()
-        await late.commit()
-        await rig.run()
-    finally:
-        await slow.close()
-        await quick.close()
+    await quick
+    await rig.run()
     delivered = await rig.delivered()
     assert delivered[("d1", BASE)] == 7 and delivered[("d2", BASE)] == 7
 

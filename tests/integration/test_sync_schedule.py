@@ -17,7 +17,7 @@ from gateway.settings import SyncSettings
 from gateway.store import leases, streams
 from gateway.store.leases import Term
 from gateway.store.pool import Database
-from gateway.sync.schedule import Scheduler
+from gateway.sync.schedule import OutboundWork, Scheduler
 from tests.fixtures.scripted import Scripted
 from tests.fixtures.sync_rig import BASE, CONNECTION, MINUTE, Rig
 
@@ -29,11 +29,17 @@ SETTINGS = SyncSettings(
 )
 
 
+def _scheduler(rig: Rig, owner: str) -> Scheduler[streams.Claim]:
+    engine = rig.engine
+    work = OutboundWork(rig.database, rig.settings, engine.health, engine.troubles, owner=owner)
+    return Scheduler(work, lease_seconds=rig.settings.lease.total_seconds())
+
+
 @asynccontextmanager
 async def scheduled(
     rig: Rig, *rigs: Rig, owner: str = "replica-a", grace: float = 5.0
-) -> AsyncIterator[Scheduler]:
-    scheduler = Scheduler(rig.database, rig.settings, rig.engine.health, rig.engine.troubles, owner=owner)
+) -> AsyncIterator[Scheduler[streams.Claim]]:
+    scheduler = _scheduler(rig, owner)
     scheduler.serve({each.name: each.link for each in (rig, *rigs)})
     running = asyncio.create_task(scheduler.run())
     try:
@@ -205,7 +211,7 @@ async def test_stopping_lets_a_run_end_and_starts_no_other(database: Database) -
     connector.answer = slow
     rig = await Rig(database, connector, settings=SETTINGS).activate()
     await rig.store(("d1", BASE, 1.0))
-    scheduler = Scheduler(database, rig.settings, rig.engine.health, rig.engine.troubles, owner="replica-a")
+    scheduler = _scheduler(rig, "replica-a")
     scheduler.serve({rig.name: rig.link})
     running = asyncio.create_task(scheduler.run())
     await asyncio.wait_for(arrived.wait(), 10)

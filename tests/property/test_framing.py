@@ -23,7 +23,7 @@ from gateway.ingest.framing import (
     Unreadable,
 )
 from gateway.model.errors import DecodeError
-from gateway.model.topics import compile_source
+from gateway.payloads.sources import compile_sources
 from gateway.settings import TelemetrySettings
 
 TOPIC = "acme/devices/pump/telemetry"
@@ -201,7 +201,7 @@ def test_an_oversized_packet_that_was_not_agreed_is_malformed(packet: bytes) -> 
 
 DECODER = Decoder(
     TelemetrySettings(auto_register_customers=True),
-    [compile_source(source.topic, source.format) for source in TelemetrySettings().sources],
+    compile_sources(TelemetrySettings().sources),
     (),
 )
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))

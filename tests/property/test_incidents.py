@@ -343,3 +343,29 @@ def test_a_probe_says_nothing_of_pushes_that_fail(fleet: list[Health], probed: i
     for key in (f.key for f in systemic(at(fleet))):
         assert at(seen).held_back(key) in (Operation.PROBE, Operation.PUSH)
         assert not is_calm(key, at(seen), opened_at=NOW)
+
+
+@given(since=st.integers(61, 200), pushed=st.integers(0, 60), probed=st.booleans())
+def test_pulls_that_fail_hold_no_push_back(since: int, pushed: int, probed: bool) -> None:
+    """Readings are delivered, or probes answered, while nobody's records can be read: only pulls are held back."""
+    down = [
+        Health(
+            connection=f"c{number}",
+            customer=f"customer-{number}",
+            system="erp",
+            host="x",
+            last_success_at=None if probed else ago(pushed),
+            last_probe_at=ago(pushed) if probed else None,
+            last_failure_at=NOW,
+            failing_since=ago(since),
+            failures=9,
+            operations=("pull",),
+        )
+        for number in range(4)
+    ]
+    key = (Scope.HOST, "x")
+    assert at(down).is_systemic(key) and at(down).held_back(key) is Operation.PULL
+    both = [replace(one, operations=("pull", "push")) for one in down]
+    assert at(both).held_back(key) is Operation.PROBE
+    well = replace(down[0], last_pull_at=ago(1), failing_since=None, operations=())
+    assert not at([*down[1:], well]).is_systemic(key)

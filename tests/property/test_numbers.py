@@ -10,9 +10,9 @@ import orjson
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.ingest.formats import json, scalar
-from gateway.ingest.formats.values import Measurement
 from gateway.model.errors import DecodeError
+from gateway.payloads.formats import json, scalar
+from gateway.payloads.formats.values import Measurement
 
 digits = st.text("0123456789", min_size=1, max_size=25)
 integers = st.integers(0, 10**25).map(str)

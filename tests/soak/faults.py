@@ -87,7 +87,8 @@ class Faults:
                 code = await replica.stop()
             except TimeoutError:
                 code = -9
-            if code:
+            # one that has said nothing is still the interpreter's: it ends by the signal, with nothing in hand
+            if code and not (code == -signal.SIGTERM and not replica.daemon.log):
                 self.stage.ended.append(
                     f"{stamp()} {replica.daemon.name} ended with {code} at SIGTERM: {replica.daemon.log[-1200:]}"
                 )

@@ -27,12 +27,12 @@ select (select count(*) from due_window) as windows, (select count(*) from push_
        (select count(*) from connection where state not in ('active', 'degraded')) as away,
        (select count(*) from stream s join connection c using (connection_id)
         where s.phase = 'incremental' and exists (
-            select from telemetry t where t.customer_id = c.customer_id and t.revision >= s.watermark)) as unscanned
+            select from telemetry t where t.customer_id = c.customer_id and t.revision > s.watermark)) as unscanned
 """
 STUCK = {
     "connections": "select connection_id, state, reason, since from connection order by 1",
-    "streams": """select s.*, s.lease_until > now() as is_leased, now() as asked_at, pg_snapshot_xmin(pg_current_snapshot())::text as horizon
-        from stream s order by connection_id, phase""",
+    "streams": """select s.*, s.lease_until > now() as is_leased, now() as asked_at, l.position as log_position
+        from stream s join connection c using (connection_id) left join customer_log l using (customer_id) order by connection_id, phase""",
     "due": """select connection_id, phase, split_part(meter, '/', 2) as rule, count(*), min(window_start) as first, max(window_start) as last,
         count(*) filter (where closes_at <= now()) as closed, max(attempts) as attempts from due_window group by 1, 2, 3 order by 4 desc limit 30""",
     "due_sample": "select * from due_window order by closes_at limit 10",

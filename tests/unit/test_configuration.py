@@ -100,7 +100,7 @@ def test_every_fault_is_told_at_once_with_file_line_and_path(tmp_path: Path) -> 
             "main.yaml:2: telemetry.sources[0].topic",
         ),
         (
-            "telemetry:\n  sources:\n    - {topic: '{customer}/devices/{device}'}\n    - {topic: '{customer}/{device}/x'}\n",
+            "telemetry:\n  sources:\n    - {topic: '{customer}/devices/{device}'}\n    - {topic: '{customer}/{device}/x'}\nbroker: {partitions: 2}\ncustomers: [acme]\n",
             "main.yaml:5: telemetry.sources[1]: '{customer}/{device}/x' overlaps '{customer}/devices/{device}'",
         ),
     ],
@@ -372,3 +372,12 @@ def test_an_end_of_a_credential_is_a_time_with_its_zone(tmp_path: Path, written:
     connections = CONNECTION.replace('"${env:SINK}"}', f'"${{env:SINK}}", expires_at: "{written}"}}')
     loaded = read(tmp_path, MAIN, connections + "      - {device: d, metric: m, meter: x}\n")
     assert loaded.connections[0].settings.credentials.expires_at == written
+
+
+def test_streams_that_are_not_there_are_told(tmp_path: Path) -> None:
+    """What the settings name themselves is there."""
+    wanted = CONNECTION.replace("    meters:\n", "    sync: {pull: [work_ordres], pull_interval: 1m}\n")
+    (fault,) = told(tmp_path, SECURITY + "customers: [acme]\n", wanted)
+    assert "sync.pull" in fault and "has no stream 'work_ordres'" in fault
+    (fault,) = told(tmp_path, SECURITY + "customers: [acme]\n", wanted.replace("[work_ordres]", "7"))
+    assert "sync.pull" in fault

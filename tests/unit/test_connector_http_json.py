@@ -137,4 +137,4 @@ def test_a_position_is_a_whole_number_and_its_answer_a_word() -> None:
     values = to_values(reading, connection="c", time="iso", position=position)
     assert not isinstance(values, Rejected) and values["position"] == position < 2**53
     answer = {"results": [{"status": "superseded", "message": "older"}, {"status": "accepted"}]}
-    assert to_outcomes(answer, Results(), expected=2) == [Superseded(message="older"), Accepted()]
+    assert to_outcomes(answer, Results(), expected=2, clean=str) == [Superseded(message="older"), Accepted()]

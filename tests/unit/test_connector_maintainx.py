@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
 
+from connectors.kit.http import Answer
 from connectors.maintainx.connector import MaintainXConnector
 from connectors.maintainx.mapping import (
     Catalogue,
@@ -21,6 +23,7 @@ from connectors.maintainx.mapping import (
     to_text,
     to_time,
 )
+from connectors.maintainx.reader import Reader
 from connectors.maintainx.settings import MaintainXSettings
 from gateway.demo.cmms import DemoCmms
 from gateway.model.connector import ConnectorSettings
@@ -271,3 +274,47 @@ async def test_the_switches_of_the_demonstration_are_checked(cmms: DemoCmms) -> 
         for wrong in faults:
             assert (await client.post(cmms.control_url, json=wrong)).status_code == 400
         assert (await client.get(f"{cmms.control_url}/state")).json()["readings"] == 0
+
+
+AT = datetime(2026, 11, 2, 10, tzinfo=UTC)
+
+
+class Pages:
+    """GET /workorders by cursor, as they are answered now."""
+
+    def __init__(self, pages: dict[str | None, tuple[list[datetime], str | None]]) -> None:
+        self.pages = pages
+        self.asked: list[str | None] = []
+
+    async def __call__(self, operation: str, method: str, path: str, **_: object) -> Answer:
+        cursor = parse_qs(path.partition("?")[2]).get("cursor", [None])[0]
+        self.asked.append(cursor)
+        times, following = self.pages[cursor]
+        rows = [{"id": int(at.timestamp()), "updatedAt": at.isoformat()} for at in times]
+        document = {"workOrders": rows, "nextCursor": following}
+        return Answer(status=200, headers={}, body=b"", json=document, request_id=None)
+
+
+async def test_a_mark_that_does_not_begin_behind_the_interval_is_not_believed() -> None:
+    """A walk of the past begins at a page that was seen before, unless that page has moved into the interval."""
+    second = timedelta(seconds=1)
+    times = [AT - number * second for number in range(8)]
+    pages = Pages(
+        {None: (times[:2], "a"), "a": (times[2:4], "b"), "b": (times[4:6], "c"), "c": (times[6:], None)}
+    )
+    reader = Reader(pages, lambda _: "")
+    cursor: str | None = None
+    while True:
+        page = await reader.pull("work_orders", times[7], AT + second, cursor)
+        cursor = page.cursor
+        if cursor is None:
+            break
+    assert pages.asked == [None, "a", "b", "c"]
+    pages.asked.clear()
+    page = await reader.pull("work_orders", times[7], times[5], None)
+    assert pages.asked == ["b"], "not from today on"
+    pages.pages["b"] = (times[6:8], None)  # the list moved up under the cursor
+    pages.asked.clear()
+    page = await reader.pull("work_orders", times[7], times[5], None)
+    assert pages.asked == ["b", None], "the page begins in the interval: what stood before it would be missed"
+    assert page.cursor == "a"

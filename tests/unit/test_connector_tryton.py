@@ -22,7 +22,8 @@ from connectors.tryton.mapping import (
     to_time,
     to_value,
 )
-from connectors.tryton.records import changed, plain, to_record
+from connectors.tryton.records import STREAMS, changed, plain, to_record, unfinished
+from gateway.model.errors import CursorExpired
 from gateway.model.outcome import Rejected
 from gateway.model.reading import Reading, reading_key
 from gateway.model.sample import Value
@@ -168,20 +169,25 @@ def test_strange_rows_are_no_crash(row: object) -> None:
         to_points({"id": 1, "name": "n", "points": [None, {"name": "p", "type_": "float"}]})[0].meter == "n/p"
     )
     assert from_value({"__class__": "Decimal", "decimal": "x"}) is None
-    assert to_record("alerts", {"id": 1}) is None
+    record = to_record("quality_alerts", {"id": 1}, {})
+    assert (record.key, record.modified_at, record.progress, record.reference) == ("1", None, None, None)
 
 
-def test_an_interval_looks_back_and_goes_on_behind_the_last_record() -> None:
-    overlap = timedelta(seconds=120)
-    assert changed(AT, AT, overlap=overlap, after="7") == [
-        ["last_modified_at", ">=", "2026-11-02T09:58:00.000000"],
+def test_an_interval_goes_on_behind_the_last_record() -> None:
+    stream = STREAMS["quality_alerts"]
+    assert changed(stream, AT, AT, after="7") == [
+        ["last_modified_at", ">=", "2026-11-02T10:00:00.000000"],
         ["last_modified_at", "<", "2026-11-02T10:00:00.000000"],
         ["id", ">", 7],
     ]
-    assert changed(None, AT, overlap=overlap, after=None) == [
+    assert changed(stream, None, AT, after=None) == [
         ["last_modified_at", "<", "2026-11-02T10:00:00.000000"],
         ["id", ">", 0],
     ]
+    assert unfinished(stream, after=None)[0] == ["state", "in", ["open", "processing", "deferred"]]
+    for cursor in ("", "x", "-1", "1.5", "\u0661"):
+        with pytest.raises(CursorExpired):
+            changed(stream, AT, AT, after=cursor)
 
 
 def test_tags_become_plain_json() -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from gateway.ingest import decode
 from gateway.ingest.decode import Decoder
-from gateway.ingest.formats.values import MAX_PAYLOAD_BYTES
 from gateway.model.errors import DecodeError
-from gateway.model.topics import compile_source
+from gateway.payloads.formats.values import MAX_PAYLOAD_BYTES
+from gateway.payloads.sources import compile_sources
 from gateway.settings import TelemetrySettings
 
 NOW = 1_769_851_800_000_000
@@ -19,9 +19,7 @@ TOPIC = "acme/devices/pump/telemetry"
 
 def decoder(**telemetry: object) -> Decoder:
     settings = TelemetrySettings.model_validate(telemetry)
-    return Decoder(
-        settings, [compile_source(source.topic, source.format) for source in settings.sources], ["acme"]
-    )
+    return Decoder(settings, compile_sources(settings.sources), ["acme"])
 
 
 def reason_of(topic: str, payload: bytes, **telemetry: object) -> str:
@@ -44,13 +42,10 @@ def test_a_missing_time_is_that_of_receipt() -> None:
         ("acme/pump", "unmatched_topic"),
         ("", "unmatched_topic"),
         ("globex/devices/pump/telemetry", "unknown_customer"),
-        ("acme/devices/pu mp/telemetry", "invalid_identifier"),
         ("acme/devices//telemetry", "invalid_identifier"),
-        ("acme/devices/+/telemetry", "invalid_identifier"),
-        ("acme/devices/#/telemetry", "invalid_identifier"),
         ("acme/devices/pu\0mp/telemetry", "invalid_identifier"),
         ("acme/devices/pump\n/telemetry", "invalid_identifier"),
-        ("acme/devices/" + "x" * 65 + "/telemetry", "invalid_identifier"),
+        ("acme/devices/" + "x" * 257 + "/telemetry", "invalid_identifier"),
         ("-acme/devices/pump/telemetry", "invalid_identifier"),
         ("acme/devices/pump/telemetry/a\0", "invalid_metric"),
     ],
@@ -95,4 +90,4 @@ def test_the_cache_of_topics_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     made = decoder()
     for number in range(10):
         assert made.decode(f"acme/devices/d{number}/telemetry", b'{"a":1}', NOW)[0][1] == f"d{number}"
-        assert len(made._routes) <= 3
+        assert len(made._ways) <= 3

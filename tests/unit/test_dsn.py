@@ -122,7 +122,16 @@ def test_the_operators_own_address_may_be_what_the_driver_takes(dsn: str) -> Non
     assert check_own_dsn(dsn) == dsn
 
 
-@pytest.mark.parametrize("dsn", [GOOD + "?sslmode=parse", GOOD + "?port=x", "postgresql://role:a@h:x/d"])
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        GOOD + "?sslmode=parse",
+        GOOD + "?port=x",
+        "postgresql://role:a@h:x/d",
+        "postgresql://role:a@db1,db2/d?target_session_attrs=standby",
+        "postgresql://role:a@/d?host=db1,db2,db3&port=1,2",
+    ],
+)
 def test_and_what_it_would_choke_on_is_refused(dsn: str) -> None:
     with pytest.raises(ValueError):
         check_own_dsn(dsn)

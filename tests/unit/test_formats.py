@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from orjson import dumps
 
-from gateway.ingest.formats import json, scalar
 from gateway.model.errors import DecodeError
+from gateway.payloads.formats import json, scalar
 
 AT = 1_769_851_800_000_000  # 2026-01-31T09:30:00Z
 

@@ -57,6 +57,9 @@ NEEDS = {
     "delete_webhook": Role.ADMIN,
     "replay_webhook": Role.ADMIN,
     "rotate_webhook_secret": Role.ADMIN,
+    "list_records": Role.VIEWER,
+    "show_record": Role.VIEWER,
+    "confirm_deletions": Role.OPERATOR,
 }
 BODIES: dict[str, object] = {
     "create_connection": {"id": "{customer}-9", "customer": "{customer}", "system": "maintainx"},
@@ -101,21 +104,25 @@ async def ask(
     connection: str | None = None,
 ) -> httpx.Response:
     """A request that is right for the operation, about what is `customer`'s."""
-    filled = path.format(
+    filled = path.replace(":path}", "}").format(
         connection=connection or f"{customer}-1",
         incident=f"inc-{customer}",
         webhook=f"wh-{customer}",
         alert=f"{customer}{1:016x}"[:20],
+        stream="work_orders",
+        key="1",
     )
+    parameters = {
+        "replay_webhook": {"from": NOW.isoformat()},
+        "list_records": {"customer": customer},
+    }
     body = BODIES.get(name)
     if isinstance(body, dict):
         body = {
             key: value.format(customer=customer) if isinstance(value, str) else value
             for key, value in body.items()
         }
-    return await client.request(
-        method, filled, json=body, params={"from": NOW.isoformat()} if name == "replay_webhook" else None
-    )
+    return await client.request(method, filled, json=body, params=parameters.get(name))
 
 
 def test_every_operation_is_listed_here() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import metrics
 from gateway.http import entrance as rules
 from gateway.http import protocol
 from gateway.http.observed import Readiness
@@ -120,8 +121,12 @@ async def test_a_head_of_any_length_is_not_held() -> None:
 async def test_a_client_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "READ_SECONDS", 0.3)
     async with serving(Large()) as client, sockets(client, 1) as [(reader, writer)]:
+        given_up = metrics.HTTP_REFUSED.labels("slow")._value.get
+        before = given_up()
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await asyncio.sleep(0.45)
+        async with asyncio.timeout(20):
+            while given_up() == before:
+                await asyncio.sleep(0.02)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(32 << 20)
 

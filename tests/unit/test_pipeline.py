@@ -17,7 +17,7 @@ from gateway import metrics
 from gateway.clock import now_microseconds
 from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Message, Pipeline
-from gateway.model.topics import compile_source
+from gateway.payloads.sources import compile_sources
 from gateway.settings import TelemetrySettings
 from gateway.store.leases import Term
 from gateway.store.pool import Database
@@ -51,9 +51,7 @@ class Connection:
 
 def pipeline_on(database: Database, *, term: Term | None = None, **telemetry: object) -> Pipeline:
     settings = TelemetrySettings.model_validate({"auto_register_customers": True, **telemetry})
-    decoder = Decoder(
-        settings, [compile_source(source.topic, source.format) for source in settings.sources], ()
-    )
+    decoder = Decoder(settings, compile_sources(settings.sources), ())
     return Pipeline(settings, decoder, TelemetryStore(database, register_customers=True, term=term))
 
 
@@ -279,9 +277,7 @@ async def test_devices_register_with_their_first_sample_and_only_known_customers
     database: Database,
 ) -> None:
     settings = TelemetrySettings()
-    decoder = Decoder(
-        settings, [compile_source(source.topic, source.format) for source in settings.sources], ["acme"]
-    )
+    decoder = Decoder(settings, compile_sources(settings.sources), ["acme"])
     pipeline, connection = (
         Pipeline(settings, decoder, TelemetryStore(database, register_customers=False)),
         Connection(),

@@ -224,7 +224,7 @@ def test_every_dependency_is_pinned_with_hashes() -> None:
 
 def metric_names() -> set[str]:
     names: set[str] = set()
-    for family in metrics.REGISTRY.collect():
+    for family in (*metrics.REGISTRY.collect(), *metrics.CONNECTIONS.collect()):
         if family.type == "histogram":
             names |= {f"{family.name}_{suffix}" for suffix in ("bucket", "sum", "count")}
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 
 from gateway.model.topics import (
@@ -26,22 +28,92 @@ def compiled(*topics: str) -> list[Source]:
     ("topic", "format", "says"),
     [
         ("", "json", "literal levels"),
-        ("/{customer}/{device}", "json", "does not begin with /"),
-        ("$SYS/{customer}/{device}", "json", r"\$"),
+        ("$share/group/{customer}/{device}", "json", "no wildcard"),
         ("{customer}/+/{device}", "json", "no wildcard"),
         ("{customer}/{device}/#", "json", "no wildcard"),
         ("{customer}/{device}\0", "json", "no wildcard"),
-        ("{customer}/x{device}", "json", "alone"),
-        ("{customer}/{site}/{device}", "json", "alone"),
-        ("{customer}/telemetry", "json", "each once"),
-        ("{customer}/{device}/{device}", "json", "each once"),
-        ("{customer}/{device}/{metric}", "json", "only to it"),
-        ("{customer}/{device}", "scalar", "only to it"),
+        ("{customer}/{site}/{device}", "json", "none of"),
+        ("{customer}/{device", "json", "must be a literal"),
+        ("{customer}/x}{device}", "json", "must be a literal"),
+        ("{customer}{device}", "json", "between two fields"),
+        ("{customer}/x{device...}", "json", "stands alone"),
+        ("{customer...}/{device}", "json", "not the customer"),
+        ("{customer}/telemetry", "json", "which device"),
+        ("{device}/telemetry", "json", "which customer"),
+        ("{customer}/{device}/{device}", "json", "twice"),
+        ("{customer}/{device}", "scalar", "no name of its own"),
     ],
 )
 def test_a_template_that_cannot_work_is_refused(topic: str, format: str, says: str) -> None:
     with pytest.raises(TemplateError, match=says):
         compile_source(topic, format)
+
+
+@pytest.mark.parametrize(
+    ("template", "topic", "fields"),
+    [
+        ("/{customer}/x{device}", "/acme/x7", {"customer": "acme", "device": "7"}),
+        ("$bridge/{customer}/{device}", "$bridge/acme/p", {"customer": "acme", "device": "p"}),
+        (
+            "v3/{_}@{customer}/devices/{device}/up",
+            "v3/app@acme/devices/p/up",
+            {"customer": "acme", "device": "p"},
+        ),
+        (
+            "{customer}/{device}/{metric...}",
+            "acme/p/a/b/c",
+            {"customer": "acme", "device": "p", "metric": "a/b/c"},
+        ),
+        (
+            "{customer}/{device...}/_h/{metric...}",
+            "acme/a/b/_h/c/d",
+            {"customer": "acme", "device": "a/b", "metric": "c/d"},
+        ),
+        ("{customer}/{_...}/{device}", "acme/a/b/p", {"customer": "acme", "device": "p"}),
+        ("{customer}/{device}.{metric}", "acme/p.t", {"customer": "acme", "device": "p", "metric": "t"}),
+        ("{customer}/{device}", "acme/a/b", None),
+        ("{customer}/{device}", "acme/p\n", {"customer": "acme", "device": "p\n"}),
+    ],
+)
+def test_fields_are_levels_parts_of_levels_and_whole_ends(
+    template: str, topic: str, fields: dict[str, str] | None
+) -> None:
+    source = compile_source(template, "json")
+    assert source.match(topic) == fields
+
+
+@pytest.mark.parametrize(
+    ("template", "filter"),
+    [
+        ("/{customer}/x{device}", "/+/+"),
+        ("{customer}/{device}/{metric...}", "+/+/#"),
+        ("{customer}/{device...}/_h/{metric...}", "+/#"),
+        ("v3/{_}@{customer}/devices/{device}/up", "v3/+/devices/+/up"),
+    ],
+)
+def test_a_filter_takes_all_that_the_template_matches(template: str, filter: str) -> None:
+    assert compile_source(template, "json").filter(None) == filter
+
+
+def test_customer_and_device_are_said_once() -> None:
+    with pytest.raises(TemplateError, match="more than once"):
+        compile_source("{customer}/{device}", "json", customer="acme")
+    with pytest.raises(TemplateError, match="more than once"):
+        compile_source("x/{device}", "json", from_payload=["customer", "device"])
+    found = route("x/p", [compile_source("x/{device}", "json", customer="acme", ignored=["*/q"])])
+    assert found is not None and (found.customer, found.device, found.is_ignored) == ("acme", "p", False)
+    ignored = route("x/q", [compile_source("x/{device}", "json", customer="acme", ignored=["*/q"])])
+    assert ignored is not None and ignored.is_ignored
+
+
+def test_a_source_that_no_customer_divides_belongs_to_one_partition() -> None:
+    sources = [compile_source("tele/{device}/SENSOR", "json", customer="acme"), *compiled(JSON)]
+    shares = [filters(sources, ["acme", "globex"], partition=number, partitions=4) for number in range(4)]
+    assert sorted(chain.from_iterable(shares)) == [
+        "acme/devices/+/telemetry",
+        "globex/devices/+/telemetry",
+        "tele/+/SENSOR",
+    ]
 
 
 def test_a_filter_has_a_wildcard_for_each_field_and_the_customer_where_one_is_given() -> None:
@@ -82,6 +154,15 @@ def test_other_topics_have_no_route(topic: str) -> None:
         (JSON, "{customer}/{device}/a/telemetry", True),
         ("a/{customer}/{device}", "{customer}/{device}/b", True),
         ("a/{customer}/{device}", "b/{customer}/{device}", False),
+        ("{customer}/{device}/{metric...}", "{customer}/{device}/a/b", True),
+        ("{customer}/{device...}/_h", "{customer}/{device...}/_raw", False),
+        ("{customer}/{device...}/_h/{metric...}", "{customer}/{device...}/_raw/{metric...}", False),
+        ("{customer}/{device...}/_h/{metric...}", "{customer}/{device...}/_h/{metric...}", True),
+        ("{customer}/{device...}/_h/{metric...}", "{customer}/a/{device}", True),
+        ("{customer}/x{device}", "{customer}/y/{device}", False),
+        ("{customer}/x{device}", "{customer}/xy/{device}", False),
+        ("a/{customer}/x{device}", "a/{customer}/xy{device}", False),
+        ("{customer}/x{device}/a", "{customer}/y{device}/b", False),
     ],
 )
 def test_overlapping_sources_are_found(first: str, second: str, overlap: bool) -> None:

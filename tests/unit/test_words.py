@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.http_json.mapping import to_outcomes
+from connectors.http_json.settings import Results
 from connectors.kit.http import Answer, HttpClient
+from connectors.kit.oauth import refusal
+from connectors.kit.odata.envelope import fault_of
 from connectors.kit.words import MAX_LENGTH, words_of
 
 SECRET = "AKIA-inner-secret"
@@ -80,3 +84,43 @@ def test_nothing_of_an_inner_service_is_told(body: str, kind: str) -> None:
 )
 def test_it_never_raises_and_is_short(document: object, body: bytes, kind: str) -> None:
     assert len(words_of(document, body, {"content-type": kind})) <= max(MAX_LENGTH, 150)
+
+
+@pytest.mark.parametrize("place", [0, 30, 58, 380, 398, 480, 498])
+def test_no_part_of_a_secret_is_told_wherever_it_is_cut(place: int) -> None:
+    """As an error's code, its message or a name, at any place of a text that is cut for people."""
+    http = HttpClient("https://system.example", headers={}, secrets=[SECRET], timeout_seconds=1)
+    echoed = "x" * place + SECRET + "y" * 600
+    told = []
+    for document in (
+        {"error": echoed},
+        {"error": echoed, "error_description": echoed},
+        {"error": {"code": echoed, "message": echoed, "details": [{"code": echoed, "message": echoed}]}},
+        {
+            "error": {
+                "code": echoed,
+                "message": {"value": echoed},
+                "innererror": {"errordetails": [{"code": echoed, "message": echoed}]},
+            }
+        },
+    ):
+        for status in (200, 400, 401, 403):
+            answer = Answer(
+                status=status, headers=JSON, body=orjson.dumps(document), json=document, request_id=None
+            )
+            told += [http.text_of(answer), str(http.error(answer, "GET /x", idempotent=True))]
+            told += [str(refusal(http, answer, "/token"))]
+            fault = fault_of(document, text=http.text_of(answer), clean=http.clean)
+            told += [*fault.codes, fault.message]
+    outcomes = to_outcomes(
+        {"results": [{"status": "no", "code": echoed, "message": echoed}]},
+        Results(),
+        expected=1,
+        clean=http.clean,
+    )
+    assert outcomes is not None
+    told += [outcomes[0].code, outcomes[0].message]  # type: ignore[union-attr]
+    asyncio.run(http.close())
+    assert len(told) > 50
+    for text in told:
+        assert not any(SECRET[:length] in text for length in range(6, len(SECRET))), text

@@ -4,7 +4,7 @@ Pure, and never raises.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from connectors.kit.json_text import parse_json
@@ -25,13 +25,13 @@ class Fault:
         return self.codes[0] if self.codes else "refused"
 
 
-def fault_of(document: object, *, text: str = "") -> Fault:
+def fault_of(document: object, *, text: str = "", clean: Callable[[str], str]) -> Fault:
     """Of `{"error": {...}}` in either version's shape; `text` stands in for a document that is none (a web
-    page, plain text, nothing).
+    page, plain text, nothing). `clean` blacks out secrets: before anything is cut, or a part of one would stay.
     """
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict):
-        return Fault(codes=(), message=_short(text) or "the system gave no reason")
+        return Fault(codes=(), message=_short(clean(text)) or "the system gave no reason")
     inner = error.get("innererror")
     details = error.get("details") or (inner.get("errordetails") if isinstance(inner, dict) else None)
     faults = (
@@ -41,9 +41,9 @@ def fault_of(document: object, *, text: str = "") -> Fault:
     )
     codes, words = [], []
     for fault in faults[:8]:
-        code, message = fault.get("code"), _message(fault.get("message"))
+        code, message = fault.get("code"), clean(_message(fault.get("message")))
         if isinstance(code, str) and code and code not in codes:
-            codes.append(_short(code, 60))
+            codes.append(_short(clean(code), 60))
         if message and message not in words:
             words.append(message)
     return Fault(codes=tuple(codes), message=_short("; ".join(words)) or "the system gave no reason")

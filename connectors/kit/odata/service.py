@@ -61,9 +61,19 @@ class Service:
         """
         await self._csrf_token(refused=None)
 
-    async def get(self, operation: str, target: str, *, accept_statuses: Collection[int] = ()) -> Answer:
-        """`target` is relative to the service and may hold a query."""
-        return await self._send(operation, "GET", target, headers={}, accept_statuses=accept_statuses)
+    async def get(
+        self,
+        operation: str,
+        target: str,
+        *,
+        accept_statuses: Collection[int] = (),
+        page_size: int | None = None,
+    ) -> Answer:
+        """`target` is relative to the service and may hold a query. `page_size`: what the system is asked to give at
+        once; it may give less, and then says where it goes on.
+        """
+        headers = {} if page_size is None else {"prefer": f"odata.maxpagesize={page_size}"}
+        return await self._send(operation, "GET", target, headers=headers, accept_statuses=accept_statuses)
 
     def list(self, operation: str, target: str, *, entity_set: str) -> AsyncIterator[Mapping[str, object]]:
         """Every entity, following the system's own links."""
@@ -163,7 +173,7 @@ class Service:
             )
         if 200 <= answer.status < 300 or answer.status in accept_statuses:
             return answer
-        fault = fault_of(answer.json, text=self.http.text_of(answer))
+        fault = fault_of(answer.json, text=self.http.text_of(answer), clean=self.http.clean)
         raise self.http.error(
             answer,
             f"POST {self._path}/{target}",

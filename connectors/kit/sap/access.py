@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -14,9 +16,10 @@ from connectors.kit.credentials import NOT_SECRET, OAUTH_CLIENT, Credentials, On
 from connectors.kit.http import HttpClient
 from connectors.kit.sap.documents import READER_LENGTH
 from connectors.kit.settings import Block, safe_url
-from connectors.kit.tls import tls_context
+from connectors.kit.tls import shared_context, tls_context
 from gateway.model.connector import ConnectorSettings
 from gateway.model.errors import BadConfiguration
+from gateway.model.inbound import InboundStream
 
 
 class SapSettings(Block):
@@ -48,6 +51,12 @@ class SapSettings(Block):
     )
     codes: dict[str, Literal["duplicate", "future", "locked", "refused"]] = Field(
         {}, description="What further error codes of this system mean."
+    )
+    documents_lookback_hours: int = Field(
+        24,
+        ge=1,
+        le=720,
+        description="How far back measurement documents are read again: what is entered late, or reversed, within it is seen.",
     )
     ca_file: Path | None = Field(
         None,
@@ -83,6 +92,14 @@ class SapSettings(Block):
     def skew(self) -> timedelta:
         """Of `future_skew_seconds`."""
         return timedelta(seconds=self.future_skew_seconds)
+
+    def streams(self, declared: Sequence[InboundStream]) -> tuple[InboundStream, ...]:
+        """The manifest's, with `documents_lookback_hours`."""
+        lookback = timedelta(hours=self.documents_lookback_hours)
+        return tuple(
+            replace(stream, lookback=lookback) if stream.name == "measurement_documents" else stream
+            for stream in declared
+        )
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -133,13 +150,15 @@ def open_client(
             "credentials: a user and its password, an OAuth 2.0 client, or a client certificate is needed"
         )
     tls = None
-    if settings.ca_file is not None or settings.ca_pem is not None or "certificate" in given:
+    if "certificate" in given:
         tls = tls_context(
             ca_file=settings.ca_file,
             ca_pem=settings.ca_pem,
             certificate=given.get("certificate"),
             private_key=given.get("private_key"),
         )
+    elif settings.ca_file is not None or settings.ca_pem is not None:
+        tls = shared_context(ca_file=settings.ca_file, ca_pem=settings.ca_pem)
     hidden = [value for name, value in given.items() if name not in NOT_SECRET]
     http = HttpClient(
         settings.base_url,

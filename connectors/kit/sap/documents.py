@@ -28,6 +28,7 @@ from connectors.kit.odata.values import (
     time_literal,
 )
 from connectors.kit.sap.local_time import wall_time
+from connectors.kit.sap.records import WallList
 from gateway.model.connector import RemoteReading
 from gateway.model.outcome import Rejected, Retry
 from gateway.model.reading import Reading
@@ -69,6 +70,20 @@ class Form:
 
 Slot = tuple[str, datetime]
 """A measuring point and a wall time: SAP holds one document of it."""
+
+
+def documents_list(version: Version, entity_set: str, fields: Fields, zone: ZoneInfo) -> WallList:
+    """The documents in the order of their readings. SAP's service shows neither when a document was written nor when it
+    was reversed: both are seen while the reading's own time is within the lookback.
+    """
+    return WallList(
+        version=version,
+        entity_set=entity_set,
+        number=fields.number,
+        date=fields.date,
+        time=fields.time,
+        zone=zone,
+    )
 
 
 def is_point(point: str) -> bool:

@@ -202,7 +202,11 @@ class Documents:
         return outcomes
 
     def _fault(self, answer: PartAnswer) -> Fault:
-        return fault_of(answer.json, text=words_of(answer.json, answer.body, answer.headers))
+        return fault_of(
+            answer.json,
+            text=words_of(answer.json, answer.body, answer.headers),
+            clean=self._service.http.clean,
+        )
 
     def _words(self, fault: Fault) -> str:
         return self._service.http.clean(fault.message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.http.api import alerts, connections, events, history, incidents, systems, webhooks
+from gateway.http.api import alerts, connections, events, history, incidents, records, systems, webhooks
 from gateway.http.api import credits as pool
 
 ROUTERS = (
@@ -10,6 +10,7 @@ ROUTERS = (
     connections.router,
     history.router,
     alerts.router,
+    records.router,
     events.router,
     pool.router,
     incidents.router,

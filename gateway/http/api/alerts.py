@@ -14,7 +14,7 @@ from gateway.http.documents import Page
 from gateway.http.openapi import problems
 from gateway.model.alert_life import AlertState
 from gateway.model.errors import RequestRefused
-from gateway.settings import IDENTIFIER, Identifier
+from gateway.settings_base import IDENTIFIER, Identifier
 from gateway.store.alerts import LAST_ALERT
 from gateway.store.views import END
 

@@ -41,7 +41,8 @@ from gateway.model.access import Principal
 from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
 from gateway.model.status import ConnectionStatus
-from gateway.settings import ConnectionPatch, ConnectionSettings, Identifier
+from gateway.settings import ConnectionPatch, ConnectionSettings
+from gateway.settings_base import Identifier
 from gateway.store.views import Target
 
 router = APIRouter(tags=["connections"])
@@ -184,9 +185,9 @@ def has_version(if_none_match: str | None, version: int) -> bool:
 async def synchronise(
     serving: Serving, request: Request, asking: Operator, target: OperatedConnection, wanted: SyncRequest
 ) -> Accepted:
-    """Runs the streams at once, or walks the initial window again."""
+    """Runs the streams at once, or one of records; or walks the initial window again."""
     await serving.connections.synchronise(
-        target.connection, full=wanted.mode == "full", caller=caller(request, asking)
+        target.connection, full=wanted.mode == "full", stream=wanted.stream, caller=caller(request, asking)
     )
     return await _accepted(serving, asking, target)
 

@@ -12,7 +12,7 @@ from gateway.http.auth import Serving, Viewer
 from gateway.http.documents import IncidentDocument, Page
 from gateway.http.openapi import problems
 from gateway.model.errors import RequestRefused
-from gateway.settings import IDENTIFIER
+from gateway.settings_base import IDENTIFIER
 
 router = APIRouter(tags=["incidents"])
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 
 from gateway.http.auth import Require, Serving
-from gateway.http.documents import CapabilitiesDocument, SystemDocument, Systems
+from gateway.http.documents import CapabilitiesDocument, InboundStreamDocument, SystemDocument, Systems
 from gateway.http.ports import System
 from gateway.model.access import Role
 from gateway.model.credits import price
+from gateway.model.inbound import InboundStream
 from gateway.settings import CreditsSettings
 
 router = APIRouter(tags=["systems"])
@@ -41,7 +42,6 @@ def _document(system: System, prices: CreditsSettings) -> SystemDocument:
             max_backfill_seconds=None if able.max_backfill is None else able.max_backfill.total_seconds(),
             dedup=able.dedup,
             readback=able.readback,
-            cursor=able.cursor,
             can_create_meter=able.can_create_meter,
             can_raise_event=able.can_raise_event,
             values=tuple(sorted(able.values)),
@@ -49,7 +49,22 @@ def _document(system: System, prices: CreditsSettings) -> SystemDocument:
             delivery=able.delivery,
         ),
         raises=dict(manifest.raises),
+        streams=tuple(_stream(stream) for stream in manifest.streams),
         reauthorization=manifest.reauthorization,
         settings_schema=dict(system.settings_schema),
         credentials_schema=dict(system.credentials_schema),
+    )
+
+
+def _stream(stream: InboundStream) -> InboundStreamDocument:
+    return InboundStreamDocument(
+        name=stream.name,
+        title=stream.title,
+        cursor=stream.cursor,
+        deletions=stream.deletions,
+        default=stream.default,
+        lists_open=stream.lists_open,
+        lookback_seconds=stream.lookback.total_seconds(),
+        settle_seconds=stream.settle.total_seconds(),
+        example=dict(stream.example),
     )

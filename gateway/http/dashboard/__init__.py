@@ -7,7 +7,16 @@ from __future__ import annotations
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 
-from gateway.http.dashboard import alerts, connection, documentation, overview, public, reauthorize, sessions
+from gateway.http.dashboard import (
+    alerts,
+    connection,
+    documentation,
+    overview,
+    public,
+    reauthorize,
+    records,
+    sessions,
+)
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import LoginNeeded
 from gateway.http.ports import Observed
@@ -19,7 +28,7 @@ def install(app: FastAPI, observed: Observed) -> None:
     app.state.problem_page = _problem_page
     app.state.observed = observed
     app.add_exception_handler(LoginNeeded, _to_login)
-    for module in (overview, alerts, connection, sessions, public, documentation, reauthorize):
+    for module in (overview, alerts, connection, records, sessions, public, documentation, reauthorize):
         app.include_router(module.router)
 
 

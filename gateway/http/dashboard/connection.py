@@ -17,7 +17,7 @@ from gateway.model.access import Caller, Role
 from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
 from gateway.model.status import WORKED
-from gateway.settings import IDENTIFIER
+from gateway.settings_base import IDENTIFIER
 from gateway.store.views import END, LAST_ID, Target
 
 router = APIRouter(include_in_schema=False)

@@ -1,57 +1,56 @@
-"""`/`: every connection that whoever is logged in may see, those that need a person first."""
+"""`/`: every connection that whoever is logged in may see, those that need a person first, a page at a time."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
+from gateway.http import cursors
 from gateway.http.auth import Serving
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import LoggedIn
+from gateway.model.access import Principal
 from gateway.model.connection import State
-from gateway.model.status import ConnectionStatus
+from gateway.model.status import URGENCY
 from gateway.store.issues import Issue
+from gateway.store.listing import BEGINNING, Filter, Place
 
 router = APIRouter(include_in_schema=False)
 
 PAGE_ROWS = 100
-URGENCY = (
-    State.REAUTHORIZATION_REQUIRED,
-    State.BLOCKED,
-    State.PENDING,
-    State.DEGRADED,
-    State.VERIFYING,
-    State.PAUSED,
-    State.DISCONNECTING,
-    State.ACTIVE,
-    State.DISCONNECTED,
-)
+MAX_CUSTOMERS = 200
+"""That can be chosen from; of more the name is written."""
+
+MAX_NAMED = 20
+"""Connections of an incident that are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """What of the list is wanted."""
+class Wanted:
+    """What of the list is asked for."""
 
     customer: str
     state: str
     q: str
 
-    def shows(self, status: ConnectionStatus, *, any_state: bool = False) -> bool:
-        """Whether a connection is in the list."""
-        if not any_state and self.state not in ("", status.state):
-            return False
-        text = f"{status.connection} {status.customer} {status.system}".lower()
-        return self.customer in ("", status.customer) and self.q.lower() in text
+    def filter(self, asking: Principal) -> Filter:
+        """What that means for whoever asks: of another's customer nothing."""
+        customer = self.customer or asking.customer
+        states = URGENCY if asking.may_see(customer) else ()
+        return Filter(
+            customer=customer,
+            states=[state for state in states if self.state in ("", state)],
+            text=self.q,
+        )
 
-    def address(self, **changed: str | int) -> str:
-        """The list with something changed."""
+    def address(self, **changed: str) -> str:
+        """The list with something changed, from its beginning."""
         wanted = {"customer": self.customer, "state": self.state, "q": self.q, **changed}
-        query = urlencode({name: value for name, value in wanted.items() if value not in ("", 1)})
+        query = urlencode({name: value for name, value in wanted.items() if value})
         return f"/?{query}" if query else "/"
 
 
@@ -63,39 +62,52 @@ async def overview(
     customer: str = "",
     state: str = "",
     q: Annotated[str, Query(max_length=100)] = "",
-    page: Annotated[int, Query(ge=1, le=10_000)] = 1,
+    after: Annotated[str | None, Query(max_length=1024)] = None,
 ) -> Response:
     """Reads only."""
-    asking = session.principal
-    wanted = Filter(customer=customer, state=state, q=q)
-    visible = [status for status in await serving.reader.status(None) if asking.may_see(status.customer)]
-    shown = sorted((status for status in visible if wanted.shows(status)), key=_urgency)
-    rows = shown[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
+    asking, reader = session.principal, serving.reader
+    wanted = Wanted(customer=_plain(customer), state=_plain(state), q=_plain(q))
+    listed = wanted.filter(asking)
+    start = cursors.number_and_texts(after, (BEGINNING.state, BEGINNING.customer, BEGINNING.connection))
+    places = await reader.listed(
+        listed, after=Place(state=start[0], customer=start[1], connection=start[2]), limit=PAGE_ROWS + 1
+    )
+    shown = places[:PAGE_ROWS]
+    names = [place.connection for place in shown]
+    found = {status.connection: status for status in await reader.status(names)}
     issues: dict[str, list[Issue]] = {}
-    for issue in await serving.reader.issues([row.connection for row in rows]):
+    for issue in await reader.issues(names):
         issues.setdefault(issue.connection, []).append(issue)
+    total = await reader.counts(Filter(customer=asking.customer))
+    counts = (await reader.counts(listed)) if asking.may_see(listed.customer) else {}
+    customers = [asking.customer] if asking.customer else await reader.customers(limit=MAX_CUSTOMERS + 1)
     return render(
         request,
         "overview.html",
         session=session,
         wanted=wanted,
-        rows=rows,
+        rows=[found[name] for name in names if name in found],
         issues=issues,
-        total=len(visible),
-        found=len(shown),
-        page=page,
-        pages=-(-len(shown) // PAGE_ROWS),
-        counts=_counts(visible, wanted),
-        customers=sorted({status.customer for status in visible}),
-        credits=await serving.credits.read(asking.customer),
+        total=sum(total.values()),
+        found=sum(counts.get(each, 0) for each in listed.states),
+        is_first=after is None,
+        next=_after(shown[-1]) if len(places) > PAGE_ROWS else None,
+        counts=_by_urgency(counts),
+        customers=customers,
+        has_many_customers=len(customers) > MAX_CUSTOMERS,
+        max_named=MAX_NAMED,
+        credits=await serving.credits.total(asking.customer),
         incidents=await serving.incidents.incidents(asking.customer, closed=False, after=None, limit=20),
     )
 
 
-def _counts(visible: Sequence[ConnectionStatus], wanted: Filter) -> list[tuple[State, int]]:
-    counted = Counter(status.state for status in visible if wanted.shows(status, any_state=True))
-    return [(state, counted[state]) for state in URGENCY if counted[state]]
+def _by_urgency(counts: Mapping[str, int]) -> list[tuple[State, int]]:
+    return [(state, counts[state]) for state in URGENCY if counts.get(state)]
 
 
-def _urgency(status: ConnectionStatus) -> tuple[int, str, str]:
-    return URGENCY.index(status.state), status.customer, status.connection
+def _after(place: Place) -> str:
+    return cursors.write(place.state, place.customer, place.connection)
+
+
+def _plain(text: str) -> str:
+    return text.replace("\0", "")  # PostgreSQL takes none

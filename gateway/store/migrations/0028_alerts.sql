@@ -6,7 +6,8 @@ alter table connection add column alerts jsonb not null default '[]';
 create table alert_stream (
     connection_id text primary key references connection on delete cascade,
     customer_id   text not null,
-    watermark     bigint not null,
+    watermark     bigint not null,                    -- the last position of the customer's log that is judged
+    followed      bigint not null default -1,         -- the last position of the customer's record log that was looked at
     rules_of      bigint not null,
     next_run_at   timestamptz not null default now(),
     calls_at      timestamptz not null default now(), -- no call to the system before
@@ -74,22 +75,28 @@ create table alert (
     attempts        int not null default 0,
     error           text,
     version         bigint not null default 1,
+    told            bigint,                           -- the version that the broker has; null: none
     changed_at      timestamptz not null default clock_timestamp()
 ) with (fillfactor = 70);
 -- At most one open for a connection, a rule and a device.
 create unique index alert_open on alert (connection_id, rule_id, device_id) where well_at is null;
 create index alert_due on alert (connection_id, due_at) where due_at is not null;
 create index alert_device on alert (connection_id, rule_id, device_id, opened_at);
-create index alert_uncleared on alert (connection_id, created_at) where state <> 'cleared';
-create index alert_changed on alert (changed_at);
+-- Open ones are counted from these alone, by connection and by severity.
+create index alert_uncleared on alert (connection_id, severity) where state <> 'cleared';
+create index alert_repeated on alert (alert_id) where state <> 'cleared';
+-- What the broker is to be told, in the order in which it changed: empty where nothing has.
+create index alert_untold on alert (changed_at) where told is distinct from version;
 create index alert_listed on alert (created_at, alert_id);
 create index alert_customer on alert (customer_id, created_at, alert_id);
 
 -- What the broker retains of alerts, as retained_issue does for issues.
 create table retained_alert (
     topic      text primary key,
-    emptied_at timestamptz
+    emptied_at timestamptz,
+    alert_id   text generated always as (reverse(split_part(reverse(topic), '/', 1))) stored  -- .../alerts/ALERT
 );
+create index retained_alert_emptied on retained_alert (emptied_at) where emptied_at is not null;
 
 -- Since when some replica has listened to devices without a break, and when it was last seen to: silence counts only while somebody listens.
 create table listening (
@@ -111,3 +118,5 @@ create table meter_made (
     primary key (connection_id, meter)
 );
 create index meter_made_due on meter_made (connection_id, due_at) where due_at is not null;
+-- Those that are missing are counted from this alone, however many are made.
+create index meter_made_missing on meter_made (connection_id, state) where state <> 'made';

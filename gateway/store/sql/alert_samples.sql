@@ -1,4 +1,2 @@
--- $1 customer, $2 from revision, $3 until revision. What changed in this part of the log: the one place where alerts read it by its order.
-select device_id, ts, metrics from telemetry
-where customer_id = $1 and revision >= $2::text::xid8 and revision < $3::text::xid8
-order by device_id, ts
+-- $1 customer, $2 position, $3 position. What changed past the first up to the second: the one place where alerts read the log by its order.
+select device_id, ts, metrics from telemetry_between($1, $2, $3) order by device_id, ts

@@ -14,4 +14,4 @@ with windows as (
 select (select count(*) from windows) as windows,
        (select count(*) from telemetry t
         where t.customer_id = $2 and t.ts >= $3::date::timestamptz and t.ts < ($3::date + 1)::timestamptz
-          and t.revision >= (select min(s.watermark) from stream s where s.connection_id = $1 and s.phase = 'incremental')) as samples
+          and t.revision > (select min(s.watermark) from stream s where s.connection_id = $1 and s.phase = 'incremental')) as samples

@@ -1,4 +1,4 @@
--- Which connections there are to serve, how often each was configured, and whether its meters are yet to be brought in line with that.
--- Asked once a second by every replica.
-select connection_id, configuration, state in ('active', 'degraded') and meters_of <> configuration as is_behind
-from connection where state <> 'disconnected'
+-- $1 connection ids, null for all. Those that are to be served, how often each was configured, whether it may call its system, and of which
+-- configuration its meters are.
+select connection_id, configuration, state in ('active', 'degraded', 'blocked') as is_served, meters_of
+from connection where state <> 'disconnected' and ($1::text[] is null or connection_id = any($1))

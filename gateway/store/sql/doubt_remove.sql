@@ -8,7 +8,7 @@ with known as materialized (
     ) done
     cross join lateral (
         select d.ctid as place from delivery_doubt d
-        where d.connection_id = $1 and d.meter = done.meter and d.window_start = done.window_start and d.mark = done.mark::text::xid8
+        where d.connection_id = $1 and d.meter = done.meter and d.window_start = done.window_start and d.mark = done.mark
         for update
     ) held
 )

@@ -20,11 +20,14 @@ with picked as materialized (
     order by d.window_start, d.meter
     limit $4
 ), due as materialized (
-    select picked.*, m.device_id, m.metric, m.reduce, m.span, m.deadband, m.unit
+    select picked.*, m.device_id, m.metric, m.reduce, m.span, m.deadband, m.unit, v.oldest_at
     from picked
     cross join lateral (select * from meter_mapping m where m.connection_id = $1 and m.meter = picked.meter limit 1) m
+    left join lateral (
+        select d.oldest_at from device d where m.reduce = 'delta' and d.customer_id = $3 and d.device_id = m.device_id limit 1
+    ) v on true
 )
-select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts, due.unit, due.deadband, due.reduce,
+select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadband, due.reduce,
        case
            when due.reduce in ('last', 'each') then (
                select jsonb_build_array(
@@ -55,6 +58,7 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
                        (select t.ts, (t.metrics -> due.metric)::float8 as number, false as inside, null::jsonb as raw
                         from telemetry t
                         where t.customer_id = $3 and t.device_id = due.device_id and t.ts < due.window_start
+                          and t.ts >= coalesce(due.oldest_at, '-infinity')  -- else each earlier day is asked, of a device that has none
                           and case when jsonb_typeof(t.metrics -> due.metric) = 'number' then abs((t.metrics -> due.metric)::float8) < 1e150 end
                         order by t.ts desc
                         limit 1)
@@ -107,7 +111,7 @@ select due.meter, due.window_start, due.mark::text::bigint as mark, due.attempts
                having count(*) > 0
            )
        end as computed,
-       (select q.mark::text::bigint from delivery_doubt q
+       (select q.mark from delivery_doubt q
         where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubt,
        (select q.value from delivery_doubt q
         where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubted,

@@ -9,7 +9,7 @@ with places as materialized (
     ) done
     cross join lateral (
         select d.ctid as place from due_window d
-        where d.connection_id = $1 and d.meter = done.meter and d.window_start = done.window_start and d.mark = done.mark::text::xid8
+        where d.connection_id = $1 and d.meter = done.meter and d.window_start = done.window_start and d.mark = done.mark
         for update
     ) held
 )

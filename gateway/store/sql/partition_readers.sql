@@ -7,12 +7,15 @@ where c.state <> 'disconnected' and (
               and s.initial_cursor < ($1::date + 1)::timestamptz)
     or exists (
         select from stream s
+        join customer_day d on d.customer_id = c.customer_id and d.day = $1 and d.reaches > s.watermark
         where s.connection_id = c.connection_id and s.phase = 'incremental' and exists (
             select from telemetry t
-            where t.customer_id = c.customer_id and t.revision >= s.watermark
+            where t.customer_id = c.customer_id and t.revision > s.watermark
               and t.ts >= $1::date::timestamptz and t.ts < ($1::date + 1)::timestamptz
         )
     )
-    or exists (select from due_window d where d.connection_id = c.connection_id and d.window_start < ($1::date + 1)::timestamptz)
+    -- the phases are named so that each is one look at an index, whatever is due
+    or exists (select from due_window d where d.connection_id = c.connection_id and d.phase = 'initial' and d.window_start < ($1::date + 1)::timestamptz)
+    or exists (select from due_window d where d.connection_id = c.connection_id and d.phase = 'incremental' and d.window_start < ($1::date + 1)::timestamptz)
 )
 order by c.connection_id

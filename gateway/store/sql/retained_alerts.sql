@@ -1,2 +1,2 @@
--- Topics of alerts that the broker retains.
-select topic from retained_alert where emptied_at is null
+-- $1 topics of alerts. Those of them that the broker retains.
+select topic from retained_alert where topic = any($1) and emptied_at is null

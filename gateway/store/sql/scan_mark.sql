@@ -1,38 +1,51 @@
--- $1 connection, $2 customer, $3 from revision, $4 until revision, $5 lateness, $6 whether a meter is a delta. The number of samples looked at.
+-- $1 customer, $2 past this position, $3 up to this one; $4 connections, in order, $5 the position past which each is scanned, $6 their lateness;
+-- $7 whether a meter is a delta. The number of samples looked at.
+-- The samples are read once. What they are binned by is what the connections' meters ask for together; each connection takes its windows from that.
 -- A delta also depends on the last number before its window: the window of the next number after each changed one is due too.
 -- A window marked again keeps its phase, so one worker only ever delivers it; its new mark keeps an older delivery from removing it.
--- One statement for both: every transaction takes its windows once, in one order, so that none waits for another in a circle.
+-- One statement for all: every transaction takes its windows once, in one order, so that none waits for another in a circle.
 with slice as materialized (
-    select device_id, ts, metrics from telemetry
-    where customer_id = $2 and revision >= $3::text::xid8 and revision < $4::text::xid8
-), touched as materialized (
-    select m.meter, w.start, m.span, m.reduce
-    from slice
-    join meter_mapping m on m.connection_id = $1 and m.device_id = slice.device_id and slice.metrics ? m.metric
-    cross join lateral (select date_bin(m.span, slice.ts, 'epoch') as start) w
-    group by m.meter, w.start, m.span, m.reduce
-), followed as materialized (
-    select m.meter, w.start, m.span, m.reduce
-    from slice
-    join meter_mapping m on m.connection_id = $1 and m.device_id = slice.device_id and m.reduce = 'delta' and slice.metrics ? m.metric
+    select device_id, ts, metrics, revision from telemetry_between($1, $2, $3)
+), feeds as materialized (
+    select c.connection_id, c.past, c.lateness, m.meter, m.device_id, m.metric, m.span, m.reduce
+    from (select distinct device_id from slice) d
+    cross join unnest($4::text[], $5::bigint[], $6::interval[]) as c (connection_id, past, lateness)
     cross join lateral (
-        select t.ts from telemetry t
-        where t.customer_id = $2 and t.device_id = slice.device_id and t.ts >= date_bin(m.span, slice.ts, 'epoch') + m.span
-          and case when jsonb_typeof(t.metrics -> m.metric) = 'number' then abs((t.metrics -> m.metric)::float8) < 1e150 end
-        order by t.ts limit 1
+        select * from meter_mapping where connection_id = c.connection_id and device_id = d.device_id
+        offset 0
+    ) m
+), touched as materialized (
+    select f.device_id, f.metric, f.span, w.start, max(slice.revision) as revision
+    from slice
+    join (select distinct device_id, metric, span from feeds) f on f.device_id = slice.device_id and slice.metrics ? f.metric
+    cross join lateral (select date_bin(f.span, slice.ts, 'epoch') as start) w
+    group by f.device_id, f.metric, f.span, w.start
+), followed as materialized (
+    select t.device_id, t.metric, t.span, date_bin(t.span, next.ts, 'epoch') as start, t.revision
+    from touched t
+    join (select distinct device_id, metric, span from feeds where reduce = 'delta') f using (device_id, metric, span)
+    cross join lateral (
+        select s.ts from telemetry s
+        where s.customer_id = $1 and s.device_id = t.device_id and s.ts >= t.start + t.span
+          and case when jsonb_typeof(s.metrics -> t.metric) = 'number' then abs((s.metrics -> t.metric)::float8) < 1e150 end
+        order by s.ts limit 1
     ) next
-    cross join lateral (select date_bin(m.span, next.ts, 'epoch') as start) w
-    where $6::boolean
-    group by m.meter, w.start, m.span, m.reduce
+    where $7::boolean
 ), windows as (
-    select meter, start, span, reduce from touched
+    select f.connection_id, f.meter, t.start, f.span, f.reduce, f.lateness
+    from touched t
+    join feeds f on f.device_id = t.device_id and f.metric = t.metric and f.span = t.span
+    where t.revision > f.past
     union
-    select meter, start, span, reduce from followed
+    select f.connection_id, f.meter, t.start, f.span, f.reduce, f.lateness
+    from followed t
+    join feeds f on f.device_id = t.device_id and f.metric = t.metric and f.span = t.span
+    where f.reduce = 'delta' and t.revision > f.past
 ), marked as (
     insert into due_window (connection_id, meter, window_start, phase, closes_at)
-    select $1, meter, start, 'incremental', start + span + case when reduce = 'each' then interval '0' else $5 end
+    select connection_id, meter, start, 'incremental', start + span + case when reduce = 'each' then interval '0' else lateness end
     from windows
-    order by meter, start
+    order by connection_id, meter, start
     on conflict (connection_id, meter, window_start) do update set mark = excluded.mark
 )
 select count(*) from slice

@@ -1,4 +1,5 @@
--- $1 owner, $2 lease seconds, $3 connection ids this replica serves, $4 how many, $5 streams that the owner works on already.
+-- $1 owner, $2 lease seconds, $3 connection ids, null for all, $4 how many, $5 streams that the owner works on already,
+-- $6 connections that this replica cannot serve.
 -- Streams that are due, whose connection may call its system, and that nobody works on.
 update stream s
 set lease_owner = $1, lease_until = now() + in_seconds($2), fence = s.fence + 1
@@ -11,7 +12,8 @@ from (
       and (c.state in ('active', 'degraded') or (c.state = 'blocked' and s.trial))
       and (s.lease_until is null or s.lease_until <= now() or s.lease_owner = $1)
       and concat_ws('/', s.connection_id, s.name, s.phase) <> all($5)
-      and s.connection_id = any($3)
+      and ($3::text[] is null or s.connection_id = any($3))
+      and s.connection_id <> all($6::text[])
     order by s.next_run_at
     limit $4
     for update of s skip locked

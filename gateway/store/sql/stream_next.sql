@@ -1,5 +1,2 @@
--- $1 connection ids. Seconds until the next stream of these may be claimed, null when none waits.
-select extract(epoch from min(greatest(s.next_run_at, coalesce(s.lease_until, s.next_run_at))) - now())::float8
-from stream s
-join connection c using (connection_id)
-where s.state <> 'done' and (c.state in ('active', 'degraded') or (c.state = 'blocked' and s.trial)) and s.connection_id = any($1)
+-- Seconds until the next stream is due, null when none is: those that are due now are claimed, or somebody works on them.
+select extract(epoch from next_run_at - now())::float8 from stream where state <> 'done' and next_run_at > now() order by next_run_at limit 1

@@ -1,4 +1,5 @@
 -- $1 customers, $2 devices, $3 how many devices a customer may have. The new ones are registered as far as there is room; returns those that are not.
+-- They take the next position of their customer's log, which the transaction has locked.
 with wanted as (
     select * from unnest($1::text[], $2::text[]) as given (customer_id, device_id)
 ), fresh as (
@@ -6,12 +7,18 @@ with wanted as (
     from wanted w
     where not exists (select from device d where d.customer_id = w.customer_id and d.device_id = w.device_id)
 ), held as (
-    select customer_id, (select count(*) from device d where d.customer_id = c.customer_id) as devices
+    select c.customer_id, l.position, (select count(*) from device d where d.customer_id = c.customer_id) as devices
     from (select distinct customer_id from fresh) c
+    cross join lateral (select position from customer_log where customer_id = c.customer_id limit 1) l
 ), added as (
-    insert into device (customer_id, device_id)
-    select customer_id, device_id from fresh join held using (customer_id) where devices + place <= $3
+    insert into device (customer_id, device_id, revision)
+    select customer_id, device_id, position + 1 from fresh join held using (customer_id) where devices + place <= $3
     order by customer_id, device_id
     on conflict do nothing
+    returning customer_id
+), moved as (
+    update customer_log l set position = l.position + 1
+    from (select distinct customer_id from added) c
+    where l.customer_id = c.customer_id
 )
 select customer_id, device_id from fresh join held using (customer_id) where devices + place > $3

@@ -1,21 +1,47 @@
--- $1 customers, $2 devices, $3 times, $4 metrics as JSON, $5 receipts; times in microseconds since the epoch, rows in the order of their key:
--- writers that meet wait for each other, and never in a circle. $6 lease, $7 owner, $8 fence under which this is written, or null.
+-- insert into telemetry: a batch of samples at the next position of their customers' logs. Named here, for pg_stat_activity shows the first kilobyte only.
+-- $1 customers, $2 devices, $3 times, $4 metrics as JSON, $5 receipts; times in microseconds since the epoch. $6 the customers, each once, in the order of
+-- their bytes; $7 which of them (from 1) each sample is of. $8 and $9: the days that the samples are of, by customer; $10 which of $6 that is.
+-- $11 lease, $12 owner, $13 fence under which this is written, or null.
 -- An equal sample changes nothing. How many rows are new, and how many changed; the others were there already. `held`: whether the lease
 -- was theirs; where not, nothing was written. It is proved here and not by a statement before: that would be a round trip for each commit.
+-- Customers' logs are locked first, in one order, until the commit: writers that meet wait for each other, and never in a circle, and what one
+-- writes is at one position of each log, with everything before it committed. A log moves only when something changes.
+-- `known`: every customer has a log; where not, nothing was written.
 with term as materialized (
-    select true from lease where (name, owner, fence) = ($6::text, $7::text, $8::bigint) for key share
+    select true from lease where (name, owner, fence) = ($11::text, $12::text, $13::bigint) for key share
+), heads as materialized (
+    select l.customer_id, l.position + 1 as revision
+    from customer_log l
+    where l.customer_id = any($6::text[]) and ($11::text is null or exists (select from term))
+    order by l.customer_id collate "C"
+    for update of l
+), log as materialized (
+    select array_agg(revision order by customer_id collate "C") as revisions, count(*) = cardinality($6::text[]) as known from heads
 ), written as (
-    insert into telemetry as held (customer_id, device_id, ts, metrics, received_at)
+    insert into telemetry as held (customer_id, device_id, ts, metrics, received_at, revision)
     select customer_id, device_id, timestamptz 'epoch' + ts * interval '1 microsecond', metrics::jsonb,
-           timestamptz 'epoch' + received * interval '1 microsecond'
-    from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[]) as sample (customer_id, device_id, ts, metrics, received)
-    where $6::text is null or exists (select from term)
+           timestamptz 'epoch' + received * interval '1 microsecond', (select revisions from log)[place]
+    from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $7::int[]) as sample (customer_id, device_id, ts, metrics, received, place)
+    where (select known from log)
     on conflict (customer_id, device_id, ts) do update
-        set metrics = held.metrics || excluded.metrics, received_at = excluded.received_at, revision = pg_current_xact_id(),
+        set metrics = held.metrics || excluded.metrics, received_at = excluded.received_at, revision = excluded.revision,
             changes = held.changes + 1
         where not held.metrics @> excluded.metrics
-    returning changes = 0 as inserted
+    returning customer_id, changes = 0 as inserted
+), moved as (
+    update customer_log l set position = l.position + 1
+    from (select distinct customer_id from written) c
+    where l.customer_id = c.customer_id
+), days as (
+    insert into customer_day as held (customer_id, day, reaches)
+    select d.customer_id, d.day, (log.revisions[d.place] / 1000 + 1) * 1000
+    from log
+    cross join unnest($8::text[], $9::date[], $10::int[]) as d (customer_id, day, place)
+    where log.known and not exists (
+        select from customer_day c where c.customer_id = d.customer_id and c.day = d.day and c.reaches >= log.revisions[d.place]
+    )
+    on conflict (customer_id, day) do update set reaches = greatest(held.reaches, excluded.reaches)
 )
-select $6::text is null or exists (select from term) as held,
+select $11::text is null or exists (select from term) as held, (select known from log) as known,
        count(*) filter (where inserted) as stored, count(*) filter (where not inserted) as modified
 from written

@@ -1,8 +1,19 @@
 -- $1 connection or null, $2 customer or null, $3 system or null, $4 states or null, $5 ids after this one, $6 limit. Never a credential.
+-- A customer's are read by its index, all by the key: one branch of the two is executed.
 select connection_id, customer_id, system, hosting, tier, state, reason, since, version, settings, sync, meters, alerts, managed_by,
        credential_type, account, price, created_at, request_id
-from connection
-where ($1::text is null or connection_id = $1) and ($2::text is null or customer_id = $2) and ($3::text is null or system = $3)
-  and ($4::text[] is null or state = any($4)) and connection_id > $5
+from (
+    (select * from connection
+     where $2::text is null and ($1::text is null or connection_id = $1) and ($3::text is null or system = $3)
+       and ($4::text[] is null or state = any($4)) and connection_id > $5
+     order by connection_id
+     limit $6)
+    union all
+    (select * from connection
+     where customer_id = $2 and ($1::text is null or connection_id = $1) and ($3::text is null or system = $3)
+       and ($4::text[] is null or state = any($4)) and connection_id > $5
+     order by connection_id
+     limit $6)
+) found
 order by connection_id
 limit $6

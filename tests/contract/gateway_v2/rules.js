@@ -38,7 +38,7 @@ const checkFilterValue = function (type, held, literal, operator, request) {
   if (!compare[operator]) return this.base.checkFilterValue(type, held, literal, operator, request);
   if (type === 'Edm.Double') return compare[operator](Number(held), parseFloat(literal));
   if (type === 'Edm.Time') return compare[operator](secondsOf(held), secondsOf(bare(literal)));
-  if (type === 'Edm.DateTimeOffset') return compare[operator](millisecondsOf(held), Date.parse(bare(literal)));
+  if (type === 'Edm.DateTimeOffset' || type === 'Edm.DateTime') return compare[operator](millisecondsOf(held), Date.parse(bare(literal).replace(/(T[\d:.]+)$/, '$1Z')));
   return this.base.checkFilterValue(type, held, literal, operator, request);
 };
 

@@ -6,7 +6,7 @@ const MockServer = require('@sap-ux/fe-mockserver-core').default;
 
 const DOCUMENTS = '/sap/opu/odata/sap/Z_MEASDOC_SRV';
 const NOTIFICATIONS = '/sap/opu/odata/sap/API_MAINTNOTIFICATION';
-const SETS = { [DOCUMENTS]: ['MeasurementDocumentSet', 'MeasuringPointSet'], [NOTIFICATIONS]: ['MaintenanceNotification'] };
+const SETS = { [DOCUMENTS]: ['MeasurementDocumentSet', 'MeasuringPointSet', 'NotificationSet'], [NOTIFICATIONS]: ['MaintenanceNotification'] };
 
 const envelope = (code, value) => JSON.stringify({ error: { code, message: { lang: 'en', value }, innererror: { errordetails: [] } } });
 

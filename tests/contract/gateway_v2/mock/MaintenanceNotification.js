@@ -8,6 +8,6 @@ module.exports = {
   async onBeforeAddEntry(keys, entity, request) {
     check(this, 'MaintenanceNotification', entity, request);
     const made = await ask(this, 'notifications', request, entity);
-    Object.assign(entity, { MaintenanceNotification: made.MaintenanceNotification, LastChangeDateTime: `/Date(${made.LastChangeDateTime}+0000)/` });
+    Object.assign(entity, { NotifProcessingPhase: '1', MaintenanceNotification: made.MaintenanceNotification, LastChangeDateTime: `/Date(${made.LastChangeDateTime}+0000)/` });
   },
 };

@@ -1,0 +1,310 @@
+"""Reads lists of JSON back, page by page. What changes while a list is walked is read again or not lost: where the
+system only counts pages, each page is proved to have stood still before the next one is believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import assert_never
+from urllib.parse import urljoin, urlsplit
+
+from connectors.http_json.mapping import read
+from connectors.http_json.streams import Query, Stream
+from connectors.http_json.template import compiled, placeholders
+from connectors.kit.http import Answer, HttpClient
+from connectors.kit.inbound import key_of, known, pack, page_at, text_of, unpack
+from gateway.model.errors import BadConfiguration, CursorExpired, Unavailable
+from gateway.model.inbound import InboundPage, InboundRecord, InboundStream, KeyPage
+
+_NEXT = re.compile(r'<([^<>]{1,2000})>[^,]*?;\s*rel="?next"?', re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a walk stands: what the next request asks for, and what proves that the list stood still.
+
+    since: where an ordered list goes on, in ISO. at: a link, a word, the number of a page or an offset. first, last:
+    keys of the page before. seen: records of the pages before.
+    """
+
+    since: str | None = None
+    at: str | int | None = None
+    first: str = ""
+    last: str = ""
+    keys: str = ""
+    seen: int = 0
+
+    def packed(self) -> str:
+        """As a cursor."""
+        return pack(
+            since=self.since, at=self.at, first=self.first, last=self.last, keys=self.keys, seen=self.seen
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One page as it was answered."""
+
+    rows: Sequence[object]
+    keys: Sequence[str]
+    answer: Answer
+
+    def digest(self) -> str:
+        """Of its keys in their order."""
+        return hashlib.blake2b("\n".join(self.keys).encode(), digest_size=10).hexdigest()
+
+
+class Lists:
+    """The lists of one system, by the names that the settings give them."""
+
+    def __init__(self, http: HttpClient, base_url: str, streams: Mapping[str, Stream]) -> None:
+        self._http = http
+        self._base_url = base_url
+        self._streams = streams
+        self.inbound: Sequence[InboundStream] = tuple(stream.stream(name) for name, stream in streams.items())
+
+    async def pull(
+        self, name: str, since: datetime | None, until: datetime, cursor: str | None
+    ) -> InboundPage:
+        """A page of what changed in [since, until); of the whole list where it knows no time of change."""
+        stream = self._named(name)
+        place = _place(cursor)
+        lowest = since if place.since is None else datetime.fromisoformat(place.since)
+        listed = await self._page(name, stream, stream.query, (lowest, until), place, cursor)
+        following = self._following(name, stream, listed, place, lowest)
+        records = [
+            record
+            for row, key in zip(listed.rows, listed.keys, strict=True)
+            if (record := to_record(stream, row, key, before=until)) is not None
+        ]
+        return InboundPage(
+            records=records,
+            cursor=None if following is None else following.packed(),
+            total=_whole(read(listed.answer.json, stream.total)) if stream.total and cursor is None else None,
+        )
+
+    async def pull_open(self, name: str, cursor: str | None) -> InboundPage:
+        """A page of what is still open."""
+        stream = self._named(name)
+        place = _place(cursor)
+        listed = await self._page(name, stream, stream.open_query or {}, None, place, cursor)
+        following = self._following(name, stream, listed, place, None, ordered=False)
+        records = [
+            record
+            for row, key in zip(listed.rows, listed.keys, strict=True)
+            if (record := to_record(stream, row, key, before=None)) is not None
+        ]
+        return InboundPage(records=records, cursor=None if following is None else following.packed())
+
+    async def keys(self, name: str, cursor: str | None) -> KeyPage:
+        """A page of every key: the list without its times."""
+        stream = self._named(name)
+        place = _place(cursor)
+        whole = {name: value for name, value in stream.query.items() if not placeholders(value) & _TIMES}
+        listed = await self._page(name, stream, whole, None, place, cursor)
+        following = self._following(name, stream, listed, place, None, ordered=False)
+        gone = stream.deleted
+        keys = [
+            key
+            for row, key in zip(listed.rows, listed.keys, strict=True)
+            if gone is None or not gone.say(read(row, gone.path))
+        ]
+        return KeyPage(keys=keys, cursor=None if following is None else following.packed())
+
+    def _named(self, name: str) -> Stream:
+        return self._streams[known(self.inbound, name, where="settings.streams").name]
+
+    async def _page(
+        self,
+        name: str,
+        stream: Stream,
+        query: Query,
+        within: tuple[datetime | None, datetime] | None,
+        place: Place,
+        cursor: str | None,
+    ) -> Listed:
+        """The page at `place`, proved to follow the one before. Raises CursorExpired where the list moved."""
+        wanted = parameters(stream, query, within)
+        with page_at(cursor):
+            match stream.paging.kind:
+                case "offset" if isinstance(place.at, int):
+                    return await self._at_offset(name, stream, wanted, place, place.at)
+                case "page" if isinstance(place.at, int):
+                    return await self._at_number(name, stream, wanted, place, place.at)
+                case "next" | "header" if isinstance(place.at, str):
+                    return await self._fetch(name, stream, place.at, None)
+                case "cursor" if isinstance(place.at, str):
+                    wanted[stream.paging.parameter or ""] = place.at
+        if stream.paging.kind == "page":
+            wanted[stream.paging.parameter or ""] = str(stream.paging.first)
+        with page_at(cursor):
+            return await self._fetch(name, stream, stream.path, wanted)
+
+    async def _at_offset(
+        self, name: str, stream: Stream, wanted: dict[str, str], place: Place, offset: int
+    ) -> Listed:
+        """Asks one record earlier than it needs: it must be the last one of the page before."""
+        wanted[stream.paging.parameter or ""] = str(offset - 1)
+        listed = await self._fetch(name, stream, stream.path, wanted)
+        if listed.keys[:1] != [place.last]:
+            if listed.keys[:1] == [place.first]:
+                raise _unheard(name, stream)
+            raise _moved(name)
+        return replace(listed, rows=listed.rows[1:], keys=listed.keys[1:])
+
+    async def _at_number(
+        self, name: str, stream: Stream, wanted: dict[str, str], place: Place, number: int
+    ) -> Listed:
+        """Reads the page before once more: while it is the same, nothing moved over the seam."""
+        parameter = stream.paging.parameter or ""
+        listed = await self._fetch(name, stream, stream.path, {**wanted, parameter: str(number)})
+        if listed.keys and listed.digest() == place.keys:
+            raise _unheard(name, stream)
+        before = await self._fetch(name, stream, stream.path, {**wanted, parameter: str(number - 1)})
+        if before.digest() != place.keys:
+            raise _moved(name)
+        return listed
+
+    async def _fetch(self, name: str, stream: Stream, path: str, wanted: Mapping[str, str] | None) -> Listed:
+        answer = await self._http.call("pull", "GET", path, params=wanted or None)
+        rows = read(answer.json, stream.items)
+        if not isinstance(rows, list):
+            raise Unavailable(
+                f"the list of {name} has no array at {stream.items!r}: check settings.streams.{name}.items",
+                request_id=answer.request_id,
+            )
+        if rows and not any(text_of(read(row, path)) for row in rows for path in stream.keys):
+            raise BadConfiguration(
+                f"no record of the list of {name} has {' and '.join(stream.keys)}: check settings.streams.{name}.key",
+                request_id=answer.request_id,
+            )
+        keys = [key_of([read(row, path) for path in stream.keys], row) for row in rows]
+        return Listed(rows=rows, keys=keys, answer=answer)
+
+    def _following(
+        self,
+        name: str,
+        stream: Stream,
+        listed: Listed,
+        place: Place,
+        lowest: datetime | None,
+        *,
+        ordered: bool = True,
+    ) -> Place | None:
+        """Where the walk goes on; None at its end."""
+        beyond = self._beyond(stream, listed, place)
+        if not ordered or not stream.ordered or not listed.rows:
+            return beyond
+        last = stream.times.read(read(listed.rows[-1], stream.modified or ""))
+        if last and (lowest is None or last[0] > lowest):
+            is_more = stream.paging.kind == "none" or beyond is not None
+            return Place(since=last[0].isoformat()) if is_more else None
+        if beyond is not None:
+            return replace(beyond, since=place.since)
+        if stream.paging.kind == "none" and len(listed.rows) >= stream.page:
+            raise BadConfiguration(
+                f"more than {stream.page} records of {name} changed at one time: raise settings.streams.{name}.page, or say how its list is paged"
+            )
+        return None
+
+    def _beyond(self, stream: Stream, listed: Listed, place: Place) -> Place | None:
+        """By the list's own paging."""
+        paging, seen = stream.paging, place.seen + len(listed.rows)
+        total = _whole(read(listed.answer.json, stream.total)) if stream.total else None
+        is_more = bool(listed.rows) and (total is None or seen < total)
+        first, last = (listed.keys[0], listed.keys[-1]) if listed.keys else ("", "")
+        match paging.kind:
+            case "offset":
+                return Place(at=seen, first=first, last=last, seen=seen) if is_more else None
+            case "page":
+                number = place.at + 1 if isinstance(place.at, int) else paging.first + 1
+                return Place(at=number, keys=listed.digest(), seen=seen) if is_more else None
+            case "cursor":
+                word = text_of(read(listed.answer.json, paging.path or ""))
+            case "next":
+                word = self._own(read(listed.answer.json, paging.path or ""))
+            case "header":
+                found = _NEXT.search(listed.answer.headers.get("link", ""))
+                word = self._own(found[1] if found else None)
+            case "none":
+                word = ""
+            case _:
+                assert_never(paging.kind)
+        if word and word == place.at:
+            raise Unavailable("the list does not end: it gave the same page twice")
+        return Place(at=word, seen=seen) if word else None
+
+    def _own(self, link: object) -> str:
+        """The address of a link at our own host: a system behind a proxy may call itself by another name."""
+        if not isinstance(link, str) or not link:
+            return ""
+        try:
+            found = urlsplit(urljoin(f"{self._base_url}/", link))
+        except ValueError:
+            raise Unavailable("the list goes on at what is no address") from None
+        base = urlsplit(self._base_url)
+        return f"{base.scheme}://{base.netloc}{found.path}?{found.query}"
+
+
+_TIMES = {"since", "until"}
+
+
+def parameters(
+    stream: Stream, query: Query, within: tuple[datetime | None, datetime] | None
+) -> dict[str, str]:
+    """The query of a request. A parameter with a time that is not asked for is left out."""
+    values: dict[str, object] = {"since": None, "until": None, "page": stream.page}
+    if within is not None:
+        since, until = within
+        if since is not None and stream.after:
+            since -= stream.times.unit
+        values["since"], values["until"] = stream.times.bounds(since, until)
+    filled: dict[str, str] = {}
+    for name, template in query.items():
+        if not any(values[part] is None for part in placeholders(template)):
+            value = compiled(template, known=values.keys())(values)
+            filled[name] = text_of(value)
+    return filled
+
+
+def to_record(stream: Stream, row: object, key: str, *, before: datetime | None) -> InboundRecord | None:
+    """None for one that certainly changed at `before` or later: the next interval has it."""
+    at = stream.times.read(read(row, stream.modified)) if stream.modified else ()
+    if before is not None and stream.is_timed and at and at[0] >= before:
+        return None
+    body = row if isinstance(row, dict) else {"value": row}
+    return InboundRecord(
+        key=key,
+        modified_at=at[0] if len(at) == 1 else None,
+        body=body,
+        is_deleted=stream.deleted is not None and stream.deleted.say(read(row, stream.deleted.path)),
+        progress=None if stream.progress is None else stream.progress.of(read(row, stream.progress.path)),
+        reference=(text_of(read(row, stream.reference)) or None) if stream.reference else None,
+    )
+
+
+def _place(cursor: str | None) -> Place:
+    if cursor is None:
+        return Place()
+    try:
+        return Place(**unpack(cursor))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise CursorExpired("the cursor of the page cannot be read: the interval is read again") from None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _moved(name: str) -> CursorExpired:
+    return CursorExpired(f"the list of {name} changed while it was walked: the interval is read again")
+
+
+def _unheard(name: str, stream: Stream) -> BadConfiguration:
+    return BadConfiguration(
+        f"the list of {name} gives its first page whatever is asked: check settings.streams.{name}.paging.parameter ({stream.paging.parameter})"
+    )

@@ -1,0 +1,188 @@
+"""What reading records back has in common for every system: keys, cursors of pages, the words of people's progress,
+and the settings of a stream that only a customer can name. No network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import orjson
+from pydantic import Field, model_validator
+
+from connectors.kit.http import HttpClient
+from connectors.kit.settings import Block
+from gateway.model.errors import BadConfiguration, CursorExpired
+from gateway.model.inbound import Deletions, InboundStream, Progress, RecordCursor
+
+MAX_KEY_LENGTH = 200
+_SHOWN_LENGTH = 150
+StreamName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Word = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+def key_of(parts: Sequence[object], body: object) -> str:
+    """What a record is called for ever: its one key, or several as a JSON array of texts.
+
+    A key that no topic or database could hold is shown as far as it can be, and told apart by its digest. A record
+    without any is called by the digest of its body, so that it is never lost.
+    """
+    texts = [text for part in parts if (text := text_of(part))]
+    if not texts or len(texts) < len(parts):
+        return f"~{_digest(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))}"
+    text = texts[0] if len(texts) == 1 else orjson.dumps(texts).decode()
+    if text.isprintable() and len(text) <= MAX_KEY_LENGTH:
+        return text
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)[:_SHOWN_LENGTH]
+    return f"{shown}~{_digest(text.encode('utf-8', 'surrogatepass'))}"
+
+
+def text_of(value: object) -> str:
+    """A text, a number or a boolean as JSON writes it; empty for anything else."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str() | int() | float():
+            return str(value)
+        case _:
+            return ""
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=10).hexdigest()
+
+
+def pack(**parts: object) -> str:
+    """The cursor of a page, in our own form."""
+    return orjson.dumps(parts).decode()
+
+
+def unpack(cursor: str) -> Mapping[str, object]:
+    """What `pack` was given. Raises CursorExpired for what another version wrote."""
+    try:
+        parts = orjson.loads(cursor)
+    except orjson.JSONDecodeError:
+        parts = None
+    if not isinstance(parts, dict):
+        raise CursorExpired("the cursor of the page cannot be read: the interval is read again")
+    return parts
+
+
+@contextmanager
+def page_at(cursor: str | None) -> Iterator[None]:
+    """Around the call for one page: behind the first one, what the system does not find is its cursor, since the
+    same question was answered a page ago.
+    """
+    try:
+        yield
+    except BadConfiguration as error:
+        if cursor is None:
+            raise
+        raise CursorExpired(
+            f"the system does not know the page any more: {error}", request_id=error.request_id
+        ) from error
+
+
+async def clock_of(http: HttpClient, ask: Callable[[], Awaitable[object]]) -> datetime:
+    """The system's own clock by its answers' Date; `ask` makes one answer where none was seen yet. Never ahead of
+    the system: the Date has whole seconds, and was written before it came.
+    """
+    if http.system_time() is None:
+        await ask()
+    now = http.system_time()
+    if now is None:
+        raise BadConfiguration(
+            "the system's answers bear no Date: without its clock nobody can ask what changed since"
+        )
+    return now
+
+
+class ProgressWords(Block):
+    """How far people are with a record, by the words in one of its fields."""
+
+    path: str = Field(min_length=1, max_length=500, description="The field that says so.")
+    open: tuple[Word, ...] = Field((), description="Nobody looked at it yet.")
+    acknowledged: tuple[Word, ...] = Field((), description="Somebody is at it.")
+    closed: tuple[Word, ...] = Field((), description="Nothing is left to do.")
+
+    def of(self, value: object) -> Progress | None:
+        """None for a word that is not listed."""
+        word = text_of(value)
+        if word in self.open:
+            return "open"
+        if word in self.acknowledged:
+            return "acknowledged"
+        return "closed" if word in self.closed else None
+
+
+class DeletedWords(Block):
+    """What in a record says that it was deleted."""
+
+    path: str = Field(min_length=1, max_length=500, description="The field that says so.")
+    words: tuple[Word, ...] = Field(
+        (), description="Its words that mean deleted; without any, whatever is there, such as a time."
+    )
+
+    def say(self, value: object) -> bool:
+        """Whether `value` means deleted."""
+        word = text_of(value)
+        return word in self.words if self.words else word not in ("", "false", "0")
+
+
+class NamedStream(Block):
+    """What a customer says of a stream of a generic system, whatever its protocol."""
+
+    title: str = Field("", max_length=100, description="For people; else the stream's name.")
+    default: bool = Field(True, description="Read unless `sync.pull` says otherwise.")
+    page: int = Field(100, ge=1, le=10_000, description="Records in one request.")
+    lookback_seconds: int = Field(
+        120,
+        ge=0,
+        le=604_800,
+        description="How far back each question looks: longer than the longest transaction there.",
+    )
+    settle_seconds: int = Field(
+        0, ge=0, le=86_400, description="How long a change may stay invisible: the newest part is left out."
+    )
+    progress: ProgressWords | None = Field(None, description="How far people are with a record.")
+    deleted: DeletedWords | None = Field(None, description="What says that a record was deleted.")
+    reference: str | None = Field(
+        None, min_length=1, max_length=500, description="The field with our reference of an event."
+    )
+
+    @model_validator(mode="after")
+    def _words_are_apart(self) -> NamedStream:
+        if self.progress is not None:
+            words = (*self.progress.open, *self.progress.acknowledged, *self.progress.closed)
+            if len(words) != len(set(words)):
+                raise ValueError("progress: a word stands for two things")
+        return self
+
+    def declared(
+        self, name: str, *, cursor: RecordCursor, deletions: Deletions, lists_open: bool
+    ) -> InboundStream:
+        """As the engine knows it."""
+        timed = cursor == "modified"
+        return InboundStream(
+            name=name,
+            title=self.title or name.replace("_", " ").capitalize(),
+            cursor=cursor,
+            lookback=timedelta(seconds=self.lookback_seconds if timed else 0),
+            settle=timedelta(seconds=self.settle_seconds if timed else 0),
+            page=self.page,
+            deletions="tombstones" if self.deleted is not None and deletions == "none" else deletions,
+            default=self.default,
+            lists_open=lists_open,
+        )
+
+
+def known(streams: Sequence[InboundStream], name: str, *, where: str) -> InboundStream:
+    """The stream of this name; BadConfiguration that says which there are, `where` being the system or the setting."""
+    found = next((stream for stream in streams if stream.name == name), None)
+    if found is None:
+        names = " and ".join(stream.name for stream in streams) or "none"
+        raise BadConfiguration(f"{where} has no stream {name[:40]!r}; it has {names}")
+    return found

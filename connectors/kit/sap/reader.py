@@ -1,0 +1,34 @@
+"""Reads lists in the order of a date and a time back, for S/4HANA and ECC alike."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from connectors.kit.inbound import page_at
+from connectors.kit.odata.service import Service
+from connectors.kit.sap.records import PAGE, WallList, has_next
+from gateway.model.inbound import InboundPage
+
+
+async def page_by_wall(
+    service: Service, listed: WallList, since: datetime | None, until: datetime, cursor: str | None
+) -> InboundPage:
+    """A page of what bears a time in [since, until); its pages follow each other by time and number, so nothing that
+    comes meanwhile moves another over a seam.
+    """
+    with page_at(cursor):
+        answer = await service.get("pull", listed.page(since, until, cursor))
+    rows = service.rows(answer, listed.entity_set)
+    is_more = bool(rows) and (len(rows) >= PAGE or has_next(answer.json))
+    return InboundPage(
+        records=listed.records(rows, until), cursor=listed.cursor(rows[-1]) if is_more else None
+    )
+
+
+async def page_of_unfinished(service: Service, listed: WallList, cursor: str | None) -> InboundPage:
+    """A page of notifications that nobody has completed, by their number."""
+    with page_at(cursor):
+        answer = await service.get("pull", listed.unfinished(cursor))
+    rows = service.rows(answer, listed.entity_set)
+    is_more = bool(rows) and (len(rows) >= PAGE or has_next(answer.json))
+    return InboundPage(records=listed.records(rows), cursor=listed.cursor(rows[-1]) if is_more else None)

@@ -1,0 +1,96 @@
+"""`fieldgate sources`: where telemetry is taken from, and the shapes that are known by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+from connectors.registry import SYSTEMS
+from gateway.configuration import load
+from gateway.payloads import presets
+from gateway.payloads.sources import compile_sources
+
+app = typer.Typer(
+    help="Show the sources of the configuration, and the presets: published shapes by their name.",
+    no_args_is_help=True,
+)
+
+
+@app.command("list")
+def list_sources(
+    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
+        "config/fieldgate.yaml"
+    ),
+    json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """List the sources of the configuration, each with what it subscribes."""
+    compiled = compile_sources(load(config, os.environ, systems=SYSTEMS).settings.telemetry.sources)
+    rows = [
+        {
+            "topic": one.source.topic,
+            "filter": one.source.filter(None),
+            "format": one.source.format,
+            "preset": one.preset,
+            "customer": one.source.customer,
+            "device": one.source.device,
+        }
+        for one in compiled
+    ]
+    if json:
+        print(orjson.dumps(rows).decode())
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("topic", "filter", "format", "preset", "customer"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(
+            row["topic"],
+            row["filter"],
+            row["format"],
+            row["preset"] or "",
+            row["customer"] or "by the message",
+        )
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+@app.command("presets")
+def list_presets(
+    json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """List the presets."""
+    known = [(name, presets.find_preset(name)) for name in presets.names()]
+    if json:
+        rows = [{"preset": name, "title": preset.title} for name, preset in known if preset is not None]
+        print(orjson.dumps(rows).decode())
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("preset", "takes", "topics"):
+        table.add_column(heading, overflow="fold")
+    for name, preset in known:
+        assert preset is not None
+        table.add_row(name, preset.title, ", ".join(source.topic or "" for source in preset.sources))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print("\nfieldgate sources show NAME prints one, with examples of what its devices send.")
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="A preset; `fieldgate sources presets` lists them.")],
+) -> None:
+    """Print a preset as it stands in the package: it can be copied and changed."""
+    if name not in presets.names():
+        raise typer.BadParameter(f"there is no preset {name!r}; known are {', '.join(presets.names())}")
+    text = presets.text_of(name)
+    console = Console(highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        console.print(Syntax(text, "yaml", background_color="default"))
+    else:
+        print(text, end="")

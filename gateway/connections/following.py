@@ -1,0 +1,154 @@
+"""Following: the links of this replica as the database has them, each brought up until its meters are in force."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from datetime import timedelta
+
+import structlog
+
+from gateway import clock
+from gateway.alerts import rules as alerts
+from gateway.connections.links import BUILT_TOGETHER, Links
+from gateway.model.connection import State
+from gateway.model.errors import StoreError
+from gateway.model.record import phases_of
+from gateway.store import connections, inbound
+from gateway.store.connections import Outbound
+from gateway.store.notices import Notices
+from gateway.store.pool import Connection, Database
+from gateway.store.troubles import Troubles
+from gateway.sync.link import READINGS, Link
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 0.5
+NOTICES_SECONDS = 0.02
+ALL_SECONDS = 30.0
+"""How often every connection is compared, in case a notice was lost."""
+
+UNTOLD_SECONDS = 2.0
+"""The same where nobody tells: the session of the notices is away, or behind a pooler that tells nothing."""
+
+BEGIN_TOGETHER = 4
+"""Connections whose meters are brought in line at once. The pool's other sessions are ingest's and the runs'."""
+
+
+class Following:
+    """`on_links` is called with the links of this replica when any of them changed."""
+
+    def __init__(
+        self,
+        database: Database,
+        links: Links,
+        troubles: Troubles,
+        notices: Notices,
+        *,
+        max_future: timedelta,
+        on_links: Callable[[dict[str, Link]], None],
+    ) -> None:
+        self._database = database
+        self._links = links
+        self._troubles = troubles
+        self._notices = notices
+        self._max_future = max_future
+        self._on_links = on_links
+        self._followed_at = 0.0
+
+    async def run(self) -> None:
+        """Until cancelled. While the database is away nothing changes."""
+        while True:
+            with suppress(StoreError):
+                await self._follow_once()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._notices.wake.wait()
+            await asyncio.sleep(NOTICES_SECONDS)  # what changes together is followed together
+
+    async def _follow_once(self) -> None:
+        """What changed, or everything where that is not known."""
+        if self._notices.take_troubles():
+            try:
+                await self._troubles.refresh()
+            except StoreError:
+                self._notices.give_back_troubles()
+                raise
+        names = self._notices.take()
+        all_after = ALL_SECONDS if self._notices.is_listening else UNTOLD_SECONDS
+        if names is None or clock.monotonic() >= self._followed_at + all_after:
+            names = None
+            self._followed_at = clock.monotonic()
+        else:
+            names = {*names, *self._links.waiting()}
+        if names is None or names:
+            try:
+                await self.refresh(names)
+            except StoreError:
+                self._notices.give_back(names)
+                raise
+
+    async def refresh(self, only: Collection[str] | None = None) -> None:
+        """Brings this replica's links up to date, of these connections or of all, and the meters of those that
+        changed. One that cannot be brought up is seen with the connection, and tried again. Raises StoreError.
+        """
+        names = await self._links.compare() if only is None else list(only)
+        for start in range(0, len(names), BUILT_TOGETHER):
+            version = self._links.version
+            changed = await self._links.refresh(names[start : start + BUILT_TOGETHER])
+            places = asyncio.Semaphore(BEGIN_TOGETHER)
+            async with asyncio.TaskGroup() as group:
+                for link in changed:
+                    group.create_task(self._bring_up(link, places))
+            if self._links.version != version:
+                self._on_links(self._links.current)
+
+    async def _bring_up(self, link: Link, places: asyncio.Semaphore) -> None:
+        """Its meters in force, or another try. Never raises: each of these is one connection's."""
+        name = link.connection
+        try:
+            async with places, self._troubles.contained("refresh", name) as made:
+                if await self._begin_again(link):
+                    self._links.begun(link)
+            if made.fault is not None:
+                self._links.put_off(name)
+        except StoreError as error:
+            self._links.not_begun(link)
+            log.warning("connection.begin_deferred", connection=name, detail=str(error))
+            # seen as soon as the database takes it: what it refuses for one connection it may take for this
+            with suppress(StoreError):
+                await self._troubles.note(name, "refresh", f"it is not served yet, and tried again: {error}")
+
+    async def _begin_again(self, link: Link) -> bool:
+        """Whether the meters of the link are in force now."""
+        async with self._database.transaction() as connection:
+            locked = await connections.lock(connection, link.connection)
+            # a link that is older than the row is built again in a moment
+            if (
+                locked is None
+                or locked.state not in (State.ACTIVE, State.DEGRADED, State.BLOCKED)
+                or locked.configuration != link.configuration
+            ):
+                return False
+            await self.begin(connection, link)
+        return True
+
+    async def begin(self, connection: Connection, link: Link) -> None:
+        """The meters of the link in force, and its streams begun, in the caller's transaction."""
+        outbound = Outbound(
+            customer=link.customer,
+            stream=READINGS,
+            rules=link.rules,
+            capabilities=link.connector.capabilities,
+            initial_days=link.initial_days,
+            max_future=self._max_future,
+            configuration=link.configuration,
+            interval=link.interval,
+        )
+        for conflict in await connections.begin(connection, link.connection, outbound):
+            log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
+        days = link.initial_days
+        phases = phases_of(link.inbound, initial_days=days)
+        await inbound.begin(connection, link.customer, link.connection, phases, initial_days=days)
+        await alerts.begin(connection, link)

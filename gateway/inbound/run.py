@@ -1,0 +1,387 @@
+"""One run of a phase of an inbound stream: what is read next, how it ended, when the next one is."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Protocol, assert_never, cast
+
+import structlog
+
+from gateway import clock, metrics
+from gateway.bulkhead import Fault
+from gateway.inbound.walk import Ask, Plan, Prober, Read, Walk
+from gateway.model.backoff import full_jitter, put_off, waiting, with_floor
+from gateway.model.connection import IssueCode
+from gateway.model.errors import (
+    BadConfiguration,
+    ConnectorError,
+    PermissionDenied,
+    RateLimited,
+    Unavailable,
+)
+from gateway.model.event import EventType, NewEvent
+from gateway.model.inbound import InboundStream, ListsKeys, ListsOpen
+from gateway.model.operation import Operation
+from gateway.model.record import Interval, next_interval, next_slice
+from gateway.settings import RecordsSettings, SyncSettings
+from gateway.store import inbound, issues
+from gateway.store.inbound import Claim, Done, Position
+from gateway.store.issues import NewIssue
+from gateway.store.pool import Database
+from gateway.store.troubles import Troubles
+from gateway.sync.link import Link
+
+log = structlog.get_logger(__name__)
+
+SLICE = timedelta(days=1)
+"""Of the history, newest first: what a killed initial sync reads again at most."""
+
+DENIED_BASE_SECONDS = 30.0
+DENIED_CAP_SECONDS = 3600.0
+"""What is not allowed is asked again more and more seldom, at least about once an hour."""
+
+FAILED_AFTER = 3
+"""Failures in a row that are told with an event."""
+
+
+class Health(Prober, Protocol):
+    """What the run tells about the connection: `gateway.connections.health`."""
+
+    async def admit(self, link: Link, operation: Operation = Operation.PUSH) -> float | None:
+        """Seconds to wait before any call to the system; None: go on."""
+        ...
+
+    async def succeeded(self, link: Link, operation: Operation = Operation.PUSH) -> None:
+        """The system answered well."""
+        ...
+
+    async def unused(self, link: Link, operation: Operation = Operation.PUSH) -> None:
+        """It was not called."""
+        ...
+
+    async def failed(
+        self, link: Link, error: ConnectorError, *, attempts: int, operation: Operation = Operation.PUSH
+    ) -> float:
+        """It has not; seconds to wait at least."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How a run ended."""
+
+    state: str
+    next_in_seconds: float
+    attempts: int = 0
+    error: str | None = None
+    succeeded: bool = False
+    put_off: int = 0
+
+
+class InboundRunner:
+    """Runs claimed phases. Holds no state between runs: everything is in PostgreSQL."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: SyncSettings,
+        records: RecordsSettings,
+        health: Health,
+        troubles: Troubles,
+        *,
+        public_url: str,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._records = records
+        self._health = health
+        self._troubles = troubles
+        self._public_url = public_url.rstrip("/")
+
+    async def run(self, claim: Claim, link: Link) -> None:
+        """Reads what is next, stores how that ended, and tells its health. Raises LeaseLost and StoreError."""
+        stream = next((each for each in link.inbound if each.name == claim.stream), None)
+        if stream is None:  # the link is older than the stream, or newer: it is built again in a moment
+            await self._finish(claim, link, End(state="idle", next_in_seconds=1.0, attempts=claim.attempts))
+            return
+        if (wait := await self._health.admit(link, Operation.PULL)) is not None:
+            end = End(state="idle", next_in_seconds=wait, attempts=claim.attempts, put_off=claim.put_off)
+            await self._finish(claim, link, end)
+            return
+        read = Read()
+        try:
+            end = await self._worked(claim, link, stream, read)
+        except ConnectorError as error:
+            end = await self._failed(claim, link, error, moved=read.pages > 0)
+        else:
+            await self._health.succeeded(link, Operation.PULL)
+            await self._troubles.over(link.connection, _part(claim))
+        await self._ask_a_person(claim, read)
+        await self._finish(claim, link, end)
+        self._count(claim, link, read)
+
+    async def crashed(self, claim: Claim, link: Link, fault: Fault) -> None:
+        """Schedules a run that ended in a fault of our own like one that failed."""
+        await self._troubles.note(link.connection, _part(claim), fault.text)
+        attempts = claim.attempts + 1
+        wait = full_jitter(
+            attempts,
+            rand=random.random(),
+            base_seconds=5.0,
+            cap_seconds=self._settings.backoff_cap.total_seconds(),
+        )
+        end = End(state="failed", next_in_seconds=wait, attempts=attempts, error=fault.text)
+        await self._finish(claim, link, end)
+
+    async def _worked(self, claim: Claim, link: Link, stream: InboundStream, read: Read) -> End:
+        position = await inbound.read(self._database, claim)
+        # at most half of the connection's rate: the other half is for what is new
+        rest = 0.0 if claim.phase == "incremental" else 1.0
+        walk = Walk(
+            self._database,
+            claim,
+            link,
+            self._health,
+            read,
+            timeout_seconds=self._settings.push_timeout.total_seconds(),
+            max_records=self._records.per_connection,
+            rest=rest,
+        )
+        match claim.phase:
+            case "incremental":
+                return await self._incremental(claim, link, stream, walk, position)
+            case "initial":
+                return await self._initial(claim, stream, walk, position)
+            case "reconcile":
+                return await self._reconcile(link, stream, walk, position)
+            case _:
+                assert_never(claim.phase)
+
+    async def _incremental(
+        self, claim: Claim, link: Link, stream: InboundStream, walk: Walk, position: Position
+    ) -> End:
+        """The interval after the last one, or the rest of the one in hand."""
+        idle = End(state="idle", next_in_seconds=link.pull_interval.total_seconds(), succeeded=True)
+        resume = position.walk_cursor is not None and position.walk_high is not None
+        interval: Interval | None
+        if resume:
+            assert position.walk_high is not None
+            interval = Interval(low=position.walk_low, high=position.walk_high)
+        else:
+            now = await walk.remote_now()
+            if position.origin is None:
+                position = await inbound.set_origin(self._database, claim, now)
+            assert position.origin is not None
+            if stream.cursor == "listing":
+                interval = Interval(low=None, high=now)
+            else:
+                # what was written shortly before the origin may be visible only now: history does not read it again
+                committed = position.high or position.origin - stream.settle
+                interval = next_interval(committed, now, settle=stream.settle, lookback=stream.lookback)
+        if interval is None:
+            return idle
+        sees_all = stream.cursor == "listing" and stream.deletions == "listing"
+        plan = Plan(
+            interval=interval,
+            ask=walk.ask_records,
+            done="high",
+            sees_all=sees_all,
+            divisible=stream.cursor != "listing",
+        )
+        ended = await walk.go(plan, position, resume=resume)
+        return idle if ended else replace(idle, state="lagging", next_in_seconds=0.0)
+
+    async def _initial(self, claim: Claim, stream: InboundStream, walk: Walk, position: Position) -> End:
+        """What is still open first, then the history from its end to its beginning: people look at today first."""
+        if position.origin is None:
+            position = await inbound.set_origin(self._database, claim, await walk.remote_now())
+        # where a cursor never lives through a day of records, a part of a day is asked for
+        length = SLICE / 2 ** min(claim.attempts, 10)
+        while not walk.is_over:
+            assert position.origin is not None
+            resume = position.walk_cursor is not None and position.walk_high is not None
+            if stream.lists_open and isinstance(walk.connector, ListsOpen) and not position.open_done:
+                part: Interval | None = Interval(low=None, high=position.origin)
+                ask: Ask = walk.ask_open
+                done: Done = "open"
+            else:
+                until = position.high or position.origin
+                part = next_slice(position.origin, until, days=position.initial_days, slice_length=length)
+                ask, done = walk.ask_records, "high"
+            if part is None:
+                log.info("inbound.initial_completed", connection=claim.connection, stream=claim.stream)
+                return End(state="done", next_in_seconds=0.0, succeeded=True)
+            if resume:
+                part = Interval(low=position.walk_low, high=cast("datetime", position.walk_high))
+            plan = Plan(interval=part, ask=ask, done=done, has_last_word=False)
+            if not await walk.go(plan, position, resume=resume):
+                break
+            position = await inbound.read(self._database, claim)
+        return End(state="running", next_in_seconds=0.0, succeeded=True)
+
+    async def _reconcile(self, link: Link, stream: InboundStream, walk: Walk, position: Position) -> End:
+        """Every key that there is, by name or with its record."""
+        by_keys = stream.deletions == "keys"
+        if by_keys and not isinstance(walk.connector, ListsKeys):
+            raise BadConfiguration(
+                f"stream {stream.name}: the connector does not list keys, by which deletions are seen"
+            )
+        resume = position.walk_cursor is not None and position.walk_high is not None
+        now = position.walk_high if resume else await walk.remote_now()
+        assert now is not None
+        plan = Plan(
+            interval=Interval(low=None, high=now),
+            ask=walk.ask_keys if by_keys else walk.ask_records,
+            done="walk",
+            sees_all=True,
+            has_last_word=False,
+        )
+        if not await walk.go(plan, position, resume=resume):
+            return End(state="running", next_in_seconds=0.0, succeeded=True)
+        # what one walk has missed the next one decides about, soon
+        again = link.pull_interval if walk.read.last.missing else link.reconcile
+        return End(state="idle", next_in_seconds=again.total_seconds(), succeeded=True)
+
+    async def _failed(self, claim: Claim, link: Link, error: ConnectorError, *, moved: bool) -> End:
+        """A system's answer becomes a wait; what it means for the connection is its health's to say.
+
+        What is not allowed, or not there, is this stream's affair: another may be read, and readings delivered.
+        """
+        attempts, floor, rand = (1 if moved else claim.attempts + 1), 0.0, random.random()
+        cap, growth_cap = self._settings.max_wait.total_seconds(), self._settings.backoff_cap.total_seconds()
+        if isinstance(error, PermissionDenied | BadConfiguration):
+            await self._health.unused(link, Operation.PULL)
+            growth_cap = DENIED_CAP_SECONDS
+            base = DENIED_BASE_SECONDS
+        else:
+            floor = await self._health.failed(link, error, attempts=attempts, operation=Operation.PULL)
+            base = self._settings.backoff_base.total_seconds()
+        if isinstance(error, RateLimited):
+            count = 1 if moved else claim.put_off + 1
+            wait = put_off(
+                count,
+                asked_seconds=error.retry_after,
+                rand=rand,
+                growth_cap_seconds=growth_cap,
+                cap_seconds=cap,
+            )
+            await self._show(claim, link, error, wait)
+            return End(state="running", next_in_seconds=wait, attempts=claim.attempts, put_off=count)
+        wait = max(floor, full_jitter(attempts, rand=rand, base_seconds=base, cap_seconds=growth_cap))
+        if isinstance(error, Unavailable):
+            wait = with_floor(wait, floor_seconds=error.retry_after, rand=rand, cap_seconds=max(wait, cap))
+        await self._show(claim, link, error, wait)
+        log.warning(
+            "inbound.run_failed",
+            connection=claim.connection,
+            stream=claim.stream,
+            phase=claim.phase,
+            attempt=attempts,
+            error=type(error).__name__,
+            detail=str(error),
+            request_id=error.request_id,
+            retry_in_seconds=round(wait, 1),
+        )
+        return End(state="failed", next_in_seconds=wait, attempts=attempts, error=str(error))
+
+    async def _show(self, claim: Claim, link: Link, error: ConnectorError, wait: float) -> None:
+        """What the stream waits for, where the connection's state does not say so."""
+        until = clock.now() + timedelta(seconds=wait)
+        match error:
+            case PermissionDenied() | BadConfiguration():
+                said = f"stream {claim.stream} is not read: {error}"
+                await self._troubles.note(link.connection, _part(claim), said)
+            case Unavailable() if error.reference is not None:
+                await self._troubles.note(link.connection, _part(claim), str(error))
+            case RateLimited() | Unavailable() if error.retry_after is not None:
+                said = f"stream {claim.stream}: {waiting(error.retry_after, until=until)}"
+                await self._troubles.note(link.connection, _part(claim), said)
+            case _:
+                await self._troubles.over(link.connection, _part(claim))
+
+    async def _ask_a_person(self, claim: Claim, read: Read) -> None:
+        """Opens an issue where more has vanished than a system loses by itself, or where there is no room; and
+        solves the first once nothing waits for anybody.
+        """
+        url = f"{self._public_url}/connections/{claim.connection}"
+        if read.refused:
+            limit = self._records.per_connection
+            await self._add_issue(
+                claim,
+                IssueCode.RECORDS_LIMIT,
+                f"{claim.connection} has more than {limit:,} records",
+                "Records beyond that are not kept; those that are there are still updated. Read fewer streams (`sync.pull`) or"
+                " raise `records.per_connection`, then run `fieldgate sync --full`: it reads what was left out.",
+                url,
+            )
+        if read.last.vanished:
+            await self._add_issue(
+                claim,
+                IssueCode.RECORDS_VANISHED,
+                f"{read.last.vanished:,} of {read.last.alive:,} records of {claim.stream} are not at the system any more",
+                "That is more than a fifth, so nothing was deleted here. Look at the system: is its user allowed to see all"
+                f" of them? If they are gone, confirm it: `fieldgate sync {claim.connection} --stream {claim.stream}"
+                " --confirm-deletions`.",
+                url,
+            )
+        elif read.completed_all and not await inbound.vanished(self._database, claim.connection):
+            async with self._database.connection() as connection:
+                await issues.solve_one(connection, claim.connection, IssueCode.RECORDS_VANISHED)
+
+    async def _add_issue(
+        self, claim: Claim, code: IssueCode, title: str, instructions: str, url: str
+    ) -> None:
+        issue = NewIssue(
+            code=code, severity="warning", title=title, instructions=instructions, action_url=url
+        )
+        async with self._database.connection() as connection:
+            await issues.add(connection, claim.connection, issue)
+
+    async def _finish(self, claim: Claim, link: Link, end: End) -> None:
+        await inbound.finish(
+            self._database,
+            claim,
+            state=end.state,
+            next_in_seconds=end.next_in_seconds,
+            attempts=end.attempts,
+            error=end.error,
+            succeeded=end.succeeded,
+            put_off=end.put_off,
+            event=_event(claim, end),
+        )
+        outcome = "completed" if end.error is None else "failed"
+        metrics.SYNC_RUNS.labels(link.system, claim.phase, outcome).inc()
+
+    def _count(self, claim: Claim, link: Link, read: Read) -> None:
+        for change in ("created", "modified", "deleted"):
+            metrics.RECORDS.labels(link.system, change).inc(getattr(read, change))
+        if read.created or read.modified or read.deleted:
+            log.info(
+                "inbound.run_ended",
+                connection=claim.connection,
+                stream=claim.stream,
+                phase=claim.phase,
+                pages=read.pages,
+                created=read.created,
+                modified=read.modified,
+                deleted=read.deleted,
+            )
+
+
+def _event(claim: Claim, end: End) -> NewEvent | None:
+    """Of the runs themselves only what somebody waits for, as with readings."""
+    data: dict[str, object] = {"stream": claim.stream, "phase": claim.phase}
+    if end.error is not None and end.attempts == FAILED_AFTER:
+        event, data = EventType.SYNC_FAILED, {**data, "reason": end.error}
+    elif end.error is None and end.succeeded and (end.state == "done" or claim.attempts >= FAILED_AFTER):
+        event = EventType.SYNC_COMPLETED
+    else:
+        return None
+    return NewEvent(type=event, customer=claim.customer, connection=claim.connection, data=data)
+
+
+def _part(claim: Claim) -> str:
+    """Of the troubles of a connection."""
+    return f"pull {claim.stream}"

@@ -1,0 +1,254 @@
+"""One walk through a stream, page by page: what is asked of the system, and stored before the next page is.
+
+A page is stored in one transaction with the cursor of the next one, so a walk that was interrupted goes on where
+it was, or begins again; either changes nothing that was stored already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+import structlog
+
+from gateway import clock, metrics
+from gateway.model.errors import (
+    AuthRefused,
+    ConnectorError,
+    CursorExpired,
+    PermissionDenied,
+    Unavailable,
+)
+from gateway.model.inbound import InboundPage, InboundRecord, KeyPage, ListsKeys, ListsOpen, ReadsRecords
+from gateway.model.record import Cycle, Interval, Kept, halved, keep, latest
+from gateway.store import inbound
+from gateway.store.inbound import Applied, Claim, Done, Position, Step
+from gateway.store.pool import Database
+from gateway.sync.link import Link
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+Ask = Callable[[Interval, str | None], Awaitable[InboundPage | KeyPage]]
+
+RUN_SECONDS = 30.0
+"""A run ends after the first page beyond this, and goes on with the next run: others want their turn."""
+
+MAX_PAGES = 100_000
+"""Of one walk. A system that never ends one gives the same page for ever, or has more than we keep."""
+
+MAX_RESTARTS = 3
+"""In one run: a walk whose cursor expires begins again, over half of the time."""
+
+
+class Prober(Protocol):
+    """Asks the system for the cheapest of answers: `gateway.connections.health`."""
+
+    async def probe(self, link: Link) -> ConnectorError | None:
+        """None when all is well."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Read:
+    """What a run has done so far."""
+
+    pages: int = 0
+    created: int = 0
+    modified: int = 0
+    deleted: int = 0
+    refused: int = 0
+    completed_all: bool = False
+    """Whether a walk of everything came to its end."""
+    last: Applied = field(default_factory=Applied)
+
+    def add(self, applied: Applied) -> None:
+        """One more page was stored."""
+        self.pages += 1
+        self.created += applied.created
+        self.modified += applied.modified
+        self.deleted += applied.deleted
+        self.refused += applied.refused
+        self.last = applied
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a walk goes through. `sees_all`: it meets everything the stream holds, so what it does not meet is gone.
+    `has_last_word`: nothing else reads what it reads, so what comes last is right where times do not tell.
+    """
+
+    interval: Interval
+    ask: Ask
+    done: Done
+    sees_all: bool = False
+    has_last_word: bool = True
+    divisible: bool = False
+
+
+class Walk:
+    """The walks of one run of one phase. `rest`: how long to pause after a request, as a multiple of the time that it took."""
+
+    def __init__(
+        self,
+        database: Database,
+        claim: Claim,
+        link: Link,
+        prober: Prober,
+        read: Read,
+        *,
+        timeout_seconds: float,
+        max_records: int,
+        rest: float = 0.0,
+    ) -> None:
+        self._database = database
+        self._claim = claim
+        self._link = link
+        self._prober = prober
+        self.read = read
+        self._timeout_seconds = timeout_seconds
+        self._max_records = max_records
+        self._rest = rest
+        self._until = clock.monotonic() + RUN_SECONDS
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has had its time."""
+        return clock.monotonic() >= self._until
+
+    @property
+    def connector(self) -> ReadsRecords:
+        """Of a link whose streams are read."""
+        connector = self._link.connector
+        assert isinstance(connector, ReadsRecords)
+        return connector
+
+    async def remote_now(self) -> datetime:
+        """The system's clock, before the first request of an interval."""
+        return await self.asked(lambda: self.connector.remote_now(self._claim.stream))
+
+    async def go(self, plan: Plan, position: Position, *, resume: bool) -> bool:
+        """Through all pages, from where the walk was if `resume`; False where the run's time was over before.
+
+        Raises ConnectorError (what was stored before it stays), LeaseLost, StoreError.
+        """
+        cursor = position.walk_cursor if resume else None
+        pages = position.walk_pages if cursor is not None else 0
+        walk_position = position.walk_position if cursor is not None else position.position
+        known, restarts, cycle = position.position, 0, Cycle()
+        if plan.sees_all and cursor is None:
+            await inbound.begin_walk(self._database, self._claim, walk_position)
+        while True:
+            began = clock.monotonic()
+            try:
+                page = await self._page(plan, cursor)
+            except CursorExpired:
+                restarts += 1
+                if restarts > MAX_RESTARTS:
+                    await inbound.abandon(self._database, self._claim)
+                    raise
+                plan = replace(plan, interval=halved(plan.interval)) if plan.divisible else plan
+                cursor, pages, cycle = None, 0, Cycle()
+                if plan.sees_all:  # what changed since is not in question, and what it met is forgotten
+                    walk_position = known
+                    await inbound.begin_walk(self._database, self._claim, walk_position)
+                continue
+            took = clock.monotonic() - began
+            step = self._step(plan, page, begins=cursor is None)
+            step = replace(
+                step,
+                asked=None if plan.has_last_word else known,
+                walk_position=walk_position,
+                confirmed=position.may_vanish,
+            )
+            applied = await inbound.apply(self._database, self._claim, step, max_records=self._max_records)
+            self.read.add(applied)
+            known = max(known, applied.position)
+            if page.cursor is None:
+                self.read.completed_all |= plan.sees_all
+                return True
+            pages += 1
+            if pages >= MAX_PAGES or cycle.closes(page.cursor):
+                await inbound.abandon(self._database, self._claim)
+                raise Unavailable(
+                    f"the system's pages of {self._claim.stream} do not end: page {pages} leads to one that was read before"
+                )
+            cursor = page.cursor
+            if self.is_over:
+                return False
+            if self._rest:
+                await asyncio.sleep(self._rest * took)
+
+    async def ask_records(self, interval: Interval, cursor: str | None) -> InboundPage:
+        """What changed in the interval."""
+        return await self.connector.pull(self._claim.stream, interval.low, interval.high, cursor)
+
+    async def ask_open(self, _: Interval, cursor: str | None) -> InboundPage:
+        """What is still open, of a connector that lists it."""
+        connector = self._link.connector
+        assert isinstance(connector, ListsOpen)
+        return await connector.pull_open(self._claim.stream, cursor)
+
+    async def ask_keys(self, _: Interval, cursor: str | None) -> KeyPage:
+        """What there is, of a connector that lists keys."""
+        connector = self._link.connector
+        assert isinstance(connector, ListsKeys)
+        return await connector.keys(self._claim.stream, cursor)
+
+    async def _page(self, plan: Plan, cursor: str | None) -> InboundPage | KeyPage:
+        return await self.asked(lambda: plan.ask(plan.interval, cursor))
+
+    async def asked(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The answer. A refused credential is tried once more after a probe, which renews a token: the walk goes
+        on with the same page. Raises ConnectorError.
+        """
+        try:
+            return await self._timed(call)
+        except AuthRefused as error:
+            if error.final or error.doubtful or await self._prober.probe(self._link) is not None:
+                raise
+        try:
+            return await self._timed(call)
+        except AuthRefused as error:
+            said = f"{error}; a probe with the same credential was let in"
+            raise PermissionDenied(said, request_id=error.request_id) from error
+
+    async def _timed(self, call: Callable[[], Awaitable[T]]) -> T:
+        began = clock.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await call()
+        except TimeoutError as error:
+            raise Unavailable(f"no answer within {self._timeout_seconds:g} s") from error
+        finally:
+            metrics.PULL_SECONDS.labels(self._link.system).observe(clock.monotonic() - began)
+
+    def _step(self, plan: Plan, page: InboundPage | KeyPage, *, begins: bool) -> Step:
+        base = Step(
+            records=(), low=plan.interval.low, high=plan.interval.high, cursor=page.cursor, begins=begins,
+            done=plan.done, sees_all=plan.sees_all,
+        )  # fmt: skip
+        match page:
+            case KeyPage():
+                return replace(base, keys=page.keys)
+            case InboundPage():
+                return replace(base, records=self._kept(page.records), total=page.total)
+
+    def _kept(self, records: Sequence[InboundRecord]) -> list[Kept]:
+        """One of each key. A record without a key that can name it is said, and left out: it is told from no other."""
+        kept: list[Kept] = []
+        for record in records:
+            try:
+                kept.append(keep(record))
+            except ValueError as error:
+                log.warning(
+                    "inbound.record_unnamed",
+                    connection=self._claim.connection,
+                    stream=self._claim.stream,
+                    detail=str(error),
+                )
+        return latest(kept)

@@ -1,0 +1,322 @@
+"""What a broker carries, told apart by its shape: what the sources take, what a preset would take, and a source for
+what is left. Pure: who listens hands the messages in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from gateway.ingest.decode import Decoder
+from gateway.ingest.explain import TIME_NAMES
+from gateway.model.errors import DecodeError
+from gateway.model.sample import to_microseconds
+from gateway.payloads import presets
+from gateway.payloads.document import load, looks_like
+from gateway.payloads.formats.values import Reason, parse_time
+from gateway.payloads.sources import CompiledSource, compile_one, compile_sources
+from gateway.settings import TelemetrySettings
+from gateway.source_settings import SourceSettings
+
+MAX_PREFIX_LEVELS = 3
+"""Levels before the topics of a preset that are tried."""
+
+MAX_SHOWN = 5
+PLACEHOLDER = "CUSTOMER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A message as it was heard."""
+
+    topic: str
+    payload: bytes
+    is_retained: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """Messages of one shape. `source`: the lines of a source that takes them, None where nothing can be said.
+    `problem`: why they are dead letters now, where a source has their topics.
+    """
+
+    title: str
+    messages: int = 0
+    topics: set[str] = field(default_factory=set)
+    source: dict[str, object] | None = None
+    problem: str | None = None
+
+    def add(self, topic: str) -> None:
+        """Counts a message."""
+        self.messages += 1
+        self.topics.add(topic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """`taken`: by the sources of the configuration. `known`: by a preset. `unknown`: by the source that is
+    proposed, if one is. `alike`: names of devices that differ in case only.
+    """
+
+    taken: Sequence[Group]
+    refused: Sequence[Group]
+    known: Sequence[Group]
+    unknown: Sequence[Group]
+    alike: Sequence[tuple[str, str]]
+
+
+def discover(
+    heard: Iterable[Heard],
+    *,
+    telemetry: TelemetrySettings,
+    customers: Collection[str],
+    customer: str | None,
+    now: datetime,
+) -> Discovery:
+    """`customer`: whose the fleet is; a placeholder stands in the proposal where nobody said it."""
+    whose = customer or (next(iter(customers)) if len(customers) == 1 else PLACEHOLDER)
+    ours = _Ours(telemetry, customers, now)
+    left = [message for message in heard if not ours.takes(message)]
+    known = _Known(telemetry, whose, now)
+    rest = known.sort(left)
+    unknown = [_proposed(messages, whose) for messages in _alike(rest)]
+    return Discovery(
+        taken=_ranked(ours.taken.values()),
+        refused=_ranked(ours.refused.values()),
+        known=_ranked(known.groups.values()),
+        unknown=_ranked(unknown),
+        alike=_same_but_for_case(ours.devices),
+    )
+
+
+class _Ours:
+    """The sources of the configuration."""
+
+    def __init__(self, telemetry: TelemetrySettings, customers: Collection[str], now: datetime) -> None:
+        self._decoder = Decoder(telemetry, compile_sources(telemetry.sources), customers)
+        self._now = to_microseconds(now)
+        self.taken: dict[str, Group] = {}
+        self.refused: dict[str, Group] = {}
+        self.devices: set[str] = set()
+
+    def takes(self, message: Heard) -> bool:
+        """Whether a source has its topic. A topic of a customer that is not listed is nobody's."""
+        source = self._decoder.source_of(message.topic)
+        if source is None:
+            return False
+        title = source.source.topic
+        try:
+            rows = self._decoder.decode(
+                message.topic, message.payload, self._now, is_retained=message.is_retained
+            )
+        except DecodeError as error:
+            if error.reason == Reason.UNKNOWN_CUSTOMER:
+                return False
+            group = self.refused.setdefault(
+                f"{title} {error.reason}", Group(title=title, problem=f"{error.reason}: {error.detail}")
+            )
+        else:
+            self.devices.update(row[1] for row in rows)
+            group = self.taken.setdefault(title, Group(title=title))
+        group.add(message.topic)
+        return True
+
+
+class _Known:
+    """Presets, each tried on what is left; one that takes the most messages goes first."""
+
+    def __init__(self, telemetry: TelemetrySettings, customer: str, now: datetime) -> None:
+        self._telemetry = telemetry
+        self._customer = customer
+        self._now = to_microseconds(now)
+        self._compiled: dict[tuple[str, str], tuple[CompiledSource, ...]] = {}
+        self.groups: dict[tuple[str, str], Group] = {}
+
+    def sort(self, messages: Sequence[Heard]) -> list[Heard]:
+        """Those that no preset takes."""
+        fits: list[tuple[Heard, set[tuple[str, str]]]] = [(one, self._fitting(one)) for one in messages]
+        votes = Counter(choice for _, choices in fits for choice in choices)
+        left = []
+        for message, choices in fits:
+            if not choices:
+                left.append(message)
+                continue
+            name, prefix = max(choices, key=lambda choice: (self._literals(choice), votes[choice], choice))
+            group = self.groups.get((name, prefix))
+            if group is None:
+                preset = presets.find_preset(name)
+                assert preset is not None
+                lines: dict[str, object] = {"preset": name, "customer": self._customer}
+                if prefix:
+                    lines["prefix"] = prefix
+                lines |= _needed(name, zone="ZONE")
+                group = self.groups[name, prefix] = Group(title=preset.title, source=lines)
+            group.add(message.topic)
+        return left
+
+    def _fitting(self, message: Heard) -> set[tuple[str, str]]:
+        levels = message.topic.split("/")
+        found = set()
+        for name in presets.names():
+            for count in range(min(MAX_PREFIX_LEVELS, len(levels) - 1) + 1):
+                prefix = "".join(f"{level}/" for level in levels[:count])
+                if self._fits(name, prefix, message):
+                    found.add((name, prefix))
+                    break
+        return found
+
+    def _fits(self, name: str, prefix: str, message: Heard) -> bool:
+        if "{" in prefix or "}" in prefix or any(character in prefix for character in "+#\0"):
+            return False
+        compiled = self._sources(name, prefix)
+        decoder = Decoder(self._telemetry, compiled, [self._customer])
+        if decoder.source_of(message.topic) is None:
+            return False
+        try:
+            decoder.decode(message.topic, message.payload, self._now)
+        except DecodeError as error:
+            # a message may be late or spoiled and still be of its fleet: the topic alone tells where it has literals
+            return self._literals((name, prefix)) > 1 and error.reason in (
+                Reason.TIMESTAMP_TOO_OLD,
+                Reason.TIMESTAMP_IN_FUTURE,
+                Reason.NULL,
+            )
+        return True
+
+    def _sources(self, name: str, prefix: str) -> tuple[CompiledSource, ...]:
+        if (name, prefix) not in self._compiled:
+            given = {
+                "preset": name,
+                "customer": self._customer,
+                "prefix": prefix,
+                **_needed(name, zone="UTC"),
+            }
+            self._compiled[name, prefix] = compile_one(SourceSettings.model_validate(given))
+        return self._compiled[name, prefix]
+
+    def _literals(self, choice: tuple[str, str]) -> int:
+        """How much of its topics a preset spells out: the more, the surer it is."""
+        own = [one.source for one in self._sources(choice[0], "")]
+        return max(sum(level.literal is not None for level in source.levels) for source in own)
+
+
+def _needed(name: str, *, zone: str) -> dict[str, object]:
+    """What a preset cannot know, and a person has to put in."""
+    preset = presets.find_preset(name)
+    assert preset is not None
+    needed: dict[str, object] = {}
+    if preset.needs_zone:
+        needed["time"] = {"zone": zone}
+    if any(source.device is None and "{device" not in (source.topic or "") for source in preset.sources):
+        needed["device"] = "DEVICE"
+    return needed
+
+
+def _alike(messages: Sequence[Heard]) -> list[list[Heard]]:
+    """Messages whose topics have as many levels, the same first and last kind of level, and the same fields."""
+    groups: dict[tuple[int, object], list[Heard]] = defaultdict(list)
+    for message in messages:
+        groups[message.topic.count("/"), _shape_of(message.payload)].append(message)
+    return list(groups.values())
+
+
+def _shape_of(payload: bytes) -> object:
+    """What tells payloads apart: the fields of an object, or the kind."""
+    document = _document(payload)
+    if isinstance(document, Mapping):
+        return ("object", tuple(sorted(map(str, document))[:20]))
+    if isinstance(document, list):
+        return ("list", _shape_of_item(document))
+    return type(document).__name__ if not isinstance(document, int | float) else "number"
+
+
+def _shape_of_item(items: Sequence[object]) -> object:
+    first = items[0] if items else None
+    return tuple(sorted(map(str, first))[:20]) if isinstance(first, Mapping) else type(first).__name__
+
+
+def _document(payload: bytes) -> object:
+    for kind in ("json", "scalar"):
+        try:
+            return load(payload, kind, None)
+        except DecodeError:
+            continue
+    return looks_like(payload) or "bytes"
+
+
+def _proposed(messages: Sequence[Heard], customer: str) -> Group:
+    """A group with a source that takes it, as well as can be told from the topics and one payload."""
+    topics = sorted({message.topic for message in messages})
+    document = _document(messages[0].payload)
+    is_scalar = not isinstance(document, Mapping | list)
+    template, needed = _template(topics, is_scalar=is_scalar)
+    lines: dict[str, object] = {"topic": template}
+    if is_scalar:
+        lines["format"] = "scalar"
+    lines |= {"customer": customer, **needed}
+    if isinstance(document, Mapping):
+        lines |= _places(document)
+    usable = messages[0].payload and not (is_scalar and looks_like(messages[0].payload))
+    group = Group(title=template, source=lines if usable else None)
+    if not usable:
+        group.problem = f"looks like {looks_like(messages[0].payload) or 'nothing'}"
+    for message in messages:
+        group.add(message.topic)
+    return group
+
+
+def _template(topics: Sequence[str], *, is_scalar: bool) -> tuple[str, dict[str, object]]:
+    """Levels that are equal in all topics are literals; of the others the one with the most names is the device,
+    and the last of a scalar its metric.
+    """
+    columns = list(zip(*(topic.split("/") for topic in topics), strict=True))
+    names = [len(set(column)) for column in columns]
+    levels = [column[0] if count == 1 else "{_}" for column, count in zip(columns, names, strict=True)]
+    needed: dict[str, object] = {}
+    last = len(levels) - 1
+    if is_scalar:
+        levels[last], names[last] = "{metric}", 0
+    free = [place for place in range(len(levels)) if names[place] > 1]
+    if free:
+        levels[max(free, key=lambda place: names[place])] = "{device}"
+    elif is_scalar and last > 0:
+        levels[last - 1] = "{device}"
+    else:
+        needed["device"] = topics[0].rpartition("/")[2] or topics[0]
+    return "/".join(levels), needed
+
+
+def _places(document: Mapping[str, object]) -> dict[str, object]:
+    """Where the time is, and an inner object that holds all the rest."""
+    found: dict[str, object] = {}
+    others = []
+    for name, value in document.items():
+        if name.lower() in TIME_NAMES and "time" not in found and _is_time(value):
+            if name != "ts":
+                found["time"] = {"path": name}
+        else:
+            others.append((name, value))
+    objects = [name for name, value in others if isinstance(value, Mapping)]
+    if len(objects) == 1 and len(others) == 1 and objects[0] != "metrics":
+        found["root"] = objects[0]
+    return found
+
+
+def _is_time(value: object) -> bool:
+    try:
+        return parse_time(int(value) if isinstance(value, str) and value.isdigit() else value) > 10**15
+    except DecodeError:
+        return False
+
+
+def _same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
+    by_lower: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        by_lower[name.lower()].append(name)
+    return [(same[0], same[1]) for same in by_lower.values() if len(same) > 1]
+
+
+def _ranked(groups: Iterable[Group]) -> list[Group]:
+    return sorted(groups, key=lambda group: (-group.messages, group.title))

@@ -1,0 +1,69 @@
+"""How an initial sync walks the stored history: how far each step goes, and how much of the way is behind it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
+
+MIN_STEP = timedelta(minutes=5)
+MAX_BLIND_STEP = timedelta(hours=1)
+"""After a step that brought nothing: what comes next may be as much as was ever measured in that time."""
+
+DAY = timedelta(days=1)
+MAX_SAMPLES = 1e12
+"""More than any day has: a step that is not bounded by them any more."""
+
+
+class Walk:
+    """A way from `start` to `until` over days that hold about so many samples; a day that is not among them has none.
+
+    Samples are everybody's, and `windows` of a step are one connection's: the step grows and shrinks until it brings
+    about `enough` of them.
+    """
+
+    def __init__(self, start: datetime, until: datetime, days: Mapping[date, int], *, enough: int) -> None:
+        self._start, self._until, self._enough = start, until, enough
+        self._days = dict(sorted(days.items()))
+        self._samples_a_step = float(enough)
+        self._is_blind = True
+
+    @property
+    def total(self) -> int:
+        """Samples of the whole way."""
+        return self.behind(self._until)
+
+    def behind(self, cursor: datetime) -> int:
+        """Samples of the way before the cursor."""
+        return round(sum(samples * _share(day, self._start, cursor) for day, samples in self._days.items()))
+
+    def step(self, cursor: datetime) -> datetime:
+        """The end of the step that begins at the cursor: within a day that has samples, or where the next such day
+        begins.
+        """
+        samples = self._days.get(cursor.date())
+        tomorrow = _begin(cursor.date() + DAY)
+        if samples is None:
+            following = (_begin(day) for day in self._days if day > cursor.date())
+            return min(next(following, self._until), self._until)
+        longest = MAX_BLIND_STEP if self._is_blind else DAY
+        length = min(longest, DAY * min(1.0, self._samples_a_step / max(1, samples)))
+        return min(cursor + max(length, MIN_STEP), tomorrow, self._until)
+
+    def took(self, windows: int) -> None:
+        """A step brought so many windows."""
+        self._is_blind = windows == 0
+        if windows > self._enough:
+            self._samples_a_step = max(1.0, self._samples_a_step * self._enough / windows)
+        elif windows < self._enough / 4:
+            self._samples_a_step = min(MAX_SAMPLES, self._samples_a_step * 2)
+
+
+def _begin(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+def _share(day: date, start: datetime, until: datetime) -> float:
+    """Of a day, that lies in [start, until)."""
+    begin = max(_begin(day), start)
+    end = min(_begin(day) + DAY, until)
+    return max(0.0, (end - begin) / DAY)

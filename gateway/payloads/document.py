@@ -1,0 +1,176 @@
+"""Bytes to a document, in each format and encoding; both bounded before anything is built from them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from decimal import Decimal
+from io import BytesIO
+from typing import Literal
+
+import cbor2
+import msgpack
+import zstandard
+
+from gateway.model.errors import DecodeError
+from gateway.payloads.formats import json, scalar
+from gateway.payloads.formats.values import MAX_DEPTH, MAX_PAYLOAD_BYTES, Reason, as_number
+
+Encoding = Literal["gzip", "deflate", "zstd"]
+
+_PADDING = b" \t\r\n\0"
+_BOM = b"\xef\xbb\xbf"
+_WINDOW_BITS = {"gzip": 31, "deflate": 47}
+_MAX_NODES = 100_000
+
+
+def load(payload: bytes, format: str, encoding: Encoding | None) -> object:
+    """The document of a message. Raises DecodeError."""
+    return _LOADERS[format](payload if encoding is None else decompress(payload, encoding))
+
+
+def decompress(payload: bytes, encoding: Encoding) -> bytes:
+    """At most `MAX_PAYLOAD_BYTES`, whatever the ratio is. Raises DecodeError."""
+    try:
+        if encoding == "zstd":
+            reader = zstandard.ZstdDecompressor(max_window_size=8 << 20).stream_reader(BytesIO(payload))
+            plain: bytes = reader.read(MAX_PAYLOAD_BYTES + 1)
+        else:
+            inflate = zlib.decompressobj(_WINDOW_BITS[encoding])
+            plain = inflate.decompress(payload, MAX_PAYLOAD_BYTES + 1)
+            if not inflate.eof and len(plain) <= MAX_PAYLOAD_BYTES:
+                raise DecodeError(Reason.WRONG_ENCODING, f"the payload ends within its {encoding}")
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise DecodeError(Reason.WRONG_ENCODING, f"the payload is no {encoding}: {error}") from None
+    if len(plain) > MAX_PAYLOAD_BYTES:
+        raise DecodeError(
+            Reason.PAYLOAD_TOO_LARGE, f"more than {MAX_PAYLOAD_BYTES} bytes when it is unpacked"
+        )
+    return plain
+
+
+def stripped(payload: bytes) -> bytes:
+    """Without a byte order mark, and without the NULs and white space that programs in C leave at the end."""
+    return payload.removeprefix(_BOM).strip(_PADDING)
+
+
+def _json(payload: bytes) -> object:
+    """What is around the document is taken away, and a number in it that is none leaves the rest."""
+    try:
+        return _load_json(payload)
+    except DecodeError as error:
+        if error.reason not in (Reason.INVALID_JSON, Reason.NOT_FINITE):
+            raise
+        why = error
+    plain = stripped(payload)
+    with suppress(DecodeError):
+        if plain != payload and plain:
+            return _load_json(plain)
+    if why.reason == Reason.NOT_FINITE:
+        with suppress(ValueError, RecursionError):
+            return json.load_words(plain)
+    if (looks := looks_like(payload)) is not None:
+        raise DecodeError(Reason.INVALID_JSON, f"the payload looks like {looks}") from None
+    raise why
+
+
+def _load_json(payload: bytes) -> object:
+    document = json.load(payload)
+    if json.keys_of(document) != payload.count(b'":'):
+        json.refuse_repeated_keys(payload)
+    return document
+
+
+def _scalar(payload: bytes) -> object:
+    """A number, a boolean, a text."""
+    measured = scalar.parse(stripped(payload), "value")
+    return measured[0][1]["value"]
+
+
+def _cbor(payload: bytes) -> object:
+    stream = BytesIO(payload)
+    try:
+        document = cbor2.CBORDecoder(stream, max_depth=4 * MAX_DEPTH).decode()
+    except (
+        cbor2.CBORDecodeError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+        TypeError,
+    ) as error:
+        raise DecodeError(Reason.WRONG_SHAPE, f"the payload is no CBOR: {error}"[:200]) from None
+    if stream.tell() != len(payload):
+        raise DecodeError(Reason.WRONG_SHAPE, "the payload has bytes behind its CBOR")
+    return _plain(document, _Budget())
+
+
+def _msgpack(payload: bytes) -> object:
+    try:
+        document = msgpack.unpackb(payload, timestamp=3, strict_map_key=False)
+    except (ValueError, OverflowError, MemoryError, RecursionError, TypeError) as error:
+        raise DecodeError(Reason.WRONG_SHAPE, f"the payload is no MessagePack: {error}"[:200]) from None
+    return _plain(document, _Budget())
+
+
+class _Budget:
+    """How much of a document may be looked at: CBOR can share a part a million times."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = _MAX_NODES
+
+    def take(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise DecodeError(Reason.WRONG_SHAPE, f"the payload has more than {_MAX_NODES} values")
+
+
+def _plain(value: object, budget: _Budget, depth: int = 0) -> object:
+    """With texts for keys, and of the types that JSON has, and datetimes."""
+    budget.take()
+    if depth > 4 * MAX_DEPTH:
+        raise DecodeError(Reason.NESTED_TOO_DEEP, f"nested deeper than {4 * MAX_DEPTH}")
+    match value:
+        case Mapping():
+            return {str(key): _plain(item, budget, depth + 1) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item, budget, depth + 1) for item in value]
+        case bytes():
+            return value.decode("utf-8", "replace")
+        case Decimal():
+            return as_number(str(value)) if value.is_finite() else float(value)
+        case cbor2.CBORSimpleValue() | cbor2.CBORTag():
+            return str(value)
+        case _:
+            return None if value is cbor2.undefined else value
+
+
+def looks_like(payload: bytes) -> str | None:
+    """What bytes that are no JSON probably are, with what to set; None where nobody can tell."""
+    head = payload[:4]
+    if head[:2] == b"\x1f\x8b":
+        return "gzip: set `encoding: gzip` of the source"
+    if head == b"\x28\xb5\x2f\xfd":
+        return "zstd: set `encoding: zstd` of the source"
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in payload[:8:2] or b"\0" in payload[1:8:2]:
+        return "UTF-16: have the device send UTF-8"
+    if payload and 0xA0 <= payload[0] <= 0xBF:
+        return "CBOR: set `format: cbor` of the source"
+    if payload and (0x80 <= payload[0] <= 0x8F or payload[0] in (0xDE, 0xDF)):
+        return "MessagePack: set `format: msgpack` of the source"
+    try:
+        payload.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"Latin-1 or the like (byte {error.start + 1} is no UTF-8): have the device send UTF-8"
+    return None
+
+
+_LOADERS: Mapping[str, Callable[[bytes], object]] = {
+    "json": _json,
+    "scalar": _scalar,
+    "cbor": _cbor,
+    "msgpack": _msgpack,
+}

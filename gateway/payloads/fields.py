@@ -1,0 +1,178 @@
+"""Fields to metrics: which are taken, under which names, and what a text, a word, an array or a null becomes.
+
+What cannot be a metric is left out and said, and the rest is taken.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import translate
+from typing import Literal
+
+from gateway.model.errors import DecodeError
+from gateway.model.sample import Metrics, Value
+from gateway.payloads.formats.values import (
+    MAX_DEPTH,
+    MAX_INTEGER,
+    MAX_METRICS,
+    MAX_NAME_LENGTH,
+    Reason,
+    Unfit,
+    as_number,
+    check_text,
+    unfit,
+)
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_WITH_UNIT = re.compile(r"([+-]?(?:[0-9][0-9.,]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(?:[^0-9\s.,+-].{0,15})")
+
+MAX_ARRAY = 64
+"""Items of an array that become metrics of their own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A field that was left out of a message. `reason` labels a metric."""
+
+    name: str
+    reason: Reason
+    detail: str
+
+
+Skip = Callable[[Skipped], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldRules:
+    """What is taken. `keep` and `drop` are globs over the dotted name; `rename` is by the dotted name, after
+    them. `used`: names of what is time, quality or owner, and no metric. `words`: what a text stands for. `text`: `numbers` makes numbers of texts that are some.
+    """
+
+    keep: tuple[re.Pattern[str], ...] = ()
+    drop: tuple[re.Pattern[str], ...] = ()
+    used: frozenset[str] = frozenset()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    text: Literal["keep", "numbers"] = "keep"
+    decimal: Literal["point", "comma"] = "point"
+    units: Literal["keep", "strip"] = "keep"
+    words: Mapping[str, Value] = field(default_factory=dict)
+    arrays: Literal["skip", "index"] = "skip"
+
+    def take(self, values: Mapping[str, object], skip: Skip) -> Metrics:
+        """The metrics of one sample, nested objects flattened with dots; there may be none. Raises DecodeError for more
+        than can be stored.
+        """
+        metrics: Metrics = {}
+        self._collect(values, "", metrics, skip, 0)
+        if len(metrics) > MAX_METRICS:  # which of them were meant nobody can tell
+            raise DecodeError(
+                Reason.TOO_MANY_METRICS, f"at most {MAX_METRICS} metrics are taken in one message: use `keep`"
+            )
+        return metrics
+
+    def take_one(self, name: str, value: object, skip: Skip) -> Metrics:
+        """The metrics of one named value, which may itself be an object."""
+        return self.take({name: value}, skip)
+
+    def _collect(
+        self, values: Mapping[str, object], prefix: str, metrics: Metrics, skip: Skip, depth: int
+    ) -> None:
+        for key, value in values.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                if depth >= MAX_DEPTH:
+                    skip(Skipped(name=name, reason=Reason.NESTED_TOO_DEEP, detail=f"deeper than {MAX_DEPTH}"))
+                else:
+                    self._collect(value, f"{name}.", metrics, skip, depth + 1)
+            elif isinstance(value, list | tuple) and self.arrays == "index" and self._is_wanted_below(name):
+                items = {str(place): item for place, item in enumerate(value[:MAX_ARRAY])}
+                if len(value) > MAX_ARRAY:
+                    skip(
+                        Skipped(
+                            name=name,
+                            reason=Reason.ARRAY,
+                            detail=f"only the first {MAX_ARRAY} items are taken",
+                        )
+                    )
+                if depth < MAX_DEPTH:
+                    self._collect(items, f"{name}.", metrics, skip, depth + 1)
+            elif self._is_wanted(name):
+                self._add(name, value, metrics, skip)
+
+    def _is_wanted(self, name: str) -> bool:
+        if name in self.used or any(pattern.match(name) for pattern in self.drop):
+            return False
+        return not self.keep or any(pattern.match(name) for pattern in self.keep)
+
+    def _is_wanted_below(self, name: str) -> bool:
+        return not any(pattern.match(name) for pattern in self.drop)
+
+    def _add(self, name: str, value: object, metrics: Metrics, skip: Skip) -> None:
+        name = self.rename.get(name, name)
+        try:
+            _check_name(name, metrics)
+            metrics[name] = self._value(name, value)
+        except DecodeError as error:
+            skip(Skipped(name=name[:MAX_NAME_LENGTH], reason=Reason(error.reason), detail=error.detail))
+
+    def _value(self, name: str, value: object) -> Value:
+        match value:
+            case bool():
+                return value
+            case int():
+                if abs(value) > MAX_INTEGER:
+                    raise unfit(Unfit(reason=Reason.NOT_EXACT, text=str(value)), name)
+                return value
+            case float():
+                if not math.isfinite(value):
+                    raise unfit(Unfit(reason=Reason.NOT_FINITE, text=str(value)), name)
+                return value
+            case str():
+                return self._text(name, value)
+            case Unfit():
+                raise unfit(value, name)
+            case None:
+                raise DecodeError(Reason.NULL, f"metric {name!r} is null")
+            case list() | tuple():
+                raise DecodeError(
+                    Reason.ARRAY, f"metric {name!r} is an array; `arrays: index` takes its items"
+                )
+            case _:
+                raise DecodeError(Reason.WRONG_SHAPE, f"metric {name!r} is a {type(value).__name__}")
+
+    def _text(self, name: str, value: str) -> Value:
+        if value in self.words:
+            return self.words[value]
+        if self.text == "numbers":
+            number = value.strip()
+            if self.units == "strip" and (found := _WITH_UNIT.fullmatch(number)) is not None:
+                number = found[1]
+            if self.decimal == "comma":
+                number = number.replace(".", "").replace(",", ".") if "," in number else number
+            if not _NUMBER.fullmatch(number):
+                raise DecodeError(
+                    Reason.NOT_A_NUMBER, f"metric {name!r} is the text {value[:40]!r}, no number"
+                )
+            made = as_number(number)
+            if isinstance(made, Unfit):
+                raise unfit(made, name)
+            return made
+        return check_text(name, value)
+
+
+def _check_name(name: str, metrics: Metrics) -> None:
+    if not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
+        raise DecodeError(
+            Reason.INVALID_METRIC,
+            f"metric name {name[:40]!r}: 1 to {MAX_NAME_LENGTH} printable characters",
+        )
+    if name in metrics:
+        raise DecodeError(Reason.SAME_NAME, f"metric {name!r} comes twice; the first is taken")
+
+
+def compile_globs(globs: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    """Globs over dotted names, case-sensitive."""
+    return tuple(re.compile(translate(glob)) for glob in globs)

@@ -1,0 +1,159 @@
+"""JSON: `{"ts": T, "metrics": {...}}`, flat `{"ts": T, "temperature": 21.5}`, or an array of these."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+
+import orjson
+
+from gateway.model.errors import DecodeError
+from gateway.payloads.formats.values import (
+    Measurement,
+    Reason,
+    Unfit,
+    as_number,
+    check_metrics,
+    parse_time,
+)
+
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"?|[+-]?\b(?:nan|inf(?:inity)?)\b(?:\(ind\))?', re.IGNORECASE)
+"""A text, or what programs print for a number that is none."""
+
+_RUNS = bytes(
+    ord({"e": "e", "-": "-"}.get(chr(byte).lower(), "0" if byte in b"0123456789" else " "))
+    for byte in range(256)
+)
+_LONG, _SMALL = b"0" * 16, b"e-000"
+_NUMBER = re.compile(rb"-?[0-9][0-9.]{15,}[0-9.eE+-]*|-?[0-9.]+[eE]-[0-9]{3,}")
+
+
+def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
+    """The samples of one message, in its order. Raises DecodeError."""
+    document = load(payload)
+    if type(document) is dict:
+        nested = document.get("metrics")
+        keys = len(document) + len(nested) if type(nested) is dict else len(document)
+        # in most messages no object is nested but the metrics, and then these are all
+        if keys != payload.count(b'":') and keys_of(document) != payload.count(b'":'):
+            refuse_repeated_keys(payload)
+        return [_sample(document)]
+    if keys_of(document) != payload.count(b'":'):
+        refuse_repeated_keys(payload)
+    return _samples(document)
+
+
+def keys_of(document: object) -> int:
+    """How many keys its objects have, at every depth."""
+    if type(document) is dict:
+        return len(document) + sum(keys_of(item) for item in document.values())
+    return sum(keys_of(item) for item in document) if type(document) is list else 0
+
+
+def refuse_repeated_keys(payload: bytes) -> None:
+    """Raises DecodeError for an object that has a key twice: parsers keep either value, and say nothing. Slow."""
+    with suppress(ValueError, RecursionError):  # whoever could read it has said so
+        json.loads(payload, object_pairs_hook=_each_once, parse_int=float)
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DecodeError(Reason.SAME_NAME, f"the key {twice[:40]!r} comes twice in one object: send it once")
+    return document
+
+
+def load(payload: bytes) -> object:
+    """The document, with an `Unfit` for each number that a double cannot hold as it was sent. Raises DecodeError."""
+    try:
+        document = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        if not payload.strip():
+            raise DecodeError(Reason.EMPTY, "the payload is empty") from None
+        raise _why_not(payload, error) from None
+    # Whether a number in it may not be what was sent any more: only one of 16 digits or more, or next to zero.
+    runs = payload.translate(_RUNS, b".")
+    if (_LONG in runs or _SMALL in runs) and _has_changed(payload):
+        document = _as_sent(payload.decode())
+    return document
+
+
+def _samples(document: object) -> list[Measurement]:
+    if type(document) is dict:
+        return [_sample(document)]
+    if type(document) is list:
+        if not document:
+            raise DecodeError(Reason.EMPTY, "the array is empty")
+        return [_sample(item) for item in document]
+    raise DecodeError(
+        Reason.WRONG_SHAPE,
+        f"the payload is a JSON {type(document).__name__}; send an object or an array of objects",
+    )
+
+
+def load_words(payload: bytes) -> object:
+    """As `load`, of a document with NaN, Infinity or a number that is none in it: an `Unfit` stands for each.
+    Raises ValueError, RecursionError.
+    """
+    return _as_sent(_TEXT.sub(_as_constant, payload.decode()))
+
+
+def _has_changed(payload: bytes) -> bool:
+    """Whether one has. Integers of up to 64 bits are whole, and looked at later."""
+    return any(_is_changed(found.group().decode()) for found in _NUMBER.finditer(payload))
+
+
+def _is_changed(text: str) -> bool:
+    try:
+        if repr(float(text)) == text or (len(text) < 20 and text.lstrip("-").isdigit()):
+            return False
+        return type(as_number(text)) is Unfit
+    except ValueError:
+        return False  # a date, an address: it stands in a text
+
+
+def _as_sent(text: str) -> object:
+    """The document, with an `Unfit` for each number that a double cannot hold as it was sent. Slow."""
+    return json.loads(text, parse_float=as_number, parse_int=_integer, parse_constant=as_number)
+
+
+def _integer(text: str) -> object:
+    return int(text) if len(text) < 20 else as_number(text)
+
+
+def _why_not(payload: bytes, error: orjson.JSONDecodeError) -> DecodeError:
+    """Why bytes are no JSON: for a number that is not finite, where nothing else is wrong with them."""
+    try:
+        _samples(load_words(payload))
+    except DecodeError as refused:
+        if refused.reason == Reason.NOT_FINITE:
+            return refused
+    except (ValueError, RecursionError):
+        pass
+    return DecodeError(Reason.INVALID_JSON, str(error))
+
+
+def _as_constant(found: re.Match[str]) -> str:
+    """As Python's parser knows it; texts stay as they are."""
+    word = found.group()
+    if word.startswith('"'):
+        return word
+    if "n" in word.lower()[:2] and "a" in word.lower()[:3]:
+        return "NaN"
+    return "-Infinity" if word.startswith("-") else "Infinity"
+
+
+def _sample(document: object) -> Measurement:
+    if type(document) is not dict:
+        raise DecodeError(Reason.WRONG_SHAPE, "an item of the array is not an object")
+    ts = document.pop("ts", None)
+    nested = document.get("metrics")
+    if type(nested) is dict:
+        if len(document) > 1:
+            others = ", ".join(sorted(key for key in document if key != "metrics"))[:80]
+            raise DecodeError(Reason.WRONG_SHAPE, f"beside `metrics` only `ts` may stand; here: {others}")
+        document = nested
+    return (None if ts is None else parse_time(ts), check_metrics(document))

@@ -1,0 +1,232 @@
+"""Records as they are read: by consumers, by people, and by what tells them over MQTT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+import asyncpg
+
+from gateway.model.record import Change, change_of
+from gateway.store.pool import Database
+from gateway.store.queries import sql
+
+Mode = Literal["changes", "retained", "off"]
+
+EXPIRED_AT_ONCE = 5_000
+CUSTOMERS_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRecord:
+    """The last state of a record. `body` is JSON as text: most readers only pass it on."""
+
+    customer: str
+    connection: str
+    stream: str
+    key: str
+    version: int
+    revision: int
+    body: str
+    modified_at: datetime
+    source_modified_at: datetime | None
+    deleted: bool
+    truncated: bool
+    progress: str | None
+    reference: str | None
+
+    @property
+    def change(self) -> Change:
+        """What its last change was."""
+        return change_of(self.version, deleted=self.deleted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordPage:
+    """A part of the log. `position`: go on from it, whether there is more or not."""
+
+    records: Sequence[StoredRecord]
+    position: int
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A record to be told, with how its connection wants it. `retained`: the broker keeps an earlier state."""
+
+    record: StoredRecord
+    mode: Mode
+    retained: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A record by name."""
+
+    customer: str
+    connection: str
+    stream: str
+    key: str
+    retained: bool
+
+
+class Records:
+    """Reads on one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(
+        self,
+        customer: str,
+        *,
+        position: int = 0,
+        connection: str | None = None,
+        stream: str | None = None,
+        modified_after: datetime | None = None,
+        limit: int,
+    ) -> RecordPage:
+        """The next records after `position`, in the order of their changes. Whoever always goes on from the position
+        that comes back sees the last state of every record.
+
+        `modified_after` is by our own time of the change, which is never before that of the change before it.
+        """
+        # The position first: what is committed after it has a later revision, and is met by the next request.
+        async with self._database.connection() as session:
+            last: int = await session.fetchval(sql("record_log_position"), customer)
+            after = (position, modified_after, limit + 1)
+            if connection is None and stream is None:
+                rows = await session.fetch(sql("record_page"), customer, *after)
+            else:
+                rows = await session.fetch(sql("record_page_of"), customer, *after, connection, stream)
+        records = [_record(customer, row) for row in rows[:limit]]
+        has_more = len(rows) > limit
+        reached = records[-1].revision if records else position
+        return RecordPage(
+            records=records, position=reached if has_more else max(position, last, reached), has_more=has_more
+        )
+
+    async def one(
+        self, customer: str, connection: str, stream: str, key: str
+    ) -> tuple[StoredRecord, Sequence[datetime]] | None:
+        """A record and the times of its last changes, the newest last; None where there is none."""
+        async with self._database.connection() as session:
+            row = await session.fetchrow(sql("record_one"), customer, connection, stream, key)
+        return None if row is None else (_record(customer, row), list(row["changed_at"]))
+
+    async def listed(
+        self, customer: str, connection: str, stream: str, *, after: str = "", holds: str = "", limit: int
+    ) -> list[StoredRecord]:
+        """By key, for people; `holds`: only those whose key or body has this text."""
+        like = None if not holds else f"%{_escaped(holds)}%"
+        async with self._database.connection() as session:
+            rows = await session.fetch(sql("record_list"), customer, connection, stream, after, like, limit)
+        return [_record(customer, row) for row in rows]
+
+
+def _escaped(text: str) -> str:
+    for character in "\\%_":
+        text = text.replace(character, f"\\{character}")
+    return text
+
+
+async def behind(database: Database) -> dict[str, int]:
+    """Customers whose records are not all told, with the position up to which they are."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("publication_behind"))
+    return {row["customer_id"]: row["position"] for row in rows}
+
+
+async def to_tell(database: Database, customer: str, position: int, limit: int) -> tuple[list[Told], int]:
+    """The next records to tell, and the position that everything is told up to once they are."""
+    async with database.connection() as connection:
+        last: int = await connection.fetchval(sql("record_log_position"), customer)
+        rows = await connection.fetch(sql("publication_page"), customer, position, limit)
+    told = [Told(record=_record(customer, row), mode=row["mode"], retained=row["retained"]) for row in rows]
+    return told, told[-1].record.revision if len(told) == limit else max(
+        [last, *(t.record.revision for t in told)]
+    )
+
+
+async def told(database: Database, customer: str, position: int) -> None:
+    """Everything up to the position is told."""
+    async with database.connection() as connection:
+        await connection.execute(sql("publication_told"), customer, position)
+
+
+async def note_retained(
+    database: Database, customer: str, places: Sequence[Place], *, retained: bool
+) -> None:
+    """Which the broker keeps, or no longer keeps. Before it is published, so that it can always be emptied."""
+    if places:
+        names = [[p.connection for p in places], [p.stream for p in places], [p.key for p in places]]
+        async with database.connection() as connection:
+            await connection.execute(sql("publication_retain"), customer, *names, retained)
+
+
+async def unwanted(database: Database, limit: int) -> list[Place]:
+    """What the broker keeps of connections that retain nothing any more, to be emptied."""
+    async with database.connection() as connection:
+        return [_place(row) for row in await connection.fetch(sql("record_unwanted"), limit)]
+
+
+async def of_ended(database: Database, limit: int) -> list[Place]:
+    """Records of disconnected connections, to be removed."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("record_ended"), limit)
+        if not rows:
+            await connection.execute(sql("inbound_count_clear"))
+    return [_place(row) for row in rows]
+
+
+async def remove(database: Database, places: Sequence[Place]) -> None:
+    """They are gone for good."""
+    columns = ([p.customer for p in places], [p.connection for p in places], [p.stream for p in places], [p.key for p in places])  # fmt: skip
+    async with database.connection() as connection:
+        await connection.execute(sql("record_remove"), *columns)
+
+
+async def expire(database: Database, *, now: datetime, retention: timedelta) -> int:
+    """Removes records that were deleted so long ago, a few thousand in each transaction; how many."""
+    before, removed = now - retention, 0
+    while True:
+        async with database.connection() as connection:
+            rows = await connection.fetch(sql("record_expired"), before, CUSTOMERS_AT_ONCE)
+        if not rows:
+            return removed
+        for row in rows:
+            async with database.transaction() as connection:
+                await connection.execute(sql("record_log_lock"), row["customer_id"])
+                removed += await connection.fetchval(
+                    sql("record_expire"), row["customer_id"], before, EXPIRED_AT_ONCE
+                )
+
+
+def _record(customer: str, row: asyncpg.Record) -> StoredRecord:
+    return StoredRecord(
+        customer=customer,
+        connection=row["connection_id"],
+        stream=row["stream"],
+        key=row["key"],
+        version=row["version"],
+        revision=row["revision"],
+        body=row["body"],
+        modified_at=row["modified_at"],
+        source_modified_at=row["source_modified_at"],
+        deleted=row["deleted"],
+        truncated=row["truncated"],
+        progress=row["progress"],
+        reference=row["reference"],
+    )
+
+
+def _place(row: asyncpg.Record) -> Place:
+    return Place(
+        customer=row["customer_id"],
+        connection=row["connection_id"],
+        stream=row["stream"],
+        key=row["key"],
+        retained=row["retained"],
+    )

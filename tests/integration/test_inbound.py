@@ -1,0 +1,440 @@
+"""Records are read: intervals, history, deletions, and what a system does wrong meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from gateway.model.breaker import Scope
+from gateway.model.errors import (
+    AuthRefused,
+    CursorExpired,
+    LeaseLost,
+    PermissionDenied,
+    RateLimited,
+    Unavailable,
+)
+from gateway.model.inbound import InboundRecord
+from gateway.model.operation import Operation
+from gateway.model.record import keep
+from gateway.settings import RecordsSettings
+from gateway.store import breakers, inbound
+from gateway.store.pool import Database
+from tests.fixtures.inbound_rig import Consumer, InboundRig
+from tests.fixtures.source import LISTING, MODIFIED, NOON, TOMBSTONES, Source
+
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+
+
+class Killed(BaseException):
+    """A process that is gone."""
+
+
+async def test_what_is_new_comes_with_the_next_interval_and_the_rest_with_the_history(
+    database: Database,
+) -> None:
+    source = Source()
+    for number in range(10):
+        source.put(f"old-{number}", {"n": number}, modified_at=NOON - number * DAY - HOUR)
+    rig = await InboundRig(database, source).activate()
+    await rig.run()  # where news begin
+    source.pass_time(60)
+    source.put("new", {"n": 100})
+    source.pass_time(60)
+    await rig.run()
+    assert set(await rig.held()) == {"new"}
+    assert (await rig.finish("initial"))["state"] == "done"
+    assert await rig.held() == source.holds()
+
+
+async def test_what_is_still_open_is_read_first_however_old(database: Database) -> None:
+    source = Source()
+    source.put("ancient", {"n": 1}, modified_at=NOON - 400 * DAY, progress="open")
+    source.put("closed", {"n": 2}, modified_at=NOON - 400 * DAY, progress="closed")
+    rig = await InboundRig(database, source, initial_days=1).activate()
+    await rig.finish("initial")
+    assert set(await rig.held()) == {"ancient"}
+    (row,) = await rig.rows("select progress from record")
+    assert row["progress"] == "open"
+
+
+async def test_an_equal_body_changes_nothing(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    source.put("a", {"x": 1, "y": [1, 2]})
+    source.pass_time(60)
+    await rig.run()
+    source.put("a", {"y": [1, 2], "x": 1})
+    source.pass_time(60)
+    row = await rig.run()
+    (record,) = await rig.rows("select * from record")
+    assert (record["version"], record["revision"], row["created"]) == (1, 1, 0)
+
+
+async def test_an_older_time_never_replaces_a_newer_one(database: Database) -> None:
+    rig = await InboundRig(database).activate()
+    claim = await rig.claim()
+    for minutes, n in ((5, 2), (1, 1), (5, 3)):
+        await _apply(
+            rig,
+            claim,
+            InboundRecord(key="a", modified_at=NOON + minutes * timedelta(minutes=1), body={"n": n}),
+        )
+    assert await rig.held() == {"a": {"n": 3}}
+
+
+async def test_a_page_of_history_never_replaces_what_changed_since_it_was_asked_for(
+    database: Database,
+) -> None:
+    """Both times are the same second: only the order of asking tells which is newer."""
+    rig = await InboundRig(database).activate()
+    claim = await rig.claim()
+    await _apply(rig, claim, InboundRecord(key="a", modified_at=NOON, body={"n": 2}))
+    await _apply(rig, claim, InboundRecord(key="a", modified_at=NOON, body={"n": 1}), asked=0)
+    assert await rig.held() == {"a": {"n": 2}}
+    await _apply(rig, claim, InboundRecord(key="a", modified_at=NOON, body={"n": 3}), asked=1)
+    assert await rig.held() == {"a": {"n": 3}}
+
+
+async def test_a_page_of_a_lost_lease_stores_nothing(database: Database) -> None:
+    rig = await InboundRig(database).activate()
+    old = await rig.claim()
+    new = await rig.replica("replica-b").claim()
+    await _apply(rig, new, InboundRecord(key="a", modified_at=None, body={"n": 2}))
+    with pytest.raises(LeaseLost):
+        await _apply(rig, old, InboundRecord(key="a", modified_at=None, body={"n": 1}))
+    assert await rig.held() == {"a": {"n": 2}}
+
+
+async def test_a_refused_token_is_renewed_and_the_walk_goes_on_with_the_same_page(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    for number in range(8):
+        source.put(f"r-{number}", {"n": number})
+    source.pass_time(60)
+    source.requests.clear()
+    source.faults = [None, None, AuthRefused("expired")]
+    row = await rig.run()
+    assert (row["state"], row["attempts"]) == ("idle", 0)
+    assert await rig.held() == source.holds()
+    pages = [what for what in source.requests if what == "pull work_orders"]
+    assert (len(pages), source.requests.count("probe")) == (4, 1)  # three pages, one of them twice
+
+
+async def test_what_one_stream_may_not_read_is_its_own_affair(database: Database) -> None:
+    """The connection stays active, the other stream is read, and the reason is shown."""
+    source = Source(streams=(MODIFIED, LISTING))
+    source.put("m", {"n": 1}, stream="meters")
+    rig = await InboundRig(database, source).activate()
+    source.faults = [PermissionDenied("no right to work orders")]
+    row = await rig.run()
+    assert (row["state"], row["last_error"]) == ("failed", "no right to work orders")
+    await rig.run(stream="meters")
+    assert set(await rig.held("meters")) == {"m"}
+    (connection,) = await rig.rows("select state from connection")
+    assert connection["state"] == "active"
+    (trouble,) = await rig.rows("select part, detail from connection_trouble")
+    assert trouble["part"] == "pull work_orders" and "no right to work orders" in trouble["detail"]
+    await rig.run()
+    assert not await rig.rows("select * from connection_trouble")
+
+
+async def test_a_credential_that_a_probe_finds_refused_too_needs_a_person(database: Database) -> None:
+    source = Source(probe_error=AuthRefused("revoked"), faults=[AuthRefused("revoked")])
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    (connection,) = await rig.rows("select state, operation from connection")
+    assert (connection["state"], connection["operation"]) == ("reauthorization_required", "pull")
+    with pytest.raises(LookupError):
+        await rig.claim()
+
+
+async def test_a_walk_goes_on_after_a_limit_of_the_rate_where_it_was(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    for number in range(8):
+        source.put(f"r-{number}", {"n": number})
+    source.pass_time(60)
+    source.requests.clear()
+    source.faults = [None, None, RateLimited("slow down", retry_after=1)]
+    row = await rig.run()
+    assert (row["attempts"], row["put_off"], row["high"]) == (0, 1, None)
+    await rig.run()
+    assert await rig.held() == source.holds()
+    assert source.requests.count("pull work_orders") == 4 and source.requests.count("now work_orders") == 1
+
+
+async def test_an_expired_cursor_begins_the_interval_again_and_halves_it(database: Database) -> None:
+    source = Source(cursors_live=None)
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    for number in range(12):
+        source.put(f"r-{number:02}", {"n": number})
+        source.pass_time(10)
+    source.pass_time(60)
+    source.faults = [None, None, CursorExpired("gone"), None, None, CursorExpired("gone")]
+    await rig.run()
+    assert 0 < len(await rig.held()) < 12  # a part of the time
+    for _ in range(4):
+        await rig.run()
+    assert await rig.held() == source.holds()
+
+
+async def test_pages_that_go_round_end(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    for number in range(40):
+        source.put(f"r-{number:02}", {"n": number})
+    source.pass_time(60)
+    first = source._cursor("", "")
+    source._cursor = lambda at, key: first  # type: ignore[method-assign]
+    row = await rig.run()
+    assert row["state"] == "failed" and "do not end" in row["last_error"]
+    assert len(source.requests) < 20
+
+
+async def test_deletions_are_seen_by_two_walks_of_all_keys(database: Database) -> None:
+    source = Source()
+    for number in range(10):
+        source.put(f"r-{number}", {"n": number}, modified_at=NOON - DAY)
+    rig = await InboundRig(database, source).activate()
+    await rig.finish("initial")
+    source.put("r-3", None)
+    await rig.finish("reconcile")
+    assert len(await rig.held()) == 10
+    await rig.finish("reconcile")
+    assert await rig.held() == source.holds()
+    (gone,) = await rig.rows("select version, deleted from record where key = 'r-3'")
+    assert (gone["version"], gone["deleted"]) == (2, True)
+
+
+async def test_a_walk_that_was_interrupted_deletes_nothing_that_is_there(database: Database) -> None:
+    source = Source()
+    for number in range(10):
+        source.put(f"r-{number}", {"n": number}, modified_at=NOON - DAY)
+    rig = await InboundRig(database, source).activate()
+    await rig.finish("initial")
+    for _ in range(3):
+        source.faults = [None, None, None, Unavailable("cut")]
+        await rig.run("reconcile")
+        source.faults = [CursorExpired("gone")]
+        await rig.run("reconcile")
+    assert await rig.held() == source.holds()
+
+
+async def test_when_too_much_has_vanished_a_person_is_asked(database: Database) -> None:
+    source = Source()
+    for number in range(10):
+        source.put(f"r-{number}", {"n": number}, modified_at=NOON - DAY)
+    rig = await InboundRig(database, source).activate()
+    await rig.finish("initial")
+    hidden = {key: source.history["work_orders"].pop(key) for key in ("r-1", "r-2", "r-3")}
+    for _ in range(3):
+        await rig.finish("reconcile")
+    assert len(await rig.held()) == 10 and await rig.open_issues() == {"records_vanished"}
+    source.history["work_orders"] |= hidden  # its user may see them again
+    await rig.finish("reconcile")
+    assert not await rig.open_issues()
+    for key in hidden:
+        del source.history["work_orders"][key]
+    for _ in range(2):
+        await rig.finish("reconcile")
+    assert await rig.open_issues() == {"records_vanished"}
+    async with database.transaction() as connection:
+        assert await inbound.confirm(connection, "acme", "acme-1", "work_orders") == 3
+    await rig.finish("reconcile")
+    assert await rig.held() == source.holds() and not await rig.open_issues()
+    row = await rig.row("reconcile")
+    assert (row["vanished"], row["may_vanish"]) == (0, False)
+
+
+async def test_a_listing_shows_what_is_gone_itself(database: Database) -> None:
+    source = Source(streams=(LISTING,))
+    for number in range(8):
+        source.put(f"m-{number}", {"n": number}, stream="meters")
+    rig = await InboundRig(database, source).activate()
+    assert len(await rig.rows("select * from inbound_stream")) == 1
+    await rig.run(stream="meters")
+    assert await rig.held("meters") == source.holds("meters")
+    source.put("m-2", None, stream="meters")
+    await rig.run(stream="meters", times=2)
+    assert await rig.held("meters") == source.holds("meters")
+    source.put("m-2", {"n": 22}, stream="meters")
+    await rig.run(stream="meters")
+    assert await rig.held("meters") == source.holds("meters")
+    (row,) = await rig.rows("select held, alive from inbound_count")
+    assert (row["held"], row["alive"]) == (8, 8)
+
+
+async def test_tombstones_delete_at_once(database: Database) -> None:
+    source = Source(streams=(TOMBSTONES,))
+    rig = await InboundRig(database, source).activate()
+    await rig.run(stream="notes")
+    source.put("a", {"n": 1}, stream="notes")
+    source.put("never-had", {"n": 1}, stream="notes")
+    source.put("never-had", None, stream="notes")
+    source.pass_time(60)
+    await rig.run(stream="notes")
+    source.put("a", None, stream="notes")
+    source.pass_time(60)
+    await rig.run(stream="notes")
+    rows = await rig.rows("select key, deleted, body from record")
+    assert [(row["key"], row["deleted"], row["body"]) for row in rows] == [("a", True, {"n": 1})]
+
+
+async def test_beyond_the_limit_records_are_left_out_and_a_person_is_told(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source, records=RecordsSettings(per_connection=5)).activate()
+    await rig.run()
+    for number in range(9):
+        source.put(f"r-{number}", {"n": number})
+    source.pass_time(60)
+    await rig.run()
+    assert len(await rig.held()) == 5 and await rig.open_issues() == {"records_limit"}
+    source.put("r-0", {"n": "changed"})
+    source.pass_time(60)
+    await rig.run()
+    assert (await rig.held())["r-0"] == {"n": "changed"}
+
+
+async def test_a_body_that_is_too_large_is_kept_cut_and_told(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    source.put("big", {"id": "7", "text": "x" * 300_000, "nul": "a\0b", "deep": [[["d"]]]})
+    source.put("small", {"id": "8"})
+    source.pass_time(60)
+    await rig.run()
+    held = await rig.held()
+    assert held["small"] == {"id": "8"} and held["big"]["id"] == "7"
+    (record,) = await rig.rows("select truncated, pg_column_size(body) as size from record where key = 'big'")
+    assert record["truncated"] and record["size"] < 256 << 10
+    (letter,) = await rig.rows("select * from dead_letter")
+    assert (letter["kind"], letter["reason"], letter["meter"]) == ("record", "record_cut", "work_orders/big")
+
+
+async def test_each_run_that_changed_something_is_told_once(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    consumer = Consumer(database)
+    await consumer.follow()
+    for number in range(7):
+        source.put(f"r-{number}", {"n": number})
+    source.pass_time(60)
+    await rig.run()
+    await rig.run()
+    (told,) = await rig.events("records.changed")
+    assert {name: told[name] for name in ("stream", "phase", "created", "modified", "deleted")} == {
+        "stream": "work_orders",
+        "phase": "incremental",
+        "created": 7,
+        "modified": 0,
+        "deleted": 0,
+    }
+
+
+async def test_what_a_killed_run_changed_is_told_by_the_next(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    for number in range(7):
+        source.put(f"r-{number}", {"n": number})
+    source.pass_time(60)
+    source.faults = [None, None, Killed()]
+    claim = await rig.claim()
+    walk = asyncio.ensure_future(rig.runner().run(claim, replace(rig.link, connector=source)))
+    with pytest.raises(Killed):
+        await walk
+    assert not await rig.events("records.changed")
+    await rig.run()
+    (told,) = await rig.events("records.changed")
+    assert told["created"] == 7
+
+
+async def test_a_stream_that_is_read_no_more_is_off_and_comes_back(database: Database) -> None:
+    source = Source(streams=(MODIFIED, LISTING))
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    source.streams = (LISTING,)
+    await rig.begin()
+    with pytest.raises(LookupError):
+        await rig.claim()
+    source.streams = (MODIFIED, LISTING)
+    await rig.begin()
+    source.put("a", {"n": 1})
+    source.pass_time(60)
+    await rig.run()
+    assert await rig.held() == source.holds()
+
+
+async def test_a_full_sync_reads_history_again_and_looks_at_every_key(database: Database) -> None:
+    source = Source()
+    source.put("a", {"n": 1}, modified_at=NOON - DAY)
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    await rig.finish("initial")
+    await rig.execute("delete from record")  # by a mistake of somebody's
+    async with database.transaction() as connection:
+        await inbound.begin_again(connection, "acme", "acme-1", None, initial_days=30)
+    await rig.finish("initial")
+    assert await rig.held() == source.holds()
+
+
+async def test_an_idle_stream_costs_one_request_and_one_look_at_the_clock(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    await rig.run(times=2)
+    source.requests.clear()
+    source.pass_time(300)
+    row = await rig.run()
+    assert source.requests == ["now work_orders", "pull work_orders"]
+    assert row["state"] == "idle" and row["last_success_at"] is not None
+
+
+async def _apply(
+    rig: InboundRig, claim: inbound.Claim, record: InboundRecord, *, asked: int | None = None
+) -> inbound.Applied:
+    step = inbound.Step(
+        records=[keep(record)], low=None, high=NOON, cursor=None, begins=True, done="high", asked=asked
+    )
+    return await inbound.apply(rig.database, claim, step, max_records=100)
+
+
+async def test_failing_pulls_degrade_and_only_a_pull_cures(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    for _ in range(3):
+        source.faults = [Unavailable("503")]
+        await rig.run()
+    (connection,) = await rig.rows("select state, operation from connection")
+    assert (connection["state"], connection["operation"]) == ("degraded", "pull")
+    (told,) = await rig.events("sync.failed")
+    assert told["stream"] == "work_orders"
+    for operation in (Operation.PROBE, Operation.PUSH):
+        await rig.engine.health.succeeded(rig.link, operation)
+    (connection,) = await rig.rows("select state from connection")
+    assert connection["state"] == "degraded"
+    await rig.run()
+    (connection,) = await rig.rows("select state from connection")
+    assert connection["state"] == "active"
+
+
+async def test_a_breaker_that_is_open_holds_pulls_back(database: Database) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    link = replace(rig.link, host="cmms.example")
+    async with database.transaction() as connection:
+        await breakers.open_breaker(connection, (Scope.HOST, "cmms.example"), seconds=30.0)
+    await rig.engine.incidents.refresh()
+    await rig.runner().run(await rig.claim(), link)
+    assert not source.requests
+    row = await rig.row()
+    assert (row["state"], row["attempts"]) == ("idle", 0)

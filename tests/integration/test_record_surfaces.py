@@ -1,0 +1,334 @@
+"""Records on their way out: over HTTP, MQTT, and in answers to commands, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import aiomqtt
+import orjson
+import pytest
+
+from benchmarks.servers import Mosquitto, wait_until
+from gateway import clock
+from gateway.events.record_documents import fitting, page_payload, record_payload
+from gateway.events.record_publisher import RecordPublisher
+from gateway.model.record import read_cursor, topic_level, write_cursor
+from gateway.settings import Settings
+from gateway.store import inbound, records
+from gateway.store.pool import Database
+from gateway.store.records import Records
+from tests.fixtures.commanding import Customer, commanded, customer
+from tests.fixtures.inbound_rig import Consumer, InboundRig
+from tests.fixtures.source import NOON, Source
+
+ROOT = "fieldgate/v1/customers/acme/connections/acme-1/records/work_orders"
+
+
+def settings(port: int) -> Settings:
+    return Settings.model_validate(
+        {
+            "broker": {"url": f"mqtt://127.0.0.1:{port}"},
+            "security": {"encryption_keys": ["k"]},
+            "customers": ["acme", "globex"],
+        }
+    )
+
+
+@dataclass
+class Heard:
+    """What a subscriber got, and what the broker retains by topic."""
+
+    messages: list[aiomqtt.Message] = field(default_factory=list)
+    retained: dict[str, bytes] = field(default_factory=dict)
+
+    def items(self) -> list[dict[str, Any]]:
+        return [orjson.loads(message.payload) for message in self.messages if message.payload]
+
+
+@asynccontextmanager
+async def hearing(port: int, topic: str = "fieldgate/v1/customers/#") -> AsyncIterator[Heard]:
+    heard = Heard()
+    async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+        await client.subscribe(topic, qos=1)
+
+        async def listen() -> None:
+            async for message in client.messages:
+                heard.messages.append(message)
+
+        task = asyncio.create_task(listen())
+        try:
+            yield heard
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def kept(port: int) -> dict[str, dict[str, Any]]:
+    """What the broker retains of records, by the last level of its topic."""
+    async with hearing(port) as heard:
+        mark = "fieldgate/v1/customers/acme/mark"
+        async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+            await client.publish(mark, b"1", qos=1)
+
+        async def marked() -> bool:
+            return any(str(message.topic) == mark for message in heard.messages)
+
+        await wait_until(marked, what="everything retained has come")
+        return {
+            str(message.topic).rsplit("/", 1)[-1]: orjson.loads(message.payload)
+            for message in heard.messages
+            if message.retain
+        }
+
+
+@asynccontextmanager
+async def publishing(port: int, database: Database) -> AsyncIterator[None]:
+    running = asyncio.create_task(RecordPublisher(settings(port), database, owner="one").run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def told(database: Database) -> None:
+    async def all_told() -> bool:
+        return not await records.behind(database)
+
+    await wait_until(all_told, what="every record is told")
+
+
+async def changed(rig: InboundRig, *puts: tuple[str, dict[str, object] | None]) -> None:
+    for key, body in puts:
+        rig.source.put(key, body)
+    rig.source.pass_time(60)
+    await rig.run()
+
+
+async def delete(rig: InboundRig, key: str) -> None:
+    """As the walks of all keys would, at once."""
+    for _ in range(2):
+        await rig.finish("reconcile")
+    assert key not in await rig.held()
+
+
+@pytest.fixture
+async def rig(database: Database) -> InboundRig:
+    found = await InboundRig(database, Source()).activate()
+    await found.run()
+    return found
+
+
+async def test_changes_are_told_once_each_with_the_keys_encoded(
+    database: Database, mosquitto: Mosquitto, rig: InboundRig
+) -> None:
+    hostile = ["plain-1", "a/b", "+", "#", "$SYS", "ümläut", "%2F", "a b"]
+    async with hearing(mosquitto.port) as heard, publishing(mosquitto.port, database):
+        await changed(rig, *[(key, {"k": key}) for key in hostile])
+        await told(database)
+
+        async def all_heard() -> bool:
+            return len(heard.messages) >= len(hostile)
+
+        await wait_until(all_heard, what="all are heard")
+    topics = {str(message.topic) for message in heard.messages}
+    assert topics == {f"{ROOT}/{topic_level(key)}" for key in hostile}
+    assert {item["key"] for item in heard.items()} == set(hostile) and len(heard.messages) == len(hostile)
+    message = heard.messages[0]
+    assert (message.qos, message.retain) == (1, False)
+    assert 0 < message.properties.MessageExpiryInterval <= 7 * 86400
+    assert not await kept(mosquitto.port)
+
+
+async def test_retained_states_are_kept_and_emptied_when_the_record_or_the_connection_goes(
+    database: Database, mosquitto: Mosquitto, rig: InboundRig
+) -> None:
+    await rig.execute('update connection set sync = \'{"publish_records": "retained"}\'')
+    async with publishing(mosquitto.port, database):
+        await changed(rig, *[(f"r-{number}", {"n": number}) for number in range(8)])
+        await told(database)
+        assert {key: item["body"] for key, item in (await kept(mosquitto.port)).items()} == rig.source.holds()
+        rig.source.put("r-3", None)
+        await delete(rig, "r-3")
+        await told(database)
+        assert set(await kept(mosquitto.port)) == set(rig.source.holds())
+        async with database.transaction() as connection:
+            await connection.execute("update connection set state = 'disconnected'")
+            await inbound.clear(connection, rig.name)
+
+        async def gone() -> bool:
+            return not await rig.rows(
+                "select * from record union all select * from record"
+            ) and not await rig.rows("select * from inbound_count")
+
+        await wait_until(gone, what="the records are gone", seconds=30)
+    assert not await kept(mosquitto.port)
+
+
+async def test_what_is_no_longer_to_be_retained_is_emptied(
+    database: Database, mosquitto: Mosquitto, rig: InboundRig
+) -> None:
+    await rig.execute('update connection set sync = \'{"publish_records": "retained"}\'')
+    async with publishing(mosquitto.port, database):
+        await changed(rig, ("a", {"n": 1}), ("b", {"n": 2}))
+        await told(database)
+        assert set(await kept(mosquitto.port)) == {"a", "b"}
+        await rig.execute('update connection set sync = \'{"publish_records": "off"}\'')
+
+        async def emptied() -> bool:
+            return not await rig.rows("select * from record where retained")
+
+        await wait_until(emptied, what="nothing is retained", seconds=30)
+    assert not await kept(mosquitto.port)
+
+
+async def test_off_tells_nothing_and_the_log_goes_on(
+    database: Database, mosquitto: Mosquitto, rig: InboundRig
+) -> None:
+    await rig.execute('update connection set sync = \'{"publish_records": "off"}\'')
+    async with hearing(mosquitto.port) as heard, publishing(mosquitto.port, database):
+        await changed(rig, ("a", {"n": 1}))
+        await told(database)
+        await rig.execute("update connection set sync = '{}'")
+        await changed(rig, ("b", {"n": 1}))
+        await told(database)
+
+        async def one_heard() -> bool:
+            return bool(heard.messages)
+
+        await wait_until(one_heard, what="the second is heard")
+    assert [item["key"] for item in heard.items()] == ["b"]
+
+
+async def test_a_publisher_that_was_killed_tells_the_rest(
+    database: Database, mosquitto: Mosquitto, rig: InboundRig
+) -> None:
+    await changed(rig, *[(f"r-{number:03}", {"n": number}) for number in range(450)])
+    async with hearing(mosquitto.port) as heard:
+        async with publishing(mosquitto.port, database):
+
+            async def some() -> bool:
+                return len(heard.messages) > 50
+
+            await wait_until(some, what="some are told")
+        await rig.execute("update lease set lease_until = now() where name = 'records'")
+        async with publishing(mosquitto.port, database):
+            await told(database)
+
+            async def every() -> bool:
+                return {item["key"] for item in heard.items()} == set(rig.source.holds())
+
+            await wait_until(every, what="all are told")
+
+
+async def test_a_customer_that_was_away_catches_up_by_command(
+    database: Database, mosquitto: Mosquitto, rig: InboundRig
+) -> None:
+    await changed(rig, *[(f"r-{number}", {"n": number}) for number in range(25)])
+    other = await InboundRig(database, Source(), name="globex-1", customer="globex").activate()
+    await other.run()
+    await changed(other, ("secret", {"n": 1}))
+    async with commanded(settings(mosquitto.port), database), customer(mosquitto.port) as acme:
+        await acme.ask("status")
+        seen, cursor = await _all_of(acme, limit=7)
+        assert seen == rig.source.holds()
+        await changed(rig, ("r-3", {"n": "changed"}), ("new", {"n": 1}))
+        fresh, cursor = await _all_of(acme, cursor=cursor, limit=7)
+        assert fresh == {"r-3": {"n": "changed"}, "new": {"n": 1}}
+        only = await acme.ask("records", {"connection": "globex-1"})
+        assert only["code"] == "request.not_found"
+        assert (await acme.ask("records", {"cursor": "rubbish"}))["code"] == "request.invalid"
+        assert (await acme.ask("records", {"limit": 0}))["code"] == "request.invalid"
+
+
+async def _all_of(acme: Customer, *, cursor: str | None = None, limit: int) -> tuple[dict[str, Any], str]:
+    seen: dict[str, Any] = {}
+    while True:
+        answer = await acme.ask("records", {"limit": limit, **({"cursor": cursor} if cursor else {})})
+        seen |= {item["key"]: item["body"] for item in answer["items"]}
+        cursor = answer["next"]
+        assert isinstance(cursor, str)
+        if not answer["has_more"]:
+            return seen, cursor
+
+
+async def test_answers_hold_as_many_records_as_fit(database: Database, rig: InboundRig) -> None:
+    await changed(rig, *[(f"r-{number}", {"text": "x" * 100_000}) for number in range(5)])
+    page = await Records(database).page("acme", limit=100)
+    part = fitting(page, 250_000)
+    assert (len(part.records), part.has_more, part.position) == (2, True, part.records[-1].revision)
+    assert fitting(page, 10).records == page.records[:1]
+    assert sum(len(record_payload(record)) for record in part.records) < 250_000
+
+
+async def test_a_page_can_be_narrowed_and_a_cursor_goes_on(database: Database, rig: InboundRig) -> None:
+    await changed(rig, *[(f"r-{number}", {"n": number}) for number in range(5)])
+    second = await InboundRig(database, Source(), name="acme-2").activate()
+    await second.run()
+    await changed(second, ("x", {"n": 1}))
+    reads = Records(database)
+    first = await reads.page("acme", connection="acme-1", limit=3)
+    rest = await reads.page("acme", connection="acme-1", position=first.position, limit=3)
+    assert [record.key for record in (*first.records, *rest.records)] == [
+        f"r-{number}" for number in range(5)
+    ]
+    assert (first.has_more, rest.has_more, rest.position) == (True, False, 6)
+    assert [r.key for r in (await reads.page("acme", stream="work_orders", limit=9)).records][-1] == "x"
+    assert not (await reads.page("acme", connection="acme-2", stream="meters", limit=9)).records
+    assert not (await reads.page("globex", limit=9)).records
+    boundary = first.records[-1].modified_at
+    later = await reads.page("acme", modified_after=boundary, limit=100)
+    assert {record.key for record in later.records} >= {"r-4", "x"}
+    nothing = await reads.page("acme", modified_after=boundary + timedelta(days=1), limit=100)
+    assert (list(nothing.records), nothing.position) == ([], 6)
+    payload = orjson.loads(page_payload(first))
+    assert read_cursor(payload["next"]) == first.position and payload["has_more"] is True
+
+
+async def test_a_record_tells_when_it_changed(database: Database, rig: InboundRig) -> None:
+    for number in range(60):
+        await changed(rig, ("a", {"n": number}))
+    found = await Records(database).one("acme", "acme-1", "work_orders", "a")
+    assert found is not None
+    record, times = found
+    assert record.version == 60 and 45 <= len(times) <= 50 and times == sorted(times)
+    assert times[-1] == record.modified_at
+    assert await Records(database).one("globex", "acme-1", "work_orders", "a") is None
+
+
+@pytest.mark.parametrize("cursor", ["", "x", write_cursor(-1), write_cursor(2**63), "W10", "WyJhIl0"])
+def test_what_is_no_cursor_is_refused(cursor: str) -> None:
+    with pytest.raises(ValueError, match="cursor"):
+        read_cursor(cursor)
+
+
+async def test_records_of_an_ended_connection_are_not_there_at_once(
+    database: Database, rig: InboundRig
+) -> None:
+    await changed(rig, ("a", {"n": 1}))
+    await rig.execute("update connection set state = 'disconnecting'")
+    assert not (await Records(database).page("acme", limit=10)).records
+    assert await Records(database).one("acme", "acme-1", "work_orders", "a") is None
+
+
+async def test_deleted_records_go_after_their_retention(database: Database, rig: InboundRig) -> None:
+    for number in range(8):
+        rig.source.put(f"r-{number}", {"n": number})
+    rig.source.pass_time(60)
+    await rig.run()
+    rig.source.put("r-1", None)
+    await delete(rig, "r-1")
+    consumer = Consumer(database)
+    await consumer.follow()
+    retention = timedelta(days=90)
+    assert await records.expire(database, now=clock.now(), retention=retention) == 0
+    assert await records.expire(database, now=clock.now() + 2 * retention, retention=retention) == 1
+    (count,) = await rig.rows("select held, alive from inbound_count")
+    assert (count["held"], count["alive"]) == (7, 7)
+    await consumer.follow()
+    assert consumer.holds() == rig.source.holds() and rig.source.now > NOON

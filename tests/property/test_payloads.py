@@ -1,0 +1,252 @@
+"""Payloads: whatever comes, and whatever a source says of it, only DecodeError leaves, in bounded time; what is taken
+can be stored.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import cbor2
+import msgpack
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.ingest.decode import Decoder
+from gateway.ingest.examples import payload_of
+from gateway.model.errors import DecodeError
+from gateway.model.topics import IDENTIFIER
+from gateway.payloads import presets
+from gateway.payloads.formats.values import MAX_INTEGER, MAX_METRICS, MAX_NAME_LENGTH, Reason
+from gateway.payloads.sources import CompiledSource, compile_one
+from gateway.settings import TelemetrySettings
+from gateway.source_settings import SourceSettings
+
+NOW = 1_795_881_600_000_000
+TELEMETRY = TelemetrySettings()
+RULES: Sequence[dict[str, Any]] = (
+    {},
+    {"strict": True},
+    {"format": "cbor"},
+    {"format": "msgpack", "arrays": "index"},
+    {"encoding": "gzip"},
+    {"encoding": "deflate", "format": "cbor"},
+    {"encoding": "zstd"},
+    {"arrays": "index", "text": "numbers", "decimal": "comma", "units": "strip"},
+    {
+        "root": "a",
+        "time": {"path": "ts", "zone": "Europe/Berlin"},
+        "words": {"ON": True},
+        "rename": {"b": "c"},
+    },
+    {
+        "each": "values",
+        "name": {"path": "id"},
+        "value": {"path": "v"},
+        "time": {"path": "t"},
+        "good": {"path": "q"},
+    },
+    {"reshape": "values[].{ts: t, metrics: @}", "keep": ["v*"], "drop": ["*.x"]},
+    {"value": {"path": "value"}, "time": {"path": "ts", "unit": "ns", "missing": "refuse"}},
+)
+NAMES = st.sampled_from(
+    ["ts", "t", "a", "b", "metrics", "values", "id", "v", "q", "value", "x.y", ""]
+) | st.text(max_size=5)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(
+        [
+            "2026-03-29T02:30:00",
+            "ON",
+            "21,5 °C",
+            "9999-12-31T24:00:00",
+            "1e999",
+            "0001-01-01T00:00:00",
+            NOW,
+            NOW // 1000,
+        ]
+    )
+)
+DOCUMENTS = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+def built(rules: dict[str, Any]) -> tuple[Decoder, CompiledSource]:
+    (source,) = compile_one(SourceSettings.model_validate({"topic": "{customer}/{device}", **rules}))
+    return Decoder(TELEMETRY, [source], ["acme"]), source
+
+
+DECODERS = [built(rules) for rules in RULES]
+
+
+def fair(decoder: Decoder, topic: str, payload: bytes, *, is_retained: bool = False) -> None:
+    """Only DecodeError, with a reason of the closed set and a text of bounded length; rows that can be stored."""
+    try:
+        rows = decoder.decode(topic, payload, NOW, is_retained=is_retained)
+    except DecodeError as error:
+        refused = error
+    else:
+        refused = None
+    if refused is not None:
+        Reason(refused.reason)
+        assert len(refused.detail) < 2_000
+        return
+    for customer, device, at, metrics in rows:
+        assert customer == "acme" and IDENTIFIER.fullmatch(device) and type(at) is int and at < NOW + 10**9
+        assert 0 < len(metrics) <= MAX_METRICS
+        for name, value in metrics.items():
+            assert 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()
+            assert type(value) in (bool, int, float, str)
+            assert type(value) is not int or abs(value) <= MAX_INTEGER
+            assert type(value) is not float or math.isfinite(value)
+        orjson.dumps(metrics)
+
+
+def packed(document: object, rules: dict[str, Any]) -> bytes:
+    match rules.get("format"):
+        case "cbor":
+            plain = cbor2.dumps(document)
+        case "msgpack":
+            plain = msgpack.packb(document, default=str) if _fits(document) else b"\x80"
+        case _:
+            plain = orjson.dumps(document) if _fits(document) else repr(document).encode("utf-8", "replace")
+    if rules.get("encoding") in ("gzip", "deflate"):
+        packer = zlib.compressobj(wbits=31 if rules["encoding"] == "gzip" else 15)
+        return packer.compress(plain) + packer.flush()
+    return plain
+
+
+def _fits(document: object) -> bool:
+    try:
+        orjson.dumps(document)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+@given(DOCUMENTS, st.integers(0, len(RULES) - 1), st.booleans())
+def test_any_document_under_any_rules(document: object, which: int, is_retained: bool) -> None:
+    fair(DECODERS[which][0], "acme/pump", packed(document, RULES[which]), is_retained=is_retained)
+
+
+@given(st.binary(max_size=300), st.integers(0, len(RULES) - 1))
+@settings(max_examples=300)
+def test_any_bytes_under_any_rules(payload: bytes, which: int) -> None:
+    fair(DECODERS[which][0], "acme/pump", payload)
+
+
+@given(st.text(max_size=80))
+def test_any_topic(topic: str) -> None:
+    compiled = compile_one(SourceSettings(topic="{customer}/{device...}/x/{metric...}"))
+    fair(Decoder(TELEMETRY, compiled, ["acme"]), f"acme/{topic}/x/m", b'{"t":1}')
+    fair(Decoder(TELEMETRY, compiled, ["acme"]), topic, b'{"t":1}')
+
+
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=6),
+        st.booleans()
+        | st.integers(-(2**53), 2**53)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=9),
+        min_size=1,
+        max_size=6,
+    ),
+    st.none() | st.integers(NOW - 10**12, NOW),
+    st.booleans(),
+)
+def test_both_ways_read_the_same(metrics: dict[str, Any], ts: int | None, nested: bool) -> None:
+    """The fast way, and the general one of a source whose only rule changes nothing."""
+    sent: dict[str, Any] = (
+        {"metrics": metrics} if nested else {k: v for k, v in metrics.items() if k not in ("ts", "metrics")}
+    )
+    if ts is not None:
+        sent["ts"] = ts
+    fast, general = built({})[0], built({"rename": {"no such field": "x"}})[0]
+    outcomes = []
+    for decoder in (fast, general):
+        try:
+            outcomes.append(repr(decoder.decode("acme/pump", orjson.dumps(sent), NOW)))
+        except DecodeError as error:
+            outcomes.append(str(error.reason))
+    assert outcomes[0] == outcomes[1]
+
+
+def _mutated(rng: random.Random, payload: bytes) -> bytes:
+    """As networks, firmware and people spoil messages."""
+    spoiled = bytearray(payload)
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(spoiled) + 1)
+        match rng.randrange(6):
+            case 0:
+                spoiled[place:place] = rng.choice(
+                    (b"null", b"NaN", b"-0", b"1e400", b'"', b"[", b"{", b"\0", b"\xff", b"9" * 25)
+                )
+            case 1:
+                del spoiled[place : place + rng.randint(1, 8)]
+            case 2 if spoiled:
+                spoiled[place % len(spoiled)] = rng.randrange(256)
+            case 3:
+                spoiled[place:place] = spoiled[: rng.randint(0, 40)]
+            case 4:
+                del spoiled[place:]
+            case _:
+                spoiled += rng.randbytes(rng.randint(1, 6))
+    return bytes(spoiled)
+
+
+def _spoil(count: int, seed: int) -> float:
+    """The longest that one message took, in seconds of CPU."""
+    rng, slowest = random.Random(seed), 0.0
+    known = []
+    for name in presets.names():
+        given: dict[str, Any] = {"preset": name, "customer": "acme"}
+        if name == "kepware":
+            given["device"] = "line1"
+        if name == "tasmota":
+            given["time"] = {"zone": "Europe/Berlin"}
+        compiled = compile_one(SourceSettings.model_validate(given))
+        decoder = Decoder(TELEMETRY, compiled, ["acme"])
+        known += [
+            (decoder, example.topic, payload_of(example)) for one in compiled for example in one.examples
+        ]
+    for (decoder, _), rules in zip(DECODERS, RULES, strict=True):
+        sent = {
+            "ts": NOW // 1000,
+            "a": {"b": "21,5 °C"},
+            "values": [{"id": "x", "v": 1, "q": True, "t": NOW // 1000}],
+            "value": 2,
+        }
+        known.append((decoder, "acme/pump", packed(sent, rules)))
+    for _ in range(count):
+        decoder, topic, payload = rng.choice(known)
+        spoiled = _mutated(rng, payload)
+        started = time.thread_time()
+        fair(decoder, topic, spoiled, is_retained=rng.random() < 0.1)
+        slowest = max(slowest, time.thread_time() - started)
+    return slowest
+
+
+def test_spoiled_messages_of_every_preset() -> None:
+    _spoil(20_000, 1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_a_million_spoiled_messages(seed: int) -> None:
+    """Ten seeds are ten million."""
+    print(f"seed {seed}: the slowest took {_spoil(1_000_000, seed) * 1000:.1f} ms of CPU", flush=True)
