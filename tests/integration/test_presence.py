@@ -120,7 +120,7 @@ async def test_what_only_time_may_end_is_left_to_it(database: Database) -> None:
         }
     # a new kind of lease is either ended with its holder (presence_end.sql) or named here
     by_time = {"token", "logon", "webhook_delivery"}
-    assert set(held) - by_time == {"lease", "stream", "inbound_stream"}
+    assert set(held) - by_time == {"lease", "stream", "inbound_stream", "alert_stream"}
 
 
 async def test_a_lease_under_which_a_commit_is_under_way_ends_after_it(database: Database) -> None:
