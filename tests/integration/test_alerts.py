@@ -482,3 +482,47 @@ async def test_an_idle_connection_costs_no_look_at_its_devices(database: Databas
     before = await reads()
     await rig.work()
     assert await reads() - before < 10
+
+
+async def test_only_who_has_something_to_do_is_worked(database: Database) -> None:
+    silent = AlertRule(
+        id="silent", device="*", metric=None, condition=Silent(after=timedelta(hours=1)), kind="task"
+    )
+    rig = await rig_on(database, HOT, silent).activate()
+    assert not await rig.claimed_alerts()
+    await rig.sent((BASE, 99))
+    assert [str(alert.state) for alert in await rig.work()] == ["raised"]
+    assert not await rig.claimed_alerts()
+    await rig.record("N0", "open")
+    assert await rig.claimed_alerts()
+    await rig.work()
+    assert not await rig.claimed_alerts()
+    await rig.execute("update alert_judgement set due_at = now() where due_at is not null")
+    assert await rig.claimed_alerts()
+    await rig.work()
+    assert not await rig.claimed_alerts()
+    await rig.execute("update alert set due_at = now()")
+    assert await rig.claimed_alerts()
+    await rig.execute("update connection set state = 'paused', prior_state = 'active'")
+    assert not await rig.claimed_alerts(), "the system may not be called"
+    await rig.sent((BASE + MINUTE, 98))
+    assert await rig.claimed_alerts(), "and it is judged all the same"
+
+
+async def test_a_record_that_was_there_before_its_alert_was_raised_is_seen(database: Database) -> None:
+    """A page may have brought it, and been looked at, between the call and its answer."""
+    rig = await rig_on(database).activate()
+    seen: list[str] = []
+
+    async def read_meanwhile(event: Event) -> Outcome | None:
+        await rig.record("4711", "acknowledged", reference=event.reference)
+        seen.append(event.reference)
+        raise OutcomeUnknown("cut")
+
+    rig.system.on_raise = read_meanwhile
+    await rig.sent((BASE, 99))
+    await rig.work()
+    rig.system.on_raise = answering(Accepted(remote_id="N0"))
+    await rig.work()
+    assert len(seen) == 1
+    assert [str(alert.state) for alert in await rig.work()] == ["acknowledged"]

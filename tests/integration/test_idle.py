@@ -89,6 +89,7 @@ _TO_DO = {
     "degraded": "update connection set state = 'degraded' where connection_id = 'acme-0'",
     "lagging": "update stream set state = 'lagging' where connection_id = 'acme-0'",
     "meters that changed": "update connection set configuration = configuration + 1 where connection_id = 'acme-0'",
+    "a meter that is to be made": "insert into meter_made (connection_id, meter) values ('acme-0', 'm')",
     "an interval that is not known": "update stream set every = null where connection_id = 'acme-0'",
 }
 
