@@ -25,6 +25,8 @@ WORLD = """
 insert into customer (customer_id) values ('acme');
 select ensure_partition('telemetry', '2026-01-01');
 select ensure_partition('telemetry', '2026-01-02');
+insert into customer_log (customer_id, position) values ('acme', 1000);
+insert into customer_day (customer_id, day, reaches) values ('acme', '2026-01-01', 1000), ('acme', '2026-01-02', 1000);
 select ensure_partition('withheld', '2026-01-01');
 insert into connection (connection_id, customer_id, system, hosting, tier, state, declared_digest)
 select name, 'acme', 'postgres', 'cloud', 1, 'active', '' from unnest($1::text[]) name
@@ -38,8 +40,8 @@ insert into meter_mapping (connection_id, meter, device_id, metric, reduce, span
 select $1, meter, meter, 'x', 'mean', interval '1 minute' from unnest($2::text[]) meter on conflict do nothing
 """
 SAMPLE = """
-insert into telemetry (customer_id, device_id, ts, metrics, received_at) values ('acme', $1, $2, '{"x": 1}', now())
-on conflict (customer_id, device_id, ts) do update set revision = pg_current_xact_id()
+insert into telemetry (customer_id, device_id, ts, metrics, received_at, revision) values ('acme', $1, $2, '{"x": 1}', now(), 7)
+on conflict (customer_id, device_id, ts) do update set revision = 8
 """
 
 DIFFERENCES = """
@@ -126,7 +128,14 @@ class Random:
         for _ in range(self.chance.randrange(5)):
             await connection.execute(SAMPLE, self.chance.choice(METERS), self.moment())
         await connection.fetchval(
-            sql("scan_mark"), name, "acme", "3", str(2**62), timedelta(minutes=1), self.chance.random() < 0.5
+            sql("scan_mark"),
+            "acme",
+            0,
+            2**62,
+            [name],
+            [0],
+            [timedelta(minutes=1)],
+            self.chance.random() < 0.5,
         )
 
     async def walk(self, connection: Connection, name: str) -> None:

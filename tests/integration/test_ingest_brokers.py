@@ -168,7 +168,7 @@ async def test_mosquitto_both_qualities_and_dead_letters(mosquitto: Mosquitto, d
         await reaches(database, 3, table="dead_letter")
         assert await reasons(database) == {
             TOPIC: "invalid_json",
-            "acme/devices/pu mp/telemetry": "invalid_identifier",
+            "acme/devices/pu mp/telemetry": "empty",
             f"{TOPIC}/x": "not_finite",
         }
 
