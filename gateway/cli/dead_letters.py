@@ -35,9 +35,13 @@ def list_dead_letters(
     json: Json = False,
 ) -> None:
     """List dead messages and readings, the newest first."""
-    found = operate(
-        config, lambda operator: store.listed(operator.database, connection_id=connection, limit=limit)
-    )
+
+    async def read(operator: Operator) -> Sequence[DeadLetter]:
+        if connection is not None:
+            await operator.status(connection)
+        return await store.listed(operator.database, connection_id=connection, limit=limit)
+
+    found = operate(config, read)
     if json:
         print(orjson.dumps([asdict(each) for each in found], option=orjson.OPT_UTC_Z).decode())
     else:

@@ -50,7 +50,9 @@ async def test_records_are_listed_shown_read_now_and_confirmed(shell: Shell, dat
     await rig.run()
 
     async with reading(rig):
-        full = await asyncio.to_thread(shell.json, "sync", "acme-1", "--stream", "work_orders", "--full")
+        full = await asyncio.to_thread(
+            shell.json, "sync", "acme-1", "--stream", "work_orders", "--full", "--yes"
+        )
         assert (full["outcome"], full["records"]) == ("completed", 10)
         source.put("new", {"title": "fan"})
         source.pass_time(60)
