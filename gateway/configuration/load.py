@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.configuration import meters, overrides, secret, sources, usable
+from gateway.configuration import meters, overrides, paths, secret, sources, usable
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, Faults, KeyPath, did_you_mean
 from gateway.configuration.shape import faults_of
@@ -79,6 +79,7 @@ def load(
     used = secret.resolve(document, environ, folder, needed=secrets)
     for place in document.absent:
         document.leave_out(place)
+    paths.anchor(document, folder)
     faults = document.faults
     settings = _settings(document, fallback or {}, faults)
     if settings is not None:
@@ -96,6 +97,7 @@ def load(
             folder / name, advice="connections_file is relative to the file that names it"
         )
         used |= secret.resolve(declared, environ, folder / Path(name).parent, needed=secrets)
+        paths.anchor(declared, folder / Path(name).parent)
         connections = _Connections(
             declared, _customers(document, settings), systems, folder / Path(name).parent
         ).read()
