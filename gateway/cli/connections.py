@@ -10,6 +10,7 @@ from typing import Annotated
 import orjson
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from gateway import clock
@@ -298,9 +299,13 @@ def _show_facts(console: Console, found: ConnectionStatus, now: datetime) -> Non
         ("request id", Text(found.request_id or "")),
     ]
     console.print(Text(found.connection, style="bold"))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
     for name, text in lines:
         if text.plain:
-            console.print(Text.assemble((f"  {name:<12}", "dim"), text))
+            facts.add_row(f"  {name}", text)
+    console.print(facts)
 
 
 def _next_trial(found: ConnectionStatus) -> str:
@@ -314,9 +319,9 @@ def _show_streams(console: Console, found: ConnectionStatus) -> None:
         Column(name="stream"),
         Column(name="phase"),
         Column(name="state"),
-        Column(name="lag", numbers=True),
-        Column(name="walked", numbers=True),
-        Column(name="pending", numbers=True),
+        Column(name="lag", numbers=True, drop=1),
+        Column(name="walked", numbers=True, drop=2),
+        Column(name="pending", numbers=True, drop=3),
     )
     rows: list[tuple[str, ...]] = []
     for stream in found.streams:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from rich.console import Console
 
 from gateway.cli import screen
+from gateway.cli.connections import _show_facts, _show_streams
 from gateway.cli.main import COMMANDS
 from gateway.configuration.schema import written
 from gateway.connections.transitions import asked
+from gateway.demo import view
 from gateway.http.documents import ConnectionDocument
 from gateway.model.access import Caller, Role
-from gateway.model.connection import Trigger
+from gateway.model.connection import State, Trigger
 from gateway.model.errors import ConfigError, RequestRefused
 from gateway.model.meter import REDUCTIONS, MeterRule, to_document
+from gateway.model.status import StreamStatus
 from gateway.settings import ConnectionPatch, parse_duration
 from gateway.store import access
 from gateway.store.pool import Database
-from tests.integration.test_operating import Shell, gateway, in_state, shell
+from tests.integration.test_operating import Shell, gateway, in_state, shell, status
 
 __all__ = ["shell"]  # the fixture
 
@@ -233,6 +240,56 @@ def test_who_asked_is_said_in_words(trigger: Trigger, name: str) -> None:
     cause = asked(trigger, Caller(name=name))
     assert cause.reason is not None and "asked by" not in cause.reason
     assert cause.reason.split()[0] in ("Paused", "Resumed", "Disconnected")
+
+
+# a terminal of 80 columns
+
+
+def demonstration(link: str) -> tuple[view.Snapshot, Any]:
+    now = view.Snapshot(
+        elapsed_seconds=1.0, acknowledged=1, unacknowledged=0, messages_per_second=1.0, stored=1, dead_letters=0, delivered=1,
+        repeats=0, calls=1, calls_failed=0, connection=None, last=(("pump-01", {}, "12:00:00"),),
+    )  # fmt: skip
+    dashboard = SimpleNamespace(done=lambda: True, result=lambda: link)
+    switches = SimpleNamespace(answer_500=False, slow_seconds=0.0, revoke_key=False)
+    scene = SimpleNamespace(
+        dashboard=dashboard,
+        url="http://127.0.0.1:8080",
+        folder=Path("/home/somebody/a/rather/long/path/to/the/clone/of/fieldgate/var/demo/config"),
+        servers=SimpleNamespace(broker="mosquitto", broker_url="mqtt://127.0.0.1:1883"),
+        cmms=SimpleNamespace(switches=switches, control_url="http://127.0.0.1:40000/control"),
+    )
+    return now, scene
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 40), (132, 43)])
+def test_the_login_address_of_the_demonstration_is_whole(width: int, height: int) -> None:
+    link = f"http://127.0.0.1:8080/login/{access.new_secret()}"
+    now, scene = demonstration(link)
+    output = io.StringIO()
+    console = Console(file=output, width=width, height=height)
+    console.print(view.screen(now, scene, log_file="/tmp/demo.log", height=height))
+    lines = [line.rstrip() for line in output.getvalue().splitlines()]
+    assert link in lines[:height], "on a line of its own, to be copied"
+    assert "…" not in output.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 132])
+def test_a_connection_is_shown_without_a_broken_word(width: int) -> None:
+    stream = StreamStatus(
+        name="maintenance_work_orders", direction="inbound", phase="incremental", state="failed", watermark="", lag_seconds=3.0,
+        progress=None,
+    )  # fmt: skip
+    said = "the system answered 503 Service Unavailable to a request for maintenance orders, tried again automatically"
+    found = replace(status(State.DEGRADED), streams=(stream,), reason=said, customer="acme")
+    output = io.StringIO()
+    console = Console(file=output, width=width)
+    _show_facts(console, found, found.since)
+    _show_streams(console, found)
+    words = output.getvalue().split()
+    assert set(said.split()) <= set(words)
+    assert {"maintenance_work_orders", "incremental", "failed"} <= set(words) and "…" not in output.getvalue()
+    assert all(len(line.rstrip()) <= width for line in output.getvalue().splitlines())
 
 
 # what is read can be given back
