@@ -51,7 +51,10 @@ def list_connections(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List connections, those that need a person first: their state, since when, and what waits."""
+    """List connections, those that need a person first: their state, since when, and what waits.
+
+    Example: fieldgate connections list --customer acme --state degraded --state blocked
+    """
     wanted = Filter(
         customer=customer,
         states=[

@@ -34,7 +34,10 @@ def list_dead_letters(
     limit: Annotated[int, typer.Option(help="How many, the newest first.", min=1, max=10_000)] = 50,
     json: Json = False,
 ) -> None:
-    """List dead messages and readings, the newest first."""
+    """List dead messages and readings, the newest first.
+
+    Example: fieldgate dead-letters list --connection acme-1
+    """
 
     async def read(operator: Operator) -> Sequence[DeadLetter]:
         if connection is not None:

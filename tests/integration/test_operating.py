@@ -177,7 +177,7 @@ async def test_only_what_a_file_made_is_pruned(shell: Shell) -> None:
     await shell.execute("update connection set managed_by = 'api' where connection_id = 'acme-3'")
     shell.declare("acme-1")
     assert (await asyncio.to_thread(shell.json, "apply", "--dry-run"))["prune"] == []
-    done = await asyncio.to_thread(shell.json, "apply", "--prune")
+    done = await asyncio.to_thread(shell.json, "apply", "--prune", "--yes")
     assert (done["prune"], done["failed"]) == (["acme-2"], {})
     states = {
         found["connection"]: found["state"]
