@@ -59,7 +59,7 @@ EVERY_SECRET = SECTIONS
 
 
 def near_misses(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x' or 'y'?`, or what to do where nothing is near."""
+    """`; did you mean 'x' or 'y'?`, or nothing where none is near."""
     near = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
@@ -119,8 +119,10 @@ class Operator:
             return
         known = {*self.settings.customers, *await self.views.customer_names(limit=NAMES)}
         if customer not in known:
+            near = near_misses(customer, known)
             raise RequestRefused(
-                "request.not_found", f"there is no customer {customer!r}{near_misses(customer, known)}"
+                "request.not_found",
+                f"there is no customer {customer!r}{near or '; list it under customers in the configuration first'}",
             )
 
     async def is_served(self) -> bool:
