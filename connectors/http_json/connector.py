@@ -109,7 +109,7 @@ class HttpJsonConnector:
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
         """In one request, or one for each. Where the receiver refuses a whole request without naming
-        readings, they are found by halves.
+        readings, they are found by bisection.
         """
         outcomes: dict[str, Outcome] = {}
         items: dict[str, object] = {}

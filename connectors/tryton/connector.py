@@ -278,7 +278,7 @@ class TrytonConnector:
         return held
 
     async def _create(self, drafts: Sequence[Draft]) -> dict[str, Outcome]:
-        """All in one request; where Tryton refuses it, the inspections at fault are found by halves."""
+        """All in one request; where Tryton refuses it, the inspections at fault are found by bisection."""
         by_key = {draft.readings[0].key: draft for draft in drafts}
 
         async def send(part: Sequence[Reading]) -> Sequence[Outcome]:

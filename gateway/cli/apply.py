@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Json, Operator, operate
+from gateway.cli.operate import DEFAULT, EVERY_SECRET, Config, Json, Operator, Yes, operate
 from gateway.connections.apply import Work, alone, carry_out, prepare
 from gateway.model.declaration import Plan
 from gateway.model.errors import ConfigError
@@ -32,15 +32,18 @@ def apply(
     prune: Annotated[
         bool,
         typer.Option(
-            "--prune", help="Disconnect, for good, what a file declared once and this one does not."
+            "--prune",
+            help="Disconnect what a file declared once and this one does not. This cannot be undone.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan only.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before pruning.")] = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Create and change connections as a file declares them. Nothing of the plan is done twice: it can be
-    repeated.
+    repeated. Exit code 1 where something is refused, also with --dry-run.
+
+    Example: fieldgate apply -f connections.yaml --dry-run
     """
     environ = dict(os.environ) if file is None else {**os.environ, FILE_VARIABLE: str(file.resolve())}
 
@@ -51,11 +54,10 @@ def apply(
         work = await prepare(operator.database, operator.service, operator.loaded.connections, prune=prune)
         if not json:
             _show(work.plan)
-        if not dry_run and work.plan.prune and not yes and screen.is_interactive():
-            typer.confirm(
-                f"Disconnect {screen.count(len(work.plan.prune), 'connection')} for good?",
-                abort=True,
-                err=True,
+        if not dry_run and work.plan.prune:
+            screen.agree(
+                f"Disconnect {screen.count(len(work.plan.prune), 'connection')}? This cannot be undone.",
+                yes=yes,
             )
         failed = None
         if not dry_run:
@@ -70,7 +72,7 @@ def apply(
             print(orjson.dumps(_document(work.plan, failed)).decode())
         return dict(work.plan.refused) if failed is None else {**work.plan.refused, **failed}
 
-    if operate(config, run, environ=environ) and not dry_run:
+    if operate(config, run, environ=environ, secrets=EVERY_SECRET):
         raise typer.Exit(1)
 
 
@@ -104,7 +106,7 @@ def _show(plan: Plan) -> None:
     _lines(
         "~", "yellow", tuple(plan.change), [f"change {', '.join(parts)}" for parts in plan.change.values()]
     )
-    _lines("-", "red", plan.prune, ["disconnect for good"] * len(plan.prune))
+    _lines("-", "red", plan.prune, ["disconnect (this cannot be undone)"] * len(plan.prune))
     _lines("!", "bold red", tuple(plan.refused), list(plan.refused.values()))
     counts = (
         ("to create", plan.create),

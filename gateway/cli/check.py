@@ -20,6 +20,7 @@ from gateway import clock
 from gateway.configuration import DeclaredConnection, Faults, Loaded, load
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, KeyPath, dotted
+from gateway.configuration.paths import named_files, unreadable
 from gateway.ingest import examples
 from gateway.model.credits import price
 from gateway.payloads.sources import compile_sources
@@ -48,6 +49,7 @@ def check(
     try:
         loaded = load(config, os.environ, systems=SYSTEMS)
         _run_examples(loaded, config)
+        _read_files(loaded, config)
     except Faults as faults:
         _show_faults(faults, as_json=json)
         raise typer.Exit(2) from faults
@@ -74,6 +76,24 @@ def _run_examples(loaded: Loaded, config: Path) -> None:
         (("telemetry", "sources", one.place, "examples", one.index), one.message) for one in failed
     ]
     raise Faults(Fault(place=document.place(path), path=path, message=message) for path, message in paths)
+
+
+def _read_files(loaded: Loaded, config: Path) -> None:
+    """Raises Faults for files that the settings of connections name and that cannot be read here. A start does not
+    refuse them: it would take every other connection with it.
+    """
+    if loaded.settings.connections_file is None:
+        return
+    document = Document.read(config.parent / loaded.settings.connections_file, advice="")
+    found: list[Fault] = []
+    for index, declared in enumerate(loaded.connections):
+        for key in named_files(declared.settings.settings):
+            problem = unreadable(str(declared.settings.settings[key]))
+            if problem is not None:
+                path: KeyPath = ("connections", index, "settings", key)
+                found.append(Fault(place=document.place(path), path=path, message=problem))
+    if found:
+        raise Faults(found)
 
 
 def _summary(loaded: Loaded, declared: DeclaredConnection) -> ConnectionSummary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated
@@ -9,11 +10,12 @@ from typing import Annotated
 import orjson
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Id, Json, Operator, operate
+from gateway.cli.operate import DEFAULT, Config, Id, Json, Operator, Yes, operate
 from gateway.cli.screen import Column
 from gateway.events.documents import issue_document, status_document
 from gateway.model.connection import State
@@ -30,6 +32,12 @@ app = typer.Typer(
 TRANSITIONS = 8
 ROWS = 1000
 PAGE = 200
+POLL_SECONDS = 0.2
+LOOK_SECONDS = 10.0
+"""A gateway that runs takes a look up within a second or two."""
+
+SETTLE_SECONDS = 1.0
+"""What most systems need to answer: the state that is shown is then that of after the look."""
 
 
 @app.command("list")
@@ -43,7 +51,10 @@ def list_connections(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List connections, those that need a person first: their state, since when, and what waits."""
+    """List connections, those that need a person first: their state, since when, and what waits.
+
+    Example: fieldgate connections list --customer acme --state degraded --state blocked
+    """
     wanted = Filter(
         customer=customer,
         states=[
@@ -55,6 +66,7 @@ def list_connections(
     most = limit if limit is not None else None if json else ROWS
 
     async def read(operator: Operator) -> tuple[list[ConnectionStatus], Mapping[str, int]]:
+        await operator.check_customer(customer)
         return await _listed(operator.views, wanted, most), await operator.views.counts(wanted)
 
     found, counts = operate(config, read)
@@ -124,28 +136,40 @@ def resume(connection: Id, config: Config = DEFAULT, json: Json = False) -> None
 
 @app.command()
 def recheck(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
-    """Look at the system now, instead of at the next probe."""
-    _ask(
-        connection, config, lambda operator: operator.service.recheck(connection, operator.caller), json=json
-    )
+    """Check the system now, instead of at the next probe, and say whether a running gateway did.
+
+    Example: fieldgate connections recheck acme-1
+    """
+    found, looked = operate(config, lambda operator: _recheck(operator, connection))
+    if json:
+        _print({**_status(found), "checked": looked is True})
+        return
+    said = {
+        True: "; a running gateway took up the check",
+        False: f"; the check waits: the running gateway has not taken it up within {LOOK_SECONDS:g} s",
+        None: " as of its last check; no gateway is running, and the first that starts checks it",
+    }[looked]
+    screen.console().print(Text.assemble((connection, "bold"), " is ", screen.state(found.state), said))
 
 
 @app.command()
 def disconnect(
     connection: Id,
     config: Config = DEFAULT,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """End it for good: its credits return, and its id is never used again."""
-    if not yes and screen.is_interactive():
-        typer.confirm(f"Disconnect {connection} for good?", abort=True, err=True)
-    _ask(
-        connection,
-        config,
-        lambda operator: operator.service.disconnect(connection, operator.caller),
-        json=json,
-    )
+    """End it. This cannot be undone: its credits return, and its id is never used again.
+
+    Example: fieldgate connections disconnect acme-1 --yes
+    """
+
+    async def end(operator: Operator) -> None:
+        await operator.status(connection)
+        screen.agree(f"Disconnect {connection}? This cannot be undone.", yes=yes)
+        await operator.service.disconnect(connection, operator.caller)
+
+    _ask(connection, config, end, json=json)
 
 
 @app.command()
@@ -165,6 +189,24 @@ def reauthorize(connection: Id, config: Config = DEFAULT, json: Json = False) ->
     screen.console(error=True).print(
         Text(f"good once, until {screen.moment(expires_at)}; whoever has it can use it", style="yellow")
     )
+
+
+async def _recheck(operator: Operator, connection: str) -> tuple[ConnectionStatus, bool | None]:
+    """The status afterwards, and whether a gateway has looked: None where none runs."""
+    before = await operator.status(connection)
+    await operator.service.recheck(connection, operator.caller)
+    if not await operator.is_served():
+        return before, None
+    deadline = clock.monotonic() + LOOK_SECONDS
+    while clock.monotonic() < deadline:
+        await asyncio.sleep(POLL_SECONDS)
+        now = await operator.status(connection)
+        if now.version != before.version:
+            return now, True
+        if await operator.views.is_taken_up(connection):
+            await asyncio.sleep(SETTLE_SECONDS)
+            return await operator.status(connection), True
+    return await operator.status(connection), False
 
 
 def _ask(connection: str, config: Config, ask: Callable[[Operator], Awaitable[None]], *, json: bool) -> None:
@@ -260,9 +302,13 @@ def _show_facts(console: Console, found: ConnectionStatus, now: datetime) -> Non
         ("request id", Text(found.request_id or "")),
     ]
     console.print(Text(found.connection, style="bold"))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
     for name, text in lines:
         if text.plain:
-            console.print(Text.assemble((f"  {name:<12}", "dim"), text))
+            facts.add_row(f"  {name}", text)
+    console.print(facts)
 
 
 def _next_trial(found: ConnectionStatus) -> str:
@@ -276,9 +322,9 @@ def _show_streams(console: Console, found: ConnectionStatus) -> None:
         Column(name="stream"),
         Column(name="phase"),
         Column(name="state"),
-        Column(name="lag", numbers=True),
-        Column(name="walked", numbers=True),
-        Column(name="pending", numbers=True),
+        Column(name="lag", numbers=True, drop=1),
+        Column(name="walked", numbers=True, drop=2),
+        Column(name="pending", numbers=True, drop=3),
     )
     rows: list[tuple[str, ...]] = []
     for stream in found.streams:

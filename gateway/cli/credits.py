@@ -1,4 +1,4 @@
-"""`fieldgate credits`: the pool, who uses it, what is held, the last transfers, and whether the books agree."""
+"""`fieldgate credits`: the pool, who uses it, what is held, the last transfers, and whether its counters reconcile."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def credits(  # noqa: A001  the command's name
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Show the pool of connection credits, who uses it, and the result of its self-check (exit 1 when the
-    books disagree).
+    counters do not reconcile).
     """
-    settings = load(config, os.environ, systems=SYSTEMS).settings
+    settings = load(config, os.environ, systems=SYSTEMS, secrets=("database",)).settings
     book, transfers = asyncio.run(_read(settings.database.dsn.get_secret_value(), last))
     found = disagreements(book)
     if json:
@@ -140,7 +140,7 @@ def _show(book: Book, transfers: Sequence[Transfer], found: Sequence[str], *, no
     _show_transfers(console, transfers)
     console.print()
     if not found:
-        console.print(Text.assemble(("self-check  ", "bold"), ("the books agree", "green")))
+        console.print(Text.assemble(("self-check  ", "bold"), ("counters reconcile", "green")))
         return
     console.print(
         Text.assemble(

@@ -34,10 +34,17 @@ def list_dead_letters(
     limit: Annotated[int, typer.Option(help="How many, the newest first.", min=1, max=10_000)] = 50,
     json: Json = False,
 ) -> None:
-    """List dead messages and readings, the newest first."""
-    found = operate(
-        config, lambda operator: store.listed(operator.database, connection_id=connection, limit=limit)
-    )
+    """List dead messages and readings, the newest first.
+
+    Example: fieldgate dead-letters list --connection acme-1
+    """
+
+    async def read(operator: Operator) -> Sequence[DeadLetter]:
+        if connection is not None:
+            await operator.status(connection)
+        return await store.listed(operator.database, connection_id=connection, limit=limit)
+
+    found = operate(config, read)
     if json:
         print(orjson.dumps([asdict(each) for each in found], option=orjson.OPT_UTC_Z).decode())
     else:

@@ -47,7 +47,7 @@ def discover(
     """Listen on the broker and say what is taken, which preset takes the rest, and what nothing takes. Nothing is
     stored, and no session but its own is touched.
     """
-    settings = load(config, os.environ, systems=SYSTEMS).settings
+    settings = load(config, os.environ, systems=SYSTEMS, secrets=("broker",)).settings
     filters = topic or ["#"]
     if not json:
         print(

@@ -40,9 +40,13 @@ def explain(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Say what would happen to this message: source, customer, device, metrics, meters, connection, window."""
+    """Say what would happen to this message: source, customer, device, metrics, meters, connection, window. Exit
+    code 1 where it would be a dead letter.
+
+    Example: fieldgate explain acme/devices/pump-7/telemetry '{"temperature": 21.5}'
+    """
     explanation = explain_message(
-        load(config, os.environ, systems=SYSTEMS),
+        load(config, os.environ, systems=SYSTEMS, secrets=()),
         topic,
         _bytes(payload),
         now=clock.now(),
@@ -52,6 +56,8 @@ def explain(
         print(TypeAdapter(Explanation).dump_json(explanation).decode())
     else:
         _show(explanation)
+    if explanation.dead_letter is not None:
+        raise typer.Exit(1)
 
 
 def explain_message(

@@ -35,7 +35,7 @@ def incidents(
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """List incidents: since when, where, which operations and connections, and why."""
-    settings = load(config, os.environ, systems=SYSTEMS).settings
+    settings = load(config, os.environ, systems=SYSTEMS, secrets=("database",)).settings
     found = asyncio.run(_read(settings.database.dsn.get_secret_value(), closed=everything))
     if json:
         print(orjson.dumps([asdict(incident) for incident in found], option=orjson.OPT_UTC_Z).decode())

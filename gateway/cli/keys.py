@@ -81,7 +81,7 @@ def rotate(config: Config = DEFAULT) -> None:
 
 
 def _settings(config: Path) -> Settings:
-    return load(config, os.environ, systems=SYSTEMS).settings
+    return load(config, os.environ, systems=SYSTEMS, secrets=("database", "security")).settings
 
 
 def _vault(settings: Settings) -> Vault:

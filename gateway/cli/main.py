@@ -35,6 +35,7 @@ COMMANDS = (
     "simulate",
     "bench",
     "keys",
+    "login",
 )
 """Each is `gateway.cli.<name>` (with `_` for `-`), which has a function of that name, or `app` where the
 command has commands of its own.

@@ -21,7 +21,7 @@ def migrate(
     ),
 ) -> None:
     """Apply the database migrations that are missing (`run` does so too)."""
-    settings = load(config, os.environ, systems=SYSTEMS).settings
+    settings = load(config, os.environ, systems=SYSTEMS, secrets=("database",)).settings
     applied = asyncio.run(_migrate(settings.database.dsn.get_secret_value()))
     print("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
 

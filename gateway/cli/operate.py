@@ -5,14 +5,15 @@ that opens them.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import logging
 import os
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Annotated, TypeVar
 
 import structlog
@@ -20,7 +21,7 @@ import typer
 
 from connectors.kit.oauth import OAuthExchange, authorization_url
 from connectors.registry import SYSTEMS
-from gateway.configuration import Loaded, load
+from gateway.configuration import SECTIONS, Loaded, load
 from gateway.connections.reauthorization import Reauthorization
 from gateway.connections.screening import reach_of
 from gateway.connections.service import Connections
@@ -39,9 +40,28 @@ T = TypeVar("T")
 Config = Annotated[Path, typer.Option(help="The main configuration file, the daemon's.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="The connection.")]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Do not ask. Without a terminal nothing is done unless it is given.")
+]
 DEFAULT = Path("config/fieldgate.yaml")
 
 POOL = 3
+NAMES = 10_000
+"""Names that are compared with one that there is not."""
+
+SILENT_SECONDS = 20.0
+"""A replica that was not heard for so long is not there."""
+
+OUR_SECRETS = ("database", "security")
+"""What most commands use: they work in a shell that has none of the connections' secrets."""
+
+EVERY_SECRET = SECTIONS
+
+
+def near_misses(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x' or 'y'?`, or nothing where none is near."""
+    near = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,21 +105,42 @@ class Operator:
         """Raises RequestRefused for a connection that there is not."""
         found = await status.read(self.database, [connection])
         if not found:
+            near = near_misses(connection, await self.views.connection_names(limit=NAMES))
             raise RequestRefused(
-                "request.not_found", f"there is no connection {connection!r}", connection=connection
+                "request.not_found", f"there is no connection {connection!r}{near}", connection=connection
             )
         return found[0]
 
+    async def check_customer(self, customer: str | None) -> None:
+        """Raises RequestRefused for a customer that is neither in the configuration nor known by its devices or
+        connections. None is every customer.
+        """
+        if customer is None or customer in self.settings.customers:
+            return
+        known = {*self.settings.customers, *await self.views.customer_names(limit=NAMES)}
+        if customer not in known:
+            near = near_misses(customer, known)
+            raise RequestRefused(
+                "request.not_found",
+                f"there is no customer {customer!r}{near or '; list it under customers in the configuration first'}",
+            )
+
+    async def is_served(self) -> bool:
+        """Whether a gateway runs, here or elsewhere."""
+        return await status.is_anybody_here(self.database, silent_seconds=SILENT_SECONDS)
+
 
 @asynccontextmanager
-async def operating(config: Path, *, environ: Mapping[str, str] | None = None) -> AsyncIterator[Operator]:
+async def operating(
+    config: Path, *, environ: Mapping[str, str] | None = None, secrets: Collection[str] = OUR_SECRETS
+) -> AsyncIterator[Operator]:
     """Raises ConfigError for a faulty configuration, StoreError for a database that is away or of another
-    version.
+    version. `secrets` as in `load`.
     """
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
     )  # what goes wrong is raised, and told once
-    loaded = load(config, os.environ if environ is None else environ, systems=SYSTEMS)
+    loaded = load(config, os.environ if environ is None else environ, systems=SYSTEMS, secrets=secrets)
     database = await Database.open(
         loaded.settings.database.dsn.get_secret_value(), size=POOL, application_name="fieldgate-cli"
     )
@@ -108,24 +149,28 @@ async def operating(config: Path, *, environ: Mapping[str, str] | None = None) -
             raise StoreError(
                 "the database lacks migrations of this version: `fieldgate migrate` applies them, and so does a start of the gateway"
             )
-        async with Engine.open(loaded.settings, database, owner=f"cli/{secrets.token_hex(4)}") as engine:
+        async with Engine.open(loaded.settings, database, owner=f"cli/{token_hex(4)}") as engine:
             yield Operator(
                 loaded=loaded,
                 database=database,
                 engine=engine,
-                caller=Caller(name="cli", request_id=secrets.token_hex(16)),
+                caller=Caller(name="cli", request_id=token_hex(16)),
             )
     finally:
         await database.close()
 
 
 def operate(
-    config: Path, work: Callable[[Operator], Awaitable[T]], *, environ: Mapping[str, str] | None = None
+    config: Path,
+    work: Callable[[Operator], Awaitable[T]],
+    *,
+    environ: Mapping[str, str] | None = None,
+    secrets: Collection[str] = OUR_SECRETS,
 ) -> T:
     """Runs `work` to its end and closes everything."""
 
     async def run() -> T:
-        async with operating(config, environ=environ) as operator:
+        async with operating(config, environ=environ, secrets=secrets) as operator:
             return await work(operator)
 
     return asyncio.run(run())

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from gateway.model.connection import State
+from gateway.model.errors import ConfigError
 
 PIPED_COLUMNS = 240
 """What is not a terminal has no width: nothing is cut there."""
@@ -47,6 +49,19 @@ def console(*, error: bool = False) -> Console:
 def is_interactive() -> bool:
     """Whether somebody can be asked."""
     return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def agree(question: str, *, yes: bool) -> None:
+    """Returns when it may be done: `yes`, or somebody at the terminal agrees. Raises typer.Abort where they do not,
+    and ConfigError where nobody can be asked.
+    """
+    if yes:
+        return
+    if not is_interactive():
+        raise ConfigError(
+            f"{question} Nobody can be asked here (no terminal), so nothing was done: add --yes if you mean it"
+        )
+    typer.confirm(question, abort=True, err=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

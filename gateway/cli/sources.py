@@ -31,7 +31,9 @@ def list_sources(
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """List the sources of the configuration, each with what it subscribes."""
-    compiled = compile_sources(load(config, os.environ, systems=SYSTEMS).settings.telemetry.sources)
+    compiled = compile_sources(
+        load(config, os.environ, systems=SYSTEMS, secrets=()).settings.telemetry.sources
+    )
     rows = [
         {
             "topic": one.source.topic,

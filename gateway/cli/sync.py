@@ -15,17 +15,13 @@ from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Id, Json, Operator, operate
+from gateway.cli.operate import DEFAULT, Config, Id, Json, Operator, Yes, operate
 from gateway.cli.sync_records import Outcome, sync_records
 from gateway.model.connection import State
 from gateway.model.errors import ConfigError
 from gateway.model.status import WORKED, ConnectionStatus
-from gateway.store import status as store
 
 POLL_SECONDS = 0.3
-SILENT_SECONDS = 20.0
-"""A replica that was not heard for so long is not there."""
-
 REPORT_SECONDS = 5.0
 RUNS = 1000
 
@@ -57,11 +53,19 @@ def sync(
             "--confirm-deletions", help="What has vanished of the stream is gone: the next walk deletes it."
         ),
     ] = False,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Sync a connection now and wait until it is done; Ctrl-C leaves it running."""
+    """Sync a connection now and wait until it is done; Ctrl-C leaves it running.
+
+    Example: fieldgate sync acme-1 --full --yes
+    """
     if confirm_deletions and stream is None:
         raise ConfigError("--confirm-deletions needs --stream: say of which records")
+    if confirm_deletions:
+        screen.agree(f"Delete what has vanished of {stream} at {connection}? This cannot be undone.", yes=yes)
+    elif full:
+        screen.agree(f"Walk the whole stored history of {connection} again?", yes=yes)
     if stream is not None:
         sync_records(
             config, connection, stream, full=full, confirm=confirm_deletions, wait=not no_wait, json=json
@@ -96,7 +100,7 @@ async def _sync(operator: Operator, connection: str, *, full: bool, wait: bool, 
     await operator.service.synchronise(connection, full=full, caller=operator.caller)
     if not wait:
         return Result(outcome="asked", detail="", delivered=0, rejected=0)
-    if not quiet and not await store.is_anybody_here(operator.database, silent_seconds=SILENT_SECONDS):
+    if not quiet and not await operator.is_served():
         screen.console(error=True).print(
             Text("no gateway is running: the sync begins when one does", style="yellow")
         )

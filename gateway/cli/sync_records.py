@@ -18,7 +18,6 @@ from gateway.store import inbound, status
 from gateway.store.inbound import StreamProgress
 
 POLL_SECONDS = 0.3
-SILENT_SECONDS = 20.0
 
 Outcome = Literal["completed", "failed", "stopped", "asked"]
 """`stopped` where the connection works no more, `asked` where nobody waited."""
@@ -64,7 +63,7 @@ async def _sync(
     await operator.service.synchronise(connection, full=full, stream=stream, caller=operator.caller)
     if not wait:
         return "asked", "", 0
-    if not quiet and not await status.is_anybody_here(operator.database, silent_seconds=SILENT_SECONDS):
+    if not quiet and not await operator.is_served():
         screen.console(error=True).print(
             Text("no gateway is running: the sync begins when one does", style="yellow")
         )

@@ -14,14 +14,14 @@ from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Json, operate
+from gateway.cli.operate import DEFAULT, Config, Json, Operator, Yes, near_misses, operate
 from gateway.cli.screen import Column
 from gateway.model.access import Role
 from gateway.model.errors import ConfigError, RequestRefused
 from gateway.settings import Duration
 from gateway.settings_base import Identifier
 from gateway.store import access
-from gateway.store.access import Token
+from gateway.store.access import NewToken, Token
 
 app = typer.Typer(help="Create, list and revoke API tokens.", no_args_is_help=True)
 
@@ -44,16 +44,21 @@ def create(
     expires: Annotated[str | None, typer.Option(help="After this time, such as 90d; else never.")] = None,
     json: Json = False,
 ) -> None:
-    """Make an API token. It is printed once and cannot be read again."""
-    called = _checked("--name", name) if name is not None else f"{role}-{secrets.token_hex(3)}"
-    bound = None if customer is None else _checked("--customer", customer)
+    """Make an API token. It is printed once and cannot be read again.
+
+    Example: fieldgate token create --role operator --customer acme --name ci --expires 90d
+    """
+    called = checked_name("--name", name) if name is not None else f"{role}-{secrets.token_hex(3)}"
+    bound = None if customer is None else checked_name("--customer", customer)
     expires_at = None if expires is None else clock.now() + _duration(expires)
-    made = operate(
-        config,
-        lambda operator: access.create(
+
+    async def make(operator: Operator) -> NewToken:
+        await operator.check_customer(bound)
+        return await access.create(
             operator.database, name=called, role=role, customer=bound, expires_at=expires_at
-        ),
-    )
+        )
+
+    made = operate(config, make)
     if json:
         body = {
             "id": made.token_id,
@@ -68,7 +73,7 @@ def create(
     print(made.token)
     whose = "" if bound is None else f" of customer {bound}"
     screen.console(error=True).print(
-        Text(f"{called}: {role}{whose}; shown once, keep it well", style="yellow")
+        Text(f"{called}: {role}{whose}; shown once, keep it safe", style="yellow")
     )
 
 
@@ -86,11 +91,25 @@ def list_tokens(config: Config = DEFAULT, json: Json = False) -> None:
 def revoke(
     token: Annotated[str, typer.Argument(metavar="NAME", help="Its name or its id.")],
     config: Config = DEFAULT,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """End a token at once, with the browser sessions that came by it."""
-    if not operate(config, lambda operator: access.revoke(operator.database, token)):
-        raise RequestRefused("request.not_found", f"there is no token {token!r} in use")
+    """End a token at once, with the browser sessions that came by it. This cannot be undone.
+
+    Example: fieldgate token revoke ci --yes
+    """
+
+    async def end(operator: Operator) -> None:
+        known = [each for each in await access.tokens(operator.database) if each.revoked_at is None]
+        names = {name for each in known for name in (each.name, each.token_id)}
+        if token in names:
+            screen.agree(f"Revoke the token {token}? This cannot be undone.", yes=yes)
+            if await access.revoke(operator.database, token):
+                return
+        near = near_misses(token, {each.name for each in known})
+        raise RequestRefused("request.not_found", f"there is no token {token!r} in use{near}")
+
+    operate(config, end)
     if json:
         print(orjson.dumps({"revoked": token}).decode())
     else:
@@ -149,7 +168,8 @@ def _state(token: Token) -> Text:
     )
 
 
-def _checked(option: str, value: str) -> str:
+def checked_name(option: str, value: str) -> str:
+    """Raises ConfigError for what is no identifier."""
     try:
         return TypeAdapter[str](Identifier).validate_python(value)
     except ValidationError as error:

@@ -13,12 +13,15 @@ MOST_NODES = 500_000
 
 
 class Document:
-    """Data that can be told apart by where it came from. Faults of the file itself are in `faults`."""
+    """Data that can be told apart by where it came from. Faults of the file itself are in `faults`; `absent` are
+    the places of secrets that are not there, and that nobody needs now.
+    """
 
     def __init__(self, file: str) -> None:
         self.file = file
         self.data: dict[str, object] = {}
         self.faults: list[Fault] = []
+        self.absent: set[KeyPath] = set()
         self._places: dict[KeyPath, Place] = {}
 
     @classmethod
@@ -47,6 +50,18 @@ class Document:
             if path[:length] in self._places:
                 return self._places[path[:length]]
         return Place(file=self.file)
+
+    def is_absent(self, path: KeyPath) -> bool:
+        """Whether a secret that is not there stands at this path, above it or below it."""
+        return any(known[: len(path)] == path[: len(known)] for known in self.absent)
+
+    def leave_out(self, path: KeyPath) -> None:
+        """Takes a key out, so that its default holds; an item of a list stays."""
+        target: object = self.data
+        for key in path[:-1]:
+            target = target.get(str(key)) if isinstance(target, dict) else None
+        if isinstance(target, dict):
+            target.pop(str(path[-1]), None)
 
     def put(self, path: KeyPath, value: object, place: Place) -> None:
         """Sets a value from elsewhere (an override) over what the file says; missing mappings on the way are

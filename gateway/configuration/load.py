@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.configuration import alerts, meters, overrides, secret, sources, usable
+from gateway.configuration import alerts, meters, overrides, paths, secret, sources, usable
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, Faults, KeyPath, did_you_mean
 from gateway.configuration.shape import faults_of
@@ -64,19 +64,24 @@ def load(
     *,
     systems: Mapping[str, SystemModels],
     fallback: Mapping[str, Mapping[str, object]] | None = None,
+    secrets: Collection[str] = secret.SECTIONS,
 ) -> Loaded:
     """The configuration in `path` under the environment's overrides. Raises Faults (a ConfigError) with every
     fault.
 
     `fallback` is used where neither file nor environment says anything: {section: {key: value}}. Without a
-    path it is all there is.
+    path it is all there is. `secrets`: the sections whose secrets the caller uses. Those of others may be away:
+    they are empty then, and whether their files can be used is not asked.
     """
     folder = Path() if path is None else path.parent
     document = Document("configuration") if path is None else Document.read(path, advice=_ADVICE)
     if document.faults and not document.data:
         raise Faults(document.faults)
     unknown = overrides.apply(document, Settings, environ)
-    used = secret.resolve(document, environ, folder)
+    used = secret.resolve(document, environ, folder, needed=secrets)
+    for place in document.absent:
+        document.leave_out(place)
+    paths.anchor(document, folder)
     faults = document.faults
     settings = _settings(document, fallback or {}, faults)
     if settings is not None:
@@ -85,6 +90,7 @@ def load(
             fault
             for fault in usable.faults_of(settings, document)
             if fault.path not in {f.path for f in faults}
+            and (fault.path[0] in secrets or fault.path[0] not in secret.SECTIONS)
         )
     connections: tuple[DeclaredConnection, ...] = ()
     name = document.data.get("connections_file")
@@ -92,7 +98,8 @@ def load(
         declared = Document.read(
             folder / name, advice="connections_file is relative to the file that names it"
         )
-        used |= secret.resolve(declared, environ, folder / Path(name).parent)
+        used |= secret.resolve(declared, environ, folder / Path(name).parent, needed=secrets)
+        paths.anchor(declared, folder / Path(name).parent)
         connections = _Connections(
             declared, _customers(document, settings), systems, folder / Path(name).parent
         ).read()
@@ -292,4 +299,8 @@ class _Connections:
 
     def _add(self, faults: list[Fault]) -> None:
         known = {fault.path for fault in self._document.faults}
-        self._document.faults.extend(fault for fault in faults if fault.path not in known or not fault.path)
+        self._document.faults.extend(
+            fault
+            for fault in faults
+            if not fault.path or (fault.path not in known and not self._document.is_absent(fault.path))
+        )

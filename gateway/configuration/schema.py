@@ -68,7 +68,8 @@ def written(duration: timedelta) -> str:
     for size, unit in _UNITS:
         if seconds and seconds % size == 0:
             return f"{seconds / size:.0f}{unit}"
-    return f"{seconds * 1000:.0f}ms"
+    whole, rest = divmod(duration // timedelta(microseconds=1), 1000)
+    return f"{whole}.{rest:03d}".rstrip("0") + "ms" if rest else f"{whole}ms"
 
 
 def _plain(model: BaseModel) -> dict[str, object]:

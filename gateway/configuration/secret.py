@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gateway.configuration.document import Document
@@ -15,15 +15,27 @@ _SECRET_KEY = re.compile(
 )
 _PASSWORD_IN_URL = re.compile(r"://[^/@\s:]*:[^/@\s]+@|(?:^|[\s?&])password=\S")
 
+SECTIONS = ("broker", "database", "security", "connections")
+"""Where the secrets are: three sections of the main file, and what is connected. A command needs those of some."""
 
-def resolve(document: Document, environ: Mapping[str, str], folder: Path) -> set[str]:
+_NO_SECRETS = ("type", "expires_at")
+
+
+def resolve(
+    document: Document,
+    environ: Mapping[str, str],
+    folder: Path,
+    *,
+    needed: Collection[str] = SECTIONS,
+) -> set[str]:
     """Replaces every reference in the document; the names of the variables it asked for. `$${` stands for a
     plain `${`.
 
     Relative files are beside the configuration file. One newline at the end of a file is not part of the
-    secret.
+    secret. A secret that is not there is a fault, unless it belongs to a section that is not `needed`: then it is
+    empty, and its place is in `document.absent`.
     """
-    resolver = _Resolver(document, environ, folder)
+    resolver = _Resolver(document, environ, folder, needed)
     document.data = {key: resolver.value(value, (key,)) for key, value in document.data.items()}
     return resolver.used
 
@@ -38,11 +50,14 @@ def written_in_clear(key: str, value: str) -> bool:
 
 
 class _Resolver:
-    def __init__(self, document: Document, environ: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, document: Document, environ: Mapping[str, str], folder: Path, needed: Collection[str]
+    ) -> None:
         self.used: set[str] = set()
         self._document = document
         self._environ = environ
         self._folder = folder
+        self._needed = needed
 
     def value(self, value: object, path: KeyPath) -> object:
         match value:
@@ -87,7 +102,7 @@ class _Resolver:
         value = self._environ.get(name)
         if not value:
             missing = "is not set" if value is None else "is empty"
-            self._fault(
+            self._lacking(
                 path,
                 f"environment variable {name} {missing}; set it where Fieldgate is started, or use ${{file:PATH}}",
             )
@@ -100,16 +115,31 @@ class _Resolver:
             text = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-            self._fault(
+            self._lacking(
                 path,
                 f"secret file {file} cannot be read ({reason}); create it, readable by the user that Fieldgate runs as",
             )
             return ""
         if not text:
-            self._fault(path, f"secret file {file} is empty; write the secret into it")
+            self._lacking(path, f"secret file {file} is empty; write the secret into it")
         return text
+
+    def _lacking(self, path: KeyPath, message: str) -> None:
+        if _may_lack(path) and path[0] not in self._needed:
+            self._document.absent.add(path)
+        else:
+            self._fault(path, message)
 
     def _fault(self, path: KeyPath, message: str) -> None:
         fault = Fault(place=self._document.place(path), path=path, message=message)
         if fault not in self._document.faults:
             self._document.faults.append(fault)
+
+
+def _may_lack(path: KeyPath) -> bool:
+    """Whether the rest of the configuration can be read without this value. What a connection is called and whose
+    it is decides what else is said of it.
+    """
+    if path[0] != "connections":
+        return path[0] in SECTIONS
+    return path[2:3] in (("credentials",), ("settings",)) and path[3:4] not in [(key,) for key in _NO_SECRETS]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import ssl
-from pathlib import Path
 
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, KeyPath
+from gateway.configuration.paths import unreadable
 from gateway.model.dsn import FILES, parameters
 from gateway.settings import BrokerSettings, Settings
 
@@ -55,7 +55,7 @@ def _tls(broker: BrokerSettings) -> list[tuple[KeyPath, str]]:
     faults: list[tuple[KeyPath, str]] = [
         (("broker", key), problem)
         for key, file in named.items()
-        if file is not None and (problem := _unreadable(file)) is not None
+        if file is not None and (problem := unreadable(file)) is not None
     ]
     if broker.client_key is not None and broker.client_certificate is None:
         faults.append((("broker", "client_key"), "is the key of no certificate; give client_certificate too"))
@@ -86,15 +86,5 @@ def _database(settings: Settings) -> list[tuple[KeyPath, str]]:
     return [
         (("database", "dsn"), f"{name}: {problem}")
         for name in FILES
-        if name in given and (problem := _unreadable(given[name])) is not None
+        if name in given and (problem := unreadable(given[name])) is not None
     ]
-
-
-def _unreadable(file: str) -> str | None:
-    try:
-        with Path(file).open("rb") as opened:
-            opened.read(1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        return f"{file} cannot be read ({reason}); name a file that the user that Fieldgate runs as can read"
-    return None

@@ -19,7 +19,7 @@ from gateway.connections.given import ChangedMeanwhile, host_of, refuse_files, r
 from gateway.connections.links import Links, System, credential_binding
 from gateway.connections.screening import Screening
 from gateway.connections.tokens import Tokens
-from gateway.connections.transitions import Moved, Transitions
+from gateway.connections.transitions import Moved, Transitions, asked
 from gateway.connections.vault import Vault
 from gateway.model.access import Caller, Origin
 from gateway.model.alert_rule import to_document as alert_document
@@ -452,8 +452,7 @@ class Connections:
     async def _ask(
         self, connection: Connection, connection_id: str, trigger: Trigger, caller: Caller
     ) -> Moved | None:
-        cause = Cause(reason=f"asked by {caller.name}", request_id=caller.request_id, actor=caller.name)
-        return await self._transitions.move(connection, connection_id, trigger, cause)
+        return await self._transitions.move(connection, connection_id, trigger, asked(trigger, caller))
 
     async def _asked(self, connection_id: str, trigger: Trigger, caller: Caller, *, done: State) -> None:
         async with self._database.transaction() as connection:
@@ -470,12 +469,12 @@ _REFUSALS: Mapping[State, tuple[str, str]] = {
     State.VERIFYING: ("connection.pending", "its credential is being verified: try again in a moment"),
     State.REAUTHORIZATION_REQUIRED: (
         "connection.reauthorization_required",
-        "the system refuses its credential: a person has to give a new one",
+        "the system refuses its credential: new credentials are required",
     ),
     State.BLOCKED: ("connection.blocked", "the system does not allow what it has to do: see its issue"),
     State.PAUSED: ("connection.paused", "it is paused: resume it first"),
-    State.DISCONNECTING: ("connection.disconnected", "it is being disconnected, for good"),
-    State.DISCONNECTED: ("connection.disconnected", "it was disconnected, for good"),
+    State.DISCONNECTING: ("connection.disconnected", "it is being disconnected, which cannot be undone"),
+    State.DISCONNECTED: ("connection.disconnected", "it was disconnected, which cannot be undone"),
     State.ACTIVE: ("request.conflict", "it is active"),
     State.DEGRADED: ("request.conflict", "it is active, and its system fails at the moment"),
 }

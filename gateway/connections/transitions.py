@@ -10,6 +10,7 @@ from typing import assert_never
 
 import structlog
 
+from gateway.model.access import Caller
 from gateway.model.connection import (
     Credits,
     IssueCode,
@@ -52,6 +53,20 @@ class Moved:
             trigger=str(self.trigger),
             reason=self.reason,
         )
+
+
+def asked(trigger: Trigger, caller: Caller) -> Cause:
+    """The cause of a move that a person or a program asked for, in words that are shown."""
+    who = _CALLERS.get(caller.name, f"by {caller.name}")
+    return Cause(reason=f"{_ASKED[trigger]} {who}", request_id=caller.request_id, actor=caller.name)
+
+
+_ASKED: Mapping[Trigger, str] = {
+    Trigger.PAUSE_ASKED: "Paused",
+    Trigger.RESUME_ASKED: "Resumed",
+    Trigger.DISCONNECT_ASKED: "Disconnected",
+}
+_CALLERS: Mapping[str, str] = {"cli": "from the command line", "file": "by the declared file"}
 
 
 class Transitions:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -118,9 +119,12 @@ def commands(scene: Scene) -> list[str]:
 
 def screen(now: Snapshot, scene: Scene, *, log_file: str, height: int) -> RenderableType:
     """The whole screen, no higher than the terminal."""
-    where = _grid()
-    for name, address in addresses(scene, log_file=log_file):
+    where = _grid(overflow="fold")
+    for name, address in addresses(scene, log_file=log_file)[1:]:
         where.add_row(name, address)
+    has_link = scene.dashboard.done()
+    first = "dashboard (this link is good once)" if has_link else "dashboard"
+    dashboard = scene.dashboard.result() if has_link else f"{scene.url}/"
     sides = Table.grid(expand=True)
     sides.add_column(ratio=1)
     sides.add_column(ratio=1)
@@ -128,8 +132,11 @@ def screen(now: Snapshot, scene: Scene, *, log_file: str, height: int) -> Render
         Panel(_flow(now), title="flow", border_style="dim"),
         Panel(_link(now.connection), title=CONNECTION, border_style="dim"),
     )
-    rows = max(1, min(MOST_ROWS, height - 24))
+    rows = max(1, min(MOST_ROWS, height - 26))
     return Group(
+        # on a line of its own: in the panel it would be cut at 80 columns, and nobody could copy it
+        Text(first, style="dim"),
+        Text(dashboard, style="bold", overflow="fold"),
         Panel(
             where, title="Fieldgate demonstration", subtitle=_keys(scene.cmms.switches), border_style="cyan"
         ),
@@ -197,10 +204,10 @@ def _keys(switches: Switches) -> Text:
     )
 
 
-def _grid() -> Table:
+def _grid(*, overflow: Literal["fold", "ellipsis"] = "ellipsis") -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True, min_width=LABEL_WIDTH)
-    grid.add_column(no_wrap=True, overflow="ellipsis")
+    grid.add_column(no_wrap=overflow == "ellipsis", overflow=overflow)
     return grid
 
 

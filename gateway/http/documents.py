@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from gateway.configuration.schema import written
 from gateway.model.connection import State
 from gateway.model.event import EventType
 from gateway.settings_base import Identifier, Section
@@ -125,6 +127,17 @@ class ConnectionDocument(Document):
     created_at: datetime
     request_id: str | None
     issues: tuple[IssueDocument, ...]
+
+    @field_validator("meters", mode="before")
+    @classmethod
+    def _as_given(cls, stored: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+        """As a `PATCH` takes them: a duration is `15m`, not a number whose unit nobody knows."""
+        return [
+            {**meter, "every": written(timedelta(seconds=every))}
+            if isinstance(every := meter.get("every"), int | float)
+            else dict(meter)
+            for meter in stored
+        ]
 
 
 class SyncRequest(Section):

@@ -49,7 +49,7 @@ class Kind:
 
 CODES = {
     "request.invalid": Kind(422, "The request is not valid"),
-    "request.not_found": Kind(404, "There is no such thing"),
+    "request.not_found": Kind(404, "Not found"),
     "request.method_not_allowed": Kind(405, "This address does not take this method"),
     "request.conflict": Kind(409, "The request does not fit what is there"),
     "request.unsupported": Kind(422, "The system cannot do this"),
@@ -63,7 +63,7 @@ CODES = {
     "connection.blocked": Kind(409, "The connection needs a person at the system"),
     "connection.paused": Kind(409, "The connection is paused"),
     "connection.pending": Kind(409, "The connection waits for credentials"),
-    "connection.disconnected": Kind(410, "The connection is disconnected for good"),
+    "connection.disconnected": Kind(410, "The connection is disconnected"),
     "connection.wrong_account": Kind(409, "The credential belongs to another account"),
     "credits.insufficient": Kind(402, "There are not enough connection credits"),
     "upstream.rate_limited": Kind(429, "The system asks to wait", retryable=True),

@@ -326,7 +326,7 @@ class Pipeline:
         return [sample for sample in samples if (sample[0][0], sample[0][1]) not in devices]
 
     async def _isolate(self, batch: Batch, samples: list[tuple[Key, Metrics, int]]) -> tuple[int, int, int]:
-        """Finds what the database refuses by halves and adds it to the batch's dead; all else is stored: how
+        """Finds what the database refuses by bisection and adds it to the batch's dead; all else is stored: how
         many samples, new rows and changed ones.
         """
         kept = stored = modified = 0

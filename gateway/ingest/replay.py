@@ -42,7 +42,7 @@ async def replay_message(settings: Settings, database: Database, dead_letter: in
             )  # it has a time, which may have come
     except DecodeError as error:
         raise RequestRefused(
-            "request.conflict", f"dead letter {dead_letter} is still none: {error}"
+            "request.conflict", f"dead letter {dead_letter} still cannot be parsed: {error}"
         ) from error
     samples: dict[Key, Metrics] = {}
     for customer, device, at, metrics in rows:

@@ -50,7 +50,7 @@ class Existing:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is disconnected for good, or is on its way."""
+        """Whether it is disconnected, or is on its way."""
         return self.state in (State.DISCONNECTING, State.DISCONNECTED)
 
 
@@ -123,7 +123,7 @@ def check_identity(declared: Iterable[Declaration], existing: Mapping[str, Exist
         ):
             if old != new:
                 faults.append(
-                    f"connection {declaration.connection!r} belongs to {what} {old!r} for good, not to {new!r}: give the new one another id"
+                    f"connection {declaration.connection!r} belongs to {what} {old!r}, which never changes, and not to {new!r}: give the new one another id"
                 )
     if faults:
         raise ConfigError("\n".join(faults))
@@ -145,7 +145,10 @@ def differing(declaration: Declaration, found: Existing) -> tuple[Part, ...]:
 
 def _forbidden(declaration: Declaration, found: Existing) -> str | None:
     if found.has_ended:
-        return "it was disconnected, for good: remove it from the file, or give the new one another id"
+        return (
+            "it was disconnected, which cannot be undone: remove it from the file, "
+            f"or connect the system anew under another id, such as {declaration.connection + '-2'!r}"
+        )
     if declaration.hosting != found.declaration.hosting:
         return f"its hosting is {found.declaration.hosting!r}, which decides its price: disconnect it, and connect under another id"
     return None

@@ -150,7 +150,7 @@ async def read(database: Database) -> Book:
 
 async def audit(database: Database) -> list[str]:
     """Every contradiction between pool, transfers, connections' credits and their states; nothing when the
-    books agree.
+    counters reconcile.
     """
     book = await read(database)
     # Every connection's lines: not on the loop that everybody's telemetry goes through.

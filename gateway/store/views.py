@@ -194,6 +194,21 @@ class Views:
         """Customers that have connections."""
         return await listing.customers(self._database, limit=limit)
 
+    async def customer_names(self, *, limit: int) -> list[str]:
+        """Customers that are known by their devices or their connections."""
+        async with self._database.connection() as connection:
+            return [row["customer_id"] for row in await connection.fetch(sql("customer_names"), limit)]
+
+    async def connection_names(self, *, limit: int) -> list[str]:
+        """Connections, those that were disconnected too."""
+        async with self._database.connection() as connection:
+            return [row["connection_id"] for row in await connection.fetch(sql("connection_names"), limit)]
+
+    async def is_taken_up(self, connection_id: str) -> bool:
+        """Whether a gateway has taken up the look that was asked for: the next one lies ahead."""
+        async with self._database.connection() as connection:
+            return bool(await connection.fetchval(sql("probe_ahead"), connection_id))
+
     async def issues(self, connections: Sequence[str]) -> list[Issue]:
         """What is open of these connections."""
         return await open_issues.read(self._database, connections)

@@ -544,7 +544,7 @@ async def test_the_declared_file_is_applied_once_and_changes_only_what_differs(d
     await apply(database, world.service, [changed])
     assert await world.state() == "verifying"
     for moved in ({"customer": "globex"}, {"system": "other"}):
-        with pytest.raises(ConfigError, match="for good"):
+        with pytest.raises(ConfigError, match="never changes"):
             await apply(
                 database,
                 world.service,

@@ -81,7 +81,7 @@ async def test_it_shows_people_the_pool_and_that_the_books_agree(
 ) -> None:
     code, output, _ = await ask(tmp_path, dsn)
     assert code == 0
-    for text in ("8 of 10 used", "4 posted · 4 held · 2 available", "low: 80 %", "the books agree"):
+    for text in ("8 of 10 used", "4 posted · 4 held · 2 available", "low: 80 %", "counters reconcile"):
         assert text in output
     await ledger.sync_capacity(books.database, CreditsSettings(capacity=5))
     assert "nothing new until 3 are returned" in (await ask(tmp_path, dsn))[1]

@@ -73,6 +73,29 @@ async def test_a_change_made_elsewhere_is_seen_within_a_tenth_of_a_second_and_a_
         await wait_until(is_refused, what="the token is refused", seconds=adapters.TRUST_SECONDS + 1.0)
 
 
+async def test_what_was_read_of_a_connection_can_be_given_back(world: World) -> None:
+    meters = [
+        {"device": "pump-*", "metric": "t", "meter": "{device} t", "reduce": "mean", "every": "90s"},
+        {"device": "pump-1", "metric": "alarm", "meter": "alarm", "reduce": "last", "every": "1500ms"},
+        {"device": "pump-2", "metric": "alarm", "meter": "alarm 2", "reduce": "each"},
+    ]
+    async with served(world, Role.ADMIN) as client:
+        body = {
+            "id": "acme-1",
+            "customer": "acme",
+            "system": "scripted",
+            "credentials": {"type": "api_key", "api_key": "canary"},
+            "meters": meters,
+        }
+        assert (await client.post("/v1/connections", json=body)).status_code == 201
+        read = (await client.get("/v1/connections/acme-1")).json()
+        assert [meter["every"] for meter in read["meters"]] == ["90s", "1500ms", "0ms"]
+        for parts in (("meters",), ("sync",), ("settings",), ("meters", "sync", "settings")):
+            again = await client.patch("/v1/connections/acme-1", json={part: read[part] for part in parts})
+            assert again.status_code == 200, again.text
+            assert {part: again.json()[part] for part in parts} == {part: read[part] for part in parts}
+
+
 async def test_a_connection_from_creation_to_its_end(world: World) -> None:
     async with served(world, Role.ADMIN) as client, world.living():
         body = {

@@ -177,7 +177,7 @@ async def test_only_what_a_file_made_is_pruned(shell: Shell) -> None:
     await shell.execute("update connection set managed_by = 'api' where connection_id = 'acme-3'")
     shell.declare("acme-1")
     assert (await asyncio.to_thread(shell.json, "apply", "--dry-run"))["prune"] == []
-    done = await asyncio.to_thread(shell.json, "apply", "--prune")
+    done = await asyncio.to_thread(shell.json, "apply", "--prune", "--yes")
     assert (done["prune"], done["failed"]) == (["acme-2"], {})
     states = {
         found["connection"]: found["state"]
@@ -196,7 +196,7 @@ def test_whoever_sits_at_a_terminal_is_asked_before_something_ends(
     shell.declare("acme-1", sync={"interval": "9s"})
     monkeypatch.setattr(screen, "is_interactive", lambda: True)
     declined = shell.run("apply", "--prune", input="n\n")
-    assert declined.exit_code == 1 and "Disconnect 1 connection for good?" in declined.stderr
+    assert declined.exit_code == 1 and "Disconnect 1 connection? This cannot be undone." in declined.stderr
     assert shell.run("connections", "disconnect", "acme-1", input="n\n").exit_code == 1
     assert [found["state"] for found in shell.json("connections", "list")] == ["verifying", "verifying"]
     assert shell.json("apply", "--dry-run")["change"] == {"acme-1": ["sync"]}, "nothing of the plan was done"
@@ -209,17 +209,19 @@ def test_a_connection_stays_with_its_customer_and_its_system(shell: Shell) -> No
     shell.run("apply")
     shell.declare("acme-1", customer="globex")
     error = shell.refused("apply")
-    assert isinstance(error, ConfigError) and "'acme-1' belongs to customer 'acme' for good" in str(error)
+    assert isinstance(
+        error, ConfigError
+    ) and "'acme-1' belongs to customer 'acme', which never changes" in str(error)
 
 
 def test_what_is_refused_does_not_keep_the_others(shell: Shell) -> None:
     shell.declare("acme-1")
     shell.run("apply")
-    shell.run("connections", "disconnect", "acme-1")
+    shell.run("connections", "disconnect", "acme-1", "--yes")
     shell.declare("acme-1", "acme-2")
     done = shell.run("apply")
     assert done.exit_code == 1
-    assert "! acme-1  it was disconnected, for good" in done.stdout
+    assert "! acme-1  it was disconnected, which cannot be undone" in done.stdout
     assert [found["connection"] for found in shell.json("connections", "list", "--all")] == [
         "acme-1",
         "acme-2",
@@ -255,7 +257,7 @@ def test_a_connection_is_shown_paused_resumed_and_ended(shell: Shell) -> None:
     shown = shell.run("connections", "show", "acme-1").stdout
     assert "customer    acme" in shown and "verifying" in shown and "credentials_given" not in shown
     assert shell.json("connections", "show", "acme-1")["issues"] == []
-    assert shell.run("connections", "disconnect", "acme-1").stdout == "acme-1 is disconnecting\n"
+    assert shell.run("connections", "disconnect", "acme-1", "--yes").stdout == "acme-1 is disconnecting\n"
     error = shell.refused("connections", "pause", "acme-1")
     assert isinstance(error, RequestRefused) and error.code == "connection.disconnected"
 
@@ -306,7 +308,7 @@ async def test_a_sync_is_waited_for(shell: Shell, database: Database) -> None:
         done = await asyncio.to_thread(shell.run, "sync", "acme-1")
         assert (done.exit_code, done.exception) == (0, None)
         assert done.stdout.startswith("acme-1 sync completed: ") and done.stdout.endswith("refused\n")
-        full = await asyncio.to_thread(shell.json, "sync", "acme-1", "--full")
+        full = await asyncio.to_thread(shell.json, "sync", "acme-1", "--full", "--yes")
         assert (full["mode"], full["outcome"], full["rejected"]) == ("full", "completed", 0)
         asked = await asyncio.to_thread(shell.json, "sync", "acme-1", "--no-wait")
         assert asked["outcome"] == "asked"
@@ -428,8 +430,8 @@ def test_a_token_is_shown_once_listed_and_revoked(shell: Shell) -> None:
     )
     assert secret not in shell.run("token", "list").output
     assert isinstance(shell.refused("token", "create", "--role", "viewer", "--name", "ci"), RequestRefused)
-    assert shell.run("token", "revoke", "ci").stdout == "ci is revoked\n"
-    assert isinstance(shell.refused("token", "revoke", "ci"), RequestRefused)
+    assert shell.run("token", "revoke", "ci", "--yes").stdout == "ci is revoked\n"
+    assert isinstance(shell.refused("token", "revoke", "ci", "--yes"), RequestRefused)
     assert isinstance(shell.refused("token", "create", "--role", "viewer", "--customer", "a/b"), ConfigError)
     assert isinstance(shell.refused("token", "create", "--role", "viewer", "--expires", "soon"), ConfigError)
 

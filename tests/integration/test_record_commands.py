@@ -50,7 +50,9 @@ async def test_records_are_listed_shown_read_now_and_confirmed(shell: Shell, dat
     await rig.run()
 
     async with reading(rig):
-        full = await asyncio.to_thread(shell.json, "sync", "acme-1", "--stream", "work_orders", "--full")
+        full = await asyncio.to_thread(
+            shell.json, "sync", "acme-1", "--stream", "work_orders", "--full", "--yes"
+        )
         assert (full["outcome"], full["records"]) == ("completed", 10)
         source.put("new", {"title": "fan"})
         source.pass_time(60)
@@ -70,12 +72,12 @@ async def test_records_are_listed_shown_read_now_and_confirmed(shell: Shell, dat
         (("records", "acme-1", "nothing"), "request.not_found"),
         (("records", "acme-1", "work_orders", "--key", "nothing"), "request.not_found"),
         (("sync", "acme-1", "--stream", "nothing"), "request.invalid"),
-        (("sync", "acme-1", "--stream", "work_orders", "--confirm-deletions"), "request.conflict"),
+        (("sync", "acme-1", "--stream", "work_orders", "--confirm-deletions", "--yes"), "request.conflict"),
     ):
         error = await asyncio.to_thread(shell.refused, *arguments)
         assert isinstance(error, RequestRefused) and error.code == code, arguments
     assert isinstance(
-        await asyncio.to_thread(shell.refused, "sync", "acme-1", "--confirm-deletions"), ConfigError
+        await asyncio.to_thread(shell.refused, "sync", "acme-1", "--confirm-deletions", "--yes"), ConfigError
     )
 
     for key in ("w-1", "w-2", "w-3"):
@@ -86,7 +88,9 @@ async def test_records_are_listed_shown_read_now_and_confirmed(shell: Shell, dat
     (shown,) = await status.read(database, ["acme-1"])
     assert max(stream.records.vanished for stream in shown.streams if stream.records is not None) == 3
     async with reading(rig):
-        await asyncio.to_thread(shell.run, "sync", "acme-1", "--stream", "work_orders", "--confirm-deletions")
+        await asyncio.to_thread(
+            shell.run, "sync", "acme-1", "--stream", "work_orders", "--confirm-deletions", "--yes"
+        )
     await rig.finish("reconcile")
     assert await rig.held() == source.holds()
     assert await rig.events(EventType.RECORDS_CHANGED)

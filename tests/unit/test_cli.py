@@ -88,6 +88,36 @@ def test_every_command_refuses_a_faulty_configuration_with_2(folder: Path, comma
     assert "Traceback" not in done.stderr
 
 
+def test_check_names_the_line_of_a_connections_file_that_cannot_be_read(folder: Path) -> None:
+    (folder / "connections.yaml").write_text(
+        CONNECTIONS.replace("    sync:", "    settings: {ca_file: away.pem}\n    sync:")
+    )
+    done = fieldgate(folder, "check")
+    assert done.returncode == 2
+    assert (
+        f"connections.yaml:7: connections[0].settings.ca_file: {folder}/away.pem cannot be read"
+        in done.stderr
+    )
+
+
+@pytest.mark.parametrize(("payload", "code"), [('{"temperature": 21.5}', 0), ("{", 1)])
+def test_explain_ends_with_1_for_a_dead_letter_and_needs_no_secret(
+    folder: Path, payload: str, code: int
+) -> None:
+    command = [sys.executable, "-m", "gateway", "explain", "acme/devices/pump-7/telemetry", payload]
+    done = subprocess.run(
+        [*command, "--config", str(folder / "fieldgate.yaml"), "--json"],
+        cwd=ROOT,
+        env={"PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert (json.loads(done.stdout)["dead_letter"] is None) is (code == 0)
+
+
 def test_a_command_that_is_none_is_refused_with_2(folder: Path) -> None:
     done = fieldgate(folder, "chekc")
     assert done.returncode == 2

@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
+import certifi
 import jsonschema
 import pytest
 import yaml
@@ -381,3 +382,82 @@ def test_streams_that_are_not_there_are_told(tmp_path: Path) -> None:
     assert "sync.pull" in fault and "has no stream 'work_ordres'" in fault
     (fault,) = told(tmp_path, SECURITY + "customers: [acme]\n", wanted.replace("[work_ordres]", "7"))
     assert "sync.pull" in fault
+
+
+@pytest.mark.parametrize("key", ["ca_file", "client_certificate", "client_key"])
+def test_a_file_is_relative_to_the_file_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Wherever the program was started."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    fault = told(tmp_path, SECURITY + f"broker: {{{key}: not/there.pem}}\n")[0]
+    assert fault.startswith(f"main.yaml:2: broker.{key}: not/there.pem cannot be read")
+    (tmp_path / "ca.pem").write_text(Path(certifi.where()).read_text())
+    (tmp_path / "below" / "connections.yaml").write_text(
+        CONNECTION.replace("    meters:\n", "    settings: {ca_file: ../ca.pem}\n")
+    )
+    loaded = read(
+        tmp_path,
+        SECURITY + "customers: [acme]\nbroker: {ca_file: ca.pem}\nconnections_file: below/connections.yaml\n",
+    )
+    assert loaded.settings.broker.ca_file == str(tmp_path / "ca.pem")
+    named = loaded.connections[0].settings.settings["ca_file"]
+    assert Path(str(named)).samefile(tmp_path / "ca.pem")
+
+
+def test_a_file_that_the_environment_names_is_relative_to_where_the_program_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "ca.pem").write_text(Path(certifi.where()).read_text())
+    loaded = read(tmp_path, SECURITY, environ={"FIELDGATE_BROKER__CA_FILE": "ca.pem"})
+    assert loaded.settings.broker.ca_file == "ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("main", "connections"),
+    [
+        ("broker: {password: '${env:AWAY}'}\n", None),
+        ("database: {dsn: '${env:AWAY}'}\n", None),
+        ("database: {dsn: '${file:away}'}\n", None),
+        ("broker: {ca_file: away.pem}\n", None),
+        (
+            "customers: [acme]\n",
+            CONNECTION.replace("${env:SINK}", "${env:AWAY}").replace("    meters:\n", ""),
+        ),
+        (
+            "customers: [acme]\n",
+            CONNECTION.replace("    meters:\n", "    settings: {table: '${file:away}'}\n"),
+        ),
+    ],
+)
+def test_a_secret_that_nobody_uses_may_be_away(tmp_path: Path, main: str, connections: str | None) -> None:
+    assert told(tmp_path, SECURITY + main, connections)
+    loaded = load(tmp_path / "main.yaml", {**KEY, **SINK}, systems=SYSTEMS, secrets=())
+    assert len(loaded.connections) == (connections is not None)
+
+
+@pytest.mark.parametrize(
+    ("main", "connections"),
+    [
+        ("customers: [acme]\ninstance: '${env:AWAY}'\n", None),
+        ("http: {public_url: '${env:AWAY}'}\n", None),
+        (
+            "customers: [acme]\n",
+            CONNECTION.replace("id: acme-sink", "id: '${env:AWAY}'").replace("    meters:\n", ""),
+        ),
+        (
+            "customers: [acme]\n",
+            CONNECTION.replace("type: dsn", "type: '${env:AWAY}'").replace("    meters:\n", ""),
+        ),
+    ],
+)
+def test_what_is_no_secret_is_never_away_without_a_word(
+    tmp_path: Path, main: str, connections: str | None
+) -> None:
+    told(tmp_path, SECURITY + main, connections)
+    with pytest.raises(Faults, match="AWAY is not set"):
+        load(tmp_path / "main.yaml", {**KEY, **SINK}, systems=SYSTEMS, secrets=())

@@ -36,7 +36,7 @@ _ACTS: dict[str, tuple[Role, Act, str]] = {
     "recheck": (
         Role.OPERATOR,
         lambda service, name, by: service.recheck(name, by),
-        "The system is being asked.",
+        "Checking the connection.",
     ),
     "sync": (
         Role.OPERATOR,
