@@ -154,8 +154,11 @@ def _show(explanation: Explanation) -> None:
                 Text(
                     f"    {_window(fed)}, due {_time(fed.due_at)}"
                     + (f", deadband {fed.deadband:g}" if fed.deadband else "")
+                    + (f"; {fed.arithmetic}" if fed.arithmetic else "")
                 )
             )
+            if fed.refused is not None:
+                console.print(Text(f"    {fed.refused}", style="yellow"))
 
 
 def _device(explanation: Explanation) -> str | None:

@@ -21,7 +21,7 @@ from gateway.model.meter import MeterMapping, MeterRule, MetersRefused, material
 from gateway.model.topics import IDENTIFIER
 from gateway.settings import MeterSettings
 
-_COLUMNS = ("device", "metric", "meter", "unit", "reduce", "every", "deadband")
+_COLUMNS = tuple(name for name in MeterSettings.model_fields if name != "table")
 _REQUIRED = {"device", "metric", "meter"}
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
@@ -84,6 +84,8 @@ def _rule(meter: MeterSettings) -> MeterRule:
         reduce=meter.reduce,
         every=timedelta(0) if meter.reduce == "each" else meter.every,
         deadband=meter.deadband,
+        max_silence=meter.max_silence,
+        arithmetic=meter.arithmetic,
     )
 
 
