@@ -167,7 +167,7 @@ async def main_scan(dsn: str, count: int, messages: int, batch: int, devices: in
                 readers = [
                     Reader(connection=name, past=part.after, lateness=timedelta(0)) for name in ["k1", *along]
                 ]
-                seen = await windows.mark_changed(connection, "acme", part, readers, with_delta=False)
+                seen = await windows.mark_changed(connection, "acme", part, readers, with_neighbours=False)
                 assert len(readers) == count and seen >= 5000
                 await windows.advance(connection, claim, part, along)
         return (await cpu(database) - before) / (number - 5000) * 1e6
@@ -216,7 +216,7 @@ async def stored(dsn: str, sizes: Sequence[int]) -> list[Document]:
                         mark = await connection.fetchval("select watermark from stream")
                         part = await windows.next_slice(connection, "acme", mark, 499)
                         reader = Reader(connection="k1", past=part.after, lateness=timedelta(0))
-                        await windows.mark_changed(connection, "acme", part, [reader], with_delta=False)
+                        await windows.mark_changed(connection, "acme", part, [reader], with_neighbours=False)
                         await windows.advance(connection, claim, part)
                 if turn > 1:
                     costs["write"].append((middle - before) / 20_000 * 1e6)

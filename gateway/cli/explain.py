@@ -171,8 +171,11 @@ def _show_sample(console: Console, sample: ExplainedSample, *, with_device: bool
             Text(
                 f"    {_window(fed)}, due {_time(fed.due_at)}"
                 + (f", deadband {fed.deadband:g}" if fed.deadband else "")
+                + (f"; {fed.arithmetic}" if fed.arithmetic else "")
             )
         )
+        if fed.refused is not None:
+            console.print(Text(f"    {fed.refused}", style="yellow"))
 
 
 def _lasting(alert: Touched) -> str:

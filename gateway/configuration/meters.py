@@ -22,7 +22,7 @@ from gateway.model.meter import MeterMapping, MeterRule, MetersRefused, material
 from gateway.model.topics import IDENTIFIER
 from gateway.settings import MeterSettings
 
-_COLUMNS = ("device", "metric", "meter", "unit", "reduce", "every", "deadband", "create")
+_COLUMNS = tuple(name for name in MeterSettings.model_fields if name != "table")
 _REQUIRED = {"device", "metric", "meter"}
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
@@ -98,6 +98,8 @@ def _rule(meter: MeterSettings) -> MeterRule:
         every=timedelta(0) if meter.reduce == "each" else meter.every,
         deadband=meter.deadband,
         create=meter.create,
+        max_silence=meter.max_silence,
+        arithmetic=meter.arithmetic,
     )
 
 

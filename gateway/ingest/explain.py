@@ -13,7 +13,7 @@ from gateway.model import alert_rule
 from gateway.model.alert_rule import AlertRule, Changes
 from gateway.model.errors import DecodeError, RequestRefused
 from gateway.model.explanation import ExplainedSample, Explanation, Fed, SkippedField, Touched
-from gateway.model.meter import MeterMapping, MeterRule, materialise
+from gateway.model.meter import MeterMapping, MeterRule, materialise, refusal
 from gateway.model.names import identifier
 from gateway.model.sample import EPOCH, Value, from_microseconds, to_microseconds
 from gateway.model.topics import route
@@ -258,6 +258,8 @@ def _fed(connected: Connected, mapping: MeterMapping, at: datetime, value: Value
         unit=mapping.unit,
         reduce=mapping.reduce,
         deadband=mapping.deadband,
+        arithmetic=str(mapping.arithmetic),
+        refused=refusal(mapping, value),
         window_start=start,
         window_end=end,
         due_at=end if mapping.reduce == "each" else end + connected.lateness,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from gateway.model.arithmetic import MAX_EXACT
 from gateway.model.connector import Capabilities
 from gateway.model.reading import Reading, reading_key
 from gateway.model.sample import Value
 
 _GOLDEN = 0.6180339887498949
-MAX_EXACT = 2**53
-"""From there on a double may stand for its neighbour: a sum that comes out as it may have lost one."""
+_AS_SENT = ("last", "first", "each")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,7 @@ class DueWindow:
     delivered: Value | None
     previous: Value | None
     previous_at: datetime | None = None
+    max_silence: timedelta | None = None
     unfit: Value | None = None
     is_beyond: bool = False
     is_empty: bool = False
@@ -77,7 +78,7 @@ def plan(
     """Sorts windows into what is sent, withheld, settled and refused. `due` ascends by (meter, window_start).
 
     A value equal to what was delivered is settled. A window never delivered whose value lies within the
-    deadband around what the system holds for the nearest window before it is withheld. `oldest` is the
+    deadband around what the system holds for the nearest window before it, nearer than `max_silence`, is withheld. `oldest` is the
     earliest window the system takes: an initial sync clips silently (its status says so), an incremental one
     refuses with a reason. What is in doubt is sent, whatever was delivered.
     """
@@ -98,7 +99,7 @@ def plan(
         elif value is not None:
             reference = _before(window, last.get(window.meter))
             is_first = window.delivered is None and window.doubt is None
-            if is_first and _within(window.deadband, value, reference):
+            if is_first and _within(window, value, reference):
                 assert isinstance(reference, int | float)
                 result.withheld.append((window, reference))
             else:
@@ -115,10 +116,15 @@ def _refusal(
     holds = "" if held is None else f"; the system still holds {held!r}, correct it there"
     if isinstance(window.unfit, bool | str):
         reason = "unusable_value" if held is None else "withdrawn"
-        detail = f"a sample is {window.unfit!r}, of which {window.reduce} makes no number: send a number, or map the metric with last"
+        way_out = (
+            "map it without scale and offset" if window.reduce in _AS_SENT else "map the metric with last"
+        )
+        detail = f"a sample is {window.unfit!r}, of which {window.reduce} makes no number: send a number, or {way_out}"
     elif window.unfit is not None or window.is_beyond or _is_inexact(window):
         reason = "not_exact"
-        detail = f"a double does not hold it: {'the sum' if window.unfit is None else window.unfit} is 2^53 or more; use a larger unit or smaller windows"
+        total = "the sum" if window.is_beyond and window.value is not None else "the reading"
+        culprit = total if window.unfit is None else window.unfit
+        detail = f"a double does not hold it: {culprit} is 2^53 or more; use a larger unit or smaller windows"
     elif window.value is None:
         if window.is_empty or held is None:
             return None
@@ -141,10 +147,15 @@ def _is_inexact(window: DueWindow) -> bool:
 
 
 def _before(window: DueWindow, last: tuple[datetime, Value] | None) -> Value | None:
-    """What the system holds for the nearest window before: of those before these, or of these."""
-    if last is None or (window.previous_at is not None and window.previous_at > last[0]):
-        return window.previous
-    return last[1]
+    """What the system holds for the nearest window before: of those before these, or of these. None where that is so
+    far before that the value is to be sent again.
+    """
+    at, value = window.previous_at, window.previous
+    if last is not None and (at is None or at <= last[0]):
+        at, value = last
+    if window.max_silence is not None and at is not None and window.window_start - at >= window.max_silence:
+        return None
+    return value
 
 
 def oldest_accepted(capabilities: Capabilities, now: datetime) -> datetime | None:
@@ -228,12 +239,12 @@ def _equal(value: Value | None, delivered: Value | None) -> bool:
     return value is not None and value == delivered
 
 
-def _within(deadband: float, value: Value, reference: Value | None) -> bool:
+def _within(window: DueWindow, value: Value, reference: Value | None) -> bool:
     if (
-        deadband <= 0
+        window.deadband <= 0
         or isinstance(value, bool | str)
         or reference is None
         or isinstance(reference, bool | str)
     ):
         return False
-    return abs(value - reference) < deadband
+    return abs(value - reference) < window.deadband

@@ -12,7 +12,11 @@ from gateway.model.sample import Metrics, Value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fed:
-    """A meter that a metric of a sample feeds. `window_end` is exclusive; equal to the start for `each`."""
+    """A meter that a metric of a sample feeds. `window_end` is exclusive; equal to the start for `each`.
+
+    `arithmetic`: what is done beside the reduction, in words; empty where nothing is. `refused`: why this value
+    is not used; None where it is.
+    """
 
     connection: str
     system: str
@@ -22,6 +26,8 @@ class Fed:
     unit: str | None
     reduce: str
     deadband: float
+    arithmetic: str
+    refused: str | None
     window_start: datetime
     window_end: datetime
     due_at: datetime

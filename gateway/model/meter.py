@@ -6,14 +6,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
 import orjson
 
-Reduce = Literal["last", "mean", "min", "max", "sum", "count", "delta", "each"]
+from gateway.model.arithmetic import PLAIN, Arithmetic
+from gateway.model.sample import Value
+
+Reduce = Literal[
+    "last",
+    "mean",
+    "min",
+    "max",
+    "sum",
+    "count",
+    "delta",
+    "each",
+    "first",
+    "time_weighted_mean",
+    "run_time",
+    "cycles",
+]
 REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
 MAX_METERS = 200_000
 """Of one connection. Rules times devices may be any number; what they make is work for everybody's gateway."""
@@ -26,14 +42,24 @@ anew once.
 MAX_COMPARISONS = 2_000_000
 """Of devices with patterns, in one go."""
 
+FOLLOWED: frozenset[Reduce] = frozenset({"delta", "cycles"})
+"""Reductions whose window depends on the last usable sample before it."""
+
+HELD: frozenset[Reduce] = frozenset({"run_time", "time_weighted_mean"})
+"""Reductions in which a value counts until the next one: also over windows that have no sample."""
+
+MAX_HOLD = timedelta(days=1)
+MAX_HELD_WINDOWS = 1_000
+"""A value counts for a day, and over so many windows, at most: what one sample makes due is bounded."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterRule:
     """One line of configuration. `device` may be a glob (`*`, `?`, `[...]`); `meter` a template of `{device}`
     and `{metric}`.
 
-    `every` is the window; zero for `each`. `deadband` is in the metric's own unit; zero delivers every
-    change.
+    `every` is the window; zero for `each`. `deadband` is in the unit of the reading; zero delivers every
+    change. After `max_silence` a value is delivered although it lies within the deadband.
     """
 
     device: str
@@ -45,6 +71,8 @@ class MeterRule:
     deadband: float = 0.0
     create: bool = False
     """The system is asked to make the meter before its first reading."""
+    max_silence: timedelta | None = None
+    arithmetic: Arithmetic = PLAIN
 
     @property
     def is_glob(self) -> bool:
@@ -62,7 +90,7 @@ class MeterMapping:
     metric).
 
     `window` is `every`, or for `each` the system's resolution: samples that the system cannot tell apart
-    share a window.
+    share a window. `arithmetic.hold` is set for the reductions that hold a value, and for no other.
     """
 
     meter: str
@@ -74,6 +102,8 @@ class MeterMapping:
     unit: str | None
     create: bool = field(default=False, compare=False)
     """Whether the system is to make the meter; what is fed is the same either way."""
+    max_silence: timedelta | None = None
+    arithmetic: Arithmetic = PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,11 +182,36 @@ def apply_rule(rule: MeterRule, device: str, *, resolution: timedelta) -> MeterM
         deadband=rule.deadband,
         unit=rule.unit,
         create=rule.create,
+        max_silence=rule.max_silence,
+        arithmetic=replace(rule.arithmetic, hold=_hold(rule, window)),
     )
 
 
+def refusal(mapping: MeterMapping, value: Value) -> str | None:
+    """Why a value is not used by a meter, or what becomes of its window; None where it is used."""
+    if not mapping.arithmetic.uses(value):
+        return f"{value:g} lies outside valid, and is not used"
+    takes_text = mapping.reduce == "count" or (
+        mapping.reduce in ("last", "first", "each") and not mapping.arithmetic.is_scaled
+    )
+    takes_boolean = takes_text or mapping.reduce not in ("last", "first", "each", "delta")
+    if (isinstance(value, str) and not takes_text) or (isinstance(value, bool) and not takes_boolean):
+        return (
+            f"{value!r} is no number for {mapping.reduce}: its window becomes a dead letter (unusable_value)"
+        )
+    return None
+
+
+def _hold(rule: MeterRule, window: timedelta) -> timedelta | None:
+    if rule.reduce not in HELD:
+        return None
+    return min(rule.arithmetic.hold or MAX_HOLD, MAX_HELD_WINDOWS * window)
+
+
 def to_document(rule: MeterRule) -> dict[str, object]:
-    """The rule as it is stored: JSON, `every` in seconds."""
+    """The rule as it is stored: JSON, durations in seconds. What is not set is left out, so a rule is of the same
+    digest in every version that makes the same meters of it.
+    """
     document: dict[str, object] = {
         "device": rule.device,
         "metric": rule.metric,
@@ -166,12 +221,26 @@ def to_document(rule: MeterRule) -> dict[str, object]:
         "every": rule.every.total_seconds(),
         "deadband": rule.deadband,
     }
-    return {**document, "create": True} if rule.create else document
+    if rule.create:
+        document["create"] = True
+    if rule.max_silence is not None:
+        document["max_silence"] = rule.max_silence.total_seconds()
+    if rule.arithmetic != PLAIN:
+        document["arithmetic"] = rule.arithmetic.to_document()
+    return document
 
 
 def from_document(document: Mapping[str, Any]) -> MeterRule:
     """A stored rule."""
-    return MeterRule(**{**document, "every": timedelta(seconds=document["every"])})
+    silence = document.get("max_silence")
+    return MeterRule(
+        **{
+            **document,
+            "every": timedelta(seconds=document["every"]),
+            "max_silence": None if silence is None else timedelta(seconds=silence),
+            "arithmetic": Arithmetic.from_document(document.get("arithmetic", {})),
+        }
+    )
 
 
 def made_of(rules: Sequence[MeterRule], resolution: timedelta) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import asyncpg
 
+from gateway.model.arithmetic import Arithmetic
 from gateway.model.meter import MeterMapping
 from gateway.store.pool import Connection
 from gateway.store.queries import sql
@@ -28,6 +29,16 @@ def _mapping(row: asyncpg.Record) -> MeterMapping:
         window=row["span"],
         deadband=row["deadband"],
         unit=row["unit"],
+        max_silence=row["max_silence"],
+        arithmetic=Arithmetic(
+            scale=row["scale"],
+            offset=row["value_offset"],
+            rollover=row["rollover"],
+            reset_below=row["reset_below"],
+            threshold=row["threshold"],
+            valid=None if row["valid_low"] is None else (row["valid_low"], row["valid_high"]),
+            hold=row["hold"],
+        ),
     )
 
 
@@ -60,6 +71,15 @@ async def put(connection: Connection, connection_id: str, mappings: Sequence[Met
             [m.window for m in part],
             [m.deadband for m in part],
             [m.unit for m in part],
+            [m.max_silence for m in part],
+            [m.arithmetic.scale for m in part],
+            [m.arithmetic.offset for m in part],
+            [m.arithmetic.rollover for m in part],
+            [m.arithmetic.reset_below for m in part],
+            [m.arithmetic.threshold for m in part],
+            [m.arithmetic.valid and m.arithmetic.valid[0] for m in part],
+            [m.arithmetic.valid and m.arithmetic.valid[1] for m in part],
+            [m.arithmetic.hold for m in part],
         )
 
 

@@ -8,7 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
+from gateway.model.arithmetic import MAX_EXACT, scaled
 from gateway.model.delivery import DueWindow
+from gateway.model.sample import Value
 from gateway.store.pool import Connection, Record
 from gateway.store.queries import sql
 from gateway.store.streams import Claim
@@ -55,9 +57,11 @@ async def next_slice(connection: Connection, customer: str, watermark: int, rows
 
 
 async def mark_changed(
-    connection: Connection, customer: str, part: Slice, readers: Sequence[Reader], *, with_delta: bool
+    connection: Connection, customer: str, part: Slice, readers: Sequence[Reader], *, with_neighbours: bool
 ) -> int:
-    """Marks every window of the readers that the slice touches; the number of samples looked at."""
+    """Marks every window of the readers that the slice touches, `with_neighbours` also those that depend on what it
+    touches; the number of samples looked at.
+    """
     samples: int = await connection.fetchval(
         sql("scan_mark"),
         customer,
@@ -66,7 +70,7 @@ async def mark_changed(
         [reader.connection for reader in readers],
         [reader.past for reader in readers],
         [reader.lateness for reader in readers],
-        with_delta,
+        with_neighbours,
     )
     return samples
 
@@ -151,6 +155,8 @@ async def compute_due(
 def _due(row: Record) -> DueWindow:
     computed = row["computed"]
     value, unfit, is_beyond = (None, None, False) if computed is None else computed
+    if value is not None and (row["scale"] != 1.0 or row["value_offset"] != 0.0):
+        value, unfit, is_beyond = _scaled(row, value, unfit, is_beyond)
     return DueWindow(
         meter=row["meter"],
         window_start=row["window_start"],
@@ -163,9 +169,22 @@ def _due(row: Record) -> DueWindow:
         delivered=row["delivered"],
         previous=row["previous"],
         previous_at=row["previous_at"],
+        max_silence=row["max_silence"],
         unfit=unfit,
         is_beyond=bool(is_beyond),
         is_empty=computed is None,
         doubt=row["doubt"],
         doubted=row["doubted"],
     )
+
+
+def _scaled(
+    row: Record, value: Value, unfit: Value | None, is_beyond: bool
+) -> tuple[Value | None, Value | None, bool]:
+    """The reading of a reduced value, what cannot take part in it, and whether it is no number that a double holds."""
+    if isinstance(value, bool | str):
+        return None, value, is_beyond
+    reading = scaled(value, row["scale"], row["value_offset"])
+    # An increase that a double may have lost one of does not become exact by a smaller scale.
+    is_lossy = row["reduce"] == "delta" and abs(value) >= MAX_EXACT
+    return reading, unfit, bool(is_beyond) or is_lossy or reading is None

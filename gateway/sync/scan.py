@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import structlog
 
 from gateway.model.errors import StoreRejected
+from gateway.model.meter import FOLLOWED, HELD
 from gateway.store import connections, mappings, streams, windows
 from gateway.store.pool import Connection, Database
 from gateway.store.streams import Claim, Position, Tally
@@ -71,7 +72,7 @@ async def _scan(database: Database, claim: Claim, link: Link, tally: Tally, othe
             claim.customer,
             part,
             readers,
-            with_delta=any(rule.reduce == "delta" for each in links for rule in each.rules),
+            with_neighbours=any(rule.reduce in FOLLOWED | HELD for each in links for rule in each.rules),
         )
         await windows.advance(connection, claim, part, along)
         await streams.prove(connection, claim)

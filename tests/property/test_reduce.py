@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.model.arithmetic import PLAIN, Arithmetic
 from gateway.model.meter import REDUCTIONS, MeterRule
 from gateway.model.sample import Value
 from gateway.settings import CreditsSettings
@@ -19,8 +20,34 @@ from tests.fixtures.scripted import Scripted
 from tests.fixtures.sync_rig import BASE, MINUTE, Rig
 
 WINDOW = 10 * MINUTE
+HOLD = 15 * MINUTE
+ARITHMETIC = {
+    "mean": Arithmetic(valid=(-1000.0, 1000.0), scale=0.1, offset=-5.0),
+    "last": Arithmetic(valid=(0.0, 40.0), scale=2.0),
+    "first": Arithmetic(valid=(0.0, 40.0)),
+    "each": Arithmetic(scale=10.0, offset=1.0),
+    "min": Arithmetic(valid=(0.0, 40.0)),
+    "max": Arithmetic(scale=0.5),
+    "sum": Arithmetic(valid=(0.0, 40.0), scale=0.25),
+    "count": Arithmetic(valid=(0.0, 40.0)),
+    "delta": Arithmetic(valid=(0.0, 1000.0), rollover=1024.0, reset_below=100.0, scale=0.5),
+    "cycles": Arithmetic(valid=(0.0, 1000.0), threshold=25.0),
+    "run_time": Arithmetic(valid=(0.0, 1000.0), threshold=25.0, hold=HOLD),
+    "time_weighted_mean": Arithmetic(valid=(0.0, 1000.0), hold=HOLD, scale=4.0),
+}
 RULES = tuple(
     MeterRule(device="d", metric="t", meter=reduce, reduce=reduce, every=WINDOW) for reduce in REDUCTIONS
+) + tuple(
+    MeterRule(
+        device="d",
+        metric="t",
+        meter=f"{reduce} reckoned",
+        unit="HUR" if reduce == "run_time" else None,
+        reduce=reduce,
+        every=WINDOW,
+        arithmetic=ARITHMETIC[reduce],
+    )
+    for reduce in REDUCTIONS
 )
 _numbers = itertools.count()
 
@@ -60,38 +87,118 @@ def number(value: Value, *, booleans: bool) -> float | None:
     return float(value)
 
 
-def unusable(reduce: str, samples: Samples, start: datetime) -> bool:
-    """Whether a sample of the window is no number for a reduction that needs one."""
-    kinds = {"mean": str, "min": str, "max": str, "sum": str, "delta": str | bool}
-    found = [value for at, value in samples.items() if start <= at < start + WINDOW]
-    return reduce in kinds and any(isinstance(value, kinds[reduce]) for value in found)
+def within(arithmetic: Arithmetic, value: Value) -> bool:
+    return (
+        isinstance(value, bool | str)
+        or arithmetic.valid is None
+        or arithmetic.valid[0] <= value <= arithmetic.valid[1]
+    )
 
 
-def delta(samples: Samples, start: datetime) -> float | None:
+def used(rule: MeterRule, samples: Samples) -> list[tuple[datetime, Value]]:
+    return [(at, value) for at, value in sorted(samples.items()) if within(rule.arithmetic, value)]
+
+
+NO_TEXT = ("mean", "min", "max", "sum", "cycles", "run_time", "time_weighted_mean")
+
+
+def unusable(rule: MeterRule, samples: Samples, start: datetime) -> bool:
+    """Whether a sample of the window is no number for a reduction, or a scale, that needs one."""
+    found = [value for at, value in used(rule, samples) if start <= at < start + WINDOW]
+    is_scaled = (rule.arithmetic.scale, rule.arithmetic.offset) != (1.0, 0.0)
+    match rule.reduce:
+        case "last" | "each":
+            return is_scaled and bool(found) and isinstance(found[-1], bool | str)
+        case "first":
+            return is_scaled and bool(found) and isinstance(found[0], bool | str)
+        case "delta":
+            return any(isinstance(value, bool | str) for value in found)
+        case _:
+            return rule.reduce in NO_TEXT and any(isinstance(value, str) for value in found)
+
+
+def step(arithmetic: Arithmetic, prior: float, current: float) -> float:
+    """The increase of a counter between two readings of it."""
+    if current >= prior:
+        return current - prior
+    end = arithmetic.rollover
+    if end is not None and current >= 0 and prior <= end and prior - current > end / 2:
+        return end - prior + current
+    limit = prior / 2 if arithmetic.reset_below is None else arithmetic.reset_below
+    began_again = current < limit
+    if prior < 0 and arithmetic.reset_below is None:
+        began_again = True
+    return max(current, 0.0) if began_again else 0.0
+
+
+def delta(rule: MeterRule, samples: Samples, start: datetime) -> float | None:
     numbers = [
         (at, made)
-        for at, value in sorted(samples.items())
+        for at, value in used(rule, samples)
         if at < start + WINDOW and (made := number(value, booleans=False)) is not None
     ]
     total = None
     for (_, prior), (at, current) in itertools.pairwise(numbers):
         if at >= start:
-            total = (total or 0.0) + (current if current < prior else current - prior)
+            total = (total or 0.0) + step(rule.arithmetic, prior, current)
     return total
 
 
-def reduced(reduce: str, samples: Samples, start: datetime) -> Value | None:
-    inside = [value for at, value in sorted(samples.items()) if start <= at < start + WINDOW]
-    if unusable(reduce, samples, start):
+def is_on(rule: MeterRule, value: Value) -> bool:
+    return value if isinstance(value, bool) else float(value) > rule.arithmetic.threshold
+
+
+def cycles(rule: MeterRule, samples: Samples, start: datetime) -> float | None:
+    states = [
+        (at, is_on(rule, value))
+        for at, value in used(rule, samples)
+        if at < start + WINDOW and not isinstance(value, str)
+    ]
+    edges = [now and not before for (_, before), (at, now) in itertools.pairwise(states) if at >= start]
+    return float(sum(edges)) if edges else None
+
+
+def pieces(rule: MeterRule, samples: Samples, start: datetime) -> list[tuple[Value, float]]:
+    """What the metric is over the window: values and for how many seconds."""
+    held = rule.arithmetic.hold or timedelta(days=1)
+    known = [(at, value) for at, value in used(rule, samples) if not isinstance(value, str)]
+    ends = [*(at for at, _ in known[1:]), datetime.max.replace(tzinfo=UTC)][: len(known)]
+    found = []
+    for (at, value), until in zip(known, ends, strict=True):
+        begins, ends_at = max(at, start), min(until, at + held, start + WINDOW)
+        if begins < ends_at:
+            found.append((value, (ends_at - begins).total_seconds()))
+    return found if start <= max(samples) else []
+
+
+def over_time(rule: MeterRule, samples: Samples, start: datetime) -> float | None:
+    found = pieces(rule, samples, start)
+    if not found:
+        return None
+    if rule.reduce == "run_time":
+        on = math.fsum(seconds for value, seconds in found if is_on(rule, value))
+        return on / 3600 if rule.unit == "HUR" else on
+    return math.fsum(float(v) * seconds for v, seconds in found) / math.fsum(s for _, s in found)
+
+
+def reduced(rule: MeterRule, samples: Samples, start: datetime) -> Value | None:
+    inside = [value for at, value in used(rule, samples) if start <= at < start + WINDOW]
+    if unusable(rule, samples, start):
         return None
     numbers = [made for value in inside if (made := number(value, booleans=True)) is not None]
-    match reduce:
+    match rule.reduce:
         case "last":
             return inside[-1] if inside else None
+        case "first":
+            return inside[0] if inside else None
         case "count":
             return float(len(inside)) if inside else None
         case "delta":
-            return delta(samples, start)
+            return delta(rule, samples, start)
+        case "cycles":
+            return cycles(rule, samples, start)
+        case "run_time" | "time_weighted_mean":
+            return over_time(rule, samples, start)
         case _ if not numbers:
             return None
         case "mean":
@@ -104,20 +211,29 @@ def reduced(reduce: str, samples: Samples, start: datetime) -> Value | None:
             return math.fsum(numbers)
 
 
+def reading(rule: MeterRule, value: Value) -> Value:
+    arithmetic = rule.arithmetic
+    if (arithmetic.scale, arithmetic.offset) == (1.0, 0.0):
+        return value
+    return float(value) * arithmetic.scale + arithmetic.offset
+
+
 STARTS = [BASE + number * WINDOW for number in range(-1, 7)]
 
 
 def expected(samples: Samples) -> dict[tuple[str, datetime], Value]:
-    starts = STARTS
-    windows = {
-        (reduce, start): reduced(reduce, samples, start)
-        for reduce in REDUCTIONS
-        if reduce != "each"
-        for start in starts
-    }
-    return {key: value for key, value in windows.items() if value is not None} | {
-        ("each", at): value for at, value in samples.items()
-    }
+    wanted = {}
+    for rule in RULES:
+        if rule.reduce == "each":
+            for at, value in used(rule, samples):
+                if rule.arithmetic == PLAIN or not isinstance(value, bool | str):
+                    wanted[rule.meter, at] = reading(rule, value)
+            continue
+        for start in STARTS:
+            value = reduced(rule, samples, start)
+            if value is not None:
+                wanted[rule.meter, start] = reading(rule, value)
+    return wanted
 
 
 def same(left: Value | None, right: Value) -> bool:
@@ -169,7 +285,13 @@ async def test_every_reduction_agrees_with_a_plain_one(
     } == {}
     dead = {(row["meter"], row["window_start"]): row["reason"] for row in await rig.dead()}
     assert set(dead.values()) <= {"unusable_value", "withdrawn"}
-    bad = {(reduce, start) for reduce in REDUCTIONS for start in STARTS if unusable(reduce, stored, start)}
+    bad = {
+        (rule.meter, start)
+        for rule in RULES
+        if rule.reduce != "each"
+        for start in STARTS
+        if unusable(rule, stored, start)
+    }
     assert bad <= dead.keys(), "what has no value is told"
     assert delivered.keys() - wanted.keys() <= {key for key in dead if dead[key] == "withdrawn"}
     held = {(reading.meter, reading.window_start): reading.value for reading in connector.taken}

@@ -219,6 +219,11 @@ def test_rules_come_from_lines_and_tables(tmp_path: Path) -> None:
             "meters.csv:3: meter 'c' is already fed by a/b (meters.csv:2)",
         ),
         ('device,metric,meter\na,b,"c\n', "is not CSV"),
+        (
+            "device,metric,meter,reduce,scale\na,b,c,delta,0.1\na,d,e,count,0.1\n",
+            "meters.csv:3: `scale` does nothing for reduce: count",
+        ),
+        ("device,metric,meter,valid\na,b,c,-40..x\n", "meters.csv:2: valid"),
     ],
 )
 def test_a_fault_of_a_table_has_its_line(tmp_path: Path, table: str, fault: str) -> None:
@@ -238,6 +243,10 @@ def test_a_fault_of_a_table_has_its_line(tmp_path: Path, table: str, fault: str)
         (
             "- {device: 'a*', metric: b, meter: m}",
             "may match several devices and a meter is fed by one: put {device} into meter",
+        ),
+        (
+            "- {device: a, metric: b, meter: m, reduce: mean, rollover: 65536}",
+            "connections.yaml:7: connections[0].meters[0]: `rollover` does nothing for reduce: mean",
         ),
         (
             "- {device: a, metric: b, meter: '{devcie}'}",

@@ -5,7 +5,9 @@
 -- computed: null where the window has no sample. Else its value (null: none can be told, as for the first reading of a counter), a sample
 -- that cannot take part (a text where a number is needed, a number that a double does not hold or whose sum would leave it: of several
 -- the first in the order of texts), and whether the samples of a sum reach 2^53 together, where integers are lost.
--- A boolean is 0 or 1 for mean, min, max and sum; a counter (delta) is never one.
+-- A boolean is 0 or 1 for mean, min, max, sum and time_weighted_mean; a counter (delta) is never one. For run_time and cycles a number above
+-- the threshold is true. A number outside the limits of its meter is as good as not there, but a window that has nothing else is not empty:
+-- what the system holds for it is to be corrected.
 -- Nothing is due while the connection may not call its system. What is in doubt has a doubt and what was sent last.
 -- The subqueries stand in CASE so that each window runs only the one of its reduction.
 with picked as materialized (
@@ -20,15 +22,16 @@ with picked as materialized (
     order by d.window_start, d.meter
     limit $4
 ), due as materialized (
-    select picked.*, m.device_id, m.metric, m.reduce, m.span, m.deadband, m.unit, v.oldest_at
+    select picked.*, m.device_id, m.metric, m.reduce, m.span, m.deadband, m.unit, m.max_silence, m.scale, m.value_offset,
+           m.rollover, m.reset_below, m.threshold, m.valid_low, m.valid_high, m.hold, v.oldest_at
     from picked
     cross join lateral (select * from meter_mapping m where m.connection_id = $1 and m.meter = picked.meter limit 1) m
     left join lateral (
-        select d.oldest_at from device d where m.reduce = 'delta' and d.customer_id = $3 and d.device_id = m.device_id limit 1
+        select d.oldest_at from device d where m.reduce in ('delta', 'cycles') and d.customer_id = $3 and d.device_id = m.device_id limit 1
     ) v on true
 )
-select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadband, due.reduce,
-       case
+select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadband, due.reduce, due.max_silence, due.scale, due.value_offset,
+       coalesce(case
            when due.reduce in ('last', 'each') then (
                select jsonb_build_array(
                           raw,
@@ -40,15 +43,22 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                    from telemetry t
                    where t.customer_id = $3 and t.device_id = due.device_id
                      and t.ts >= due.window_start and t.ts < due.window_start + due.span
-                     and t.metrics ? due.metric
+                     and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
                    order by t.ts desc
                    limit 1
                ) newest
            )
            when due.reduce = 'delta' then (
-               -- Increase of a counter: a fall means that it began again at zero. Starts from the last number before the window.
+               -- Increase of a counter. A deep fall means that it went on behind its end, or began again at zero; a small one is noise.
+               -- Starts from the last number before the window.
                select jsonb_build_array(
-                          sum(case when step.number < step.prior then step.number else step.number - step.prior end)
+                          sum(case
+                                  when step.number >= step.prior then step.number - step.prior
+                                  when step.number >= 0 and step.prior <= due.rollover and step.prior - step.number > due.rollover / 2
+                                      then step.number + (due.rollover - step.prior)
+                                  when step.number < coalesce(due.reset_below, step.prior - step.number) then greatest(step.number, 0)
+                                  else 0
+                              end)
                               filter (where step.inside and step.prior is not null),
                           (min(step.raw::text) filter (where step.inside and step.number is null))::jsonb,
                           false)
@@ -60,6 +70,7 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                         where t.customer_id = $3 and t.device_id = due.device_id and t.ts < due.window_start
                           and t.ts >= coalesce(due.oldest_at, '-infinity')  -- else each earlier day is asked, of a device that has none
                           and case when jsonb_typeof(t.metrics -> due.metric) = 'number' then abs((t.metrics -> due.metric)::float8) < 1e150 end
+                          and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
                         order by t.ts desc
                         limit 1)
                        union all
@@ -74,11 +85,14 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                        from telemetry t
                        where t.customer_id = $3 and t.device_id = due.device_id
                          and t.ts >= due.window_start and t.ts < due.window_start + due.span
-                         and t.metrics ? due.metric
+                         and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
                    ) seen
                ) step
                having bool_or(step.inside)
            )
+           when due.reduce in ('first', 'cycles') or due.hold is not null then  -- in a function: a subquery that no window needs still costs its start
+               reduced_rarely($3, due.device_id, due.metric, due.reduce, due.window_start, due.window_start + due.span, due.unit, due.threshold,
+                              due.valid_low, due.valid_high, due.hold, due.oldest_at)
            else (
                select jsonb_build_array(
                           case due.reduce
@@ -103,14 +117,17 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                        from telemetry t
                        where t.customer_id = $3 and t.device_id = due.device_id
                          and t.ts >= due.window_start and t.ts < due.window_start + due.span
-                         and t.metrics ? due.metric
+                         and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
                        offset 0
                    ) sample
+                   where is_within(raw, due.valid_low, due.valid_high)
                    offset 0  -- so that each sample is taken apart once, and not for each of the aggregates
                ) n
                having count(*) > 0
            )
-       end as computed,
+       end, case when (due.valid_low is not null or due.hold is not null)
+                      and has_samples($3, due.device_id, due.metric, due.window_start - coalesce(due.hold, interval '0'), due.window_start + due.span)
+                 then '[null, null, false]'::jsonb end) as computed,
        (select q.mark from delivery_doubt q
         where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubt,
        (select q.value from delivery_doubt q

@@ -1,7 +1,9 @@
 -- $1 connection, $2 customer, $3 from, $4 until, $5 lateness. The windows that samples in [from, until) touch; how many samples and windows.
+-- Where a value is held until the next one, the windows between are due as well.
 -- Goes from the mapped meters to their devices' samples, so that it reads by the key and never what nobody asked for.
 with touched as materialized (
-    select m.meter, date_bin(m.span, t.ts, 'epoch') as start, m.span, m.reduce, count(*) as samples
+    select m.meter, date_bin(m.span, t.ts, 'epoch') as start, m.span, m.reduce, count(*) as samples,
+           m.device_id, m.metric, m.valid_low, m.valid_high, m.hold
     from meter_mapping m
     cross join lateral (
         select s.ts from telemetry s
@@ -9,12 +11,19 @@ with touched as materialized (
         offset 0
     ) t
     where m.connection_id = $1
-    group by 1, 2, 3, 4
+    group by m.meter, 2, m.span, m.reduce, m.device_id, m.metric, m.valid_low, m.valid_high, m.hold
+), windows as (
+    select meter, start, span, reduce from touched
+    union
+    select t.meter, reached.start, t.span, t.reduce
+    from touched t
+    cross join lateral windows_held($2, t.device_id, t.metric, t.start, t.span, t.reduce, t.valid_low, t.valid_high, t.hold) reached (start)
+    where t.hold is not null
 ), marked as (
     insert into due_window (connection_id, meter, window_start, phase, closes_at)
     select $1, meter, start, 'initial', start + span + case when reduce = 'each' then interval '0' else $5 end
-    from touched
+    from windows
     order by meter, start  -- every writer takes windows in this order, so that none waits for another in a circle
     on conflict (connection_id, meter, window_start) do update set mark = excluded.mark
 )
-select coalesce(sum(samples), 0)::bigint as samples, count(*) as windows from touched
+select coalesce(sum(samples), 0)::bigint as samples, (select count(*) from windows) as windows from touched

@@ -1,13 +1,14 @@
 -- $1 customer, $2 past this position, $3 up to this one; $4 connections, in order, $5 the position past which each is scanned, $6 their lateness;
--- $7 whether a meter is a delta. The number of samples looked at.
+-- $7 whether a meter depends on more than the samples of its window. The number of samples looked at.
 -- The samples are read once. What they are binned by is what the connections' meters ask for together; each connection takes its windows from that.
--- A delta also depends on the last number before its window: the window of the next number after each changed one is due too.
+-- A delta and cycles also depend on the last usable sample before their window: the window of the next one after each changed one is due too.
+-- Where a value is held until the next one, the windows between are due as well.
 -- A window marked again keeps its phase, so one worker only ever delivers it; its new mark keeps an older delivery from removing it.
 -- One statement for all: every transaction takes its windows once, in one order, so that none waits for another in a circle.
 with slice as materialized (
     select device_id, ts, metrics, revision from telemetry_between($1, $2, $3)
 ), feeds as materialized (
-    select c.connection_id, c.past, c.lateness, m.meter, m.device_id, m.metric, m.span, m.reduce
+    select c.connection_id, c.past, c.lateness, m.meter, m.device_id, m.metric, m.span, m.reduce, m.valid_low, m.valid_high, m.hold
     from (select distinct device_id from slice) d
     cross join unnest($4::text[], $5::bigint[], $6::interval[]) as c (connection_id, past, lateness)
     cross join lateral (
@@ -21,15 +22,29 @@ with slice as materialized (
     cross join lateral (select date_bin(f.span, slice.ts, 'epoch') as start) w
     group by f.device_id, f.metric, f.span, w.start
 ), followed as materialized (
-    select t.device_id, t.metric, t.span, date_bin(t.span, next.ts, 'epoch') as start, t.revision
+    select t.device_id, t.metric, t.span, f.reduce, f.valid_low, f.valid_high, date_bin(t.span, next.ts, 'epoch') as start, t.revision
     from touched t
-    join (select distinct device_id, metric, span from feeds where reduce = 'delta') f using (device_id, metric, span)
+    join (
+        select distinct device_id, metric, span, reduce, valid_low, valid_high from feeds where reduce in ('delta', 'cycles')
+    ) f using (device_id, metric, span)
     cross join lateral (
         select s.ts from telemetry s
         where s.customer_id = $1 and s.device_id = t.device_id and s.ts >= t.start + t.span
-          and case when jsonb_typeof(s.metrics -> t.metric) = 'number' then abs((s.metrics -> t.metric)::float8) < 1e150 end
+          and case jsonb_typeof(s.metrics -> t.metric)
+                  when 'number' then f.reduce = 'cycles' or abs((s.metrics -> t.metric)::float8) < 1e150
+                  when 'boolean' then f.reduce = 'cycles'
+              end
+          and is_within(s.metrics -> t.metric, f.valid_low, f.valid_high)
         order by s.ts limit 1
     ) next
+    where $7::boolean
+), held as materialized (
+    select t.device_id, t.metric, t.span, f.reduce, f.valid_low, f.valid_high, f.hold, reached.start, t.revision
+    from touched t
+    join (
+        select distinct device_id, metric, span, reduce, valid_low, valid_high, hold from feeds where hold is not null
+    ) f using (device_id, metric, span)
+    cross join lateral windows_held($1, t.device_id, t.metric, t.start, t.span, f.reduce, f.valid_low, f.valid_high, f.hold) reached (start)
     where $7::boolean
 ), windows as (
     select f.connection_id, f.meter, t.start, f.span, f.reduce, f.lateness
@@ -40,7 +55,15 @@ with slice as materialized (
     select f.connection_id, f.meter, t.start, f.span, f.reduce, f.lateness
     from followed t
     join feeds f on f.device_id = t.device_id and f.metric = t.metric and f.span = t.span
-    where f.reduce = 'delta' and t.revision > f.past
+        and f.reduce = t.reduce and f.valid_low is not distinct from t.valid_low and f.valid_high is not distinct from t.valid_high
+    where t.revision > f.past
+    union
+    select f.connection_id, f.meter, t.start, f.span, f.reduce, f.lateness
+    from held t
+    join feeds f on f.device_id = t.device_id and f.metric = t.metric and f.span = t.span
+        and f.reduce = t.reduce and f.valid_low is not distinct from t.valid_low and f.valid_high is not distinct from t.valid_high
+        and f.hold = t.hold
+    where t.revision > f.past
 ), marked as (
     insert into due_window (connection_id, meter, window_start, phase, closes_at)
     select connection_id, meter, start, 'incremental', start + span + case when reduce = 'each' then interval '0' else lateness end
