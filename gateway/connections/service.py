@@ -81,12 +81,17 @@ class Connections:
         self._database = database
         self._systems = systems
         self._settings = settings
+        self._customers: Collection[str] = settings.customers
         self._vault = vault
         self._transitions = transitions
         self._links = links
         self._tokens = tokens
         self._screening = screening
         self._digest_key = settings.security.encryption_keys[-1].get_secret_value().encode()
+
+    def know_customers(self, customers: Collection[str]) -> None:
+        """These may have connections from now on."""
+        self._customers = customers
 
     async def create(self, wanted: ConnectionSettings, caller: Caller) -> None:
         """The connection exists, its credits are held, and its credential waits to be verified; or nothing
@@ -374,9 +379,7 @@ class Connections:
         return hmac.new(self._digest_key, body, hashlib.sha256).hexdigest()
 
     def _checked(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
-        customers: Collection[str] | None = (
-            None if self._settings.telemetry.auto_register_customers else self._settings.customers
-        )
+        customers = None if self._settings.telemetry.auto_register_customers else self._customers
         try:
             declared = check(wanted, customers=customers, systems=self._systems, credentials=credentials)
         except Faults as faults:
