@@ -81,7 +81,6 @@ class Connections:
         self._database = database
         self._systems = systems
         self._settings = settings
-        self._customers: Collection[str] = settings.customers
         self._vault = vault
         self._transitions = transitions
         self._links = links
@@ -91,7 +90,7 @@ class Connections:
 
     def know_customers(self, customers: Collection[str]) -> None:
         """These may have connections from now on."""
-        self._customers = customers
+        self._settings = self._settings.model_copy(update={"customers": tuple(customers)})
 
     async def create(self, wanted: ConnectionSettings, caller: Caller) -> None:
         """The connection exists, its credits are held, and its credential waits to be verified; or nothing
@@ -379,7 +378,8 @@ class Connections:
         return hmac.new(self._digest_key, body, hashlib.sha256).hexdigest()
 
     def _checked(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
-        customers = None if self._settings.telemetry.auto_register_customers else self._customers
+        settings = self._settings
+        customers = None if settings.telemetry.auto_register_customers else settings.customers
         try:
             declared = check(wanted, customers=customers, systems=self._systems, credentials=credentials)
         except Faults as faults:

@@ -15,6 +15,7 @@ import pytest
 from benchmarks.daemon import Daemon
 from benchmarks.servers import Mosquitto, wait_until
 from gateway.store.pool import Database
+from tests.fixtures.commanding import customer
 
 LINE = {"topic": "line/{device}/out", "customer": "globex"}
 USUAL = {"topic": "{customer}/devices/{device}/telemetry"}
@@ -73,6 +74,11 @@ async def test_a_reload_takes_new_sources_and_customers_and_names_what_waits(
         return await stored(database) == expected
 
     await wait_until(are_stored, seconds=20, what="telemetry of the new customer is stored")
+
+    async with customer(mosquitto.port, "globex") as asking:
+        answer = await asking.ask("explain", {"topic": "line/press/out", "payload": '{"a": 1}'})
+    explained = answer["explanation"]
+    assert isinstance(explained, dict) and explained["source"] == LINE["topic"]
 
     def remove(content: dict[str, Any]) -> None:
         content["telemetry"]["sources"].pop(0)
