@@ -74,7 +74,7 @@ class Reloads:
         await self._ingest.reload(wanted)
         left = needing_restart(self._running, loaded.settings)
         self._running = wanted
-        self._engine.service.know_customers(wanted.customers)
+        self._engine.know_customers(wanted.customers)
         self._http.know(wanted)
         await apply(self._database, self._engine.service, loaded.connections, owner=self._owner)
         await self._engine.lifecycle.refresh()

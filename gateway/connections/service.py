@@ -80,17 +80,13 @@ class Connections:
     ) -> None:
         self._database = database
         self._systems = systems
-        self._settings = settings
+        self.settings = settings
         self._vault = vault
         self._transitions = transitions
         self._links = links
         self._tokens = tokens
         self._screening = screening
         self._digest_key = settings.security.encryption_keys[-1].get_secret_value().encode()
-
-    def know_customers(self, customers: Collection[str]) -> None:
-        """These may have connections from now on."""
-        self._settings = self._settings.model_copy(update={"customers": tuple(customers)})
 
     async def create(self, wanted: ConnectionSettings, caller: Caller) -> None:
         """The connection exists, its credits are held, and its credential waits to be verified; or nothing
@@ -105,7 +101,7 @@ class Connections:
         """As `create`, for what was checked already."""
         wanted = declared.settings
         manifest = self._systems[wanted.system].manifest
-        cost = price(self._settings.credits, tier=manifest.tier, hosting=wanted.hosting)
+        cost = price(self.settings.credits, tier=manifest.tier, hosting=wanted.hosting)
         async with self._paying() as connection:
             configuration = self.configuration(declared, managed_by=managed_by, origin=caller.origin)
             if not await connections.insert(
@@ -122,7 +118,7 @@ class Connections:
                 connection_id=wanted.id,
                 customer=wanted.customer,
                 amount=cost,
-                settings=self._settings.credits,
+                settings=self.settings.credits,
             )
             data: dict[str, object] = {
                 "system": wanted.system,
@@ -295,7 +291,7 @@ class Connections:
         what differs.
         """
         held = await self._worked(connection_id)
-        manifest, max_future = self._systems[held.system].manifest, self._settings.telemetry.max_future
+        manifest, max_future = self._systems[held.system].manifest, self.settings.telemetry.max_future
         await syncing.run_now(self._database, held, manifest, full=full, stream=stream, max_future=max_future)
         log.info(
             "connection.sync_asked", connection=connection_id, full=full, stream=stream, caller=caller.name
@@ -378,8 +374,9 @@ class Connections:
         return hmac.new(self._digest_key, body, hashlib.sha256).hexdigest()
 
     def _checked(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
-        settings = self._settings
-        customers = None if settings.telemetry.auto_register_customers else settings.customers
+        customers: Collection[str] | None = (
+            None if self.settings.telemetry.auto_register_customers else self.settings.customers
+        )
         try:
             declared = check(wanted, customers=customers, systems=self._systems, credentials=credentials)
         except Faults as faults:
