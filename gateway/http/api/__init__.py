@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from gateway.http.api import connections, events, history, incidents, records, systems, webhooks
+from gateway.http.api import alerts, connections, events, history, incidents, records, systems, webhooks
 from gateway.http.api import credits as pool
 
 ROUTERS = (
     systems.router,
     connections.router,
     history.router,
+    alerts.router,
     records.router,
     events.router,
     pool.router,
