@@ -16,9 +16,8 @@ from typing import TypeVar
 import structlog
 
 from connectors.kit.egress import transport
-from gateway import clock, hangup, metrics
-from gateway.bulkhead import contained
-from gateway.configuration import DeclaredConnection
+from gateway import clock, metrics
+from gateway.configuration import DeclaredConnection, Loaded
 from gateway.connections.apply import apply, prepare
 from gateway.connections.endpoint_secrets import EndpointSealer
 from gateway.engine import Engine
@@ -35,9 +34,10 @@ from gateway.http.scheduling import ask_for_short_slices
 from gateway.ingest import Ingest
 from gateway.ingest.explain import explain_for
 from gateway.model.access import Caller
-from gateway.model.errors import ConfigError, StoreError, StoreUnavailable
+from gateway.model.errors import StoreError, StoreUnavailable
 from gateway.model.explanation import Explanation
 from gateway.model.pressure import Pressure
+from gateway.reload import Reloads
 from gateway.settings import Settings
 from gateway.store import alerts, counts, records, retention
 from gateway.store import connections as connection_store
@@ -62,14 +62,14 @@ async def run(
     settings: Settings,
     declared: Sequence[DeclaredConnection],
     *,
-    reload: Callable[[], Sequence[DeclaredConnection]] | None = None,
+    reload: Callable[[], Loaded] | None = None,
     ready: Callable[[], None] | None = None,
     handle_signals: bool = True,
 ) -> None:
     """Runs the daemon until SIGTERM, SIGINT or cancellation; a second signal stops hard.
 
-    `reload` reads the declared connections again at SIGHUP; a faulty file leaves the old ones. Raises
-    ConfigError and BrokerRefused when it can never work, and the error of a core loop that died.
+    `reload` reads the configuration again at SIGHUP; a faulty one changes nothing. Raises ConfigError and
+    BrokerRefused when it can never work, and the error of a core loop that died.
     """
     replica = settings.replica or f"{socket.gethostname().split('.')[0][:40]}-{os.getpid()}"
     owner = f"{replica}/{secrets.token_hex(4)}"
@@ -119,7 +119,7 @@ class _Daemon:
     """Sessions that nobody else takes: a commit, and the acknowledgement after it, waits for no other work."""
     replica: str
     owner: str
-    reload: Callable[[], Sequence[DeclaredConnection]] | None
+    reload: Callable[[], Loaded] | None
 
     async def serve(
         self,
@@ -160,7 +160,7 @@ class _Daemon:
                 # Telemetry is taken in at once: thousands of declarations and links take a while.
                 loops = [
                     group.create_task(loop, name=name)
-                    for name, loop in self._loops(presence, engine, ingest, publisher).items()
+                    for name, loop in self._loops(presence, engine, ingest, publisher, http).items()
                 ]
                 loops.append(group.create_task(self._declare(engine, declared), name="declarations"))
                 readiness.serve(database, lambda: ingest.connected)
@@ -187,7 +187,12 @@ class _Daemon:
         log.info("gateway.declarations_applied", connections=len(declared))
 
     def _loops(
-        self, presence: Presence, engine: Engine, ingest: Ingest, publisher: StatusPublisher
+        self,
+        presence: Presence,
+        engine: Engine,
+        ingest: Ingest,
+        publisher: StatusPublisher,
+        http: HttpProcess,
     ) -> dict[str, Coroutine[None, None, None]]:
         settings, database = self.settings, self.database
         commands = Commands(
@@ -195,7 +200,7 @@ class _Daemon:
             database,
             replica=self.owner,
             synchronise=_synchronise(engine),
-            explain=_explainer(settings, engine),
+            explain=_explainer(ingest, engine),
         )
         relay = Relay(settings, database, owner=self.owner)
         record_publisher = RecordPublisher(settings, database, owner=self.owner)
@@ -229,11 +234,12 @@ class _Daemon:
             "dead letters": _trim(settings, database),
             **engine.loops(),
         }
-        return (
-            loops
-            if self.reload is None
-            else {**loops, "reload": _reload(database, self.reload, engine, self.owner)}
+        if self.reload is None:
+            return loops
+        reloads = Reloads(
+            settings, database, self.reload, ingest=ingest, engine=engine, http=http, owner=self.owner
         )
+        return {**loops, "reload": reloads.run()}
 
 
 def _synchronise(engine: Engine) -> Synchronise:
@@ -245,8 +251,9 @@ def _synchronise(engine: Engine) -> Synchronise:
     return synchronise
 
 
-def _explainer(settings: Settings, engine: Engine) -> Explain:
+def _explainer(ingest: Ingest, engine: Engine) -> Explain:
     def explain(customer: str, topic: str, payload: bytes) -> Explanation:
+        settings = ingest.settings  # of now: a reload changes them
         known, links = {*settings.customers, customer}, engine.links.current.values()
         return explain_for(
             customer,
@@ -363,36 +370,6 @@ async def _trim(settings: Settings, database: Database) -> None:
                 metrics.DEAD_LETTERS_DROPPED.inc(sum(dropped.values()))
                 log.warning("store.dead_letters_dropped", customers=len(dropped), count=sum(dropped.values()))
         await asyncio.sleep(TRIM_SECONDS)
-
-
-async def _reload(
-    database: Database, reload: Callable[[], Sequence[DeclaredConnection]], engine: Engine, owner: str
-) -> None:
-    """At each SIGHUP the declared connections are read again; the MQTT session is not touched."""
-    asked = asyncio.Event()
-    hangup.listen(asked)
-    while True:
-        await asked.wait()
-        asked.clear()
-        with contained("declaration", "reload") as made:
-            try:
-                declared = reload()
-                await apply(database, engine.service, declared, owner=owner)
-                await engine.lifecycle.refresh()
-            except StoreUnavailable as error:  # what was asked for is done when the database is back
-                log.warning("gateway.database_awaited", detail=str(error))
-                asked.set()
-                await asyncio.sleep(1.0)
-            except (ConfigError, StoreError) as error:
-                _refuse_reload(str(error))
-            else:
-                log.info("gateway.reloaded", connections=len(declared))
-        if made.fault is not None:
-            _refuse_reload(made.fault.text)
-
-
-def _refuse_reload(detail: str) -> None:
-    log.error("gateway.reload_refused", detail=detail, advice="the connections that ran before go on")
 
 
 def _handle_signals(stopping: asyncio.Event) -> None:

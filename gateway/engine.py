@@ -5,7 +5,7 @@ ask its service.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
 
 import structlog
@@ -167,6 +167,11 @@ class Engine:
         """
         await rotation.check_keys(self._database, self.vault)
         await ledger.sync_capacity(self._database, self._settings.credits)
+
+    def know_customers(self, customers: Collection[str]) -> None:
+        """These may have connections from now on."""
+        service = self.service
+        service.settings = service.settings.model_copy(update={"customers": tuple(customers)})
 
     async def stop(self, grace_seconds: float) -> None:
         """Nothing new is begun; runs in hand get so long to end."""

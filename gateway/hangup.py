@@ -1,4 +1,4 @@
-"""SIGHUP: read the connections again. From the first import of a daemon on it ends nothing; one that comes
+"""SIGHUP: read the configuration again. From the first import of a daemon on it ends nothing; one that comes
 before anybody can act on it is remembered.
 """
 

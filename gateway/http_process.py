@@ -82,6 +82,7 @@ async def _mount(start: Start, daemon: Daemon, server: HttpServer, exposition: E
         stack.push_async_callback(database.close)
         exposition.serve(database)
         engine = await stack.enter_async_context(Engine.open(start.settings, database, owner=start.owner))
+        daemon.tell_customers(engine.know_customers)
         server.serve(_services(start.settings, database, engine))
         await asyncio.Event().wait()
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from connectors.registry import SYSTEMS
 from gateway import clock
 from gateway.configuration import DeclaredConnection, Faults, Loaded, load
+from gateway.configuration.difference import RELOADED
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, KeyPath, dotted
 from gateway.configuration.paths import named_files, unreadable
@@ -144,6 +145,7 @@ def _show_summary(loaded: Loaded, rows: Sequence[ConnectionSummary]) -> None:
     console.print(
         f"customers  {customers}\nbroker     {settings.broker.url}\nsources    {sources}", markup=False
     )
+    console.print(f"SIGHUP     puts in force {', '.join(sorted(RELOADED))}, connections; a restart all else")
     if not rows:
         console.print("no connections are declared")
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,7 @@ import uvloop
 
 from connectors.registry import SYSTEMS
 from gateway import app, logs
-from gateway.configuration import DeclaredConnection, Loaded, load
+from gateway.configuration import Loaded, load
 from gateway.model.errors import ConfigError, FieldgateError, fault_of
 from gateway.settings import LoggingSettings
 
@@ -37,7 +37,7 @@ def run(
     ] = False,
     data_dir: Annotated[Path, typer.Option(help="Where --embedded keeps its data.")] = Path("var"),
 ) -> None:
-    """Run the gateway until SIGTERM or SIGINT; SIGHUP reads the connections again."""
+    """Run the gateway until SIGTERM or SIGINT; SIGHUP reads sources, customers and connections again."""
     logs.setup(LoggingSettings())  # until the configuration says otherwise
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -51,7 +51,7 @@ def run(
 
 async def _serve(config: Path) -> None:
     loaded = _load(config)
-    await app.run(loaded.settings, loaded.connections, reload=lambda: _load(config).connections)
+    await app.run(loaded.settings, loaded.connections, reload=lambda: _load(config))
 
 
 async def _embedded(config: Path | None, data_dir: Path) -> None:
@@ -68,11 +68,7 @@ async def _embedded(config: Path | None, data_dir: Path) -> None:
             return _load(config, ours)
 
         loaded = read()
-
-        def connections() -> Sequence[DeclaredConnection]:
-            return read().connections
-
-        await servers.guard(app.run(loaded.settings, loaded.connections, reload=connections))
+        await servers.guard(app.run(loaded.settings, loaded.connections, reload=read))
 
 
 def _load(path: Path | None, fallback: Fallback | None = None) -> Loaded:

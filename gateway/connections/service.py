@@ -79,7 +79,7 @@ class Connections:
     ) -> None:
         self._database = database
         self._systems = systems
-        self._settings = settings
+        self.settings = settings
         self._vault = vault
         self._transitions = transitions
         self._links = links
@@ -100,7 +100,7 @@ class Connections:
         """As `create`, for what was checked already."""
         wanted = declared.settings
         manifest = self._systems[wanted.system].manifest
-        cost = price(self._settings.credits, tier=manifest.tier, hosting=wanted.hosting)
+        cost = price(self.settings.credits, tier=manifest.tier, hosting=wanted.hosting)
         async with self._paying() as connection:
             configuration = self.configuration(declared, managed_by=managed_by, origin=caller.origin)
             if not await connections.insert(
@@ -117,7 +117,7 @@ class Connections:
                 connection_id=wanted.id,
                 customer=wanted.customer,
                 amount=cost,
-                settings=self._settings.credits,
+                settings=self.settings.credits,
             )
             data: dict[str, object] = {
                 "system": wanted.system,
@@ -292,7 +292,7 @@ class Connections:
         what differs.
         """
         held = await self._worked(connection_id)
-        manifest, max_future = self._systems[held.system].manifest, self._settings.telemetry.max_future
+        manifest, max_future = self._systems[held.system].manifest, self.settings.telemetry.max_future
         await syncing.run_now(self._database, held, manifest, full=full, stream=stream, max_future=max_future)
         log.info(
             "connection.sync_asked", connection=connection_id, full=full, stream=stream, caller=caller.name
@@ -376,7 +376,7 @@ class Connections:
 
     def _checked(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
         customers: Collection[str] | None = (
-            None if self._settings.telemetry.auto_register_customers else self._settings.customers
+            None if self.settings.telemetry.auto_register_customers else self.settings.customers
         )
         try:
             declared = check(wanted, customers=customers, systems=self._systems, credentials=credentials)

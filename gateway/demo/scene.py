@@ -113,7 +113,7 @@ async def perform(
             gateway = app.run(
                 loaded.settings,
                 loaded.connections,
-                reload=lambda: read().connections,
+                reload=read,
                 ready=scene.started.set,
             )
             fleet = Fleet(customer=CUSTOMER, devices=devices, seed=1, at=clock.now())

@@ -1,7 +1,7 @@
 """The line between the daemon and its HTTP process: a socket pair that carries JSON documents, one a line.
 
-The daemon says `{"serve": true}` when the API may answer and `{"stop": true}` when it may not; the HTTP
-process asks `{"ask": name, "number": n, ...}` and is given `{"answer": ..., "number": n}`. Either side knows
+The daemon says `{"serve": true}` when the API may answer, `{"stop": true}` when it may not, and `{"customers": [...]}`
+when others may have connections; the HTTP process asks `{"ask": name, "number": n, ...}` and is given `{"answer": ..., "number": n}`. Either side knows
 by the end of the line that the other is gone.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -66,12 +66,23 @@ class Daemon:
         self._numbers = count()
         self.serving = asyncio.Event()
         self.leaving = asyncio.Event()
+        self._customers: Sequence[str] | None = None
+        self._know: Callable[[Sequence[str]], object] = lambda _: None
+
+    def tell_customers(self, know: Callable[[Sequence[str]], object]) -> None:
+        """Calls it with those that a reload brings, and at once with those that one has brought."""
+        self._know = know
+        if self._customers is not None:
+            know(self._customers)
 
     async def listen(self) -> None:
         """Takes what the daemon says, until it stops us or is gone: then `leaving` is set."""
         while (said := await self._channel.receive()) is not None and "stop" not in said:
             if "serve" in said:
                 self.serving.set()
+            elif "customers" in said:
+                self._customers = tuple(said["customers"])
+                self._know(self._customers)
             elif (asked := self._asked.get(said["number"])) is not None and not asked.done():
                 asked.set_result(said["answer"])
         self.leaving.set()

@@ -79,6 +79,12 @@ class HttpProcess:
         if self._channel is not None:
             self._channel.send({"serve": True})
 
+    def know(self, settings: Settings) -> None:
+        """The settings after a reload: the process that runs is told the customers, one that starts has all."""
+        self._settings = settings
+        if self._channel is not None:
+            self._channel.send({"customers": settings.customers})
+
     async def run(self) -> None:
         """Until `stop` or cancellation."""
         listening = self._listening
@@ -135,6 +141,8 @@ class HttpProcess:
         process.stdin.write(pickle.dumps(start))
         process.stdin.close()
         channel = self._channel = await Channel.over(ours)
+        if self._settings is not start.settings:  # they changed while it started
+            self.know(self._settings)
         if self._serving:
             channel.send({"serve": True})
         conversing, stopped = (

@@ -5,6 +5,7 @@ plain tuples are measured.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from gateway import bulkhead
 from gateway.model.errors import DecodeError
@@ -32,11 +33,20 @@ def unheard(skipped: Skipped) -> None:
     """For who does not ask what was left out."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Former:
+    """Sources of which the filters are given up, and customers whose own filters are."""
+
+    sources: tuple[CompiledSource, ...] = ()
+    customers: frozenset[str] = frozenset()
+
+
 class Decoder:
     """Decodes messages of the configured sources for the known customers.
 
     `skip` is told of each field, and each item of a list, that was left out of a message of which the rest was
-    taken.
+    taken. `former`: what was configured before, for messages that were sent by the broker, or queued, for filters
+    that are given up; it takes what the sources do not match.
     """
 
     def __init__(
@@ -46,9 +56,13 @@ class Decoder:
         customers: Collection[str],
         *,
         skip: Skip = unheard,
+        former: Former | None = None,
     ) -> None:
-        self._compiled = tuple(sources)
+        self._former_from = len(sources)
+        self._compiled = (*sources, *(former.sources if former else ()))
         self._sources = only(self._compiled)
+        self._former_customers = former.customers if former else frozenset()
+        self._former_topics: set[str] = set()
         self._customers = None if telemetry.auto_register_customers else frozenset(customers)
         self._max_future = int(telemetry.max_future.total_seconds() * 1e6)
         self._retention = int(telemetry.retention.total_seconds() * 1e6)
@@ -174,8 +188,10 @@ class Decoder:
         found = route(topic, self._sources)
         if found is None:
             raise DecodeError(Reason.UNMATCHED_TOPIC, "no source matches the topic; see telemetry.sources")
+        # Only where the customer is a level of the topic it has filters of its own, which end with it.
+        leaves = found.customer in self._former_customers and self._sources[found.place].is_divided
         return Route(
-            customer=None if found.customer is None else self._known(found.customer),
+            customer=found.customer if found.customer is None or leaves else self._known(found.customer),
             device=None if found.device is None else _device(found.device),
             metric=None if found.metric is None else found.metric.replace("/", "."),
             format=found.format,
@@ -196,6 +212,14 @@ class Decoder:
     def is_ignored(self, topic: str) -> bool:
         """Whether the topic is one that its source leaves out. Raises nothing for one that was decoded."""
         return topic in self._ways and self._ways[topic][5]
+
+    def met_former(self) -> bool:
+        """Whether a message came, since this was asked last, that only what was configured before could take."""
+        met = bool(self._former_topics)
+        for topic in self._former_topics:
+            self._ways.pop(topic, None)  # learned again when the next one comes
+        self._former_topics.clear()
+        return met
 
     def customer_of(self, topic: str) -> str | None:
         """Whose topic it is, for what cannot be decoded; None where it is nobody's that is known."""
@@ -219,6 +243,9 @@ class Decoder:
         if len(self._ways) >= CACHED_TOPICS:
             self._ways.clear()
         way = self._compiled[found.place]
+        is_former = found.place >= self._former_from or found.customer in self._former_customers
+        if is_former and len(self._former_topics) < CACHED_TOPICS:
+            self._former_topics.add(topic)
         parse = (
             FORMATS[found.format]
             if way.is_plain and (found.metric is None) == (found.format == "json")

@@ -1,10 +1,15 @@
-"""One ingest partition: leased by one replica, its broker session kept up, its pipeline running."""
+"""One ingest partition: leased by one replica, its broker session kept up, its pipeline running. What it subscribes
+can change while it runs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 import structlog
 
@@ -31,12 +36,17 @@ from gateway.store.telemetry import TelemetryStore
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 STEADY_SECONDS = 30.0
 """A session that lasted so long was good: the next attempt begins without a wait."""
 
 RECONNECT_CAP_SECONDS = 30.0
 SUSPECT_AFTER = 4
 DRAIN_SECONDS = 10.0
+LEFTOVER_SECONDS = 60.0
+"""How long no message came that only the sources of before take, until they are forgotten. A broker may still have
+some queued when it says that their filters are given up."""
 
 
 class Partition:
@@ -66,6 +76,10 @@ class Partition:
         )
         self._pipeline = Pipeline(settings.telemetry, decoder, store, pressure)
         self._session: Session | None = None
+        self._client = ""
+        self._held: tuple[str, ...] = ()
+        self._recording = asyncio.Lock()
+        self._succeeding: tuple[Decoder, float] | None = None
         self._stopping = False
         self._ever_connected = False
         self._said_unsafe = False
@@ -79,13 +93,13 @@ class Partition:
         """Keeps the session up until cancelled or stopped. Raises BrokerRefused when the broker will never
         have us, and LeaseLost when a commit finds the term over.
         """
-        client, held = await self._identify()
+        self._client, self._held = await self._identify()
         is_over = False
         try:
             async with asyncio.TaskGroup() as group:
                 commits = group.create_task(self._pipeline.run(), name=f"commits of partition {self._number}")
                 try:
-                    await self._keep_up(client, held)
+                    await self._keep_up()
                 finally:
                     if self._session is not None:
                         self._session.end("the partition is given up")
@@ -114,36 +128,103 @@ class Partition:
             )
         session.end("the gateway stops")
 
-    async def _identify(self) -> tuple[str, set[str]]:
-        """Our client id and what its session may hold; what we are about to subscribe is on record before we
-        do.
+    async def take(self, filters: Sequence[str], decoder: Decoder) -> None:
+        """Subscribes these beside what the live session holds, and decodes by this from now on. A session that is
+        down, or goes down meanwhile, takes them at its next connection.
+
+        They are on record first: whoever serves the partition next has to know what the session may hold. Raises
+        BrokerRefused and StoreError; `take` of the filters of before makes it undone.
         """
+        self._pipeline.decode_by(decoder)
+        self._succeeding = None
+        self._filters = tuple(filters)
+        session = self._session
+        if session is None or not self.connected:
+            return
+        await self._record(self._filters)
+        with suppress(ConnectionError):
+            await session.change(self._filters)
+
+    async def let_go(self, overlapping: Decoder, after: Decoder) -> None:
+        """Unsubscribes what the session holds beside the filters that it took. Messages of what is given up, in
+        flight or still queued, are taken by `overlapping`; `after` follows it when none come any more.
+        """
+        self._pipeline.decode_by(overlapping)
+        filters, session = self._filters, self._session
+        stale = [one for one in self._held if one not in filters]
+        if session is not None and stale and self.connected:
+            try:
+                kept = await session.give_up(stale)
+                async with self._recording:
+                    held = (*filters, *kept)
+                    await telemetry.remember_subscriptions(self._database, self._client, held)
+                    self._held = held
+            except (
+                ConnectionError,
+                StoreError,
+            ) as error:  # given up at the next connection, or once more then
+                log.debug("ingest.filters_deferred", partition=self._number, detail=str(error))
+        self._succeeding = None if after is overlapping else (after, clock.monotonic() + LEFTOVER_SECONDS)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is known any more of what was configured before."""
+        return self._succeeding is None
+
+    def settle(self) -> None:
+        """Asked now and then: forgets the sources of before when nothing of theirs came for a minute in which the
+        broker could send.
+        """
+        if self._succeeding is None:
+            return
+        after, until = self._succeeding
+        now = clock.monotonic()
+        if self._pipeline.decoder.met_former() or not self.connected or self._pipeline.is_stuck:
+            self._succeeding = (after, now + LEFTOVER_SECONDS)
+        elif now >= until:
+            self._pipeline.decode_by(after)
+            self._succeeding = None
+
+    async def _record(self, filters: tuple[str, ...]) -> None:
+        """Adds to what the session may hold, in the database before it does. Raises StoreError."""
+        async with self._recording:
+            if added := tuple(one for one in filters if one not in self._held):
+                held = (*self._held, *added)
+                await telemetry.remember_subscriptions(self._database, self._client, held)
+                self._held = held
+
+    async def _identify(self) -> tuple[str, tuple[str, ...]]:
+        """Our client id, and what its session may hold."""
+
+        async def ask() -> tuple[str, tuple[str, ...]]:
+            client = await telemetry.client_id(self._database, self._settings.instance, self._number)
+            return client, tuple(sorted(await telemetry.subscriptions(self._database, client)))
+
+        return await self._until_stored(ask)
+
+    async def _until_stored(self, operation: Callable[[], Awaitable[T]]) -> T:
         attempt = 0
         while True:
             try:
-                client = await telemetry.client_id(self._database, self._settings.instance, self._number)
-                held = await telemetry.subscriptions(self._database, client)
-                if not held.issuperset(self._filters):
-                    await telemetry.remember_subscriptions(self._database, client, held.union(self._filters))
+                return await operation()
             except StoreError as error:
                 attempt += 1
                 log.debug("ingest.session_deferred", partition=self._number, detail=str(error))
                 await asyncio.sleep(
                     full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0)
                 )
-            else:
-                return client, held
 
-    async def _keep_up(self, client: str, held: set[str]) -> None:
+    async def _keep_up(self) -> None:
         attempt, quick_ends = 0, 0
         optional: tuple[str, ...] = (DROPPED_TOPIC,)
         while not self._stopping:
-            stale = stale_filters(held, self._filters)
+            filters = self._filters
+            await self._until_stored(partial(self._record, filters))
             subscription = Subscription(
-                client_id=client,
+                client_id=self._client,
                 partition=self._number,
-                filters=self._filters,
-                stale=stale,
+                filters=filters,
+                stale=stale_filters(self._held, filters),
                 optional=optional,
             )
             started = clock.monotonic()
@@ -171,7 +252,11 @@ class Partition:
                 )
             else:
                 self._said_unsafe = False
-                held = await self._went_up(client, held, self._session.session_present)
+                if self._filters != filters:  # they changed while it connected: the next one has them
+                    self._session.end("the sources changed")
+                    await self._session.closed
+                    continue
+                await self._went_up(filters, self._session.session_present)
                 reason = await self._session.closed
                 metrics.CONNECTED.labels(str(self._number)).set(0)
                 quick_ends = quick_ends + 1 if clock.monotonic() - started < 5.0 else 0
@@ -185,7 +270,7 @@ class Partition:
             self._say_down(reason, attempt, quick_ends, wait)
             await asyncio.sleep(wait)
 
-    async def _went_up(self, client: str, held: set[str], present: bool) -> set[str]:
+    async def _went_up(self, filters: tuple[str, ...], present: bool) -> None:
         self._ever_connected = True
         metrics.CONNECTED.labels(str(self._number)).set(1)
         log.info(
@@ -193,13 +278,13 @@ class Partition:
             partition=self._number,
             broker=self._settings.broker.url,
             session_present=present,
-            filters=list(self._filters),
+            filters=list(filters),
         )
-        try:
-            await telemetry.remember_subscriptions(self._database, client, self._filters)
-        except StoreError:
-            return held  # asked again at the next connection
-        return set(self._filters)
+        async with self._recording:
+            held = (*filters, *(one for one in self._filters if one not in filters))  # being taken just now
+            with suppress(StoreError):  # given up once more at the next connection
+                await telemetry.remember_subscriptions(self._database, self._client, held)
+                self._held = held
 
     def _say_unsafe(self, reason: str) -> None:
         """Once, until the broker grants what we need."""

@@ -123,6 +123,20 @@ class Pipeline:
         """Whether messages wait for their commit: until they are acknowledged the broker may say nothing."""
         return not self._idle.is_set()
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether nothing is taken from the broker, or committed, for now."""
+        return self._paused or self._away
+
+    @property
+    def decoder(self) -> Decoder:
+        """What decodes the next message."""
+        return self._decoder
+
+    def decode_by(self, decoder: Decoder) -> None:
+        """From the next message on; what is in hand is decoded already."""
+        self._decoder = decoder
+
     def receive(self, session: Acknowledger, messages: Sequence[Message]) -> None:
         """Takes what one read brought, in order. Never waits, never raises for what a message holds.
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import structlog
 
 from gateway import metrics
-from gateway.ingest.decode import Decoder
+from gateway.ingest.decode import Decoder, Former
 from gateway.ingest.partition import Partition
-from gateway.model.errors import LeaseLost, StoreError
+from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.pressure import Pressure
 from gateway.model.topics import filters
 from gateway.payloads.fields import Skipped
-from gateway.payloads.sources import compile_sources, only
+from gateway.payloads.sources import CompiledSource, compile_sources, only
 from gateway.settings import Settings
 from gateway.store import leases, presence, telemetry
 from gateway.store.leases import Term
@@ -23,9 +25,44 @@ from gateway.store.pool import Database
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Intake:
+    """What is taken in: by which sources, of which customers."""
+
+    settings: Settings
+    sources: tuple[CompiledSource, ...]
+
+    @classmethod
+    def of(cls, settings: Settings) -> _Intake:
+        return cls(settings=settings, sources=compile_sources(settings.telemetry.sources))
+
+    def filters(self, partition: int) -> list[str]:
+        return filters(
+            only(self.sources),
+            self.settings.customers,
+            partition=partition,
+            partitions=self.settings.broker.partitions,
+        )
+
+    def decoder(self, former: Former | None = None, *, customers: Sequence[str] = ()) -> Decoder:
+        """`customers`: who is taken beside the configured ones."""
+        return Decoder(
+            self.settings.telemetry,
+            self.sources,
+            (*self.settings.customers, *customers),
+            skip=_count_skipped,
+            former=former,
+        )
+
+    def beside(self, others: Sequence[CompiledSource]) -> tuple[CompiledSource, ...]:
+        """Those of the others that may take what none of ours does."""
+        ours = {one.source.topic for one in self.sources}
+        return tuple({one.source.topic: one for one in others if one.source.topic not in ours}.values())
+
+
 class Ingest:
     """Telemetry from MQTT to committed rows. `run` until cancelled; `stop` ends it without losing what is in
-    hand.
+    hand. `reload` changes what is taken while it runs.
     """
 
     def __init__(
@@ -37,9 +74,10 @@ class Ingest:
         self._database = database
         self._replica = replica
         self._lease_seconds = settings.sync.lease.total_seconds()
-        compiled = compile_sources(settings.telemetry.sources)
-        self._sources = only(compiled)
-        self._decoder = Decoder(settings.telemetry, compiled, settings.customers, skip=_count_skipped)
+        self._intake = _Intake.of(settings)
+        self._next: _Intake | None = None  # while it is being subscribed beside
+        self._former = Former()
+        self._decoder = self._intake.decoder()
         self._ours: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
         self._elsewhere: set[int] = set()
         self._stopping = asyncio.Event()
@@ -48,6 +86,72 @@ class Ingest:
     def wake(self) -> None:
         """A lease may be free: looks at once."""
         self._look.set()
+
+    @property
+    def settings(self) -> Settings:
+        """By which messages are taken now."""
+        return self._intake.settings
+
+    async def reload(self, settings: Settings) -> None:
+        """Takes the sources and customers of these settings from now on, on the sessions that live (ADR 40).
+
+        First every session subscribes what is new beside what it holds, and only when all of them did the old is
+        given up: a filter that goes from one partition to another is held by one of them at any time. Raises
+        BrokerRefused and StoreError; then everything is as before.
+        """
+        before, wanted = self._intake, _Intake.of(settings)
+        own = before.settings
+        if (own.telemetry.sources, own.customers) == (settings.telemetry.sources, settings.customers):
+            return
+        self._next = wanted
+        # until all is granted the sources in force come first, and the others take what only they match
+        self._decoder = before.decoder(
+            Former(
+                sources=before.beside((*wanted.sources, *self._former.sources)),
+                customers=self._former.customers,
+            ),
+            customers=settings.customers,
+        )
+        try:
+            for number, (partition, _) in list(self._ours.items()):
+                await partition.take(wanted.filters(number), self._decoder)
+        except (BrokerRefused, StoreError):
+            await self._undo(before, wanted)
+            raise
+        self._former = self._left_by(before, wanted)
+        await self._force(wanted)
+
+    async def _undo(self, before: _Intake, wanted: _Intake) -> None:
+        self._next, self._decoder = None, before.decoder()
+        self._former = Former(
+            sources=before.beside((*wanted.sources, *self._former.sources)), customers=self._former.customers
+        )
+        for number, (partition, _) in list(self._ours.items()):
+            with suppress(BrokerRefused):  # what it had granted; the next connection asks again
+                await partition.take(before.filters(number), self._decoder)
+        await self._force(before)
+
+    async def _force(self, intake: _Intake) -> None:
+        self._intake, self._next, self._decoder = intake, None, intake.decoder()
+        former = self._former
+        overlapping = intake.decoder(former) if former.sources or former.customers else self._decoder
+        for partition, _ in list(self._ours.values()):
+            await partition.let_go(overlapping, self._decoder)
+
+    def _left_by(self, before: _Intake, wanted: _Intake) -> Former:
+        """What only messages under filters that are given up can still need."""
+        gone = {*before.settings.customers, *self._former.customers} - set(wanted.settings.customers)
+        return Former(
+            sources=wanted.beside((*before.sources, *self._former.sources)),
+            # one partition has no filters of single customers: whoever is not listed is refused at once
+            customers=frozenset(gone if wanted.settings.broker.partitions > 1 else ()),
+        )
+
+    def _settle(self) -> None:
+        for partition, _ in self._ours.values():
+            partition.settle()
+        if self._next is None and all(partition.is_settled for partition, _ in self._ours.values()):
+            self._former = Former()
 
     @property
     def connected(self) -> bool:
@@ -67,6 +171,7 @@ class Ingest:
         async with asyncio.TaskGroup() as group:
             while not self._stopping.is_set():
                 self._look.clear()
+                self._settle()
                 try:
                     await self._divide(group)
                 except StoreError as error:
@@ -114,18 +219,12 @@ class Ingest:
         await asyncio.wait({task})
 
     def _serve(self, group: asyncio.TaskGroup, number: int, term: Term) -> None:
-        wanted = filters(
-            self._sources,
-            self._settings.customers,
-            partition=number,
-            partitions=self._settings.broker.partitions,
-        )
         partition = Partition(
             self._settings,
             self._database,
             self._decoder,
             number,
-            wanted,
+            (self._next or self._intake).filters(number),
             term=term,
             pressure=self._pressure,
         )

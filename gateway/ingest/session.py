@@ -1,4 +1,5 @@
-"""One TCP connection of an ingest session: CONNECT, SUBSCRIBE, keepalive, back-pressure, acknowledgements.
+"""One TCP connection of an ingest session: CONNECT, SUBSCRIBE, keepalive, back-pressure, acknowledgements. What it
+subscribes can change while it lives.
 
 An acknowledgement belongs to the connection object on which its message arrived. What happens after the end
 of a connection is the partition's to decide.
@@ -8,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from gateway import clock, metrics
 from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, Unreadable
 from gateway.ingest.pipeline import Message, Pipeline
 from gateway.model.errors import BrokerRefused, ConfigError
-from gateway.model.subscriptions import copies_of
+from gateway.model.subscriptions import Copies, copies_of
 from gateway.payloads.formats.values import Reason
 from gateway.settings import BrokerSettings
 
@@ -28,10 +29,12 @@ log = structlog.get_logger(__name__)
 
 DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
 PINGREQ = b"\xc0\x00"
-UNSUBSCRIBE_ID, OPTIONAL_ID, SUBSCRIBE_ID = 2, 3, 10
+UNSUBSCRIBE_ID, OPTIONAL_ID, GIVE_UP_ID, SUBSCRIBE_ID = 2, 3, 4, 10
 """Packet ids. Filters that overlap are subscribed one by one, from SUBSCRIBE_ID on."""
 CLOSING_SECONDS = 2.0
 """How long a DISCONNECT may take to leave on a link that may be dead."""
+
+NO_IDENTIFIERS = "the broker has no subscription identifiers, and filters of telemetry.sources overlap: a message could come twice"
 
 REFUSING = frozenset(
     {
@@ -65,6 +68,16 @@ class Subscription:
     optional: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asking:
+    """What a SUBSCRIBE, or one for each filter, asked for, and the answers by packet id."""
+
+    filters: tuple[str, ...]
+    copies: Copies | None
+    count: int
+    granted: dict[int, mqtt5.SubAckPacket] = field(default_factory=dict)
+
+
 class Session(asyncio.BufferedProtocol):
     """Lives as long as its TCP connection. `ready` resolves at the SUBACK, `closed` when the connection is
     gone, with the reason.
@@ -74,8 +87,12 @@ class Session(asyncio.BufferedProtocol):
         loop = asyncio.get_running_loop()
         self._broker = broker
         self._subscription = subscription
+        self._filters = subscription.filters
         self._copies = copies_of(subscription.filters)
-        self._granted: dict[int, mqtt5.SubAckPacket] = {}
+        self._has_identifiers = True
+        self._asking: _Asking | None = None
+        self._changing: asyncio.Future[None] | None = None
+        self._giving_up: asyncio.Future[tuple[int, ...]] | None = None
         self._pipeline = pipeline
         self._framer = Framer()
         self._transport: asyncio.Transport
@@ -178,8 +195,51 @@ class Session(asyncio.BufferedProtocol):
                 (OptionalRefused if self._asking_optional else ConnectionError)(self._reason)
             )
             self.ready.exception()  # seen, also when nobody waits
+        for waiting in (self._changing, self._giving_up):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(ConnectionError(self._reason))
         if not self.closed.done():
             self.closed.set_result(self._reason)
+
+    # --- what is subscribed
+
+    async def change(self, filters: tuple[str, ...]) -> None:
+        """Subscribes these on the live connection, beside what it holds; returns when they are granted.
+
+        Where filters overlap, now or before, all are subscribed again: an identifier belongs to the whole list, and
+        one of an earlier list that stayed would be mistaken when that list returns. Raises BrokerRefused where the
+        broker grants less than is needed, and ConnectionError when the connection ends meanwhile.
+        """
+        if self.closed.done():
+            raise ConnectionError(self._reason)
+        if filters == self._filters:
+            return
+        copies = copies_of(filters)
+        if copies is not None and not self._has_identifiers:
+            raise BrokerRefused(NO_IDENTIFIERS)
+        renewed = copies is not None or self._copies is not None
+        wanted = filters if renewed else tuple(one for one in filters if one not in self._filters)
+        self._filters = ()  # should it be refused nobody knows what is held, and the next change asks for all
+        if wanted:
+            self._changing = asyncio.get_running_loop().create_future()
+            try:
+                self._ask(wanted, copies)
+                await self._changing
+            finally:
+                self._changing = None
+        self._filters, self._copies = filters, copies
+
+    async def give_up(self, stale: Sequence[str]) -> tuple[str, ...]:
+        """Unsubscribes these, the last first: of overlapping ones the first, which takes the message, holds longest.
+        Returns at the UNSUBACK those that the broker did not let go. Raises ConnectionError.
+        """
+        if self.closed.done():
+            raise ConnectionError(self._reason)
+        patterns = list(reversed(stale))
+        self._giving_up = asyncio.get_running_loop().create_future()
+        self._transport.write(mqtt5.UnsubscribePacket(GIVE_UP_ID, patterns).write())
+        codes = await self._giving_up
+        return tuple(pattern for pattern, code in zip(patterns, codes, strict=False) if code >= 128)
 
     def end(
         self, reason: str, code: mqtt5.DisconnectReasonCode = mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION
@@ -234,6 +294,9 @@ class Session(asyncio.BufferedProtocol):
                 if packet.reason_code.name == "SESSION_TAKEN_OVER":
                     self._reason += ": another client uses this gateway's client id"
                 self._transport.close()
+            case mqtt5.UnsubAckPacket() if packet.packet_id == GIVE_UP_ID:
+                if self._giving_up is not None and not self._giving_up.done():
+                    self._giving_up.set_result(tuple(code.value for code in packet.reason_codes))
             case mqtt5.PingRespPacket() | mqtt5.UnsubAckPacket():
                 pass  # that they came is all they say
             case _:
@@ -259,58 +322,86 @@ class Session(asyncio.BufferedProtocol):
         if packet.server_keep_alive:
             self._keepalive = float(packet.server_keep_alive)
         self.session_present = packet.session_present
-        if self._copies is not None and not packet.subscription_id_available:
-            self._refuse(
-                "the broker has no subscription identifiers, and filters of telemetry.sources overlap: a message"
-                " could come twice"
-            )
+        self._has_identifiers = packet.subscription_id_available
+        if self._copies is not None and not self._has_identifiers:
+            self._refuse(NO_IDENTIFIERS)
             return
         if self._subscription.stale:  # before the SUBSCRIBE, whose SUBACK then says that both are done
             self._transport.write(
                 mqtt5.UnsubscribePacket(UNSUBSCRIBE_ID, list(self._subscription.stale)).write()
             )
-        wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in self._subscription.filters]
-        if self._copies is None:
-            self._transport.write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
-        else:
-            for place, (one, number) in enumerate(zip(wanted, self._copies.ids.values(), strict=True)):
-                self._transport.write(
-                    mqtt5.SubscribePacket(SUBSCRIBE_ID + place, [one], subscription_id=number).write()
-                )
+        if self._filters:
+            self._ask(self._filters, self._copies)
+        else:  # a partition without customers; there is no SUBSCRIBE of nothing
+            self._all_granted()
         self._beat()
+
+    def _ask(self, filters: Sequence[str], copies: Copies | None) -> None:
+        """Subscribes: all at once, or with their identifiers one by one in the order of the list."""
+        wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in filters]
+        if copies is None:
+            self._asking = _Asking(filters=tuple(filters), copies=copies, count=1)
+            self._transport.write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
+            return
+        self._asking = _Asking(filters=tuple(filters), copies=copies, count=len(wanted))
+        self._transport.write(
+            b"".join(
+                mqtt5.SubscribePacket(SUBSCRIBE_ID + place, [one], subscription_id=number).write()
+                for place, (one, number) in enumerate(zip(wanted, copies.ids.values(), strict=True))
+            )
+        )
 
     def _subscribed(self, packet: mqtt5.SubAckPacket) -> None:
         if packet.packet_id == OPTIONAL_ID:
             self._asking_optional = False
             self._is_ready()
             return
-        self._granted[packet.packet_id] = packet
-        expected = 1 if self._copies is None else len(self._copies.ids)
-        if len(self._granted) < expected:
+        asking = self._asking
+        if asking is None:
+            raise MalformedPacket("a SUBACK that answers no SUBSCRIBE")
+        # Copies that were sent before this SUBACK have identifiers of the list before, those behind it of this one.
+        self._copies = asking.copies
+        asking.granted[packet.packet_id] = packet
+        if len(asking.granted) < asking.count:
             return
-        codes = [code for _, granted in sorted(self._granted.items()) for code in granted.reason_codes]
-        self._granted.clear()
-        if len(codes) != len(self._subscription.filters):
+        self._asking = None
+        codes = [code for _, granted in sorted(asking.granted.items()) for code in granted.reason_codes]
+        if len(codes) != len(asking.filters):
             raise MalformedPacket("a SUBACK that does not answer each filter")
-        pairs = list(zip(self._subscription.filters, codes, strict=True))
+        pairs = list(zip(asking.filters, codes, strict=True))
         refused = [f"{pattern} ({code.name})" for pattern, code in pairs if code.value >= 128]
+        lesser = [pattern for pattern, code in pairs if code.value < 1]
+        too_little = f"the broker grants QoS 0 only for {', '.join(lesser)}"
         if refused:
             self._refuse(f"the broker refused to subscribe {', '.join(refused)}; check the broker's ACL")
-            return
-        lesser = [pattern for pattern, code in pairs if code.value < 1]
-        if lesser and not self._broker.allow_qos0:
-            self._reason = f"the broker grants QoS 0 only for {', '.join(lesser)}"
-            if not self.ready.done():
-                self.ready.set_exception(QosRefused(self._reason))
-            self.end(self._reason)
-        elif self._subscription.optional:
+        elif lesser and not self._broker.allow_qos0:
+            self._grants_too_little(too_little)
+        else:
+            self._all_granted()
+
+    def _all_granted(self) -> None:
+        if self._changing is not None:
+            self._changing.set_result(None)
+        elif self._subscription.optional and not self.ready.done():
             self._asking_optional = True
             wanted = [_filter(pattern, mqtt5.QoS.AT_MOST_ONCE) for pattern in self._subscription.optional]
             self._transport.write(mqtt5.SubscribePacket(OPTIONAL_ID, wanted).write())
         else:
             self._is_ready()
 
+    def _grants_too_little(self, why: str) -> None:
+        if self._changing is not None:
+            self._changing.set_exception(BrokerRefused(why))
+            return
+        self._reason = why
+        if not self.ready.done():
+            self.ready.set_exception(QosRefused(why))
+        self.end(why)
+
     def _refuse(self, why: str) -> None:
+        if self._changing is not None:  # what the connection held before it holds still
+            self._changing.set_exception(BrokerRefused(why))
+            return
         if not self.ready.done():
             self.ready.set_exception(BrokerRefused(why))
         self.end("a subscription was refused")

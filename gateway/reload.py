@@ -1,0 +1,96 @@
+"""SIGHUP: the configuration is read again, and what of it can change while the daemon runs is put in force, without
+touching the MQTT session. A file with a fault changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from gateway import hangup
+from gateway.bulkhead import contained
+from gateway.configuration import Loaded
+from gateway.configuration.difference import needing_restart, reloaded
+from gateway.connections.apply import apply, prepare
+from gateway.engine import Engine
+from gateway.http.process import HttpProcess
+from gateway.ingest import Ingest
+from gateway.model.errors import BrokerRefused, ConfigError, StoreError, StoreUnavailable
+from gateway.settings import Settings
+from gateway.store import connections
+from gateway.store.pool import Database
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 1.0
+
+
+class Reloads:
+    """`read` gives the configuration as it stands now. Raises ConfigError."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        read: Callable[[], Loaded],
+        *,
+        ingest: Ingest,
+        engine: Engine,
+        http: HttpProcess,
+        owner: str,
+    ) -> None:
+        self._running = settings
+        self._database = database
+        self._read = read
+        self._ingest, self._engine, self._http, self._owner = ingest, engine, http, owner
+
+    async def run(self) -> None:
+        """Does it at each SIGHUP, until cancelled. While the database is away what was asked for waits."""
+        asked = asyncio.Event()
+        hangup.listen(asked)
+        while True:
+            await asked.wait()
+            asked.clear()
+            with contained("declaration", "reload") as made:
+                try:
+                    await self._once()
+                except StoreUnavailable as error:
+                    log.warning("gateway.database_awaited", detail=str(error))
+                    asked.set()
+                    await asyncio.sleep(RETRY_SECONDS)
+                except (ConfigError, BrokerRefused, StoreError) as error:
+                    _refuse(str(error))
+            if made.fault is not None:
+                _refuse(made.fault.text)
+
+    async def _once(self) -> None:
+        loaded = self._read()
+        wanted = reloaded(self._running, loaded.settings)
+        # what can never work is found before anything changes
+        await prepare(self._database, self._engine.service, loaded.connections)
+        await connections.register_customers(self._database, wanted.customers)
+        await self._ingest.reload(wanted)
+        left = needing_restart(self._running, loaded.settings)
+        self._running = wanted
+        self._engine.know_customers(wanted.customers)
+        self._http.know(wanted)
+        await apply(self._database, self._engine.service, loaded.connections, owner=self._owner)
+        await self._engine.lifecycle.refresh()
+        if left:
+            log.warning(
+                "gateway.restart_needed",
+                settings=left,
+                advice="these differ in the file and are left as they run: restart the gateway for them",
+            )
+        log.info(
+            "gateway.reloaded",
+            connections=len(loaded.connections),
+            customers=len(wanted.customers),
+            sources=len(wanted.telemetry.sources),
+        )
+
+
+def _refuse(detail: str) -> None:
+    log.error("gateway.reload_refused", detail=detail, advice="what ran before goes on unchanged")
