@@ -40,7 +40,7 @@ class TimeRule:
     is_required: bool = False
 
     def read(self, value: object, *, received_at: int) -> int:
-        """Microseconds since the epoch, of a year from 1 to 9999. `received_at` decides between the two passes of an
+        """Microseconds since the epoch, of the years 1 to 9999: beyond them their end. `received_at` decides between the two passes of an
         hour that summer time repeats: the later one that is not after receipt, clocks that are a little ahead
         allowed for. Raises DecodeError.
         """
@@ -48,9 +48,7 @@ class TimeRule:
             at = self._read(value, received_at)
         except (OverflowError, ValueError) as error:  # at the ends of the calendar, in its own zone or in UTC
             raise DecodeError(Reason.INVALID_TIMESTAMP, f"the time cannot be read: {error}") from None
-        if not FIRST <= at <= LAST:
-            raise DecodeError(Reason.INVALID_TIMESTAMP, "the time is of no year from 1 to 9999")
-        return at
+        return min(max(at, FIRST), LAST)  # whoever looks at its age can reckon with it
 
     def _read(self, value: object, received_at: int) -> int:
         if type(value) is Unfit:
