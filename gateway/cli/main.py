@@ -34,6 +34,7 @@ COMMANDS = (
     "simulate",
     "bench",
     "keys",
+    "devices",
 )
 """Each is `gateway.cli.<name>` (with `_` for `-`), which has a function of that name, or `app` where the
 command has commands of its own.

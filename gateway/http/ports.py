@@ -27,6 +27,8 @@ from gateway.model.exchange import RemoteMeter
 from gateway.model.status import ConnectionStatus
 from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSettings, CreditsSettings
 from gateway.store.access import Session
+from gateway.store.devices import Described as DescribedDevice
+from gateway.store.devices import Device, Series
 from gateway.store.issues import Issue
 from gateway.store.listing import Filter, Place
 from gateway.store.records import RecordPage, StoredRecord
@@ -155,6 +157,18 @@ class RecordsReader(Protocol):
     ) -> Sequence[StoredRecord]: ...
 
 
+class DevicesReader(Protocol):
+    """Devices, what they sent, and which meters it feeds: `gateway.store.devices.Devices`."""
+
+    async def page(
+        self, customer: str | None, *, text: str = "", after: tuple[str, str] = ("", ""), limit: int
+    ) -> Sequence[Device]: ...
+    async def one(self, customer: str, device: str) -> DescribedDevice | None: ...
+    async def series(
+        self, customer: str, device: str, metric: str, *, since: datetime, until: datetime, buckets: int
+    ) -> Series: ...
+
+
 class Access(Protocol):
     """Tokens, login links and sessions."""
 
@@ -227,6 +241,7 @@ class Services:
     connections: ConnectionService
     reader: Reader
     records: RecordsReader
+    devices: DevicesReader
     access: Access
     credits: CreditsReader
     incidents: IncidentsReader

@@ -11,6 +11,7 @@ import structlog
 from gateway import clock, metrics
 from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Pipeline
+from gateway.ingest.registry import Registry
 from gateway.ingest.session import (
     DROPPED_TOPIC,
     OptionalRefused,
@@ -52,6 +53,7 @@ class Partition:
         *,
         term: Term,
         pressure: Pressure | None = None,
+        registry: Registry | None = None,
     ) -> None:
         self.term = term
         self._settings = settings
@@ -64,7 +66,9 @@ class Partition:
             max_devices=settings.telemetry.max_devices,
             term=term,
         )
-        self._pipeline = Pipeline(settings.telemetry, decoder, store, pressure)
+        self._pipeline = Pipeline(
+            settings.telemetry, decoder, store, pressure, note=None if registry is None else registry.note
+        )
         self._session: Session | None = None
         self._stopping = False
         self._ever_connected = False

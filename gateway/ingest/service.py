@@ -8,8 +8,9 @@ from contextlib import suppress
 import structlog
 
 from gateway import metrics
-from gateway.ingest.decode import Decoder
+from gateway.ingest.decode import Decoder, unknown
 from gateway.ingest.partition import Partition
+from gateway.ingest.registry import Registry
 from gateway.model.errors import LeaseLost, StoreError
 from gateway.model.pressure import Pressure
 from gateway.model.topics import filters
@@ -29,17 +30,32 @@ class Ingest:
     """
 
     def __init__(
-        self, settings: Settings, database: Database, replica: str, *, pressure: Pressure | None = None
+        self,
+        settings: Settings,
+        database: Database,
+        replica: str,
+        *,
+        pressure: Pressure | None = None,
+        registry: Registry | None = None,
     ) -> None:
-        """`database` is best its own: commits wait for nobody else's sessions. `pressure` is told how they fare."""
+        """`database` is best its own: commits wait for nobody else's sessions. `pressure` is told how they fare,
+        `registry` of which devices they are.
+        """
         self._pressure = pressure
+        self._registry = registry
         self._settings = settings
         self._database = database
         self._replica = replica
         self._lease_seconds = settings.sync.lease.total_seconds()
         compiled = compile_sources(settings.telemetry.sources)
         self._sources = only(compiled)
-        self._decoder = Decoder(settings.telemetry, compiled, settings.customers, skip=_count_skipped)
+        self._decoder = Decoder(
+            settings.telemetry,
+            compiled,
+            settings.customers,
+            skip=_count_skipped,
+            introduce=unknown if registry is None else registry.introduce,
+        )
         self._ours: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
         self._elsewhere: set[int] = set()
         self._stopping = asyncio.Event()
@@ -123,6 +139,7 @@ class Ingest:
             wanted,
             term=term,
             pressure=self._pressure,
+            registry=self._registry,
         )
         self._ours[number] = (
             partition,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.http.api import connections, events, history, incidents, records, systems, webhooks
+from gateway.http.api import connections, devices, events, history, incidents, records, systems, webhooks
 from gateway.http.api import credits as pool
 
 ROUTERS = (
@@ -10,6 +10,7 @@ ROUTERS = (
     connections.router,
     history.router,
     records.router,
+    devices.router,
     events.router,
     pool.router,
     incidents.router,

@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse
 
 from gateway.http.dashboard import (
     connection,
+    devices,
     documentation,
     overview,
     public,
@@ -27,7 +28,7 @@ def install(app: FastAPI, observed: Observed) -> None:
     app.state.problem_page = _problem_page
     app.state.observed = observed
     app.add_exception_handler(LoginNeeded, _to_login)
-    for module in (overview, connection, records, sessions, public, documentation, reauthorize):
+    for module in (overview, connection, records, devices, sessions, public, documentation, reauthorize):
         app.include_router(module.router)
 
 
