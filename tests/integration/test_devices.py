@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.registry import Registry
+from gateway.model.access import Role
+from gateway.model.errors import RequestRefused
 from gateway.model.sample import from_microseconds, to_microseconds
 from gateway.payloads.sources import compile_sources
 from gateway.settings import TelemetrySettings
@@ -20,7 +25,10 @@ from gateway.store import devices as store
 from gateway.store.devices import Bucket, Devices, Seen
 from gateway.store.pool import Database
 from gateway.store.telemetry import TelemetryStore
+from tests.fixtures.connection_rig import World
+from tests.fixtures.http_rig import served
 from tests.integration.test_bounds import message
+from tests.integration.test_operating import Shell
 from tests.unit.test_pipeline import Connection, committed
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -260,3 +268,46 @@ async def _fastest(devices: Devices, after: tuple[str, str]) -> float:
         assert len(await devices.page("acme", after=after, limit=101)) == 101
         taken.append(time.perf_counter() - began)
     return min(taken)
+
+
+async def test_the_command_lists_and_shows(
+    tmp_path: Path, dsn: str, empty_dsn: str, database: Database
+) -> None:
+    shell = Shell(tmp_path, dsn, empty_dsn)
+    await register(database, "a", "b", "c")
+    await write(database, seen(t=(1, 1.5), state=(2, "ok")))
+    listed = await asyncio.to_thread(shell.json, "devices", "list", "--customer", "acme", "--after", "acme/a")
+    assert [each["device"] for each in listed] == ["b", "c"]
+    assert "b" not in [
+        e["device"] for e in await asyncio.to_thread(shell.json, "devices", "list", "--q", "C")
+    ]
+    one = await asyncio.to_thread(shell.json, "devices", "show", "acme", "a")
+    assert one["unmapped"] == ["state", "t"]
+    page = await asyncio.to_thread(shell.run, "devices", "show", "acme", "a")
+    assert page.exit_code == 0 and "1.5" in page.stdout and "2 metrics unmapped" in page.stdout
+    assert (await asyncio.to_thread(shell.run, "devices", "list")).exit_code == 0
+    error = await asyncio.to_thread(shell.refused, "devices", "show", "acme", "none")
+    assert isinstance(error, RequestRefused) and error.code == "request.not_found"
+    structlog.reset_defaults()
+
+
+async def test_over_http_a_bound_token_sees_its_own(database: Database, dsn: str) -> None:
+    """On the real statements: the list, one device, and its series between two times."""
+    await register(database, "a")
+    await register(database, "z", customer="globex")
+    at = to_microseconds(START)
+    await TelemetryStore(database, register_customers=True).write([(("acme", "a", at), {"t": 4.5}, at)], ())
+    await write(database, seen(t=(at, 4.5)))
+    async with served(World(database), Role.VIEWER, "acme") as client:
+        assert [each["device"] for each in (await client.get("/v1/devices")).json()["items"]] == ["a"]
+        assert (await client.get("/v1/devices", params={"customer": "globex"})).json()["items"] == []
+        assert (await client.get("/v1/devices/globex/z")).status_code == 404
+        one = (await client.get("/v1/devices/acme/a")).json()
+        assert one["metrics"][0]["value"] == 4.5 and one["unmapped"] == ["t"]
+        asked = {"metric": "t", "from": START.isoformat(), "to": (START + timedelta(hours=1)).isoformat()}
+        series = (await client.get("/v1/devices/acme/a/telemetry", params={**asked, "buckets": 4})).json()
+        assert series["bucket_seconds"] == 900 and series["complete"]
+        assert [(b["samples"], b["mean"], b["last"]) for b in series["buckets"]] == [(1, 4.5, 4.5)]
+        for wrong in ({"to": asked["from"]}, {"from": "2027-01-01T00:00:00"}, {"buckets": 1001}):
+            answer = await client.get("/v1/devices/acme/a/telemetry", params={**asked, **wrong})
+            assert answer.status_code == 422, wrong

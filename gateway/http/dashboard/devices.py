@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -122,13 +123,13 @@ def drawn(
     means = [(round((b.start - since) / width), b.mean) for b in buckets if b.mean is not None]
     low = min((b.min for b in buckets if b.min is not None), default=0.0)
     high = max((b.max for b in buckets if b.max is not None), default=0.0)
+    half = high / 2 - low / 2  # halves: the difference of two great numbers of other signs is none
     lines: list[list[str]] = []
-    before = None
+    before, gap = None, _gap(means)
     for place, mean in means:
-        if before is None or place - before > _gap(means):
+        if before is None or place - before > gap:
             lines.append([])
-        # halves, for what lies between two great numbers of other signs has no difference
-        share = 0.5 if low == high else (mean / 2 - low / 2) / (high / 2 - low / 2)
+        share = 0.5 if half == 0 else min(1.0, max(0.0, (mean / 2 - low / 2) / half))
         x, y = (place + 0.5) * WIDTH / BUCKETS, 2 + (HEIGHT - 4) * (1 - share)
         lines[-1].append(f"{x:.1f},{y:.1f}")
         before = place
@@ -144,5 +145,5 @@ def drawn(
 
 def _gap(means: Sequence[tuple[int, float]]) -> int:
     """How many parts may be empty before a line ends: three times what is usual, for a device that sends rarely."""
-    steps = sorted(after[0] - before[0] for before, after in zip(means, means[1:], strict=False))
+    steps = sorted(after[0] - before[0] for before, after in pairwise(means))
     return 3 * steps[len(steps) // 2] if steps else 1
