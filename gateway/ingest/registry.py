@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 WRITE_SECONDS = 5.0
 """Between two rounds, and so between two writes of one device at least."""
 
-MAX_WRITTEN = 5_000
+MAX_WRITTEN = 2_500
 """Devices of a round: of more that send, those wait longest that were written last. Bounds what it costs PostgreSQL."""
 
 SLICE = 500
@@ -35,15 +35,42 @@ MAX_TEXT = 256
 
 
 class _Waiting:
-    """What one device sent since it was written last."""
+    """What one device sent since it was written last. `latest`: the metrics of its last sample as they came, for most
+    samples of a device have the same names: then the new one takes its place. `values` and `times` are of all before.
+    """
 
-    __slots__ = ("first", "last", "seen", "times", "values")
+    __slots__ = ("first", "last", "latest", "seen", "times", "values")
 
-    def __init__(self, at: int, seen: int, values: Metrics) -> None:
+    def __init__(self, at: int, seen: int, latest: Metrics) -> None:
         self.first = self.last = at
         self.seen = seen
-        self.values = values
-        self.times = dict.fromkeys(values, at)
+        self.latest = latest
+        self.values: Metrics = {}
+        self.times: dict[str, int] = {}
+
+    def settle(self) -> None:
+        """Moves the last sample to the rest; `latest` is empty then."""
+        self.values.update(self.latest)
+        self.times.update(dict.fromkeys(self.latest, self.last))
+        self.latest = {}
+        if len(self.times) > 2 * MAX_METRICS:
+            self.trim()
+
+    def fold(self, at: int, metrics: Metrics) -> None:
+        """Takes a sample that is older than the last one: only what is news."""
+        self.first = min(self.first, at)
+        for name, value in metrics.items():
+            if at >= self.times.get(name, at):
+                self.values[name] = value
+                self.times[name] = at
+        if len(self.times) > 2 * MAX_METRICS:
+            self.trim()
+
+    def trim(self) -> None:
+        """Keeps the metrics that came last."""
+        kept = sorted(self.times, key=lambda name: self.times[name], reverse=True)[:MAX_METRICS]
+        self.values = {name: self.values[name] for name in kept}
+        self.times = {name: self.times[name] for name in kept}
 
 
 class Registry:
@@ -62,23 +89,27 @@ class Registry:
         self._named[customer, device] = (title, source)
 
     def note(self, samples: Iterable[tuple[Key, Metrics, int]]) -> None:
-        """Takes samples that are stored. The hot path: about a microsecond each."""
+        """Takes samples that are stored. The hot path: a third of a microsecond each."""
         waiting = self._waiting
-        for (customer, device, at), metrics, received in samples:
+        for (customer, device, at), given, received in samples:
+            metrics = given
+            for value in given.values():
+                if type(value) is str and len(value) > MAX_TEXT:
+                    metrics = _shortened(given)
+                    break
             held = waiting.get((customer, device))
             if held is None:
                 if len(waiting) < MAX_WAITING:
-                    waiting[customer, device] = _Waiting(at, received, _shortened(metrics))
+                    waiting[customer, device] = _Waiting(at, received, metrics)
                 continue
             held.seen = max(held.seen, received)
-            if at >= held.last:
-                held.last = at
-                held.values.update(_shortened(metrics))
-                held.times.update(dict.fromkeys(metrics, at))
-            else:
-                _fold(held, at, metrics)
-            if len(held.times) > 2 * MAX_METRICS:
-                _trim(held)
+            if at < held.last:
+                held.fold(at, metrics)
+                continue
+            if metrics.keys() != held.latest.keys():
+                held.settle()
+            held.last = at
+            held.latest = metrics
 
     async def run(self) -> None:
         """Writes until cancelled."""
@@ -109,8 +140,9 @@ class Registry:
         size = 0
         for key in list(islice(self._waiting, SLICE)):
             waiting = self._waiting.pop(key)
+            waiting.settle()
             if len(waiting.times) > MAX_METRICS:
-                _trim(waiting)
+                waiting.trim()
             title, source = self._named.pop(key, (None, None))
             seen = Seen(
                 customer=key[0],
@@ -138,34 +170,16 @@ class Registry:
                 self._named.setdefault(key, (seen.title, seen.source))
             newer = self._waiting.get(key)
             if newer is None:
-                back = _Waiting(seen.last, seen.seen, seen.values)
-                back.first, back.times = seen.first, seen.times
-                if len(self._waiting) < MAX_WAITING:
-                    self._waiting[key] = back
-                continue
+                if len(self._waiting) >= MAX_WAITING:
+                    continue
+                newer = self._waiting[key] = _Waiting(seen.last, seen.seen, {})
+            newer.settle()  # its last sample may be older than what is put back
             for name, value in seen.values.items():
-                _fold(newer, seen.times[name], {name: value})
+                newer.fold(seen.times[name], {name: value})
+            newer.last, newer.seen = max(newer.last, seen.last), max(newer.seen, seen.seen)
             newer.first = min(newer.first, seen.first)
-            newer.last = max(newer.last, seen.last)
-            newer.seen = max(newer.seen, seen.seen)
-
-
-def _fold(held: _Waiting, at: int, metrics: Metrics) -> None:
-    """A sample that is older than the last one: only what is news."""
-    held.first = min(held.first, at)
-    for name, value in _shortened(metrics).items():
-        if at >= held.times.get(name, at):
-            held.values[name] = value
-            held.times[name] = at
 
 
 def _shortened(metrics: Metrics) -> Metrics:
-    """A copy, for the batch has its own; texts cut."""
+    """A copy with its texts cut."""
     return {name: value[:MAX_TEXT] if type(value) is str else value for name, value in metrics.items()}
-
-
-def _trim(held: _Waiting) -> None:
-    """The metrics that came last."""
-    kept = sorted(held.times, key=lambda name: held.times[name], reverse=True)[:MAX_METRICS]
-    held.values = {name: held.values[name] for name in kept}
-    held.times = {name: held.times[name] for name in kept}

@@ -140,6 +140,7 @@ class Devices:
         self, customer: str | None, *, text: str = "", after: tuple[str, str] = ("", ""), limit: int
     ) -> list[Device]:
         """By customer and id. `text`: part of the id or the title, in small or capital letters."""
+        after = after if customer is None else max((customer, ""), after)
         async with self._database.connection() as connection:
             rows = await connection.fetch(sql("device_list"), customer, text.lower() or None, *after, limit)
         return [_device(dict(row)) for row in rows]

@@ -1,6 +1,8 @@
 -- Devices that can be seen: what ingest has taken from each of them, written beside it. `title`: the name that its topic or payload gives it, where that
 -- is no id; `source`: the topic template that it came by. They change with the configuration, not with samples.
 alter table device add column title text, add column source text;
+-- What a search looks through: made once, for a list of 100,000.
+alter table device add column words text generated always as (lower(device_id || E'\n' || coalesce(title, ''))) stored;
 
 -- Freshness only: a crash loses some seconds of it and nothing else. `metrics`: by name, the time (microseconds since the epoch) and the last value.
 -- Room in the page, for a row changes as often as each five seconds, and no index but the key.
