@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -259,6 +261,38 @@ async def test_a_page_of_many_devices_costs_little_more_than_of_few(database: Da
     devices = Devices(database)
     first = await _fastest(devices, ("", ""))
     assert await _fastest(devices, ("acme", "d019000")) < 10 * first
+
+
+async def test_a_round_reads_the_devices_that_it_writes_and_no_others(database: Database) -> None:
+    """Whatever the planner thinks of one customer with many devices: rows that are read, never a time."""
+    async with database.connection() as connection:
+        await connection.execute("insert into customer values ('acme')")
+        await connection.execute(
+            "insert into device (customer_id, device_id, revision) select 'acme', 'd' || n, 1 from generate_series(1, 5000) n"
+        )
+        await connection.execute(
+            "insert into device_state select 'acme', device_id, now(), now(), '{\"t\": [1, 2]}' from device"
+        )
+        await connection.execute("analyze device, device_state")
+
+    class One:
+        @asynccontextmanager
+        async def connection(self) -> AsyncIterator[Any]:
+            yield session
+
+    async def read() -> dict[str, int]:
+        rows = await session.fetch(
+            "select relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) as rows from pg_stat_xact_user_tables where relname like 'device%'"
+        )
+        return {row["relname"]: row["rows"] for row in rows}
+
+    told = [seen(f"d{number}", t=(2**50, 1)) for number in range(1, 101)]
+    async with database.transaction() as session:
+        before = await read()
+        await store.write(One(), told, [one.payload() for one in told])  # type: ignore[arg-type]
+        after = await read()
+    assert after["device"] > 0
+    assert all(after[table] - before.get(table, 0) <= 5 * len(told) for table in after)
 
 
 async def _fastest(devices: Devices, after: tuple[str, str]) -> float:

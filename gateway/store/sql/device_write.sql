@@ -19,7 +19,7 @@ with given as materialized (
 ), named as (
     update device d set title = g.title, source = g.source
     from given g
-    where d.ctid = g.place and g.is_named
+    where d.ctid = any (array(select place from given where is_named)) and d.ctid = g.place
 )
 insert into device_state as held (customer_id, device_id, last_seen_at, last_sample_at, metrics)
 select customer_id, device_id, seen_at, sample_at, metrics from given order by customer_id, device_id
