@@ -40,8 +40,8 @@ from gateway.model.errors import ConfigError, StoreError, StoreUnavailable
 from gateway.model.explanation import Explanation
 from gateway.model.pressure import Pressure
 from gateway.settings import Settings
+from gateway.store import alerts, counts, records, retention
 from gateway.store import connections as connection_store
-from gateway.store import counts, records, retention
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from gateway.store.presence import Presence
@@ -56,6 +56,7 @@ MAX_COMMITS = 8
 GRACE_SECONDS = 20.0
 TRIM_SECONDS = 30.0
 RETENTION_SECONDS = 3600.0
+LISTEN_SECONDS = 5.0
 
 
 async def run(
@@ -206,6 +207,7 @@ class _Daemon:
             ingest,
             engine.scheduler,
             engine.reader,
+            engine.alerts,
             publisher,
             relay,
             record_publisher,
@@ -225,6 +227,7 @@ class _Daemon:
             ).run(),
             "commands": commands.run(),
             "backlog": Backlog(database).run(),
+            "listening": _listen(database, ingest),
             "counts": counts.run(database),
             "retention": _retain(settings, database),
             "dead letters": _trim(settings, database),
@@ -333,6 +336,17 @@ async def _retain(settings: Settings, database: Database) -> None:
         except StoreError as error:
             log.warning("store.retention_deferred", detail=str(error))
         await asyncio.sleep(RETENTION_SECONDS)
+
+
+async def _listen(database: Database, ingest: Ingest) -> None:
+    """Silence of a device counts only while somebody listens to devices."""
+    while True:
+        if ingest.listens:
+            try:
+                await alerts.listen(database)
+            except StoreError as error:
+                log.debug("gateway.listening_not_noted", detail=str(error))
+        await asyncio.sleep(LISTEN_SECONDS)
 
 
 async def _trim(settings: Settings, database: Database) -> None:

@@ -14,6 +14,9 @@ from connectors.kit.egress import Resolve, look_up
 from connectors.kit.oauth import OAuthExchange
 from connectors.registry import SYSTEMS
 from gateway import clock, metrics
+from gateway.alerts import work as alerts
+from gateway.alerts.run import AlertRunner
+from gateway.alerts.work import AlertWork
 from gateway.bulkhead import contained
 from gateway.connections import rotation
 from gateway.connections.expiry import expiring
@@ -34,6 +37,7 @@ from gateway.model.errors import StoreError
 from gateway.model.pressure import Pressure
 from gateway.settings import Settings
 from gateway.store import credits as ledger
+from gateway.store.alert_streams import AlertClaim
 from gateway.store.inbound import Claim as InboundClaim
 from gateway.store.pool import Database
 from gateway.store.streams import Claim as OutboundClaim
@@ -105,6 +109,7 @@ class Engine:
             on_active=lambda: self._wake(),
         )
         self.scheduler, self.reader = self._sender(owner, pressure), self._reader(owner)
+        self.alerts = self._judge(owner)
         self.lifecycle = Lifecycle(
             database,
             self.links,
@@ -136,6 +141,12 @@ class Engine:
         work = InboundWork(self._database, runner, lease_seconds=lease, owner=owner)
         return Scheduler(work, lease_seconds=lease)
 
+    def _judge(self, owner: str) -> Scheduler[AlertClaim]:
+        sync, lease = self._settings.sync, self._settings.sync.lease.total_seconds()
+        runner = AlertRunner(self._database, sync, self.health, self.troubles)
+        work = AlertWork(self._database, runner, lease_seconds=lease, owner=owner)
+        return Scheduler(work, lease_seconds=lease)
+
     @classmethod
     @asynccontextmanager
     async def open(
@@ -159,15 +170,19 @@ class Engine:
 
     async def stop(self, grace_seconds: float) -> None:
         """Nothing new is begun; runs in hand get so long to end."""
-        await asyncio.gather(self.scheduler.stop(grace_seconds), self.reader.stop(grace_seconds))
+        await asyncio.gather(
+            *(each.stop(grace_seconds) for each in (self.scheduler, self.reader, self.alerts))
+        )
 
     def _serve(self, links: Mapping[str, Link]) -> None:
         self.scheduler.serve(links)
         self.reader.serve({name: link for name, link in links.items() if link.inbound})
+        self.alerts.serve(links)
 
     def _wake(self) -> None:
         self.scheduler.wake()
         self.reader.wake()
+        self.alerts.wake()
 
     async def _upkeep(self) -> None:
         """What falls due by the clock: holds that lapse, credentials that end soon."""
@@ -187,6 +202,8 @@ class Engine:
         return {
             "scheduler": self.scheduler.run(),
             "reader": self.reader.run(),
+            "alerts": self.alerts.run(),
+            "alerts' upkeep": alerts.keep_up(self._database),
             "lifecycle": self.lifecycle.run(),
             "incidents": self.incidents.run(),
             "key rotation": rotation.run(self._database, self.vault),

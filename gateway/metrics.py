@@ -146,6 +146,10 @@ BATCH_SAMPLES = Histogram(
 TELEMETRY_ROWS = Counter(
     "fieldgate_telemetry_rows_total", "Rows inserted or changed in telemetry.", registry=REGISTRY
 )
+ALERTS_OPEN = Gauge("fieldgate_alerts_open", "Alerts that are not over.", ["severity"], registry=REGISTRY)
+ALERTS_RAISED = Counter(
+    "fieldgate_alerts_raised_total", "Alerts that a system has taken.", ["severity"], registry=REGISTRY
+)
 SYNC_RUNS = Counter(
     "fieldgate_sync_runs_total", "Runs of streams.", ["system", "phase", "outcome"], registry=REGISTRY
 )

@@ -15,7 +15,13 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from gateway.events import command_documents as commands
 from gateway.events.cloudevent import CONTENT_TYPE, CloudEvent
 from gateway.events.commands import EXPIRY_SECONDS
-from gateway.events.documents import GatewayStatus, IssueDocument, ReplicaStatus, StatusDocument
+from gateway.events.documents import (
+    AlertDocument,
+    GatewayStatus,
+    IssueDocument,
+    ReplicaStatus,
+    StatusDocument,
+)
 from gateway.events.record_documents import RecordDocument
 from gateway.events.record_publisher import EXPIRY_SECONDS as RECORD_EXPIRY_SECONDS
 from gateway.events.relay import EXPIRY_SECONDS as EVENT_EXPIRY_SECONDS
@@ -43,6 +49,7 @@ PARAMETERS = {
     "customer": "The customer's id, which is its user name at the broker.",
     "connection": "The connection's id.",
     "issue": "The issue's id.",
+    "alert": "The alert's id, by which the system knows it too.",
     "replica": "The replica's name.",
     "stream": "The stream, which is one kind of record.",
     "key": "The record's key, percent-encoded but for letters, digits and `-._~`.",
@@ -93,6 +100,13 @@ TOLD = (
         address="customers/{customer}/connections/{connection}/issues/{issue}",
         model=IssueDocument,
         summary="What needs a person, until it is solved.",
+        removed=True,
+    ),
+    Told(
+        name="alert",
+        address="customers/{customer}/connections/{connection}/alerts/{alert}",
+        model=AlertDocument,
+        summary="What telemetry became at the system, until it is over.",
         removed=True,
     ),
     Told(

@@ -21,7 +21,7 @@ from gateway import clock
 from gateway.configuration import DeclaredConnection, Loaded, load
 from gateway.ingest import explain as explaining
 from gateway.ingest.explain import Connected
-from gateway.model.explanation import Explanation, Fed
+from gateway.model.explanation import ExplainedSample, Explanation, Fed, Touched
 
 CONTEXT_SETTINGS = {"ignore_unknown_options": True}
 """A payload may well be `-5`."""
@@ -82,6 +82,7 @@ def _connected(loaded: Loaded, declared: DeclaredConnection) -> Connected:
         lateness=loaded.settings.sync.lateness
         if connection.sync.lateness is None
         else connection.sync.lateness,
+        alerts=declared.alerts,
     )
 
 
@@ -128,34 +129,50 @@ def _show(explanation: Explanation) -> None:
         console.print(Text.assemble(("look at ", "yellow"), hint))
     several = len({sample.device for sample in explanation.samples}) > 1
     for sample in explanation.samples:
+        _show_sample(console, sample, with_device=several)
+
+
+def _show_sample(console: Console, sample: ExplainedSample, *, with_device: bool) -> None:
+    console.print(
+        Text.assemble(
+            ("\nsample ", "bold"),
+            _time(sample.at),
+            f"  {sample.device}" if with_device else "",
+            "  ",
+            ", ".join(f"{name} = {value!r}" for name, value in sample.metrics.items()),
+        )
+    )
+    for alert in sample.alerts:
         console.print(
             Text.assemble(
-                ("\nsample ", "bold"),
-                _time(sample.at),
-                f"  {sample.device}" if several else "",
-                "  ",
-                ", ".join(f"{name} = {value!r}" for name, value in sample.metrics.items()),
+                "  is judged by ",
+                (f"{alert.rule}", "bold magenta"),
+                f" of {alert.connection} ({alert.system}): {alert.condition}, raises a {alert.severity} {alert.kind}",
             )
         )
-        if not sample.meters:
-            console.print(
-                Text(
-                    "  is stored, and feeds no meter: no rule of this customer's connections matches",
-                    style="yellow",
-                )
+        console.print(Text(f"    {alert.distance}{_lasting(alert)}"))
+    if not sample.meters:
+        console.print(
+            Text(
+                "  is stored, and feeds no meter: no rule of this customer's connections matches",
+                style="yellow",
             )
-            continue
-        for fed in sample.meters:
-            meter = fed.meter if fed.unit is None else f"{fed.meter} ({fed.unit})"
-            console.print(
-                Text.assemble("  feeds ", (meter, "bold cyan"), f" at {fed.connection} ({fed.system})")
+        )
+    for fed in sample.meters:
+        meter = fed.meter if fed.unit is None else f"{fed.meter} ({fed.unit})"
+        console.print(Text.assemble("  feeds ", (meter, "bold cyan"), f" at {fed.connection} ({fed.system})"))
+        console.print(
+            Text(
+                f"    {_window(fed)}, due {_time(fed.due_at)}"
+                + (f", deadband {fed.deadband:g}" if fed.deadband else "")
             )
-            console.print(
-                Text(
-                    f"    {_window(fed)}, due {_time(fed.due_at)}"
-                    + (f", deadband {fed.deadband:g}" if fed.deadband else "")
-                )
-            )
+        )
+
+
+def _lasting(alert: Touched) -> str:
+    if alert.holds and alert.lasts_seconds:
+        return f"; raised once it has held for {alert.lasts_seconds:g} s"
+    return "; raised at once" if alert.holds else ""
 
 
 def _device(explanation: Explanation) -> str | None:

@@ -30,6 +30,7 @@ COMMANDS = (
     "dead-letters",
     "credits",
     "incidents",
+    "alerts",
     "token",
     "simulate",
     "bench",

@@ -18,7 +18,13 @@ from gateway import metrics
 from gateway.cli import asyncapi
 from gateway.configuration.schema import connections_schema, main_schema
 from gateway.events.cloudevent import CloudEvent
-from gateway.events.documents import GatewayStatus, IssueDocument, ReplicaStatus, StatusDocument
+from gateway.events.documents import (
+    AlertDocument,
+    GatewayStatus,
+    IssueDocument,
+    ReplicaStatus,
+    StatusDocument,
+)
 from gateway.http.application import build
 from gateway.http.auth import Mounted
 from gateway.http.observed import Readiness
@@ -39,6 +45,7 @@ def files() -> Mapping[str, str]:
             mode="serialization"
         ),
         "config/schemas/connection-issue.schema.json": IssueDocument.model_json_schema(mode="serialization"),
+        "config/schemas/connection-alert.schema.json": AlertDocument.model_json_schema(mode="serialization"),
         "config/schemas/event.schema.json": CloudEvent.model_json_schema(mode="validation"),
     }
     schemas |= {f"config/schemas/{name}.schema.json": schema for name, schema in asyncapi.schemas()}
@@ -86,6 +93,7 @@ def connectors_table() -> str:
         "events become": lambda manifest: ", ".join(manifest.raises) or None,
         "makes meters": lambda manifest: manifest.capabilities.can_create_meter,
         "raises events": lambda manifest: manifest.capabilities.can_raise_event,
+        "alerts become": lambda manifest: ", ".join(f"`{kind}`" for kind in manifest.raises) or None,
         "values": lambda manifest: ", ".join(sorted(manifest.capabilities.values)),
         "credentials": lambda manifest: ", ".join(manifest.capabilities.auth),
     }

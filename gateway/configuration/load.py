@@ -9,10 +9,11 @@ from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from gateway.configuration import meters, overrides, secret, sources, usable
+from gateway.configuration import alerts, meters, overrides, secret, sources, usable
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, Faults, KeyPath, did_you_mean
 from gateway.configuration.shape import faults_of
+from gateway.model.alert_rule import AlertRule
 from gateway.model.connector import Manifest
 from gateway.model.meter import MeterRule
 from gateway.settings import ConnectionSettings, Settings
@@ -45,6 +46,7 @@ class DeclaredConnection:
 
     settings: ConnectionSettings
     rules: tuple[MeterRule, ...]
+    alerts: tuple[AlertRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +223,15 @@ class _Connections:
         if credentials:
             connection = self._with_credentials(connection, system, base)
         self._add(meters.conflicts(rules, resolution=system.manifest.capabilities.resolution))
-        return DeclaredConnection(settings=connection, rules=tuple(placed.rule for placed in rules))
+        self._add(meters.not_made(rules, system.manifest))
+        found: list[Fault] = []
+        judged = alerts.alerts_of(
+            connection.alerts, system.manifest, self._document, (*base, "alerts"), found
+        )
+        self._add(found)
+        return DeclaredConnection(
+            settings=connection, rules=tuple(placed.rule for placed in rules), alerts=judged
+        )
 
     def check_names(self, customer: object, system: object, base: KeyPath) -> None:
         """Whether the customer may have connections, and whether there is such a system."""

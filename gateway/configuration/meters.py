@@ -17,11 +17,12 @@ from pydantic import ValidationError
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, KeyPath, Place, did_you_mean
 from gateway.configuration.shape import faults_of
+from gateway.model.connector import Manifest
 from gateway.model.meter import MeterMapping, MeterRule, MetersRefused, materialise
 from gateway.model.topics import IDENTIFIER
 from gateway.settings import MeterSettings
 
-_COLUMNS = ("device", "metric", "meter", "unit", "reduce", "every", "deadband")
+_COLUMNS = ("device", "metric", "meter", "unit", "reduce", "every", "deadband", "create")
 _REQUIRED = {"device", "metric", "meter"}
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
@@ -72,6 +73,18 @@ def conflicts(rules: Sequence[PlacedRule], *, resolution: timedelta) -> list[Fau
     return list(faults.values())
 
 
+def not_made(rules: Sequence[PlacedRule], manifest: Manifest) -> list[Fault]:
+    """Rules that want meters made by a system that makes none."""
+    if manifest.capabilities.can_create_meter:
+        return []
+    message = f"create: {manifest.title} makes no meters; make them there, and leave it out"
+    return [
+        Fault(place=placed.place, path=(*placed.path, "create") if placed.path else (), message=message)
+        for placed in rules
+        if placed.rule.create
+    ]
+
+
 def _rule(meter: MeterSettings) -> MeterRule:
     assert meter.device is not None
     assert meter.metric is not None
@@ -84,6 +97,7 @@ def _rule(meter: MeterSettings) -> MeterRule:
         reduce=meter.reduce,
         every=timedelta(0) if meter.reduce == "each" else meter.every,
         deadband=meter.deadband,
+        create=meter.create,
     )
 
 

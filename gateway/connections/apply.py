@@ -139,6 +139,7 @@ def _declaration(service: Connections, item: DeclaredConnection) -> Declaration:
         settings=wanted.settings,
         sync=wanted.sync,
         meters=wanted.meters,
+        alerts=wanted.alerts,
         digest=service.digest(item.settings.credentials),
     )
 
@@ -152,6 +153,7 @@ def _existing(found: Held) -> Existing:
         settings=found.settings,
         sync=found.sync,
         meters=found.meters,
+        alerts=found.alerts,
         digest=found.declared_digest,
     )
     return Existing(declaration=declaration, state=found.state, by_file=found.managed_by == "file")

@@ -10,6 +10,7 @@ from datetime import timedelta
 import structlog
 
 from gateway import clock
+from gateway.alerts import rules as alerts
 from gateway.connections.links import BUILT_TOGETHER, Links
 from gateway.model.connection import State
 from gateway.model.errors import StoreError
@@ -150,3 +151,4 @@ class Following:
         days = link.initial_days
         phases = phases_of(link.inbound, initial_days=days)
         await inbound.begin(connection, link.customer, link.connection, phases, initial_days=days)
+        await alerts.begin(connection, link)

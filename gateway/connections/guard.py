@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 from gateway import bulkhead
@@ -29,7 +30,7 @@ from gateway.model.errors import (
     StoreError,
     Unavailable,
 )
-from gateway.model.exchange import ListsMeters, RemoteMeter
+from gateway.model.exchange import EnsuresMeters, Event, ListsMeters, RaisesEvents, RemoteMeter
 from gateway.model.inbound import (
     InboundPage,
     InboundRecord,
@@ -37,6 +38,7 @@ from gateway.model.inbound import (
     KeyPage,
     ListsKeys,
     ListsOpen,
+    NotesEvents,
     ReadsRecords,
 )
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded, Unknown
@@ -207,6 +209,46 @@ class GuardedLister(Guarded):
             yield meter
 
 
+class GuardedRaiser(Guarded):
+    """A connector that raises events."""
+
+    async def raise_event(self, event: Event) -> Outcome:
+        """As the connector's. What nobody foresaw may have come after the system took the event."""
+        connector = self._connector
+        assert isinstance(connector, RaisesEvents)
+        return await self._call("raise", lambda: connector.raise_event(event), self._outcome, OutcomeUnknown)
+
+
+class GuardedNoter(Guarded):
+    """A connector that notes what becomes of events."""
+
+    async def note_event(self, remote_id: str, text: str) -> None:
+        """As the connector's."""
+        connector = self._connector
+        assert isinstance(connector, NotesEvents)
+        await self._call(
+            "note", lambda: connector.note_event(remote_id, text), lambda _: None, OutcomeUnknown
+        )
+
+
+class GuardedMaker(Guarded):
+    """A connector that makes meters."""
+
+    async def ensure_meter(self, wanted: RemoteMeter) -> RemoteMeter | Rejected:
+        """As the connector's."""
+        connector = self._connector
+        assert isinstance(connector, EnsuresMeters)
+        return await self._call("ensure", lambda: connector.ensure_meter(wanted), self._made)
+
+    def _made(self, answer: Any) -> RemoteMeter | Rejected:
+        if isinstance(answer, RemoteMeter):
+            return answer
+        outcome = self._outcome(answer)
+        if not isinstance(outcome, Rejected):
+            raise TypeError(f"a meter: {type(answer).__name__}")
+        return outcome
+
+
 class GuardedReader(Guarded):
     """A connector that reads records back. What a stream does not offer is a BadConfiguration."""
 
@@ -248,8 +290,19 @@ class GuardedReader(Guarded):
         return await self._call("pull", lambda: connector.keys(stream, cursor), _keys)
 
 
-class GuardedListerAndReader(GuardedLister, GuardedReader):
-    """A connector that does both."""
+_OFFERS: tuple[tuple[type, type[Guarded]], ...] = (
+    (ListsMeters, GuardedLister),
+    (RaisesEvents, GuardedRaiser),
+    (NotesEvents, GuardedNoter),
+    (EnsuresMeters, GuardedMaker),
+    (ReadsRecords, GuardedReader),
+)
+
+
+@cache
+def _kind(offered: tuple[type[Guarded], ...]) -> type[Guarded]:
+    """What is asked for with `isinstance` must be there, and nothing else: a class for each combination that occurs."""
+    return type("GuardedConnector", offered or (Guarded,), {})
 
 
 def guarded(
@@ -261,14 +314,7 @@ def guarded(
     left_behind: set[asyncio.Future[Any]],
 ) -> Guarded:
     """The connector behind its guard. It offers what the connector offers."""
-    lists, reads = isinstance(connector, ListsMeters), isinstance(connector, ReadsRecords)
-    kinds: dict[tuple[bool, bool], type[Guarded]] = {
-        (False, False): Guarded,
-        (True, False): GuardedLister,
-        (False, True): GuardedReader,
-        (True, True): GuardedListerAndReader,
-    }
-    kind = kinds[lists, reads]
+    kind = _kind(tuple(guard for offer, guard in _OFFERS if isinstance(connector, offer)))
     return kind(
         connector,
         connection,

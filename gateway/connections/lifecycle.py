@@ -14,6 +14,7 @@ from typing import assert_never
 import structlog
 
 from gateway import clock
+from gateway.alerts import rules as alerts
 from gateway.bulkhead import Fault, Part, contained
 from gateway.connections.answers import Answers, Budget
 from gateway.connections.following import Following
@@ -480,6 +481,7 @@ class Lifecycle:
                 await credentials.drop_others(connection, connection_id=due.connection, keep=[])
                 await connections.clear(connection, due.connection)
                 await inbound.clear(connection, due.connection)
+                await alerts.disconnect(connection, due.connection)
         if moved is not None:
             moved.say()
 

@@ -19,6 +19,7 @@ from gateway.connections.logons import Logons
 from gateway.connections.screening import reach_of
 from gateway.connections.tokens import Tokens
 from gateway.connections.vault import Binding, Vault
+from gateway.model import alert_rule
 from gateway.model.backoff import full_jitter
 from gateway.model.connector import Auth, Connector, ConnectorSettings, Manifest, Observer
 from gateway.model.credential import Credential
@@ -259,14 +260,26 @@ class Links:
         credential = await self.credential(held, generation)
         if credential is None:
             return None
-        return link_of(held, self._connector(held, credential), self._settings, generation=generation)
+        return link_of(
+            held,
+            self._connector(held, credential),
+            self._settings,
+            generation=generation,
+            manifest=self._systems[held.system].manifest,
+        )
 
     def _link(self, held: Held, credential: Credential | None) -> Link | None:
         if credential is None:
             return None
         try:
             connector = self._connector(held, credential)
-            return link_of(held, connector, self._settings, generation=held.generation)
+            return link_of(
+                held,
+                connector,
+                self._settings,
+                generation=held.generation,
+                manifest=self._systems[held.system].manifest,
+            )
         except BadConfiguration as error:
             _say_not_built(held, error)
             return None
@@ -354,7 +367,14 @@ def credential_binding(customer: str, connection: str, generation: int) -> Bindi
     return Binding(customer=customer, connection=connection, field="credential", generation=generation)
 
 
-def link_of(held: Held, connector: Connector, settings: Settings, *, generation: int) -> Link:
+def link_of(
+    held: Held,
+    connector: Connector,
+    settings: Settings,
+    *,
+    generation: int,
+    manifest: Manifest | None = None,
+) -> Link:
     """What the engine works with, from a stored connection."""
     sync = ConnectionSyncSettings.model_validate(held.sync)
     return Link(
@@ -372,6 +392,10 @@ def link_of(held: Held, connector: Connector, settings: Settings, *, generation:
         inbound=_inbound(held.connection, connector, sync.pull),
         pull_interval=sync.pull_interval,
         reconcile=sync.reconcile,
+        alerts=tuple(alert_rule.from_document(alert) for alert in held.alerts),
+        raises={} if manifest is None else manifest.raises,
+        title=held.system if manifest is None else manifest.title,
+        page=f"{settings.http.public_url.rstrip('/')}/connections/{held.connection}",
     )
 
 

@@ -1,6 +1,4 @@
-"""What people and programs ask of connections: the one service behind the API, the commands and the declared
-file.
-"""
+"""What people and programs ask of connections: the one service behind the API, the commands and the file."""
 
 from __future__ import annotations
 
@@ -24,6 +22,7 @@ from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Moved, Transitions
 from gateway.connections.vault import Vault
 from gateway.model.access import Caller, Origin
+from gateway.model.alert_rule import to_document as alert_document
 from gateway.model.connection import State, Trigger
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.credits import price
@@ -155,7 +154,7 @@ class Connections:
         held = await self._held(connection_id)
         if patch.settings is not None:
             refuse_files(self._systems.get(held.system), patch.settings, held=held.settings)
-        given = patch.model_dump(exclude_none=True, exclude={"credentials", "sync", "meters"})
+        given = patch.model_dump(exclude_none=True, exclude={"credentials", "sync", "meters", "alerts"})
         update = {
             "hosting": given.get("hosting", held.hosting),
             "settings": given.get("settings", held.settings),
@@ -167,6 +166,7 @@ class Connections:
             system=held.system,
             credentials=patch.credentials or CredentialSettings(),
             meters=patch.meters or (),
+            alerts=patch.alerts or (),
             **update,
         )
         declared = self._checked(base, credentials=patch.credentials is not None)
@@ -182,6 +182,7 @@ class Connections:
             declared,
             managed_by=held.managed_by,
             meters=None if patch.meters is not None else held.meters,
+            alerts=None if patch.alerts is not None else held.alerts,
             host=held.host,
             origin=caller.origin if anew else held.origin,
         )
@@ -341,10 +342,11 @@ class Connections:
         *,
         managed_by: str,
         meters: Sequence[Mapping[str, object]] | None = None,
+        alerts: Sequence[Mapping[str, object]] | None = None,
         host: str = "",
         origin: Origin = Origin.TRUSTED,
     ) -> Configuration:
-        """What is stored of a checked connection. `meters`: stored ones that stay as they are; `host`: what
+        """What is stored of a checked connection. `meters`, `alerts`: stored ones that stay as they are; `host`: what
         it was, where only the credential tells; `origin`: who gave the settings, the file where nothing is
         said.
         """
@@ -361,9 +363,8 @@ class Connections:
                 "lateness": None if lateness is None else written(lateness),
                 **syncing.reading(wanted.sync),
             },
-            meters=[to_document(rule) for rule in declared.rules]
-            if meters is None
-            else [dict(meter) for meter in meters],
+            meters=[to_document(rule) for rule in declared.rules] if meters is None else list(meters),
+            alerts=[alert_document(rule) for rule in declared.alerts] if alerts is None else list(alerts),
             managed_by=managed_by,
             origin=origin,
         )

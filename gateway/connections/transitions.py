@@ -164,8 +164,15 @@ class Transitions:
                     f"{manifest.title} does not take the credential that was given for {locked.connection}"
                 )
                 instructions = f"{manifest.reauthorization}{said}"
-            case IssueCode.BUFFER_FILLING | IssueCode.RECORDS_VANISHED | IssueCode.RECORDS_LIMIT:
-                raise AssertionError("no transition raises it: retention does, or what reads records")
+            case (
+                IssueCode.BUFFER_FILLING
+                | IssueCode.METERS_REFUSED
+                | IssueCode.RECORDS_VANISHED
+                | IssueCode.RECORDS_LIMIT
+            ):
+                raise AssertionError(
+                    "no transition raises it: retention, who asks for meters or who reads records does"
+                )
             case _:
                 assert_never(code)
         return NewIssue(code=code, severity="error", title=title, instructions=instructions, action_url=url)

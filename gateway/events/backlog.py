@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import get_args
 
 import structlog
 
@@ -10,8 +11,9 @@ from gateway import clock, metrics
 from gateway.model.breaker import Scope
 from gateway.model.credits import TIERS
 from gateway.model.errors import StoreError
+from gateway.model.exchange import Severity
+from gateway.store import alerts, inbound, incidents, outbox, status
 from gateway.store import credits as ledger
-from gateway.store import inbound, incidents, outbox, status
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -50,6 +52,7 @@ class Backlog:
     async def refresh(self) -> None:
         """Sets every gauge from the database now. Raises StoreError."""
         dead = await status.dead_letters(self._database)
+        open_alerts = await alerts.open_counts(self._database)
         extent = await ledger.extent(self._database)
         used = None if extent == self._moved else await ledger.usage(self._database)
         counts = await incidents.counts(self._database)
@@ -60,6 +63,8 @@ class Backlog:
         metrics.DEAD_LETTERS.clear()
         for reason, held in dead.items():
             metrics.DEAD_LETTERS.labels(reason).set(held)
+        for severity in get_args(Severity):
+            metrics.ALERTS_OPEN.labels(severity).set(open_alerts.get(severity, 0))
         metrics.CREDITS_CAPACITY.set(extent.capacity)
         for tier in TIERS if used is not None else ():
             metrics.CREDITS_USED.labels(str(tier)).set((used or {}).get(tier, 0))

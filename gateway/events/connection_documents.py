@@ -19,11 +19,12 @@ import structlog
 
 from gateway import clock
 from gateway.bulkhead import contained
-from gateway.events.documents import issue_document, status_document
+from gateway.events.documents import alert_document, issue_document, status_document
 from gateway.events.session import PublishRefused, StrictClient
 from gateway.model.connection import State
 from gateway.model.status import ConnectionStatus
-from gateway.store import retained, status
+from gateway.store import alerts, retained, status
+from gateway.store.alerts import Alert, ToTell
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -36,6 +37,10 @@ CONNECTED_AT_ONCE = 100
 
 REPEATED_AT_ONCE = 20
 """The same at any other time."""
+
+ALERTS_CONNECTED_AT_ONCE = 200
+ALERTS_REPEATED_AT_ONCE = 40
+"""The same of alerts, which one connection may have thousands of."""
 
 REFUSED_SECONDS = 240.0
 FORGOTTEN = timedelta(days=1)
@@ -60,6 +65,9 @@ class ConnectionDocuments:
         self._round: str | None = ""
         """The connection that was repeated last; None: the round has ended."""
         self._round_size = CONNECTED_AT_ONCE
+        self._alert_round: str | None = ""
+        """The alert that was repeated last, as with connections."""
+        self._alert_round_size = ALERTS_CONNECTED_AT_ONCE
 
     def repeat(self, *, connected: bool = False) -> None:
         """Everything is said again, from now on. `connected`: to a broker that may have forgotten, or gone back in
@@ -67,9 +75,13 @@ class ConnectionDocuments:
         """
         if connected:
             self._round, self._round_size = "", CONNECTED_AT_ONCE
+            self._alert_round, self._alert_round_size = "", ALERTS_CONNECTED_AT_ONCE
             self._issues.clear()
-        elif self._round is None:
-            self._round, self._round_size = "", REPEATED_AT_ONCE
+        else:
+            if self._round is None:
+                self._round, self._round_size = "", REPEATED_AT_ONCE
+            if self._alert_round is None:
+                self._alert_round, self._alert_round_size = "", ALERTS_REPEATED_AT_ONCE
         self._empties = FORGOTTEN if connected else self._empties or SPOKEN_LATE
 
     async def say(self, client: StrictClient) -> None:
@@ -91,6 +103,7 @@ class ConnectionDocuments:
                 self._issues.pop(name, None)
             await self._say(client, [name for name in names if name not in said])
             self._round = names[-1] if len(names) == self._round_size else None
+        await self._say_alerts(client)
 
     async def _say(self, client: StrictClient, names: Sequence[str]) -> None:
         if names:
@@ -145,6 +158,48 @@ class ConnectionDocuments:
         for topic in held - wanted.keys():
             await self._retain(client, topic, b"")
             await retained.emptied(self._database, topic)
+
+    async def _say_alerts(self, client: StrictClient) -> None:
+        """Those that changed, and the next of the round. What is over and was not emptied ends with the round."""
+        changed = await alerts.untold(self._database, CHANGED_AT_ONCE)
+        await self._tell(client, changed)
+        if self._alert_round is None:
+            return
+        again = await alerts.repeated(self._database, self._alert_round, self._alert_round_size)
+        await self._tell(client, again)
+        if len(again.versions) == self._alert_round_size:
+            self._alert_round = again.versions[-1][0]
+            return
+        ghosts = await retained.alert_ghosts(self._database, limit=self._alert_round_size)
+        await self._empty_alerts(client, ghosts)
+        if len(ghosts) < self._alert_round_size:
+            self._alert_round = None
+
+    async def _tell(self, client: StrictClient, found: ToTell) -> None:
+        if not found.versions:
+            return
+        wanted = {self._alert_topic(alert): alert for alert in found.open}
+        if wanted:
+            await retained.remember_alerts(self._database, sorted(wanted))
+        for topic, alert in wanted.items():
+            payload = b""
+            with contained("alert", alert.connection):
+                payload = alert_document(alert).payload()
+            if payload:
+                await self._retain(client, topic, payload)
+        if found.over:
+            over = [self._alert_topic(alert) for alert in found.over]
+            await self._empty_alerts(client, sorted(await retained.alert_topics(self._database, over)))
+        # what cannot be shown is tried again when it changes, or with the next round
+        await alerts.told(self._database, found.versions)
+
+    async def _empty_alerts(self, client: StrictClient, topics: Sequence[str]) -> None:
+        for topic in topics:
+            await self._retain(client, topic, b"")
+            await retained.alert_emptied(self._database, topic)
+
+    def _alert_topic(self, alert: Alert) -> str:
+        return f"{self._place(alert.customer, alert.connection)}/alerts/{alert.alert}"
 
     async def _retain(self, client: StrictClient, topic: str, payload: bytes) -> None:
         """A topic that the broker refuses rests, over reconnections too: Mosquitto 2.0 ends the connection

@@ -8,9 +8,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway.model.alert_life import AlertState
 from gateway.model.connection import IssueCode, State
 from gateway.model.operation import Operation
 from gateway.model.status import ACCEPTING, WORKED, ConnectionStatus, StreamStatus
+from gateway.store.alerts import Alert
 from gateway.store.issues import Issue
 
 
@@ -134,6 +136,9 @@ class StatusDocument(Document):
     streams: tuple[StreamDocument, ...]
     troubles: tuple[TroubleDocument, ...] = ()
     incident: str | None
+    open_alerts: int = Field(0, ge=0, description="Alerts that are not over.")
+    meters_refused: int = Field(0, ge=0, description="Meters that the system was to make, and refuses.")
+    meters_waiting: int = Field(0, ge=0, description="Meters that the system is still to make.")
     request_id: str | None
     updated: datetime
 
@@ -151,6 +156,44 @@ class IssueDocument(Document):
     instructions: str = Field(description="What to do, in the words for this system.")
     action_url: str = Field(description="Where to do it.")
     request_id: str | None = Field(description="Of the call that it comes from.")
+
+
+class AlertDocument(Document):
+    """`customers/{customer}/connections/{connection}/alerts/{alert}`: one alert as it is, retained until it is over."""
+
+    id: str = Field(description="Also the reference by which the system knows it.")
+    customer: str
+    connection: str
+    rule: str
+    device: str
+    metric: str | None
+    state: AlertState
+    severity: Literal["low", "medium", "high"]
+    kind: str = Field(description="What it becomes at the system.")
+    title: str
+    text: str
+    value: float | int | bool | str = Field(description="With which it opened.")
+    since: datetime = Field(description="Device time since which the condition held.")
+    opened_at: datetime = Field(description="Device time at which it had held for long enough.")
+    well_at: datetime | None = Field(description="Device time at which it was over.")
+    why: str | None = Field(
+        description="Why it is over: `well`, `late_sample`, `rule_changed`, `rule_removed`, `disconnected`, `device_gone`."
+    )
+    remote_id: str | None = Field(description="The system's own id of what it became.")
+    created_at: datetime
+    raised_at: datetime | None
+    acknowledged_at: datetime | None
+    closed_at: datetime | None
+    failed_at: datetime | None
+    cleared_at: datetime | None
+    attempts: int = Field(ge=0, description="Calls in a row that did not raise it.")
+    error: str | None = Field(description="What the system said last, where it did not take it.")
+
+
+def alert_document(alert: Alert) -> AlertDocument:
+    """The document of an alert."""
+    same = {name: getattr(alert, name) for name in AlertDocument.model_fields if name != "id"}
+    return AlertDocument.model_validate({"id": alert.alert, **same})
 
 
 def issue_document(issue: Issue) -> IssueDocument:
@@ -196,6 +239,9 @@ def status_document(status: ConnectionStatus, *, now: datetime) -> StatusDocumen
                 for trouble in status.troubles
             ),
             "incident": status.incident,
+            "open_alerts": status.open_alerts,
+            "meters_refused": status.meters_refused,
+            "meters_waiting": status.meters_waiting,
             "request_id": status.request_id,
             "updated": now,
         }

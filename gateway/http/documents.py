@@ -72,6 +72,9 @@ class SystemDocument(Document):
     hosting: tuple[str, ...]
     credits: dict[str, int] = Field(description="What a connection costs, by hosting.")
     capabilities: CapabilitiesDocument
+    raises: dict[str, str | None] = Field(
+        description="What an alert can become, each with the stream in which it is followed; null: in none."
+    )
     streams: tuple[InboundStreamDocument, ...] = Field(
         description="Of the manifest; a generic system has those that its settings name."
     )
@@ -116,6 +119,7 @@ class ConnectionDocument(Document):
     settings: dict[str, object]
     sync: dict[str, object]
     meters: tuple[dict[str, object], ...]
+    alerts: tuple[dict[str, object], ...] = ()
     credential_type: str
     account: str | None
     created_at: datetime

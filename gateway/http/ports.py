@@ -27,6 +27,7 @@ from gateway.model.exchange import RemoteMeter
 from gateway.model.status import ConnectionStatus
 from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSettings, CreditsSettings
 from gateway.store.access import Session
+from gateway.store.alerts import Alert
 from gateway.store.devices import Described as DescribedDevice
 from gateway.store.devices import Device, Series
 from gateway.store.issues import Issue
@@ -133,6 +134,16 @@ class Reader(Protocol):
         self, connection_id: str, *, before: tuple[datetime, int], limit: int
     ) -> Sequence[DeadLetter]: ...
     async def audit(self, connection_id: str, *, limit: int) -> Sequence[Transition]: ...
+    async def alerts(
+        self,
+        *,
+        customer: str | None = None,
+        connection_id: str | None = None,
+        states: Sequence[str] | None = None,
+        alert: str | None = None,
+        before: tuple[str, datetime] = ...,
+        limit: int,
+    ) -> Sequence[Alert]: ...
     async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int: ...
 
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from gateway import bulkhead
 from gateway.model.errors import DecodeError
 from gateway.model.names import MAX_NAME, identifier
 from gateway.model.sample import Metrics
 from gateway.model.topics import IDENTIFIER, Route, route
 from gateway.payloads.fields import Skip, Skipped
 from gateway.payloads.formats import FORMATS, Parse
-from gateway.payloads.formats.values import MAX_PAYLOAD_BYTES, Reason
+from gateway.payloads.formats.values import MAX_PAYLOAD_BYTES, Measurement, Reason
 from gateway.payloads.shape import Piece
 from gateway.payloads.sources import CompiledSource, only
 from gateway.settings import TelemetrySettings
@@ -65,12 +66,22 @@ class Decoder:
         self._ways: dict[str, _Way] = {}
 
     def decode(self, topic: str, payload: bytes, received_at: int, *, is_retained: bool = False) -> list[Row]:
-        """The samples of one message. Raises DecodeError when there is none.
+        """The samples of one message. Raises DecodeError when there is none, and nothing else: a fault of ours is a
+        dead letter `internal_error` of that message, for the next one is another device's.
 
         `received_at` in microseconds stands for a missing time, one more for each further sample of the
         message. Of what the broker had retained nobody knows when it was measured: samples without a time of
         their own are left out, and there may be none.
         """
+        try:
+            return self._decode(topic, payload, received_at, is_retained)
+        except DecodeError:
+            raise
+        except Exception as error:
+            fault = bulkhead.note("decode", self._pattern_of(topic), error)
+            raise DecodeError(Reason.INTERNAL_ERROR, fault.text) from error
+
+    def _decode(self, topic: str, payload: bytes, received_at: int, is_retained: bool) -> list[Row]:
         customer, device, metric, parse, way, is_ignored, title = self._ways.get(topic) or self._learn(topic)
         if is_ignored:
             return []
@@ -86,19 +97,29 @@ class Decoder:
         ):
             return self._by_shape(way, customer, device, title, metric, payload, received_at, is_retained)
         try:
-            rows: list[Row] = []
-            for device_time, metrics in parse(payload, metric):
-                if device_time is None and is_retained:
-                    continue
-                at = received_at + len(rows) if device_time is None else device_time
-                if not -self._retention <= at - received_at <= self._max_future:
-                    raise self._out_of_time(at, received_at)
-                rows.append((customer, device, at, metrics))
+            return self._fast(parse(payload, metric), customer, device, received_at, is_retained)
         except DecodeError:
             if way.is_strict:
                 raise
             # something in it is amiss: what can be taken of it is taken, by the slow way
             return self._by_shape(way, customer, device, title, metric, payload, received_at, is_retained)
+
+    def _fast(
+        self,
+        measured: Sequence[Measurement],
+        customer: str,
+        device: str,
+        received_at: int,
+        is_retained: bool,
+    ) -> list[Row]:
+        rows: list[Row] = []
+        for device_time, metrics in measured:
+            if device_time is None and is_retained:
+                continue
+            at = received_at + len(rows) if device_time is None else device_time
+            if not -self._retention <= at - received_at <= self._max_future:
+                raise self._out_of_time(at, received_at)
+            rows.append((customer, device, at, metrics))
         return rows
 
     def _by_shape(
@@ -188,6 +209,11 @@ class Decoder:
         """The source that a topic belongs to, None where it is none's."""
         found = route(topic, self._sources)
         return None if found is None else self._compiled[found.place]
+
+    def _pattern_of(self, topic: str) -> str:
+        """What a fault is told by: there are as many of them as sources."""
+        found = self.source_of(topic)
+        return "" if found is None else found.source.topic
 
     def is_ignored(self, topic: str) -> bool:
         """Whether the topic is one that its source leaves out. Raises nothing for one that was decoded."""

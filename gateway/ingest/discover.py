@@ -86,7 +86,7 @@ def discover(
         taken=_ranked(ours.taken.values()),
         refused=_ranked(ours.refused.values()),
         known=_ranked(known.groups.values()),
-        unknown=_ranked(unknown),
+        unknown=sorted(_ranked(unknown), key=_freedom),
         alike=_same_but_for_case(ours.devices),
     )
 
@@ -215,10 +215,11 @@ def _needed(name: str, *, zone: str) -> dict[str, object]:
 
 
 def _alike(messages: Sequence[Heard]) -> list[list[Heard]]:
-    """Messages whose topics have as many levels, the same first and last kind of level, and the same fields."""
-    groups: dict[tuple[int, object], list[Heard]] = defaultdict(list)
+    """Messages whose topics have as many levels and the same first one, and whose payloads have the same fields."""
+    groups: dict[tuple[int, str, object], list[Heard]] = defaultdict(list)
     for message in messages:
-        groups[message.topic.count("/"), _shape_of(message.payload)].append(message)
+        first = message.topic.split("/")[0] if "/" in message.topic else ""
+        groups[message.topic.count("/"), first, _shape_of(message.payload)].append(message)
     return list(groups.values())
 
 
@@ -273,7 +274,10 @@ def _template(topics: Sequence[str], *, is_scalar: bool) -> tuple[str, dict[str,
     """
     columns = list(zip(*(topic.split("/") for topic in topics), strict=True))
     names = [len(set(column)) for column in columns]
-    levels = [column[0] if count == 1 else "{_}" for column, count in zip(columns, names, strict=True)]
+    levels = [
+        column[0] if count == 1 and not set(column[0]) & set("{}+#") else "{_}"
+        for column, count in zip(columns, names, strict=True)
+    ]
     needed: dict[str, object] = {}
     last = len(levels) - 1
     if is_scalar:
@@ -296,12 +300,28 @@ def _places(document: Mapping[str, object]) -> dict[str, object]:
         if name.lower() in TIME_NAMES and "time" not in found and _is_time(value):
             if name != "ts":
                 found["time"] = {"path": name}
+        elif name.lower() in TIME_NAMES and "time" not in found and _is_local_time(value):
+            found["time"] = {"path": name, "zone": "ZONE"}
         else:
             others.append((name, value))
     objects = [name for name, value in others if isinstance(value, Mapping)]
-    if len(objects) == 1 and len(others) == 1 and objects[0] != "metrics":
+    inner = document[objects[0]] if len(objects) == 1 and len(others) == 1 else None
+    time = found.get("time")
+    if isinstance(inner, Mapping) and (objects[0] != "metrics" or time is not None):
+        if isinstance(time, dict) and time["path"] in inner:
+            return {}  # of two times of one name only a person knows which
         found["root"] = objects[0]
     return found
+
+
+def _is_local_time(value: object) -> bool:
+    """A date and time without a zone."""
+    try:
+        return (
+            isinstance(value, str) and datetime.fromisoformat(value.strip()).tzinfo is None and ":" in value
+        )
+    except ValueError:
+        return False
 
 
 def _is_time(value: object) -> bool:
@@ -316,6 +336,11 @@ def _same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
     for name in sorted(names):
         by_lower[name.lower()].append(name)
     return [(same[0], same[1]) for same in by_lower.values() if len(same) > 1]
+
+
+def _freedom(group: Group) -> int:
+    """How many fields its topic has: of two sources that match the first takes the message, so these go last."""
+    return group.title.count("{")
 
 
 def _ranked(groups: Iterable[Group]) -> list[Group]:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from gateway.ingest.decode import Decoder, Row
+from gateway.model import alert_rule
+from gateway.model.alert_rule import AlertRule, Changes
 from gateway.model.errors import DecodeError, RequestRefused
-from gateway.model.explanation import ExplainedSample, Explanation, Fed, SkippedField
+from gateway.model.explanation import ExplainedSample, Explanation, Fed, SkippedField, Touched
 from gateway.model.meter import MeterMapping, MeterRule, materialise
 from gateway.model.names import identifier
 from gateway.model.sample import EPOCH, Value, from_microseconds, to_microseconds
@@ -47,6 +49,7 @@ class Connected:
     rules: Sequence[MeterRule]
     resolution: timedelta
     lateness: timedelta
+    alerts: Sequence[AlertRule] = ()
 
 
 def explain(
@@ -91,7 +94,13 @@ def explain(
         for device in sorted({row[1] for row in rows[:MAX_SAMPLES]})
         for mapping in _mappings(connected, device)
     ]
-    samples = tuple(_sample(row, fed_by) for row in rows[:MAX_SAMPLES])
+    judged_by = [
+        (connected, rule)
+        for connected in connections
+        if connected.customer == start.customer
+        for rule in connected.alerts
+    ]
+    samples = tuple(_sample(row, fed_by, judged_by) for row in rows[:MAX_SAMPLES])
     return replace(
         start,
         samples=samples,
@@ -184,6 +193,7 @@ def connected_by(link: Link) -> Connected:
         rules=link.rules,
         resolution=link.connector.capabilities.resolution,
         lateness=link.lateness,
+        alerts=link.alerts,
     )
 
 
@@ -194,7 +204,11 @@ def window_of(at: datetime, span: timedelta) -> datetime:
     return at - (at - EPOCH) % span
 
 
-def _sample(row: Row, fed_by: Sequence[tuple[Connected, MeterMapping]]) -> ExplainedSample:
+def _sample(
+    row: Row,
+    fed_by: Sequence[tuple[Connected, MeterMapping]],
+    judged_by: Sequence[tuple[Connected, AlertRule]],
+) -> ExplainedSample:
     _, device, at_microseconds, metrics = row
     at = from_microseconds(at_microseconds)
     meters = tuple(
@@ -202,7 +216,29 @@ def _sample(row: Row, fed_by: Sequence[tuple[Connected, MeterMapping]]) -> Expla
         for connected, mapping in fed_by
         if mapping.device == device and mapping.metric in metrics
     )
-    return ExplainedSample(device=device, at=at, metrics=metrics, meters=meters)
+    alerts = tuple(
+        _touched(connected, rule, value)
+        for connected, rule in judged_by
+        if rule.matches(device) and (value := alert_rule.observed(rule, metrics)) is not None
+    )
+    return ExplainedSample(device=device, at=at, metrics=metrics, meters=meters, alerts=alerts)
+
+
+def _touched(connected: Connected, rule: AlertRule, value: Value) -> Touched:
+    alone = not isinstance(rule.condition, Changes)
+    return Touched(
+        connection=connected.connection,
+        system=connected.system,
+        rule=rule.id,
+        condition=alert_rule.summary(rule),
+        metric=rule.metric,
+        value=value,
+        holds=alert_rule.breaches(rule.condition, value, ()) if alone else None,
+        distance=alert_rule.distance(rule, value),
+        lasts_seconds=rule.lasts.total_seconds(),
+        kind=rule.kind,
+        severity=rule.severity,
+    )
 
 
 def _mappings(connected: Connected, device: str) -> list[MeterMapping]:

@@ -71,6 +71,11 @@ class Ingest:
         ours = all(partition.connected for partition, _ in self._ours.values())
         return ours and len(self._ours) + len(self._elsewhere) == self._settings.broker.partitions
 
+    @property
+    def listens(self) -> bool:
+        """Whether a live session of ours takes in what devices send."""
+        return bool(self._ours) and all(partition.connected for partition, _ in self._ours.values())
+
     async def run(self) -> None:
         """Claims partitions and keeps their leases. The database away drops no session. Raises BrokerRefused,
         or what killed a partition.

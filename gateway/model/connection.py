@@ -56,6 +56,7 @@ class IssueCode(enum.StrEnum):
     REAUTHORIZATION_REQUIRED = "reauthorization_required"
     BLOCKED = "blocked"
     BUFFER_FILLING = "buffer_filling"
+    METERS_REFUSED = "meters_refused"
     RECORDS_VANISHED = "records_vanished"
     RECORDS_LIMIT = "records_limit"
 

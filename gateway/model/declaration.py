@@ -19,6 +19,7 @@ class Part(enum.StrEnum):
     CREDENTIALS = "credentials"
     SYNC = "sync"
     METERS = "meters"
+    ALERTS = "alerts"
     MANAGEMENT = "managed by the file"
 
 
@@ -35,6 +36,7 @@ class Declaration:
     settings: Mapping[str, object]
     sync: Mapping[str, object]
     meters: Sequence[Mapping[str, object]]
+    alerts: Sequence[Mapping[str, object]] = ()
     digest: str
 
 
@@ -135,6 +137,7 @@ def differing(declaration: Declaration, found: Existing) -> tuple[Part, ...]:
         Part.CREDENTIALS: declaration.digest != old.digest,
         Part.SYNC: declaration.sync != old.sync,
         Part.METERS: declaration.meters != old.meters,
+        Part.ALERTS: list(declaration.alerts) != list(old.alerts),
         Part.MANAGEMENT: not found.by_file,
     }
     return tuple(part for part, holds in differs.items() if holds)

@@ -28,6 +28,26 @@ class Fed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Touched:
+    """An alert rule that a sample is judged by. `distance`: how far its value is from the condition; the device's other
+    samples, and how long it holds, decide the rest.
+    """
+
+    connection: str
+    system: str
+    rule: str
+    condition: str
+    metric: str | None
+    value: Value
+    holds: bool | None
+    """None where the sample alone cannot tell."""
+    distance: str
+    lasts_seconds: float
+    kind: str
+    severity: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainedSample:
     """One sample of the message."""
 
@@ -35,6 +55,7 @@ class ExplainedSample:
     at: datetime
     metrics: Metrics
     meters: tuple[Fed, ...]
+    alerts: tuple[Touched, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
@@ -43,6 +43,8 @@ class MeterRule:
     reduce: Reduce = "last"
     every: timedelta = timedelta(minutes=15)
     deadband: float = 0.0
+    create: bool = False
+    """The system is asked to make the meter before its first reading."""
 
     @property
     def is_glob(self) -> bool:
@@ -70,6 +72,8 @@ class MeterMapping:
     window: timedelta
     deadband: float
     unit: str | None
+    create: bool = field(default=False, compare=False)
+    """Whether the system is to make the meter; what is fed is the same either way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,12 +151,13 @@ def apply_rule(rule: MeterRule, device: str, *, resolution: timedelta) -> MeterM
         window=window,
         deadband=rule.deadband,
         unit=rule.unit,
+        create=rule.create,
     )
 
 
 def to_document(rule: MeterRule) -> dict[str, object]:
     """The rule as it is stored: JSON, `every` in seconds."""
-    return {
+    document: dict[str, object] = {
         "device": rule.device,
         "metric": rule.metric,
         "meter": rule.meter,
@@ -161,6 +166,7 @@ def to_document(rule: MeterRule) -> dict[str, object]:
         "every": rule.every.total_seconds(),
         "deadband": rule.deadband,
     }
+    return {**document, "create": True} if rule.create else document
 
 
 def from_document(document: Mapping[str, Any]) -> MeterRule:

@@ -130,6 +130,9 @@ class ConnectionStatus:
     """Whose failure the state comes from."""
     next_probe_at: datetime | None = None
     next_pull_at: datetime | None = None
+    open_alerts: int = 0
+    meters_refused: int = 0
+    meters_waiting: int = 0
 
     @property
     def next_trial_at(self) -> datetime | None:

@@ -77,7 +77,7 @@ def _json(payload: bytes) -> object:
 
 def _load_json(payload: bytes) -> object:
     document = json.load(payload)
-    if json.keys_of(document) != payload.count(b'":'):
+    if b'" ' in payload or json.keys_of(document) != payload.count(b'":'):
         json.refuse_repeated_keys(payload)
     return document
 

@@ -27,7 +27,16 @@ from gateway.payloads.formats.values import (
 )
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_WITH_UNIT = re.compile(r"([+-]?(?:[0-9][0-9.,]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(?:[^0-9\s.,+-].{0,15})")
+_WITH_UNIT = re.compile(
+    r"([+-]?(?:[0-9][0-9.,]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(?:[^0-9\s.,+:/'_-][^0-9:'_]{0,15})"
+)
+"""A number and its unit: a unit has no digit, or `2h30m`, `3x400V` and `0x1F` would be numbers."""
+
+_THOUSANDS = re.compile(
+    r"[+-]?[0-9]{1,3}(?:\.[0-9]{3})+(?:,[0-9]*)?|[+-]?[0-9]*(?:,[0-9]*)?(?:[eE][+-]?[0-9]+)?"
+)
+"""A number with a decimal comma; its dots stand before groups of three."""
+
 
 MAX_ARRAY = 64
 """Items of an array that become metrics of their own."""
@@ -48,12 +57,11 @@ Skip = Callable[[Skipped], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldRules:
     """What is taken. `keep` and `drop` are globs over the dotted name; `rename` is by the dotted name, after
-    them. `used`: names of what is time, quality or owner, and no metric. `words`: what a text stands for. `text`: `numbers` makes numbers of texts that are some.
+    them. `words`: what a text stands for. `text`: `numbers` makes numbers of texts that are some.
     """
 
     keep: tuple[re.Pattern[str], ...] = ()
     drop: tuple[re.Pattern[str], ...] = ()
-    used: frozenset[str] = frozenset()
     rename: Mapping[str, str] = field(default_factory=dict)
     text: Literal["keep", "numbers"] = "keep"
     decimal: Literal["point", "comma"] = "point"
@@ -103,12 +111,10 @@ class FieldRules:
                 self._add(name, value, metrics, skip)
 
     def _is_wanted(self, name: str) -> bool:
-        if name in self.used or any(pattern.match(name) for pattern in self.drop):
-            return False
-        return not self.keep or any(pattern.match(name) for pattern in self.keep)
+        return not _hits(self.drop, name) and (not self.keep or _hits(self.keep, name))
 
     def _is_wanted_below(self, name: str) -> bool:
-        return not any(pattern.match(name) for pattern in self.drop)
+        return not _hits(self.drop, name)
 
     def _add(self, name: str, value: object, metrics: Metrics, skip: Skip) -> None:
         name = self.rename.get(name, name)
@@ -151,7 +157,7 @@ class FieldRules:
             if self.units == "strip" and (found := _WITH_UNIT.fullmatch(number)) is not None:
                 number = found[1]
             if self.decimal == "comma":
-                number = number.replace(".", "").replace(",", ".") if "," in number else number
+                number = number.replace(".", "").replace(",", ".") if _THOUSANDS.fullmatch(number) else ""
             if not _NUMBER.fullmatch(number):
                 raise DecodeError(
                     Reason.NOT_A_NUMBER, f"metric {name!r} is the text {value[:40]!r}, no number"
@@ -171,6 +177,17 @@ def _check_name(name: str, metrics: Metrics) -> None:
         )
     if name in metrics:
         raise DecodeError(Reason.SAME_NAME, f"metric {name!r} comes twice; the first is taken")
+
+
+def _hits(patterns: tuple[re.Pattern[str], ...], name: str) -> bool:
+    """Whether a glob matches the name, or that of an object or array around it."""
+    if not patterns:
+        return False
+    while name:
+        if any(pattern.match(name) for pattern in patterns):
+            return True
+        name = name.rpartition(".")[0]
+    return False
 
 
 def compile_globs(globs: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:

@@ -12,7 +12,7 @@ from gateway.model.errors import DecodeError
 from gateway.model.sample import Metrics
 from gateway.payloads.document import Encoding, load
 from gateway.payloads.fields import FieldRules, Skip, Skipped
-from gateway.payloads.formats.values import MAX_NAME_LENGTH, Reason
+from gateway.payloads.formats.values import MAX_METRICS, MAX_NAME_LENGTH, Reason
 from gateway.payloads.paths import MISSING, Path, find, shown
 from gateway.payloads.times import TimeRule
 
@@ -80,7 +80,15 @@ class Shape:
         assert self.reshape is not None
         try:
             return self.reshape.search(document)
-        except (jmespath.exceptions.JMESPathError, ValueError, TypeError) as error:
+        except (
+            jmespath.exceptions.JMESPathError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise DecodeError(Reason.WRONG_SHAPE, f"reshape: {error}"[:200]) from None
 
     def _items(self, document: object) -> Iterator[object]:
@@ -147,6 +155,8 @@ class Shape:
         if isinstance(item, Mapping):
             if self._is_plain:
                 item = _plain_metrics(item)
+            for path in self._used:
+                item = _without(item, path)
             return self.fields.take(item if name is None else {name: item}, skip)
         if name is None:
             raise DecodeError(
@@ -154,6 +164,12 @@ class Shape:
                 f"the payload is a {type(item).__name__}; send an object or an array of objects",
             )
         return self.fields.take_one(name, item, skip)
+
+    @property
+    def _used(self) -> Sequence[Path]:
+        """Places of what is time, quality or owner, and so no metric."""
+        good = None if self.good is None else self.good[0]
+        return [path for path in (self.time_path, good, self.customer, self.device) if path is not None]
 
     @property
     def _is_plain(self) -> bool:
@@ -190,6 +206,17 @@ def _plain_metrics(item: Mapping[str, object]) -> Mapping[str, object]:
     return {key: value for key, value in item.items() if key != "ts"}
 
 
+def _without(item: Mapping[str, object], path: Path) -> Mapping[str, object]:
+    """The object without what stands at a path of keys."""
+    key, rest = path[0], path[1:]
+    if not isinstance(key, str) or key not in item:
+        return item
+    held = item[key]
+    if not rest:
+        return {name: value for name, value in item.items() if name != key}
+    return {**item, key: _without(held, rest)} if isinstance(held, Mapping) else item
+
+
 def _is_same(found: object, wanted: object) -> bool:
     """As JSON has it: true is not 1."""
     return found == wanted and isinstance(found, bool) == isinstance(wanted, bool)
@@ -216,4 +243,8 @@ def _merged(pieces: Sequence[Piece], skip: Skip) -> list[Piece]:
                     )
                 )
             held.metrics.setdefault(name, value)
+        if len(held.metrics) > MAX_METRICS:
+            raise DecodeError(
+                Reason.TOO_MANY_METRICS, f"at most {MAX_METRICS} metrics are taken of one instant: use `keep`"
+            )
     return result

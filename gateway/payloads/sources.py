@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -127,11 +127,6 @@ def _compiled(rules: SourceRules, topic: str, place: int, preset: str | None) ->
 
 def _shape(rules: SourceRules) -> Shape:
     time = rules.time
-    used = [
-        _path(f"{key}.path", setting)
-        for key, setting in _places(rules).items()
-        if key not in ("name", "value")
-    ]
     return Shape(
         format=rules.format,
         encoding=rules.encoding,
@@ -154,7 +149,6 @@ def _shape(rules: SourceRules) -> Shape:
         fields=FieldRules(
             keep=compile_globs(rules.keep),
             drop=compile_globs(rules.drop),
-            used=frozenset(".".join(map(str, path)) for path in used if path is not None),
             rename=dict(rules.rename),
             text=rules.text,
             decimal=rules.decimal,
@@ -163,18 +157,6 @@ def _shape(rules: SourceRules) -> Shape:
             arrays=rules.arrays,
         ),
     )
-
-
-def _places(rules: SourceRules) -> Mapping[str, PathSettings]:
-    places = {
-        "name": rules.name,
-        "value": rules.value,
-        "time": rules.time,
-        "good": rules.good,
-        "customer": rules.customer,
-        "device": rules.device,
-    }
-    return {key: place for key, place in places.items() if isinstance(place, PathSettings)}
 
 
 def _needed(key: str, setting: PathSettings) -> Path:

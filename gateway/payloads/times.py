@@ -15,6 +15,12 @@ from gateway.payloads.formats.values import Reason, Unfit, parse_time
 
 Unit = Literal["auto", "s", "ms", "us", "ns", "iso"]
 
+FIRST = to_microseconds(datetime(1, 1, 1, tzinfo=UTC))
+LAST = to_microseconds(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+
+AHEAD = 300_000_000
+"""Microseconds by which a device's clock may be ahead and still mean the hour that is now."""
+
 _SCALES = {"s": 1_000_000.0, "ms": 1000.0, "us": 1.0, "ns": 0.001}
 _NUMBER = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,12})?")
 _ISO = re.compile(
@@ -34,9 +40,19 @@ class TimeRule:
     is_required: bool = False
 
     def read(self, value: object, *, received_at: int) -> int:
-        """Microseconds since the epoch. `received_at` decides between the two passes of an hour that summer
-        time repeats: the later one that is not after receipt. Raises DecodeError.
+        """Microseconds since the epoch, of a year from 1 to 9999. `received_at` decides between the two passes of an
+        hour that summer time repeats: the later one that is not after receipt, clocks that are a little ahead
+        allowed for. Raises DecodeError.
         """
+        try:
+            at = self._read(value, received_at)
+        except (OverflowError, ValueError) as error:  # at the ends of the calendar, in its own zone or in UTC
+            raise DecodeError(Reason.INVALID_TIMESTAMP, f"the time cannot be read: {error}") from None
+        if not FIRST <= at <= LAST:
+            raise DecodeError(Reason.INVALID_TIMESTAMP, "the time is of no year from 1 to 9999")
+        return at
+
+    def _read(self, value: object, received_at: int) -> int:
         if type(value) is Unfit:
             value = float(value.text)
         if isinstance(value, datetime):  # CBOR and MessagePack have a type for it
@@ -104,7 +120,7 @@ class TimeRule:
                 Reason.INVALID_TIMESTAMP,
                 f"the time {at.isoformat(' ')!r} does not exist in {self.zone.key}: summer time leaves it out",
             )
-        return second if second <= received_at else first
+        return second if second <= received_at + AHEAD else first
 
 
 def _offset(zone: str) -> tzinfo:

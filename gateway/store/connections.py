@@ -29,7 +29,7 @@ from gateway.model.meter import (
     materialise,
 )
 from gateway.model.operation import Operation
-from gateway.store import mappings, outbox
+from gateway.store import mappings, meters_made, outbox
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
@@ -46,6 +46,7 @@ class Configuration:
     settings: Mapping[str, object]
     sync: Mapping[str, object]
     meters: Sequence[Mapping[str, object]]
+    alerts: Sequence[Mapping[str, object]] = ()
     managed_by: str
     origin: Origin = Origin.TRUSTED
 
@@ -63,6 +64,7 @@ class Held:
     settings: Mapping[str, object]
     sync: Mapping[str, object]
     meters: Sequence[Mapping[str, object]]
+    alerts: Sequence[Mapping[str, object]] = ()
     managed_by: str
     credential_type: str
     declared_digest: str
@@ -182,6 +184,7 @@ async def insert(
         price,
         wanted.host,
         wanted.origin,
+        wanted.alerts,
     )
     return made
 
@@ -236,6 +239,7 @@ async def configure(connection: Connection, connection_id: str, wanted: Configur
         wanted.delivery,
         wanted.managed_by,
         wanted.origin,
+        wanted.alerts,
     )
     await connection.execute(sql("connection_configure"), connection_id, *how)
 
@@ -314,6 +318,7 @@ def _held(row: asyncpg.Record) -> Held:
         settings=row["settings"],
         sync=row["sync"],
         meters=row["meters"],
+        alerts=row["alerts"],
         managed_by=row["managed_by"],
         credential_type=row["credential_type"],
         declared_digest=row["declared_digest"],
@@ -412,6 +417,8 @@ async def begin(
     count: int | None = None
     if held["meters_digest"] != outbound.digest:
         conflicts, count = await _bring_in_line(connection, connection_id, outbound)
+    elif any(rule.create for rule in outbound.rules):
+        await meters_made.again(connection, connection_id)
     begun = (outbound.configuration, outbound.digest, outbound.interval, count)
     await connection.execute(sql("meters_begun"), connection_id, *begun)
     return conflicts
@@ -438,6 +445,7 @@ async def _bring_in_line(
     )  # windows that wait stay, unless theirs is no window any more
     await mappings.put(connection, connection_id, changed)
     await mappings.recompute(connection, connection_id, [m.meter for m in changed if m.meter in held])
+    await meters_made.want(connection, connection_id, wanted.values(), all_of_them=True)
     wish = (bool(changed), outbound.initial_days, outbound.capabilities.max_backfill, outbound.max_future)
     await connection.execute(sql("stream_begin"), connection_id, outbound.stream, *wish, position)
     return conflicts, len(wanted)
@@ -493,6 +501,7 @@ async def add_devices(
     await _tell_refused(connection, connection_id, customer, conflicts)
     put = fresh[: max(0, room)]
     await mappings.put(connection, connection_id, put)
+    await meters_made.want(connection, connection_id, put, all_of_them=False)
     if put:
         await connection.execute(sql("meters_added"), connection_id, known + len(put))
     taken = [

@@ -89,6 +89,30 @@ async def emptied_lately(database: Database, *, within: timedelta) -> Sequence[s
         return [row["topic"] for row in await connection.fetch(sql("retained_emptied"), within)]
 
 
+async def alert_topics(database: Database, topics: Sequence[str]) -> set[str]:
+    """Those of these topics of alerts that are retained, or were about to be."""
+    async with database.connection() as connection:
+        return {row["topic"] for row in await connection.fetch(sql("retained_alerts"), list(topics))}
+
+
+async def alert_ghosts(database: Database, *, limit: int) -> list[str]:
+    """Topics that are retained of alerts that are over, or gone."""
+    async with database.connection() as connection:
+        return [row["topic"] for row in await connection.fetch(sql("retained_alert_ghosts"), limit)]
+
+
+async def remember_alerts(database: Database, topics: Sequence[str]) -> None:
+    """Before alerts are published there."""
+    async with database.connection() as connection:
+        await connection.execute(sql("retained_alert_remember"), list(topics))
+
+
+async def alert_emptied(database: Database, topic: str) -> None:
+    """After the alert there was emptied."""
+    async with database.connection() as connection:
+        await connection.execute(sql("retained_alert_emptying"), topic)
+
+
 async def remember(database: Database, topics: Sequence[str]) -> None:
     """Before issues are published there."""
     async with database.connection() as connection:

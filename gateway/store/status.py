@@ -78,6 +78,9 @@ def _status(row: asyncpg.Record) -> ConnectionStatus:
         incident=row["incident"],
         operation=None if row["operation"] is None else Operation(row["operation"]),
         next_probe_at=row["probe_at"],
+        open_alerts=row["open_alerts"],
+        meters_refused=row["meters_refused"],
+        meters_waiting=row["meters_waiting"],
         streams=tuple(_stream(flow) for flow in row["streams"]),
         troubles=tuple(_trouble(trouble) for trouble in row["troubles"]),
     )

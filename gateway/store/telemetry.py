@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from operator import itemgetter
 
 import orjson
 
@@ -216,7 +217,7 @@ async def insert(
     """
     dumps = orjson.dumps
     # in one order whoever writes: a replay beside ingest, or two sessions, would wait for each other in a circle
-    ordered = sorted(samples, key=_key)
+    ordered = _in_order(samples)
     days = sorted(days)
     customers = list(dict.fromkeys(customer for customer, _ in days))
     places = {customer: place for place, customer in enumerate(customers, 1)}
@@ -258,8 +259,18 @@ async def _bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
     )
 
 
-def _key(sample: tuple[Key, Metrics, int]) -> Key:
-    return sample[0]
+def _in_order(samples: Sequence[tuple[Key, Metrics, int]]) -> list[tuple[Key, Metrics, int]]:
+    """By customer, device and time. A device's samples come nearly in order, and so cost little to sort: half of what
+    sorting all of them by their key does.
+    """
+    by_device: dict[tuple[str, str], list[tuple[Key, Metrics, int]]] = {}
+    for sample in samples:
+        customer, device, _ = sample[0]
+        if (held := by_device.get((customer, device))) is None:
+            by_device[customer, device] = [sample]
+        else:
+            held.append(sample)
+    return [sample for device in sorted(by_device) for sample in sorted(by_device[device], key=itemgetter(0))]
 
 
 def _date(day: int) -> date:

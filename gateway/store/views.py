@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from gateway.model.connection import State
 from gateway.model.sample import Value
 from gateway.model.status import ConnectionStatus
+from gateway.store import alerts, listing, status, streams
 from gateway.store import issues as open_issues
-from gateway.store import listing, status, streams
+from gateway.store.alerts import Alert
 from gateway.store.issues import Issue
 from gateway.store.listing import BEGINNING as FIRST
 from gateway.store.listing import Filter, Place
@@ -51,6 +52,7 @@ class Described:
     settings: Mapping[str, object]
     sync: Mapping[str, object]
     meters: Sequence[Mapping[str, object]]
+    alerts: Sequence[Mapping[str, object]] = ()
     managed_by: str
     credential_type: str
     account: str | None
@@ -168,6 +170,9 @@ class Views:
                 meters=[_mapping(meter) for meter in row["meters"]]
                 if isinstance(row["meters"], list)
                 else (),
+                alerts=[_mapping(alert) for alert in row["alerts"]]
+                if isinstance(row["alerts"], list)
+                else (),
                 **{name: row[name] for name in _PLAIN},
             )
             for row in rows
@@ -240,6 +245,27 @@ class Views:
         async with self._database.connection() as connection:
             rows = await connection.fetch(sql("view_audit"), connection_id, limit)
         return [Transition(**dict(row)) for row in rows]
+
+    async def alerts(
+        self,
+        *,
+        customer: str | None = None,
+        connection_id: str | None = None,
+        states: Sequence[str] | None = None,
+        alert: str | None = None,
+        before: tuple[str, datetime] = (alerts.LAST_ALERT, END),
+        limit: int,
+    ) -> list[Alert]:
+        """Alerts, the newest first."""
+        return await alerts.listed(
+            self._database,
+            customer=customer,
+            connection_id=connection_id,
+            states=states,
+            alert=alert,
+            before=(before[1], before[0]),
+            limit=limit,
+        )
 
     async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int:
         """One transaction: these dead letters (None: all) are due again and their stream runs at once. How

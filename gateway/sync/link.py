@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 
+from gateway.model.alert_rule import AlertRule
 from gateway.model.connector import Connector
 from gateway.model.inbound import InboundStream
 from gateway.model.meter import MeterRule
@@ -39,6 +41,14 @@ class Link:
     """Of the credential that the connector uses: news of an older one move nothing."""
     host: str = ""
     """Of the system, for breakers and incidents."""
+    title: str = ""
+    """Of the system, for people."""
+    page: str = ""
+    """The connection's own, where people see to it."""
+    alerts: tuple[AlertRule, ...] = ()
+    """The rules of this configuration; those in force are stored."""
+    raises: Mapping[str, str | None] = field(default_factory=dict)
+    """What an alert can become, each with the stream in which it is followed."""
     inbound: tuple[InboundStream, ...] = ()
     """The streams of records that are read."""
     pull_interval: timedelta = timedelta(minutes=5)

@@ -22,7 +22,7 @@ from gateway.store import deliveries, streams
 from gateway.store.pool import Database
 from gateway.store.streams import Claim, Tally
 from gateway.store.troubles import Troubles
-from gateway.sync import initial
+from gateway.sync import initial, meters
 from gateway.sync.deliver import Delivery
 from gateway.sync.link import Link, MetersChanged
 from gateway.sync.scan import scan_slice
@@ -215,6 +215,9 @@ class Runner:
 
     async def _incremental(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
         await delivery.resolve()
+        await meters.make(
+            self._database, claim, link, timeout_seconds=self._settings.push_timeout.total_seconds()
+        )
         # Where a meter's readings must ascend, live ones wait until the history is delivered.
         ascending = link.connector.capabilities.order == "per_meter_ascending"
         held_back = ascending and await streams.is_initial_pending(self._database, claim)

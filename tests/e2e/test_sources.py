@@ -67,7 +67,7 @@ async def test_a_mixed_broker_is_discovered_pasted_and_taken(mosquitto: Mosquitt
         while not listening.done():  # until it listens, whenever that is
             for topic, payload in messages():
                 await publisher.publish(topic, payload, None)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.4)
     code, out, err = await listening
     assert code == 0, err
     for name in presets.names():

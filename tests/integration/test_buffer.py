@@ -4,12 +4,13 @@ goes.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from gateway.events.documents import status_document
 from gateway.store import outbox, retention, status
 from gateway.store.pool import Database
+from gateway.store.queries import sql
 from tests.fixtures.sync_rig import DAY, Rig
 
 URL = "https://gateway.example"
@@ -127,3 +128,16 @@ async def test_at_80_percent_the_customer_is_told_once_and_the_issue_goes_when_i
     assert await issues(rig) == []
     await rig.store(("d0", now - 23 * DAY, 2.0))
     assert await retention.tell_filling(database, now=later, **tell) == [rig.name], "a new cause is told anew"
+
+
+async def test_names_that_are_no_days_stop_no_retention(database: Database) -> None:
+    """Whatever the planner looks at first: indexes of partitions are children in the catalogue as well."""
+    async with database.connection() as connection:
+        await connection.execute("select ensure_partition('telemetry', '2020-01-01')")
+        for method in ("hashjoin", "mergejoin", "nestloop"):
+            async with connection.transaction():
+                for other in {"hashjoin", "mergejoin", "nestloop"} - {method}:
+                    await connection.execute(f"set local enable_{other} = off")
+                await connection.execute("set local enable_indexscan = off")
+                rows = await connection.fetch(sql("partitions_expired"), "telemetry", date(2021, 1, 1))
+                assert [row["name"] for row in rows] == ["telemetry_20200101"], method

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from benchmarks.servers import wait_until
-from gateway.connections import answers, lifecycle
+from gateway.connections import answers, following
 from gateway.model.errors import Unavailable
 from gateway.model.meter import MAX_METERS, MeterRule, made_of
 from gateway.model.sample import to_microseconds
@@ -89,6 +89,7 @@ _TO_DO = {
     "degraded": "update connection set state = 'degraded' where connection_id = 'acme-0'",
     "lagging": "update stream set state = 'lagging' where connection_id = 'acme-0'",
     "meters that changed": "update connection set configuration = configuration + 1 where connection_id = 'acme-0'",
+    "a meter that is to be made": "insert into meter_made (connection_id, meter) values ('acme-0', 'm')",
     "an interval that is not known": "update stream set every = null where connection_id = 'acme-0'",
 }
 
@@ -132,7 +133,7 @@ async def test_those_that_may_not_call_are_not_looked_at_each_time(database: Dat
 async def test_a_stream_that_rests_delivers_what_comes_next(database: Database) -> None:
     connector = Scripted()
     rig = await Rig(database, connector).activate()
-    await rig.execute("update stream set every = '100 ms'")
+    await rig.execute("update stream set every = '100 ms'; update connection set configuration = meters_of")
     engine = rig.engine
     engine.scheduler.serve({rig.name: rig.link})
     running = asyncio.create_task(engine.scheduler.run())
@@ -256,7 +257,7 @@ async def test_without_notices_changes_are_found_all_the_same(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind a pooler that passes none on."""
-    monkeypatch.setattr(lifecycle, "UNTOLD_SECONDS", 0.3)
+    monkeypatch.setattr(following, "UNTOLD_SECONDS", 0.3)
     world = World(database)
     await world.engine.prepare()
 

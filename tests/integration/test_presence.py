@@ -90,6 +90,10 @@ async def test_what_a_replica_leased_ends_with_it(database: Database) -> None:
                     values ('c1', 'readings', 'incremental', 'one/a', now() + interval '1 hour', 7),
                            ('c1', 'readings', 'initial', 'two/b', now() + interval '1 hour', 7)"""
                 )
+                await connection.execute(
+                    """insert into alert_stream (connection_id, customer_id, watermark, rules_of, lease_owner, lease_until, fence)
+                    values ('c1', 'acme', 0, 0, 'one/a', now() + interval '1 hour', 7)"""
+                )
             await _looked(database)  # while it lives nothing of it ends
             assert await _claim(database, "two/b") is None
         await wait_until(lambda: _is_taken(database, "two/b", "ingest/0"), seconds=5, what="it is taken over")
@@ -100,6 +104,10 @@ async def test_what_a_replica_leased_ends_with_it(database: Database) -> None:
                 "select phase, lease_until > now() as leased, fence from stream order by phase"
             )
             assert [tuple(row) for row in free] == [("incremental", False, 7), ("initial", True, 7)]
+            judging = await connection.fetchrow(
+                "select lease_until > now() as leased, fence from alert_stream"
+            )
+            assert tuple(judging or ()) == (False, 7)
             assert await connection.fetchval("select array_agg(replica_id) from replica") == ["two/b"]
 
 
@@ -120,7 +128,7 @@ async def test_what_only_time_may_end_is_left_to_it(database: Database) -> None:
         }
     # a new kind of lease is either ended with its holder (presence_end.sql) or named here
     by_time = {"token", "logon", "webhook_delivery"}
-    assert set(held) - by_time == {"lease", "stream", "inbound_stream"}
+    assert set(held) - by_time == {"lease", "stream", "inbound_stream", "alert_stream"}
 
 
 async def test_a_lease_under_which_a_commit_is_under_way_ends_after_it(database: Database) -> None:
@@ -143,7 +151,7 @@ async def test_a_lease_under_which_a_commit_is_under_way_ends_after_it(database:
         assert await _claim(database, "two/b") is not None
 
 
-@pytest.mark.parametrize("table", ["lease", "stream"])
+@pytest.mark.parametrize("table", ["lease", "stream", "alert_stream"])
 async def test_what_is_locked_is_ended_at_a_later_look(database: Database, table: str) -> None:
     async with database.connection() as connection:
         await connection.execute(WORLD)
@@ -151,22 +159,27 @@ async def test_what_is_locked_is_ended_at_a_later_look(database: Database, table
             """insert into stream (connection_id, name, phase, lease_owner, lease_until)
             values ('c1', 'readings', 'incremental', 'one/a', now() + interval '1 hour')"""
         )
+        await connection.execute(
+            """insert into alert_stream (connection_id, customer_id, watermark, rules_of, lease_owner, lease_until)
+            values ('c1', 'acme', 0, 0, 'one/a', now() + interval '1 hour')"""
+        )
     async with living(database, "two/b"), AsyncExitStack() as stack:
         async with living(database, "one/a"):
             await _claim(database, "one/a")
             writing = await stack.enter_async_context(database.transaction())
             await writing.execute(f"update {table} set fence = fence")
-        both = "select (select lease_until <= now() from lease), (select lease_until <= now() from stream)"
-        first = (True, False) if table == "stream" else (False, True)
+        tables = ("lease", "stream", "alert_stream")
+        each = f"select {', '.join(f'(select lease_until <= now() from {one})' for one in tables)}"
+        first = tuple(one != table for one in tables)
 
-        async def are(wanted: tuple[bool, bool]) -> bool:
+        async def are(wanted: tuple[bool, ...]) -> bool:
             async with database.connection() as connection:
-                return tuple(await connection.fetchrow(both) or ()) == wanted
+                return tuple(await connection.fetchrow(each) or ()) == wanted
 
         await wait_until(lambda: are(first), seconds=5, what="what is not locked has run out")
         assert await _life(database, "one/a") is not None, "it was forgotten with something leased"
         await stack.aclose()
-        await wait_until(lambda: are((True, True)), seconds=5, what="and then the rest")
+        await wait_until(lambda: are((True, True, True)), seconds=5, what="and then the rest")
 
 
 async def test_a_replica_whose_session_is_cut_lives_on_and_keeps_what_nobody_took(database: Database) -> None:

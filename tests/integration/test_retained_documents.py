@@ -212,3 +212,90 @@ async def test_every_change_is_found_and_no_other_connection_is_said(
     assert {topic.split(f"connections/{name}/")[1].rpartition("/")[2] for topic, _ in broker.given} == topics
     gone = statement.startswith("delete") or "solved" in statement
     assert any(not payload for _, payload in broker.given) is gone
+
+
+# Alerts
+
+ALERTS = """
+insert into alert (alert_id, customer_id, connection_id, rule_id, device_id, kind, severity, title, text, value, begun_at, since, opened_at, state)
+select 'a' || to_char(n, 'FM0000'), 'acme', 'c0001', 'hot', 'd' || n, 'task', 'low', '', '', '1', now(), now(), now(), 'raised'
+from generate_series(1, $1::int) n
+"""
+
+
+def alerts_said(broker: Broker) -> dict[str, bool]:
+    """Alerts that were said since this was last asked, and whether there is something of them."""
+    given, broker.given = broker.given, []
+    return {topic.split("/")[-1]: bool(payload) for topic, payload in given if "/alerts/" in topic}
+
+
+async def all_alerts(documents: ConnectionDocuments, broker: Broker) -> list[dict[str, bool]]:
+    """Say by say, until nothing is said of alerts."""
+    found = []
+    while True:
+        await documents.say(broker)
+        if not (said := alerts_said(broker)):
+            return found
+        found.append(said)
+
+
+async def test_alerts_of_one_connection_are_said_within_a_budget(database: Database) -> None:
+    count = 450
+    documents, broker = await made(database, 1)
+    await execute(database, ALERTS, count)
+    bound = connection_documents.CHANGED_AT_ONCE + connection_documents.ALERTS_CONNECTED_AT_ONCE
+    await all_alerts(documents, broker)
+    for _ in range(2):
+        documents.repeat(connected=True)
+        told = Counter[str]()
+        for said in await all_alerts(documents, broker):
+            assert 0 < len(said) <= bound and all(said.values())
+            told.update(said)
+        assert len(told) == count and set(told.values()) == {1}
+
+
+async def test_an_alert_that_changed_is_said_alone_whoever_changed_it(database: Database) -> None:
+    """Also where whoever judged it was killed before it could say that the connection changed."""
+    documents, broker = await made(database, 1)
+    await execute(database, ALERTS, 120)
+    await all_alerts(documents, broker)
+    await execute(database, "update alert set version = version + 1 where alert_id = 'a0007'")
+    assert await all_alerts(documents, broker) == [{"a0007": True}]
+    await execute(
+        database, "update alert set version = version + 1, state = 'cleared' where alert_id = 'a0007'"
+    )
+    assert await all_alerts(documents, broker) == [{"a0007": False}]
+    assert await all_alerts(documents, broker) == []
+
+
+async def test_an_alert_that_changes_while_it_is_said_is_said_again(database: Database) -> None:
+    documents, broker = await made(database, 1)
+    await settled(documents, broker)
+    await execute(database, ALERTS, 1)
+    broker.meanwhile = lambda: execute(database, "update alert set version = version + 1")
+    assert await all_alerts(documents, broker) == [{"a0001": True}, {"a0001": True}]
+
+
+async def test_what_was_not_told_before_the_broker_went_is_told_after(database: Database) -> None:
+    documents, broker = await made(database, 1)
+    await settled(documents, broker)
+    await execute(database, ALERTS, 3)
+    broker.refuses_after = 1
+    with pytest.raises(aiomqtt.MqttError):
+        await documents.say(broker)
+    later, successor = ConnectionDocuments("root", database), Broker()
+    assert {name for said in await all_alerts(later, successor) for name in said} == {
+        "a0001",
+        "a0002",
+        "a0003",
+    }
+
+
+async def test_an_alert_that_nobody_knows_any_more_leaves_no_ghost(database: Database) -> None:
+    documents, broker = await made(database, 1)
+    await execute(database, ALERTS, 2)
+    await all_alerts(documents, broker)
+    await execute(database, "delete from alert where alert_id = 'a0002'")
+    documents.repeat()
+    said = [pair for said in await all_alerts(documents, broker) for pair in said.items()]
+    assert sorted(said) == [("a0001", True), ("a0002", False)]

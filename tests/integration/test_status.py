@@ -88,6 +88,28 @@ async def test_a_status_costs_the_same_with_however_many_windows(database: Datab
     assert many < few + 30
 
 
+async def test_alerts_and_meters_are_counted_from_those_that_are_not_over(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute(ROWS)
+        few = await _buffers(connection)
+        await connection.execute(
+            """insert into alert (alert_id, customer_id, connection_id, rule_id, device_id, kind, severity, title, text, value, begun_at,
+                                  since, opened_at, well_at, state)
+            select 'a' || n, 'acme', 'sink', 'hot', 'd' || n, 'task', 'low', '', '', '1', now(), now(), now(), now(),
+                   case when n <= 3 then 'raised' else 'cleared' end
+            from generate_series(1, 20000) n"""
+        )
+        await connection.execute(
+            """insert into meter_made (connection_id, meter, state, due_at)
+            select 'sink', 'm' || n, case n when 1 then 'refused' when 2 then 'wanted' else 'made' end, null
+            from generate_series(1, 20000) n"""
+        )
+        await connection.execute("analyze alert, meter_made")
+        [found] = await status.read(database, ["sink"])
+        assert (found.open_alerts, found.meters_refused, found.meters_waiting) == (3, 1, 1)
+        assert await _buffers(connection) < few + 30
+
+
 async def _buffers(connection: Connection) -> int:
     """Pages that one status reads."""
     async with connection.transaction():

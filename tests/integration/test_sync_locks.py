@@ -18,6 +18,7 @@ from gateway.model.meter import MeterRule
 from gateway.store import deliveries, streams, windows
 from gateway.store.deliveries import Results
 from gateway.store.pool import Database
+from gateway.store.queries import sql
 from gateway.store.telemetry import TelemetryStore
 from gateway.store.views import Views
 from gateway.store.windows import Slice
@@ -151,3 +152,37 @@ async def test_a_day_that_retention_dropped_is_made_again(database: Database) ->
     with suppress(Exception):
         await writer.write([sample], [])
     assert (await writer.write([sample], [])).stored == 1
+
+
+@pytest.mark.parametrize("statement", ["scan_bounds", "alert_samples"])
+async def test_days_are_locked_after_their_table(database: Database, statement: str) -> None:
+    """Whoever has the table whole and wants a day waits for nobody who has the day and wants the table."""
+    rig = await Rig(database).activate()
+    await rig.store(("d1", BASE, 1.0))
+    wanted = {"scan_bounds": (rig.customer, 0, 100), "alert_samples": (rig.customer, 0, 10**9)}[statement]
+    async with database.transaction() as reading, database.transaction() as owner:
+        pid = await reading.fetchval("select pg_backend_pid()")
+        for _ in range(7):  # also by a plan that is kept
+            await reading.fetch(sql(statement), *wanted)
+        held = await owner.fetch(
+            "select relation::regclass::text as name, mode from pg_locks where pid = $1 and locktype = 'relation'",
+            pid,
+        )
+        assert "telemetry" in {row["name"] for row in held}
+    async with database.transaction() as owner:
+        await owner.execute("lock table telemetry in access exclusive mode")
+        waiting = asyncio.create_task(_read(database, statement, wanted))
+        async with asyncio.timeout(20):
+            while not await owner.fetchval("select count(*) from pg_locks where not granted"):
+                await asyncio.sleep(0.02)
+        held = await owner.fetch(
+            "select relation::regclass::text as name from pg_locks where granted and pid <> pg_backend_pid()"
+            " and locktype = 'relation' and relation::regclass::text like 'telemetry\\_2%'"
+        )
+        assert held == []
+    await waiting
+
+
+async def _read(database: Database, statement: str, wanted: tuple[object, ...]) -> None:
+    async with database.transaction() as connection:
+        await connection.fetch(sql(statement), *wanted)

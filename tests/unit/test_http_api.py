@@ -22,9 +22,10 @@ from gateway.http import cursors
 from gateway.http.middleware import MAX_BODY_BYTES
 from gateway.http.openapi import complete
 from gateway.model.access import Role
+from gateway.model.alert_life import AlertState
 from gateway.model.connection import State
 from gateway.model.errors import RateLimited, RequestRefused, StoreRejected, StoreUnavailable, Unavailable
-from tests.fixtures.http_fakes import NOW, World, status_of, world
+from tests.fixtures.http_fakes import NOW, World, alert_of, status_of, world
 
 NEEDS = {
     "list_systems": Role.VIEWER,
@@ -49,6 +50,8 @@ NEEDS = {
     "list_transfers": Role.VIEWER,
     "list_incidents": Role.VIEWER,
     "read_incident": Role.VIEWER,
+    "list_alerts": Role.VIEWER,
+    "read_alert": Role.VIEWER,
     "list_webhooks": Role.ADMIN,
     "create_webhook": Role.ADMIN,
     "delete_webhook": Role.ADMIN,
@@ -108,6 +111,7 @@ async def ask(
         connection=connection or f"{customer}-1",
         incident=f"inc-{customer}",
         webhook=f"wh-{customer}",
+        alert=f"{customer}{1:016x}"[:20],
         stream="work_orders",
         key="1",
         customer=customer,
@@ -228,6 +232,25 @@ async def test_filters_of_a_bound_token_find_nothing_of_others() -> None:
         ] == "globex"
 
 
+async def test_alerts_are_found_by_customer_connection_and_state() -> None:
+    made = world()
+    made.reader.raised += [alert_of("acme", 9, connection="acme-2", state=AlertState.CLEARED)]
+    async with made.client("viewer") as client:
+
+        async def found(**wanted: object) -> list[str]:
+            answer = await client.get("/v1/alerts", params=wanted)  # type: ignore[arg-type]
+            return [item["connection"] for item in answer.json()["items"]]
+
+        assert await found(customer="acme") == ["acme-1"] * 3 + ["acme-2"]
+        assert await found(connection="acme-2") == ["acme-2"]
+        assert await found(state=["cleared"]) == ["acme-2"]
+        assert await found(state=["raised", "cleared"], customer="globex") == ["globex-1"] * 3
+        assert (await client.get("/v1/alerts", params={"state": "silly"})).status_code == 422
+    async with made.client("globex") as client:
+        assert (await client.get("/v1/alerts", params={"customer": "acme"})).json()["items"] == []
+        assert (await client.get("/v1/alerts", params={"connection": "acme-1"})).json()["items"] == []
+
+
 async def test_the_caller_is_named_with_the_request_id() -> None:
     made = world()
     async with made.client("operator") as client:
@@ -300,6 +323,7 @@ async def test_lists_are_paged_without_gap_or_repetition() -> None:
             ("/v1/connections/acme-1/runs", "id"),
             ("/v1/credits/transfers", "id"),
             ("/v1/devices", "device"),
+            ("/v1/alerts", "id"),
         ):
             whole = [item[key] for item in (await client.get(path)).json()["items"]]
             seen: list[object] = []
@@ -338,6 +362,7 @@ async def test_a_page_that_ends_with_the_list_has_no_next() -> None:
             "/v1/connections/acme-1/runs",
             "/v1/credits/transfers",
             "/v1/incidents",
+            "/v1/alerts",
         ):
             whole = len((await client.get(path)).json()["items"])
             assert whole > 0, path

@@ -26,7 +26,7 @@ from gateway.store.access import Session
 from gateway.store.devices import Bucket
 from gateway.store.issues import Issue
 from gateway.store.views import DeadLetter, Transition
-from tests.fixtures.http_fakes import CATALOGUE, HOUR, NOW, World, described, incident, link, world
+from tests.fixtures.http_fakes import CATALOGUE, HOUR, NOW, World, alert_of, described, incident, link, world
 from tests.unit.test_http_api import flat
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>`{{7*7}}`"
@@ -330,6 +330,19 @@ def hostile_world() -> World:
             request_id=HOSTILE,
         )
     ]
+    made.reader.raised = [
+        alert_of(
+            HOSTILE,
+            1,
+            title=HOSTILE,
+            device=HOSTILE,
+            rule=HOSTILE,
+            kind=HOSTILE,
+            remote_id=HOSTILE,
+            error=HOSTILE,
+            connection="acme-1",
+        )
+    ]
     made.reader.letters = [
         DeadLetter(
             id=1,
@@ -366,6 +379,8 @@ def hostile_world() -> World:
         "/",
         f"/?q={HOSTILE}&customer={HOSTILE}&state={HOSTILE}",
         "/connections/acme-1",
+        "/alerts",
+        f"/alerts?customer={HOSTILE[:30]}&state=all",
         "/reauthorize/link-1",
         f"/login?next=/{HOSTILE}",
         f"/login/{HOSTILE.replace('/', '')}",

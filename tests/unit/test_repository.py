@@ -21,6 +21,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
 from gateway import metrics
+from gateway.model.alert_life import alert_diagram
 from gateway.model.connection import diagram
 from gateway.settings import ConnectionSettings, MeterSettings, Settings
 
@@ -132,6 +133,10 @@ def test_paths_that_documents_name_exist(path: Path) -> None:
         r"`((?:gateway|connectors|tests|config|mosquitto|benchmarks|docs)/[\w./-]+)`", path.read_text()
     ):
         assert (ROOT / name).exists(), name
+
+
+def test_the_diagram_of_alerts_is_the_table() -> None:
+    assert f"```mermaid\n{alert_diagram()}```" in (ROOT / "docs" / "alerts.md").read_text()
 
 
 def test_the_diagram_is_the_table() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import time
 import zlib
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,10 +28,16 @@ TOPIC = "acme/pump"
 
 
 def taken(
-    payload: object, *, topic: str = TOPIC, is_retained: bool = False, now: int = NOW, **rules: Any
+    payload: object,
+    *,
+    topic: str = TOPIC,
+    template: str = "{customer}/{device}",
+    is_retained: bool = False,
+    now: int = NOW,
+    **rules: Any,
 ) -> tuple[list[tuple[str, int, dict[str, Any]]], list[tuple[str, str]]]:
     """(device, seconds after now, metrics) of each sample, and (field, reason) of what is left out."""
-    source = SourceSettings.model_validate({"topic": "{customer}/{device}", **rules})
+    source = SourceSettings.model_validate({"topic": template, **rules})
     skipped: list[Skipped] = []
     decoder = Decoder(TelemetrySettings(), compile_sources([source]), ["acme"], skip=skipped.append)
     sent = payload if isinstance(payload, bytes) else orjson.dumps(payload)
@@ -261,7 +269,7 @@ def test_marks_and_padding_around_a_payload_are_taken_away(around: tuple[bytes, 
         ('{"t":"Küche"}'.encode("latin-1"), "Latin-1"),
         ('{"t":1}'.encode("utf-16"), "UTF-16"),
         ('{"t":1}'.encode("utf-16-le"), "UTF-16"),
-        (gzip.compress(b'{"t":1}'), "encoding: gzip"),
+        (gzip.compress(b'{"t":1}', mtime=0), "encoding: gzip"),
         (zstandard.compress(b'{"t":1}'), "encoding: zstd"),
         (cbor2.dumps({"t": 1}), "format: cbor"),
         (msgpack.packb({"t": 1}), "format: msgpack"),
@@ -410,3 +418,131 @@ def test_a_path_finds_a_null_and_nothing_in_a_text() -> None:
     assert find({"a": None}, compile_path("a")) is None
     assert find({"a": "text"}, compile_path("a[0]")) is not None
     assert repr(find({"a": "text"}, compile_path("a[0]"))) == repr(find({}, compile_path("b")))
+
+
+OVERFLOWS: list[tuple[bytes, dict[str, Any]]] = [
+    (b'{"t":"0001-01-01 00:00:00","v":1}', {"time": {"path": "t", "zone": "Europe/Berlin"}}),
+    (b'{"t":"9999-12-31 23:59:59","v":1}', {"time": {"path": "t", "zone": "America/New_York"}}),
+    (b'{"t":"9999-12-31T24:00:00Z","v":1}', {"time": {"path": "t"}}),
+    (b'{"t":1e308,"v":1}', {"time": {"path": "t", "unit": "ms"}}),
+    (b'{"t":1e308,"v":1}', {"time": {"path": "t", "unit": "s"}}),
+    (b'{"t":"9' + b"9" * 19 + b'","v":1}', {"time": {"path": "t", "unit": "s"}}),
+    (cbor2.dumps({"ts": 10**4000, "v": 1}), {"format": "cbor"}),
+    (cbor2.dumps({"ts": 10**6000, "v": 1}), {"format": "cbor"}),
+    (cbor2.dumps({"ts": datetime(1, 1, 1), "v": 1}, timezone=UTC), {"format": "cbor"}),
+    (b'{"v":"1e999"}', {"reshape": "{ts: `1`, metrics: {a: floor(to_number(v))}}"}),
+    (b'{"ts":1e308,"v":1}', {}),
+]
+
+
+@pytest.mark.parametrize(("sent", "rules"), OVERFLOWS)
+def test_the_ends_of_calendars_and_numbers_are_dead_letters(sent: bytes, rules: dict[str, Any]) -> None:
+    """One device with a clock at its minimum must not stop everybody's telemetry."""
+    assert reason_of(sent, **rules)[0] in (
+        "invalid_timestamp", "timestamp_too_old", "timestamp_in_future", "wrong_shape", "not_finite", "empty",
+    )  # fmt: skip
+
+
+def test_a_fault_of_ours_is_one_message_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gateway.payloads.shape import Shape
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Shape, "read", broken)
+    reason, detail = reason_of({"t": None})
+    assert reason == "internal_error" and "internal error" in detail
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b'{"a":1234567890123456.5,"b":"' + b"." * 900_000 + b'"}',
+        b'{"a":1234567890123456.5,"b":"' + b"1." * 450_000 + b'"}',
+        b'{"a":1234567890123456.5,"b":"' + b"9" * 900_000 + b'"}',
+        b'{"a":1234567890123456.5,"b":"' + b"-1" * 450_000 + b'"}',
+        b"{" + b",".join(b'"%x":1' % number for number in range(90_000)) + b',"0":1}',
+        b'{"a":[' + b"1," * 400_000 + b"1]}",
+        b'{"a":NaN,"b":"' + b"n" * 900_000 + b'"}',
+        b'"' * 900_000,
+        b"[" * 900_000,
+    ],
+    ids=range(9),
+)
+def test_a_megabyte_of_anything_takes_little_time(sent: bytes) -> None:
+    """Everybody's telemetry waits for it. By CPU: a second is a hundred times what it takes."""
+    source = compile_one(SourceSettings(topic="{customer}/{device}"))
+    decoder = Decoder(TelemetrySettings(), source, ["acme"])
+    started = time.thread_time()
+    with suppress(DecodeError):
+        decoder.decode(TOPIC, sent, NOW)
+    assert time.thread_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1'234.5 kWh",
+        "1_234",
+        "12:30",
+        "10/20",
+        "5d 03h",
+        "2h30m",
+        "3x400V",
+        "0x1F",
+        "0b101",
+        "2026-11-28",
+        "1,240.78",
+        "1.2.3,4",
+        "12.34.567,8",
+    ],
+)
+@pytest.mark.parametrize("decimal", ["point", "comma"])
+def test_what_only_begins_like_a_number_is_none(text: str, decimal: str) -> None:
+    if decimal == "point" and text == "1,240.78":
+        text = "1,240,78"
+    rows, skipped = taken({"t": text, "ok": 1}, text="numbers", units="strip", decimal=decimal)
+    assert rows == [("pump", 0, {"ok": 1})] and skipped == [("t", "not_a_number")]
+
+
+def test_dots_before_groups_of_three_are_thousands() -> None:
+    rules = {"text": "numbers", "decimal": "comma", "units": "strip"}
+    assert [metrics_of({"t": text}, **rules)["t"] for text in ("999,5", "1.240", "1.240 kWh", "1.240,5", "-12.345.678,9")] == [
+        999.5, 1240, 1240, 1240.5, -12345678.9,
+    ]  # fmt: skip
+
+
+def test_named_values_of_one_instant_are_bounded_too() -> None:
+    sent = {"v": [{"n": f"m{number}", "v": number} for number in range(9_000)]}
+    assert reason_of(sent, each="v", name={"path": "n"}, value={"path": "v"})[0] == "too_many_metrics"
+
+
+def test_the_time_is_no_metric_whatever_stands_before_its_name() -> None:
+    rules: dict[str, Any] = {
+        "template": "{customer}/{device}/{metric}",
+        "time": {"path": "Time"},
+        "good": {"path": "q"},
+    }
+    sent = {"Time": 1795881590, "q": True, "v": 3}
+    assert taken(sent, topic="acme/p/temp", **rules)[0] == [("p", -10_000_000, {"temp.v": 3})]
+    named = {"each": "items", "name": {"path": "id"}, "value": {"path": "v"}, "time": {"path": "t"}}
+    items = {"items": [{"id": "t", "v": 1, "t": 1795881590}, {"id": "b", "v": 2, "t": 1795881590}]}
+    assert taken(items, **named) == ([("pump", -10_000_000, {"t": 1, "b": 2})], [])
+
+
+def test_white_space_before_a_colon_hides_no_key() -> None:
+    assert reason_of(b'{"a" :1,"a":2}')[0] == "same_name"
+
+
+def test_a_glob_takes_what_is_within_what_it_names() -> None:
+    sent = {"a": [1, 2], "b": {"c": {"d": 3}}, "e": 4}
+    assert metrics_of(sent, arrays="index", keep=["a", "b"]) == {"a.0": 1, "a.1": 2, "b.c.d": 3}
+    assert metrics_of(sent, drop=["b", "a"]) == {"e": 4}
+
+
+def test_a_clock_that_is_a_little_ahead_means_the_hour_that_is_now() -> None:
+    rules: dict[str, Any] = {"time": {"path": "at", "zone": "Europe/Berlin"}}
+    second = int(datetime(2026, 10, 25, 1, 30, tzinfo=UTC).timestamp()) * 1_000_000
+    assert taken({"at": "2026-10-25T02:30:01", "t": 1}, now=second + 500_000, **rules)[0] == [
+        ("pump", 500_000, {"t": 1})
+    ]

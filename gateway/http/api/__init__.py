@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from gateway.http.api import connections, devices, events, history, incidents, records, systems, webhooks
+from gateway.http.api import (
+    alerts,
+    connections,
+    devices,
+    events,
+    history,
+    incidents,
+    records,
+    systems,
+    webhooks,
+)
 from gateway.http.api import credits as pool
 
 ROUTERS = (
     systems.router,
     connections.router,
     history.router,
+    alerts.router,
     records.router,
     devices.router,
     events.router,

@@ -48,6 +48,7 @@ def _document(system: System, prices: CreditsSettings) -> SystemDocument:
             auth=able.auth,
             delivery=able.delivery,
         ),
+        raises=dict(manifest.raises),
         streams=tuple(_stream(stream) for stream in manifest.streams),
         reauthorization=manifest.reauthorization,
         settings_schema=dict(system.settings_schema),

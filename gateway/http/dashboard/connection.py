@@ -135,6 +135,7 @@ async def _page(
         runs=await serving.reader.runs(name, before=(END, LAST_ID), limit=RECENT),
         dead_letters=await serving.reader.dead_letters(name, before=(END, LAST_ID), limit=RECENT),
         audit=await serving.reader.audit(name, limit=RECENT),
+        alerts=await serving.reader.alerts(connection_id=name, limit=RECENT),
         buttons=_buttons(statuses[0].state, session.principal.role),
     )
 

@@ -26,7 +26,9 @@ _RUNS = bytes(
     for byte in range(256)
 )
 _LONG, _SMALL = b"0" * 16, b"e-000"
-_NUMBER = re.compile(rb"-?[0-9][0-9.]{15,}[0-9.eE+-]*|-?[0-9.]+[eE]-[0-9]{3,}")
+_NUMBER = re.compile(
+    rb"(?<![0-9.])-?[0-9][0-9.]{15,}[0-9.eE+-]*|(?<![0-9.])-?[0-9][0-9.]{0,800}[eE]-[0-9]{3,}"
+)
 
 
 def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
@@ -36,10 +38,10 @@ def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
         nested = document.get("metrics")
         keys = len(document) + len(nested) if type(nested) is dict else len(document)
         # in most messages no object is nested but the metrics, and then these are all
-        if keys != payload.count(b'":') and keys_of(document) != payload.count(b'":'):
+        if b'" ' in payload or (keys != payload.count(b'":') and keys_of(document) != payload.count(b'":')):
             refuse_repeated_keys(payload)
         return [_sample(document)]
-    if keys_of(document) != payload.count(b'":'):
+    if b'" ' in payload or keys_of(document) != payload.count(b'":'):
         refuse_repeated_keys(payload)
     return _samples(document)
 
@@ -60,8 +62,11 @@ def refuse_repeated_keys(payload: bytes) -> None:
 def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        names, twice = set[str](), ""
+        for twice, _ in pairs:
+            if twice in names:
+                break
+            names.add(twice)
         raise DecodeError(Reason.SAME_NAME, f"the key {twice[:40]!r} comes twice in one object: send it once")
     return document
 

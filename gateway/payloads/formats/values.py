@@ -55,6 +55,7 @@ class Reason(enum.StrEnum):
     MISSING_TIME = "missing_time"
     WRONG_ENCODING = "wrong_encoding"
     SAME_NAME = "same_name"
+    INTERNAL_ERROR = "internal_error"
     UNKNOWN_CUSTOMER = "unknown_customer"
     UNMATCHED_TOPIC = "unmatched_topic"
     INVALID_IDENTIFIER = "invalid_identifier"

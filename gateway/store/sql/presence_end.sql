@@ -34,5 +34,14 @@ with gone as (
     ) held
     where (s.customer_id, s.connection_id, s.stream, s.phase) = (held.customer_id, held.connection_id, held.stream, held.phase)
     returning true
+), judging as (
+    update alert_stream s set lease_until = now()
+    from (
+        select connection_id from alert_stream join gone on lease_owner = replica_id
+        where lease_until > now()
+        for no key update of alert_stream skip locked
+    ) held
+    where s.connection_id = held.connection_id
+    returning true
 )
-select (select count(*) from named) + (select count(*) from streams) + (select count(*) from reading)
+select (select count(*) from named) + (select count(*) from streams) + (select count(*) from reading) + (select count(*) from judging)

@@ -3,3 +3,5 @@
 select topic from published_status where ended_at > now() - $1::interval
 union all
 select topic from retained_issue where emptied_at > now() - $1::interval
+union all
+select topic from retained_alert where emptied_at > now() - $1::interval

@@ -5,6 +5,9 @@ select c.connection_id, c.customer_id, c.system, c.hosting, c.tier, c.state, c.r
         order by array_position(array['system', 'host', 'connection'], i.scope) limit 1) as incident,
        (select coalesce(jsonb_agg(jsonb_build_object('part', t.part, 'detail', t.detail, 'since', t.since) order by t.part), '[]')
         from connection_trouble t where t.connection_id = c.connection_id) as troubles,
+       (select count(*) from alert a where a.connection_id = c.connection_id and a.state <> 'cleared') as open_alerts,
+       (select count(*) from meter_made m where m.connection_id = c.connection_id and m.state <> 'made' and m.state = 'refused') as meters_refused,
+       (select count(*) from meter_made m where m.connection_id = c.connection_id and m.state <> 'made' and m.state = 'wanted') as meters_waiting,
        flows.last_success_at, flows.next_run_at, coalesce(flows.streams, '[]') as streams, counts.pending, counts.dead_letters
 from connection c
 cross join lateral (

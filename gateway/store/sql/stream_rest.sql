@@ -1,5 +1,5 @@
 -- $1 how many streams. Of those that are due, the ones with nothing to do rest until they are due again: nothing came for their customer since they were
--- scanned, no window is due or in doubt, nothing failed. Also those whose connection may not call: whoever lets it call again wakes them.
+-- scanned, no window is due or in doubt, no meter is to be made, nothing failed. Also those whose connection may not call: whoever lets it call again wakes them.
 -- A run would find the same, in some ten statements. Whether any other is due.
 with due as materialized (
     select s.connection_id, s.name, s.phase, s.watermark, s.every, c.customer_id,
@@ -18,6 +18,7 @@ with due as materialized (
            and not exists (select from due_window w where w.connection_id = d.connection_id)
            and not exists (select from push_intent i where i.connection_id = d.connection_id)
            and not exists (select from delivery_doubt u where u.connection_id = d.connection_id)
+           and not exists (select from meter_made m where m.connection_id = d.connection_id and m.due_at <= now())
            and not exists (select from connection_trouble t where t.connection_id = d.connection_id and t.part = 'run')
            and coalesce((select l.position from customer_log l where l.customer_id = d.customer_id), 0) <= d.watermark)
 ), rested as (

@@ -1,6 +1,6 @@
 -- $1 connection or null, $2 customer or null, $3 system or null, $4 states or null, $5 ids after this one, $6 limit. Never a credential.
 -- A customer's are read by its index, all by the key: one branch of the two is executed.
-select connection_id, customer_id, system, hosting, tier, state, reason, since, version, settings, sync, meters, managed_by,
+select connection_id, customer_id, system, hosting, tier, state, reason, since, version, settings, sync, meters, alerts, managed_by,
        credential_type, account, price, created_at, request_id
 from (
     (select * from connection

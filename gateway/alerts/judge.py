@@ -1,0 +1,244 @@
+"""Judges the log by the rules of a connection: slice by slice, each in one fenced transaction with its alerts and the
+place up to which it was judged. What a fold makes of samples `gateway.model.alerts` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gateway.alerts import life
+from gateway.model import alerts
+from gateway.model.alert_life import AlertState, AlertTrigger, Why
+from gateway.model.alert_rule import Silent, observed
+from gateway.model.alerts import Changed, Episode, Judged, Point, Standing, State
+from gateway.model.sample import Metrics, to_microseconds
+from gateway.store import alert_streams, windows
+from gateway.store import alerts as store
+from gateway.store.alert_streams import AlertClaim, Begun
+from gateway.store.alerts import Judgement
+from gateway.store.pool import Connection, Database
+
+SLICE_ROWS = 2_000
+"""Judging one takes some ten milliseconds of the loop that everybody's telemetry goes through."""
+
+FIRST_PAGE = 200
+MAX_EARLIER = 1_000_000
+"""Samples before a late one that are read again: as many as `for` may hold of a device that sends often."""
+
+SILENT_AT_ONCE = 500
+NOBODY_LISTENS_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class Done:
+    """What a transaction has done. `is_last`: nothing is left for the moment."""
+
+    is_last: bool
+    changed: int = 0
+
+
+@dataclass(slots=True)
+class _Slice:
+    connection: Connection
+    claim: AlertClaim
+    judgements: dict[tuple[str, str], Judgement]
+    opened: dict[tuple[str, str], Standing]
+    put: list[tuple[str, str, State, float | None]] = field(default_factory=list)
+    changed: int = 0
+
+
+async def judge_slice(database: Database, claim: AlertClaim) -> Done:
+    """Judges the next slice of the log and moves the place in it. Raises LeaseLost, StoreError."""
+    async with database.transaction() as connection:
+        watermark = await alert_streams.watermark(connection, claim)
+        part = await windows.next_slice(connection, claim.customer, watermark, SLICE_ROWS)
+        if part.until == watermark:
+            return Done(is_last=True)
+        rules = await alert_streams.read_rules(connection, claim.connection)
+        found = await store.samples(connection, claim.customer, part.after, part.until)
+        wanted = {device: [begun for begun in rules if begun.rule.matches(device)] for device in found}
+        devices = sorted(device for device, matching in wanted.items() if matching)
+        work = _Slice(
+            connection=connection,
+            claim=claim,
+            judgements=await store.judgements(connection, claim.connection, devices) if devices else {},
+            opened=await store.open_of(connection, claim.connection, devices) if devices else {},
+        )
+        for device in devices:
+            for begun in wanted[device]:
+                await _judge_device(work, begun, device, found[device])
+        await store.put_judgements(connection, claim.connection, work.put)
+        await store.advance(connection, claim.connection, part.until)
+        await alert_streams.prove(connection, claim)
+    return Done(is_last=part.is_last, changed=work.changed)
+
+
+async def _judge_device(
+    work: _Slice, begun: Begun, device: str, samples: Sequence[tuple[int, Metrics]]
+) -> None:
+    points = _points(begun, samples)
+    if not points:
+        return
+    key = (begun.rule.id, device)
+    known = work.judgements.get(key)
+    state = State() if known is None else known.state
+    first, last = points[0].at, points[-1].at
+    if isinstance(begun.rule.condition, Silent):
+        await _heard(work, begun, device, max(state.at, last))
+        return
+    if first > state.at:
+        current = work.opened.get(key)
+        standing = [] if current is None else [current]
+        judged = alerts.judge(begun.rule, state, points, open_episode=_episode(state, current))
+    else:
+        standing = await store.standing(
+            work.connection, work.claim.connection, begun.rule.id, begun.begun_at, device, first
+        )
+        judged = await _again(work, begun, device, standing, points, state.at)
+    await _apply(work, begun, device, alerts.reconciled(standing, judged, first=first))
+    after = state if judged.met_at is not None else judged.state
+    work.put.append((*key, after, None))
+
+
+def _points(begun: Begun, samples: Sequence[tuple[int, Metrics]]) -> list[Point]:
+    """What these samples say to the rule, since it began."""
+    start = to_microseconds(begun.begun_at)
+    return [
+        Point(at=at, value=value)
+        for at, metrics in samples
+        if at >= start and (value := observed(begun.rule, metrics)) is not None
+    ]
+
+
+def _episode(state: State, current: Standing | None) -> Episode | None:
+    if state.phase != "open":
+        return None
+    assert current is not None, "what is judged as open has an alert"
+    return Episode(since=current.since, opened_at=current.opened_at, value=current.value)
+
+
+async def _again(
+    work: _Slice,
+    begun: Begun,
+    device: str,
+    standing: Sequence[Standing],
+    points: Sequence[Point],
+    judged_to: int,
+) -> Judged:
+    """The fold from before the first change. Reads no more of the device's log than it takes to meet what stands."""
+    rule, customer, first, last = begun.rule, work.claim.customer, points[0].at, points[-1].at
+    heard = await store.heard_before(work.connection, customer, device, first, rule.metric)
+    start = first if heard is None else max(0, alerts.reads_from(rule, standing, first, heard))
+    earlier = await store.history(work.connection, customer, device, start, first - 1, MAX_EARLIER)
+    state = alerts.before(rule, standing, _points(begun, earlier), first)
+    until, page = max(last, judged_to), FIRST_PAGE
+    while True:
+        later = await store.history(work.connection, customer, device, first, until, page)
+        judged = alerts.rejudge(
+            rule, standing, state, _points(begun, later), first=first, last=last, judged_to=judged_to
+        )
+        if judged.met_at is not None or len(later) < page:
+            return judged
+        page *= 10
+
+
+async def _apply(work: _Slice, begun: Begun, device: str, changed: Changed) -> None:
+    """Withdrawals first, then what is over, then what is open: at most one is open at any moment."""
+    for alert in changed.withdrawn:
+        held = (await store.some(work.connection, [alert]))[0]
+        times = (to_microseconds(held.since), to_microseconds(held.opened_at))
+        over_at = held.well_at or held.opened_at
+        await _retime(work, alert, *times, to_microseconds(over_at), Why.LATE_SAMPLE)
+    for alert, episode in sorted(changed.moved, key=lambda pair: pair[1].cleared_at is None):
+        why = None if episode.cleared_at is None else Why.WELL
+        await _retime(work, alert, episode.since, episode.opened_at, episode.cleared_at, why)
+    for episode in changed.opened:
+        await store.open_alert(
+            work.connection,
+            work.claim.customer,
+            work.claim.connection,
+            begun.rule,
+            begun.begun_at,
+            device,
+            episode,
+        )
+        work.changed += 1
+
+
+async def _retime(
+    work: _Slice, alert: str, since: int, opened_at: int, cleared_at: int | None, why: Why | None
+) -> None:
+    held = await store.retime(
+        work.connection, alert, since=since, opened_at=opened_at, cleared_at=cleared_at, why=why
+    )
+    if why is not None:
+        await life.settle(work.connection, held)
+    elif held.state is AlertState.CLEARED:
+        await life.move(work.connection, held, AlertTrigger.RESUMED)
+    work.changed += 1
+
+
+# Silence: by receipt, for a device's own clock may be wrong by more than anybody waits
+
+
+async def _heard(work: _Slice, begun: Begun, device: str, at: int) -> None:
+    condition = begun.rule.condition
+    assert isinstance(condition, Silent)
+    current = work.opened.get((begun.rule.id, device))
+    if current is not None:
+        over_at = max(current.opened_at, await _now(work.connection))
+        await _retime(work, current.alert, current.since, current.opened_at, over_at, Why.WELL)
+    work.put.append((begun.rule.id, device, State(at=at), condition.after.total_seconds()))
+
+
+async def _now(connection: Connection) -> int:
+    return to_microseconds(await connection.fetchval("select now()"))
+
+
+async def judge_silence(database: Database, claim: AlertClaim) -> Done:
+    """Looks at the devices whose silence is due; those that are not asked for cost nothing. Raises LeaseLost."""
+    async with database.transaction() as connection:
+        await alert_streams.watermark(connection, claim)
+        due = await store.silences(connection, claim.connection, SILENT_AT_ONCE)
+        if not due:
+            return Done(is_last=True)
+        rules = {
+            begun.rule.id: begun for begun in await alert_streams.read_rules(connection, claim.connection)
+        }
+        looked, changed = list[tuple[str, str, float | None]](), 0
+        for found in due:
+            begun = rules.get(found.rule)
+            if begun is None or not isinstance(begun.rule.condition, Silent):
+                looked.append((found.rule, found.device, None))
+                continue
+            after = begun.rule.condition.after.total_seconds()
+            if found.seconds is None:
+                looked.append((found.rule, found.device, NOBODY_LISTENS_SECONDS))
+                continue
+            wait = after - found.seconds
+            if begun.rule.hold_off:
+                over_at = await store.last_well_at(connection, claim.connection, found.rule, found.device)
+                if over_at is not None:
+                    wait = max(wait, (over_at + begun.rule.hold_off - found.now).total_seconds())
+            if wait > 0:
+                looked.append((found.rule, found.device, wait))
+                continue
+            heard = to_microseconds(found.heard_at)
+            episode = Episode(
+                since=heard, opened_at=to_microseconds(found.now), value=f"silent for {found.seconds:.0f} s"
+            )
+            await store.open_alert(
+                connection,
+                claim.customer,
+                claim.connection,
+                begun.rule,
+                begun.begun_at,
+                found.device,
+                episode,
+            )
+            looked.append((found.rule, found.device, None))
+            changed += 1
+        await store.looked_at(connection, claim.connection, looked)
+        await alert_streams.prove(connection, claim)
+    return Done(is_last=len(due) < SILENT_AT_ONCE, changed=changed)

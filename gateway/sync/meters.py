@@ -1,0 +1,87 @@
+"""Asks the system to make the meters that rules with `create` want, each once, before its first reading is due."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import structlog
+
+from gateway import clock
+from gateway.model.errors import (
+    BadConfiguration,
+    BatchRefused,
+    OutcomeUnknown,
+    PermissionDenied,
+)
+from gateway.model.exchange import EnsuresMeters, RemoteMeter
+from gateway.model.outcome import Rejected
+from gateway.store import meters_made, streams
+from gateway.store.meters_made import Wanted
+from gateway.store.pool import Database
+from gateway.store.streams import Claim
+from gateway.sync.link import Link
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 100
+MAKE_SECONDS = 10.0
+"""Of a run: deliveries have their turn, and what is left follows in the next one."""
+
+AGAIN_SECONDS = 86400.0
+
+
+async def make(database: Database, claim: Claim, link: Link, *, timeout_seconds: float) -> int:
+    """Asks for the meters that are due; how many were asked for. A meter that is refused waits for a day and is shown.
+    Raises ConnectorError where the system, and not one meter, is the matter.
+
+    Asking is idempotent: what a killed process had asked for is asked for again.
+    """
+    if not any(rule.create for rule in link.rules):
+        return 0
+    started, asked = clock.monotonic(), 0
+    try:
+        while clock.monotonic() < started + MAKE_SECONDS:
+            due = await meters_made.due(database, claim.connection, AT_ONCE)
+            if not due:
+                break
+            for wanted in due:
+                await _ask(database, claim, link, wanted, timeout_seconds)
+                asked += 1
+    finally:
+        if asked:
+            await meters_made.show(database, claim.connection, title=link.title, page=link.page)
+    return asked
+
+
+async def _ask(database: Database, claim: Claim, link: Link, wanted: Wanted, timeout_seconds: float) -> None:
+    answer = await _answer(link, wanted, timeout_seconds)
+    async with database.transaction() as connection:
+        if isinstance(answer, RemoteMeter):
+            await meters_made.made(connection, claim.connection, wanted.meter, title=answer.title)
+        else:
+            again = AGAIN_SECONDS * (1.0 + 0.1 * random.random())
+            await meters_made.refused(
+                connection, claim.connection, wanted.meter, error=answer, again_seconds=again
+            )
+        await streams.prove(connection, claim)
+    if isinstance(answer, RemoteMeter):
+        log.info("sync.meter_made", connection=claim.connection, meter=wanted.meter)
+    else:
+        log.warning("sync.meter_not_made", connection=claim.connection, meter=wanted.meter, detail=answer)
+
+
+async def _answer(link: Link, wanted: Wanted, timeout_seconds: float) -> RemoteMeter | str:
+    """The meter; or why there is none."""
+    connector = link.connector
+    if not isinstance(connector, EnsuresMeters):
+        return "the system makes no meters with these settings"
+    meter = RemoteMeter(meter=wanted.meter, title=f"{wanted.device} {wanted.metric}", unit=wanted.unit)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            answer = await connector.ensure_meter(meter)
+    except TimeoutError as error:
+        raise OutcomeUnknown(f"no answer within {timeout_seconds:g} s") from error
+    except (BadConfiguration, PermissionDenied, BatchRefused) as error:
+        return str(error)
+    return f"{answer.code}: {answer.message}" if isinstance(answer, Rejected) else answer

@@ -1,0 +1,528 @@
+"""Alerts on a real database: judged from the stored log, raised once, followed, cleared, and never left open."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from gateway.alerts.work import upkeep
+from gateway.model.alert_life import AlertState
+from gateway.model.alert_rule import Above, AlertRule, Changes, Equals, Silent
+from gateway.model.errors import (
+    AuthRefused,
+    ConnectorError,
+    LeaseLost,
+    OutcomeUnknown,
+    PermissionDenied,
+    RateLimited,
+    Unavailable,
+)
+from gateway.model.exchange import Event
+from gateway.model.outcome import Accepted, Outcome, Rejected, Retry, Unknown
+from gateway.store import alerts as store
+from gateway.store.pool import Database
+from tests.fixtures.alerting import HOT, references, rig_on
+from tests.fixtures.sync_rig import BASE, MINUTE
+
+
+async def test_an_alert_lives_from_the_sample_to_the_note(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    await rig.sent((BASE, 91), (BASE + MINUTE, 95))
+    (alert,) = await rig.work()
+    assert (alert.state, alert.remote_id) == (AlertState.RAISED, "N0")
+    assert (alert.since, alert.opened_at, alert.value) == (BASE, BASE, 91)
+    assert references(rig.system) == [alert.alert]
+    event = rig.system.raised[0]
+    assert (event.kind, event.severity, event.meter) == ("notification", "medium", "pump-1")
+    assert event.title == "pump-1: t is 91"
+    await rig.record("N0", "open")
+    assert (await rig.work())[0].state is AlertState.RAISED
+    await rig.record("N0", "acknowledged")
+    assert (await rig.work())[0].state is AlertState.ACKNOWLEDGED
+    await rig.record("N0", "closed")
+    assert (await rig.work())[0].state is AlertState.CLOSED
+    await rig.sent((BASE + 2 * MINUTE, 84))
+    (alert,) = await rig.work()
+    assert (alert.state, alert.well_at, alert.why) == (AlertState.CLEARED, BASE + 2 * MINUTE, "well")
+    assert not alert.noting and alert.due_at is None
+    assert [key for key, _ in rig.system.notes] == ["N0"]
+    assert await rig.told() == ["raised", "acknowledged", "acknowledged", "cleared"]
+    assert [data["state"] for _, data in await rig.events()] == [
+        "raised",
+        "acknowledged",
+        "closed",
+        "cleared",
+    ]
+
+
+async def test_it_is_followed_by_its_reference_and_a_deleted_record_is_closed(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    rig.system.on_raise = answering(Accepted())  # the system gives no id
+    await rig.sent((BASE, 91))
+    (alert,) = await rig.work()
+    await rig.record("4711", "open", reference=alert.alert)
+    await rig.work()
+    await rig.record("4711", "open", reference=alert.alert, deleted=True)
+    assert [str(a.state) for a in await rig.work()] == ["closed"]
+
+
+def answering(*answers: Outcome | ConnectorError) -> object:
+    """Answers in this order, then well."""
+    left = list(answers)
+
+    async def answer(event: Event) -> Outcome | None:
+        if not left:
+            return None
+        found = left.pop(0)
+        if isinstance(found, ConnectorError):
+            raise found
+        return found
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (Unavailable("503"), "raising"),
+        (OutcomeUnknown("cut"), "raising"),
+        (Unknown(message="?"), "raising"),
+        (RateLimited("429", retry_after=1.0), "pending"),
+        (Retry(after_seconds=1.0, message="locked"), "pending"),
+        (PermissionDenied("no"), "pending"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
+)
+async def test_what_is_not_taken_is_raised_later_and_once(
+    database: Database, answer: Outcome | ConnectorError, state: str
+) -> None:
+    rig = await rig_on(database).activate()
+    rig.system.on_raise = answering(answer)
+    await rig.sent((BASE, 91))
+    assert [str(alert.state) for alert in await rig.work()] == [state]
+    (alert,) = await rig.work(2)
+    assert alert.state is AlertState.RAISED
+    assert references(rig.system) == [alert.alert]
+    told = await rig.told()
+    assert told == (["failed", "raised"] if isinstance(answer, PermissionDenied) else ["raised"])
+
+
+async def test_an_answer_that_was_lost_is_asked_for_and_not_raised_again(database: Database) -> None:
+    rig = await rig_on(database).activate()
+
+    async def cut(event: Event) -> Outcome | None:
+        rig.system.take_event(event)
+        raise OutcomeUnknown("cut")
+
+    rig.system.on_raise = cut
+    await rig.sent((BASE, 91))
+    assert [str(alert.state) for alert in await rig.work()] == ["raising"]
+    rig.system.on_raise = None
+    (alert,) = await rig.work()
+    assert (alert.state, alert.remote_id) == (AlertState.RAISED, "N0")
+    assert references(rig.system) == [alert.alert]
+
+
+async def test_an_unknown_outcome_is_not_asked_before_the_wait(database: Database) -> None:
+    rig = rig_on(database)
+    rig.settings = rig.settings.model_copy(update={"unknown_wait": timedelta(seconds=30)})
+    await rig.activate()
+    rig.system.on_raise = answering(OutcomeUnknown("cut"))
+    await rig.sent((BASE, 91))
+    await rig.work()
+    await rig.execute("update alert_stream set next_run_at = now(), calls_at = now()")
+    assert not await rig.claimed_alerts(due=False)
+    await rig.sent((BASE + MINUTE, 92))
+    await rig.alert_runner().run(await rig.claim_alerts(due=False), rig.link)
+    assert await rig.states() == ["raising"]
+    assert rig.system.looked_up == 1
+
+
+async def test_what_the_system_refuses_fails_is_told_and_ends_with_the_condition(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    rig.system.on_raise = answering(Rejected(code="type", message="notification type M9 is unknown"))
+    await rig.sent((BASE, 91))
+    (alert,) = await rig.work()
+    assert (alert.state, alert.error) == (AlertState.FAILED, "type: notification type M9 is unknown")
+    await rig.sent((BASE + MINUTE, 10))
+    assert [str(alert.state) for alert in await rig.work()] == ["cleared"]
+    assert not rig.system.notes  # there is nothing to write to
+    (failed, data), (cleared, _) = await rig.events()
+    assert (failed, cleared) == ("alert.failed", "alert.cleared")
+    assert data["reason"] == "type: notification type M9 is unknown"
+
+
+@pytest.mark.parametrize("state", ["paused", "reauthorization_required", "blocked", "verifying"])
+async def test_what_happens_while_the_system_may_not_be_called_is_raised_later(
+    database: Database, state: str
+) -> None:
+    """It opens, and is over, and opens again: each of them happened."""
+    rig = await rig_on(database).activate()
+    await rig.execute("update connection set state = $1, prior_state = 'active'", state)
+    await rig.sent((BASE, 91), (BASE + MINUTE, 80), (BASE + 2 * MINUTE, 99))
+    assert [str(alert.state) for alert in await rig.work(2)] == ["pending", "pending"]
+    assert not rig.system.looked_up
+    await rig.execute("update connection set state = 'active', prior_state = null")
+    first, second = await rig.work()
+    assert (first.state, second.state) == (AlertState.CLEARED, AlertState.RAISED)
+    assert references(rig.system) == [first.alert, second.alert]
+    assert await rig.told() == ["raised", "cleared", "raised"]
+
+
+async def test_a_credential_that_is_refused_is_the_connections_affair(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    rig.system.on_raise = answering(AuthRefused("401"))
+    rig.system.probe_error = AuthRefused("401")
+    await rig.sent((BASE, 91))
+    assert [str(alert.state) for alert in await rig.work()] == ["pending"]
+    assert await rig.state() == "reauthorization_required"
+    await rig.work()
+    assert rig.system.looked_up == 1
+
+
+async def test_a_permission_that_is_missing_stops_no_readings_and_is_told_once(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    rig.system.on_raise = answering(*[PermissionDenied("no")] * 3)
+    await rig.sent((BASE, 91))
+    await rig.work(3)
+    assert await rig.state() == "active"
+    assert await rig.told() == ["failed"]
+    (trouble,) = await rig.rows("select part, detail from connection_trouble")
+    assert trouble["part"] == "raise" and "asked again each hour: no" in trouble["detail"]
+    await rig.work()
+    assert await rig.states() == ["raised"]
+    assert not await rig.rows("select from connection_trouble")
+
+
+# Late samples
+
+
+async def test_a_late_sample_withdraws_splits_and_resumes(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    await rig.sent((BASE, 91), (BASE + 10 * MINUTE, 80))
+    (alert,) = await rig.work()
+    assert alert.state is AlertState.CLEARED
+    await rig.sent((BASE + 5 * MINUTE, 84), (BASE + 6 * MINUTE, 95))  # it was two
+    first, second = await rig.work()
+    assert (first.alert, first.well_at) == (alert.alert, BASE + 5 * MINUTE)
+    assert (second.opened_at, second.well_at) == (BASE + 6 * MINUTE, BASE + 10 * MINUTE)
+    await rig.store(("pump-1", BASE, 70))  # a correction: the first was none
+    withdrawn, second = await rig.work()
+    assert (withdrawn.alert, withdrawn.why) == (alert.alert, "late_sample")
+    assert second.why == "well"
+    await rig.store(("pump-1", BASE + 10 * MINUTE, 92))  # and the second is not over
+    _, second = await rig.work()
+    assert (second.state, second.well_at, second.why) == (AlertState.RAISED, None, None)
+    assert len(rig.system.raised) == len(set(references(rig.system))) == 2
+    assert await rig.told() == ["raised", "cleared", "raised", "cleared", "raised"]
+
+
+async def test_what_was_never_sent_is_withdrawn_in_silence(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    await rig.execute("update connection set state = 'paused', prior_state = 'active'")
+    await rig.sent((BASE, 91))
+    await rig.work()
+    await rig.store(("pump-1", BASE, 70))
+    (alert,) = await rig.work()
+    assert (alert.state, alert.why, alert.remote_id) == (AlertState.CLEARED, "late_sample", None)
+    await rig.execute("update connection set state = 'active', prior_state = null")
+    await rig.work()
+    assert not rig.system.raised and not await rig.told()
+
+
+async def test_a_backlog_in_any_order_gives_what_the_ordered_log_gives(database: Database) -> None:
+    rule = AlertRule(
+        id="r",
+        device="pump-*",
+        metric="t",
+        condition=Above(limit=90),
+        lasts=3 * MINUTE,
+        hold_off=10 * MINUTE,
+        kind="task",
+    )
+    values = [95 if minute % 20 < 8 else 60 for minute in range(60)]
+    rig = await rig_on(database, rule).activate()
+    order = [*range(0, 60, 3), *range(2, 60, 3), *range(1, 60, 3)]
+    for start in range(0, 60, 7):
+        await rig.sent(*((BASE + minute * MINUTE, values[minute]) for minute in order[start : start + 7]))
+        await rig.work()
+    found = [a for a in await rig.work() if a.why != "late_sample"]
+    minutes = [((a.since - BASE) // MINUTE, (a.opened_at - BASE) // MINUTE) for a in found]
+    assert minutes == [(0, 3), (20, 23), (40, 43)]
+    assert all(alert.state is AlertState.CLEARED for alert in found)
+    assert len(references(rig.system)) == len(set(references(rig.system)))
+
+
+async def test_what_was_measured_before_the_rule_began_says_nothing(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    await rig.execute("update alert_rule set begun_at = $1", BASE + MINUTE)
+    await rig.sent((BASE, 99), (BASE + 2 * MINUTE, 50))
+    await rig.work()
+    await rig.sent((BASE + timedelta(seconds=30), 99))
+    assert not await rig.work()
+
+
+@pytest.mark.parametrize(
+    ("rule", "values"),
+    [
+        (replace(HOT, condition=Equals(value="fault")), ("ok", "fault")),
+        (replace(HOT, condition=Equals(value=True)), (False, True)),
+        (replace(HOT, condition=Changes(by=5, within=5 * MINUTE, rises=True)), (1, 6)),
+        (replace(HOT, condition=Changes(by=5, within=5 * MINUTE, rises=False)), (9, 3)),
+    ],
+    ids=["text", "boolean", "rise", "fall"],
+)
+async def test_every_condition_opens(database: Database, rule: AlertRule, values: tuple[object, ...]) -> None:
+    rig = await rig_on(database, rule).activate()
+    for minute, value in enumerate(values):
+        await rig.sent((BASE + minute * MINUTE, value))  # type: ignore[arg-type]
+        await rig.work()
+    (alert,) = await rig.held()
+    assert alert.opened_at == BASE + MINUTE
+
+
+async def test_values_that_mean_nothing_to_a_rule_end_nothing(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    await rig.sent((BASE, "hot"), (BASE + MINUTE, True), (BASE + 2 * MINUTE, 1e200), (BASE + 3 * MINUTE, 91))
+    (alert,) = await rig.work()
+    assert alert.opened_at == BASE + 3 * MINUTE
+
+
+# Silence
+
+
+async def test_silence_is_looked_at_when_it_is_due_and_only_while_somebody_listens(
+    database: Database,
+) -> None:
+    silent = AlertRule(id="silent", device="*", metric=None, condition=Silent(after=60 * MINUTE), kind="task")
+    rig = await rig_on(database, silent).activate()
+    await rig.sent((BASE, 1))
+    await rig.work()
+
+    async def pass_by(minutes: int) -> None:
+        await rig.execute(
+            "update alert_judgement set heard_at = heard_at - $1::interval, due_at = due_at - $1::interval",
+            minutes * MINUTE,
+        )
+
+    await pass_by(61)
+    assert not await rig.work()  # nobody has ever listened
+    await store.listen(database)
+    await pass_by(1)
+    assert not await rig.work()  # and now not for long enough
+    await rig.execute("update listening set since = since - interval '2 hours'")
+    await pass_by(61)
+    (alert,) = await rig.work()
+    assert (alert.state, alert.title) == (AlertState.RAISED, "pump-1 is silent")
+    assert (await rig.rows("select due_at from alert_judgement"))[0]["due_at"] is None
+    await rig.sent((BASE + MINUTE, 1))
+    (alert,) = await rig.work()
+    assert (alert.state, alert.why) == (AlertState.CLEARED, "well")
+    assert (await rig.rows("select due_at from alert_judgement"))[0]["due_at"] is not None
+
+
+async def test_a_device_that_sends_is_not_written_to_the_index_of_silence(database: Database) -> None:
+    silent = AlertRule(id="silent", device="*", metric=None, condition=Silent(after=60 * MINUTE), kind="task")
+    rig = await rig_on(database, silent).activate()
+    await rig.sent((BASE, 1))
+    await rig.work()
+    (before,) = await rig.rows("select due_at from alert_judgement")
+    await rig.sent((BASE + MINUTE, 1))
+    await rig.work()
+    (after,) = await rig.rows("select due_at from alert_judgement")
+    assert before == after
+
+
+async def test_devices_that_are_known_are_expected_from_the_rule_on(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    await rig.sent((BASE, 1))
+    await rig.work()
+    await rig.begin(AlertRule(id="s", device="*", metric=None, condition=Silent(after=MINUTE), kind="task"))
+    (waiting,) = await rig.rows("select device_id, due_at is not null as is_due from alert_judgement")
+    assert waiting == {"device_id": "pump-1", "is_due": True}
+
+
+# What ends an alert beside its condition
+
+
+async def test_a_rule_that_is_removed_or_judges_otherwise_leaves_nothing_open(database: Database) -> None:
+    other = replace(HOT, id="other")
+    rig = await rig_on(database, HOT, other).activate()
+    await rig.sent((BASE, 99))
+    await rig.work()
+    await rig.begin(replace(HOT, title="only words"), other)
+    assert await rig.states() == ["raised", "raised"]
+    await rig.begin(replace(HOT, condition=Above(limit=95)))
+    found = {alert.rule: alert for alert in await rig.work()}
+    assert (found["hot"].state, found["hot"].why) == (AlertState.CLEARED, "rule_changed")
+    assert (found["other"].state, found["other"].why) == (AlertState.CLEARED, "rule_removed")
+    assert len(rig.system.notes) == 2
+    await rig.sent((BASE + MINUTE, 99))
+    assert [str(alert.state) for alert in await rig.work()] == ["cleared", "cleared", "raised"]
+
+
+@pytest.mark.parametrize("answer", [None, OutcomeUnknown("cut"), Rejected(code="x", message="y")])
+async def test_a_connection_that_is_disconnected_leaves_nothing_open(
+    database: Database, answer: Outcome | ConnectorError | None
+) -> None:
+    rig = await rig_on(database).activate()
+    if answer is not None:
+        rig.system.on_raise = answering(answer)
+    await rig.sent((BASE, 99))
+    await rig.work()
+    await rig.execute("update connection set state = 'disconnecting', probe_at = now()")
+    engine = rig.engine
+    (due,) = await engine.lifecycle._due(10)
+    await engine.lifecycle._drain(due)
+    (alert,) = await rig.held()
+    assert (alert.state, alert.why, alert.due_at) == (AlertState.CLEARED, "disconnected", None)
+    assert (await rig.told())[-1] == "cleared"
+    assert not await rig.rows("select from alert_stream") and not await rig.rows(
+        "select from alert_judgement"
+    )
+
+
+async def test_a_device_that_is_gone_leaves_nothing_open_and_may_come_back(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    await rig.sent((BASE, 99))
+    await rig.work()
+    await upkeep(database)
+    assert await rig.states() == ["raised"]
+    await rig.execute("update alert_judgement set heard_at = heard_at - interval '31 days'")
+    await upkeep(database)
+    (alert,) = await rig.work()
+    assert (alert.state, alert.why) == (AlertState.CLEARED, "device_gone")
+    await rig.sent((BASE + MINUTE, 99))
+    assert [str(a.state) for a in await rig.work()] == ["cleared", "raised"]
+
+
+# Replicas
+
+
+async def test_a_replica_that_lost_its_lease_changes_nothing(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    await rig.sent((BASE, 99))
+    old = await rig.claim_alerts()
+    await rig.execute("update alert_stream set lease_until = now() - interval '1 second'")
+    await rig.claim_alerts(owner="replica-b")
+    with pytest.raises(LeaseLost):
+        await rig.alert_runner().run(old, rig.link)
+    assert not await rig.held() and not rig.system.raised
+
+
+async def test_a_lease_that_goes_in_the_call_leaves_the_alert_to_the_successor(database: Database) -> None:
+    rig = await rig_on(database).activate()
+    entered, going = asyncio.Event(), asyncio.Event()
+
+    async def slow(event: Event) -> Outcome | None:
+        rig.system.take_event(event)
+        entered.set()
+        await going.wait()
+        return Accepted(remote_id="N0")
+
+    rig.system.on_raise = slow
+    await rig.sent((BASE, 99))
+    first = asyncio.create_task(rig.alert_runner().run(await rig.claim_alerts(), rig.link))
+    await entered.wait()
+    await rig.execute("update alert_stream set lease_until = now() - interval '1 second'")
+    other = await rig.claim_alerts(owner="replica-b")
+    going.set()
+    with pytest.raises(LeaseLost):
+        await first
+    assert await rig.states() == ["raising"]
+    rig.system.on_raise = None
+    await rig.alert_runner().run(other, rig.link)
+    (alert,) = await rig.held()
+    assert alert.state is AlertState.RAISED and references(rig.system) == [alert.alert]
+
+
+async def test_a_fault_of_a_connector_is_contained_shown_and_tried_again(database: Database) -> None:
+    rig = await rig_on(database).activate()
+
+    async def broken(event: Event) -> Outcome | None:
+        raise ZeroDivisionError
+
+    rig.system.on_raise = broken
+    await rig.sent((BASE, 99))
+    engine = rig.engine
+    engine.alerts.serve({rig.name: rig.link})
+    task = asyncio.create_task(engine.alerts.run())
+    try:
+        async with asyncio.timeout(20):
+            while not await rig.rows("select from connection_trouble where part = 'alert'"):
+                await asyncio.sleep(0.02)
+            rig.system.on_raise = None
+            while await rig.states() != ["raised"]:
+                await rig.execute("update alert_stream set next_run_at = now(), calls_at = now()")
+                await rig.execute("update alert set due_at = now() where due_at is not null")
+                await asyncio.sleep(0.02)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert len(rig.system.raised) == 1
+
+
+async def test_an_idle_connection_costs_no_look_at_its_devices(database: Database) -> None:
+    """A run of 2,000 devices of which nothing is new reads none of them."""
+    rig = await rig_on(database).activate()
+    await rig.store(*((f"d-{number}", BASE, 1) for number in range(2000)))
+    await rig.work()
+
+    async def reads() -> int:
+        await rig.execute("select pg_stat_force_next_flush()")
+        (row,) = await rig.rows(
+            "select coalesce(sum(idx_tup_fetch + seq_tup_read), 0)::bigint as read from pg_stat_user_tables "
+            "where relname in ('alert_judgement', 'alert')"
+        )
+        return int(row["read"])
+
+    before = await reads()
+    await rig.work()
+    assert await reads() - before < 10
+
+
+async def test_only_who_has_something_to_do_is_worked(database: Database) -> None:
+    silent = AlertRule(
+        id="silent", device="*", metric=None, condition=Silent(after=timedelta(hours=1)), kind="task"
+    )
+    rig = await rig_on(database, HOT, silent).activate()
+    assert not await rig.claimed_alerts()
+    await rig.sent((BASE, 99))
+    assert [str(alert.state) for alert in await rig.work()] == ["raised"]
+    assert not await rig.claimed_alerts()
+    await rig.record("N0", "open")
+    assert await rig.claimed_alerts()
+    await rig.work()
+    assert not await rig.claimed_alerts()
+    await rig.execute("update alert_judgement set due_at = now() where due_at is not null")
+    assert await rig.claimed_alerts()
+    await rig.work()
+    assert not await rig.claimed_alerts()
+    await rig.execute("update alert set due_at = now()")
+    assert await rig.claimed_alerts()
+    await rig.execute("update connection set state = 'paused', prior_state = 'active'")
+    assert not await rig.claimed_alerts(), "the system may not be called"
+    await rig.sent((BASE + MINUTE, 98))
+    assert await rig.claimed_alerts(), "and it is judged all the same"
+
+
+async def test_a_record_that_was_there_before_its_alert_was_raised_is_seen(database: Database) -> None:
+    """A page may have brought it, and been looked at, between the call and its answer."""
+    rig = await rig_on(database).activate()
+    seen: list[str] = []
+
+    async def read_meanwhile(event: Event) -> Outcome | None:
+        await rig.record("4711", "acknowledged", reference=event.reference)
+        seen.append(event.reference)
+        raise OutcomeUnknown("cut")
+
+    rig.system.on_raise = read_meanwhile
+    await rig.sent((BASE, 99))
+    await rig.work()
+    rig.system.on_raise = answering(Accepted(remote_id="N0"))
+    await rig.work()
+    assert len(seen) == 1
+    assert [str(alert.state) for alert in await rig.work()] == ["acknowledged"]
