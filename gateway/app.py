@@ -33,6 +33,7 @@ from gateway.http.process import HttpProcess, listen_all
 from gateway.http.scheduling import ask_for_short_slices
 from gateway.ingest import Ingest
 from gateway.ingest.explain import explain_for
+from gateway.ingest.registry import Registry
 from gateway.model.access import Caller
 from gateway.model.errors import StoreError, StoreUnavailable
 from gateway.model.explanation import Explanation
@@ -149,7 +150,8 @@ class _Daemon:
         settings, database = self.settings, self.database
         await _first(lambda: connection_store.register_customers(database, settings.customers))
         pressure = Pressure()
-        ingest = Ingest(settings, self.for_ingest, replica=self.owner, pressure=pressure)
+        registry = Registry(database)
+        ingest = Ingest(settings, self.for_ingest, replica=self.owner, pressure=pressure, registry=registry)
         publisher = StatusPublisher(settings, database, self.replica, owner=self.owner)
         async with Engine.open(settings, database, owner=self.owner, pressure=pressure) as engine:
             await _first(engine.prepare)
@@ -163,6 +165,7 @@ class _Daemon:
                     for name, loop in self._loops(presence, engine, ingest, publisher, http).items()
                 ]
                 loops.append(group.create_task(self._declare(engine, declared), name="declarations"))
+                loops.append(group.create_task(registry.run(), name="devices"))
                 readiness.serve(database, lambda: ingest.connected)
                 log.info(
                     "gateway.started",
@@ -177,6 +180,7 @@ class _Daemon:
                 readiness.draining()
                 await publisher.draining()
                 await ingest.stop()
+                await registry.flush()
                 await engine.stop(GRACE_SECONDS)
                 await publisher.stop()
                 for loop in loops:

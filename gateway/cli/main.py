@@ -36,6 +36,7 @@ COMMANDS = (
     "bench",
     "keys",
     "login",
+    "devices",
 )
 """Each is `gateway.cli.<name>` (with `_` for `-`), which has a function of that name, or `app` where the
 command has commands of its own.

@@ -33,6 +33,7 @@ from gateway.settings import Settings
 from gateway.store import access, incidents, outbox
 from gateway.store import credits as ledger
 from gateway.store.access import Session
+from gateway.store.devices import Devices
 from gateway.store.incidents import Incident
 from gateway.store.pool import Database
 from gateway.store.records import Records
@@ -56,6 +57,7 @@ def assemble(
         connections=service,
         reader=Views(database),
         records=Records(database),
+        devices=Devices(database),
         access=StoredAccess(database),
         credits=Ledger(database),
         incidents=StoredIncidents(database),

@@ -161,3 +161,12 @@ def only_customer(asking: Principal, customer: str | None) -> str | None:
 
 NOBODY = ""
 """No customer has an empty name."""
+
+
+def check_customer(asking: Principal, customer: str, *, what: str) -> str:
+    """Of another customer than its own a bound token is told what it would be told of none. Raises
+    RequestRefused("request.not_found").
+    """
+    if not asking.may_see(customer):
+        raise RequestRefused("request.not_found", f"There is no such {what}.")
+    return customer

@@ -26,6 +26,14 @@ def text_cursor(cursor: str | None, start: str = "") -> str:
     return start if cursor is None else _text(_parts(cursor, 1)[0])
 
 
+def two_texts(cursor: str | None, start: tuple[str, str] = ("", "")) -> tuple[str, str]:
+    """The key of a list by two texts."""
+    if cursor is None:
+        return start
+    first, second = _parts(cursor, 2)
+    return _text(first), _text(second)
+
+
 def text_and_time(cursor: str | None, start: tuple[str, datetime]) -> tuple[str, datetime]:
     """The key of a list by a text and a time."""
     if cursor is None:

@@ -28,6 +28,8 @@ from gateway.model.status import ConnectionStatus
 from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSettings, CreditsSettings
 from gateway.store.access import Session
 from gateway.store.alerts import Alert
+from gateway.store.devices import Described as DescribedDevice
+from gateway.store.devices import Device, Series
 from gateway.store.issues import Issue
 from gateway.store.listing import Filter, Place
 from gateway.store.records import RecordPage, StoredRecord
@@ -166,6 +168,18 @@ class RecordsReader(Protocol):
     ) -> Sequence[StoredRecord]: ...
 
 
+class DevicesReader(Protocol):
+    """Devices, what they sent, and which meters it feeds: `gateway.store.devices.Devices`."""
+
+    async def page(
+        self, customer: str | None, *, text: str = "", after: tuple[str, str] = ("", ""), limit: int
+    ) -> Sequence[Device]: ...
+    async def one(self, customer: str, device: str) -> DescribedDevice | None: ...
+    async def series(
+        self, customer: str, device: str, metric: str, *, since: datetime, until: datetime, buckets: int
+    ) -> Series: ...
+
+
 class Access(Protocol):
     """Tokens, login links and sessions."""
 
@@ -238,6 +252,7 @@ class Services:
     connections: ConnectionService
     reader: Reader
     records: RecordsReader
+    devices: DevicesReader
     access: Access
     credits: CreditsReader
     incidents: IncidentsReader

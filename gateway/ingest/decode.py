@@ -4,7 +4,7 @@ plain tuples are measured.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from gateway import bulkhead
@@ -24,9 +24,12 @@ Row = tuple[str, str, int, Metrics]
 
 CACHED_TOPICS = 100_000
 
-_Way = tuple[str | None, str | None, str | None, Parse | None, CompiledSource, bool]
+_Way = tuple[str | None, str | None, str | None, Parse | None, CompiledSource, bool, str | None]
 """What is known of a topic: customer and device (None: the payload names it), metric, the fast parser where the
-source is plain, the source, and whether the topic is to be ignored."""
+source is plain, the source, whether the topic is to be ignored, and the device's name where that is no id."""
+
+Introduce = Callable[[str, str, str | None, str], None]
+"""Told customer, device, its name where that is not its id, and the source's topic."""
 
 
 def unheard(skipped: Skipped) -> None:
@@ -41,12 +44,18 @@ class Former:
     customers: frozenset[str] = frozenset()
 
 
+def unknown(_customer: str, _device: str, _title: str | None, _source: str) -> None:
+    """For who does not ask whose devices there are."""
+
+
 class Decoder:
     """Decodes messages of the configured sources for the known customers.
 
     `skip` is told of each field, and each item of a list, that was left out of a message of which the rest was
-    taken. `former`: what was configured before, for messages that were sent by the broker, or queued, for filters
-    that are given up; it takes what the sources do not match.
+    taken. `introduce` is told of each device that a topic names when the topic is first met, and of each that a
+    payload names with its sample.
+    `former`: what was configured before, for messages that were sent by the broker, or queued, for filters that are
+    given up; it takes what the sources do not match.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class Decoder:
         *,
         skip: Skip = unheard,
         former: Former | None = None,
+        introduce: Introduce = unknown,
     ) -> None:
         self._former_from = len(sources)
         self._compiled = (*sources, *(former.sources if former else ()))
@@ -67,6 +77,7 @@ class Decoder:
         self._max_future = int(telemetry.max_future.total_seconds() * 1e6)
         self._retention = int(telemetry.retention.total_seconds() * 1e6)
         self._skip = skip
+        self._introduce = introduce
         self._ways: dict[str, _Way] = {}
 
     def decode(self, topic: str, payload: bytes, received_at: int, *, is_retained: bool = False) -> list[Row]:
@@ -86,7 +97,7 @@ class Decoder:
             raise DecodeError(Reason.INTERNAL_ERROR, fault.text) from error
 
     def _decode(self, topic: str, payload: bytes, received_at: int, is_retained: bool) -> list[Row]:
-        customer, device, metric, parse, way, is_ignored = self._ways.get(topic) or self._learn(topic)
+        customer, device, metric, parse, way, is_ignored, title = self._ways.get(topic) or self._learn(topic)
         if is_ignored:
             return []
         if len(payload) > MAX_PAYLOAD_BYTES:
@@ -99,14 +110,14 @@ class Decoder:
             or device is None
             or (is_retained and way.retained != "own_time")
         ):
-            return self._by_shape(way, customer, device, metric, payload, received_at, is_retained)
+            return self._by_shape(way, customer, device, title, metric, payload, received_at, is_retained)
         try:
             return self._fast(parse(payload, metric), customer, device, received_at, is_retained)
         except DecodeError:
             if way.is_strict:
                 raise
             # something in it is amiss: what can be taken of it is taken, by the slow way
-            return self._by_shape(way, customer, device, metric, payload, received_at, is_retained)
+            return self._by_shape(way, customer, device, title, metric, payload, received_at, is_retained)
 
     def _fast(
         self,
@@ -131,6 +142,7 @@ class Decoder:
         way: CompiledSource,
         customer: str | None,
         device: str | None,
+        title: str | None,
         metric: str | None,
         payload: bytes,
         received_at: int,
@@ -150,10 +162,15 @@ class Decoder:
                 untimed += 1
                 continue
             try:
-                rows.append(self._row(piece, customer, device, received_at, len(rows)))
+                row = self._row(piece, customer, device, received_at, len(rows))
             except DecodeError as error:
                 refused = refused or error
                 skipped.append(Skipped(name="", reason=Reason(error.reason), detail=error.detail))
+                continue
+            rows.append(row)
+            if customer is None or device is None:
+                name = title if device is not None else _title(piece.device or "", row[1])
+                self._introduce(row[0], row[1], name, way.source.topic)
         if refused is not None and (way.is_strict or not (rows or untimed)):
             raise refused
         for one in skipped:
@@ -185,9 +202,15 @@ class Decoder:
 
     def route(self, topic: str) -> Route:
         """Whose device the topic names, its names made ids. Raises DecodeError."""
+        return self._identified(self._routed(topic))
+
+    def _routed(self, topic: str) -> Route:
         found = route(topic, self._sources)
         if found is None:
             raise DecodeError(Reason.UNMATCHED_TOPIC, "no source matches the topic; see telemetry.sources")
+        return found
+
+    def _identified(self, found: Route) -> Route:
         # Only where the customer is a level of the topic it has filters of its own, which end with it.
         leaves = found.customer in self._former_customers and self._sources[found.place].is_divided
         return Route(
@@ -239,7 +262,8 @@ class Decoder:
         return customer
 
     def _learn(self, topic: str) -> _Way:
-        found = self.route(topic)
+        named = self._routed(topic)
+        found = self._identified(named)
         if len(self._ways) >= CACHED_TOPICS:
             self._ways.clear()
         way = self._compiled[found.place]
@@ -251,8 +275,11 @@ class Decoder:
             if way.is_plain and (found.metric is None) == (found.format == "json")
             else None
         )
-        entry: _Way = (found.customer, found.device, found.metric, parse, way, found.is_ignored)
+        title = None if found.device is None else _title(named.device or "", found.device)
+        entry: _Way = (found.customer, found.device, found.metric, parse, way, found.is_ignored, title)
         self._ways[topic] = entry
+        if found.customer is not None and found.device is not None and not found.is_ignored:
+            self._introduce(found.customer, found.device, title, way.source.topic)
         return entry
 
 
@@ -263,3 +290,8 @@ def _device(name: str) -> str:
             Reason.INVALID_IDENTIFIER, f"device {name[:70]!r}: 1 to {MAX_NAME} printable characters"
         )
     return identifier(name)
+
+
+def _title(name: str, device: str) -> str | None:
+    """The name that a person gave, where the id is not the same."""
+    return None if name == device else name

@@ -16,6 +16,7 @@ import structlog
 from gateway import clock, metrics
 from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Pipeline
+from gateway.ingest.registry import Registry
 from gateway.ingest.session import (
     DROPPED_TOPIC,
     OptionalRefused,
@@ -62,6 +63,7 @@ class Partition:
         *,
         term: Term,
         pressure: Pressure | None = None,
+        registry: Registry | None = None,
     ) -> None:
         self.term = term
         self._settings = settings
@@ -74,7 +76,9 @@ class Partition:
             max_devices=settings.telemetry.max_devices,
             term=term,
         )
-        self._pipeline = Pipeline(settings.telemetry, decoder, store, pressure)
+        self._pipeline = Pipeline(
+            settings.telemetry, decoder, store, pressure, note=None if registry is None else registry.note
+        )
         self._session: Session | None = None
         self._client = ""
         self._held: tuple[str, ...] = ()

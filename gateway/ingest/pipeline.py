@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import structlog
@@ -99,8 +99,11 @@ class Pipeline:
         decoder: Decoder,
         store: TelemetryStore,
         pressure: Pressure | None = None,
+        *,
+        note: Callable[[Iterable[tuple[Key, Metrics, int]]], None] | None = None,
     ) -> None:
-        """`pressure` is told how long messages wait for their acknowledgement."""
+        """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored."""
+        self._note = note
         self._pressure = pressure or Pressure()
         self._settings = settings
         self._decoder = decoder
@@ -304,6 +307,8 @@ class Pipeline:
         if self._away:
             self._away = False
             log.info("ingest.commits_resumed")
+        if self._note is not None:
+            self._note(samples)
         metrics.COMMIT_SECONDS.observe(clock.monotonic() - started)
         metrics.BATCH_SAMPLES.observe(len(batch.samples))
         kept, stored, modified = kept + len(samples), stored + written.stored, modified + written.modified
@@ -376,6 +381,8 @@ class Pipeline:
                 parts.append(part)
                 await asyncio.sleep(1.0)
             else:
+                if self._note is not None:
+                    self._note(part)
                 kept, stored, modified = (
                     kept + len(part),
                     stored + written.stored,

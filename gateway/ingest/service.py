@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import structlog
 
 from gateway import metrics
-from gateway.ingest.decode import Decoder, Former
+from gateway.ingest.decode import Decoder, Former, Introduce, unknown
 from gateway.ingest.partition import Partition
+from gateway.ingest.registry import Registry
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.pressure import Pressure
 from gateway.model.topics import filters
@@ -31,10 +32,12 @@ class _Intake:
 
     settings: Settings
     sources: tuple[CompiledSource, ...]
+    introduce: Introduce
 
     @classmethod
-    def of(cls, settings: Settings) -> _Intake:
-        return cls(settings=settings, sources=compile_sources(settings.telemetry.sources))
+    def of(cls, settings: Settings, introduce: Introduce) -> _Intake:
+        sources = compile_sources(settings.telemetry.sources)
+        return cls(settings=settings, sources=sources, introduce=introduce)
 
     def filters(self, partition: int) -> list[str]:
         return filters(
@@ -52,6 +55,7 @@ class _Intake:
             (*self.settings.customers, *customers),
             skip=_count_skipped,
             former=former,
+            introduce=self.introduce,
         )
 
     def beside(self, others: Sequence[CompiledSource]) -> tuple[CompiledSource, ...]:
@@ -66,15 +70,25 @@ class Ingest:
     """
 
     def __init__(
-        self, settings: Settings, database: Database, replica: str, *, pressure: Pressure | None = None
+        self,
+        settings: Settings,
+        database: Database,
+        replica: str,
+        *,
+        pressure: Pressure | None = None,
+        registry: Registry | None = None,
     ) -> None:
-        """`database` is best its own: commits wait for nobody else's sessions. `pressure` is told how they fare."""
+        """`database` is best its own: commits wait for nobody else's sessions. `pressure` is told how they fare,
+        `registry` of which devices they are.
+        """
         self._pressure = pressure
+        self._registry = registry
         self._settings = settings
         self._database = database
         self._replica = replica
         self._lease_seconds = settings.sync.lease.total_seconds()
-        self._intake = _Intake.of(settings)
+        self._introduce = unknown if registry is None else registry.introduce
+        self._intake = _Intake.of(settings, self._introduce)
         self._next: _Intake | None = None  # while it is being subscribed beside
         self._former = Former()
         self._decoder = self._intake.decoder()
@@ -99,7 +113,7 @@ class Ingest:
         given up: a filter that goes from one partition to another is held by one of them at any time. Raises
         BrokerRefused and StoreError; then everything is as before.
         """
-        before, wanted = self._intake, _Intake.of(settings)
+        before, wanted = self._intake, _Intake.of(settings, self._introduce)
         own = before.settings
         if (own.telemetry.sources, own.customers) == (settings.telemetry.sources, settings.customers):
             return
@@ -227,6 +241,7 @@ class Ingest:
             (self._next or self._intake).filters(number),
             term=term,
             pressure=self._pressure,
+            registry=self._registry,
         )
         self._ours[number] = (
             partition,

@@ -60,6 +60,9 @@ NEEDS = {
     "list_records": Role.VIEWER,
     "show_record": Role.VIEWER,
     "confirm_deletions": Role.OPERATOR,
+    "list_devices": Role.VIEWER,
+    "read_device": Role.VIEWER,
+    "read_series": Role.VIEWER,
 }
 BODIES: dict[str, object] = {
     "create_connection": {"id": "{customer}-9", "customer": "{customer}", "system": "maintainx"},
@@ -111,10 +114,14 @@ async def ask(
         alert=f"{customer}{1:016x}"[:20],
         stream="work_orders",
         key="1",
+        customer=customer,
+        device=f"{customer}-pump-1",
     )
     parameters = {
         "replay_webhook": {"from": NOW.isoformat()},
         "list_records": {"customer": customer},
+        "list_devices": {"customer": customer},
+        "read_series": {"metric": "t"},
     }
     body = BODIES.get(name)
     if isinstance(body, dict):
@@ -315,6 +322,7 @@ async def test_lists_are_paged_without_gap_or_repetition() -> None:
             ("/v1/connections/acme-1/readings", "window_start"),
             ("/v1/connections/acme-1/runs", "id"),
             ("/v1/credits/transfers", "id"),
+            ("/v1/devices", "device"),
             ("/v1/alerts", "id"),
         ):
             whole = [item[key] for item in (await client.get(path)).json()["items"]]

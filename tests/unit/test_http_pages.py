@@ -16,12 +16,14 @@ import httpx
 import pytest
 
 from gateway.connections.reauthorization import ANOTHER_ACCOUNT, Login
+from gateway.http.dashboard import devices
 from gateway.http.dashboard.credential_form import form_fields, form_values
 from gateway.http.dashboard.markdown import instructions
 from gateway.model.access import Principal, Role
 from gateway.model.connection import IssueCode, State
 from gateway.model.errors import RequestRefused
 from gateway.store.access import Session
+from gateway.store.devices import Bucket
 from gateway.store.issues import Issue
 from gateway.store.views import DeadLetter, Transition
 from tests.fixtures.http_fakes import CATALOGUE, HOUR, NOW, World, alert_of, described, incident, link, world
@@ -228,16 +230,64 @@ async def test_nothing_of_another_customer_is_on_any_page() -> None:
             answer = await client.request(
                 method,
                 path.replace(":path}", "}").format(
-                    connection="acme-2", act="pause", name="x", secret="x", link="x", stream="x", key="x"
+                    connection="acme-2",
+                    act="pause",
+                    name="x",
+                    secret="x",
+                    link="x",
+                    stream="x",
+                    key="x",
+                    customer="acme",
+                    device="acme-pump-1",
                 ),
                 data={"csrf": csrf} if method == "POST" else None,
             )
             assert "acme" not in answer.text.replace("acme-s4", ""), (
                 path
             )  # the example in the API's documentation
-            if "{connection}" in path:
+            if "{connection}" in path or "{customer}" in path:
                 assert answer.status_code == 404, path
     assert not made.service.asked
+
+
+# Devices
+
+
+async def test_devices_are_listed_and_shown_with_meters_and_a_chart_and_nothing_is_a_tag() -> None:
+    made = world()
+    async with browser(made, Role.VIEWER) as (client, _):
+        listed = (await client.get("/devices", params={"customer": "acme"})).text
+        found = (await client.get("/devices", params={"q": "pump-2"})).text
+        one = (await client.get("/devices/acme/acme-pump-1", params={"span": "hour"})).text
+        none = await client.get("/devices/nobody/pump")
+    assert "/devices/acme/acme-pump-3" in listed and "globex" not in listed
+    assert "/devices/globex/globex-pump-2" in found and "pump-1" not in found
+    assert "<b>" not in listed and "<script>alert" not in one
+    assert "acme-1</a>: m" in one and "unmapped" in one
+    assert one.count("<polyline") == 1
+    assert none.status_code == 404
+
+
+async def test_a_bound_session_sees_its_own_devices_only() -> None:
+    async with browser(world(), Role.VIEWER, "globex") as (client, _):
+        assert "acme" not in (await client.get("/devices")).text
+        assert "acme-pump" not in (await client.get("/devices", params={"customer": "acme"})).text
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0], [1.0, 1.0], [-1.7e308, 1.7e308], [0.0, 5e-324], [None], [1.0, None, 2.0]]
+)
+def test_a_chart_stays_in_its_frame(values: list[float | None]) -> None:
+    """Whatever numbers there are: between the least and the greatest that doubles hold, too."""
+    since, width = NOW, timedelta(minutes=1)
+    buckets = [
+        Bucket(start=since + place * width, samples=1, min=value, mean=value, max=value, last=0)
+        for place, value in enumerate(values)
+    ]
+    chart = devices.drawn("t", buckets, since, since + devices.BUCKETS * width)
+    points = [point.split(",") for line in chart.lines for point in line.split()]
+    assert all(0 <= float(x) <= devices.WIDTH and 0 <= float(y) <= devices.HEIGHT for x, y in points)
+    assert bool(points) == any(value is not None for value in values)
 
 
 # What is shown

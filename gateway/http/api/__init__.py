@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from gateway.http.api import alerts, connections, events, history, incidents, records, systems, webhooks
+from gateway.http.api import (
+    alerts,
+    connections,
+    devices,
+    events,
+    history,
+    incidents,
+    records,
+    systems,
+    webhooks,
+)
 from gateway.http.api import credits as pool
 
 ROUTERS = (
@@ -11,6 +21,7 @@ ROUTERS = (
     history.router,
     alerts.router,
     records.router,
+    devices.router,
     events.router,
     pool.router,
     incidents.router,

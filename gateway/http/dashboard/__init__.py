@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse
 from gateway.http.dashboard import (
     alerts,
     connection,
+    devices,
     documentation,
     overview,
     public,
@@ -28,7 +29,17 @@ def install(app: FastAPI, observed: Observed) -> None:
     app.state.problem_page = _problem_page
     app.state.observed = observed
     app.add_exception_handler(LoginNeeded, _to_login)
-    for module in (overview, alerts, connection, records, sessions, public, documentation, reauthorize):
+    for module in (
+        overview,
+        alerts,
+        connection,
+        records,
+        devices,
+        sessions,
+        public,
+        documentation,
+        reauthorize,
+    ):
         app.include_router(module.router)
 
 

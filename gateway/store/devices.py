@@ -1,0 +1,206 @@
+"""Devices as they can be seen: what is known of each, which meters its metrics feed, and its samples in buckets.
+Ingest writes what it has taken, in batches and beside its commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+import orjson
+
+from gateway.model.sample import Metrics, Value, from_microseconds
+from gateway.store.pool import Database
+from gateway.store.queries import sql
+
+Kind = Literal["number", "boolean", "text"]
+
+MAX_METERS = 10_000
+"""Of a device that are shown."""
+
+MAX_SAMPLES = 200_000
+"""That one question about a series reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What ingest took from a device since it was written last. `metrics`: (time, value) by name. Times in
+    microseconds since the epoch. `source` None: neither title nor source is known.
+    """
+
+    customer: str
+    device: str
+    title: str | None
+    source: str | None
+    seen: int
+    first: int
+    last: int
+    values: Metrics
+    times: dict[str, int]
+
+    def payload(self) -> bytes:
+        """Its metrics, as they are stored."""
+        return orjson.dumps({name: (self.times[name], value) for name, value in self.values.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A line of the list. `title`: its name, where that is not its id. Times are None where nothing was written
+    since this version runs.
+    """
+
+    customer: str
+    device: str
+    title: str | None
+    source: str | None
+    first_seen_at: datetime
+    last_seen_at: datetime | None
+    last_sample_at: datetime | None
+    metrics: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FedMeter:
+    """A meter that a metric feeds."""
+
+    connection: str
+    meter: str
+    reduce: str
+    unit: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMetric:
+    """One of a device's, with its last value. `kind` None, and neither value nor time: a meter names it, and it was
+    not seen.
+    """
+
+    name: str
+    kind: Kind | None
+    value: Value | None
+    at: datetime | None
+    meters: tuple[FedMeter, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A device with all that is known of it."""
+
+    device: Device
+    metrics: tuple[DeviceMetric, ...]
+    unmapped: tuple[str, ...] = field(default=())
+    """Metrics that come and feed no meter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """Samples of a metric in [start, start + width). The numbers are None where they are texts."""
+
+    start: datetime
+    samples: int
+    min: float | None
+    mean: float | None
+    max: float | None
+    last: Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """Buckets that hold samples, in the order of time. `complete` False: only the newest samples were read."""
+
+    buckets: tuple[Bucket, ...]
+    complete: bool
+
+
+async def write(database: Database, seen: Sequence[Seen], payloads: Sequence[bytes]) -> None:
+    """Stores what was taken; one statement. `payloads`: of each. Raises StoreError."""
+    async with database.connection() as connection:
+        await connection.execute(
+            sql("device_write"),
+            [one.customer for one in seen],
+            [one.device for one in seen],
+            [one.title for one in seen],
+            [one.source for one in seen],
+            [one.seen for one in seen],
+            [one.last for one in seen],
+            [one.first for one in seen],
+            [payload.decode() for payload in payloads],
+        )
+
+
+class Devices:
+    """What is asked of devices."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(
+        self, customer: str | None, *, text: str = "", after: tuple[str, str] = ("", ""), limit: int
+    ) -> list[Device]:
+        """By customer and id. `text`: part of the id or the title, in small or capital letters."""
+        after = after if customer is None else max((customer, ""), after)
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql("device_list"), customer, text.lower() or None, *after, limit)
+        return [_device(dict(row)) for row in rows]
+
+    async def one(self, customer: str, device: str) -> Described | None:
+        """With metrics, their last values and the meters that they feed; None when there is none."""
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(sql("device_read"), customer, device)
+            if row is None:
+                return None
+            feeding = await connection.fetch(sql("device_meters"), customer, device, MAX_METERS)
+        meters: dict[str, list[FedMeter]] = {}
+        for found in feeding:
+            meters.setdefault(found["metric"], []).append(
+                FedMeter(
+                    connection=found["connection_id"],
+                    meter=found["meter"],
+                    reduce=found["reduce"],
+                    unit=found["unit"],
+                )
+            )
+        held = row["metrics"] if isinstance(row["metrics"], dict) else {}
+        return Described(
+            device=_device({**row, "metrics": len(held)}),
+            metrics=tuple(
+                _metric(name, held.get(name), tuple(meters.get(name, ())))
+                for name in sorted(held.keys() | meters.keys())
+            ),
+            unmapped=tuple(sorted(held.keys() - meters.keys())),
+        )
+
+    async def series(
+        self, customer: str, device: str, metric: str, *, since: datetime, until: datetime, buckets: int
+    ) -> Series:
+        """The samples of [since, until), in so many parts of equal width. Reads MAX_SAMPLES of them at most."""
+        width = (until - since) / buckets
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                sql("device_series"), customer, device, metric, since, until, width, MAX_SAMPLES
+            )
+        return Series(
+            buckets=tuple(Bucket(**row) for row in rows),
+            complete=sum(row["samples"] for row in rows) < MAX_SAMPLES,
+        )
+
+
+def _device(row: dict[str, object]) -> Device:
+    return Device(
+        customer=row["customer_id"],  # type: ignore[arg-type]
+        device=row["device_id"],  # type: ignore[arg-type]
+        **{name: row[name] for name in _PLAIN},  # type: ignore[arg-type]
+    )
+
+
+_PLAIN = ("title", "source", "first_seen_at", "last_seen_at", "last_sample_at", "metrics")
+
+
+def _metric(name: str, entry: object, meters: tuple[FedMeter, ...]) -> DeviceMetric:
+    if not isinstance(entry, list) or len(entry) != 2:
+        return DeviceMetric(name=name, kind=None, value=None, at=None, meters=meters)
+    at, value = entry
+    kind: Kind = "boolean" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"
+    return DeviceMetric(name=name, kind=kind, value=value, at=from_microseconds(at), meters=meters)
