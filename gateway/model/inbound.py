@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol, runtime_checkable
 
+from gateway.model.errors import PageTooLarge
+
 RecordCursor = Literal["modified", "id", "listing"]
 """How a stream is asked for what is new. `modified`: by the time of the last change. `id`: by a key that only
 grows, for what never changes. `listing`: it can only be given whole, and a record is new when its body differs.
@@ -20,6 +22,11 @@ grows, for what never changes. `listing`: it can only be given whole, and a reco
 Deletions = Literal["tombstones", "keys", "listing", "none"]
 """How a deletion is seen. `tombstones`: as a record with `is_deleted`. `keys`: by a walk of all keys with
 `ListsKeys`. `listing`: what the whole list no longer has. `none`: never.
+"""
+
+MAX_PAGE = 10_000
+"""Records in one answer, or ten times what the stream asks for. What a system gives beyond is not read: it would hold
+up everybody else.
 """
 
 Progress = Literal["open", "acknowledged", "closed"]
@@ -81,6 +88,16 @@ class KeyPage:
 
     keys: Sequence[str]
     cursor: str | None = None
+
+
+def check_page(count: int, of: str, *, page: int = 0) -> None:
+    """Before anything is made of so many rows of one answer. Raises PageTooLarge."""
+    most = max(MAX_PAGE, 10 * page)
+    if count > most:
+        raise PageTooLarge(
+            f"one answer of {of} holds {count:,} records, and {most:,} are taken at most: have the system give pages"
+            " (check how the stream is paged), or narrow what it lists"
+        )
 
 
 @runtime_checkable
