@@ -254,15 +254,37 @@ def change_of(version: int, *, deleted: bool) -> Change:
     return "deleted" if deleted else "created" if version == 1 else "modified"
 
 
-def write_cursor(position: int) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPlace:
+    """Where a reader has come to in the record log of a customer. `epoch`: of the log, which a restore ends; None in a
+    cursor that was written before there were epochs, as is its `customer`.
+    """
+
+    customer: str | None
+    epoch: int | None
+    position: int
+
+
+BEGINNING = LogPlace(customer=None, epoch=None, position=0)
+
+
+def write_cursor(place: LogPlace) -> str:
     """The opaque cursor of everything up to this position of the log."""
-    return base64.urlsafe_b64encode(orjson.dumps([position])).rstrip(b"=").decode()
+    parts = [place.position, place.epoch, place.customer]
+    return base64.urlsafe_b64encode(orjson.dumps(parts)).rstrip(b"=").decode()
 
 
-def read_cursor(cursor: str | None) -> int:
-    """The position. Raises ValueError for what is no cursor."""
-    if cursor is None:
-        return 0
+def read_cursor(cursor: str | None, *, customer: str) -> LogPlace:
+    """The place in the log of this customer. Raises ValueError for what is no cursor, and for one of another's log."""
+    place = BEGINNING if cursor is None else _read_cursor(cursor)
+    if place.customer not in (None, customer):
+        raise ValueError(
+            "cursor: it is of another customer's records: keep one for each, or leave it out to begin anew"
+        )
+    return place
+
+
+def _read_cursor(cursor: str) -> LogPlace:
     try:
         parts = orjson.loads(
             base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
@@ -272,10 +294,18 @@ def read_cursor(cursor: str | None) -> int:
             "cursor: give back what `next` said, unchanged; or leave it out to begin anew"
         ) from error
     match parts:
-        case [int() as position] if not isinstance(position, bool) and 0 <= position <= MAX_POSITION:
-            return position
+        case [int() as position] if _is_position(position):
+            return LogPlace(customer=None, epoch=None, position=position)
+        case [int() as position, int() as epoch, str() as customer] if _is_position(
+            position
+        ) and _is_position(epoch):
+            return LogPlace(customer=customer, epoch=epoch, position=position)
         case _:
             raise ValueError("cursor: give back what `next` said, unchanged; or leave it out to begin anew")
+
+
+def _is_position(number: int) -> bool:
+    return not isinstance(number, bool) and 0 <= number <= MAX_POSITION
 
 
 def topic_level(key: str) -> str:

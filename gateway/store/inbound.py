@@ -14,7 +14,7 @@ from typing import Literal
 
 from gateway.model.errors import LeaseLost
 from gateway.model.event import EventType, NewEvent
-from gateway.model.record import Kept, Phase, may_vanish, write_cursor
+from gateway.model.record import Kept, LogPlace, Phase, may_vanish, write_cursor
 from gateway.store import outbox
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -386,7 +386,9 @@ async def finish(
         if row["created"] or row["modified"] or row["deleted"]:
             counts = {name: row[name] for name in ("created", "modified", "deleted")}
             data = {"stream": claim.stream, "phase": claim.phase, **counts}
-            data["cursor"] = write_cursor(row["told_position"])
+            data["cursor"] = write_cursor(
+                LogPlace(customer=claim.customer, epoch=row["epoch"], position=row["told_position"])
+            )
             changed = NewEvent(
                 type=EventType.RECORDS_CHANGED,
                 customer=claim.customer,
