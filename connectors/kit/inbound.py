@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -35,7 +36,7 @@ def key_of(parts: Sequence[object], body: object) -> str:
     """
     texts = [text for part in parts if (text := text_of(part))]
     if not texts or len(texts) < len(parts):
-        return f"~{_digest(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))}"
+        return f"~{_digest(_written(body))}"
     text = texts[0] if len(texts) == 1 else orjson.dumps(texts).decode()
     if text.isprintable() and len(text) <= MAX_KEY_LENGTH:
         return text
@@ -52,6 +53,13 @@ def text_of(value: object) -> str:
             return str(value)
         case _:
             return ""
+
+
+def _written(body: object) -> bytes:
+    try:
+        return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # integers beyond 64 bits
+        return json.dumps(body, sort_keys=True, default=str).encode()
 
 
 def _digest(data: bytes) -> str:

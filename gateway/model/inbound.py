@@ -32,6 +32,14 @@ up everybody else.
 Progress = Literal["open", "acknowledged", "closed"]
 
 
+class Mended(str):
+    """A text in a body that stands for what cannot be kept as the system gave it: half of a character, a number without
+    end. Its record is kept, and told to be not all of it.
+    """
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboundStream:
     """One kind of record, as the connector's manifest or its settings declare it.

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import orjson
 
 from gateway.model import bounds
-from gateway.model.inbound import InboundRecord, InboundStream
+from gateway.model.inbound import InboundRecord, InboundStream, Mended
 
 Change = Literal["created", "modified", "deleted"]
 Phase = Literal["initial", "incremental", "reconcile"]
@@ -60,7 +60,7 @@ def keep(record: InboundRecord, *, max_body_bytes: int = MAX_BODY_BYTES) -> Kept
         raise ValueError(f"a key of 1 to {MAX_KEY_BYTES} bytes of text was expected: {key[:80]!r}")
     body, fault = _canonical(record.body)
     if len(body) > max_body_bytes:
-        size, body = len(body), _cut(orjson.loads(body), max_body_bytes)
+        size, body = len(body), _cut(json.loads(body), max_body_bytes)
         fault = f"its body has {size} bytes; {max_body_bytes} are kept at most"
     reference = None if record.reference is None else bounds.text(record.reference)
     digest = hashlib.blake2b(body, digest_size=16)
@@ -98,7 +98,8 @@ def is_older(at: datetime | None, than: datetime | None) -> bool:
 def _canonical(body: Mapping[str, object]) -> tuple[bytes, str | None]:
     """Sorted, without spaces; equal bodies are equal bytes."""
     try:
-        written = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+        # a `Mended` text is a subclass, and looked at
+        written = orjson.dumps(body, option=orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS)
     except (TypeError, RecursionError):
         return _cleaned(body)
     if b"\\u0000" in written or written.count(b"[") + written.count(b"{") > MAX_DEPTH:
@@ -110,11 +111,14 @@ def _cleaned(body: object) -> tuple[bytes, str | None]:
     """As JSON can hold it and PostgreSQL can store it."""
     faults: set[str] = set()
     clean = _clean(body, 0, faults)
+    return _written(clean), "; ".join(sorted(faults)) or None
+
+
+def _written(clean: object) -> bytes:
     try:
-        written = orjson.dumps(clean, option=orjson.OPT_SORT_KEYS)
+        return orjson.dumps(clean, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # integers beyond 64 bits
-        written = json.dumps(clean, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    return written, "; ".join(sorted(faults)) or None
+        return json.dumps(clean, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _clean(value: object, depth: int, faults: set[str]) -> object:
@@ -128,7 +132,7 @@ def _clean(value: object, depth: int, faults: set[str]) -> object:
             return value if math.isfinite(value) else None  # as orjson writes it
         case str():
             text = value.replace("\0", "\ufffd").encode(errors="replace").decode()
-            if text != value:
+            if text != value or isinstance(value, Mended):
                 faults.add("its body has characters that no JSON document may hold")
             return text
         case int():
@@ -153,12 +157,12 @@ def _cut(body: object, max_bytes: int) -> bytes:
     kept: dict[str, object] = {}
     size = 2
     for key, value in sorted(body.items()) if isinstance(body, dict) else ():
-        written = len(orjson.dumps({key: _short(value)}))
+        written = len(_written({key: _short(value)}))
         if size + written > max_bytes:
             continue
         kept[key] = _short(value)
         size += written
-    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)
+    return _written(kept)
 
 
 def _short(value: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,11 +16,14 @@ import orjson
 import pytest
 
 from benchmarks.servers import Mosquitto, wait_until
+from connectors.kit.inbound import key_of
+from connectors.kit.json_text import parse_json
 from gateway import clock
 from gateway.events.record_documents import fitting, page_payload, record_payload
 from gateway.events.record_publisher import RecordPublisher
 from gateway.model.errors import RequestRefused
-from gateway.model.record import LogPlace, read_cursor, topic_level
+from gateway.model.inbound import InboundRecord
+from gateway.model.record import LogPlace, keep, read_cursor, topic_level
 from gateway.settings import Settings
 from gateway.store import inbound, records
 from gateway.store.pool import Database
@@ -357,6 +361,32 @@ async def test_what_was_told_beyond_the_logs_end_is_told_anew(database: Database
     assert await records.behind(database) == {}
     await records.told(database, "acme", 1)
     assert await records.behind(database) == {}
+
+
+async def test_what_a_system_wrote_is_kept_and_told_exactly(database: Database, rig: InboundRig) -> None:
+    rows = parse_json(
+        b'[{"id":123456789012345678901,"n":-98765432109876543210},{"id":123456789012345678902},'
+        b'{"id":3,"t":"a\\ud800b"},{"id":4,"in":[{"x":"\\udc00"}]},{"id":5,"t":"fine"}]'
+    )
+    assert isinstance(rows, list)
+    await changed(rig, *[(key_of([row["id"]], row), {**row}) for row in rows])
+    page = await Records(database).page("acme", limit=9)
+    by_key = {record.key: record for record in page.records}
+    assert {key: json.loads(record.body) for key, record in by_key.items()} == {
+        "123456789012345678901": {"id": 123456789012345678901, "n": -98765432109876543210},
+        "123456789012345678902": {"id": 123456789012345678902},
+        "3": {"id": 3, "t": "a\ufffdb"},
+        "4": {"id": 4, "in": [{"x": "\ufffd"}]},
+        "5": {"id": 5, "t": "fine"},
+    }
+    assert {key for key, record in by_key.items() if record.truncated} == {"3", "4"}
+    assert b"123456789012345678901" in page_payload(page)
+
+
+async def test_a_large_body_is_cut_with_its_numbers_exact() -> None:
+    body = {"a": 10**30 + 1, "b": "x" * 300_000, "c": 2**64}
+    kept = keep(InboundRecord(key="k", modified_at=None, body=body))
+    assert kept.truncated and json.loads(kept.body) == {"a": 10**30 + 1, "b": "x" * 512, "c": 2**64}
 
 
 async def test_a_record_tells_when_it_changed(database: Database, rig: InboundRig) -> None:
