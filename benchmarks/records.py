@@ -37,7 +37,7 @@ from gateway.model.connector import Capabilities, Health
 from gateway.model.errors import ConnectorError
 from gateway.model.inbound import InboundPage, InboundRecord, InboundStream
 from gateway.model.operation import Operation
-from gateway.model.record import write_cursor
+from gateway.model.record import LogPlace, write_cursor
 from gateway.settings import RecordsSettings, SyncSettings
 from gateway.store import access, inbound
 from gateway.store.migrate import migrate
@@ -269,7 +269,9 @@ async def _blocks(database: Database) -> int:
 async def _pages(directory: Path, broker: Mosquitto, database: Database, dsn: str) -> dict[str, float]:
     token = await access.create(database, name="bench", role=Role.VIEWER)
     async with database.connection() as connection:
-        last = await connection.fetchval("select position from record_log where customer_id = 'acme'")
+        log = await connection.fetchrow("select position, epoch from record_log where customer_id = 'acme'")
+        assert log is not None
+        last, epoch = log["position"], log["epoch"]
         await connection.execute('update connection set sync = \'{"publish_records": "off"}\'')
     daemon = Daemon(directory, broker_url=broker.url, dsn=dsn)
     daemon.start()
@@ -279,7 +281,9 @@ async def _pages(directory: Path, broker: Mosquitto, database: Database, dsn: st
         headers = {"Authorization": f"Bearer {token.token}"}
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{daemon.port}", trust_env=False) as client:
             for number in range(PAGES_ASKED + 20):
-                cursor = write_cursor(dice.randrange(max(1, last - PAGE)))
+                cursor = write_cursor(
+                    LogPlace(customer="acme", epoch=epoch, position=dice.randrange(max(1, last - PAGE)))
+                )
                 query = {"customer": "acme", "limit": str(PAGE), "cursor": cursor}
                 began = time.perf_counter()
                 answer = await client.get("/v1/records", params=query, headers=headers)

@@ -16,9 +16,9 @@ from connectors.http_json.mapping import read
 from connectors.http_json.streams import Query, Stream
 from connectors.http_json.template import compiled, placeholders
 from connectors.kit.http import Answer, HttpClient
-from connectors.kit.inbound import key_of, known, pack, page_at, text_of, unpack
+from connectors.kit.inbound import in_turns, key_of, known, pack, page_at, text_of, unpack
 from gateway.model.errors import BadConfiguration, CursorExpired, Unavailable
-from gateway.model.inbound import InboundPage, InboundRecord, InboundStream, KeyPage
+from gateway.model.inbound import InboundPage, InboundRecord, InboundStream, KeyPage, check_page
 
 _NEXT = re.compile(r'<([^<>]{1,2000})>[^,]*?;\s*rel="?next"?', re.IGNORECASE)
 
@@ -78,7 +78,7 @@ class Lists:
         following = self._following(name, stream, listed, place, lowest)
         records = [
             record
-            for row, key in zip(listed.rows, listed.keys, strict=True)
+            async for row, key in in_turns(zip(listed.rows, listed.keys, strict=True))
             if (record := to_record(stream, row, key, before=until)) is not None
         ]
         return InboundPage(
@@ -95,7 +95,7 @@ class Lists:
         following = self._following(name, stream, listed, place, None, ordered=False)
         records = [
             record
-            for row, key in zip(listed.rows, listed.keys, strict=True)
+            async for row, key in in_turns(zip(listed.rows, listed.keys, strict=True))
             if (record := to_record(stream, row, key, before=None)) is not None
         ]
         return InboundPage(records=records, cursor=None if following is None else following.packed())
@@ -110,7 +110,7 @@ class Lists:
         gone = stream.deleted
         keys = [
             key
-            for row, key in zip(listed.rows, listed.keys, strict=True)
+            async for row, key in in_turns(zip(listed.rows, listed.keys, strict=True))
             if gone is None or not gone.say(read(row, gone.path))
         ]
         return KeyPage(keys=keys, cursor=None if following is None else following.packed())
@@ -177,12 +177,13 @@ class Lists:
                 f"the list of {name} has no array at {stream.items!r}: check settings.streams.{name}.items",
                 request_id=answer.request_id,
             )
+        check_page(len(rows), name, page=stream.page)
         if rows and not any(text_of(read(row, path)) for row in rows for path in stream.keys):
             raise BadConfiguration(
                 f"no record of the list of {name} has {' and '.join(stream.keys)}: check settings.streams.{name}.key",
                 request_id=answer.request_id,
             )
-        keys = [key_of([read(row, path) for path in stream.keys], row) for row in rows]
+        keys = [key_of([read(row, path) for path in stream.keys], row) async for row in in_turns(rows)]
         return Listed(rows=rows, keys=keys, answer=answer)
 
     def _following(

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from connectors.kit.authorization import Authorization
 
 MAX_BODY_BYTES = 8 << 20
+LARGE_BYTES = 256 << 10
 Expected = Literal["json", "multipart", "anything", "reachable"]
 """What makes an answer with 2xx good. `json`: JSON or nothing, under whatever content type. `anything`: all but
 a web page, which a proxy may have said. `reachable`: all but a page that asks for a login.
@@ -271,7 +272,10 @@ class HttpClient:
             status=response.status_code,
             headers=response.headers,
             body=body,
-            json=_parse(body, response.headers),
+            # a large one, read exactly, takes a second; in a thread others have their turn
+            json=await asyncio.to_thread(_parse, body, response.headers)
+            if len(body) > LARGE_BYTES
+            else _parse(body, response.headers),
             request_id=request_id,
         )
 

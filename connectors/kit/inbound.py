@@ -4,19 +4,23 @@ and the settings of a stream that only a customer can name. No network.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import orjson
 from pydantic import Field, model_validator
 
 from connectors.kit.http import HttpClient
 from connectors.kit.settings import Block
-from gateway.model.errors import BadConfiguration, CursorExpired
+from gateway.model.errors import BadConfiguration, CursorExpired, PageTooLarge
 from gateway.model.inbound import Deletions, InboundStream, Progress, RecordCursor
+
+T = TypeVar("T")
 
 MAX_KEY_LENGTH = 200
 _SHOWN_LENGTH = 150
@@ -32,7 +36,7 @@ def key_of(parts: Sequence[object], body: object) -> str:
     """
     texts = [text for part in parts if (text := text_of(part))]
     if not texts or len(texts) < len(parts):
-        return f"~{_digest(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))}"
+        return f"~{_digest(_written(body))}"
     text = texts[0] if len(texts) == 1 else orjson.dumps(texts).decode()
     if text.isprintable() and len(text) <= MAX_KEY_LENGTH:
         return text
@@ -49,6 +53,13 @@ def text_of(value: object) -> str:
             return str(value)
         case _:
             return ""
+
+
+def _written(body: object) -> bytes:
+    try:
+        return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # integers beyond 64 bits
+        return json.dumps(body, sort_keys=True, default=str).encode()
 
 
 def _digest(data: bytes) -> str:
@@ -71,6 +82,18 @@ def unpack(cursor: str) -> Mapping[str, object]:
     return parts
 
 
+TURN = 200
+"""Rows of which something is made at once: a few milliseconds, and then it is another's turn."""
+
+
+async def in_turns(rows: Iterable[T]) -> AsyncIterator[T]:
+    """Each of them. A page of thousands must not hold up everybody else."""
+    for number, row in enumerate(rows, start=1):
+        yield row
+        if number % TURN == 0:
+            await asyncio.sleep(0)
+
+
 @contextmanager
 def page_at(cursor: str | None) -> Iterator[None]:
     """Around the call for one page: behind the first one, what the system does not find is its cursor, since the
@@ -79,7 +102,7 @@ def page_at(cursor: str | None) -> Iterator[None]:
     try:
         yield
     except BadConfiguration as error:
-        if cursor is None:
+        if cursor is None or isinstance(error, PageTooLarge):
             raise
         raise CursorExpired(
             f"the system does not know the page any more: {error}", request_id=error.request_id

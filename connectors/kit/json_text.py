@@ -2,21 +2,83 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
+
 import orjson
 
+from gateway.model.inbound import Mended
+
 MAX_UNSEEN_LEVELS = 100  # a document has no more levels than brackets that open
+MAX_LEVELS = 250
+MAX_DIGITS = 300
+
+_DIGITS = bytes(ord("0") if byte in b"0123456789" else ord(" ") for byte in range(256))
+_LONG = b"0" * 19
+_BEYOND_64_BITS = re.compile(rb'(?<![\d.eE+"-])(?:-\d{19,}|\d{20,})(?![\d.eE])')
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_json(body: bytes) -> object:
     """The document; None for nothing, for what is not JSON, and for one nested deeper than can be written.
 
-    The reader takes 1024 levels, the writer 254 and Python's own `str` not many more, so a document between
-    them would raise in whoever shows it.
+    Integers are exact, however long. One character or number that nothing can hold spoils no document: a `Mended` text
+    stands for it. The reader takes 1024 levels, the writer 254 and Python's own `str` not many more, so a document
+    between them would raise in whoever shows it.
     """
+    body = body.removeprefix(b"\xef\xbb\xbf")
+    # orjson makes a double of an integer beyond 64 bits, and says nothing
+    if _LONG in body.translate(_DIGITS) and _BEYOND_64_BITS.search(body):
+        return _parse_exactly(body)
     try:
-        document = orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))
+        document = orjson.loads(body)
         if isinstance(document, dict | list) and body.count(b"[") + body.count(b"{") > MAX_UNSEEN_LEVELS:
             orjson.dumps(document)
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+    except orjson.JSONDecodeError:
+        return _parse_exactly(body) if body.strip() else None
+    except orjson.JSONEncodeError:
         return None
     return document
+
+
+def _parse_exactly(body: bytes) -> object:
+    """As `parse_json`, of what orjson cannot read whole. Slow."""
+    try:
+        document = json.loads(
+            body.decode(errors="surrogateescape"),
+            parse_int=_integer,
+            parse_float=_float,
+            parse_constant=_refuse,
+        )
+        return _mended(document, 0)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _integer(text: str) -> object:
+    return int(text) if len(text) <= MAX_DIGITS else Mended(text)
+
+
+def _float(text: str) -> object:
+    return found if math.isfinite(found := float(text)) else Mended(text)
+
+
+def _refuse(word: str) -> object:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _mended(value: object, depth: int) -> object:
+    """With U+FFFD for what no text may hold; in a name it is written out, so that no two become one."""
+    if depth > MAX_LEVELS:
+        raise ValueError("nested too deep")
+    if isinstance(value, str):
+        return Mended(_SURROGATE.sub("\ufffd", value)) if _SURROGATE.search(value) else value
+    if isinstance(value, list):
+        return [_mended(each, depth + 1) for each in value]
+    if isinstance(value, dict):
+        return {
+            name.encode(errors="backslashreplace").decode(): _mended(each, depth + 1)
+            for name, each in value.items()
+        }
+    return value

@@ -31,7 +31,7 @@ from connectors.maintainx.records import (
 )
 from gateway.model.errors import BadConfiguration, CursorExpired, OutcomeUnknown, Unavailable
 from gateway.model.exchange import Event
-from gateway.model.inbound import InboundPage, KeyPage
+from gateway.model.inbound import InboundPage, KeyPage, check_page
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 
 Row = Mapping[str, object]
@@ -184,6 +184,7 @@ def _read(answer: Answer, items: str) -> Part:
     rows = document.get(items) if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(rows, list):
         raise Unavailable(f"MaintainX's list has no `{items}`", request_id=answer.request_id)
+    check_page(len(rows), items)
     following = document.get("nextCursor")
     return Part(
         rows=[row for row in rows if isinstance(row, dict)],

@@ -15,7 +15,7 @@ from connectors.kit.odata.service import Service
 from connectors.kit.odata.values import Version, decode_instant, text_literal
 from connectors.odata.settings import Stream
 from gateway.model.errors import BadConfiguration, CursorExpired
-from gateway.model.inbound import InboundPage, InboundRecord, InboundStream, KeyPage
+from gateway.model.inbound import InboundPage, InboundRecord, InboundStream, KeyPage, check_page
 
 Row = Mapping[str, object]
 _COUNTED = {"$count": "true"}
@@ -98,6 +98,7 @@ class Sets:
                 "pull", link if isinstance(link, str) else query, page_size=stream.page
             )
         rows = self._service.rows(answer, stream.entity_set)
+        check_page(len(rows), name, page=stream.page)
         if rows and not any(text_of(row.get(key)) for row in rows for key in stream.keys):
             raise BadConfiguration(
                 f"no record of {stream.entity_set} has {' and '.join(stream.keys)}: check settings.streams.{name}.key",

@@ -26,7 +26,7 @@ from connectors.sap_ecc.settings import EccCredentials, EccSettings, PointProper
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
 from gateway.model.errors import BadConfiguration
 from gateway.model.exchange import RemoteMeter
-from gateway.model.inbound import InboundPage, InboundRecord, InboundStream
+from gateway.model.inbound import InboundPage, InboundRecord, InboundStream, check_page
 from gateway.model.outcome import Outcome
 from gateway.model.reading import Batch, Reading
 
@@ -154,7 +154,9 @@ class EccConnector:
             answer = await self._service.get(
                 "pull", cursor or target(points.entity_set, order=(points.number,)), page_size=PAGE
             )
-        rows = [to_body(row) for row in self._service.rows(answer, points.entity_set)]
+        found = self._service.rows(answer, points.entity_set)
+        check_page(len(found), points.entity_set)
+        rows = [to_body(row) for row in found]
         return InboundPage(
             records=[
                 InboundRecord(key=key_of([row.get(points.number)], row), modified_at=None, body=row)

@@ -24,7 +24,7 @@ from connectors.sap_s4hana.mapping import (
 from connectors.sap_s4hana.settings import NewMeasuringPoint
 from gateway.model.errors import BadConfiguration, Unavailable
 from gateway.model.exchange import RemoteMeter
-from gateway.model.inbound import InboundPage, InboundRecord
+from gateway.model.inbound import InboundPage, InboundRecord, check_page
 from gateway.model.outcome import Rejected
 
 _KNOWN_SECONDS = 600.0
@@ -58,6 +58,7 @@ class Points:
                 "pull", cursor or target(POINT_SET, order=("MeasuringPoint",)), page_size=PAGE
             )
         rows = self._service.rows(answer, POINT_SET)
+        check_page(len(rows), POINT_SET)
         records = [
             InboundRecord(
                 key=key_of([row.get("MeasuringPoint")], to_body(row)), modified_at=None, body=to_body(row)

@@ -21,7 +21,7 @@ from connectors.sap_s4hana.mapping import (
     to_notification,
 )
 from connectors.sap_s4hana.points import Points
-from gateway.model.inbound import InboundPage
+from gateway.model.inbound import InboundPage, check_page
 
 
 class Reader:
@@ -61,6 +61,7 @@ class Reader:
         with page_at(cursor):
             answer = await self._notifications.get("pull", query)
         rows = self._notifications.rows(answer, NOTIFICATION_SET)
+        check_page(len(rows), NOTIFICATION_SET)
         is_more = bool(rows) and (len(rows) >= PAGE or has_next(answer.json))
         return InboundPage(
             records=[to_notification(row) for row in rows],

@@ -39,7 +39,7 @@ from connectors.tryton.settings import TrytonCredentials, TrytonSettings
 from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
 from gateway.model.errors import BadConfiguration, OutcomeUnknown, Unavailable
 from gateway.model.exchange import Event, RemoteMeter
-from gateway.model.inbound import InboundPage, InboundStream, KeyPage
+from gateway.model.inbound import InboundPage, InboundStream, KeyPage, check_page
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from gateway.model.reading import Batch, Reading
 
@@ -187,12 +187,14 @@ class TrytonConnector:
 
     async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
         """The ids."""
-        wanted = records.STREAMS[known(self._inbound, stream, where="Tryton").name]
+        name = known(self._inbound, stream, where="Tryton").name
+        wanted = records.STREAMS[name]
         domain = records.held(wanted, after=cursor)
         with page_at(cursor):
             rows = await self._rest.search_long(
                 "pull", wanted.model, fields=["id"], domain=domain, limit=_KEYS_PAGE
             )
+        check_page(len(rows), name, page=_KEYS_PAGE)
         found = [str(row["id"]) for row in rows if isinstance(row.get("id"), int)]
         return KeyPage(keys=found, cursor=found[-1] if found and len(rows) >= _KEYS_PAGE else None)
 
@@ -252,6 +254,7 @@ class TrytonConnector:
             rows = await self._rest.search_long(
                 "pull", wanted.model, fields=records.fields_of(wanted), domain=domain, limit=_PAGE
             )
+        check_page(len(rows), name)
         references = await self._references(rows) if name == records.ALERTS else {}
         found = [records.to_record(name, row, references) for row in rows]
         return InboundPage(records=found, cursor=found[-1].key if found and len(rows) >= _PAGE else None)

@@ -25,6 +25,7 @@ from gateway.model.errors import (
     BatchRefused,
     ConnectorError,
     OutcomeUnknown,
+    PageTooLarge,
     PermissionDenied,
     RateLimited,
     StoreError,
@@ -32,6 +33,7 @@ from gateway.model.errors import (
 )
 from gateway.model.exchange import EnsuresMeters, Event, ListsMeters, RaisesEvents, RemoteMeter
 from gateway.model.inbound import (
+    MAX_PAGE,
     InboundPage,
     InboundRecord,
     InboundStream,
@@ -40,6 +42,7 @@ from gateway.model.inbound import (
     ListsOpen,
     NotesEvents,
     ReadsRecords,
+    check_page,
 )
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded, Unknown
 from gateway.model.reading import Batch, Reading
@@ -130,7 +133,10 @@ class Guarded:
             elif error is not None:
                 raise error
             else:
-                return checked(task.result())
+                try:
+                    return checked(task.result())
+                except PageTooLarge as large:  # what the system gave, and no fault of the connector's
+                    own = large
         if own is not None:
             raise own
         raise _unavailable(contained, kind)
@@ -273,21 +279,27 @@ class GuardedReader(Guarded):
         """As the connector's."""
         connector = self._connector
         assert isinstance(connector, ReadsRecords)
-        return await self._call("pull", lambda: connector.pull(stream, since, until, cursor), _page)
+        return await self._call(
+            "pull", lambda: connector.pull(stream, since, until, cursor), self._pages(stream)
+        )
 
     async def pull_open(self, stream: str, cursor: str | None = None) -> InboundPage:
         """As the connector's."""
         connector = self._connector
         if not isinstance(connector, ListsOpen):
             raise BadConfiguration(f"stream {stream}: the connector does not list what is open")
-        return await self._call("pull", lambda: connector.pull_open(stream, cursor), _page)
+        return await self._call("pull", lambda: connector.pull_open(stream, cursor), self._pages(stream))
 
     async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
         """As the connector's."""
         connector = self._connector
         if not isinstance(connector, ListsKeys):
             raise BadConfiguration(f"stream {stream}: the connector does not list keys")
-        return await self._call("pull", lambda: connector.keys(stream, cursor), _keys)
+        return await self._call("pull", lambda: connector.keys(stream, cursor), _keys(stream))
+
+    def _pages(self, stream: str) -> Callable[[Any], InboundPage]:
+        page = next((each.page for each in self.inbound if each.name == stream), 0)
+        return lambda answer: _page(answer, stream, page)
 
 
 _OFFERS: tuple[tuple[type, type[Guarded]], ...] = (
@@ -417,9 +429,10 @@ def _time(answer: Any) -> datetime:
     return bounds.instant(answer)
 
 
-def _page(answer: Any) -> InboundPage:
+def _page(answer: Any, stream: str, page: int) -> InboundPage:
     if not isinstance(answer, InboundPage):
         raise TypeError(f"a page of records: {type(answer).__name__}")
+    check_page(len(answer.records), stream, page=page)
     for record in answer.records:
         if not isinstance(record, InboundRecord) or not isinstance(record.key, str):
             raise TypeError(f"a record: {type(record).__name__}")
@@ -435,10 +448,15 @@ def _page(answer: Any) -> InboundPage:
 _PROGRESS = (None, "open", "acknowledged", "closed")
 
 
-def _keys(answer: Any) -> KeyPage:
-    if not isinstance(answer, KeyPage) or not all(isinstance(key, str) for key in answer.keys):
-        raise TypeError(f"a page of keys: {type(answer).__name__}")
-    return replace(answer, cursor=_cursor(answer.cursor))
+def _keys(stream: str) -> Callable[[Any], KeyPage]:
+    def checked(answer: Any) -> KeyPage:
+        if isinstance(answer, KeyPage):
+            check_page(len(answer.keys), stream, page=MAX_PAGE)
+        if not isinstance(answer, KeyPage) or not all(isinstance(key, str) for key in answer.keys):
+            raise TypeError(f"a page of keys: {type(answer).__name__}")
+        return replace(answer, cursor=_cursor(answer.cursor))
+
+    return checked
 
 
 MAX_CURSOR = 16 << 10

@@ -39,7 +39,7 @@ from gateway.events.session import PublishRefused, Session, StrictClient
 from gateway.model.command import Allowance, Verb, commands_filter, may_reply_to, parse_topic, take
 from gateway.model.errors import RequestRefused, StoreError, StoreRejected, StoreUnavailable
 from gateway.model.explanation import Explanation
-from gateway.model.record import read_cursor, write_cursor
+from gateway.model.record import read_cursor
 from gateway.settings import Settings
 from gateway.store import status
 from gateway.store.pool import Database
@@ -292,13 +292,13 @@ class Commands:
 
     async def _records(self, request: _Request, wanted: RecordsRequest) -> RecordsAnswer:
         try:
-            position = read_cursor(wanted.cursor)
+            place = read_cursor(wanted.cursor, customer=request.customer)
         except ValueError as error:
             raise RequestRefused("request.invalid", str(error)) from error
         await self._owned(request.customer, wanted.connection)
         page = await Records(self._database).page(
             request.customer,
-            position=position,
+            place=place,
             connection=wanted.connection,
             stream=wanted.stream,
             modified_after=wanted.modified_after,
@@ -310,7 +310,7 @@ class Commands:
             items=tuple(
                 RecordDocument.model_validate_json(record_payload(record)) for record in page.records
             ),
-            next=write_cursor(page.position),
+            next=page.next,
             has_more=page.has_more,
         )
 

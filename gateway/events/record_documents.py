@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
@@ -10,7 +11,7 @@ import orjson
 from pydantic import Field
 
 from gateway.events.documents import Document
-from gateway.model.record import topic_level, write_cursor
+from gateway.model.record import topic_level
 from gateway.store.records import RecordPage, StoredRecord
 
 
@@ -85,7 +86,7 @@ def page_payload(page: RecordPage) -> bytes:
     """A RecordsPageDocument."""
     items = [record_item(record) for record in page.records]
     return orjson.dumps(
-        {"items": items, "next": write_cursor(page.position), "has_more": page.has_more},
+        {"items": items, "next": page.next, "has_more": page.has_more},
         option=orjson.OPT_UTC_Z,
     )
 
@@ -96,7 +97,7 @@ def fitting(page: RecordPage, max_bytes: int) -> RecordPage:
     for record in page.records:
         size += len(orjson.dumps(orjson.loads(record_payload(record)))) + 1
         if kept and size > max_bytes:
-            return RecordPage(records=kept, position=kept[-1].revision, has_more=True)
+            return replace(page, records=kept, position=kept[-1].revision, has_more=True)
         kept.append(record)
     return page
 

@@ -24,6 +24,7 @@ from gateway.model.access import Caller, Principal
 from gateway.model.connection import State
 from gateway.model.connector import Manifest
 from gateway.model.exchange import RemoteMeter
+from gateway.model.record import LogPlace
 from gateway.model.status import ConnectionStatus
 from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSettings, CreditsSettings
 from gateway.store.access import Session
@@ -154,7 +155,7 @@ class RecordsReader(Protocol):
         self,
         customer: str,
         *,
-        position: int,
+        place: LogPlace,
         connection: str | None = None,
         stream: str | None = None,
         modified_after: datetime | None = None,

@@ -65,6 +65,7 @@ CODES = {
     "connection.pending": Kind(409, "The connection waits for credentials"),
     "connection.disconnected": Kind(410, "The connection is disconnected"),
     "connection.wrong_account": Kind(409, "The credential belongs to another account"),
+    "records.cursor_gone": Kind(410, "The log of records is another one since a restore"),
     "credits.insufficient": Kind(402, "There are not enough connection credits"),
     "upstream.rate_limited": Kind(429, "The system asks to wait", retryable=True),
     "upstream.unavailable": Kind(503, "The system does not answer", retryable=True),

@@ -38,6 +38,9 @@ Ask = Callable[[Interval, str | None], Awaitable[InboundPage | KeyPage]]
 RUN_SECONDS = 30.0
 """A run ends after the first page beyond this, and goes on with the next run: others want their turn."""
 
+TURN_SECONDS = 0.005
+"""What is worked at once on the records of a page."""
+
 MAX_PAGES = 100_000
 """Of one walk. A system that never ends one gives the same page for ever, or has more than we keep."""
 
@@ -158,12 +161,11 @@ class Walk:
                     await inbound.begin_walk(self._database, self._claim, walk_position)
                 continue
             took = clock.monotonic() - began
-            step = self._step(plan, page, begins=cursor is None)
+            step = await self._step(plan, page, begins=cursor is None)
             step = replace(
                 step,
                 asked=None if plan.has_last_word else known,
                 walk_position=walk_position,
-                confirmed=position.may_vanish,
             )
             applied = await inbound.apply(self._database, self._claim, step, max_records=self._max_records)
             self.read.add(applied)
@@ -227,7 +229,7 @@ class Walk:
         finally:
             metrics.PULL_SECONDS.labels(self._link.system).observe(clock.monotonic() - began)
 
-    def _step(self, plan: Plan, page: InboundPage | KeyPage, *, begins: bool) -> Step:
+    async def _step(self, plan: Plan, page: InboundPage | KeyPage, *, begins: bool) -> Step:
         base = Step(
             records=(), low=plan.interval.low, high=plan.interval.high, cursor=page.cursor, begins=begins,
             done=plan.done, sees_all=plan.sees_all,
@@ -236,12 +238,17 @@ class Walk:
             case KeyPage():
                 return replace(base, keys=page.keys)
             case InboundPage():
-                return replace(base, records=self._kept(page.records), total=page.total)
+                return replace(base, records=await self._kept(page.records), total=page.total)
 
-    def _kept(self, records: Sequence[InboundRecord]) -> list[Kept]:
+    async def _kept(self, records: Sequence[InboundRecord]) -> list[Kept]:
         """One of each key. A record without a key that can name it is said, and left out: it is told from no other."""
         kept: list[Kept] = []
+        turn = clock.monotonic()
         for record in records:
+            # thousands of records are written and hashed here: between them, everybody else has their turn
+            if clock.monotonic() - turn > TURN_SECONDS:
+                await asyncio.sleep(0)
+                turn = clock.monotonic()
             try:
                 kept.append(keep(record))
             except ValueError as error:

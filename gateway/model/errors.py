@@ -189,5 +189,9 @@ class BadConfiguration(ConnectorError):
         self.oauth_client = oauth_client
 
 
+class PageTooLarge(BadConfiguration):
+    """One answer holds more records than are taken: the system was not asked for pages, or does not heed it."""
+
+
 class BatchRefused(ConnectorError):
     """The system refused the whole batch without saying which reading is at fault: bisect it."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol, runtime_checkable
 
+from gateway.model.errors import PageTooLarge
+
 RecordCursor = Literal["modified", "id", "listing"]
 """How a stream is asked for what is new. `modified`: by the time of the last change. `id`: by a key that only
 grows, for what never changes. `listing`: it can only be given whole, and a record is new when its body differs.
@@ -22,7 +24,20 @@ Deletions = Literal["tombstones", "keys", "listing", "none"]
 `ListsKeys`. `listing`: what the whole list no longer has. `none`: never.
 """
 
+MAX_PAGE = 10_000
+"""Records in one answer, or ten times what the stream asks for. What a system gives beyond is not read: it would hold
+up everybody else.
+"""
+
 Progress = Literal["open", "acknowledged", "closed"]
+
+
+class Mended(str):
+    """A text in a body that stands for what cannot be kept as the system gave it: half of a character, a number without
+    end. Its record is kept, and told to be not all of it.
+    """
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +96,16 @@ class KeyPage:
 
     keys: Sequence[str]
     cursor: str | None = None
+
+
+def check_page(count: int, of: str, *, page: int = 0) -> None:
+    """Before anything is made of so many rows of one answer. Raises PageTooLarge."""
+    most = max(MAX_PAGE, 10 * page)
+    if count > most:
+        raise PageTooLarge(
+            f"one answer of {of} holds {count:,} records, and {most:,} are taken at most: have the system give pages"
+            " (check how the stream is paged), or narrow what it lists"
+        )
 
 
 @runtime_checkable

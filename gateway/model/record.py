@@ -18,7 +18,7 @@ from urllib.parse import quote
 import orjson
 
 from gateway.model import bounds
-from gateway.model.inbound import InboundRecord, InboundStream
+from gateway.model.inbound import InboundRecord, InboundStream, Mended
 
 Change = Literal["created", "modified", "deleted"]
 Phase = Literal["initial", "incremental", "reconcile"]
@@ -60,7 +60,7 @@ def keep(record: InboundRecord, *, max_body_bytes: int = MAX_BODY_BYTES) -> Kept
         raise ValueError(f"a key of 1 to {MAX_KEY_BYTES} bytes of text was expected: {key[:80]!r}")
     body, fault = _canonical(record.body)
     if len(body) > max_body_bytes:
-        size, body = len(body), _cut(orjson.loads(body), max_body_bytes)
+        size, body = len(body), _cut(json.loads(body), max_body_bytes)
         fault = f"its body has {size} bytes; {max_body_bytes} are kept at most"
     reference = None if record.reference is None else bounds.text(record.reference)
     digest = hashlib.blake2b(body, digest_size=16)
@@ -98,7 +98,8 @@ def is_older(at: datetime | None, than: datetime | None) -> bool:
 def _canonical(body: Mapping[str, object]) -> tuple[bytes, str | None]:
     """Sorted, without spaces; equal bodies are equal bytes."""
     try:
-        written = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+        # a `Mended` text is a subclass, and looked at
+        written = orjson.dumps(body, option=orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS)
     except (TypeError, RecursionError):
         return _cleaned(body)
     if b"\\u0000" in written or written.count(b"[") + written.count(b"{") > MAX_DEPTH:
@@ -110,11 +111,14 @@ def _cleaned(body: object) -> tuple[bytes, str | None]:
     """As JSON can hold it and PostgreSQL can store it."""
     faults: set[str] = set()
     clean = _clean(body, 0, faults)
+    return _written(clean), "; ".join(sorted(faults)) or None
+
+
+def _written(clean: object) -> bytes:
     try:
-        written = orjson.dumps(clean, option=orjson.OPT_SORT_KEYS)
+        return orjson.dumps(clean, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # integers beyond 64 bits
-        written = json.dumps(clean, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    return written, "; ".join(sorted(faults)) or None
+        return json.dumps(clean, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _clean(value: object, depth: int, faults: set[str]) -> object:
@@ -128,7 +132,7 @@ def _clean(value: object, depth: int, faults: set[str]) -> object:
             return value if math.isfinite(value) else None  # as orjson writes it
         case str():
             text = value.replace("\0", "\ufffd").encode(errors="replace").decode()
-            if text != value:
+            if text != value or isinstance(value, Mended):
                 faults.add("its body has characters that no JSON document may hold")
             return text
         case int():
@@ -153,12 +157,12 @@ def _cut(body: object, max_bytes: int) -> bytes:
     kept: dict[str, object] = {}
     size = 2
     for key, value in sorted(body.items()) if isinstance(body, dict) else ():
-        written = len(orjson.dumps({key: _short(value)}))
+        written = len(_written({key: _short(value)}))
         if size + written > max_bytes:
             continue
         kept[key] = _short(value)
         size += written
-    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)
+    return _written(kept)
 
 
 def _short(value: object) -> object:
@@ -254,15 +258,37 @@ def change_of(version: int, *, deleted: bool) -> Change:
     return "deleted" if deleted else "created" if version == 1 else "modified"
 
 
-def write_cursor(position: int) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPlace:
+    """Where a reader has come to in the record log of a customer. `epoch`: of the log, which a restore ends; None in a
+    cursor that was written before there were epochs, as is its `customer`.
+    """
+
+    customer: str | None
+    epoch: int | None
+    position: int
+
+
+BEGINNING = LogPlace(customer=None, epoch=None, position=0)
+
+
+def write_cursor(place: LogPlace) -> str:
     """The opaque cursor of everything up to this position of the log."""
-    return base64.urlsafe_b64encode(orjson.dumps([position])).rstrip(b"=").decode()
+    parts = [place.position, place.epoch, place.customer]
+    return base64.urlsafe_b64encode(orjson.dumps(parts)).rstrip(b"=").decode()
 
 
-def read_cursor(cursor: str | None) -> int:
-    """The position. Raises ValueError for what is no cursor."""
-    if cursor is None:
-        return 0
+def read_cursor(cursor: str | None, *, customer: str) -> LogPlace:
+    """The place in the log of this customer. Raises ValueError for what is no cursor, and for one of another's log."""
+    place = BEGINNING if cursor is None else _read_cursor(cursor)
+    if place.customer not in (None, customer):
+        raise ValueError(
+            "cursor: it is of another customer's records: keep one for each, or leave it out to begin anew"
+        )
+    return place
+
+
+def _read_cursor(cursor: str) -> LogPlace:
     try:
         parts = orjson.loads(
             base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
@@ -272,10 +298,18 @@ def read_cursor(cursor: str | None) -> int:
             "cursor: give back what `next` said, unchanged; or leave it out to begin anew"
         ) from error
     match parts:
-        case [int() as position] if not isinstance(position, bool) and 0 <= position <= MAX_POSITION:
-            return position
+        case [int() as position] if _is_position(position):
+            return LogPlace(customer=None, epoch=None, position=position)
+        case [int() as position, int() as epoch, str() as customer] if _is_position(
+            position
+        ) and _is_position(epoch):
+            return LogPlace(customer=customer, epoch=epoch, position=position)
         case _:
             raise ValueError("cursor: give back what `next` said, unchanged; or leave it out to begin anew")
+
+
+def _is_position(number: int) -> bool:
+    return not isinstance(number, bool) and 0 <= number <= MAX_POSITION
 
 
 def topic_level(key: str) -> str:

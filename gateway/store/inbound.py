@@ -14,10 +14,16 @@ from typing import Literal
 
 from gateway.model.errors import LeaseLost
 from gateway.model.event import EventType, NewEvent
-from gateway.model.record import Kept, Phase, may_vanish, write_cursor
+from gateway.model.record import Kept, LogPlace, Phase, may_vanish, write_cursor
 from gateway.store import outbox
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
+
+AT_ONCE = 500
+"""Records in one statement: what is sent is written on the event loop, in a few milliseconds."""
+
+MISSED_TWICE, CONFIRMED = 1, 3
+"""How sure it is that a record is gone: `unseen` of it before the walk that does not meet it either."""
 
 RESUME_SECONDS = 600.0
 """A walk whose last page is older begins again: what a system keeps for a cursor may be gone, or stale."""
@@ -66,7 +72,6 @@ class Position:
     walk_cursor: str | None
     walk_pages: int
     walk_position: int
-    may_vanish: bool
     position: int
 
 
@@ -94,7 +99,6 @@ class Step:
     sees_all: bool = False
     keys: Sequence[str] = ()
     walk_position: int = 0
-    confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,24 +283,28 @@ async def _apply(
     count = await connection.fetchrow(sql("inbound_count_read"), *claim.of)
     assert log is not None and count is not None
     position, at, revived, applied = log["position"], log["at"], 0, Applied(position=log["position"])
-    if step.records:
-        room = max(0, max_records - count["held"])
+    for first in range(0, len(step.records), AT_ONCE):
+        part = step.records[first : first + AT_ONCE]
         row = await connection.fetchrow(
             sql("record_apply"),
             *claim.of,
-            *_columns(step.records),
-            position,
+            *_columns(part),
+            applied.position,
             at,
-            room,
+            max(0, max_records - count["held"] - applied.created),
             step.asked,
             step.sees_all,
         )
         assert row is not None
-        revived = row["revived"]
+        revived += row["revived"]
         applied = Applied(
-            created=row["created"], modified=row["modified"], deleted=row["deleted"], refused=row["refused"],
-            position=position + row["created"] + row["modified"] + row["deleted"],
-        )  # fmt: skip
+            created=applied.created + row["created"],
+            modified=applied.modified + row["modified"],
+            deleted=applied.deleted + row["deleted"],
+            refused=applied.refused + row["refused"],
+            position=applied.position + row["created"] + row["modified"] + row["deleted"],
+        )
+    if step.records:
         await _tell_cut(connection, claim, step.records)
     if step.cursor is None and step.sees_all:
         alive = count["alive"] + applied.created - applied.deleted + revived
@@ -311,13 +319,15 @@ async def _reconcile(
     row = await connection.fetchrow(sql("record_missing"), *claim.of, step.walk_position)
     assert row is not None
     deleted = vanished = 0
-    if row["again"] and (step.confirmed or may_vanish(row["again"], alive)):
+    # what a person confirmed goes by itself, and is no word about what else is missing by now
+    sure = MISSED_TWICE
+    if not may_vanish(row["again"], alive - row["confirmed"]):
+        sure, vanished = CONFIRMED, row["again"]
+    if row["confirmed"] or (row["again"] and not vanished):
         deleted = await connection.fetchval(
-            sql("record_vanish"), *claim.of, step.walk_position, applied.position, at
+            sql("record_vanish"), *claim.of, step.walk_position, applied.position, at, sure
         )
-    else:
-        vanished = row["again"]
-    if row["missing"] or row["found"]:
+    if row["missing"] or row["found"] or vanished:
         await connection.execute(sql("record_unseen"), *claim.of, step.walk_position)
     await connection.execute(sql("record_seen_clear"), *claim.of)
     await connection.execute(sql("inbound_vanished"), *claim.of, claim.phase, vanished)
@@ -376,7 +386,9 @@ async def finish(
         if row["created"] or row["modified"] or row["deleted"]:
             counts = {name: row[name] for name in ("created", "modified", "deleted")}
             data = {"stream": claim.stream, "phase": claim.phase, **counts}
-            data["cursor"] = write_cursor(row["told_position"])
+            data["cursor"] = write_cursor(
+                LogPlace(customer=claim.customer, epoch=row["epoch"], position=row["told_position"])
+            )
             changed = NewEvent(
                 type=EventType.RECORDS_CHANGED,
                 customer=claim.customer,
@@ -389,8 +401,13 @@ async def finish(
 
 
 async def confirm(connection: Connection, customer: str, connection_id: str, stream: str) -> int | None:
-    """What vanished of a stream may go with its next walk: how many records; None where nothing waits for that."""
-    count: int | None = await connection.fetchval(sql("inbound_confirm"), customer, connection_id, stream)
+    """What was told of a stream, and no other of its records, may go with its next walk: how many; None where nothing
+    waits for that.
+    """
+    if not await connection.fetchval(sql("inbound_confirm"), customer, connection_id, stream):
+        return None
+    await connection.fetchrow(sql("record_log_lock"), customer)  # as everybody who changes its records
+    count: int = await connection.fetchval(sql("record_confirm"), customer, connection_id, stream)
     return count
 
 

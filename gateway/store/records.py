@@ -9,8 +9,9 @@ from typing import Literal
 
 import asyncpg
 
-from gateway.model.record import Change, change_of
-from gateway.store.pool import Database
+from gateway.model.errors import RequestRefused
+from gateway.model.record import BEGINNING, Change, LogPlace, change_of, write_cursor
+from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
 Mode = Literal["changes", "retained", "off"]
@@ -45,11 +46,18 @@ class StoredRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordPage:
-    """A part of the log. `position`: go on from it, whether there is more or not."""
+    """A part of the log. `position`: go on from it, whether there is more or not; `epoch`: of the log."""
 
+    customer: str
     records: Sequence[StoredRecord]
+    epoch: int
     position: int
     has_more: bool
+
+    @property
+    def next(self) -> str:
+        """The cursor to go on from."""
+        return write_cursor(LogPlace(customer=self.customer, epoch=self.epoch, position=self.position))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,20 +90,25 @@ class Records:
         self,
         customer: str,
         *,
-        position: int = 0,
+        place: LogPlace = BEGINNING,
         connection: str | None = None,
         stream: str | None = None,
         modified_after: datetime | None = None,
         limit: int,
     ) -> RecordPage:
-        """The next records after `position`, in the order of their changes. Whoever always goes on from the position
+        """The next records after `place`, in the order of their changes. Whoever always goes on from the position
         that comes back sees the last state of every record.
 
         `modified_after` is by our own time of the change, which is never before that of the change before it.
+        Raises RequestRefused for a place that this log does not have: another was restored in its stead.
         """
+        position = place.position
         # The position first: what is committed after it has a later revision, and is met by the next request.
         async with self._database.connection() as session:
-            last: int = await session.fetchval(sql("record_log_position"), customer)
+            log = await session.fetchrow(sql("record_log_position"), customer)
+            assert log is not None
+            last, epoch = log["position"], log["epoch"]
+            await _check(session, customer, place, last, epoch)
             after = (position, modified_after, limit + 1)
             if connection is None and stream is None:
                 rows = await session.fetch(sql("record_page"), customer, *after)
@@ -105,7 +118,11 @@ class Records:
         has_more = len(rows) > limit
         reached = records[-1].revision if records else position
         return RecordPage(
-            records=records, position=reached if has_more else max(position, last, reached), has_more=has_more
+            customer=customer,
+            records=records,
+            epoch=epoch,
+            position=reached if has_more else max(position, last, reached),
+            has_more=has_more,
         )
 
     async def one(
@@ -124,6 +141,20 @@ class Records:
         async with self._database.connection() as session:
             rows = await session.fetch(sql("record_list"), customer, connection, stream, after, like, limit)
         return [_record(customer, row) for row in rows]
+
+
+async def _check(session: Connection, customer: str, place: LogPlace, last: int, epoch: int) -> None:
+    """From the beginning every log can be read, and a cursor of before there were epochs up to where it ends."""
+    if place.position <= last and (place.epoch in (None, epoch) or place.position == 0):
+        return
+    if place.position > last and place.epoch is not None:
+        # others have such cursors too, and would miss what comes until the log has caught up with them
+        await session.execute(sql("record_log_renew"), customer, place.position, place.epoch)
+    raise RequestRefused(
+        "records.cursor_gone",
+        "cursor: the gateway's database was restored since, and its log of records is another one: leave the cursor out,"
+        " read all records again, and go on from there.",
+    )
 
 
 def _escaped(text: str) -> str:

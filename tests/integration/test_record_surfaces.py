@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,10 +16,14 @@ import orjson
 import pytest
 
 from benchmarks.servers import Mosquitto, wait_until
+from connectors.kit.inbound import key_of
+from connectors.kit.json_text import parse_json
 from gateway import clock
 from gateway.events.record_documents import fitting, page_payload, record_payload
 from gateway.events.record_publisher import RecordPublisher
-from gateway.model.record import read_cursor, topic_level, write_cursor
+from gateway.model.errors import RequestRefused
+from gateway.model.inbound import InboundRecord
+from gateway.model.record import LogPlace, keep, read_cursor, topic_level
 from gateway.settings import Settings
 from gateway.store import inbound, records
 from gateway.store.pool import Database
@@ -273,7 +279,9 @@ async def test_a_page_can_be_narrowed_and_a_cursor_goes_on(database: Database, r
     await changed(second, ("x", {"n": 1}))
     reads = Records(database)
     first = await reads.page("acme", connection="acme-1", limit=3)
-    rest = await reads.page("acme", connection="acme-1", position=first.position, limit=3)
+    rest = await reads.page(
+        "acme", connection="acme-1", place=read_cursor(first.next, customer="acme"), limit=3
+    )
     assert [record.key for record in (*first.records, *rest.records)] == [
         f"r-{number}" for number in range(5)
     ]
@@ -287,7 +295,98 @@ async def test_a_page_can_be_narrowed_and_a_cursor_goes_on(database: Database, r
     nothing = await reads.page("acme", modified_after=boundary + timedelta(days=1), limit=100)
     assert (list(nothing.records), nothing.position) == ([], 6)
     payload = orjson.loads(page_payload(first))
-    assert read_cursor(payload["next"]) == first.position and payload["has_more"] is True
+    assert (
+        read_cursor(payload["next"], customer="acme").position == first.position
+        and payload["has_more"] is True
+    )
+
+
+async def test_a_cursor_of_a_log_that_was_restored_away_is_refused(
+    database: Database, rig: InboundRig
+) -> None:
+    """What comes until the log has caught up with it would be missed, and nobody would know."""
+    reads = Records(database)
+    await changed(rig, *[(f"r-{number}", {"n": number}) for number in range(3)])
+    early = (await reads.page("acme", limit=1)).next
+    dump = await rig.rows("select position from record_log")
+    await changed(rig, *[(f"late-{number}", {"n": number}) for number in range(4)])
+    late, latest = (await reads.page("acme", limit=5)).next, (await reads.page("acme", limit=100)).next
+    # a restore of the state at the dump
+    await rig.execute("delete from record where revision > $1", dump[0]["position"])
+    await rig.execute("update record_log set position = $1", dump[0]["position"])
+    with pytest.raises(RequestRefused, match="read all records again") as refused:
+        await reads.page("acme", place=read_cursor(latest, customer="acme"), limit=9)
+    assert refused.value.code == "records.cursor_gone"
+    await changed(rig, *[(f"new-{number}", {"n": number}) for number in range(9)])
+    for cursor in (early, late, latest):  # one reader has shown it, and all are told
+        with pytest.raises(RequestRefused, match="restored"):
+            await reads.page("acme", place=read_cursor(cursor, customer="acme"), limit=9)
+    consumer = Consumer(database)
+    await consumer.follow()
+    assert {f"new-{number}" for number in range(9)} <= consumer.holds().keys()
+    with pytest.raises(RequestRefused):  # a cursor of an older version: by where the log ends alone
+        await reads.page("acme", place=LogPlace(customer=None, epoch=None, position=1_000), limit=9)
+    assert (
+        await reads.page("acme", place=LogPlace(customer=None, epoch=None, position=2), limit=100)
+    ).records
+
+
+async def test_a_cursor_of_an_empty_log_goes_on_when_there_is_one(
+    database: Database, rig: InboundRig
+) -> None:
+    reads = Records(database)
+    empty = (await reads.page("acme", limit=9)).next
+    await changed(rig, ("a", {"n": 1}))
+    assert (await reads.page("acme", place=read_cursor(empty, customer="acme"), limit=9)).records
+    with pytest.raises(ValueError, match="another customer"):
+        read_cursor(empty, customer="globex")
+
+
+async def test_the_cursor_of_an_event_is_one_to_go_on_from(database: Database, rig: InboundRig) -> None:
+    await changed(rig, ("a", {"n": 1}))
+    await changed(rig, ("b", {"n": 1}))
+    *_, event = await rig.events("records.changed")
+    page = await Records(database).page("acme", place=read_cursor(event["cursor"], customer="acme"), limit=9)
+    assert [record.key for record in page.records] == ["b"]
+
+
+async def test_what_was_told_beyond_the_logs_end_is_told_anew(database: Database, rig: InboundRig) -> None:
+    await changed(rig, *[(f"r-{number}", {"n": number}) for number in range(3)])
+    await records.told(database, "acme", 1_000)
+    assert await records.behind(database) == {"acme": 0}
+    batch, until = await records.to_tell(database, "acme", 0, 2)
+    await records.told(database, "acme", until)
+    assert (len(batch), await records.behind(database)) == (2, {"acme": until})
+    await records.told(database, "acme", 3)
+    assert await records.behind(database) == {}
+    await records.told(database, "acme", 1)
+    assert await records.behind(database) == {}
+
+
+async def test_what_a_system_wrote_is_kept_and_told_exactly(database: Database, rig: InboundRig) -> None:
+    rows = parse_json(
+        b'[{"id":123456789012345678901,"n":-98765432109876543210},{"id":123456789012345678902},'
+        b'{"id":3,"t":"a\\ud800b"},{"id":4,"in":[{"x":"\\udc00"}]},{"id":5,"t":"fine"}]'
+    )
+    assert isinstance(rows, list)
+    await changed(rig, *[(key_of([row["id"]], row), {**row}) for row in rows])
+    page = await Records(database).page("acme", limit=9)
+    by_key = {record.key: record for record in page.records}
+    assert {key: json.loads(record.body) for key, record in by_key.items()} == {
+        "123456789012345678901": {"id": 123456789012345678901, "n": -98765432109876543210},
+        "123456789012345678902": {"id": 123456789012345678902},
+        "3": {"id": 3, "t": "a\ufffdb"},
+        "4": {"id": 4, "in": [{"x": "\ufffd"}]},
+        "5": {"id": 5, "t": "fine"},
+    }
+    assert {key for key, record in by_key.items() if record.truncated} == {"3", "4"}
+    assert b"123456789012345678901" in page_payload(page)
+
+
+async def test_a_large_body_is_cut_with_its_numbers_exact() -> None:
+    body = {"a": 10**30 + 1, "b": "x" * 300_000, "c": 2**64}
+    kept = keep(InboundRecord(key="k", modified_at=None, body=body))
+    assert kept.truncated and json.loads(kept.body) == {"a": 10**30 + 1, "b": "x" * 512, "c": 2**64}
 
 
 async def test_a_record_tells_when_it_changed(database: Database, rig: InboundRig) -> None:
@@ -301,10 +400,28 @@ async def test_a_record_tells_when_it_changed(database: Database, rig: InboundRi
     assert await Records(database).one("globex", "acme-1", "work_orders", "a") is None
 
 
-@pytest.mark.parametrize("cursor", ["", "x", write_cursor(-1), write_cursor(2**63), "W10", "WyJhIl0"])
+def written(parts: list[object]) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(parts)).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "x",
+        written([-1]),
+        written([2**63]),
+        written([1, -1, "acme"]),
+        written([1, True, "acme"]),
+        written([1, 1]),
+        written([1, 1, 1]),
+        "W10",
+        "WyJhIl0",
+    ],
+)
 def test_what_is_no_cursor_is_refused(cursor: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
-        read_cursor(cursor)
+        read_cursor(cursor, customer="acme")
 
 
 async def test_records_of_an_ended_connection_are_not_there_at_once(

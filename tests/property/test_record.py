@@ -15,6 +15,7 @@ from gateway.model.record import (
     MAX_BODY_BYTES,
     Cycle,
     Interval,
+    LogPlace,
     halved,
     keep,
     latest,
@@ -156,9 +157,19 @@ def test_a_circle_is_told_within_a_few_rounds(lead: int, length: int) -> None:
     assert not any(fresh.closes(str(number)) for number in range(1000))
 
 
-@given(position=st.integers(0, 2**63 - 1))
-def test_a_cursor_is_read_as_it_was_written(position: int) -> None:
-    assert read_cursor(write_cursor(position)) == position
+@given(position=st.integers(0, 2**63 - 1), epoch=st.integers(0, 2**53), customer=st.text(max_size=64))
+def test_a_cursor_is_read_as_it_was_written_for_its_customer_only(
+    position: int, epoch: int, customer: str
+) -> None:
+    place = LogPlace(customer=customer, epoch=epoch, position=position)
+    assert read_cursor(write_cursor(place), customer=customer) == place
+    with pytest.raises(ValueError, match="another customer"):
+        read_cursor(write_cursor(place), customer=f"{customer}x")
+
+
+def test_a_cursor_of_before_there_were_epochs_is_read() -> None:
+    assert read_cursor("WzQyXQ", customer="acme") == LogPlace(customer=None, epoch=None, position=42)
+    assert read_cursor(None, customer="acme").position == 0
 
 
 @given(key=st.text(min_size=1).filter(lambda text: text.encode(errors="replace").decode() == text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 import connectors
 from connectors.kit.bisect import BadMeters, Refusal, push_bisecting
 from connectors.kit.classify import parse_clock, parse_retry_after, to_error, whole_number
+from connectors.kit.inbound import key_of
 from connectors.kit.json_text import parse_json
 from connectors.kit.manifest import parse_manifest
 from connectors.kit.paging import Page, walk
@@ -192,8 +194,16 @@ def test_a_limiter_is_not_closed_longer_than_an_hour() -> None:
         (b"\xef\xbb\xbf[1]", [1]),
         (b'{"a":1,"a":2}', {"a": 2}),
         (b"NaN", None),
-        (b"[1e400]", None),
-        (b'"\\ud800"', None),
+        (b"[1e400]", ["1e400"]),
+        (b"[-1e400,Infinity]", None),
+        (b'"\\ud800"', "\ufffd"),
+        (
+            b'{"a":"x\\ud800y","b":"\\ud83d\\ude00","\\udfff":1}',
+            {"a": "x\ufffdy", "b": "\U0001f600", "\\udfff": 1},
+        ),
+        (b'["Caf\xe9"]', ["Caf\ufffd"]),
+        (b"[" + b"9" * 301 + b"]", ["9" * 301]),
+        (b'{"a":"\\ud800","b":' + b"[" * 300 + b"]" * 300 + b"}", None),
         (b"\xff", None),
         (b"[" * 1000 + b"]" * 1000, None),
         (b'{"a":' * 300 + b"1" + b"}" * 300, None),
@@ -204,6 +214,26 @@ def test_a_limiter_is_not_closed_longer_than_an_hour() -> None:
 def test_what_is_read_as_json_can_be_shown_and_written(body: bytes, document: object) -> None:
     assert parse_json(body) == document
     orjson.dumps(parse_json(body))
+
+
+@given(
+    st.recursive(
+        st.integers(-(10**40), 10**40) | st.text() | st.floats(allow_nan=False, allow_infinity=False),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_numbers_and_texts_are_read_as_they_were_written(document: object) -> None:
+    for written in (json.dumps(document), json.dumps(document, ensure_ascii=False, separators=(",", ":"))):
+        assert parse_json(written.encode()) == document
+    assert type(parse_json(b"[-9223372036854775809]")[0]) is int  # type: ignore[index]
+
+
+def test_long_keys_stay_apart() -> None:
+    rows = parse_json(b'[{"id":123456789012345678901},{"id":123456789012345678902}]')
+    assert isinstance(rows, list)
+    assert [key_of([row["id"]], row) for row in rows] == ["123456789012345678901", "123456789012345678902"]
+    unnamed = parse_json(b'[{"n":123456789012345678901},{"n":123456789012345678902}]')
+    assert isinstance(unnamed, list) and len({key_of([], row) for row in unnamed}) == 2
 
 
 def test_a_date_without_the_answers_own_date_is_not_judged_by_our_clock() -> None:

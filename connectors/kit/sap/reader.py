@@ -7,7 +7,7 @@ from datetime import datetime
 from connectors.kit.inbound import page_at
 from connectors.kit.odata.service import Service
 from connectors.kit.sap.records import PAGE, WallList, has_next
-from gateway.model.inbound import InboundPage
+from gateway.model.inbound import InboundPage, check_page
 
 
 async def page_by_wall(
@@ -19,6 +19,7 @@ async def page_by_wall(
     with page_at(cursor):
         answer = await service.get("pull", listed.page(since, until, cursor))
     rows = service.rows(answer, listed.entity_set)
+    check_page(len(rows), listed.entity_set)
     is_more = bool(rows) and (len(rows) >= PAGE or has_next(answer.json))
     return InboundPage(
         records=listed.records(rows, until), cursor=listed.cursor(rows[-1]) if is_more else None
@@ -30,5 +31,6 @@ async def page_of_unfinished(service: Service, listed: WallList, cursor: str | N
     with page_at(cursor):
         answer = await service.get("pull", listed.unfinished(cursor))
     rows = service.rows(answer, listed.entity_set)
+    check_page(len(rows), listed.entity_set)
     is_more = bool(rows) and (len(rows) >= PAGE or has_next(answer.json))
     return InboundPage(records=listed.records(rows), cursor=listed.cursor(rows[-1]) if is_more else None)

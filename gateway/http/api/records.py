@@ -27,7 +27,7 @@ from gateway.http.auth import (
 from gateway.http.documents import DeletionsConfirmed
 from gateway.http.openapi import problems
 from gateway.model.errors import RequestRefused
-from gateway.model.record import read_cursor
+from gateway.model.record import LogPlace, read_cursor
 from gateway.settings_base import IDENTIFIER
 from gateway.store.records import RecordPage
 
@@ -42,7 +42,7 @@ Stream = Annotated[str, Path(pattern=STREAM, examples=["work_orders"])]
     "/v1/records",
     summary="Records, in the order of their changes",
     response_class=Response,
-    responses={200: {"model": RecordsPageDocument}},
+    responses={200: {"model": RecordsPageDocument}, **problems("records.cursor_gone")},
 )
 async def list_records(
     serving: Serving,
@@ -65,17 +65,17 @@ async def list_records(
     narrowed = only_customer(asking, customer)
     if narrowed is None:
         raise RequestRefused("request.invalid", "customer: name one; a log of changes is one customer's.")
-    position = position_of(cursor)
+    place = place_of(cursor, narrowed)
     if modified_after is not None and modified_after.tzinfo is None:
         raise RequestRefused(
             "request.invalid", "modified_after: expected a time with its zone, such as 2027-03-01T00:00:00Z."
         )
     if narrowed == NOBODY:
-        page = RecordPage(records=(), position=position, has_more=False)
+        page = RecordPage(customer=NOBODY, records=(), epoch=0, position=0, has_more=False)
     else:
         page = await serving.records.page(
             narrowed,
-            position=position,
+            place=place,
             connection=connection,
             stream=stream,
             modified_after=modified_after,
@@ -120,9 +120,9 @@ async def confirm_deletions(
     return DeletionsConfirmed(records=count)
 
 
-def position_of(cursor: str | None) -> int:
-    """Raises RequestRefused for what is no cursor."""
+def place_of(cursor: str | None, customer: str) -> LogPlace:
+    """Raises RequestRefused for what is no cursor of this customer's."""
     try:
-        return read_cursor(cursor)
+        return read_cursor(cursor, customer=customer)
     except ValueError as error:
         raise RequestRefused("request.invalid", f"{error}.") from error

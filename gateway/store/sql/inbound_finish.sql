@@ -19,4 +19,5 @@ with before as (
         select from before b, finished f
         where b.state is distinct from f.state or b.last_error is distinct from f.last_error or b.created + b.modified + b.deleted > 0)
 )
-select b.created, b.modified, b.deleted, b.told_position from before b, finished
+select b.created, b.modified, b.deleted, b.told_position, coalesce((select l.epoch from record_log l where l.customer_id = $1), 0) as epoch
+from before b, finished

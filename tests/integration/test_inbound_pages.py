@@ -1,0 +1,123 @@
+"""A page of more records than anybody asked for: its stream's failure, and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+
+from connectors.http_json.records import Lists
+from connectors.http_json.streams import Stream
+from connectors.kit.inbound import page_at
+from gateway.connections.guard import guarded
+from gateway.inbound.walk import Walk
+from gateway.model.errors import PageTooLarge
+from gateway.model.inbound import MAX_PAGE, InboundPage, InboundRecord, KeyPage
+from gateway.store.pool import Database
+from tests.fixtures.inbound_rig import InboundRig
+from tests.fixtures.source import Source
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class Flood(Source):
+    """Answers with everything at once."""
+
+    count = 0
+
+    async def pull(self, *_: object) -> InboundPage:
+        return InboundPage(
+            records=[InboundRecord(key=str(n), modified_at=NOON, body={"n": n}) for n in range(self.count)]
+        )
+
+    async def keys(self, *_: object) -> KeyPage:
+        return KeyPage(keys=[str(n) for n in range(self.count)])
+
+
+async def test_a_page_beyond_its_bound_is_its_streams_failure(database: Database) -> None:
+    source = Flood()
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    source.pass_time(120)
+    source.count = MAX_PAGE + 1
+    row = await rig.run()
+    assert row["state"] == "failed" and "10,001 records" in row["last_error"] and "pages" in row["last_error"]
+    assert not await rig.held()
+    source.count = 1_200
+    row = await rig.run()
+    assert (row["last_error"], len(await rig.held())) == (None, 1_200)
+    log = await rig.rows(
+        "select position, (select count(distinct revision) from record) as n from record_log"
+    )
+    assert [tuple(each.values()) for each in log] == [(1_200, 1_200)]
+
+
+async def test_a_list_of_keys_has_a_bound_too() -> None:
+    source = Flood()
+    connector: Any = guarded(source, "acme-1", secrets=(), max_wait_seconds=1.0, left_behind=set())
+    source.count = 10 * MAX_PAGE + 1
+    with pytest.raises(PageTooLarge, match="100,001"):
+        await connector.keys("work_orders")
+
+
+async def test_behind_the_first_page_too_many_records_are_no_lost_cursor() -> None:
+    with pytest.raises(PageTooLarge), page_at("2"):
+        raise PageTooLarge("too many")
+
+
+class _Answers:
+    """Stands for an HTTP client whose every answer is this document."""
+
+    def __init__(self, document: object) -> None:
+        self.json, self.request_id, self.headers = document, None, {}
+
+    async def call(self, *_: object, **__: object) -> Any:
+        return self
+
+
+async def test_a_list_without_pages_is_refused_before_anything_is_made_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lists = Lists(
+        _Answers([{"id": 0}] * (MAX_PAGE + 1)),  # type: ignore[arg-type]
+        "https://cmms.example",
+        {"orders": Stream.model_validate({"path": "/orders", "items": ".", "key": "id"})},
+    )
+
+    def made(*_: object) -> str:
+        raise AssertionError("something was made of it")
+
+    monkeypatch.setattr("connectors.http_json.records.key_of", made)
+    for asked in (lists.pull("orders", None, NOON, None), lists.keys("orders", None)):
+        with pytest.raises(PageTooLarge, match="orders holds 10,001"):
+            await asked
+
+
+async def test_others_have_their_turn_while_a_page_is_worked(database: Database) -> None:
+    """By turns, not by time: whoever else waits for the loop gets it many times."""
+    rows = [{"id": n, "text": "x" * 200} for n in range(MAX_PAGE)]
+    lists = Lists(
+        _Answers(orjson.loads(orjson.dumps(rows))),  # type: ignore[arg-type]
+        "https://cmms.example",
+        {"orders": Stream.model_validate({"path": "/orders", "items": ".", "key": "id"})},
+    )
+    page = await turns(lists.pull("orders", None, NOON, None), least=20)
+    rig = await InboundRig(database).activate()
+    walk = Walk.__new__(Walk)
+    walk._claim = await rig.claim()
+    kept = await turns(walk._kept(page.records), least=3)
+    assert len(kept) == MAX_PAGE
+
+
+async def turns(work: Coroutine[Any, Any, Any], *, least: int) -> Any:
+    """What it gives, having let others work so many times at least."""
+    count, task = 0, asyncio.ensure_future(work)
+    while not task.done():
+        await asyncio.sleep(0)
+        count += 1
+    assert count >= least
+    return task.result()
