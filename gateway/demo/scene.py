@@ -40,6 +40,9 @@ METERS = {"temperature": ("CEL", "mean"), "vibration": ("MMS", "max"), "running_
 """Unit and reduction by metric; the meter is called `{device} {metric}`."""
 
 SLOW_SECONDS = 3.0
+PEOPLE_SECONDS = 15.0
+"""How long the people of the CMMS are at a work order."""
+
 LOGIN = timedelta(hours=12)
 POLL_SECONDS = 0.1
 
@@ -87,7 +90,7 @@ async def perform(
     meters = [f"{device} {metric}" for device in names for metric in METERS]
     async with (
         embedded(data_dir, log) as servers,
-        DemoCmms(meters=meters, api_key=_issue_key(folder)) as cmms,
+        DemoCmms(meters=meters, api_key=_issue_key(folder), people_seconds=PEOPLE_SECONDS) as cmms,
     ):
         address = f"127.0.0.1:{port_or_another(HTTP_PORT)}"
         _write_configuration(folder, servers, cmms, address)
@@ -201,7 +204,27 @@ def _write_configuration(folder: Path, servers: Embedded, cmms: DemoCmms, addres
         "system": "maintainx",
         "settings": {"base_url": cmms.url},
         "credentials": {"type": "api_key", "api_key": "${file:cmms.key}"},
-        "sync": {"interval": "2s", "initial_days": 30},
+        "sync": {
+            "interval": "2s",
+            "initial_days": 30,
+            "pull": ["work_orders"],
+            "pull_interval": "10s",  # the CMMS takes a hundred calls a minute, and readings need most of them
+        },
+        "alerts": [
+            {
+                "id": "shaking",
+                "device": "*",
+                "metric": "vibration",
+                "above": 2.0,
+                "clear_below": 1.0,
+                "for": "2s",
+                "hold_off": "10m",
+                "raise": "work_order",
+                "severity": "high",
+                "title": "{device} is shaking",
+                "text": "{metric} is {value} since {since}",
+            }
+        ],
         "meters": [
             {
                 "device": "*",

@@ -30,6 +30,7 @@ STATE_STYLES = {
 }
 MOST_ROWS = 12
 LABEL_WIDTH = 16
+CREATED = {"system": "maintainx", "change": "created"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class Snapshot:
     repeats: int
     calls: int
     calls_failed: int
+    records: int
     connection: ConnectionStatus | None
     last: tuple[tuple[str, dict[str, float], str], ...]
 
@@ -73,6 +75,7 @@ async def take(scene: Scene, *, elapsed_seconds: float, before: Snapshot | None)
         repeats=sum(meter.repeats for meter in cmms.meters.values()),
         calls=sum(cmms.requests.values()),
         calls_failed=sum(count for route, count in cmms.requests.items() if codes[route] >= 400),
+        records=int(metrics.REGISTRY.get_sample_value("fieldgate_records_total", CREATED) or 0),
         connection=await _connection(scene, before),
         last=_last(scene),
     )
@@ -85,6 +88,7 @@ def line(now: Snapshot) -> str:
         "starting"
         if connection is None
         else f"{connection.state} lag={connection.lag_seconds:.1f}s pending={connection.pending}"
+        f" work_orders={now.records} alerts={connection.open_alerts}"
     )
     return (
         f"{now.elapsed_seconds:5.0f}s  {now.messages_per_second:6.1f} msg/s  acknowledged={now.acknowledged} stored={now.stored} "
@@ -155,6 +159,7 @@ def _flow(now: Snapshot) -> RenderableType:
     grid.add_row("samples stored", f"{now.stored}")
     grid.add_row("readings in CMMS", Text(f"{now.delivered}", style="bold green" if now.delivered else ""))
     grid.add_row("  repeated", f"{now.repeats}")
+    grid.add_row("work orders read", f"{now.records}")
     grid.add_row(
         "calls to CMMS", f"{now.calls}" + (f"  ({now.calls_failed} failed)" if now.calls_failed else "")
     )
@@ -171,6 +176,7 @@ def _link(connection: ConnectionStatus | None) -> RenderableType:
     grid.add_row("since", f"{connection.since:%H:%M:%S} UTC")
     grid.add_row("lag", f"{connection.lag_seconds:.1f} s")
     grid.add_row("readings pending", f"{connection.pending}")
+    grid.add_row("alerts open", f"{connection.open_alerts}")
     grid.add_row(
         "last success",
         "none" if connection.last_success_at is None else f"{connection.last_success_at:%H:%M:%S} UTC",

@@ -247,6 +247,7 @@ def test_who_asked_is_said_in_words(trigger: Trigger, name: str) -> None:
 
 def demonstration(link: str) -> tuple[view.Snapshot, Any]:
     now = view.Snapshot(
+        records=0,
         elapsed_seconds=1.0, acknowledged=1, unacknowledged=0, messages_per_second=1.0, stored=1, dead_letters=0, delivered=1,
         repeats=0, calls=1, calls_failed=0, connection=None, last=(("pump-01", {}, "12:00:00"),),
     )  # fmt: skip
