@@ -279,16 +279,14 @@ class GuardedReader(Guarded):
         """As the connector's."""
         connector = self._connector
         assert isinstance(connector, ReadsRecords)
-        return await self._call(
-            "pull", lambda: connector.pull(stream, since, until, cursor), self._pages(stream)
-        )
+        return await self._page(stream, lambda: connector.pull(stream, since, until, cursor))
 
     async def pull_open(self, stream: str, cursor: str | None = None) -> InboundPage:
         """As the connector's."""
         connector = self._connector
         if not isinstance(connector, ListsOpen):
             raise BadConfiguration(f"stream {stream}: the connector does not list what is open")
-        return await self._call("pull", lambda: connector.pull_open(stream, cursor), self._pages(stream))
+        return await self._page(stream, lambda: connector.pull_open(stream, cursor))
 
     async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
         """As the connector's."""
@@ -297,9 +295,13 @@ class GuardedReader(Guarded):
             raise BadConfiguration(f"stream {stream}: the connector does not list keys")
         return await self._call("pull", lambda: connector.keys(stream, cursor), _keys(stream))
 
-    def _pages(self, stream: str) -> Callable[[Any], InboundPage]:
+    async def _page(self, stream: str, call: Callable[[], Awaitable[Any]]) -> InboundPage:
         page = next((each.page for each in self.inbound if each.name == stream), 0)
-        return lambda answer: _page(answer, stream, page)
+
+        async def asked() -> InboundPage:
+            return await _page(await call(), stream, page)
+
+        return await self._call("pull", asked, _same)
 
 
 _OFFERS: tuple[tuple[type, type[Guarded]], ...] = (
@@ -429,11 +431,21 @@ def _time(answer: Any) -> datetime:
     return bounds.instant(answer)
 
 
-def _page(answer: Any, stream: str, page: int) -> InboundPage:
+def _same(answer: T) -> T:
+    return answer
+
+
+TURN = 500
+"""Records that are looked at before it is another's turn."""
+
+
+async def _page(answer: Any, stream: str, page: int) -> InboundPage:
     if not isinstance(answer, InboundPage):
         raise TypeError(f"a page of records: {type(answer).__name__}")
     check_page(len(answer.records), stream, page=page)
-    for record in answer.records:
+    for number, record in enumerate(answer.records, start=1):
+        if number % TURN == 0:
+            await asyncio.sleep(0)
         if not isinstance(record, InboundRecord) or not isinstance(record.key, str):
             raise TypeError(f"a record: {type(record).__name__}")
         if not isinstance(record.body, Mapping) or record.progress not in _PROGRESS:

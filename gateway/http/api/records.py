@@ -112,7 +112,7 @@ async def confirm_deletions(
     serving: Serving, request: Request, asking: Operator, target: OperatedConnection, stream: Stream
 ) -> DeletionsConfirmed:
     """Where more than a fifth of a stream has vanished from its system (issue `records_vanished`): the next walk deletes
-    what it does not find.
+    those records of it that it does not find either. What more is missing by then is asked about again.
     """
     count = await serving.connections.confirm_deletions(
         target.connection, stream, caller=caller(request, asking)
