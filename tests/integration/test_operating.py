@@ -255,7 +255,11 @@ def test_a_connection_is_shown_paused_resumed_and_ended(shell: Shell) -> None:
     shell.declare("acme-1")
     shell.run("apply")
     shown = shell.run("connections", "show", "acme-1").stdout
-    assert "customer acme" in " ".join(shown.split()) and "verifying" in shown and "credentials_given" not in shown
+    assert (
+        "customer acme" in " ".join(shown.split())
+        and "verifying" in shown
+        and "credentials_given" not in shown
+    )
     assert shell.json("connections", "show", "acme-1")["issues"] == []
     assert shell.run("connections", "disconnect", "acme-1", "--yes").stdout == "acme-1 is disconnecting\n"
     error = shell.refused("connections", "pause", "acme-1")
