@@ -53,7 +53,7 @@ async def test_writers_of_the_same_windows_never_deadlock(database: Database, ri
         async with database.transaction() as connection:
             await streams.read(connection, incremental)
             reader = windows.Reader(connection=rig.name, past=0, lateness=timedelta(0))
-            await windows.mark_changed(connection, rig.customer, whole, [reader], with_delta=True)
+            await windows.mark_changed(connection, rig.customer, whole, [reader], with_neighbours=True)
             await streams.prove(connection, incremental)
 
     async def walked(dice: random.Random) -> None:
