@@ -110,7 +110,9 @@ class TelemetryStore:
             async with self._database.transaction() as connection:
                 if devices:
                     await self._register(connection, sorted(devices), {customer for customer, _ in days})
-                if oldest:
+                if samples or self._term is not None:
+                    written = await insert(connection, samples, days, self._term)
+                if oldest:  # after the logs of their customers, as whoever registers devices
                     ordered = sorted(oldest)
                     await connection.execute(
                         sql("device_oldest"),
@@ -118,8 +120,6 @@ class TelemetryStore:
                         [device for _, device in ordered],
                         [oldest[pair] for pair in ordered],
                     )
-                if samples or self._term is not None:
-                    written = await insert(connection, samples, days, self._term)
                 if dead:
                     await _bury(connection, dead)
                     await self._tell_of_refused(connection, dead)
