@@ -21,7 +21,7 @@ from gateway.connections.following import Following
 from gateway.connections.health import Health
 from gateway.connections.links import Links
 from gateway.connections.tokens import Tokens
-from gateway.connections.transitions import Moved, Transitions
+from gateway.connections.transitions import BLOCKED_SECONDS, Moved, Transitions, to_next_trial
 from gateway.model.backoff import full_jitter, put_off, waiting, with_floor
 from gateway.model.connection import State, Trigger
 from gateway.model.connector import Health as Answer
@@ -53,11 +53,6 @@ LEASE_SECONDS = 60.0
 MOST_PROBES = 256
 """At once. One that waits for its system holds no session, so a hung system costs a place here only."""
 
-BLOCKED_SECONDS = 3600.0
-BLOCKED_JITTER = (0.1, 0.1)
-"""Of BLOCKED_SECONDS, what is added always and at random: with the calls that led to it, no more than 24 a day."""
-
-DEFERRED_SECONDS = 900.0
 DRAIN_SECONDS = 1.0
 RETRY_CAP_SECONDS = 60.0
 PROBE_SECONDS = 30.0
@@ -293,31 +288,22 @@ class Lifecycle:
             case PermissionDenied() | BadConfiguration():
                 await self._refused(due, Trigger.PROBE_DENIED, error)
             case _ if due.verified_long_enough:
-                moved = await self._deferred(due, error)
-                if moved is not None:
-                    await connections.schedule_probe(
-                        self._database,
-                        due.connection,
-                        moved.to_state,
-                        in_seconds=DEFERRED_SECONDS,
-                        attempts=0,
-                    )
+                await self._deferred(due, error)
             case _:
                 await self._again(due, error)
 
-    async def _deferred(self, due: Due, error: ConnectorError | TimeoutError) -> Moved | None:
+    async def _deferred(self, due: Due, error: ConnectorError | TimeoutError) -> None:
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, due.connection)
             # A credential that was given during the last probe is not put off by the time-out of the one before.
             if locked is None or (locked.candidate, locked.generation) != (due.candidate, due.generation):
-                return None
+                return
             cause = Cause(reason=_words(error))
             moved = await self._transitions.move(
                 connection, due.connection, Trigger.VERIFICATION_DEFERRED, cause
             )
         if moved is not None:
             moved.say()
-        return moved
 
     async def _refused(self, due: Due, trigger: Trigger, error: ConnectorError) -> None:
         """What worked before goes on with the credential that it had."""
@@ -338,10 +324,6 @@ class Lifecycle:
         await self._troubles.over(due.connection, "verification")  # its state says what is wrong
         if moved is not None:
             moved.say()
-            if moved.to_state is State.BLOCKED:
-                await connections.schedule_probe(
-                    self._database, due.connection, State.BLOCKED, in_seconds=_to_next_trial(), attempts=0
-                )
 
     async def _withdraw(self, connection: Connection, name: str, locked: Locked) -> None:
         await connections.withdraw(connection, name)
@@ -391,7 +373,7 @@ class Lifecycle:
                 self._database,
                 due.connection,
                 due.state,
-                in_seconds=_to_next_trial(),
+                in_seconds=to_next_trial(),
                 attempts=due.attempts + 1,
             )
         else:
@@ -404,7 +386,7 @@ class Lifecycle:
         """Pushes are refused: a run pushes one reading, and its answer decides. A probe would prove nothing, and
         with no reading due there is nothing to try.
         """
-        if await connections.try_push(self._database, due.connection, next_trial_seconds=_to_next_trial()):
+        if await connections.try_push(self._database, due.connection, next_trial_seconds=to_next_trial()):
             log.info("connection.trial_begun", connection=due.connection, operation=str(due.operation))
             self._on_trial()
 
@@ -507,11 +489,6 @@ class Lifecycle:
         if moved is not None:
             moved.say()
         return moved
-
-
-def _to_next_trial() -> float:
-    always, at_random = BLOCKED_JITTER
-    return BLOCKED_SECONDS * (1.0 + always + at_random * random.random())
 
 
 def _words(error: ConnectorError | TimeoutError) -> str:

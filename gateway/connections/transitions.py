@@ -4,6 +4,7 @@ transaction.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
@@ -31,6 +32,13 @@ from gateway.store.issues import NewIssue
 from gateway.store.pool import Connection
 
 log = structlog.get_logger(__name__)
+
+BLOCKED_SECONDS = 3600.0
+BLOCKED_JITTER = (0.1, 0.1)
+"""Of BLOCKED_SECONDS, what is added always and at random: with the calls that led to it, no more than 24 a day."""
+
+DEFERRED_SECONDS = 900.0
+"""From a verification that was put off to the next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +103,10 @@ class Transitions:
             return None
         target = target_of(rule, prior=locked.prior)
         prior = locked.state if remembers_prior(target) else None
-        since, version = await connections.move(connection, locked, target, trigger, cause, prior=prior)
+        look_in = _seconds_to_first_look(trigger, target)
+        since, version = await connections.move(
+            connection, locked, target, trigger, cause, prior=prior, look_in_seconds=look_in
+        )
         await self._settle(connection, rule, locked)
         await self._tell(connection, rule, locked, cause)
         if rule.event is not None:
@@ -191,3 +202,24 @@ class Transitions:
             case _:
                 assert_never(code)
         return NewIssue(code=code, severity="error", title=title, instructions=instructions, action_url=url)
+
+
+def to_next_trial() -> float:
+    """Seconds until a blocked connection is tried again: about an hour, jittered."""
+    always, at_random = BLOCKED_JITTER
+    return BLOCKED_SECONDS * (1.0 + always + at_random * random.random())
+
+
+def _seconds_to_first_look(trigger: Trigger, target: State) -> float:
+    """From a move to the first look at the connection where it is then.
+
+    Part of the move: one that another statement put off afterwards would be due until then, and the lifecycle,
+    which hears of the move within milliseconds, would call the system at once.
+    """
+    match trigger:
+        case Trigger.VERIFICATION_DEFERRED:
+            return DEFERRED_SECONDS
+        case Trigger.CALL_DENIED | Trigger.PROBE_DENIED | Trigger.PROBE_REFUSED if target is State.BLOCKED:
+            return to_next_trial()
+        case _:
+            return 0.0

@@ -219,10 +219,11 @@ async def move(
     cause: Cause,
     *,
     prior: State | None,
+    look_in_seconds: float,
 ) -> tuple[datetime, int]:
     """Writes the transition and its audit row; since when, and the version of the status document."""
     said = (cause.reason, cause.actor, cause.request_id)
-    how = (locked.state, target, trigger, *said, prior, cause.operation)
+    how = (locked.state, target, trigger, *said, prior, cause.operation, look_in_seconds)
     row = await connection.fetchrow(sql("connection_move"), locked.connection, *how)
     assert row is not None
     return row["since"], row["version"]

@@ -25,6 +25,7 @@ import pytest
 import uvicorn
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from cloudevents.core.formats.json import JSONFormat
+from paho.mqtt.subscribeoptions import SubscribeOptions
 from standardwebhooks import Webhook
 
 from benchmarks.daemon import Daemon
@@ -52,11 +53,12 @@ class Ears:
 
     async def listen(self, port: int) -> None:
         async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
-            await client.subscribe("fieldgate/v1/#", qos=1)
+            # With this option, a message that is published to be retained says so on arrival.
+            await client.subscribe("fieldgate/v1/#", options=SubscribeOptions(qos=1, retainAsPublished=True))
             async for message in client.messages:
                 topic, payload = str(message.topic), bytes(message.payload)  # type: ignore[arg-type]
                 self.seen.append((time.monotonic(), topic, payload))
-                if payload and "/events/" not in topic:
+                if payload and message.retain:
                     self.retained[topic] = orjson.loads(payload)
                 elif not payload:
                     self.retained.pop(topic, None)

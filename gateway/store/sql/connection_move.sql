@@ -1,5 +1,5 @@
 -- $1 connection, $2 from state, $3 to state, $4 trigger, $5 reason, $6 actor, $7 request id, $8 prior state to remember (null: forget),
--- $9 operation whose failure leads there (null: the one that is known).
+-- $9 operation whose failure leads there (null: the one that is known), $10 seconds to the first look at it there.
 -- An active connection has no reason: whatever led there is no longer so. One that is resumed has the reason of before its pause.
 -- The transition itself with its audit row; the caller holds the row. What probes count begins anew, and where somebody has changed
 -- something (a pause, a new credential) so do the failures in a row.
@@ -19,8 +19,7 @@ with moved as (
         since = now(), version = version + 1, request_id = $7, prior_state = $8,
         operation = case when $3 <> 'active' then coalesce($9, operation) end,
         recovered_at = case when $2 = 'degraded' and $3 = 'active' then now() else recovered_at end,
-        -- what was denied a moment ago is tried again in about an hour, as in lifecycle.py
-        probe_at = case when $4 = 'call_denied' then now() + interval '1 hour 6 minutes' else now() end, probe_attempts = 0,
+        probe_at = now() + in_seconds($10), probe_attempts = 0,
         verify_until = case when $3 = 'verifying' then now() + interval '15 minutes' end
     where connection_id = $1
     returning since, version
