@@ -199,7 +199,7 @@ async def _store_more(rig: Rig, samples: Iterator[Sample]) -> None:
         await _copy(
             connection,
             [
-                (CUSTOMER, device, at, json.dumps({"temperature": t, "pressure": p}), now)
+                (CUSTOMER, device, at, json.dumps({"temperature": t, "pressure": p}), now, 0)
                 for device, at, t, p in samples
             ],
         )

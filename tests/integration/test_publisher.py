@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -217,7 +218,7 @@ async def test_an_issue_that_was_solved_while_nobody_spoke_is_emptied(
         await watcher.until(lambda: watcher.held[ISSUE] == b"")
 
 
-async def test_issues_converge_when_the_broker_returns_without_memory_or_with_an_old_one(
+async def test_issues_converge_when_the_broker_returns_without_memory(
     make_mosquitto: Callable[..., Awaitable[Mosquitto]], database: Database
 ) -> None:
     broker = await make_mosquitto(persistence=False)
@@ -229,15 +230,41 @@ async def test_issues_converge_when_the_broker_returns_without_memory_or_with_an
         await broker.start()
         async with watching(broker.port) as after:
             await after.until(lambda: after.held.get(ISSUE), 30)
-            old = after.held[ISSUE]
             await execute(database, SOLVE)
             await after.until(lambda: after.held[ISSUE] == b"")
+
+
+async def test_issues_converge_when_the_broker_returns_with_what_it_had_saved_long_ago(
+    make_mosquitto: Callable[..., Awaitable[Mosquitto]], database: Database, tmp_path: Path
+) -> None:
+    broker = await make_mosquitto()
+    await execute(database, CONNECTION + OPEN)
+    async with publishing(broker.port, database, "one"):
+        async with watching(broker.port) as before:
+            await before.until(lambda: before.held.get(ISSUE))
         await broker.stop()
+        (saved,) = tmp_path.glob("mosquitto_*/mosquitto.db")
+        shutil.copy(saved, tmp_path / "saved")
         await broker.start()
-        async with watching(broker.port) as after:
-            await after.client.publish(ISSUE, old, qos=1, retain=True)  # what a killed broker had saved
-            await after.until(lambda: after.held.get(ISSUE) == old)
-            await after.until(lambda: after.held[ISSUE] == b"", 30)
+        async with watching(broker.port) as solved:
+            await solved.until(lambda: solved.held.get(ISSUE), 30)
+            await execute(database, SOLVE)
+            await solved.until(lambda: solved.held.get(ISSUE) == b"", 30)
+        await broker.stop()
+        shutil.copy(tmp_path / "saved", saved)
+        await broker.start()
+        async with asyncio.timeout(30):
+            while ISSUE in await retained_at(broker.port):
+                await asyncio.sleep(0.1)
+
+
+async def retained_at(port: int) -> dict[str, bytes]:
+    """What the broker gives a new subscriber: a message of its own comes after all that is retained."""
+    async with watching(port) as found:
+        await found.client.subscribe("mark", qos=1)
+        await found.client.publish("mark", b"", qos=1)
+        await found.until(lambda: "mark" in found.held)
+        return {topic: payload for topic, payload in found.held.items() if topic != "mark"}
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["solved", "disconnected"])
