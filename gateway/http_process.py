@@ -45,7 +45,6 @@ def main() -> None:
     """
     start: Start = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, over a pipe
     logs.setup(start.settings.logging)
-    step_back()
     _allow_descriptors()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(start))
@@ -84,6 +83,7 @@ async def _mount(start: Start, daemon: Daemon, server: HttpServer, exposition: E
         engine = await stack.enter_async_context(Engine.open(start.settings, database, owner=start.owner))
         daemon.tell_customers(engine.know_customers)
         server.serve(_services(start.settings, database, engine))
+        step_back()  # not before: beside a machine that is busy the start itself would take minutes
         await asyncio.Event().wait()
 
 
