@@ -25,7 +25,9 @@ class Walk:
         self._start, self._until, self._enough = start, until, enough
         self._days = dict(sorted(days.items()))
         self._samples_a_step = float(enough)
+        self._samples_of_last = 0.0
         self._is_blind = True
+        self._is_cut = False
 
     @property
     def total(self) -> int:
@@ -46,16 +48,22 @@ class Walk:
             following = (_begin(day) for day in self._days if day > cursor.date())
             return min(next(following, self._until), self._until)
         longest = MAX_BLIND_STEP if self._is_blind else DAY
-        length = min(longest, DAY * min(1.0, self._samples_a_step / max(1, samples)))
-        return min(cursor + max(length, MIN_STEP), tomorrow, self._until)
+        length = max(min(longest, DAY * min(1.0, self._samples_a_step / max(1, samples))), MIN_STEP)
+        self._samples_of_last = samples * (length / DAY)
+        end = min(cursor + length, tomorrow, self._until)
+        self._is_cut = end < cursor + length
+        return end
 
     def took(self, windows: int) -> None:
-        """A step brought so many windows."""
-        self._is_blind = windows == 0
-        if windows > self._enough:
-            self._samples_a_step = max(1.0, self._samples_a_step * self._enough / windows)
-        elif windows < self._enough / 4:
-            self._samples_a_step = min(MAX_SAMPLES, self._samples_a_step * 2)
+        """The last step brought so many windows. The next is at most twice as long, and no longer after the first
+        that brought any: a day may be empty for hours and then have all its samples at once.
+        """
+        was_blind, self._is_blind = self._is_blind, windows == 0
+        if self._is_cut and windows <= self._enough:
+            return  # it ended with its day: nothing is known of a whole one
+        most = 1.0 if was_blind and windows else 2.0
+        growth = min(most, self._enough / max(1, windows))
+        self._samples_a_step = min(MAX_SAMPLES, max(1.0, self._samples_of_last * growth))
 
 
 def _begin(day: date) -> datetime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,9 +60,28 @@ def test_a_step_brings_about_enough() -> None:
         end = walk.step(cursor)
         windows = round((end - cursor) / DAY * 300_000)  # a third of the samples are of this connection
         walk.took(windows)
-        brought.append(windows)
+        if end.time() != time():  # the last of a day is as long as what is left of it
+            brought.append(windows)
         cursor = end
-    assert all(1_000 <= windows <= 5_000 for windows in brought[3:-1] if windows), brought
+    assert all(1_000 <= windows <= 5_001 for windows in brought[3:-1] if windows), brought
+
+
+@given(st.integers(0, 24 * 60 - 1), st.integers(100_000, 10_000_000))
+def test_a_day_that_has_all_its_samples_at_its_end_is_walked_in_steps(minute: int, samples: int) -> None:
+    """A step after hours of nothing was as long as the rest of the day."""
+    begin = START.replace(hour=0, minute=0)
+    walk = Walk(begin, begin + DAY, {begin.date(): samples}, enough=5_000)
+    first, cursor, brought = begin + timedelta(minutes=minute), begin, list[int]()
+    rate = samples / ((begin + DAY - first) / timedelta(minutes=1))
+    while cursor < begin + DAY:
+        end = walk.step(cursor)
+        brought.append(round(max(timedelta(0), end - max(cursor, first)) / timedelta(minutes=1) * rate))
+        walk.took(brought[-1])
+        cursor = end
+    nonempty = [each for each in brought if each]
+    # What comes first is not known: an hour at most. Then the shortest step, five minutes, is the only excuse.
+    assert all(each <= max(5_001, 60 * rate + 1) for each in nonempty[:2]), brought
+    assert all(each <= max(2 * 5_000, 5 * rate + 1) for each in nonempty[2:]), brought
 
 
 def test_after_nothing_a_step_is_short() -> None:
