@@ -14,9 +14,8 @@ from connectors.kit.egress import Resolve, look_up
 from connectors.kit.oauth import OAuthExchange
 from connectors.registry import SYSTEMS
 from gateway import clock, metrics
-from gateway.alerts import work as alerts
-from gateway.alerts.run import AlertRunner
-from gateway.alerts.work import AlertWork
+from gateway.alerts import upkeep as alerts
+from gateway.alerts.run import MAX_STREAMS, AlertRunner
 from gateway.bulkhead import contained
 from gateway.connections import rotation
 from gateway.connections.expiry import expiring
@@ -31,17 +30,18 @@ from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Transitions
 from gateway.connections.vault import Vault
 from gateway.inbound.run import InboundRunner
-from gateway.inbound.work import InboundWork
 from gateway.model.connector import Observer
 from gateway.model.errors import StoreError
 from gateway.model.pressure import Pressure
 from gateway.settings import Settings
+from gateway.store import alert_streams, inbound
 from gateway.store import credits as ledger
 from gateway.store.alert_streams import AlertClaim
 from gateway.store.inbound import Claim as InboundClaim
 from gateway.store.pool import Database
 from gateway.store.streams import Claim as OutboundClaim
 from gateway.store.troubles import Troubles
+from gateway.sync.leased import LeasedWork
 from gateway.sync.link import Link
 from gateway.sync.schedule import OutboundWork, Scheduler
 
@@ -138,13 +138,15 @@ class Engine:
             self.troubles,
             public_url=settings.http.public_url,
         )
-        work = InboundWork(self._database, runner, lease_seconds=lease, owner=owner)
+        work = LeasedWork(self._database, inbound, runner, lease_seconds=lease, owner=owner)
         return Scheduler(work, lease_seconds=lease)
 
     def _judge(self, owner: str) -> Scheduler[AlertClaim]:
         sync, lease = self._settings.sync, self._settings.sync.lease.total_seconds()
         runner = AlertRunner(self._database, sync, self.health, self.troubles)
-        work = AlertWork(self._database, runner, lease_seconds=lease, owner=owner)
+        work = LeasedWork(
+            self._database, alert_streams, runner, lease_seconds=lease, owner=owner, most=MAX_STREAMS
+        )
         return Scheduler(work, lease_seconds=lease)
 
     @classmethod

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
-from typing import Protocol
 
 import structlog
 
@@ -16,8 +15,7 @@ from gateway.alerts.call import Called, Calls
 from gateway.alerts.judge import Done, judge_silence, judge_slice
 from gateway.bulkhead import Fault
 from gateway.model.alert_life import AlertTrigger
-from gateway.model.backoff import full_jitter, put_off, with_floor
-from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, StoreError, Unavailable
+from gateway.model.errors import ConnectorError, RateLimited, StoreError
 from gateway.model.operation import Operation
 from gateway.settings import SyncSettings
 from gateway.store import alert_streams
@@ -25,9 +23,14 @@ from gateway.store import alerts as store
 from gateway.store.alert_streams import AlertClaim
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
+from gateway.sync import runs
 from gateway.sync.link import Link
+from gateway.sync.runs import Health
 
 log = structlog.get_logger(__name__)
+
+MAX_STREAMS = 64
+"""In hand at once: each judges on the loop that everybody's telemetry goes through."""
 
 RUN_SECONDS = 10.0
 """A run with more to do ends here and is due again at once, so that others have their turn."""
@@ -50,33 +53,11 @@ def _followed(claim: AlertClaim, seen: int, called: Called) -> int | None:
     return None if seen >= store.FOLLOWED_AT_ONCE else claim.records
 
 
-class OperationHealth(Protocol):
-    """What calls report about the connection, and ask before they are made."""
-
-    async def admit(self, link: Link, operation: Operation) -> float | None:
-        """Seconds to wait before the system may be called; None: go on."""
-        ...
-
-    async def succeeded(self, link: Link, operation: Operation) -> None:
-        """The system has answered well."""
-        ...
-
-    async def unused(self, link: Link, operation: Operation) -> None:
-        """It was not called after all."""
-        ...
-
-    async def failed(
-        self, link: Link, error: ConnectorError, *, attempts: int, operation: Operation
-    ) -> float:
-        """It has not; seconds to wait at least."""
-        ...
-
-
 class AlertRunner:
     """Runs claimed streams of alerts. Holds no state between runs: everything is in PostgreSQL."""
 
     def __init__(
-        self, database: Database, settings: SyncSettings, health: OperationHealth, troubles: Troubles
+        self, database: Database, settings: SyncSettings, health: Health, troubles: Troubles
     ) -> None:
         self._database = database
         self._settings = settings
@@ -125,12 +106,7 @@ class AlertRunner:
         """Schedules a run that ended in a fault of our own like one that failed, so that it is seen and does not spin."""
         await self._troubles.note(link.connection, "alert", fault.text)
         attempts = claim.attempts + 1
-        wait = full_jitter(
-            attempts,
-            rand=random.random(),
-            base_seconds=5.0,
-            cap_seconds=self._settings.backoff_cap.total_seconds(),
-        )
+        wait = runs.seconds_after_fault(self._settings, attempts)
         await alert_streams.finish(
             self._database, claim, next_in_seconds=wait, calls_in_seconds=wait, attempts=attempts
         )
@@ -172,29 +148,12 @@ class AlertRunner:
     async def _failed(
         self, claim: AlertClaim, link: Link, error: ConnectorError, *, moved: bool
     ) -> tuple[float, int, int]:
-        attempts, cap = claim.attempts + 1, self._settings.max_wait.total_seconds()
-        growth_cap = self._settings.backoff_cap.total_seconds()
+        attempts = claim.attempts + 1
         floor = await self._health.failed(link, error, attempts=attempts, operation=Operation.PROBE)
         if isinstance(error, RateLimited):
             count = 1 if moved else claim.put_off + 1
-            wait = put_off(
-                count,
-                asked_seconds=error.retry_after,
-                rand=random.random(),
-                growth_cap_seconds=growth_cap,
-                cap_seconds=cap,
-            )
-            return wait, claim.attempts, count
-        base = self._settings.backoff_base.total_seconds()
-        wait = max(
-            floor, full_jitter(attempts, rand=random.random(), base_seconds=base, cap_seconds=growth_cap)
-        )
-        if isinstance(error, OutcomeUnknown):
-            wait = max(wait, self._settings.unknown_wait.total_seconds())
-        if isinstance(error, Unavailable):
-            wait = with_floor(
-                wait, floor_seconds=error.retry_after, rand=random.random(), cap_seconds=max(wait, cap)
-            )
+            return runs.seconds_when_put_off(self._settings, error, count), claim.attempts, count
+        wait = runs.seconds_to_retry(self._settings, error, attempts, at_least=floor)
         log.warning(
             "alerts.calls_failed",
             connection=claim.connection,

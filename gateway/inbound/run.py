@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol, assert_never, cast
 
@@ -12,7 +12,7 @@ import structlog
 from gateway import clock, metrics
 from gateway.bulkhead import Fault
 from gateway.inbound.walk import Ask, Plan, Prober, Read, Walk
-from gateway.model.backoff import full_jitter, put_off, waiting, with_floor
+from gateway.model.backoff import full_jitter, waiting
 from gateway.model.connection import IssueCode
 from gateway.model.errors import (
     BadConfiguration,
@@ -21,7 +21,6 @@ from gateway.model.errors import (
     RateLimited,
     Unavailable,
 )
-from gateway.model.event import EventType, NewEvent
 from gateway.model.inbound import InboundStream, ListsKeys, ListsOpen
 from gateway.model.operation import Operation
 from gateway.model.record import Interval, next_interval, next_slice
@@ -31,7 +30,9 @@ from gateway.store.inbound import Claim, Done, Position
 from gateway.store.issues import NewIssue
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
+from gateway.sync import runs
 from gateway.sync.link import Link
+from gateway.sync.runs import End, Health
 
 log = structlog.get_logger(__name__)
 
@@ -42,42 +43,9 @@ DENIED_BASE_SECONDS = 30.0
 DENIED_CAP_SECONDS = 3600.0
 """What is not allowed is asked again more and more seldom, at least about once an hour."""
 
-FAILED_AFTER = 3
-"""Failures in a row that are told with an event."""
 
-
-class Health(Prober, Protocol):
-    """What the run tells about the connection: `gateway.connections.health`."""
-
-    async def admit(self, link: Link, operation: Operation = Operation.PUSH) -> float | None:
-        """Seconds to wait before any call to the system; None: go on."""
-        ...
-
-    async def succeeded(self, link: Link, operation: Operation = Operation.PUSH) -> None:
-        """The system answered well."""
-        ...
-
-    async def unused(self, link: Link, operation: Operation = Operation.PUSH) -> None:
-        """It was not called."""
-        ...
-
-    async def failed(
-        self, link: Link, error: ConnectorError, *, attempts: int, operation: Operation = Operation.PUSH
-    ) -> float:
-        """It has not; seconds to wait at least."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End:
-    """How a run ended."""
-
-    state: str
-    next_in_seconds: float
-    attempts: int = 0
-    error: str | None = None
-    succeeded: bool = False
-    put_off: int = 0
+class PullHealth(Health, Prober, Protocol):
+    """What a run reports about the connection, and asks of it."""
 
 
 class InboundRunner:
@@ -88,7 +56,7 @@ class InboundRunner:
         database: Database,
         settings: SyncSettings,
         records: RecordsSettings,
-        health: Health,
+        health: PullHealth,
         troubles: Troubles,
         *,
         public_url: str,
@@ -126,12 +94,7 @@ class InboundRunner:
         """Schedules a run that ended in a fault of our own like one that failed."""
         await self._troubles.note(link.connection, _part(claim), fault.text)
         attempts = claim.attempts + 1
-        wait = full_jitter(
-            attempts,
-            rand=random.random(),
-            base_seconds=5.0,
-            cap_seconds=self._settings.backoff_cap.total_seconds(),
-        )
+        wait = runs.seconds_after_fault(self._settings, attempts)
         end = End(state="failed", next_in_seconds=wait, attempts=attempts, error=fault.text)
         await self._finish(claim, link, end)
 
@@ -249,29 +212,23 @@ class InboundRunner:
 
         What is not allowed, or not there, is this stream's affair: another may be read, and readings delivered.
         """
-        attempts, floor, rand = (1 if moved else claim.attempts + 1), 0.0, random.random()
-        cap, growth_cap = self._settings.max_wait.total_seconds(), self._settings.backoff_cap.total_seconds()
+        attempts = 1 if moved else claim.attempts + 1
         if isinstance(error, PermissionDenied | BadConfiguration):
             await self._health.unused(link, Operation.PULL)
-            growth_cap = DENIED_CAP_SECONDS
-            base = DENIED_BASE_SECONDS
+            wait = full_jitter(
+                attempts,
+                rand=random.random(),
+                base_seconds=DENIED_BASE_SECONDS,
+                cap_seconds=DENIED_CAP_SECONDS,
+            )
         else:
             floor = await self._health.failed(link, error, attempts=attempts, operation=Operation.PULL)
-            base = self._settings.backoff_base.total_seconds()
+            wait = runs.seconds_to_retry(self._settings, error, attempts, at_least=floor)
         if isinstance(error, RateLimited):
             count = 1 if moved else claim.put_off + 1
-            wait = put_off(
-                count,
-                asked_seconds=error.retry_after,
-                rand=rand,
-                growth_cap_seconds=growth_cap,
-                cap_seconds=cap,
-            )
+            wait = runs.seconds_when_put_off(self._settings, error, count)
             await self._show(claim, link, error, wait)
             return End(state="running", next_in_seconds=wait, attempts=claim.attempts, put_off=count)
-        wait = max(floor, full_jitter(attempts, rand=rand, base_seconds=base, cap_seconds=growth_cap))
-        if isinstance(error, Unavailable):
-            wait = with_floor(wait, floor_seconds=error.retry_after, rand=rand, cap_seconds=max(wait, cap))
         await self._show(claim, link, error, wait)
         log.warning(
             "inbound.run_failed",
@@ -349,7 +306,7 @@ class InboundRunner:
             error=end.error,
             succeeded=end.succeeded,
             put_off=end.put_off,
-            event=_event(claim, end),
+            event=runs.event_of(claim, end, {"stream": claim.stream, "phase": claim.phase}),
         )
         outcome = "completed" if end.error is None else "failed"
         metrics.SYNC_RUNS.labels(link.system, claim.phase, outcome).inc()
@@ -368,18 +325,6 @@ class InboundRunner:
                 modified=read.modified,
                 deleted=read.deleted,
             )
-
-
-def _event(claim: Claim, end: End) -> NewEvent | None:
-    """Of the runs themselves only what somebody waits for, as with readings."""
-    data: dict[str, object] = {"stream": claim.stream, "phase": claim.phase}
-    if end.error is not None and end.attempts == FAILED_AFTER:
-        event, data = EventType.SYNC_FAILED, {**data, "reason": end.error}
-    elif end.error is None and end.succeeded and (end.state == "done" or claim.attempts >= FAILED_AFTER):
-        event = EventType.SYNC_COMPLETED
-    else:
-        return None
-    return NewEvent(type=event, customer=claim.customer, connection=claim.connection, data=data)
 
 
 def _part(claim: Claim) -> str:

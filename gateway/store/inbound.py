@@ -7,7 +7,7 @@ in a circle, and the fence is proved for as long as the transaction lasts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -183,7 +183,7 @@ async def claim(
     connections: Sequence[str],
     limit: int,
     *,
-    in_hand: Sequence[str],
+    in_hand: Collection[str],
 ) -> list[Claim]:
     """As `streams.claim`."""
     async with database.connection() as connection:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, datetime, timedelta
-from typing import Protocol
 
 import structlog
 
 from gateway import clock, metrics
 from gateway.bulkhead import Fault
-from gateway.model.backoff import full_jitter, put_off, waiting, with_floor
-from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, StoreError, Unavailable
-from gateway.model.event import EventType, NewEvent
+from gateway.model.backoff import waiting
+from gateway.model.errors import ConnectorError, RateLimited, StoreError, Unavailable
 from gateway.model.operation import Operation
 from gateway.settings import SyncSettings
 from gateway.store import deliveries, streams
 from gateway.store.pool import Database
 from gateway.store.streams import Claim, Tally
 from gateway.store.troubles import Troubles
-from gateway.sync import initial, meters
+from gateway.sync import initial, meters, runs
 from gateway.sync.deliver import Delivery
 from gateway.sync.link import Link, MetersChanged
+from gateway.sync.runs import End, Health
 from gateway.sync.scan import scan_slice
 from gateway.sync.turns import Turns
 
@@ -41,43 +39,6 @@ METERS_SECONDS = 1.0
 
 MANY_METERS = 2
 """As many that all have to wait, and nothing that passes, are an outage and not one record that is locked."""
-
-FAILED_AFTER = 3
-"""Failed runs in a row after which it is told, and so is the first that succeeds again."""
-
-
-class Health(Protocol):
-    """What a run reports about the connection, and asks before it calls."""
-
-    async def admit(self, link: Link, operation: Operation = Operation.PUSH) -> float | None:
-        """Seconds to wait before the system may be called; None: go on."""
-        ...
-
-    async def succeeded(self, link: Link, operation: Operation = Operation.PUSH) -> None:
-        """The system has answered well."""
-        ...
-
-    async def unused(self, link: Link, operation: Operation = Operation.PUSH) -> None:
-        """It was not called after all."""
-        ...
-
-    async def failed(self, link: Link, error: ConnectorError, *, attempts: int) -> float:
-        """It has not; seconds to wait at least."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End:
-    """How a run ended."""
-
-    state: str
-    next_in_seconds: float
-    attempts: int = 0
-    error: str | None = None
-    succeeded: bool = False
-    put_off: int = 0
-    waits: bool = False
-    """Nothing was due but what is in doubt and must wait: what failed before still counts."""
 
 
 class Runner:
@@ -164,18 +125,8 @@ class Runner:
         """
         await self._troubles.note(link.connection, "run", fault.text)
         attempts = claim.attempts + 1
-        wait = full_jitter(
-            attempts,
-            rand=random.random(),
-            base_seconds=5.0,
-            cap_seconds=self._settings.backoff_cap.total_seconds(),
-        )
-        end = End(
-            state="failed",
-            next_in_seconds=wait,
-            attempts=attempts,
-            error=fault.text,
-        )
+        wait = runs.seconds_after_fault(self._settings, attempts)
+        end = End(state="failed", next_in_seconds=wait, attempts=attempts, error=fault.text)
         await self._finish(claim, link, end, Tally(), clock.now())
 
     async def _worked(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
@@ -270,7 +221,6 @@ class Runner:
     async def _failed(self, claim: Claim, link: Link, error: ConnectorError, *, moved: bool) -> End:
         """A system's answer becomes a wait; what it means for the connection is its health's to say."""
         text, attempts, floor = str(error), claim.attempts + 1, 0.0
-        cap = self._settings.max_wait.total_seconds()
         if claim.trial and isinstance(error, Unavailable):
             # What the connection is blocked for is known; a failure once an hour makes no incident.
             await self._health.unused(link)
@@ -278,28 +228,10 @@ class Runner:
             floor = await self._health.failed(link, error, attempts=attempts)
         if isinstance(error, RateLimited):
             count = 1 if moved else claim.put_off + 1  # who took something before means it: no longer waits
-            wait = put_off(
-                count,
-                asked_seconds=error.retry_after,
-                rand=random.random(),
-                growth_cap_seconds=self._settings.backoff_cap.total_seconds(),
-                cap_seconds=cap,
-            )
+            wait = runs.seconds_when_put_off(self._settings, error, count)
             await self._show(link, error, wait)
             return End(state="running", next_in_seconds=wait, attempts=claim.attempts, put_off=count)
-        base, growth_cap = (
-            self._settings.backoff_base.total_seconds(),
-            self._settings.backoff_cap.total_seconds(),
-        )
-        wait = max(
-            floor, full_jitter(attempts, rand=random.random(), base_seconds=base, cap_seconds=growth_cap)
-        )
-        if isinstance(error, OutcomeUnknown):
-            wait = max(wait, self._settings.unknown_wait.total_seconds())
-        if isinstance(error, Unavailable):
-            wait = with_floor(
-                wait, floor_seconds=error.retry_after, rand=random.random(), cap_seconds=max(wait, cap)
-            )
+        wait = runs.seconds_to_retry(self._settings, error, attempts, at_least=floor)
         await self._show(link, error, wait)
         log.warning(
             "sync.run_failed",
@@ -324,26 +256,13 @@ class Runner:
             case _:
                 await self._troubles.over(link.connection, "run")
 
-    @staticmethod
-    def _event(claim: Claim, end: End, tally: Tally) -> NewEvent | None:
-        """Only what somebody waits for: the end of an initial sync, the third failure in a row, the first
-        success after it. What fails now and then is in the runs' records.
-        """
-        data: dict[str, object] = {
+    async def _finish(self, claim: Claim, link: Link, end: End, tally: Tally, started_at: datetime) -> None:
+        data = {
             "stream": claim.name,
             "phase": claim.phase,
             "delivered": tally.delivered,
             "modified": tally.modified,
         }
-        if end.error is not None and end.attempts == FAILED_AFTER:
-            event, data = EventType.SYNC_FAILED, {**data, "reason": end.error}
-        elif end.error is None and end.succeeded and (end.state == "done" or claim.attempts >= FAILED_AFTER):
-            event = EventType.SYNC_COMPLETED
-        else:
-            return None
-        return NewEvent(type=event, customer=claim.customer, connection=claim.connection, data=data)
-
-    async def _finish(self, claim: Claim, link: Link, end: End, tally: Tally, started_at: datetime) -> None:
         await streams.finish(
             self._database,
             claim,
@@ -356,7 +275,7 @@ class Runner:
             started_at=started_at,
             put_off=end.put_off,
             waits=end.waits,
-            event=self._event(claim, end, tally),
+            event=runs.event_of(claim, end, data),
         )
         outcome = "completed" if end.error is None else "failed"
         metrics.SYNC_RUNS.labels(link.system, claim.phase, outcome).inc()

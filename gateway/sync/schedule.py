@@ -19,7 +19,8 @@ from gateway.store.pool import Database
 from gateway.store.streams import Claim
 from gateway.store.troubles import Troubles
 from gateway.sync.link import Link
-from gateway.sync.run import Health, Runner
+from gateway.sync.run import Runner
+from gateway.sync.runs import Health
 from gateway.sync.turns import Turns
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.alerts.work import upkeep
+from gateway.alerts.upkeep import upkeep
 from gateway.model.alert_life import AlertState
 from gateway.model.alert_rule import Above, AlertRule, Changes, Equals, Silent
 from gateway.model.errors import (

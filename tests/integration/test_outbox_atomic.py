@@ -16,7 +16,7 @@ from gateway.model.outcome import Outcome, Rejected
 from gateway.model.reading import Batch
 from gateway.store import incidents as store
 from gateway.store.pool import Database
-from gateway.sync.run import FAILED_AFTER
+from gateway.sync.runs import FAILED_AFTER
 from tests.fixtures import fleet
 from tests.fixtures.fleet import HOSTS, OWNERS, calls, on
 from tests.fixtures.scripted import Scripted

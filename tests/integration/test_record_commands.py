@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import structlog
 
-from gateway.inbound.work import InboundWork
 from gateway.model.errors import ConfigError, RequestRefused
 from gateway.model.event import EventType
-from gateway.store import status
+from gateway.store import inbound, status
 from gateway.store.pool import Database
+from gateway.sync.leased import LeasedWork
 from gateway.sync.schedule import Scheduler
 from tests.fixtures.inbound_rig import InboundRig
 from tests.fixtures.source import NOON, Source
@@ -30,7 +30,7 @@ def shell(tmp_path: Path, dsn: str, empty_dsn: str) -> Iterator[Shell]:
 @asynccontextmanager
 async def reading(rig: InboundRig) -> AsyncIterator[None]:
     """A replica that works the rig's streams."""
-    work = InboundWork(rig.database, rig.runner(), lease_seconds=15.0, owner=rig.owner)
+    work = LeasedWork(rig.database, inbound, rig.runner(), lease_seconds=15.0, owner=rig.owner)
     scheduler = Scheduler(work, lease_seconds=15.0)
     scheduler.serve({rig.name: rig.link})
     running = asyncio.create_task(scheduler.run())
