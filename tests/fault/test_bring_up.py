@@ -19,7 +19,7 @@ from gateway.model.sample import to_microseconds
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 from gateway.store.telemetry import TelemetryStore
-from gateway.sync import run
+from gateway.sync import runs
 from tests.conftest import TEMPLATE
 from tests.fixtures.connection_rig import CALLER, World, settings, wanted
 from tests.fixtures.failing import COMMIT, COMMITTED, Failing
@@ -34,7 +34,7 @@ TOGETHER = 4
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (lifecycle, following):
         monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
-    for module in (lifecycle, links, run):
+    for module in (lifecycle, links, runs):
         monkeypatch.setattr(module, "full_jitter", lambda *_, **__: 0.05)
 
 
