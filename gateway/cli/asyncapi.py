@@ -298,7 +298,9 @@ def _schemas() -> Json:
 
 
 def _first_line(model: type[BaseModel]) -> str:
-    return (model.__doc__ or "").strip().splitlines()[0]
+    paragraph = " ".join((model.__doc__ or "").strip().split("\n\n")[0].split())
+    sentence, dot, _ = paragraph.partition(". ")
+    return sentence + dot.strip()
 
 
 def _upper(name: str) -> str:

@@ -74,10 +74,9 @@ def connectors_table() -> str:
         ),
         "",
     ]
+    pages = [f"[{manifest.title}](../connectors/{manifest.system}.md)" for manifest in manifests]
     lines += [
-        (
-            f"| | {' | '.join(f'[{manifest.title}](../connectors/{manifest.system}.md)' for manifest in manifests)} |"
-        ),
+        f"| | {' | '.join(pages)} |",
         "|---" * (len(manifests) + 1) + "|",
     ]
     facts: dict[str, Callable[[Manifest], object]] = {

@@ -466,6 +466,7 @@ def _time(microseconds: int) -> datetime:
 
 
 _PLAIN = (
-    "metric", "kind", "severity", "title", "text", "begun_at", "since", "opened_at", "well_at", "why", "remote_id", "created_at", "raised_at",
-    "acknowledged_at", "closed_at", "cleared_at", "failed_at", "noting", "due_at", "attempts", "error", "version",
+    "metric", "kind", "severity", "title", "text", "begun_at", "since", "opened_at", "well_at", "why",
+    "remote_id", "created_at", "raised_at", "acknowledged_at", "closed_at", "cleared_at", "failed_at",
+    "noting", "due_at", "attempts", "error", "version",
 )  # fmt: skip

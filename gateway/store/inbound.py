@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from gateway.model.errors import LeaseLost
 from gateway.model.event import EventType, NewEvent
@@ -334,9 +334,15 @@ async def _reconcile(
     await connection.execute(sql("record_seen_clear"), *claim.of)
     await connection.execute(sql("inbound_vanished"), *claim.of, claim.phase, vanished)
     return Applied(
-        created=applied.created, modified=applied.modified, deleted=applied.deleted + deleted, refused=applied.refused,
-        position=applied.position + deleted, vanished=vanished, missing=row["missing"], alive=alive - deleted,
-    )  # fmt: skip
+        created=applied.created,
+        modified=applied.modified,
+        deleted=applied.deleted + deleted,
+        refused=applied.refused,
+        position=applied.position + deleted,
+        vanished=vanished,
+        missing=row["missing"],
+        alive=alive - deleted,
+    )
 
 
 async def _advance(
@@ -429,7 +435,11 @@ async def progress(database: Database, connections: Sequence[str]) -> list[Strea
     """How far the streams of these connections are."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("inbound_streams"), list(connections))
-    return [StreamProgress(connection=row["connection_id"], **{k: v for k, v in row.items() if k != "connection_id"}) for row in rows]  # fmt: skip
+    return [_progress(dict(row)) for row in rows]
+
+
+def _progress(row: dict[str, Any]) -> StreamProgress:
+    return StreamProgress(connection=row.pop("connection_id"), **row)
 
 
 def lost(claim: Claim) -> LeaseLost:

@@ -220,7 +220,12 @@ async def of_ended(database: Database, limit: int) -> list[Place]:
 
 async def remove(database: Database, places: Sequence[Place]) -> None:
     """They are gone for good."""
-    columns = ([p.customer for p in places], [p.connection for p in places], [p.stream for p in places], [p.key for p in places])  # fmt: skip
+    columns = (
+        [place.customer for place in places],
+        [place.connection for place in places],
+        [place.stream for place in places],
+        [place.key for place in places],
+    )
     async with database.connection() as connection:
         await connection.execute(sql("record_remove"), *columns)
 

@@ -305,6 +305,6 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 _PLAIN = (
-    "system", "hosting", "tier", "reason", "since", "version", "managed_by", "credential_type", "account", "price", "created_at",
-    "request_id",
+    "system", "hosting", "tier", "reason", "since", "version", "managed_by", "credential_type", "account",
+    "price", "created_at", "request_id",
 )  # fmt: skip

@@ -165,8 +165,10 @@ def test_an_override_of_nothing_is_a_fault_unless_somebody_asks_for_it(tmp_path:
     }
     faults = told(tmp_path, SECURITY + "database: {dsn: '${env:FIELDGATE_DSN}'}\n", environ=environ)
     assert faults == [
-        "environment variable FIELDGATE_BROKER__URLL: sets no key of the configuration; did you mean"
-        " 'FIELDGATE_BROKER__URL'?"
+        (
+            "environment variable FIELDGATE_BROKER__URLL: sets no key of the configuration;"
+            " did you mean 'FIELDGATE_BROKER__URL'?"
+        )
     ]
 
 
