@@ -27,8 +27,9 @@ RowT = TypeVar("RowT")
 ReadT = TypeVar("ReadT")
 
 Part = Literal[
-    "alert", "build", "decode", "capabilities", "close", "command", "declaration", "drain", "ensure", "event", "find", "issue", "meters", "note", "probe",
-    "pull", "push", "raise", "records", "refresh", "request", "row", "run", "status", "token", "upkeep", "verification", "webhook",
+    "alert", "build", "decode", "capabilities", "close", "command", "declaration", "drain", "ensure",
+    "event", "find", "issue", "meters", "note", "probe", "pull", "push", "raise", "records", "refresh",
+    "request", "row", "run", "status", "token", "upkeep", "verification", "webhook",
 ]  # fmt: skip
 
 MAX_TRACE = 8000
@@ -42,7 +43,9 @@ _HEADER = re.compile(r"\b(bearer|basic)\s+[^\s'\"]+", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Something that nobody foresaw. `text` is for whoever has the connection: never a trace, never a secret."""
+    """Something that nobody foresaw. `text` is for whoever has the connection: never a
+    trace, never a secret.
+    """
 
     reference: str
 
@@ -134,8 +137,8 @@ def readable(
 
 
 def _places(error: BaseException | None) -> Iterator[str]:
-    """Which exceptions, raised where: what stays the same when a fault comes again. Not their words, which may
-    differ each time.
+    """Which exceptions, raised where: what stays the same when a fault comes again. Not their words, which
+    may differ each time.
     """
     for _ in range(MAX_CAUSES):
         if error is None:
@@ -147,8 +150,8 @@ def _places(error: BaseException | None) -> Iterator[str]:
 
 
 def _trace(error: BaseException, secrets: Collection[str]) -> str:
-    """The trace without what is secret, whole or in pieces. An exception that cannot be printed is told by its
-    frames.
+    """The trace without what is secret, whole or in pieces. An exception that cannot be printed is told by
+    its frames.
     """
     try:
         written = "".join(traceback.TracebackException.from_exception(error).format())

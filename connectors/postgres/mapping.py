@@ -103,8 +103,8 @@ class Statements:
 
 
 def statements(schema: str, table: str, *, journal: bool, position: str | None = None) -> Statements:
-    """The statements for `schema`.`table` and, with `journal`, `table`_journal. With `position` (the name of a
-    column) a row is never replaced by one of an earlier position.
+    """The statements for `schema`.`table` and, with `journal`, `table`_journal. With `position` (the name of
+    a column) a row is never replaced by one of an earlier position.
     """
     name = f"{quote(schema)}.{quote(table)}"
     journalled = _JOURNALLED.format(journal=f"{quote(schema)}.{quote(table + '_journal')}") if journal else ""
@@ -184,13 +184,15 @@ with applied as (
     on conflict (connection, meter, window_start) do update
     set value = excluded.value, text_value = excluded.text_value, unit = excluded.unit, key = excluded.key,
         changes = held.changes + 1, updated_at = now()
-    where (held.value, held.text_value, held.unit) is distinct from (excluded.value, excluded.text_value, excluded.unit)
+    where (held.value, held.text_value, held.unit)
+        is distinct from (excluded.value, excluded.text_value, excluded.unit)
     returning connection, meter, window_start, value, text_value, unit, key, changes, true as changed
 ){journalled}
 select key, changed from applied"""
 
-# Every row that ours may replace takes our position, also where it holds the value already: else one that was under way before ours would still
-# replace it. A row that only took the position keeps its time, which tells it from one that changed.
+# Every row that ours may replace takes our position, also where it holds the value already: else one that was
+# under way before ours would still replace it. A row that only took the position keeps its time, which tells
+# it from one that changed.
 _UPSERT_AT = """
 with applied as (
     insert into {table} as held (connection, meter, window_start, value, text_value, unit, key, {position})
@@ -198,19 +200,28 @@ with applied as (
     from unnest($2::text[], $3::timestamptz[], $4::double precision[], $5::text[], $6::text[], $7::text[])
         as given (meter, window_start, value, text_value, unit, key)
     on conflict (connection, meter, window_start) do update
-    set value = excluded.value, text_value = excluded.text_value, unit = excluded.unit, key = excluded.key, {position} = excluded.{position},
-        changes = held.changes + ((held.value, held.text_value, held.unit) is distinct from (excluded.value, excluded.text_value, excluded.unit))::int,
-        updated_at = case when (held.value, held.text_value, held.unit) is distinct from (excluded.value, excluded.text_value, excluded.unit)
-                          then now() else held.updated_at end
+    set value = excluded.value, text_value = excluded.text_value, unit = excluded.unit, key = excluded.key,
+        {position} = excluded.{position},
+        changes = held.changes + (
+            (held.value, held.text_value, held.unit)
+            is distinct from (excluded.value, excluded.text_value, excluded.unit)
+        )::int,
+        updated_at = case
+            when (held.value, held.text_value, held.unit)
+                is distinct from (excluded.value, excluded.text_value, excluded.unit)
+            then now() else held.updated_at end
     where held.{position} is null or held.{position} <= excluded.{position}
-    returning connection, meter, window_start, value, text_value, unit, key, changes, coalesce(updated_at = now(), true) as changed
+    returning connection, meter, window_start, value, text_value, unit, key, changes,
+        coalesce(updated_at = now(), true) as changed
 ){journalled}
 select key, changed from applied"""
 
 _LATER = """
 select wanted.key, held.{position}
 from unnest($2::text[], $3::timestamptz[], $4::text[]) as wanted (meter, window_start, key)
-join {table} held on held.connection = $1::text and held.meter = wanted.meter and held.window_start = wanted.window_start"""
+join {table} held
+    on held.connection = $1::text
+    and held.meter = wanted.meter and held.window_start = wanted.window_start"""
 
 _JOURNALLED = """, journalled as (
     insert into {journal} (connection, meter, window_start, value, text_value, unit, key, changes)
@@ -220,11 +231,17 @@ _JOURNALLED = """, journalled as (
 _FIND = """
 select wanted.key, held.value, held.text_value, held.window_start
 from unnest($2::text[], $3::timestamptz[], $4::text[]) as wanted (meter, window_start, key)
-join {table} held on held.connection = $1::text and held.meter = wanted.meter and held.window_start = wanted.window_start"""
+join {table} held
+    on held.connection = $1::text
+    and held.meter = wanted.meter and held.window_start = wanted.window_start"""
 
 # Touches no row; fails where the role may not read or write the table, or where a column is missing.
 _PROBE = """
 select current_database(), current_setting('transaction_read_only') = 'on',
-       has_table_privilege($1, 'select') and has_table_privilege($1, 'insert') and has_table_privilege($1, 'update')
-from (select connection, meter, window_start, value, text_value, unit, key, changes, updated_at from {table} limit 0) columns
+       has_table_privilege($1, 'select') and has_table_privilege($1, 'insert')
+           and has_table_privilege($1, 'update')
+from (
+    select connection, meter, window_start, value, text_value, unit, key, changes, updated_at
+    from {table} limit 0
+) columns
 right join (select 1) one on true"""

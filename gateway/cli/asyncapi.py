@@ -41,8 +41,9 @@ REQUESTS: Mapping[Verb, tuple[type[BaseModel], type[BaseModel]]] = {
 }
 
 DESCRIPTION = (
-    "Topics below `broker.topic_root` (`fieldgate/v1` by default). QoS 1 everywhere. Retained documents are published at every change, at every connection"
-    " to the broker and every five minutes; an empty retained message means that there is nothing any more. Telemetry is taken at `telemetry.sources`; what was"
+    "Topics below `broker.topic_root` (`fieldgate/v1` by default). QoS 1 everywhere. Retained documents are"
+    " published at every change, at every connection to the broker and every five minutes; an empty retained"
+    " message means that there is nothing any more. Telemetry is taken at `telemetry.sources`; what was"
     " retained there before is taken only where it has a time of its own."
 )
 PARAMETERS = {
@@ -114,8 +115,9 @@ TOLD = (
         address="customers/{customer}/connections/{connection}/records/{stream}/{key}",
         model=RecordDocument,
         summary=(
-            "The last state of a record that the connected system holds. Retained, and then without an expiry, where"
-            " `sync.publish_records` is `retained`: emptied when the record is deleted or the connection disconnected."
+            "The last state of a record that the connected system holds. Retained, and then without an"
+            " expiry, where `sync.publish_records` is `retained`: emptied when the record is deleted or the"
+            " connection disconnected."
         ),
         retain=False,
         expiry_seconds=RECORD_EXPIRY_SECONDS,
@@ -195,22 +197,22 @@ def _command(channels: Json, operations: Json, messages: Json) -> None:
     answers = [answer.__name__ for _, answer in REQUESTS.values()] + [commands.CommandError.__name__]
     answered: list[type[BaseModel]] = [*(answer for _, answer in REQUESTS.values()), commands.CommandError]
     for model in answered:
-        messages[model.__name__] = {**_message(model, _first_line(model), JSON), **_correlated(reply=False)}
+        messages[model.__name__] = {**_message(model, _first_sentence(model), JSON), **_correlated(reply=False)}
     summary = "Answers to commands; the sender names the topic, below its own `responses/`."
     channels["responses"] = _channel("customers/{customer}/responses/{reply}", summary, answers)
     for verb, (request, answer) in REQUESTS.items():
         name = f"{verb}Command"
         messages[request.__name__] = {
-            **_message(request, _first_line(request), JSON),
+            **_message(request, _first_sentence(request), JSON),
             **_correlated(reply=True),
         }
         channels[name] = _channel(
-            f"customers/{{customer}}/commands/{verb}", _first_line(request), [request.__name__]
+            f"customers/{{customer}}/commands/{verb}", _first_sentence(request), [request.__name__]
         )
         operation = _operation(
             "receive",
             name,
-            _first_line(request),
+            _first_sentence(request),
             [request.__name__],
             {"qos": 1, "retain": False, "bindingVersion": "0.2.0"},
         )
@@ -221,7 +223,8 @@ def _command(channels: Json, operations: Json, messages: Json) -> None:
             "messages": [{"$ref": f"#/channels/responses/messages/{each}"} for each in reply],
         }
         operation["description"] = (
-            f"Answered once, by one replica, not retained, with an expiry of {EXPIRY_SECONDS} s. A retained command is ignored."
+            f"Answered once, by one replica, not retained, with an expiry of {EXPIRY_SECONDS} s. A retained"
+            " command is ignored."
         )
         operations[f"take{_upper(name)}"] = operation
 
@@ -294,8 +297,10 @@ def _schemas() -> Json:
     return definitions
 
 
-def _first_line(model: type[BaseModel]) -> str:
-    return (model.__doc__ or "").strip().splitlines()[0]
+def _first_sentence(model: type[BaseModel]) -> str:
+    paragraph = " ".join((model.__doc__ or "").strip().split("\n\n")[0].split())
+    sentence, dot, _ = paragraph.partition(". ")
+    return sentence + dot.strip()
 
 
 def _upper(name: str) -> str:

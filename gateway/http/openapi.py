@@ -18,11 +18,13 @@ Json = dict[str, Any]  # OpenAPI is JSON: FastAPI types it so
 DESCRIPTION = """\
 Connections of customers' systems, what became of their readings, and what needs a person.
 
-Send `Authorization: Bearer fg_...`. Roles: a **viewer** reads; an **operator** also pauses, resumes, syncs, rechecks, replays and makes
-reconnect links; an **admin** also creates, changes and disconnects connections and looks after webhooks.
+Send `Authorization: Bearer fg_...`. Roles: a **viewer** reads; an **operator** also pauses, resumes, syncs,
+rechecks, replays and makes reconnect links; an **admin** also creates, changes and disconnects connections
+and looks after webhooks.
 A token may be bound to one customer: nothing of another exists for it.
 
-Errors are `application/problem+json`; `code` is stable. 401 and 403 always mean your own token, never a system's credential.
+Errors are `application/problem+json`; `code` is stable. 401 and 403 always mean your own token, never a
+system's credential.
 Every response has `X-Request-ID`.
 Lists are paged: give `next` back as `cursor`.
 """

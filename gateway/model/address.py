@@ -14,8 +14,10 @@ from urllib.parse import unquote
 _NOT_PUBLIC_4 = tuple(
     IPv4Network(network)
     for network in (
-        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24",
-        "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+        "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24",
+        "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+        "224.0.0.0/3",
     )
 )  # fmt: skip
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
@@ -57,8 +59,8 @@ class AddressRefused(Exception):
 
     def __init__(self, host: str) -> None:
         super().__init__(
-            f"{host[:100]!r} leads to no address that may be called: neither the public internet nor a network that "
-            "egress.allow of the gateway's configuration names; ask whoever runs the gateway"
+            f"{host[:100]!r} leads to no address that may be called: neither the public internet nor a"
+            " network that egress.allow of the gateway's configuration names; ask whoever runs the gateway"
         )
 
 

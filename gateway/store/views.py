@@ -167,12 +167,12 @@ class Views:
                 issues=tuple(issues.get(row["connection_id"], ())),
                 settings=_mapping(row["settings"]),
                 sync=_mapping(row["sync"]),
-                meters=[_mapping(meter) for meter in row["meters"]]
-                if isinstance(row["meters"], list)
-                else (),
-                alerts=[_mapping(alert) for alert in row["alerts"]]
-                if isinstance(row["alerts"], list)
-                else (),
+                meters=(
+                    [_mapping(meter) for meter in row["meters"]] if isinstance(row["meters"], list) else ()
+                ),
+                alerts=(
+                    [_mapping(alert) for alert in row["alerts"]] if isinstance(row["alerts"], list) else ()
+                ),
                 **{name: row[name] for name in _PLAIN},
             )
             for row in rows
@@ -305,6 +305,6 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 _PLAIN = (
-    "system", "hosting", "tier", "reason", "since", "version", "managed_by", "credential_type", "account", "price", "created_at",
-    "request_id",
+    "system", "hosting", "tier", "reason", "since", "version", "managed_by", "credential_type", "account",
+    "price", "created_at", "request_id",
 )  # fmt: skip
