@@ -197,22 +197,22 @@ def _command(channels: Json, operations: Json, messages: Json) -> None:
     answers = [answer.__name__ for _, answer in REQUESTS.values()] + [commands.CommandError.__name__]
     answered: list[type[BaseModel]] = [*(answer for _, answer in REQUESTS.values()), commands.CommandError]
     for model in answered:
-        messages[model.__name__] = {**_message(model, _first_sentence(model), JSON), **_correlated(reply=False)}
+        messages[model.__name__] = {**_message(model, _summary_of(model), JSON), **_correlated(reply=False)}
     summary = "Answers to commands; the sender names the topic, below its own `responses/`."
     channels["responses"] = _channel("customers/{customer}/responses/{reply}", summary, answers)
     for verb, (request, answer) in REQUESTS.items():
         name = f"{verb}Command"
         messages[request.__name__] = {
-            **_message(request, _first_sentence(request), JSON),
+            **_message(request, _summary_of(request), JSON),
             **_correlated(reply=True),
         }
         channels[name] = _channel(
-            f"customers/{{customer}}/commands/{verb}", _first_sentence(request), [request.__name__]
+            f"customers/{{customer}}/commands/{verb}", _summary_of(request), [request.__name__]
         )
         operation = _operation(
             "receive",
             name,
-            _first_sentence(request),
+            _summary_of(request),
             [request.__name__],
             {"qos": 1, "retain": False, "bindingVersion": "0.2.0"},
         )
@@ -297,7 +297,7 @@ def _schemas() -> Json:
     return definitions
 
 
-def _first_sentence(model: type[BaseModel]) -> str:
+def _summary_of(model: type[BaseModel]) -> str:
     paragraph = " ".join((model.__doc__ or "").strip().split("\n\n")[0].split())
     sentence, dot, _ = paragraph.partition(". ")
     return sentence + dot.strip()
