@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from benchmarks.servers import Mosquitto, Postgres, free_port, wait_until
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
+from tests.fixtures.memory import in_memory
 
 # A machine that is busy with something else makes examples slowly; that says nothing of the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,7 +30,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
     """One server for the session, with `TEMPLATE` migrated."""
-    server = Postgres(fsync="off")
+    server = Postgres(in_memory(), fsync="off")
     asyncio.run(_prepare(server))
     yield server
     asyncio.run(server.stop())
@@ -44,15 +45,20 @@ async def _prepare(server: Postgres) -> None:
 
 
 @pytest.fixture
-async def dsn(postgres_server: Postgres) -> str:
-    """A migrated, empty database of its own."""
+async def dsn(postgres_server: Postgres) -> AsyncIterator[str]:
+    """A migrated, empty database of its own. It goes with the test: thousands of them would fill the machine."""
     name = f"test_{next(_numbers)}"
-    connection = await asyncpg.connect(postgres_server.dsn())
+    await _administer(postgres_server, f"create database {name} template {TEMPLATE}")
+    yield postgres_server.dsn(name)
+    await _administer(postgres_server, f"drop database {name} with (force)")
+
+
+async def _administer(server: Postgres, statement: str) -> None:
+    connection = await asyncpg.connect(server.dsn())
     try:
-        await connection.execute(f"create database {name} template {TEMPLATE}")
+        await connection.execute(statement)
     finally:
         await connection.close()
-    return postgres_server.dsn(name)
 
 
 @pytest.fixture
@@ -77,7 +83,7 @@ async def make_postgres() -> AsyncIterator[Callable[..., Awaitable[Postgres]]]:
     async with AsyncExitStack() as stack:
 
         async def make(**settings: str) -> Postgres:
-            server = Postgres(**settings)
+            server = Postgres(in_memory(), **settings)
             stack.callback(server.remove)
             stack.push_async_callback(server.stop)
             await server.start()

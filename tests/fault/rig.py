@@ -16,6 +16,7 @@ import asyncpg
 from benchmarks.daemon import Daemon, Tree, postgres_connection
 from benchmarks.mqtt import Publisher
 from benchmarks.servers import Mosquitto, Postgres, wait_until
+from tests.fixtures.memory import in_memory
 
 CUSTOMER = "acme"
 EACH: Sequence[Tree] = ({"device": "*", "metric": "value", "meter": "{device}/value", "reduce": "each"},)
@@ -132,7 +133,8 @@ class Rig:
 @asynccontextmanager
 async def started(directory: Path, *, persistent: bool = True, anonymous: bool = True) -> AsyncIterator[Rig]:
     """A rig with its servers up."""
-    broker, postgres = Mosquitto(directory / "broker", persistent=persistent, anonymous=anonymous), Postgres()
+    broker = Mosquitto(directory / "broker", persistent=persistent, anonymous=anonymous)
+    postgres = Postgres(in_memory())
     rig = Rig(directory=directory, broker=broker, postgres=postgres, dsn="", sink_dsn="")
     try:
         await broker.start()

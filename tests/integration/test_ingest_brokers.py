@@ -29,6 +29,7 @@ from gateway.settings import Settings
 from gateway.store import telemetry
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
+from tests.fixtures.memory import in_memory
 
 TOPIC = "acme/devices/pump/telemetry"
 
@@ -347,7 +348,7 @@ async def test_a_broker_that_starts_later_is_waited_for(mosquitto: Mosquitto, da
 
 
 async def test_the_database_may_die_and_return_within_one_session(mosquitto: Mosquitto) -> None:
-    server = Postgres(fsync="off")
+    server = Postgres(in_memory(), fsync="off")
     try:
         await server.start()
         database = await Database.open(await server.create("telemetry"), size=4)
