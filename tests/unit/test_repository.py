@@ -5,9 +5,11 @@ tool knows.
 from __future__ import annotations
 
 import ast
+import io
 import re
 import shutil
 import subprocess
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
@@ -29,17 +31,31 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for room in ("gateway", "connectors") for path in (ROOT / room).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("mosquitto/*.md")})
-MODULE_LINES, FUNCTION_LINES = 520, 65
+MODULE_LINES, FUNCTION_LINES = 440, 65
+"""A module's lines of code: what explains it does not count. A function's from its first to its last."""
 
 
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def lines_of_code(text: str) -> int:
+    """Without blank lines, comments and docstrings."""
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in silent and token.string:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            lines.difference_update(range(node.lineno, (node.end_lineno or 0) + 1))
+    return len(lines)
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_modules_and_functions_stay_small(path: Path) -> None:
     text = path.read_text()
-    assert text.count("\n") <= MODULE_LINES
+    assert lines_of_code(text) <= MODULE_LINES
     functions = (
         node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
