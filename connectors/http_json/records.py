@@ -38,6 +38,16 @@ class Place:
     keys: str = ""
     seen: int = 0
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether everything is of its kind; of a cursor of ours it is."""
+        texts = (self.first, self.last, self.keys)
+        return (
+            all(isinstance(text, str) for text in texts)
+            and isinstance(self.at, str | int | None)
+            and type(self.seen) is int
+        )
+
     def packed(self) -> str:
         """As a cursor."""
         return pack(
@@ -292,9 +302,14 @@ def _place(cursor: str | None) -> Place:
     if cursor is None:
         return Place()
     try:
-        return Place(**unpack(cursor))  # type: ignore[arg-type]
+        place = Place(**unpack(cursor))  # type: ignore[arg-type]
+        if place.since is not None:
+            datetime.fromisoformat(place.since)
     except (TypeError, ValueError):
-        raise CursorExpired("the cursor of the page cannot be read: the interval is read again") from None
+        place = None
+    if place is None or not place.is_sound:
+        raise CursorExpired("the cursor of the page cannot be read: the interval is read again")
+    return place
 
 
 def _whole(value: object) -> int | None:
