@@ -16,7 +16,8 @@ from connectors.http_json.mapping import read
 from connectors.http_json.streams import Query, Stream
 from connectors.http_json.template import compiled, placeholders
 from connectors.kit.http import Answer, HttpClient
-from connectors.kit.inbound import in_turns, key_of, known, pack, page_at, text_of, unpack
+from connectors.kit.inbound import in_turns, key_of, known, pack, page_at, place_at, text_of, unpack
+from gateway.model import bounds
 from gateway.model.errors import BadConfiguration, CursorExpired, Unavailable
 from gateway.model.inbound import InboundPage, InboundRecord, InboundStream, KeyPage, check_page
 
@@ -83,7 +84,7 @@ class Lists:
         """A page of what changed in [since, until); of the whole list where it knows no time of change."""
         stream = self._named(name)
         place = _place(cursor)
-        lowest = since if place.since is None else datetime.fromisoformat(place.since)
+        lowest = since if place.since is None else place_at(place.since)
         listed = await self._page(name, stream, stream.query, (lowest, until), place, cursor)
         following = self._following(name, stream, listed, place, lowest)
         records = [
@@ -271,6 +272,8 @@ def parameters(
     values: dict[str, object] = {"since": None, "until": None, "page": stream.page}
     if within is not None:
         since, until = within
+        if since is not None and since <= bounds.EARLIEST:  # nothing is before it, and no zone can say it
+            since = None
         if since is not None and stream.after:
             since -= stream.times.unit
         values["since"], values["until"] = stream.times.bounds(since, until)
@@ -304,8 +307,8 @@ def _place(cursor: str | None) -> Place:
     try:
         place = Place(**unpack(cursor))  # type: ignore[arg-type]
         if place.since is not None:
-            datetime.fromisoformat(place.since)
-    except (TypeError, ValueError):
+            place_at(place.since)
+    except TypeError:
         place = None
     if place is None or not place.is_sound:
         raise CursorExpired("the cursor of the page cannot be read: the interval is read again")

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from connectors.kit.http import HttpClient
 from connectors.kit.json_text import parse_json, write_json
 from connectors.kit.settings import Block
+from gateway.model import bounds
 from gateway.model.errors import BadConfiguration, CursorExpired, PageTooLarge
 from gateway.model.inbound import Deletions, InboundStream, Progress, RecordCursor
 
@@ -71,6 +72,14 @@ def unpack(cursor: str) -> Mapping[str, object]:
     if not isinstance(parts, dict):
         raise CursorExpired("the cursor of the page cannot be read: the interval is read again")
     return parts
+
+
+def place_at(value: object) -> datetime:
+    """The time at which a cursor of ours goes on, in UTC. Raises CursorExpired for what is none."""
+    at = bounds.parsed_instant(value) if isinstance(value, str) else None
+    if at is None:
+        raise CursorExpired("the cursor of the page cannot be read: the interval is read again")
+    return at
 
 
 TURN = 200

@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.http_json.records import Lists
+from connectors.http_json.records import Lists, parameters
 from connectors.http_json.streams import Stream
 from connectors.kit.inbound import key_of, pack, unpack
 from connectors.kit.json_text import parse_json, write_json
 from connectors.kit.odata.batch import read_json
+from connectors.odata.records import Sets
+from connectors.odata.settings import Stream as ODataStream
 from connectors.tryton import records as tryton
 from connectors.tryton.mapping import whole
 from gateway.connections.guard import guarded
@@ -148,6 +150,7 @@ def test_a_key_of_any_script_names_its_record(letter: str, parts: list[str]) -> 
     assert keep(InboundRecord(key=key_of([whole], {}), modified_at=None, body={})).key
 
 
+TIMED = {"path": "/things", "modified": "changed", "query": {"s": "{since}", "u": "{until}"}}
 CURSORS = [
     {"since": 7}, {"since": "yesterday"}, {"since": ["x"]}, {"seen": "7"}, {"seen": None}, {"at": [1]}, {"first": 7},
     {"keys": {}}, {"last": None}, {"unknown": 1}, {"seen": True},
@@ -168,6 +171,32 @@ async def test_a_cursor_of_another_version_begins_the_interval_again(
     ):
         with pytest.raises(CursorExpired):
             await asked
+
+
+@pytest.mark.parametrize("since", [7, "yesterday", "2027-03-01T12:00:00", "9999-12-31T23:59:59-14:00", None])
+async def test_a_time_of_a_cursor_that_is_none_begins_the_interval_again(since: object) -> None:
+    sets = Sets(None, {"things": ODataStream.model_validate({"entity_set": "things"})})  # type: ignore[arg-type]
+    lists = Lists(None, "https://cmms.example", {"things": Stream.model_validate(TIMED)})  # type: ignore[arg-type]
+    cursor = pack(since=since)
+    for asked in (sets.pull("things", NOON, NOON, cursor), lists.pull("things", NOON, NOON, cursor)):
+        with pytest.raises(
+            CursorExpired if since is not None else AttributeError
+        ):  # nobody is there to be asked
+            await asked
+
+
+@pytest.mark.parametrize(
+    "kind", [{"time": "local"}, {"time_format": "%Y-%m-%dT%H:%M:%S%z"}, {}, {"after": True}]
+)
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+def test_the_time_of_a_record_that_never_changed_can_be_asked_from(
+    kind: dict[str, object], zone: str
+) -> None:
+    """Some systems write the first day of their calendar."""
+    stream = Stream.model_validate({**TIMED, **kind, "time_zone": zone})
+    first = datetime(1, 1, 1, tzinfo=UTC)
+    assert parameters(stream, stream.query, (first, NOON)).keys() == {"u"}
+    assert parameters(stream, stream.query, (NOON, NOON)).keys() == {"s", "u"}
 
 
 @pytest.mark.parametrize("text", ["\u00b2", "\u0663", "9" * 5000, "-1", "", "1.0", " 1"])
