@@ -209,7 +209,8 @@ class HttpClient:
         expects: Expected,
     ) -> Answer:
         harmless = method in ("GET", "HEAD") if idempotent is None else idempotent
-        call = f"{method} {path.partition('?')[0]}"
+        # an id in the path was the system's, which may give back what it was told in secret
+        call = self.clean(f"{method} {path.partition('?')[0]}")
         sent = False
 
         async def trace(event: str, _info: Mapping[str, object]) -> None:
@@ -351,7 +352,6 @@ class HttpClient:
                 assert_never(expects)
         if fits:
             return answer
-        call = self.clean(call)  # an id of the system's may be what it was told in secret
         if is_html or text[:1] == b"<":
             if asks_for_login(answer.body):
                 raise AuthRefused(

@@ -93,6 +93,8 @@ def _maintainx(request: bytes) -> Any:
 
 def _tryton(request: bytes) -> Any:
     line = request.split(b"\r\n", 1)[0]
+    if b"search_read" in line and b'"id",">"' in request and b'"id",">",0' not in request:
+        return []
     if b"/create" in line:
         return list(range(1, 1 + request.count(b'"control"')))
     if b"quality.control" in line:
@@ -148,17 +150,26 @@ def _link(request: bytes) -> str | None:
     return f"{URL}{path}?$skiptoken=2"
 
 
+def _is_behind(request: bytes) -> bool:
+    """Whether it asks for what follows a record: there is none."""
+    return b"%20gt%20%27" in request.split(b"\r\n", 1)[0]
+
+
 def _odata4(request: bytes) -> Any:
     if request.startswith(b"POST"):
         return _row(request)
     if b"API_MAINTNOTIFICATION" in request:
         return _odata2(request)
+    if _is_behind(request):
+        return {"value": []}
     return {"value": [_row(request), _row(request)], "@odata.nextLink": _link(request), "@odata.count": 4}
 
 
 def _odata2(request: bytes) -> Any:
     if request.startswith(b"POST"):
         return {"d": _row(request)}
+    if _is_behind(request):
+        return {"d": {"results": []}}
     return {"d": {"results": [_row(request), _row(request)], "__next": _link(request), "__count": "4"}}
 
 
