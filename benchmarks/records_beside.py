@@ -1,14 +1,15 @@
-"""Measures what the initial sync of 100,000 work orders of 90 days costs telemetry: how late readings are at the system, and
-PUBLISH to PUBACK, with and without it, while 1,000 messages a second are taken in. `python -m benchmarks.records_beside [--small]`
+"""Measures what the initial sync of 100,000 work orders of 90 days costs telemetry: how late readings are at
+the system, and PUBLISH to PUBACK, with and without it, while 1,000 messages a second are taken in. `python -m
+benchmarks.records_beside [--small]`
 
-One daemon; one connection that reads the work orders and is sent readings all the while. Each round has a quiet phase and
-one in which the whole history is read (the first makes the records, every other changes each of them), so that growth is
-a ratio of the same minutes; the quantiles are over all phases of a kind.
+One daemon; one connection that reads the work orders and is sent readings all the while. Each round has a
+quiet phase and one in which the whole history is read (the first makes the records, every other changes each
+of them), so that growth is a ratio of the same minutes; the quantiles are over all phases of a kind.
 
-Keys of the JSON document: `phases` by kind (`quiet`, `syncing`): `outbound_lag_seconds` {p50, p99} from a reading's time to
-its arrival, `ack_seconds` {p50, p99}, `messages_per_second`, `seconds`, `resident_bytes` (the highest of a phase, of both
-processes); `growth`: of the p99 and of the memory, syncing over quiet; `syncs`: `records`, `seconds` and
-`requests` of each; `settings`, `machine` (with `load_average`), `versions`.
+Keys of the JSON document: `phases` by kind (`quiet`, `syncing`): `outbound_lag_seconds` {p50, p99} from a
+reading's time to its arrival, `ack_seconds` {p50, p99}, `messages_per_second`, `seconds`, `resident_bytes`
+(the highest of a phase, of both processes); `growth`: of the p99 and of the memory, syncing over quiet;
+`syncs`: `records`, `seconds` and `requests` of each; `settings`, `machine` (with `load_average`), `versions`.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ class Bench:
         async with self.database.connection() as connection:
             return bool(
                 await connection.fetchval(
-                    "select coalesce(bool_and(state = 'done'), false) from inbound_stream where phase = 'initial'"
+                    "select coalesce(bool_and(state = 'done'), false) from inbound_stream where phase ="
+                    " 'initial'"
                 )
             )
 

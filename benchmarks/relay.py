@@ -1,5 +1,5 @@
-"""Owns a TCP relay on loopback that can cut, hang and resume, and that can time-stamp QoS 1 messages to its client and
-their acknowledgements.
+"""Owns a TCP relay on loopback that can cut, hang and resume, and that can time-stamp QoS 1 messages to its
+client and their acknowledgements.
 
 Run as a program (`python -m benchmarks.relay TARGET_PORT`) it prints its port; at each line of its input, and
 at the end, the acknowledgement times since the line before, as JSON.
@@ -21,7 +21,9 @@ PUBLISH, PUBACK = 3, 4
 
 
 class Frames:
-    """Cuts one direction of an MQTT stream into (type, packet id) of its PUBLISH (QoS 1) and PUBACK packets."""
+    """Cuts one direction of an MQTT stream into (type, packet id) of its PUBLISH (QoS
+    1) and PUBACK packets.
+    """
 
     def __init__(self) -> None:
         self._rest = b""

@@ -1,7 +1,8 @@
-"""A system with many work orders that takes readings too, as a program of its own: `python -m benchmarks.work_orders COUNT
-DAYS`. It prints its port, and then, for each line of its input, JSON: `show` changes every order, and shows them where it
-did not yet (the answer is how many there are); an empty line asks how late each reading since the last such line came, in
-seconds after its time, and how many requests and orders were given.
+"""A system with many work orders that takes readings too, as a program of its own: `python -m
+benchmarks.work_orders COUNT DAYS`. It prints its port, and then, for each line of its input, JSON: `show`
+changes every order, and shows them where it did not yet (the answer is how many there are); an empty line
+asks how late each reading since the last such line came, in seconds after its time, and how many requests and
+orders were given.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ MARGIN = timedelta(hours=6)
 
 
 class WorkOrders:
-    """The orders changed one after the other, evenly over the days before the start; their times never change."""
+    """The orders changed one after the other, evenly over the days before the start; their times never
+    change.
+    """
 
     def __init__(self, count: int, days: int) -> None:
         now = datetime.now(UTC).replace(microsecond=0)
@@ -57,7 +60,8 @@ class WorkOrders:
                 answer = self._take(body) if method == "POST" else self._page(target)
                 date = format_datetime(datetime.now(UTC), usegmt=True)
                 writer.write(
-                    f"HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Type: application/json\r\nContent-Length: {len(answer)}\r\n\r\n".encode()
+                    f"HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Type: application/json\r\nContent-Length:"
+                    f" {len(answer)}\r\n\r\n".encode()
                     + answer
                 )
                 await writer.drain()
@@ -90,9 +94,10 @@ class WorkOrders:
 
     def _order(self, number: int) -> str:
         return (
-            f'{{"id": {number}, "updatedAt": "{self._times[number]}", "edition": {self._edition}, "status": "OPEN", "title": "Pump {number % 97} is hot",'
-            f' "asset": {{"id": {number % 1000}, "name": "pump-{number % 1000}"}}, "labels": ["urgent", "mechanical"],'
-            ' "description": "Bearing temperature above the limit since the last inspection of the line."}'
+            f'{{"id": {number}, "updatedAt": "{self._times[number]}", "edition": {self._edition}, "status":'
+            f' "OPEN", "title": "Pump {number % 97} is hot", "asset": {{"id": {number % 1000}, "name":'
+            f' "pump-{number % 1000}"}}, "labels": ["urgent", "mechanical"], "description": "Bearing'
+            ' temperature above the limit since the last inspection of the line."}'
         )
 
 

@@ -1,4 +1,5 @@
-"""How ingest fares, as everything else on the loop has to know: what delivers what is stored already yields to what is not.
+"""How ingest fares, as everything else on the loop has to know: what delivers what is stored already yields
+to what is not.
 
 Pure: times are given, monotonic.
 """
@@ -12,7 +13,9 @@ WELL_SECONDS = 0.025
 """An acknowledgement later than this is late: a commit on an idle machine takes a few milliseconds."""
 
 MIN_SHARE = 0.5
-"""Acknowledgements may be late for what no delivery does, a slow disk or a busy machine: sync must go on all the same."""
+"""Acknowledgements may be late for what no delivery does, a slow disk or a busy machine: sync must go on all
+the same.
+"""
 
 LATE_RESTS = 3.0
 """Times what was worked: a quarter of the time is left to history while acknowledgements are late."""
@@ -22,7 +25,9 @@ STEP_SECONDS = 0.25
 
 
 class Pressure:
-    """What is left for others: a share that halves while acknowledgements are late and grows again while they are not."""
+    """What is left for others: a share that halves while acknowledgements are late and grows again while they
+    are not.
+    """
 
     def __init__(self) -> None:
         self._share = 1.0
@@ -46,8 +51,8 @@ class Pressure:
         return self._share
 
     def rest(self, worked_seconds: float, *, now: float) -> float:
-        """How long what is in no hurry rests after it worked for so long: not at all while nothing comes in, as long again
-        while messages do, and three times as long while acknowledgements are late.
+        """How long what is in no hurry rests after it worked for so long: not at all while nothing comes in,
+        as long again while messages do, and three times as long while acknowledgements are late.
         """
         if not self.is_active(now=now):
             return 0.0

@@ -1,5 +1,5 @@
-"""The reading half of the odd-answer fuzz: what a system answers to lists when all is well, one odd call of whatever a
-connector offers for reading, and what must hold of its result.
+"""The reading half of the odd-answer fuzz: what a system answers to lists when all is well, one odd call of
+whatever a connector offers for reading, and what must hold of its result.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def odd_cursor(rng: random.Random, cursor: str | None) -> str:
 
 
 async def read(connector: Connector, rng: random.Random, asked: Counter[str]) -> None:
-    """One odd call of what it offers for reading, counted by its name. Raises AssertionError for a result that nobody
-    could store, and what the connector raises.
+    """One odd call of what it offers for reading, counted by its name. Raises AssertionError for a result
+    that nobody could store, and what the connector raises.
     """
     assert isinstance(connector, ReadsRecords)
     offered = [

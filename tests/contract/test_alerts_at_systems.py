@@ -1,6 +1,6 @@
-"""From a telemetry sample to work at a system and back, by a real daemon: a real Tryton, the SAP services and the MaintainX
-stand-in. The answer to the first call is lost and the daemon is killed, and the alert is there once all the same; what
-people do with it there is seen, and it ends.
+"""From a telemetry sample to work at a system and back, by a real daemon: a real Tryton, the SAP services and
+the MaintainX stand-in. The answer to the first call is lost and the daemon is killed, and the alert is there
+once all the same; what people do with it there is seen, and it ends.
 """
 
 from __future__ import annotations
@@ -152,7 +152,9 @@ async def site(
 
 @dataclass
 class Told:
-    """What a customer hears: each event's type with the alert's state, and the retained alert after each change."""
+    """What a customer hears: each event's type with the alert's state, and the retained alert after each
+    change.
+    """
 
     events: list[tuple[str, str]] = field(default_factory=list)
     retained: list[str | None] = field(default_factory=list)

@@ -1,5 +1,5 @@
-"""Systems that answer oddly, read by the engine into a real database: a run ends as a run does, whatever it was told, and
-what it stored can be read, told and gone on from.
+"""Systems that answer oddly, read by the engine into a real database: a run ends as a run does, whatever it
+was told, and what it stored can be read, told and gone on from.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ async def test_thousands_of_runs_end_as_runs_do(
 ) -> None:
     for number, target in enumerate(READERS):
         print(
-            f"seed {seed}: {target.system} {dict(await _runs(target, database, wired, seed=seed, runs=300, number=number))}"
+            f"seed {seed}: {target.system}"
+            f" {dict(await _runs(target, database, wired, seed=seed, runs=300, number=number))}"
         )
 
 

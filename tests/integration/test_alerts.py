@@ -1,4 +1,6 @@
-"""Alerts on a real database: judged from the stored log, raised once, followed, cleared, and never left open."""
+"""Alerts on a real database: judged from the stored log, raised once, followed,
+cleared, and never left open.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +132,9 @@ async def test_an_answer_that_was_lost_is_asked_for_and_not_raised_again(databas
 async def test_without_a_reference_that_stays_a_lost_answer_doubles(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the test above guards: with a new reference for each call the system cannot know that it is the same."""
+    """What the test above guards: with a new reference for each call the system cannot know that it is the
+    same.
+    """
     real, numbers = call._event, iter(range(10))
     monkeypatch.setattr(
         call, "_event", lambda *of: replace(real(*of), reference=f"{real(*of).reference[:18]}{next(numbers)}")

@@ -118,7 +118,9 @@ async def test_others_have_their_turn_while_a_page_is_worked(database: Database)
 async def test_history_rests_after_each_page_and_news_do_not(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also behind the last page of a slice, which a day of history often is: else half of the rate would be all of it."""
+    """Also behind the last page of a slice, which a day of history often is: else half of the rate would be
+    all of it.
+    """
     source = Source(streams=(MODIFIED,), now=NOON)
     for day in range(6):
         source.put(f"k{day}", {"n": day}, modified_at=NOON - timedelta(days=day, hours=1))

@@ -155,7 +155,9 @@ async def test_changes_are_told_once_each_with_the_keys_encoded(
 async def test_records_are_told_in_small_rounds_with_rests_while_messages_come_in(
     database: Database, mosquitto: Mosquitto, rig: InboundRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A round of hundreds would stand before an acknowledgement; with nothing coming in, it is the quick one."""
+    """A round of hundreds would stand before an acknowledgement; with nothing coming
+    in, it is the quick one.
+    """
     pressure, rounds = Pressure(), []
     real = records.to_tell
 

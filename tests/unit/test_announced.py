@@ -1,8 +1,8 @@
-"""What is announced is done by somebody: the catalogue, the types of events, the tables of the documents, the routes, the
-metrics and the settings, each held against who emits, calls, serves or reads it.
+"""What is announced is done by somebody: the catalogue, the types of events, the tables of the documents, the
+routes, the metrics and the settings, each held against who emits, calls, serves or reads it.
 
-Used is what the code names outside of where it is announced; a name in its own declaration, in the catalogue or in a
-generated reference is no use of it.
+Used is what the code names outside of where it is announced; a name in its own declaration, in the catalogue
+or in a generated reference is no use of it.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ def test_every_fact_of_the_contract_is_looked_at(kind: Any) -> None:
 
 
 FOR_PEOPLE: dict[Any, set[str]] = {
-    # `raises` says which, and is what rules are checked by; `dedup` is read through `delivery`; a connector keeps to the
-    # other two itself
+    # `raises` says which, and is what rules are checked by; `dedup` is read through `delivery`; a connector
+    # keeps to the other two itself
     Capabilities: {"can_raise_event", "dedup", "max_bytes", "future_skew"},
     InboundStream: {"example"},
 }

@@ -1,5 +1,5 @@
-"""What a list of a system may say that nobody can store or send: each is that stream's failure, by name, or is brought
-within bounds, and never a fault of our own.
+"""What a list of a system may say that nobody can store or send: each is that stream's failure, by name, or
+is brought within bounds, and never a fault of our own.
 """
 
 from __future__ import annotations
