@@ -1,5 +1,5 @@
-"""Owns a TCP relay on loopback that can cut, hang and resume, and that can time-stamp QoS 1 messages and
-their acknowledgements.
+"""Owns a TCP relay on loopback that can cut, hang and resume, and that can time-stamp QoS 1 messages to its
+client and their acknowledgements.
 
 Run as a program (`python -m benchmarks.relay TARGET_PORT`) it prints its port; at each line of its input, and
 at the end, the acknowledgement times since the line before, as JSON.
@@ -122,8 +122,8 @@ class Relay:
         self._writers.add(far_writer)
         sent: dict[int, float] = {}
         try:
-            outward = asyncio.create_task(self._pump(reader, far_writer, sent))
-            inward = asyncio.create_task(self._pump(far_reader, writer, sent))
+            outward = asyncio.create_task(self._pump(reader, far_writer, sent, PUBACK))
+            inward = asyncio.create_task(self._pump(far_reader, writer, sent, PUBLISH))
             await asyncio.wait({outward, inward}, return_when=asyncio.FIRST_COMPLETED)
             for task in (outward, inward):
                 task.cancel()
@@ -133,14 +133,17 @@ class Relay:
             self._writers.discard(far_writer)
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: dict[int, float]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: dict[int, float], counted: int
     ) -> None:
+        """Of what the client publishes itself nothing is measured: its identifiers are others."""
         frames = Frames()
         while chunk := await reader.read(65536):
             await self._flowing.wait()
             if self._measure:
                 now = time.perf_counter()
                 for kind, identifier in frames.feed(chunk):
+                    if kind != counted:
+                        continue
                     if kind == PUBLISH:
                         sent[identifier] = now
                     elif (since := sent.pop(identifier, None)) is not None:

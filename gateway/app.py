@@ -165,7 +165,7 @@ class _Daemon:
                 # Telemetry is taken in at once: thousands of declarations and links take a while.
                 loops = [
                     group.create_task(loop, name=name)
-                    for name, loop in self._loops(presence, engine, ingest, publisher, http).items()
+                    for name, loop in self._loops(presence, engine, ingest, publisher, http, pressure).items()
                 ]
                 loops.append(group.create_task(self._declare(engine, declared), name="declarations"))
                 loops.append(group.create_task(registry.run(), name="devices"))
@@ -200,6 +200,7 @@ class _Daemon:
         ingest: Ingest,
         publisher: StatusPublisher,
         http: HttpProcess,
+        pressure: Pressure,
     ) -> dict[str, Coroutine[None, None, None]]:
         settings, database = self.settings, self.database
         commands = Commands(
@@ -210,7 +211,7 @@ class _Daemon:
             explain=_explainer(ingest, engine),
         )
         relay = Relay(settings, database, owner=self.owner)
-        record_publisher = RecordPublisher(settings, database, owner=self.owner)
+        record_publisher = RecordPublisher(settings, database, owner=self.owner, pressure=pressure)
         for waiting in (
             ingest,
             engine.scheduler,

@@ -108,7 +108,7 @@ class Engine:
             probe_interval_seconds=settings.sync.probe_interval.total_seconds(),
             on_active=lambda: self._wake(),
         )
-        self.scheduler, self.reader = self._sender(owner, pressure), self._reader(owner)
+        self.scheduler, self.reader = self._sender(owner, pressure), self._reader(owner, pressure)
         self.alerts = self._judge(owner)
         self.lifecycle = Lifecycle(
             database,
@@ -128,7 +128,7 @@ class Engine:
         work = OutboundWork(self._database, sync, self.health, self.troubles, owner=owner, pressure=pressure)
         return Scheduler(work, lease_seconds=sync.lease.total_seconds())
 
-    def _reader(self, owner: str) -> Scheduler[InboundClaim]:
+    def _reader(self, owner: str, pressure: Pressure | None) -> Scheduler[InboundClaim]:
         settings, lease = self._settings, self._settings.sync.lease.total_seconds()
         runner = InboundRunner(
             self._database,
@@ -137,6 +137,7 @@ class Engine:
             self.health,
             self.troubles,
             public_url=settings.http.public_url,
+            pressure=pressure,
         )
         work = LeasedWork(self._database, inbound, runner, lease_seconds=lease, owner=owner)
         return Scheduler(work, lease_seconds=lease)

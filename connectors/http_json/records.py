@@ -16,7 +16,8 @@ from connectors.http_json.mapping import read
 from connectors.http_json.streams import Query, Stream
 from connectors.http_json.template import compiled, placeholders
 from connectors.kit.http import Answer, HttpClient
-from connectors.kit.inbound import in_turns, key_of, known, pack, page_at, text_of, unpack
+from connectors.kit.inbound import in_turns, key_of, known, pack, page_at, place_at, text_of, unpack
+from gateway.model import bounds
 from gateway.model.errors import BadConfiguration, CursorExpired, Unavailable
 from gateway.model.inbound import InboundPage, InboundRecord, InboundStream, KeyPage, check_page
 
@@ -37,6 +38,16 @@ class Place:
     last: str = ""
     keys: str = ""
     seen: int = 0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether everything is of its kind; of a cursor of ours it is."""
+        texts = (self.first, self.last, self.keys)
+        return (
+            all(isinstance(text, str) for text in texts)
+            and isinstance(self.at, str | int | None)
+            and type(self.seen) is int
+        )
 
     def packed(self) -> str:
         """As a cursor."""
@@ -73,7 +84,7 @@ class Lists:
         """A page of what changed in [since, until); of the whole list where it knows no time of change."""
         stream = self._named(name)
         place = _place(cursor)
-        lowest = since if place.since is None else datetime.fromisoformat(place.since)
+        lowest = since if place.since is None else place_at(place.since)
         listed = await self._page(name, stream, stream.query, (lowest, until), place, cursor)
         following = self._following(name, stream, listed, place, lowest)
         records = [
@@ -263,6 +274,8 @@ def parameters(
     values: dict[str, object] = {"since": None, "until": None, "page": stream.page}
     if within is not None:
         since, until = within
+        if since is not None and since <= bounds.EARLIEST:  # nothing is before it, and no zone can say it
+            since = None
         if since is not None and stream.after:
             since -= stream.times.unit
         values["since"], values["until"] = stream.times.bounds(since, until)
@@ -294,9 +307,14 @@ def _place(cursor: str | None) -> Place:
     if cursor is None:
         return Place()
     try:
-        return Place(**unpack(cursor))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise CursorExpired("the cursor of the page cannot be read: the interval is read again") from None
+        place = Place(**unpack(cursor))  # type: ignore[arg-type]
+        if place.since is not None:
+            place_at(place.since)
+    except TypeError:
+        place = None
+    if place is None or not place.is_sound:
+        raise CursorExpired("the cursor of the page cannot be read: the interval is read again")
+    return place
 
 
 def _whole(value: object) -> int | None:

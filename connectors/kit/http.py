@@ -210,7 +210,8 @@ class HttpClient:
         expects: Expected,
     ) -> Answer:
         harmless = method in ("GET", "HEAD") if idempotent is None else idempotent
-        call = f"{method} {path.partition('?')[0]}"
+        # an id in the path was the system's, which may give back what it was told in secret
+        call = self.clean(f"{method} {path.partition('?')[0]}")
         sent = False
 
         async def trace(event: str, _info: Mapping[str, object]) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -16,14 +15,16 @@ import orjson
 from pydantic import Field, model_validator
 
 from connectors.kit.http import HttpClient
+from connectors.kit.json_text import parse_json, write_json
 from connectors.kit.settings import Block
+from gateway.model import bounds
 from gateway.model.errors import BadConfiguration, CursorExpired, PageTooLarge
 from gateway.model.inbound import Deletions, InboundStream, Progress, RecordCursor
 
 T = TypeVar("T")
 
-MAX_KEY_LENGTH = 200
-_SHOWN_LENGTH = 150
+MAX_KEY_LENGTH, MAX_KEY_BYTES = 200, 512
+_SHOWN_LENGTH, _SHOWN_BYTES = 150, 490
 StreamName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Word = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -36,11 +37,12 @@ def key_of(parts: Sequence[object], body: object) -> str:
     """
     texts = [text for part in parts if (text := text_of(part))]
     if not texts or len(texts) < len(parts):
-        return f"~{_digest(_written(body))}"
+        return f"~{_digest(write_json(body, is_sorted=True))}"
     text = texts[0] if len(texts) == 1 else orjson.dumps(texts).decode()
-    if text.isprintable() and len(text) <= MAX_KEY_LENGTH:
+    if text.isprintable() and len(text) <= MAX_KEY_LENGTH and len(text.encode()) <= MAX_KEY_BYTES:
         return text
     shown = "".join(letter if letter.isprintable() else "?" for letter in text)[:_SHOWN_LENGTH]
+    shown = shown.encode()[:_SHOWN_BYTES].decode(errors="ignore")
     return f"{shown}~{_digest(text.encode('utf-8', 'surrogatepass'))}"
 
 
@@ -55,31 +57,29 @@ def text_of(value: object) -> str:
             return ""
 
 
-def _written(body: object) -> bytes:
-    try:
-        return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # integers beyond 64 bits
-        return json.dumps(body, sort_keys=True, default=str).encode()
-
-
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=10).hexdigest()
 
 
 def pack(**parts: object) -> str:
     """The cursor of a page, in our own form."""
-    return orjson.dumps(parts).decode()
+    return write_json(parts).decode()
 
 
 def unpack(cursor: str) -> Mapping[str, object]:
     """What `pack` was given. Raises CursorExpired for what another version wrote."""
-    try:
-        parts = orjson.loads(cursor)
-    except orjson.JSONDecodeError:
-        parts = None
+    parts = parse_json(cursor.encode(errors="replace"))
     if not isinstance(parts, dict):
         raise CursorExpired("the cursor of the page cannot be read: the interval is read again")
     return parts
+
+
+def place_at(value: object) -> datetime:
+    """The time at which a cursor of ours goes on, in UTC. Raises CursorExpired for what is none."""
+    at = bounds.parsed_instant(value) if isinstance(value, str) else None
+    if at is None:
+        raise CursorExpired("the cursor of the page cannot be read: the interval is read again")
+    return at
 
 
 TURN = 200

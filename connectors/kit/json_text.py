@@ -42,6 +42,14 @@ def parse_json(body: bytes) -> object:
     return document
 
 
+def write_json(document: object, *, is_sorted: bool = False) -> bytes:
+    """What `parse_json` gave, or a part of it, as JSON again; integers of any length."""
+    try:
+        return orjson.dumps(document, option=orjson.OPT_SORT_KEYS if is_sorted else None)
+    except TypeError:  # integers beyond 64 bits
+        return json.dumps(document, sort_keys=is_sorted, default=str).encode()
+
+
 def _parse_exactly(body: bytes) -> object:
     """As `parse_json`, of what orjson cannot read whole. Slow."""
     try:

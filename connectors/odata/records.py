@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from connectors.kit.inbound import key_of, known, pack, page_at, text_of, unpack
+from connectors.kit.inbound import key_of, known, pack, page_at, place_at, text_of, unpack
 from connectors.kit.odata.query import modified_within, next_of, target
 from connectors.kit.odata.service import Service
 from connectors.kit.odata.values import Version, decode_instant, text_literal
 from connectors.odata.settings import Stream
-from gateway.model.errors import BadConfiguration, CursorExpired
+from gateway.model.errors import BadConfiguration
 from gateway.model.inbound import InboundPage, InboundRecord, InboundStream, KeyPage, check_page
 
 Row = Mapping[str, object]
@@ -43,7 +43,7 @@ class Sets:
             )
             rows, link, total = await self._page(name, stream, query, place, cursor)
             return InboundPage(records=_records(stream, rows), cursor=_link(link), total=total)
-        begin = _time(place.get("since")) or since
+        begin = since if place.get("since") is None else place_at(place["since"])
         query = target(
             stream.entity_set,
             where=modified_within(Version.V4, modified, begin, until),
@@ -161,10 +161,3 @@ def _count(stream: Stream, cursor: str | None) -> Mapping[str, str]:
 
 def _link(link: str | None, begin: datetime | None = None) -> str | None:
     return None if link is None else pack(link=link, since=None if begin is None else begin.isoformat())
-
-
-def _time(value: object) -> datetime | None:
-    try:
-        return datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        raise CursorExpired("the cursor of the page cannot be read: the interval is read again") from None

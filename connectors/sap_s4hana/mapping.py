@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from connectors.kit.inbound import key_of, pack, unpack
+from connectors.kit.inbound import key_of, pack, place_at, unpack
 from connectors.kit.odata.query import modified_within
 from connectors.kit.odata.values import (
     Version,
@@ -177,11 +177,8 @@ def cursor_of(row: Mapping[str, object]) -> str:
 def _place(cursor: str) -> tuple[datetime, str]:
     parts = unpack(cursor)
     at, key = parts.get("at"), parts.get("key")
-    try:
-        moment = datetime.fromisoformat(at) if isinstance(at, str) else _NEVER
-    except ValueError:
-        moment = None
-    if moment is None or not isinstance(key, str) or not key:
+    moment = _NEVER if at is None else place_at(at)
+    if not isinstance(key, str) or not key:
         raise CursorExpired("the cursor of the page cannot be read: the interval is read again")
     return moment, key
 

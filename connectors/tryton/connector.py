@@ -33,6 +33,7 @@ from connectors.tryton.mapping import (
     to_held,
     to_record,
     to_remote,
+    whole,
 )
 from connectors.tryton.rest import Rest
 from connectors.tryton.settings import TrytonCredentials, TrytonSettings
@@ -201,20 +202,18 @@ class TrytonConnector:
 
     async def note_event(self, remote_id: str, text: str) -> None:
         """A further line of the alert's description. An alert that is gone needs none."""
-        if not remote_id.isdigit():
+        if (number := whole(remote_id)) is None:
             return
         rows = await self._rest.search(
             "note_event",
             ALERT,
             fields=["description"],
-            domain=[["id", "=", int(remote_id)]],
+            domain=[["id", "=", number]],
             limit=1,
         )
         held = str(rows[0].get("description") or "") if rows else text
         if text not in held.split("\n\n"):
-            await self._rest.change(
-                "note_event", ALERT, int(remote_id), {"description": f"{held}\n\n{text}".strip()}
-            )
+            await self._rest.change("note_event", ALERT, number, {"description": f"{held}\n\n{text}".strip()})
 
     async def raise_event(self, event: Event) -> Outcome:
         """An alert, on an inspection that bears the event's reference."""
@@ -262,7 +261,7 @@ class TrytonConnector:
 
     async def _references(self, alerts: Sequence[Mapping[str, object]]) -> Mapping[str, str]:
         """Of the inspections that these alerts began with, by id: an alert has no reference of its own."""
-        wanted = sorted({int(of) for row in alerts if (of := records.inspection_of(row)) and of.isdigit()})
+        wanted = sorted({number for row in alerts if (number := records.inspection_of(row)) is not None})
         if not wanted:
             return {}
         rows = await self._rest.search_long(

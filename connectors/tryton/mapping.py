@@ -19,6 +19,7 @@ from gateway.model.outcome import Rejected
 from gateway.model.reading import Reading, reading_key
 from gateway.model.sample import Value
 
+MAX_ID_DIGITS = 18
 MAX_DIGITS = 38  # of a decimal that is written or read exactly
 
 
@@ -65,6 +66,11 @@ class Held:
     is_pending: bool
     at: datetime | None
     points: Mapping[str, object]
+
+
+def whole(text: str) -> int | None:
+    """The id that a text is; None for what can be none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_ID_DIGITS else None
 
 
 def split(meter: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from connectors.kit.inbound import key_of
-from connectors.tryton.mapping import Point, to_decimal, to_text, to_time
+from connectors.tryton.mapping import Point, to_decimal, to_text, to_time, whole
 from gateway.model.errors import CursorExpired
 from gateway.model.exchange import Event
 from gateway.model.inbound import InboundRecord, Progress
@@ -84,9 +84,10 @@ def held(stream: Stream, *, after: str | None) -> list[object]:
     """The domain of a page of everything. By id, so that nothing moves while it is walked. Raises
     CursorExpired for a cursor that is none.
     """
-    if after is not None and not (after.isascii() and after.isdigit()):
+    number = 0 if after is None else whole(after)
+    if number is None:
         raise CursorExpired("the cursor of the page is no id: the interval is read again")
-    return [*stream.everything, ["id", ">", int(after or 0)]]
+    return [*stream.everything, ["id", ">", number]]
 
 
 def to_record(name: str, row: Mapping[str, object], references: Mapping[str, str]) -> InboundRecord:
@@ -99,7 +100,7 @@ def to_record(name: str, row: Mapping[str, object], references: Mapping[str, str
         body[owner] = related.get(part) if isinstance(related, dict) else None
     state, reference = row.get("state"), row.get("reference")
     if name == ALERTS:
-        reference = references.get(inspection_of(row) or "")
+        reference = references.get(str(inspection_of(row)))
     return InboundRecord(
         key=key_of([row.get("id")], body),
         modified_at=to_time(row.get(_CHANGED)),
@@ -109,14 +110,14 @@ def to_record(name: str, row: Mapping[str, object], references: Mapping[str, str
     )
 
 
-def inspection_of(row: Mapping[str, object]) -> str | None:
+def inspection_of(row: Mapping[str, object]) -> int | None:
     """The id of the inspection that an alert began with."""
     related = row.get("origin.")
     number = related.get("id") if isinstance(related, dict) else None
     model, _, named = str(row.get("origin") or "").partition(",")
     if model != "quality.inspection":
         return None
-    return str(number) if isinstance(number, int) else named or None
+    return number if isinstance(number, int) else whole(named)
 
 
 def plain(value: object) -> object:

@@ -11,10 +11,9 @@ import base64
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-import orjson
-
 from connectors.kit.bisect import Refusal
 from connectors.kit.http import Answer, HttpClient
+from connectors.kit.json_text import write_json
 from gateway.model.errors import (
     BadConfiguration,
     ConnectorError,
@@ -146,7 +145,7 @@ class Rest:
 
 
 def _encode(value: object) -> str:
-    return quote(base64.urlsafe_b64encode(orjson.dumps(value)).decode())  # with its padding: Tryton insists
+    return quote(base64.urlsafe_b64encode(write_json(value)).decode())  # with its padding: Tryton insists
 
 
 def _id(row: object) -> int:

@@ -94,7 +94,6 @@ def connectors_table() -> str:
         "a repeat is known by": lambda manifest: manifest.capabilities.dedup,
         "reading back": lambda manifest: manifest.capabilities.readback,
         "records": lambda manifest: ", ".join(stream.name for stream in manifest.streams) or None,
-        "events become": lambda manifest: ", ".join(manifest.raises) or None,
         "makes meters": lambda manifest: manifest.capabilities.can_create_meter,
         "raises events": lambda manifest: manifest.capabilities.can_raise_event,
         "alerts become": lambda manifest: ", ".join(f"`{kind}`" for kind in manifest.raises) or None,

@@ -42,6 +42,7 @@ from gateway.model.inbound import (
     ListsOpen,
     NotesEvents,
     ReadsRecords,
+    check_cursor,
     check_page,
 )
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded, Unknown
@@ -137,8 +138,8 @@ class Guarded:
             else:
                 try:
                     return checked(task.result())
-                except PageTooLarge as large:  # what the system gave, and no fault of the connector's
-                    own = large
+                except (PageTooLarge, Unavailable) as given:  # by the system, and no fault of the connector's
+                    own = given
         if own is not None:
             raise own
         raise _unavailable(contained, kind)
@@ -250,7 +251,7 @@ class GuardedMaker(Guarded):
 
     def _made(self, answer: Any) -> RemoteMeter | Rejected:
         if isinstance(answer, RemoteMeter):
-            return answer
+            return _meter(answer)
         outcome = self._outcome(answer)
         if not isinstance(outcome, Rejected):
             raise TypeError(f"a meter: {type(answer).__name__}")
@@ -286,16 +287,21 @@ class GuardedReader(Guarded):
     async def pull_open(self, stream: str, cursor: str | None = None) -> InboundPage:
         """As the connector's."""
         connector = self._connector
-        if not isinstance(connector, ListsOpen):
+        if not isinstance(connector, ListsOpen) or not self._declared(stream, lambda each: each.lists_open):
             raise BadConfiguration(f"stream {stream}: the connector does not list what is open")
         return await self._page(stream, lambda: connector.pull_open(stream, cursor))
 
     async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
         """As the connector's."""
         connector = self._connector
-        if not isinstance(connector, ListsKeys):
+        if not isinstance(connector, ListsKeys) or not self._declared(
+            stream, lambda each: each.deletions == "keys"
+        ):
             raise BadConfiguration(f"stream {stream}: the connector does not list keys")
         return await self._call("pull", lambda: connector.keys(stream, cursor), _keys(stream))
+
+    def _declared(self, stream: str, offers: Callable[[InboundStream], bool]) -> bool:
+        return any(offers(each) for each in self.inbound if each.name == stream)
 
     async def _page(self, stream: str, call: Callable[[], Awaitable[Any]]) -> InboundPage:
         page = next((each.page for each in self.inbound if each.name == stream), 0)
@@ -413,10 +419,23 @@ def _found(answer: Any) -> Mapping[str, RemoteReading]:
 
 
 def _meters(answer: Any) -> list[RemoteMeter]:
-    for meter in answer:
-        if not isinstance(meter, RemoteMeter):
-            raise TypeError(f"a meter: {type(meter).__name__}")
-    return list(answer)
+    return [_meter(meter) for meter in answer]
+
+
+def _meter(meter: object) -> RemoteMeter:
+    """With texts that can be stored and shown."""
+    if not isinstance(meter, RemoteMeter):
+        raise TypeError(f"a meter: {type(meter).__name__}")
+    if all(
+        type(text) is str and bounds.is_plain(text) for text in (meter.meter, meter.title, meter.unit or "")
+    ):
+        return meter
+    return replace(
+        meter,
+        meter=bounds.text(meter.meter),
+        title=bounds.text(meter.title),
+        unit=_optional_text(meter.unit),
+    )
 
 
 def _streams(answer: Any) -> list[InboundStream]:
@@ -458,7 +477,7 @@ async def _page(answer: Any, stream: str, page: int) -> InboundPage:
             _time(record.modified_at)
     total = answer.total
     known = isinstance(total, int) and not isinstance(total, bool) and 0 <= total < 2**53
-    return replace(answer, cursor=_cursor(answer.cursor), total=total if known else None)
+    return replace(answer, cursor=_cursor(answer.cursor, stream), total=total if known else None)
 
 
 _PROGRESS = (None, "open", "acknowledged", "closed")
@@ -470,20 +489,15 @@ def _keys(stream: str) -> Callable[[Any], KeyPage]:
             check_page(len(answer.keys), stream, page=MAX_PAGE)
         if not isinstance(answer, KeyPage) or not all(isinstance(key, str) for key in answer.keys):
             raise TypeError(f"a page of keys: {type(answer).__name__}")
-        return replace(answer, cursor=_cursor(answer.cursor))
+        return replace(answer, cursor=_cursor(answer.cursor, stream))
 
     return checked
 
 
-MAX_CURSOR = 16 << 10
-
-
-def _cursor(cursor: object) -> str | None:
-    """Stored as it is, or not at all: one that is cut fetches nothing."""
+def _cursor(cursor: object, stream: str) -> str | None:
     if cursor is None:
         return None
-    if not isinstance(cursor, str) or not cursor or len(cursor) > MAX_CURSOR:
-        raise TypeError(f"a cursor of 1 to {MAX_CURSOR} characters: {type(cursor).__name__}")
-    if "\0" in cursor or cursor.encode(errors="replace").decode() != cursor:
-        raise TypeError("a cursor that can be stored as text")
+    if not isinstance(cursor, str) or not cursor:
+        raise TypeError(f"a cursor: {type(cursor).__name__}")
+    check_cursor(cursor, stream)
     return cursor

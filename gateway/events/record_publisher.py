@@ -20,6 +20,7 @@ from gateway.events.leading import lead
 from gateway.events.record_documents import record_payload, record_topic
 from gateway.events.session import PublishRefused, Session, StrictClient
 from gateway.model.errors import StoreError
+from gateway.model.pressure import Pressure
 from gateway.settings import Settings
 from gateway.store import records
 from gateway.store.pool import Database
@@ -34,6 +35,9 @@ EXPIRY_SECONDS = 7 * 86400
 AT_ONCE = 200
 """Records of a customer in one round: then it is another's turn."""
 
+FEW = 25
+"""The same while messages come in: what a round takes on the loop, an acknowledgement waits."""
+
 REFUSED_SECONDS = 60.0
 BROKEN_SECONDS = 5.0
 
@@ -41,7 +45,11 @@ BROKEN_SECONDS = 5.0
 class RecordPublisher:
     """One for each replica; the one that holds the lease publishes."""
 
-    def __init__(self, settings: Settings, database: Database, *, owner: str) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, *, owner: str, pressure: Pressure | None = None
+    ) -> None:
+        """`pressure`: of the ingest of this process, where it has one: records are in no hurry."""
+        self._pressure = pressure or Pressure()
         self._settings = settings
         self._database = database
         self._owner = f"{owner}/{secrets.token_hex(4)}"
@@ -65,6 +73,7 @@ class RecordPublisher:
 
     async def _serve(self, client: StrictClient) -> None:
         while True:
+            began = clock.monotonic()
             try:
                 busy = await self.round(client)
             except StoreError as error:
@@ -73,8 +82,11 @@ class RecordPublisher:
                 self._away, busy = True, False
             else:
                 self._away = False
+            now = clock.monotonic()
             if not busy:
                 await self._pause(client)
+            elif rest := self._pressure.rest(now - began, now=now):
+                await asyncio.sleep(rest)
 
     async def _pause(self, client: StrictClient) -> None:
         """A while, or until the connection has ended: then there is nothing to wait for."""
@@ -117,7 +129,8 @@ class RecordPublisher:
         return False
 
     async def _tell(self, client: StrictClient, customer: str, position: int) -> None:
-        batch, until = await records.to_tell(self._database, customer, position, AT_ONCE)
+        at_once = FEW if self._pressure.is_active(now=clock.monotonic()) else AT_ONCE
+        batch, until = await records.to_tell(self._database, customer, position, at_once)
         kept = [told for told in batch if told.mode == "retained" and not told.record.deleted]
         await records.note_retained(self._database, customer, [_place(told) for told in kept], retained=True)
         await _all([self._tell_one(client, told) for told in batch])

@@ -64,7 +64,6 @@ CODES = {
     "connection.paused": Kind(409, "The connection is paused"),
     "connection.pending": Kind(409, "The connection waits for credentials"),
     "connection.disconnected": Kind(410, "The connection is disconnected"),
-    "connection.wrong_account": Kind(409, "The credential belongs to another account"),
     "records.cursor_gone": Kind(410, "The log of records is another one since a restore"),
     "credits.insufficient": Kind(402, "There are not enough connection credits"),
     "upstream.rate_limited": Kind(429, "The system asks to wait", retryable=True),

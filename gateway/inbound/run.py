@@ -23,6 +23,7 @@ from gateway.model.errors import (
 )
 from gateway.model.inbound import InboundStream, ListsKeys, ListsOpen
 from gateway.model.operation import Operation
+from gateway.model.pressure import Pressure
 from gateway.model.record import Interval, next_interval, next_slice
 from gateway.settings import RecordsSettings, SyncSettings
 from gateway.store import inbound, issues
@@ -60,13 +61,16 @@ class InboundRunner:
         troubles: Troubles,
         *,
         public_url: str,
+        pressure: Pressure | None = None,
     ) -> None:
+        """`pressure`: of the ingest of this process, where it has one."""
         self._database = database
         self._settings = settings
         self._records = records
         self._health = health
         self._troubles = troubles
         self._public_url = public_url.rstrip("/")
+        self._pressure = pressure
 
     async def run(self, claim: Claim, link: Link) -> None:
         """Reads what is next, stores how that ended, and tells its health. Raises
@@ -113,6 +117,7 @@ class InboundRunner:
             timeout_seconds=self._settings.push_timeout.total_seconds(),
             max_records=self._records.per_connection,
             rest=rest,
+            pressure=self._pressure,
         )
         match claim.phase:
             case "incremental":

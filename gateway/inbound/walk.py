@@ -23,6 +23,7 @@ from gateway.model.errors import (
     Unavailable,
 )
 from gateway.model.inbound import InboundPage, InboundRecord, KeyPage, ListsKeys, ListsOpen, ReadsRecords
+from gateway.model.pressure import Pressure
 from gateway.model.record import Cycle, Interval, Kept, halved, keep, latest
 from gateway.store import inbound
 from gateway.store.inbound import Applied, Claim, Done, Position, Step
@@ -96,7 +97,7 @@ class Plan:
 
 class Walk:
     """The walks of one run of one phase. `rest`: how long to pause after a request, as a multiple of the time
-    that it took.
+    that it took; with any, it also yields to ingest after each page, by `pressure`.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Walk:
         timeout_seconds: float,
         max_records: int,
         rest: float = 0.0,
+        pressure: Pressure | None = None,
     ) -> None:
         self._database = database
         self._claim = claim
@@ -119,6 +121,7 @@ class Walk:
         self._timeout_seconds = timeout_seconds
         self._max_records = max_records
         self._rest = rest
+        self._pressure = pressure or Pressure()
         self._until = clock.monotonic() + RUN_SECONDS
 
     @property
@@ -173,6 +176,9 @@ class Walk:
             applied = await inbound.apply(self._database, self._claim, step, max_records=self._max_records)
             self.read.add(applied)
             known = max(known, applied.position)
+            if self._rest:  # behind the last page too: a day of history is often a single one
+                now = clock.monotonic()
+                await asyncio.sleep(max(self._rest * took, self._pressure.rest(now - began - took, now=now)))
             if page.cursor is None:
                 self.read.completed_all |= plan.sees_all
                 return True
@@ -186,8 +192,6 @@ class Walk:
             cursor = page.cursor
             if self.is_over:
                 return False
-            if self._rest:
-                await asyncio.sleep(self._rest * took)
 
     async def ask_records(self, interval: Interval, cursor: str | None) -> InboundPage:
         """What changed in the interval."""

@@ -103,7 +103,6 @@ class Health:
 
     account: str | None = None
     former_account: str | None = None
-    clock_skew_seconds: float | None = None
     detail: str = ""
 
 

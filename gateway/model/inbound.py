@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol, runtime_checkable
 
-from gateway.model.errors import PageTooLarge
+from gateway.model.errors import PageTooLarge, Unavailable
 
 RecordCursor = Literal["modified", "id", "listing"]
 """How a stream is asked for what is new. `modified`: by the time of the last change. `id`: by a key that only
@@ -98,6 +98,21 @@ class KeyPage:
 
     keys: Sequence[str]
     cursor: str | None = None
+
+
+MAX_CURSOR = 16 << 10
+"""Characters. A cursor is stored as it is, or not at all: one that is cut fetches nothing."""
+
+
+def check_cursor(cursor: str, of: str) -> None:
+    """Before it is stored. Raises Unavailable: a list that goes on there cannot be walked to its end."""
+    if len(cursor) > MAX_CURSOR:
+        raise Unavailable(
+            f"the list of {of} goes on at a cursor of {len(cursor):,} characters, and {MAX_CURSOR:,} are kept"
+            " at most"
+        )
+    if "\0" in cursor or cursor.encode(errors="replace").decode() != cursor:
+        raise Unavailable(f"the list of {of} goes on at a cursor that no text can hold")
 
 
 def check_page(count: int, of: str, *, page: int = 0) -> None:

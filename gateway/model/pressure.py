@@ -17,6 +17,9 @@ MIN_SHARE = 0.5
 the same.
 """
 
+LATE_RESTS = 3.0
+"""Times what was worked: a quarter of the time is left to history while acknowledgements are late."""
+
 STEP_SECONDS = 0.25
 """How often the share changes."""
 
@@ -46,6 +49,14 @@ class Pressure:
         """From 1 (nothing is late) down to `MIN_SHARE`."""
         self._advance(now)
         return self._share
+
+    def rest(self, worked_seconds: float, *, now: float) -> float:
+        """How long what is in no hurry rests after it worked for so long: not at all while nothing comes in,
+        as long again while messages do, and three times as long while acknowledgements are late.
+        """
+        if not self.is_active(now=now):
+            return 0.0
+        return worked_seconds * (1.0 if self.share(now=now) == 1.0 else LATE_RESTS)
 
     def _advance(self, now: float) -> None:
         if now < self._step_ends:

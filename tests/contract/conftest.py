@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from connectors.kit.rate_limit import RateLimiter
 from connectors.kit.tls import tls_context
 from gateway.embedded.postgres import binaries
 from tests.contract.sap_servers import NodeServer, node_server
@@ -108,3 +109,27 @@ def wired(monkeypatch: pytest.MonkeyPatch) -> Callable[[Respond], Wire]:
         return wires[-1]
 
     return put
+
+
+class Hasty(RateLimiter):
+    """Counts as ever, and waits for nothing."""
+
+    async def acquire(self, *, max_wait_seconds: float) -> None:
+        self._wait_seconds()
+        self._tokens -= 1.0
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of two records, so that lists go on; limits of the rate that let everything pass."""
+    for name in (
+        "kit.sap.records",
+        "kit.sap.reader",
+        "sap_s4hana.points",
+        "sap_s4hana.reader",
+        "sap_ecc.connector",
+    ):
+        monkeypatch.setattr(f"connectors.{name}.PAGE", 2)
+    monkeypatch.setattr("connectors.tryton.connector._PAGE", 2)
+    monkeypatch.setattr("connectors.tryton.connector._KEYS_PAGE", 2)
+    monkeypatch.setattr("connectors.maintainx.connector.limiter_for", lambda *_, **how: Hasty(**how))

@@ -263,7 +263,7 @@ async def test_a_date_that_no_clock_shows_changes_nothing_else(wired: Wired, dat
 
     wired(respond)
     connector = maintainx()
-    assert (await connector.probe()).clock_skew_seconds is None
+    assert (await connector.probe()).account is None
     assert await connector.push(BATCH) == [Accepted()] * 3
 
 

@@ -16,7 +16,7 @@ from connectors.registry import SYSTEMS
 from gateway.demo.cmms import DemoCmms
 from gateway.model.errors import OutcomeUnknown
 from gateway.model.exchange import Event, RaisesEvents
-from gateway.model.inbound import NotesEvents
+from gateway.model.inbound import InboundRecord, NotesEvents
 from gateway.model.outcome import Accepted, Duplicate, Rejected
 from tests.contract.harness import _settings
 from tests.contract.inbound_harness import MaintainXInbound, S4hanaInbound, TrytonInbound
@@ -92,6 +92,53 @@ async def test_a_lost_answer_leads_to_one(harness: Any) -> None:
             await connector.raise_event(event(harness.system))
         assert isinstance(await connector.raise_event(event(harness.system)), Duplicate)
         await connector.close()
+
+
+async def test_without_the_look_up_a_lost_answer_leads_to_two(
+    harness: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference is the guard: a connector that is blind to it makes another."""
+    async with Unreliable(harness.address, path=CREATES[harness.system]) as proxy:
+        connector = harness.connector(url=proxy.url)
+        await connector.probe()
+        proxy.faults.append("cut_after")
+        with pytest.raises(OutcomeUnknown):
+            await connector.raise_event(event(harness.system))
+        assert len(await _raised(harness)) == 1
+        _blind(monkeypatch, harness.system)
+        assert isinstance(await connector.raise_event(event(harness.system)), Accepted)
+        monkeypatch.undo()
+        assert len(await _raised(harness)) == 2
+        await connector.close()
+
+
+async def _raised(harness: Any) -> list[InboundRecord]:
+    """What the system holds with the reference."""
+    [stream] = SYSTEMS[harness.system].manifest.raises.values()
+    reader, now = harness.connector(), datetime.now(UTC)
+    reference = event(harness.system).reference
+    found = await walked(reader, str(stream), now - HOUR, now + HOUR)
+    await reader.close()
+    return [record for record in found if record.reference == reference]
+
+
+def _blind(patch: pytest.MonkeyPatch, system: str) -> None:
+    """Nothing is found by a reference."""
+
+    async def nothing(*_: object, **__: object) -> list[object]:
+        return []
+
+    async def none(*_: object) -> None:
+        return None
+
+    match system:
+        case "tryton":
+            patch.setattr("connectors.tryton.rest.Rest.search", nothing)
+        case "maintainx":
+            patch.setattr("connectors.maintainx.reader.Reader._raised", none)
+        case _:
+            nobody = "MaintNotifExtReferenceNumber eq 'nobody'"
+            patch.setattr("connectors.sap_s4hana.connector.notification_reference", lambda _: nobody)
 
 
 @pytest.mark.parametrize("reference", ["", "x" * 21, "a\0b"])

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import aiomqtt
 import psutil
 import pytest
 
@@ -161,3 +162,30 @@ async def test_keys_work_on_a_terminal_and_leave_it_as_it_was(folder: Path) -> N
     assert os.get_blocking(theirs) is before
     os.close(ours)
     os.close(theirs)
+
+
+async def test_work_orders_arrive_and_an_alert_becomes_one_that_people_close(folder: Path) -> None:
+    """As it is seen on MQTT: records, an alert that is raised as a work order, taken up, and closed."""
+    with running(folder) as demo:
+        await demo.delivers()
+        (port,) = set(re.findall(r"mqtt://127\.0\.0\.1:(\d+)", demo.output))
+        states: list[str] = []
+        async with aiomqtt.Client("127.0.0.1", int(port), protocol=aiomqtt.ProtocolVersion.V5) as client:
+            await client.subscribe("fieldgate/v1/customers/demo/#", qos=1)
+            records: set[str] = set()
+            raised: str | None = None
+            async with asyncio.timeout(110):
+                async for message in client.messages:
+                    topic = message.topic.value
+                    if "/records/work_orders/" in topic:
+                        records.add(topic.rpartition("/")[2])
+                    elif "/events/alert." in topic:
+                        data = json.loads(bytes(message.payload))["data"]  # type: ignore[arg-type]
+                        states.append(data["state"])
+                        raised = data["remote_id"] or raised
+                    if "closed" in states and raised in records:
+                        break
+        assert states[0] == "raised" and "closed" in states
+        assert demo.last("work_orders") > 0
+        demo.process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(demo.process.wait, 60) == 0

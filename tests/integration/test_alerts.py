@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 
+from gateway.alerts import call
 from gateway.alerts.upkeep import upkeep
 from gateway.model.alert_life import AlertState
 from gateway.model.alert_rule import Above, AlertRule, Changes, Equals, Silent
@@ -126,6 +127,29 @@ async def test_an_answer_that_was_lost_is_asked_for_and_not_raised_again(databas
     (alert,) = await rig.work()
     assert (alert.state, alert.remote_id) == (AlertState.RAISED, "N0")
     assert references(rig.system) == [alert.alert]
+
+
+async def test_without_a_reference_that_stays_a_lost_answer_doubles(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the test above guards: with a new reference for each call the system cannot know that it is the
+    same.
+    """
+    real, numbers = call._event, iter(range(10))
+    monkeypatch.setattr(
+        call, "_event", lambda *of: replace(real(*of), reference=f"{real(*of).reference[:18]}{next(numbers)}")
+    )
+    rig = await rig_on(database).activate()
+
+    async def cut(event: Event) -> Outcome | None:
+        rig.system.take_event(event)
+        rig.system.on_raise = None
+        raise OutcomeUnknown("cut")
+
+    rig.system.on_raise = cut
+    await rig.sent((BASE, 91))
+    await rig.work(2)
+    assert len(rig.system.raised) == 2
 
 
 async def test_an_unknown_outcome_is_not_asked_before_the_wait(database: Database) -> None:

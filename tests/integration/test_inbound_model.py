@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
@@ -19,14 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.servers import Postgres
+from connectors.kit import local_time
 from gateway.store import inbound, queries, records
 from gateway.store.inbound import Claim
 from gateway.store.pool import Connection, Database
 from tests.conftest import TEMPLATE
 from tests.fixtures.inbound_rig import Consumer, InboundRig
 from tests.fixtures.inbound_world import World, lived
-from tests.fixtures.source import LISTING, TOMBSTONES, Source
+from tests.fixtures.source import LISTING, MODIFIED, TOMBSTONES, Source
 
+TURNS = [datetime(2026, 10, 25, 1, tzinfo=UTC), datetime(2026, 3, 29, 1, tzinfo=UTC)]
 WORLDS = int(os.environ.get("INBOUND_WORLDS", "8"))
 
 
@@ -153,6 +156,42 @@ async def test_without_the_inclusive_bound_equal_times_are_lost(database: Databa
         exclusive(source)
 
     assert await losses(database, streams=(bare,), alter=both)
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+BARE = replace(TOMBSTONES, settle=timedelta(0), lookback=timedelta(seconds=1))
+
+
+def by_the_hands(turn: datetime) -> Callable[[Source], None]:
+    """A clock without a zone that turns while the world lives; nothing is late."""
+
+    def alter(source: Source) -> None:
+        source.zone, source.skew = BERLIN, timedelta(0)
+        source.now = turn - timedelta(minutes=2)
+        put = source.put
+        source.put = lambda key, body, **rest: put(key, body, **{**rest, "late_seconds": 0.0})  # type: ignore[method-assign,assignment]
+
+    return alter
+
+
+@pytest.mark.parametrize("turn", TURNS, ids=["autumn", "spring"])
+async def test_a_clock_without_a_zone_is_read_over_its_turn(database: Database, turn: datetime) -> None:
+    for seed in range(4):
+        world = await lived(
+            database, seed, steps=60, number=300 + seed, streams=(BARE, MODIFIED), alter=by_the_hands(turn)
+        )
+        assert not world.differences()
+
+
+async def test_without_the_wider_question_the_hour_that_happens_twice_is_lost(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plainly(since: datetime | None, until: datetime, zone: ZoneInfo) -> tuple[datetime | None, datetime]:
+        low = None if since is None else since.astimezone(zone).replace(tzinfo=None)
+        return low, until.astimezone(zone).replace(tzinfo=None)
+
+    monkeypatch.setattr(local_time, "walls_within", plainly)
+    assert await losses(database, streams=(BARE,), alter=by_the_hands(TURNS[0]))
 
 
 async def test_without_the_fence_a_sleeper_overwrites(

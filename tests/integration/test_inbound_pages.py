@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -14,12 +14,14 @@ from connectors.http_json.records import Lists
 from connectors.http_json.streams import Stream
 from connectors.kit.inbound import page_at
 from gateway.connections.guard import guarded
+from gateway.inbound.run import InboundRunner
 from gateway.inbound.walk import Walk
 from gateway.model.errors import PageTooLarge
 from gateway.model.inbound import MAX_PAGE, InboundPage, InboundRecord, KeyPage
+from gateway.model.pressure import Pressure
 from gateway.store.pool import Database
 from tests.fixtures.inbound_rig import InboundRig
-from tests.fixtures.source import Source
+from tests.fixtures.source import MODIFIED, Source
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -111,6 +113,55 @@ async def test_others_have_their_turn_while_a_page_is_worked(database: Database)
     walk._claim = await rig.claim()
     kept = await turns(walk._kept(page.records), least=3)
     assert len(kept) == MAX_PAGE
+
+
+async def test_history_rests_after_each_page_and_news_do_not(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also behind the last page of a slice, which a day of history often is: else half of the rate would be
+    all of it.
+    """
+    source = Source(streams=(MODIFIED,), now=NOON)
+    for day in range(6):
+        source.put(f"k{day}", {"n": day}, modified_at=NOON - timedelta(days=day, hours=1))
+    rig = await InboundRig(database, source, initial_days=7).activate()
+    rests: list[float] = []
+    real = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        if seconds:
+            rests.append(seconds)
+        await real(0)
+
+    monkeypatch.setattr("gateway.inbound.walk.asyncio.sleep", noted)
+    await rig.run()
+    assert not rests, "what is new is read at once"
+    source.requests.clear()
+    await rig.finish("initial")
+    asked = [request for request in source.requests if request.startswith(("pull", "open"))]
+    assert len(rests) == len(asked) >= 7
+
+
+async def test_history_yields_to_ingest(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After what it worked itself, three times as long while acknowledgements are late."""
+    pressure = Pressure()
+    asked: list[float] = []
+
+    def rest(worked_seconds: float, *, now: float) -> float:
+        asked.append(worked_seconds)
+        return 0.001
+
+    monkeypatch.setattr(pressure, "rest", rest)
+    source = Source(streams=(MODIFIED,), now=NOON)
+    source.put("k", {"n": 1}, modified_at=NOON - timedelta(hours=1))
+    rig = await InboundRig(database, source, initial_days=1).activate()
+    engine = rig.engine
+    runner = InboundRunner(
+        database, rig.settings, rig.records, engine.health, engine.troubles, public_url="", pressure=pressure
+    )
+    await rig.run()
+    await runner.run(await rig.claim("initial"), rig.link)
+    assert asked and all(0 < worked < 30 for worked in asked)
 
 
 async def turns(work: Coroutine[Any, Any, Any], *, least: int) -> Any:

@@ -20,9 +20,10 @@ from connectors.kit.inbound import key_of
 from connectors.kit.json_text import parse_json
 from gateway import clock
 from gateway.events.record_documents import fitting, page_payload, record_payload
-from gateway.events.record_publisher import RecordPublisher
+from gateway.events.record_publisher import AT_ONCE, FEW, RecordPublisher
 from gateway.model.errors import RequestRefused
 from gateway.model.inbound import InboundRecord
+from gateway.model.pressure import Pressure
 from gateway.model.record import LogPlace, keep, read_cursor, topic_level
 from gateway.settings import Settings
 from gateway.store import inbound, records
@@ -149,6 +150,39 @@ async def test_changes_are_told_once_each_with_the_keys_encoded(
     assert (message.qos, message.retain) == (1, False)
     assert 0 < message.properties.MessageExpiryInterval <= 7 * 86400
     assert not await kept(mosquitto.port)
+
+
+async def test_records_are_told_in_small_rounds_with_rests_while_messages_come_in(
+    database: Database, mosquitto: Mosquitto, rig: InboundRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round of hundreds would stand before an acknowledgement; with nothing coming
+    in, it is the quick one.
+    """
+    pressure, rounds = Pressure(), []
+    real = records.to_tell
+
+    async def to_tell(database: Database, customer: str, position: int, limit: int) -> Any:
+        rounds.append(limit)
+        return await real(database, customer, position, limit)
+
+    monkeypatch.setattr(records, "to_tell", to_tell)
+    rests: list[float] = []
+    monkeypatch.setattr(pressure, "rest", lambda worked, *, now: rests.append(worked) or 0.0)
+    await changed(rig, *[(f"k{number}", {"n": number}) for number in range(60)])
+    publisher = RecordPublisher(settings(mosquitto.port), database, owner="one", pressure=pressure)
+    monkeypatch.setattr(pressure, "is_active", lambda *, now: True)
+    running = asyncio.create_task(publisher.run())
+    try:
+        await told(database)
+        assert len(rests) >= 3 and set(rounds) == {FEW}
+        monkeypatch.setattr(pressure, "is_active", lambda *, now: False)
+        rounds.clear()
+        await changed(rig, ("one more", {"n": 1}))
+        await told(database)
+        assert set(rounds) == {AT_ONCE}
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_retained_states_are_kept_and_emptied_when_the_record_or_the_connection_goes(

@@ -97,3 +97,13 @@ def test_the_share_halves_while_acknowledgements_are_late_and_comes_back() -> No
     pressure.note(late, now=now + STEP_SECONDS / 2)
     assert pressure.share(now=now + STEP_SECONDS * 1.5) < 1.0
     assert pressure.share(now=now + 60) == 1.0, "nothing came in for long: nothing is late"
+
+
+def test_what_is_in_no_hurry_rests_while_messages_come_in_and_longer_while_they_wait() -> None:
+    pressure = Pressure()
+    assert pressure.rest(2.0, now=0.0) == 0.0
+    pressure.note(WELL_SECONDS / 2, now=10.0)
+    assert pressure.rest(2.0, now=10.1) == 2.0
+    pressure.note(WELL_SECONDS * 2, now=10.2)
+    assert pressure.rest(2.0, now=10.2 + 2 * STEP_SECONDS) == 6.0
+    assert pressure.rest(2.0, now=60.0) == 0.0, "nothing comes any more"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from connectors.kit.json_text import parse_json
+from connectors.kit.json_text import parse_json, write_json
 
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,200})"|([^";,\s]{1,200}))', re.IGNORECASE)
 _STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})\b")
@@ -150,7 +150,7 @@ def read_json(document: object, *, expected: int) -> list[PartAnswer | None]:
                 if isinstance(headers, dict)
                 else {}
             ),
-            body=b"" if body is None else orjson.dumps(body),
+            body=b"" if body is None else write_json(body),
             json=body,
         )
     return answers

@@ -1,0 +1,208 @@
+"""What a list of a system may say that nobody can store or send: each is that stream's failure, by name, or
+is brought within bounds, and never a fault of our own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connectors.http_json.records import Lists, parameters
+from connectors.http_json.streams import Stream
+from connectors.kit.inbound import key_of, pack, unpack
+from connectors.kit.json_text import parse_json, write_json
+from connectors.kit.odata.batch import read_json
+from connectors.odata.records import Sets
+from connectors.odata.settings import Stream as ODataStream
+from connectors.tryton import records as tryton
+from connectors.tryton.mapping import whole
+from gateway.connections.guard import guarded
+from gateway.model.connector import Capabilities
+from gateway.model.errors import BadConfiguration, CursorExpired, Unavailable
+from gateway.model.exchange import RemoteMeter
+from gateway.model.inbound import MAX_CURSOR, InboundPage, InboundRecord, InboundStream, KeyPage
+from gateway.model.record import keep
+
+SINGLE = Capabilities(push="single")
+NOON = datetime(2027, 3, 1, 12, tzinfo=UTC)
+THINGS = InboundStream(name="things", title="Things", cursor="modified", deletions="tombstones")
+OPENED = replace(THINGS, name="opened", lists_open=True, deletions="keys")
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(10**20, 10**290)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
+    ),
+)
+
+
+@dataclass
+class Odd:
+    """A connector whose lists go on at `cursor`, and whose meters are called oddly."""
+
+    cursor: Any = None
+    meter: RemoteMeter = field(default_factory=lambda: RemoteMeter(meter="m"))
+    capabilities: Capabilities = SINGLE
+    inbound = (THINGS, OPENED)
+
+    async def probe(self) -> None: ...
+
+    async def push(self, batch: object) -> None: ...
+
+    async def find(self, readings: object) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def remote_now(self, stream: str) -> datetime:
+        return NOON
+
+    async def pull(self, *_: object) -> InboundPage:
+        return InboundPage(records=(), cursor=self.cursor)
+
+    async def pull_open(self, *_: object) -> InboundPage:
+        return InboundPage(records=(), cursor=self.cursor)
+
+    async def keys(self, *_: object) -> KeyPage:
+        return KeyPage(keys=("a",), cursor=self.cursor)
+
+    async def ensure_meter(self, wanted: RemoteMeter) -> RemoteMeter:
+        return self.meter
+
+    async def meters(self) -> Any:
+        yield self.meter
+
+
+def behind_the_guard(connector: object) -> Any:
+    return guarded(connector, "acme-1", secrets=(), max_wait_seconds=1.0, left_behind=set())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cursor", ["a\0b", "\ud800", "x" * (MAX_CURSOR + 1)])
+async def test_a_cursor_that_cannot_be_stored_is_the_systems_and_said(cursor: str) -> None:
+    connector = behind_the_guard(Odd(cursor=cursor))
+    for asked in (
+        connector.pull("things", None, NOON),
+        connector.pull_open("opened"),
+        connector.keys("opened"),
+    ):
+        with pytest.raises(Unavailable, match="goes on at a cursor") as raised:
+            await asked
+        assert raised.value.reference is None
+
+
+@pytest.mark.parametrize("cursor", ["", 7, b"x"])
+async def test_a_cursor_that_is_none_is_the_connectors_fault(cursor: object) -> None:
+    with pytest.raises(Unavailable, match="internal error") as raised:
+        await behind_the_guard(Odd(cursor=cursor)).pull("things", None, NOON)
+    assert raised.value.reference is not None
+
+
+async def test_what_a_stream_does_not_offer_is_not_asked_for() -> None:
+    connector = behind_the_guard(Odd())
+    for asked in (connector.pull_open("things"), connector.keys("things")):
+        with pytest.raises(BadConfiguration, match="things"):
+            await asked
+    assert (await connector.keys("opened")).keys == ("a",)
+    assert (await connector.pull_open("opened")).records == ()
+
+
+async def test_the_texts_of_a_meter_can_be_stored() -> None:
+    odd = RemoteMeter(meter="m\0", title="a\0\ud800", unit="\0")
+    connector = behind_the_guard(Odd(meter=odd))
+    (listed,) = [meter async for meter in connector.meters()]
+    for meter in (listed, await connector.ensure_meter(odd)):
+        assert meter == RemoteMeter(meter="m\ufffd", title="a\ufffd?", unit="\ufffd")
+    plain = RemoteMeter(meter="m", title="t")
+    assert await behind_the_guard(Odd(meter=plain)).ensure_meter(plain) is plain
+
+
+@given(JSON)
+def test_what_was_read_can_be_written_and_read_again(document: Any) -> None:
+    written = write_json(document)
+    assert parse_json(written) == document
+    assert parse_json(write_json(document, is_sorted=True)) == document
+    assert unpack(pack(place=document)) == {"place": document}
+
+
+@pytest.mark.parametrize("number", [10**19, 10**30, -(10**25)])
+def test_integers_beyond_64_bits_are_no_fault_of_a_batch(number: int) -> None:
+    """An answer in JSON whose entity has a long integer, after the system took what it was sent."""
+    (answer,) = read_json({"responses": [{"id": "1", "status": 201, "body": {"n": number}}]}, expected=1)
+    assert answer is not None and answer.status == 201 and parse_json(answer.body) == {"n": number}
+
+
+@given(st.lists(st.text(min_size=1, max_size=200), min_size=1, max_size=3))
+@pytest.mark.parametrize("letter", ["", "\u6f22", "\U0001f600"])
+def test_a_key_of_any_script_names_its_record(letter: str, parts: list[str]) -> None:
+    """By bytes: a letter may have four."""
+    key = key_of([f"{part}{letter * 150}" for part in parts], {})
+    assert keep(InboundRecord(key=key, modified_at=None, body={})).key == key
+    whole = letter * 200 or "x"
+    assert keep(InboundRecord(key=key_of([whole], {}), modified_at=None, body={})).key
+
+
+TIMED = {"path": "/things", "modified": "changed", "query": {"s": "{since}", "u": "{until}"}}
+CURSORS = [
+    {"since": 7}, {"since": "yesterday"}, {"since": ["x"]}, {"seen": "7"}, {"seen": None}, {"at": [1]}, {"first": 7},
+    {"keys": {}}, {"last": None}, {"unknown": 1}, {"seen": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", CURSORS, ids=lambda place: orjson.dumps(place).decode())
+@pytest.mark.parametrize("kind", ["none", "page", "offset", "cursor"])
+async def test_a_cursor_of_another_version_begins_the_interval_again(
+    kind: str, place: dict[str, object]
+) -> None:
+    paging = {"kind": kind, **({"parameter": "p"} if kind != "none" else {}), "path": "next"}
+    stream = Stream.model_validate({"path": "/things", "paging": paging})
+    lists = Lists(None, "https://cmms.example", {"things": stream})  # type: ignore[arg-type]
+    for asked in (
+        lists.pull("things", NOON, NOON, orjson.dumps(place).decode()),
+        lists.keys("things", orjson.dumps(place).decode()),
+    ):
+        with pytest.raises(CursorExpired):
+            await asked
+
+
+@pytest.mark.parametrize("since", [7, "yesterday", "2027-03-01T12:00:00", "9999-12-31T23:59:59-14:00", None])
+async def test_a_time_of_a_cursor_that_is_none_begins_the_interval_again(since: object) -> None:
+    sets = Sets(None, {"things": ODataStream.model_validate({"entity_set": "things"})})  # type: ignore[arg-type]
+    lists = Lists(None, "https://cmms.example", {"things": Stream.model_validate(TIMED)})  # type: ignore[arg-type]
+    cursor = pack(since=since)
+    for asked in (sets.pull("things", NOON, NOON, cursor), lists.pull("things", NOON, NOON, cursor)):
+        with pytest.raises(
+            CursorExpired if since is not None else AttributeError
+        ):  # nobody is there to be asked
+            await asked
+
+
+@pytest.mark.parametrize(
+    "kind", [{"time": "local"}, {"time_format": "%Y-%m-%dT%H:%M:%S%z"}, {}, {"after": True}]
+)
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+def test_the_time_of_a_record_that_never_changed_can_be_asked_from(
+    kind: dict[str, object], zone: str
+) -> None:
+    """Some systems write the first day of their calendar."""
+    stream = Stream.model_validate({**TIMED, **kind, "time_zone": zone})
+    first = datetime(1, 1, 1, tzinfo=UTC)
+    assert parameters(stream, stream.query, (first, NOON)).keys() == {"u"}
+    assert parameters(stream, stream.query, (NOON, NOON)).keys() == {"s", "u"}
+
+
+@pytest.mark.parametrize("text", ["\u00b2", "\u0663", "9" * 5000, "-1", "", "1.0", " 1"])
+def test_digits_of_other_scripts_and_without_end_are_no_id(text: str) -> None:
+    assert whole(text) is None
+    assert tryton.inspection_of({"origin": f"quality.inspection,{text}"}) is None
+    with pytest.raises(CursorExpired):
+        tryton.held(tryton.STREAMS[tryton.ALERTS], after=text)
+    assert whole("4711") == tryton.inspection_of({"origin": "quality.inspection,4711"}) == 4711
