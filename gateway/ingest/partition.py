@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
@@ -32,7 +33,7 @@ from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.pressure import Pressure
 from gateway.model.sample import Metrics
 from gateway.settings import Settings
-from gateway.store import leases, telemetry
+from gateway.store import leases, silence, telemetry
 from gateway.store.leases import Term
 from gateway.store.pool import Database
 from gateway.store.telemetry import Key, TelemetryStore
@@ -209,6 +210,24 @@ class Partition:
             self._pipeline.decode_by(after)
             self._succeeding = None
 
+    async def _resume_hearing(self) -> None:
+        """What passed since somebody listened last is a break, on record before the first message comes: so what is told
+        of it counts from here. Raises StoreError.
+        """
+        if self._registry is not None:
+            await self.note_heard(clock.now(), break_seconds=0.0)
+
+    async def note_heard(self, until: datetime, *, break_seconds: float) -> None:
+        """Says that all is known up to then. Raises StoreError."""
+        heard = await silence.note(
+            self._database,
+            self._settings.broker.partitions,
+            self._number,
+            until,
+            break_seconds=break_seconds,
+        )
+        self.hearing.noted(heard)
+
     async def _record(self, filters: tuple[str, ...]) -> None:
         """Adds to what the session may hold, in the database before it does. Raises StoreError."""
         async with self._recording:
@@ -244,6 +263,7 @@ class Partition:
         while not self._stopping:
             filters = self._filters
             await self._until_stored(partial(self._record, filters))
+            await self._until_stored(self._resume_hearing)
             subscription = Subscription(
                 client_id=self._client,
                 partition=self._number,

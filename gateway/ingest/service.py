@@ -20,7 +20,7 @@ from gateway.model.topics import filters
 from gateway.payloads.fields import Skipped
 from gateway.payloads.sources import CompiledSource, compile_sources, only
 from gateway.settings import Settings
-from gateway.store import leases, presence, silence, telemetry
+from gateway.store import leases, presence, telemetry
 from gateway.store.leases import Term
 from gateway.store.pool import Database
 
@@ -194,18 +194,11 @@ class Ingest:
             for number, (partition, _) in list(self._ours.items()):
                 if (until := partition.heard_until(now)) is None:
                     continue
+                at = from_microseconds(min(until, written))
                 try:
-                    heard = await silence.note(
-                        self._database,
-                        self._settings.broker.partitions,
-                        number,
-                        from_microseconds(min(until, written)),
-                        break_seconds=BREAK_SECONDS,
-                    )
+                    await partition.note_heard(at, break_seconds=BREAK_SECONDS)
                 except StoreError as error:
                     log.debug("ingest.hearing_not_noted", partition=number, detail=str(error))
-                else:
-                    partition.hearing.noted(heard)
 
     async def run(self) -> None:
         """Claims partitions and keeps their leases. The database away drops no session. Raises BrokerRefused,

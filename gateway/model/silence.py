@@ -23,20 +23,35 @@ NOT_HEARD = timedelta(seconds=30)
 SOON, LATER = timedelta(seconds=1), timedelta(minutes=5)
 """When a device is looked at again at the earliest; the second, where nobody listens to it."""
 
+OFTEN = timedelta(minutes=15)
+"""When it is looked at again at the latest, or after its source's `silent_after`, if that is more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """Up to when all is known of what came for a partition, and how many seconds in all nothing was read there."""
+    """Up to when all is known of what came for a partition, and how many seconds in all nothing was read there, the last
+    time from `broke_at` to `resumed_at`.
+    """
 
     until: datetime
     unheard: float
+    broke_at: datetime
+    resumed_at: datetime
+
+    def since(self, device: Watched) -> timedelta:
+        """How long it was listened to since the device's last message. What came while it is being found that nobody
+        listened (a database that was away) does not know of that yet.
+        """
+        if device.last_seen_at > self.broke_at:
+            return self.until - max(device.last_seen_at, self.resumed_at)
+        return self.until - device.last_seen_at - timedelta(seconds=self.unheard - device.unheard)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
     """A device whose silence is to be looked at. `unheard`: its partition's, at the last message. `interval`: seconds
     between two messages, made of `intervals`; None: not learned. `is_watched` False: nothing of its source, or of its
-    customer, was taken when it was looked at last.
+    customer, was taken when it was looked at last. `watched_at`: when it was again.
     """
 
     customer: str
@@ -49,6 +64,7 @@ class Watched:
     interval: float | None
     intervals: int
     is_watched: bool
+    watched_at: datetime | None
     silent_since: datetime | None
 
 
@@ -74,11 +90,15 @@ class Sources:
             return partition_of(device.customer, self.partitions)
         return partition_of(source.customer or source.topic, self.partitions)
 
+    def least(self, device: Watched) -> timedelta:
+        """How long its silence lasts at least, whatever is usual."""
+        return self.silent_after.get(device.source or "", self.default_silent_after)
+
     def threshold(self, device: Watched) -> timedelta:
         """How long a device is listened to in vain before it is silent. What it sent in its first minutes says little of
         how often it sends.
         """
-        least = self.silent_after.get(device.source or "", self.default_silent_after)
+        least = self.least(device)
         is_learned = device.intervals >= LEARNED and device.last_seen_at - device.first_seen_at >= least
         if device.interval is None or not is_learned:
             return max(least, UNLEARNED)
@@ -101,11 +121,11 @@ class Returned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """It is looked at again at `due_at`. `unheard`: what its silence counts from anew, where it does."""
+    """It is looked at again at `due_at`. `watched_at`: when its silence counts from anew, where it does."""
 
     due_at: datetime
     is_watched: bool = True
-    unheard: float | None = None
+    watched_at: datetime | None = None
 
 
 Verdict = Silent | Returned | Waiting
@@ -126,10 +146,13 @@ def judged(device: Watched, sources: Sources, heard: Mapping[int, Heard], now: d
     if clock is None:
         return Waiting(due_at=now + LATER)
     if not device.is_watched:
-        begun = clock.unheard - (clock.until - device.last_seen_at).total_seconds()
-        return Waiting(due_at=now + threshold, unheard=begun)
-    listened = (clock.until - device.last_seen_at) - timedelta(seconds=clock.unheard - device.unheard)
+        return Waiting(due_at=now + sources.least(device), watched_at=clock.until)
+    listened = clock.since(device)
+    if device.watched_at is not None:
+        listened = min(listened, clock.until - device.watched_at)
     if listened >= threshold:
         return Silent(after=threshold)
     is_behind = now - clock.until > NOT_HEARD
-    return Waiting(due_at=now + max(threshold - listened, LATER if is_behind else SOON))
+    # what is usual may be less by then: a device that is due in days is looked at before
+    wait = min(threshold - listened, max(sources.least(device), OFTEN))
+    return Waiting(due_at=now + max(wait, LATER if is_behind else SOON))

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from gateway.model.event import EventType, NewEvent
 from gateway.model.silence import Heard, Returned, Silent, Waiting, Watched
@@ -42,14 +43,23 @@ async def note(
     async with database.connection() as connection:
         row = await connection.fetchrow(sql("heard_note"), partitions, partition, until, break_seconds)
     assert row is not None
-    return Heard(until=row["until_at"], unheard=row["unheard"])
+    return _heard(dict(row))
 
 
 async def heard(database: Database, partitions: int) -> Mapping[int, Heard]:
     """What was said of each partition. Raises StoreError."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("heard_read"), partitions)
-    return {row["partition"]: Heard(until=row["until_at"], unheard=row["unheard"]) for row in rows}
+    return {row["partition"]: _heard(dict(row)) for row in rows}
+
+
+def _heard(row: dict[str, Any]) -> Heard:
+    return Heard(
+        until=row["until_at"],
+        unheard=row["unheard"],
+        broke_at=row["broke_at"],
+        resumed_at=row["resumed_at"],
+    )
 
 
 async def due(database: Database, now: datetime, limit: int) -> list[Watched]:
@@ -75,6 +85,7 @@ _PLAIN = (
     "unheard",
     "intervals",
     "is_watched",
+    "watched_at",
     "silent_since",
 )
 
@@ -102,8 +113,7 @@ async def wait(
             *keys,
             [verdict.due_at for _, verdict in devices],
             [verdict.is_watched for _, verdict in devices],
-            [verdict.unheard for _, verdict in devices],
-            [device.last_seen_at for device, _ in devices],
+            [verdict.watched_at for _, verdict in devices],
             [newest.get((device.customer, device.device)) for device, _ in devices],
         )
     async with database.transaction() as connection:
@@ -219,13 +229,16 @@ async def told(database: Database, devices: Sequence[Reported]) -> None:
         )
 
 
-def _reported(row: dict[str, object]) -> Reported:
-    names = ("title", "source", "last_seen_at", "silent_since", "version")
+def _reported(row: dict[str, Any]) -> Reported:
     return Reported(
-        customer=row["customer_id"],  # type: ignore[arg-type]
-        device=row["device_id"],  # type: ignore[arg-type]
-        interval=row["interval_seconds"],  # type: ignore[arg-type]
-        **{name: row[name] for name in names},  # type: ignore[arg-type]
+        customer=row["customer_id"],
+        device=row["device_id"],
+        title=row["title"],
+        source=row["source"],
+        last_seen_at=row["last_seen_at"],
+        interval=row["interval_seconds"],
+        silent_since=row["silent_since"],
+        version=row["version"],
     )
 
 

@@ -256,7 +256,8 @@ async def test_a_page_of_many_devices_costs_little_more_than_of_few(database: Da
             "insert into device (customer_id, device_id, revision) select 'acme', 'd' || lpad(n::text, 6, '0'), 1 from generate_series(1, 20000) n"
         )
         await connection.execute(
-            "insert into device_state (customer_id, device_id, last_seen_at, last_sample_at, metrics) select 'acme', device_id, now(), now(), '{\"t\": [1, 2]}' from device"
+            "insert into device_state (customer_id, device_id, last_seen_at, last_sample_at, metrics)"
+            " select 'acme', device_id, now(), now(), '{\"t\": [1, 2]}' from device"
         )
         await connection.execute("analyze device, device_state")
     devices = Devices(database)
@@ -272,7 +273,8 @@ async def test_a_round_reads_the_devices_that_it_writes_and_no_others(database: 
             "insert into device (customer_id, device_id, revision) select 'acme', 'd' || n, 1 from generate_series(1, 5000) n"
         )
         await connection.execute(
-            "insert into device_state (customer_id, device_id, last_seen_at, last_sample_at, metrics) select 'acme', device_id, now(), now(), '{\"t\": [1, 2]}' from device"
+            "insert into device_state (customer_id, device_id, last_seen_at, last_sample_at, metrics)"
+            " select 'acme', device_id, now(), now(), '{\"t\": [1, 2]}' from device"
         )
         await connection.execute("analyze device, device_state")
 

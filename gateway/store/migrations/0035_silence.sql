@@ -1,16 +1,20 @@
 -- Devices that fall silent, come back, or change what they send.
 
 -- Up to when everything that came for a partition is known of its devices, and for how long (seconds in all) nothing was read there: `until_at` less `unheard`
--- is a clock that stands still while nobody listens. A row for each partition of each number of partitions that was configured.
+-- is a clock that stands still while nobody listens. broke_at, resumed_at: the last time in which nobody did. A row for each partition of each number of partitions
+-- that was configured.
 create table heard (
     partitions int not null,
     partition  int not null,
     until_at   timestamptz not null,
     unheard    double precision not null,
+    broke_at   timestamptz not null,
+    resumed_at timestamptz not null,
     primary key (partitions, partition)
 ) with (fillfactor = 50);
 
 -- unheard: of the device's partition when its last message came. interval_seconds: what is usual between two messages, made of `intervals`.
+-- is_watched: whether its source and its customer were taken when it was looked at last; watched_at: since when, where it was not before.
 -- due_at: when its silence is to be looked at. It moves only when it is past, so that a device that sends costs no index; null: silent, until it sends.
 -- silent_since: the last message before it fell silent. version, told: of its retained document, and the one that the broker has.
 alter table device_state
@@ -18,6 +22,7 @@ alter table device_state
     add column interval_seconds real,
     add column intervals        smallint not null default 0,
     add column is_watched       boolean not null default true,
+    add column watched_at       timestamptz,
     add column due_at           timestamptz default now(),
     add column silent_since     timestamptz,
     add column version          int not null default 0,

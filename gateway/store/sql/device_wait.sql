@@ -1,16 +1,16 @@
--- $1 customers, $2 devices, $3 when each is looked at again, $4 whether its messages are taken, $5 what its silence counts from anew (null: as before), $6 its
--- last message as it was seen, $7 when a sample that is stored was received that was not told (null: none).
+-- $1 customers, $2 devices, $3 when each is looked at again, $4 whether its messages are taken, $5 since when, where they were not before (null: as it was),
+-- $6 when a sample that is stored was received that was not told (null: none).
+-- By key and locked in its order, as whoever writes devices: they never wait for each other in a circle.
 with locked as materialized (
-    select s.customer_id, s.device_id, g.due_at, g.is_watched, g.unheard, g.seen_at, g.newest_at
-    from unnest($1::text[], $2::text[], $3::timestamptz[], $4::bool[], $5::float8[], $6::timestamptz[], $7::timestamptz[])
-         as g (customer_id, device_id, due_at, is_watched, unheard, seen_at, newest_at)
-    join device_state s on s.customer_id = g.customer_id and s.device_id = g.device_id
-    where s.silent_since is null
-    order by s.customer_id, s.device_id
-    for update of s
+    select s.customer_id, s.device_id, g.due_at, g.is_watched, g.watched_at, g.newest_at
+    from (
+        select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::bool[], $5::timestamptz[], $6::timestamptz[])
+                      as g (customer_id, device_id, due_at, is_watched, watched_at, newest_at)
+        order by customer_id, device_id
+    ) g
+    cross join lateral (select * from device_state s where s.customer_id = g.customer_id and s.device_id = g.device_id and s.silent_since is null for update) s
 )
 update device_state s
-set due_at = l.due_at, is_watched = l.is_watched, last_seen_at = greatest(s.last_seen_at, l.newest_at),
-    unheard = case when l.unheard is not null and s.last_seen_at = l.seen_at then l.unheard else s.unheard end
+set due_at = l.due_at, is_watched = l.is_watched, watched_at = coalesce(l.watched_at, s.watched_at), last_seen_at = greatest(s.last_seen_at, l.newest_at)
 from locked l
 where s.customer_id = l.customer_id and s.device_id = l.device_id
