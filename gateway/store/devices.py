@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import orjson
@@ -199,7 +199,7 @@ class Devices:
         self, customer: str, device: str, metric: str, *, since: datetime, until: datetime, buckets: int
     ) -> Series:
         """The samples of [since, until), in so many parts of equal width. Reads MAX_SAMPLES of them at most."""
-        width = (until - since) / buckets
+        width = bucket_width(since, until, buckets)
         async with self._database.connection() as connection:
             rows = await connection.fetch(
                 sql("device_series"), customer, device, metric, since, until, width, MAX_SAMPLES
@@ -216,6 +216,11 @@ def _device(row: dict[str, object]) -> Device:
         device=row["device_id"],  # type: ignore[arg-type]
         **{name: row[name] for name in _PLAIN},  # type: ignore[arg-type]
     )
+
+
+def bucket_width(since: datetime, until: datetime, buckets: int) -> timedelta:
+    """Whole microseconds, so that there are no more parts than that: the last one may be shorter."""
+    return -(-(until - since) // buckets)
 
 
 _PLAIN = (

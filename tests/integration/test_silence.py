@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.servers import Mosquitto, Postgres, wait_until
+from gateway import clock, metrics
+from gateway.events.backlog import Backlog
+from gateway.ingest import Ingest, service
+from gateway.ingest import hearing as hearing_module
 from gateway.ingest.hearing import QUEUE_SECONDS, Hearing
+from gateway.ingest.registry import Registry
+from gateway.ingest.silence import Silence
+from gateway.model.errors import StoreError
 from gateway.model.sample import to_microseconds
 from gateway.model.topics import partition_of
 from gateway.store import silence as store
+from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from gateway.store.telemetry import TelemetryStore
 from tests.fixtures.devices_simulated import START, TICK, Simulation, settings_of, simulation
+from tests.integration.test_ingest_brokers import publish, settings_for
 
 __all__ = ["simulation"]
 
@@ -329,3 +343,106 @@ def test_a_session_is_of_now_when_its_queue_is_worked_off() -> None:
     assert hearing.is_current(
         1440, idle_since_up=False
     )  # a gateway that is never idle, after as long as it was away
+
+
+# With a real broker and a real database
+
+
+class Live:
+    """Devices that send five times a second, and what ingest and the judge make of them, in a hurry."""
+
+    def __init__(self, database: Database, port: int) -> None:
+        self.database, self.port = database, port
+        self.sends = {"stays", "stops"}
+        self.registry = Registry(database)
+        configured = settings_for(port, telemetry={"silent_after": "3s"})
+        self.ingest = Ingest(configured, database, "one", registry=self.registry)
+        self.judge = Silence(database, lambda: self.ingest.settings, owner="one")
+
+    async def told(self) -> set[tuple[str, str]]:
+        async with self.database.connection() as connection:
+            rows = await connection.fetch(
+                "select type, data->>'device' as device from event where type like 'device.%'"
+            )
+        return {(row["type"], row["device"]) for row in rows}
+
+    async def is_learned(self) -> bool:
+        async with self.database.connection() as connection:
+            count = await connection.fetchval(
+                "select count(*) from device_state s join device using (customer_id, device_id)"
+                " where intervals >= 4 and last_seen_at - first_seen_at > interval '3 seconds'"
+            )
+        return bool(count == 2)
+
+    async def _work(self) -> None:
+        while True:
+            await self.registry.flush()
+            with suppress(StoreError):
+                await self.judge.round(clock.now())
+            await asyncio.sleep(0.1)
+
+    async def _send(self) -> None:
+        number = 0
+        while True:
+            number += 1
+            payload = orjson.dumps({"t": number})
+            with suppress(OSError, TimeoutError):
+                await publish(
+                    self.port, *((f"acme/devices/{device}/telemetry", payload) for device in self.sends)
+                )
+            await asyncio.sleep(0.2)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        loops = (self.ingest.run(), self.ingest.attend(), self._work(), self._send())
+        tasks = [asyncio.create_task(each) for each in loops]
+        try:
+            yield
+            assert not [task for task in tasks if task.done()]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("away", ["broker", "database"])
+async def test_a_real_outage_makes_nobody_silent_and_who_stopped_is_found(
+    make_mosquitto: Callable[..., Awaitable[Mosquitto]],
+    make_postgres: Callable[..., Awaitable[Postgres]],
+    monkeypatch: pytest.MonkeyPatch,
+    away: str,
+) -> None:
+    monkeypatch.setattr(service, "HEARD_SECONDS", 0.1)
+    monkeypatch.setattr(service, "BREAK_SECONDS", 0.5)
+    monkeypatch.setattr(hearing_module, "QUEUE_SECONDS", 0.2)
+    broker, server = await make_mosquitto(), await make_postgres(fsync="off")
+    database = await Database.open(await server.create("fieldgate"), size=4)
+    await migrate(database)
+    live = Live(database, broker.port)
+
+    async def is_told(what: str) -> bool:
+        return (what, "stops") in await live.told()
+
+    async with live.running():
+        await wait_until(live.is_learned, seconds=30, what="intervals to be learned")
+        outage = broker if away == "broker" else server
+        await outage.stop()
+        live.sends.remove("stops")
+        await asyncio.sleep(5)  # longer than silence takes
+        await outage.start()
+        await wait_until(lambda: is_told("device.silent"), seconds=40, what="who stopped to be found")
+        assert await live.told() == {("device.silent", "stops")}
+        live.sends.add("stops")
+        await wait_until(lambda: is_told("device.returned"), seconds=20, what="it to return")
+    await database.close()
+
+
+async def test_silent_devices_are_counted_by_customer(simulation: Simulation) -> None:
+    await simulation.known("a", "b")
+    await sending(simulation, HOUR, {"a": 1, "b": 1})
+    await sending(simulation, 30, {"b": 1})
+    await Backlog(simulation.database).refresh()
+    assert metrics.DEVICES_SILENT.labels("acme")._value.get() == 1
+    await sending(simulation, 2, {"a": 1, "b": 1})
+    await Backlog(simulation.database).refresh()
+    assert not list(metrics.DEVICES_SILENT.collect()[0].samples)
