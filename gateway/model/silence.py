@@ -94,13 +94,18 @@ class Sources:
         """How long its silence lasts at least, whatever is usual."""
         return self.silent_after.get(device.source or "", self.default_silent_after)
 
+    def is_learned(self, device: Watched) -> bool:
+        """Whether it is known how often it sends."""
+        return device.intervals >= LEARNED and device.last_seen_at - device.first_seen_at >= self.least(
+            device
+        )
+
     def threshold(self, device: Watched) -> timedelta:
         """How long a device is listened to in vain before it is silent. What it sent in its first minutes says little of
         how often it sends.
         """
         least = self.least(device)
-        is_learned = device.intervals >= LEARNED and device.last_seen_at - device.first_seen_at >= least
-        if device.interval is None or not is_learned:
+        if device.interval is None or not self.is_learned(device):
             return max(least, UNLEARNED)
         return max(least, timedelta(seconds=min(FACTOR * device.interval, 1e9)))
 
@@ -153,6 +158,7 @@ def judged(device: Watched, sources: Sources, heard: Mapping[int, Heard], now: d
     if listened >= threshold:
         return Silent(after=threshold)
     is_behind = now - clock.until > NOT_HEARD
-    # what is usual may be less by then: a device that is due in days is looked at before
-    wait = min(threshold - listened, max(sources.least(device), OFTEN))
+    # what is usual is known by then, or may be less: a device that is due in days is looked at before
+    often = OFTEN if sources.is_learned(device) else SOON
+    wait = min(threshold - listened, max(sources.least(device), often))
     return Waiting(due_at=now + max(wait, LATER if is_behind else SOON))

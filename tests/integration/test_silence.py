@@ -428,7 +428,8 @@ async def test_a_real_outage_makes_nobody_silent_and_who_stopped_is_found(
         outage = broker if away == "broker" else server
         await outage.stop()
         live.sends.remove("stops")
-        await asyncio.sleep(5)  # longer than silence takes
+        began = clock.monotonic()
+        await wait_until(lambda: clock.monotonic() > began + 5, what="longer than silence takes")
         await outage.start()
         await wait_until(lambda: is_told("device.silent"), seconds=40, what="who stopped to be found")
         assert await live.told() == {("device.silent", "stops")}

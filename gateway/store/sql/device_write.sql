@@ -9,7 +9,8 @@ with given as materialized (
            g.source is not null and (d.title, d.source) is distinct from (g.title, g.source) as is_named, timestamptz 'epoch' + g.seen * interval '1 microsecond' as seen_at,
            timestamptz 'epoch' + g.last * interval '1 microsecond' as sample_at, coalesce(g.unheard, s.unheard, 0) as unheard,
            s.interval_seconds as usual, coalesce(s.intervals, 0) as intervals, s.silent_since is not null as is_silent,
-           greatest(extract(epoch from timestamptz 'epoch' + g.since * interval '1 microsecond' - s.last_seen_at)::float8 - greatest(coalesce(g.unheard - s.unheard, 0), 0), 0) as before,
+           case when s.last_seen_at is not null then greatest(extract(epoch from timestamptz 'epoch' + g.since * interval '1 microsecond' - s.last_seen_at)::float8
+                - greatest(coalesce(g.unheard - s.unheard, 0), 0), 0) end as before,
            (g.seen - g.since) / 1e6::float8 as span, g.samples - 1 as gaps,
            case when s.metrics is null then g.metrics::jsonb
                 when timestamptz 'epoch' + g.first * interval '1 microsecond' >= s.last_sample_at
