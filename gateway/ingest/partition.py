@@ -82,7 +82,12 @@ class Partition:
         self.hearing = Hearing()
         self._registry = registry
         self._pipeline = Pipeline(
-            settings.telemetry, decoder, store, pressure, note=None if registry is None else self._note
+            settings.telemetry,
+            decoder,
+            store,
+            pressure,
+            note=None if registry is None else self._note,
+            resumed=self._resume_hearing,
         )
         self._session: Session | None = None
         self._client = ""

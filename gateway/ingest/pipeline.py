@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -103,9 +104,13 @@ class Pipeline:
         pressure: Pressure | None = None,
         *,
         note: Callable[[Sequence[tuple[Key, Metrics, int]]], None] | None = None,
+        resumed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored."""
+        """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored; `resumed` is asked
+        first where the database had been away.
+        """
         self._note = note
+        self._resumed = resumed
         self._pressure = pressure or Pressure()
         self._settings = settings
         self._decoder = decoder
@@ -323,6 +328,9 @@ class Pipeline:
         if self._away:
             self._away = False
             log.info("ingest.commits_resumed")
+            if self._resumed is not None:
+                with suppress(StoreError):
+                    await self._resumed()
         if self._note is not None:
             self._note(samples)
         metrics.COMMIT_SECONDS.observe(clock.monotonic() - started)

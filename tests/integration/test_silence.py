@@ -98,6 +98,20 @@ async def test_outages_again_and_again_make_nobody_silent(simulation: Simulation
     assert await simulation.events() == [("silent", "stops")]
 
 
+async def test_what_comes_before_an_outage_is_found_does_not_count_it_again(simulation: Simulation) -> None:
+    """Reading paused, and goes on: the first messages are stored before anybody has said that nobody listened."""
+    await simulation.known("a")
+    await sending(simulation, 2 * HOUR, {"a": 5})
+    await sending(simulation, HOUR, {}, listens=False)
+    simulation.listened = True  # the session was never down
+    await sending(simulation, 1, {"a": 1})
+    assert await simulation.usual("a") == pytest.approx(300, rel=0.3)
+    await sending(simulation, 14, {})
+    assert await simulation.events() == []
+    await sending(simulation, 6, {})
+    assert await simulation.events() == [("silent", "a")]
+
+
 async def test_a_process_that_was_killed_loses_nobodys_last_message(simulation: Simulation) -> None:
     """What ingest had in memory is gone, and the samples are not: they are asked before anybody is silent."""
     await simulation.known("a")
