@@ -4,8 +4,8 @@ with looked as materialized (
     select g.customer_id, g.device_id, s.metrics, coalesce(c.gone, '{}') as gone,
            extract(epoch from s.last_sample_at - greatest($3::float8, 10 * coalesce(s.interval_seconds, 0)) * interval '1 second') * 1000000 as before
     from unnest($1::text[], $2::text[]) as g (customer_id, device_id)
-    join device_state s on s.customer_id = g.customer_id and s.device_id = g.device_id
-    left join device_change c on c.customer_id = g.customer_id and c.device_id = g.device_id
+    cross join lateral (select * from device_state s where s.customer_id = g.customer_id and s.device_id = g.device_id limit 1) s
+    left join lateral (select * from device_change c where c.customer_id = g.customer_id and c.device_id = g.device_id limit 1) c on true
 ), found as materialized (
     select l.*, coalesce((select array_agg(e.name order by e.name) from jsonb_each(l.metrics) as e (name, entry) where (e.entry->>0)::bigint < l.before), '{}') as names
     from looked l
