@@ -34,6 +34,7 @@ from gateway.http.scheduling import ask_for_short_slices
 from gateway.ingest import Ingest
 from gateway.ingest.explain import explain_for
 from gateway.ingest.registry import Registry
+from gateway.ingest.silence import Silence
 from gateway.model.access import Caller
 from gateway.model.errors import StoreError, StoreUnavailable
 from gateway.model.explanation import Explanation
@@ -225,6 +226,8 @@ class _Daemon:
             presence.on_change(waiting.wake)
         loops = {
             "ingest": ingest.run(),
+            "hearing": ingest.attend(),
+            "silence": Silence(database, lambda: ingest.settings, owner=self.owner).run(),
             "publisher": publisher.run(),
             "relay": relay.run(),
             "records": record_publisher.run(),

@@ -149,6 +149,12 @@ BATCH_SAMPLES = Histogram(
 TELEMETRY_ROWS = Counter(
     "fieldgate_telemetry_rows_total", "Rows inserted or changed in telemetry.", registry=REGISTRY
 )
+DEVICES_SILENT = Gauge(
+    "fieldgate_devices_silent",
+    "Silent devices of a customer. For the hundred customers with the most; one that has none has no series.",
+    ["customer"],
+    registry=REGISTRY,
+)
 ALERTS_OPEN = Gauge("fieldgate_alerts_open", "Alerts that are not over.", ["severity"], registry=REGISTRY)
 ALERTS_RAISED = Counter(
     "fieldgate_alerts_raised_total", "Alerts that a system has taken.", ["severity"], registry=REGISTRY

@@ -10,7 +10,6 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -28,50 +27,11 @@ from gateway.model.arithmetic import Arithmetic, misfit
 from gateway.model.connector import Auth, Hosting
 from gateway.model.dsn import check_own_dsn
 from gateway.model.meter import HELD, MAX_HELD_WINDOWS, MAX_HOLD, Reduce
-from gateway.settings_base import Identifier, Section
+from gateway.settings_base import Duration, Identifier, Section, at_least
 from gateway.source_settings import DEFAULT_SOURCES, SourceSettings
 
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST_SECONDS = 40_000 * 86400  # more than anybody waits; a time plus or minus this is still a time
-
-
-def parse_duration(value: object) -> object:
-    """`30s`, `2m`, `1.5h`, `7d`, `200ms` to a timedelta; a bare number is refused, for
-    nobody knows its unit.
-    """
-    if isinstance(value, timedelta):
-        return value
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value.strip())):
-        seconds = float(match[1]) * _UNITS[match[2]]
-        if seconds <= _LONGEST_SECONDS:
-            return timedelta(seconds=seconds)
-    raise ValueError("a duration is a number and a unit: 200ms, 30s, 5m, 2h or 7d")
-
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(parse_duration),
-    WithJsonSchema(
-        {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$", "examples": ["30s", "15m", "7d"]}
-    ),
-]
-
-
-def _at_least(least: str) -> AfterValidator:
-    """Below it nothing would work as it is meant."""
-    shortest = parse_duration(least)
-    assert isinstance(shortest, timedelta)
-
-    def check(value: timedelta) -> timedelta:
-        if value < shortest:
-            raise ValueError(f"must be at least {least}")
-        return value
-
-    return AfterValidator(check)
-
-
-PositiveDuration = Annotated[Duration, _at_least("1ms")]
-Seconds = Annotated[Duration, _at_least("1s")]
+PositiveDuration = Annotated[Duration, at_least("1ms")]
+Seconds = Annotated[Duration, at_least("1s")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -81,7 +41,7 @@ def _limits(value: object) -> object:
 
 
 Limits = Annotated[tuple[Finite, Finite], BeforeValidator(_limits)]
-Days = Annotated[Duration, _at_least("1d")]
+Days = Annotated[Duration, at_least("1d")]
 
 
 def parse_network(value: object) -> object:
@@ -178,6 +138,8 @@ class TelemetrySettings(Section):
     memory_high_bytes: int = Field(8 << 20, ge=1 << 20)
     memory_low_bytes: int = Field(2 << 20, ge=1 << 18)
     max_devices: int = Field(100_000, ge=1)
+    silent_after: Seconds = timedelta(minutes=15)
+    vanished_after: Annotated[Duration, at_least("1h")] = timedelta(days=7)
     dead_letter_bytes: int = Field(256 << 20, ge=1 << 20)
     dead_letter_retention: Duration = timedelta(days=100)
 
@@ -281,14 +243,14 @@ class MeterSettings(Section):
     every: Duration = timedelta(minutes=15)
     deadband: float = Field(0.0, ge=0)
     create: bool = Field(False, description="The system makes the meter where it is missing.")
-    max_silence: Annotated[Duration, _at_least("1s")] | None = None
+    max_silence: Annotated[Duration, at_least("1s")] | None = None
     scale: Finite = 1.0
     offset: Finite = 0.0
     valid: Limits | None = None
     rollover: Annotated[float, Field(gt=0, le=2**53)] | None = None
     reset_below: Finite | None = None
     threshold: Finite = 0.0
-    hold: Annotated[Duration, _at_least("1s")] | None = None
+    hold: Annotated[Duration, at_least("1s")] | None = None
 
     @model_validator(mode="after")
     def _one_shape(self) -> MeterSettings:
@@ -363,8 +325,8 @@ class ConnectionSyncSettings(Section):
         max_length=100,
         description="Streams of records to read; null: those that the system's manifest marks.",
     )
-    pull_interval: Annotated[Duration, _at_least("1s")] = timedelta(minutes=5)
-    reconcile: Annotated[Duration, _at_least("1m")] = timedelta(days=1)
+    pull_interval: Annotated[Duration, at_least("1s")] = timedelta(minutes=5)
+    reconcile: Annotated[Duration, at_least("1m")] = timedelta(days=1)
     publish_records: Literal["changes", "retained", "off"] = "changes"
 
 

@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+
+
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_SECONDS = 40_000 * 86400  # more than anybody waits; a time plus or minus this is still a time
+
+
+def parse_duration(value: object) -> object:
+    """`30s`, `2m`, `1.5h`, `7d`, `200ms` to a timedelta; a bare number is refused, for
+    nobody knows its unit.
+    """
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value.strip())):
+        seconds = float(match[1]) * _UNITS[match[2]]
+        if seconds <= _LONGEST_SECONDS:
+            return timedelta(seconds=seconds)
+    raise ValueError("a duration is a number and a unit: 200ms, 30s, 5m, 2h or 7d")
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$", "examples": ["30s", "15m", "7d"]}
+    ),
+]
+
+
+def at_least(least: str) -> AfterValidator:
+    """A duration that is shorter is refused: below it nothing would work as it is meant."""
+    shortest = parse_duration(least)
+    assert isinstance(shortest, timedelta)
+
+    def check(value: timedelta) -> timedelta:
+        if value < shortest:
+            raise ValueError(f"must be at least {least}")
+        return value
+
+    return AfterValidator(check)
 
 
 class Section(BaseModel):

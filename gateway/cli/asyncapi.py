@@ -17,6 +17,7 @@ from gateway.events.cloudevent import CONTENT_TYPE, CloudEvent
 from gateway.events.commands import EXPIRY_SECONDS
 from gateway.events.documents import (
     AlertDocument,
+    DeviceStatus,
     GatewayStatus,
     IssueDocument,
     ReplicaStatus,
@@ -49,6 +50,7 @@ DESCRIPTION = (
 PARAMETERS = {
     "customer": "The customer's id, which is its user name at the broker.",
     "connection": "The connection's id.",
+    "device": "The device's id.",
     "issue": "The issue's id.",
     "alert": "The alert's id, by which the system knows it too.",
     "replica": "The replica's name.",
@@ -108,6 +110,13 @@ TOLD = (
         address="customers/{customer}/connections/{connection}/alerts/{alert}",
         model=AlertDocument,
         summary="What telemetry became at the system, until it is over.",
+        removed=True,
+    ),
+    Told(
+        name="deviceStatus",
+        address="customers/{customer}/devices/{device}/status",
+        model=DeviceStatus,
+        summary="A device that is silent, until it sends again.",
         removed=True,
     ),
     Told(

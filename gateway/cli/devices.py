@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Annotated
 
 import orjson
@@ -24,6 +25,7 @@ def list_devices(
     config: Config = DEFAULT,
     customer: Annotated[str | None, typer.Option("--customer", help="Only of this customer.")] = None,
     q: Annotated[str, typer.Option("--q", help="Only with this text in the id or the name.")] = "",
+    silent: Annotated[bool, typer.Option("--silent", help="Only those that are silent.")] = False,
     after: Annotated[str, typer.Option("--after", help="Begin after this CUSTOMER/DEVICE.")] = "",
     limit: Annotated[int, typer.Option(help="How many, by customer and id.", min=1, max=10_000)] = 50,
     json: Json = False,
@@ -33,7 +35,7 @@ def list_devices(
     found = operate(
         config,
         lambda operator: Devices(operator.database).page(
-            customer, text=q, after=(place[0], place[2]), limit=limit
+            customer, text=q, silent=True if silent else None, after=(place[0], place[2]), limit=limit
         ),
     )
     if json:
@@ -78,7 +80,7 @@ def _show_list(found: list[Device], limit: int) -> None:
             each.device,
             each.title or "",
             str(each.metrics),
-            "-" if each.last_seen_at is None else screen.span(now - each.last_seen_at),
+            _seen(each, now),
             Text(each.source or "-", style="dim"),
         )
         for each in found
@@ -89,12 +91,23 @@ def _show_list(found: list[Device], limit: int) -> None:
         console.print(Text(f"\nthe next: --after {last.customer}/{last.device}", style="dim"))
 
 
+def _seen(device: Device, now: datetime) -> Text:
+    seen = "-" if device.last_seen_at is None else screen.span(now - device.last_seen_at)
+    return Text(seen) if device.silent_since is None else Text(f"{seen}, silent", style="yellow")
+
+
 def _show_one(found: Described) -> None:
     console, now, device = screen.console(), clock.now(), found.device
     seen = "never" if device.last_seen_at is None else f"{screen.span(now - device.last_seen_at)} ago"
     title = f" ({device.title})" if device.title else ""
     console.print(Text.assemble((f"{device.customer}/{device.device}", "bold"), f"{title}, last seen {seen}"))
-    console.print(Text(f"source {device.source or '-'}\n", style="dim"))
+    console.print(Text(f"source {device.source or '-'}", style="dim"))
+    if device.interval_seconds is not None:
+        usual = screen.span(timedelta(seconds=device.interval_seconds))
+        console.print(Text(f"usually {usual} between two messages", style="dim"))
+    if device.silent_since is not None:
+        console.print(Text(f"silent since {screen.moment(device.silent_since)}", style="yellow"))
+    console.print()
     columns = (
         Column(name="metric"),
         Column(name="kind", drop=1),

@@ -20,6 +20,7 @@ from gateway.configuration.schema import connections_schema, main_schema
 from gateway.events.cloudevent import CloudEvent
 from gateway.events.documents import (
     AlertDocument,
+    DeviceStatus,
     GatewayStatus,
     IssueDocument,
     ReplicaStatus,
@@ -46,6 +47,7 @@ def files() -> Mapping[str, str]:
         ),
         "config/schemas/connection-issue.schema.json": IssueDocument.model_json_schema(mode="serialization"),
         "config/schemas/connection-alert.schema.json": AlertDocument.model_json_schema(mode="serialization"),
+        "config/schemas/device-status.schema.json": DeviceStatus.model_json_schema(mode="serialization"),
         "config/schemas/event.schema.json": CloudEvent.model_json_schema(mode="validation"),
     }
     schemas |= {f"config/schemas/{name}.schema.json": schema for name, schema in asyncapi.schemas()}

@@ -20,8 +20,8 @@ from gateway import clock
 from gateway.demo.fleet import Fleet, publish_steadily
 from gateway.demo.publisher import Publisher
 from gateway.model.errors import ConfigError
-from gateway.settings import BrokerSettings, Duration
-from gateway.settings_base import IDENTIFIER
+from gateway.settings import BrokerSettings
+from gateway.settings_base import IDENTIFIER, Duration
 
 SETTLE_SECONDS = 10.0
 REPORT_SECONDS = 5.0

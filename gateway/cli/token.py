@@ -18,8 +18,7 @@ from gateway.cli.operate import DEFAULT, Config, Json, Operator, Yes, near_misse
 from gateway.cli.screen import Column
 from gateway.model.access import Role
 from gateway.model.errors import ConfigError, RequestRefused
-from gateway.settings import Duration
-from gateway.settings_base import Identifier
+from gateway.settings_base import Duration, Identifier
 from gateway.store import access
 from gateway.store.access import NewToken, Token
 

@@ -12,7 +12,7 @@ from gateway.model.breaker import Scope
 from gateway.model.credits import TIERS
 from gateway.model.errors import StoreError
 from gateway.model.exchange import Severity
-from gateway.store import alerts, inbound, incidents, outbox, status
+from gateway.store import alerts, inbound, incidents, outbox, silence, status
 from gateway.store import credits as ledger
 from gateway.store.pool import Database
 
@@ -23,6 +23,8 @@ AUDIT_SECONDS = 60.0
 """While credits move: an audit reads every connection's, so nothing is read where nothing has moved."""
 
 CALM_AUDIT_SECONDS = 600.0
+MAX_CUSTOMERS = 100
+"""That have series of their own."""
 
 
 class Backlog:
@@ -56,10 +58,14 @@ class Backlog:
         extent = await ledger.extent(self._database)
         used = None if extent == self._moved else await ledger.usage(self._database)
         counts = await incidents.counts(self._database)
+        silent = await silence.silent_counts(self._database, MAX_CUSTOMERS)
         metrics.OUTBOX_PENDING.set(await outbox.pending(self._database))
         metrics.INBOUND_LAG.clear()
         for system, seconds in (await inbound.lags(self._database)).items():
             metrics.INBOUND_LAG.labels(system).set(seconds)
+        metrics.DEVICES_SILENT.clear()
+        for customer, devices in silent.items():
+            metrics.DEVICES_SILENT.labels(customer).set(devices)
         metrics.DEAD_LETTERS.clear()
         for reason, held in dead.items():
             metrics.DEAD_LETTERS.labels(reason).set(held)

@@ -1,5 +1,5 @@
 """The retained documents of connections: a status while a connection lives, an issue while it is open, and no
-ghost of either.
+ghost of either. Those of devices are said with them.
 
 Each topic is noted in the database before it is published, so whoever speaks next knows what to empty. Must
 not know who speaks, or when.
@@ -19,6 +19,7 @@ import structlog
 
 from gateway import clock
 from gateway.bulkhead import contained
+from gateway.events.device_documents import DeviceDocuments
 from gateway.events.documents import alert_document, issue_document, status_document
 from gateway.events.session import PublishRefused, StrictClient
 from gateway.model.connection import State
@@ -72,6 +73,7 @@ class ConnectionDocuments:
         self._alert_round: str | None = ""
         """The alert that was repeated last, as with connections."""
         self._alert_round_size = ALERTS_CONNECTED_AT_ONCE
+        self._devices = DeviceDocuments(root, database, self._retain)
 
     def repeat(self, *, connected: bool = False) -> None:
         """Everything is said again, from now on. `connected`: to a broker that may have forgotten, or gone
@@ -86,6 +88,7 @@ class ConnectionDocuments:
                 self._round, self._round_size = "", REPEATED_AT_ONCE
             if self._alert_round is None:
                 self._alert_round, self._alert_round_size = "", ALERTS_REPEATED_AT_ONCE
+        self._devices.repeat(connected=connected)
         self._empties = FORGOTTEN if connected else self._empties or SPOKEN_LATE
 
     async def say(self, client: StrictClient) -> None:
@@ -108,6 +111,7 @@ class ConnectionDocuments:
             await self._say(client, [name for name in names if name not in said])
             self._round = names[-1] if len(names) == self._round_size else None
         await self._say_alerts(client)
+        await self._devices.say(client)
 
     async def _say(self, client: StrictClient, names: Sequence[str]) -> None:
         if names:

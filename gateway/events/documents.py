@@ -14,6 +14,7 @@ from gateway.model.operation import Operation
 from gateway.model.status import ACCEPTING, WORKED, ConnectionStatus, StreamStatus
 from gateway.store.alerts import Alert
 from gateway.store.issues import Issue
+from gateway.store.silence import Reported
 
 
 class Document(BaseModel):
@@ -201,6 +202,39 @@ class AlertDocument(Document):
     cleared_at: datetime | None
     attempts: int = Field(ge=0, description="Calls in a row that did not raise it.")
     error: str | None = Field(description="What the system said last, where it did not take it.")
+
+
+class DeviceStatus(Document):
+    """`customers/{customer}/devices/{device}/status`: a device that is silent, retained until it sends again;
+    then it is told as `reporting` once, and emptied.
+    """
+
+    customer: str
+    device: str
+    title: str | None = Field(description="The name that its topic or payload gives it; null: its id.")
+    source: str | None = Field(description="The topic template that it came by.")
+    state: Literal["silent", "reporting"]
+    since: datetime = Field(
+        description="Silent: its last message. Reporting: the first one after its silence, or later."
+    )
+    last_seen_at: datetime = Field(description="When its last message was received.")
+    interval_seconds: float | None = Field(
+        ge=0, description="What is usual between two messages; null: not known yet."
+    )
+
+
+def device_document(device: Reported) -> DeviceStatus:
+    """The document of a device."""
+    return DeviceStatus(
+        customer=device.customer,
+        device=device.device,
+        title=device.title,
+        source=device.source,
+        state="reporting" if device.silent_since is None else "silent",
+        since=device.silent_since or device.last_seen_at,
+        last_seen_at=device.last_seen_at,
+        interval_seconds=device.interval,
+    )
 
 
 def alert_document(alert: Alert) -> AlertDocument:

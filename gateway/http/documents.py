@@ -348,6 +348,12 @@ class DeviceDocument(Document):
     last_seen_at: datetime | None = Field(description="When its last message was received.")
     last_sample_at: datetime | None = Field(description="The latest time that its samples carry.")
     metrics: int = Field(description="How many are known.")
+    interval_seconds: float | None = Field(
+        description="What is usual between two messages; null: not known yet."
+    )
+    silent_since: datetime | None = Field(
+        description="Its last message, where it is silent; null: it is not."
+    )
 
 
 class FedMeterDocument(Document):

@@ -173,7 +173,13 @@ class DevicesReader(Protocol):
     """Devices, what they sent, and which meters it feeds: `gateway.store.devices.Devices`."""
 
     async def page(
-        self, customer: str | None, *, text: str = "", after: tuple[str, str] = ("", ""), limit: int
+        self,
+        customer: str | None,
+        *,
+        text: str = "",
+        silent: bool | None = None,
+        after: tuple[str, str] = ("", ""),
+        limit: int,
     ) -> Sequence[Device]: ...
     async def one(self, customer: str, device: str) -> DescribedDevice | None: ...
     async def series(

@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.ingest.decode import Decoder
+from gateway.ingest.hearing import Hearing
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.registry import Registry
 from gateway.ingest.session import (
@@ -29,11 +31,12 @@ from gateway.ingest.session import (
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.pressure import Pressure
+from gateway.model.sample import Metrics
 from gateway.settings import Settings
-from gateway.store import leases, telemetry
+from gateway.store import leases, silence, telemetry
 from gateway.store.leases import Term
 from gateway.store.pool import Database
-from gateway.store.telemetry import TelemetryStore
+from gateway.store.telemetry import Key, TelemetryStore
 
 log = structlog.get_logger(__name__)
 
@@ -77,8 +80,15 @@ class Partition:
             max_devices=settings.telemetry.max_devices,
             term=term,
         )
+        self.hearing = Hearing()
+        self._registry = registry
         self._pipeline = Pipeline(
-            settings.telemetry, decoder, store, pressure, note=None if registry is None else registry.note
+            settings.telemetry,
+            decoder,
+            store,
+            pressure,
+            note=None if registry is None else self._note,
+            resumed=self._resume_hearing,
         )
         self._session: Session | None = None
         self._client = ""
@@ -93,6 +103,22 @@ class Partition:
     def connected(self) -> bool:
         """Whether the broker has granted our subscriptions on a connection that lives."""
         return self._session is not None and not self._session.closed.done()
+
+    def _note(self, samples: Sequence[tuple[Key, Metrics, int]]) -> None:
+        assert self._registry is not None
+        self._registry.note(samples, self.hearing.unheard)
+
+    def heard_until(self, now: int) -> int | None:
+        """Up to when, in microseconds, all that devices sent is committed; None while that is not known: the
+        session is down, what was queued meanwhile is not worked off, or nothing is taken in.
+        """
+        moment = clock.monotonic()
+        idle = self._pipeline.was_idle_since(self.hearing.queue_begins)
+        if not self.connected or self._pipeline.is_stuck or self._stopping:
+            return None
+        if not self.hearing.is_current(moment, idle_since_up=idle):
+            return None
+        return self._pipeline.complete_until(now)
 
     async def run(self) -> None:
         """Keeps the session up until cancelled or stopped. Raises BrokerRefused when the broker will never
@@ -192,6 +218,24 @@ class Partition:
             self._pipeline.decode_by(after)
             self._succeeding = None
 
+    async def _resume_hearing(self) -> None:
+        """What passed since somebody listened last is a break, on record before the first message comes: so
+        what is told of it counts from here. Raises StoreError.
+        """
+        if self._registry is not None:
+            await self.note_heard(clock.now(), break_seconds=0.0)
+
+    async def note_heard(self, until: datetime, *, break_seconds: float) -> None:
+        """Says that all is known up to then. Raises StoreError."""
+        heard = await silence.note(
+            self._database,
+            self._settings.broker.partitions,
+            self._number,
+            until,
+            break_seconds=break_seconds,
+        )
+        self.hearing.noted(heard)
+
     async def _record(self, filters: tuple[str, ...]) -> None:
         """Adds to what the session may hold, in the database before it does. Raises StoreError."""
         async with self._recording:
@@ -227,6 +271,7 @@ class Partition:
         while not self._stopping:
             filters = self._filters
             await self._until_stored(partial(self._record, filters))
+            await self._until_stored(self._resume_hearing)
             subscription = Subscription(
                 client_id=self._client,
                 partition=self._number,
@@ -263,8 +308,10 @@ class Partition:
                     self._session.end("the sources changed")
                     await self._session.closed
                     continue
+                self.hearing.went_up(clock.monotonic())
                 await self._went_up(filters, self._session.session_present)
                 reason = await self._session.closed
+                self.hearing.went_down(clock.monotonic())
                 metrics.CONNECTED.labels(str(self._number)).set(0)
                 quick_ends = quick_ends + 1 if clock.monotonic() - started < 5.0 else 0
             if self._stopping:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -71,10 +72,12 @@ class Batch:
         "retained",
         "samples",
         "session",
+        "since",
     )
 
     def __init__(self, session: Acknowledger) -> None:
         self.session = session
+        self.since = clock.now_microseconds()
         self.samples: dict[Key, tuple[Metrics, int]] = {}
         self.messages: list[tuple[Key, str, bytes]] = []  # whence each sample came, to bury the right one
         self.dead: list[DeadMessage] = []
@@ -100,10 +103,14 @@ class Pipeline:
         store: TelemetryStore,
         pressure: Pressure | None = None,
         *,
-        note: Callable[[Iterable[tuple[Key, Metrics, int]]], None] | None = None,
+        note: Callable[[Sequence[tuple[Key, Metrics, int]]], None] | None = None,
+        resumed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored."""
+        """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored;
+        `resumed` is asked first where the database had been away.
+        """
         self._note = note
+        self._resumed = resumed
         self._pressure = pressure or Pressure()
         self._settings = settings
         self._decoder = decoder
@@ -120,6 +127,17 @@ class Pipeline:
         self._received_at = 0
         self._paused = False
         self._away = False
+        self._committing: Batch | None = None
+        self._idle_at = clock.monotonic()
+
+    def was_idle_since(self, moment: float) -> bool:
+        """Whether nothing was in hand at some time since then, by the monotonic clock."""
+        return not self.is_holding or self._idle_at >= moment
+
+    def complete_until(self, now: int) -> int:
+        """Up to when all that was received is committed, in microseconds."""
+        oldest = self._committing or (self._full[0] if self._full else self._open)
+        return now if oldest is None or not oldest.count else min(now, oldest.since)
 
     @property
     def is_holding(self) -> bool:
@@ -226,8 +244,11 @@ class Pipeline:
                 await self._filled.wait()
                 self._filled.clear()
                 while (batch := self._take()) is not None:
+                    self._committing = batch
                     await self._commit(batch)
                     self._release(batch)
+                    self._committing = None
+                self._idle_at = clock.monotonic()
                 self._idle.set()
         finally:
             metrics.INFLIGHT.dec(self._held_count)
@@ -307,6 +328,9 @@ class Pipeline:
         if self._away:
             self._away = False
             log.info("ingest.commits_resumed")
+            if self._resumed is not None:
+                with suppress(StoreError):
+                    await self._resumed()
         if self._note is not None:
             self._note(samples)
         metrics.COMMIT_SECONDS.observe(clock.monotonic() - started)

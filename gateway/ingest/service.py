@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import structlog
 
-from gateway import metrics
+from gateway import clock, metrics
 from gateway.ingest.decode import Decoder, Former, Introduce, unknown
 from gateway.ingest.partition import Partition
 from gateway.ingest.registry import Registry
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.pressure import Pressure
+from gateway.model.sample import from_microseconds
 from gateway.model.topics import filters
 from gateway.payloads.fields import Skipped
 from gateway.payloads.sources import CompiledSource, compile_sources, only
@@ -24,6 +25,10 @@ from gateway.store.leases import Term
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
+
+HEARD_SECONDS = 5.0
+BREAK_SECONDS = 15.0
+"""Between two words that a partition was listened to: more is a break."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +182,23 @@ class Ingest:
     def listens(self) -> bool:
         """Whether a live session of ours takes in what devices send."""
         return bool(self._ours) and all(partition.connected for partition, _ in self._ours.values())
+
+    async def attend(self) -> None:
+        """Says, now and then, up to when all that devices sent is known, until cancelled. A break in it is
+        time in which nobody listened: no device is silent for that.
+        """
+        while True:
+            await asyncio.sleep(HEARD_SECONDS)
+            now = clock.now_microseconds()
+            written = now if self._registry is None else self._registry.complete_until(now)
+            for number, (partition, _) in list(self._ours.items()):
+                if (until := partition.heard_until(now)) is None:
+                    continue
+                at = from_microseconds(min(until, written))
+                try:
+                    await partition.note_heard(at, break_seconds=BREAK_SECONDS)
+                except StoreError as error:
+                    log.debug("ingest.hearing_not_noted", partition=number, detail=str(error))
 
     async def run(self) -> None:
         """Claims partitions and keeps their leases. The database away drops no session. Raises BrokerRefused,

@@ -44,6 +44,9 @@ class EventType(enum.StrEnum):
     INCIDENT_CLOSED = "incident.closed"
     WEBHOOK_DISABLED = "webhook.disabled"
     DEVICES_REFUSED = "devices.refused"
+    DEVICE_SILENT = "device.silent"
+    DEVICE_RETURNED = "device.returned"
+    DEVICE_SCHEMA_CHANGED = "device.schema_changed"
     METERS_REFUSED = "meters.refused"
     DEAD_LETTERS_DROPPED = "dead_letters.dropped"
 

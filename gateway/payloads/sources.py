@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -43,6 +44,7 @@ class CompiledSource:
     is_strict: bool
     retained: str
     preset: str | None
+    silent_after: timedelta | None
     examples: tuple[SourceExample, ...]
 
 
@@ -124,6 +126,7 @@ def _compiled(rules: SourceRules, topic: str, place: int, preset: str | None) ->
         is_strict=rules.strict,
         retained=rules.retained,
         preset=preset,
+        silent_after=rules.silent_after,
         examples=rules.examples,
     )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import orjson
@@ -27,7 +27,9 @@ MAX_SAMPLES = 200_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What ingest took from a device since it was written last. `metrics`: (time, value) by name. Times in
-    microseconds since the epoch. `source` None: neither title nor source is known.
+    microseconds since the epoch. `source` None: neither title nor source is known. `since`: its first
+    receipt, `samples`: how many. `unheard`: seconds in which nothing was read of its partition, None: not
+    known. `is_news`: whether there may be metrics that are not held, or of another kind.
     """
 
     customer: str
@@ -39,6 +41,10 @@ class Seen:
     last: int
     values: Metrics
     times: dict[str, int]
+    since: int
+    samples: int = 1
+    unheard: float | None = None
+    is_news: bool = True
 
     def payload(self) -> bytes:
         """Its metrics, as they are stored."""
@@ -48,7 +54,8 @@ class Seen:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """A line of the list. `title`: its name, where that is not its id. Times are None where nothing was
-    written since this version runs.
+    written since this version runs. `interval_seconds`: what is usual between two messages. `silent_since`:
+    its last message, where it is silent.
     """
 
     customer: str
@@ -59,6 +66,8 @@ class Device:
     last_seen_at: datetime | None
     last_sample_at: datetime | None
     metrics: int
+    interval_seconds: float | None
+    silent_since: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +138,10 @@ async def write(database: Database, seen: Sequence[Seen], payloads: Sequence[byt
             [one.last for one in seen],
             [one.first for one in seen],
             [payload.decode() for payload in payloads],
+            [one.since for one in seen],
+            [one.samples for one in seen],
+            [one.unheard for one in seen],
+            [one.is_news for one in seen],
         )
 
 
@@ -139,12 +152,22 @@ class Devices:
         self._database = database
 
     async def page(
-        self, customer: str | None, *, text: str = "", after: tuple[str, str] = ("", ""), limit: int
+        self,
+        customer: str | None,
+        *,
+        text: str = "",
+        silent: bool | None = None,
+        after: tuple[str, str] = ("", ""),
+        limit: int,
     ) -> list[Device]:
-        """By customer and id. `text`: part of the id or the title, in small or capital letters."""
+        """By customer and id. `text`: part of the id or the title, in small or capital letters. `silent`:
+        only those that are, or only the others.
+        """
         after = after if customer is None else max((customer, ""), after)
+        name = "device_list_silent" if silent else "device_list"
+        asked = [customer, text.lower() or None, *after, limit]
         async with self._database.connection() as connection:
-            rows = await connection.fetch(sql("device_list"), customer, text.lower() or None, *after, limit)
+            rows = await connection.fetch(sql(name), *asked, *([] if silent else [silent is not None]))
         return [_device(dict(row)) for row in rows]
 
     async def one(self, customer: str, device: str) -> Described | None:
@@ -180,7 +203,7 @@ class Devices:
         """The samples of [since, until), in so many parts of equal width. Reads
         MAX_SAMPLES of them at most.
         """
-        width = (until - since) / buckets
+        width = bucket_width(since, until, buckets)
         async with self._database.connection() as connection:
             rows = await connection.fetch(
                 sql("device_series"), customer, device, metric, since, until, width, MAX_SAMPLES
@@ -199,7 +222,21 @@ def _device(row: dict[str, object]) -> Device:
     )
 
 
-_PLAIN = ("title", "source", "first_seen_at", "last_seen_at", "last_sample_at", "metrics")
+def bucket_width(since: datetime, until: datetime, buckets: int) -> timedelta:
+    """Whole microseconds, so that there are no more parts than that: the last one may be shorter."""
+    return -(-(until - since) // buckets)
+
+
+_PLAIN = (
+    "title",
+    "source",
+    "first_seen_at",
+    "last_seen_at",
+    "last_sample_at",
+    "metrics",
+    "interval_seconds",
+    "silent_since",
+)
 
 
 def _metric(name: str, entry: object, meters: tuple[FedMeter, ...]) -> DeviceMetric:

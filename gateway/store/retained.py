@@ -123,3 +123,32 @@ async def emptied(database: Database, topic: str) -> None:
     """After the issue there was emptied."""
     async with database.connection() as connection:
         await connection.execute(sql("retained_emptying"), topic)
+
+
+async def device_topics(database: Database, topics: Sequence[str]) -> set[str]:
+    """Those of these topics of devices that are retained, or were about to be."""
+    async with database.connection() as connection:
+        return {row["topic"] for row in await connection.fetch(sql("retained_devices"), list(topics))}
+
+
+async def device_ghosts(database: Database, *, limit: int) -> list[str]:
+    """Topics that are retained of devices that are not silent, or gone."""
+    async with database.connection() as connection:
+        return [row["topic"] for row in await connection.fetch(sql("retained_device_ghosts"), limit)]
+
+
+async def remember_devices(database: Database, places: Sequence[tuple[str, str, str]]) -> None:
+    """Topic, customer and device, before documents are published there."""
+    async with database.connection() as connection:
+        await connection.execute(
+            sql("retained_device_remember"),
+            [topic for topic, _, _ in places],
+            [customer for _, customer, _ in places],
+            [device for _, _, device in places],
+        )
+
+
+async def devices_emptied(database: Database, topics: Sequence[str]) -> None:
+    """After the documents there were emptied."""
+    async with database.connection() as connection:
+        await connection.execute(sql("retained_device_emptying"), list(topics))

@@ -33,6 +33,7 @@ BELOW = (
     "connections/c/status",
     "connections/c/issues/1",
     "connections/c/records/readings/1",
+    "devices/pump-1/status",
     "events/connection.activated",
     "responses/me",
 )

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def seen(device: str = "a", **entries: tuple[int, Any]) -> Seen:
         last=max(times.values()),
         values={name: value for name, (_, value) in entries.items()},
         times=times,
+        since=max(times.values()),
     )
 
 
@@ -177,6 +179,31 @@ async def test_pages_go_through_every_device_of_a_customer_once(database: Databa
     assert await Devices(database).page("", limit=5, after=("", "")) == []
 
 
+async def test_silent_ones_are_listed_alone_and_left_out(database: Database) -> None:
+    names = [f"d{number:03}" for number in range(25)]
+    for customer in ("acme", "globex"):
+        await register(database, *names, customer=customer)
+        async with database.connection() as connection:
+            await connection.execute(
+                "insert into device_state (customer_id, device_id, last_seen_at, last_sample_at, metrics,"
+                " silent_since) select customer_id, device_id, now(), now(), '{}', case when right(device_id,"
+                " 1) = '7' then now() end from device where customer_id = $1 and device_id <> 'd000'",
+                customer,
+            )
+    devices = Devices(database)
+    assert [one.device for one in await devices.page("acme", silent=True, limit=9)] == ["d007", "d017"]
+    others = await devices.page("acme", silent=False, limit=99)
+    assert [one.device for one in others] == [name for name in names if name[-1] != "7"]
+    assert len(await devices.page("acme", limit=99)) == 25
+    after, found = ("", ""), list[tuple[str, str]]()
+    while rows := await devices.page(None, silent=True, after=after, limit=1):
+        after = rows[0].customer, rows[0].device
+        found.append(after)
+    assert found == [(customer, name) for customer in ("acme", "globex") for name in ("d007", "d017")]
+    assert [one.device for one in await devices.page("acme", silent=True, text="D01", limit=9)] == ["d017"]
+    assert await devices.page("", silent=True, limit=9) == []
+
+
 async def test_a_series_is_what_plain_python_makes_of_the_samples(database: Database) -> None:
     telemetry = TelemetryStore(database, register_customers=True)
     samples = [
@@ -226,6 +253,33 @@ async def test_a_series_reads_no_more_than_its_bound(
     )
 
 
+@pytest.mark.parametrize("values", [[1e200, -1e200], [1.7e308, 1.7e308], [0.1] * 3, [-5e-324, 5e-324]])
+async def test_a_series_of_any_numbers_has_a_mean(database: Database, values: list[float]) -> None:
+    """Doubles overflow in the mean of two that are finite."""
+    telemetry = TelemetryStore(database, register_customers=True)
+    await telemetry.write(
+        [(("acme", "a", number), {"t": value}, number) for number, value in enumerate(values)], ()
+    )
+    found = await Devices(database).series(
+        "acme", "a", "t", since=from_microseconds(0), until=from_microseconds(100), buckets=1
+    )
+    expected = float(sum(map(Fraction, values)) / len(values))
+    assert [b.mean for b in found.buckets] == [pytest.approx(expected)]
+    assert [(b.min, b.max) for b in found.buckets] == [(min(values), max(values))]
+
+
+@pytest.mark.parametrize("buckets", [1, 3, 7, 13, 99])
+async def test_a_series_has_no_more_parts_than_asked_for(database: Database, buckets: int) -> None:
+    """Whatever is left over when the time is divided."""
+    telemetry = TelemetryStore(database, register_customers=True)
+    await telemetry.write([(("acme", "a", number), {"t": number}, number) for number in range(100)], ())
+    found = await Devices(database).series(
+        "acme", "a", "t", since=from_microseconds(0), until=from_microseconds(100), buckets=buckets
+    )
+    assert len(found.buckets) <= buckets
+    assert sum(b.samples for b in found.buckets) == 100
+
+
 async def test_meters_of_a_metric_and_what_is_unmapped(database: Database) -> None:
     await register(database, "a", "b")
     await write(database, seen(t=(1, 1), u=(2, "x")))
@@ -259,7 +313,8 @@ async def test_a_page_of_many_devices_costs_little_more_than_of_few(database: Da
             " '0'), 1 from generate_series(1, 20000) n"
         )
         await connection.execute(
-            "insert into device_state select 'acme', device_id, now(), now(), '{\"t\": [1, 2]}' from device"
+            "insert into device_state (customer_id, device_id, last_seen_at, last_sample_at, metrics)"
+            " select 'acme', device_id, now(), now(), '{\"t\": [1, 2]}' from device"
         )
         await connection.execute("analyze device, device_state")
     devices = Devices(database)
@@ -276,7 +331,8 @@ async def test_a_round_reads_the_devices_that_it_writes_and_no_others(database: 
             " generate_series(1, 5000) n"
         )
         await connection.execute(
-            "insert into device_state select 'acme', device_id, now(), now(), '{\"t\": [1, 2]}' from device"
+            "insert into device_state (customer_id, device_id, last_seen_at, last_sample_at, metrics)"
+            " select 'acme', device_id, now(), now(), '{\"t\": [1, 2]}' from device"
         )
         await connection.execute("analyze device, device_state")
 
@@ -326,6 +382,14 @@ async def test_the_command_lists_and_shows(
     page = await asyncio.to_thread(shell.run, "devices", "show", "acme", "a")
     assert page.exit_code == 0 and "1.5" in page.stdout and "2 metrics unmapped" in page.stdout
     assert (await asyncio.to_thread(shell.run, "devices", "list")).exit_code == 0
+    assert await asyncio.to_thread(shell.json, "devices", "list", "--silent") == []
+    async with database.connection() as connection:
+        await connection.execute("update device_state set silent_since = now(), interval_seconds = 600")
+    silent = await asyncio.to_thread(shell.json, "devices", "list", "--silent")
+    assert [each["device"] for each in silent] == ["a"]
+    listed = await asyncio.to_thread(shell.run, "devices", "list")
+    page = await asyncio.to_thread(shell.run, "devices", "show", "acme", "a")
+    assert "silent" in listed.stdout and "silent since" in page.stdout and "10 min" in page.stdout
     error = await asyncio.to_thread(shell.refused, "devices", "show", "acme", "none")
     assert isinstance(error, RequestRefused) and error.code == "request.not_found"
     structlog.reset_defaults()
@@ -342,7 +406,10 @@ async def test_over_http_a_bound_token_sees_its_own(database: Database, dsn: str
         assert [each["device"] for each in (await client.get("/v1/devices")).json()["items"]] == ["a"]
         assert (await client.get("/v1/devices", params={"customer": "globex"})).json()["items"] == []
         assert (await client.get("/v1/devices/globex/z")).status_code == 404
+        silent = [(await client.get("/v1/devices", params={"silent": of})).json() for of in ("true", "false")]
+        assert [len(page["items"]) for page in silent] == [0, 1]
         one = (await client.get("/v1/devices/acme/a")).json()
+        assert (one["device"]["silent_since"], one["device"]["interval_seconds"]) == (None, None)
         assert one["metrics"][0]["value"] == 4.5 and one["unmapped"] == ["t"]
         asked = {"metric": "t", "from": START.isoformat(), "to": (START + timedelta(hours=1)).isoformat()}
         series = (await client.get("/v1/devices/acme/a/telemetry", params={**asked, "buckets": 4})).json()

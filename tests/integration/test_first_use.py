@@ -29,7 +29,8 @@ from gateway.model.connection import State, Trigger
 from gateway.model.errors import ConfigError, RequestRefused
 from gateway.model.meter import REDUCTIONS, MeterRule, to_document
 from gateway.model.status import StreamStatus
-from gateway.settings import ConnectionPatch, parse_duration
+from gateway.settings import ConnectionPatch
+from gateway.settings_base import parse_duration
 from gateway.store import access
 from gateway.store.pool import Database
 from tests.integration.test_operating import Shell, gateway, in_state, shell, status

@@ -11,11 +11,11 @@ import aiomqtt
 import orjson
 import pytest
 
-from gateway.events import connection_documents
+from gateway.events import connection_documents, device_documents
 from gateway.events.connection_documents import ConnectionDocuments
 from gateway.events.session import StrictClient
 from gateway.model.status import ConnectionStatus
-from gateway.store import status
+from gateway.store import retained, status
 from gateway.store.pool import Database
 
 INSERT = """
@@ -299,3 +299,94 @@ async def test_an_alert_that_nobody_knows_any_more_leaves_no_ghost(database: Dat
     documents.repeat()
     said = [pair for said in await all_alerts(documents, broker) for pair in said.items()]
     assert sorted(said) == [("a0001", True), ("a0002", False)]
+
+
+DEVICES = """
+insert into device (customer_id, device_id, revision) select 'acme', 'd' || to_char(n, 'FM0000'), 1 from generate_series(1, $1::int) n
+"""
+SILENT = """
+insert into device_state (customer_id, device_id, last_seen_at, last_sample_at, metrics, silent_since, version, changed_at)
+select customer_id, device_id, now(), now(), '{}', now(), 1, now() from device
+"""
+CHANGE = (
+    "update device_state set version = version + 1, changed_at = now(), silent_since = case when $2 then"
+    " now() end where device_id = $1"
+)
+
+
+def devices_said(broker: Broker) -> list[tuple[str, str]]:
+    given, broker.given = broker.given, []
+    return [
+        (topic.split("/")[-2], orjson.loads(payload)["state"] if payload else "")
+        for topic, payload in given
+        if "/devices/" in topic
+    ]
+
+
+async def all_devices(documents: ConnectionDocuments, broker: Broker) -> list[list[tuple[str, str]]]:
+    found = []
+    while True:
+        await documents.say(broker)
+        if not (said := devices_said(broker)):
+            return found
+        found.append(said)
+
+
+async def test_a_silent_device_is_retained_until_it_sends_and_then_emptied(database: Database) -> None:
+    documents, broker = await made(database, 1)
+    await execute(database, DEVICES, 3)
+    await execute(database, SILENT)
+    assert [pair for said in await all_devices(documents, broker) for pair in said][:3] == [
+        (f"d000{number}", "silent") for number in (1, 2, 3)
+    ]
+    await execute(database, CHANGE, "d0002", False)
+    assert await all_devices(documents, broker) == [[("d0002", "reporting"), ("d0002", "")]]
+    documents.repeat()
+    repeated = [pair for said in await all_devices(documents, broker) for pair in said]
+    assert set(repeated) - {("d0002", "")} == {("d0001", "silent"), ("d0003", "silent")}
+
+
+async def test_silent_devices_are_said_within_a_budget_and_in_rounds(database: Database) -> None:
+    count = 450
+    documents, broker = await made(database, 1)
+    await execute(database, DEVICES, count)
+    await execute(database, SILENT)
+    bound = device_documents.CHANGED_AT_ONCE + device_documents.CONNECTED_AT_ONCE
+    await all_devices(documents, broker)
+    documents.repeat(connected=True)
+    told = Counter[str]()
+    for said in await all_devices(documents, broker):
+        assert 0 < len(said) <= bound
+        told.update(name for name, _ in said)
+    assert len(told) == count and set(told.values()) == {1}
+
+
+async def test_a_device_that_changes_while_it_is_said_is_said_again(database: Database) -> None:
+    documents, broker = await made(database, 1)
+    await settled(documents, broker)
+    await execute(database, DEVICES, 1)
+    await execute(database, SILENT)
+    broker.meanwhile = lambda: execute(database, CHANGE, "d0001", False)
+    said = [pair for said in await all_devices(documents, broker) for pair in said]
+    assert said == [("d0001", "silent"), ("d0001", "reporting"), ("d0001", "")]
+
+
+async def test_a_device_that_was_back_before_anybody_spoke_says_nothing(database: Database) -> None:
+    documents, broker = await made(database, 1)
+    await execute(database, DEVICES, 1)
+    await execute(database, SILENT)
+    await execute(database, CHANGE, "d0001", False)
+    assert await all_devices(documents, broker) == []
+    assert not await retained.device_topics(database, ["root/customers/acme/devices/d0001/status"])
+
+
+async def test_a_device_that_nobody_knows_any_more_leaves_no_ghost(database: Database) -> None:
+    """Also for whoever speaks next."""
+    documents, broker = await made(database, 1)
+    await execute(database, DEVICES, 2)
+    await execute(database, SILENT)
+    await all_devices(documents, broker)
+    await execute(database, "delete from device where device_id = 'd0002'")
+    later, successor = ConnectionDocuments("root", database), Broker()
+    said = [pair for said in await all_devices(later, successor) for pair in said]
+    assert sorted(said) == [("d0001", "silent"), ("d0002", "")]

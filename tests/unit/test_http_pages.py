@@ -259,7 +259,10 @@ async def test_devices_are_listed_and_shown_with_meters_and_a_chart_and_nothing_
         listed = (await client.get("/devices", params={"customer": "acme"})).text
         found = (await client.get("/devices", params={"q": "pump-2"})).text
         one = (await client.get("/devices/acme/acme-pump-1", params={"span": "hour"})).text
+        silent = (await client.get("/devices", params={"customer": "acme", "silent": "1"})).text
         none = await client.get("/devices/nobody/pump")
+    assert listed.count(">silent</span>") == 1 and "acme-pump-1" not in silent and "acme-pump-3" in silent
+    assert "60 s" in one and "Silent." not in one
     assert "/devices/acme/acme-pump-3" in listed and "globex" not in listed
     assert "/devices/globex/globex-pump-2" in found and "pump-1" not in found
     assert "<b>" not in listed and "<script>alert" not in one

@@ -18,7 +18,7 @@ from gateway.http.openapi import problems
 from gateway.http.ports import Services
 from gateway.model.errors import RequestRefused
 from gateway.settings_base import IDENTIFIER
-from gateway.store.devices import Described
+from gateway.store.devices import Described, bucket_width
 
 router = APIRouter(tags=["devices"])
 
@@ -40,12 +40,19 @@ async def list_devices(
     q: Annotated[
         str, Query(max_length=100, pattern=r"^[^\x00]*$", description="Part of the id or the title.")
     ] = "",
+    silent: Annotated[
+        bool | None, Query(description="True: only those that are silent; false: only the others.")
+    ] = None,
     limit: Limit = LIMIT,
     cursor: Cursor = None,
 ) -> Page[DeviceDocument]:
     """By customer and id. What was last seen is some seconds old."""
     rows = await serving.devices.page(
-        only_customer(asking, customer), text=q, after=cursors.two_texts(cursor), limit=limit + 1
+        only_customer(asking, customer),
+        text=q,
+        silent=silent,
+        after=cursors.two_texts(cursor),
+        limit=limit + 1,
     )
     return page(
         Page[DeviceDocument],
@@ -90,7 +97,7 @@ async def read_series(
     series = await serving.devices.series(customer, device, metric, since=since, until=until, buckets=buckets)
     return SeriesDocument(
         buckets=tuple(BucketDocument.model_validate(bucket) for bucket in series.buckets),
-        bucket_seconds=(until - since).total_seconds() / buckets,
+        bucket_seconds=bucket_width(since, until, buckets).total_seconds(),
         complete=series.complete,
     )
 

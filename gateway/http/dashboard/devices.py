@@ -53,6 +53,7 @@ async def devices_page(
     session: LoggedIn,
     customer: Annotated[str, Query(max_length=100)] = "",
     q: Annotated[str, Query(max_length=100)] = "",
+    silent: Annotated[str, Query(pattern="^(1)?$")] = "",
     after: Annotated[str | None, Query(max_length=1024)] = None,
 ) -> Response:
     """Reads only."""
@@ -60,11 +61,12 @@ async def devices_page(
     rows = await serving.devices.page(
         only_customer(session.principal, customer or None),
         text=q,
+        silent=True if silent else None,
         after=cursors.two_texts(after),
         limit=PAGE_ROWS + 1,
     )
     shown = rows[:PAGE_ROWS]
-    query = {"customer": customer, "q": q}
+    query = {"customer": customer, "q": q, "silent": silent}
     if len(rows) > PAGE_ROWS:
         query["after"] = cursors.write(shown[-1].customer, shown[-1].device)
     return render(
@@ -73,6 +75,7 @@ async def devices_page(
         session=session,
         customer=customer,
         q=q,
+        silent=silent,
         rows=shown,
         is_first=after is None,
         more=urlencode({name: value for name, value in query.items() if value}) if "after" in query else "",

@@ -1,5 +1,6 @@
 -- $1 customer, $2 device, $3 metric, $4 from, $5 until (not included), $6 width of a bucket, $7 how many samples are read: the newest. True is 1 and false 0;
--- a text has no mean. `samples`: of the bucket.
+-- a text has no mean. Means are
+-- made of exact numbers: doubles overflow in the squares that their mean is made with. `samples`: of the bucket.
 with taken as materialized (
     select ts, metrics->$3 as value
     from telemetry
@@ -8,11 +9,10 @@ with taken as materialized (
     limit $7
 ), numbers as (
     select date_bin($6::interval, ts, $4) as start, ts, value,
-           case jsonb_typeof(value) when 'number' then (value #>> '{}')::double precision
-                when 'boolean' then value::boolean::int::double precision end as number
+           case jsonb_typeof(value) when 'number' then value::numeric when 'boolean' then value::boolean::int end as number
     from taken
 )
-select start, count(*) as samples, min(number) as min, avg(number) as mean, max(number) as max,
+select start, count(*) as samples, min(number)::double precision as min, avg(number)::double precision as mean, max(number)::double precision as max,
        (array_agg(value order by ts desc))[1] as last
 from numbers
 group by start

@@ -5,3 +5,5 @@ union all
 select topic from retained_issue where emptied_at > now() - $1::interval
 union all
 select topic from retained_alert where emptied_at > now() - $1::interval
+union all
+select topic from retained_device where emptied_at > now() - $1::interval

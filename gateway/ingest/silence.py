@@ -1,0 +1,123 @@
+"""Looks at devices whose silence is due, and tells what became of them. One replica does it at a time; what
+it stores is right whoever does: each change is proved by the row that it changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import assert_never
+
+import structlog
+
+from gateway import clock
+from gateway.bulkhead import contained
+from gateway.model.errors import StoreError
+from gateway.model.silence import Returned, Silent, Sources, Waiting, Watched, judged
+from gateway.payloads.sources import compile_sources
+from gateway.settings import Settings
+from gateway.store import leases
+from gateway.store import silence as store
+from gateway.store.pool import Database
+
+log = structlog.get_logger(__name__)
+
+LEASE = "devices"
+LEASE_SECONDS = 15.0
+ROUND_SECONDS = 2.0
+LOOKED_AT_ONCE = 500
+"""Devices of a round: after an outage all of them are due, and are looked at within minutes beside the other
+work.
+"""
+
+
+class Silence:
+    """`run` until cancelled."""
+
+    def __init__(self, database: Database, settings: Callable[[], Settings], *, owner: str) -> None:
+        """`settings`: those in force, which a reload changes."""
+        self._database = database
+        self._settings = settings
+        self._owner = owner
+        self._compiled: tuple[Settings, Sources] | None = None
+
+    async def run(self) -> None:
+        """A database that is away is waited for."""
+        try:
+            while True:
+                more = False
+                try:
+                    with contained("upkeep", "devices"):
+                        if await leases.claim(self._database, LEASE, self._owner, LEASE_SECONDS) is not None:
+                            more = await self.round(clock.now()) == LOOKED_AT_ONCE
+                except StoreError as error:
+                    log.debug("ingest.silence_deferred", detail=str(error))
+                await asyncio.sleep(ROUND_SECONDS / 4 if more else ROUND_SECONDS)
+        finally:
+            with suppress(StoreError, TimeoutError):  # a lease that is not released runs out
+                async with asyncio.timeout(ROUND_SECONDS):
+                    await leases.release(self._database, LEASE, self._owner)
+
+    async def round(self, now: datetime) -> int:
+        """Looks at the devices that are due, and tells what changed of others' metrics. How many were looked
+        at. Raises StoreError.
+        """
+        sources = self._sources()
+        due = await store.due(self._database, now, LOOKED_AT_ONCE)
+        if due:
+            await self._look(due, sources, now)
+        await store.tell_changes(self._database, LOOKED_AT_ONCE)
+        return len(due)
+
+    async def _look(self, due: list[Watched], sources: Sources, now: datetime) -> None:
+        heard = await store.heard(self._database, sources.partitions)
+        silent: list[tuple[Watched, Silent]] = []
+        returned: list[tuple[Watched, Returned]] = []
+        waiting: list[tuple[Watched, Waiting]] = []
+        for device in due:
+            match judged(device, sources, heard, now):
+                case Silent() as verdict:
+                    silent.append((device, verdict))
+                case Returned() as verdict:
+                    returned.append((device, verdict))
+                case Waiting() as verdict:
+                    waiting.append((device, verdict))
+                case never:
+                    assert_never(never)
+        # What ingest tells of devices may be lost with its process; the samples are not.
+        newest = await store.newest(self._database, [device for device, _ in silent]) if silent else {}
+        sure: list[tuple[Watched, Silent]] = []
+        for device, verdict in silent:
+            stored = newest.get((device.customer, device.device))
+            if stored is None or stored <= device.last_seen_at:
+                sure.append((device, verdict))
+            else:
+                waiting.append((device, Waiting(due_at=now + verdict.after)))
+        vanished_after = self._settings().telemetry.vanished_after
+        await store.wait(self._database, waiting, newest, vanished_after)
+        fell = await store.fall_silent(self._database, sure)
+        came = await store.return_from_silence(self._database, returned)
+        if fell or came:
+            log.info("ingest.devices_judged", silent=fell, returned=came)
+
+    def _sources(self) -> Sources:
+        settings = self._settings()
+        if self._compiled is None or self._compiled[0] is not settings:
+            self._compiled = settings, taken(settings)
+        return self._compiled[1]
+
+
+def taken(settings: Settings) -> Sources:
+    """What these settings take, and when it is silent."""
+    compiled = compile_sources(settings.telemetry.sources)
+    return Sources(
+        sources={each.source.topic: each.source for each in compiled},
+        silent_after={
+            each.source.topic: each.silent_after for each in compiled if each.silent_after is not None
+        },
+        default_silent_after=settings.telemetry.silent_after,
+        customers=None if settings.telemetry.auto_register_customers else frozenset(settings.customers),
+        partitions=settings.broker.partitions,
+    )
