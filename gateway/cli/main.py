@@ -19,6 +19,7 @@ COMMANDS = (
     "run",
     "demo",
     "check",
+    "doctor",
     "explain",
     "sources",
     "discover",
