@@ -43,6 +43,7 @@ class EventType(enum.StrEnum):
     INCIDENT_OPENED = "incident.opened"
     INCIDENT_CLOSED = "incident.closed"
     WEBHOOK_DISABLED = "webhook.disabled"
+    WEBHOOK_TEST = "webhook.test"
     DEVICES_REFUSED = "devices.refused"
     METERS_REFUSED = "meters.refused"
     DEAD_LETTERS_DROPPED = "dead_letters.dropped"
