@@ -109,7 +109,6 @@ def _files(
                 {
                     "directory": str(directory.absolute()),
                     "user": f"{os.getuid()}:{os.getgid()}",
-                    "password": secrets.token_urlsafe(18),
                 },
             ),
             SECRET_MODE,
