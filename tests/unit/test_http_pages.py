@@ -82,7 +82,7 @@ async def test_the_doctors_page_is_for_operators_of_everybody() -> None:
     async with browser(made, Role.OPERATOR) as (client, _):
         page = (await client.get("/doctor")).text
     assert (
-        "1 problem, 0 warnings" in page and "the server takes no writes" in page and "name a primary" in page
+        "1 problem, 0 warnings" in page and "The server takes no writes" in page and "Name a primary" in page
     )
     assert "<script>" not in page and "Not seen: &lt;script&gt;" in page
     for role, customer in ((Role.VIEWER, None), (Role.ADMIN, "acme")):
