@@ -84,8 +84,10 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Database | None, st
 def _show(console: Console, report: Report) -> None:
     for each in report.checks:
         found, unseen = each.looked.findings, each.looked.unseen
-        mark, style = ("!", "bold red") if found else ("-", "dim") if unseen else ("+", "green")
-        said = "" if found else "OK" if not unseen else "OK, as far as it can be seen"
+        mark, style = (
+            ("!", "bold red") if found else ("?", "yellow") if not each.looked.made else ("+", "green")
+        )
+        said = "" if found else each.looked.said
         console.print(Text.assemble((f"{mark} ", style), (f"{each.check:<14}", "bold"), f" {said}"))
         for finding in found:
             console.print(

@@ -18,7 +18,7 @@ from gateway.events.broker_look import look
 from gateway.model import diagnosis_broker as broker
 from gateway.model import diagnosis_database as judged
 from gateway.model import diagnosis_work as work
-from gateway.model.diagnosis import Examined, Finding, Looked, Report, looked, problem
+from gateway.model.diagnosis import Examined, Finding, Looked, Report, looked, not_made, problem
 from gateway.model.diagnosis_broker import BrokerFacts, Wanted
 from gateway.model.diagnosis_database import ServerFacts
 from gateway.model.diagnosis_work import Certificate, Hook, Unwell
@@ -170,7 +170,7 @@ class Doctor:
         )
 
     async def _no_database(self) -> Looked:
-        return looked([], [NO_DATABASE])
+        return not_made(NO_DATABASE)
 
     async def _closed_database(self) -> Looked:
         advice = "start PostgreSQL, let one of its hosts take writes, or correct database.dsn"
@@ -207,7 +207,7 @@ async def _examined(name: str, check: Check) -> Examined:
             with contained("doctor", name, passes=(FieldgateError, TimeoutError)) as made:
                 return Examined(check=name, looked=await check())
     except _SaidAlready:
-        return Examined(check=name, looked=looked([], ["what it needs could not be looked at"]))
+        return Examined(check=name, looked=not_made("what it needs could not be looked at"))
     except FieldgateError as error:
         found: Finding = problem(str(error), where=where, advice=advice)
     except TimeoutError:

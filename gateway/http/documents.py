@@ -408,6 +408,7 @@ class CheckDocument(Document):
     check: str
     findings: tuple[FindingDocument, ...]
     unseen: tuple[str, ...] = Field(description="What could not be looked at from here, and why.")
+    made: bool = Field(description="False: nothing of it could be looked at.")
 
 
 class DoctorDocument(Document):
@@ -430,6 +431,7 @@ class DoctorDocument(Document):
                     check=each.check,
                     findings=tuple(FindingDocument.model_validate(found) for found in each.looked.findings),
                     unseen=each.looked.unseen,
+                    made=each.looked.made,
                 )
                 for each in report.checks
             ),

@@ -30,10 +30,22 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looked:
-    """What one check saw. `unseen`: what could not be looked at from here, and why; that is no finding."""
+    """What one check saw. `unseen`: what could not be looked at from here, and why; that is no finding. `made` False:
+    nothing of it was.
+    """
 
     findings: tuple[Finding, ...] = ()
     unseen: tuple[str, ...] = ()
+    made: bool = True
+
+    @property
+    def said(self) -> str:
+        """In a few words."""
+        if self.findings:
+            return f"{len(self.findings)} found"
+        if not self.made:
+            return "Not looked at"
+        return "OK, as far as it can be seen" if self.unseen else "OK"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +80,11 @@ def looked(findings: Iterable[Finding | None], unseen: Iterable[str | None] = ()
         findings=tuple(each for each in findings if each is not None),
         unseen=tuple(each for each in unseen if each is not None),
     )
+
+
+def not_made(why: str) -> Looked:
+    """Nothing could be looked at."""
+    return Looked(unseen=(why,), made=False)
 
 
 def problem(what: str, *, where: str, advice: str) -> Finding:

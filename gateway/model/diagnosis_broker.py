@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from gateway.model.diagnosis import Finding, Looked, looked, named, problem, span, warning
+from gateway.model.diagnosis import Finding, Looked, looked, named, not_made, problem, span, warning
 
 MIN_PACKET_BYTES = 65_536
 """Status documents and events of a large connection are smaller."""
@@ -67,7 +67,7 @@ def judge_session(facts: BrokerFacts, wanted: Wanted) -> Looked:
 def judge_access(facts: BrokerFacts, wanted: Wanted) -> Looked:
     """Whether the gateway's account may subscribe and publish what it has to."""
     if facts.refused is not None:
-        return looked([], ["no session at the broker"])
+        return not_made("no session at the broker")
     return looked(
         _of_the_access(facts, wanted),
         [DEVICES_UNSEEN],
@@ -77,7 +77,7 @@ def judge_access(facts: BrokerFacts, wanted: Wanted) -> Looked:
 def judge_queue(facts: BrokerFacts, wanted: Wanted) -> Looked:
     """Whether the broker keeps what it accepts for a session that is away."""
     if facts.refused is not None:
-        return looked([], ["no session at the broker"])
+        return not_made("no session at the broker")
     return looked(
         _of_the_queue(facts, wanted),
         [

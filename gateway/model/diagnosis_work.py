@@ -15,6 +15,7 @@ from gateway.model.diagnosis import (
     Looked,
     looked,
     named,
+    not_made,
     problem,
     span,
     warning,
@@ -238,7 +239,7 @@ def judge_webhooks(hooks: Iterable[Hook], now: datetime) -> Looked:
 def judge_devices(facts: DevicesFacts, now: datetime) -> Looked:
     """Whether devices are heard."""
     if facts.heard_at is None:
-        return looked([], ["devices: none was ever heard; `fieldgate discover` shows what is published"])
+        return not_made("no device was ever heard; `fieldgate discover` shows what is published")
     if (quiet := (now - facts.heard_at).total_seconds()) > QUIET_SECONDS:
         return looked(
             [
