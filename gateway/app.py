@@ -46,6 +46,7 @@ from gateway.store import connections as connection_store
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from gateway.store.presence import Presence
+from gateway.supervision import Supervision
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +85,7 @@ async def run(
     if handle_signals:
         _handle_signals(stopping)
     async with AsyncExitStack() as stack:
+        supervision = await stack.enter_async_context(Supervision.open(stopping))
         readiness = Readiness()
         # before the database and the broker's session: a second daemon by mistake must take over nothing
         listening = await listen_all(settings.http)
@@ -107,7 +109,13 @@ async def run(
                 owner=owner,
                 reload=reload,
             )
-            await daemon.serve(declared, http, readiness, stopping, ready)
+
+            def started() -> None:
+                supervision.ready()
+                if ready is not None:
+                    ready()
+
+            await daemon.serve(declared, http, readiness, stopping, started)
             await _end(serving, http.stop())
     log.info("gateway.stopped")
 
@@ -132,7 +140,7 @@ class _Daemon:
         http: HttpProcess,
         readiness: Readiness,
         stopping: asyncio.Event,
-        ready: Callable[[], None] | None,
+        ready: Callable[[], None],
     ) -> None:
         """Until asked to stop. Stop order: ingest, sync, status, so that what is taken in is told before we
         leave.
@@ -149,7 +157,7 @@ class _Daemon:
         http: HttpProcess,
         readiness: Readiness,
         stopping: asyncio.Event,
-        ready: Callable[[], None] | None,
+        ready: Callable[[], None],
     ) -> None:
         settings, database = self.settings, self.database
         await _first(lambda: connection_store.register_customers(database, settings.customers))
@@ -177,8 +185,7 @@ class _Daemon:
                     replica=self.replica,
                     connections=len(declared),
                 )
-                if ready is not None:
-                    ready()
+                ready()
                 await stopping.wait()
                 log.info("gateway.draining")
                 readiness.draining()

@@ -27,8 +27,8 @@ RowT = TypeVar("RowT")
 ReadT = TypeVar("ReadT")
 
 Part = Literal[
-    "alert", "build", "decode", "capabilities", "close", "command", "declaration", "drain", "ensure",
-    "event", "find", "issue", "meters", "note", "probe", "pull", "push", "raise", "records", "refresh",
+    "alert", "build", "decode", "capabilities", "close", "command", "declaration", "doctor", "drain",
+    "ensure", "event", "find", "issue", "meters", "note", "probe", "pull", "push", "raise", "records", "refresh",
     "request", "row", "run", "status", "token", "upkeep", "verification", "webhook",
 ]  # fmt: skip
 

@@ -21,6 +21,7 @@ from connectors.kit.oauth import authorization_url
 from connectors.registry import SYSTEMS
 from gateway import logs
 from gateway.connections.endpoint_secrets import EndpointSealer
+from gateway.doctor import Doctor
 from gateway.engine import Engine
 from gateway.events.webhook_service import WebhookService
 from gateway.http.adapters import assemble
@@ -113,6 +114,7 @@ def _services(settings: Settings, database: Database, engine: Engine) -> Service
         exchange=engine.exchange,
         systems=SYSTEMS,
         webhooks=WebhookService(settings.webhooks, database, EndpointSealer(engine.vault)),
+        doctor=Doctor(settings, database=database, keys=frozenset(engine.vault.key_ids), serves=True),
     )
 
 

@@ -39,7 +39,10 @@ def alerts(
     everything: Annotated[bool, typer.Option("--all", help="Those that are over too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """List alerts, the newest first, a thousand at most: what, since when, where they are at the system."""
+    """List alerts, the newest first, a thousand at most: what, since when, where they are at the system.
+
+    Example: fieldgate alerts --customer acme --state raised
+    """
     settings = load(config, os.environ, systems=SYSTEMS).settings
     states = [str(each) for each in state] if state else None if everything else sorted(map(str, OPEN_STATES))
     found = asyncio.run(_read(settings.database.dsn.get_secret_value(), customer, connection, states))

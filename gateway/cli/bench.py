@@ -40,7 +40,10 @@ def ingest(
     ] = False,
     json_path: Json = None,
 ) -> None:
-    """The rate at which a QoS 1 backlog becomes committed rows."""
+    """The rate at which a QoS 1 backlog becomes committed rows.
+
+    Example: fieldgate bench ingest --peers
+    """
     module = _module("ingest")
     plan = module.Plan(
         messages=messages,
@@ -58,7 +61,10 @@ def sync(
     sizes: Annotated[str, typer.Option(help="Stored samples, one run each.")] = "10000,100000,1000000",
     json_path: Json = None,
 ) -> None:
-    """Readings a second from stored telemetry into a PostgreSQL table, and their cost by size."""
+    """Readings a second from stored telemetry into a PostgreSQL table, and their cost by size.
+
+    Example: fieldgate bench sync
+    """
     try:
         plan = tuple(int(size) for size in sizes.split(","))
     except ValueError as error:
@@ -76,7 +82,10 @@ def api(
     connections: Annotated[int, typer.Option(min=1, max=100, help="Keep-alive connections that ask.")] = 8,
     json_path: Json = None,
 ) -> None:
-    """Requests a second for a connection's status during ingest, and what they add to PUBLISH to PUBACK."""
+    """Requests a second for a connection's status during ingest, and what they add to PUBLISH to PUBACK.
+
+    Example: fieldgate bench api
+    """
     module = _module("api")
     plan = module.Plan(seconds=seconds, rounds=rounds, connections=connections)
     _measure(

@@ -46,7 +46,10 @@ def check(
     ),
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Validate the configuration: every fault with file, line and path (exit 2), or a summary."""
+    """Validate the configuration: every fault with file, line and path (exit 2), or a summary.
+
+    Example: fieldgate check --config /etc/fieldgate/fieldgate.yaml
+    """
     try:
         loaded = load(config, os.environ, systems=SYSTEMS)
         _run_examples(loaded, config)

@@ -94,7 +94,10 @@ async def _listed(views: Views, wanted: Filter, most: int | None) -> list[Connec
 
 @app.command()
 def show(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
-    """Show one connection: its status, its streams, its issues and its last transitions."""
+    """Show one connection: its status, its streams, its issues and its last transitions.
+
+    Example: fieldgate connections show acme-1
+    """
 
     async def read(operator: Operator) -> tuple[ConnectionStatus, Sequence[Issue], Sequence[Transition]]:
         found = await operator.status(connection)
@@ -124,13 +127,19 @@ def show(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
 
 @app.command()
 def pause(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
-    """Make no call to the system until it is resumed; telemetry is kept."""
+    """Make no call to the system until it is resumed; telemetry is kept.
+
+    Example: fieldgate connections pause acme-1
+    """
     _ask(connection, config, lambda operator: operator.service.pause(connection, operator.caller), json=json)
 
 
 @app.command()
 def resume(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
-    """Go on where it was paused."""
+    """Go on where it was paused.
+
+    Example: fieldgate connections resume acme-1
+    """
     _ask(connection, config, lambda operator: operator.service.resume(connection, operator.caller), json=json)
 
 
@@ -174,7 +183,10 @@ def disconnect(
 
 @app.command()
 def reauthorize(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
-    """Make a link by which the customer gives new credentials. Shown once; an earlier one is void."""
+    """Make a link by which the customer gives new credentials. Shown once; an earlier one is void.
+
+    Example: fieldgate connections reauthorize acme-1
+    """
 
     async def invite(operator: Operator) -> tuple[str, datetime]:
         await operator.status(connection)

@@ -49,6 +49,8 @@ def credits(  # noqa: A001  the command's name
 ) -> None:
     """Show the pool of connection credits, who uses it, and the result of its self-check (exit 1 when the
     counters do not reconcile).
+
+    Example: fieldgate credits --last 20
     """
     settings = load(config, os.environ, systems=SYSTEMS, secrets=("database",)).settings
     book, transfers = asyncio.run(_read(settings.database.dsn.get_secret_value(), last))

@@ -60,7 +60,10 @@ def replay(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Try dead letters again: a reading is due once more, a message is decoded once more."""
+    """Try dead letters again: a reading is due once more, a message is decoded once more.
+
+    Examples: fieldgate dead-letters replay 17 18; fieldgate dead-letters replay --connection acme-1
+    """
     if bool(ids) is (connection is not None):
         raise ConfigError("give the ids of dead letters, or --connection")
     replayed, failed = operate(config, lambda operator: _replay(operator, ids or [], connection, quiet=json))

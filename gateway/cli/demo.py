@@ -31,6 +31,8 @@ def demo(
 ) -> None:
     """Show the whole flow on this machine: devices, broker, gateway, database, and a CMMS that can be told to
     fail. Exit code 0 if readings arrived.
+
+    Examples: fieldgate demo; fieldgate demo --seconds 40
     """
     console = Console(highlight=False)
     log_file = data_dir / "demo.log"

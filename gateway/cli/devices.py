@@ -30,7 +30,10 @@ def list_devices(
     limit: Annotated[int, typer.Option(help="How many, by customer and id.", min=1, max=10_000)] = 50,
     json: Json = False,
 ) -> None:
-    """List devices by customer and id."""
+    """List devices by customer and id.
+
+    Example: fieldgate devices list --customer acme --q pump
+    """
     place = after.partition("/")
     found = operate(
         config,
@@ -51,7 +54,10 @@ def show(
     config: Config = DEFAULT,
     json: Json = False,
 ) -> None:
-    """Show a device: its metrics with their last values, and the meters that they feed."""
+    """Show a device: its metrics with their last values, and the meters that they feed.
+
+    Example: fieldgate devices show acme pump-1
+    """
     found = operate(config, lambda operator: Devices(operator.database).one(customer, device))
     if found is None:
         raise RequestRefused("request.not_found", f"customer {customer!r} has no device {device!r}")

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from connectors.registry import SYSTEMS
 from gateway import clock
+from gateway.cli import screen
 from gateway.configuration import load
 from gateway.events.listening import listen
 from gateway.ingest.discover import Discovery, Group, Heard
@@ -48,6 +49,8 @@ def discover(
 ) -> None:
     """Listen on the broker and say what is taken, which preset takes the rest, and what nothing takes.
     Nothing is stored, and no session but its own is touched.
+
+    Example: fieldgate discover --seconds 30 --topic "plant/#" --customer acme
     """
     settings = load(config, os.environ, systems=SYSTEMS, secrets=("broker",)).settings
     filters = topic or ["#"]
@@ -55,7 +58,8 @@ def discover(
         print(
             f"listening to {', '.join(filters)} at {settings.broker.url} for {seconds:g} s", file=sys.stderr
         )
-    heard = asyncio.run(_heard(settings, filters, seconds))
+    with screen.working("listening"):
+        heard = asyncio.run(_heard(settings, filters, seconds))
     found = sort_out(
         heard, telemetry=settings.telemetry, customers=settings.customers, customer=customer, now=clock.now()
     )

@@ -34,7 +34,10 @@ def incidents(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """List incidents: since when, where, which operations and connections, and why."""
+    """List incidents: since when, where, which operations and connections, and why.
+
+    Example: fieldgate incidents --all --json
+    """
     settings = load(config, os.environ, systems=SYSTEMS, secrets=("database",)).settings
     found = asyncio.run(_read(settings.database.dsn.get_secret_value(), closed=everything))
     if json:

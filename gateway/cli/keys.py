@@ -13,6 +13,7 @@ import orjson
 import typer
 
 from connectors.registry import SYSTEMS
+from gateway.cli import screen
 from gateway.configuration import load
 from gateway.configuration.usable import KEY_BYTES
 from gateway.connections.rotation import rotate as rotate_records
@@ -23,7 +24,10 @@ from gateway.store.credentials import keys_in_use
 from gateway.store.pool import Database
 
 app = typer.Typer(
-    help="List the encryption keys in use, make one, or bring what is stored under the newest.",
+    help=(
+        "List the encryption keys in use, make one, or bring what is stored under the newest.\n\nExample:"
+        " fieldgate keys --json"
+    ),
     invoke_without_command=True,
 )
 
@@ -69,14 +73,21 @@ def keys(
 
 @app.command()
 def generate() -> None:
-    """Print a new key for security.encryption_keys: 256 random bits in base64."""
+    """Print a new key for security.encryption_keys: 256 random bits in base64.
+
+    Example: fieldgate keys generate > secrets/encryption_key
+    """
     print(base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode())
 
 
 @app.command()
 def rotate(config: Config = DEFAULT) -> None:
-    """Wrap everything anew that an older key seals, now; the daemon does so by itself within the hour."""
-    rotated = asyncio.run(_rotate(_settings(config)))
+    """Wrap everything anew that an older key seals, now; the daemon does so by itself within the hour.
+
+    Example: fieldgate keys rotate --config /etc/fieldgate/fieldgate.yaml
+    """
+    with screen.working("wrapping anew"):
+        rotated = asyncio.run(_rotate(_settings(config)))
     print(f"{rotated} records are under the newest key now")
 
 

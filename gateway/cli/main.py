@@ -4,6 +4,7 @@ codes.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,13 +13,16 @@ from importlib.util import find_spec
 from typing import Annotated
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]  # what its own option uses
 
 from gateway.model.errors import ConfigError, FieldgateError, fault_of
 
 COMMANDS = (
+    "init",
     "run",
     "demo",
     "check",
+    "doctor",
     "explain",
     "sources",
     "discover",
@@ -37,11 +41,15 @@ COMMANDS = (
     "keys",
     "login",
     "devices",
+    "webhooks",
+    "events",
+    "completion",
 )
 """Each is `gateway.cli.<name>` (with `_` for `-`), which has a function of that name, or `app` where the
 command has commands of its own.
 """
 
+COMPLETE = "_FIELDGATE_COMPLETE"
 EXIT_FAILURE = 1
 EXIT_CONFIGURATION = 2
 
@@ -51,7 +59,7 @@ def main() -> None:
     interrupted.
     """
     try:
-        build(sys.argv[1:])()
+        (build_completing() if COMPLETE in os.environ else build(sys.argv[1:]))()
     except (FieldgateError, BaseExceptionGroup) as error:
         # here and not in an `except*` of each command: Python 3.11.2 wraps what is raised in one in a group
         fault = fault_of(error)
@@ -64,6 +72,21 @@ def main() -> None:
         sys.exit(EXIT_FAILURE)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def build_completing() -> typer.Typer:
+    """The command line for a shell that asks how a line goes on: with the one command that stands there, or
+    with the names of all. None of their modules is imported for that: whoever presses a key waits for it.
+    """
+    completion_init()
+    words = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    asked = words.split()[1:2]
+    if asked and asked[0] in COMMANDS:
+        return build(asked)
+    app = typer.Typer(add_completion=False)
+    for name in COMMANDS:
+        app.command(name)(lambda: None)
+    return app
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:

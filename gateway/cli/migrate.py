@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from connectors.registry import SYSTEMS
+from gateway.cli import screen
 from gateway.configuration import load
 from gateway.store.migrate import migrate as apply
 from gateway.store.pool import Database
@@ -20,9 +21,13 @@ def migrate(
         "config/fieldgate.yaml"
     ),
 ) -> None:
-    """Apply the database migrations that are missing (`run` does so too)."""
+    """Apply the database migrations that are missing (`run` does so too).
+
+    Example: fieldgate migrate --config /etc/fieldgate/fieldgate.yaml
+    """
     settings = load(config, os.environ, systems=SYSTEMS, secrets=("database",)).settings
-    applied = asyncio.run(_migrate(settings.database.dsn.get_secret_value()))
+    with screen.working("applying migrations"):
+        applied = asyncio.run(_migrate(settings.database.dsn.get_secret_value()))
     print("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
 
 

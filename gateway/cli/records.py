@@ -30,7 +30,11 @@ def records(
     limit: Annotated[int, typer.Option(help="How many, by key.", min=1, max=10_000)] = 50,
     json: Json = False,
 ) -> None:
-    """List records of a connection by key, or show one."""
+    """List records of a connection by key, or show one.
+
+    Examples: fieldgate records acme-1 work_orders --holds pump; fieldgate records acme-1 work_orders --key
+    4711
+    """
     if key is not None:
         print(operate(config, lambda operator: _one(operator, connection, stream, key)))
         return

@@ -37,7 +37,10 @@ def run(
     ] = False,
     data_dir: Annotated[Path, typer.Option(help="Where --embedded keeps its data.")] = Path("var"),
 ) -> None:
-    """Run the gateway until SIGTERM or SIGINT; SIGHUP reads sources, customers and connections again."""
+    """Run the gateway until SIGTERM or SIGINT; SIGHUP reads sources, customers and connections again.
+
+    Examples: fieldgate run --config /etc/fieldgate/fieldgate.yaml; fieldgate run --embedded --data-dir var
+    """
     logs.setup(LoggingSettings())  # until the configuration says otherwise
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import typer
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -63,6 +65,16 @@ def agree(question: str, *, yes: bool) -> None:
             " mean it"
         )
     typer.confirm(question, abort=True, err=True)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """On a terminal, that something is done and for how long; nothing remains of it. Elsewhere nothing."""
+    shown = console(error=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as bar:
+        bar.add_task(what, total=None)
+        yield
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

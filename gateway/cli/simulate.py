@@ -49,6 +49,8 @@ def simulate(
 ) -> None:
     """Publish plausible telemetry of a fleet of machines at QoS 1; report what was published and
     acknowledged.
+
+    Example: fieldgate simulate --broker mqtt://127.0.0.1:1883 --customer acme --devices 20
     """
     if not re.fullmatch(IDENTIFIER, customer):
         raise ConfigError(f"--customer {customer}: letters, digits and ._- only, 64 at most")

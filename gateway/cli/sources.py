@@ -30,7 +30,10 @@ def list_sources(
     ),
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """List the sources of the configuration, each with what it subscribes."""
+    """List the sources of the configuration, each with what it subscribes.
+
+    Example: fieldgate sources list --json
+    """
     compiled = compile_sources(
         load(config, os.environ, systems=SYSTEMS, secrets=()).settings.telemetry.sources
     )
@@ -66,7 +69,10 @@ def list_sources(
 def list_presets(
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """List the presets."""
+    """List the presets.
+
+    Example: fieldgate sources presets
+    """
     known = [(name, presets.find_preset(name)) for name in presets.names()]
     if json:
         rows = [{"preset": name, "title": preset.title} for name, preset in known if preset is not None]
@@ -87,7 +93,10 @@ def list_presets(
 def show(
     name: Annotated[str, typer.Argument(help="A preset; `fieldgate sources presets` lists them.")],
 ) -> None:
-    """Print a preset as it stands in the package: it can be copied and changed."""
+    """Print a preset as it stands in the package: it can be copied and changed.
+
+    Example: fieldgate sources show zigbee2mqtt
+    """
     if name not in presets.names():
         raise typer.BadParameter(f"there is no preset {name!r}; known are {', '.join(presets.names())}")
     text = presets.text_of(name)

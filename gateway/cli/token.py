@@ -49,7 +49,7 @@ def create(
     """
     called = checked_name("--name", name) if name is not None else f"{role}-{secrets.token_hex(3)}"
     bound = None if customer is None else checked_name("--customer", customer)
-    expires_at = None if expires is None else clock.now() + _duration(expires)
+    expires_at = None if expires is None else clock.now() + duration("--expires", expires)
 
     async def make(operator: Operator) -> NewToken:
         await operator.check_customer(bound)
@@ -78,7 +78,10 @@ def create(
 
 @app.command("list")
 def list_tokens(config: Config = DEFAULT, json: Json = False) -> None:
-    """List every token that was ever made, the newest first; never the tokens themselves."""
+    """List every token that was ever made, the newest first; never the tokens themselves.
+
+    Example: fieldgate token list
+    """
     found = operate(config, lambda operator: access.tokens(operator.database))
     if json:
         print(orjson.dumps([_document(each) for each in found], option=orjson.OPT_UTC_Z).decode())
@@ -177,8 +180,9 @@ def checked_name(option: str, value: str) -> str:
         ) from error
 
 
-def _duration(text: str) -> timedelta:
+def duration(option: str, text: str) -> timedelta:
+    """Raises ConfigError that names the option."""
     try:
         return TypeAdapter[timedelta](Duration).validate_python(text)
     except ValidationError as error:
-        raise ConfigError(f"--expires {text!r}: a number and a unit, such as 90d") from error
+        raise ConfigError(f"{option} {text!r}: a number and a unit, such as 90d") from error

@@ -9,6 +9,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from urllib.parse import urlsplit
+from uuid import UUID
 
 import structlog
 
@@ -17,11 +19,11 @@ from gateway.events.webhook_request import fault
 from gateway.events.webhooks import Sealer
 from gateway.model.errors import RequestRefused
 from gateway.model.event import EventType
-from gateway.model.webhook import BOTH_SECRETS, SECRET_BYTES, new_secret
+from gateway.model.webhook import BOTH_SECRETS, SECRET_BYTES, Disabled, new_secret
 from gateway.settings import WebhookSettings
 from gateway.store import webhooks
 from gateway.store.pool import Database
-from gateway.store.webhooks import Endpoint, Secrets
+from gateway.store.webhooks import Endpoint, Secrets, Sent
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +93,56 @@ class WebhookService:
         """A disabled endpoint gets what was kept for it, from where it stopped."""
         await self._find(endpoint, customer)
         await webhooks.enable(self._database, endpoint)
+
+    async def disable(self, endpoint: str, *, customer: str | None) -> None:
+        """It gets nothing until it is enabled; what comes meanwhile is kept. `webhook.disabled` is told."""
+        found, _ = await self._find(endpoint, customer)
+        async with self._database.transaction() as connection:
+            await webhooks.disable(
+                connection,
+                endpoint,
+                now=self._now(),
+                reason=Disabled.OPERATOR,
+                host=urlsplit(found.url).hostname or "",
+            )
+        log.info("events.webhook_stopped", endpoint=endpoint)
+
+    async def test(self, endpoint: str, *, customer: str | None) -> str:
+        """The id of an event for this endpoint alone, which a gateway that runs delivers at once. Raises
+        RequestRefused for one that is disabled.
+        """
+        found, _ = await self._find(endpoint, customer)
+        if found.disabled_at is not None:
+            raise RequestRefused(
+                "request.conflict",
+                f"the webhook is disabled ({found.disabled_reason}): enable it, then it gets the test",
+            )
+        event_id = await webhooks.test(self._database, endpoint)
+        if event_id is None:
+            raise RequestRefused("request.not_found", "there is no such webhook")
+        return event_id
+
+    async def resend(self, endpoint: str, event_id: str, *, customer: str | None) -> None:
+        """One event is delivered again with its own id, marked. Raises RequestRefused for an event that there
+        is not, or that is another customer's.
+        """
+        await self._find(endpoint, customer)
+        try:
+            wanted = UUID(event_id)
+        except ValueError:
+            raise RequestRefused("request.invalid", f"event: {event_id!r} is no event's id") from None
+        if not await webhooks.resend(self._database, endpoint, wanted):
+            raise RequestRefused(
+                "request.not_found", "there is no such event for this webhook, or it is no longer kept"
+            )
+
+    async def sent(
+        self, endpoint: str, *, customer: str | None, event_id: str | None = None, limit: int = 100
+    ) -> list[Sent]:
+        """What became of deliveries, the newest event first."""
+        await self._find(endpoint, customer)
+        wanted = None if event_id is None else UUID(event_id)
+        return await webhooks.sent(self._database, endpoint, event_id=wanted, limit=limit)
 
     async def replay(self, endpoint: str, *, customer: str | None, since: datetime | str) -> int:
         """Every event from a time, or from the event with this id, is delivered again with its own id and

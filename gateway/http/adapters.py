@@ -26,7 +26,7 @@ from gateway.http.documents import (
     WebhookCreated,
     WebhookDocument,
 )
-from gateway.http.ports import Services, System
+from gateway.http.ports import Doctoring, Services, System
 from gateway.model.access import Principal
 from gateway.model.credits import Book, Transfer, by_customer
 from gateway.settings import Settings
@@ -51,6 +51,7 @@ def assemble(
     exchange: CodeExchange,
     systems: Mapping[str, links.System],
     webhooks: WebhookService,
+    doctor: Doctoring,
 ) -> Services:
     """What `HttpServer.serve` is given."""
     return Services(
@@ -72,6 +73,7 @@ def assemble(
             exchange=exchange,
             reach=partial(reach_of, settings),
         ),
+        doctor=doctor,
         catalogue=catalogue(systems),
         prices=settings.credits,
         public_url=settings.http.public_url,

@@ -23,6 +23,7 @@ from gateway.http.documents import (
 from gateway.model.access import Caller, Principal
 from gateway.model.connection import State
 from gateway.model.connector import Manifest
+from gateway.model.diagnosis import Report
 from gateway.model.exchange import RemoteMeter
 from gateway.model.record import LogPlace
 from gateway.model.status import ConnectionStatus
@@ -242,6 +243,14 @@ class Webhooks(Protocol):
     async def replay(self, webhook: str, customer: str | None, *, since: datetime) -> int: ...
 
 
+class Doctoring(Protocol):
+    """`gateway.doctor.Doctor`."""
+
+    async def report(self) -> Report:
+        """What is not as it should be; made anew at most once in some seconds."""
+        ...
+
+
 class Reauthorizing(Protocol):
     """`gateway.connections.reauthorization.Reauthorization`."""
 
@@ -266,6 +275,7 @@ class Services:
     events: EventsReader
     webhooks: Webhooks
     reauthorization: Reauthorizing
+    doctor: Doctoring
     catalogue: Mapping[str, System]
     prices: CreditsSettings
     public_url: str

@@ -43,6 +43,7 @@ class EventType(enum.StrEnum):
     INCIDENT_OPENED = "incident.opened"
     INCIDENT_CLOSED = "incident.closed"
     WEBHOOK_DISABLED = "webhook.disabled"
+    WEBHOOK_TEST = "webhook.test"
     DEVICES_REFUSED = "devices.refused"
     DEVICE_SILENT = "device.silent"
     DEVICE_RETURNED = "device.returned"

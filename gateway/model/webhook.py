@@ -41,6 +41,7 @@ class Disabled(enum.StrEnum):
 
     GONE = "gone"
     FAILING = "failing"
+    OPERATOR = "operator"  # somebody said so
 
 
 def wait_after(tried: int, *, rand: float) -> timedelta | None:

@@ -100,6 +100,29 @@ async def read(
     return readable(rows, to_event, name=_name)
 
 
+async def latest(
+    database: Database,
+    *,
+    customer: str | None = None,
+    connection_id: str | None = None,
+    types: Sequence[EventType] | None = None,
+    since: datetime,
+    limit: int,
+) -> list[Event]:
+    """The latest of them, in the order in which `read` gives them."""
+    async with database.connection() as connection:
+        await connection.execute(sql("outbox_order"), ORDERED_AT_ONCE)
+        rows = await connection.fetch(
+            sql("event_latest"),
+            customer,
+            connection_id,
+            None if types is None else [str(each) for each in types],
+            since,
+            limit,
+        )
+    return list(reversed(readable(rows, to_event, name=_name)))
+
+
 async def remove_expired(database: Database, *, before: datetime) -> int:
     """Deletes the events that are older, with their deliveries, a few thousand in each
     transaction; how many.

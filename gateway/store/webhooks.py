@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
+from uuid import UUID
 
 import asyncpg
 
@@ -43,6 +45,22 @@ class Secrets:
     secret: bytes = field(repr=False)
     previous: bytes | None = field(repr=False)
     previous_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """What became of an event at an endpoint. `next_at`: of what is pending; None: at once."""
+
+    event_id: str
+    type: str
+    at: datetime
+    connection: str | None
+    state: Literal["pending", "delivered", "given_up"]
+    attempt: int
+    next_at: datetime | None
+    delivered_at: datetime | None
+    error: str | None
+    replay: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,3 +264,35 @@ async def replay(database: Database, endpoint: str, *, since: datetime) -> int:
     async with database.connection() as connection:
         count: int = await connection.fetchval(sql("webhook_replay"), endpoint, since)
     return count
+
+
+async def test(database: Database, endpoint: str) -> str | None:
+    """An event for this endpoint alone; its id, None where there is no such endpoint."""
+    async with database.connection() as connection:
+        event_id = await connection.fetchval(sql("webhook_test"), endpoint)
+    return None if event_id is None else str(event_id)
+
+
+async def resend(database: Database, endpoint: str, event_id: UUID) -> bool:
+    """Marks one event for delivery again; False where there is none that it may be told."""
+    async with database.connection() as connection:
+        return bool(await connection.fetchval(sql("webhook_resend"), endpoint, event_id))
+
+
+async def sent(
+    database: Database, endpoint: str, *, event_id: UUID | None = None, limit: int = 100
+) -> list[Sent]:
+    """What became of deliveries to it, the newest event first."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("webhook_deliveries"), endpoint, event_id, limit)
+    return [
+        Sent(
+            event_id=str(row["event_id"]),
+            connection=row["connection_id"],
+            **{name: row[name] for name in _SENT},
+        )
+        for row in rows
+    ]
+
+
+_SENT = ("type", "at", "state", "attempt", "next_at", "delivered_at", "error", "replay")

@@ -63,7 +63,11 @@ NEEDS = {
     "list_devices": Role.VIEWER,
     "read_device": Role.VIEWER,
     "read_series": Role.VIEWER,
+    "read_doctor": Role.OPERATOR,
 }
+OF_ALL_CUSTOMERS = {"read_doctor"}
+"""What a token of one customer is refused."""
+
 BODIES: dict[str, object] = {
     "create_connection": {"id": "{customer}-9", "customer": "{customer}", "system": "maintainx"},
     "change_connection": {"sync": {"interval": "5m"}},
@@ -197,6 +201,8 @@ async def leaks(made: World, name: str, method: str, path: str) -> str | None:
             )
     elif answer.status_code != 403 and "acme" in answer.text.lower():
         return answer.text
+    if name in OF_ALL_CUSTOMERS:
+        return None if own.status_code == 403 else f"for everybody: {own.text}"
     return None if own.status_code < 300 else f"its own: {own.text}"
 
 

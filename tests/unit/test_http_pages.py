@@ -77,6 +77,21 @@ async def test_under_https_the_cookies_are_sent_over_tls_only() -> None:
         assert "; Secure" in leaving.headers["set-cookie"]
 
 
+async def test_the_doctors_page_is_for_operators_of_everybody() -> None:
+    made = world()
+    async with browser(made, Role.OPERATOR) as (client, _):
+        page = (await client.get("/doctor")).text
+    assert (
+        "1 problem, 0 warnings" in page and "The server takes no writes" in page and "Name a primary" in page
+    )
+    assert "<script>" not in page and "Not seen: &lt;script&gt;" in page
+    for role, customer in ((Role.VIEWER, None), (Role.ADMIN, "acme")):
+        async with browser(made, role, customer) as (client, _):
+            refused = await client.get("/doctor")
+            assert refused.status_code == 403 and "takes no writes" not in refused.text
+            assert "/doctor" not in (await client.get("/")).text
+
+
 async def test_a_viewer_makes_no_reconnect_link() -> None:
     made = world()
     async with browser(made, Role.VIEWER) as (client, csrf):

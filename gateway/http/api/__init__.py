@@ -6,6 +6,7 @@ from gateway.http.api import (
     alerts,
     connections,
     devices,
+    doctor,
     events,
     history,
     incidents,
@@ -26,4 +27,5 @@ ROUTERS = (
     pool.router,
     incidents.router,
     webhooks.router,
+    doctor.router,
 )
