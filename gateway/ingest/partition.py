@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import TypeVar
 
 import structlog
 
 from gateway import clock, metrics
+from gateway.ingest.brokers import Brokers
 from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.registry import Registry
@@ -23,7 +25,6 @@ from gateway.ingest.session import (
     QosRefused,
     Session,
     Subscription,
-    connect,
     stale_filters,
 )
 from gateway.model.backoff import full_jitter
@@ -80,9 +81,10 @@ class Partition:
         self._pipeline = Pipeline(
             settings.telemetry, decoder, store, pressure, note=None if registry is None else registry.note
         )
+        self._brokers = Brokers(settings.broker, number, self._pipeline)
         self._session: Session | None = None
         self._client = ""
-        self._held: tuple[str, ...] = ()
+        self._held: dict[str, tuple[str, ...]] = {}  # by broker
         self._recording = asyncio.Lock()
         self._succeeding: tuple[Decoder, float] | None = None
         self._stopping = False
@@ -158,14 +160,12 @@ class Partition:
         """
         self._pipeline.decode_by(overlapping)
         filters, session = self._filters, self._session
-        stale = [one for one in self._held if one not in filters]
+        stale = [one for one in self._holds if one not in filters]
         if session is not None and stale and self.connected:
             try:
                 kept = await session.give_up(stale)
                 async with self._recording:
-                    held = (*filters, *kept)
-                    await telemetry.remember_subscriptions(self._database, self._client, held)
-                    self._held = held
+                    await self._remember((*filters, *kept))
             except (
                 ConnectionError,
                 StoreError,
@@ -195,17 +195,30 @@ class Partition:
     async def _record(self, filters: tuple[str, ...]) -> None:
         """Adds to what the session may hold, in the database before it does. Raises StoreError."""
         async with self._recording:
-            if added := tuple(one for one in filters if one not in self._held):
-                held = (*self._held, *added)
-                await telemetry.remember_subscriptions(self._database, self._client, held)
-                self._held = held
+            if added := tuple(one for one in filters if one not in self._holds):
+                await self._remember((*self._holds, *added))
 
-    async def _identify(self) -> tuple[str, tuple[str, ...]]:
-        """Our client id, and what its session may hold."""
+    @property
+    def _holds(self) -> tuple[str, ...]:
+        """What the session may hold at the broker of now."""
+        return self._held.get(self._brokers.current, ())
 
-        async def ask() -> tuple[str, tuple[str, ...]]:
+    async def _remember(self, filters: Collection[str], *, is_all: bool = False) -> None:
+        """`is_all`: what left the list of brokers was given up, too. Raises StoreError."""
+        broker, urls = self._brokers.current, self._settings.broker.urls
+        keep = urls if is_all else (*urls, *self._held)
+        await telemetry.remember_subscriptions(
+            self._database, self._client, filters, broker=broker, keep=keep
+        )
+        self._held = {**self._held, broker: tuple(filters)}
+        self._held = {url: held for url, held in self._held.items() if url in keep}
+
+    async def _identify(self) -> tuple[str, dict[str, tuple[str, ...]]]:
+        """Our client id, and what its sessions may hold, by broker."""
+
+        async def ask() -> tuple[str, dict[str, tuple[str, ...]]]:
             client = await telemetry.client_id(self._database, self._settings.instance, self._number)
-            return client, tuple(sorted(await telemetry.subscriptions(self._database, client)))
+            return client, await telemetry.subscriptions(self._database, client)
 
         return await self._until_stored(ask)
 
@@ -231,12 +244,12 @@ class Partition:
                 client_id=self._client,
                 partition=self._number,
                 filters=filters,
-                stale=stale_filters(self._held, filters),
+                stale=stale_filters(chain(*self._held.values()), filters),
                 optional=optional,
             )
             started = clock.monotonic()
             try:
-                self._session = await connect(self._settings.broker, subscription, self._pipeline)
+                self._session = await self._brokers.connect(subscription)
             except OptionalRefused:
                 optional = ()
                 log.info(
@@ -264,17 +277,23 @@ class Partition:
                     await self._session.closed
                     continue
                 await self._went_up(filters, self._session.session_present)
-                reason = await self._session.closed
+                ended = await self._brokers.ended(self._session)
                 metrics.CONNECTED.labels(str(self._number)).set(0)
+                if ended is None:
+                    continue
+                reason = ended
                 quick_ends = quick_ends + 1 if clock.monotonic() - started < 5.0 else 0
             if self._stopping:
                 return
             metrics.RECONNECTS.inc()
-            attempt = 1 if clock.monotonic() - started > STEADY_SECONDS else attempt + 1
-            wait = full_jitter(
-                attempt, rand=random.random(), base_seconds=0.5, cap_seconds=RECONNECT_CAP_SECONDS
-            )
-            self._say_down(reason, attempt, quick_ends, wait)
+            is_steady = clock.monotonic() - started > STEADY_SECONDS
+            attempt, broker, wait = 1 if is_steady else attempt + 1, self._brokers.current, 0.0
+            if self._brokers.left(steady=is_steady):
+                rounds = -(-attempt // self._brokers.count)
+                wait = full_jitter(
+                    rounds, rand=random.random(), base_seconds=0.5, cap_seconds=RECONNECT_CAP_SECONDS
+                )
+            self._say_down(broker, reason, attempt, quick_ends, wait)
             await asyncio.sleep(wait)
 
     async def _went_up(self, filters: tuple[str, ...], present: bool) -> None:
@@ -283,15 +302,14 @@ class Partition:
         log.info(
             "ingest.connected",
             partition=self._number,
-            broker=self._settings.broker.url,
+            broker=self._brokers.current,
             session_present=present,
             filters=list(filters),
         )
         async with self._recording:
             held = (*filters, *(one for one in self._filters if one not in filters))  # being taken just now
             with suppress(StoreError):  # given up once more at the next connection
-                await telemetry.remember_subscriptions(self._database, self._client, held)
-                self._held = held
+                await self._remember(held, is_all=True)
 
     def _say_unsafe(self, reason: str) -> None:
         """Once, until the broker grants what we need."""
@@ -299,7 +317,7 @@ class Partition:
             log.error(
                 "ingest.qos_refused",
                 partition=self._number,
-                broker=self._settings.broker.url,
+                broker=self._brokers.current,
                 reason=reason,
                 advice=(
                     "at QoS 0 a message that is lost on its way is lost for good: allow QoS 1 at the broker,"
@@ -308,7 +326,7 @@ class Partition:
             )
         self._said_unsafe = True
 
-    def _say_down(self, reason: str, attempt: int, quick_ends: int, wait: float) -> None:
+    def _say_down(self, broker: str, reason: str, attempt: int, quick_ends: int, wait: float) -> None:
         if (attempt == 1 and not self._said_unsafe) or quick_ends == SUSPECT_AFTER:
             advice = "start the broker or correct broker.url; trying until it answers"
             if reason.startswith("malformed packet"):
@@ -324,7 +342,7 @@ class Partition:
             log.warning(
                 "ingest.disconnected",
                 partition=self._number,
-                broker=self._settings.broker.url,
+                broker=broker,
                 reason=reason,
                 advice=advice,
                 retry_in_seconds=round(wait, 2),
