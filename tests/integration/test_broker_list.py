@@ -25,6 +25,7 @@ from gateway.settings import BrokerSettings, Settings
 from gateway.store.pool import Database
 from tests.integration.test_ingest_brokers import (
     ingesting,
+    metric,
     publish,
     reaches,
     refusal,
@@ -129,10 +130,21 @@ async def test_two_addresses_of_one_broker_are_one_session(mosquitto: Mosquitto,
                         await with_broker(other.port, ingest)
                 await publisher.flush(30)
             await reaches(database, 3000)
+            repeated = metric("mqtt_messages_total", outcome="duplicate")
             one.resume()
-            await with_broker(one.port, ingest)
-            await publish(mosquitto.port, *samples(100, since=3000))
-            await reaches(database, 3100)
+            going = True
+            count = 3000
+            async with Publisher[None](mosquitto.port, "device") as publisher:
+                while going:
+                    for topic, payload in samples(50, since=count):
+                        await publisher.publish(topic, payload, None)
+                    count += 50
+                    await publisher.flush(30)
+                    going = used(one.port) != 1
+            await reaches(database, count)
+            assert ingest.connected and metric("mqtt_messages_total", outcome="duplicate") == repeated, (
+                "what was in hand at the return came a second time"
+            )
 
 
 async def test_a_first_that_accepts_and_answers_nothing_is_not_returned_to(
