@@ -236,7 +236,11 @@ class Partition:
 
     async def _keep_up(self) -> None:
         attempt, quick_ends = 0, 0
-        optional: tuple[str, ...] = (DROPPED_TOPIC,)
+        # A queue of a subscription at QoS 0 may live on one node alone (RabbitMQ): with that node gone the
+        # whole session could not be resumed anywhere, and what counts drops is no use over several brokers.
+        counters = (DROPPED_TOPIC,)
+        optional = counters if self._brokers.count == 1 else ()
+        never = () if optional else counters
         while not self._stopping:
             filters = self._filters
             await self._until_stored(partial(self._record, filters))
@@ -244,7 +248,7 @@ class Partition:
                 client_id=self._client,
                 partition=self._number,
                 filters=filters,
-                stale=stale_filters(chain(*self._held.values()), filters),
+                stale=stale_filters(chain(never, *self._held.values()), filters),
                 optional=optional,
             )
             started = clock.monotonic()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiomqtt
+import mqtt5
 import pytest
 
 from benchmarks.mqtt import Publisher
@@ -20,9 +21,11 @@ from gateway import metrics
 from gateway.events.session import Session as ControlSession
 from gateway.events.session import StrictClient
 from gateway.ingest import Ingest
+from gateway.ingest.session import DROPPED_TOPIC
 from gateway.model.errors import BrokerRefused
 from gateway.settings import BrokerSettings, Settings
 from gateway.store.pool import Database
+from tests.fixtures.broker_script import Link, ScriptedBroker
 from tests.integration.test_ingest_brokers import (
     ingesting,
     metric,
@@ -285,3 +288,20 @@ async def test_a_control_session_that_has_served_is_over_wherever_it_is(mosquitt
 
     async with asyncio.timeout(20):
         await ControlSession("test", settings, serve=serve).run()
+
+
+async def test_with_a_list_nothing_is_subscribed_at_qos_0(database: Database) -> None:
+    """RabbitMQ keeps what a lasting session subscribes at QoS 0 on one node: with that node gone no other one
+    resumed the session, whose queue they all had.
+    """
+
+    async def nothing(_: Link) -> None: ...
+
+    async with ScriptedBroker(nothing).running() as broker:
+        settings = settings_for([broker.url, f"mqtt://127.0.0.1:{free_port()}"])
+        async with ingesting(settings, database):
+            link = await broker.link(0)
+            given_up, asked = link.asked
+    assert isinstance(given_up, mqtt5.UnsubscribePacket) and given_up.patterns == [DROPPED_TOPIC]
+    assert isinstance(asked, mqtt5.SubscribePacket)
+    assert [one.max_qos for one in asked.topic_filters] == 2 * [mqtt5.QoS.AT_LEAST_ONCE]

@@ -150,7 +150,7 @@ async def _run(broker: Broker, database: Database, trial: Trial, ports: Sequence
             await _down(running)
         publishing = asyncio.create_task(fleet.run())
         await wait_until(
-            lambda: len(fleet.acknowledged) >= count // 3, what="a third is published", seconds=600
+            lambda: len(fleet.acknowledged) >= count // 3, what="a third is published", seconds=240
         )
         if broker.nodes > 1:
             await broker.stop_node(node, signal.SIGKILL)
@@ -161,7 +161,7 @@ async def _run(broker: Broker, database: Database, trial: Trial, ports: Sequence
         await wait_until(lambda: len(fleet.acknowledged) > before, what="publishing goes on", seconds=120)
         if trial.is_away:
             running = await _up(settings, database)
-        await asyncio.wait_for(publishing, 600)
+        await asyncio.wait_for(publishing, 240)
         stored = await _settled(database, count)
         held = await _numbers(database)
         return {
