@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 SOAK_PATRONI = $(if $(filter 0,$(shell id -u)),/var/lib/fieldgate,build)/patroni
-.PHONY: help env demo test matrix check audit bench patroni soak campaign mutate format constraints packages clean
+.PHONY: help env demo test matrix check audit bench patroni soak campaign interop mutate format constraints packages clean
 
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done)
@@ -79,6 +79,13 @@ soak: packages env patroni ## the long fault tests, three short seeds of the cam
 campaign: packages env ## the oracle campaign: SEEDS=1-10 MINUTES=6 PARALLEL=1; reports in var/soak
 	@mkdir -p $(SOAK_DIR)
 	@$(BIN)/python -m tests.soak.campaign --seeds $(SEEDS) --minutes $(MINUTES) --parallel $(PARALLEL) --dir $(SOAK_DIR) --json $(SOAK_DIR)/report.json $(CAMPAIGN_ARGS)
+
+BROKERS ?=
+MESSAGES ?= 100000
+interop: packages env ## what Fieldgate needs of a broker, against every broker that can be had here, killed in the middle; then docs/brokers.md
+	@tests/interop/get
+	@$(BIN)/python -m tests.interop.run $(BROKERS) --messages $(MESSAGES) --json tests/interop/result.json
+	@$(BIN)/python -m tests.interop.page
 
 # A mutation is one small change of the code; one that no test notices is a test to write. By default the rooms that
 # decide, in what changed since BASE, for an hour at most; MODULES="gateway.model*" takes all of them.

@@ -83,6 +83,17 @@ CONNECTED = Gauge(
     ["partition"],
     registry=REGISTRY,
 )
+BROKER = Gauge(
+    "fieldgate_mqtt_broker",
+    "1 for the one of `broker.url` that the ingest partition's session is with.",
+    ["partition", "broker"],
+    registry=REGISTRY,
+)
+BROKER_CHANGES = Counter(
+    "fieldgate_mqtt_broker_changes_total",
+    "Ingest sessions that went to another one of `broker.url`.",
+    registry=REGISTRY,
+)
 READING_PAUSED = Gauge(
     "fieldgate_mqtt_reading_paused",
     "1 while reading from the broker is paused by back-pressure.",

@@ -61,10 +61,19 @@ Network = Annotated[
 ]
 
 
-class BrokerSettings(Section):
-    """The MQTT 5 broker: `mqtt://` or `mqtts://` host and port."""
+MAX_URLS = 16
 
-    url: str = "mqtt://127.0.0.1:1883"
+
+def _without_password(url: str) -> str:
+    """What may be said of a URL that is none of ours: nothing before an `@`."""
+    return url.rpartition("@")[2]
+
+
+class BrokerSettings(Section):
+    """The MQTT 5 broker: `mqtt://` or `mqtts://` host and port; of several, the first that answers."""
+
+    url: str | tuple[str, ...] = "mqtt://127.0.0.1:1883"
+    return_interval: Seconds | None = timedelta(minutes=1)
     username: str | None = None
     password: SecretStr | None = None
     ca_file: str | None = None
@@ -78,17 +87,37 @@ class BrokerSettings(Section):
     connect_timeout: PositiveDuration = timedelta(seconds=10)
     allow_qos0: bool = False
 
-    @field_validator("url")
+    @field_validator("url", mode="before")
     @classmethod
-    def _scheme(cls, url: str) -> str:
-        match = re.fullmatch(
-            r"mqtts?://[^/@\s:\[\]]+(?::(\d{1,5}))?/?|mqtts?://\[[0-9a-fA-F:]+\](?::(\d{1,5}))?/?", url
-        )
-        if match is None or int(match[1] or match[2] or 1) not in range(1, 65536):
-            raise ValueError(
-                "expected mqtt://host:port or mqtts://host:port (user and password have keys of their own)"
+    def _one_or_several(cls, given: object) -> object:
+        """The environment and YAML may say a list of one; a fault names the URL that it is about."""
+        urls = [given] if isinstance(given, str) else given
+        if not isinstance(urls, list | tuple) or not all(isinstance(url, str) for url in urls):
+            raise ValueError("expected mqtt://host:port, or a list of them that are tried in turn")
+        if not 1 <= len(urls) <= MAX_URLS:
+            raise ValueError(f"a list has 1 to {MAX_URLS} URLs")
+        for url in urls:
+            match = re.fullmatch(
+                r"mqtts?://[^/@\s:\[\]]+(?::(\d{1,5}))?/?|mqtts?://\[[0-9a-fA-F:]+\](?::(\d{1,5}))?/?", url
             )
-        return url
+            if match is None or int(match[1] or match[2] or 1) not in range(1, 65536):
+                which = "" if isinstance(given, str) else f", and not {_without_password(url)}"
+                raise ValueError(
+                    "expected mqtt://host:port or mqtts://host:port (user and password have keys of their"
+                    f" own){which}"
+                )
+        if len(set(urls)) < len(urls):
+            raise ValueError("a URL stands twice in the list")
+        return given
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All of them, in the order in which they are wanted."""
+        return (self.url,) if isinstance(self.url, str) else self.url
+
+    def at(self, url: str) -> BrokerSettings:
+        """The same with this one alone."""
+        return self.model_copy(update={"url": url})
 
 
 class DatabaseSettings(Section):

@@ -146,7 +146,8 @@ def _show_summary(loaded: Loaded, rows: Sequence[ConnectionSummary]) -> None:
     )
     console.print(Text(f"{loaded.path}: no faults", style="green"))
     console.print(
-        f"customers  {customers}\nbroker     {settings.broker.url}\nsources    {sources}", markup=False
+        f"customers  {customers}\nbroker     {', '.join(settings.broker.urls)}\nsources    {sources}",
+        markup=False,
     )
     console.print(f"SIGHUP     puts in force {', '.join(sorted(RELOADED))}, connections; a restart all else")
     if not rows:

@@ -56,7 +56,8 @@ def discover(
     filters = topic or ["#"]
     if not json:
         print(
-            f"listening to {', '.join(filters)} at {settings.broker.url} for {seconds:g} s", file=sys.stderr
+            f"listening to {', '.join(filters)} at {', '.join(settings.broker.urls)} for {seconds:g} s",
+            file=sys.stderr,
         )
     with screen.working("listening"):
         heard = asyncio.run(_heard(settings, filters, seconds))
@@ -82,7 +83,7 @@ async def _heard(settings: Settings, filters: Sequence[str], seconds: float) -> 
 
 def _show(found: Discovery, count: int, settings: Settings) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{count} messages on {settings.broker.url}", markup=False)
+    console.print(f"{count} messages on {', '.join(settings.broker.urls)}", markup=False)
     _list(console, "taken by your sources", found.taken, "green")
     _list(console, "have a source, and are dead letters", found.refused, "red")
     _list(console, "a preset takes them", found.known, "cyan")

@@ -93,7 +93,7 @@ class Publisher:
             )
 
     async def _converse(self) -> None:
-        address = urlsplit(self._broker.url)
+        address = urlsplit(self._broker.urls[0])
         tls = tls_context(self._broker) if address.scheme == "mqtts" else None
         port = address.port or (8883 if tls else 1883)
         loop = asyncio.get_running_loop()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, suppress
 
 import aiomqtt
 
@@ -21,9 +22,10 @@ async def listen(
     """Topic, payload and whether the broker had it retained, of each message within `seconds`. At QoS 0, with
     a session of its own that ends. Raises BrokerRefused.
     """
-    client = StrictClient(settings, f"fieldgate-discover-{secrets.token_hex(4)}", None, tls_context(settings))
+    name = f"fieldgate-discover-{secrets.token_hex(4)}"
     try:
-        async with client:
+        async with AsyncExitStack() as stack:
+            client = await _first(settings, name, stack)
             for wanted in filters:
                 await client.subscribe(wanted, qos=0)
             end = asyncio.get_running_loop().time() + seconds
@@ -36,4 +38,13 @@ async def listen(
                 payload = message.payload if isinstance(message.payload, bytes) else b""
                 yield str(message.topic), payload, message.retain
     except aiomqtt.MqttError as error:
-        raise BrokerRefused(f"{settings.url}: {error}") from error
+        raise BrokerRefused(f"{', '.join(settings.urls)}: {error}") from error
+
+
+async def _first(settings: BrokerSettings, name: str, stack: AsyncExitStack) -> StrictClient:
+    """The first that answers; the error is that of the last."""
+    *others, last = (settings.at(url) for url in settings.urls)
+    for one in others:
+        with suppress(aiomqtt.MqttError):
+            return await stack.enter_async_context(StrictClient(one, name, None, tls_context(one)))
+    return await stack.enter_async_context(StrictClient(last, name, None, tls_context(last)))

@@ -27,6 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from gateway import clock
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import ConfigError
+from gateway.model.rotation import Rotation
 from gateway.settings import BrokerSettings
 
 log = structlog.get_logger(__name__)
@@ -51,7 +52,7 @@ class StrictClient(aiomqtt.Client):
     def __init__(
         self, settings: BrokerSettings, identifier: str, will: aiomqtt.Will | None, tls: ssl.SSLContext | None
     ) -> None:
-        url = urlsplit(settings.url)
+        url = urlsplit(settings.urls[0])
         super().__init__(
             url.hostname or "127.0.0.1",
             url.port or (1883 if tls is None else 8883),
@@ -133,7 +134,7 @@ class StrictClient(aiomqtt.Client):
 
 class Session:
     """Keeps one client connected: `serve` runs with each new one, and is over when it returns without an
-    error.
+    error. Where a broker that stands earlier in the list answers again `serve` is cancelled, and runs there.
 
     `farewell` is said before a disconnection of our own, for the broker keeps the last will to itself then.
     """
@@ -155,7 +156,9 @@ class Session:
         self._identifier = (  # nobody else can guess it, and push us off
             f"fieldgate-{name}-{secrets.token_hex(12)}"
         )
-        self._tls = tls_context(settings)
+        self._rotation = Rotation(settings.urls)
+        for url in settings.urls:
+            tls_context(settings.at(url))  # files that cannot be used end us now
 
     async def run(self) -> None:
         """Until `serve` returns or this is cancelled. Reconnects with full jitter, saying once that it is
@@ -164,23 +167,33 @@ class Session:
         attempt, down, since = 0, False, clock.monotonic()
         while True:
             try:
-                async with StrictClient(
-                    self._settings, self._identifier, self._will() if self._will else None, self._tls
-                ) as client:
+                will = self._will() if self._will else None
+                async with self._client(self._rotation.current, self._identifier, will) as client:
                     if down:
-                        log.info("events.broker_returned", client=self._name)
+                        log.info("events.broker_returned", client=self._name, broker=self._rotation.current)
                     down, since = False, clock.monotonic()
                     try:
-                        await self._serve(client)
+                        earlier = await self._until_earlier(client)
                     finally:
                         await self._part(client)
+                if earlier is None:
                     return
+                log.info("events.broker_changed", client=self._name, broker=earlier)
+                self._rotation.answers(earlier)
+                continue
             except (aiomqtt.MqttError, OSError) as error:
                 lasted = not down and clock.monotonic() - since > STABLE_SECONDS
-                attempt = 1 if lasted else attempt + 1  # being let in and thrown out again is no success
                 if not down:
-                    log.warning("events.broker_away", client=self._name, detail=str(error))
+                    log.warning(
+                        "events.broker_away",
+                        client=self._name,
+                        broker=self._rotation.current,
+                        detail=str(error),
+                    )
                 down = True
+                if not self._rotation.ended(steady=lasted):
+                    continue
+                attempt = 1 if lasted else attempt + 1  # being let in and thrown out again is no success
             await asyncio.sleep(
                 full_jitter(
                     attempt,
@@ -189,6 +202,37 @@ class Session:
                     cap_seconds=RECONNECT_CAP_SECONDS,
                 )
             )
+
+    def _client(self, url: str, identifier: str, will: aiomqtt.Will | None) -> StrictClient:
+        settings = self._settings.at(url)
+        return StrictClient(settings, identifier, will, tls_context(settings))
+
+    async def _until_earlier(self, client: StrictClient) -> str | None:
+        """Serves until that is over (None), or until one of the earlier brokers answers again: its URL."""
+        every = self._settings.return_interval
+        if every is None or not self._rotation.earlier:
+            await self._serve(client)
+            return None
+        serving = asyncio.ensure_future(self._serve(client))
+        try:
+            while True:
+                await asyncio.wait({serving}, timeout=every.total_seconds())
+                url = None if serving.done() else await self._answering()
+                if serving.done():
+                    serving.result()
+                    return None
+                if url is not None:
+                    return url
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+    async def _answering(self) -> str | None:
+        for url in self._rotation.earlier:
+            with suppress(aiomqtt.MqttError, OSError):
+                async with self._client(url, f"fieldgate-ask-{secrets.token_hex(12)}", None):
+                    return url
+        return None
 
     async def _part(self, client: StrictClient) -> None:
         if self._farewell is None:
@@ -204,8 +248,10 @@ async def occurred(event: asyncio.Event) -> None:
 
 
 def tls_context(settings: BrokerSettings) -> ssl.SSLContext | None:
-    """For `mqtts://`; None for `mqtt://`. Raises ConfigError for files that cannot be used."""
-    if not settings.url.startswith("mqtts://"):
+    """For `mqtts://`, by the first of a list; None for `mqtt://`. Raises ConfigError for files that cannot be
+    used.
+    """
+    if not settings.urls[0].startswith("mqtts://"):
         return None
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from typing import TypeVar
 
 import structlog
 
 from gateway import clock, metrics
+from gateway.ingest.brokers import Brokers
 from gateway.ingest.decode import Decoder
 from gateway.ingest.hearing import Hearing
 from gateway.ingest.pipeline import Pipeline
@@ -25,7 +27,6 @@ from gateway.ingest.session import (
     QosRefused,
     Session,
     Subscription,
-    connect,
     stale_filters,
 )
 from gateway.model.backoff import full_jitter
@@ -90,9 +91,10 @@ class Partition:
             note=None if registry is None else self._note,
             resumed=self._resume_hearing,
         )
+        self._brokers = Brokers(settings.broker, number, self._pipeline)
         self._session: Session | None = None
         self._client = ""
-        self._held: tuple[str, ...] = ()
+        self._held: dict[str, tuple[str, ...]] = {}  # by broker
         self._recording = asyncio.Lock()
         self._succeeding: tuple[Decoder, float] | None = None
         self._stopping = False
@@ -184,14 +186,12 @@ class Partition:
         """
         self._pipeline.decode_by(overlapping)
         filters, session = self._filters, self._session
-        stale = [one for one in self._held if one not in filters]
+        stale = [one for one in self._holds if one not in filters]
         if session is not None and stale and self.connected:
             try:
                 kept = await session.give_up(stale)
                 async with self._recording:
-                    held = (*filters, *kept)
-                    await telemetry.remember_subscriptions(self._database, self._client, held)
-                    self._held = held
+                    await self._remember((*filters, *kept))
             except (
                 ConnectionError,
                 StoreError,
@@ -239,17 +239,30 @@ class Partition:
     async def _record(self, filters: tuple[str, ...]) -> None:
         """Adds to what the session may hold, in the database before it does. Raises StoreError."""
         async with self._recording:
-            if added := tuple(one for one in filters if one not in self._held):
-                held = (*self._held, *added)
-                await telemetry.remember_subscriptions(self._database, self._client, held)
-                self._held = held
+            if added := tuple(one for one in filters if one not in self._holds):
+                await self._remember((*self._holds, *added))
 
-    async def _identify(self) -> tuple[str, tuple[str, ...]]:
-        """Our client id, and what its session may hold."""
+    @property
+    def _holds(self) -> tuple[str, ...]:
+        """What the session may hold at the broker of now."""
+        return self._held.get(self._brokers.current, ())
 
-        async def ask() -> tuple[str, tuple[str, ...]]:
+    async def _remember(self, filters: Collection[str], *, is_all: bool = False) -> None:
+        """`is_all`: what left the list of brokers was given up, too. Raises StoreError."""
+        broker, urls = self._brokers.current, self._settings.broker.urls
+        keep = urls if is_all else (*urls, *self._held)
+        await telemetry.remember_subscriptions(
+            self._database, self._client, filters, broker=broker, keep=keep
+        )
+        self._held = {**self._held, broker: tuple(filters)}
+        self._held = {url: held for url, held in self._held.items() if url in keep}
+
+    async def _identify(self) -> tuple[str, dict[str, tuple[str, ...]]]:
+        """Our client id, and what its sessions may hold, by broker."""
+
+        async def ask() -> tuple[str, dict[str, tuple[str, ...]]]:
             client = await telemetry.client_id(self._database, self._settings.instance, self._number)
-            return client, tuple(sorted(await telemetry.subscriptions(self._database, client)))
+            return client, await telemetry.subscriptions(self._database, client)
 
         return await self._until_stored(ask)
 
@@ -267,7 +280,11 @@ class Partition:
 
     async def _keep_up(self) -> None:
         attempt, quick_ends = 0, 0
-        optional: tuple[str, ...] = (DROPPED_TOPIC,)
+        # A queue of a subscription at QoS 0 may live on one node alone (RabbitMQ): with that node gone the
+        # whole session could not be resumed anywhere, and what counts drops is no use over several brokers.
+        counters = (DROPPED_TOPIC,)
+        optional = counters if self._brokers.count == 1 else ()
+        never = () if optional else counters
         while not self._stopping:
             filters = self._filters
             await self._until_stored(partial(self._record, filters))
@@ -276,12 +293,12 @@ class Partition:
                 client_id=self._client,
                 partition=self._number,
                 filters=filters,
-                stale=stale_filters(self._held, filters),
+                stale=stale_filters(chain(never, *self._held.values()), filters),
                 optional=optional,
             )
             started = clock.monotonic()
             try:
-                self._session = await connect(self._settings.broker, subscription, self._pipeline)
+                self._session = await self._brokers.connect(subscription)
             except OptionalRefused:
                 optional = ()
                 log.info(
@@ -310,18 +327,24 @@ class Partition:
                     continue
                 self.hearing.went_up(clock.monotonic())
                 await self._went_up(filters, self._session.session_present)
-                reason = await self._session.closed
+                ended = await self._brokers.ended(self._session)
                 self.hearing.went_down(clock.monotonic())
                 metrics.CONNECTED.labels(str(self._number)).set(0)
+                if ended is None:
+                    continue
+                reason = ended
                 quick_ends = quick_ends + 1 if clock.monotonic() - started < 5.0 else 0
             if self._stopping:
                 return
             metrics.RECONNECTS.inc()
-            attempt = 1 if clock.monotonic() - started > STEADY_SECONDS else attempt + 1
-            wait = full_jitter(
-                attempt, rand=random.random(), base_seconds=0.5, cap_seconds=RECONNECT_CAP_SECONDS
-            )
-            self._say_down(reason, attempt, quick_ends, wait)
+            is_steady = clock.monotonic() - started > STEADY_SECONDS
+            attempt, broker, wait = 1 if is_steady else attempt + 1, self._brokers.current, 0.0
+            if self._brokers.left(steady=is_steady):
+                rounds = -(-attempt // self._brokers.count)
+                wait = full_jitter(
+                    rounds, rand=random.random(), base_seconds=0.5, cap_seconds=RECONNECT_CAP_SECONDS
+                )
+            self._say_down(broker, reason, attempt, quick_ends, wait)
             await asyncio.sleep(wait)
 
     async def _went_up(self, filters: tuple[str, ...], present: bool) -> None:
@@ -330,15 +353,14 @@ class Partition:
         log.info(
             "ingest.connected",
             partition=self._number,
-            broker=self._settings.broker.url,
+            broker=self._brokers.current,
             session_present=present,
             filters=list(filters),
         )
         async with self._recording:
             held = (*filters, *(one for one in self._filters if one not in filters))  # being taken just now
             with suppress(StoreError):  # given up once more at the next connection
-                await telemetry.remember_subscriptions(self._database, self._client, held)
-                self._held = held
+                await self._remember(held, is_all=True)
 
     def _say_unsafe(self, reason: str) -> None:
         """Once, until the broker grants what we need."""
@@ -346,7 +368,7 @@ class Partition:
             log.error(
                 "ingest.qos_refused",
                 partition=self._number,
-                broker=self._settings.broker.url,
+                broker=self._brokers.current,
                 reason=reason,
                 advice=(
                     "at QoS 0 a message that is lost on its way is lost for good: allow QoS 1 at the broker,"
@@ -355,7 +377,7 @@ class Partition:
             )
         self._said_unsafe = True
 
-    def _say_down(self, reason: str, attempt: int, quick_ends: int, wait: float) -> None:
+    def _say_down(self, broker: str, reason: str, attempt: int, quick_ends: int, wait: float) -> None:
         if (attempt == 1 and not self._said_unsafe) or quick_ends == SUSPECT_AFTER:
             advice = "start the broker or correct broker.url; trying until it answers"
             if reason.startswith("malformed packet"):
@@ -371,7 +393,7 @@ class Partition:
             log.warning(
                 "ingest.disconnected",
                 partition=self._number,
-                broker=self._settings.broker.url,
+                broker=broker,
                 reason=reason,
                 advice=advice,
                 retry_in_seconds=round(wait, 2),

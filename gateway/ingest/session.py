@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
@@ -67,7 +67,7 @@ class OptionalRefused(ConnectionError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
     """Whom the session is, and what it holds: `stale` filters are given up, `optional`
-    ones may be refused.
+    ones may be refused. One that is not `is_lasting` ends with its connection.
     """
 
     client_id: str
@@ -75,6 +75,7 @@ class Subscription:
     filters: tuple[str, ...]
     stale: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    is_lasting: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,13 +155,14 @@ class Session(asyncio.BufferedProtocol):
         """Introduces us."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         password = self._broker.password
+        lasts = self._broker.session_expiry.total_seconds() if self._subscription.is_lasting else 0
         connect = mqtt5.ConnectPacket(
             self._subscription.client_id,
             username=self._broker.username,
             password=None if password is None else password.get_secret_value().encode(),
-            clean_start=False,
+            clean_start=not self._subscription.is_lasting,
             keep_alive=max(1, round(self._keepalive)),
-            session_expiry_interval=min(round(self._broker.session_expiry.total_seconds()), 0xFFFFFFFF),
+            session_expiry_interval=min(round(lasts), 0xFFFFFFFF),
             receive_max=self._broker.receive_maximum,
             topic_alias_max=0,
         )
@@ -440,10 +442,10 @@ class Session(asyncio.BufferedProtocol):
 
 
 async def connect(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> Session:
-    """A session whose subscriptions the broker has granted. Raises BrokerRefused, OptionalRefused, OSError,
-    TimeoutError, ConfigError (TLS files).
+    """A session whose subscriptions the broker, the first of a list, has granted. Raises BrokerRefused,
+    OptionalRefused, OSError, TimeoutError, ConfigError (TLS files).
     """
-    address = urlsplit(broker.url)
+    address = urlsplit(broker.urls[0])
     tls = tls_context(broker) if address.scheme == "mqtts" else None
     port = address.port or (8883 if tls else 1883)
     session: Session | None = None
@@ -481,7 +483,7 @@ def tls_context(broker: BrokerSettings) -> ssl.SSLContext:
     return context
 
 
-def stale_filters(held: Collection[str], wanted: Collection[str]) -> tuple[str, ...]:
+def stale_filters(held: Iterable[str], wanted: Collection[str]) -> tuple[str, ...]:
     """Filters that the session at the broker still holds and the configuration no longer has."""
     return tuple(sorted(set(held) - set(wanted)))
 

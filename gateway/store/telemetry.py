@@ -191,16 +191,23 @@ async def client_id(database: Database, instance: str, partition: int) -> str:
     return "fg-" + hashlib.blake2b(f"{instance}/{partition}".encode(), key=seed, digest_size=10).hexdigest()
 
 
-async def subscriptions(database: Database, client: str) -> set[str]:
-    """The filters that the session of this client id was last known to hold."""
+async def subscriptions(database: Database, client: str) -> dict[str, tuple[str, ...]]:
+    """The filters that the session of this client id was last known to hold, by broker."""
+    found: dict[str, list[str]] = {}
     async with database.connection() as connection:
-        return {row["filter"] for row in await connection.fetch(sql("ingest_subscriptions"), client)}
+        for row in await connection.fetch(sql("ingest_subscriptions"), client):
+            found.setdefault(row["broker"], []).append(row["filter"])
+    return {broker: tuple(sorted(filters)) for broker, filters in found.items()}
 
 
-async def remember_subscriptions(database: Database, client: str, filters: Collection[str]) -> None:
-    """What the session holds from now on."""
+async def remember_subscriptions(
+    database: Database, client: str, filters: Collection[str], *, broker: str, keep: Collection[str]
+) -> None:
+    """What the session at this broker holds from now on; what is known of brokers outside `keep` is
+    forgotten.
+    """
     async with database.transaction() as connection:
-        await connection.execute(sql("ingest_subscribed"), client, list(filters))
+        await connection.execute(sql("ingest_subscribed"), client, broker, list(filters), list(keep))
 
 
 async def replicas_seen(database: Database, replica: str, seconds: float) -> int:

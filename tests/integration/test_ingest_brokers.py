@@ -35,10 +35,14 @@ TOPIC = "acme/devices/pump/telemetry"
 
 
 def settings_for(
-    url: str | int, *, lease: str = "15s", telemetry: dict[str, object] | None = None, **broker: object
+    url: str | int | list[str],
+    *,
+    lease: str = "15s",
+    telemetry: dict[str, object] | None = None,
+    **broker: object,
 ) -> Settings:
     return Settings.model_validate({
-        "broker": {"url": url if isinstance(url, str) else f"mqtt://127.0.0.1:{url}", **broker},
+        "broker": {"url": f"mqtt://127.0.0.1:{url}" if isinstance(url, int) else url, **broker},
         "security": {"encryption_keys": ["k"]},
         "telemetry": {"auto_register_customers": True, **(telemetry or {})},
         "sync": {"lease": lease},

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import mqtt5
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from benchmarks.servers import Mosquitto, wait_until
 from gateway import metrics
 from gateway.demo.publisher import Publisher
-from gateway.ingest import Ingest, partition
+from gateway.ingest import Ingest, brokers, partition
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.session import Session, Subscription
 from gateway.model.errors import BrokerRefused, StoreUnavailable
@@ -145,7 +146,7 @@ async def test_filters_that_overlap_are_all_subscribed_again_in_their_order(data
 async def test_what_a_session_may_hold_is_on_record_before_it_does(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(*_: object) -> None:
+    async def away(*_: object, **__: object) -> None:
         raise StoreUnavailable("the database is away")
 
     async with (
@@ -165,9 +166,9 @@ async def test_what_a_session_may_hold_is_on_record_before_it_does(
         written: list[set[str]] = []
         remember = telemetry.remember_subscriptions
 
-        async def noted(database: Database, client: str, filters: Sequence[str]) -> None:
+        async def noted(database: Database, client: str, filters: Sequence[str], **where: Any) -> None:
             assert len(link.asked) == before + 2 * len(written)
-            await remember(database, client, filters)
+            await remember(database, client, filters, **where)
             written.append(set(filters))
 
         monkeypatch.setattr(telemetry, "remember_subscriptions", noted)
@@ -242,7 +243,7 @@ async def test_a_session_that_is_down_takes_them_at_its_next_connection(
     database: Database, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Also where the reload comes `after` the broker has granted the old ones, and before anybody knows."""
-    gate, connect = asyncio.Event(), partition.connect
+    gate, connect = asyncio.Event(), brokers.connect
     gate.set()
 
     async def gated(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> Session:
@@ -252,7 +253,7 @@ async def test_a_session_that_is_down_takes_them_at_its_next_connection(
         await gate.wait()
         return session
 
-    monkeypatch.setattr(partition, "connect", gated)
+    monkeypatch.setattr(brokers, "connect", gated)
     async with (
         ScriptedBroker(nothing).running() as broker,
         ingesting(database, settings_of(broker.url, [USUAL, LINE])) as ingest,

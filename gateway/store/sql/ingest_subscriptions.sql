@@ -1,2 +1,2 @@
 -- $1 client id.
-select filter from ingest_subscription where client_id = $1
+select broker, filter from ingest_subscription where client_id = $1

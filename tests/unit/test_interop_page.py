@@ -1,0 +1,34 @@
+"""docs/brokers.md says what the committed result says, and the result has what the suite asks."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+from tests.interop.adapters import ADAPTERS
+from tests.interop.page import PAGE, RESULT, rewritten
+from tests.interop.suite import CHECKS
+
+
+def test_the_page_is_made_of_the_result() -> None:
+    page, result = PAGE.read_text(), json.loads(RESULT.read_text())
+    assert page == rewritten(page, result), "python -m tests.interop.page"
+    other = copy.deepcopy(result)
+    other["brokers"]["mosquitto"]["checks"]["redelivery"].update(outcome="no", said="none came again")
+    assert "none came again" in rewritten(page, other)
+
+
+def test_the_result_has_every_broker_and_every_check() -> None:
+    result = json.loads(RESULT.read_text())["brokers"]
+    assert set(result) <= set(ADAPTERS)
+    run = {name: one for name, one in result.items() if "checks" in one}
+    assert len(run) >= 5 and sum(one["nodes"] > 1 for one in run.values()) >= 2
+    for name, one in run.items():
+        wanted = {check.name for check in CHECKS} - ({"node_killed"} if one["nodes"] == 1 else set())
+        assert set(one["checks"]) == wanted, name
+        assert {"keeps_up", "away"} <= set(one["through"]), name
+
+
+def test_the_result_names_no_path_of_the_machine_it_was_made_on() -> None:
+    text = RESULT.read_text()
+    assert "/tmp/" not in text and "/root" not in text and "/work" not in text
