@@ -27,6 +27,7 @@ from gateway.model.credential import (
     TokenGrant,
     TokenSource,
     refresh_after,
+    unrefreshable,
     usable_for,
 )
 from gateway.model.errors import (
@@ -364,7 +365,7 @@ class Refresh:
         opened = {} if lease.token.sealed is None else self._open(lease.token.sealed)
         refresh_token = opened.get("refresh_token") or self._subject.credential.values.get("refresh_token")
         if refresh_token is None and self._subject.credential.type != "oauth2_client_credentials":
-            return await self._refuse(lease, opened, "the authorization server gave no refresh token")
+            return await self._refuse(lease, opened, unrefreshable(bool(opened)))
         if refresh_token is not None:
             self._secrets.append(refresh_token)
         try:

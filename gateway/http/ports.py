@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Protocol
 
+from gateway.connections.connecting import ConnectInvitation, Given, Returned
 from gateway.connections.reauthorization import Arrival, Departure, Invitation, Link
 from gateway.events.cloudevent import CloudEvent
 from gateway.http.documents import (
@@ -23,14 +24,24 @@ from gateway.http.documents import (
 from gateway.model.access import Caller, Principal
 from gateway.model.connection import State
 from gateway.model.connector import Manifest
+from gateway.model.credential import TokenGrant
+from gateway.model.draft import Draft
 from gateway.model.exchange import RemoteMeter
 from gateway.model.record import LogPlace
 from gateway.model.status import ConnectionStatus
-from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSettings, CreditsSettings
+from gateway.model.verification import Verification
+from gateway.settings import (
+    ConnectionPatch,
+    ConnectionSettings,
+    CredentialSettings,
+    CreditsSettings,
+    IntegratorSettings,
+)
 from gateway.store.access import Session
 from gateway.store.alerts import Alert
+from gateway.store.connecting import StoredConnectLink
 from gateway.store.devices import Described as DescribedDevice
-from gateway.store.devices import Device, Series
+from gateway.store.devices import Device, DeviceMetric, Series
 from gateway.store.issues import Issue
 from gateway.store.listing import Filter, Place
 from gateway.store.records import RecordPage, StoredRecord
@@ -83,6 +94,10 @@ class ConnectionService(Protocol):
         """connection.* where the state forbids it."""
         ...
 
+    async def retry_credentials(self, connection_id: str, caller: Caller) -> None:
+        """connection.* where no credential is refused; request.conflict where there is none to try."""
+        ...
+
     async def recheck(self, connection_id: str, caller: Caller) -> None:
         """connection.* where the state forbids it."""
         ...
@@ -103,6 +118,16 @@ class ConnectionService(Protocol):
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
         """Asks the system itself."""
+        ...
+
+
+class Verifying(Protocol):
+    """`gateway.connections.verification.Verifier`."""
+
+    async def verify(
+        self, wanted: ConnectionSettings, caller: Caller, *, grant: TokenGrant | None = None
+    ) -> Verification:
+        """request.invalid, request.unsupported, gateway.overloaded."""
         ...
 
 
@@ -176,6 +201,9 @@ class DevicesReader(Protocol):
         self, customer: str | None, *, text: str = "", after: tuple[str, str] = ("", ""), limit: int
     ) -> Sequence[Device]: ...
     async def one(self, customer: str, device: str) -> DescribedDevice | None: ...
+    async def metrics(
+        self, customer: str, *, text: str = "", limit: int
+    ) -> Sequence[tuple[str, str | None, DeviceMetric]]: ...
     async def series(
         self, customer: str, device: str, metric: str, *, since: datetime, until: datetime, buckets: int
     ) -> Series: ...
@@ -236,12 +264,40 @@ class Webhooks(Protocol):
     async def replay(self, webhook: str, customer: str | None, *, since: datetime) -> int: ...
 
 
+class ConnectingPort(Protocol):
+    """`gateway.connections.connecting.Connecting`."""
+
+    async def invite(
+        self, customer: str, systems: Sequence[str], given: Given, *, by: str, lifetime: timedelta = ...
+    ) -> ConnectInvitation: ...
+    async def links(self, customer: str | None) -> Sequence[StoredConnectLink]: ...
+    async def revoke(self, link: str, customer: str | None, *, by: str) -> None: ...
+    async def check_given(
+        self, customer: str, systems: Sequence[str], given: Given, caller: Caller
+    ) -> None: ...
+    async def look(self, secret: str) -> StoredConnectLink | None: ...
+    def given(self, link: StoredConnectLink, secret: str) -> Given: ...
+    async def begin(
+        self, draft: Draft, owner: str, *, link: tuple[StoredConnectLink, str] | None = None
+    ) -> str: ...
+    async def draft(self, secret: str, owner: str) -> Draft: ...
+    async def keep(self, secret: str, owner: str, draft: Draft) -> None: ...
+    async def check(self, draft: Draft, caller: Caller, *, credentials: bool) -> None: ...
+    async def verify(self, secret: str, owner: str, draft: Draft, caller: Caller) -> Draft: ...
+    async def depart(self, secret: str, owner: str, draft: Draft) -> Departure: ...
+    async def arrive(self, *, state: str, browser: str, code: str | None) -> Returned | None: ...
+    async def finish(
+        self, secret: str, owner: str, draft: Draft, caller: Caller, *, link: str | None
+    ) -> str: ...
+
+
 class Reauthorizing(Protocol):
     """`gateway.connections.reauthorization.Reauthorization`."""
 
     async def invite(self, connection: str) -> Invitation: ...
     async def look(self, secret: str) -> Link | None: ...
     async def submit(self, secret: str, credentials: CredentialSettings, caller: Caller) -> None: ...
+    async def retry(self, secret: str, caller: Caller) -> None: ...
     async def depart(self, secret: str) -> Departure: ...
     async def arrive(self, *, state: str, browser: str, code: str | None, caller: Caller) -> Arrival: ...
 
@@ -251,6 +307,7 @@ class Services:
     """Everything that answers a request. `authentication` False: whoever reaches the port is an admin."""
 
     connections: ConnectionService
+    verifier: Verifying
     reader: Reader
     records: RecordsReader
     devices: DevicesReader
@@ -260,7 +317,11 @@ class Services:
     events: EventsReader
     webhooks: Webhooks
     reauthorization: Reauthorizing
+    connecting: ConnectingPort
     catalogue: Mapping[str, System]
     prices: CreditsSettings
     public_url: str
+    integrator: IntegratorSettings = field(default_factory=IntegratorSettings)
+    retention: timedelta = timedelta(days=100)
+    customers: Callable[[], Sequence[str]] = tuple
     authentication: bool = True

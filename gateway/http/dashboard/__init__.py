@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse
 
 from gateway.http.dashboard import (
     alerts,
+    connect,
     connection,
     devices,
     documentation,
@@ -32,6 +33,7 @@ def install(app: FastAPI, observed: Observed) -> None:
     for module in (
         overview,
         alerts,
+        connect,
         connection,
         records,
         devices,
