@@ -1,9 +1,8 @@
 """Access tokens that are always good: refreshed once per expiry over all callers and replicas, and stored
 before they are used.
 
-Callers share one exchange in process, and may be cancelled at will: it runs in a task of its own. Replicas
-take turns by a lease on the token's row. No transaction is open during the exchange. It must not know HTTP:
-the exchange is handed in.
+Callers share one exchange in process, and may be cancelled at will: it runs in a task of its own. Replicas take turns
+by a lease on the token's row. No transaction is open during the exchange, which is handed in: it knows no HTTP.
 """
 
 from __future__ import annotations

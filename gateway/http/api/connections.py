@@ -235,10 +235,20 @@ async def resume(
     "/v1/connections/{connection}/recheck", summary="Probe now", status_code=ACCEPTED, responses=NOT_NOW
 )
 async def recheck(
-    serving: Serving, request: Request, asking: Operator, target: OperatedConnection
+    serving: Serving,
+    request: Request,
+    asking: Operator,
+    target: OperatedConnection,
+    same_credentials: Annotated[
+        bool,
+        Query(description="Try a credential that was refused once more: the system may have been wrong."),
+    ] = False,
 ) -> Accepted:
     """Asks the system at once whether it is reachable and the credential is good."""
-    await serving.connections.recheck(target.connection, caller(request, asking))
+    if same_credentials:
+        await serving.connections.retry_credentials(target.connection, caller(request, asking))
+    else:
+        await serving.connections.recheck(target.connection, caller(request, asking))
     return await _accepted(serving, asking, target)
 
 

@@ -29,6 +29,7 @@ from gateway.http.dashboard.rendering import render
 from gateway.http.entrance import Entrance
 from gateway.http.ports import Services, System
 from gateway.model.access import Caller, Origin
+from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
 from gateway.settings import CredentialSettings
 
@@ -147,7 +148,7 @@ async def _page(
         takes_credentials=link.stage
         in (Stage.WANTED, Stage.REFUSED, Stage.ANOTHER_ACCOUNT, Stage.DEFERRED, Stage.SOLVED),
         title=link.stored.system if system is None else system.manifest.title,
-        help=None if system is None else system.manifest.reauthorization,
+        help=_help(system, link),
         said=said,
         faults={name: text for name, text in (faults or {}).items() if name},
         general=(faults or {}).get("", ""),
@@ -188,6 +189,15 @@ def _credentials(serving: Services, link: Link, kind: str, given: Mapping[str, s
 
 def _void(request: Request, serving: Services) -> Response:
     return render(request, "void.html", status=404, integrator=serving.integrator)
+
+
+def _help(system: System | None, link: Link) -> str | None:
+    """What to do at the system. That it refused a credential, the first line, is said only while that is so."""
+    if system is None:
+        return None
+    text = system.manifest.reauthorization
+    refused = link.stored.state is State.REAUTHORIZATION_REQUIRED
+    return text if refused else text.partition("\n")[2]
 
 
 def _kept_for(serving: Services, system: System | None) -> tuple[float, float | None]:

@@ -60,7 +60,8 @@ def setting_values(
     values: dict[str, object] = {}
     faults: dict[str, str] = {}
     for field in fields:
-        text = given.get(field.name, "").replace("\r\n", "\n").strip()
+        text = given.get(field.name, "").replace("\r\n", "\n")
+        text = text if _keeps_spaces(field) else text.strip()
         if len(text) > MAX_LENGTH:
             faults[field.name] = "This is too long."
         elif field.kind == "switch":
@@ -78,6 +79,11 @@ def setting_values(
             elif value != field.default:
                 values[field.name] = value
     return values, faults
+
+
+def _keeps_spaces(field: SettingField) -> bool:
+    """Where the default has one at its end, it means something: `Bearer `."""
+    return isinstance(field.default, str) and field.default != field.default.strip()
 
 
 def _value(field: SettingField, text: str) -> tuple[object, str]:
