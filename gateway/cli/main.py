@@ -25,6 +25,7 @@ COMMANDS = (
     "migrate",
     "apply",
     "connections",
+    "connect-link",
     "sync",
     "records",
     "dead-letters",

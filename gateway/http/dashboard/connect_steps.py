@@ -161,15 +161,14 @@ async def _take_settings(walk: Walk, given: Mapping[str, str]) -> Response:
     found = setting_fields(walk.system.settings_schema, {}, without=draft.fixed)
     values, faults = setting_values(found, given)
     fixed = {name: draft.settings[name] for name in draft.fixed}
-    if not faults:
-        wanted = {**values, **fixed}
-        changed = wanted != draft.settings or not draft.has_settings
-        draft = draft.with_settings(settings=wanted) if changed else draft
-        try:
-            bare = replace(draft, credential_type="", credentials={}, meters=())
-            await walk.serving.connecting.check(bare, walk.caller, credentials=False)
-        except RequestRefused as error:
-            faults = faults_by_field(error, "settings")
+    wanted = {**values, **fixed}
+    changed = wanted != draft.settings or not draft.has_settings
+    draft = draft.with_settings(settings=wanted) if changed else draft
+    try:
+        bare = replace(draft, credential_type="", credentials={}, meters=())
+        await walk.serving.connecting.check(bare, walk.caller, credentials=False)
+    except RequestRefused as error:
+        faults = faults_by_field(error, "settings") | faults
     if faults:
         return _settings_page(walk, typed=given, faults=faults)
     return (await walk.keep(draft)).to("credentials")
@@ -315,7 +314,8 @@ async def _take_meters(walk: Walk, given: Mapping[str, str]) -> Response:
         await walk.serving.connecting.check(draft, walk.caller, credentials=False)
     except RequestRefused as error:
         faults = _meter_faults(error, mapped)
-        return await _meters_page(walk, faults=faults, said="" if faults else sentence(str(error)))
+        said = "Please look at what is marked below." if faults else sentence(str(error))
+        return await _meters_page(walk, faults=faults, said=said)
     if given.get("do") == "preview":
         found = await preview(walk.serving.devices, draft.customer, rows, clock.now())
         return await _meters_page(walk, previewed=found)
@@ -330,7 +330,8 @@ def _meter_faults(
     for fault in getattr(error.__cause__, "faults", ()):
         if fault.path[:1] == ("meters",) and len(fault.path) > 1 and fault.path[1] < len(mapped):
             meter = mapped[fault.path[1]]
-            found.setdefault((str(meter["device"]), str(meter["metric"])), sentence(fault.message))
+            said = sentence(fault.message.replace(" (request)", ""))
+            found.setdefault((str(meter["device"]), str(meter["metric"])), said)
     return found
 
 
