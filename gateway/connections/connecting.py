@@ -166,8 +166,15 @@ class Connecting:
         log.info("connect.link_revoked", link=link, by=by)
 
     async def look(self, secret: str) -> StoredConnectLink | None:
-        """How it stands with a link; changes nothing."""
-        return await store.look(self._database, secret)
+        """How it stands with a link; changes nothing. One whose key was taken out meanwhile has ended."""
+        link = await store.look(self._database, secret)
+        if link is not None and link.is_open:
+            try:
+                self.given(link, secret)
+            except SealBroken:
+                log.warning("connect.link_not_opened", link=link.id)
+                return replace(link, is_fresh=False)
+        return link
 
     def given(self, link: StoredConnectLink, secret: str) -> Given:
         """What its maker gave ahead."""

@@ -55,7 +55,8 @@ def score(device: str, title: str | None, metric: str, meter: RemoteMeter) -> fl
     """
     whose, what = _words(f"{device} {title or ''}"), _words(metric)
     named = _words(f"{meter.meter} {meter.title}")
-    if not named or not named & whose:
+    names = {word for word in whose if not word.isdecimal()} or whose  # a number alone is anybody's
+    if not named or not named & names:
         return 0.0
     fits = (meter.unit or "").lower() in {unit for word in what for unit in _UNITS.get(word, ())}
     if not (named & what) and not fits:

@@ -512,7 +512,7 @@ SUBMITTED = {"submitted_at": NOW - HOUR, "attempts": 1}
 @pytest.mark.parametrize(
     ("stored", "says", "has_form"),
     [
-        (link(), "takes nothing older than 3.0 days", True),
+        (link(), "takes nothing older than 3 days", True),
         (link(system="odata", credential_type="basic"), "is kept for 100 days", True),
         (link(state=State.ACTIVE, since=NOW), "works again", True),
         (link(state=State.PENDING, credential_type="none"), "waits to be connected", True),
