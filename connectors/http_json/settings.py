@@ -102,7 +102,10 @@ class HttpJsonSettings(Block):
     account: str | None = Field(
         None,
         pattern=FIELD,
-        description="Path, in the answer to `probe_path`, of whose data the credential reaches: new credentials of another account are not taken.",
+        description=(
+            "Path, in the answer to `probe_path`, of whose data the credential reaches: new credentials of"
+            " another account are not taken."
+        ),
     )
     probe_path: str | None = Field(
         None,
@@ -118,7 +121,9 @@ class HttpJsonSettings(Block):
     )
     body: object = Field(
         "{readings}",
-        description="Template around the array of readings; with `send: each` the body is the reading itself.",
+        description=(
+            "Template around the array of readings; with `send: each` the body is the reading itself."
+        ),
     )
     time: Literal["iso", "epoch_seconds", "epoch_milliseconds"] = Field(
         "iso", description="How {time} is written."

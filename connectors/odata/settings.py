@@ -136,8 +136,8 @@ def _is_json(value: str | float | bool) -> bool:
 
 
 class ODataCredentials(OneOfKinds):
-    """One of four kinds: an OAuth 2.0 client (the gateway gets the tokens), one with which a person logs in on the
-    system's page, a technical user, an API key.
+    """One of four kinds: an OAuth 2.0 client (the gateway gets the tokens), one with which a person logs in
+    on the system's page, a technical user, an API key.
     """
 
     kinds: ClassVar = {

@@ -39,7 +39,10 @@ def create(
         Path | None,
         typer.Option(
             "--given",
-            help="A YAML file with what is given ahead, for one system: title, hosting, settings, and credentials of an OAuth client.",
+            help=(
+                "A YAML file with what is given ahead, for one system: title, hosting, settings, and"
+                " credentials of an OAuth client."
+            ),
         ),
     ] = None,
     days: Annotated[int, typer.Option(min=1, max=90, help="How long it is good.")] = 7,
@@ -143,7 +146,8 @@ def read_given(path: Path) -> Given:
     client = CredentialSettings() if credentials is None else CredentialSettings.model_validate(credentials)
     if credentials is not None and client.type != CODE_FLOW:
         raise ConfigError(
-            f"{path}: credentials: only an OAuth client ({CODE_FLOW}) is given ahead; the customer gives the rest"
+            f"{path}: credentials: only an OAuth client ({CODE_FLOW}) is given ahead; the customer gives the"
+            " rest"
         )
     hosting = document.data.get("hosting", "cloud")
     if hosting not in ("cloud", "on_premises"):

@@ -148,7 +148,8 @@ def verify(connection: Id, config: Config = DEFAULT, json: Json = False) -> None
         declared = {each.settings.id: each.settings for each in operator.loaded.connections}
         if connection not in declared:
             raise ConfigError(
-                f"{connection!r} is not in connections_file{near_misses(connection, declared)}: only what it declares can be tried"
+                f"{connection!r} is not in connections_file{near_misses(connection, declared)}: only what it"
+                " declares can be tried"
             )
         return await operator.engine.verifier.verify(declared[connection], operator.caller)
 

@@ -1,9 +1,9 @@
-"""A system is connected step by step: by whoever is logged in, or by a customer through a connect link. It knows no
-HTTP, no forms and no particular system.
+"""A system is connected step by step: by whoever is logged in, or by a customer through a connect link. It
+knows no HTTP, no forms and no particular system.
 
-Between the steps what was entered is kept sealed, for two hours, under the secret of its address; a page never gets a
-secret back. A link is for one customer and the systems that its maker chose, and makes one connection. Looking at it
-changes nothing (mail scanners follow links).
+Between the steps what was entered is kept sealed, for two hours, under the secret of its address; a page
+never gets a secret back. A link is for one customer and the systems that its maker chose, and makes one
+connection. Looking at it changes nothing (mail scanners follow links).
 """
 
 from __future__ import annotations
@@ -51,14 +51,17 @@ LINK_LIFETIME = timedelta(days=7)
 MAX_LINKS = 500
 """Of a list."""
 
-GONE = "What was entered is gone: it is kept for two hours only, or the system was connected meanwhile. Begin again."
+GONE = (
+    "What was entered is gone: it is kept for two hours only, or the system was connected meanwhile. Begin"
+    " again."
+)
 USED = "This link is good no more: it was used, revoked, or is too old. Ask whoever sent it for a new one."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What the maker of a link gives ahead: settings of its one system, and an OAuth client with which the customer
-    logs in. The customer cannot change them.
+    """What the maker of a link gives ahead: settings of its one system, and an OAuth client with which the
+    customer logs in. The customer cannot change them.
     """
 
     hosting: Hosting = "cloud"
@@ -77,7 +80,9 @@ class ConnectInvitation:
 
 
 def owner_of(origin: Origin, name: str) -> str:
-    """Whose a draft is, and whether what they give is trusted: kept with it, for a browser that comes back."""
+    """Whose a draft is, and whether what they give is trusted: kept with it, for a
+    browser that comes back.
+    """
     return f"{origin}:{name}"
 
 
@@ -190,7 +195,9 @@ class Connecting:
         *,
         link: tuple[StoredConnectLink, str] | None = None,
     ) -> str:
-        """The secret of a new draft; through a link it is the link's own, and one draft takes the place of another."""
+        """The secret of a new draft; through a link it is the link's own, and one draft takes the place of
+        another.
+        """
         secret = new_secret() if link is None else link[1]
         base = "/connect" if link is None else "/connect/link"
         number = secrets.token_hex(2)
@@ -222,8 +229,8 @@ class Connecting:
         await self._put(secret, owner, draft, link=None)
 
     async def check(self, draft: Draft, caller: Caller, *, credentials: bool) -> None:
-        """Raises RequestRefused for what could not become a connection; nothing is sent. `credentials`: they are there
-        already.
+        """Raises RequestRefused for what could not become a connection; nothing is sent. `credentials`: they
+        are there already.
         """
         await self._service.check(to_settings(draft), caller, credentials=credentials)
 
@@ -284,8 +291,8 @@ class Connecting:
         return Departure(url=url, browser=browser)
 
     async def arrive(self, *, state: str, browser: str, code: str | None) -> Returned | None:
-        """The browser came back: the code is exchanged, and its tokens are kept with what was entered. `code` None: the
-        login was declined. None where the state is of no draft of this browser.
+        """The browser came back: the code is exchanged, and its tokens are kept with what was entered. `code`
+        None: the login was declined. None where the state is of no draft of this browser.
         """
         stored = await store.arrive(self._database, state=state, browser=browser)
         if stored is None:
@@ -324,8 +331,8 @@ class Connecting:
         return Returned(login=Login.HANDED_OVER, back=draft.back)
 
     async def finish(self, secret: str, owner: str, draft: Draft, caller: Caller, *, link: str | None) -> str:
-        """The connection exists, its credits are held, the link is used and the draft forgotten: one transaction. Its
-        id. Raises RequestRefused, and then nothing has changed.
+        """The connection exists, its credits are held, the link is used and the draft forgotten: one
+        transaction. Its id. Raises RequestRefused, and then nothing has changed.
         """
         if draft.verified is None or not draft.verified.is_good:
             raise RequestRefused(

@@ -94,8 +94,8 @@ class Connections:
     async def check(
         self, wanted: ConnectionSettings, caller: Caller, *, credentials: bool = True
     ) -> DeclaredConnection:
-        """What this caller may give. Raises RequestRefused; that settings or credentials are faulty has the Faults as
-        its cause.
+        """What this caller may give. Raises RequestRefused; that settings or credentials are faulty has the
+        Faults as its cause.
         """
         refuse_files(self._systems.get(wanted.system), wanted.settings, held={})
         declared = self._checked(wanted, credentials=credentials)
@@ -111,8 +111,8 @@ class Connections:
         grant: TokenGrant | None = None,
         also: Also | None = None,
     ) -> None:
-        """As `create`, for what was checked already. `grant`: the tokens of a login. `also`: is done in the same
-        transaction; what it raises leaves nothing behind.
+        """As `create`, for what was checked already. `grant`: the tokens of a login. `also`: is done in the
+        same transaction; what it raises leaves nothing behind.
         """
         wanted = declared.settings
         manifest = self._systems[wanted.system].manifest
@@ -280,8 +280,9 @@ class Connections:
         await self._screen(held.customer, caller, settings={}, given=given)
 
     async def retry_credentials(self, connection_id: str, caller: Caller) -> None:
-        """The credential that the system refused is verified once more, as a new generation: the system may have been
-        wrong. Raises RequestRefused where none is refused, or it was a login whose token is used up.
+        """The credential that the system refused is verified once more, as a new generation: the system may
+        have been wrong. Raises RequestRefused where none is refused, or it was a login whose token is used
+        up.
         """
         held = await self._held(connection_id)
         if held.state is not State.REAUTHORIZATION_REQUIRED:
@@ -324,7 +325,9 @@ class Connections:
         _say(moved)
 
     async def disconnect(self, connection_id: str, caller: Caller) -> None:
-        """Ends it for good: what is in hand is finished, the token revoked, the credits returned. Idempotent."""
+        """Ends it for good: what is in hand is finished, the token revoked, the credits
+        returned. Idempotent.
+        """
         async with self._database.transaction() as connection:
             moved = await self._ask(connection, connection_id, Trigger.DISCONNECT_ASKED, caller)
         if moved is None:
@@ -348,8 +351,8 @@ class Connections:
     async def synchronise(
         self, connection_id: str, *, full: bool, caller: Caller, stream: str | None = None
     ) -> None:
-        """Its streams run at once, or the one of records that is named; `full` walks the history again, and moves only
-        what differs.
+        """Its streams run at once, or the one of records that is named; `full` walks the history again, and
+        moves only what differs.
         """
         held = await self._worked(connection_id)
         manifest, max_future = self._systems[held.system].manifest, self.settings.telemetry.max_future
@@ -377,8 +380,8 @@ class Connections:
         return held
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
-        """What the system itself has to feed. That it is away comes back as `upstream.*`, that it refuses us as
-        the state that this leads to: neither is ever a refusal of the caller.
+        """What the system itself has to feed. That it is away comes back as `upstream.*`, that it refuses us
+        as the state that this leads to: neither is ever a refusal of the caller.
         """
         held = await self._held(connection_id)
         await self._links.refresh([connection_id])

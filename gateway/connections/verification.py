@@ -1,8 +1,9 @@
-"""Settings and credentials are tried at the system before anything is stored or charged. It keeps nothing secret:
-of a technical user's logons only how many may still fail, under a keyed digest.
+"""Settings and credentials are tried at the system before anything is stored or charged. It keeps nothing
+secret: of a technical user's logons only how many may still fail, under a keyed digest.
 
-The logons of a user that is tried are counted over all replicas, as those of a stored password are: systems lock a
-user at the third. A place is taken before the call and given back after it, so two who try at once are counted both.
+The logons of a user that is tried are counted over all replicas, as those of a stored password are: systems
+lock a user at the third. A place is taken before the call and given back after it, so two who try at once are
+counted both.
 """
 
 from __future__ import annotations
@@ -80,15 +81,15 @@ class Verifier:
     ) -> Verification:
         """What the system says. `grant`: the tokens of a login on the system's own page.
 
-        Raises RequestRefused: request.invalid before anything was sent, request.unsupported for a refresh token, which
-        trying would use up, gateway.overloaded while too many are tried.
+        Raises RequestRefused: request.invalid before anything was sent, request.unsupported for a refresh
+        token, which trying would use up, gateway.overloaded while too many are tried.
         """
         checked = (await self._service.check(wanted, caller)).settings
         if checked.credentials.type == "oauth2_authorization_code" and grant is None:
             raise RequestRefused(
                 "request.unsupported",
-                "a login on the system's own page cannot be tried without that login: connect with the wizard, or "
-                "by a connect link (a refresh token would be used up by trying it)",
+                "a login on the system's own page cannot be tried without that login: connect with the"
+                " wizard, or by a connect link (a refresh token would be used up by trying it)",
             )
         if self._asked >= AT_ONCE + WAITING:
             raise RequestRefused(
@@ -159,7 +160,9 @@ class Verifier:
         )
 
     def _digest(self, wanted: ConnectionSettings, user: str) -> bytes:
-        """Of the user at its hosts, however its address and its name are spelled; nothing can be read back of it."""
+        """Of the user at its hosts, however its address and its name are spelled; nothing can be read back of
+        it.
+        """
         hosts = sorted({(found.host.lower(), found.port) for found in targets(wanted.settings)})
         place = orjson.dumps([wanted.system, hosts, user.strip().casefold()])
         return hmac.new(self._key, b"tried " + place, hashlib.sha256).digest()
@@ -167,7 +170,9 @@ class Verifier:
     async def _look(
         self, connector: Guarded
     ) -> tuple[tuple[Readable, ...], tuple[RemoteMeter, ...] | None, str]:
-        """What can be read: meters and records, as far as there is time. A refusal of these refuses nothing else."""
+        """What can be read: meters and records, as far as there is time. A refusal of these refuses nothing
+        else.
+        """
         until = clock.monotonic() + LOOK_SECONDS
         meters: tuple[RemoteMeter, ...] | None = None
         words = ""
@@ -246,8 +251,8 @@ class _Gate:
             raise Unavailable(f"whether a logon may be tried cannot be read: {error}") from error
         if not may:
             raise Unavailable(
-                "two logons of this user were refused, and a third could lock it: nothing was sent; check the user at "
-                f"the system, and try again in {FORGET_SECONDS / 60:.0f} minutes",
+                "two logons of this user were refused, and a third could lock it: nothing was sent; check"
+                f" the user at the system, and try again in {FORGET_SECONDS / 60:.0f} minutes",
                 retry_after=FORGET_SECONDS,
             )
         tried = _Tried()
@@ -255,7 +260,8 @@ class _Gate:
             yield tried
         finally:
             if not tried.was_refused:
-                # a refusal keeps its place, and a process that dies here leaves it taken: never one logon too many
+                # a refusal keeps its place, and a process that dies here leaves it taken: never one logon too
+                # many
                 with suppress(StoreError):
                     await asyncio.shield(
                         trying.ended(self._database, self._digest, accepted=tried.was_refused is False)

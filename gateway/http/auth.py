@@ -82,8 +82,8 @@ async def identified(
 
 
 def check_tries(request: Request) -> None:
-    """Before credentials are tried: one that is refused counts as a failed logon of the client's address. Raises
-    RequestRefused("auth.too_many_attempts").
+    """Before credentials are tried: one that is refused counts as a failed logon of the client's address.
+    Raises RequestRefused("auth.too_many_attempts").
     """
     entrance: Entrance = request.app.state.mounted.entrance
     entrance.check_attempts(entrance.address(request.scope), "")

@@ -136,9 +136,11 @@ class ConnectionDocument(Document):
     def _as_given(cls, stored: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
         """As a `PATCH` takes them: a duration is `15m`, not a number whose unit nobody knows."""
         return [
-            {**meter, "every": written(timedelta(seconds=every))}
-            if isinstance(every := meter.get("every"), int | float)
-            else dict(meter)
+            (
+                {**meter, "every": written(timedelta(seconds=every))}
+                if isinstance(every := meter.get("every"), int | float)
+                else dict(meter)
+            )
             for meter in stored
         ]
 
@@ -179,7 +181,10 @@ class VerificationDocument(Document):
     """What the system answered, in its own words. Nothing was stored or charged."""
 
     verdict: Verdict = Field(
-        description="refused: the credential; denied: what it may do; misconfigured: the settings do not fit; busy: the system asks to wait; unavailable: no answer."
+        description=(
+            "refused: the credential; denied: what it may do; misconfigured: the settings do not fit; busy:"
+            " the system asks to wait; unavailable: no answer."
+        )
     )
     detail: str
     account: str | None = Field(description="Whose data the credential reaches, where the system says so.")
@@ -194,7 +199,9 @@ class VerificationDocument(Document):
 
 
 class SyncRequest(Section):
-    """`full` walks the initial window again; what is equal is not sent again. `stream`: of records, and only that one."""
+    """`full` walks the initial window again; what is equal is not sent again. `stream`: of records, and only
+    that one.
+    """
 
     mode: Literal["incremental", "full"] = "incremental"
     stream: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]{0,63}$")
@@ -224,8 +231,8 @@ class ReauthorizationDocument(Document):
 
 
 class NewConnectLink(Section):
-    """What a customer's administrator may connect, and what is given ahead: settings and an OAuth client of the one
-    system that is named. They cannot be changed by whoever follows the link.
+    """What a customer's administrator may connect, and what is given ahead: settings and an OAuth client of
+    the one system that is named. They cannot be changed by whoever follows the link.
     """
 
     customer: Identifier
@@ -419,7 +426,9 @@ class WebhookCreated(WebhookDocument):
 
 
 class DeviceDocument(Document):
-    """A device that was seen. Times are null until something is written of it, some seconds after its first sample."""
+    """A device that was seen. Times are null until something is written of it, some seconds after its first
+    sample.
+    """
 
     customer: str
     device: str

@@ -125,5 +125,8 @@ def usable_for(lifetime_seconds: float) -> float:
 def unrefreshable(had_token: bool) -> str:
     """Why there is no refresh token, and what to do about it."""
     if had_token:
-        return "the authorization server gave no refresh token: ask for one in `scope` (often `offline_access`), and log in again"
+        return (
+            "the authorization server gave no refresh token: ask for one in `scope` (often `offline_access`),"
+            " and log in again"
+        )
     return "nobody has logged in on the system's own page yet: make a reconnect link, and log in through it"

@@ -1,5 +1,5 @@
-"""A system that is being connected step by step: what was entered so far. Pure. Secrets here are in clear, and no
-part of a repr; whoever keeps a draft seals it.
+"""A system that is being connected step by step: what was entered so far. Pure. Secrets here are in clear,
+and no part of a repr; whoever keeps a draft seals it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MAX_TRIES = 20
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """`verified`: what the system said of exactly these settings and credentials; None: they were not tried.
-    `granted_at`: epoch seconds of the grant. `fixed`: settings that whoever made the link gave. `back`: the path of
-    the steps.
+    `granted_at`: epoch seconds of the grant. `fixed`: settings that whoever made the link gave. `back`: the
+    path of the steps.
     """
 
     back: str
@@ -77,18 +77,24 @@ def to_document(draft: Draft) -> dict[str, object]:
         "fixed": list(draft.fixed),
         "credentials": dict(draft.credentials),
         "meters": [dict(meter) for meter in draft.meters],
-        "grant": None
-        if grant is None
-        else {name: getattr(grant, name) for name in TokenGrant.__dataclass_fields__},
-        "verified": None
-        if verified is None
-        else {
-            **{name: getattr(verified, name) for name in Verification.__dataclass_fields__},
-            "records": [[one.stream, one.title, one.detail] for one in verified.records],
-            "meters": None
-            if verified.meters is None
-            else [[one.meter, one.title, one.unit] for one in verified.meters],
-        },
+        "grant": (
+            None
+            if grant is None
+            else {name: getattr(grant, name) for name in TokenGrant.__dataclass_fields__}
+        ),
+        "verified": (
+            None
+            if verified is None
+            else {
+                **{name: getattr(verified, name) for name in Verification.__dataclass_fields__},
+                "records": [[one.stream, one.title, one.detail] for one in verified.records],
+                "meters": (
+                    None
+                    if verified.meters is None
+                    else [[one.meter, one.title, one.unit] for one in verified.meters]
+                ),
+            }
+        ),
     }
 
 
@@ -108,9 +114,13 @@ def from_document(document: Mapping[str, object]) -> Draft:
                     Readable(stream=stream, title=title, detail=detail)
                     for stream, title, detail in verified["records"]
                 ),
-                "meters": None
-                if meters is None
-                else tuple(RemoteMeter(meter=meter, title=title, unit=unit) for meter, title, unit in meters),
+                "meters": (
+                    None
+                    if meters is None
+                    else tuple(
+                        RemoteMeter(meter=meter, title=title, unit=unit) for meter, title, unit in meters
+                    )
+                ),
             }
         )
     return Draft(**values)  # type: ignore[arg-type]

@@ -1,5 +1,5 @@
-"""Which of a system's meters a device's metric could feed, by their names and units. Pure: a suggestion, which a
-person accepts or not.
+"""Which of a system's meters a device's metric could feed, by their names and units. Pure: a suggestion,
+which a person accepts or not.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def suggested(
 
 
 def score(device: str, title: str | None, metric: str, meter: RemoteMeter) -> float:
-    """From 0 to about 1: the share of the meter's words that device and metric have, at least one of each, and a little
-    for a unit that fits.
+    """From 0 to about 1: the share of the meter's words that device and metric have, at least one of each,
+    and a little for a unit that fits.
     """
     whose, what = _words(f"{device} {title or ''}"), _words(metric)
     named = _words(f"{meter.meter} {meter.title}")

@@ -17,8 +17,8 @@ from gateway.model.exchange import RemoteMeter
 
 
 class Verdict(enum.StrEnum):
-    """`refused`: the credential; `denied`: what it may do; `misconfigured`: the settings do not fit the system;
-    `busy`: the system asks to wait; `unavailable`: no answer that says anything.
+    """`refused`: the credential; `denied`: what it may do; `misconfigured`: the settings do not fit the
+    system; `busy`: the system asks to wait; `unavailable`: no answer that says anything.
     """
 
     VERIFIED = "verified"
@@ -40,8 +40,8 @@ class Readable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What the system answered. `account`: whose data the credential reaches, where the system says so. `meters`: of
-    a system that lists them, the first ones; None where it does not, or would not.
+    """What the system answered. `account`: whose data the credential reaches, where the system says so.
+    `meters`: of a system that lists them, the first ones; None where it does not, or would not.
     """
 
     verdict: Verdict

@@ -1,5 +1,5 @@
-"""Connect links, and what was entered so far of a system that is not connected yet. It stores hashes and sealed
-values only; what they mean is `gateway.connections`'s.
+"""Connect links, and what was entered so far of a system that is not connected yet. It stores hashes and
+sealed values only; what they mean is `gateway.connections`'s.
 """
 
 from __future__ import annotations

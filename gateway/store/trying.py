@@ -7,8 +7,8 @@ from gateway.store.queries import sql
 
 
 async def claim(database: Database, digest: bytes, *, limit: int, seconds: float) -> bool:
-    """One more logon may go out: it counts as failed until `ended`. One statement. `seconds` after the last they are
-    forgotten.
+    """One more logon may go out: it counts as failed until `ended`. One statement. `seconds` after the last
+    they are forgotten.
     """
     async with database.connection() as connection:
         return await connection.fetchval(sql("tried_logon_claim"), digest, limit, seconds) is not None

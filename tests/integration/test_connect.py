@@ -1,5 +1,5 @@
-"""A system is connected step by step, without script, against an authorization server and a system that we did not
-write: by an operator, and by a customer through a connect link.
+"""A system is connected step by step, without script, against an authorization server and a system that we
+did not write: by an operator, and by a customer through a connect link.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Settings and credentials are tried before anything is stored: what the system says is said, nothing is kept, and no
-user is locked by it.
+"""Settings and credentials are tried before anything is stored: what the system says is said, nothing is
+kept, and no user is locked by it.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ async def elsewhere(world: World, document: dict[str, Any]) -> str:
 
 
 async def test_a_third_logon_of_a_user_is_never_tried(world: World, receiver: Receiver) -> None:
-    """Also with other passwords, a name in capitals, and at another replica; when it is over, a good one forgives."""
+    """Also with other passwords, a name in capitals, and at another replica; when it is over, a good one
+    forgives.
+    """
     async with asking(world) as ask:
         assert (await ask(body(receiver, "wrong 1"))).json()["verdict"] == "refused"
         assert await elsewhere(world, body(receiver, "wrong 2")) == "refused"

@@ -1,4 +1,6 @@
-"""Forms, drafts and suggestions of the steps that connect a system, over every system and over what anybody may type."""
+"""Forms, drafts and suggestions of the steps that connect a system, over every system and over what anybody
+may type.
+"""
 
 from __future__ import annotations
 

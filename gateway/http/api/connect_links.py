@@ -29,8 +29,8 @@ LinkId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9-]+$")]
 async def create_connect_link(
     serving: Serving, request: Request, asking: Admin, wanted: NewConnectLink
 ) -> ConnectLinkCreated:
-    """An address for the customer's administrator, who connects one of these systems through it: once, for this
-    customer, with what is given ahead. It is shown this once.
+    """An address for the customer's administrator, who connects one of these systems through it: once, for
+    this customer, with what is given ahead. It is shown this once.
     """
     known = serving.customers()
     if not asking.may_see(wanted.customer) or (known and wanted.customer not in known):

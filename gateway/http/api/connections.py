@@ -119,8 +119,8 @@ async def create_connection(
 async def verify_connection(
     serving: Serving, request: Request, asking: Admin, wanted: VerificationRequest
 ) -> VerificationDocument:
-    """Asks the system whether they are good, and what can be read with them. Nothing is stored or charged. Tries that
-    are refused count as failed logons of your address.
+    """Asks the system whether they are good, and what can be read with them. Nothing is stored or charged.
+    Tries that are refused count as failed logons of your address.
     """
     if not asking.may_see(wanted.customer):
         raise RequestRefused("request.not_found", "There is no such customer.")
@@ -291,7 +291,8 @@ def _no_tables(wanted: ConnectionSettings | ConnectionPatch) -> None:
     if any(meter.table is not None for meter in wanted.meters or ()):
         raise RequestRefused(
             "request.invalid",
-            "meters: a `table` is a file beside the gateway's configuration; write the meters themselves here.",
+            "meters: a `table` is a file beside the gateway's configuration; write the meters themselves"
+            " here.",
         )
 
 

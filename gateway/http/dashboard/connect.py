@@ -1,7 +1,8 @@
-"""`/connect`: a system is connected step by step, by an administrator who is logged in or by a customer through a
-connect link. Every step works without script; GET changes nothing.
+"""`/connect`: a system is connected step by step, by an administrator who is logged in or by a customer
+through a connect link. Every step works without script; GET changes nothing.
 
-What was entered is kept by `gateway.connections.connecting`, sealed; a page never holds a secret that was given.
+What was entered is kept by `gateway.connections.connecting`, sealed; a page never holds a secret that was
+given.
 """
 
 from __future__ import annotations
@@ -327,8 +328,8 @@ async def _progress(
 
 
 async def _link(request: Request, serving: Services, secret: str) -> StoredConnectLink | None:
-    """The link of this secret; None for one that there is not, which counts against the client's address. Raises
-    RequestRefused("auth.too_many_attempts").
+    """The link of this secret; None for one that there is not, which counts against the client's address.
+    Raises RequestRefused("auth.too_many_attempts").
     """
     entrance: Entrance = request.app.state.mounted.entrance
     address = entrance.address(request.scope)

@@ -1,5 +1,5 @@
-"""The steps of connecting a system, from its settings to the confirmation: what each shows, and what it makes of what
-was entered. A refusal is a sentence at the field that it is about.
+"""The steps of connecting a system, from its settings to the confirmation: what each shows, and what it makes
+of what was entered. A refusal is a sentence at the field that it is about.
 """
 
 from __future__ import annotations
@@ -356,9 +356,11 @@ async def _confirm_page(
         status=409 if faults else 200,
         cost=cost,
         credits=None if walk.session is None else await walk.serving.credits.total(draft.customer),
-        pool=None
-        if walk.session is None
-        else await walk.serving.credits.total(walk.session.principal.customer),
+        pool=(
+            None
+            if walk.session is None
+            else await walk.serving.credits.total(walk.session.principal.customer)
+        ),
         max_days=MAX_DAYS,
         shown=shown,
         faults=wrong,
@@ -374,7 +376,8 @@ async def _take_confirm(walk: Walk, given: Mapping[str, str]) -> Response:
     name = given.get("id", "").strip() if walk.session is not None else draft.id
     if not re.fullmatch(IDENTIFIER, name):
         faults["id"] = (
-            "An id begins with a letter or digit, and has letters, digits, dots, dashes and underscores: 64 at most."
+            "An id begins with a letter or digit, and has letters, digits, dots, dashes and underscores: 64"
+            " at most."
         )
     if len(title) > 120 or not title.isprintable():
         faults["title"] = "A name is one line of at most 120 characters."

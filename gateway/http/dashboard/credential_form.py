@@ -76,7 +76,9 @@ def form_values(fields: tuple[Field, ...], given: Mapping[str, str]) -> dict[str
 
 
 def faults_by_field(error: RequestRefused, part: str) -> dict[str, str]:
-    """What a check says of each field of `settings` or `credentials`; under the empty name, what is of no field."""
+    """What a check says of each field of `settings` or `credentials`; under the empty name, what is of no
+    field.
+    """
     if isinstance(error, FieldFault):
         return error.fields
     if not isinstance(error.__cause__, Faults):

@@ -13,14 +13,19 @@ COOKIE = "fieldgate_login"
 CALLBACK = "/oauth/callback"
 LOGINS = {
     Login.DECLINED: "The login was not completed, so nothing has changed. You can try again.",
-    Login.REFUSED: "The system did not confirm the login. Please try again; if it happens again, tell whoever sent you this link.",
-    Login.UNREACHABLE: "The system could not be reached to confirm the login. Please try again in a few minutes.",
+    Login.REFUSED: (
+        "The system did not confirm the login. Please try again; if it happens again, tell whoever sent you"
+        " this link."
+    ),
+    Login.UNREACHABLE: (
+        "The system could not be reached to confirm the login. Please try again in a few minutes."
+    ),
 }
 
 
 def departed(request: Request, serving: Services, departure: Departure) -> Response:
-    """A page with a link, not a redirect: a form may not lead to another site here. The cookie is of this browser, and of
-    the way back only.
+    """A page with a link, not a redirect: a form may not lead to another site here. The cookie is of this
+    browser, and of the way back only.
     """
     if not departure.url.startswith(("https://", "http://")):
         raise RequestRefused("gateway.internal", "The system's login page has no address that can be opened.")

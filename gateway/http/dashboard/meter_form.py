@@ -1,5 +1,5 @@
-"""The step that says which metric feeds which meter: rows of the form, suggestions, and a preview of what the last
-hour would give.
+"""The step that says which metric feeds which meter: rows of the form, suggestions, and a preview of what the
+last hour would give.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def meter_rows(
     *,
     suggest: bool,
 ) -> list[MeterRow]:
-    """A row for each metric: as it is mapped, or with a suggestion where nothing was chosen yet. A meter is suggested
-    once.
+    """A row for each metric: as it is mapped, or with a suggestion where nothing was chosen yet. A meter is
+    suggested once.
     """
     chosen = {(str(meter["device"]), str(meter["metric"])): meter for meter in mapped}
     free = [meter for meter in meters if meter.meter not in {each["meter"] for each in mapped}]
@@ -99,8 +99,8 @@ def given_rows(given: Mapping[str, str]) -> list[MeterRow]:
 
 
 def merged(mapped: Sequence[Mapping[str, object]], rows: Sequence[MeterRow]) -> list[dict[str, object]]:
-    """What is mapped with these rows in place of what was said of the same metrics. Others, found by another search,
-    stay.
+    """What is mapped with these rows in place of what was said of the same metrics. Others, found by another
+    search, stay.
     """
     shown = {(row.device, row.metric) for row in rows}
     kept = [dict(meter) for meter in mapped if (meter["device"], meter["metric"]) not in shown]

@@ -98,8 +98,8 @@ async def arrive(
     code: Annotated[str | None, Query(max_length=8192)] = None,
     browser: Annotated[str, Cookie(alias=COOKIE, max_length=512)] = "",
 ) -> Response:
-    """Back from the system, to the link or to the steps of connecting. Only the browser that left may arrive, and
-    only once.
+    """Back from the system, to the link or to the steps of connecting. Only the browser that left may arrive,
+    and only once.
     """
     back = await serving.connecting.arrive(state=state, browser=browser, code=code or None)
     if back is not None:
@@ -146,7 +146,13 @@ async def _page(
         link=link,
         stage=link.stage,
         takes_credentials=link.stage
-        in (Stage.WANTED, Stage.REFUSED, Stage.ANOTHER_ACCOUNT, Stage.DEFERRED, Stage.SOLVED),
+        in (
+            Stage.WANTED,
+            Stage.REFUSED,
+            Stage.ANOTHER_ACCOUNT,
+            Stage.DEFERRED,
+            Stage.SOLVED,
+        ),
         title=link.stored.system if system is None else system.manifest.title,
         help=_help(system, link),
         said=said,
@@ -162,8 +168,8 @@ async def _page(
 
 
 async def _look(request: Request, serving: Services, secret: str) -> Link | None:
-    """The link of this secret; None for one that is no good, which counts against the client's address. Raises
-    RequestRefused("auth.too_many_attempts").
+    """The link of this secret; None for one that is no good, which counts against the client's address.
+    Raises RequestRefused("auth.too_many_attempts").
     """
     entrance: Entrance = request.app.state.mounted.entrance
     address = entrance.address(request.scope)
@@ -192,7 +198,9 @@ def _void(request: Request, serving: Services) -> Response:
 
 
 def _help(system: System | None, link: Link) -> str | None:
-    """What to do at the system. That it refused a credential, the first line, is said only while that is so."""
+    """What to do at the system. That it refused a credential, the first line, is said
+    only while that is so.
+    """
     if system is None:
         return None
     text = system.manifest.reauthorization
@@ -201,7 +209,9 @@ def _help(system: System | None, link: Link) -> str | None:
 
 
 def _kept_for(serving: Services, system: System | None) -> tuple[float, float | None]:
-    """For how many days what devices send is kept, and, where the system takes no older readings, how old they may be."""
+    """For how many days what devices send is kept, and, where the system takes no older readings, how old
+    they may be.
+    """
     most = None if system is None else system.manifest.capabilities.max_backfill
     kept = serving.retention.total_seconds() / 86400
     return kept, None if most is None or most >= serving.retention else most.total_seconds() / 86400

@@ -1,5 +1,5 @@
-"""The form for a system's settings, made from their JSON Schema: an input where a value is one word, JSON where it is
-more. Pure.
+"""The form for a system's settings, made from their JSON Schema: an input where a value is one word, JSON
+where it is more. Pure.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def setting_fields(
     without: Sequence[str] = (),
     typed: Mapping[str, str] | None = None,
 ) -> tuple[SettingField, ...]:
-    """The inputs, those that must be filled in first. `held`: what is set; `without`: what may not be; `typed`: what
-    was typed, which is shown again. Files of the gateway's machine are no settings of a form.
+    """The inputs, those that must be filled in first. `held`: what is set; `without`: what may not be;
+    `typed`: what was typed, which is shown again. Files of the gateway's machine are no settings of a form.
     """
     required = frozenset(schema.get("required", ()))
     fields = [
