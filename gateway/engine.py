@@ -29,6 +29,7 @@ from gateway.connections.service import Connections
 from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Transitions
 from gateway.connections.vault import Vault
+from gateway.connections.verification import Verifier
 from gateway.inbound.run import InboundRunner
 from gateway.model.connector import Observer
 from gateway.model.errors import StoreError
@@ -101,6 +102,7 @@ class Engine:
             tokens=self.tokens,
             screening=Screening(settings, resolve),
         )
+        self.verifier = Verifier(database, systems, settings, self.service, self.exchange, _observer)
         self.health = Health(
             database,
             self.transitions,

@@ -109,6 +109,7 @@ def _services(settings: Settings, database: Database, engine: Engine) -> Service
         settings,
         database,
         engine.service,
+        verifier=engine.verifier,
         vault=engine.vault,
         login_url=authorization_url,
         exchange=engine.exchange,

@@ -234,6 +234,17 @@ class WebhookSettings(Section):
     timeout: PositiveDuration = timedelta(seconds=15)
 
 
+LOGO_ENDINGS = (".gif", ".jpg", ".png", ".svg", ".webp")
+
+
+class IntegratorSettings(Section):
+    """Who asks on the pages that customers see: links to connect or reconnect a system."""
+
+    name: str | None = Field(None, min_length=1, max_length=120)
+    contact: str | None = Field(None, min_length=1, max_length=200)
+    logo_file: str | None = None
+
+
 class EgressSettings(Section):
     """Networks beside the public internet that customers' connections may lead to: every customer's, and one
     customer's.
@@ -448,10 +459,14 @@ _GOES_WITH = {
 }
 
 
+Title = Annotated[str, Field(max_length=120, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
 class ConnectionSettings(Section):
     """A declared connection."""
 
     id: Identifier
+    title: Title | None = Field(None, description="Its name on pages, where the id says too little.")
     customer: Identifier
     system: str
     hosting: Hosting = "cloud"
@@ -467,6 +482,7 @@ class ConnectionPatch(Section):
     change.
     """
 
+    title: Title | None = Field(None, description="An empty one removes it.")
     hosting: Hosting | None = None
     settings: dict[str, object] | None = None
     credentials: CredentialSettings | None = None
@@ -492,5 +508,6 @@ class Settings(Section):
     records: RecordsSettings = RecordsSettings()
     webhooks: WebhookSettings = WebhookSettings()
     egress: EgressSettings = EgressSettings()
+    integrator: IntegratorSettings = IntegratorSettings()
     metrics: MetricsSettings = MetricsSettings()
     logging: LoggingSettings = LoggingSettings()

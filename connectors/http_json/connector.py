@@ -16,6 +16,7 @@ import orjson
 from connectors.http_json.mapping import (
     resolution,
     sign,
+    to_account,
     to_found,
     to_outcomes,
     to_refusal,
@@ -97,7 +98,7 @@ class HttpJsonConnector:
                 raise PermissionDenied(
                     f"the receiver refuses the probe: {said}", request_id=answer.request_id
                 )
-            return Health()
+            return Health(account=to_account(answer.json, self._settings.account))
         answer = await self._http.call(
             "probe", "HEAD", self._settings.path, accept_statuses=_HEAD_STATUSES, expects="reachable"
         )

@@ -94,6 +94,14 @@ def to_refusal(document: object, refused: RefusedWhen | None) -> tuple[str, str]
     return code, _text(read(document, refused.message)) or words(document) or "the receiver gave no reason"
 
 
+def to_account(document: object, path: str | None) -> str | None:
+    """Whose data an answer says that it shows; None where it says nothing that could be compared."""
+    found = None if path is None else read(document, path)
+    if isinstance(found, bool) or not isinstance(found, int | str):
+        return None
+    return str(found)[:200] or None
+
+
 def to_outcomes(
     document: object, results: Results, *, expected: int, clean: Callable[[str], str]
 ) -> list[Outcome] | None:

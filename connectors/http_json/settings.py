@@ -16,7 +16,7 @@ from pydantic import (
 
 from connectors.http_json.streams import FIELD, PATH, Stream
 from connectors.http_json.template import compiled, placeholders
-from connectors.kit.credentials import OAUTH_CLIENT, OneOfKinds
+from connectors.kit.credentials import OAUTH_CLIENT, OAUTH_LOGIN, OneOfKinds
 from connectors.kit.inbound import StreamName
 from connectors.kit.settings import Block, HeaderName, safe_url
 
@@ -99,6 +99,14 @@ class HttpJsonSettings(Block):
     base_url: str = Field(description="https://host/path of the receiver.")
     path: str = Field("/readings", pattern=PATH, description="Where readings are sent to.")
     method: Literal["POST", "PUT"] = Field("POST", description="How.")
+    account: str | None = Field(
+        None,
+        pattern=FIELD,
+        description=(
+            "Path, in the answer to `probe_path`, of whose data the credential reaches: new credentials of"
+            " another account are not taken."
+        ),
+    )
     probe_path: str | None = Field(
         None,
         pattern=PATH,
@@ -171,6 +179,8 @@ class HttpJsonSettings(Block):
             raise ValueError("body: the template has no {readings}")
         if (self.deduplicates or self.read_back is not None) and "key" not in placeholders(self.reading):
             raise ValueError("reading: without {key} the receiver can neither deduplicate nor be asked")
+        if self.account is not None and self.probe_path is None:
+            raise ValueError("account: needs probe_path, whose answer says it")
         if self.send == "each" and self.results is not None:
             raise ValueError("results: with `send: each` the status of the answer tells")
         names = [
@@ -192,12 +202,16 @@ class HttpJsonCredentials(OneOfKinds):
         "api_key": (("api_key",), ("secret",)),
         "basic": (("username", "password"), ("secret",)),
         "oauth2_client_credentials": (OAUTH_CLIENT[0], (*OAUTH_CLIENT[1], "secret")),
+        "oauth2_authorization_code": (OAUTH_LOGIN[0], (*OAUTH_LOGIN[1], "secret")),
     }
 
     secret: SecretStr | None = Field(None, min_length=16, description="What requests are signed with.")
     api_key: SecretStr | None = Field(None, min_length=1, description="Sent in the header `api_key_header`.")
     username: SecretStr | None = Field(None, min_length=1, description="The user.")
     password: SecretStr | None = Field(None, min_length=1, description="Its password.")
+    authorization_url: SecretStr | None = Field(
+        None, min_length=1, description="The authorization server's page that a person logs in on."
+    )
     token_url: SecretStr | None = Field(
         None, min_length=1, description="Where the authorization server gives tokens."
     )
@@ -206,4 +220,12 @@ class HttpJsonCredentials(OneOfKinds):
     scope: SecretStr | None = Field(None, description="Where the authorization server asks for one.")
     client_authentication: SecretStr | None = Field(
         None, description="`basic`, or `body` where the authorization server wants it there."
+    )
+    revocation_url: SecretStr | None = Field(
+        None, min_length=1, description="Where a token is revoked when the connection ends."
+    )
+    refresh_token: SecretStr | None = Field(
+        None,
+        min_length=1,
+        description="Of a login that was made elsewhere; else somebody logs in through a link.",
     )

@@ -23,7 +23,15 @@ from gateway.model.dsn import parse_dsn
 OAUTH_CLIENT = (("token_url", "client_id", "client_secret"), ("scope", "client_authentication"))
 """What an OAuth 2.0 client needs, and what it may have. The gateway gets the tokens."""
 
-NOT_SECRET = frozenset({"token_url", "scope", "client_authentication"})
+OAUTH_LOGIN = (
+    ("authorization_url", "token_url", "client_id"),
+    ("client_secret", "scope", "client_authentication", "revocation_url", "refresh_token"),
+)
+"""What a login on the system's own page needs (authorization code with PKCE), and what it may have: a public
+client has no secret, and a `refresh_token` is of a login that was made elsewhere.
+"""
+
+NOT_SECRET = frozenset({"authorization_url", "revocation_url", "token_url", "scope", "client_authentication"})
 """Fields whose values may stand in an error."""
 
 

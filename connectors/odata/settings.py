@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from connectors.kit.credentials import OAUTH_CLIENT, OneOfKinds
+from connectors.kit.credentials import OAUTH_CLIENT, OAUTH_LOGIN, OneOfKinds
 from connectors.kit.inbound import NamedStream, StreamName
 from connectors.kit.settings import Block, HeaderName, safe_url
 from gateway.model.inbound import InboundStream
@@ -136,14 +136,20 @@ def _is_json(value: str | float | bool) -> bool:
 
 
 class ODataCredentials(OneOfKinds):
-    """One of three kinds: an OAuth 2.0 client (the gateway gets the tokens), a technical user, an API key."""
+    """One of four kinds: an OAuth 2.0 client (the gateway gets the tokens), one with which a person logs in
+    on the system's page, a technical user, an API key.
+    """
 
     kinds: ClassVar = {
         "oauth2_client_credentials": OAUTH_CLIENT,
+        "oauth2_authorization_code": OAUTH_LOGIN,
         "basic": (("username", "password"), ()),
         "api_key": (("api_key",), ()),
     }
 
+    authorization_url: SecretStr | None = Field(
+        None, min_length=1, description="The authorization server's page that a person logs in on."
+    )
     token_url: SecretStr | None = Field(
         None, min_length=1, description="Where the authorization server gives tokens."
     )
@@ -152,6 +158,14 @@ class ODataCredentials(OneOfKinds):
     scope: SecretStr | None = Field(None, description="Where the authorization server asks for one.")
     client_authentication: SecretStr | None = Field(
         None, description="`basic`, or `body` where the authorization server wants it there."
+    )
+    revocation_url: SecretStr | None = Field(
+        None, min_length=1, description="Where a token is revoked when the connection ends."
+    )
+    refresh_token: SecretStr | None = Field(
+        None,
+        min_length=1,
+        description="Of a login that was made elsewhere; else somebody logs in through a link.",
     )
     username: SecretStr | None = Field(None, min_length=1, description="A technical user.")
     password: SecretStr | None = Field(None, min_length=1, description="Its password.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
@@ -15,17 +16,19 @@ from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Id, Json, Operator, Yes, operate
+from gateway.cli.operate import DEFAULT, EVERY_SECRET, Config, Id, Json, Operator, Yes, near_misses, operate
 from gateway.cli.screen import Column
 from gateway.events.documents import issue_document, status_document
 from gateway.model.connection import State
+from gateway.model.errors import ConfigError
 from gateway.model.status import URGENCY, ConnectionStatus
+from gateway.model.verification import Verification
 from gateway.store.issues import Issue
 from gateway.store.listing import BEGINNING, Filter
 from gateway.store.views import Transition, Views
 
 app = typer.Typer(
-    help="List connections, show one, pause, resume, recheck, disconnect or reauthorize it.",
+    help="List connections, show one, try, pause, resume, recheck, disconnect or reauthorize it.",
     no_args_is_help=True,
 )
 
@@ -144,12 +147,61 @@ def resume(connection: Id, config: Config = DEFAULT, json: Json = False) -> None
 
 
 @app.command()
-def recheck(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
+def verify(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
+    """Try a connection as the file declares it, before it is applied: nothing is stored or charged.
+
+    Exits with 1 where the system does not take it. Example: fieldgate connections verify acme-1
+    """
+
+    async def attempt(operator: Operator) -> Verification:
+        declared = {each.settings.id: each.settings for each in operator.loaded.connections}
+        if connection not in declared:
+            raise ConfigError(
+                f"{connection!r} is not in connections_file{near_misses(connection, declared)}: only what it"
+                " declares can be tried"
+            )
+        return await operator.engine.verifier.verify(declared[connection], operator.caller)
+
+    found = operate(config, attempt, secrets=EVERY_SECRET)
+    if json:
+        _print(asdict(found))
+    else:
+        _show_verification(screen.console(), connection, found)
+    if not found.is_good:
+        raise typer.Exit(1)
+
+
+def _show_verification(console: Console, connection: str, found: Verification) -> None:
+    style = "green" if found.is_good else "red"
+    console.print(
+        Text.assemble((connection, "bold"), " ", (found.verdict.value, style), f" {found.detail}".rstrip())
+    )
+    if found.account is not None:
+        console.print(Text(f"  account  {found.account}"))
+    if found.meters is not None or found.meters_detail:
+        console.print(Text(f"  meters   {found.meters_detail or len(found.meters or ())}"))
+    for one in found.records:
+        console.print(Text(f"  records  {one.title}: {one.detail or 'can be read'}"))
+
+
+@app.command()
+def recheck(
+    connection: Id,
+    config: Config = DEFAULT,
+    same_credentials: Annotated[
+        bool,
+        typer.Option(
+            help="Try credentials that were refused once more: the system may have been wrong.",
+            show_default=False,
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
     """Check the system now, instead of at the next probe, and say whether a running gateway did.
 
     Example: fieldgate connections recheck acme-1
     """
-    found, looked = operate(config, lambda operator: _recheck(operator, connection))
+    found, looked = operate(config, lambda operator: _recheck(operator, connection, same_credentials))
     if json:
         _print({**_status(found), "checked": looked is True})
         return
@@ -203,10 +255,17 @@ def reauthorize(connection: Id, config: Config = DEFAULT, json: Json = False) ->
     )
 
 
-async def _recheck(operator: Operator, connection: str) -> tuple[ConnectionStatus, bool | None]:
+async def _recheck(
+    operator: Operator, connection: str, same_credentials: bool
+) -> tuple[ConnectionStatus, bool | None]:
     """The status afterwards, and whether a gateway has looked: None where none runs."""
-    before = await operator.status(connection)
-    await operator.service.recheck(connection, operator.caller)
+    if same_credentials:
+        await operator.status(connection)
+        await operator.service.retry_credentials(connection, operator.caller)
+        before = await operator.status(connection)
+    else:
+        before = await operator.status(connection)
+        await operator.service.recheck(connection, operator.caller)
     if not await operator.is_served():
         return before, None
     deadline = clock.monotonic() + LOOK_SECONDS

@@ -29,6 +29,7 @@ COMMANDS = (
     "migrate",
     "apply",
     "connections",
+    "connect-link",
     "sync",
     "records",
     "dead-letters",

@@ -22,6 +22,7 @@ import typer
 from connectors.kit.oauth import OAuthExchange, authorization_url
 from connectors.registry import SYSTEMS
 from gateway.configuration import SECTIONS, Loaded, load
+from gateway.connections.connecting import Connecting
 from gateway.connections.reauthorization import Reauthorization
 from gateway.connections.screening import reach_of
 from gateway.connections.service import Connections
@@ -87,6 +88,20 @@ class Operator:
     def views(self) -> Views:
         """What is read of them."""
         return Views(self.database)
+
+    @property
+    def connecting(self) -> Connecting:
+        """Connect links."""
+        return Connecting(
+            self.database,
+            self.service,
+            self.engine.verifier,
+            public_url=self.settings.http.public_url,
+            vault=self.engine.vault,
+            login_url=authorization_url,
+            exchange=OAuthExchange(),
+            reach=partial(reach_of, self.settings),
+        )
 
     @property
     def reauthorization(self) -> Reauthorization:

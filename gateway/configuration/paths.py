@@ -17,6 +17,9 @@ def anchor(document: Document, folder: Path) -> None:
     broker = document.data.get("broker")
     if isinstance(broker, dict):
         _anchor(document, ("broker",), broker, [key for key in BROKER_FILES if key in broker], folder)
+    integrator = document.data.get("integrator")
+    if isinstance(integrator, dict):
+        _anchor(document, ("integrator",), integrator, named_files(integrator), folder)
     listed = document.data.get("connections")
     for index, item in enumerate(listed if isinstance(listed, list) else []):
         settings = item.get("settings") if isinstance(item, dict) else None

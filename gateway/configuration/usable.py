@@ -10,7 +10,7 @@ from gateway.configuration.document import Document
 from gateway.configuration.fault import Fault, KeyPath
 from gateway.configuration.paths import unreadable
 from gateway.model.dsn import FILES, parameters
-from gateway.settings import BrokerSettings, Settings
+from gateway.settings import LOGO_ENDINGS, BrokerSettings, IntegratorSettings, Settings
 
 KEY_BYTES = 32
 FEWEST_DIFFERENT = 12
@@ -19,7 +19,7 @@ FEWEST_DIFFERENT = 12
 
 def faults_of(settings: Settings, document: Document) -> list[Fault]:
     """Each with the line that names the file or the key."""
-    found = [*_tls(settings.broker), *_database(settings)]
+    found = [*_tls(settings.broker), *_database(settings), *_logo(settings.integrator)]
     newest = settings.security.encryption_keys[0].get_secret_value()
     if newest and (problem := key_problem(newest)) is not None:
         found.append((("security", "encryption_keys", 0), problem))
@@ -77,6 +77,16 @@ def _tls(broker: BrokerSettings) -> list[tuple[KeyPath, str]]:
         except (OSError, ValueError) as error:
             faults.append((("broker", "client_certificate"), _no_pem(error)))
     return faults
+
+
+def _logo(integrator: IntegratorSettings) -> list[tuple[KeyPath, str]]:
+    file = integrator.logo_file
+    if file is None:
+        return []
+    problem = unreadable(file)
+    if problem is None and not file.lower().endswith(LOGO_ENDINGS):
+        problem = f"is no picture that browsers show; give one of {', '.join(LOGO_ENDINGS)}"
+    return [] if problem is None else [(("integrator", "logo_file"), problem)]
 
 
 def _no_pem(error: Exception) -> str:

@@ -140,6 +140,7 @@ def _declaration(service: Connections, item: DeclaredConnection) -> Declaration:
         sync=wanted.sync,
         meters=wanted.meters,
         alerts=wanted.alerts,
+        title=wanted.title,
         digest=service.digest(item.settings.credentials),
     )
 
@@ -154,6 +155,7 @@ def _existing(found: Held) -> Existing:
         sync=found.sync,
         meters=found.meters,
         alerts=found.alerts,
+        title=found.title,
         digest=found.declared_digest,
     )
     return Existing(declaration=declaration, state=found.state, by_file=found.managed_by == "file")

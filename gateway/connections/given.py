@@ -4,18 +4,60 @@ without its credential.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TypedDict, Unpack, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
+from gateway.configuration import DeclaredConnection
+from gateway.configuration.schema import written
+from gateway.connections import syncing
 from gateway.connections.links import System
+from gateway.model.access import Origin
 from gateway.model.address import targets
+from gateway.model.alert_rule import to_document as alert_document
 from gateway.model.errors import RequestRefused
+from gateway.model.meter import to_document
 from gateway.settings import ConnectionSettings
-from gateway.store.connections import Held
+from gateway.store.connections import Configuration, Held
+
+
+class Kept(TypedDict, total=False):
+    """Of a connection that is there. `meters`, `alerts`: stored ones that stay as they are; `host`: what it
+    was, where only the credential tells; `origin`: who gave the settings, the file where nothing is said.
+    """
+
+    meters: Sequence[Mapping[str, object]] | None
+    alerts: Sequence[Mapping[str, object]] | None
+    host: str
+    origin: Origin
+
+
+def configuration_of(
+    declared: DeclaredConnection, system: System, *, managed_by: str, **kept: Unpack[Kept]
+) -> Configuration:
+    """What is stored of a checked connection."""
+    wanted, meters, alerts = declared.settings, kept.get("meters"), kept.get("alerts")
+    lateness = wanted.sync.lateness
+    return Configuration(
+        hosting=wanted.hosting,
+        host=host_of(system, wanted) or kept.get("host", ""),
+        delivery=system.manifest.capabilities.delivery,
+        settings=dict(wanted.settings),
+        sync={
+            "interval": written(wanted.sync.interval),
+            "initial_days": wanted.sync.initial_days,
+            "lateness": None if lateness is None else written(lateness),
+            **syncing.reading(wanted.sync),
+        },
+        meters=[to_document(rule) for rule in declared.rules] if meters is None else list(meters),
+        alerts=[alert_document(rule) for rule in declared.alerts] if alerts is None else list(alerts),
+        managed_by=managed_by,
+        origin=kept.get("origin", Origin.TRUSTED),
+        title=wanted.title or None,
+    )
 
 
 class ChangedMeanwhile(RequestRefused):

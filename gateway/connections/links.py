@@ -14,7 +14,7 @@ import structlog
 from pydantic import BaseModel
 
 from gateway import bulkhead, clock
-from gateway.connections.guard import at_once, guarded
+from gateway.connections.guard import Guarded, at_once, guarded
 from gateway.connections.logons import Logons
 from gateway.connections.screening import reach_of
 from gateway.connections.tokens import Tokens
@@ -323,31 +323,24 @@ class Links:
             )
         elif credential.type == "basic":
             gate = self._logons.gate(held.connection, credential.generation)
-        secrets = tuple(credential.values.values())
-        name, passes = held.connection, (ConnectorError,)
-        with bulkhead.contained("build", name, secrets=secrets, passes=passes) as made:
-            built_from = ConnectorSettings(
-                connection=name,
-                hosting=held.hosting,
-                settings=held.settings,
-                credentials=credential.values,
-                timeout_seconds=self._settings.sync.push_timeout.total_seconds(),
-                observe=self._observer(held.system),
-                token=token,
-                gate=gate,
-                settings_reach=reach_of(self._settings, held.customer, held.origin),
-                credentials_reach=credential.reach,
-            )
-            connector = at_once(lambda: self._systems[held.system].build(built_from))
-            return guarded(
-                connector,
-                name,
-                secrets=secrets,
-                max_wait_seconds=self._settings.sync.max_wait.total_seconds(),
-                left_behind=self._left_behind.setdefault(name, set()),
-            )
-        assert made.fault is not None
-        raise Unavailable(made.fault.text, reference=made.fault.reference)
+        built_from = ConnectorSettings(
+            connection=held.connection,
+            hosting=held.hosting,
+            settings=held.settings,
+            credentials=credential.values,
+            timeout_seconds=self._settings.sync.push_timeout.total_seconds(),
+            observe=self._observer(held.system),
+            token=token,
+            gate=gate,
+            settings_reach=reach_of(self._settings, held.customer, held.origin),
+            credentials_reach=credential.reach,
+        )
+        return build_guarded(
+            self._systems[held.system],
+            built_from,
+            max_wait_seconds=self._settings.sync.max_wait.total_seconds(),
+            left_behind=self._left_behind.setdefault(held.connection, set()),
+        )
 
     def _retire(self, link: Link | None) -> None:
         if link is not None:
@@ -372,6 +365,27 @@ def _say_not_built(held: Held, error: Exception) -> None:
 def credential_binding(customer: str, connection: str, generation: int) -> Binding:
     """Where a credential belongs."""
     return Binding(customer=customer, connection=connection, field="credential", generation=generation)
+
+
+def build_guarded(
+    system: System,
+    built_from: ConnectorSettings,
+    *,
+    max_wait_seconds: float,
+    left_behind: set[asyncio.Future[Any]],
+) -> Guarded:
+    """The connector behind its guard. Raises BadConfiguration, and Unavailable for what nobody foresaw."""
+    name, secrets = built_from.connection, tuple(built_from.credentials.values())
+    with bulkhead.contained("build", name, secrets=secrets, passes=(ConnectorError,)) as made:
+        return guarded(
+            at_once(lambda: system.build(built_from)),
+            name,
+            secrets=secrets,
+            max_wait_seconds=max_wait_seconds,
+            left_behind=left_behind,
+        )
+    assert made.fault is not None
+    raise Unavailable(made.fault.text, reference=made.fault.reference)
 
 
 def link_of(

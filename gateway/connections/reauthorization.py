@@ -45,7 +45,10 @@ ANOTHER_ACCOUNT = "another account"
 VOID = "This link is not valid, or not any more: it has expired, or was replaced by a newer one."
 USED = "This link has been used."
 EXHAUSTED = "This link has been tried too often."
-FOREIGN = "This answer does not belong to a login that was begun in this browser, or it came too late."
+FOREIGN = (
+    "This login was not begun in this browser, was used already, or took longer than 15 minutes. "
+    "Nothing has changed: open the page that you came from again, and log in once more."
+)
 
 
 class GivesCredentials(Protocol):
@@ -60,6 +63,14 @@ class GivesCredentials(Protocol):
         grant: TokenGrant | None = None,
     ) -> None:
         """Verified before use. Raises RequestRefused."""
+        ...
+
+    async def check_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller) -> None:
+        """Whether they could be sent at all. Raises RequestRefused; changes nothing."""
+        ...
+
+    async def retry_credentials(self, connection_id: str, caller: Caller) -> None:
+        """Those that were refused are verified once more. Raises RequestRefused."""
         ...
 
 
@@ -91,6 +102,8 @@ class Stage(enum.StrEnum):
     DEFERRED = "deferred"
     DONE = "done"
     UNAVAILABLE = "unavailable"
+    SOLVED = "solved"
+    """It works again although nothing was given through this link."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +124,16 @@ class Link:
     @property
     def attempts_left(self) -> int:
         """How often credentials may still be given."""
-        return max(0, MAX_ATTEMPTS - self.stored.attempts)
+        return max(0, MAX_ATTEMPTS - self.stored.attempts) if self.stored.is_open else 0
+
+    @property
+    def may_retry(self) -> bool:
+        """Whether the credential that was refused can be tried once more: the system may have been wrong."""
+        return (
+            self.stored.state is State.REAUTHORIZATION_REQUIRED
+            and self.stored.credential_type not in ("none", CODE_FLOW)
+            and self.attempts_left > 0
+        )
 
 
 class Login(enum.StrEnum):
@@ -139,6 +161,9 @@ class Departure:
     browser: str = field(repr=False)
 
 
+_VERDICTS = (Trigger.PROBE_REFUSED, Trigger.PROBE_DENIED, Trigger.VERIFICATION_DEFERRED)
+
+
 def stage(link: StoredLink) -> Stage:
     """What the page shows of a link that is open. Pure."""
     if link.succeeded:
@@ -147,6 +172,9 @@ def stage(link: StoredLink) -> Stage:
         return Stage.UNAVAILABLE
     if link.state is State.VERIFYING:
         return Stage.CHECKING
+    works = link.state in (State.ACTIVE, State.DEGRADED) and link.since > link.created_at
+    if works and (link.submitted_at is None or link.last_trigger not in _VERDICTS):
+        return Stage.SOLVED
     if link.submitted_at is None or link.since < link.submitted_at:
         return Stage.WANTED
     match link.last_trigger:
@@ -203,6 +231,17 @@ class Reauthorization:
         request.conflict, connection.*.
         """
         await self._hand_over(hashed(secret), credentials, caller)
+
+    async def retry(self, secret: str, caller: Caller) -> None:
+        """The same credentials are tried once more, where the system was wrong. Counts as an attempt. Raises
+        RequestRefused.
+        """
+        link = await self._usable(hashed(secret))
+        if not link.may_retry:
+            raise RequestRefused("request.conflict", "There are no credentials that could be tried again.")
+        if not await links.attempt(self._database, hashed(secret), limit=MAX_ATTEMPTS):
+            raise RequestRefused("request.conflict", USED)
+        await self._service.retry_credentials(link.stored.connection, caller)
 
     async def depart(self, secret: str) -> Departure:
         """Begins the authorization code flow for this browser. Raises RequestRefused."""
@@ -292,13 +331,15 @@ class Reauthorization:
         self, link_hash: bytes, given: CredentialSettings, caller: Caller, *, grant: TokenGrant | None = None
     ) -> None:
         link = await self._usable(link_hash)
+        # first, since an attempt is spent only by what is sent
+        await self._service.check_credentials(link.stored.connection, given, caller)
         if not await links.attempt(self._database, link_hash, limit=MAX_ATTEMPTS):
             raise RequestRefused("request.conflict", USED)
         await self._service.give_credentials(link.stored.connection, given, caller, grant=grant)
 
     async def _usable(self, link_hash: bytes) -> Link:
         link = await self._look(link_hash)
-        if link is None:
+        if link is None or not link.stored.is_open:
             raise RequestRefused("request.not_found", VOID)
         if link.stage is Stage.DONE:
             raise RequestRefused("request.conflict", USED)
@@ -314,8 +355,13 @@ class Reauthorization:
 
     async def _look(self, link_hash: bytes) -> Link | None:
         stored = await links.look(self._database, link_hash)
-        if stored is None or not stored.is_open:
+        if stored is None:
             return None
+        if not stored.is_open:  # whoever comes late is told what is true, where nothing is left to do
+            works = stored.state in (State.ACTIVE, State.DEGRADED)
+            return (
+                Link(stored=stored, stage=Stage.DONE if stored.succeeded else Stage.SOLVED) if works else None
+            )
         return Link(stored=stored, stage=stage(stored))
 
 

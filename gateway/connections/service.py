@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
+from typing import Unpack
 
 import orjson
 import structlog
 
 from gateway.configuration import DeclaredConnection, Faults, check
-from gateway.configuration.schema import written
 from gateway.connections import syncing
 from gateway.connections.expiry import ends_at
-from gateway.connections.given import ChangedMeanwhile, host_of, refuse_files, refuse_moved
+from gateway.connections.given import ChangedMeanwhile, Kept, configuration_of, refuse_files, refuse_moved
 from gateway.connections.links import Links, System, credential_binding
+from gateway.connections.refusals import ENDED, NEEDS_CREDENTIAL, refusal, upstream
 from gateway.connections.screening import Screening
 from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Moved, Transitions, asked
 from gateway.connections.vault import Vault
 from gateway.model.access import Caller, Origin
-from gateway.model.alert_rule import to_document as alert_document
 from gateway.model.connection import State, Trigger
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.credits import price
 from gateway.model.errors import (
-    AuthRefused,
     BadConfiguration,
     ConnectorError,
     CreditsInsufficient,
-    PermissionDenied,
-    RateLimited,
     RequestRefused,
-    Unavailable,
 )
 from gateway.model.event import EventType, NewEvent
 from gateway.model.exchange import ListsMeters, RemoteMeter
-from gateway.model.meter import to_document
 from gateway.settings import (
     ConnectionPatch,
     ConnectionSettings,
@@ -56,6 +52,8 @@ log = structlog.get_logger(__name__)
 CHANGES_BESIDE = 5
 """Times that a change is made anew because another came between its reading and its writing."""
 
+
+Also = Callable[[Connection], Awaitable[None]]
 
 FILE = "file"
 """The caller that declares: what it gave last is remembered, so that an unchanged file gives nothing again.
@@ -91,13 +89,31 @@ class Connections:
         """The connection exists, its credits are held, and its credential waits to be verified; or nothing
         has changed.
         """
-        refuse_files(self._systems.get(wanted.system), wanted.settings, held={})
-        declared = self._checked(wanted)
-        await self._screen(wanted.customer, caller, settings=wanted.settings, given=wanted.credentials)
-        await self.create_declared(declared, caller, managed_by="api")
+        await self.create_declared(await self.check(wanted, caller), caller, managed_by="api")
 
-    async def create_declared(self, declared: DeclaredConnection, caller: Caller, *, managed_by: str) -> None:
-        """As `create`, for what was checked already."""
+    async def check(
+        self, wanted: ConnectionSettings, caller: Caller, *, credentials: bool = True
+    ) -> DeclaredConnection:
+        """What this caller may give. Raises RequestRefused; that settings or credentials are faulty has the
+        Faults as its cause.
+        """
+        refuse_files(self._systems.get(wanted.system), wanted.settings, held={})
+        declared = self._checked(wanted, credentials=credentials)
+        await self._screen(wanted.customer, caller, settings=wanted.settings, given=wanted.credentials)
+        return declared
+
+    async def create_declared(
+        self,
+        declared: DeclaredConnection,
+        caller: Caller,
+        *,
+        managed_by: str,
+        grant: TokenGrant | None = None,
+        also: Also | None = None,
+    ) -> None:
+        """As `create`, for what was checked already. `grant`: the tokens of a login. `also`: is done in the
+        same transaction; what it raises leaves nothing behind.
+        """
         wanted = declared.settings
         manifest = self._systems[wanted.system].manifest
         cost = price(self.settings.credits, tier=manifest.tier, hosting=wanted.hosting)
@@ -133,7 +149,11 @@ class Connections:
                 request_id=caller.request_id,
             )
             await outbox.append(connection, event)
-            moved = await self._give(connection, wanted.id, wanted.customer, wanted.credentials, caller)
+            if also is not None:
+                await also(connection)
+            moved = await self._give(
+                connection, wanted.id, wanted.customer, wanted.credentials, caller, grant
+            )
         _say(moved)
 
     async def change(self, connection_id: str, patch: ConnectionPatch, caller: Caller) -> None:
@@ -154,7 +174,9 @@ class Connections:
         held = await self._held(connection_id)
         if patch.settings is not None:
             refuse_files(self._systems.get(held.system), patch.settings, held=held.settings)
-        given = patch.model_dump(exclude_none=True, exclude={"credentials", "sync", "meters", "alerts"})
+        given = patch.model_dump(
+            exclude_none=True, exclude={"title", "credentials", "sync", "meters", "alerts"}
+        )
         update = {
             "hosting": given.get("hosting", held.hosting),
             "settings": given.get("settings", held.settings),
@@ -162,6 +184,7 @@ class Connections:
         }
         base = ConnectionSettings(
             id=connection_id,
+            title=held.title if patch.title is None else patch.title,
             customer=held.customer,
             system=held.system,
             credentials=patch.credentials or CredentialSettings(),
@@ -202,14 +225,14 @@ class Connections:
         verify = given is not None or wanted.settings != held.settings
         async with self._paying() as connection:
             locked = await connections.lock(connection, held.connection)
-            if locked is None or locked.state in _ENDED:
-                raise _refusal(held.connection, State.DISCONNECTED)
+            if locked is None or locked.state in ENDED:
+                raise refusal(held.connection, State.DISCONNECTED)
             if (
                 locked.configuration != held.configuration
             ):  # what is written whole was made of what is no longer so
                 raise ChangedMeanwhile(held.connection)
             if verify and locked.state is State.PAUSED:
-                raise _refusal(held.connection, locked.state)
+                raise refusal(held.connection, locked.state)
             await connections.configure(connection, held.connection, wanted)
             moved = None
             if given is not None:
@@ -232,6 +255,19 @@ class Connections:
         the tokens of an authorization.
         """
         held = await self._held(connection_id)
+        await self._check_given(held, given, caller)
+        async with self._paying() as connection:
+            locked = await connections.lock(connection, connection_id)
+            if locked is None or locked.state in (State.PAUSED, *ENDED):
+                raise refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
+            moved = await self._give(connection, connection_id, held.customer, given, caller, grant)
+        _say(moved)
+
+    async def check_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller) -> None:
+        """Whether they could be sent at all. Raises RequestRefused; changes nothing."""
+        await self._check_given(await self._held(connection_id), given, caller)
+
+    async def _check_given(self, held: Held, given: CredentialSettings, caller: Caller) -> None:
         base = ConnectionSettings(
             id=held.connection,
             customer=held.customer,
@@ -242,11 +278,36 @@ class Connections:
         )
         self._checked(base)
         await self._screen(held.customer, caller, settings={}, given=given)
+
+    async def retry_credentials(self, connection_id: str, caller: Caller) -> None:
+        """The credential that the system refused is verified once more, as a new generation: the system may
+        have been wrong. Raises RequestRefused where none is refused, or it was a login whose token is used
+        up.
+        """
+        held = await self._held(connection_id)
+        if held.state is not State.REAUTHORIZATION_REQUIRED:
+            raise refusal(connection_id, held.state)
         async with self._paying() as connection:
             locked = await connections.lock(connection, connection_id)
-            if locked is None or locked.state in (State.PAUSED, *_ENDED):
-                raise _refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
-            moved = await self._give(connection, connection_id, held.customer, given, caller, grant)
+            if locked is None or locked.state is not State.REAUTHORIZATION_REQUIRED:
+                raise refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
+            stored = await credentials.read(
+                connection, connection_id=connection_id, generation=locked.generation
+            )
+            if stored is None or stored.type == "oauth2_authorization_code":
+                raise RequestRefused(
+                    "request.conflict",
+                    "there is no credential that could be tried again: new ones are required",
+                    connection=connection_id,
+                )
+            binding = credential_binding(held.customer, connection_id, locked.generation)
+            given = CredentialSettings.model_validate(
+                {"type": stored.type, **self._vault.open(stored.sealed, binding)}
+            )
+            by = replace(
+                caller, origin=stored.origin
+            )  # whoever gave it: nothing else is sent than was before
+            moved = await self._give(connection, connection_id, held.customer, given, by)
         _say(moved)
 
     async def pause(self, connection_id: str, caller: Caller) -> None:
@@ -259,8 +320,8 @@ class Connections:
             moved = await self._ask(connection, connection_id, Trigger.RESUME_ASKED, caller)
             if moved is not None:
                 await connections.wake(connection, connection_id)
-        if moved is None and (held := await self._held(connection_id)).state in _ENDED:
-            raise _refusal(connection_id, held.state)
+        if moved is None and (held := await self._held(connection_id)).state in ENDED:
+            raise refusal(connection_id, held.state)
         _say(moved)
 
     async def disconnect(self, connection_id: str, caller: Caller) -> None:
@@ -278,10 +339,10 @@ class Connections:
         verification is verified.
         """
         held = await self._held(connection_id)
-        if held.state in (State.PAUSED, *_ENDED) or (
-            held.state in _NEEDS_CREDENTIAL and held.candidate is None
+        if held.state in (State.PAUSED, *ENDED) or (
+            held.state in NEEDS_CREDENTIAL and held.candidate is None
         ):
-            raise _refusal(connection_id, held.state)
+            raise refusal(connection_id, held.state)
         await connections.schedule_probe(
             self._database, connection_id, held.state, in_seconds=0.0, attempts=0
         )
@@ -315,7 +376,7 @@ class Connections:
     async def _worked(self, connection_id: str) -> Held:
         held = await self._held(connection_id)
         if held.state not in (State.ACTIVE, State.DEGRADED):
-            raise _refusal(connection_id, held.state)
+            raise refusal(connection_id, held.state)
         return held
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
@@ -326,7 +387,7 @@ class Connections:
         await self._links.refresh([connection_id])
         link = self._links.get(connection_id)
         if held.state not in (State.ACTIVE, State.DEGRADED) or link is None:
-            raise _refusal(connection_id, held.state)
+            raise refusal(connection_id, held.state)
         if not isinstance(link.connector, ListsMeters):
             raise RequestRefused(
                 "request.unsupported",
@@ -336,40 +397,14 @@ class Connections:
         try:
             return [meter async for meter in link.connector.meters()]
         except ConnectorError as error:
-            raise _upstream(connection_id, error) from error
+            raise upstream(connection_id, error) from error
 
     def configuration(
-        self,
-        declared: DeclaredConnection,
-        *,
-        managed_by: str,
-        meters: Sequence[Mapping[str, object]] | None = None,
-        alerts: Sequence[Mapping[str, object]] | None = None,
-        host: str = "",
-        origin: Origin = Origin.TRUSTED,
+        self, declared: DeclaredConnection, *, managed_by: str, **kept: Unpack[Kept]
     ) -> Configuration:
-        """What is stored of a checked connection. `meters`, `alerts`: stored ones that stay as they are;
-        `host`: what it was, where only the credential tells; `origin`: who gave the settings, the file where
-        nothing is said.
-        """
-        wanted = declared.settings
-        lateness = wanted.sync.lateness
-        return Configuration(
-            hosting=wanted.hosting,
-            host=host_of(self._systems[wanted.system], wanted) or host,
-            delivery=self._systems[wanted.system].manifest.capabilities.delivery,
-            settings=dict(wanted.settings),
-            sync={
-                "interval": written(wanted.sync.interval),
-                "initial_days": wanted.sync.initial_days,
-                "lateness": None if lateness is None else written(lateness),
-                **syncing.reading(wanted.sync),
-            },
-            meters=[to_document(rule) for rule in declared.rules] if meters is None else list(meters),
-            alerts=[alert_document(rule) for rule in declared.alerts] if alerts is None else list(alerts),
-            managed_by=managed_by,
-            origin=origin,
-        )
+        """As `configuration_of`."""
+        system = self._systems[declared.settings.system]
+        return configuration_of(declared, system, managed_by=managed_by, **kept)
 
     def digest(self, given: CredentialSettings) -> str:
         """Tells whether credentials are the ones that were given before, and nothing else about them."""
@@ -460,26 +495,8 @@ class Connections:
         async with self._database.transaction() as connection:
             moved = await self._ask(connection, connection_id, trigger, caller)
         if moved is None and (held := await self._held(connection_id)).state is not done:
-            raise _refusal(connection_id, held.state)
+            raise refusal(connection_id, held.state)
         _say(moved)
-
-
-_ENDED = (State.DISCONNECTING, State.DISCONNECTED)
-_NEEDS_CREDENTIAL = (State.PENDING, State.REAUTHORIZATION_REQUIRED)
-_REFUSALS: Mapping[State, tuple[str, str]] = {
-    State.PENDING: ("connection.pending", "it waits for credentials: give them first"),
-    State.VERIFYING: ("connection.pending", "its credential is being verified: try again in a moment"),
-    State.REAUTHORIZATION_REQUIRED: (
-        "connection.reauthorization_required",
-        "the system refuses its credential: new credentials are required",
-    ),
-    State.BLOCKED: ("connection.blocked", "the system does not allow what it has to do: see its issue"),
-    State.PAUSED: ("connection.paused", "it is paused: resume it first"),
-    State.DISCONNECTING: ("connection.disconnected", "it is being disconnected, which cannot be undone"),
-    State.DISCONNECTED: ("connection.disconnected", "it was disconnected, which cannot be undone"),
-    State.ACTIVE: ("request.conflict", "it is active"),
-    State.DEGRADED: ("request.conflict", "it is active, and its system fails at the moment"),
-}
 
 
 def _end_of(given: CredentialSettings) -> datetime | None:
@@ -488,31 +505,6 @@ def _end_of(given: CredentialSettings) -> datetime | None:
         return ends_at(given.type, given.resolved() | stated)
     except BadConfiguration as error:
         raise RequestRefused("request.invalid", str(error)) from error
-
-
-def _refusal(connection_id: str, state: State) -> RequestRefused:
-    code, words = _REFUSALS[state]
-    return RequestRefused(code, f"connection {connection_id!r}: {words}", connection=connection_id)
-
-
-def _upstream(connection_id: str, error: ConnectorError) -> RequestRefused:
-    match error:
-        case RateLimited(retry_after=seconds):
-            return RequestRefused(
-                "upstream.rate_limited", str(error), connection=connection_id, retry_after=seconds
-            )
-        case Unavailable(retry_after=seconds):
-            return RequestRefused(
-                "upstream.unavailable", str(error), connection=connection_id, retry_after=seconds
-            )
-        case AuthRefused(doubtful=True):  # a page, which an outage may show
-            return RequestRefused("upstream.unavailable", str(error), connection=connection_id)
-        case AuthRefused():
-            return RequestRefused("connection.reauthorization_required", str(error), connection=connection_id)
-        case PermissionDenied() | BadConfiguration():
-            return RequestRefused("connection.blocked", str(error), connection=connection_id)
-        case _:
-            return RequestRefused("upstream.error", str(error), connection=connection_id)
 
 
 def _say(moved: Moved | None) -> None:

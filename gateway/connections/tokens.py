@@ -2,8 +2,8 @@
 before they are used.
 
 Callers share one exchange in process, and may be cancelled at will: it runs in a task of its own. Replicas
-take turns by a lease on the token's row. No transaction is open during the exchange. It must not know HTTP:
-the exchange is handed in.
+take turns by a lease on the token's row. No transaction is open during the exchange, which is handed in: it
+knows no HTTP.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from gateway.model.credential import (
     TokenGrant,
     TokenSource,
     refresh_after,
+    unrefreshable,
     usable_for,
 )
 from gateway.model.errors import (
@@ -366,7 +367,7 @@ class Refresh:
         opened = {} if lease.token.sealed is None else self._open(lease.token.sealed)
         refresh_token = opened.get("refresh_token") or self._subject.credential.values.get("refresh_token")
         if refresh_token is None and self._subject.credential.type != "oauth2_client_credentials":
-            return await self._refuse(lease, opened, "the authorization server gave no refresh token")
+            return await self._refuse(lease, opened, unrefreshable(bool(opened)))
         if refresh_token is not None:
             self._secrets.append(refresh_token)
         try:

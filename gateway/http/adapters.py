@@ -11,10 +11,12 @@ from typing import Any
 
 from gateway import clock
 from gateway.connections import links
+from gateway.connections.connecting import Connecting
 from gateway.connections.reauthorization import CodeExchange, LoginUrl, Reauthorization
 from gateway.connections.screening import reach_of
 from gateway.connections.service import Connections
 from gateway.connections.vault import Vault
+from gateway.connections.verification import Verifier
 from gateway.events.cloudevent import CloudEvent, cloud_event
 from gateway.events.webhook_service import WebhookService
 from gateway.http.documents import (
@@ -46,6 +48,7 @@ def assemble(
     database: Database,
     service: Connections,
     *,
+    verifier: Verifier,
     vault: Vault,
     login_url: LoginUrl,
     exchange: CodeExchange,
@@ -64,6 +67,17 @@ def assemble(
         incidents=StoredIncidents(database),
         events=StoredEvents(database, instance=settings.instance),
         webhooks=StoredWebhooks(webhooks),
+        verifier=verifier,
+        connecting=Connecting(
+            database,
+            service,
+            verifier,
+            public_url=settings.http.public_url,
+            vault=vault,
+            login_url=login_url,
+            exchange=exchange,
+            reach=partial(reach_of, settings),
+        ),
         reauthorization=Reauthorization(
             database,
             service,
@@ -77,6 +91,9 @@ def assemble(
         catalogue=catalogue(systems),
         prices=settings.credits,
         public_url=settings.http.public_url,
+        integrator=settings.integrator,
+        retention=settings.telemetry.buffer or settings.telemetry.retention,
+        customers=lambda: service.settings.customers,
         authentication=settings.http.authentication,
     )
 

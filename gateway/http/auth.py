@@ -14,6 +14,7 @@ from gateway.http.entrance import Entrance
 from gateway.http.ports import Services
 from gateway.model.access import Caller, Principal, Role
 from gateway.model.errors import RequestRefused
+from gateway.model.verification import Verdict, Verification
 from gateway.settings import HttpSettings
 from gateway.settings_base import IDENTIFIER
 from gateway.store.views import Target
@@ -78,6 +79,21 @@ async def identified(
     else:
         entrance.succeeded(token)
     return found
+
+
+def check_tries(request: Request) -> None:
+    """Before credentials are tried: one that is refused counts as a failed logon of the client's address.
+    Raises RequestRefused("auth.too_many_attempts").
+    """
+    entrance: Entrance = request.app.state.mounted.entrance
+    entrance.check_attempts(entrance.address(request.scope), "")
+
+
+def note_try(request: Request, found: Verification | None) -> None:
+    """After they were tried."""
+    if found is not None and found.verdict is Verdict.REFUSED:
+        entrance: Entrance = request.app.state.mounted.entrance
+        entrance.failed(entrance.address(request.scope), "", kind="verification")
 
 
 Asking = Annotated[Principal, Depends(principal)]

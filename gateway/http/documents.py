@@ -14,6 +14,8 @@ from gateway.configuration.schema import written
 from gateway.model.connection import State
 from gateway.model.diagnosis import Report
 from gateway.model.event import EventType
+from gateway.model.verification import Verdict
+from gateway.settings import ConnectionSettings, CredentialSettings, Title
 from gateway.settings_base import Identifier, Section
 
 ItemT = TypeVar("ItemT")
@@ -109,6 +111,7 @@ class ConnectionDocument(Document):
     """A connection as it was asked for, and where it is. Credentials are never shown."""
 
     id: str = Field(validation_alias="connection")
+    title: str | None = Field(None, description="Its name on pages.")
     customer: str
     system: str
     hosting: Literal["cloud", "on_premises"]
@@ -143,6 +146,59 @@ class ConnectionDocument(Document):
         ]
 
 
+class RemoteMeterDocument(Document):
+    """Something at the system that readings can be written to."""
+
+    meter: str
+    title: str
+    unit: str | None
+
+
+class VerificationRequest(Section):
+    """What a connection would be made of; nothing of it is kept."""
+
+    customer: Identifier
+    system: str
+    hosting: Literal["cloud", "on_premises"] = "cloud"
+    settings: dict[str, object] = Field({})
+    credentials: CredentialSettings = CredentialSettings()
+
+    def connection(self) -> ConnectionSettings:
+        """As a connection that nobody makes."""
+        return ConnectionSettings(
+            id="verification", **{name: getattr(self, name) for name in self.__class__.model_fields}
+        )
+
+
+class ReadableDocument(Document):
+    """Records that the system has."""
+
+    stream: str
+    title: str
+    detail: str = Field("", description="Why they could not be read; empty where they could.")
+
+
+class VerificationDocument(Document):
+    """What the system answered, in its own words. Nothing was stored or charged."""
+
+    verdict: Verdict = Field(
+        description=(
+            "refused: the credential; denied: what it may do; misconfigured: the settings do not fit; busy:"
+            " the system asks to wait; unavailable: no answer."
+        )
+    )
+    detail: str
+    account: str | None = Field(description="Whose data the credential reaches, where the system says so.")
+    clock_skew_seconds: float | None
+    records: tuple[ReadableDocument, ...]
+    meters: tuple[RemoteMeterDocument, ...] | None = Field(
+        description="The first meters of a system that lists them."
+    )
+    meters_detail: str
+    request_id: str | None
+    retry_after: float | None = Field(description="Seconds.")
+
+
 class SyncRequest(Section):
     """`full` walks the initial window again; what is equal is not sent again. `stream`: of records, and only
     that one.
@@ -175,12 +231,46 @@ class ReauthorizationDocument(Document):
     expires_at: datetime
 
 
-class RemoteMeterDocument(Document):
-    """Something at the system that readings can be written to."""
+class NewConnectLink(Section):
+    """What a customer's administrator may connect, and what is given ahead: settings and an OAuth client of
+    the one system that is named. They cannot be changed by whoever follows the link.
+    """
 
-    meter: str
-    title: str
-    unit: str | None
+    customer: Identifier
+    systems: tuple[str, ...] = Field(min_length=1, max_length=50)
+    hosting: Literal["cloud", "on_premises"] = "cloud"
+    title: Title | None = None
+    settings: dict[str, object] = Field({})
+    credentials: CredentialSettings | None = None
+    days: int = Field(7, ge=1, le=90, description="How long it is good.")
+
+
+class ConnectLinkCreated(Document):
+    """Whoever has the address can connect a system of the customer: send it to their administrator only."""
+
+    id: str
+    url: str
+    expires_at: datetime
+
+
+class ConnectLinkDocument(Document):
+    """A link, without its address."""
+
+    id: str
+    customer: str
+    systems: tuple[str, ...]
+    state: Literal["open", "used", "revoked", "expired"]
+    created_at: datetime
+    created_by: str
+    expires_at: datetime
+    revoked_at: datetime | None
+    connection: str | None = Field(description="What was connected with it.")
+
+
+class ConnectLinks(Document):
+    """At most 500, the newest first."""
+
+    items: tuple[ConnectLinkDocument, ...]
 
 
 class RemoteMeters(Document):

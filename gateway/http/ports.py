@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Protocol
 
+from gateway.connections.connecting import ConnectInvitation, Given, Returned
 from gateway.connections.reauthorization import Arrival, Departure, Invitation, Link
 from gateway.events.cloudevent import CloudEvent
 from gateway.http.documents import (
@@ -24,14 +25,24 @@ from gateway.model.access import Caller, Principal
 from gateway.model.connection import State
 from gateway.model.connector import Manifest
 from gateway.model.diagnosis import Report
+from gateway.model.credential import TokenGrant
+from gateway.model.draft import Draft
 from gateway.model.exchange import RemoteMeter
 from gateway.model.record import LogPlace
 from gateway.model.status import ConnectionStatus
-from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSettings, CreditsSettings
+from gateway.model.verification import Verification
+from gateway.settings import (
+    ConnectionPatch,
+    ConnectionSettings,
+    CredentialSettings,
+    CreditsSettings,
+    IntegratorSettings,
+)
 from gateway.store.access import Session
 from gateway.store.alerts import Alert
+from gateway.store.connecting import StoredConnectLink
 from gateway.store.devices import Described as DescribedDevice
-from gateway.store.devices import Device, Series
+from gateway.store.devices import Device, DeviceMetric, Series
 from gateway.store.issues import Issue
 from gateway.store.listing import Filter, Place
 from gateway.store.records import RecordPage, StoredRecord
@@ -84,6 +95,10 @@ class ConnectionService(Protocol):
         """connection.* where the state forbids it."""
         ...
 
+    async def retry_credentials(self, connection_id: str, caller: Caller) -> None:
+        """connection.* where no credential is refused; request.conflict where there is none to try."""
+        ...
+
     async def recheck(self, connection_id: str, caller: Caller) -> None:
         """connection.* where the state forbids it."""
         ...
@@ -104,6 +119,16 @@ class ConnectionService(Protocol):
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
         """Asks the system itself."""
+        ...
+
+
+class Verifying(Protocol):
+    """`gateway.connections.verification.Verifier`."""
+
+    async def verify(
+        self, wanted: ConnectionSettings, caller: Caller, *, grant: TokenGrant | None = None
+    ) -> Verification:
+        """request.invalid, request.unsupported, gateway.overloaded."""
         ...
 
 
@@ -183,6 +208,9 @@ class DevicesReader(Protocol):
         limit: int,
     ) -> Sequence[Device]: ...
     async def one(self, customer: str, device: str) -> DescribedDevice | None: ...
+    async def metrics(
+        self, customer: str, *, text: str = "", limit: int
+    ) -> Sequence[tuple[str, str | None, DeviceMetric]]: ...
     async def series(
         self, customer: str, device: str, metric: str, *, since: datetime, until: datetime, buckets: int
     ) -> Series: ...
@@ -251,12 +279,40 @@ class Doctoring(Protocol):
         ...
 
 
+class ConnectingPort(Protocol):
+    """`gateway.connections.connecting.Connecting`."""
+
+    async def invite(
+        self, customer: str, systems: Sequence[str], given: Given, *, by: str, lifetime: timedelta = ...
+    ) -> ConnectInvitation: ...
+    async def links(self, customer: str | None) -> Sequence[StoredConnectLink]: ...
+    async def revoke(self, link: str, customer: str | None, *, by: str) -> None: ...
+    async def check_given(
+        self, customer: str, systems: Sequence[str], given: Given, caller: Caller
+    ) -> None: ...
+    async def look(self, secret: str) -> StoredConnectLink | None: ...
+    def given(self, link: StoredConnectLink, secret: str) -> Given: ...
+    async def begin(
+        self, draft: Draft, owner: str, *, link: tuple[StoredConnectLink, str] | None = None
+    ) -> str: ...
+    async def draft(self, secret: str, owner: str) -> Draft: ...
+    async def keep(self, secret: str, owner: str, draft: Draft) -> None: ...
+    async def check(self, draft: Draft, caller: Caller, *, credentials: bool) -> None: ...
+    async def verify(self, secret: str, owner: str, draft: Draft, caller: Caller) -> Draft: ...
+    async def depart(self, secret: str, owner: str, draft: Draft) -> Departure: ...
+    async def arrive(self, *, state: str, browser: str, code: str | None) -> Returned | None: ...
+    async def finish(
+        self, secret: str, owner: str, draft: Draft, caller: Caller, *, link: str | None
+    ) -> str: ...
+
+
 class Reauthorizing(Protocol):
     """`gateway.connections.reauthorization.Reauthorization`."""
 
     async def invite(self, connection: str) -> Invitation: ...
     async def look(self, secret: str) -> Link | None: ...
     async def submit(self, secret: str, credentials: CredentialSettings, caller: Caller) -> None: ...
+    async def retry(self, secret: str, caller: Caller) -> None: ...
     async def depart(self, secret: str) -> Departure: ...
     async def arrive(self, *, state: str, browser: str, code: str | None, caller: Caller) -> Arrival: ...
 
@@ -266,6 +322,7 @@ class Services:
     """Everything that answers a request. `authentication` False: whoever reaches the port is an admin."""
 
     connections: ConnectionService
+    verifier: Verifying
     reader: Reader
     records: RecordsReader
     devices: DevicesReader
@@ -276,7 +333,11 @@ class Services:
     webhooks: Webhooks
     reauthorization: Reauthorizing
     doctor: Doctoring
+    connecting: ConnectingPort
     catalogue: Mapping[str, System]
     prices: CreditsSettings
     public_url: str
+    integrator: IntegratorSettings = field(default_factory=IntegratorSettings)
+    retention: timedelta = timedelta(days=100)
+    customers: Callable[[], Sequence[str]] = tuple
     authentication: bool = True

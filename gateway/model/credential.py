@@ -120,3 +120,13 @@ def refresh_after(lifetime_seconds: float, *, rand: float) -> float:
 def usable_for(lifetime_seconds: float) -> float:
     """Seconds in which a call may still begin with a token: its lifetime less what a call takes."""
     return lifetime_seconds - min(_MARGIN_CAP_SECONDS, lifetime_seconds * _MARGIN)
+
+
+def unrefreshable(had_token: bool) -> str:
+    """Why there is no refresh token, and what to do about it."""
+    if had_token:
+        return (
+            "the authorization server gave no refresh token: ask for one in `scope` (often `offline_access`),"
+            " and log in again"
+        )
+    return "nobody has logged in on the system's own page yet: make a reconnect link, and log in through it"

@@ -20,6 +20,7 @@ class Part(enum.StrEnum):
     SYNC = "sync"
     METERS = "meters"
     ALERTS = "alerts"
+    TITLE = "title"
     MANAGEMENT = "managed by the file"
 
 
@@ -38,6 +39,7 @@ class Declaration:
     meters: Sequence[Mapping[str, object]]
     alerts: Sequence[Mapping[str, object]] = ()
     digest: str
+    title: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +141,7 @@ def differing(declaration: Declaration, found: Existing) -> tuple[Part, ...]:
         Part.SYNC: declaration.sync != old.sync,
         Part.METERS: declaration.meters != old.meters,
         Part.ALERTS: list(declaration.alerts) != list(old.alerts),
+        Part.TITLE: declaration.title != old.title,
         Part.MANAGEMENT: not found.by_file,
     }
     return tuple(part for part, holds in differs.items() if holds)

@@ -126,6 +126,7 @@ class ConnectionStatus:
     request_id: str | None
     incident: str | None
     streams: tuple[StreamStatus, ...]
+    title: str | None = None
     troubles: tuple[Trouble, ...] = ()
     operation: Operation | None = None
     """Whose failure the state comes from."""

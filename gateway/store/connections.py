@@ -49,6 +49,7 @@ class Configuration:
     alerts: Sequence[Mapping[str, object]] = ()
     managed_by: str
     origin: Origin = Origin.TRUSTED
+    title: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ class Held:
     origin: Origin
     meters_of: int
     meters_digest: str | None
+    title: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +187,7 @@ async def insert(
         wanted.host,
         wanted.origin,
         wanted.alerts,
+        wanted.title,
     )
     return made
 
@@ -241,6 +244,7 @@ async def configure(connection: Connection, connection_id: str, wanted: Configur
         wanted.managed_by,
         wanted.origin,
         wanted.alerts,
+        wanted.title,
     )
     await connection.execute(sql("connection_configure"), connection_id, *how)
 
@@ -329,6 +333,7 @@ def _held(row: asyncpg.Record) -> Held:
         generation=row["generation"],
         candidate=row["candidate"],
         account=row["account"],
+        title=row["title"],
         price=row["price"],
         host=row["host"],
         origin=Origin(row["origin"]),

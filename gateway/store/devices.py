@@ -197,6 +197,16 @@ class Devices:
             unmapped=tuple(sorted(held.keys() - meters.keys())),
         )
 
+    async def metrics(
+        self, customer: str, *, text: str = "", limit: int
+    ) -> list[tuple[str, str | None, DeviceMetric]]:
+        """Each metric of the customer's devices with its last value: device, title, metric. `text`: part of
+        any.
+        """
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql("device_metrics"), customer, text.lower() or None, limit)
+        return [(row["device_id"], row["title"], _metric(row["metric"], row["entry"], ())) for row in rows]
+
     async def series(
         self, customer: str, device: str, metric: str, *, since: datetime, until: datetime, buckets: int
     ) -> Series:

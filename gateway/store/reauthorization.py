@@ -33,6 +33,8 @@ class StoredLink:
     last_trigger: str | None
     is_open: bool
     succeeded: bool
+    created_at: datetime
+    title: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,8 @@ async def look(database: Database, link_hash: bytes) -> StoredLink | None:
         last_trigger=row["last_trigger"],
         is_open=row["is_open"],
         succeeded=row["succeeded"],
+        created_at=row["created_at"],
+        title=row["title"],
     )
 
 

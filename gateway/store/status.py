@@ -60,6 +60,7 @@ def _with_records(status: ConnectionStatus, reading: Sequence[inbound.StreamProg
 def _status(row: asyncpg.Record) -> ConnectionStatus:
     return ConnectionStatus(
         connection=row["connection_id"],
+        title=row["title"],
         customer=row["customer_id"],
         system=row["system"],
         hosting=row["hosting"],

@@ -60,6 +60,7 @@ class Described:
     created_at: datetime
     request_id: str | None
     issues: tuple[Issue, ...]
+    title: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,5 +307,5 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 _PLAIN = (
     "system", "hosting", "tier", "reason", "since", "version", "managed_by", "credential_type", "account",
-    "price", "created_at", "request_id",
+    "price", "created_at", "request_id", "title",
 )  # fmt: skip

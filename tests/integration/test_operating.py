@@ -544,3 +544,78 @@ async def test_a_dead_reading_is_due_again_with_no_attempts_counted(shell: Shell
         rows = await connection.fetch("select meter, attempts from due_window")
     assert [(row["meter"], row["attempts"]) for row in rows] == [("m", 0)]
     assert await count(database, "dead_letter") == 1
+
+
+# Trying, and links to connect
+
+
+def test_a_declared_connection_is_tried_before_it_is_applied(shell: Shell) -> None:
+    shell.declare("acme-1")
+    good = shell.run("connections", "verify", "acme-1")
+    assert good.exit_code == 0 and "verified" in good.stdout, good.output
+    assert shell.run("connections", "list").stdout.startswith("no connections")
+    document = json.loads(shell.run("connections", "verify", "acme-1", "--json").stdout)
+    assert document["verdict"] == "verified"
+    (shell.folder / "away").write_text("postgresql://nobody:secret@127.0.0.1:9/x")
+    shell.declare("acme-1", credentials={"type": "dsn", "dsn": "${file:away}"})
+    away = shell.run("connections", "verify", "acme-1")
+    assert away.exit_code == 1 and "unavailable" in away.stdout, away.output
+    near = shell.run("connections", "verify", "acme-2")
+    assert near.exit_code != 0 and "did you mean 'acme-1'" in str(near.exception)
+
+
+def test_a_connect_link_is_made_listed_and_revoked(shell: Shell) -> None:
+    given = shell.folder / "given.yaml"
+    given.write_text("""
+title: Business Central
+settings: {base_url: "https://bc.example.com", service: /v2.0, entity_set: readings}
+credentials:
+  type: oauth2_authorization_code
+  authorization_url: https://login.example.com/authorize
+  token_url: https://login.example.com/token
+  client_id: gateway
+  client_secret: "${file:dsn}"
+""")
+    made = shell.run(
+        "connect-link", "create", "--customer", "acme", "--system", "odata", "--given", str(given), "--json"
+    )
+    assert made.exit_code == 0, made.output
+    link = json.loads(made.stdout)
+    assert "/connect/link/" in link["url"]
+    shown = shell.run("connect-link", "list", "--json").stdout
+    [listed] = json.loads(shown)
+    assert (listed["state"], listed["customer"], listed["id"]) == ("open", "acme", link["id"])
+    assert link["url"].rpartition("/")[2] not in shown
+    assert shell.run("connect-link", "revoke", link["id"]).exit_code == 0
+    assert json.loads(shell.run("connect-link", "list", "--json").stdout)[0]["state"] == "revoked"
+    again = shell.run("connect-link", "revoke", link["id"])
+    assert isinstance(again.exception, RequestRefused)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "says"),
+    [
+        (("--customer", "acme", "--system", "odta"), None, "did you mean 'odata'"),
+        (("--customer", "acm", "--system", "odata"), None, "did you mean 'acme'"),
+        (("--customer", "acme", "--system", "odata"), "setings: {}", "unknown key 'setings'"),
+        (
+            ("--customer", "acme", "--system", "odata"),
+            "settings: {base_url: 'http://x.example'}",
+            "use https",
+        ),
+        (
+            ("--customer", "acme", "--system", "odata"),
+            "credentials: {type: api_key, api_key: '${file:dsn}'}",
+            "only an OAuth client",
+        ),
+    ],
+)
+def test_a_connect_link_that_could_not_be_followed_is_not_made(
+    shell: Shell, arguments: tuple[str, ...], given: str | None, says: str
+) -> None:
+    if given is not None:
+        (shell.folder / "given.yaml").write_text(given)
+        arguments = (*arguments, "--given", str(shell.folder / "given.yaml"))
+    made = shell.run("connect-link", "create", *arguments)
+    assert made.exit_code != 0 and says in f"{made.output} {made.exception}"
+    assert json.loads(shell.run("connect-link", "list", "--json").stdout) == []

@@ -64,6 +64,10 @@ NEEDS = {
     "read_device": Role.VIEWER,
     "read_series": Role.VIEWER,
     "read_doctor": Role.OPERATOR,
+    "verify_connection": Role.ADMIN,
+    "create_connect_link": Role.ADMIN,
+    "list_connect_links": Role.ADMIN,
+    "revoke_connect_link": Role.ADMIN,
 }
 OF_ALL_CUSTOMERS = {"read_doctor"}
 """What a token of one customer is refused."""
@@ -72,6 +76,8 @@ BODIES: dict[str, object] = {
     "create_connection": {"id": "{customer}-9", "customer": "{customer}", "system": "maintainx"},
     "change_connection": {"sync": {"interval": "5m"}},
     "synchronise": {"mode": "full"},
+    "verify_connection": {"customer": "{customer}", "system": "maintainx"},
+    "create_connect_link": {"customer": "{customer}", "systems": ["maintainx"]},
     "replay_dead_letters": {"ids": [1]},
     "create_webhook": {"url": "https://hooks.example.com/", "customer": "{customer}"},
 }
@@ -120,6 +126,7 @@ async def ask(
         key="1",
         customer=customer,
         device=f"{customer}-pump-1",
+        link=f"cl-{customer}",
     )
     parameters = {
         "replay_webhook": {"from": NOW.isoformat()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.http.api import (
     alerts,
+    connect_links,
     connections,
     devices,
     doctor,
@@ -19,6 +20,7 @@ from gateway.http.api import credits as pool
 ROUTERS = (
     systems.router,
     connections.router,
+    connect_links.router,
     history.router,
     alerts.router,
     records.router,

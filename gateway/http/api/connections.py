@@ -23,7 +23,9 @@ from gateway.http.auth import (
     Viewer,
     caller,
     check_owner,
+    check_tries,
     find_target,
+    note_try,
     only_customer,
 )
 from gateway.http.documents import (
@@ -34,6 +36,8 @@ from gateway.http.documents import (
     RemoteMeterDocument,
     RemoteMeters,
     SyncRequest,
+    VerificationDocument,
+    VerificationRequest,
 )
 from gateway.http.openapi import problems
 from gateway.http.ports import Services
@@ -105,6 +109,25 @@ async def create_connection(
     await serving.connections.create(wanted, caller(request, asking))
     response.headers["Location"] = f"/v1/connections/{wanted.id}"
     return await _described(serving, wanted.id)
+
+
+@router.post(
+    "/v1/connections:verify",
+    summary="Try settings and credentials",
+    responses=problems("auth.too_many_attempts", "request.unsupported", "request.not_found"),
+)
+async def verify_connection(
+    serving: Serving, request: Request, asking: Admin, wanted: VerificationRequest
+) -> VerificationDocument:
+    """Asks the system whether they are good, and what can be read with them. Nothing is stored or charged.
+    Tries that are refused count as failed logons of your address.
+    """
+    if not asking.may_see(wanted.customer):
+        raise RequestRefused("request.not_found", "There is no such customer.")
+    check_tries(request)
+    found = await serving.verifier.verify(wanted.connection(), caller(request, asking))
+    note_try(request, found)
+    return VerificationDocument.model_validate(found)
 
 
 @router.get("/v1/connections/{connection}", summary="One connection")
@@ -212,10 +235,20 @@ async def resume(
     "/v1/connections/{connection}/recheck", summary="Probe now", status_code=ACCEPTED, responses=NOT_NOW
 )
 async def recheck(
-    serving: Serving, request: Request, asking: Operator, target: OperatedConnection
+    serving: Serving,
+    request: Request,
+    asking: Operator,
+    target: OperatedConnection,
+    same_credentials: Annotated[
+        bool,
+        Query(description="Try a credential that was refused once more: the system may have been wrong."),
+    ] = False,
 ) -> Accepted:
     """Asks the system at once whether it is reachable and the credential is good."""
-    await serving.connections.recheck(target.connection, caller(request, asking))
+    if same_credentials:
+        await serving.connections.retry_credentials(target.connection, caller(request, asking))
+    else:
+        await serving.connections.recheck(target.connection, caller(request, asking))
     return await _accepted(serving, asking, target)
 
 

@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse
 
 from gateway.http.dashboard import (
     alerts,
+    connect,
     connection,
     devices,
     doctor,
@@ -33,6 +34,7 @@ def install(app: FastAPI, observed: Observed) -> None:
     for module in (
         overview,
         alerts,
+        connect,
         connection,
         records,
         devices,

@@ -38,6 +38,11 @@ _ACTS: dict[str, tuple[Role, Act, str]] = {
         lambda service, name, by: service.recheck(name, by),
         "Checking the connection.",
     ),
+    "retry-credentials": (
+        Role.OPERATOR,
+        lambda service, name, by: service.retry_credentials(name, by),
+        "Checking the same credentials again.",
+    ),
     "sync": (
         Role.OPERATOR,
         lambda service, name, by: service.synchronise(name, full=False, caller=by),
@@ -145,6 +150,11 @@ def _buttons(state: State, role: Role) -> list[tuple[str, str]]:
     offered: list[tuple[str, str, bool]] = [
         ("resume", "Resume", state is State.PAUSED),
         ("recheck", "Check now", state in WORKED or state is State.BLOCKED),
+        (
+            "retry-credentials",
+            "Try the same credentials again",
+            state is State.REAUTHORIZATION_REQUIRED,
+        ),
         ("sync", "Sync now", state in WORKED),
         ("full-sync", "Full sync", state in WORKED),
         ("pause", "Pause", state not in ENDED and state is not State.PAUSED),

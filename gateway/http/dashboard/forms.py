@@ -13,7 +13,7 @@ from gateway.store.access import Session
 MAX_FIELDS = 50
 
 
-async def fields(request: Request) -> dict[str, str]:
+async def fields(request: Request, *, limit: int = MAX_FIELDS) -> dict[str, str]:
     """The fields of a urlencoded form. Raises RequestRefused("request.invalid")."""
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/x-www-form-urlencoded":
         raise RequestRefused("request.invalid", "Expected a form.")
@@ -21,7 +21,7 @@ async def fields(request: Request) -> dict[str, str]:
         pairs = parse_qsl(
             (await request.body()).decode(),
             keep_blank_values=True,
-            max_num_fields=MAX_FIELDS,
+            max_num_fields=limit,
             errors="strict",
         )
     except ValueError as error:  # UnicodeDecodeError is one
@@ -43,10 +43,10 @@ def check_origin(request: Request) -> None:
         raise RequestRefused("auth.forbidden", "This form was sent from another site.")
 
 
-async def own_form(request: Request, session: Session) -> dict[str, str]:
+async def own_form(request: Request, session: Session, *, limit: int = MAX_FIELDS) -> dict[str, str]:
     """The fields of a form that this session's page held. Raises RequestRefused("auth.forbidden")."""
     check_origin(request)
-    given = await fields(request)
+    given = await fields(request, limit=limit)
     if not hmac.compare_digest(given.pop("csrf", "").encode(), session.csrf.encode()):
         raise RequestRefused(
             "auth.forbidden", "This form is not one of this session: reload the page and try again."

@@ -18,9 +18,9 @@ def instructions(text: str) -> Markup:
     parts: list[Markup] = []
     for kind, group in groupby(blocks, key=_kind):
         if kind == "p":
-            parts += [Markup("<p>{}</p>").format(_inline(block)) for block in group]
+            parts += [Markup("<p>{}</p>").format(inline(block)) for block in group]
         else:
-            items = Markup("").join(Markup("<li>{}</li>").format(_inline(_item(block))) for block in group)
+            items = Markup("").join(Markup("<li>{}</li>").format(inline(_item(block))) for block in group)
             parts.append(Markup("<{0}>{1}</{0}>").format(kind, items))
     return Markup("\n").join(parts)
 
@@ -48,7 +48,8 @@ def _item(block: str) -> str:
     return block if match is None else match["text"]
 
 
-def _inline(text: str) -> Markup:
+def inline(text: str) -> Markup:
+    """HTML of one line."""
     marked = str(escape(text))
     marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", marked)
     marked = re.sub(r"\*\*([^*`<>]+)\*\*", r"<strong>\1</strong>", marked)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
-from gateway.http.auth import Mounted
+from gateway.http.auth import Mounted, Serving
 from gateway.http.dashboard.rendering import asset, render
 from gateway.http.documents import PublicIncident
 from gateway.http.ports import Observed, Services
@@ -16,6 +18,14 @@ from gateway.model.errors import StoreUnavailable
 router = APIRouter(include_in_schema=False)
 
 _TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
+_PICTURES = {
+    ".gif": "image/gif",
+    ".jpg": "image/jpeg",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".webp": "image/webp",
+}
+MAX_PICTURE_BYTES = 1 << 20
 _FILES = frozenset({"fieldgate.css", "refresh.js", "icon.svg"})
 
 
@@ -46,6 +56,31 @@ async def static(name: str) -> Response:
         media_type=_TYPES[name.rpartition(".")[2]],
         headers={"Cache-Control": "public, max-age=31536000, immutable"},
     )
+
+
+@router.get("/integrator/logo")
+async def logo(serving: Serving) -> Response:
+    """The picture of whoever asks, on the pages that customers see."""
+    file = serving.integrator.logo_file
+    picture = None if file is None else picture_of(file)
+    if file is None or picture is None:
+        raise HTTPException(404, "There is no such file")
+    return Response(
+        picture,
+        media_type=_PICTURES[Path(file).suffix.lower()],
+        headers={"Cache-Control": "public, max-age=3600"},
+    )
+
+
+@cache
+def picture_of(file: str) -> bytes | None:
+    """Read once; None where it cannot be, or is no small picture."""
+    try:
+        with Path(file).open("rb") as opened:
+            found = opened.read(MAX_PICTURE_BYTES + 1)
+    except OSError:
+        return None
+    return found if len(found) <= MAX_PICTURE_BYTES else None
 
 
 async def _incidents(services: Services | None) -> list[PublicIncident]:

@@ -14,31 +14,28 @@ from fastapi import APIRouter, Cookie, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import SecretStr
 
-from gateway.connections.reauthorization import CODE_FLOW, FLOW_SECONDS, Link, Login, Stage
+from gateway.connections.reauthorization import CODE_FLOW, Link, Login, Stage
 from gateway.http.auth import Serving
-from gateway.http.dashboard.credential_form import Field, form_fields, form_values
+from gateway.http.dashboard.credential_form import (
+    Field,
+    faults_by_field,
+    form_fields,
+    form_values,
+    sentence,
+)
+from gateway.http.dashboard.departing import CALLBACK, COOKIE, LOGINS, departed
 from gateway.http.dashboard.forms import fields
 from gateway.http.dashboard.rendering import render
 from gateway.http.entrance import Entrance
 from gateway.http.ports import Services, System
 from gateway.model.access import Caller, Origin
+from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
 from gateway.settings import CredentialSettings
 
 router = APIRouter(include_in_schema=False)
 
-COOKIE = "fieldgate_login"
-CALLBACK = "/oauth/callback"
-_LOGINS = {
-    Login.DECLINED: "The login was not completed, so nothing has changed. You can try again.",
-    Login.REFUSED: (
-        "The system did not confirm the login. Please try again; if it happens again, tell whoever sent you"
-        " this link."
-    ),
-    Login.UNREACHABLE: (
-        "The system could not be reached to confirm the login. Please try again in a few minutes."
-    ),
-}
+NOT_SENT = "Nothing was sent to the system, and no attempt was used. Please look at what is marked below."
 
 
 @router.get("/reauthorize/{secret}")
@@ -50,7 +47,7 @@ async def page(
     login: str = "",
 ) -> Response:
     """How it stands, and what to do. No side effect: mail scanners follow links."""
-    said = next((text for outcome, text in _LOGINS.items() if outcome == login), None)
+    said = next((text for outcome, text in LOGINS.items() if outcome == login), None)
     return await _page(request, serving, secret, kind=kind, said=said)
 
 
@@ -61,39 +58,36 @@ async def submit(request: Request, serving: Serving, secret: str) -> Response:
     kind = given.pop("as", "")
     link = await _look(request, serving, secret)
     if link is None:
-        return _void(request)
+        return _void(request, serving)
     try:
         await serving.reauthorization.submit(secret, _credentials(serving, link, kind, given), _by(request))
     except RequestRefused as error:
-        said = str(error)
-        if error.code == "request.invalid":
-            said = f"{said.removesuffix('.')}. Nothing was sent to the system."
-        return await _page(request, serving, secret, kind=kind, said=said, status=409)
+        faults = faults_by_field(error, "credentials") if error.code == "request.invalid" else {}
+        said = NOT_SENT if faults else sentence(str(error))
+        return await _page(request, serving, secret, kind=kind, said=said, faults=faults, status=409)
+    return RedirectResponse(f"/reauthorize/{secret}", status_code=303)
+
+
+@router.post("/reauthorize/{secret}/again")
+async def again(request: Request, serving: Serving, secret: str) -> Response:
+    """The same credentials once more: the system may have been wrong."""
+    if await _look(request, serving, secret) is None:
+        return _void(request, serving)
+    try:
+        await serving.reauthorization.retry(secret, _by(request))
+    except RequestRefused as error:
+        return await _page(request, serving, secret, said=sentence(str(error)), status=409)
     return RedirectResponse(f"/reauthorize/{secret}", status_code=303)
 
 
 @router.post("/reauthorize/{secret}/login")
 async def depart(request: Request, serving: Serving, secret: str) -> Response:
-    """On to the system's own login page. A page with a link, not a redirect: a form may not lead to another
-    site here.
-    """
+    """On to the system's own login page."""
     try:
         departure = await serving.reauthorization.depart(secret)
     except RequestRefused as error:
-        return await _page(request, serving, secret, said=str(error), status=409)
-    if not departure.url.startswith(("https://", "http://")):
-        raise RequestRefused("gateway.internal", "The system's login page has no address that can be opened.")
-    response = render(request, "departing.html", url=departure.url)
-    response.set_cookie(
-        COOKIE,
-        departure.browser,
-        max_age=int(FLOW_SECONDS),
-        path=CALLBACK,
-        httponly=True,
-        samesite="lax",
-        secure=serving.public_url.startswith("https:"),
-    )
-    return response
+        return await _page(request, serving, secret, said=sentence(str(error)), status=409)
+    return departed(request, serving, departure)
 
 
 @router.get(CALLBACK)
@@ -104,12 +98,27 @@ async def arrive(
     code: Annotated[str | None, Query(max_length=8192)] = None,
     browser: Annotated[str, Cookie(alias=COOKIE, max_length=512)] = "",
 ) -> Response:
-    """Back from the system. Only the browser that left may arrive, and only once."""
-    arrival = await serving.reauthorization.arrive(
-        state=state, browser=browser, code=code or None, caller=_by(request)
-    )
-    ended = "" if arrival.login is Login.HANDED_OVER else f"?login={arrival.login}"
-    response = RedirectResponse(f"/reauthorize/{arrival.secret}{ended}", status_code=303)
+    """Back from the system, to the link or to the steps of connecting. Only the browser that left may arrive,
+    and only once.
+    """
+    back = await serving.connecting.arrive(state=state, browser=browser, code=code or None)
+    if back is not None:
+        said = "verify" if back.login is Login.HANDED_OVER else "credentials"
+        address, login = f"{back.back}/{said}", back.login
+    else:
+        try:
+            arrival = await serving.reauthorization.arrive(
+                state=state, browser=browser, code=code or None, caller=_by(request)
+            )
+        except RequestRefused as error:
+            if error.code != "request.not_found":
+                raise
+            return render(
+                request, "login_lost.html", status=404, said=str(error), integrator=serving.integrator
+            )
+        address, login = f"/reauthorize/{arrival.secret}", arrival.login
+    ended = "" if login is Login.HANDED_OVER else f"?login={login}"
+    response = RedirectResponse(f"{address}{ended}", status_code=303)
     response.delete_cookie(COOKIE, path=CALLBACK)
     return response
 
@@ -121,11 +130,12 @@ async def _page(
     *,
     kind: str = "",
     said: str | None = None,
+    faults: Mapping[str, str] | None = None,
     status: int = 200,
 ) -> Response:
     link = await _look(request, serving, secret)
     if link is None:
-        return _void(request)
+        return _void(request, serving)
     system = serving.catalogue.get(link.stored.system)
     type_ = _type(serving, link, kind)
     return render(
@@ -135,10 +145,21 @@ async def _page(
         secret=secret,
         link=link,
         stage=link.stage,
-        takes_credentials=link.stage in (Stage.WANTED, Stage.REFUSED, Stage.ANOTHER_ACCOUNT, Stage.DEFERRED),
+        takes_credentials=link.stage
+        in (
+            Stage.WANTED,
+            Stage.REFUSED,
+            Stage.ANOTHER_ACCOUNT,
+            Stage.DEFERRED,
+            Stage.SOLVED,
+        ),
         title=link.stored.system if system is None else system.manifest.title,
-        help=None if system is None else system.manifest.reauthorization,
+        help=_help(system, link),
         said=said,
+        faults={name: text for name, text in (faults or {}).items() if name},
+        general=(faults or {}).get("", ""),
+        kept_for=_kept_for(serving, system),
+        integrator=serving.integrator,
         type=type_,
         types=_types(system, link),
         by_login=type_ == CODE_FLOW,
@@ -165,14 +186,35 @@ def _credentials(serving: Services, link: Link, kind: str, given: Mapping[str, s
     type_ = _type(serving, link, kind)
     if type_ == CODE_FLOW:
         raise RequestRefused("request.conflict", "This system asks for the login on a page of its own.")
-    values = form_values(_fields(serving, link, type_), given)
+    fields = _fields(serving, link, type_)
+    values = form_values(fields, given) if fields else {}
     return CredentialSettings.model_validate(
         {"type": type_, **{name: SecretStr(value) for name, value in values.items()}}
     )
 
 
-def _void(request: Request) -> Response:
-    return render(request, "void.html", status=404)
+def _void(request: Request, serving: Services) -> Response:
+    return render(request, "void.html", status=404, integrator=serving.integrator)
+
+
+def _help(system: System | None, link: Link) -> str | None:
+    """What to do at the system. That it refused a credential, the first line, is said
+    only while that is so.
+    """
+    if system is None:
+        return None
+    text = system.manifest.reauthorization
+    refused = link.stored.state is State.REAUTHORIZATION_REQUIRED
+    return text if refused else text.partition("\n")[2]
+
+
+def _kept_for(serving: Services, system: System | None) -> tuple[float, float | None]:
+    """For how many days what devices send is kept, and, where the system takes no older readings, how old
+    they may be.
+    """
+    most = None if system is None else system.manifest.capabilities.max_backfill
+    kept = serving.retention.total_seconds() / 86400
+    return kept, None if most is None or most >= serving.retention else most.total_seconds() / 86400
 
 
 def _types(system: System | None, link: Link) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gateway import clock
-from gateway.http.dashboard.markdown import instructions
+from gateway.http.dashboard.markdown import inline, instructions
 from gateway.model.connection import State
 
 LABELS = {
@@ -88,6 +88,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         instructions=instructions,
+        inline=inline,
         duration=duration,
         ago=ago,
         moment=moment,

@@ -1,6 +1,6 @@
 -- $1 connection ids. Everything that a status document shows, one row a connection. Each is found by index, and nothing is counted: one costs
 -- the same among many, with however many windows.
-select c.connection_id, c.customer_id, c.system, c.hosting, c.tier, c.state, case when c.state <> 'active' then c.reason end as reason, c.since, c.version, c.delivery, c.price, c.request_id, c.operation, nullif(c.probe_at, 'infinity') as probe_at,
+select c.connection_id, c.title, c.customer_id, c.system, c.hosting, c.tier, c.state, case when c.state <> 'active' then c.reason end as reason, c.since, c.version, c.delivery, c.price, c.request_id, c.operation, nullif(c.probe_at, 'infinity') as probe_at,
        (select i.incident_id from incident i where i.closed_at is null and c.connection_id = any(i.connections)
         order by array_position(array['system', 'host', 'connection'], i.scope) limit 1) as incident,
        (select coalesce(jsonb_agg(jsonb_build_object('part', t.part, 'detail', t.detail, 'since', t.since) order by t.part), '[]')

@@ -2,9 +2,9 @@
 select state, count(*) as number
 from (
     select c.state from connection c
-    where $1::text is null and position($2 in lower(c.connection_id || ' ' || c.customer_id || ' ' || c.system)) > 0
+    where $1::text is null and position($2 in lower(c.connection_id || ' ' || c.customer_id || ' ' || c.system || ' ' || coalesce(c.title, ''))) > 0
     union all
     select c.state from connection c
-    where c.customer_id = $1 and position($2 in lower(c.connection_id || ' ' || c.customer_id || ' ' || c.system)) > 0
+    where c.customer_id = $1 and position($2 in lower(c.connection_id || ' ' || c.customer_id || ' ' || c.system || ' ' || coalesce(c.title, ''))) > 0
 ) found
 group by state

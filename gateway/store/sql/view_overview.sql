@@ -8,7 +8,7 @@ cross join lateral (
      from connection c
      where $1::text is null and c.state = wanted.state
        and (c.customer_id, c.connection_id) > (case when wanted.place = $4 then $5 else '' end, case when wanted.place = $4 then $6 else '' end)
-       and position($2 in lower(c.connection_id || ' ' || c.customer_id || ' ' || c.system)) > 0
+       and position($2 in lower(c.connection_id || ' ' || c.customer_id || ' ' || c.system || ' ' || coalesce(c.title, ''))) > 0
      order by c.customer_id, c.connection_id
      limit $7)
     union all
@@ -16,7 +16,7 @@ cross join lateral (
      from connection c
      where $1::text is not null and c.state = wanted.state and c.customer_id = $1
        and c.connection_id > case when wanted.place = $4 then $6 else '' end
-       and position($2 in lower(c.connection_id || ' ' || c.customer_id || ' ' || c.system)) > 0
+       and position($2 in lower(c.connection_id || ' ' || c.customer_id || ' ' || c.system || ' ' || coalesce(c.title, ''))) > 0
      order by c.connection_id
      limit $7)
 ) found
