@@ -28,8 +28,8 @@ ReadT = TypeVar("ReadT")
 
 Part = Literal[
     "alert", "build", "decode", "capabilities", "close", "command", "declaration", "doctor", "drain",
-    "ensure", "event", "find", "issue", "meters", "note", "probe", "pull", "push", "raise", "records", "refresh",
-    "request", "row", "run", "status", "token", "upkeep", "verification", "webhook",
+    "ensure", "event", "find", "issue", "meters", "note", "probe", "pull", "push", "raise", "records",
+    "refresh", "request", "row", "run", "status", "token", "upkeep", "verification", "webhook",
 ]  # fmt: skip
 
 MAX_TRACE = 8000

@@ -119,7 +119,6 @@ class Verifier:
                 verdict=Verdict.VERIFIED,
                 detail=answer.detail,
                 account=answer.account,
-                clock_skew_seconds=answer.clock_skew_seconds,
                 records=looked[0],
                 meters=looked[1],
                 meters_detail=looked[2],

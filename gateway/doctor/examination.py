@@ -18,7 +18,7 @@ from gateway.events.broker_look import look
 from gateway.model import diagnosis_broker as broker
 from gateway.model import diagnosis_database as judged
 from gateway.model import diagnosis_work as work
-from gateway.model.diagnosis import Examined, Finding, Looked, Report, looked, not_made, problem
+from gateway.model.diagnosis import Examined, Finding, Looked, Report, looked, not_made, problem, together
 from gateway.model.diagnosis_broker import BrokerFacts, Wanted
 from gateway.model.diagnosis_database import ServerFacts
 from gateway.model.diagnosis_work import Certificate, Hook, Unwell
@@ -124,11 +124,11 @@ class Doctor:
         return Report(at=at, seconds=clock.monotonic() - began, checks=tuple(examined))
 
     def _of_the_edges(self) -> dict[str, Check]:
-        facts, wanted = _Once(self._look), self._wanted()
+        places = [(_Once(partial(self._look, url)), self._wanted(url)) for url in self._settings.broker.urls]
 
         def of_the_broker(judge: Callable[[BrokerFacts, Wanted], Looked]) -> Check:
             async def check() -> Looked:
-                return judge(await facts(), wanted)
+                return together([judge(await facts(), wanted) for facts, wanted in places])
 
             return check
 
@@ -139,8 +139,8 @@ class Doctor:
             "ports": self._ports,
         }
 
-    async def _look(self) -> BrokerFacts:
-        return await asyncio.to_thread(look, self._settings.broker, self._filters())
+    async def _look(self, url: str) -> BrokerFacts:
+        return await asyncio.to_thread(look, self._settings.broker.at(url), self._filters())
 
     def _filters(self) -> list[str]:
         settings, sources = self._settings, only(compile_sources(self._settings.telemetry.sources))
@@ -151,10 +151,10 @@ class Doctor:
             for each in filters(sources, settings.customers, partition=number, partitions=partitions)
         ]
 
-    def _wanted(self) -> Wanted:
+    def _wanted(self, url: str) -> Wanted:
         settings = self._settings.broker
         return Wanted(
-            url=settings.url,
+            url=url,
             session_expiry_seconds=settings.session_expiry.total_seconds(),
             allows_qos0=settings.allow_qos0,
             overlaps=copies_of(tuple(self._filters())) is not None,
@@ -319,8 +319,8 @@ class _Work:
             each for where, path in files.items() if path is not None for each in machine.in_file(path, where)
         ]
         servers: list[tuple[str, str, int]] = []
-        if settings.broker.url.startswith("mqtts://"):
-            servers.append(("broker.url", settings.broker.url, 8883))
+        secure = [url for url in settings.broker.urls if url.startswith("mqtts://")]
+        servers += [("broker.url", url, 8883) for url in secure]
         if settings.http.public_url.startswith("https://"):
             servers.append(("http.public_url", settings.http.public_url, 443))
         unseen: list[str] = []

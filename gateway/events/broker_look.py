@@ -47,7 +47,7 @@ class BrokerSilent(OSError):
 
 
 def look(settings: BrokerSettings, filters: Sequence[str]) -> BrokerFacts:
-    """What `gateway.model.diagnosis_broker` judges. `filters`: those of ingest; the first MAX_FILTERS are
+    """At one broker (`settings.at`): what `gateway.model.diagnosis_broker` judges. `filters`: those of ingest; the first MAX_FILTERS are
     tried. Raises ConfigError for TLS files that cannot be used.
     """
     name = f"fieldgate-doctor-{secrets.token_hex(6)}"
@@ -175,7 +175,7 @@ class _Client:
     @contextmanager
     def connected(self, *, forgets: bool = False) -> Iterator[None]:
         """Raises OSError where no session can be had. `forgets`: the broker drops the session at the end."""
-        url = urlsplit(self._settings.url)
+        url = urlsplit(self._settings.urls[0])
         introduction = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         introduction.SessionExpiryInterval = self._expiry_seconds
         introduction.ReceiveMaximum = WINDOW

@@ -189,7 +189,6 @@ class VerificationDocument(Document):
     )
     detail: str
     account: str | None = Field(description="Whose data the credential reaches, where the system says so.")
-    clock_skew_seconds: float | None
     records: tuple[ReadableDocument, ...]
     meters: tuple[RemoteMeterDocument, ...] | None = Field(
         description="The first meters of a system that lists them."

@@ -24,8 +24,8 @@ from gateway.http.documents import (
 from gateway.model.access import Caller, Principal
 from gateway.model.connection import State
 from gateway.model.connector import Manifest
-from gateway.model.diagnosis import Report
 from gateway.model.credential import TokenGrant
+from gateway.model.diagnosis import Report
 from gateway.model.draft import Draft
 from gateway.model.exchange import RemoteMeter
 from gateway.model.record import LogPlace

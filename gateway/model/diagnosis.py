@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -81,6 +81,15 @@ def looked(findings: Iterable[Finding | None], unseen: Iterable[str | None] = ()
     return Looked(
         findings=tuple(each for each in findings if each is not None),
         unseen=tuple(each for each in unseen if each is not None),
+    )
+
+
+def together(several: Sequence[Looked]) -> Looked:
+    """One check that was made at several places; what is unseen at each is said once."""
+    return Looked(
+        findings=tuple(finding for each in several for finding in each.findings),
+        unseen=tuple(dict.fromkeys(why for each in several for why in each.unseen)),
+        made=any(each.made for each in several),
     )
 
 

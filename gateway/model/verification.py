@@ -47,7 +47,6 @@ class Verification:
     verdict: Verdict
     detail: str = ""
     account: str | None = None
-    clock_skew_seconds: float | None = None
     records: tuple[Readable, ...] = ()
     meters: tuple[RemoteMeter, ...] | None = None
     meters_detail: str = ""

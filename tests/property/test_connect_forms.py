@@ -70,7 +70,6 @@ verifications = st.builds(
     verdict=st.sampled_from(Verdict),
     detail=words,
     account=st.none() | words,
-    clock_skew_seconds=st.none() | st.floats(-1e6, 1e6),
     records=st.lists(st.builds(Readable, stream=words, title=words, detail=words), max_size=3).map(tuple),
     meters=st.none() | st.lists(meters, max_size=3).map(tuple),
     meters_detail=words,
