@@ -230,8 +230,8 @@ class LoggingSettings(Section):
 
 
 class MeterSettings(Section):
-    """One meter rule, or `table`: a CSV file with the columns device, metric, meter (and optionally any of the other
-    keys; `valid` as `low..high`).
+    """One meter rule, or `table`: a CSV file with the columns device, metric, meter (and optionally any of
+    the other keys; `valid` as `low..high`).
     """
 
     table: str | None = None
@@ -296,7 +296,10 @@ class CredentialSettings(Section):
 
     expires_at: str | None = Field(
         None,
-        description="When it ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day ahead.",
+        description=(
+            "When it ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day"
+            " ahead."
+        ),
     )
 
     @field_validator("expires_at")

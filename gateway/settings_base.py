@@ -17,7 +17,9 @@ _LONGEST_SECONDS = 40_000 * 86400  # more than anybody waits; a time plus or min
 
 
 def parse_duration(value: object) -> object:
-    """`30s`, `2m`, `1.5h`, `7d`, `200ms` to a timedelta; a bare number is refused, for nobody knows its unit."""
+    """`30s`, `2m`, `1.5h`, `7d`, `200ms` to a timedelta; a bare number is refused, for
+    nobody knows its unit.
+    """
     if isinstance(value, timedelta):
         return value
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value.strip())):

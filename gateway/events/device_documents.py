@@ -1,5 +1,5 @@
-"""The retained documents of devices: one while a device is silent, and no ghost of it. Each topic is noted in the database
-before it is published. Must not know who speaks, or when.
+"""The retained documents of devices: one while a device is silent, and no ghost of it. Each topic is noted in
+the database before it is published. Must not know who speaks, or when.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ Retain = Callable[[StrictClient, str, bytes], Awaitable[None]]
 
 
 class DeviceDocuments:
-    """`say`, asked once a second, publishes what has changed and goes on with the round that `repeat` began."""
+    """`say`, asked once a second, publishes what has changed and goes on with the round
+    that `repeat` began.
+    """
 
     def __init__(self, root: str, database: Database, retain: Retain) -> None:
         self._root = root
@@ -44,8 +46,8 @@ class DeviceDocuments:
             self._round_size = CONNECTED_AT_ONCE if connected else REPEATED_AT_ONCE
 
     async def say(self, client: StrictClient) -> None:
-        """What changed, and the next of the round. What is over and was not emptied ends with the round. Raises MqttError,
-        StoreError.
+        """What changed, and the next of the round. What is over and was not emptied ends with the round.
+        Raises MqttError, StoreError.
         """
         await self._tell(client, await store.untold(self._database, CHANGED_AT_ONCE))
         if self._round is None:

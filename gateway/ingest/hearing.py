@@ -1,5 +1,5 @@
-"""Whether a partition is listened to: from when on what comes is of now, and up to when all of it is known. What is told of
-a device's silence counts by this (ADR 44).
+"""Whether a partition is listened to: from when on what comes is of now, and up to when all of it is known.
+What is told of a device's silence counts by this (ADR 44).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ MOST_QUEUED_SECONDS = 600.0
 
 
 class Hearing:
-    """Of one partition's session. `unheard`: seconds in which nothing was read, as the database has it; None: not
-    known yet.
+    """Of one partition's session. `unheard`: seconds in which nothing was read, as the database has it; None:
+    not known yet.
     """
 
     def __init__(self) -> None:
@@ -33,9 +33,10 @@ class Hearing:
         self._up_at, self._down_at, self._current = None, now, False
 
     def is_current(self, now: float, *, idle_since_up: bool) -> bool:
-        """Whether what comes is of now: the session is up, and what the broker had queued meanwhile is worked off. It is
-        when there was nothing in hand once; a gateway that is always busy has done so, at the latest, after as long as it
-        was away. `idle_since_up`: nothing was in hand at some time since `queue_begins`.
+        """Whether what comes is of now: the session is up, and what the broker had queued meanwhile is worked
+        off. It is when there was nothing in hand once; a gateway that is always busy has done so, at the
+        latest, after as long as it was away. `idle_since_up`: nothing was in hand at some time since
+        `queue_begins`.
         """
         if self._up_at is None:
             return False

@@ -1,5 +1,5 @@
-"""What ingest tells of devices: kept in memory as batches are committed, written beside them. It costs no commit
-anything, and a process that is killed loses some seconds of freshness and nothing else.
+"""What ingest tells of devices: kept in memory as batches are committed, written beside them. It costs no
+commit anything, and a process that is killed loses some seconds of freshness and nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ WRITE_SECONDS = 5.0
 """Between two rounds, and so between two writes of one device at least."""
 
 MAX_WRITTEN = 2_500
-"""Devices of a round: of more that send, those wait longest that were written last. Bounds what it costs PostgreSQL."""
+"""Devices of a round: of more that send, those wait longest that were written last. Bounds what it costs
+PostgreSQL.
+"""
 
 SLICE = 500
 SLICE_BYTES = 1 << 20
@@ -41,8 +43,9 @@ Shape = dict[str, type]
 
 
 class _Waiting:
-    """What one device sent since it was written last. `latest`: the metrics of its last sample as they came, for most
-    samples of a device have the same names: then the new one takes its place. `values` and `times` are of all before.
+    """What one device sent since it was written last. `latest`: the metrics of its last sample as they came,
+    for most samples of a device have the same names: then the new one takes its place. `values` and `times`
+    are of all before.
     """
 
     __slots__ = ("first", "last", "latest", "samples", "seen", "since", "times", "unheard", "values")
@@ -100,14 +103,16 @@ class Registry:
         self._named[customer, device] = (title, source)
 
     def complete_until(self, now: int) -> int:
-        """Up to when everything that was noted is written, in microseconds: what waits longest stands first."""
+        """Up to when everything that was noted is written, in microseconds: what waits
+        longest stands first.
+        """
         oldest = next(iter(self._waiting.values()), None)
         waits = now if oldest is None else oldest.since
         return min(now, waits, now if self._writing is None else self._writing)
 
     def note(self, samples: Iterable[tuple[Key, Metrics, int]], unheard: float | None = None) -> None:
-        """Takes samples that are stored. The hot path: a third of a microsecond each. `unheard`: seconds in which
-        nothing was read of their partition.
+        """Takes samples that are stored. The hot path: a third of a microsecond each. `unheard`: seconds in
+        which nothing was read of their partition.
         """
         waiting = self._waiting
         for (customer, device, at), given, received in samples:
@@ -140,7 +145,9 @@ class Registry:
             await self.flush()
 
     async def flush(self) -> None:
-        """One round: those that have waited longest. A database that is away is waited for until the next one."""
+        """One round: those that have waited longest. A database that is away is waited for until the next
+        one.
+        """
         written = size = 0
         while self._waiting and written < MAX_WRITTEN and size < ROUND_BYTES:
             part, payloads = self._take()
@@ -235,7 +242,9 @@ def _kind(value: Value) -> type:
 
 
 def _is_news(known: Shape | None, values: Metrics) -> bool:
-    """Whether something of it is not known, or of another kind: only then is it compared with what is held."""
+    """Whether something of it is not known, or of another kind: only then is it
+    compared with what is held.
+    """
     if known is None:
         return True
     for name, value in values.items():

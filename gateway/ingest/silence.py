@@ -1,5 +1,5 @@
-"""Looks at devices whose silence is due, and tells what became of them. One replica does it at a time; what it stores is
-right whoever does: each change is proved by the row that it changes.
+"""Looks at devices whose silence is due, and tells what became of them. One replica does it at a time; what
+it stores is right whoever does: each change is proved by the row that it changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ LEASE = "devices"
 LEASE_SECONDS = 15.0
 ROUND_SECONDS = 2.0
 LOOKED_AT_ONCE = 500
-"""Devices of a round: after an outage all of them are due, and are looked at within minutes beside the other work."""
+"""Devices of a round: after an outage all of them are due, and are looked at within minutes beside the other
+work.
+"""
 
 
 class Silence:
@@ -59,8 +61,8 @@ class Silence:
                     await leases.release(self._database, LEASE, self._owner)
 
     async def round(self, now: datetime) -> int:
-        """Looks at the devices that are due, and tells what changed of others' metrics. How many were looked at. Raises
-        StoreError.
+        """Looks at the devices that are due, and tells what changed of others' metrics. How many were looked
+        at. Raises StoreError.
         """
         sources = self._sources()
         due = await store.due(self._database, now, LOOKED_AT_ONCE)

@@ -29,8 +29,8 @@ OFTEN = timedelta(minutes=15)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """Up to when all is known of what came for a partition, and how many seconds in all nothing was read there, the last
-    time from `broke_at` to `resumed_at`.
+    """Up to when all is known of what came for a partition, and how many seconds in all nothing was read
+    there, the last time from `broke_at` to `resumed_at`.
     """
 
     until: datetime
@@ -39,8 +39,8 @@ class Heard:
     resumed_at: datetime
 
     def since(self, device: Watched) -> timedelta:
-        """How long it was listened to since the device's last message. What came while it is being found that nobody
-        listened (a database that was away) does not know of that yet.
+        """How long it was listened to since the device's last message. What came while it is being found that
+        nobody listened (a database that was away) does not know of that yet.
         """
         if device.last_seen_at > self.broke_at:
             return self.until - max(device.last_seen_at, self.resumed_at)
@@ -49,9 +49,9 @@ class Heard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """A device whose silence is to be looked at. `unheard`: its partition's, at the last message. `interval`: seconds
-    between two messages, made of `intervals`; None: not learned. `is_watched` False: nothing of its source, or of its
-    customer, was taken when it was looked at last. `watched_at`: when it was again.
+    """A device whose silence is to be looked at. `unheard`: its partition's, at the last message. `interval`:
+    seconds between two messages, made of `intervals`; None: not learned. `is_watched` False: nothing of its
+    source, or of its customer, was taken when it was looked at last. `watched_at`: when it was again.
     """
 
     customer: str
@@ -101,8 +101,8 @@ class Sources:
         )
 
     def threshold(self, device: Watched) -> timedelta:
-        """How long a device is listened to in vain before it is silent. What it sent in its first minutes says little of
-        how often it sends.
+        """How long a device is listened to in vain before it is silent. What it sent in its first minutes
+        says little of how often it sends.
         """
         least = self.least(device)
         if device.interval is None or not self.is_learned(device):
@@ -139,9 +139,9 @@ Verdict = Silent | Returned | Waiting
 def judged(device: Watched, sources: Sources, heard: Mapping[int, Heard], now: datetime) -> Verdict:
     """What has become of a device that is due.
 
-    Silence is counted by the clock of the partition where its messages are read, which stands still while nobody reads
-    them. A device whose source or customer is not taken is neither silent nor does it return; its silence counts anew
-    when it is taken again.
+    Silence is counted by the clock of the partition where its messages are read, which stands still while
+    nobody reads them. A device whose source or customer is not taken is neither silent nor does it return;
+    its silence counts anew when it is taken again.
     """
     if device.silent_since is not None and device.last_seen_at > device.silent_since:
         return Returned(due_at=now)

@@ -1,5 +1,5 @@
-"""Devices as they can be seen: what is known of each, which meters its metrics feed, and its samples in buckets.
-Ingest writes what it has taken, in batches and beside its commits.
+"""Devices as they can be seen: what is known of each, which meters its metrics feed, and its samples in
+buckets. Ingest writes what it has taken, in batches and beside its commits.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MAX_SAMPLES = 200_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What ingest took from a device since it was written last. `metrics`: (time, value) by name. Times in
-    microseconds since the epoch. `source` None: neither title nor source is known. `since`: its first receipt, `samples`:
-    how many. `unheard`: seconds in which nothing was read of its partition, None: not known. `is_news`: whether there may
-    be metrics that are not held, or of another kind.
+    microseconds since the epoch. `source` None: neither title nor source is known. `since`: its first
+    receipt, `samples`: how many. `unheard`: seconds in which nothing was read of its partition, None: not
+    known. `is_news`: whether there may be metrics that are not held, or of another kind.
     """
 
     customer: str
@@ -53,9 +53,9 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A line of the list. `title`: its name, where that is not its id. Times are None where nothing was written
-    since this version runs. `interval_seconds`: what is usual between two messages. `silent_since`: its last message,
-    where it is silent.
+    """A line of the list. `title`: its name, where that is not its id. Times are None where nothing was
+    written since this version runs. `interval_seconds`: what is usual between two messages. `silent_since`:
+    its last message, where it is silent.
     """
 
     customer: str
@@ -82,8 +82,8 @@ class FedMeter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceMetric:
-    """One of a device's, with its last value. `kind` None, and neither value nor time: a meter names it, and it was
-    not seen.
+    """One of a device's, with its last value. `kind` None, and neither value nor time: a meter names it, and
+    it was not seen.
     """
 
     name: str
@@ -117,7 +117,9 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """Buckets that hold samples, in the order of time. `complete` False: only the newest samples were read."""
+    """Buckets that hold samples, in the order of time. `complete` False: only the
+    newest samples were read.
+    """
 
     buckets: tuple[Bucket, ...]
     complete: bool
@@ -158,8 +160,8 @@ class Devices:
         after: tuple[str, str] = ("", ""),
         limit: int,
     ) -> list[Device]:
-        """By customer and id. `text`: part of the id or the title, in small or capital letters. `silent`: only those
-        that are, or only the others.
+        """By customer and id. `text`: part of the id or the title, in small or capital letters. `silent`:
+        only those that are, or only the others.
         """
         after = after if customer is None else max((customer, ""), after)
         name = "device_list_silent" if silent else "device_list"
@@ -198,7 +200,9 @@ class Devices:
     async def series(
         self, customer: str, device: str, metric: str, *, since: datetime, until: datetime, buckets: int
     ) -> Series:
-        """The samples of [since, until), in so many parts of equal width. Reads MAX_SAMPLES of them at most."""
+        """The samples of [since, until), in so many parts of equal width. Reads
+        MAX_SAMPLES of them at most.
+        """
         width = bucket_width(since, until, buckets)
         async with self._database.connection() as connection:
             rows = await connection.fetch(

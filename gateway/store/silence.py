@@ -1,5 +1,5 @@
-"""Which devices are silent: up to when partitions were listened to, what is due to be looked at, and what became of
-it. Changes of what devices send are told from here too.
+"""Which devices are silent: up to when partitions were listened to, what is due to be looked at, and what
+became of it. Changes of what devices send are told from here too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Reported:
 async def note(
     database: Database, partitions: int, partition: int, until: datetime, *, break_seconds: float
 ) -> Heard:
-    """Says up to when all that came for a partition is known. A longer step than that was a break. Raises StoreError."""
+    """Says up to when all that came for a partition is known. A longer step than that was a break. Raises
+    StoreError.
+    """
     async with database.connection() as connection:
         row = await connection.fetchrow(sql("heard_note"), partitions, partition, until, break_seconds)
     assert row is not None
@@ -121,7 +123,9 @@ async def wait(
 
 
 async def fall_silent(database: Database, devices: Sequence[tuple[Watched, Silent]]) -> int:
-    """Those that have still sent nothing are silent, and it is told: in one transaction. How many. Raises StoreError."""
+    """Those that have still sent nothing are silent, and it is told: in one transaction. How many. Raises
+    StoreError.
+    """
     if not devices:
         return 0
     by_key = {(device.customer, device.device): (device, verdict) for device, verdict in devices}
@@ -143,7 +147,9 @@ async def fall_silent(database: Database, devices: Sequence[tuple[Watched, Silen
 
 
 async def return_from_silence(database: Database, devices: Sequence[tuple[Watched, Returned]]) -> int:
-    """Those that have sent are silent no more, and it is told: in one transaction. How many. Raises StoreError."""
+    """Those that have sent are silent no more, and it is told: in one transaction. How many. Raises
+    StoreError.
+    """
     if not devices:
         return 0
     by_key = {(device.customer, device.device): device for device, _ in devices}
@@ -166,8 +172,8 @@ async def return_from_silence(database: Database, devices: Sequence[tuple[Watche
 
 
 async def tell_changes(database: Database, limit: int) -> int:
-    """Tells what metrics of devices came, went or changed their kind, each once. How many devices were looked at. Raises
-    StoreError.
+    """Tells what metrics of devices came, went or changed their kind, each once. How many devices were looked
+    at. Raises StoreError.
     """
     async with database.transaction() as connection:
         rows = await connection.fetch(sql("device_changes_due"), limit)

@@ -1,4 +1,6 @@
-"""Metrics of a known device that come, go or change their kind are told once, and a device that invents them tells little."""
+"""Metrics of a known device that come, go or change their kind are told once, and a device that invents them
+tells little.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ async def later(world: Simulation, seconds: int) -> None:
     """The pauses between events go by the clock of the database."""
     async with world.database.connection() as connection:
         await connection.execute(
-            "update device_change set due_at = due_at - $1 * interval '1 second', told_at = told_at - $1 * interval '1 second'",
+            "update device_change set due_at = due_at - $1 * interval '1 second', told_at = told_at - $1 *"
+            " interval '1 second'",
             seconds,
         )
     await world.look()
@@ -125,7 +128,9 @@ async def test_a_device_that_is_silent_has_no_metric_that_vanished(simulation: S
 
 
 async def test_a_device_that_invents_metrics_makes_few_events(simulation: Simulation) -> None:
-    """And so does one that sends a number and a text in turn: at most five on the first day, when the pause doubles."""
+    """And so does one that sends a number and a text in turn: at most five on the first day, when the pause
+    doubles.
+    """
     await simulation.known("a", "turns")
     await sends(simulation, 90, {"t": 1})
     await sends(simulation, 90, {"t": 1}, "turns")

@@ -99,7 +99,9 @@ async def test_outages_again_and_again_make_nobody_silent(simulation: Simulation
 
 
 async def test_what_comes_before_an_outage_is_found_does_not_count_it_again(simulation: Simulation) -> None:
-    """Reading paused, and goes on: the first messages are stored before anybody has said that nobody listened."""
+    """Reading paused, and goes on: the first messages are stored before anybody has said that nobody
+    listened.
+    """
     await simulation.known("a")
     await sending(simulation, 2 * HOUR, {"a": 5})
     await sending(simulation, HOUR, {}, listens=False)
@@ -263,7 +265,9 @@ async def test_the_clock_of_a_partition_counts_what_was_listened_to(
 
 
 async def test_a_clock_that_begins_is_never_before_another(database: Database) -> None:
-    """Customers move when the number of partitions changes: nobody has been listened to for longer by that."""
+    """Customers move when the number of partitions changes: nobody has been listened to
+    for longer by that.
+    """
     await store.note(database, 1, 0, START, break_seconds=15)
     old = await store.note(database, 1, 0, START + timedelta(hours=1), break_seconds=15)
     new = await store.note(database, 2, 1, START + timedelta(hours=2), break_seconds=15)
