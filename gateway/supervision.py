@@ -1,4 +1,5 @@
-"""Tells the service manager that started the daemon (systemd, or what speaks as it does) how it is: ready, stopping, alive.
+"""Tells the service manager that started the daemon (systemd, or what speaks as it does) how it is: ready,
+stopping, alive.
 
 Where no manager asked (no NOTIFY_SOCKET) nothing is said. Source: sd_notify(3), sd_watchdog_enabled(3).
 """
@@ -19,8 +20,8 @@ EXTENSION_SECONDS = 60.0
 
 
 class Supervision:
-    """One for the daemon. The keep-alive is a task of the loop that acknowledges: a loop that hangs sends none, and the
-    manager starts the daemon anew.
+    """One for the daemon. The keep-alive is a task of the loop that acknowledges: a loop that hangs sends
+    none, and the manager starts the daemon anew.
     """
 
     def __init__(self, environ: Mapping[str, str], *, pid: int) -> None:
@@ -61,7 +62,8 @@ class Supervision:
         try:
             while not start.done() and not stop.done():
                 self._say(
-                    f"EXTEND_TIMEOUT_USEC={int(EXTENSION_SECONDS * 1e6)}\nSTATUS=starting: waiting for database and broker"
+                    f"EXTEND_TIMEOUT_USEC={int(EXTENSION_SECONDS * 1e6)}\nSTATUS=starting: waiting for"
+                    " database and broker"
                 )
                 await asyncio.wait({start, stop}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             await stop

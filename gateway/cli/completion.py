@@ -22,9 +22,11 @@ class Shell(StrEnum):
 def completion(
     shell: Annotated[Shell, typer.Argument(help="Whose script is printed.")],
 ) -> None:
-    """Print the script by which the shell completes commands and options; it is read by the shell's start-up file.
+    """Print the script by which the shell completes commands and options; it is read by the shell's start-up
+    file.
 
     Examples: fieldgate completion bash > /etc/bash_completion.d/fieldgate;
-    fieldgate completion zsh > ~/.zfunc/_fieldgate; fieldgate completion fish > ~/.config/fish/completions/fieldgate.fish
+    fieldgate completion zsh > ~/.zfunc/_fieldgate; fieldgate completion fish >
+    ~/.config/fish/completions/fieldgate.fish
     """
     print(get_completion_script(prog_name=PROGRAM, complete_var=f"_{PROGRAM.upper()}_COMPLETE", shell=shell))

@@ -38,8 +38,8 @@ def doctor(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Look at broker, database, clocks, certificates, keys, credits, streams and webhooks, and say what to do about
-    each finding. Exit code 1 where something was found. It needs no secret of a connection.
+    """Look at broker, database, clocks, certificates, keys, credits, streams and webhooks, and say what to do
+    about each finding. Exit code 1 where something was found. It needs no secret of a connection.
 
     Examples: fieldgate doctor; fieldgate doctor --only broker --only "broker queue" --json
     """

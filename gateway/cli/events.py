@@ -54,7 +54,8 @@ def events(
 ) -> None:
     """List events, the newest last, and with --follow go on. --json prints a CloudEvent a line.
 
-    Examples: fieldgate events --since 2h; fieldgate events --follow --customer acme --type connection.degraded
+    Examples: fieldgate events --since 2h; fieldgate events --follow --customer acme --type
+    connection.degraded
     """
     types = None if type is None else [event_type("--type", name) for name in type]
     begin = clock.now() - duration("--since", since)

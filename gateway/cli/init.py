@@ -40,10 +40,11 @@ def init(
     dsn: Annotated[str, typer.Option(help="PostgreSQL; written into a file of its own.")] = DSN,
     json: Json = False,
 ) -> None:
-    """Write a commented configuration, a sample of connections, a new encryption key, and what docker compose needs to use
-    them. What is there already is left as it is (exit code 2, nothing is written).
+    """Write a commented configuration, a sample of connections, a new encryption key, and what docker compose
+    needs to use them. What is there already is left as it is (exit code 2, nothing is written).
 
-    Examples: fieldgate init /etc/fieldgate; fieldgate init here --customer acme --broker mqtts://broker:8883 --username gateway
+    Examples: fieldgate init /etc/fieldgate; fieldgate init here --customer acme --broker mqtts://broker:8883
+    --username gateway
     """
     values = _values(customer or ["acme"], instance, broker, username, dsn)
     wanted = _files(directory, values, dsn, username)

@@ -24,7 +24,10 @@ from gateway.store.credentials import keys_in_use
 from gateway.store.pool import Database
 
 app = typer.Typer(
-    help="List the encryption keys in use, make one, or bring what is stored under the newest.\n\nExample: fieldgate keys --json",
+    help=(
+        "List the encryption keys in use, make one, or bring what is stored under the newest.\n\nExample:"
+        " fieldgate keys --json"
+    ),
     invoke_without_command=True,
 )
 
@@ -118,6 +121,7 @@ async def _rotate(settings: Settings) -> int:
         await database.close()
     if rotated.broken:
         raise SealBroken(
-            f"{rotated.records} records are under the newest key now, but these connections cannot be opened: {', '.join(rotated.broken)}"
+            f"{rotated.records} records are under the newest key now, but these connections cannot be opened:"
+            f" {', '.join(rotated.broken)}"
         )
     return rotated.records

@@ -75,8 +75,8 @@ def main() -> None:
 
 
 def build_completing() -> typer.Typer:
-    """The command line for a shell that asks how a line goes on: with the one command that stands there, or with the names
-    of all. None of their modules is imported for that: whoever presses a key waits for it.
+    """The command line for a shell that asks how a line goes on: with the one command that stands there, or
+    with the names of all. None of their modules is imported for that: whoever presses a key waits for it.
     """
     completion_init()
     words = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""

@@ -32,7 +32,8 @@ def records(
 ) -> None:
     """List records of a connection by key, or show one.
 
-    Examples: fieldgate records acme-1 work_orders --holds pump; fieldgate records acme-1 work_orders --key 4711
+    Examples: fieldgate records acme-1 work_orders --holds pump; fieldgate records acme-1 work_orders --key
+    4711
     """
     if key is not None:
         print(operate(config, lambda operator: _one(operator, connection, stream, key)))

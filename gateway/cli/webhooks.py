@@ -1,4 +1,6 @@
-"""`fieldgate webhooks`: endpoints that are told of events, what became of deliveries, and doing them again."""
+"""`fieldgate webhooks`: endpoints that are told of events, what became of deliveries,
+and doing them again.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,8 @@ def create(
 ) -> None:
     """Add a webhook. Its secret is printed once and cannot be read again.
 
-    Example: fieldgate webhooks create https://hooks.example.com/fieldgate --customer acme --event connection.degraded
+    Example: fieldgate webhooks create https://hooks.example.com/fieldgate --customer acme --event
+    connection.degraded
     """
     types = [event_type("--event", name) for name in event or ()]
     bound = None if customer is None else checked_name("--customer", customer)
@@ -104,8 +107,8 @@ def create(
 
 @app.command("test")
 def send_test(hook: Hook, config: Config = DEFAULT, json: Json = False) -> None:
-    """Send one event to this webhook alone, and say what the endpoint answered. A running gateway sends it. Exit code 1
-    where it was not taken.
+    """Send one event to this webhook alone, and say what the endpoint answered. A running gateway sends it.
+    Exit code 1 where it was not taken.
 
     Example: fieldgate webhooks test 8c1f0a52d3b94e07
     """
@@ -172,7 +175,8 @@ def deliveries(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="So many.")] = 50,
     json: Json = False,
 ) -> None:
-    """List what became of deliveries, the newest event first: attempts, the next one, and why one was refused.
+    """List what became of deliveries, the newest event first: attempts, the next one, and why one was
+    refused.
 
     Example: fieldgate webhooks deliveries 8c1f0a52d3b94e07 --limit 20
     """

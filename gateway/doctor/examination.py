@@ -78,8 +78,8 @@ Check = Callable[[], Awaitable[Looked]]
 
 
 class Doctor:
-    """`database` None: it could not be opened, `fault` says why. `serves`: this process is a gateway's own, so the ports
-    are its. `keys`: ids of the configured encryption keys.
+    """`database` None: it could not be opened, `fault` says why. `serves`: this process is a gateway's own,
+    so the ports are its. `keys`: ids of the configured encryption keys.
     """
 
     def __init__(
@@ -248,7 +248,8 @@ class _Work:
     async def _check_sessions(self) -> Looked:
         settings = self._settings
         pool, partitions = settings.database.pool_size, settings.broker.partitions
-        # its pool, a commit for each partition and the leases, the HTTP process, its life, and what is told to it
+        # its pool, a commit for each partition and the leases, the HTTP process, its life, and what is told
+        # to it
         needs = pool + min(partitions, 8) + 1 + max(3, pool // 2) + 2
         here = (await self._replicas()).here
         return judged.judge_sessions(await self._server(), replica_needs=needs, replicas=here)

@@ -99,7 +99,10 @@ async def port_fault(listen: str, setting: str) -> Finding | None:
             return problem(
                 f"the port cannot be listened on: {error.strerror or error}",
                 where=f"{setting} {listen}",
-                advice="end the program that holds it (ss -ltnp), or choose another port; below 1024 needs CAP_NET_BIND_SERVICE",
+                advice=(
+                    "end the program that holds it (ss -ltnp), or choose another port; below 1024 needs"
+                    " CAP_NET_BIND_SERVICE"
+                ),
             )
     return None
 

@@ -1,4 +1,5 @@
-"""Looks at the broker by behaviour, with sessions of its own that leave nothing: what it grants, refuses and keeps.
+"""Looks at the broker by behaviour, with sessions of its own that leave nothing: what it grants, refuses and
+keeps.
 
 It blocks, so it runs in a thread. Every wait is bounded.
 """
@@ -46,8 +47,8 @@ class BrokerSilent(OSError):
 
 
 def look(settings: BrokerSettings, filters: Sequence[str]) -> BrokerFacts:
-    """What `gateway.model.diagnosis_broker` judges. `filters`: those of ingest; the first MAX_FILTERS are tried.
-    Raises ConfigError for TLS files that cannot be used.
+    """What `gateway.model.diagnosis_broker` judges. `filters`: those of ingest; the first MAX_FILTERS are
+    tried. Raises ConfigError for TLS files that cannot be used.
     """
     name = f"fieldgate-doctor-{secrets.token_hex(6)}"
     own = (
@@ -74,8 +75,8 @@ def look(settings: BrokerSettings, filters: Sequence[str]) -> BrokerFacts:
 
 
 def _refusal(settings: BrokerSettings, name: str, topic: str, *, retain: bool) -> str | None:
-    """Why a message there is refused, or does not come back; None where it does. In a session of its own: Mosquitto
-    2.0.11 ends one whose message it refused.
+    """Why a message there is refused, or does not come back; None where it does. In a session of its own:
+    Mosquitto 2.0.11 ends one whose message it refused.
     """
     client = _Client(settings, name)
     with client.connected():

@@ -108,8 +108,8 @@ class WebhookService:
         log.info("events.webhook_stopped", endpoint=endpoint)
 
     async def test(self, endpoint: str, *, customer: str | None) -> str:
-        """The id of an event for this endpoint alone, which a gateway that runs delivers at once. Raises RequestRefused for one
-        that is disabled.
+        """The id of an event for this endpoint alone, which a gateway that runs delivers at once. Raises
+        RequestRefused for one that is disabled.
         """
         found, _ = await self._find(endpoint, customer)
         if found.disabled_at is not None:
@@ -123,8 +123,8 @@ class WebhookService:
         return event_id
 
     async def resend(self, endpoint: str, event_id: str, *, customer: str | None) -> None:
-        """One event is delivered again with its own id, marked. Raises RequestRefused for an event that there is not, or
-        that is another customer's.
+        """One event is delivered again with its own id, marked. Raises RequestRefused for an event that there
+        is not, or that is another customer's.
         """
         await self._find(endpoint, customer)
         try:

@@ -330,7 +330,10 @@ class Pipeline:
         self, batch: Batch, samples: list[tuple[Key, Metrics, int]], devices: frozenset[tuple[str, str]]
     ) -> list[tuple[Key, Metrics, int]]:
         """Buries the messages of these devices; the samples of all others."""
-        detail = f"the customer has telemetry.max_devices ({self._settings.max_devices}) already: remove what is not used, or raise it"
+        detail = (
+            f"the customer has telemetry.max_devices ({self._settings.max_devices}) already: remove what is"
+            " not used, or raise it"
+        )
         batch.dead += [
             DeadMessage(
                 topic=topic,
@@ -345,8 +348,8 @@ class Pipeline:
         return [sample for sample in samples if (sample[0][0], sample[0][1]) not in devices]
 
     async def _isolate(self, batch: Batch, samples: list[tuple[Key, Metrics, int]]) -> tuple[int, int, int]:
-        """Finds what the database refuses by bisection and adds it to the batch's dead; all else is stored: how
-        many samples, new rows and changed ones.
+        """Finds what the database refuses by bisection and adds it to the batch's dead; all else is stored:
+        how many samples, new rows and changed ones.
         """
         kept = stored = modified = 0
         parts = [samples]

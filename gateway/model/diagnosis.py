@@ -1,4 +1,6 @@
-"""What `fieldgate doctor` finds: its words, and how a report is put together. Pure; who looks is `gateway.doctor`'s."""
+"""What `fieldgate doctor` finds: its words, and how a report is put together. Pure; who looks is
+`gateway.doctor`'s.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looked:
-    """What one check saw. `unseen`: what could not be looked at from here, and why; that is no finding. `made` False:
-    nothing of it was.
+    """What one check saw. `unseen`: what could not be looked at from here, and why; that is no finding.
+    `made` False: nothing of it was.
     """
 
     findings: tuple[Finding, ...] = ()

@@ -25,8 +25,8 @@ class BrokerFacts:
     """What was seen. `refused`: why no session could be had; then nothing else is known.
 
     granted: reason codes of the SUBACK by filter. denied: topics that the gateway uses, and what became of a
-    message there. kept: of how many messages for a session that was away how many came; None where that was not
-    tried. dropped: the broker's own counter; None where it does not tell.
+    message there. kept: of how many messages for a session that was away how many came; None where that was
+    not tried. dropped: the broker's own counter; None where it does not tell.
     """
 
     refused: str | None = None
@@ -81,7 +81,10 @@ def judge_queue(facts: BrokerFacts, wanted: Wanted) -> Looked:
     return looked(
         _of_the_queue(facts, wanted),
         [
-            "whether the queue outlives the broker: MQTT has no question for it; Mosquitto needs `persistence true`",
+            (
+                "whether the queue outlives the broker: MQTT has no question for it; Mosquitto needs"
+                " `persistence true`"
+            ),
             None if facts.dropped is not None else "how much the broker dropped: it does not tell ($SYS)",
             None if facts.kept is not None else "how much a session's queue holds: it could not be tried",
         ],
@@ -99,7 +102,8 @@ def _of_the_session(facts: BrokerFacts, wanted: Wanted) -> Iterator[Finding]:
     if wanted.overlaps and not facts.has_identifiers:
         advice = "write filters that do not overlap, or use a broker with subscription identifiers"
         yield problem(
-            "filters of telemetry.sources overlap, and the broker has no subscription identifiers: a message could come twice",
+            "filters of telemetry.sources overlap, and the broker has no subscription identifiers: a message"
+            " could come twice",
             where=where,
             advice=advice,
         )
@@ -107,8 +111,8 @@ def _of_the_session(facts: BrokerFacts, wanted: Wanted) -> Iterator[Finding]:
     if expiry is not None and expiry < wanted.session_expiry_seconds:
         advice = "raise the broker's limit, or set broker.session_expiry to what it grants"
         yield warning(
-            f"the broker keeps a session for {span(expiry)} only, broker.session_expiry is {span(wanted.session_expiry_seconds)}:"
-            " after a longer outage the queue is gone",
+            f"the broker keeps a session for {span(expiry)} only, broker.session_expiry is"
+            f" {span(wanted.session_expiry_seconds)}: after a longer outage the queue is gone",
             where=where,
             advice=advice,
         )
@@ -149,7 +153,8 @@ def _of_the_queue(facts: BrokerFacts, wanted: Wanted) -> Iterator[Finding]:
         )
     elif facts.kept is not None and facts.kept < facts.sent:
         yield problem(
-            f"of {facts.sent} messages that the broker accepted for a session that was away it kept {facts.kept}",
+            f"of {facts.sent} messages that the broker accepted for a session that was away it kept"
+            f" {facts.kept}",
             where=wanted.url,
             advice=QUEUE_ADVICE,
         )

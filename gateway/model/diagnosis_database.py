@@ -11,7 +11,9 @@ from gateway.model.diagnosis import Finding, Looked, looked, named, problem, siz
 
 OLDEST_VERSION = 150_000
 OPEN_SECONDS = 900.0
-"""A transaction of ours takes seconds; one of somebody else that is open for longer holds back what vacuum may remove."""
+"""A transaction of ours takes seconds; one of somebody else that is open for longer holds back what vacuum
+may remove.
+"""
 
 PREPARED_SECONDS = 300.0
 FULL = 0.9
@@ -35,8 +37,8 @@ WHERE = "database.dsn"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """Of the server and of its settings. A limit of sessions that is -1 is none. `data_directory`: None where this
-    role may not know it.
+    """Of the server and of its settings. A limit of sessions that is -1 is none. `data_directory`: None where
+    this role may not know it.
     """
 
     version: int
@@ -124,7 +126,9 @@ def judge_migrations(missing: Sequence[str], unknown: Sequence[str]) -> Looked:
 
 
 def judge_sessions(server: ServerFacts, *, replica_needs: int, replicas: int) -> Looked:
-    """Whether there are as many sessions as the replicas use, and one more replica, which a roll-out has for a while."""
+    """Whether there are as many sessions as the replicas use, and one more replica, which a roll-out has for
+    a while.
+    """
     limits = {
         "max_connections": server.server_sessions,
         "the role's connection limit": server.role_sessions,
@@ -138,8 +142,8 @@ def judge_sessions(server: ServerFacts, *, replica_needs: int, replicas: int) ->
     if limit < needed:
         found.append(
             warning(
-                f"{name} leaves {limit} sessions; {max(1, replicas)} replicas and one that starts take up to {needed}"
-                f" ({replica_needs} each)",
+                f"{name} leaves {limit} sessions; {max(1, replicas)} replicas and one that starts take up to"
+                f" {needed} ({replica_needs} each)",
                 where=WHERE,
                 advice="raise max_connections (or the limit), or lower database.pool_size",
             )
@@ -158,9 +162,11 @@ def judge_sessions(server: ServerFacts, *, replica_needs: int, replicas: int) ->
 def judge_transactions(holdings: Sequence[Holding], *, sees_all: bool) -> Looked:
     """Whether anything holds back vacuum, or makes others wait."""
     unseen = [
-        None
-        if sees_all
-        else "sessions of other roles: grant pg_read_all_stats to the gateway's role to see them"
+        (
+            None
+            if sees_all
+            else "sessions of other roles: grant pg_read_all_stats to the gateway's role to see them"
+        )
     ]
     return looked((_of_a_holding(each) for each in holdings), unseen)
 
@@ -170,9 +176,11 @@ def judge_replication(
 ) -> Looked:
     """Whether what is committed has a second place, where the configuration says that it should."""
     unseen = [
-        None
-        if sees_all or not (server.synchronous_standbys or hosts > 1)
-        else "standbys: grant pg_read_all_stats to the gateway's role to see them"
+        (
+            None
+            if sees_all or not (server.synchronous_standbys or hosts > 1)
+            else "standbys: grant pg_read_all_stats to the gateway's role to see them"
+        )
     ]
     return looked(_of_the_replication(server, followers, hosts=hosts, sees_all=sees_all), unseen)
 
@@ -194,13 +202,18 @@ def judge_disk(server: ServerFacts, disk: DiskFacts | None) -> Looked:
             make(
                 f"{size(disk.free)} of {size(disk.total)} are free; the database holds {size(server.bytes)}",
                 where=server.data_directory or WHERE,
-                advice="enlarge the disk, or lower telemetry.retention and telemetry.buffer; nothing is lost when it is full, and nothing taken",
+                advice=(
+                    "enlarge the disk, or lower telemetry.retention and telemetry.buffer; nothing is lost"
+                    " when it is full, and nothing taken"
+                ),
             )
         )
     unseen = [
-        None
-        if disk is not None
-        else "free disk: the data directory cannot be seen from here; watch it where PostgreSQL runs"
+        (
+            None
+            if disk is not None
+            else "free disk: the data directory cannot be seen from here; watch it where PostgreSQL runs"
+        )
     ]
     return looked(found, unseen)
 
@@ -223,7 +236,8 @@ def judge_bloat(server: ServerFacts, tables: Sequence[TableFacts]) -> Looked:
     if server.transaction_age > TRANSACTION_AGE:
         found.append(
             problem(
-                f"the oldest row is {server.transaction_age:,} transactions old; at 2,000,000,000 the server stops",
+                f"the oldest row is {server.transaction_age:,} transactions old; at 2,000,000,000 the server"
+                " stops",
                 where=WHERE,
                 advice="see transactions for what holds back vacuum, then `vacuum freeze` the database",
             )
@@ -256,7 +270,10 @@ def _of_the_server(server: ServerFacts) -> Iterator[Finding]:
             advice="upgrade the server (pg_upgrade)",
         )
     if server.is_read_only:
-        advice = "name a primary in database.dsn, or end what made it read-only (default_transaction_read_only, a standby)"
+        advice = (
+            "name a primary in database.dsn, or end what made it read-only (default_transaction_read_only, a"
+            " standby)"
+        )
         yield problem("the server takes no writes", where=WHERE, advice=advice)
     if not server.fsync or not server.full_page_writes:
         name = "full_page_writes" if server.fsync else "fsync"
@@ -284,7 +301,10 @@ def _of_a_holding(each: Holding) -> Finding | None:
                 advice=advice,
             )
         case "waiting":
-            advice = f"see what the sessions {each.detail or '(gone)'} do in pg_stat_activity; end them where nobody needs them"
+            advice = (
+                f"see what the sessions {each.detail or '(gone)'} do in pg_stat_activity; end them where"
+                " nobody needs them"
+            )
             return problem(
                 f"a statement waits for a lock for {span(each.seconds)}",
                 where=f"session {each.name}{each.owner and f' of {each.owner}'}",
@@ -293,9 +313,13 @@ def _of_a_holding(each: Holding) -> Finding | None:
         case "prepared":
             if each.seconds < PREPARED_SECONDS:
                 return None
-            advice = f"in the database {each.detail}: commit prepared or rollback prepared '{each.name}'; Fieldgate prepares none"
+            advice = (
+                f"in the database {each.detail}: commit prepared or rollback prepared '{each.name}';"
+                " Fieldgate prepares none"
+            )
             return problem(
-                f"a prepared transaction of {each.owner} is open for {span(each.seconds)}: it keeps its locks over every restart",
+                f"a prepared transaction of {each.owner} is open for {span(each.seconds)}: it keeps its locks"
+                " over every restart",
                 where=f"prepared transaction {each.name}",
                 advice=advice,
             )
@@ -308,13 +332,15 @@ def _of_the_replication(
     if sees_all:
         if server.synchronous_standbys and not any(each.holds for each in standbys):
             yield problem(
-                f"no synchronous standby follows, and synchronous_standby_names is {server.synchronous_standbys!r}: every commit waits",
+                "no synchronous standby follows, and synchronous_standby_names is"
+                f" {server.synchronous_standbys!r}: every commit waits",
                 where=WHERE,
                 advice="start the standby, or take it out of synchronous_standby_names",
             )
         elif hosts > 1 and not standbys:
             yield problem(
-                f"database.dsn names {hosts} hosts, and no standby follows this one: there is nothing to fail over to",
+                f"database.dsn names {hosts} hosts, and no standby follows this one: there is nothing to fail"
+                " over to",
                 where=WHERE,
                 advice="start the standby and see that it streams (pg_stat_replication)",
             )

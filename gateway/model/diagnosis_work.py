@@ -1,5 +1,5 @@
-"""What a look at the gateway's own work means: clocks, certificates, keys, credits, streams, leases, retention,
-webhooks, devices. Pure.
+"""What a look at the gateway's own work means: clocks, certificates, keys, credits, streams, leases,
+retention, webhooks, devices. Pure.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overdue:
-    """A daily partition that is older than its retention. `readers`: connections that have not done with it."""
+    """A daily partition that is older than its retention. `readers`: connections that
+    have not done with it.
+    """
 
     name: str
     day: date
@@ -119,7 +121,10 @@ class DevicesFacts:
 
 def judge_systems_clocks(skews: Mapping[str, float | None]) -> Looked:
     """By address: how many seconds a system's clock is ahead of ours; None where it did not say."""
-    advice = "let the system and this machine follow time servers; readings that lie in a system's future are refused"
+    advice = (
+        "let the system and this machine follow time servers; readings that lie in a system's future are"
+        " refused"
+    )
     found = [
         warning(
             f"the system's clock is {span(abs(skew))} {'ahead of' if skew > 0 else 'behind'} this machine's",
@@ -168,7 +173,10 @@ def judge_credentials(ending: Iterable[tuple[str, str, datetime]], now: datetime
         (problem if ends_at <= now else warning)(
             f"the credential ({kind}) {'ended' if ends_at <= now else 'ends'} {ends_at:%Y-%m-%d %H:%M}Z",
             where=f"connection {connection}",
-            advice=f"give a new one: `fieldgate connections reauthorize {connection}` makes a link for the customer",
+            advice=(
+                f"give a new one: `fieldgate connections reauthorize {connection}` makes a link for the"
+                " customer"
+            ),
         )
         for connection, kind, ends_at in ending
     )
@@ -178,7 +186,8 @@ def judge_keys(in_use: Iterable[tuple[str, int, str]], configured: frozenset[str
     """(key id, records, one connection) of what is sealed."""
     return looked(
         problem(
-            f"{records} records are sealed under the key {key}, which is not configured: they cannot be opened",
+            f"{records} records are sealed under the key {key}, which is not configured: they cannot be"
+            " opened",
             where=f"security.encryption_keys; connection {connection} is one of them",
             advice="put that key back at the end of the list; `fieldgate keys` shows what is in use",
         )
@@ -209,7 +218,8 @@ def judge_streams(stuck: Iterable[Stuck], *, replicas: int) -> Looked:
     )
     return looked(
         warning(
-            f"{each.kind}: due for {span(each.seconds)}, and nobody works on it{f' ({each.error})' if each.error else ''}",
+            f"{each.kind}: due for {span(each.seconds)}, and nobody works on"
+            f" it{f' ({each.error})' if each.error else ''}",
             where=f"connection {each.connection}",
             advice=advice,
         )
@@ -246,7 +256,10 @@ def judge_devices(facts: DevicesFacts, now: datetime) -> Looked:
                 problem(
                     f"nothing was received from any of {facts.known} devices for {span(quiet)}",
                     where="broker and telemetry.sources",
-                    advice="see whether devices publish (`fieldgate discover`), and whether the broker's ACL lets the gateway read it",
+                    advice=(
+                        "see whether devices publish (`fieldgate discover`), and whether the broker's ACL"
+                        " lets the gateway read it"
+                    ),
                 )
             ]
         )
@@ -326,7 +339,9 @@ def _of_the_leases(
                 yield problem(
                     f"nobody takes in the telemetry of partition {number}",
                     where=f"lease ingest/{number}",
-                    advice="see the gateway's log for the broker's answer; the broker keeps what comes meanwhile",
+                    advice=(
+                        "see the gateway's log for the broker's answer; the broker keeps what comes meanwhile"
+                    ),
                 )
         for role in ROLES:
             if role not in names:
@@ -342,7 +357,8 @@ def _of_the_leases(
             )
         elif each.seconds > 20 * lease_seconds:
             yield warning(
-                f"the lease ends in {span(each.seconds)}, a lease takes {span(lease_seconds)}: the database's clock was set back",
+                f"the lease ends in {span(each.seconds)}, a lease takes {span(lease_seconds)}: the database's"
+                " clock was set back",
                 where=f"lease {each.name}",
                 advice="see the clock of the database; set lease_until of this row to now()",
             )
@@ -353,9 +369,12 @@ def _of_the_retention(overdue: Iterable[Overdue], now: datetime, buffer: timedel
         goes = each.day + timedelta(days=1) + timedelta(days=buffer.days)
         if each.readers and goes >= now.date():
             yield warning(
-                f"{each.day} is past its retention and kept for {named(each.readers)}; it goes on {goes}, read or not",
+                f"{each.day} is past its retention and kept for {named(each.readers)}; it goes on {goes},"
+                " read or not",
                 where=f"table {each.name}",
-                advice="let these connections deliver again (resume, reauthorize, recheck), or disconnect them",
+                advice=(
+                    "let these connections deliver again (resume, reauthorize, recheck), or disconnect them"
+                ),
             )
         elif now.date() - goes > RETENTION_GRACE or (
             not each.readers and now.date() - each.day > RETENTION_GRACE
@@ -363,7 +382,10 @@ def _of_the_retention(overdue: Iterable[Overdue], now: datetime, buffer: timedel
             yield warning(
                 f"{each.day} is past its retention and was not dropped",
                 where=f"table {each.name}",
-                advice="see store.retention_deferred in the gateway's log, and transactions for who holds the table",
+                advice=(
+                    "see store.retention_deferred in the gateway's log, and transactions for who holds the"
+                    " table"
+                ),
             )
 
 
@@ -372,7 +394,8 @@ def _of_a_hook(each: Hook, now: datetime) -> Finding | None:
     why = f": {each.last_error}" if each.last_error else ""
     if each.disabled_at is not None:
         return problem(
-            f"disabled since {each.disabled_at:%Y-%m-%d %H:%M}Z ({each.disabled_reason}){why}; {each.pending} events wait",
+            f"disabled since {each.disabled_at:%Y-%m-%d %H:%M}Z ({each.disabled_reason}){why}; {each.pending}"
+            " events wait",
             where=where,
             advice=f"mend the endpoint, then `fieldgate webhooks enable {each.endpoint}`",
         )
@@ -386,6 +409,8 @@ def _of_a_hook(each: Hook, now: datetime) -> Finding | None:
         return warning(
             f"{each.pending} events wait",
             where=where,
-            advice="let the endpoint answer faster: an event waits for the one before it of the same connection",
+            advice=(
+                "let the endpoint answer faster: an event waits for the one before it of the same connection"
+            ),
         )
     return None

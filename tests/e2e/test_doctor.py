@@ -1,5 +1,5 @@
-"""`fieldgate doctor` beside a gateway that runs: nothing while all is well, and the same by the API; a finding once the
-gateway is gone.
+"""`fieldgate doctor` beside a gateway that runs: nothing while all is well, and the same by the API; a
+finding once the gateway is gone.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the doctor sees of the database, of clocks and certificates, and of the gateway's own work: each fault is made
-on a real server, and a system that is well gives none.
+"""What the doctor sees of the database, of clocks and certificates, and of the gateway's own work: each fault
+is made on a real server, and a system that is well gives none.
 """
 
 from __future__ import annotations
@@ -456,7 +456,8 @@ async def _here(database: Database, *names: str, seconds: float = 600) -> None:
         )
         for name in names:
             await connection.execute(
-                "insert into lease (name, owner, lease_until, fence) values ($1, 'r/1', now() + in_seconds($2), 1)",
+                "insert into lease (name, owner, lease_until, fence) values ($1, 'r/1', now() +"
+                " in_seconds($2), 1)",
                 name,
                 seconds,
             )
@@ -526,12 +527,14 @@ async def test_days_that_are_kept_or_cannot_be_dropped(database: Database) -> No
     world = await active(database)
     day = clock.now().date() - timedelta(days=40)
     await world.execute(
-        f"create table telemetry_{day:%Y%m%d} partition of telemetry for values from ('{day}') to ('{day + timedelta(days=1)}')"
+        f"create table telemetry_{day:%Y%m%d} partition of telemetry for values from ('{day}') to"
+        f" ('{day + timedelta(days=1)}')"
     )
     wanted = settings(telemetry={"retention": "30d", "buffer": "60d"})
     [stays] = await findings(database, "retention", "was not dropped", wanted=wanted)
     await world.execute(
-        "insert into due_window (connection_id, meter, window_start, phase, closes_at) values ('acme-1', 'm', $1, 'incremental', $1)",
+        "insert into due_window (connection_id, meter, window_start, phase, closes_at) values ('acme-1', 'm',"
+        " $1, 'incremental', $1)",
         clock.now() - timedelta(days=41),
     )
     [kept] = await findings(database, "retention", "kept for acme-1", wanted=wanted)
@@ -567,7 +570,8 @@ async def test_webhooks_that_fail_or_are_disabled(database: Database) -> None:
     assert await looked(database, "webhooks") == Looked()
     async with database.connection() as connection:
         await connection.execute(
-            "update webhook_endpoint set failing_since = now() - interval '2 hours', last_error = 'answered 500'"
+            "update webhook_endpoint set failing_since = now() - interval '2 hours', last_error = 'answered"
+            " 500'"
         )
     [failing] = await findings(database, "webhooks", "hooks.example", "answered 500")
     async with database.connection() as connection:

@@ -1,5 +1,5 @@
-"""What the daemon tells the service manager that started it: a socket on which this test listens as systemd does; and the
-unit that is delivered.
+"""What the daemon tells the service manager that started it: a socket on which this test listens as systemd
+does; and the unit that is delivered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""`fieldgate webhooks` and `events` on a real database, with the sender of a gateway and a receiver on loopback."""
+"""`fieldgate webhooks` and `events` on a real database, with the sender of a gateway and a receiver on
+loopback.
+"""
 
 from __future__ import annotations
 

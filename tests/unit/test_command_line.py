@@ -1,4 +1,6 @@
-"""The command line as a shell and a person meet it: completion in a real bash, examples, and what `init` writes."""
+"""The command line as a shell and a person meet it: completion in a real bash, examples, and what `init`
+writes.
+"""
 
 from __future__ import annotations
 

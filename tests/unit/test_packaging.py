@@ -1,4 +1,6 @@
-"""What is delivered to run the gateway agrees with the gateway: boards, compose, chart, the files that `init` writes."""
+"""What is delivered to run the gateway agrees with the gateway: boards, compose, chart, the files that `init`
+writes.
+"""
 
 from __future__ import annotations
 

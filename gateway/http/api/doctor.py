@@ -14,8 +14,8 @@ router = APIRouter(tags=["health"])
 
 @router.get("/v1/doctor", summary="What is not as it should be")
 async def read_doctor(serving: Serving, asking: Operator) -> DoctorDocument:
-    """Every check with its findings: what, where, how severe, what to do. Made now, or within the last 15 s; takes
-    some seconds. A token that is bound to a customer may not ask.
+    """Every check with its findings: what, where, how severe, what to do. Made now, or within the last 15 s;
+    takes some seconds. A token that is bound to a customer may not ask.
     """
     check_everybodys(asking)
     return DoctorDocument.of(await serving.doctor.report())
