@@ -47,8 +47,8 @@ class BrokerSilent(OSError):
 
 
 def look(settings: BrokerSettings, filters: Sequence[str]) -> BrokerFacts:
-    """At one broker (`settings.at`): what `gateway.model.diagnosis_broker` judges. `filters`: those of ingest;
-    the first MAX_FILTERS are tried. Raises ConfigError for TLS files that cannot be used.
+    """At one broker (`settings.at`): what `gateway.model.diagnosis_broker` judges. `filters`: those of
+    ingest; the first MAX_FILTERS are tried. Raises ConfigError for TLS files that cannot be used.
     """
     name = f"fieldgate-doctor-{secrets.token_hex(6)}"
     own = (

@@ -46,7 +46,7 @@ def found(report: dict[str, Any]) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 async def test_a_system_that_is_well_gives_nothing_and_one_that_ended_is_found(
     tmp_path: Path, mosquitto: Mosquitto, make_postgres: Callable[..., Awaitable[Postgres]]
 ) -> None:
@@ -54,7 +54,7 @@ async def test_a_system_that_is_well_gives_nothing_and_one_that_ended_is_found(
     daemon = Daemon(tmp_path, broker_url=mosquitto.url, dsn=dsn)
     daemon.start()
     try:
-        await daemon.ready()
+        await daemon.ready(seconds=90)
         async with Publisher[int](mosquitto.port, "pump", acknowledged=lambda _: None) as publisher:
             payload = json.dumps({"ts": time.time_ns() // 1_000_000, "metrics": {"t": 1}}).encode()
             await publisher.publish("acme/devices/pump/telemetry", payload, 1)
@@ -63,7 +63,7 @@ async def test_a_system_that_is_well_gives_nothing_and_one_that_ended_is_found(
         async def is_well() -> bool:
             return not found(json.loads((await asked(daemon, "--json")).stdout))
 
-        await wait_until(is_well, seconds=60, what="nothing is found", every=1)
+        await wait_until(is_well, seconds=120, what="nothing is found", every=1)
         database = await Database.open(dsn, size=2)
         token = (await access.create(database, name="o", role=Role.OPERATOR, customer=None)).token
         await database.close()

@@ -62,7 +62,7 @@ async def test_a_daemon_says_that_it_is_ready_alive_and_stopping(
     daemon = Daemon(tmp_path, broker_url=mosquitto.url, dsn=dsn)
     daemon.start()
     try:
-        await daemon.ready()
+        await daemon.ready(seconds=90)
         await wait_until(lambda: "READY=1" in manager.said(), what="it says that it is ready")
         said = manager.said()
         assert said.index("WATCHDOG=1") < said.index("READY=1"), "a long start is watched too"
