@@ -84,7 +84,10 @@ def list_links(
     customer: Annotated[str | None, typer.Option(help="Only this customer's.")] = None,
     json: Json = False,
 ) -> None:
-    """List links, the newest first, and what became of each. Addresses are not shown."""
+    """List links, the newest first, and what became of each. Addresses are not shown.
+
+    Example: fieldgate connect-link list --customer acme
+    """
 
     async def read(operator: Operator) -> Sequence[StoredConnectLink]:
         await operator.check_customer(customer)

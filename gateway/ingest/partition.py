@@ -320,16 +320,7 @@ class Partition:
                     or f"no answer within {self._settings.broker.connect_timeout.total_seconds():g} s"
                 )
             else:
-                self._said_unsafe = False
-                if self._filters != filters:  # they changed while it connected: the next one has them
-                    self._session.end("the sources changed")
-                    await self._session.closed
-                    continue
-                self.hearing.went_up(clock.monotonic())
-                await self._went_up(filters, self._session.session_present)
-                ended = await self._brokers.ended(self._session)
-                self.hearing.went_down(clock.monotonic())
-                metrics.CONNECTED.labels(str(self._number)).set(0)
+                ended = await self._to_its_end(self._session, filters)
                 if ended is None:
                     continue
                 reason = ended
@@ -346,6 +337,20 @@ class Partition:
                 )
             self._say_down(broker, reason, attempt, quick_ends, wait)
             await asyncio.sleep(wait)
+
+    async def _to_its_end(self, session: Session, filters: tuple[str, ...]) -> str | None:
+        """Why the session ended; None where it was to end, and another is tried at once."""
+        self._said_unsafe = False
+        if self._filters != filters:  # they changed while it connected: the next one has them
+            session.end("the sources changed")
+            await session.closed
+            return None
+        self.hearing.went_up(clock.monotonic())
+        await self._went_up(filters, session.session_present)
+        ended = await self._brokers.ended(session)
+        self.hearing.went_down(clock.monotonic())
+        metrics.CONNECTED.labels(str(self._number)).set(0)
+        return ended
 
     async def _went_up(self, filters: tuple[str, ...], present: bool) -> None:
         self._ever_connected = True

@@ -215,6 +215,7 @@ def test_what_is_generated_from_the_code_is_current() -> None:
 
 def test_log_events_are_named_room_past_tense() -> None:
     rooms = {path.stem for path in (ROOT / "gateway").iterdir()} | {
+        "connect",
         "connection",
         "credential",
         "gateway",

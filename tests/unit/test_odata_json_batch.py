@@ -93,6 +93,7 @@ def test_forms_ask_for_one_kind_of_credential() -> None:
     kinds = {kind["properties"]["type"]["const"]: kind["required"] for kind in schema["oneOf"]}
     assert kinds == {
         "oauth2_client_credentials": ["token_url", "client_id", "client_secret"],
+        "oauth2_authorization_code": ["authorization_url", "token_url", "client_id"],
         "basic": ["username", "password"],
         "api_key": ["api_key"],
     }

@@ -37,6 +37,7 @@ OTHER: dict[str, Any] = {
     "egress": {"allow": ["10.0.0.0/8"]},
     "metrics": {"connections": 7},
     "logging": {"level": "debug"},
+    "integrator": {"name": "Another", "contact": "help@example.com"},
 }
 
 
