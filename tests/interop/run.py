@@ -120,7 +120,7 @@ async def main() -> None:
         whole["machine"] = machine()
         result["date"] = datetime.now(UTC).date().isoformat()
         whole["brokers"][name] = result
-        given.json.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
+        given.json.write_text(json.dumps(whole, indent=1) + "\n")
 
 
 if __name__ == "__main__":
