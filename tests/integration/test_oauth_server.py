@@ -129,11 +129,11 @@ async def test_a_connection_from_consent_to_revocation(server: OAuthServer, data
         )
     http = HttpClient(server.url, headers={}, secrets=[], timeout_seconds=10)
     http.authorize(Bearer(tokens.source(CONNECTION, CUSTOMER, SYSTEM, 1, web), conceal=http.conceal))
-    assert (await http.call("probe", "GET", "/api/readings")).json == {"ok": True}
+    assert (await http.call("probe", "GET", "/api/readings")).json == {"ok": True, "account": "operator"}
     assert await server.token_requests() == 1
     await server.lever(expire_access=True)
     for _ in range(2):
-        assert (await http.call("probe", "GET", "/api/readings")).json == {"ok": True}
+        assert (await http.call("probe", "GET", "/api/readings")).json == {"ok": True, "account": "operator"}
     assert await server.token_requests() == 2
     await server.lever(accepting=False)
     with pytest.raises(AuthRefused) as caught:
