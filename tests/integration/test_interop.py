@@ -67,6 +67,7 @@ async def test_a_check_that_fails_by_itself_is_told_as_an_error() -> None:
     assert found["outcome"] == "error" and "ZeroDivisionError" in str(found["said"])
 
 
+@pytest.mark.soak  # when Mosquitto has saved its queue is a matter of seconds, and of luck
 @pytest.mark.parametrize(
     ("make", "is_lost"),
     [(mosquitto, False), (lambda: mosquitto(persistent=False), True)],
