@@ -139,7 +139,13 @@ def test_every_system_that_raises_is_here() -> None:
     assert {kind.system for kind in SITES} == {name for name, each in SYSTEMS.items() if each.manifest.raises}
 
 
-@pytest.fixture(params=SITES, ids=lambda kind: kind.system)
+def _each(kind: Any) -> object:
+    """The real system each time, the stand-ins in the long run: they take two minutes."""
+    marks = () if kind.system == "tryton" else (pytest.mark.soak,)
+    return pytest.param(kind, id=kind.system, marks=marks)
+
+
+@pytest.fixture(params=[_each(kind) for kind in SITES])
 async def site(
     request: pytest.FixtureRequest, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Any]:
