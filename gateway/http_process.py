@@ -21,6 +21,7 @@ from connectors.kit.oauth import authorization_url
 from connectors.registry import SYSTEMS
 from gateway import logs
 from gateway.connections.endpoint_secrets import EndpointSealer
+from gateway.connections.login_page import LoginPage
 from gateway.doctor import Doctor
 from gateway.engine import Engine
 from gateway.events.webhook_service import WebhookService
@@ -111,8 +112,7 @@ def _services(settings: Settings, database: Database, engine: Engine) -> Service
         engine.service,
         verifier=engine.verifier,
         vault=engine.vault,
-        login_url=authorization_url,
-        exchange=engine.exchange,
+        login=LoginPage(settings.http.public_url, authorization_url, engine.exchange),
         systems=SYSTEMS,
         webhooks=WebhookService(settings.webhooks, database, EndpointSealer(engine.vault)),
         doctor=Doctor(settings, database=database, keys=frozenset(engine.vault.key_ids), serves=True),

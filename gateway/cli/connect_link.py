@@ -19,7 +19,7 @@ from gateway.cli.screen import Column
 from gateway.configuration import secret
 from gateway.configuration.document import Document
 from gateway.connections.connecting import ConnectInvitation, Given
-from gateway.connections.reauthorization import CODE_FLOW
+from gateway.connections.login_page import CODE_FLOW
 from gateway.model.errors import ConfigError
 from gateway.settings import CredentialSettings
 from gateway.store.connecting import StoredConnectLink

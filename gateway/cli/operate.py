@@ -23,6 +23,7 @@ from connectors.kit.oauth import OAuthExchange, authorization_url
 from connectors.registry import SYSTEMS
 from gateway.configuration import SECTIONS, Loaded, load
 from gateway.connections.connecting import Connecting
+from gateway.connections.login_page import LoginPage
 from gateway.connections.reauthorization import Reauthorization
 from gateway.connections.screening import reach_of
 from gateway.connections.service import Connections
@@ -90,6 +91,11 @@ class Operator:
         return Views(self.database)
 
     @property
+    def login(self) -> LoginPage:
+        """Logins on the systems' own pages."""
+        return LoginPage(self.settings.http.public_url, authorization_url, OAuthExchange())
+
+    @property
     def connecting(self) -> Connecting:
         """Connect links."""
         return Connecting(
@@ -98,8 +104,7 @@ class Operator:
             self.engine.verifier,
             public_url=self.settings.http.public_url,
             vault=self.engine.vault,
-            login_url=authorization_url,
-            exchange=OAuthExchange(),
+            login=self.login,
             reach=partial(reach_of, self.settings),
         )
 
@@ -111,8 +116,7 @@ class Operator:
             self.service,
             public_url=self.settings.http.public_url,
             vault=self.engine.vault,
-            login_url=authorization_url,
-            exchange=OAuthExchange(),
+            login=self.login,
             reach=partial(reach_of, self.settings),
         )
 

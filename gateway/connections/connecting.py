@@ -19,15 +19,7 @@ import structlog
 
 from gateway import clock
 from gateway.configuration import Faults
-from gateway.connections.reauthorization import (
-    CODE_FLOW,
-    EXCHANGE_SECONDS,
-    FLOW_SECONDS,
-    CodeExchange,
-    Departure,
-    Login,
-    LoginUrl,
-)
+from gateway.connections.login_page import CODE_FLOW, FLOW_SECONDS, Departure, Login, LoginPage
 from gateway.connections.service import Connections
 from gateway.connections.vault import Binding, Vault
 from gateway.connections.verification import Verifier
@@ -105,8 +97,7 @@ class Connecting:
         *,
         public_url: str,
         vault: Vault,
-        login_url: LoginUrl,
-        exchange: CodeExchange,
+        login: LoginPage,
         reach: Callable[[str, Origin], Reach],
     ) -> None:
         """`reach`: where what a customer has, given by somebody, may lead to."""
@@ -115,14 +106,8 @@ class Connecting:
         self._verifier = verifier
         self._public_url = public_url.rstrip("/")
         self._vault = vault
-        self._login_url = login_url
-        self._exchange = exchange
+        self._login = login
         self._reach = reach
-
-    @property
-    def redirect_uri(self) -> str:
-        """What is registered with the system as the place to return to."""
-        return f"{self._public_url}/oauth/callback"
 
     # Links
 
@@ -276,19 +261,20 @@ class Connecting:
 
     async def depart(self, secret: str, owner: str, draft: Draft) -> Departure:
         """To the system's login page, from this browser. Raises RequestRefused."""
-        state, verifier, browser = new_secret(), new_secret(), new_secret()
         try:
-            url = self._login_url(
-                draft.credentials, redirect_uri=self.redirect_uri, state=state, verifier=verifier
-            )
+            begun = self._login.begin(draft.credentials)
         except BadConfiguration as error:
             raise RequestRefused("request.invalid", str(error)) from error
-        stored = self._sealed(hashed(secret), owner, replace(draft, verifier=verifier))
+        stored = self._sealed(hashed(secret), owner, replace(draft, verifier=begun.verifier))
         if not await store.depart(
-            self._database, stored, state=state, browser=browser, lifetime_seconds=FLOW_SECONDS
+            self._database,
+            stored,
+            state=begun.state,
+            browser=begun.departure.browser,
+            lifetime_seconds=FLOW_SECONDS,
         ):
             raise RequestRefused("request.not_found", GONE)
-        return Departure(url=url, browser=browser)
+        return begun.departure
 
     async def arrive(self, *, state: str, browser: str, code: str | None) -> Returned | None:
         """The browser came back: the code is exchanged, and its tokens are kept with what was entered. `code`
@@ -308,13 +294,7 @@ class Connecting:
             reach=self._reach(draft.customer, origin),
         )
         try:
-            grant = await self._exchange.redeem(
-                credential,
-                code=code,
-                verifier=draft.verifier,
-                redirect_uri=self.redirect_uri,
-                timeout_seconds=EXCHANGE_SECONDS,
-            )
+            grant = await self._login.redeem(credential, code=code, verifier=draft.verifier)
         except Unavailable as error:
             log.warning("connect.login_unfinished", customer=draft.customer, detail=str(error))
             return Returned(login=Login.UNREACHABLE, back=draft.back)

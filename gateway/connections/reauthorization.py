@@ -9,7 +9,7 @@ read from the connection's audit.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -18,11 +18,11 @@ import structlog
 from pydantic import SecretStr
 
 from gateway.connections.links import credential_binding
+from gateway.connections.login_page import CODE_FLOW, FLOW_SECONDS, Departure, Login, LoginPage
 from gateway.connections.vault import Binding, Vault
 from gateway.model.access import Caller, Origin
 from gateway.model.address import Reach
 from gateway.model.connection import State, Trigger
-from gateway.model.connector import Auth
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.errors import BadConfiguration, ConnectorError, RequestRefused, Unavailable
 from gateway.settings import CredentialSettings
@@ -36,9 +36,6 @@ log = structlog.get_logger(__name__)
 
 LIFETIME = timedelta(days=7)
 MAX_ATTEMPTS = 5
-FLOW_SECONDS = 900.0
-EXCHANGE_SECONDS = 20.0
-CODE_FLOW: Auth = "oauth2_authorization_code"
 ANOTHER_ACCOUNT = "another account"
 """What the reason of a refusal says when the new credentials reach somebody else's data."""
 
@@ -71,24 +68,6 @@ class GivesCredentials(Protocol):
 
     async def retry_credentials(self, connection_id: str, caller: Caller) -> None:
         """Those that were refused are verified once more. Raises RequestRefused."""
-        ...
-
-
-class LoginUrl(Protocol):
-    """`connectors.kit.oauth.authorization_url`, handed in by the composition root."""
-
-    def __call__(self, credential: Mapping[str, str], *, redirect_uri: str, state: str, verifier: str) -> str:
-        """Where the customer logs in; PKCE's challenge is S256 of the verifier. Raises BadConfiguration."""
-        ...
-
-
-class CodeExchange(Protocol):
-    """`connectors.kit.oauth.OAuthExchange`."""
-
-    async def redeem(
-        self, credential: Credential, *, code: str, verifier: str, redirect_uri: str, timeout_seconds: float
-    ) -> TokenGrant:
-        """The tokens that the code stands for. Raises ConnectorError."""
         ...
 
 
@@ -136,29 +115,12 @@ class Link:
         )
 
 
-class Login(enum.StrEnum):
-    """How a login on the system's own page ended."""
-
-    HANDED_OVER = "handed_over"
-    DECLINED = "declined"
-    REFUSED = "refused"
-    UNREACHABLE = "unreachable"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
     """The browser is back: how the login ended, and the secret of the link to return to."""
 
     login: Login
     secret: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Departure:
-    """To the system's login page. `browser` is for a cookie of this browser only."""
-
-    url: str = field(repr=False)
-    browser: str = field(repr=False)
 
 
 _VERDICTS = (Trigger.PROBE_REFUSED, Trigger.PROBE_DENIED, Trigger.VERIFICATION_DEFERRED)
@@ -196,8 +158,7 @@ class Reauthorization:
         *,
         public_url: str,
         vault: Vault,
-        login_url: LoginUrl,
-        exchange: CodeExchange,
+        login: LoginPage,
         reach: Callable[[str, Origin], Reach],
     ) -> None:
         """`reach`: where what a customer has, given by somebody, may lead to."""
@@ -205,14 +166,8 @@ class Reauthorization:
         self._service = service
         self._public_url = public_url.rstrip("/")
         self._vault = vault
-        self._login_url = login_url
-        self._exchange = exchange
+        self._login = login
         self._reach = reach
-
-    @property
-    def redirect_uri(self) -> str:
-        """What is registered with the system as the place to return to."""
-        return f"{self._public_url}/oauth/callback"
 
     async def invite(self, connection: str, *, lifetime: timedelta = LIFETIME) -> Invitation:
         """A new link; an earlier one of the connection is void. The connection must exist."""
@@ -246,29 +201,26 @@ class Reauthorization:
     async def depart(self, secret: str) -> Departure:
         """Begins the authorization code flow for this browser. Raises RequestRefused."""
         stored = (await self._usable(hashed(secret))).stored
-        state, verifier, browser = new_secret(), new_secret(), new_secret()
         credential, _ = await self._credential(stored.connection)
         try:
-            url = self._login_url(
-                credential.values, redirect_uri=self.redirect_uri, state=state, verifier=verifier
-            )
+            begun = self._login.begin(credential.values)
         except BadConfiguration as error:
             raise RequestRefused(
                 "request.conflict", f"The login of this connection is not set up: {error}"
             ) from error
         sealed = self._vault.seal(
-            {"verifier": verifier, "link": secret}, _binding(stored.customer, stored.connection)
+            {"verifier": begun.verifier, "link": secret}, _binding(stored.customer, stored.connection)
         )
         if not await links.begin_flow(
             self._database,
             hashed(secret),
-            state=state,
-            browser=browser,
+            state=begun.state,
+            browser=begun.departure.browser,
             sealed=sealed,
             lifetime_seconds=FLOW_SECONDS,
         ):
             raise RequestRefused("request.not_found", VOID)
-        return Departure(url=url, browser=browser)
+        return begun.departure
 
     async def arrive(self, *, state: str, browser: str, code: str | None, caller: Caller) -> Arrival:
         """The browser came back: the code is exchanged, and the credentials are handed over. `code` None: the
@@ -291,13 +243,7 @@ class Reauthorization:
         try:
             await self._usable(flow.link_hash)
             credential, origin = await self._credential(flow.connection)
-            grant = await self._exchange.redeem(
-                credential,
-                code=code,
-                verifier=verifier,
-                redirect_uri=self.redirect_uri,
-                timeout_seconds=EXCHANGE_SECONDS,
-            )
+            grant = await self._login.redeem(credential, code=code, verifier=verifier)
             given = CredentialSettings.model_validate(
                 {"type": CODE_FLOW, **{name: SecretStr(value) for name, value in credential.values.items()}}
             )

@@ -12,7 +12,8 @@ from typing import Any
 from gateway import clock
 from gateway.connections import links
 from gateway.connections.connecting import Connecting
-from gateway.connections.reauthorization import CodeExchange, LoginUrl, Reauthorization
+from gateway.connections.login_page import LoginPage
+from gateway.connections.reauthorization import Reauthorization
 from gateway.connections.screening import reach_of
 from gateway.connections.service import Connections
 from gateway.connections.vault import Vault
@@ -50,8 +51,7 @@ def assemble(
     *,
     verifier: Verifier,
     vault: Vault,
-    login_url: LoginUrl,
-    exchange: CodeExchange,
+    login: LoginPage,
     systems: Mapping[str, links.System],
     webhooks: WebhookService,
     doctor: Doctoring,
@@ -74,8 +74,7 @@ def assemble(
             verifier,
             public_url=settings.http.public_url,
             vault=vault,
-            login_url=login_url,
-            exchange=exchange,
+            login=login,
             reach=partial(reach_of, settings),
         ),
         reauthorization=Reauthorization(
@@ -83,8 +82,7 @@ def assemble(
             service,
             public_url=settings.http.public_url,
             vault=vault,
-            login_url=login_url,
-            exchange=exchange,
+            login=login,
             reach=partial(reach_of, settings),
         ),
         doctor=doctor,

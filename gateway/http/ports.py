@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from gateway.connections.connecting import ConnectInvitation, Given, Returned
-from gateway.connections.reauthorization import Arrival, Departure, Invitation, Link
+from gateway.connections.login_page import Departure
+from gateway.connections.reauthorization import Arrival, Invitation, Link
 from gateway.events.cloudevent import CloudEvent
 from gateway.http.documents import (
     CreditsDocument,

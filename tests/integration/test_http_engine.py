@@ -389,8 +389,7 @@ def reauthorization(world: World) -> Reauthorization:
         world.service,
         public_url="http://gateway.test",
         vault=world.engine.vault,
-        login_url=lambda *_, **__: "",
-        exchange=None,
+        login=None,
         reach=lambda *_: ANYWHERE,
     )  # type: ignore[arg-type]
 
@@ -464,8 +463,7 @@ async def test_attempts_are_bounded_also_at_once(world: World) -> None:
         Counting(),
         public_url="http://gateway.test",
         vault=world.engine.vault,
-        login_url=lambda *_, **__: "",
-        exchange=None,
+        login=None,
         reach=lambda *_: ANYWHERE,
     )  # type: ignore[arg-type]
     secret = path.rpartition("/")[2]

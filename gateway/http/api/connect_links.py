@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response, status
 
 from gateway.connections.connecting import Given
-from gateway.connections.reauthorization import CODE_FLOW
+from gateway.connections.login_page import CODE_FLOW
 from gateway.http.auth import Admin, Serving, caller, only_customer
 from gateway.http.documents import ConnectLinkCreated, ConnectLinkDocument, ConnectLinks, NewConnectLink
 from gateway.http.openapi import problems

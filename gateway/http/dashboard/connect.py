@@ -19,8 +19,8 @@ from gateway.http.auth import Serving, caller, check_role
 from gateway.http.dashboard.connect_steps import STEPS, Walk, show, take
 from gateway.http.dashboard.forms import check_origin, fields, own_form
 from gateway.http.dashboard.rendering import render
+from gateway.http.dashboard.secret_links import opened
 from gateway.http.dashboard.sessions import LoggedIn
-from gateway.http.entrance import Entrance
 from gateway.http.ports import Services
 from gateway.model.access import Caller, Origin, Role
 from gateway.model.connection import State
@@ -328,18 +328,7 @@ async def _progress(
 
 
 async def _link(request: Request, serving: Services, secret: str) -> StoredConnectLink | None:
-    """The link of this secret; None for one that there is not, which counts against the client's address.
-    Raises RequestRefused("auth.too_many_attempts").
-    """
-    entrance: Entrance = request.app.state.mounted.entrance
-    address = entrance.address(request.scope)
-    entrance.check_attempts(address, secret)
-    link = await serving.connecting.look(secret)
-    if link is None:
-        entrance.failed(address, secret, kind="connect_link")
-    else:
-        entrance.succeeded(secret)
-    return link
+    return await opened(request, secret, serving.connecting.look, kind="connect_link")
 
 
 async def _open_link(request: Request, serving: Services, secret: str) -> StoredConnectLink | None:

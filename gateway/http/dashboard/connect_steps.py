@@ -13,7 +13,7 @@ from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
 from gateway import clock
-from gateway.connections.reauthorization import CODE_FLOW, Login
+from gateway.connections.login_page import CODE_FLOW, Login, redirect_uri
 from gateway.http.auth import check_tries, note_try
 from gateway.http.dashboard.credential_form import (
     FieldFault,
@@ -195,7 +195,7 @@ def _credentials_page(
         fields=form_fields(walk.system.credentials_schema, chosen),
         is_given=chosen == draft.credential_type and bool(draft.credentials),
         by_login=chosen == CODE_FLOW,
-        redirect_uri=f"{walk.serving.public_url.rstrip('/')}/oauth/callback",
+        redirect_uri=redirect_uri(walk.serving.public_url),
         login=next((text for outcome, text in LOGINS.items() if outcome == login), ""),
         faults=wrong,
         said=said or wrong.pop("", ""),

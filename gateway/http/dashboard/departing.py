@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import Request, Response
 
-from gateway.connections.reauthorization import FLOW_SECONDS, Departure, Login
+from gateway.connections.login_page import FLOW_SECONDS, Departure, Login
 from gateway.http.dashboard.rendering import render
 from gateway.http.ports import Services
 from gateway.model.errors import RequestRefused

@@ -14,7 +14,8 @@ from fastapi import APIRouter, Cookie, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import SecretStr
 
-from gateway.connections.reauthorization import CODE_FLOW, Link, Login, Stage
+from gateway.connections.login_page import CODE_FLOW, Login
+from gateway.connections.reauthorization import Link, Stage
 from gateway.http.auth import Serving
 from gateway.http.dashboard.credential_form import (
     Field,
@@ -26,7 +27,7 @@ from gateway.http.dashboard.credential_form import (
 from gateway.http.dashboard.departing import CALLBACK, COOKIE, LOGINS, departed
 from gateway.http.dashboard.forms import fields
 from gateway.http.dashboard.rendering import render
-from gateway.http.entrance import Entrance
+from gateway.http.dashboard.secret_links import opened
 from gateway.http.ports import Services, System
 from gateway.model.access import Caller, Origin
 from gateway.model.connection import State
@@ -168,18 +169,7 @@ async def _page(
 
 
 async def _look(request: Request, serving: Services, secret: str) -> Link | None:
-    """The link of this secret; None for one that is no good, which counts against the client's address.
-    Raises RequestRefused("auth.too_many_attempts").
-    """
-    entrance: Entrance = request.app.state.mounted.entrance
-    address = entrance.address(request.scope)
-    entrance.check_attempts(address, secret)
-    link = await serving.reauthorization.look(secret)
-    if link is None:
-        entrance.failed(address, secret, kind="reconnect_link")
-    else:
-        entrance.succeeded(secret)
-    return link
+    return await opened(request, secret, serving.reauthorization.look, kind="reconnect_link")
 
 
 def _credentials(serving: Services, link: Link, kind: str, given: Mapping[str, str]) -> CredentialSettings:
