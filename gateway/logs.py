@@ -18,7 +18,8 @@ from gateway.settings import LoggingSettings
 REDACTED = "(redacted)"
 
 _SECRET = re.compile(
-    r"password|passphrase|secret|token|authorization|api_?key|private_?key|encryption_?key|credential|cookie|dsn|^payload$",
+    r"password|passphrase|secret|token|authorization|api_?key|private_?key|encryption_?key|credential|cookie"
+    r"|dsn|^payload$",
     re.IGNORECASE,
 )
 _PASSWORD_IN_URL = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")

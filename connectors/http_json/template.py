@@ -52,7 +52,8 @@ def _walk(template: object, found: set[str], *, depth: int, nodes: int = 0) -> i
         case dict():
             for name, part in template.items():
                 if not isinstance(name, str):
-                    raise ValueError(f"the name {name!r} is no text")  # noqa: TRY004 - Pydantic takes ValueError for a fault of the settings
+                    # Pydantic takes ValueError for a fault of the settings
+                    raise ValueError(f"the name {name!r} is no text")  # noqa: TRY004
                 nodes = _walk(part, found, depth=depth + 1, nodes=nodes)
         case list() | tuple():
             for part in template:

@@ -58,7 +58,8 @@ class TimeForm:
         """
         try:
             if self.pattern is not None and isinstance(value, str):
-                return self._instants(datetime.strptime(value, self.pattern))  # noqa: DTZ007 - the zone follows
+                naive = datetime.strptime(value, self.pattern)  # noqa: DTZ007 - the zone follows
+                return self._instants(naive)
             if self.kind in ("epoch_seconds", "epoch_milliseconds"):
                 return self._of_number(value)
             return self._instants(datetime.fromisoformat(value)) if isinstance(value, str) else ()

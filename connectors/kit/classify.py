@@ -60,7 +60,8 @@ MAX_WHOLE_NUMBER = 10**15
 MAX_DATE_LENGTH = 100
 CLOCK_YEARS = range(2020, 2200)
 _LOGIN_PAGE = re.compile(
-    rb"""<input[^>]{0,500}\btype\s*=\s*["']?password\b|name\s*=\s*["']?(?:SAMLRequest|SAMLResponse|RelayState|wresult)\b"""
+    rb"""<input[^>]{0,500}\btype\s*=\s*["']?password\b"""
+    rb"""|name\s*=\s*["']?(?:SAMLRequest|SAMLResponse|RelayState|wresult)\b"""
     rb"""|<title[^>]{0,100}>[^<]{0,200}\b(?:log|sign)[\s-]?(?:in|on)\b""",
     re.IGNORECASE,
 )

@@ -16,7 +16,8 @@ _NO_ADDRESS = frozenset(' "<>\\^`{|}')
 # Labels as resolvers take them, or an address of version 6; a name in another script is given in its ASCII
 # form.
 _HOST = re.compile(
-    r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*\.?|[0-9a-f]{0,4}:[0-9a-f:.]{1,43}"
+    r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)"
+    r"(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*\.?|[0-9a-f]{0,4}:[0-9a-f:.]{1,43}"
 )
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _OF_HTTP = frozenset(

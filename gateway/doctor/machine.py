@@ -108,7 +108,8 @@ async def port_fault(listen: str, setting: str) -> Finding | None:
 
 
 async def _is_gateway(host: str, port: int) -> bool:
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what is configured, not bound
+    # what is configured, not bound
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             reader, writer = await asyncio.open_connection(reachable, port)

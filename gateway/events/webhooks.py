@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -138,14 +139,14 @@ class Webhooks:
             self._busy[delivery.endpoint] += 1
             lane = asyncio.create_task(self._deliver(delivery), name=f"webhook {delivery.endpoint}")
             self._lanes.add(lane)
-            lane.add_done_callback(lambda lane, endpoint=delivery.endpoint: self._ended(lane, endpoint))  # type: ignore[misc]
+            lane.add_done_callback(partial(self._ended, endpoint=delivery.endpoint))
 
     def _note_database(self, trouble: str) -> None:
         if not self._away:
             log.warning("events.webhooks_deferred", detail=trouble)
         self._away = True
 
-    def _ended(self, lane: asyncio.Task[None], endpoint: str) -> None:
+    def _ended(self, lane: asyncio.Task[None], *, endpoint: str) -> None:
         self._lanes.discard(lane)
         self._busy[endpoint] -= 1
         self._wake.set()

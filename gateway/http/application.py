@@ -53,7 +53,8 @@ def build(observed: Observed, mounted: Mounted) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.mounted = mounted
-    app.openapi = lambda: openapi.complete(app)  # type: ignore[method-assign]  # FastAPI's own way to replace its document
+    # FastAPI's own way to replace its document
+    app.openapi = lambda: openapi.complete(app)  # type: ignore[method-assign]
     problem.install(app)
     _observable(app, observed, software, mounted)
     for router in ROUTERS:

@@ -12,7 +12,8 @@ from gateway.model.errors import RequestRefused
 
 MAX_LENGTH = 16_384
 _PLAIN = re.compile(
-    r"(^|_)(user|username|login|client_id|key_id|account|tenant|organization|organization_id|url|scope|client_authentication)(_|$)"
+    r"(^|_)(user|username|login|client_id|key_id|account|tenant|organization|organization_id|url|scope"
+    r"|client_authentication)(_|$)"
 )
 _PEM = re.compile(r"\bpem\b|certificate|private_key", re.IGNORECASE)
 
