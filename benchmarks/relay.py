@@ -124,7 +124,7 @@ class Relay:
         try:
             outward = asyncio.create_task(self._pump(reader, far_writer, sent, PUBACK))
             inward = asyncio.create_task(self._pump(far_reader, writer, sent, PUBLISH))
-            await asyncio.wait({outward, inward}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({outward, inward}, return_when=asyncio.FIRST_EXCEPTION)
             for task in (outward, inward):
                 task.cancel()
             await asyncio.gather(outward, inward, return_exceptions=True)
@@ -150,6 +150,8 @@ class Relay:
                         self.seconds.append(now - since)
             writer.write(chunk)
             await writer.drain()
+        if writer.can_write_eof():  # the other way goes on until it ends as well
+            writer.write_eof()
 
 
 async def _main(target: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from benchmarks.servers import Mosquitto, Postgres, free_port, wait_until
@@ -25,6 +26,13 @@ settings.load_profile("patient")
 
 TEMPLATE = "fieldgate_template"
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command configures logging for its process, which here is that of every test after it."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

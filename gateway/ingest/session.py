@@ -33,6 +33,7 @@ UNSUBSCRIBE_ID, OPTIONAL_ID, GIVE_UP_ID, SUBSCRIBE_ID = 2, 3, 4, 10
 """Packet ids. Filters that overlap are subscribed one by one, from SUBSCRIBE_ID on."""
 CLOSING_SECONDS = 2.0
 """How long a DISCONNECT may take to leave on a link that may be dead."""
+UNREAD_BYTES = 1 << 16
 
 NO_IDENTIFIERS = (
     "the broker has no subscription identifiers, and filters of telemetry.sources overlap: a message could"
@@ -111,6 +112,8 @@ class Session(asyncio.BufferedProtocol):
         self._heard_at = clock.monotonic()
         self._paused = False
         self._finishing = False
+        self._unread: memoryview | None = None
+        """Where what still comes is thrown away, once DISCONNECT is said."""
         self._introduced = False
         self._asking_optional = False
         self._reason = "the connection was closed without a word"
@@ -122,14 +125,14 @@ class Session(asyncio.BufferedProtocol):
 
     def acknowledge(self, packets: bytes) -> bool:
         """Writes PUBACKs, unless the connection is gone."""
-        if self._transport.is_closing():
+        if self._is_over:
             return False
         self._transport.write(packets)
         return True
 
     def pause(self) -> None:
         """Reads nothing until `resume`; the keepalive goes on."""
-        if not self._paused and not self._transport.is_closing():
+        if not self._paused and not self._is_over:
             self._paused = True
             self._transport.pause_reading()
             metrics.READING_PAUSED.labels(str(self._subscription.partition)).set(1)
@@ -138,7 +141,7 @@ class Session(asyncio.BufferedProtocol):
         """Reads on, unless `finish` was said."""
         if self._finishing:
             return
-        if self._paused and not self._transport.is_closing():
+        if self._paused and not self._is_over:
             self._paused = False
             self._heard_at = clock.monotonic()
             self._transport.resume_reading()
@@ -170,11 +173,13 @@ class Session(asyncio.BufferedProtocol):
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Where the next bytes go."""
-        return self._framer.buffer()
+        return self._framer.buffer() if self._unread is None else self._unread
 
     def buffer_updated(self, nbytes: int) -> None:
         """Takes what came: messages to the pipeline in one call, control packets one by one."""
         self._heard_at = clock.monotonic()
+        if self._unread is not None:
+            return
         messages: list[Message] = []
         try:
             for packet in self._framer.packets(nbytes):
@@ -197,6 +202,7 @@ class Session(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tells whoever waits."""
+        metrics.READING_PAUSED.labels(str(self._subscription.partition)).set(0)
         if self._ping is not None:
             self._ping.cancel()
         if exc is not None:
@@ -256,14 +262,26 @@ class Session(asyncio.BufferedProtocol):
     def end(
         self, reason: str, code: mqtt5.DisconnectReasonCode = mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION
     ) -> None:
-        """Says DISCONNECT and closes. The broker keeps the session and every message that is not
-        acknowledged.
+        """Says DISCONNECT; the broker closes, or we do after a while. It keeps the session and every message
+        that is not acknowledged.
+
+        What still comes is read and thrown away: a socket that is closed with something unread is reset, and
+        then the PUBACKs before the DISCONNECT may never be read. Their messages would come once more.
         """
-        if not self._transport.is_closing():
-            self._reason = reason
-            self._transport.write(mqtt5.DisconnectPacket(reason_code=code).write())
-            self._transport.close()
-            asyncio.get_running_loop().call_later(CLOSING_SECONDS, self._transport.abort)
+        if self._is_over:
+            return
+        self._reason = reason
+        self._transport.write(mqtt5.DisconnectPacket(reason_code=code).write())
+        self._unread = memoryview(bytearray(UNREAD_BYTES))
+        if self._paused:
+            self._transport.resume_reading()
+        if self._transport.can_write_eof():  # not over TLS
+            self._transport.write_eof()
+        asyncio.get_running_loop().call_later(CLOSING_SECONDS, self._transport.abort)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._unread is not None or self._transport.is_closing()
 
     # --- packets
 
@@ -428,7 +446,7 @@ class Session(asyncio.BufferedProtocol):
         """Pings, and gives a silent connection up. A broker that waits for our acknowledgements, or that we
         do not read, may be silent.
         """
-        if self._transport.is_closing():
+        if self._is_over:
             return
         excused = self._paused or self._pipeline.is_holding
         if excused:

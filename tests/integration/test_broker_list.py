@@ -28,6 +28,7 @@ from gateway.store.pool import Database
 from tests.fixtures.broker_script import Link, ScriptedBroker
 from tests.integration.test_ingest_brokers import (
     ingesting,
+    metric,
     publish,
     reaches,
     refusal,
@@ -132,6 +133,7 @@ async def test_two_addresses_of_one_broker_are_one_session(mosquitto: Mosquitto,
                         await with_broker(other.port, ingest)
                 await publisher.flush(30)
             await reaches(database, 3000)
+            repeated = metric("mqtt_messages_total", outcome="duplicate")
             one.resume()
             going = True
             count = 3000
@@ -143,7 +145,9 @@ async def test_two_addresses_of_one_broker_are_one_session(mosquitto: Mosquitto,
                     await publisher.flush(30)
                     going = used(one.port) != 1
             await reaches(database, count)
-            assert ingest.connected
+            assert ingest.connected and metric("mqtt_messages_total", outcome="duplicate") == repeated, (
+                "what was in hand at the return came a second time"
+            )
 
 
 async def test_a_first_that_accepts_and_answers_nothing_is_not_returned_to(

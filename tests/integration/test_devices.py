@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -392,7 +391,6 @@ async def test_the_command_lists_and_shows(
     assert "silent" in listed.stdout and "silent since" in page.stdout and "10 min" in page.stdout
     error = await asyncio.to_thread(shell.refused, "devices", "show", "acme", "none")
     assert isinstance(error, RequestRefused) and error.code == "request.not_found"
-    structlog.reset_defaults()
 
 
 async def test_over_http_a_bound_token_sees_its_own(database: Database, dsn: str) -> None:

@@ -265,6 +265,29 @@ async def test_what_came_on_a_lost_connection_is_not_acknowledged_on_the_next(
         assert await second.acks(1) == [12]
 
 
+async def test_who_leaves_reads_what_still_comes_so_that_no_puback_is_lost_to_a_reset(
+    broker: Broker, database: Database
+) -> None:
+    async def sends_on() -> None:
+        number = 1
+        while True:
+            number = number % 65_000 + 1
+            peer.send(publish(number, b'{"ts":%d,"a":1}' % number) * 20)
+            await asyncio.sleep(0)
+
+    async with ingesting(settings_for(broker.port), database) as ingest:
+        peer = await broker.peer()
+        await peer.welcome()
+        sending = asyncio.create_task(sends_on())
+        assert await peer.acks(20)
+        leaving = asyncio.create_task(ingest.stop())
+        said = await peer.ending()
+        sending.cancel()
+        peer.close()
+        await leaving
+    assert isinstance(said[-1], mqtt5.DisconnectPacket)
+
+
 def now() -> int:
     return now_microseconds() // 1_000_000
 

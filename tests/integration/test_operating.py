@@ -9,7 +9,7 @@ import io
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-import structlog
 from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
@@ -111,9 +110,8 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, dsn: str, empty_dsn: str) -> Iterator[Shell]:
-    yield Shell(tmp_path, dsn, empty_dsn)
-    structlog.reset_defaults()
+def shell(tmp_path: Path, dsn: str, empty_dsn: str) -> Shell:
+    return Shell(tmp_path, dsn, empty_dsn)
 
 
 @asynccontextmanager

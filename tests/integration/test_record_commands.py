@@ -5,12 +5,11 @@ that runs beside them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import structlog
 
 from gateway.model.errors import ConfigError, RequestRefused
 from gateway.model.event import EventType
@@ -24,9 +23,8 @@ from tests.integration.test_operating import Shell
 
 
 @pytest.fixture
-def shell(tmp_path: Path, dsn: str, empty_dsn: str) -> Iterator[Shell]:
-    yield Shell(tmp_path, dsn, empty_dsn)
-    structlog.reset_defaults()
+def shell(tmp_path: Path, dsn: str, empty_dsn: str) -> Shell:
+    return Shell(tmp_path, dsn, empty_dsn)
 
 
 @asynccontextmanager

@@ -20,7 +20,6 @@ def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     before = (root.handlers[:], root.level)
     yield io.StringIO()
-    structlog.reset_defaults()
     root.handlers[:], root.level = before
     logging.captureWarnings(capture=False)
 
