@@ -191,9 +191,8 @@ async def _seed(dsn: str, connections: int, port: int, arguments: argparse.Names
                 names, owners, settings, {"interval": "60s", "initial_days": 0, "lateness": None}, METERS,
             )  # fmt: skip
             await connection.execute(
-                """insert into stream (connection_id, name, phase, watermark, device_watermark, meters_of, next_run_at)
-                   select unnest($1::text[]), 'readings', 'incremental', pg_snapshot_xmin(pg_current_snapshot()),
-                          pg_snapshot_xmin(pg_current_snapshot()), 3, now() + random() * interval '60 seconds'""",
+                """insert into stream (connection_id, name, phase, meters_of, next_run_at)
+                   select unnest($1::text[]), 'readings', 'incremental', 3, now() + random() * interval '60 seconds'""",
                 names,
             )
             for days in range(arguments.partitions):
