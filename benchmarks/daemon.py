@@ -219,6 +219,18 @@ def cpu_seconds(pid: int) -> float:
     return total / 1e9
 
 
+def tree_seconds(pid: int) -> float:
+    """CPU time of a PostgreSQL by its postmaster: of the sessions that there are and those that ended."""
+    ticks = 0.0
+    for process in processes(pid):
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += sum(int(field) for field in (fields[11:15] if process == pid else fields[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def peak_memory_bytes(pid: int) -> int:
     """The highest resident sets so far of its processes, added: what they share counts twice."""
     lines = [

@@ -101,6 +101,7 @@ async def recovery(world: World) -> Figures:
         run = await sync.deliver(size, world.broker, world.postgres, world.directory / str(size))
         figures[f"readings/s of {size:,}"] = run["readings_per_second"]
         figures[f"daemon CPU us a reading of {size:,}"] = run["cpu_microseconds_per_reading"]
+        figures[f"database CPU us a reading of {size:,}"] = run["database_cpu_microseconds_per_reading"]
     rates = [value for name, value in figures.items() if name.startswith("readings/s")]
     return {**figures, "spread": max(rates) / min(rates) - 1}
 
@@ -238,17 +239,26 @@ async def _history(store: Store, sizes: Sizes) -> int:
     for day in range(sizes.days + 1):
         await store.execute("select ensure_partition('telemetry', $1)", (now - timedelta(days=day)).date())
     await store.execute(
-        "insert into device (customer_id, device_id) select 'acme', 'device' || g from generate_series(1,"
-        " $1::int) g",
+        "insert into device (customer_id, device_id, revision) select 'acme', 'device' || g, 1 from"
+        " generate_series(1, $1::int) g",
         sizes.devices,
     )
     await store.execute(
-        """insert into telemetry (customer_id, device_id, ts, metrics, received_at)
-        select 'acme', 'device' || d, t, jsonb_build_object('t', extract(epoch from t)::bigint % 977), t
+        """insert into telemetry (customer_id, device_id, ts, metrics, received_at, revision)
+        select 'acme', 'device' || d, t, jsonb_build_object('t', extract(epoch from t)::bigint % 977), t, 1
         from generate_series($1::timestamptz, $2::timestamptz, '5 minutes') t, generate_series(1, $3::int) d""",
         now - timedelta(days=sizes.days) + timedelta(hours=1),
         now - timedelta(minutes=30),
         sizes.devices,
+        timeout=600,
+    )
+    await store.execute(
+        "insert into customer_log (customer_id, position) values ('acme', 1) on conflict (customer_id) do"
+        " update set position = 1"
+    )
+    await store.execute(
+        """insert into customer_day (customer_id, day, reaches)
+        select distinct 'acme', (ts at time zone 'UTC')::date, 1 from telemetry""",
         timeout=600,
     )
     await store.execute("analyze telemetry")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import asyncpg
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.daemon import Daemon, cpu_seconds, processes
+from benchmarks.daemon import Daemon, cpu_seconds, processes, tree_seconds
 from benchmarks.servers import Mosquitto, Postgres, accepts, end, free_port, wait_until
 from gateway.connections.links import credential_binding
 from gateway.connections.vault import Vault
@@ -125,14 +124,12 @@ async def _counts(dsn: str, server: Postgres, daemon: Daemon) -> dict[str, float
         )
     finally:
         await connection.close()
-    postmaster = server._process
-    assert postmaster is not None
     own, *others = processes(daemon.pid)
     return {
         "queries": queries,
         "daemon": _own_seconds(own),
         "http": sum(_own_seconds(pid) for pid in others),
-        "database": _tree_seconds(postmaster.pid),
+        "database": tree_seconds(server.pid),
         "rss": _resident(own),
         "http rss": sum(_resident(pid) for pid in others),
     }
@@ -142,18 +139,6 @@ def _own_seconds(pid: int) -> float:
     return sum(
         int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()
     ) / 1e9  # fmt: skip
-
-
-def _tree_seconds(pid: int) -> float:
-    """Of the postmaster, the sessions that there are and those that ended."""
-    ticks = 0.0
-    for process in processes(pid):
-        try:
-            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        ticks += sum(int(field) for field in (fields[11:15] if process == pid else fields[11:13]))
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _resident(pid: int) -> int:

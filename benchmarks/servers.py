@@ -131,6 +131,12 @@ class Postgres:
         """The directory of initdb and postgres, where they are not the wheel's."""
 
     @property
+    def pid(self) -> int:
+        """Of the postmaster that runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log_path(self) -> Path:
         """What it writes, over all its starts."""
         return self._root / "log"
