@@ -16,6 +16,7 @@ import structlog
 from gateway import clock, metrics
 from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Pipeline
+from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
 from gateway.ingest.session import (
     DROPPED_TOPIC,
@@ -26,6 +27,7 @@ from gateway.ingest.session import (
     connect,
     stale_filters,
 )
+from gateway.ingest.upkeep import Upkeep, unheard
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.pressure import Pressure
@@ -34,6 +36,7 @@ from gateway.store import leases, telemetry
 from gateway.store.leases import Term
 from gateway.store.pool import Database
 from gateway.store.telemetry import TelemetryStore
+from gateway.store.telemetry import unheard as store_unheard
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +48,9 @@ STEADY_SECONDS = 30.0
 RECONNECT_CAP_SECONDS = 30.0
 SUSPECT_AFTER = 4
 DRAIN_SECONDS = 10.0
+UNKNOWN_ABSENCE_SECONDS = 3600.0
+"""How long a session was away of which nobody knows: before the first start, and of a version that did not note it."""
+
 LEFTOVER_SECONDS = 60.0
 """How long no message came that only the sources of before take, until they are forgotten. A broker may still have
 some queued when it says that their filters are given up."""
@@ -64,6 +70,8 @@ class Partition:
         term: Term,
         pressure: Pressure | None = None,
         registry: Registry | None = None,
+        quotas: Quotas | None = None,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self.term = term
         self._settings = settings
@@ -73,20 +81,39 @@ class Partition:
         store = TelemetryStore(
             database,
             register_customers=settings.telemetry.auto_register_customers,
-            max_devices=settings.telemetry.max_devices,
+            max_devices=lambda customer: self._quotas.of(customer).devices,
             term=term,
+            count=store_unheard if upkeep is None else upkeep.stored,
         )
+        self._quotas = quotas or Quotas(settings.quotas)
         self._pipeline = Pipeline(
-            settings.telemetry, decoder, store, pressure, note=None if registry is None else registry.note
+            settings.telemetry,
+            decoder,
+            store,
+            pressure,
+            note=None if registry is None else registry.note,
+            quotas=self._quotas,
+            slowed=unheard if upkeep is None else upkeep.note,
         )
         self._session: Session | None = None
         self._client = ""
+        self._up_at = 0.0
         self._held: tuple[str, ...] = ()
         self._recording = asyncio.Lock()
         self._succeeding: tuple[Decoder, float] | None = None
         self._stopping = False
         self._ever_connected = False
         self._said_unsafe = False
+
+    @property
+    def quotas(self) -> Quotas:
+        """What bounds its customers."""
+        return self._quotas
+
+    @property
+    def client(self) -> str | None:
+        """The client id whose session is up; None while it is not."""
+        return self._client if self.connected else None
 
     @property
     def connected(self) -> bool:
@@ -204,7 +231,16 @@ class Partition:
             client = await telemetry.client_id(self._database, self._settings.instance, self._number)
             return client, tuple(sorted(await telemetry.subscriptions(self._database, client)))
 
-        return await self._until_stored(ask)
+        found = await self._until_stored(ask)
+        away = await self._until_stored(partial(telemetry.away_seconds, self._database, found[0]))
+        self._up_at = clock.monotonic() - (UNKNOWN_ABSENCE_SECONDS if away is None else away)
+        return found
+
+    def _was_away(self) -> None:
+        """What waits at the broker since the session was last up is no flood."""
+        now = clock.monotonic()
+        self._pipeline.absent(now - self._up_at)
+        self._up_at = now
 
     async def _until_stored(self, operation: Callable[[], Awaitable[T]]) -> T:
         attempt = 0
@@ -232,6 +268,7 @@ class Partition:
                 optional=optional,
             )
             started = clock.monotonic()
+            self._was_away()  # before the first message can come
             try:
                 self._session = await connect(self._settings.broker, subscription, self._pipeline)
             except OptionalRefused:
@@ -262,6 +299,7 @@ class Partition:
                     continue
                 await self._went_up(filters, self._session.session_present)
                 reason = await self._session.closed
+                self._up_at = clock.monotonic()
                 metrics.CONNECTED.labels(str(self._number)).set(0)
                 quick_ends = quick_ends + 1 if clock.monotonic() - started < 5.0 else 0
             if self._stopping:

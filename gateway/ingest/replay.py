@@ -50,7 +50,7 @@ async def replay_message(settings: Settings, database: Database, dead_letter: in
     store = TelemetryStore(
         database,
         register_customers=settings.telemetry.auto_register_customers,
-        max_devices=settings.telemetry.max_devices,
+        max_devices=lambda customer: settings.quotas.of(customer).devices,
     )
     await store.write([(key, metrics, received_at) for key, metrics in samples.items()], ())
     await dead_letters.remove(database, dead_letter, kept)

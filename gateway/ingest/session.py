@@ -18,8 +18,9 @@ import mqtt5
 import structlog
 
 from gateway import clock, metrics
+from gateway.ingest.batch import Message
 from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, Unreadable
-from gateway.ingest.pipeline import Message, Pipeline
+from gateway.ingest.pipeline import Pipeline
 from gateway.model.errors import BrokerRefused, ConfigError
 from gateway.model.subscriptions import Copies, copies_of
 from gateway.payloads.formats.values import Reason

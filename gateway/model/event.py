@@ -43,7 +43,8 @@ class EventType(enum.StrEnum):
     INCIDENT_OPENED = "incident.opened"
     INCIDENT_CLOSED = "incident.closed"
     WEBHOOK_DISABLED = "webhook.disabled"
-    DEVICES_REFUSED = "devices.refused"
+    QUOTA_EXCEEDED = "quota.exceeded"
+    QUOTA_RECOVERED = "quota.recovered"
     METERS_REFUSED = "meters.refused"
     DEAD_LETTERS_DROPPED = "dead_letters.dropped"
 

@@ -27,7 +27,8 @@ MAX_SAMPLES = 200_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What ingest took from a device since it was written last. `metrics`: (time, value) by name. Times in
-    microseconds since the epoch. `source` None: neither title nor source is known.
+    microseconds since the epoch. `source` None: neither title nor source is known. `most`: how many metrics may be
+    known of it; `is_cut`: there were more.
     """
 
     customer: str
@@ -39,6 +40,8 @@ class Seen:
     last: int
     values: Metrics
     times: dict[str, int]
+    most: int = 1_024
+    is_cut: bool = False
 
     def payload(self) -> bytes:
         """Its metrics, as they are stored."""
@@ -114,10 +117,12 @@ class Series:
     complete: bool
 
 
-async def write(database: Database, seen: Sequence[Seen], payloads: Sequence[bytes]) -> None:
-    """Stores what was taken; one statement. `payloads`: of each. Raises StoreError."""
+async def write(database: Database, seen: Sequence[Seen], payloads: Sequence[bytes]) -> list[tuple[str, str]]:
+    """Stores what was taken; one statement. `payloads`: of each. Returns the devices of which metrics were forgotten,
+    for there were more than `most`. Raises StoreError.
+    """
     async with database.connection() as connection:
-        await connection.execute(
+        rows = await connection.fetch(
             sql("device_write"),
             [one.customer for one in seen],
             [one.device for one in seen],
@@ -127,7 +132,9 @@ async def write(database: Database, seen: Sequence[Seen], payloads: Sequence[byt
             [one.last for one in seen],
             [one.first for one in seen],
             [payload.decode() for payload in payloads],
+            [one.most for one in seen],
         )
+    return [(row["customer_id"], row["device_id"]) for row in rows]
 
 
 class Devices:
