@@ -30,6 +30,7 @@ from gateway.http.ports import Services
 from gateway.http.process import Start
 from gateway.http.scheduling import step_back
 from gateway.http.server import HttpServer
+from gateway.ingest.messages import Messages
 from gateway.model.errors import StoreUnavailable
 from gateway.settings import Settings
 from gateway.store.pool import Database
@@ -81,8 +82,14 @@ async def _mount(start: Start, daemon: Daemon, server: HttpServer, exposition: E
         stack.push_async_callback(database.close)
         exposition.serve(database)
         engine = await stack.enter_async_context(Engine.open(start.settings, database, owner=start.owner))
-        daemon.tell_customers(engine.know_customers)
-        server.serve(_services(start.settings, database, engine))
+        messages = Messages(start.settings, database)
+
+        def know(settings: Settings) -> None:
+            engine.know_customers(settings.customers)
+            messages.know(settings)
+
+        daemon.tell_settings(know)
+        server.serve(_services(start.settings, database, engine, messages))
         step_back()  # not before: beside a machine that is busy the start itself would take minutes
         await asyncio.Event().wait()
 
@@ -103,7 +110,7 @@ async def _open(settings: Settings) -> Database:
             await asyncio.sleep(1.0)
 
 
-def _services(settings: Settings, database: Database, engine: Engine) -> Services:
+def _services(settings: Settings, database: Database, engine: Engine, messages: Messages) -> Services:
     return assemble(
         settings,
         database,
@@ -112,6 +119,7 @@ def _services(settings: Settings, database: Database, engine: Engine) -> Service
         login_url=authorization_url,
         exchange=engine.exchange,
         systems=SYSTEMS,
+        messages=messages,
         webhooks=WebhookService(settings.webhooks, database, EndpointSealer(engine.vault)),
     )
 

@@ -27,6 +27,7 @@ from gateway.http.documents import (
     WebhookDocument,
 )
 from gateway.http.ports import Services, System
+from gateway.ingest.messages import Messages
 from gateway.model.access import Principal
 from gateway.model.credits import Book, Transfer, by_customer
 from gateway.settings import Settings
@@ -51,6 +52,7 @@ def assemble(
     exchange: CodeExchange,
     systems: Mapping[str, links.System],
     webhooks: WebhookService,
+    messages: Messages,
 ) -> Services:
     """What `HttpServer.serve` is given."""
     return Services(
@@ -58,6 +60,7 @@ def assemble(
         reader=Views(database),
         records=Records(database),
         devices=Devices(database),
+        messages=messages,
         access=StoredAccess(database),
         credits=Ledger(database),
         incidents=StoredIncidents(database),

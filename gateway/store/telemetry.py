@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from operator import itemgetter
 
 import orjson
@@ -18,6 +18,7 @@ from gateway.model.errors import StoreRejected, StoreUnavailable, TooManyDevices
 from gateway.model.quota import Excess
 from gateway.model.sample import Metrics, from_microseconds
 from gateway.store import leases, quotas
+from gateway.store.dead_letters import Kept
 from gateway.store.leases import Term
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -135,13 +136,7 @@ class TelemetryStore:
                 if samples or self._term is not None:
                     written = await insert(connection, samples, days, self._term, sizes)
                 if oldest:  # after the logs of their customers, as whoever registers devices
-                    ordered = sorted(oldest)
-                    await connection.execute(
-                        sql("device_oldest"),
-                        [customer for customer, _ in ordered],
-                        [device for _, device in ordered],
-                        [oldest[pair] for pair in ordered],
-                    )
+                    await _note_oldest(connection, oldest)
                 if dead:
                     await bury(connection, dead)
                 if excesses:
@@ -163,6 +158,35 @@ class TelemetryStore:
         if written.stored:
             self._count_stored(sizes, days, written.stored / len(samples))
         return Written(stored=written.stored, modified=written.modified, opened=opened)
+
+    async def replay(self, samples: Mapping[Key, Metrics], received: int, letter: int, kept: Kept) -> Written:
+        """Stores what an earlier message holds, and lets go of its dead letter, in one transaction: all or nothing, and
+        done twice it changes nothing more. What was received after the message stays as it is: only metrics that are
+        missing there are added. Raises as `write`.
+        """
+        devices = sorted({(key[0], key[1]) for key in samples})
+        days = {(key[0], key[2] // DAY) for key in samples}
+        written = Written(stored=0, modified=0)
+        sizes: dict[str, int] = {}
+        for day in sorted({day for _, day in days} - self._days):
+            async with self._database.connection() as connection:
+                await connection.execute("select ensure_partition('telemetry', $1)", _date(day))
+            self._days.add(day)
+        async with self._database.transaction() as connection:
+            if samples:
+                # the logs are locked from here on: nothing of these customers changes between look and write
+                await self._register(connection, devices, {customer for customer, _ in days})
+                news = await _news(connection, samples, kept.last_at)
+                if news:
+                    stored = [(key, metrics, received) for key, metrics in news.items()]
+                    theirs = {(key[0], key[2] // DAY) for key in news}
+                    written = await insert(connection, stored, theirs, None, sizes)
+                    oldest = self._older(stored)
+                    await _note_oldest(connection, oldest)
+            await connection.execute(sql("dead_letter_remove"), letter, kept.occurrences)
+        if written.stored:
+            self._count_stored(sizes, days, written.stored / len(samples))
+        return written
 
     def _count_stored(self, sizes: dict[str, int], days: Collection[tuple[str, int]], part: float) -> None:
         """`part` of the samples is new. A customer's bytes are spread evenly over its days of the batch."""
@@ -290,6 +314,32 @@ async def insert(
     if not row["known"]:
         raise LogMissing("a customer of the batch has no log; it is opened with the customer's devices")
     return Written(stored=row["stored"], modified=row["modified"])
+
+
+async def _note_oldest(connection: Connection, oldest: Mapping[tuple[str, str], int]) -> None:
+    ordered = sorted(oldest)
+    await connection.execute(
+        sql("device_oldest"),
+        [customer for customer, _ in ordered],
+        [device for _, device in ordered],
+        [oldest[pair] for pair in ordered],
+    )
+
+
+async def _news(
+    connection: Connection, samples: Mapping[Key, Metrics], received_at: datetime
+) -> dict[Key, Metrics]:
+    """What of these samples, received until then, is not replaced by something later."""
+    keys = list(samples)
+    rows = await connection.fetch(
+        sql("telemetry_held"), [key[0] for key in keys], [key[1] for key in keys], [key[2] for key in keys]
+    )
+    news = dict(samples)
+    for row in rows:
+        key = keys[row["place"] - 1]
+        if row["received_at"] > received_at:
+            news[key] = {name: value for name, value in news[key].items() if name not in row["metrics"]}
+    return {key: metrics for key, metrics in news.items() if metrics}
 
 
 async def bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
