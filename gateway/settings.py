@@ -28,7 +28,7 @@ from gateway.model.arithmetic import Arithmetic, misfit
 from gateway.model.connector import Auth, Hosting
 from gateway.model.dsn import check_own_dsn
 from gateway.model.meter import HELD, MAX_HELD_WINDOWS, MAX_HOLD, Reduce
-from gateway.model.quota import Quota
+from gateway.quota_settings import QuotasSettings
 from gateway.settings_base import Identifier, Section
 from gateway.source_settings import DEFAULT_SOURCES, SourceSettings
 
@@ -98,9 +98,6 @@ Network = Annotated[
     BeforeValidator(parse_network),
     WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "192.168.7.20", "fd00::/8"]}),
 ]
-
-
-MAX_METRICS_PER_DEVICE = 1_024
 
 
 class BrokerSettings(Section):
@@ -181,44 +178,6 @@ class TelemetrySettings(Section):
     memory_low_bytes: int = Field(2 << 20, ge=1 << 18)
     dead_letter_bytes: int = Field(256 << 20, ge=1 << 20)
     dead_letter_retention: Duration = timedelta(days=100)
-
-
-class CustomerQuotaSettings(Section):
-    """One customer's quotas; what is not given is as for all."""
-
-    messages_per_second: float | None = Field(None, gt=0, le=1e9)
-    bytes_per_second: float | None = Field(None, gt=0, le=1e12)
-    devices: int | None = Field(None, ge=1, le=10_000_000)
-    metrics_per_device: int | None = Field(None, ge=1, le=MAX_METRICS_PER_DEVICE)
-    stored_bytes: int | None = Field(None, ge=1 << 20)
-
-
-class QuotasSettings(Section):
-    """What a customer may send and keep, unless `customers` says otherwise. `over_quota_bytes`: what is kept, as dead
-    letters, of what a customer sends beyond it.
-    """
-
-    messages_per_second: float = Field(5_000, gt=0, le=1e9)
-    bytes_per_second: float = Field(1 << 20, gt=0, le=1e12)
-    devices: int = Field(10_000, ge=1, le=10_000_000)
-    metrics_per_device: int = Field(1_024, ge=1, le=MAX_METRICS_PER_DEVICE)
-    stored_bytes: int | None = Field(None, ge=1 << 20)
-    over_quota_bytes: int = Field(8 << 20, ge=0)
-    customers: dict[Identifier, CustomerQuotaSettings] = Field({})
-
-    def of(self, customer: str | None) -> Quota:
-        """A customer's quotas; None: of what is nobody's."""
-        own = self.customers.get(customer or "", _NO_OWN)
-        return Quota(
-            messages_per_second=own.messages_per_second or self.messages_per_second,
-            bytes_per_second=own.bytes_per_second or self.bytes_per_second,
-            devices=own.devices or self.devices,
-            metrics_per_device=own.metrics_per_device or self.metrics_per_device,
-            stored_bytes=own.stored_bytes or self.stored_bytes,
-        )
-
-
-_NO_OWN = CustomerQuotaSettings()
 
 
 def _parse_tier(value: object) -> object:

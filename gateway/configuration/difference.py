@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from gateway.configuration import sources
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Faults
-from gateway.settings import QuotasSettings, Settings
+from gateway.quota_settings import QuotasSettings
+from gateway.settings import Settings
 from gateway.settings_base import Section
 
 RELOADED = frozenset(

@@ -26,7 +26,8 @@ from gateway.model.pressure import Pressure
 from gateway.model.quota import Excess, QuotaKind
 from gateway.model.sample import Metrics
 from gateway.payloads.formats.values import Reason
-from gateway.settings import QuotasSettings, TelemetrySettings
+from gateway.quota_settings import QuotasSettings
+from gateway.settings import TelemetrySettings
 from gateway.store.telemetry import Key, TelemetryStore
 
 log = structlog.get_logger(__name__)
@@ -203,6 +204,7 @@ class Pipeline:
             self._idle.set()  # nothing more will be committed here: nobody needs to wait for it
             if self._slowed is not None:
                 self._slowed.cancel()
+                self._slowed = None
 
     async def drained(self) -> None:
         """Returns when everything that was received is committed and acknowledged, or `run` has ended."""

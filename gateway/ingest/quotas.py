@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from gateway.model.quota import BURST_SECONDS, Bucket, Excess, Quota, QuotaKind
-from gateway.settings import QuotasSettings
+from gateway.quota_settings import QuotasSettings
 
 LETTER_OVERHEAD_BYTES = 500
 """What a dead letter takes beside its topic and payload, roughly."""

@@ -14,7 +14,7 @@ from gateway.ingest.upkeep import unheard
 from gateway.model.errors import StoreError, StoreRejected
 from gateway.model.quota import Excess, QuotaKind
 from gateway.model.sample import Metrics
-from gateway.settings import MAX_METRICS_PER_DEVICE, QuotasSettings
+from gateway.quota_settings import MAX_METRICS_PER_DEVICE, QuotasSettings
 from gateway.store import devices as store
 from gateway.store.devices import Seen
 from gateway.store.pool import Database

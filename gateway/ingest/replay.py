@@ -56,7 +56,7 @@ class Replay:
         self._database = database
         self._store = TelemetryStore(
             database,
-            register_customers=settings.telemetry.auto_register_customers,
+            register_customers=True,  # whoever the decoder takes is listed, though the daemon may not have reloaded yet
             max_devices=lambda customer: settings.quotas.of(customer).devices,
         )
 

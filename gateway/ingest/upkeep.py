@@ -12,7 +12,7 @@ from gateway import clock
 from gateway.ingest.quotas import added
 from gateway.model.errors import StoreError
 from gateway.model.quota import Excess, QuotaKind
-from gateway.settings import QuotasSettings
+from gateway.quota_settings import QuotasSettings
 from gateway.store import quotas as store
 from gateway.store.pool import Database
 from gateway.store.quotas import OverQuota

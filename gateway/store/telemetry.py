@@ -16,7 +16,7 @@ import orjson
 from gateway import clock
 from gateway.model.errors import StoreRejected, StoreUnavailable, TooManyDevices
 from gateway.model.quota import Excess
-from gateway.model.sample import Metrics, from_microseconds
+from gateway.model.sample import Metrics, from_microseconds, to_microseconds
 from gateway.store import leases, quotas
 from gateway.store.dead_letters import Kept
 from gateway.store.leases import Term
@@ -176,13 +176,11 @@ class TelemetryStore:
             if samples:
                 # the logs are locked from here on: nothing of these customers changes between look and write
                 await self._register(connection, devices, {customer for customer, _ in days})
-                news = await _news(connection, samples, kept.last_at)
+                news = await _news(connection, samples, received, kept.last_at)
                 if news:
-                    stored = [(key, metrics, received) for key, metrics in news.items()]
-                    theirs = {(key[0], key[2] // DAY) for key in news}
-                    written = await insert(connection, stored, theirs, None, sizes)
-                    oldest = self._older(stored)
-                    await _note_oldest(connection, oldest)
+                    theirs = {(key[0], key[2] // DAY) for key, _, _ in news}
+                    written = await insert(connection, news, theirs, None, sizes)
+                    await _note_oldest(connection, self._older(news))
             await connection.execute(sql("dead_letter_remove"), letter, kept.occurrences)
         if written.stored:
             self._count_stored(sizes, days, written.stored / len(samples))
@@ -327,19 +325,22 @@ async def _note_oldest(connection: Connection, oldest: Mapping[tuple[str, str], 
 
 
 async def _news(
-    connection: Connection, samples: Mapping[Key, Metrics], received_at: datetime
-) -> dict[Key, Metrics]:
-    """What of these samples, received until then, is not replaced by something later."""
+    connection: Connection, samples: Mapping[Key, Metrics], received: int, last_at: datetime
+) -> list[tuple[Key, Metrics, int]]:
+    """What of these samples is not replaced by something that was received later than `last_at`. A row to which the
+    rest is added keeps that it was: or the next replay would take itself for the later one.
+    """
     keys = list(samples)
     rows = await connection.fetch(
         sql("telemetry_held"), [key[0] for key in keys], [key[1] for key in keys], [key[2] for key in keys]
     )
-    news = dict(samples)
+    news = {key: (metrics, received) for key, metrics in samples.items()}
     for row in rows:
         key = keys[row["place"] - 1]
-        if row["received_at"] > received_at:
-            news[key] = {name: value for name, value in news[key].items() if name not in row["metrics"]}
-    return {key: metrics for key, metrics in news.items() if metrics}
+        if row["received_at"] > last_at:
+            missing = {name: value for name, value in samples[key].items() if name not in row["metrics"]}
+            news[key] = missing, to_microseconds(row["received_at"])
+    return [(key, metrics, at) for key, (metrics, at) in news.items() if metrics]
 
 
 async def bury(connection: Connection, dead: Collection[DeadMessage]) -> None:

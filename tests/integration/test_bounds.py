@@ -11,7 +11,8 @@ from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.quotas import Quotas
 from gateway.payloads.sources import compile_sources
-from gateway.settings import QuotasSettings, TelemetrySettings
+from gateway.quota_settings import QuotasSettings
+from gateway.settings import TelemetrySettings
 from gateway.store import retention
 from gateway.store.pool import Database
 from gateway.store.telemetry import DeadMessage, TelemetryStore

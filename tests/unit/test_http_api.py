@@ -63,12 +63,23 @@ NEEDS = {
     "list_devices": Role.VIEWER,
     "read_device": Role.VIEWER,
     "read_series": Role.VIEWER,
+    "list_messages": Role.VIEWER,
+    "count_messages": Role.VIEWER,
+    "read_message": Role.VIEWER,
+    "discard_message": Role.OPERATOR,
+    "replay_message": Role.OPERATOR,
+    "replay_messages": Role.OPERATOR,
+    "discard_messages": Role.OPERATOR,
+    "list_over_quota": Role.VIEWER,
+    "read_quotas": Role.VIEWER,
 }
 BODIES: dict[str, object] = {
     "create_connection": {"id": "{customer}-9", "customer": "{customer}", "system": "maintainx"},
     "change_connection": {"sync": {"interval": "5m"}},
     "synchronise": {"mode": "full"},
     "replay_dead_letters": {"ids": [1]},
+    "replay_messages": {"customer": "{customer}"},
+    "discard_messages": {"customer": "{customer}", "expected": 3},
     "create_webhook": {"url": "https://hooks.example.com/", "customer": "{customer}"},
 }
 OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
@@ -116,11 +127,14 @@ async def ask(
         key="1",
         customer=customer,
         device=f"{customer}-pump-1",
+        message={"acme": 101, "globex": 201}.get(customer, 999),
     )
     parameters = {
         "replay_webhook": {"from": NOW.isoformat()},
         "list_records": {"customer": customer},
         "list_devices": {"customer": customer},
+        "list_messages": {"customer": customer},
+        "count_messages": {"customer": customer},
         "read_series": {"metric": "t"},
     }
     body = BODIES.get(name)
@@ -175,6 +189,8 @@ async def test_roles(name: str, method: str, path: str, role: str | None) -> Non
             and not made.webhooks.asked
             and not made.reader.replayed
             and not made.reauthorizing.invited
+            and not made.messages.replayed
+            and not made.messages.discarded
         )
 
 
@@ -186,6 +202,7 @@ async def leaks(made: World, name: str, method: str, path: str) -> str | None:
         missing = await ask(client, name, method, path, "nobody", connection="nobody-1")
         own = await ask(client, name, method, path, "globex")
     done = made.service.asked + made.reader.replayed + made.webhooks.asked + made.reauthorizing.invited
+    done += [one for one in (*made.messages.replayed, *made.messages.discarded) if "101" in str(one)]
     if made.reader.held.keys() - before.keys() - {"globex-9"} or any("acme" in str(one) for one in done):
         return f"did {done}"
     if "{" in path:
@@ -324,6 +341,8 @@ async def test_lists_are_paged_without_gap_or_repetition() -> None:
             ("/v1/credits/transfers", "id"),
             ("/v1/devices", "device"),
             ("/v1/alerts", "id"),
+            ("/v1/messages", "id"),
+            ("/v1/quotas", "quota"),
         ):
             whole = [item[key] for item in (await client.get(path)).json()["items"]]
             seen: list[object] = []

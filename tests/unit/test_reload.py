@@ -39,6 +39,7 @@ OTHER: dict[str, Any] = {
     "egress": {"allow": ["10.0.0.0/8"]},
     "metrics": {"connections": 7},
     "logging": {"level": "debug"},
+    "quotas": {"devices": 5, "customers": {"acme": {"messages_per_second": 3}}},
 }
 
 
@@ -49,7 +50,7 @@ def settings(**sections: object) -> Settings:
 
 
 def paths(tree: dict[str, Any], prefix: str = "") -> set[str]:
-    whole = {"credits.customer_quota"}
+    whole = {"credits.customer_quota", "quotas.customers"}
     found: set[str] = set()
     for key, value in tree.items():
         path = prefix + key

@@ -10,6 +10,7 @@ from gateway.http import cursors
 from gateway.http.api.paging import LIMIT, Cursor, Limit, page
 from gateway.http.auth import Serving, Viewer, check_customer, only_customer
 from gateway.http.documents import CustomerQuotas, OverQuotaDocument, Page
+from gateway.http.openapi import problems
 from gateway.settings_base import IDENTIFIER
 
 router = APIRouter(tags=["quotas"])
@@ -32,7 +33,7 @@ async def list_over_quota(
     )
 
 
-@router.get("/v1/quotas/{customer}", summary="A customer's quotas")
+@router.get("/v1/quotas/{customer}", summary="A customer's quotas", responses=problems("request.not_found"))
 async def read_quotas(
     serving: Serving,
     asking: Viewer,
