@@ -137,7 +137,7 @@ def discard(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Let go of dead messages for good: those of a customer, source or reason. It asks first.
+    """Discard dead messages: those of a customer, source or reason. It asks first; this cannot be undone.
 
     Example: fieldgate dead-letters discard --messages --customer acme --reason invalid_json
     """
@@ -153,7 +153,7 @@ def discard(
 
     found, count = operate(config, look)
     if count:
-        screen.agree(f"Let go of {screen.count(count, 'dead message')} for good?", yes=yes)
+        screen.agree(f"Discard {screen.count(count, 'dead message')}? They cannot be tried again.", yes=yes)
     operate(
         config,
         lambda operator: Messages(operator.settings, operator.database).discard(found, expected=count),
