@@ -30,7 +30,7 @@ class QuotasSettings(Section):
     devices: int = Field(10_000, ge=1, le=10_000_000)
     metrics_per_device: int = Field(1_024, ge=1, le=MAX_METRICS_PER_DEVICE)
     stored_bytes: int | None = Field(None, ge=1 << 20)
-    over_quota_bytes: int = Field(8 << 20, ge=0)
+    over_quota_bytes: int = Field(4 << 20, ge=0)
     customers: dict[Identifier, CustomerQuotaSettings] = Field({})
 
     def of(self, customer: str | None) -> Quota:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway import clock
 from gateway.ingest.batch import Batch, Message
 from gateway.ingest.decode import Decoder, Row
 from gateway.ingest.quotas import Quotas, Used, added
@@ -60,10 +61,13 @@ class Gate:
         return rows
 
     def refused(self, batch: Batch, message: Message, error: DecodeError, used: Used) -> None:
-        """Nothing of the message can be taken: it becomes a dead letter."""
+        """Nothing of the message can be taken: it becomes a dead letter, unless too much is that already."""
         topic, payload, _, is_retained = message
-        customer = self._decoder.customer_of(topic)
+        customer, now = self._decoder.customer_of(topic), clock.monotonic()
         charge(used, customer, len(payload))
+        if not self._quotas.buries(customer, len(payload), now):
+            self.over(batch, QuotaKind.BYTES, customer, topic, payload, now, is_retained=is_retained)
+            return
         batch.dead.append(
             self.dead(topic, payload, error.reason, error.detail, customer, is_retained=is_retained)
         )
@@ -133,8 +137,12 @@ def charge(used: Used, customer: str | None, size: int) -> None:
         mine[1] += size
 
 
-def charge_rows(used: Used, rows: Sequence[Row], size: int) -> None:
-    """A message counts for each customer that it names: mostly one."""
+def charge_rows(used: Used, rows: Sequence[Row], size: int, watched: set[str | None]) -> None:
+    """A message counts for each customer that it names, mostly one. While somebody is watched each was charged for
+    itself.
+    """
+    if watched:
+        return
     if len(rows) == 1:
         charge(used, rows[0][0], size)
         return

@@ -49,7 +49,7 @@ RECONNECT_CAP_SECONDS = 30.0
 SUSPECT_AFTER = 4
 DRAIN_SECONDS = 10.0
 UNKNOWN_ABSENCE_SECONDS = 3600.0
-"""How long a session was away of which nobody knows: before the first start, and of a version that did not note it."""
+"""How long a session was away that an earlier version served, which did not note it."""
 
 LEFTOVER_SECONDS = 60.0
 """How long no message came that only the sources of before take, until they are forgotten. A broker may still have
@@ -233,7 +233,9 @@ class Partition:
 
         found = await self._until_stored(ask)
         away = await self._until_stored(partial(telemetry.away_seconds, self._database, found[0]))
-        self._up_at = clock.monotonic() - (UNKNOWN_ABSENCE_SECONDS if away is None else away)
+        if away is None:  # a session that was never subscribed has nothing queued
+            away = UNKNOWN_ABSENCE_SECONDS if found[1] else 0.0
+        self._up_at = clock.monotonic() - away
         return found
 
     def _was_away(self) -> None:

@@ -106,10 +106,10 @@ class Pipeline:
         The time of receipt advances with each sample: two that bring no time of their own are two samples.
         """
         received_at, arrived = max(clock.now_microseconds(), self._received_at), clock.monotonic()
-        batch = self._batch_for(session)
+        batch, watched = self._batch_for(session), self._quotas.watched
         acknowledged = taken = taken_bytes = 0
+        # mostly nobody is watched: then nobody is asked of a single message
         used: Used = {}
-        watched = self._quotas.watched  # mostly empty: then nobody is asked of a single message
         for message in messages:
             topic, payload, packet_id, is_retained = message
             if packet_id is None:
@@ -121,7 +121,7 @@ class Pipeline:
             else:
                 batch.acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
                 acknowledged += 1
-            size = len(payload) + MESSAGE_OVERHEAD_BYTES
+            size, buried = len(payload) + MESSAGE_OVERHEAD_BYTES, len(batch.dead)
             if not payload:
                 rows: list[Row] | None = []
             elif watched:
@@ -132,9 +132,10 @@ class Pipeline:
                 except DecodeError as error:
                     rows = None
                     self._gate.refused(batch, message, error, used)
-            if rows:
-                if not watched:  # else each was charged for itself
-                    charge_rows(used, rows, len(payload))
+            if rows is None and len(batch.dead) == buried:
+                size = MESSAGE_OVERHEAD_BYTES  # it was dropped, and holds nothing
+            elif rows:
+                charge_rows(used, rows, len(payload), watched)
                 for customer, device, at, values in rows:
                     key = (customer, device, at)
                     add(batch, key, values, received_at)

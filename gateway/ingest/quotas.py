@@ -15,6 +15,7 @@ LETTER_OVERHEAD_BYTES = 500
 MAX_BUCKETS = 10_000
 MAX_ABSENCE_SECONDS = 7 * 86_400.0
 
+
 Used = dict[str | None, list[int]]
 """Messages and bytes of one read, by customer (None: nobody's)."""
 
@@ -92,6 +93,12 @@ class Quotas:
             self.watched.discard(customer)
         return kind
 
+    def buries(self, customer: str | None, size: int, now: float) -> bool:
+        """Whether a message that cannot be decoded becomes a dead letter as of right: as many bytes a second as may be
+        sent, and not so many at once, for each is written whole.
+        """
+        return self._bucket(customer, now).buries(self.of(customer), size + LETTER_OVERHEAD_BYTES)
+
     def excess(self, customer: str | None, kind: QuotaKind, topic: str, size: int, now: float) -> Excess:
         """One message over quota: kept as a dead letter where there is room, else dropped."""
         bucket = self._bucket(customer, now)
@@ -120,14 +127,14 @@ class Quotas:
         return bucket is not None and (bucket.messages <= 0 or bucket.bytes <= 0)
 
     def _bucket(self, customer: str | None, now: float) -> Bucket:
-        most = BURST_SECONDS + (self._grace_seconds if now < self._grace_until else 0.0)
+        grace = self._grace_seconds if now < self._grace_until else 0.0
         bucket = self._buckets.get(customer)
         if bucket is None:
             if len(self._buckets) >= MAX_BUCKETS:  # a customer that is not watched begins with a full one
                 self._buckets = {one: self._buckets[one] for one in self.watched if one in self._buckets}
-            bucket = self._buckets[customer] = Bucket(now, most)
+            bucket = self._buckets[customer] = Bucket(now, grace)
         else:
-            bucket.refill(now, most)
+            bucket.refill(now, grace)
         return bucket
 
 

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 BURST_SECONDS = 60.0
 """So much of its rate a customer may send at once."""
 
+DEAD_BURST_SECONDS = 2.0
+"""So much of its bytes at once may be dead letters: each is written whole, and all wait for its commit."""
+
 RESTORE_SECONDS = 3600.0
 """In which the room for dead letters over quota becomes free again."""
+
+PACE_SECONDS = 16.0
+"""In which that room is filled at the soonest: those who share the session wait for what is written."""
 
 
 class QuotaKind(enum.StrEnum):
@@ -70,29 +76,35 @@ class Excess:
 class Bucket:
     """How far a customer is from its rates, counted in seconds of them: a change of the quota needs no change here.
 
-    `room`: of dead letters over quota, the part of their bytes that is free.
+    `dead`: of bytes, what dead letters may take; `room`: of dead letters over quota, the part of their bytes that is free;
+    `pace`: the part that may be filled at once.
     """
 
-    __slots__ = ("_at", "bytes", "messages", "over_at", "room")
+    __slots__ = ("_at", "bytes", "dead", "messages", "over_at", "pace", "room")
 
-    def __init__(self, now: float, seconds: float = BURST_SECONDS) -> None:
-        self.messages = self.bytes = seconds
+    def __init__(self, now: float, grace: float = 0.0) -> None:
+        self.messages = self.bytes = BURST_SECONDS + grace
+        self.dead = DEAD_BURST_SECONDS + grace
         self.room = 1.0
+        self.pace = 1 / PACE_SECONDS
         self.over_at = now
         self._at = now
 
-    def refill(self, now: float, most: float) -> None:
-        """Up to `most` seconds."""
+    def refill(self, now: float, grace: float = 0.0) -> None:
+        """Up to a minute's worth, and `grace` seconds beside."""
         passed = now - self._at
         self._at = now
-        self.messages = min(most, self.messages + passed)
-        self.bytes = min(most, self.bytes + passed)
+        self.messages = min(BURST_SECONDS + grace, self.messages + passed)
+        self.bytes = min(BURST_SECONDS + grace, self.bytes + passed)
+        self.dead = min(DEAD_BURST_SECONDS + grace, self.dead + passed)
         self.room = min(1.0, self.room + passed / RESTORE_SECONDS)
+        self.pace = min(1 / PACE_SECONDS, self.pace + passed / PACE_SECONDS)
 
     def add(self, seconds: float) -> None:
         """What was sent while nobody could read is of that time."""
         self.messages += seconds
         self.bytes += seconds
+        self.dead += seconds
 
     def charge(self, quota: Quota, messages: int, size: int) -> float:
         """Takes what has come already; for how many seconds nothing more should."""
@@ -109,10 +121,18 @@ class Bucket:
         self.charge(quota, 1, size)
         return None
 
+    def buries(self, quota: Quota, size: int) -> bool:
+        """Whether a message that cannot be decoded becomes a dead letter as of right; it is charged then."""
+        if self.dead <= 0:
+            return False
+        self.dead -= size / quota.bytes_per_second
+        return True
+
     def keeps(self, size: int, most: int) -> bool:
         """Whether a message over quota still has room among the dead letters; it is charged there."""
         part = size / most if most else 2.0
-        if part > self.room:
+        if part > self.room or self.pace <= 0:
             return False
         self.room -= part
+        self.pace -= part
         return True

@@ -332,7 +332,7 @@ def test_no_more_passes_than_a_minute_of_the_rate_and_what_time_gives(
     bucket = Bucket(now)
     for wait, count in steps:
         now += wait
-        bucket.refill(now, BURST_SECONDS)
+        bucket.refill(now)
         before = passed
         passed += sum(bucket.refusal(quota, 1) is None for _ in range(count))
         total += count
