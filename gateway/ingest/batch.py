@@ -28,6 +28,16 @@ class Acknowledger(Protocol):
         ...
 
 
+class Tally:
+    """What of a batch is over one quota: counted message by message, in a flood."""
+
+    __slots__ = ("allowed", "dead_letters", "dropped", "dropped_bytes")
+
+    def __init__(self, allowed: float) -> None:
+        self.allowed = allowed
+        self.dead_letters = self.dropped = self.dropped_bytes = 0
+
+
 class Batch:
     """Messages of one connection that are committed together."""
 
@@ -54,7 +64,7 @@ class Batch:
         self.samples: dict[Key, tuple[Metrics, int]] = {}
         self.messages: list[tuple[Key, Message]] = []  # whence each sample came, to bury the right one
         self.dead: list[DeadMessage] = []
-        self.excess: dict[tuple[str | None, QuotaKind], Excess] = {}
+        self.excess: dict[tuple[str | None, QuotaKind], Tally] = {}
         self.acks = bytearray()
         self.arrivals: list[tuple[float, int]] = []  # (monotonic receipt, QoS 1 messages)
         self.bytes = 0
@@ -65,6 +75,21 @@ class Batch:
         self.empty = 0
         self.ignored = 0
         self.retained = 0
+
+
+def excesses(batch: Batch) -> list[Excess]:
+    """What of it was over quotas."""
+    return [
+        Excess(
+            customer=customer,
+            kind=kind,
+            allowed=tally.allowed,
+            dead_letters=tally.dead_letters,
+            dropped=tally.dropped,
+            dropped_bytes=tally.dropped_bytes,
+        )
+        for (customer, kind), tally in batch.excess.items()
+    ]
 
 
 def add(batch: Batch, key: Key, values: Metrics, received_at: int) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway import clock
-from gateway.ingest.batch import Batch, Message
+from gateway.ingest.batch import Batch, Message, Tally
 from gateway.ingest.decode import Decoder, Row
-from gateway.ingest.quotas import Quotas, Used, added
+from gateway.ingest.quotas import Quotas, Used
 from gateway.model.errors import DecodeError
 from gateway.model.quota import QuotaKind
 from gateway.payloads.formats.values import Reason
@@ -87,11 +87,16 @@ class Gate:
         """The message is over a quota: it is told with its batch, kept as a dead letter where there is room, and
         dropped where not.
         """
-        one = self._quotas.excess(customer, kind, topic, len(payload), now)
-        batch.excess[customer, kind] = added(batch.excess, one)
-        if one.dead_letters:
-            detail = f"over quotas.{kind} of its customer ({one.allowed:g})"
+        tally = batch.excess.get((customer, kind))
+        if tally is None:
+            tally = batch.excess[customer, kind] = Tally(self._quotas.of(customer).allowed(kind))
+        if self._quotas.keeps(customer, topic, len(payload), now):
+            tally.dead_letters += 1
+            detail = f"over quotas.{kind} of its customer ({tally.allowed:g})"
             batch.dead.append(self.dead(topic, payload, reason, detail, customer, is_retained=is_retained))
+        else:
+            tally.dropped += 1
+            tally.dropped_bytes += len(payload)
 
     def dead(
         self,

@@ -15,7 +15,7 @@ from dataclasses import replace
 import structlog
 
 from gateway import clock, metrics
-from gateway.ingest.batch import Acknowledger, Batch, Message, add
+from gateway.ingest.batch import Acknowledger, Batch, Message, add, excesses
 from gateway.ingest.decode import Decoder, Row
 from gateway.ingest.gate import Gate, charge_rows
 from gateway.ingest.quotas import Quotas, Used
@@ -278,7 +278,7 @@ class Pipeline:
         while True:
             started = clock.monotonic()
             try:
-                written = await self._store.write(samples, batch.dead, tuple(batch.excess.values()))
+                written = await self._store.write(samples, batch.dead, excesses(batch))
             except TooManyDevices as error:
                 samples = self._refuse(batch, samples, error.devices)
                 continue

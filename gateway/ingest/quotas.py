@@ -4,7 +4,7 @@ for each partition, whose customers are its own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from gateway.model.quota import BURST_SECONDS, Bucket, Excess, Quota, QuotaKind
 from gateway.quota_settings import QuotasSettings
@@ -99,19 +99,10 @@ class Quotas:
         """
         return self._bucket(customer, now).buries(self.of(customer), size + LETTER_OVERHEAD_BYTES)
 
-    def excess(self, customer: str | None, kind: QuotaKind, topic: str, size: int, now: float) -> Excess:
-        """One message over quota: kept as a dead letter where there is room, else dropped."""
-        bucket = self._bucket(customer, now)
+    def keeps(self, customer: str | None, topic: str, size: int, now: float) -> bool:
+        """Whether a message over quota has room among the dead letters. Where not it is dropped."""
         taken = len(topic) + size + LETTER_OVERHEAD_BYTES
-        is_kept = bucket.keeps(taken, self._settings.over_quota_bytes)
-        return Excess(
-            customer=customer,
-            kind=kind,
-            allowed=self.of(customer).allowed(kind),
-            dead_letters=int(is_kept),
-            dropped=int(not is_kept),
-            dropped_bytes=0 if is_kept else size,
-        )
+        return self._bucket(customer, now).keeps(taken, self._settings.over_quota_bytes)
 
     def of(self, customer: str | None) -> Quota:
         """The quota of a customer; of what is nobody's the default."""
@@ -136,9 +127,3 @@ class Quotas:
         else:
             bucket.refill(now, grace)
         return bucket
-
-
-def added(excesses: Mapping[tuple[str | None, QuotaKind], Excess], one: Excess) -> Excess:
-    """What is told of its customer and quota with this one."""
-    held = excesses.get((one.customer, one.kind))
-    return one if held is None else held.plus(one)

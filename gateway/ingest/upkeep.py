@@ -9,7 +9,6 @@ from datetime import date
 import structlog
 
 from gateway import clock
-from gateway.ingest.quotas import added
 from gateway.model.errors import StoreError
 from gateway.model.quota import Excess, QuotaKind
 from gateway.quota_settings import QuotasSettings
@@ -51,7 +50,9 @@ class Upkeep:
 
     def note(self, excess: Excess) -> None:
         """What came over a quota, and is part of no commit."""
-        self._waiting[excess.customer, excess.kind] = added(self._waiting, excess)
+        key = excess.customer, excess.kind
+        held = self._waiting.get(key)
+        self._waiting[key] = excess if held is None else held.plus(excess)
 
     def stored(self, customer: str, day: date, size: int) -> None:
         """So many bytes of samples were committed. A process that is killed forgets those of some seconds."""
