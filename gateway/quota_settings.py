@@ -21,8 +21,8 @@ class CustomerQuotaSettings(Section):
 
 
 class QuotasSettings(Section):
-    """What a customer may send and keep, unless `customers` says otherwise. `over_quota_bytes`: what is kept, as dead
-    letters, of what a customer sends beyond it.
+    """What a customer may send and keep, unless `customers` says otherwise. `over_quota_bytes`: what is kept,
+    as dead letters, of what a customer sends beyond it.
     """
 
     messages_per_second: float = Field(5_000, gt=0, le=1e9)

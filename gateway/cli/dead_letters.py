@@ -90,7 +90,8 @@ def replay(
 ) -> None:
     """Try dead letters again: a reading is due once more, a message is decoded once more.
 
-    What was taken before, or came later, stays as it is. A message that fails again stays with its new reason.
+    What was taken before, or came later, stays as it is. A message that fails again stays with its new
+    reason.
 
     Example: fieldgate dead-letters replay --messages --customer acme --reason unmatched_topic
     """
@@ -263,7 +264,8 @@ async def _replay_one(operator: Operator, dead_letter: int) -> None:
         if found.failed:
             raise RequestRefused(
                 "request.conflict",
-                f"dead letter {dead_letter} still cannot be taken: {found.failed[0].reason}: {found.failed[0].detail}",
+                f"dead letter {dead_letter} still cannot be taken: {found.failed[0].reason}:"
+                f" {found.failed[0].detail}",
             )
     elif kept.connection is None or not await operator.views.replay(kept.connection, [dead_letter]):
         raise RequestRefused(

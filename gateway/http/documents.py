@@ -135,15 +135,19 @@ class ConnectionDocument(Document):
     def _as_given(cls, stored: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
         """As a `PATCH` takes them: a duration is `15m`, not a number whose unit nobody knows."""
         return [
-            {**meter, "every": written(timedelta(seconds=every))}
-            if isinstance(every := meter.get("every"), int | float)
-            else dict(meter)
+            (
+                {**meter, "every": written(timedelta(seconds=every))}
+                if isinstance(every := meter.get("every"), int | float)
+                else dict(meter)
+            )
             for meter in stored
         ]
 
 
 class SyncRequest(Section):
-    """`full` walks the initial window again; what is equal is not sent again. `stream`: of records, and only that one."""
+    """`full` walks the initial window again; what is equal is not sent again. `stream`: of records, and only
+    that one.
+    """
 
     mode: Literal["incremental", "full"] = "incremental"
     stream: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]{0,63}$")
@@ -334,7 +338,9 @@ class WebhookCreated(WebhookDocument):
 
 
 class DeviceDocument(Document):
-    """A device that was seen. Times are null until something is written of it, some seconds after its first sample."""
+    """A device that was seen. Times are null until something is written of it, some seconds after its first
+    sample.
+    """
 
     customer: str
     device: str
@@ -468,7 +474,9 @@ class FailedMessage(Document):
 
 
 class MessagesReplayed(Document):
-    """What became of them. What was taken is a dead letter no more; nothing that was taken before is taken twice."""
+    """What became of them. What was taken is a dead letter no more; nothing that was taken before is taken
+    twice.
+    """
 
     replayed: int
     samples: int

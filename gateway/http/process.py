@@ -32,7 +32,9 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 from gateway.http_process import main
 main()
 """
-"""Signals are ignored before anything is imported. They cannot be before that: libuv sets them back in a new process."""
+"""Signals are ignored before anything is imported. They cannot be before that: libuv sets them back in a new
+process.
+"""
 
 BACKLOG = 2048
 STEADY_SECONDS = 30.0

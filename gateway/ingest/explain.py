@@ -65,8 +65,8 @@ def explain(
     now: datetime,
     is_retained: bool = False,
 ) -> Explanation:
-    """What the gateway would do with the message, were it received at `now`; `is_retained`: as one that the broker
-    had kept.
+    """What the gateway would do with the message, were it received at `now`; `is_retained`: as one that the
+    broker had kept.
     """
     skipped: list[Skipped] = []
     compiled = compile_sources(telemetry.sources)
@@ -131,7 +131,10 @@ def _why_ignored(decoder: Decoder, topic: str, *, is_retained: bool) -> str:
     if decoder.is_ignored(topic):
         return "the source leaves this topic out (`ignore`)"
     if is_retained:
-        return "the broker had kept the message, and it has no time of its own: nobody knows when it was measured"
+        return (
+            "the broker had kept the message, and it has no time of its own: nobody knows when it was"
+            " measured"
+        )
     return "there is nothing in it to take"
 
 
@@ -143,7 +146,9 @@ def _hints(source: CompiledSource | None, rows: Sequence[Row]) -> Iterator[str]:
     for name, value in metrics.items():
         last = name.rpartition(".")[2].lower()
         if last in TIME_NAMES and source.shape.time_path is None and (_is_time(value)):
-            yield f"{name} looks like the device's time and is taken as a metric: set `time: {{path: {name}}}`"
+            yield (
+                f"{name} looks like the device's time and is taken as a metric: set `time: {{path: {name}}}`"
+            )
         elif isinstance(value, str) and source.shape.fields.text == "keep" and _looks_numeric(value):
             yield f"{name} is the text {value[:40]!r}: `text: numbers` makes numbers of such texts"
     if all(name.startswith("values.") for name in metrics):

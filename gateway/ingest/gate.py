@@ -1,5 +1,5 @@
-"""Where a message becomes a part of its batch, or does not: decoded as far as its customer's quotas go, a dead letter
-where it cannot be decoded or is over one of them.
+"""Where a message becomes a part of its batch, or does not: decoded as far as its customer's quotas go, a
+dead letter where it cannot be decoded or is over one of them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Gate:
     def watched(
         self, batch: Batch, message: Message, received_at: int, arrived: float, used: Used
     ) -> list[Row] | None:
-        """As decoding it, while somebody is over quota: None where nothing of the message is taken. Who is watched is
-        charged here, message by message.
+        """As decoding it, while somebody is over quota: None where nothing of the message is taken. Who is
+        watched is charged here, message by message.
         """
         topic, payload, _, is_retained = message
         watched, named = self._quotas.watched, self._decoder.customer_of(topic)
@@ -84,8 +84,8 @@ class Gate:
         is_retained: bool,
         reason: Reason = Reason.OVER_QUOTA,
     ) -> None:
-        """The message is over a quota: it is told with its batch, kept as a dead letter where there is room, and
-        dropped where not.
+        """The message is over a quota: it is told with its batch, kept as a dead letter where there is room,
+        and dropped where not.
         """
         tally = batch.excess.get((customer, kind))
         if tally is None:
@@ -121,8 +121,9 @@ class Gate:
         )
 
     def ignored(self, batch: Batch, topic: str, payload: bytes) -> None:
-        """Counts what is acknowledged and says nothing: an empty message, which takes away what was retained, one of a
-        topic that its source leaves out, and a retained one without a time of its own, for that was not measured now.
+        """Counts what is acknowledged and says nothing: an empty message, which takes away what was retained,
+        one of a topic that its source leaves out, and a retained one without a time of its own, for that was
+        not measured now.
         """
         if not payload:
             batch.empty += 1
@@ -143,8 +144,8 @@ def charge(used: Used, customer: str | None, size: int) -> None:
 
 
 def charge_rows(used: Used, rows: Sequence[Row], size: int, watched: set[str | None]) -> None:
-    """A message counts for each customer that it names, mostly one. While somebody is watched each was charged for
-    itself.
+    """A message counts for each customer that it names, mostly one. While somebody is watched each was
+    charged for itself.
     """
     if watched:
         return

@@ -1,5 +1,5 @@
-"""What people ask of messages that are dead letters, and of quotas: to see them, to try them again, to let go of them.
-For HTTP and the command line.
+"""What people ask of messages that are dead letters, and of quotas: to see them, to try them again, to let go
+of them. For HTTP and the command line.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from gateway.store.quotas import OverQuota
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """One message: as much of its payload as is kept, what to do about it, and what would become of it now. None where
-    only a part of it was kept.
+    """One message: as much of its payload as is kept, what to do about it, and what would become of it now.
+    None where only a part of it was kept.
     """
 
     message: DeadMessage
@@ -76,9 +76,11 @@ class Messages:
             found.topic,
             found.head,
             telemetry=settings.telemetry,
-            customers={*settings.customers, *([] if found.customer is None else [found.customer])}
-            if settings.telemetry.auto_register_customers
-            else settings.customers,
+            customers=(
+                {*settings.customers, *([] if found.customer is None else [found.customer])}
+                if settings.telemetry.auto_register_customers
+                else settings.customers
+            ),
             connections=(),
             now=found.first_at,
         )
@@ -97,7 +99,9 @@ class Messages:
         return await replay.these(sorted(set(ids)), now=clock.now())
 
     async def discard(self, wanted: Wanted, *, expected: int) -> None:
-        """Lets go of them for good. Raises RequestRefused("request.conflict") where they are not as many as expected."""
+        """Lets go of them for good. Raises RequestRefused("request.conflict") where they are not as many as
+        expected.
+        """
         found = await store.discard(self._database, wanted, expected=expected)
         if found != expected:
             raise RequestRefused(

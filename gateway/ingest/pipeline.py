@@ -54,8 +54,9 @@ class Pipeline:
         quotas: Quotas | None = None,
         slowed: Callable[[Excess], None] = unheard,
     ) -> None:
-        """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored, `slowed` that
-        reading stands since the customer, who has the partition alone, sent more than its quota.
+        """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored,
+        `slowed` that reading stands since the customer, who has the partition alone, sent more than its
+        quota.
         """
         self._note = note
         self._quotas = quotas or Quotas(QuotasSettings())
@@ -241,8 +242,8 @@ class Pipeline:
             self._slow(slowed)
 
     def _slow(self, excess: Excess) -> None:
-        """Reads nothing until its customer, who has this partition alone, is within its quota again: what it sends
-        meanwhile stays at the broker, unacknowledged.
+        """Reads nothing until its customer, who has this partition alone, is within its quota again: what it
+        sends meanwhile stays at the broker, unacknowledged.
         """
         behind = excess.slowed_seconds
         loop = asyncio.get_running_loop()
@@ -331,8 +332,8 @@ class Pipeline:
     def _refuse(
         self, batch: Batch, samples: list[tuple[Key, Metrics, int]], devices: frozenset[tuple[str, str]]
     ) -> list[tuple[Key, Metrics, int]]:
-        """Buries the messages of these devices, as far as there is room for what is over quota; the samples of all
-        others.
+        """Buries the messages of these devices, as far as there is room for what is over quota; the samples
+        of all others.
         """
         now = clock.monotonic()
         refused = {id(m): (key[0], m) for key, m in batch.messages if (key[0], key[1]) in devices}
@@ -355,8 +356,8 @@ class Pipeline:
         return [sample for sample in samples if (sample[0][0], sample[0][1]) not in devices]
 
     async def _isolate(self, batch: Batch, samples: list[tuple[Key, Metrics, int]]) -> tuple[int, int, int]:
-        """Finds what the database refuses by bisection and adds it to the batch's dead; all else is stored: how
-        many samples, new rows and changed ones.
+        """Finds what the database refuses by bisection and adds it to the batch's dead; all else is stored:
+        how many samples, new rows and changed ones.
         """
         kept = stored = modified = 0
         parts = [samples]

@@ -1,5 +1,5 @@
-"""Quotas where messages come in: what a customer sends beyond its own is kept from the others of its partition. One
-for each partition, whose customers are its own.
+"""Quotas where messages come in: what a customer sends beyond its own is kept from the others of its
+partition. One for each partition, whose customers are its own.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Used = dict[str | None, list[int]]
 
 
 class Quotas:
-    """Charges what comes, says what is over. `owner`: the customer that shares the partition with nobody: its reading
-    slows down instead.
+    """Charges what comes, says what is over. `owner`: the customer that shares the partition with nobody: its
+    reading slows down instead.
 
     `watched` holds those of whom each message is asked for (`refusal`); all others are charged once a read.
     """
@@ -51,8 +51,8 @@ class Quotas:
         self.watched |= self._full
 
     def absent(self, seconds: float, now: float) -> None:
-        """Nothing could be read for so long: what devices sent meanwhile waits at the broker, and comes at once. It is
-        of that time, and no flood.
+        """Nothing could be read for so long: what devices sent meanwhile waits at the broker, and comes at
+        once. It is of that time, and no flood.
         """
         if now >= self._grace_until:
             self._grace_seconds = 0.0
@@ -62,8 +62,8 @@ class Quotas:
             bucket.add(seconds)
 
     def charge(self, used: Used, now: float) -> Excess | None:
-        """After each read: takes what came. Where the partition is its customer's own and it sends too much, for how
-        long it is not read: an excess that tells it.
+        """After each read: takes what came. Where the partition is its customer's own and it sends too much,
+        for how long it is not read: an excess that tells it.
         """
         slowed = None
         for customer, (messages, size) in used.items():
@@ -82,7 +82,9 @@ class Quotas:
         return slowed
 
     def refusal(self, customer: str | None, size: int, now: float) -> QuotaKind | None:
-        """Of one that is watched: the quota that this message is over; None where it is taken, and charged."""
+        """Of one that is watched: the quota that this message is over; None where it is
+        taken, and charged.
+        """
         if customer in self._full:
             return QuotaKind.STORED
         bucket = self._bucket(customer, now)
@@ -94,8 +96,8 @@ class Quotas:
         return kind
 
     def buries(self, customer: str | None, size: int, now: float) -> bool:
-        """Whether a message that cannot be decoded becomes a dead letter as of right: as many bytes a second as may be
-        sent, and not so many at once, for each is written whole.
+        """Whether a message that cannot be decoded becomes a dead letter as of right: as many bytes a second
+        as may be sent, and not so many at once, for each is written whole.
         """
         return self._bucket(customer, now).buries(self.of(customer), size + LETTER_OVERHEAD_BYTES)
 

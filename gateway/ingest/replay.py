@@ -35,8 +35,8 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """How many messages were taken, with how many samples; how many stay, the first of them with their reasons. `last`:
-    the id after which to go on, None where nothing is left.
+    """How many messages were taken, with how many samples; how many stay, the first of them with their
+    reasons. `last`: the id after which to go on, None where nothing is left.
     """
 
     replayed: int
@@ -56,13 +56,14 @@ class Replay:
         self._database = database
         self._store = TelemetryStore(
             database,
-            register_customers=True,  # whoever the decoder takes is listed, though the daemon may not have reloaded yet
+            # whoever the decoder takes is listed, though the daemon may not have reloaded yet
+            register_customers=True,
             max_devices=lambda customer: settings.quotas.of(customer).devices,
         )
 
     async def one(self, dead_letter: int, *, now: datetime) -> int | Failed:
-        """Stores its samples and lets go of the letter, in one transaction; how many samples. Done twice it changes
-        nothing more. One that fails stays, with its new reason.
+        """Stores its samples and lets go of the letter, in one transaction; how many samples. Done twice it
+        changes nothing more. One that fails stays, with its new reason.
 
         A sample without a time of its own takes the time at which the message was first received. Raises
         RequestRefused where there is no such message, and StoreError.

@@ -22,11 +22,22 @@ ROUND_SECONDS = 5.0
 STORED_SECONDS = 30.0
 
 ADVICE = {
-    QuotaKind.MESSAGES: "what it sends beyond is kept in part and counted; raise quotas of the customer if it is meant to send so much",
-    QuotaKind.BYTES: "what it sends beyond is kept in part and counted; raise quotas of the customer if it is meant to send so much",
+    QuotaKind.MESSAGES: (
+        "what it sends beyond is kept in part and counted; raise quotas of the customer if it is meant to"
+        " send so much"
+    ),
+    QuotaKind.BYTES: (
+        "what it sends beyond is kept in part and counted; raise quotas of the customer if it is meant to"
+        " send so much"
+    ),
     QuotaKind.DEVICES: "remove devices that are not used, or raise quotas.devices of the customer",
-    QuotaKind.METRICS: "a device that invents names: its samples are stored, and the oldest names are forgotten",
-    QuotaKind.STORED: "nothing more of its telemetry is stored: raise quotas.stored_bytes of the customer, or shorten telemetry.retention",
+    QuotaKind.METRICS: (
+        "a device that invents names: its samples are stored, and the oldest names are forgotten"
+    ),
+    QuotaKind.STORED: (
+        "nothing more of its telemetry is stored: raise quotas.stored_bytes of the customer, or shorten"
+        " telemetry.retention"
+    ),
 }
 
 

@@ -13,15 +13,17 @@ _ROW = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """`text`: as text, where it is one, with what cannot be seen as escapes; else the bytes in hexadecimal."""
+    """`text`: as text, where it is one, with what cannot be seen as escapes; else the
+    bytes in hexadecimal.
+    """
 
     text: str
     is_binary: bool
 
 
 def preview(data: bytes, *, is_cut: bool = False, rows: bool = False) -> Preview:
-    """`is_cut`: there is more of it, so that its last character may be a part of one. `rows`: bytes are shown as lines
-    of sixteen, with what of them is text beside.
+    """`is_cut`: there is more of it, so that its last character may be a part of one. `rows`: bytes are shown
+    as lines of sixteen, with what of them is text beside.
     """
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(data, final=not is_cut)

@@ -46,8 +46,8 @@ class Quota:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Excess:
-    """What came over a quota since it was last told. `customer` None: of what is nobody's. `slowed_seconds`: how long
-    reading stood for it. `device`: of a quota that is one device's.
+    """What came over a quota since it was last told. `customer` None: of what is nobody's. `slowed_seconds`:
+    how long reading stood for it. `device`: of a quota that is one device's.
     """
 
     customer: str | None
@@ -74,10 +74,11 @@ class Excess:
 
 
 class Bucket:
-    """How far a customer is from its rates, counted in seconds of them: a change of the quota needs no change here.
+    """How far a customer is from its rates, counted in seconds of them: a change of the quota needs no change
+    here.
 
-    `dead`: of bytes, what dead letters may take; `room`: of dead letters over quota, the part of their bytes that is free;
-    `pace`: the part that may be filled at once.
+    `dead`: of bytes, what dead letters may take; `room`: of dead letters over quota, the part of their bytes
+    that is free; `pace`: the part that may be filled at once.
     """
 
     __slots__ = ("_at", "bytes", "dead", "messages", "over_at", "pace", "room")

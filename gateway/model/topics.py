@@ -23,8 +23,8 @@ class TemplateError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One level of a template. `literal`: the level itself, where it has no field. `rest`: the field that takes
-    this level and others. `pattern`: what the level matches, its fields as groups.
+    """One level of a template. `literal`: the level itself, where it has no field. `rest`: the field that
+    takes this level and others. `pattern`: what the level matches, its fields as groups.
     """
 
     text: str
@@ -154,7 +154,8 @@ def _level(topic: str, text: str) -> tuple[Level, list[str]]:
             )
         if rest and (text != found[0] or name == "customer"):
             raise TemplateError(
-                f"{topic!r}: {found[0]} takes whole levels: it stands alone between two `/`, and is not the customer"
+                f"{topic!r}: {found[0]} takes whole levels: it stands alone between two `/`, and is not the"
+                " customer"
             )
         if fields and found.start() == end:
             raise TemplateError(f"{topic!r}: in {text!r} a literal has to stand between two fields")
@@ -173,8 +174,8 @@ def _level(topic: str, text: str) -> tuple[Level, list[str]]:
 
 
 def overlapping(sources: Sequence[Source]) -> list[tuple[Source, Source]]:
-    """Pairs that one topic could match both of: each of its messages would arrive twice. Where both subscribe the
-    same filter it arrives once, and the first that matches takes it.
+    """Pairs that one topic could match both of: each of its messages would arrive twice. Where both subscribe
+    the same filter it arrives once, and the first that matches takes it.
     """
     return [
         (first, second)
@@ -233,8 +234,9 @@ def partition_of(customer: str, partitions: int) -> int:
 def owner_of(
     sources: Sequence[Source], customers: Sequence[str], *, partition: int, partitions: int
 ) -> str | None:
-    """The customer that has this partition alone, of the listed ones: nobody else's messages come by it, so that its
-    reading may wait. None where there are several, or where a source of the partition may carry anybody's.
+    """The customer that has this partition alone, of the listed ones: nobody else's messages come by it, so
+    that its reading may wait. None where there are several, or where a source of the partition may carry
+    anybody's.
     """
     listed = set(customers)
     mine = {one for one in listed if partitions == 1 or partition_of(one, partitions) == partition}
@@ -250,7 +252,8 @@ def filters(
     sources: Sequence[Source], customers: Sequence[str], *, partition: int, partitions: int
 ) -> list[str]:
     """What a partition subscribes. One partition takes every customer, so that unknown ones are seen and
-    refused; several divide the listed ones, and a source whose customer is no level of its topic belongs to one.
+    refused; several divide the listed ones, and a source whose customer is no level of its topic belongs to
+    one.
     """
     if partitions == 1:
         return list(dict.fromkeys(source.filter(None) for source in sources))

@@ -1,5 +1,5 @@
-"""Devices as they can be seen: what is known of each, which meters its metrics feed, and its samples in buckets.
-Ingest writes what it has taken, in batches and beside its commits.
+"""Devices as they can be seen: what is known of each, which meters its metrics feed, and its samples in
+buckets. Ingest writes what it has taken, in batches and beside its commits.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ MAX_SAMPLES = 200_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What ingest took from a device since it was written last. `metrics`: (time, value) by name. Times in
-    microseconds since the epoch. `source` None: neither title nor source is known. `most`: how many metrics may be
-    known of it; `is_cut`: there were more.
+    microseconds since the epoch. `source` None: neither title nor source is known. `most`: how many metrics
+    may be known of it; `is_cut`: there were more.
     """
 
     customer: str
@@ -50,8 +50,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A line of the list. `title`: its name, where that is not its id. Times are None where nothing was written
-    since this version runs.
+    """A line of the list. `title`: its name, where that is not its id. Times are None where nothing was
+    written since this version runs.
     """
 
     customer: str
@@ -76,8 +76,8 @@ class FedMeter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceMetric:
-    """One of a device's, with its last value. `kind` None, and neither value nor time: a meter names it, and it was
-    not seen.
+    """One of a device's, with its last value. `kind` None, and neither value nor time: a meter names it, and
+    it was not seen.
     """
 
     name: str
@@ -111,15 +111,17 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """Buckets that hold samples, in the order of time. `complete` False: only the newest samples were read."""
+    """Buckets that hold samples, in the order of time. `complete` False: only the
+    newest samples were read.
+    """
 
     buckets: tuple[Bucket, ...]
     complete: bool
 
 
 async def write(database: Database, seen: Sequence[Seen], payloads: Sequence[bytes]) -> list[tuple[str, str]]:
-    """Stores what was taken; one statement. `payloads`: of each. Returns the devices of which metrics were forgotten,
-    for there were more than `most`. Raises StoreError.
+    """Stores what was taken; one statement. `payloads`: of each. Returns the devices of which metrics were
+    forgotten, for there were more than `most`. Raises StoreError.
     """
     async with database.connection() as connection:
         rows = await connection.fetch(
@@ -182,7 +184,9 @@ class Devices:
     async def series(
         self, customer: str, device: str, metric: str, *, since: datetime, until: datetime, buckets: int
     ) -> Series:
-        """The samples of [since, until), in so many parts of equal width. Reads MAX_SAMPLES of them at most."""
+        """The samples of [since, until), in so many parts of equal width. Reads
+        MAX_SAMPLES of them at most.
+        """
         width = (until - since) / buckets
         async with self._database.connection() as connection:
             rows = await connection.fetch(

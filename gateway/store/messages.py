@@ -17,8 +17,8 @@ MAX_COUNTED = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which of them. `customer` None: of everybody, and what is nobody's; `source` "": of no source; `topic`: part of
-    it; `up_to`: none that came after this id.
+    """Which of them. `customer` None: of everybody, and what is nobody's; `source` "": of no source; `topic`:
+    part of it; `up_to`: none that came after this id.
     """
 
     customer: str | None = None
@@ -58,8 +58,8 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """How many there are by source and reason. `newest`: the greatest id among them; `complete` False: there are more,
-    and the newest were counted.
+    """How many there are by source and reason. `newest`: the greatest id among them; `complete` False: there
+    are more, and the newest were counted.
     """
 
     groups: tuple[Group, ...]

@@ -36,8 +36,8 @@ class OverQuota:
 
 
 async def note(connection: Connection, excesses: Sequence[Excess]) -> tuple[Excess, ...]:
-    """Adds them in the caller's transaction: with what they are about it is told, or neither is. Returns those of
-    which it begins now; each customer is told so by an event, once.
+    """Adds them in the caller's transaction: with what they are about it is told, or neither is. Returns
+    those of which it begins now; each customer is told so by an event, once.
     """
     rows = await connection.fetch(
         sql("quota_note"),

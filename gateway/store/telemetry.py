@@ -47,8 +47,9 @@ def unheard(_customer: str, _day: date, _size: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadMessage:
-    """A message that is no sample, kept with its bytes (the first of them, when it was too large). `customer`:
-    whose topic it is; None where that is nobody's. `source`: the topic template that takes it, where one does.
+    """A message that is no sample, kept with its bytes (the first of them, when it was too large).
+    `customer`: whose topic it is; None where that is nobody's. `source`: the topic template that takes it,
+    where one does.
     """
 
     topic: str
@@ -62,8 +63,8 @@ class DeadMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """New rows and changed rows; the others of the batch were there already. `opened`: of what was over a quota, what
-    begins with it.
+    """New rows and changed rows; the others of the batch were there already. `opened`: of what was over a
+    quota, what begins with it.
     """
 
     stored: int
@@ -78,8 +79,9 @@ class LogMissing(StoreUnavailable):
 class TelemetryStore:
     """Writes batches. Remembers which devices and days are known, and only ever what was committed.
 
-    `term`: the lease under which they are written; None where nobody else writes the same. `max_devices`: how many a
-    customer may have. `count` is told, after a commit, about how many bytes of a customer's day it wrote.
+    `term`: the lease under which they are written; None where nobody else writes the same. `max_devices`: how
+    many a customer may have. `count` is told, after a commit, about how many bytes of a customer's day it
+    wrote.
     """
 
     def __init__(
@@ -110,8 +112,8 @@ class TelemetryStore:
         dead: Collection[DeadMessage],
         excesses: Sequence[Excess] = (),
     ) -> Written:
-        """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice. `excesses`:
-        what of the batch was over a quota, told with it.
+        """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice.
+        `excesses`: what of the batch was over a quota, told with it.
 
         Raises StoreUnavailable (try again), StoreRejected (some of it can never be stored), TooManyDevices
         (all but the samples of these devices can be) or LeaseLost (whoever has the lease now stores it).
@@ -160,9 +162,9 @@ class TelemetryStore:
         return Written(stored=written.stored, modified=written.modified, opened=opened)
 
     async def replay(self, samples: Mapping[Key, Metrics], received: int, letter: int, kept: Kept) -> Written:
-        """Stores what an earlier message holds, and lets go of its dead letter, in one transaction: all or nothing, and
-        done twice it changes nothing more. What was received after the message stays as it is: only metrics that are
-        missing there are added. Raises as `write`.
+        """Stores what an earlier message holds, and lets go of its dead letter, in one transaction: all or
+        nothing, and done twice it changes nothing more. What was received after the message stays as it is:
+        only metrics that are missing there are added. Raises as `write`.
         """
         devices = sorted({(key[0], key[1]) for key in samples})
         days = {(key[0], key[2] // DAY) for key in samples}
@@ -196,8 +198,8 @@ class TelemetryStore:
                 self._count(customer, _date(day), int(size * part) // len(of[customer]))
 
     def _older(self, samples: Sequence[tuple[Key, Metrics, int]]) -> dict[tuple[str, str], int]:
-        """The oldest sample of each device, where it may be older than all that are stored: a device's first, and
-        what comes late.
+        """The oldest sample of each device, where it may be older than all that are stored: a device's first,
+        and what comes late.
         """
         known, older = self._oldest, dict[tuple[str, str], int]()
         for (customer, device, at), _, _ in samples:
@@ -207,7 +209,9 @@ class TelemetryStore:
         return older
 
     def _raise_known(self, devices: set[tuple[str, str]]) -> None:
-        """What was refused a moment ago is refused without asking: a flood of invented devices costs little."""
+        """What was refused a moment ago is refused without asking: a flood of invented
+        devices costs little.
+        """
         if clock.monotonic() >= self._refused_until:
             self._refused.clear()
         if known := devices & self._refused:
@@ -216,7 +220,9 @@ class TelemetryStore:
     async def _register(
         self, connection: Connection, devices: Sequence[tuple[str, str]], batch_customers: Collection[str]
     ) -> None:
-        """Raises TooManyDevices for those for which there is no room. `batch_customers`: all of the batch's."""
+        """Raises TooManyDevices for those for which there is no room.
+        `batch_customers`: all of the batch's.
+        """
         customers = [customer for customer, _ in devices]
         if self._register_customers:
             await connection.execute(sql("telemetry_register_customers"), customers)
@@ -278,11 +284,12 @@ async def insert(
     term: Term | None,
     sizes: dict[str, int],
 ) -> Written:
-    """Raises LeaseLost when the term is over: by then a successor may have stored later values. `days`: (customer,
-    day) of every sample. `sizes` is given about how many bytes of each customer these are.
+    """Raises LeaseLost when the term is over: by then a successor may have stored later values. `days`:
+    (customer, day) of every sample. `sizes` is given about how many bytes of each customer these are.
     """
     dumps = orjson.dumps
-    # in one order whoever writes: a replay beside ingest, or two sessions, would wait for each other in a circle
+    # in one order whoever writes: a replay beside ingest, or two sessions, would wait for each other in a
+    # circle
     ordered = _in_order(samples)
     days = sorted(days)
     customers = list(dict.fromkeys(customer for customer, _ in days))
@@ -327,8 +334,8 @@ async def _note_oldest(connection: Connection, oldest: Mapping[tuple[str, str], 
 async def _news(
     connection: Connection, samples: Mapping[Key, Metrics], received: int, last_at: datetime
 ) -> list[tuple[Key, Metrics, int]]:
-    """What of these samples is not replaced by something that was received later than `last_at`. A row to which the
-    rest is added keeps that it was: or the next replay would take itself for the later one.
+    """What of these samples is not replaced by something that was received later than `last_at`. A row to
+    which the rest is added keeps that it was: or the next replay would take itself for the later one.
     """
     keys = list(samples)
     rows = await connection.fetch(
@@ -362,8 +369,8 @@ async def bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
 
 
 def _in_order(samples: Sequence[tuple[Key, Metrics, int]]) -> list[tuple[Key, Metrics, int]]:
-    """By customer, device and time. A device's samples come nearly in order, and so cost little to sort: half of what
-    sorting all of them by their key does.
+    """By customer, device and time. A device's samples come nearly in order, and so cost little to sort: half
+    of what sorting all of them by their key does.
     """
     by_device: dict[tuple[str, str], list[tuple[Key, Metrics, int]]] = {}
     for sample in samples:

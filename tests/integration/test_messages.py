@@ -1,4 +1,6 @@
-"""Dead messages: seen by whoever may, tried again without ever replacing what came later, let go of when confirmed."""
+"""Dead messages: seen by whoever may, tried again without ever replacing what came later, let go of when
+confirmed.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,8 @@ async def take(database: Database, at: datetime, metrics: dict[str, Any], *, rec
 async def held(database: Database) -> list[tuple[str, str, Any, int]]:
     async with database.connection() as connection:
         found = await connection.fetch(
-            "select customer_id, device_id, metrics, changes from telemetry order by customer_id, device_id, ts"
+            "select customer_id, device_id, metrics, changes from telemetry order by customer_id,"
+            " device_id, ts"
         )
     return [tuple(row) for row in found]
 

@@ -1,5 +1,5 @@
-"""What a customer may send: what is over it is kept, dropped or waits, always counted and told once; nobody else
-notices.
+"""What a customer may send: what is over it is kept, dropped or waits, always counted and told once; nobody
+else notices.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ async def test_what_a_customer_sends_beyond_is_kept_and_told_once_and_the_others
 
 
 async def test_bytes_count_whatever_the_message_is(database: Database) -> None:
-    """Garbage too. What is written whole may not come as much at once as what is decoded: two seconds of bytes."""
+    """Garbage too. What is written whole may not come as much at once as what is decoded: two seconds of
+    bytes.
+    """
     taking = bounded(database, bytes_per_second=600)
     garbage = [b"%d" % number + b"\xff" * 300 for number in range(10)]
     reads = [sent(1, payload=body) for body in garbage]

@@ -1,9 +1,9 @@
-"""One customer floods: 20,000 invented devices and 2,000 payloads of 64 KiB of garbage. It is bounded by its quotas and
-told, everything that was acknowledged is accounted for, and the acknowledgements of another customer's messages take at
-most twice as long.
+"""One customer floods: 20,000 invented devices and 2,000 payloads of 64 KiB of garbage. It is bounded by its
+quotas and told, everything that was acknowledged is accounted for, and the acknowledgements of another
+customer's messages take at most twice as long.
 
-Ingest runs in this process, on servers of its own; whoever publishes is another process. Measured is from the receipt of
-a message to its PUBACK, as `fieldgate_mqtt_ack_seconds` does, by customer.
+Ingest runs in this process, on servers of its own; whoever publishes is another process. Measured is from the
+receipt of a message to its PUBACK, as `fieldgate_mqtt_ack_seconds` does, by customer.
 """
 
 from __future__ import annotations

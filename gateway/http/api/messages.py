@@ -130,7 +130,9 @@ async def replay_messages(serving: Serving, asking: Operator, wanted: MessagesRe
     "/v1/messages/discard", summary="Let go of dead messages", responses=problems("request.conflict")
 )
 async def discard_messages(serving: Serving, asking: Operator, wanted: MessagesDiscard) -> Discarded:
-    """For good. `expected` confirms how many: where others came meanwhile nothing happens, unless `up_to` leaves them out."""
+    """For good. `expected` confirms how many: where others came meanwhile nothing happens, unless `up_to`
+    leaves them out.
+    """
     await serving.messages.discard(_wanted(asking, wanted), expected=wanted.expected)
     log_discarded(asking, wanted.expected)
     return Discarded(discarded=wanted.expected)

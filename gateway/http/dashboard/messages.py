@@ -1,5 +1,5 @@
-"""Messages that are dead letters: by source and reason, one with what it held and what would become of it now, another
-try, and letting go. Every button is a form.
+"""Messages that are dead letters: by source and reason, one with what it held and what would become of it
+now, another try, and letting go. Every button is a form.
 """
 
 from __future__ import annotations
