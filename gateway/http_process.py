@@ -32,6 +32,7 @@ from gateway.http.ports import Services
 from gateway.http.process import Start
 from gateway.http.scheduling import step_back
 from gateway.http.server import HttpServer
+from gateway.ingest.messages import Messages
 from gateway.model.errors import StoreUnavailable
 from gateway.settings import Settings
 from gateway.store.pool import Database
@@ -83,8 +84,14 @@ async def _mount(start: Start, daemon: Daemon, server: HttpServer, exposition: E
         stack.push_async_callback(database.close)
         exposition.serve(database)
         engine = await stack.enter_async_context(Engine.open(start.settings, database, owner=start.owner))
-        daemon.tell_customers(engine.know_customers)
-        server.serve(_services(start.settings, database, engine))
+        messages = Messages(start.settings, database)
+
+        def know(settings: Settings) -> None:
+            engine.know_customers(settings.customers)
+            messages.know(settings)
+
+        daemon.tell_settings(know)
+        server.serve(_services(start.settings, database, engine, messages))
         step_back()  # not before: beside a machine that is busy the start itself would take minutes
         await asyncio.Event().wait()
 
@@ -105,7 +112,7 @@ async def _open(settings: Settings) -> Database:
             await asyncio.sleep(1.0)
 
 
-def _services(settings: Settings, database: Database, engine: Engine) -> Services:
+def _services(settings: Settings, database: Database, engine: Engine, messages: Messages) -> Services:
     return assemble(
         settings,
         database,
@@ -114,6 +121,7 @@ def _services(settings: Settings, database: Database, engine: Engine) -> Service
         vault=engine.vault,
         login=LoginPage(settings.http.public_url, authorization_url, engine.exchange),
         systems=SYSTEMS,
+        messages=messages,
         webhooks=WebhookService(settings.webhooks, database, EndpointSealer(engine.vault)),
         doctor=Doctor(settings, database=database, keys=frozenset(engine.vault.key_ids), serves=True),
     )

@@ -71,6 +71,12 @@ DEAD_LETTERS_DROPPED = Counter(
     "Dead letters that were let go because their customer held more than telemetry.dead_letter_bytes.",
     registry=REGISTRY,
 )
+OVER_QUOTA = Gauge(
+    "fieldgate_customers_over_quota",
+    "Customers that send or hold more than a quota allows now, by quota.",
+    ["quota"],
+    registry=REGISTRY,
+)
 ACK_SECONDS = BulkHistogram(
     "fieldgate_mqtt_ack_seconds",
     "Receipt of a QoS 1 message to its PUBACK.",

@@ -27,6 +27,7 @@ from gateway.model.arithmetic import Arithmetic, misfit
 from gateway.model.connector import Auth, Hosting
 from gateway.model.dsn import check_own_dsn
 from gateway.model.meter import HELD, MAX_HELD_WINDOWS, MAX_HOLD, Reduce
+from gateway.quota_settings import QuotasSettings
 from gateway.settings_base import Duration, Identifier, Section, at_least
 from gateway.source_settings import DEFAULT_SOURCES, SourceSettings
 
@@ -166,7 +167,6 @@ class TelemetrySettings(Section):
     batch_messages: int = Field(4_000, ge=1, le=50_000)
     memory_high_bytes: int = Field(8 << 20, ge=1 << 20)
     memory_low_bytes: int = Field(2 << 20, ge=1 << 18)
-    max_devices: int = Field(100_000, ge=1)
     silent_after: Seconds = timedelta(minutes=15)
     vanished_after: Annotated[Duration, at_least("1h")] = timedelta(days=7)
     dead_letter_bytes: int = Field(256 << 20, ge=1 << 20)
@@ -501,6 +501,7 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     customers: tuple[Identifier, ...] = ()
+    quotas: QuotasSettings = QuotasSettings()
     connections_file: str | None = None
     credits: CreditsSettings = CreditsSettings()
     security: SecuritySettings

@@ -7,11 +7,19 @@ from collections.abc import Iterator
 from gateway.configuration import sources
 from gateway.configuration.document import Document
 from gateway.configuration.fault import Faults
+from gateway.quota_settings import QuotasSettings
 from gateway.settings import Settings
 from gateway.settings_base import Section
 
 RELOADED = frozenset(
-    {"customers", "telemetry.sources", "connections_file", "logging.level", "logging.format"}
+    {
+        "customers",
+        "telemetry.sources",
+        "connections_file",
+        "logging.level",
+        "logging.format",
+        *(f"quotas.{name}" for name in QuotasSettings.model_fields),
+    }
 )
 """Settings that a reload puts in force; the files of connections are read again beside them."""
 
@@ -23,6 +31,7 @@ def reloaded(running: Settings, read: Settings) -> Settings:
     found = running.model_copy(
         update={
             "customers": read.customers,
+            "quotas": read.quotas,
             "telemetry": running.telemetry.model_copy(update={"sources": read.telemetry.sources}),
             "connections_file": read.connections_file,
             "logging": read.logging,

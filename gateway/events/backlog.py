@@ -12,7 +12,8 @@ from gateway.model.breaker import Scope
 from gateway.model.credits import TIERS
 from gateway.model.errors import StoreError
 from gateway.model.exchange import Severity
-from gateway.store import alerts, inbound, incidents, outbox, silence, status
+from gateway.model.quota import QuotaKind
+from gateway.store import alerts, inbound, incidents, outbox, quotas, silence, status
 from gateway.store import credits as ledger
 from gateway.store.pool import Database
 
@@ -59,6 +60,7 @@ class Backlog:
         used = None if extent == self._moved else await ledger.usage(self._database)
         counts = await incidents.counts(self._database)
         silent = await silence.silent_counts(self._database, MAX_CUSTOMERS)
+        over = await quotas.counts(self._database)
         metrics.OUTBOX_PENDING.set(await outbox.pending(self._database))
         metrics.INBOUND_LAG.clear()
         for system, seconds in (await inbound.lags(self._database)).items():
@@ -71,6 +73,8 @@ class Backlog:
             metrics.DEAD_LETTERS.labels(reason).set(held)
         for severity in get_args(Severity):
             metrics.ALERTS_OPEN.labels(severity).set(open_alerts.get(severity, 0))
+        for quota in QuotaKind:
+            metrics.OVER_QUOTA.labels(quota).set(over.get(quota, 0))
         metrics.CREDITS_CAPACITY.set(extent.capacity)
         for tier in TIERS if used is not None else ():
             metrics.CREDITS_USED.labels(str(tier)).set((used or {}).get(tier, 0))

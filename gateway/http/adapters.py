@@ -30,6 +30,7 @@ from gateway.http.documents import (
     WebhookDocument,
 )
 from gateway.http.ports import Doctoring, Services, System
+from gateway.ingest.messages import Messages
 from gateway.model.access import Principal
 from gateway.model.credits import Book, Transfer, by_customer
 from gateway.settings import Settings
@@ -55,6 +56,7 @@ def assemble(
     systems: Mapping[str, links.System],
     webhooks: WebhookService,
     doctor: Doctoring,
+    messages: Messages,
 ) -> Services:
     """What `HttpServer.serve` is given."""
     return Services(
@@ -62,6 +64,7 @@ def assemble(
         reader=Views(database),
         records=Records(database),
         devices=Devices(database),
+        messages=messages,
         access=StoredAccess(database),
         credits=Ledger(database),
         incidents=StoredIncidents(database),

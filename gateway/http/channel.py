@@ -1,16 +1,17 @@
 """The line between the daemon and its HTTP process: a socket pair that carries JSON documents, one a line.
 
-The daemon says `{"serve": true}` when the API may answer, `{"stop": true}` when it may not, and
-`{"customers": [...]}` when others may have connections; the HTTP process asks `{"ask": name, "number": n,
-...}` and is given `{"answer": ..., "number": n}`. Either side knows by the end of the line that the other is
-gone.
+The daemon says `{"serve": true}` when the API may answer, `{"stop": true}` when it may not, and `{"settings":
+...}` after a reload; the HTTP process asks `{"ask": name, "number": n, ...}` and is given `{"answer": ...,
+"number": n}`. Either side knows by the end of the line that the other is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import pickle
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
@@ -18,6 +19,7 @@ import orjson
 
 from gateway import metrics
 from gateway.model.errors import RequestRefused
+from gateway.settings import Settings
 
 LONGEST_LINE = 64 << 20
 """Bytes; an exposition of a hundred thousand series is 20 MB."""
@@ -67,23 +69,23 @@ class Daemon:
         self._numbers = count()
         self.serving = asyncio.Event()
         self.leaving = asyncio.Event()
-        self._customers: Sequence[str] | None = None
-        self._know: Callable[[Sequence[str]], object] = lambda _: None
+        self._reloaded: Settings | None = None
+        self._know: Callable[[Settings], object] = lambda _: None
 
-    def tell_customers(self, know: Callable[[Sequence[str]], object]) -> None:
+    def tell_settings(self, know: Callable[[Settings], object]) -> None:
         """Calls it with those that a reload brings, and at once with those that one has brought."""
         self._know = know
-        if self._customers is not None:
-            know(self._customers)
+        if self._reloaded is not None:
+            know(self._reloaded)
 
     async def listen(self) -> None:
         """Takes what the daemon says, until it stops us or is gone: then `leaving` is set."""
         while (said := await self._channel.receive()) is not None and "stop" not in said:
             if "serve" in said:
                 self.serving.set()
-            elif "customers" in said:
-                self._customers = tuple(said["customers"])
-                self._know(self._customers)
+            elif "settings" in said:
+                self._reloaded = pickle.loads(base64.b64decode(said["settings"]))  # noqa: S301 - from our own daemon
+                self._know(self._reloaded)
             elif (asked := self._asked.get(said["number"])) is not None and not asked.done():
                 asked.set_result(said["answer"])
         self.leaving.set()

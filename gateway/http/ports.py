@@ -22,6 +22,8 @@ from gateway.http.documents import (
     WebhookCreated,
     WebhookDocument,
 )
+from gateway.ingest.messages import Bounds, Told
+from gateway.ingest.replay import Replayed
 from gateway.model.access import Caller, Principal
 from gateway.model.connection import State
 from gateway.model.connector import Manifest
@@ -46,6 +48,8 @@ from gateway.store.devices import Described as DescribedDevice
 from gateway.store.devices import Device, DeviceMetric, Series
 from gateway.store.issues import Issue
 from gateway.store.listing import Filter, Place
+from gateway.store.messages import Counted, DeadMessage, Wanted
+from gateway.store.quotas import OverQuota
 from gateway.store.records import RecordPage, StoredRecord
 from gateway.store.views import DeadLetter, DeliveredReading, Described, Run, Target, Transition
 
@@ -217,6 +221,28 @@ class DevicesReader(Protocol):
     ) -> Series: ...
 
 
+class MessagesService(Protocol):
+    """Messages that are dead letters, and quotas: `gateway.ingest.messages.Messages`."""
+
+    async def page(self, wanted: Wanted, *, before: int = ..., limit: int) -> Sequence[DeadMessage]: ...
+    async def counted(self, customer: str | None) -> Counted: ...
+    async def one(self, message: int) -> Told | None: ...
+    async def replay(
+        self, wanted: Wanted, *, after: int = 0, limit: int, bound: str | None = None
+    ) -> Replayed: ...
+    async def replay_these(self, ids: Sequence[int], *, bound: str | None = None) -> Replayed: ...
+    async def discard(self, wanted: Wanted, *, expected: int) -> None:
+        """request.conflict where there are not as many."""
+        ...
+
+    async def discard_one(self, message: int) -> bool: ...
+    async def fitting(self, wanted: Wanted) -> int: ...
+    async def over(
+        self, customer: str | None, *, after: tuple[str, str] = ("", ""), limit: int
+    ) -> Sequence[OverQuota]: ...
+    async def bounds(self, customer: str) -> Bounds: ...
+
+
 class Access(Protocol):
     """Tokens, login links and sessions."""
 
@@ -327,6 +353,7 @@ class Services:
     reader: Reader
     records: RecordsReader
     devices: DevicesReader
+    messages: MessagesService
     access: Access
     credits: CreditsReader
     incidents: IncidentsReader

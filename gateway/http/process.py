@@ -5,6 +5,7 @@ asks of the daemon.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import errno
 import os
@@ -82,12 +83,10 @@ class HttpProcess:
             self._channel.send({"serve": True})
 
     def know(self, settings: Settings) -> None:
-        """The settings after a reload: the process that runs is told the customers, one
-        that starts has all.
-        """
+        """The settings after a reload: the process that runs is told, one that starts has them."""
         self._settings = settings
         if self._channel is not None:
-            self._channel.send({"customers": settings.customers})
+            self._channel.send({"settings": base64.b64encode(pickle.dumps(settings)).decode()})
 
     async def run(self) -> None:
         """Until `stop` or cancellation."""

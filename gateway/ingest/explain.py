@@ -32,6 +32,9 @@ ADVICE = {
     "invalid_identifier": "rename the customer or the device in the topic",
     "timestamp_in_future": "set the device's clock, or raise telemetry.max_future",
     "timestamp_too_old": "raise telemetry.retention if such old samples are wanted",
+    "over_quota": "send less, or raise quotas of the customer; then it can be tried again",
+    "too_many_devices": "remove devices that are not used, or raise quotas.devices of the customer",
+    "oversized_packet": "only its first bytes were kept: the device has to send it again, in parts",
     "payload_too_large": "split the message; 1 MiB is the limit",
 }
 """What to do about a dead letter, by reason; for the others the detail says it."""

@@ -20,6 +20,7 @@ from gateway.ingest.brokers import Brokers
 from gateway.ingest.decode import Decoder
 from gateway.ingest.hearing import Hearing
 from gateway.ingest.pipeline import Pipeline
+from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
 from gateway.ingest.session import (
     DROPPED_TOPIC,
@@ -29,6 +30,7 @@ from gateway.ingest.session import (
     Subscription,
     stale_filters,
 )
+from gateway.ingest.upkeep import Upkeep, unheard
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.pressure import Pressure
@@ -38,6 +40,7 @@ from gateway.store import leases, silence, telemetry
 from gateway.store.leases import Term
 from gateway.store.pool import Database
 from gateway.store.telemetry import Key, TelemetryStore
+from gateway.store.telemetry import unheard as store_unheard
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +52,9 @@ STEADY_SECONDS = 30.0
 RECONNECT_CAP_SECONDS = 30.0
 SUSPECT_AFTER = 4
 DRAIN_SECONDS = 10.0
+UNKNOWN_ABSENCE_SECONDS = 3600.0
+"""How long a session was away that an earlier version served, which did not note it."""
+
 LEFTOVER_SECONDS = 60.0
 """How long no message came that only the sources of before take, until they are forgotten. A broker may still
 have some queued when it says that their filters are given up.
@@ -69,6 +75,8 @@ class Partition:
         term: Term,
         pressure: Pressure | None = None,
         registry: Registry | None = None,
+        quotas: Quotas | None = None,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self.term = term
         self._settings = settings
@@ -78,11 +86,13 @@ class Partition:
         store = TelemetryStore(
             database,
             register_customers=settings.telemetry.auto_register_customers,
-            max_devices=settings.telemetry.max_devices,
+            max_devices=lambda customer: self._quotas.of(customer).devices,
             term=term,
+            count=store_unheard if upkeep is None else upkeep.stored,
         )
         self.hearing = Hearing()
         self._registry = registry
+        self._quotas = quotas or Quotas(settings.quotas)
         self._pipeline = Pipeline(
             settings.telemetry,
             decoder,
@@ -90,16 +100,30 @@ class Partition:
             pressure,
             note=None if registry is None else self._note,
             resumed=self._resume_hearing,
+            quotas=self._quotas,
+            slowed=unheard if upkeep is None else upkeep.note,
         )
         self._brokers = Brokers(settings.broker, number, self._pipeline)
         self._session: Session | None = None
         self._client = ""
         self._held: dict[str, tuple[str, ...]] = {}  # by broker
+        self._up_at: dict[str, float] = {}
+        """By broker: when the session there was last up, by the monotonic clock."""
         self._recording = asyncio.Lock()
         self._succeeding: tuple[Decoder, float] | None = None
         self._stopping = False
         self._ever_connected = False
         self._said_unsafe = False
+
+    @property
+    def quotas(self) -> Quotas:
+        """What bounds its customers."""
+        return self._quotas
+
+    @property
+    def up(self) -> tuple[str, str] | None:
+        """The client id whose session is up, and its broker; None while it is not."""
+        return (self._client, self._brokers.current) if self.connected else None
 
     @property
     def connected(self) -> bool:
@@ -264,7 +288,20 @@ class Partition:
             client = await telemetry.client_id(self._database, self._settings.instance, self._number)
             return client, await telemetry.subscriptions(self._database, client)
 
-        return await self._until_stored(ask)
+        found = await self._until_stored(ask)
+        known = await self._until_stored(partial(telemetry.away_seconds, self._database, found[0]))
+        away = {**dict.fromkeys(found[1], UNKNOWN_ABSENCE_SECONDS), **known}
+        now = clock.monotonic()
+        self._up_at = {broker: now - seconds for broker, seconds in away.items()}
+        return found
+
+    def _was_away(self) -> None:
+        """What waits at this broker since the session was last up there is no flood. A session that was never
+        subscribed has nothing queued.
+        """
+        now = clock.monotonic()
+        self._pipeline.absent(now - self._up_at.get(self._brokers.current, now))
+        self._up_at[self._brokers.current] = now
 
     async def _until_stored(self, operation: Callable[[], Awaitable[T]]) -> T:
         attempt = 0
@@ -295,6 +332,7 @@ class Partition:
                 filters=filters,
                 stale=stale_filters(chain(never, *self._held.values()), filters),
                 optional=optional,
+                let_in=self._was_away,
             )
             started = clock.monotonic()
             try:
@@ -347,8 +385,10 @@ class Partition:
             return None
         self.hearing.went_up(clock.monotonic())
         await self._went_up(filters, session.session_present)
+        broker = self._brokers.current
         ended = await self._brokers.ended(session)
-        self.hearing.went_down(clock.monotonic())
+        self._up_at[broker] = clock.monotonic()
+        self.hearing.went_down(self._up_at[broker])
         metrics.CONNECTED.labels(str(self._number)).set(0)
         return ended
 

@@ -11,19 +11,25 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Protocol
+from dataclasses import replace
 
 import structlog
 
 from gateway import clock, metrics
-from gateway.ingest.decode import Decoder
+from gateway.ingest.batch import Acknowledger, Batch, Message, add, excesses
+from gateway.ingest.decode import Decoder, Row
+from gateway.ingest.gate import Gate, charge_rows
+from gateway.ingest.quotas import Quotas, Used
+from gateway.ingest.upkeep import tell_opened, unheard
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import DecodeError, LeaseLost, StoreError, StoreRejected, TooManyDevices
 from gateway.model.pressure import Pressure
+from gateway.model.quota import Excess, QuotaKind
 from gateway.model.sample import Metrics
 from gateway.payloads.formats.values import Reason
+from gateway.quota_settings import QuotasSettings
 from gateway.settings import TelemetrySettings
-from gateway.store.telemetry import DeadMessage, Key, TelemetryStore
+from gateway.store.telemetry import Key, TelemetryStore
 
 log = structlog.get_logger(__name__)
 
@@ -33,64 +39,6 @@ MESSAGE_OVERHEAD_BYTES = 200
 
 SAMPLE_OVERHEAD_BYTES = 400
 """What each further sample of a message costs: a short array in JSON is long in memory."""
-
-Message = tuple[str, bytes, int | None, bool]
-"""topic, payload, packet id (None at QoS 0), whether the broker had it retained."""
-
-
-class Acknowledger(Protocol):
-    """One TCP connection: what arrived on it is acknowledged on it, or not at all."""
-
-    def acknowledge(self, packets: bytes) -> bool:
-        """Writes PUBACKs; False when the connection is gone (the broker will send the messages again)."""
-        ...
-
-    def pause(self) -> None:
-        """Reads no more for now."""
-        ...
-
-    def resume(self) -> None:
-        """Reads on."""
-        ...
-
-
-class Batch:
-    """Messages of one connection that are committed together."""
-
-    __slots__ = (
-        "acks",
-        "arrivals",
-        "bytes",
-        "count",
-        "dead",
-        "duplicates",
-        "empty",
-        "ignored",
-        "messages",
-        "modified",
-        "qos0",
-        "retained",
-        "samples",
-        "session",
-        "since",
-    )
-
-    def __init__(self, session: Acknowledger) -> None:
-        self.session = session
-        self.since = clock.now_microseconds()
-        self.samples: dict[Key, tuple[Metrics, int]] = {}
-        self.messages: list[tuple[Key, str, bytes]] = []  # whence each sample came, to bury the right one
-        self.dead: list[DeadMessage] = []
-        self.acks = bytearray()
-        self.arrivals: list[tuple[float, int]] = []  # (monotonic receipt, QoS 1 messages)
-        self.bytes = 0
-        self.count = 0
-        self.qos0 = 0
-        self.duplicates = 0
-        self.modified = 0
-        self.empty = 0
-        self.ignored = 0
-        self.retained = 0
 
 
 class Pipeline:
@@ -105,15 +53,22 @@ class Pipeline:
         *,
         note: Callable[[Sequence[tuple[Key, Metrics, int]]], None] | None = None,
         resumed: Callable[[], Awaitable[None]] | None = None,
+        quotas: Quotas | None = None,
+        slowed: Callable[[Excess], None] = unheard,
     ) -> None:
-        """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored;
-        `resumed` is asked first where the database had been away.
+        """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored,
+        `slowed` that reading stands since the customer, who has the partition alone, sent more than its
+        quota. `resumed` is asked first where the database had been away.
         """
         self._note = note
         self._resumed = resumed
+        self._quotas = quotas or Quotas(QuotasSettings())
+        self._tell_slowed = slowed
+        self._slowed: asyncio.TimerHandle | None = None
         self._pressure = pressure or Pressure()
         self._settings = settings
         self._decoder = decoder
+        self._gate = Gate(decoder, self._quotas)
         self._store = store
         self._current: Acknowledger
         self._open: Batch | None = None
@@ -126,6 +81,7 @@ class Pipeline:
         self._held_qos0 = 0
         self._received_at = 0
         self._paused = False
+        self._paused_at = 0.0
         self._away = False
         self._committing: Batch | None = None
         self._idle_at = clock.monotonic()
@@ -147,7 +103,7 @@ class Pipeline:
     @property
     def is_stuck(self) -> bool:
         """Whether nothing is taken from the broker, or committed, for now."""
-        return self._paused or self._away
+        return self._paused or self._away or self._slowed is not None
 
     @property
     def decoder(self) -> Decoder:
@@ -157,6 +113,7 @@ class Pipeline:
     def decode_by(self, decoder: Decoder) -> None:
         """From the next message on; what is in hand is decoded already."""
         self._decoder = decoder
+        self._gate = Gate(decoder, self._quotas)
 
     def receive(self, session: Acknowledger, messages: Sequence[Message]) -> None:
         """Takes what one read brought, in order. Never waits, never raises for what a message holds.
@@ -164,9 +121,12 @@ class Pipeline:
         The time of receipt advances with each sample: two that bring no time of their own are two samples.
         """
         received_at, arrived = max(clock.now_microseconds(), self._received_at), clock.monotonic()
-        batch = self._batch_for(session)
+        batch, watched = self._batch_for(session), self._quotas.watched
         acknowledged = taken = taken_bytes = 0
-        for topic, payload, packet_id, is_retained in messages:
+        # mostly nobody is watched: then nobody is asked of a single message
+        used: Used = {}
+        for message in messages:
+            topic, payload, packet_id, is_retained = message
             if packet_id is None:
                 if self._held_qos0 >= self._settings.qos0_queue:
                     metrics.MESSAGES.labels("dropped_qos0").inc()
@@ -176,35 +136,29 @@ class Pipeline:
             else:
                 batch.acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
                 acknowledged += 1
-            size = len(payload) + MESSAGE_OVERHEAD_BYTES
-            try:
-                rows = (
-                    self._decoder.decode(topic, payload, received_at, is_retained=is_retained)
-                    if payload
-                    else []
-                )
-            except DecodeError as error:
-                batch.dead.append(
-                    DeadMessage(
-                        topic=topic,
-                        payload=payload,
-                        reason=error.reason,
-                        detail=error.detail,
-                        customer=self._decoder.customer_of(topic),
-                    )
-                )
+            size, buried = len(payload) + MESSAGE_OVERHEAD_BYTES, len(batch.dead)
+            if not payload:
+                rows: list[Row] | None = []
+            elif watched:
+                rows = self._gate.watched(batch, message, received_at, arrived, used)
             else:
+                try:
+                    rows = self._decoder.decode(topic, payload, received_at, is_retained=is_retained)
+                except DecodeError as error:
+                    rows = None
+                    self._gate.refused(batch, message, error, used)
+            if rows is None and len(batch.dead) == buried:
+                size = MESSAGE_OVERHEAD_BYTES  # it was dropped, and holds nothing
+            elif rows:
+                charge_rows(used, rows, len(payload), watched)
                 for customer, device, at, values in rows:
                     key = (customer, device, at)
-                    _add(batch, key, values, received_at)
-                    batch.messages.append((key, topic, payload))
+                    add(batch, key, values, received_at)
+                    batch.messages.append((key, message))
                 received_at += len(rows)
-                if rows:
-                    size += (len(rows) - 1) * SAMPLE_OVERHEAD_BYTES
-                elif payload and self._decoder.is_ignored(topic):
-                    batch.ignored += 1
-                else:
-                    _ignore(batch, payload)
+                size += (len(rows) - 1) * SAMPLE_OVERHEAD_BYTES
+            elif rows is not None:
+                self._gate.ignored(batch, topic, payload)
             batch.count += 1
             batch.bytes += size
             taken += 1
@@ -217,6 +171,7 @@ class Pipeline:
         batch.arrivals.append((arrived, acknowledged))
         self._received_at = received_at
         self._holds(session, taken_bytes, taken)
+        self._charge(used, arrived)
 
     def receive_skipped(
         self, session: Acknowledger, packet_id: int | None, topic: str, kept: bytes, reason: str, detail: str
@@ -226,13 +181,26 @@ class Pipeline:
         if packet_id is not None:
             batch.acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
             batch.arrivals.append((clock.monotonic(), 1))
-        customer = self._decoder.customer_of(topic)
-        batch.dead.append(
-            DeadMessage(topic=topic, payload=kept, reason=reason, detail=detail, customer=customer)
-        )
+        customer, now = self._decoder.customer_of(topic), clock.monotonic()
+        is_watched = customer in self._quotas.watched
+        kind = self._quotas.refusal(customer, len(kept), now) if is_watched else None
+        if kind is None:
+            batch.dead.append(self._gate.dead(topic, kept, reason, detail, customer))
+        else:  # what is left of it could not be tried again anyway
+            self._gate.over(batch, kind, customer, topic, kept, now, is_retained=False)
         batch.count += 1
         batch.bytes += len(kept) + MESSAGE_OVERHEAD_BYTES
         self._holds(session, len(kept) + MESSAGE_OVERHEAD_BYTES, 1)
+        self._charge({} if is_watched else {customer: [1, len(kept)]}, now)
+
+    @property
+    def quotas(self) -> Quotas:
+        """By which messages are taken."""
+        return self._quotas
+
+    def absent(self, seconds: float) -> None:
+        """Nothing could be read for so long: what was sent meanwhile is no flood."""
+        self._quotas.absent(seconds, clock.monotonic())
 
     async def run(self) -> None:
         """Commits batches until cancelled. What is in hand then is not acknowledged: the broker keeps it.
@@ -253,6 +221,9 @@ class Pipeline:
         finally:
             metrics.INFLIGHT.dec(self._held_count)
             self._idle.set()  # nothing more will be committed here: nobody needs to wait for it
+            if self._slowed is not None:
+                self._slowed.cancel()
+                self._slowed = None
 
     async def drained(self) -> None:
         """Returns when everything that was received is committed and acknowledged, or `run` has ended."""
@@ -278,8 +249,34 @@ class Pipeline:
         self._idle.clear()
         self._filled.set()
         if self._held_bytes > self._settings.memory_high_bytes:
+            if not self._paused:
+                self._paused_at = clock.monotonic()
             self._paused = True
             session.pause()
+
+    def _charge(self, used: Used, now: float) -> None:
+        if (slowed := self._quotas.charge(used, now)) is not None:
+            self._slow(slowed)
+
+    def _slow(self, excess: Excess) -> None:
+        """Reads nothing until its customer, who has this partition alone, is within its quota again: what it
+        sends meanwhile stays at the broker, unacknowledged.
+        """
+        behind = excess.slowed_seconds
+        loop = asyncio.get_running_loop()
+        if self._slowed is not None:  # what was read already when it was asked to stand
+            self._slowed.cancel()
+            excess = replace(
+                excess, slowed_seconds=max(0.0, excess.slowed_seconds - self._slowed.when() + loop.time())
+            )
+        self._current.pause()
+        self._slowed = loop.call_later(behind, self._speed_up)
+        self._tell_slowed(excess)
+
+    def _speed_up(self) -> None:
+        self._slowed = None
+        if not self._paused:
+            self._current.resume()
 
     def _take(self) -> Batch | None:
         if self._full:
@@ -299,7 +296,7 @@ class Pipeline:
         while True:
             started = clock.monotonic()
             try:
-                written = await self._store.write(samples, batch.dead)
+                written = await self._store.write(samples, batch.dead, excesses(batch))
             except TooManyDevices as error:
                 samples = self._refuse(batch, samples, error.devices)
                 continue
@@ -331,6 +328,7 @@ class Pipeline:
             if self._resumed is not None:
                 with suppress(StoreError):
                     await self._resumed()
+        tell_opened(written.opened)
         if self._note is not None:
             self._note(samples)
         metrics.COMMIT_SECONDS.observe(clock.monotonic() - started)
@@ -346,6 +344,7 @@ class Pipeline:
             ("ignored_empty", batch.empty),
             ("ignored_retained", batch.retained),
             ("ignored_topic", batch.ignored),
+            ("dropped_over_quota", sum(one.dropped for one in batch.excess.values())),
         ):
             if count:
                 metrics.MESSAGES.labels(outcome).inc(count)
@@ -353,22 +352,27 @@ class Pipeline:
     def _refuse(
         self, batch: Batch, samples: list[tuple[Key, Metrics, int]], devices: frozenset[tuple[str, str]]
     ) -> list[tuple[Key, Metrics, int]]:
-        """Buries the messages of these devices; the samples of all others."""
-        detail = (
-            f"the customer has telemetry.max_devices ({self._settings.max_devices}) already: remove what is"
-            " not used, or raise it"
-        )
-        batch.dead += [
-            DeadMessage(
-                topic=topic,
-                payload=payload,
+        """Buries the messages of these devices, as far as there is room for what is over quota; the samples
+        of all others.
+        """
+        now = clock.monotonic()
+        refused = {id(m): (key[0], m) for key, m in batch.messages if (key[0], key[1]) in devices}
+        for customer, (
+            topic,
+            payload,
+            _,
+            is_retained,
+        ) in refused.values():  # each once, of however many samples
+            self._gate.over(
+                batch,
+                QuotaKind.DEVICES,
+                customer,
+                topic,
+                payload,
+                now,
+                is_retained=is_retained,
                 reason=Reason.TOO_MANY_DEVICES,
-                detail=detail,
-                customer=key[0],
             )
-            for key, topic, payload in batch.messages
-            if (key[0], key[1]) in devices
-        ]
         return [sample for sample in samples if (sample[0][0], sample[0][1]) not in devices]
 
     async def _isolate(self, batch: Batch, samples: list[tuple[Key, Metrics, int]]) -> tuple[int, int, int]:
@@ -390,14 +394,8 @@ class Pipeline:
                 key = part[0][0]
                 detail = str(refusal)
                 dead = [
-                    DeadMessage(
-                        topic=t,
-                        payload=p,
-                        reason=Reason.REFUSED_BY_DATABASE,
-                        detail=detail,
-                        customer=key[0],
-                    )
-                    for k, t, p in batch.messages
+                    self._gate.dead(t, p, Reason.REFUSED_BY_DATABASE, detail, key[0], is_retained=retained)
+                    for k, (t, p, _, retained) in batch.messages
                     if k == key
                 ]
                 batch.dead += dead
@@ -431,29 +429,6 @@ class Pipeline:
         metrics.INFLIGHT.dec(batch.count)
         if self._paused and self._held_bytes < self._settings.memory_low_bytes:
             self._paused = False
-            self._current.resume()
-
-
-def _ignore(batch: Batch, payload: bytes) -> None:
-    """Counts what is acknowledged and says nothing: an empty message, which takes away what was retained, and
-    a retained one without a time of its own, for that was not measured now.
-    """
-    if payload:
-        batch.retained += 1
-    else:
-        batch.empty += 1
-
-
-def _add(batch: Batch, key: Key, values: Metrics, received_at: int) -> None:
-    """Two samples of one key in a batch become one, merged in the order of receipt."""
-    held = batch.samples.get(key)
-    if held is None:
-        batch.samples[key] = (values, received_at)
-    elif all(
-        name in held[0] and held[0][name] == value and type(held[0][name]) is type(value)
-        for name, value in values.items()
-    ):
-        batch.duplicates += 1
-    else:
-        batch.samples[key] = ({**held[0], **values}, received_at)
-        batch.modified += 1
+            self.absent(clock.monotonic() - self._paused_at)
+            if self._slowed is None:
+                self._current.resume()

@@ -5,13 +5,16 @@ commit anything, and a process that is killed loses some seconds of freshness an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import structlog
 
+from gateway.ingest.upkeep import unheard
 from gateway.model.errors import StoreError, StoreRejected
+from gateway.model.quota import Excess, QuotaKind
 from gateway.model.sample import Metrics, Value
+from gateway.quota_settings import MAX_METRICS_PER_DEVICE, QuotasSettings
 from gateway.store import devices as store
 from gateway.store.devices import Seen
 from gateway.store.pool import Database
@@ -31,7 +34,7 @@ SLICE = 500
 SLICE_BYTES = 1 << 20
 ROUND_BYTES = 8 << 20
 MAX_WAITING = 100_000
-MAX_METRICS = 1_024
+MAX_METRICS = MAX_METRICS_PER_DEVICE
 MAX_TEXT = 256
 """Characters of a text that are kept as a last value."""
 
@@ -77,9 +80,9 @@ class _Waiting:
         if len(self.times) > 2 * MAX_METRICS:
             self.trim()
 
-    def trim(self) -> None:
+    def trim(self, most: int = MAX_METRICS) -> None:
         """Keeps the metrics that came last."""
-        kept = sorted(self.times, key=lambda name: self.times[name], reverse=True)[:MAX_METRICS]
+        kept = sorted(self.times, key=lambda name: self.times[name], reverse=True)[:most]
         self.values = {name: self.values[name] for name in kept}
         self.times = {name: self.times[name] for name in kept}
 
@@ -90,11 +93,17 @@ class Registry:
     def __init__(self, database: Database) -> None:
         """`database` is best not the one of the commits: they wait for nothing here."""
         self._database = database
+        self._quotas = QuotasSettings()
+        self._tell: Callable[[Excess], None] = unheard
         self._waiting: dict[tuple[str, str], _Waiting] = {}
         self._named: dict[tuple[str, str], tuple[str | None, str]] = {}
         self._writing: int | None = None
         self._known: dict[tuple[str, str], Shape] = {}
         self._shapes: dict[frozenset[tuple[str, type]], Shape] = {}
+
+    def bound(self, settings: QuotasSettings, tell: Callable[[Excess], None]) -> None:
+        """So many metrics of a device are known from now on; `tell` of devices that have more."""
+        self._quotas, self._tell = settings, tell
 
     def introduce(self, customer: str, device: str, title: str | None, source: str) -> None:
         """Tells whence a device comes, and its name where that is not its id."""
@@ -153,7 +162,7 @@ class Registry:
             part, payloads = self._take()
             self._writing = min(seen.since for seen in part)
             try:
-                await store.write(self._database, part, payloads)
+                await self._write(part, payloads)
             except StoreRejected as error:  # what is stored already is not lost with it
                 log.warning("ingest.devices_not_written", devices=len(part), detail=str(error))
             except StoreError as error:
@@ -167,6 +176,15 @@ class Registry:
             written += len(part)
             size += sum(map(len, payloads))
 
+    async def _write(self, part: list[Seen], payloads: list[bytes]) -> None:
+        beyond = set(await store.write(self._database, part, payloads))
+        beyond |= {(seen.customer, seen.device) for seen in part if seen.is_cut}
+        if beyond:
+            first = dict(sorted(beyond, reverse=True))
+            for customer, device in sorted(first.items()):
+                allowed = self._quotas.of(customer).metrics_per_device
+                self._tell(Excess(customer=customer, kind=QuotaKind.METRICS, allowed=allowed, device=device))
+
     def _take(self) -> tuple[list[Seen], list[bytes]]:
         """The next slice, and what of it is written; taken out, so that what comes meanwhile waits anew."""
         part: list[Seen] = []
@@ -175,8 +193,10 @@ class Registry:
         for key in list(islice(self._waiting, SLICE)):
             waiting = self._waiting.pop(key)
             waiting.settle()
-            if len(waiting.times) > MAX_METRICS:
-                waiting.trim()
+            most = self._quotas.of(key[0]).metrics_per_device
+            is_cut = len(waiting.times) > most
+            if is_cut:
+                waiting.trim(most)
             title, source = self._named.pop(key, (None, None))
             seen = Seen(
                 customer=key[0],
@@ -192,6 +212,8 @@ class Registry:
                 samples=waiting.samples,
                 unheard=waiting.unheard,
                 is_news=_is_news(self._known.get(key), waiting.values),
+                most=most,
+                is_cut=is_cut,
             )
             part.append(seen)
             payloads.append(seen.payload())

@@ -12,11 +12,13 @@ import structlog
 from gateway import clock, metrics
 from gateway.ingest.decode import Decoder, Former, Introduce, unknown
 from gateway.ingest.partition import Partition
+from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
+from gateway.ingest.upkeep import Upkeep
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.pressure import Pressure
 from gateway.model.sample import from_microseconds
-from gateway.model.topics import filters
+from gateway.model.topics import filters, owner_of
 from gateway.payloads.fields import Skipped
 from gateway.payloads.sources import CompiledSource, compile_sources, only
 from gateway.settings import Settings
@@ -46,6 +48,17 @@ class _Intake:
 
     def filters(self, partition: int) -> list[str]:
         return filters(
+            only(self.sources),
+            self.settings.customers,
+            partition=partition,
+            partitions=self.settings.broker.partitions,
+        )
+
+    def owner(self, partition: int) -> str | None:
+        """The customer that has this partition alone. Where anybody may send nobody has."""
+        if self.settings.telemetry.auto_register_customers:
+            return None
+        return owner_of(
             only(self.sources),
             self.settings.customers,
             partition=partition,
@@ -99,6 +112,10 @@ class Ingest:
         self._decoder = self._intake.decoder()
         self._ours: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
         self._elsewhere: set[int] = set()
+        self._upkeep = Upkeep(settings.quotas, database, self._fill)
+        self._full: frozenset[str] = frozenset()
+        if registry is not None:
+            registry.bound(settings.quotas, self._upkeep.note)
         self._stopping = asyncio.Event()
         self._look = asyncio.Event()
 
@@ -120,7 +137,11 @@ class Ingest:
         """
         before, wanted = self._intake, _Intake.of(settings, self._introduce)
         own = before.settings
-        if (own.telemetry.sources, own.customers) == (settings.telemetry.sources, settings.customers):
+        if (own.telemetry.sources, own.customers, own.quotas) == (
+            settings.telemetry.sources,
+            settings.customers,
+            settings.quotas,
+        ):
             return
         self._next = wanted
         # until all is granted the sources in force come first, and the others take what only they match
@@ -154,8 +175,22 @@ class Ingest:
         self._intake, self._next, self._decoder = intake, None, intake.decoder()
         former = self._former
         overlapping = intake.decoder(former) if former.sources or former.customers else self._decoder
+        self._bound(intake)
         for partition, _ in list(self._ours.values()):
             await partition.let_go(overlapping, self._decoder)
+
+    def _bound(self, intake: _Intake) -> None:
+        """Puts its quotas in force."""
+        self._upkeep.reload(intake.settings.quotas)
+        for number, (partition, _) in self._ours.items():
+            partition.quotas.reload(intake.settings.quotas, intake.owner(number))
+        if self._registry is not None:
+            self._registry.bound(intake.settings.quotas, self._upkeep.note)
+
+    def _fill(self, customers: frozenset[str]) -> None:
+        self._full = customers
+        for partition, _ in self._ours.values():
+            partition.quotas.fill(customers)
 
     def _left_by(self, before: _Intake, wanted: _Intake) -> Former:
         """What only messages under filters that are given up can still need."""
@@ -205,16 +240,19 @@ class Ingest:
         or what killed a partition.
         """
         async with asyncio.TaskGroup() as group:
+            upkeep = group.create_task(self._upkeep.run(), name="quotas")
             while not self._stopping.is_set():
                 self._look.clear()
                 self._settle()
                 try:
                     await self._divide(group)
+                    await self._note_up()
                 except StoreError as error:
                     log.debug("ingest.leases_deferred", detail=str(error))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._lease_seconds / 3):
                         await self._look.wait()
+            upkeep.cancel()
 
     async def stop(self) -> None:
         """Stops every session in order and gives the leases back."""
@@ -224,6 +262,10 @@ class Ingest:
             await presence.leave(self._database, self._replica, self._lease_seconds)
         for number in list(self._ours):
             await self._give_up(number)
+
+    async def _note_up(self) -> None:
+        if sessions := [up for partition, _ in self._ours.values() if (up := partition.up) is not None]:
+            await telemetry.note_up(self._database, sessions)
 
     async def _divide(self, group: asyncio.TaskGroup) -> None:
         count = self._settings.broker.partitions
@@ -255,15 +297,20 @@ class Ingest:
         await asyncio.wait({task})
 
     def _serve(self, group: asyncio.TaskGroup, number: int, term: Term) -> None:
+        intake = self._next or self._intake
+        quotas = Quotas(self._intake.settings.quotas, owner=intake.owner(number))
+        quotas.fill(self._full)
         partition = Partition(
             self._settings,
             self._database,
             self._decoder,
             number,
-            (self._next or self._intake).filters(number),
+            intake.filters(number),
             term=term,
             pressure=self._pressure,
             registry=self._registry,
+            quotas=quotas,
+            upkeep=self._upkeep,
         )
         self._ours[number] = (
             partition,

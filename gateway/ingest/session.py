@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
@@ -18,8 +18,9 @@ import mqtt5
 import structlog
 
 from gateway import clock, metrics
+from gateway.ingest.batch import Message
 from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, Unreadable
-from gateway.ingest.pipeline import Message, Pipeline
+from gateway.ingest.pipeline import Pipeline
 from gateway.model.errors import BrokerRefused, ConfigError
 from gateway.model.subscriptions import Copies, copies_of
 from gateway.payloads.formats.values import Reason
@@ -68,7 +69,8 @@ class OptionalRefused(ConnectionError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
     """Whom the session is, and what it holds: `stale` filters are given up, `optional`
-    ones may be refused. One that is not `is_lasting` ends with its connection.
+    ones may be refused. One that is not `is_lasting` ends with its connection. `let_in` is called when the
+    broker has accepted us, before the first message can come.
     """
 
     client_id: str
@@ -77,6 +79,7 @@ class Subscription:
     stale: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     is_lasting: bool = True
+    let_in: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,6 +356,7 @@ class Session(asyncio.BufferedProtocol):
         if packet.server_keep_alive:
             self._keepalive = float(packet.server_keep_alive)
         self.session_present = packet.session_present
+        self._subscription.let_in()
         self._has_identifiers = packet.subscription_id_available
         if self._copies is not None and not self._has_identifiers:
             self._refuse(NO_IDENTIFIERS)

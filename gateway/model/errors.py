@@ -68,7 +68,7 @@ class TooManyDevices(StoreError):
     """
 
     def __init__(self, devices: frozenset[tuple[str, str]]) -> None:
-        super().__init__(f"{len(devices)} devices are beyond telemetry.max_devices of their customers")
+        super().__init__(f"{len(devices)} devices are beyond the quota of their customers")
         self.devices = devices
 
 

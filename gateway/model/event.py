@@ -44,10 +44,11 @@ class EventType(enum.StrEnum):
     INCIDENT_CLOSED = "incident.closed"
     WEBHOOK_DISABLED = "webhook.disabled"
     WEBHOOK_TEST = "webhook.test"
-    DEVICES_REFUSED = "devices.refused"
     DEVICE_SILENT = "device.silent"
     DEVICE_RETURNED = "device.returned"
     DEVICE_SCHEMA_CHANGED = "device.schema_changed"
+    QUOTA_EXCEEDED = "quota.exceeded"
+    QUOTA_RECOVERED = "quota.recovered"
     METERS_REFUSED = "meters.refused"
     DEAD_LETTERS_DROPPED = "dead_letters.dropped"
 

@@ -52,6 +52,7 @@ class Watched:
     """A device whose silence is to be looked at. `unheard`: its partition's, at the last message. `interval`:
     seconds between two messages, made of `intervals`; None: not learned. `is_watched` False: nothing of its
     source, or of its customer, was taken when it was looked at last. `watched_at`: when it was again.
+    `refused_until`: up to when not all that its customer sent was taken, for that was over a quota.
     """
 
     customer: str
@@ -66,6 +67,7 @@ class Watched:
     is_watched: bool
     watched_at: datetime | None
     silent_since: datetime | None
+    refused_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +143,8 @@ def judged(device: Watched, sources: Sources, heard: Mapping[int, Heard], now: d
 
     Silence is counted by the clock of the partition where its messages are read, which stands still while
     nobody reads them. A device whose source or customer is not taken is neither silent nor does it return;
-    its silence counts anew when it is taken again.
+    its silence counts anew when it is taken again. So does that of a customer's devices when it is over a
+    quota no more: what they sent meanwhile may be among what was refused.
     """
     if device.silent_since is not None and device.last_seen_at > device.silent_since:
         return Returned(due_at=now)
@@ -153,8 +156,9 @@ def judged(device: Watched, sources: Sources, heard: Mapping[int, Heard], now: d
     if not device.is_watched:
         return Waiting(due_at=now + sources.least(device), watched_at=clock.until)
     listened = clock.since(device)
-    if device.watched_at is not None:
-        listened = min(listened, clock.until - device.watched_at)
+    for since in (device.watched_at, device.refused_until):
+        if since is not None:
+            listened = min(listened, clock.until - since)
     if listened >= threshold:
         return Silent(after=threshold)
     is_behind = now - clock.until > NOT_HEARD

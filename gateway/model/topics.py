@@ -231,6 +231,23 @@ def partition_of(customer: str, partitions: int) -> int:
     return int.from_bytes(hashlib.blake2b(customer.encode(), digest_size=8).digest()) % partitions
 
 
+def owner_of(
+    sources: Sequence[Source], customers: Sequence[str], *, partition: int, partitions: int
+) -> str | None:
+    """The customer that has this partition alone, of the listed ones: nobody else's messages come by it, so
+    that its reading may wait. None where there are several, or where a source of the partition may carry
+    anybody's.
+    """
+    listed = set(customers)
+    mine = {one for one in listed if partitions == 1 or partition_of(one, partitions) == partition}
+    for source in sources:
+        if source.is_divided:
+            continue
+        if partitions == 1 or partition_of(source.customer or source.topic, partitions) == partition:
+            mine |= {source.customer} if source.customer is not None else listed
+    return mine.pop() if len(mine) == 1 else None
+
+
 def filters(
     sources: Sequence[Source], customers: Sequence[str], *, partition: int, partitions: int
 ) -> list[str]:

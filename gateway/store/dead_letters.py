@@ -42,7 +42,10 @@ class Kept:
     reason: str
     payload: bytes
     first_at: datetime
+    last_at: datetime
     occurrences: int
+    customer: str | None
+    is_retained: bool
 
 
 async def listed(
@@ -84,11 +87,8 @@ async def read(database: Database, dead_letter: int) -> Kept | None:
         reason=row["reason"],
         payload=row["payload"] or b"",
         first_at=row["first_at"],
+        last_at=row["last_at"],
         occurrences=row["occurrences"],
+        customer=row["customer_id"],
+        is_retained=row["is_retained"],
     )
-
-
-async def remove(database: Database, dead_letter: int, kept: Kept) -> bool:
-    """Lets go of it, unless the same came again meanwhile."""
-    async with database.connection() as connection:
-        return bool(await connection.fetchval(sql("dead_letter_remove"), dead_letter, kept.occurrences))

@@ -29,7 +29,8 @@ class Seen:
     """What ingest took from a device since it was written last. `metrics`: (time, value) by name. Times in
     microseconds since the epoch. `source` None: neither title nor source is known. `since`: its first
     receipt, `samples`: how many. `unheard`: seconds in which nothing was read of its partition, None: not
-    known. `is_news`: whether there may be metrics that are not held, or of another kind.
+    known. `is_news`: whether there may be metrics that are not held, or of another kind. `most`: how many
+    metrics may be known of it; `is_cut`: there were more.
     """
 
     customer: str
@@ -45,6 +46,8 @@ class Seen:
     samples: int = 1
     unheard: float | None = None
     is_news: bool = True
+    most: int = 1_024
+    is_cut: bool = False
 
     def payload(self) -> bytes:
         """Its metrics, as they are stored."""
@@ -125,10 +128,12 @@ class Series:
     complete: bool
 
 
-async def write(database: Database, seen: Sequence[Seen], payloads: Sequence[bytes]) -> None:
-    """Stores what was taken; one statement. `payloads`: of each. Raises StoreError."""
+async def write(database: Database, seen: Sequence[Seen], payloads: Sequence[bytes]) -> list[tuple[str, str]]:
+    """Stores what was taken; one statement. `payloads`: of each. Returns the devices of which metrics were
+    forgotten, for there were more than `most`. Raises StoreError.
+    """
     async with database.connection() as connection:
-        await connection.execute(
+        rows = await connection.fetch(
             sql("device_write"),
             [one.customer for one in seen],
             [one.device for one in seen],
@@ -142,7 +147,9 @@ async def write(database: Database, seen: Sequence[Seen], payloads: Sequence[byt
             [one.samples for one in seen],
             [one.unheard for one in seen],
             [one.is_news for one in seen],
+            [one.most for one in seen],
         )
+    return [(row["customer_id"], row["device_id"]) for row in rows]
 
 
 class Devices:

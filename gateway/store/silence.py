@@ -89,6 +89,7 @@ _PLAIN = (
     "is_watched",
     "watched_at",
     "silent_since",
+    "refused_until",
 )
 
 

@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime
 from operator import itemgetter
 
 import orjson
 
 from gateway import clock
 from gateway.model.errors import StoreRejected, StoreUnavailable, TooManyDevices
-from gateway.model.event import EventType, NewEvent
-from gateway.model.sample import Metrics, from_microseconds
-from gateway.store import leases, outbox
+from gateway.model.quota import Excess
+from gateway.model.sample import Metrics, from_microseconds, to_microseconds
+from gateway.store import leases, quotas
+from gateway.store.dead_letters import Kept
 from gateway.store.leases import Term
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -29,17 +30,26 @@ DAY = 86_400_000_000
 NEVER = 1 << 63
 """After every time."""
 
-DEFAULT_MAX_DEVICES = 100_000
 MAX_REMEMBERED = 100_000
 REFUSED_SECONDS = 60.0
-TOLD_AGAIN_AFTER = timedelta(days=1)
-TOO_MANY_DEVICES = "too_many_devices"
+ROW_BYTES = 200
+"""What a sample takes beside its metrics, with its places in indexes."""
+
+
+def no_quota(_customer: str) -> int:
+    """Where nobody bounds devices."""
+    return 2**31 - 1
+
+
+def unheard(_customer: str, _day: date, _size: int) -> None:
+    """For who does not count what is stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadMessage:
     """A message that is no sample, kept with its bytes (the first of them, when it was too large).
-    `customer`: whose topic it is; None where that is nobody's.
+    `customer`: whose topic it is; None where that is nobody's. `source`: the topic template that takes it,
+    where one does.
     """
 
     topic: str
@@ -47,14 +57,19 @@ class DeadMessage:
     reason: str
     detail: str
     customer: str | None = None
+    source: str | None = None
+    is_retained: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """New rows and changed rows; the others of the batch were there already."""
+    """New rows and changed rows; the others of the batch were there already. `opened`: of what was over a
+    quota, what begins with it.
+    """
 
     stored: int
     modified: int
+    opened: tuple[Excess, ...] = ()
 
 
 class LogMissing(StoreUnavailable):
@@ -64,7 +79,9 @@ class LogMissing(StoreUnavailable):
 class TelemetryStore:
     """Writes batches. Remembers which devices and days are known, and only ever what was committed.
 
-    `term`: the lease under which they are written; None where nobody else writes the same.
+    `term`: the lease under which they are written; None where nobody else writes the same. `max_devices`: how
+    many a customer may have. `count` is told, after a commit, about how many bytes of a customer's day it
+    wrote.
     """
 
     def __init__(
@@ -72,12 +89,14 @@ class TelemetryStore:
         database: Database,
         *,
         register_customers: bool,
-        max_devices: int = DEFAULT_MAX_DEVICES,
+        max_devices: Callable[[str], int] = no_quota,
         term: Term | None = None,
+        count: Callable[[str, date, int], None] = unheard,
     ) -> None:
         self._database = database
         self._term = term
         self._max_devices = max_devices
+        self._count = count
         self._refused: set[tuple[str, str]] = set()  # beyond the limit, until it is asked again
         self._refused_until = 0.0
         self._register_customers = register_customers
@@ -88,9 +107,13 @@ class TelemetryStore:
         self._days: set[int] = set()
 
     async def write(
-        self, samples: Sequence[tuple[Key, Metrics, int]], dead: Collection[DeadMessage]
+        self,
+        samples: Sequence[tuple[Key, Metrics, int]],
+        dead: Collection[DeadMessage],
+        excesses: Sequence[Excess] = (),
     ) -> Written:
         """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice.
+        `excesses`: what of the batch was over a quota, told with it.
 
         Raises StoreUnavailable (try again), StoreRejected (some of it can never be stored), TooManyDevices
         (all but the samples of these devices can be) or LeaseLost (whoever has the lease now stores it).
@@ -102,6 +125,8 @@ class TelemetryStore:
         if devices and self._refused:
             self._raise_known(devices)
         written = Written(stored=0, modified=0)
+        sizes: dict[str, int] = {}
+        opened: tuple[Excess, ...] = ()
         try:
             # each in a transaction of its own: no lock of a table while rows are held
             for day in sorted(fresh_days):
@@ -111,18 +136,13 @@ class TelemetryStore:
                 if devices:
                     await self._register(connection, sorted(devices), {customer for customer, _ in days})
                 if samples or self._term is not None:
-                    written = await insert(connection, samples, days, self._term)
+                    written = await insert(connection, samples, days, self._term, sizes)
                 if oldest:  # after the logs of their customers, as whoever registers devices
-                    ordered = sorted(oldest)
-                    await connection.execute(
-                        sql("device_oldest"),
-                        [customer for customer, _ in ordered],
-                        [device for _, device in ordered],
-                        [oldest[pair] for pair in ordered],
-                    )
+                    await _note_oldest(connection, oldest)
                 if dead:
-                    await _bury(connection, dead)
-                    await self._tell_of_refused(connection, dead)
+                    await bury(connection, dead)
+                if excesses:
+                    opened = await quotas.note(connection, excesses)
         except TooManyDevices as error:
             if len(self._refused) < MAX_REMEMBERED:
                 self._refused |= error.devices
@@ -137,7 +157,45 @@ class TelemetryStore:
         self._devices |= devices
         self._oldest |= oldest
         self._days |= fresh_days
+        if written.stored:
+            self._count_stored(sizes, days, written.stored / len(samples))
+        return Written(stored=written.stored, modified=written.modified, opened=opened)
+
+    async def replay(self, samples: Mapping[Key, Metrics], received: int, letter: int, kept: Kept) -> Written:
+        """Stores what an earlier message holds, and lets go of its dead letter, in one transaction: all or
+        nothing, and done twice it changes nothing more. What was received after the message stays as it is:
+        only metrics that are missing there are added. Raises as `write`.
+        """
+        devices = sorted({(key[0], key[1]) for key in samples})
+        days = {(key[0], key[2] // DAY) for key in samples}
+        written = Written(stored=0, modified=0)
+        sizes: dict[str, int] = {}
+        for day in sorted({day for _, day in days} - self._days):
+            async with self._database.connection() as connection:
+                await connection.execute("select ensure_partition('telemetry', $1)", _date(day))
+            self._days.add(day)
+        async with self._database.transaction() as connection:
+            if samples:
+                # the logs are locked from here on: nothing of these customers changes between look and write
+                await self._register(connection, devices, {customer for customer, _ in days})
+                news = await _news(connection, samples, received, kept.last_at)
+                if news:
+                    theirs = {(key[0], key[2] // DAY) for key, _, _ in news}
+                    written = await insert(connection, news, theirs, None, sizes)
+                    await _note_oldest(connection, self._older(news))
+            await connection.execute(sql("dead_letter_remove"), letter, kept.occurrences)
+        if written.stored:
+            self._count_stored(sizes, days, written.stored / len(samples))
         return written
+
+    def _count_stored(self, sizes: dict[str, int], days: Collection[tuple[str, int]], part: float) -> None:
+        """`part` of the samples is new. A customer's bytes are spread evenly over its days of the batch."""
+        of: dict[str, list[int]] = {}
+        for customer, day in days:
+            of.setdefault(customer, []).append(day)
+        for customer, size in sizes.items():
+            for day in of[customer]:
+                self._count(customer, _date(day), int(size * part) // len(of[customer]))
 
     def _older(self, samples: Sequence[tuple[Key, Metrics, int]]) -> dict[tuple[str, str], int]:
         """The oldest sample of each device, where it may be older than all that are stored: a device's first,
@@ -159,13 +217,6 @@ class TelemetryStore:
         if known := devices & self._refused:
             raise TooManyDevices(frozenset(known))
 
-    async def _tell_of_refused(self, connection: Connection, dead: Collection[DeadMessage]) -> None:
-        for customer in sorted({d.customer for d in dead if d.reason == TOO_MANY_DEVICES and d.customer}):
-            event = NewEvent(
-                type=EventType.DEVICES_REFUSED, customer=customer, data={"limit": self._max_devices}
-            )
-            await outbox.append_once(connection, event, within=TOLD_AGAIN_AFTER)
-
     async def _register(
         self, connection: Connection, devices: Sequence[tuple[str, str]], batch_customers: Collection[str]
     ) -> None:
@@ -178,7 +229,10 @@ class TelemetryStore:
         # The logs of the whole batch at once: locked one part after the other they would not be in one order.
         await connection.execute(sql("log_open"), list(batch_customers))
         rows = await connection.fetch(
-            sql("telemetry_register_devices"), customers, [device for _, device in devices], self._max_devices
+            sql("telemetry_register_devices"),
+            customers,
+            [device for _, device in devices],
+            [self._max_devices(customer) for customer in customers],
         )
         if rows:
             raise TooManyDevices(frozenset((row["customer_id"], row["device_id"]) for row in rows))
@@ -198,6 +252,21 @@ async def subscriptions(database: Database, client: str) -> dict[str, tuple[str,
         for row in await connection.fetch(sql("ingest_subscriptions"), client):
             found.setdefault(row["broker"], []).append(row["filter"])
     return {broker: tuple(sorted(filters)) for broker, filters in found.items()}
+
+
+async def away_seconds(database: Database, client: str) -> dict[str, float]:
+    """For how long the session of this client id was not up, by broker; none where nobody knows."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(sql("ingest_up"), client)
+    return {row["broker"]: row["seconds"] for row in rows}
+
+
+async def note_up(database: Database, sessions: Sequence[tuple[str, str]]) -> None:
+    """The sessions of these client ids, each at its broker, are up, now."""
+    async with database.connection() as connection:
+        await connection.execute(
+            sql("ingest_up_note"), [client for client, _ in sessions], [broker for _, broker in sessions]
+        )
 
 
 async def remember_subscriptions(
@@ -222,9 +291,10 @@ async def insert(
     samples: Sequence[tuple[Key, Metrics, int]],
     days: Collection[tuple[str, int]],
     term: Term | None,
+    sizes: dict[str, int],
 ) -> Written:
     """Raises LeaseLost when the term is over: by then a successor may have stored later values. `days`:
-    (customer, day) of every sample.
+    (customer, day) of every sample. `sizes` is given about how many bytes of each customer these are.
     """
     dumps = orjson.dumps
     # in one order whoever writes: a replay beside ingest, or two sessions, would wait for each other in a
@@ -232,16 +302,20 @@ async def insert(
     ordered = _in_order(samples)
     days = sorted(days)
     customers = list(dict.fromkeys(customer for customer, _ in days))
+    texts = [dumps(metrics).decode() for _, metrics, _ in ordered]
+    names = [key[0] for key, _, _ in ordered]
+    for customer, text in zip(names, texts, strict=True):
+        sizes[customer] = sizes.get(customer, 0) + len(text) + ROW_BYTES
     places = {customer: place for place, customer in enumerate(customers, 1)}
     row = await connection.fetchrow(
         sql("telemetry_write"),
-        [key[0] for key, _, _ in ordered],
+        names,
         [key[1] for key, _, _ in ordered],
         [key[2] for key, _, _ in ordered],
-        [dumps(metrics).decode() for _, metrics, _ in ordered],
+        texts,
         [received for _, _, received in ordered],
         customers,
-        [places[key[0]] for key, _, _ in ordered],
+        [places[name] for name in names],
         [customer for customer, _ in days],
         [_date(day) for _, day in days],
         [places[customer] for customer, _ in days],
@@ -256,7 +330,37 @@ async def insert(
     return Written(stored=row["stored"], modified=row["modified"])
 
 
-async def _bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
+async def _note_oldest(connection: Connection, oldest: Mapping[tuple[str, str], int]) -> None:
+    ordered = sorted(oldest)
+    await connection.execute(
+        sql("device_oldest"),
+        [customer for customer, _ in ordered],
+        [device for _, device in ordered],
+        [oldest[pair] for pair in ordered],
+    )
+
+
+async def _news(
+    connection: Connection, samples: Mapping[Key, Metrics], received: int, last_at: datetime
+) -> list[tuple[Key, Metrics, int]]:
+    """What of these samples is not replaced by something that was received later than `last_at`. A row to
+    which the rest is added keeps that it was: or the next replay would take itself for the later one.
+    """
+    keys = list(samples)
+    rows = await connection.fetch(
+        sql("telemetry_held"), [key[0] for key in keys], [key[1] for key in keys], [key[2] for key in keys]
+    )
+    news = {key: (metrics, received) for key, metrics in samples.items()}
+    for row in rows:
+        key = keys[row["place"] - 1]
+        if row["received_at"] > last_at:
+            missing = {name: value for name, value in samples[key].items() if name not in row["metrics"]}
+            news[key] = missing, to_microseconds(row["received_at"])
+    return [(key, metrics, at) for key, (metrics, at) in news.items() if metrics]
+
+
+async def bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
+    """Keeps them as dead letters, in the caller's transaction; equal ones are counted."""
     await connection.execute(
         sql("telemetry_dead_letter"),
         [
@@ -268,6 +372,8 @@ async def _bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
         [d.detail.replace("\0", "\\0") for d in dead],
         [d.payload for d in dead],
         [d.customer for d in dead],
+        [d.source for d in dead],
+        [d.is_retained for d in dead],
     )
 
 

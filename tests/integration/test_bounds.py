@@ -9,7 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 from gateway.ingest.decode import Decoder
 from gateway.ingest.pipeline import Pipeline
+from gateway.ingest.quotas import Quotas
 from gateway.payloads.sources import compile_sources
+from gateway.quota_settings import QuotasSettings
 from gateway.settings import TelemetrySettings
 from gateway.store import retention
 from gateway.store.pool import Database
@@ -19,11 +21,14 @@ from tests.unit.test_pipeline import Connection, committed
 _IDS = itertools.count(1)
 
 
-def pipeline(database: Database, **telemetry: object) -> Pipeline:
-    settings = TelemetrySettings.model_validate({"auto_register_customers": True, **telemetry})
+def pipeline(database: Database, **quotas: object) -> Pipeline:
+    bounds = Quotas(QuotasSettings.model_validate(quotas))
+    settings = TelemetrySettings(auto_register_customers=True)
     sources = compile_sources(settings.sources)
-    store = TelemetryStore(database, register_customers=True, max_devices=settings.max_devices)
-    return Pipeline(settings, Decoder(settings, sources, ()), store)
+    store = TelemetryStore(
+        database, register_customers=True, max_devices=lambda customer: bounds.of(customer).devices
+    )
+    return Pipeline(settings, Decoder(settings, sources, ()), store, quotas=bounds)
 
 
 def message(
@@ -39,7 +44,7 @@ async def rows(database: Database, query: str) -> list[tuple[object, ...]]:
 
 async def test_invented_devices_are_refused_and_the_others_go_on(database: Database) -> None:
     """The whole batch is acknowledged; what there is room for is stored; another customer notices nothing."""
-    session, taking = Connection(), pipeline(database, max_devices=3)
+    session, taking = Connection(), pipeline(database, devices=3)
     taking.receive(session, [message(f"d{number}") for number in range(3)])
     await committed(taking)
     for turn in range(2):  # the second time it is known without asking
@@ -64,17 +69,18 @@ async def test_invented_devices_are_refused_and_the_others_go_on(database: Datab
     assert await rows(
         database, "select reason, customer_id, sum(occurrences)::int from dead_letter group by 1, 2"
     ) == [("too_many_devices", "acme", 12)]
-    assert await rows(database, "select type, customer_id, data ->> 'limit' from event") == [
-        ("devices.refused", "acme", "3")
-    ]
+    assert await rows(
+        database, "select type, customer_id, data ->> 'quota', data ->> 'allowed' from event"
+    ) == [("quota.exceeded", "acme", "devices", "3")]
+    assert await rows(database, "select dead_letters, dropped, ended_at from quota_excess") == [(12, 0, None)]
 
 
 async def test_a_refused_device_is_taken_when_there_is_room(database: Database) -> None:
     session = Connection()
-    small = pipeline(database, max_devices=1)
+    small = pipeline(database, devices=1)
     small.receive(session, [message("d0"), message("d1")])
     await committed(small)
-    larger = pipeline(database, max_devices=2)
+    larger = pipeline(database, devices=2)
     larger.receive(session, [message("d1")])
     await committed(larger)
     assert await rows(database, "select device_id from device order by 1") == [("d0",), ("d1",)]
@@ -82,7 +88,7 @@ async def test_a_refused_device_is_taken_when_there_is_room(database: Database) 
 
 async def test_a_batch_that_the_database_refuses_in_part_is_bounded_too(database: Database) -> None:
     """Found by halves, and still no device beyond the limit."""
-    session, taking = Connection(), pipeline(database, max_devices=2)
+    session, taking = Connection(), pipeline(database, devices=2)
     bad = b'{"ts": "0001-01-01T00:00:00Z", "t": 1}'
     taking.receive(
         session,

@@ -77,7 +77,6 @@ async def test_what_ingest_committed_is_seen_and_what_it_refused_is_not(database
     telemetry = TelemetrySettings.model_validate(
         {
             "auto_register_customers": True,
-            "max_devices": 2,
             "sources": [{"topic": "{customer}/devices/{device}/telemetry"}],
         }
     )
@@ -85,7 +84,7 @@ async def test_what_ingest_committed_is_seen_and_what_it_refused_is_not(database
     taking = Pipeline(
         telemetry,
         Decoder(telemetry, sources, (), introduce=registry.introduce),
-        TelemetryStore(database, register_customers=True, max_devices=2),
+        TelemetryStore(database, register_customers=True, max_devices=lambda _: 2),
         note=registry.note,
     )
     session = Connection()

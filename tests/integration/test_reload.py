@@ -118,6 +118,39 @@ async def test_what_is_new_is_subscribed_and_then_what_is_old_given_up(database:
         assert not await connection.fetchval("select count(*) from telemetry where metrics ? 'b'")
 
 
+async def test_quotas_are_put_in_force_on_the_session_that_lives(database: Database) -> None:
+    """Of who has the partition alone too: with a second customer its messages do not wait any more."""
+
+    def bounded(rate: float, *customers: str) -> Settings:
+        plain = settings_of(broker.url, [USUAL], customers)
+        return plain.model_copy(
+            update={"quotas": plain.quotas.model_copy(update={"messages_per_second": rate})}
+        )
+
+    async with ScriptedBroker(nothing).running() as broker:
+        async with ingesting(database, bounded(0.1, "acme")) as ingest:
+            link = await broker.link(0)
+            await up(ingest)
+            asked = len(link.asked)
+            for number in range(1, 8):  # six may come at once, a seventh is late
+                link.send(publish("acme/devices/d/telemetry", b'{"a": %d}' % number, number))
+            await link.acknowledged(*range(1, 8))
+            await wait_until(lambda: metrics_paused() == 1, seconds=20, what="its reading stands")
+            assert await letters(database) == []
+            await register_customers(database, ["globex"])
+            await ingest.reload(bounded(1000, "acme", "globex"))
+            assert len(link.asked) == asked, "nothing is to be subscribed"
+            assert ingest.settings.quotas.messages_per_second == 1000
+            await wait_until(lambda: metrics_paused() == 0, seconds=30, what="it reads on")
+            link.send(publish("acme/devices/d/telemetry", b'{"a": 8}', 8))
+            await link.acknowledged(*range(1, 9))
+        assert len(broker.links) == 1
+
+
+def metrics_paused() -> float:
+    return metrics.REGISTRY.get_sample_value("fieldgate_mqtt_reading_paused", {"partition": "0"}) or 0.0
+
+
 async def test_filters_that_overlap_are_all_subscribed_again_in_their_order(database: Database) -> None:
     lists = {
         "old": ["+/+/out", "line/+/out", "mill/+/out"],

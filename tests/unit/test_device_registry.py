@@ -34,10 +34,13 @@ class Stored:
         self.refusals: list[Exception] = []
         monkeypatch.setattr(module.store, "write", self.write)
 
-    async def write(self, _database: object, seen: list[Seen], _payloads: list[bytes]) -> None:
+    async def write(
+        self, _database: object, seen: list[Seen], _payloads: list[bytes]
+    ) -> list[tuple[str, str]]:
         if self.refusals:
             raise self.refusals.pop(0)
         self.rounds.append(seen)
+        return []
 
 
 @pytest.fixture

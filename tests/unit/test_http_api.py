@@ -68,6 +68,15 @@ NEEDS = {
     "create_connect_link": Role.ADMIN,
     "list_connect_links": Role.ADMIN,
     "revoke_connect_link": Role.ADMIN,
+    "list_messages": Role.VIEWER,
+    "count_messages": Role.VIEWER,
+    "read_message": Role.VIEWER,
+    "discard_message": Role.OPERATOR,
+    "replay_message": Role.OPERATOR,
+    "replay_messages": Role.OPERATOR,
+    "discard_messages": Role.OPERATOR,
+    "list_over_quota": Role.VIEWER,
+    "read_quotas": Role.VIEWER,
 }
 OF_ALL_CUSTOMERS = {"read_doctor"}
 """What a token of one customer is refused."""
@@ -79,6 +88,8 @@ BODIES: dict[str, object] = {
     "verify_connection": {"customer": "{customer}", "system": "maintainx"},
     "create_connect_link": {"customer": "{customer}", "systems": ["maintainx"]},
     "replay_dead_letters": {"ids": [1]},
+    "replay_messages": {"customer": "{customer}"},
+    "discard_messages": {"customer": "{customer}", "expected": 3},
     "create_webhook": {"url": "https://hooks.example.com/", "customer": "{customer}"},
 }
 OPEN = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
@@ -127,11 +138,14 @@ async def ask(
         customer=customer,
         device=f"{customer}-pump-1",
         link=f"cl-{customer}",
+        message={"acme": 101, "globex": 201}.get(customer, 999),
     )
     parameters = {
         "replay_webhook": {"from": NOW.isoformat()},
         "list_records": {"customer": customer},
         "list_devices": {"customer": customer},
+        "list_messages": {"customer": customer},
+        "count_messages": {"customer": customer},
         "read_series": {"metric": "t"},
     }
     body = BODIES.get(name)
@@ -186,6 +200,8 @@ async def test_roles(name: str, method: str, path: str, role: str | None) -> Non
             and not made.webhooks.asked
             and not made.reader.replayed
             and not made.reauthorizing.invited
+            and not made.messages.replayed
+            and not made.messages.discarded
         )
 
 
@@ -197,6 +213,7 @@ async def leaks(made: World, name: str, method: str, path: str) -> str | None:
         missing = await ask(client, name, method, path, "nobody", connection="nobody-1")
         own = await ask(client, name, method, path, "globex")
     done = made.service.asked + made.reader.replayed + made.webhooks.asked + made.reauthorizing.invited
+    done += [one for one in (*made.messages.replayed, *made.messages.discarded) if "101" in str(one)]
     if made.reader.held.keys() - before.keys() - {"globex-9"} or any("acme" in str(one) for one in done):
         return f"did {done}"
     if "{" in path:
@@ -340,6 +357,8 @@ async def test_lists_are_paged_without_gap_or_repetition() -> None:
             ("/v1/credits/transfers", "id"),
             ("/v1/devices", "device"),
             ("/v1/alerts", "id"),
+            ("/v1/messages", "id"),
+            ("/v1/quotas", "quota"),
         ):
             whole = [item[key] for item in (await client.get(path)).json()["items"]]
             seen: list[object] = []

@@ -192,7 +192,7 @@ async def test_every_form_of_the_dashboard_is_checked() -> None:
     assert len(posts) >= 3
     async with browser(made) as (client, _):
         for path in posts:
-            filled = path.format(connection="acme-2", act="pause", secret="s", step="settings")
+            filled = path.format(connection="acme-2", act="pause", secret="s", step="settings", message=101)
             answer = await client.post(filled, data={"x": "y"})
             assert answer.status_code == 403, path
 
@@ -257,15 +257,71 @@ async def test_nothing_of_another_customer_is_on_any_page() -> None:
                     key="x",
                     customer="acme",
                     device="acme-pump-1",
+                    message=101,
                 ),
                 data={"csrf": csrf} if method == "POST" else None,
             )
             assert "acme" not in answer.text.replace("acme-s4", ""), (
                 path
             )  # the example in the API's documentation
-            if "{connection}" in path or "{customer}" in path:
+            if "{connection}" in path or "{customer}" in path or "{message}" in path:
                 assert answer.status_code == 404, path
-    assert not made.service.asked
+    assert not made.service.asked and not made.messages.discarded
+    assert all(bound == "globex" for _, bound in made.messages.replayed)
+
+
+# Messages
+
+
+async def test_messages_are_listed_with_their_first_bytes_and_nothing_is_a_tag() -> None:
+    async with browser(world(), Role.VIEWER) as (client, _):
+        listed = (await client.get("/messages")).text
+        acme = (await client.get("/messages", params={"customer": "acme"})).text
+        text = (await client.get("/messages/101")).text
+        binary = (await client.get("/messages/102")).text
+        none = await client.get("/messages/999")
+    for page in (listed, acme, text, binary):
+        assert not re.search(r"<(script>alert|b>pump|em>no|i>\{device)", page)
+    assert "/messages/201" in listed and "/messages/201" not in acme and "00 ff 01" in listed
+    assert "000000  00 ff 01" in binary and "&lt;script&gt;alert" in text and "no source" in text
+    assert "/messages/discard" not in listed and "Try" not in text  # a viewer has no buttons
+    assert none.status_code == 404
+
+
+async def test_messages_are_tried_again_and_discarded_by_forms() -> None:
+    made = world()
+    async with browser(made, Role.OPERATOR) as (client, csrf):
+        sent = {"csrf": csrf, "customer": "acme", "reason": "invalid_json"}
+        forged = await client.post("/messages/replay", data={**sent, "csrf": "x"})
+        more = (await client.post("/messages/replay", data=sent)).text
+        after = re.search(r'name="after" value="([^"]+)"', more)
+        assert after is not None
+        done = await client.post("/messages/replay", data={**sent, "after": after[1]})
+        stays = await client.post("/messages/101/replay", data={"csrf": csrf})
+        asked = (await client.get("/messages/discard", params={"customer": "acme"})).text
+        hidden = dict(re.findall(r'name="(up_to|expected|customer)" value="([^"]+)"', asked))
+        wrong = await client.post("/messages/discard", data={"csrf": csrf, **hidden, "expected": "2"})
+        silly = await client.post("/messages/discard", data={"csrf": csrf, "customer": "acme"})
+        gone = await client.post("/messages/discard", data={"csrf": csrf, **hidden})
+        one = await client.post("/messages/201/discard", data={"csrf": csrf})
+    assert forged.status_code == 403 and [bound for _, bound in made.messages.replayed] == [None] * 3
+    assert [getattr(wanted, "up_to", None) for wanted, _ in made.messages.replayed[:2]] == [103, 103]
+    assert done.headers["location"].startswith("/messages?customer=acme&reason=invalid_json&replayed=2")
+    assert stays.headers["location"] == "/messages/101?stays=1"
+    assert hidden == {"customer": "acme", "up_to": "103", "expected": "3"}
+    assert (wrong.status_code, silly.status_code) == (409, 422)
+    assert gone.headers["location"] == "/messages?customer=acme&discarded=3"
+    assert one.status_code == 303
+    assert [count for _, count in made.messages.discarded] == [3, 1]
+
+
+async def test_a_bound_session_sees_its_own_messages_and_quotas_only() -> None:
+    async with browser(world(), Role.OPERATOR, "globex") as (client, _):
+        for path in ("/messages", "/messages?customer=acme", "/messages/discard?customer=acme"):
+            shown = (await client.get(path)).text.replace('value="acme"', "").replace("customer=acme", "")
+            assert "acme" not in shown.replace("<dd>acme</dd>", ""), path
+        assert (await client.get("/messages/101")).status_code == 404
+        assert (await client.get("/messages/1")).status_code == 404, "what is nobody's is the operator's"
 
 
 # Devices

@@ -5,6 +5,8 @@ and how the HTTP process learns of it.
 from __future__ import annotations
 
 import asyncio
+import base64
+import pickle
 import socket
 from typing import Any
 
@@ -38,6 +40,7 @@ OTHER: dict[str, Any] = {
     "metrics": {"connections": 7},
     "logging": {"level": "debug"},
     "integrator": {"name": "Another", "contact": "help@example.com"},
+    "quotas": {"devices": 5, "customers": {"acme": {"messages_per_second": 3}}},
 }
 
 
@@ -48,7 +51,7 @@ def settings(**sections: object) -> Settings:
 
 
 def paths(tree: dict[str, Any], prefix: str = "") -> set[str]:
-    whole = {"credits.customer_quota"}
+    whole = {"credits.customer_quota", "quotas.customers"}
     found: set[str] = set()
     for key, value in tree.items():
         path = prefix + key
@@ -124,11 +127,11 @@ async def test_the_http_process_learns_who_the_customers_are(is_ready: bool) -> 
     channel, daemon = await Channel.over(ours), Daemon(await Channel.over(theirs))
     known: list[tuple[str, ...]] = []
     if is_ready:
-        daemon.tell_customers(lambda customers: known.append(tuple(customers)))
-    channel.send({"customers": ("acme",)})
-    channel.send({"customers": ("acme", "globex")})
+        daemon.tell_settings(lambda settings: known.append(settings.customers))
+    for customers in (("acme",), ("acme", "globex")):
+        channel.send({"settings": base64.b64encode(pickle.dumps(settings(customers=customers))).decode()})
     channel.send({"stop": True})
     await asyncio.wait_for(daemon.listen(), 10)
-    daemon.tell_customers(lambda customers: known.append(tuple(customers)))
+    daemon.tell_settings(lambda settings: known.append(settings.customers))
     assert known[0] == (("acme",) if is_ready else ("acme", "globex")) and known[-1] == ("acme", "globex")
     channel.close()

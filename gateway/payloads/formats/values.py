@@ -63,6 +63,7 @@ class Reason(enum.StrEnum):
     NOT_UTF8 = "not_utf8"
     REFUSED_BY_DATABASE = "refused_by_database"
     TOO_MANY_DEVICES = "too_many_devices"
+    OVER_QUOTA = "over_quota"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

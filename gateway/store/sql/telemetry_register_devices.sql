@@ -1,9 +1,9 @@
--- $1 customers, $2 devices, $3 how many devices a customer may have. The new ones are registered as far as there is room; returns those that are not.
+-- $1 customers, $2 devices, $3 how many devices the customer of each may have. The new ones are registered as far as there is room; returns those that are not.
 -- They take the next position of their customer's log, which the transaction has locked.
 with wanted as (
-    select * from unnest($1::text[], $2::text[]) as given (customer_id, device_id)
+    select * from unnest($1::text[], $2::text[], $3::int[]) as given (customer_id, device_id, most)
 ), fresh as (
-    select customer_id, device_id, row_number() over (partition by customer_id order by device_id) as place
+    select customer_id, device_id, most, row_number() over (partition by customer_id order by device_id) as place
     from wanted w
     where not exists (select from device d where d.customer_id = w.customer_id and d.device_id = w.device_id)
 ), held as (
@@ -12,7 +12,7 @@ with wanted as (
     cross join lateral (select position from customer_log where customer_id = c.customer_id limit 1) l
 ), added as (
     insert into device (customer_id, device_id, revision)
-    select customer_id, device_id, position + 1 from fresh join held using (customer_id) where devices + place <= $3
+    select customer_id, device_id, position + 1 from fresh join held using (customer_id) where devices + place <= most
     order by customer_id, device_id
     on conflict do nothing
     returning customer_id
@@ -21,4 +21,4 @@ with wanted as (
     from (select distinct customer_id from added) c
     where l.customer_id = c.customer_id
 )
-select customer_id, device_id from fresh join held using (customer_id) where devices + place > $3
+select customer_id, device_id from fresh join held using (customer_id) where devices + place > most

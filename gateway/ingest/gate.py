@@ -1,0 +1,156 @@
+"""Where a message becomes a part of its batch, or does not: decoded as far as its customer's quotas go, a
+dead letter where it cannot be decoded or is over one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway import clock
+from gateway.ingest.batch import Batch, Message, Tally
+from gateway.ingest.decode import Decoder, Row
+from gateway.ingest.quotas import Quotas, Used
+from gateway.model.errors import DecodeError
+from gateway.model.quota import QuotaKind
+from gateway.payloads.formats.values import Reason
+from gateway.store.telemetry import DeadMessage
+
+
+class Gate:
+    """One decoder's, under one partition's quotas."""
+
+    def __init__(self, decoder: Decoder, quotas: Quotas) -> None:
+        self._decoder = decoder
+        self._quotas = quotas
+
+    def watched(
+        self, batch: Batch, message: Message, received_at: int, arrived: float, used: Used
+    ) -> list[Row] | None:
+        """As decoding it, while somebody is over quota: None where nothing of the message is taken. Who is
+        watched is charged here, message by message.
+        """
+        topic, payload, _, is_retained = message
+        watched, named = self._quotas.watched, self._decoder.customer_of(topic)
+        if (
+            named is not None
+            and named in watched
+            and (kind := self._quotas.refusal(named, len(payload), arrived)) is not None
+        ):
+            self.over(batch, kind, named, topic, payload, arrived, is_retained=is_retained)
+            return None
+        try:
+            rows = self._decoder.decode(topic, payload, received_at, is_retained=is_retained)
+        except DecodeError as error:
+            if named is None and named in watched:
+                kind = self._quotas.refusal(None, len(payload), arrived)
+                if kind is not None:
+                    self.over(batch, kind, None, topic, payload, arrived, is_retained=is_retained)
+                    return None
+            self.refused(batch, message, error, {} if named in watched else used)
+            return None
+        for customer in {row[0] for row in rows}:
+            if customer not in watched:
+                charge(used, customer, len(payload))
+            elif (
+                named is None and (kind := self._quotas.refusal(customer, len(payload), arrived)) is not None
+            ):
+                self.over(batch, kind, customer, topic, payload, arrived, is_retained=is_retained)
+                rows = [row for row in rows if row[0] != customer]
+                if not rows:
+                    return None
+        return rows
+
+    def refused(self, batch: Batch, message: Message, error: DecodeError, used: Used) -> None:
+        """Nothing of the message can be taken: it becomes a dead letter, unless too much is that already."""
+        topic, payload, _, is_retained = message
+        customer, now = self._decoder.customer_of(topic), clock.monotonic()
+        charge(used, customer, len(payload))
+        if not self._quotas.buries(customer, len(payload), now):
+            self.over(batch, QuotaKind.BYTES, customer, topic, payload, now, is_retained=is_retained)
+            return
+        batch.dead.append(
+            self.dead(topic, payload, error.reason, error.detail, customer, is_retained=is_retained)
+        )
+
+    def over(
+        self,
+        batch: Batch,
+        kind: QuotaKind,
+        customer: str | None,
+        topic: str,
+        payload: bytes,
+        now: float,
+        *,
+        is_retained: bool,
+        reason: Reason = Reason.OVER_QUOTA,
+    ) -> None:
+        """The message is over a quota: it is told with its batch, kept as a dead letter where there is room,
+        and dropped where not.
+        """
+        tally = batch.excess.get((customer, kind))
+        if tally is None:
+            tally = batch.excess[customer, kind] = Tally(self._quotas.of(customer).allowed(kind))
+        if self._quotas.keeps(customer, topic, len(payload), now):
+            tally.dead_letters += 1
+            detail = f"over quotas.{kind} of its customer ({tally.allowed:g})"
+            batch.dead.append(self.dead(topic, payload, reason, detail, customer, is_retained=is_retained))
+        else:
+            tally.dropped += 1
+            tally.dropped_bytes += len(payload)
+
+    def dead(
+        self,
+        topic: str,
+        payload: bytes,
+        reason: str,
+        detail: str,
+        customer: str | None,
+        *,
+        is_retained: bool = False,
+    ) -> DeadMessage:
+        """A message that is kept as a dead letter, with the source that its topic belongs to."""
+        source = self._decoder.source_of(topic)
+        return DeadMessage(
+            topic=topic,
+            payload=payload,
+            reason=reason,
+            detail=detail,
+            customer=customer,
+            source=None if source is None else source.source.topic,
+            is_retained=is_retained,
+        )
+
+    def ignored(self, batch: Batch, topic: str, payload: bytes) -> None:
+        """Counts what is acknowledged and says nothing: an empty message, which takes away what was retained,
+        one of a topic that its source leaves out, and a retained one without a time of its own, for that was
+        not measured now.
+        """
+        if not payload:
+            batch.empty += 1
+        elif self._decoder.is_ignored(topic):
+            batch.ignored += 1
+        else:
+            batch.retained += 1
+
+
+def charge(used: Used, customer: str | None, size: int) -> None:
+    """Notes a message of this customer."""
+    mine = used.get(customer)
+    if mine is None:
+        used[customer] = [1, size]
+    else:
+        mine[0] += 1
+        mine[1] += size
+
+
+def charge_rows(used: Used, rows: Sequence[Row], size: int, watched: set[str | None]) -> None:
+    """A message counts for each customer that it names, mostly one. While somebody is watched each was
+    charged for itself.
+    """
+    if watched:
+        return
+    if len(rows) == 1:
+        charge(used, rows[0][0], size)
+        return
+    for customer in {row[0] for row in rows}:
+        charge(used, customer, size)

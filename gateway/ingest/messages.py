@@ -1,0 +1,135 @@
+"""What people ask of messages that are dead letters, and of quotas: to see them, to try them again, to let go
+of them. For HTTP and the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway import clock
+from gateway.ingest.explain import ADVICE, explain
+from gateway.ingest.replay import Replay, Replayed
+from gateway.model.errors import RequestRefused
+from gateway.model.explanation import Explanation
+from gateway.model.quota import Quota, QuotaKind
+from gateway.payloads.formats.values import MAX_PAYLOAD_BYTES, Reason
+from gateway.settings import Settings
+from gateway.store import messages as store
+from gateway.store import quotas
+from gateway.store.messages import Counted, DeadMessage, Wanted
+from gateway.store.pool import Database
+from gateway.store.quotas import OverQuota
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """One message: as much of its payload as is kept, what to do about it, and what would become of it now.
+    None where only a part of it was kept.
+    """
+
+    message: DeadMessage
+    advice: str
+    explanation: Explanation | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """A customer's quotas, what it has of them, and which it is over now."""
+
+    customer: str
+    quota: Quota
+    devices: int
+    stored_bytes: int
+    over: tuple[OverQuota, ...]
+
+
+class Messages:
+    """By the configuration that is in force: a reload changes it."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+
+    def know(self, settings: Settings) -> None:
+        """After a reload."""
+        self._settings = settings
+
+    async def page(self, wanted: Wanted, *, before: int = store.LAST_ID, limit: int) -> Sequence[DeadMessage]:
+        """The newest first."""
+        return await store.page(self._database, wanted, before=before, limit=limit)
+
+    async def counted(self, customer: str | None) -> Counted:
+        """By source and reason."""
+        return await store.counted(self._database, customer)
+
+    async def one(self, message: int) -> Told | None:
+        """None where there is none."""
+        found = await store.one(self._database, message, payload_bytes=MAX_PAYLOAD_BYTES)
+        if found is None:
+            return None
+        advice = ADVICE.get(found.reason, "mend the source or the device, then try it again")
+        if found.reason == Reason.OVERSIZED_PACKET:
+            return Told(message=found, advice=advice, explanation=None)
+        settings = self._settings
+        explanation = explain(
+            found.topic,
+            found.head,
+            telemetry=settings.telemetry,
+            customers=(
+                {*settings.customers, *([] if found.customer is None else [found.customer])}
+                if settings.telemetry.auto_register_customers
+                else settings.customers
+            ),
+            connections=(),
+            now=found.first_at,
+        )
+        return Told(message=found, advice=advice, explanation=explanation)
+
+    async def replay(
+        self, wanted: Wanted, *, after: int = 0, limit: int, bound: str | None = None
+    ) -> Replayed:
+        """Those that fit, the oldest first. `bound`: what became another customer's meanwhile stays."""
+        replay = Replay(self._settings, self._database, bound=bound)
+        return await replay.some(wanted, after=after, limit=limit, now=clock.now())
+
+    async def replay_these(self, ids: Sequence[int], *, bound: str | None = None) -> Replayed:
+        """The oldest first."""
+        replay = Replay(self._settings, self._database, bound=bound)
+        return await replay.these(sorted(set(ids)), now=clock.now())
+
+    async def discard(self, wanted: Wanted, *, expected: int) -> None:
+        """Lets go of them for good. Raises RequestRefused("request.conflict") where they are not as many as
+        expected.
+        """
+        found = await store.discard(self._database, wanted, expected=expected)
+        if found != expected:
+            raise RequestRefused(
+                "request.conflict",
+                f"{found} messages fit now, not {expected}: look at them, then confirm {found}.",
+            )
+
+    async def discard_one(self, message: int) -> bool:
+        """Lets go of it for good; whether it was there."""
+        return await store.discard_one(self._database, message)
+
+    async def fitting(self, wanted: Wanted) -> int:
+        """How many there are."""
+        return await store.fitting(self._database, wanted)
+
+    async def over(
+        self, customer: str | None, *, after: tuple[str, str] = ("", ""), limit: int
+    ) -> Sequence[OverQuota]:
+        """Who is over a quota now."""
+        return await quotas.over(self._database, customer, after=after, limit=limit)
+
+    async def bounds(self, customer: str) -> Bounds:
+        """What a customer may send and keep."""
+        stored = await quotas.stored(self._database, [customer])
+        return Bounds(
+            customer=customer,
+            quota=self._settings.quotas.of(customer),
+            devices=await quotas.devices(self._database, customer),
+            stored_bytes=stored.get(customer, 0),
+            over=tuple(await quotas.over(self._database, customer, limit=len(QuotaKind))),
+        )

@@ -1,0 +1,145 @@
+"""What quotas need beside the commits: what slowed reading, what is stored, and when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import date
+
+import structlog
+
+from gateway import clock
+from gateway.model.errors import StoreError
+from gateway.model.quota import Excess, QuotaKind
+from gateway.quota_settings import QuotasSettings
+from gateway.store import quotas as store
+from gateway.store.pool import Database
+from gateway.store.quotas import OverQuota
+
+log = structlog.get_logger(__name__)
+
+ROUND_SECONDS = 5.0
+STORED_SECONDS = 30.0
+
+ADVICE = {
+    QuotaKind.MESSAGES: (
+        "what it sends beyond is kept in part and counted; raise quotas of the customer if it is meant to"
+        " send so much"
+    ),
+    QuotaKind.BYTES: (
+        "what it sends beyond is kept in part and counted; raise quotas of the customer if it is meant to"
+        " send so much"
+    ),
+    QuotaKind.DEVICES: "remove devices that are not used, or raise quotas.devices of the customer",
+    QuotaKind.METRICS: (
+        "a device that invents names: its samples are stored, and the oldest names are forgotten"
+    ),
+    QuotaKind.STORED: (
+        "nothing more of its telemetry is stored: raise quotas.stored_bytes of the customer, or shorten"
+        " telemetry.retention"
+    ),
+}
+
+
+class Upkeep:
+    """One for all partitions of a replica. `fill` is told who holds all that it may."""
+
+    def __init__(
+        self, settings: QuotasSettings, database: Database, fill: Callable[[frozenset[str]], None]
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._fill = fill
+        self._waiting: dict[tuple[str | None, QuotaKind], Excess] = {}
+        self._written: dict[tuple[str, date], int] = {}
+        self._looked_at = -STORED_SECONDS
+
+    def reload(self, settings: QuotasSettings) -> None:
+        """From the next round on."""
+        self._settings = settings
+        self._looked_at = -STORED_SECONDS
+
+    def note(self, excess: Excess) -> None:
+        """What came over a quota, and is part of no commit."""
+        key = excess.customer, excess.kind
+        held = self._waiting.get(key)
+        self._waiting[key] = excess if held is None else held.plus(excess)
+
+    def stored(self, customer: str, day: date, size: int) -> None:
+        """So many bytes of samples were committed. A process that is killed forgets those of some seconds."""
+        key = customer, day
+        self._written[key] = self._written.get(key, 0) + size
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.flush()
+            except StoreError as error:
+                log.debug("ingest.quotas_deferred", detail=str(error))
+            await asyncio.sleep(ROUND_SECONDS)
+
+    async def flush(self) -> None:
+        """One round. Raises StoreError; then what was to be told waits for the next one."""
+        if waiting := self._waiting:
+            self._waiting = {}
+            try:
+                async with self._database.transaction() as connection:
+                    opened = await store.note(connection, list(waiting.values()))
+            except StoreError:
+                for excess in waiting.values():
+                    self.note(excess)
+                raise
+            tell_opened(opened)
+        if written := self._written:
+            self._written = {}
+            try:
+                await store.add_stored(self._database, written)
+            except StoreError:
+                for (customer, day), size in written.items():
+                    self.stored(customer, day, size)
+                raise
+        for ended in await store.end_calm(self._database):
+            _tell_ended(ended)
+        if clock.monotonic() - self._looked_at >= STORED_SECONDS:
+            await self._look()
+
+    async def _look(self) -> None:
+        settings = self._settings
+        limited = {name for name, own in settings.customers.items() if own.stored_bytes is not None}
+        wanted = None if settings.stored_bytes is not None else limited
+        held = await store.stored(self._database, wanted) if wanted is None or wanted else {}
+        full = frozenset(
+            customer
+            for customer, size in held.items()
+            if (most := settings.of(customer).stored_bytes) is not None and size >= most
+        )
+        self._fill(full)
+        self._looked_at = clock.monotonic()
+
+
+def unheard(_excess: Excess) -> None:
+    """For who does not ask what came over a quota."""
+
+
+def tell_opened(opened: tuple[Excess, ...]) -> None:
+    """Logs that it began."""
+    for one in opened:
+        log.warning(
+            "ingest.quota_exceeded",
+            customer=one.customer,
+            quota=one.kind,
+            allowed=one.allowed,
+            advice=ADVICE[one.kind],
+        )
+
+
+def _tell_ended(ended: OverQuota) -> None:
+    log.info(
+        "ingest.quota_recovered",
+        customer=ended.customer,
+        quota=ended.quota,
+        dead_letters=ended.dead_letters,
+        dropped=ended.dropped,
+        slowed_seconds=round(ended.slowed_seconds, 1),
+    )
