@@ -25,7 +25,10 @@ from gateway.model.errors import (
 )
 from gateway.model.exchange import Event
 from gateway.model.outcome import Accepted, Outcome, Rejected, Retry, Unknown
+from gateway.model.quota import Excess, QuotaKind
 from gateway.store import alerts as store
+from gateway.store import quotas
+from gateway.store.alerts import Alert
 from gateway.store.pool import Database
 from tests.fixtures.alerting import HOT, references, rig_on
 from tests.fixtures.sync_rig import BASE, MINUTE
@@ -348,6 +351,31 @@ async def test_silence_is_looked_at_when_it_is_due_and_only_while_somebody_liste
     (alert,) = await rig.work()
     assert (alert.state, alert.why) == (AlertState.CLEARED, "well")
     assert (await rig.rows("select due_at from alert_judgement"))[0]["due_at"] is not None
+
+
+async def test_nothing_is_silent_while_its_customer_is_over_a_quota(database: Database) -> None:
+    """What it sent may be among what was refused."""
+    silent = AlertRule(id="silent", device="*", metric=None, condition=Silent(after=60 * MINUTE), kind="task")
+    rig = await rig_on(database, silent).activate()
+    await rig.sent((BASE, 1))
+    await rig.work()
+    await store.listen(database)
+    await rig.execute("update listening set since = since - interval '3 hours'")
+    await rig.execute("update alert_judgement set heard_at = heard_at - $1::interval", 120 * MINUTE)
+    over = [Excess(customer="acme", kind=QuotaKind.BYTES, allowed=1.0, dropped=1)]
+    async with database.transaction() as connection:
+        await quotas.note(connection, over)
+
+    async def looked() -> list[Alert]:
+        await rig.execute("update alert_judgement set due_at = now()")
+        return await rig.work()
+
+    assert not await looked()
+    await rig.execute("update quota_excess set ended_at = now() - interval '59 minutes'")
+    assert not await looked()
+    await rig.execute("update quota_excess set ended_at = now() - interval '61 minutes'")
+    (alert,) = await looked()
+    assert alert.state == AlertState.RAISED
 
 
 async def test_a_device_that_sends_is_not_written_to_the_index_of_silence(database: Database) -> None:

@@ -21,9 +21,11 @@ from gateway import metrics
 from gateway.events.session import Session as ControlSession
 from gateway.events.session import StrictClient
 from gateway.ingest import Ingest
+from gateway.ingest.quotas import Quotas
 from gateway.ingest.session import DROPPED_TOPIC
 from gateway.model.errors import BrokerRefused
 from gateway.settings import BrokerSettings, Settings
+from gateway.store import telemetry
 from gateway.store.pool import Database
 from tests.fixtures.broker_script import Link, ScriptedBroker
 from tests.integration.test_ingest_brokers import (
@@ -91,6 +93,33 @@ async def test_a_broker_killed_in_traffic_is_left_and_returned_to_with_what_it_h
         await with_broker(first.port, ingest)
         assert used(second.port) == 0 and changes() == before + 2
         await reaches(database, 1500)
+
+
+async def test_what_waited_at_a_broker_is_no_flood_when_that_broker_lets_us_in(
+    pair: tuple[Mosquitto, Mosquitto], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has had its own time without us, and one that does not answer gives nobody an allowance."""
+    first, second = pair
+    settings = settings_of(listed(first, second))
+    client = await telemetry.client_id(database, settings.instance, 0)
+    urls = [f"mqtt://127.0.0.1:{broker.port}" for broker in pair]
+    await telemetry.note_up(database, [(client, url) for url in urls])
+    async with database.connection() as connection:
+        for url, seconds in zip(urls, (50_000, 1_000), strict=True):
+            await connection.execute(
+                "update ingest_up set up_at = now() - $2 * interval '1 second' where broker = $1",
+                url,
+                seconds,
+            )
+    added: list[float] = []
+    monkeypatch.setattr(Quotas, "absent", lambda _, seconds, _now: added.append(seconds))
+    await first.stop()
+    async with ingesting(settings, database) as ingest:
+        await with_broker(second.port, ingest)
+        assert sum(added) == pytest.approx(1_000, abs=60)
+        await first.start()
+        await with_broker(first.port, ingest)
+        assert sum(added) == pytest.approx(51_000, abs=60)
 
 
 async def test_sigkill_in_the_middle_of_traffic_loses_nothing_that_the_next_acknowledged(

@@ -18,6 +18,7 @@ from benchmarks.mqtt import Publisher
 from benchmarks.servers import Mosquitto, wait_until
 from gateway.ingest import Ingest
 from gateway.model.errors import LeaseLost, StoreRejected
+from gateway.model.quota import Excess
 from gateway.model.sample import Metrics
 from gateway.settings import Settings
 from gateway.store import leases
@@ -212,7 +213,9 @@ async def test_a_batch_that_is_taken_apart_ends_with_the_term_too(database: Data
     write, refusals = pipeline._store.write, 0
 
     async def refused_first(
-        samples: Sequence[tuple[Key, Metrics, int]], dead: Collection[DeadMessage]
+        samples: Sequence[tuple[Key, Metrics, int]],
+        dead: Collection[DeadMessage],
+        excesses: Sequence[Excess] = (),
     ) -> Written:
         nonlocal refusals
         refusals += 1
@@ -220,7 +223,7 @@ async def test_a_batch_that_is_taken_apart_ends_with_the_term_too(database: Data
             await run_out(database)
             await claimed(database, "two")
             raise StoreRejected("one of them")
-        return await write(samples, dead)
+        return await write(samples, dead, excesses)
 
     pipeline._store.write = refused_first  # type: ignore[method-assign]
     pipeline.receive(connection, [sample(1, 1, value=1), sample(2, 2, value=1)])
@@ -290,12 +293,14 @@ async def test_a_replica_that_stood_still_does_not_undo_what_its_successor_store
             write = store.write
 
             async def write_late(
-                samples: Sequence[tuple[Key, Metrics, int]], dead: Collection[DeadMessage]
+                samples: Sequence[tuple[Key, Metrics, int]],
+                dead: Collection[DeadMessage],
+                excesses: Sequence[Excess] = (),
             ) -> Written:
                 in_hand.set()
                 await goes_on.wait()
                 try:
-                    return await write(samples, dead)
+                    return await write(samples, dead, excesses)
                 finally:
                     claims_again.set()
 

@@ -292,6 +292,27 @@ async def test_a_device_with_more_metrics_than_its_quota_is_told(database: Datab
         assert found is not None and {metric.name for metric in found.metrics} == names
 
 
+async def test_names_that_compress_well_are_no_more_than_allowed(database: Database) -> None:
+    """A row that PostgreSQL holds compressed looks small."""
+    registry = Registry(database)
+    registry.bound(QuotasSettings.model_validate({"metrics_per_device": 120}), lambda _: None)
+    writer = TelemetryStore(database, register_customers=True)
+    for step in range(40):
+        at = clock.now_microseconds()
+        sample = (
+            ("acme", "d", at),
+            {f"channel{number}": 1 for number in range(10 * step, 10 * step + 10)},
+            at,
+        )
+        await writer.write([sample], ())
+        registry.note([sample])
+        await registry.flush()
+        [(held,)] = await rows(
+            database, "select count(*)::int from device_state, jsonb_object_keys(metrics) as name"
+        )
+        assert held == min(10 * step + 10, 120)
+
+
 # The decisions alone
 
 

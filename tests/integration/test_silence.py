@@ -114,6 +114,48 @@ async def test_what_comes_before_an_outage_is_found_does_not_count_it_again(simu
     assert await simulation.events() == [("silent", "a")]
 
 
+OVER = """insert into quota_excess (customer_id, quota, allowed, since, last_at, dead_letters, dropped, dropped_bytes,
+          slowed_seconds) values ('acme', $1, 1, $2, $2, 0, 9, 9, 0)"""
+
+
+@pytest.mark.parametrize("quota", ["messages_per_second", "bytes_per_second", "stored_bytes"])
+async def test_what_a_customer_sends_over_its_quota_is_no_silence_of_its_devices(
+    simulation: Simulation, quota: str
+) -> None:
+    """What they sent may be among what was refused: their silence counts from when that is over."""
+    await simulation.known("a")
+    await sending(simulation, 2 * HOUR, {"a": 10})
+    async with simulation.database.connection() as connection:
+        await connection.execute(OVER, quota, simulation.at(simulation.now))
+    await sending(simulation, 3 * HOUR, {})
+    assert await simulation.events() == []
+    async with simulation.database.connection() as connection:
+        await connection.execute("update quota_excess set ended_at = $1", simulation.at(simulation.now))
+    await sending(simulation, 29, {})
+    assert await simulation.events() == []
+    await sending(simulation, 31, {})
+    assert await simulation.events() == [("silent", "a")]
+
+
+async def test_an_excess_between_two_looks_counts_too_and_one_of_another_kind_or_customer_does_not(
+    simulation: Simulation,
+) -> None:
+    await simulation.known("a")
+    await sending(simulation, 2 * HOUR, {"a": 10})
+    began = simulation.now
+    async with simulation.database.connection() as connection:
+        await connection.execute(OVER, "bytes_per_second", simulation.at(began))
+        await connection.execute("update quota_excess set ended_at = $1", simulation.at(began + 25 * 60))
+    await sending(simulation, 54, {})
+    assert await simulation.events() == []
+    async with simulation.database.connection() as connection:
+        await connection.execute(OVER, "devices", simulation.at(simulation.now))
+        await connection.execute(OVER, "metrics_per_device", simulation.at(simulation.now))
+        await connection.execute(OVER.replace("'acme'", "'globex'"), "bytes_per_second", simulation.at(began))
+    await sending(simulation, 6, {})
+    assert await simulation.events() == [("silent", "a")]
+
+
 async def test_a_process_that_was_killed_loses_nobodys_last_message(simulation: Simulation) -> None:
     """What ingest had in memory is gone, and the samples are not: they are asked before anybody is silent."""
     await simulation.known("a")

@@ -1,7 +1,7 @@
 -- $1 customers, $2 devices, $3 titles, $4 sources (null: neither is known), $5 last receipts, $6 last samples' times, $7 first samples' times, $8 metrics as
 -- JSON: [time, value] by name, $9 first receipts, $10 how many samples, $11 seconds in which nothing was read (null: not known), $12 whether there may be metrics
 -- that are not held, $13 how many metrics may be known. Times in microseconds since the epoch. No device twice. A device that was never registered is left out.
--- Returns the devices of which some metrics were forgotten, for there were more. A name and its value take at least 27 bytes as text.
+-- Returns the devices of which some metrics were forgotten, for there were more. A name and its value take at least 25 bytes as text.
 -- Values that are all later than what is held replace it; where one is not, or the row has grown large, each is compared.
 -- `paced`: one step of what is usual between two messages, in seconds of listening (ADR 44). Of `gap`, which `lasted` so long: a long one moves it by a quarter at
 -- most, once it is made of sixteen; a short one by the part of it that it lasted, so that a burst changes nothing. What ends a silence is learned from anew.
@@ -15,12 +15,12 @@ with given as materialized (
            (g.seen - g.since) / 1e6::float8 as span, g.samples - 1 as gaps,
            case when s.metrics is null then g.metrics::jsonb
                 when timestamptz 'epoch' + g.first * interval '1 microsecond' >= s.last_sample_at
-                     and (pg_column_size(s.metrics) < 1900 and octet_length(g.metrics) < 27 * (g.most - 70)
-                          or octet_length(s.metrics::text) + octet_length(g.metrics) < 27 * g.most)
+                     and (pg_column_compression(s.metrics) is null and pg_column_size(s.metrics) < 1900 and octet_length(g.metrics) < 25 * (g.most - 76)
+                          or octet_length(s.metrics::text) + octet_length(g.metrics) < 25 * g.most)
                 then s.metrics || g.metrics::jsonb
                 else merge_device_metrics(s.metrics, g.metrics::jsonb, g.most) end as metrics,
-           case when pg_column_size(s.metrics) < 1900 and octet_length(g.metrics) < 27 * (g.most - 70) then false
-                when octet_length(s.metrics::text) + octet_length(g.metrics) < 27 * g.most then false
+           case when pg_column_compression(s.metrics) is null and pg_column_size(s.metrics) < 1900 and octet_length(g.metrics) < 25 * (g.most - 76) then false
+                when octet_length(s.metrics::text) + octet_length(g.metrics) < 25 * g.most then false
                 else (select count(*) from jsonb_object_keys(s.metrics || g.metrics::jsonb)) > g.most end as is_cut
     from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[], $9::bigint[], $10::int[], $11::float8[], $12::bool[], $13::int[])
          as g (customer_id, device_id, title, source, seen, last, first, metrics, since, samples, unheard, is_news, most)
