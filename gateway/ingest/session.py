@@ -19,6 +19,7 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, Unreadable
+from gateway.ingest.host import state
 from gateway.ingest.pipeline import Message, Pipeline
 from gateway.model.errors import BrokerRefused, ConfigError
 from gateway.model.subscriptions import Copies, copies_of
@@ -29,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
 PINGREQ = b"\xc0\x00"
-UNSUBSCRIBE_ID, OPTIONAL_ID, GIVE_UP_ID, SUBSCRIBE_ID = 2, 3, 4, 10
+UNSUBSCRIBE_ID, OPTIONAL_ID, GIVE_UP_ID, STATE_ID, SUBSCRIBE_ID = 2, 3, 4, 5, 10
 """Packet ids. Filters that overlap are subscribed one by one, from SUBSCRIBE_ID on."""
 CLOSING_SECONDS = 2.0
 """How long a DISCONNECT may take to leave on a link that may be dead."""
@@ -59,13 +60,16 @@ class OptionalRefused(ConnectionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """Whom the session is, and what it holds: `stale` filters are given up, `optional` ones may be refused."""
+    """Whom the session is, and what it holds: `stale` filters are given up, `optional` ones may be refused. `state_topic`:
+    where it tells that a host application of Sparkplug lives, None where it does not.
+    """
 
     client_id: str
     partition: int
     filters: tuple[str, ...]
     stale: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    state_topic: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,8 @@ class Session(asyncio.BufferedProtocol):
         self._paused = False
         self._finishing = False
         self._introduced = False
+        self._state_at = clock.now_microseconds() // 1000
+        self._has_will = subscription.state_topic is not None
         self._asking_optional = False
         self._reason = "the connection was closed without a word"
         self.session_present = False
@@ -139,6 +145,45 @@ class Session(asyncio.BufferedProtocol):
         self.pause()
         self._finishing = True
 
+    # --- what is told
+
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Publishes at QoS 0, unless the connection is gone."""
+        if self._transport.is_closing() or not self._introduced:
+            return False
+        self._transport.write(mqtt5.PublishPacket(topic, payload).write())
+        return True
+
+    def tell_state(self, *, online: bool) -> None:
+        """Tells that the host lives, with the time of its will, or that it ends, and then the broker keeps the will to
+        itself. Nothing where it is not for this session to say.
+        """
+        topic = self._subscription.state_topic
+        if topic is None or self._transport.is_closing() or not self._has_will:
+            return
+        at = self._state_at if online else clock.now_microseconds() // 1000
+        self._has_will = online
+        packet = mqtt5.PublishPacket(
+            topic,
+            state(at, online=online),
+            qos=mqtt5.QoS.AT_LEAST_ONCE,
+            retain=True,
+            packet_id=STATE_ID,
+        )
+        self._transport.write(packet.write())
+
+    def _will(self) -> mqtt5.Will | None:
+        """Without a delay: what edge nodes publish while nobody reads is lost, and they keep it if they are told."""
+        topic = self._subscription.state_topic
+        if topic is None:
+            return None
+        return mqtt5.Will(
+            topic,
+            payload=state(self._state_at, online=False),
+            qos=mqtt5.QoS.AT_LEAST_ONCE,
+            retain=True,
+        )
+
     # --- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -150,6 +195,7 @@ class Session(asyncio.BufferedProtocol):
             username=self._broker.username,
             password=None if password is None else password.get_secret_value().encode(),
             clean_start=False,
+            will=self._will(),
             keep_alive=max(1, round(self._keepalive)),
             session_expiry_interval=min(round(self._broker.session_expiry.total_seconds()), 0xFFFFFFFF),
             receive_max=self._broker.receive_maximum,
@@ -249,6 +295,8 @@ class Session(asyncio.BufferedProtocol):
         """
         if not self._transport.is_closing():
             self._reason = reason
+            if self._has_will and code is mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION:
+                code = mqtt5.DisconnectReasonCode.DISCONNECT_WITH_WILL_MESSAGE
             self._transport.write(mqtt5.DisconnectPacket(reason_code=code).write())
             self._transport.close()
             asyncio.get_running_loop().call_later(CLOSING_SECONDS, self._transport.abort)
@@ -297,6 +345,14 @@ class Session(asyncio.BufferedProtocol):
             case mqtt5.UnsubAckPacket() if packet.packet_id == GIVE_UP_ID:
                 if self._giving_up is not None and not self._giving_up.done():
                     self._giving_up.set_result(tuple(code.value for code in packet.reason_codes))
+            case mqtt5.PubAckPacket() if packet.packet_id == STATE_ID:
+                if packet.reason_code.value >= 128:
+                    log.error(
+                        "ingest.state_refused",
+                        topic=self._subscription.state_topic,
+                        reason=packet.reason_code.name,
+                        advice="allow the gateway to publish it in the broker's ACL: edge nodes wait for it",
+                    )
             case mqtt5.PingRespPacket() | mqtt5.UnsubAckPacket():
                 pass  # that they came is all they say
             case _:
