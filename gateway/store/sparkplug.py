@@ -42,6 +42,7 @@ def _node(row: Mapping[str, object]) -> Node:
         bd_seq=row["bd_seq"],  # type: ignore[arg-type]
         next=row["next_seq"],  # type: ignore[arg-type]
         until=row["until"],  # type: ignore[arg-type]
+        gap_at=row["gap_at"],  # type: ignore[arg-type]
         is_certain=row["is_certain"],  # type: ignore[arg-type]
     )
     for device, births, offline in row["devices"] or ():  # type: ignore[attr-defined]
@@ -61,6 +62,7 @@ async def store(connection: Connection, known: Sequence[Known]) -> None:
         [one.node.bd_seq for one in known],
         [one.node.next for one in known],
         [one.node.until for one in known],
+        [one.node.gap_at for one in known],
         [one.node.is_certain for one in known],
     )
     if devices := [(one, device) for one in known for device in sorted(one.ids)]:

@@ -33,6 +33,11 @@ MAX_HELD_BYTES = 256 << 10
 UNTIMED = -1
 """Stands for the time of a message that has none. Only its number says what it follows."""
 
+HOPELESS = -1
+"""Stands for a time before which what is missing would have to be sent: nothing that comes can be it."""
+
+MAX_HELD = 100
+
 MAX_AHEAD = 600_000
 """Milliseconds that a node's clock may be ahead of ours."""
 
@@ -102,13 +107,16 @@ class Outcome:
 @dataclass(slots=True)
 class Node:
     """Everything known of one edge node. `next`: the sequence number that comes next, None while it is dead or was
-    never born. `until`: the time of the last message before which nothing is missing. `is_certain`: the birth came in
+    never born. `until`: the time of the last message before which nothing is missing. `gap_at`: the time of the first one
+    behind something that is missing, None where nothing is: a message with the number that is missing, and sent later, is
+    another one. `is_certain`: the birth came in
     the order of time. `wants_rebirth`: since the last birth something could not be read.
     """
 
     bd_seq: int | None = None
     next: int | None = None
     until: int = 0
+    gap_at: int | None = None
     is_certain: bool = True
     devices: dict[str, Device] = field(default_factory=dict)
     definitions: dict[str, Definitions] = field(default_factory=dict)
@@ -214,20 +222,25 @@ class Node:
             return
         number, at = arrival.sequence, arrival.at
         distance = 0 if number is None else (number - self.next) % SEQUENCE
-        if distance == 0:
+        if number is None or (distance == 0 and self._is_due(at)):
             yield self._next(arrival)
             if number is not None:
-                yield from self._release()
+                yield from self._release(at)
         elif at != UNTIMED and (at < self.until or (at == self.until and distance >= SEQUENCE // 2)):
             yield self._old(
                 arrival, "it is older than what was received, and belongs to no birth that is known"
             )
         elif stable:
-            self.next = number
             self.wants_rebirth = True
             yield self._next(arrival)
         else:
-            yield self._ahead(arrival, number or 0)
+            yield self._ahead(arrival, number)
+
+    def _is_due(self, at: int) -> bool:
+        """Whether a message with the number that comes next is the one: it was sent before those that wait for it."""
+        if self.gap_at is None:
+            return True
+        return self.gap_at != HOPELESS if at == UNTIMED else at <= self.gap_at
 
     def _next(self, arrival: Arrival, *, was_held: bool = False) -> Outcome:
         """The message that is due."""
@@ -282,24 +295,48 @@ class Node:
 
     def _ahead(self, arrival: Arrival, number: int) -> Outcome:
         """Something before it is missing. It waits, in memory, until that has come."""
-        if number not in self.held and self.held_bytes + len(arrival.raw) <= MAX_HELD_BYTES:
-            self.held[number] = arrival
-            self.held_bytes += len(arrival.raw)
+        self._hold(arrival, number)
         if not self.wants_rebirth:
             self.wants_rebirth = self.is_patient = True
         why = f"number {self.next} is missing before its {number}: it may have been a birth that gave the aliases new names"
         return self._partly(arrival, Reason.SEQUENCE_GAP, why)
 
-    def _release(self) -> Iterator[Outcome]:
+    def _hold(self, arrival: Arrival, number: int) -> None:
+        """Where the numbers do not go up with the time a birth was lost, or a whole round: then what waits and what
+        comes are of two sequences, and only a birth helps.
+        """
+        at = arrival.at
+        if self.gap_at == HOPELESS or self.held.get(number) == arrival:
+            return
+        ahead = (number - (self.next or 0)) % SEQUENCE
+        is_mixed = ahead == 0 or number in self.held
+        for other, waiting in self.held.items():
+            further = (other - (self.next or 0)) % SEQUENCE > ahead
+            is_mixed |= UNTIMED not in (at, waiting.at) and (waiting.at < at if further else waiting.at > at)
+        self.held_bytes += len(arrival.raw)
+        if is_mixed or len(self.held) >= MAX_HELD or self.held_bytes > MAX_HELD_BYTES:
+            self._forget_held()
+            self.gap_at = HOPELESS
+            return
+        self.held[number] = arrival
+        if at != UNTIMED:
+            self.gap_at = at if self.gap_at is None else min(self.gap_at, at)
+
+    def _release(self, at: int) -> Iterator[Outcome]:
         """What waited for the message that has come."""
         waited = bool(self.held)
+        if self.gap_at is not None and at >= self.gap_at:
+            self.gap_at = None  # it is the first one itself, sent once more
         while self.next is not None and (arrival := self.held.pop(self.next, None)) is not None:
             self.held_bytes -= len(arrival.raw)
             yield self._next(arrival, was_held=True)
+        if waited:
+            self.gap_at = min((one.at for one in self.held.values() if one.at != UNTIMED), default=None)
         if waited and not self.held and self.is_patient:
             self.wants_rebirth = self.is_patient = False
 
     def _forget_held(self) -> None:
+        self.gap_at = None
         self.held.clear()
         self.held_bytes = 0
 

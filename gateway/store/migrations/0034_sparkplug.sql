@@ -8,6 +8,7 @@ create table sparkplug_node (
     bd_seq      bigint,
     next_seq    smallint,
     until       bigint      not null,
+    gap_at      bigint,
     is_certain  boolean     not null,
     seen_at     timestamptz not null default now(),
     primary key (customer_id, node)
