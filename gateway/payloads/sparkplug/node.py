@@ -156,14 +156,14 @@ class Node:
         itself, at = self.knows(ITSELF), arrival.at
         last = itself.births[-1] if itself.births else None
         known = _same(itself, at, definitions.digest)
-        if known is not None and (known is not last or (self.next is not None and not self.wants_rebirth)):
+        if known is not None and (known is not last or self.next is not None):
             return outcome  # it came before: the broker was not told that we have it
         if known is None:
             self._close(at)
             self.is_certain = last is None or UNTIMED in (at, last.at) or at >= last.at
             self._add(itself, Birth(at, None, definitions.digest), definitions)
             self.until = at
-        else:  # once more what was said last: its death was that of an older session, or we asked
+        else:  # once more what was said last: its death was that of an older session
             known.until = None
         self._sets(ITSELF, None)
         self.bd_seq = reading.bd_seq(arrival.payload)
@@ -222,7 +222,12 @@ class Node:
             return
         number, at = arrival.sequence, arrival.at
         distance = 0 if number is None else (number - self.next) % SEQUENCE
-        if number is None or (distance == 0 and self._is_due(at)):
+        if distance == 0 and self._precedes_birth(at):
+            why = (
+                "it was sent before the birth that it follows: the node's clock went back, or it comes again"
+            )
+            yield self._old(arrival, why, and_current=True)
+        elif number is None or (distance == 0 and self._is_due(at)):
             yield self._next(arrival)
             if number is not None:
                 yield from self._release(at)
@@ -235,6 +240,11 @@ class Node:
             yield self._next(arrival)
         else:
             yield self._ahead(arrival, number)
+
+    def _precedes_birth(self, at: int) -> bool:
+        """Whether it was sent before the birth that counts."""
+        born = self.knows(ITSELF).current
+        return at != UNTIMED and born is not None and at < born.at
 
     def _is_due(self, at: int) -> bool:
         """Whether a message with the number that comes next is the one: it was sent before those that wait for it."""
@@ -275,16 +285,23 @@ class Node:
         except DecodeError as error:
             return Outcome(arrival, reading.read(arrival.payload, None), error)
         device, at = self.knows(arrival.device), arrival.at
-        if (current := device.current) is not None:
-            until = self.until if at == UNTIMED else min(self.until, at)
-            current.until = max(until, current.at) if self.is_certain else current.at - 1
+        outcome = Outcome(arrival, reading.read(arrival.payload, definitions), was_held=was_held)
         last = device.births[-1] if device.births else None
-        if last is not None and at != UNTIMED and (last.at, last.digest) == (at, definitions.digest):
-            last.until = None
-        else:
+        known = _same(device, at, definitions.digest)
+        if known is not None and (known is not last or known.until is None):
+            return outcome  # it came before
+        if known is None:
+            if (current := device.current) is not None:
+                until = self.until if at == UNTIMED else min(self.until, at)
+                current.until = max(until, current.at) if self.is_certain else current.at - 1
             self._add(device, Birth(at, None, definitions.digest), definitions)
+            if last is not None and at != UNTIMED and at < last.at:  # nobody knows which of the two counts
+                device.births[-1].until = at - 1
+                self._want()
+        else:
+            known.until = None
         self._sets(arrival.device, None)
-        return Outcome(arrival, reading.read(arrival.payload, definitions), was_held=was_held)
+        return outcome
 
     def _device_died(self, arrival: Arrival, *, was_held: bool) -> Outcome:
         device = self.knows(arrival.device)
@@ -351,15 +368,17 @@ class Node:
         refusal = DecodeError(Reason.UNKNOWN_ALIAS, f"the birth before it does not define {names}"[:300])
         return Outcome(arrival, read, refusal)
 
-    def _old(self, arrival: Arrival, why: str) -> Outcome:
+    def _old(self, arrival: Arrival, why: str, *, and_current: bool = False) -> Outcome:
         """By the birth in whose interval it was sent; where its definitions are not certain, as far as it speaks for
-        itself. Nothing of what is known changes.
+        itself. Nothing of what is known changes. `and_current`: the birth that counts may be meant as well.
         """
         if arrival.kind in ("DDEATH", "DBIRTH"):
             return self._old_certificate(arrival)
         device, at = self.devices.get(arrival.device), arrival.at
         births = [] if device is None else device.births
         fitting = {birth.digest for birth in births if self._lies_in(birth, at)}
+        if and_current:
+            fitting |= {birth.digest for birth in births if birth.until is None}
         if len(fitting) == 1 and (definitions := self.definitions.get(fitting.pop())) is not None:
             read = reading.read(arrival.payload, definitions)
             if not read.unknown:
