@@ -94,6 +94,8 @@ def _show_one(found: Described) -> None:
     seen = "never" if device.last_seen_at is None else f"{screen.span(now - device.last_seen_at)} ago"
     title = f" ({device.title})" if device.title else ""
     console.print(Text.assemble((f"{device.customer}/{device.device}", "bold"), f"{title}, last seen {seen}"))
+    if device.offline_since is not None:
+        console.print(Text(f"offline for {screen.span(now - device.offline_since)}", style="yellow"))
     console.print(Text(f"source {device.source or '-'}\n", style="dim"))
     columns = (
         Column(name="metric"),

@@ -342,6 +342,9 @@ class DeviceDocument(Document):
     last_seen_at: datetime | None = Field(description="When its last message was received.")
     last_sample_at: datetime | None = Field(description="The latest time that its samples carry.")
     metrics: int = Field(description="How many are known.")
+    offline_since: datetime | None = Field(
+        description="When its edge node said that it is dead, or died itself; null for what nobody says so of."
+    )
 
 
 class FedMeterDocument(Document):

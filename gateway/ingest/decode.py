@@ -231,10 +231,6 @@ class Decoder:
         """Tells of a device of Sparkplug."""
         self._introduce(mail.customer, mail.device(device), mail.title(device), mail.source.source.topic)
 
-    def know(self, mail: sparkplug.Mail, node: Node) -> None:
-        """What is known of an edge node, for who decodes without a store."""
-        self._nodes[mail.node] = node
-
     def _by_sparkplug(self, topic: str, payload: bytes, received_at: int, is_retained: bool) -> list[Row]:
         mail = self._mails[topic]
         if is_retained and mail.source.retained == "skip":

@@ -114,6 +114,14 @@ def take(
     ]
 
 
+def recall(node: Node, found: Mail, message: Arrival, bounds: Bounds) -> Taken:
+    """What a dead letter can be read as now. Raises DecodeError."""
+    taken = _taken(node.recall(message), found, bounds, is_retained=False)
+    if taken.refusal is not None:
+        raise taken.refusal
+    return taken
+
+
 def _taken(outcome: Outcome, found: Mail, bounds: Bounds, *, is_retained: bool) -> Taken:
     message, read = outcome.arrival, outcome.read
     skipped = list(read.skipped)

@@ -48,7 +48,8 @@ class Seen:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """A line of the list. `title`: its name, where that is not its id. Times are None where nothing was written
-    since this version runs.
+    since this version runs. `offline_since`: when its edge node said that it is dead, or died itself; None for whatever
+    nobody says so of.
     """
 
     customer: str
@@ -59,6 +60,7 @@ class Device:
     last_seen_at: datetime | None
     last_sample_at: datetime | None
     metrics: int
+    offline_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +197,7 @@ def _device(row: dict[str, object]) -> Device:
     )
 
 
-_PLAIN = ("title", "source", "first_seen_at", "last_seen_at", "last_sample_at", "metrics")
+_PLAIN = ("title", "source", "first_seen_at", "last_seen_at", "last_sample_at", "metrics", "offline_since")
 
 
 def _metric(name: str, entry: object, meters: tuple[FedMeter, ...]) -> DeviceMetric:

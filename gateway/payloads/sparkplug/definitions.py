@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,6 +51,23 @@ class Definitions:
 def from_stored(lines: Sequence[Sequence[object]]) -> Definitions:
     """What `payload` said."""
     return Definitions(tuple((str(name), alias, datatype) for name, alias, datatype in lines))  # type: ignore[misc]
+
+
+def agreed(several: Iterable[Definitions]) -> Definitions:
+    """What all of them say that say something of it: an alias that stood for two names is none."""
+    datatypes: dict[str, int] = {}
+    names: dict[int, set[str]] = {}
+    for definitions in several:
+        for name, alias, datatype in definitions.lines:
+            datatypes[name] = datatype
+            if alias is not None:
+                names.setdefault(alias, set()).add(name)
+    lines: list[Line] = [(name, None, datatype) for name, datatype in datatypes.items()]
+    for alias, those in names.items():
+        if len(those) == 1:
+            name = next(iter(those))
+            lines.append((name, alias, datatypes[name]))
+    return Definitions(tuple(lines))
 
 
 def of_birth(payload: wire.Payload) -> Definitions:

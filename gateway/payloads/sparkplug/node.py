@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from gateway.model.errors import DecodeError
 from gateway.payloads.formats.values import Reason
 from gateway.payloads.sparkplug import reading, wire
-from gateway.payloads.sparkplug.definitions import Definitions, of_birth
+from gateway.payloads.sparkplug.definitions import Definitions, agreed, of_birth
 from gateway.payloads.sparkplug.reading import Read
 from gateway.payloads.sparkplug.topic import Kind
 
@@ -140,6 +140,24 @@ class Node:
                 yield self._died(arrival)
             case _:
                 yield from self._in_sequence(arrival, stable=stable)
+
+    def recall(self, arrival: Arrival) -> Outcome:
+        """What a message that was put aside can be read as now, and nothing changes by it: by the birth in whose
+        interval it was sent, else by those aliases that never stood for another name.
+        """
+        if arrival.kind in ("NBIRTH", "DBIRTH"):
+            return Outcome(arrival, reading.read(arrival.payload, of_birth(arrival.payload)))
+        device = self.devices.get(arrival.device)
+        births = [] if device is None else device.births
+        fitting = {birth.digest for birth in births if self._lies_in(birth, arrival.at)}
+        if len(fitting) != 1:
+            fitting = {birth.digest for birth in births}
+        known = agreed(self.definitions[digest] for digest in fitting if digest in self.definitions)
+        read = reading.read(arrival.payload, known)
+        if not read.unknown:
+            return Outcome(arrival, read)
+        why = f"no birth that is known defines {', '.join(read.unknown[:3])}, or they do not agree on it"
+        return Outcome(arrival, read, DecodeError(Reason.UNKNOWN_ALIAS, why[:300]))
 
     def knows(self, device: str) -> Device:
         """The device, new where it was never seen."""

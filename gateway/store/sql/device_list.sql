@@ -1,7 +1,8 @@
 -- $1 customer or null for all, $2 what id or title hold (in small letters; null: anything), $3 and $4 customer and device after which to go on, $5 limit.
 -- $3 is $1 where that is given, so that the list begins with its customer.
 select d.customer_id, d.device_id, d.title, d.source, d.first_seen_at, s.last_seen_at, s.last_sample_at,
-       (select count(*) from jsonb_object_keys(s.metrics)) as metrics
+       (select count(*) from jsonb_object_keys(s.metrics)) as metrics,
+       (select p.offline_since from sparkplug_device p where p.customer_id = d.customer_id and p.device_id = d.device_id limit 1) as offline_since
 from device d
 left join device_state s on s.customer_id = d.customer_id and s.device_id = d.device_id
 where d.customer_id >= coalesce($1::text, $3::text) and d.customer_id <= coalesce($1::text, (select max(customer_id) from customer))
