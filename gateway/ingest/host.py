@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import orjson
 import structlog
 
 from gateway import bulkhead, clock, metrics
@@ -24,7 +23,6 @@ from gateway.model.errors import DecodeError
 from gateway.payloads.formats.values import Reason
 from gateway.payloads.sparkplug import wire
 from gateway.payloads.sparkplug.node import Node
-from gateway.payloads.sparkplug.topic import NAMESPACE, STATE
 from gateway.settings import SparkplugSettings
 from gateway.store import sparkplug as store
 from gateway.store import telemetry
@@ -223,13 +221,3 @@ class Host:
             if now - asking.asked_at < wait:
                 return False
         return not node.is_patient or now - (asking.since or now) >= self._reorder_seconds
-
-
-def state_topic(settings: SparkplugSettings) -> str | None:
-    """Where this host tells that it lives; None where it does not."""
-    return None if settings.host_id is None else f"{NAMESPACE}/{STATE}/{settings.host_id}"
-
-
-def state(at: int, *, online: bool) -> bytes:
-    """What it tells. `at`: milliseconds since the epoch."""
-    return orjson.dumps({"online": online, "timestamp": at})

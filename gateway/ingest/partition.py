@@ -11,12 +11,12 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-import orjson
 import structlog
 
 from gateway import clock, metrics
+from gateway.ingest.certificate import says_offline, state_topic
 from gateway.ingest.decode import Decoder
-from gateway.ingest.host import Host, state_topic
+from gateway.ingest.host import Host
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.registry import Registry
 from gateway.ingest.session import (
@@ -161,10 +161,8 @@ class Partition:
         """
         if topic != self._state_topic or self._session is None or not self.connected:
             return
-        with suppress(ValueError):
-            told = orjson.loads(payload)
-            if isinstance(told, dict) and told.get("online") is False:
-                self._session.tell_state(online=True)
+        if says_offline(payload):
+            self._session.tell_state(online=True)
 
     async def take(self, filters: Sequence[str], decoder: Decoder) -> None:
         """Subscribes these beside what the live session holds, and decodes by this from now on. A session that is

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import structlog
 
 from gateway import metrics
+from gateway.ingest.certificate import state_topic
 from gateway.ingest.decode import Decoder, Former, Introduce, unknown
-from gateway.ingest.host import state_topic
 from gateway.ingest.partition import Partition
 from gateway.ingest.registry import Registry
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError

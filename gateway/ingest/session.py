@@ -18,8 +18,8 @@ import mqtt5
 import structlog
 
 from gateway import clock, metrics
+from gateway.ingest.certificate import STATE_ID, Certificate
 from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, Unreadable
-from gateway.ingest.host import state
 from gateway.ingest.pipeline import Message, Pipeline
 from gateway.model.errors import BrokerRefused, ConfigError
 from gateway.model.subscriptions import Copies, copies_of
@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 DROPPED_TOPIC = "$SYS/broker/publish/messages/dropped"
 PINGREQ = b"\xc0\x00"
-UNSUBSCRIBE_ID, OPTIONAL_ID, GIVE_UP_ID, STATE_ID, SUBSCRIBE_ID = 2, 3, 4, 5, 10
+UNSUBSCRIBE_ID, OPTIONAL_ID, GIVE_UP_ID, SUBSCRIBE_ID = 2, 3, 4, 10
 """Packet ids. Filters that overlap are subscribed one by one, from SUBSCRIBE_ID on."""
 CLOSING_SECONDS = 2.0
 """How long a DISCONNECT may take to leave on a link that may be dead."""
@@ -106,8 +106,7 @@ class Session(asyncio.BufferedProtocol):
         self._paused = False
         self._finishing = False
         self._introduced = False
-        self._state_at = clock.now_microseconds() // 1000
-        self._has_will = subscription.state_topic is not None
+        self._certificate = Certificate(subscription.state_topic, clock.now_microseconds() // 1000)
         self._asking_optional = False
         self._reason = "the connection was closed without a word"
         self.session_present = False
@@ -155,34 +154,10 @@ class Session(asyncio.BufferedProtocol):
         return True
 
     def tell_state(self, *, online: bool) -> None:
-        """Tells that the host lives, with the time of its will, or that it ends, and then the broker keeps the will to
-        itself. Nothing where it is not for this session to say.
-        """
-        topic = self._subscription.state_topic
-        if topic is None or self._transport.is_closing() or not self._has_will:
-            return
-        at = self._state_at if online else clock.now_microseconds() // 1000
-        self._has_will = online
-        packet = mqtt5.PublishPacket(
-            topic,
-            state(at, online=online),
-            qos=mqtt5.QoS.AT_LEAST_ONCE,
-            retain=True,
-            packet_id=STATE_ID,
-        )
-        self._transport.write(packet.write())
-
-    def _will(self) -> mqtt5.Will | None:
-        """Without a delay: what edge nodes publish while nobody reads is lost, and they keep it if they are told."""
-        topic = self._subscription.state_topic
-        if topic is None:
-            return None
-        return mqtt5.Will(
-            topic,
-            payload=state(self._state_at, online=False),
-            qos=mqtt5.QoS.AT_LEAST_ONCE,
-            retain=True,
-        )
+        """Tells that the host application of Sparkplug lives, or that it ends, where that is for this session to say."""
+        if not self._transport.is_closing():
+            told = self._certificate
+            self._transport.write(told.birth() if online else told.death(clock.now_microseconds() // 1000))
 
     # --- asyncio.BufferedProtocol
 
@@ -195,7 +170,7 @@ class Session(asyncio.BufferedProtocol):
             username=self._broker.username,
             password=None if password is None else password.get_secret_value().encode(),
             clean_start=False,
-            will=self._will(),
+            will=self._certificate.will(),
             keep_alive=max(1, round(self._keepalive)),
             session_expiry_interval=min(round(self._broker.session_expiry.total_seconds()), 0xFFFFFFFF),
             receive_max=self._broker.receive_maximum,
@@ -295,7 +270,7 @@ class Session(asyncio.BufferedProtocol):
         """
         if not self._transport.is_closing():
             self._reason = reason
-            if self._has_will and code is mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION:
+            if self._certificate.has_will and code is mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION:
                 code = mqtt5.DisconnectReasonCode.DISCONNECT_WITH_WILL_MESSAGE
             self._transport.write(mqtt5.DisconnectPacket(reason_code=code).write())
             self._transport.close()
@@ -346,13 +321,7 @@ class Session(asyncio.BufferedProtocol):
                 if self._giving_up is not None and not self._giving_up.done():
                     self._giving_up.set_result(tuple(code.value for code in packet.reason_codes))
             case mqtt5.PubAckPacket() if packet.packet_id == STATE_ID:
-                if packet.reason_code.value >= 128:
-                    log.error(
-                        "ingest.state_refused",
-                        topic=self._subscription.state_topic,
-                        reason=packet.reason_code.name,
-                        advice="allow the gateway to publish it in the broker's ACL: edge nodes wait for it",
-                    )
+                _check_told(packet, self._certificate.topic)
             case mqtt5.PingRespPacket() | mqtt5.UnsubAckPacket():
                 pass  # that they came is all they say
             case _:
@@ -481,6 +450,16 @@ class Session(asyncio.BufferedProtocol):
             return
         self._transport.write(PINGREQ)
         self._ping = asyncio.get_running_loop().call_later(self._keepalive / 2, self._beat)
+
+
+def _check_told(packet: mqtt5.PubAckPacket, topic: str | None) -> None:
+    if packet.reason_code.value >= 128:
+        log.error(
+            "ingest.state_refused",
+            topic=topic,
+            reason=packet.reason_code.name,
+            advice="allow the gateway to publish it in the broker's ACL: edge nodes wait for it",
+        )
 
 
 async def connect(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> Session:

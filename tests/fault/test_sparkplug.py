@@ -20,7 +20,7 @@ from benchmarks.mqtt import Publisher
 from benchmarks.servers import wait_until
 from gateway.store.telemetry import message_digest
 from tests.fault.rig import CUSTOMER, Rig, size, started
-from tests.fixtures.sparkplug import EdgeNode, Sent, channel
+from tests.fixtures.sparkplug import LEAST_NUMBER, EdgeNode, Sent, channel
 
 TELEMETRY = {
     "sources": [{"topic": "spBv1.0/{customer}/#", "format": "sparkplug_b"}],
@@ -66,7 +66,7 @@ class Plant:
             messages = list(edge.life(40))
             if name in self.asked and edge.is_up:
                 self.asked.discard(name)
-                messages += [*edge.births()] if edge.seq else []
+                messages += [*edge.births()] if edge.seq >= LEAST_NUMBER else []
             for message in messages:
                 for device, at, metric, value in message.facts:
                     own = f"{name}.{device}" if device else name

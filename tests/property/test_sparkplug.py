@@ -20,7 +20,7 @@ from gateway.payloads.sources import compile_one
 from gateway.payloads.sparkplug.definitions import from_stored
 from gateway.payloads.sparkplug.node import Birth, Device, Node
 from gateway.source_settings import SourceSettings
-from tests.fixtures.sparkplug import EdgeNode, Fact, Sent, channel
+from tests.fixtures.sparkplug import LEAST_NUMBER, EdgeNode, Fact, Sent, channel
 
 SOURCE = compile_one(SourceSettings(topic="spBv1.0/{customer}/#", format="sparkplug_b"))[0]
 STABLE = compile_one(SourceSettings(topic="spBv1.0/{customer}/#", format="sparkplug_b", aliases="stable"))[0]
@@ -115,7 +115,10 @@ def run(
             acknowledged = end
         given += len(arrived)
         if gateway.node.wants_rebirth:
-            births = list(edge.births())  # as it is asked for
+            births = []
+            while edge.is_up and edge.seq < LEAST_NUMBER:
+                births.append(edge.data())
+            births += edge.births()  # as it is asked for
             truth.update(dict.fromkeys(fact for message in births for fact in message.facts))
             gateway.process(births, edge.at * 1000)
             arrived += births
