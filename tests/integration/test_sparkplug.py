@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from benchmarks.servers import wait_until
+from gateway import clock
 from gateway.clock import now_microseconds
 from gateway.ingest.decode import Decoder
 from gateway.ingest.host import Host
 from gateway.ingest.pipeline import Pipeline
+from gateway.ingest.replay import replay_message
+from gateway.model.errors import RequestRefused
 from gateway.payloads.sources import compile_sources
 from gateway.payloads.sparkplug.wire import PAYLOAD, parse
-from gateway.settings import TelemetrySettings
+from gateway.settings import Settings, TelemetrySettings
+from gateway.store import sparkplug as store
+from gateway.store.devices import Devices
 from gateway.store.pool import Database
 from gateway.store.telemetry import TelemetryStore
 
@@ -303,3 +309,47 @@ async def test_hostile_names_and_numbers_reach_no_statement_that_they_break(site
     site.restart()
     await site.receive(("acme/NDATA/edge.2", site.data(1, 1, value=5)))
     assert (await site.stored())[-1][2] == {"Speed": 5}
+
+
+async def test_a_dead_letter_is_replayed_by_aliases_that_never_changed(site: Site) -> None:
+    settings = Settings.model_validate(
+        {
+            "customers": ["acme"],
+            "security": {"encryption_keys": ["k" * 44]},
+            "telemetry": {"sources": [{"topic": "spBv1.0/{customer}/#", "format": "sparkplug_b"}]},
+        }
+    )
+    await site.receive(
+        ("acme/NDATA/edge", site.data(-2, 5, alias=1, value=7)),
+        ("acme/NDATA/edge", site.data(-1, 6, alias=2, value=8)),
+        ("acme/NBIRTH/edge", site.birth(0, Speed=1, Level=2)),
+        ("acme/NBIRTH/edge", site.birth(1, Speed=1, Depth=2)),
+    )
+    assert len(await site.dead()) == 2
+    assert await replay_message(settings, site.database, 1, now=clock.now()) == 1
+    assert (await site.stored())[0] == ("edge", -2, {"Speed": 7})
+    with pytest.raises(RequestRefused, match="do not agree"):
+        await replay_message(settings, site.database, 2, now=clock.now())
+
+
+async def test_who_is_offline_is_shown_with_the_devices(site: Site) -> None:
+    await site.receive(
+        ("acme/NBIRTH/edge", site.birth()),
+        ("acme/DBIRTH/edge/pump", site.device_birth(1, 1)),
+        ("acme/DDEATH/edge/pump", payload(site.at + 2, 2)),
+    )
+    listed = {one.device: one.offline_since for one in await Devices(site.database).page("acme", limit=10)}
+    assert listed["edge"] is None
+    assert listed["edge.pump"] is not None
+    assert round(listed["edge.pump"].timestamp() * 1000) == site.at + 2
+    found = await Devices(site.database).one("acme", "edge.pump")
+    assert found is not None
+    assert found.device.offline_since == listed["edge.pump"]
+
+
+async def test_nodes_that_sent_nothing_for_long_are_forgotten(site: Site) -> None:
+    await site.receive(("acme/NBIRTH/edge", site.birth()))
+    await store.forget(site.database, timedelta(hours=1))
+    assert await store.load(site.database, [("acme", "acme/edge")])
+    await store.forget(site.database, timedelta(0))
+    assert await _offline(site.database) == {}
