@@ -62,7 +62,9 @@ Buckets = Counter[float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How long each phase is, how often they come round, and over how many keep-alive connections is asked."""
+    """How long each phase is, how often they come round, and over how many keep-alive
+    connections is asked.
+    """
 
     seconds: float = 5.0
     rounds: int = 12

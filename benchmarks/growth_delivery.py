@@ -1,8 +1,8 @@
-"""Measures what delivery costs where it used to grow: the recovery of a backlog, acknowledgements beside a busy customer, many
-customers at once, the first window of a counter, an initial sync beside live readings.
+"""Measures what delivery costs where it used to grow: the recovery of a backlog, acknowledgements beside a
+busy customer, many customers at once, the first window of a counter, an initial sync beside live readings.
 
-`python -m benchmarks.growth_delivery [--small] [--against DIRECTORY] [--only ROW,...] [--json FILE]`. With `--against` each row is
-measured with the daemon of that checkout too, in turns.
+`python -m benchmarks.growth_delivery [--small] [--against DIRECTORY] [--only ROW,...] [--json FILE]`. With
+`--against` each row is measured with the daemon of that checkout too, in turns.
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ async def recovery(world: World) -> Figures:
 
 
 async def acknowledgements(world: World) -> Figures:
-    """Seconds to the acknowledgement, of everybody: with nobody else, and beside a customer with many connections."""
+    """Seconds to the acknowledgement, of everybody: with nobody else, and beside a customer with many
+    connections.
+    """
     count, seconds = world.sizes.connections, world.sizes.seconds
     dsn, sink = await world.postgres.create("acks"), await world.postgres.create("acks_sink")
     connections = [postgres_connection(f"c{number}", "busy", sink, EACH) for number in range(count)]
@@ -124,7 +126,9 @@ async def acknowledgements(world: World) -> Figures:
 
 
 async def customers(world: World) -> Figures:
-    """Many customers with a connection each: how late streams are at an interval of 5 s, and what a run costs."""
+    """Many customers with a connection each: how late streams are at an interval of 5 s, and what a run
+    costs.
+    """
     names = [f"customer{number}" for number in range(world.sizes.customers)]
     dsn, sink = await world.postgres.create("many"), await world.postgres.create("many_sink")
     connections = [postgres_connection(f"{name}-1", name, sink, EACH, interval="5s") for name in names]
@@ -162,7 +166,9 @@ async def customers(world: World) -> Figures:
 
 
 async def counters(world: World) -> Figures:
-    """Computing the window of a counter over 100 days of partitions: of a device that was there before, and of a new one."""
+    """Computing the window of a counter over 100 days of partitions: of a device that was there before, and
+    of a new one.
+    """
     dsn, sink = await world.postgres.create("counters"), await world.postgres.create("counters_sink")
     rule = [{"device": "*", "metric": "t", "meter": "{device}/t", "reduce": "delta", "every": "15m"}]
     connection = postgres_connection("sink", "acme", sink, rule)
@@ -187,7 +193,9 @@ async def counters(world: World) -> Figures:
 
 
 async def history(world: World) -> Figures:
-    """An initial sync beside live readings: its pace, how late live readings are, and how true the estimate was."""
+    """An initial sync beside live readings: its pace, how late live readings are, and how true the estimate
+    was.
+    """
     sizes = world.sizes
     dsn, sink_dsn = await world.postgres.create("history"), await world.postgres.create("history_sink")
     connection = postgres_connection("sink", "acme", sink_dsn, QUARTERS, initial_days=sizes.days)
@@ -230,7 +238,8 @@ async def _history(store: Store, sizes: Sizes) -> int:
     for day in range(sizes.days + 1):
         await store.execute("select ensure_partition('telemetry', $1)", (now - timedelta(days=day)).date())
     await store.execute(
-        "insert into device (customer_id, device_id) select 'acme', 'device' || g from generate_series(1, $1::int) g",
+        "insert into device (customer_id, device_id) select 'acme', 'device' || g from generate_series(1,"
+        " $1::int) g",
         sizes.devices,
     )
     await store.execute(
@@ -285,7 +294,9 @@ async def _computed(dsn: str, device: str, now: datetime) -> float:
 async def _acknowledged(
     daemon: Daemon, port: int, names: Sequence[str], rate: float, seconds: float
 ) -> Callable[[float], float]:
-    """Publishes so many messages a second; the quantiles of what the daemon took to acknowledge them, in milliseconds."""
+    """Publishes so many messages a second; the quantiles of what the daemon took to acknowledge them, in
+    milliseconds.
+    """
     before = await daemon.metrics()
     async with Publisher[int](port, f"load{len(names)}", window=20_000) as publisher:
         started, sent = time.monotonic(), 0

@@ -1,5 +1,6 @@
-"""What devices cost a restart: the time from the start of the daemon until it works the connection of one customer with
-many devices, and until the first reading of a device that is new. `python -m benchmarks.growth_devices`.
+"""What devices cost a restart: the time from the start of the daemon until it works the connection of one
+customer with many devices, and until the first reading of a device that is new. `python -m
+benchmarks.growth_devices`.
 """
 
 from __future__ import annotations

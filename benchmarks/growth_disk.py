@@ -1,9 +1,11 @@
-"""What a stored sample costs on disk, by the shape of its payload and by what PostgreSQL has to make it smaller.
+"""What a stored sample costs on disk, by the shape of its payload and by what PostgreSQL has to make it
+smaller.
 
-`python -m benchmarks.growth_disk [--small] [--binaries DIR] [--json FILE]`. The wheel's server has no lz4; that of a
-distribution (`--binaries /usr/lib/postgresql/15/bin`) has. Counts bytes, not seconds: other load does not disturb it. Samples go the way of
-the daemon (`TelemetryStore.write`), in time order over the devices, in batches of 1,000. Values walk at random and
-are rounded, as those of sensors are: random digits would compress worse, equal ones better.
+`python -m benchmarks.growth_disk [--small] [--binaries DIR] [--json FILE]`. The wheel's server has no lz4;
+that of a distribution (`--binaries /usr/lib/postgresql/15/bin`) has. Counts bytes, not seconds: other load
+does not disturb it. Samples go the way of the daemon (`TelemetryStore.write`), in time order over the
+devices, in batches of 1,000. Values walk at random and are rounded, as those of sensors are: random digits
+would compress worse, equal ones better.
 """
 
 from __future__ import annotations
@@ -179,8 +181,8 @@ async def _write(
 
 
 async def _packed(plain: asyncpg.Connection[asyncpg.Record], how: str) -> int:
-    """Bytes of the same samples with an hour of a device in a row, a column a metric: what a rewrite of old days
-    could give, and about what TimescaleDB's compression does.
+    """Bytes of the same samples with an hour of a device in a row, a column a metric: what a rewrite of old
+    days could give, and about what TimescaleDB's compression does.
     """
     await plain.execute(PACKED.format(how=how), timeout=1800)
     size: int = await plain.fetchval("select pg_total_relation_size('packed')")
@@ -199,13 +201,11 @@ async def _brin(plain: asyncpg.Connection[asyncpg.Record]) -> int:
 
 async def _on_file_system(plain: asyncpg.Connection[asyncpg.Record], server: Postgres, count: int) -> float:
     """Bytes a sample where the file system compresses records of 128 KB, with gzip's fastest level."""
-    paths = await plain.fetch(
-        """select pg_relation_filepath(o) as path from (
+    paths = await plain.fetch("""select pg_relation_filepath(o) as path from (
             select c.oid as o from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'telemetry'::regclass
             union all select x.indexrelid from pg_inherits i join pg_index x on x.indrelid = i.inhrelid where i.inhparent = 'telemetry'::regclass
             union all select c.reltoastrelid from pg_inherits i join pg_class c on c.oid = i.inhrelid where i.inhparent = 'telemetry'::regclass and c.reltoastrelid > 0
-        ) all_of_it"""
-    )
+        ) all_of_it""")
     total = 0
     for row in paths:
         content = await asyncio.to_thread(Path(server.data / row["path"]).read_bytes)

@@ -1,5 +1,5 @@
-"""What connections cost that have nothing to do: queries, CPU of daemon and database, memory, time to ready after a
-restart, and how late probes are. `python -m benchmarks.growth_idle --connections 100 1000 5000`.
+"""What connections cost that have nothing to do: queries, CPU of daemon and database, memory, time to ready
+after a restart, and how late probes are. `python -m benchmarks.growth_idle --connections 100 1000 5000`.
 
 The connections are seeded as active, so nothing is verified; their system is a stand-in in another process.
 """
@@ -205,7 +205,8 @@ async def _seed(dsn: str, connections: int, port: int, arguments: argparse.Names
             )
             await connection.execute("update stream set every = '60 seconds'")
             await connection.executemany(
-                "insert into credential (connection_id, generation, type, sealed) values ($1, 1, 'api_key', $2)",
+                "insert into credential (connection_id, generation, type, sealed) values ($1, 1,"
+                " 'api_key', $2)",
                 list(zip(names, sealed, strict=True)),
             )
         async with database.connection() as connection:

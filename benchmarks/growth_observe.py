@@ -1,5 +1,5 @@
-"""Measures what looking at connections costs, by their number and by what they hold: each figure as it was (counted,
-whole, by the daemon) and as it is (kept, in pages, beside it), on one server, interleaved.
+"""Measures what looking at connections costs, by their number and by what they hold: each figure as it was
+(counted, whole, by the daemon) and as it is (kept, in pages, beside it), on one server, interleaved.
 
 `python -m benchmarks.growth_observe [--small] [--json FILE]`; some six minutes on two cores.
 """
@@ -127,7 +127,9 @@ async def status_of_one(database: Database, sizes: tuple[int, ...]) -> Rows:
 
 
 async def cost_of_counting(postgres: Postgres, sizes: tuple[int, ...], rounds: int) -> Rows:
-    """A scan and the removal of its windows, in a database with and in one without what counts and finds the oldest."""
+    """A scan and the removal of its windows, in a database with and in one without what counts and finds the
+    oldest.
+    """
     rows: Rows = []
     without, kept = await _database(postgres, "without"), await _database(postgres, "kept")
     try:
@@ -142,7 +144,8 @@ async def cost_of_counting(postgres: Postgres, sizes: tuple[int, ...], rounds: i
                 pair = [0.0, 0.0]
                 for _ in range(max(1, 400 // size)):
                     turn += 1
-                    # one after the other, and not always the same first: whatever else the machine does hits both
+                    # one after the other, and not always the same first: whatever else the machine does hits
+                    # both
                     for place in (0, 1) if turn % 2 else (1, 0):
                         async with (without, kept)[place].connection() as connection:
                             pair[place] += await _scan_and_remove(connection, size, turn)

@@ -1,8 +1,9 @@
-"""Measures what the log position costs and what it gives: the database's CPU a row written, a message scanned for one
-connection and for fifty, and a message written and scanned at 10^5 to 10^7 stored samples over 100 days.
+"""Measures what the log position costs and what it gives: the database's CPU a row written, a message scanned
+for one connection and for fifty, and a message written and scanned at 10^5 to 10^7 stored samples over 100
+days.
 
-`python -m benchmarks.growth_position [--small] [--against TREE] [--json FILE]`. TREE is another checkout, of before: what it
-writes is measured in turns with ours.
+`python -m benchmarks.growth_position [--small] [--against TREE] [--json FILE]`. TREE is another checkout, of
+before: what it writes is measured in turns with ours.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ async def cpu(database: Database) -> float:
 
 
 async def write(dsn: str, rows: int, size: int, customers: int, start: datetime) -> float:
-    """Microseconds of the database's CPU a row, written in commits of `size` by the gateway that is imported."""
+    """Microseconds of the database's CPU a row, written in commits of `size` by the
+    gateway that is imported.
+    """
     database = await Database.open(dsn, size=1)
     try:
         await migrate(database)
@@ -132,7 +135,9 @@ async def prepare_connections(connection: Connection, count: int, devices: int) 
 
 
 async def main_scan(dsn: str, count: int, messages: int, batch: int, devices: int) -> float:
-    """Microseconds of the database's CPU a message, written and scanned for `count` connections, by slices of 5,000."""
+    """Microseconds of the database's CPU a message, written and scanned for `count` connections, by slices of
+    5,000.
+    """
     from gateway.store import windows
     from gateway.store.streams import Claim
     from gateway.store.windows import Reader

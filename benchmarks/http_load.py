@@ -41,7 +41,8 @@ class Asked:
         body = await reader.readexactly(length)
         if not head.startswith(b"HTTP/1.1 200 ") or orjson.loads(body)["connection"] != self.connection:
             raise ValueError(
-                f"expected the status of {self.connection}: {lines[0].decode()} {body[:300].decode(errors='replace')}"
+                f"expected the status of {self.connection}: {lines[0].decode()}"
+                f" {body[:300].decode(errors='replace')}"
             )
 
 
@@ -74,7 +75,10 @@ async def _worker(
 
 async def _main(port: int, path: str, connections: int) -> None:
     authorization = (await asyncio.to_thread(sys.stdin.readline)).strip()
-    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: application/json\r\nAuthorization: {authorization}\r\n\r\n".encode()
+    request = (
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: application/json\r\nAuthorization:"
+        f" {authorization}\r\n\r\n".encode()
+    )
     asked = Asked(request=request, connection=path.split("/")[3])
     while line := await asyncio.to_thread(sys.stdin.readline):
         seconds, rate = map(float, line.split())

@@ -166,7 +166,10 @@ async def _drain_ours(bench: Bench, daemon: Daemon) -> float:
     try:
         daemon.start()
         async with CpuMeter(daemon.pid) as cpu:
-            stored = "select count(*) from telemetry where ts > timestamptz 'epoch' + $1::bigint * interval '1 millisecond'"
+            stored = (
+                "select count(*) from telemetry where ts > timestamptz 'epoch' + $1::bigint * interval '1"
+                " millisecond'"
+            )
 
             async def is_drained() -> bool:
                 return bool(await store.fetchval(stored, before) == count)

@@ -203,7 +203,9 @@ class Cluster:
         return found[0]
 
     async def in_step(self) -> None:
-        """Returns when a node may be promoted: the leader waits for it at each commit, and the cluster has noted so."""
+        """Returns when a node may be promoted: the leader waits for it at each commit, and the cluster has
+        noted so.
+        """
 
         async def may_be_promoted() -> bool:
             return any([await asyncio.to_thread(node.is_synchronous) for node in self.nodes])

@@ -27,7 +27,10 @@ WINDOW = 65534
 SESSION_SECONDS = 3600
 INSERT = """insert into peer_sample (device_id, ts, metrics) values ($1, $2, $3)
 on conflict (device_id, ts) do update set metrics = peer_sample.metrics || excluded.metrics"""
-TABLE = "create table if not exists peer_sample (device_id text, ts timestamptz, metrics jsonb, primary key (device_id, ts))"
+TABLE = (
+    "create table if not exists peer_sample (device_id text, ts timestamptz, metrics jsonb, primary key"
+    " (device_id, ts))"
+)
 
 
 async def _messages(

@@ -1,12 +1,14 @@
-"""Measures records: how fast pages of a fast system are applied, what one costs this process, how memory grows, how long
-a page of the log takes over HTTP, and what an idle stream asks of the database. `python -m benchmarks.records [--small]`
+"""Measures records: how fast pages of a fast system are applied, what one costs this process, how memory
+grows, how long a page of the log takes over HTTP, and what an idle stream asks of the database. `python -m
+benchmarks.records [--small]`
 
-A system in this process gives pages of 1,000 records of some 300 bytes; the walk, the guard and the store are the
-daemon's. The log is then asked over HTTP, on loopback, at places all over it.
+A system in this process gives pages of 1,000 records of some 300 bytes; the walk, the guard and the store are
+the daemon's. The log is then asked over HTTP, on loopback, at places all over it.
 
-Keys of the JSON document: `sizes`: a list of `records`, `records_per_second`, `own_cpu_milliseconds_per_record`,
-`peak_memory_bytes`, `idle_blocks` and `idle_requests` (of one run that finds nothing), `again_records_per_second` (the same
-pages once more, which change nothing); `page_seconds` {p50, p99} of 1,000 records at the last size; `machine`, `versions`.
+Keys of the JSON document: `sizes`: a list of `records`, `records_per_second`,
+`own_cpu_milliseconds_per_record`, `peak_memory_bytes`, `idle_blocks` and `idle_requests` (of one run that
+finds nothing), `again_records_per_second` (the same pages once more, which change nothing); `page_seconds`
+{p50, p99} of 1,000 records at the last size; `machine`, `versions`.
 """
 
 from __future__ import annotations
@@ -86,8 +88,9 @@ class System:
             body={
                 "id": number,
                 "title": f"Pump {number % 97} is hot",
-                "description": "Bearing temperature above the limit since the last inspection of the line. "
-                * 2,
+                "description": (
+                    "Bearing temperature above the limit since the last inspection of the line. " * 2
+                ),
                 "status": "OPEN",
                 "asset": {"id": number % 1000, "name": f"pump-{number % 1000}"},
                 "labels": ["urgent", "mechanical"],
@@ -149,8 +152,8 @@ class Reading:
                 "insert into customer (customer_id) values ('acme') on conflict do nothing"
             )
             await connection.execute(
-                "insert into connection (connection_id, customer_id, system, hosting, tier, state, declared_digest)"
-                " values ($1, 'acme', 'bench', 'cloud', 1, 'active', '')",
+                "insert into connection (connection_id, customer_id, system, hosting, tier, state,"
+                " declared_digest) values ($1, 'acme', 'bench', 'cloud', 1, 'active', '')",
                 self.name,
             )
             phases = [("work_orders", "incremental")]
@@ -260,8 +263,8 @@ async def _blocks(database: Database) -> int:
         await connection.execute("select pg_stat_force_next_flush()")
         await connection.fetchval("select pg_stat_clear_snapshot()")
         found = await connection.fetchval(
-            "select sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0))"
-            " from pg_statio_user_tables where relname like 'record%' or relname like 'inbound%'"
+            "select sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read,"
+            " 0)) from pg_statio_user_tables where relname like 'record%' or relname like 'inbound%'"
         )
     return int(found or 0)
 

@@ -21,7 +21,9 @@ PUBLISH, PUBACK = 3, 4
 
 
 class Frames:
-    """Cuts one direction of an MQTT stream into (type, packet id) of its PUBLISH (QoS 1) and PUBACK packets."""
+    """Cuts one direction of an MQTT stream into (type, packet id) of its PUBLISH (QoS
+    1) and PUBACK packets.
+    """
 
     def __init__(self) -> None:
         self._rest = b""

@@ -179,7 +179,9 @@ class Postgres:
         await wait_until(lambda: self._runs(postgres, user), seconds=seconds, what="PostgreSQL answers")
 
     async def _runs(self, postgres: str, user: str | None) -> bool:
-        """Whether a query is answered. Starts it, and again while backends of one that was killed still end."""
+        """Whether a query is answered. Starts it, and again while backends of one that
+        was killed still end.
+        """
         if self._process is None:
             self._spawn(postgres, user)
         assert self._process is not None

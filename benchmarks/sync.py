@@ -128,7 +128,8 @@ async def _activate(daemon: Daemon, store: asyncpg.Connection[asyncpg.Record]) -
     async def is_done() -> bool:
         return bool(
             await store.fetchval(
-                "select count(last_success_at) > 0 and bool_and(phase = 'incremental' or state = 'done') from stream"
+                "select count(last_success_at) > 0 and bool_and(phase = 'incremental' or state = 'done') from"
+                " stream"
             )
         )
 
@@ -146,7 +147,8 @@ async def _fill(store: asyncpg.Connection[asyncpg.Record], size: int) -> None:
             "select ensure_partition('telemetry', $1::date)", (since + timedelta(days=day)).date()
         )
     await store.execute(
-        "insert into device (customer_id, device_id) select 'acme', 'device' || g from generate_series(0, $1) g",
+        "insert into device (customer_id, device_id) select 'acme', 'device' || g from generate_series(0,"
+        " $1) g",
         DEVICES - 1,
     )
     end: int = await store.fetchval("select position from customer_log where customer_id = 'acme'") or 0
@@ -169,7 +171,8 @@ async def _fill(store: asyncpg.Connection[asyncpg.Record], size: int) -> None:
             columns=["customer_id", "device_id", "ts", "metrics", "received_at", "revision"],
         )
     await store.execute(
-        "insert into customer_log (customer_id, position) values ('acme', $1) on conflict (customer_id) do update set position = $1",
+        "insert into customer_log (customer_id, position) values ('acme', $1) on conflict (customer_id) do"
+        " update set position = $1",
         end,
     )
     await store.execute(

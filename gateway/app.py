@@ -76,8 +76,9 @@ async def run(
     owner = f"{replica}/{secrets.token_hex(4)}"
     stopping = asyncio.Event()
     ask_for_short_slices()
-    # What is made for a batch is gone with it: a look at each 700 objects, and at all of them each time their number
-    # grew by a quarter, took a quarter of what a delivery costs, in pauses of the loop that acknowledges.
+    # What is made for a batch is gone with it: a look at each 700 objects, and at all of them each time their
+    # number grew by a quarter, took a quarter of what a delivery costs, in pauses of the loop that
+    # acknowledges.
     gc.set_threshold(50_000, 20, 50)
     if handle_signals:
         _handle_signals(stopping)
@@ -117,7 +118,9 @@ class _Daemon:
     settings: Settings
     database: Database
     for_ingest: Database
-    """Sessions that nobody else takes: a commit, and the acknowledgement after it, waits for no other work."""
+    """Sessions that nobody else takes: a commit, and the acknowledgement after it,
+    waits for no other work.
+    """
     replica: str
     owner: str
     reload: Callable[[], Loaded] | None
@@ -224,12 +227,14 @@ class _Daemon:
             "publisher": publisher.run(),
             "relay": relay.run(),
             "records": record_publisher.run(),
-            "webhooks": Webhooks(
-                settings,
-                database,
-                EndpointSealer(engine.vault),
-                requests=Requests(settings.webhooks, transport),
-            ).run(),
+            "webhooks": (
+                Webhooks(
+                    settings,
+                    database,
+                    EndpointSealer(engine.vault),
+                    requests=Requests(settings.webhooks, transport),
+                ).run()
+            ),
             "commands": commands.run(),
             "backlog": Backlog(database).run(),
             "listening": _listen(database, ingest),
@@ -273,8 +278,8 @@ def _explainer(ingest: Ingest, engine: Engine) -> Explain:
 
 
 async def _open(settings: Settings) -> tuple[Database, Database]:
-    """The sessions of everybody, and those of ingest. Waits for a database that is away, saying so once; migrates.
-    Raises ConfigError for one that can never work.
+    """The sessions of everybody, and those of ingest. Waits for a database that is away, saying so once;
+    migrates. Raises ConfigError for one that can never work.
     """
     dsn, waited = settings.database.dsn.get_secret_value(), False
     lease_seconds = settings.sync.lease.total_seconds()

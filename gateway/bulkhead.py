@@ -42,7 +42,9 @@ _HEADER = re.compile(r"\b(bearer|basic)\s+[^\s'\"]+", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Something that nobody foresaw. `text` is for whoever has the connection: never a trace, never a secret."""
+    """Something that nobody foresaw. `text` is for whoever has the connection: never a
+    trace, never a secret.
+    """
 
     reference: str
 
@@ -134,8 +136,8 @@ def readable(
 
 
 def _places(error: BaseException | None) -> Iterator[str]:
-    """Which exceptions, raised where: what stays the same when a fault comes again. Not their words, which may
-    differ each time.
+    """Which exceptions, raised where: what stays the same when a fault comes again. Not their words, which
+    may differ each time.
     """
     for _ in range(MAX_CAUSES):
         if error is None:
@@ -147,8 +149,8 @@ def _places(error: BaseException | None) -> Iterator[str]:
 
 
 def _trace(error: BaseException, secrets: Collection[str]) -> str:
-    """The trace without what is secret, whole or in pieces. An exception that cannot be printed is told by its
-    frames.
+    """The trace without what is secret, whole or in pieces. An exception that cannot be printed is told by
+    its frames.
     """
     try:
         written = "".join(traceback.TracebackException.from_exception(error).format())

@@ -32,8 +32,8 @@ _HANGUP = _Hangup()
 
 
 def remember() -> None:
-    """From now on, and until the process ends, SIGHUP is noted. The event loop gets no handler for it: closing
-    the loop would bring back the default, which ends the process.
+    """From now on, and until the process ends, SIGHUP is noted. The event loop gets no handler for it:
+    closing the loop would bring back the default, which ends the process.
     """
     signal.signal(signal.SIGHUP, _HANGUP.note)
     # the interpreter's own end sets a handler back to the default, and leaves what is ignored
@@ -47,7 +47,8 @@ def listen(asked: asyncio.Event) -> None:
     loop = get_running_loop()
 
     def tell() -> None:
-        # between two bytecodes of the main thread, wherever the loop is: it has to be told as from another thread
+        # between two bytecodes of the main thread, wherever the loop is: it has to be told as from another
+        # thread
         if not loop.is_closed():
             loop.call_soon_threadsafe(asked.set)
 

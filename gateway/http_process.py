@@ -40,8 +40,8 @@ MAX_DESCRIPTORS = 65_536
 
 
 def main() -> None:
-    """Serves until the daemon says so or is gone. Signals are the daemon's: those that a terminal and a service
-    manager send to every process are ignored before this is imported.
+    """Serves until the daemon says so or is gone. Signals are the daemon's: those that a terminal and a
+    service manager send to every process are ignored before this is imported.
     """
     start: Start = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, over a pipe
     logs.setup(start.settings.logging)

@@ -67,7 +67,9 @@ def setup(settings: LoggingSettings, *, stream: TextIO | None = None) -> None:
 
 
 def redact(_: object, __: str, event: MutableMapping[str, object]) -> MutableMapping[str, object]:
-    """Replaces the values of keys that name a secret or a payload, and passwords inside URLs, at any depth."""
+    """Replaces the values of keys that name a secret or a payload, and passwords inside
+    URLs, at any depth.
+    """
     for key, value in event.items():
         event[key] = _clean(key, value)
     return event

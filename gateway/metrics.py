@@ -17,7 +17,9 @@ from gateway.model.connection import State
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 CONNECTIONS = CollectorRegistry(auto_describe=True)
-"""What is said of connections, one by one and together: made in the process that answers HTTP, when it is asked for."""
+"""What is said of connections, one by one and together: made in the process that answers HTTP, when it is
+asked for.
+"""
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -146,7 +148,8 @@ RECORDS_PUBLISHED = Counter(
 )
 INBOUND_LAG = Gauge(
     "fieldgate_inbound_lag_seconds",
-    "Age of the last interval of records that was read whole, by system, of the stream that is furthest behind.",
+    "Age of the last interval of records that was read whole, by system, of the stream that is furthest"
+    " behind.",
     ["system"],
     registry=REGISTRY,
 )
@@ -210,7 +213,8 @@ STATE_CODES = {
 
 CONNECTION_STATE_CODE = Gauge(
     "fieldgate_connection_state_code",
-    f"The state that the connection is in: {', '.join(f'{code} {state}' for state, code in STATE_CODES.items())}.",
+    "The state that the connection is in:"
+    f" {', '.join(f'{code} {state}' for state, code in STATE_CODES.items())}.",
     ["connection", "customer", "system"],
     registry=CONNECTIONS,
 )
@@ -234,8 +238,8 @@ CONNECTIONS_HELD = Gauge(
 )
 CONNECTIONS_WITHOUT_SERIES = Gauge(
     "fieldgate_connections_without_series",
-    "Connections of which nothing is said one by one: there are more than metrics.connections and they are well, "
-    "or more than that are not well.",
+    "Connections of which nothing is said one by one: there are more than metrics.connections and they are"
+    " well, or more than that are not well.",
     ["health"],
     registry=CONNECTIONS,
 )
@@ -271,7 +275,8 @@ CUSTOMER_CONNECTIONS = Gauge(
 )
 INTERNAL_ERRORS = Counter(
     "fieldgate_internal_errors_total",
-    "Faults of our own, or of a connector, that nobody foresaw; each ended one connection's piece of work and nothing else.",
+    "Faults of our own, or of a connector, that nobody foresaw; each ended one connection's piece of work and"
+    " nothing else.",
     ["part"],
     registry=REGISTRY,
 )
@@ -317,15 +322,17 @@ WEBHOOK_DELIVERIES = Counter(
 )
 HTTP_REFUSED = Counter(
     "fieldgate_http_refused_total",
-    "What HTTP turned away: unknown tokens and links, addresses with too many failed attempts, unknown hosts, "
-    "connections beyond the limits, slow clients, idle connections closed for new ones.",
+    "What HTTP turned away: unknown tokens and links, addresses with too many failed attempts, unknown hosts,"
+    " connections beyond the limits, slow clients, idle connections closed for new ones.",
     ["reason"],
     registry=REGISTRY,
 )
 BUILD_INFO = Gauge("fieldgate_build_info", "Always 1.", ["version", "python"], registry=REGISTRY)
 
 BESIDE = (TOKEN_REFRESHES, UPSTREAM_REQUESTS, HTTP_REFUSED)
-"""What the HTTP process counts as well: it too refreshes tokens and calls systems, and it alone refuses clients."""
+"""What the HTTP process counts as well: it too refreshes tokens and calls systems, and it alone refuses
+clients.
+"""
 
 Counts = Sequence[tuple[int, Mapping[str, str], float]]
 

@@ -1,5 +1,5 @@
-"""SIGHUP: the configuration is read again, and what of it can change while the daemon runs is put in force, without
-touching the MQTT session. A file with a fault changes nothing.
+"""SIGHUP: the configuration is read again, and what of it can change while the daemon runs is put in force,
+without touching the MQTT session. A file with a fault changes nothing.
 """
 
 from __future__ import annotations

@@ -36,7 +36,9 @@ _LONGEST_SECONDS = 40_000 * 86400  # more than anybody waits; a time plus or min
 
 
 def parse_duration(value: object) -> object:
-    """`30s`, `2m`, `1.5h`, `7d`, `200ms` to a timedelta; a bare number is refused, for nobody knows its unit."""
+    """`30s`, `2m`, `1.5h`, `7d`, `200ms` to a timedelta; a bare number is refused, for
+    nobody knows its unit.
+    """
     if isinstance(value, timedelta):
         return value
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value.strip())):
@@ -275,8 +277,8 @@ class LoggingSettings(Section):
 
 
 class MeterSettings(Section):
-    """One meter rule, or `table`: a CSV file with the columns device, metric, meter (and optionally any of the other
-    keys; `valid` as `low..high`).
+    """One meter rule, or `table`: a CSV file with the columns device, metric, meter (and optionally any of
+    the other keys; `valid` as `low..high`).
     """
 
     table: str | None = None
@@ -341,7 +343,10 @@ class CredentialSettings(Section):
 
     expires_at: str | None = Field(
         None,
-        description="When it ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day ahead.",
+        description=(
+            "When it ends, where the system does not say: ISO 8601 with zone. Announced 7 days and 1 day"
+            " ahead."
+        ),
     )
 
     @field_validator("expires_at")

@@ -57,8 +57,8 @@ class ExpectedSample(Section):
 
 
 class SourceExample(Section):
-    """A message as a device sends it, and what it is to become: `fieldgate check` runs it. `payload`: a text is
-    the payload as it is, anything else is sent as JSON; `payload_hex` is for binary formats.
+    """A message as a device sends it, and what it is to become: `fieldgate check` runs it. `payload`: a text
+    is the payload as it is, anything else is sent as JSON; `payload_hex` is for binary formats.
     """
 
     topic: str
@@ -101,10 +101,10 @@ class SourceRules(Section):
 class SourceSettings(SourceRules):
     """Where telemetry is published, by a topic template or by a preset.
 
-    `topic`: literal levels and the fields `{customer}`, `{device}`, `{metric}`, `{_}` (any level), each a level or a
-    part of one; `{device...}` and `{metric...}` take all levels that follow; one of Sparkplug is `spBv1.0/GROUP/#`.
-    `preset`: a shape by its name; what is
-    set beside it replaces what the preset says, and `prefix` stands before its topics.
+    `topic`: literal levels and the fields `{customer}`, `{device}`, `{metric}`, `{_}` (any level), each a
+    level or a part of one; `{device...}` and `{metric...}` take all levels that follow; one of Sparkplug is
+    `spBv1.0/GROUP/#`. `preset`: a shape by its name; what is set beside it replaces what the preset says, and
+    `prefix` stands before its topics.
     """
 
     topic: str | None = None

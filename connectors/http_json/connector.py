@@ -1,5 +1,5 @@
-"""Sends readings as JSON to a receiver that has no connector of its own, and reads lists of it back. How they look
-and what they promise is configuration.
+"""Sends readings as JSON to a receiver that has no connector of its own, and reads lists of it back. How they
+look and what they promise is configuration.
 
 At least once, unless the settings say that the receiver deduplicates by key, or how to ask it what it holds.
 """
@@ -102,9 +102,11 @@ class HttpJsonConnector:
             "probe", "HEAD", self._settings.path, accept_statuses=_HEAD_STATUSES, expects="reachable"
         )
         return Health(
-            detail=""
-            if 200 <= answer.status < 300
-            else "reachable; settings.probe_path would tell whether the credential is good"
+            detail=(
+                ""
+                if 200 <= answer.status < 300
+                else "reachable; settings.probe_path would tell whether the credential is good"
+            )
         )
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:

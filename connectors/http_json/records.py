@@ -1,5 +1,5 @@
-"""Reads lists of JSON back, page by page. What changes while a list is walked is read again or not lost: where the
-system only counts pages, each page is proved to have stood still before the next one is believed.
+"""Reads lists of JSON back, page by page. What changes while a list is walked is read again or not lost:
+where the system only counts pages, each page is proved to have stood still before the next one is believed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _NEXT = re.compile(r'<([^<>]{1,2000})>[^,]*?;\s*rel="?next"?', re.IGNORECASE)
 class Place:
     """Where a walk stands: what the next request asks for, and what proves that the list stood still.
 
-    since: where an ordered list goes on, in ISO. at: a link, a word, the number of a page or an offset. first, last:
-    keys of the page before. seen: records of the pages before.
+    since: where an ordered list goes on, in ISO. at: a link, a word, the number of a page or an offset.
+    first, last: keys of the page before. seen: records of the pages before.
     """
 
     since: str | None = None
@@ -180,7 +180,8 @@ class Lists:
         check_page(len(rows), name, page=stream.page)
         if rows and not any(text_of(read(row, path)) for row in rows for path in stream.keys):
             raise BadConfiguration(
-                f"no record of the list of {name} has {' and '.join(stream.keys)}: check settings.streams.{name}.key",
+                f"no record of the list of {name} has {' and '.join(stream.keys)}: check"
+                f" settings.streams.{name}.key",
                 request_id=answer.request_id,
             )
         keys = [key_of([read(row, path) for path in stream.keys], row) async for row in in_turns(rows)]
@@ -208,7 +209,8 @@ class Lists:
             return replace(beyond, since=place.since)
         if stream.paging.kind == "none" and len(listed.rows) >= stream.page:
             raise BadConfiguration(
-                f"more than {stream.page} records of {name} changed at one time: raise settings.streams.{name}.page, or say how its list is paged"
+                f"more than {stream.page} records of {name} changed at one time: raise"
+                f" settings.streams.{name}.page, or say how its list is paged"
             )
         return None
 
@@ -307,5 +309,6 @@ def _moved(name: str) -> CursorExpired:
 
 def _unheard(name: str, stream: Stream) -> BadConfiguration:
     return BadConfiguration(
-        f"the list of {name} gives its first page whatever is asked: check settings.streams.{name}.paging.parameter ({stream.paging.parameter})"
+        f"the list of {name} gives its first page whatever is asked: check"
+        f" settings.streams.{name}.paging.parameter ({stream.paging.parameter})"
     )

@@ -113,7 +113,9 @@ class HttpJsonSettings(Block):
     )
     body: object = Field(
         "{readings}",
-        description="Template around the array of readings; with `send: each` the body is the reading itself.",
+        description=(
+            "Template around the array of readings; with `send: each` the body is the reading itself."
+        ),
     )
     time: Literal["iso", "epoch_seconds", "epoch_milliseconds"] = Field(
         "iso", description="How {time} is written."

@@ -1,4 +1,6 @@
-"""What may be set for a list that is read back: where it is, how it is paged, how it writes its times. Pure."""
+"""What may be set for a list that is read back: where it is, how it is paged, how it
+writes its times. Pure.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ class Paging(Block):
 
     kind: Literal["none", "next", "header", "cursor", "page", "offset"] = Field(
         "none",
-        description="`next`: a link in the answer; `header`: one in its `Link` header; `cursor`: a word of the answer, sent back; `page`, `offset`: by number.",
+        description=(
+            "`next`: a link in the answer; `header`: one in its `Link` header; `cursor`: a word of the"
+            " answer, sent back; `page`, `offset`: by number."
+        ),
     )
     path: FieldPath | None = Field(None, description="Where the link or the word stands in the answer.")
     parameter: Parameter | None = Field(
@@ -64,12 +69,16 @@ class Stream(NamedStream):
     )
     deletions: Literal["none", "keys"] = Field(
         "none",
-        description="`keys`: the list without `{since}` and `{until}` is everything, and what it lacks was deleted.",
+        description=(
+            "`keys`: the list without `{since}` and `{until}` is everything, and what it lacks was deleted."
+        ),
     )
     paging: Paging = Field(Paging(), description="How the list goes on behind its first page.")
     ordered: bool = Field(
         False,
-        description="The list comes ascending by `modified`: pages begin at the time where the last one ended.",
+        description=(
+            "The list comes ascending by `modified`: pages begin at the time where the last one ended."
+        ),
     )
     total: FieldPath | None = Field(
         None, description="Where the answer says how many records the whole list has."

@@ -17,8 +17,8 @@ _MAX_SECONDS = 10**11
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeForm:
-    """`kind`, or a strftime `pattern` in its place. `zone` is that of times that bear none: of `local`, of a pattern
-    without `%z`, and of an ISO time without an offset.
+    """`kind`, or a strftime `pattern` in its place. `zone` is that of times that bear none: of `local`, of a
+    pattern without `%z`, and of an ISO time without an offset.
     """
 
     kind: TimeKind
@@ -44,14 +44,18 @@ class TimeForm:
         return self.kind == "local"
 
     def bounds(self, since: datetime | None, until: datetime) -> tuple[str | int | None, str | int]:
-        """What `{since}` and `{until}` stand for: cut to what is written, and wider around a turn of the clock."""
+        """What `{since}` and `{until}` stand for: cut to what is written, and wider around a turn of the
+        clock.
+        """
         if self.is_local:
             lower, upper = walls_within(since, until, self.zone)
             return None if lower is None else self._wall(lower), self._wall(upper)
         return None if since is None else self._written(since), self._written(until)
 
     def read(self, value: object) -> tuple[datetime, ...]:
-        """The instants that a time may mean, ascending: two where the clock does not tell, none for what is no time."""
+        """The instants that a time may mean, ascending: two where the clock does not tell, none for what is
+        no time.
+        """
         try:
             if self.pattern is not None and isinstance(value, str):
                 return self._instants(datetime.strptime(value, self.pattern))  # noqa: DTZ007 - the zone follows

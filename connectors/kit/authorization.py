@@ -23,8 +23,8 @@ class Authorization(Protocol):
     """Makes a call with the credential's headers."""
 
     async def call(self, send: Send, operation: str = "call", /) -> Answer:
-        """`send` is given the headers to add; it may be called a second time. `operation`: of the call. Raises what it raises, and
-        AuthRefused.
+        """`send` is given the headers to add; it may be called a second time. `operation`: of the call.
+        Raises what it raises, and AuthRefused.
         """
         ...
 
@@ -134,7 +134,8 @@ class CountingGate:
         try:
             if self._failed >= MAX_FAILED_LOGONS:
                 raise AuthRefused(
-                    "the system refused this user's logon twice: no further attempt is made, since a third could lock the user"
+                    "the system refused this user's logon twice: no further attempt is made, since a third"
+                    " could lock the user"
                 )
             yield attempt
         finally:

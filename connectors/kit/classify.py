@@ -130,7 +130,9 @@ def parse_retry_after(value: str | None, *, answered_at: datetime | None) -> flo
 
 
 def whole_number(text: str) -> int | None:
-    """Digits of a header's value, MAX_WHOLE_NUMBER at most; None for anything else, a sign or a fraction too."""
+    """Digits of a header's value, MAX_WHOLE_NUMBER at most; None for anything else, a
+    sign or a fraction too.
+    """
     digits = text.strip(" \t")
     if not (digits.isascii() and digits.isdigit()):
         return None

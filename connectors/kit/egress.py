@@ -1,5 +1,5 @@
-"""Where connections lead: a name is resolved once for each connection that is opened, its addresses are judged,
-and the connection goes to exactly what was judged. The name stays for TLS and `Host`.
+"""Where connections lead: a name is resolved once for each connection that is opened, its addresses are
+judged, and the connection goes to exactly what was judged. The name stays for TLS and `Host`.
 
 So what a name means cannot change between the judgement and the connection. One transport for whatever calls
 an address that a stranger gave: connectors of customers, authorization servers, webhooks.
@@ -79,8 +79,8 @@ def transport(
 
 
 def default_context() -> ssl.SSLContext:
-    """Of all who gave no authority of their own: by the authorities that come with us, or those that SSL_CERT_FILE
-    or SSL_CERT_DIR names. Read once; nobody may change it.
+    """Of all who gave no authority of their own: by the authorities that come with us, or those that
+    SSL_CERT_FILE or SSL_CERT_DIR names. Read once; nobody may change it.
     """
     return _context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 

@@ -1,5 +1,5 @@
-"""The HTTP client of a connector: one per connection, over pools that they share. Bounded in time and in bytes, follows no redirect, and
-turns every failure into our errors.
+"""The HTTP client of a connector: one per connection, over pools that they share. Bounded in time and in
+bytes, follows no redirect, and turns every failure into our errors.
 
 It must not know any system: a connector says which call is idempotent and which refusals it wants to read
 itself.
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 8 << 20
 LARGE_BYTES = 256 << 10
 Expected = Literal["json", "multipart", "anything", "reachable"]
-"""What makes an answer with 2xx good. `json`: JSON or nothing, under whatever content type. `anything`: all but
-a web page, which a proxy may have said. `reachable`: all but a page that asks for a login.
+"""What makes an answer with 2xx good. `json`: JSON or nothing, under whatever content type. `anything`: all
+but a web page, which a proxy may have said. `reachable`: all but a page that asks for a login.
 """
 _REQUEST_ID_HEADERS = (
     "x-request-id",
@@ -57,7 +57,8 @@ _REQUEST_ID_HEADERS = (
 _PAGE = re.compile(rb"<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _MULTIPART = re.compile(r"multipart/mixed\b", re.IGNORECASE)
 _CERTIFICATE_REFUSED = re.compile(
-    r"alert (?:bad certificate|(?:no |unsupported )?certificate(?: expired| revoked| unknown)?|unknown ca|access denied|decrypt error)",
+    r"alert (?:bad certificate|(?:no |unsupported )?certificate(?: expired| revoked| unknown)?|unknown"
+    r" ca|access denied|decrypt error)",
     re.IGNORECASE,
 )
 # A header, an address or a body that HTTP or JSON cannot say.
@@ -101,9 +102,9 @@ class HttpClient:
         """`headers` carry the credential; `secrets` are blacked out of every text that leaves here. TLS is
         always verified.
 
-        `tls` is for an authority or a client certificate of the customer's own (`connectors.kit.tls`); clients share
-        connections only where they were given the same context.
-        `reach`: which addresses `base_url` may lead to. No request goes to another host than its own.
+        `tls` is for an authority or a client certificate of the customer's own (`connectors.kit.tls`);
+        clients share connections only where they were given the same context. `reach`: which addresses
+        `base_url` may lead to. No request goes to another host than its own.
         """
         self._secrets = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
         self._passing_secrets: deque[str] = deque(maxlen=8)
@@ -273,14 +274,18 @@ class HttpClient:
             headers=response.headers,
             body=body,
             # a large one, read exactly, takes a second; in a thread others have their turn
-            json=await asyncio.to_thread(_parse, body, response.headers)
-            if len(body) > LARGE_BYTES
-            else _parse(body, response.headers),
+            json=(
+                await asyncio.to_thread(_parse, body, response.headers)
+                if len(body) > LARGE_BYTES
+                else _parse(body, response.headers)
+            ),
             request_id=request_id,
         )
 
     async def _read(self, response: httpx.Response, harmless: bool, request_id: str | None) -> bytes:
-        """The body, decompressed by ourselves: never more than the cap is ever in memory, whatever was sent."""
+        """The body, decompressed by ourselves: never more than the cap is ever in
+        memory, whatever was sent.
+        """
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "gzip", "x-gzip", ""):
             raise unanswered(
@@ -328,7 +333,10 @@ class HttpClient:
         )
         if retry_after is None and answer.status == 429:
             retry_after = parse_retry_after(answer.headers.get("x-rate-limit-reset"), answered_at=None)
-        text = f"the system answered {answer.status} to {call}: {self.clean(words) if words else self.text_of(answer)}"
+        text = (
+            f"the system answered {answer.status} to {call}:"
+            f" {self.clean(words) if words else self.text_of(answer)}"
+        )
         return to_error(
             answer.status, text, idempotent=idempotent, retry_after=retry_after, request_id=answer.request_id
         )
@@ -371,7 +379,9 @@ class HttpClient:
         )
 
     def text_of(self, answer: Answer) -> str:
-        """The system's own message, for people: printable, short, without secrets; never the body as it came."""
+        """The system's own message, for people: printable, short, without secrets;
+        never the body as it came.
+        """
         return self.clean(words_of(answer.json, answer.body, answer.headers))
 
     def clean(self, text: str) -> str:

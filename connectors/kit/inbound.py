@@ -1,5 +1,5 @@
-"""What reading records back has in common for every system: keys, cursors of pages, the words of people's progress,
-and the settings of a stream that only a customer can name. No network.
+"""What reading records back has in common for every system: keys, cursors of pages, the words of people's
+progress, and the settings of a stream that only a customer can name. No network.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Word = Annotated[str, Field(min_length=1, max_length=100)]
 def key_of(parts: Sequence[object], body: object) -> str:
     """What a record is called for ever: its one key, or several as a JSON array of texts.
 
-    A key that no topic or database could hold is shown as far as it can be, and told apart by its digest. A record
-    without any is called by the digest of its body, so that it is never lost.
+    A key that no topic or database could hold is shown as far as it can be, and told apart by its digest. A
+    record without any is called by the digest of its body, so that it is never lost.
     """
     texts = [text for part in parts if (text := text_of(part))]
     if not texts or len(texts) < len(parts):
@@ -96,8 +96,8 @@ async def in_turns(rows: Iterable[T]) -> AsyncIterator[T]:
 
 @contextmanager
 def page_at(cursor: str | None) -> Iterator[None]:
-    """Around the call for one page: behind the first one, what the system does not find is its cursor, since the
-    same question was answered a page ago.
+    """Around the call for one page: behind the first one, what the system does not find is its cursor, since
+    the same question was answered a page ago.
     """
     try:
         yield
@@ -110,8 +110,8 @@ def page_at(cursor: str | None) -> Iterator[None]:
 
 
 async def clock_of(http: HttpClient, ask: Callable[[], Awaitable[object]]) -> datetime:
-    """The system's own clock by its answers' Date; `ask` makes one answer where none was seen yet. Never ahead of
-    the system: the Date has whole seconds, and was written before it came.
+    """The system's own clock by its answers' Date; `ask` makes one answer where none was seen yet. Never
+    ahead of the system: the Date has whole seconds, and was written before it came.
     """
     if http.system_time() is None:
         await ask()
@@ -203,7 +203,9 @@ class NamedStream(Block):
 
 
 def known(streams: Sequence[InboundStream], name: str, *, where: str) -> InboundStream:
-    """The stream of this name; BadConfiguration that says which there are, `where` being the system or the setting."""
+    """The stream of this name; BadConfiguration that says which there are, `where` being the system or the
+    setting.
+    """
     found = next((stream for stream in streams if stream.name == name), None)
     if found is None:
         names = " and ".join(stream.name for stream in streams) or "none"

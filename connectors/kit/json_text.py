@@ -23,9 +23,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def parse_json(body: bytes) -> object:
     """The document; None for nothing, for what is not JSON, and for one nested deeper than can be written.
 
-    Integers are exact, however long. One character or number that nothing can hold spoils no document: a `Mended` text
-    stands for it. The reader takes 1024 levels, the writer 254 and Python's own `str` not many more, so a document
-    between them would raise in whoever shows it.
+    Integers are exact, however long. One character or number that nothing can hold spoils no document: a
+    `Mended` text stands for it. The reader takes 1024 levels, the writer 254 and Python's own `str` not many
+    more, so a document between them would raise in whoever shows it.
     """
     body = body.removeprefix(b"\xef\xbb\xbf")
     # orjson makes a double of an integer beyond 64 bits, and says nothing

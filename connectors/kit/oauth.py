@@ -75,7 +75,9 @@ class OAuthExchange:
     async def refresh(
         self, credential: Credential, refresh_token: str | None, *, timeout_seconds: float
     ) -> TokenGrant:
-        """One request: by the refresh token, or by the client's own credential. Raises as TokenExchange says."""
+        """One request: by the refresh token, or by the client's own credential. Raises
+        as TokenExchange says.
+        """
         scope = _given(credential.values, "scope")
         if refresh_token is None:
             form = {"grant_type": "client_credentials"} | ({"scope": scope} if scope else {})

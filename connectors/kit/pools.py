@@ -1,5 +1,5 @@
-"""Connections to systems, shared by all who call the same origin under the same rules: by origin, TLS context and
-reach. What belongs to one credential (its cookies, headers, client certificate, places) is never shared.
+"""Connections to systems, shared by all who call the same origin under the same rules: by origin, TLS context
+and reach. What belongs to one credential (its cookies, headers, client certificate, places) is never shared.
 
 A pool lives as long as somebody uses it. It must not know any credential.
 """
@@ -20,8 +20,8 @@ from connectors.kit.egress import default_context, transport
 from gateway.model.address import Reach
 
 PLACES = 8
-"""Calls of one client at once: a pool has no bound, so a slow customer waits in places of its own and takes none of
-another's.
+"""Calls of one client at once: a pool has no bound, so a slow customer waits in places of its own and takes
+none of another's.
 """
 
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=PLACES, keepalive_expiry=30)
@@ -31,8 +31,9 @@ if find_spec("sniffio") is None:
     sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
 
 _Key = tuple[str, bytes, int | None, ssl.SSLContext | None, Reach]
-"""Scheme, host, port. The context by its identity: one with a client certificate is made for one client, and so is
-its pool. The reach whole: a connection that was opened under wider rules is never used under narrower ones.
+"""Scheme, host, port. The context by its identity: one with a client certificate is made for one client, and
+so is its pool. The reach whole: a connection that was opened under wider rules is never used under narrower
+ones.
 """
 
 
@@ -104,8 +105,8 @@ class Shared(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    """An answer's body. Its connection is used again only where nothing has come behind the answer: that would be
-    taken for the answer to whoever calls next.
+    """An answer's body. Its connection is used again only where nothing has come behind the answer: that
+    would be taken for the answer to whoever calls next.
     """
 
     def __init__(self, stream: httpx.AsyncByteStream, places: asyncio.Semaphore) -> None:
@@ -130,8 +131,8 @@ class _Body(httpx.AsyncByteStream):
 
 
 def _h11_of(stream: Any) -> Any:
-    """The protocol's state below an answer, which httpx and httpcore show nowhere: a test fails should one of these
-    be renamed. None of an answer that came from no connection.
+    """The protocol's state below an answer, which httpx and httpcore show nowhere: a test fails should one of
+    these be renamed. None of an answer that came from no connection.
     """
     below = getattr(stream, "_httpcore_stream", None)
     found = None if below is None else below._pool_request.connection

@@ -47,8 +47,8 @@ class RateLimiter:
             self.close_for(reset_seconds)
 
     def close_for(self, seconds: float) -> None:
-        """No call for so long, an hour at most: how long a longer wait is, is the engine's to say. An earlier,
-        longer closure stays.
+        """No call for so long, an hour at most: how long a longer wait is, is the engine's to say. An
+        earlier, longer closure stays.
         """
         self._closed_until = max(self._closed_until, _now() + min(seconds, MAX_CLOSED_SECONDS))
 

@@ -13,7 +13,8 @@ from gateway.model.errors import BadConfiguration
 
 MAX_ADDRESS_LENGTH = 2000
 _NO_ADDRESS = frozenset(' "<>\\^`{|}')
-# Labels as resolvers take them, or an address of version 6; a name in another script is given in its ASCII form.
+# Labels as resolvers take them, or an address of version 6; a name in another script is given in its ASCII
+# form.
 _HOST = re.compile(
     r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*\.?|[0-9a-f]{0,4}:[0-9a-f:.]{1,43}"
 )
@@ -83,7 +84,8 @@ def safe_url(url: str) -> str:
     """
     if not url.isascii() or not url.isprintable() or set(url) & _NO_ADDRESS or len(url) > MAX_ADDRESS_LENGTH:
         raise ValueError(
-            "expected https://host/path in ASCII and without spaces: a name in its `xn--` form, other characters percent-encoded"
+            "expected https://host/path in ASCII and without spaces: a name in its `xn--` form, other"
+            " characters percent-encoded"
         )
     try:
         parts = urlsplit(url)

@@ -15,8 +15,9 @@ _SHARED: WeakValueDictionary[tuple[object, ...], ssl.SSLContext] = WeakValueDict
 
 
 def shared_context(*, ca_file: Path | None = None, ca_pem: str | None = None) -> ssl.SSLContext:
-    """The one context of all who verify by the same authorities, while any of them uses it: reading them takes
-    some 18 ms and a megabyte. Nobody may change it, so it has no client certificate. Raises BadConfiguration.
+    """The one context of all who verify by the same authorities, while any of them uses it: reading them
+    takes some 18 ms and a megabyte. Nobody may change it, so it has no client certificate. Raises
+    BadConfiguration.
     """
     if ca_file is None and ca_pem is None:
         return _of_the_machine()
@@ -88,6 +89,7 @@ def tls_context(
         except (OSError, ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or type(error).__name__
             raise BadConfiguration(
-                f"credentials.certificate and credentials.private_key do not make a client certificate: {reason}"
+                "credentials.certificate and credentials.private_key do not make a client certificate:"
+                f" {reason}"
             ) from None
     return context

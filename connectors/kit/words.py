@@ -1,7 +1,7 @@
 """What an answer that refuses says in words meant for people. Pure, and never raises.
 
-Only the members where systems put their message are read, and never the body as it came: whoever reads the words
-chose the address, and an inner service that is no such system would be read out through them.
+Only the members where systems put their message are read, and never the body as it came: whoever reads the
+words chose the address, and an inner service that is no such system would be read out through them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ MAX_LENGTH = 20_000
 
 
 def words_of(document: object, body: bytes, headers: Mapping[str, str]) -> str:
-    """The message of a JSON document (`document`) or of an OData fault in XML; else what kind of answer it was."""
+    """The message of a JSON document (`document`) or of an OData fault in XML; else what kind of answer it
+    was.
+    """
     words = _message(document, depth=3)
     if not words and "xml" in headers.get("content-type", "") and (found := _XML_MESSAGE.search(body[:4000])):
         words = found[1].decode("utf-8", "replace").strip()

@@ -1,8 +1,9 @@
 """Delivers meter readings to MaintainX in bulk, within its limits. At least once: MaintainX knows no
-idempotency key and shows only the last reading. Reads work orders, meters and assets back; raises work orders, once.
+idempotency key and shows only the last reading. Reads work orders, meters and assets back; raises work
+orders, once.
 
-Source: MaintainX public API reference, https://api.getmaintainx.com/v1/docs (meters, meter readings, work orders,
-assets, rate limits, errors).
+Source: MaintainX public API reference, https://api.getmaintainx.com/v1/docs (meters, meter readings, work
+orders, assets, rate limits, errors).
 """
 
 from __future__ import annotations
@@ -169,7 +170,9 @@ class MaintainXConnector:
         if not 0 < len(event.reference) <= REFERENCE_LENGTH or not _is_word(event.reference):
             return Rejected(
                 code="too_long",
-                message=f"the reference of a work order has 1 to {REFERENCE_LENGTH} characters, and no blanks",
+                message=(
+                    f"the reference of a work order has 1 to {REFERENCE_LENGTH} characters, and no blanks"
+                ),
             )
         now = await clock_of(self._http, lambda: self._list_page(None, limit=1, operation="probe"))
         return await self._reader.raise_order(event, await self._asset_of(event.meter), now)

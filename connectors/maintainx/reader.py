@@ -1,8 +1,8 @@
 """Reads MaintainX's lists back, raises work orders and comments them.
 
-A list of work orders can be sorted by the time of the last change and cannot be asked for an interval. So it is walked
-from the newest change on, and no further than the interval goes: what changes meanwhile moves to the front and is in
-the next interval, and what stands behind moves down and comes twice at most.
+A list of work orders can be sorted by the time of the last change and cannot be asked for an interval. So it
+is walked from the newest change on, and no further than the interval goes: what changes meanwhile moves to
+the front and is in the next interval, and what stands behind moves down and comes twice at most.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ class Reader:
         self._call = call
         self._words = words
         self._marks: dict[str, datetime] = {}
-        """Cursors of pages seen, with the time of change of their first record: an interval in the past begins at one of
-        them and not at today. Only a help: a page that does not begin behind the interval is not believed.
+        """Cursors of pages seen, with the time of change of their first record: an interval in the past
+        begins at one of them and not at today. Only a help: a page that does not begin behind the interval is
+        not believed.
         """
 
     async def pull(
@@ -127,8 +128,9 @@ class Reader:
             raise BadConfiguration(f"MaintainX takes no comment: {self._words(answer)}")
 
     async def _raised(self, reference: str, since: datetime) -> str | None:
-        """The id of the work order that bears the reference, among those that were created since. By a walk: nothing
-        says that a filter by title finds a part of one, or that an index knows a work order of this second.
+        """The id of the work order that bears the reference, among those that were created since. By a walk:
+        nothing says that a filter by title finds a part of one, or that an index knows a work order of this
+        second.
         """
 
         async def page(cursor: str | None) -> Page[Row]:

@@ -37,15 +37,17 @@ _PROGRESS: Mapping[str, Progress] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class List:
-    """Where a stream is listed. `items` is the member of the answer; `query` what is asked beside the limit."""
+    """Where a stream is listed. `items` is the member of the answer; `query` what is
+    asked beside the limit.
+    """
 
     path: str
     items: str
     query: str = ""
 
 
-# Work orders that begin in the future are left out unless they are asked for. A meter's last reading is not asked for:
-# every reading of ours would change it.
+# Work orders that begin in the future are left out unless they are asked for. A meter's last reading is not
+# asked for: every reading of ours would change it.
 _ORDERS = "show_upcoming=true&expand=assignees&expand=categories&expand=extra_fields"
 LISTS: Mapping[str, List] = MappingProxyType(
     {

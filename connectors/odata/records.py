@@ -1,7 +1,8 @@
 """Reads entity sets back, page by page, in the order of their times of change.
 
-A page begins at the time at which the one before ended, so a record that changes meanwhile moves no other over a seam;
-only among records of one time the service's own link is followed, which may be a number of records to skip.
+A page begins at the time at which the one before ended, so a record that changes meanwhile moves no other
+over a seam; only among records of one time the service's own link is followed, which may be a number of
+records to skip.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ class Sets:
         check_page(len(rows), name, page=stream.page)
         if rows and not any(text_of(row.get(key)) for row in rows for key in stream.keys):
             raise BadConfiguration(
-                f"no record of {stream.entity_set} has {' and '.join(stream.keys)}: check settings.streams.{name}.key",
+                f"no record of {stream.entity_set} has {' and '.join(stream.keys)}: check"
+                f" settings.streams.{name}.key",
                 request_id=answer.request_id,
             )
         document = answer.json if isinstance(answer.json, dict) else {}

@@ -1,8 +1,9 @@
-"""A bound on what a server may send: the driver keeps a message whole however long it says that it is, and all rows
-of an answer, so a server of a customer's own could fill the memory of everybody's process.
+"""A bound on what a server may send: the driver keeps a message whole however long it says that it is, and
+all rows of an answer, so a server of a customer's own could fill the memory of everybody's process.
 
-asyncpg has no place for this. Its protocol is made in one expression of `connect_utils`, which is given ours for the
-sessions of `bounding`; every other session of this process, the gateway's own pool among them, keeps the driver's.
+asyncpg has no place for this. Its protocol is made in one expression of `connect_utils`, which is given ours
+for the sessions of `bounding`; every other session of this process, the gateway's own pool among them, keeps
+the driver's.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ class PostgresConnector:
 
     @property
     def capabilities(self) -> Capabilities:
-        """The manifest's, with `max_items` from the settings; whether the table keeps the latest is known once it
-        was looked at.
+        """The manifest's, with `max_items` from the settings; whether the table keeps the latest is known
+        once it was looked at.
         """
         return self._capabilities
 
@@ -89,8 +89,8 @@ class PostgresConnector:
         return await self._observed("probe", self._probe())
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
-        """One statement. Accepted: inserted or changed. Duplicate: the same value was there. Superseded: a row
-        of a later position is there. Rows that PostgreSQL refuses are isolated and Rejected.
+        """One statement. Accepted: inserted or changed. Duplicate: the same value was there. Superseded: a
+        row of a later position is there. Rows that PostgreSQL refuses are isolated and Rejected.
         """
         if not batch.readings:
             return []
@@ -106,7 +106,9 @@ class PostgresConnector:
         return self._tables.inbound
 
     async def remote_now(self, stream: str) -> datetime:
-        """Up to when everything is visible: the begin of the oldest transaction that may still stamp a row."""
+        """Up to when everything is visible: the begin of the oldest transaction that
+        may still stamp a row.
+        """
         return await self._observed("pull", self._tables.settled(stream))
 
     async def pull(
@@ -206,11 +208,13 @@ class PostgresConnector:
             missing = [row for row in distinct.values() if row.key not in changed]
             later = await self._later(session, missing) if missing and self._positioned else {}
         return [
-            Superseded(position=later[row.key])
-            if row.key in later
-            else Accepted()
-            if changed.get(row.key)
-            else Duplicate()
+            (
+                Superseded(position=later[row.key])
+                if row.key in later
+                else Accepted()
+                if changed.get(row.key)
+                else Duplicate()
+            )
             for row in rows
         ]
 
@@ -256,8 +260,9 @@ class PostgresConnector:
                 await self._ensure_table(session)
             yield session
         finally:
-            # What the statement said stands, whatever becomes of its session afterwards: an error here would say that
-            # nothing was taken when everything was. A session that cannot be reset is closed by the pool.
+            # What the statement said stands, whatever becomes of its session afterwards: an error here would
+            # say that nothing was taken when everything was. A session that cannot be reset is closed by the
+            # pool.
             with suppress(ConnectorError), connecting():
                 await pool.release(session)
 

@@ -42,7 +42,8 @@ _DATA = (
 # Raised by the client when the connection went away; asyncpg's internal error too, when it goes just as a
 # statement begins.
 _GONE = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-# What the driver, and who reads its rows, raises at an answer that no PostgreSQL gives: it trusts the protocol.
+# What the driver, and who reads its rows, raises at an answer that no PostgreSQL gives: it trusts the
+# protocol.
 _ODD = (
     ArithmeticError,
     AssertionError,
@@ -103,7 +104,8 @@ def convert(error: asyncpg.PostgresError) -> ConnectorError:
         return AuthRefused(f"PostgreSQL refuses the login: {error}")
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return PermissionDenied(
-            f"PostgreSQL: {error}; grant select, insert and update on the table (and create on the schema, where it is to be created)"
+            f"PostgreSQL: {error}; grant select, insert and update on the table (and create on the schema,"
+            " where it is to be created)"
         )
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
         return Unavailable(f"PostgreSQL is read-only (a standby?): {error}")

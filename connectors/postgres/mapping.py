@@ -103,8 +103,8 @@ class Statements:
 
 
 def statements(schema: str, table: str, *, journal: bool, position: str | None = None) -> Statements:
-    """The statements for `schema`.`table` and, with `journal`, `table`_journal. With `position` (the name of a
-    column) a row is never replaced by one of an earlier position.
+    """The statements for `schema`.`table` and, with `journal`, `table`_journal. With `position` (the name of
+    a column) a row is never replaced by one of an earlier position.
     """
     name = f"{quote(schema)}.{quote(table)}"
     journalled = _JOURNALLED.format(journal=f"{quote(schema)}.{quote(table + '_journal')}") if journal else ""
@@ -189,8 +189,9 @@ with applied as (
 ){journalled}
 select key, changed from applied"""
 
-# Every row that ours may replace takes our position, also where it holds the value already: else one that was under way before ours would still
-# replace it. A row that only took the position keeps its time, which tells it from one that changed.
+# Every row that ours may replace takes our position, also where it holds the value already: else one that was
+# under way before ours would still replace it. A row that only took the position keeps its time, which tells
+# it from one that changed.
 _UPSERT_AT = """
 with applied as (
     insert into {table} as held (connection, meter, window_start, value, text_value, unit, key, {position})

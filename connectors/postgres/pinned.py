@@ -36,8 +36,8 @@ class NamedContext(ssl.SSLContext):
 
 
 async def hosts_within(address: Dsn, reach: Reach) -> list[str]:
-    """What the driver is given: the addresses of the host, each judged. Raises BadConfiguration for one out of reach
-    and for the gateway's own database.
+    """What the driver is given: the addresses of the host, each judged. Raises BadConfiguration for one out
+    of reach and for the gateway's own database.
     """
     if reach.everywhere:
         return [address.host]
@@ -55,7 +55,9 @@ async def hosts_within(address: Dsn, reach: Reach) -> list[str]:
 
 
 async def check_not_ours(session: asyncpg.Connection[asyncpg.Record], reach: Reach) -> None:
-    """Closes the session and raises BadConfiguration where it reached the gateway's own database by another way."""
+    """Closes the session and raises BadConfiguration where it reached the gateway's own database by another
+    way.
+    """
     if not reach.everywhere and await session.fetchval(_IS_OURS):
         session.terminate()
         raise BadConfiguration(f"credentials.dsn: {OWN_DATABASE}")

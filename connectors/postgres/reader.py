@@ -80,7 +80,9 @@ class Tables:
         return self._streams[known(self.inbound, name, where="settings.streams").name]
 
     async def _shape(self, name: str) -> Shape:
-        """As the table is now: who changes it meanwhile is told what is missing, and not served by a memory."""
+        """As the table is now: who changes it meanwhile is told what is missing, and
+        not served by a memory.
+        """
         stream = self._named(name)
         rows = await self._rows(COLUMNS, (stream.schema_name, stream.table))
         return shape(name, stream, {str(row[0]): str(row[1]) for row in rows})
@@ -96,6 +98,7 @@ class Tables:
             raise CursorExpired(f"the page of {name} cannot be found any more: {error}") from error
         if any(None in row[: len(at.stream.keys)] for row in rows):
             raise BadConfiguration(
-                f"settings.streams.{name}.key: a row of {at.stream.table} has null in {' and '.join(at.stream.keys)}"
+                f"settings.streams.{name}.key: a row of {at.stream.table} has null in"
+                f" {' and '.join(at.stream.keys)}"
             )
         return rows

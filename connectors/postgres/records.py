@@ -33,9 +33,9 @@ join pg_catalog.pg_namespace n on n.oid = c.relnamespace
 where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped
 order by a.attnum"""
 
-# Who is in a transaction now, and may stamp rows with a time that has passed. Locks on virtual transaction ids, process
-# ids and databases are shown to every role; since when somebody else's transaction is open, only to some. Processes
-# without a user (autovacuum) stamp nothing.
+# Who is in a transaction now, and may stamp rows with a time that has passed. Locks on virtual transaction
+# ids, process ids and databases are shown to every role; since when somebody else's transaction is open, only
+# to some. Processes without a user (autovacuum) stamp nothing.
 RUNNING = """
 select now(), pg_is_in_recovery(), pg_last_xact_replay_timestamp(),
        (select min(prepared) from pg_catalog.pg_prepared_xacts where database = current_database()),
@@ -83,7 +83,8 @@ def shape(name: str, stream: Stream, types: Mapping[str, str]) -> Shape:
     """Raises BadConfiguration for a table that is not there, or lacks what the settings name."""
     if not types:
         raise BadConfiguration(
-            f"settings.streams.{name}: there is no table or view {stream.schema_name}.{stream.table}, or the role may not see it"
+            f"settings.streams.{name}: there is no table or view {stream.schema_name}.{stream.table}, or the"
+            " role may not see it"
         )
     named = (
         *stream.keys,
@@ -97,7 +98,8 @@ def shape(name: str, stream: Stream, types: Mapping[str, str]) -> Shape:
         )
     if stream.modified is not None and types[stream.modified] not in _TIMES:
         raise BadConfiguration(
-            f"settings.streams.{name}.modified: {stream.modified} is {types[stream.modified]}, and has to be timestamptz or timestamp"
+            f"settings.streams.{name}.modified: {stream.modified} is {types[stream.modified]}, and has to be"
+            " timestamptz or timestamp"
         )
     return Shape(stream=stream, types=types)
 
@@ -105,8 +107,8 @@ def shape(name: str, stream: Stream, types: Mapping[str, str]) -> Shape:
 def page_query(
     at: Shape, since: datetime | None, until: datetime | None, cursor: str | None, *, is_open: bool = False
 ) -> tuple[str, list[object]]:
-    """The rows of [since, until) behind the cursor, in the order of time and key: with equal times none is left out
-    and none comes twice, whatever changes meanwhile. With `is_open` what is not closed, by key.
+    """The rows of [since, until) behind the cursor, in the order of time and key: with equal times none is
+    left out and none comes twice, whatever changes meanwhile. With `is_open` what is not closed, by key.
     """
     stream = at.stream
     arguments: list[object] = []
@@ -165,19 +167,24 @@ def keys_query(at: Shape, cursor: str | None) -> tuple[str, list[object]]:
         )
     if cursor is not None:
         conditions.append(_behind(at, stream.keys, order, cursor, given))
-    return _KEYS.format(
-        keys=", ".join(f"{column}::text" for column in order),
-        table=at.table,
-        where=f"where {' and '.join(conditions)}" if conditions else "",
-        order=", ".join(order),
-        page=KEYS_PAGE,
-    ), arguments
+    return (
+        _KEYS.format(
+            keys=", ".join(f"{column}::text" for column in order),
+            table=at.table,
+            where=f"where {' and '.join(conditions)}" if conditions else "",
+            order=", ".join(order),
+            page=KEYS_PAGE,
+        ),
+        arguments,
+    )
 
 
 def to_record(
     at: Shape, row: Sequence[object], *, within: tuple[datetime | None, datetime] | None
 ) -> InboundRecord | None:
-    """None for a row that certainly changed outside `within`: around a turn of the clock more was asked for."""
+    """None for a row that certainly changed outside `within`: around a turn of the
+    clock more was asked for.
+    """
     stream = at.stream
     count = len(stream.keys)
     keys, modified, document, cut = row[:count], row[count], row[count + 1], row[count + 2]
@@ -256,8 +263,8 @@ class Horizon:
     """Until when everything that was stamped with its time is visible: no later than the begin of the oldest
     transaction that is still open, because it may stamp rows with that begin and commit them afterwards.
 
-    Where the server does not say since when a transaction is open, it began after the look before at which it was
-    not there yet.
+    Where the server does not say since when a transaction is open, it began after the look before at which it
+    was not there yet.
     """
 
     def __init__(self) -> None:
@@ -265,7 +272,9 @@ class Horizon:
         self._looked_at: datetime | None = None
 
     def settled(self, rows: Sequence[Sequence[object]], patience: timedelta) -> datetime:
-        """From the rows of RUNNING. A transaction that is open for longer than `patience` is not waited for."""
+        """From the rows of RUNNING. A transaction that is open for longer than
+        `patience` is not waited for.
+        """
         now, is_standby, replayed, prepared = rows[0][:4]
         if not isinstance(now, datetime):
             raise Unavailable("PostgreSQL does not say what time it is")

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def tls_of(address: Dsn, ca_file: Path | None, reach: Reach) -> ssl.SSLContext | None:
-    """What `sslmode` asks for; None without TLS. Raises BadConfiguration for a `ca_file` that cannot be used."""
+    """What `sslmode` asks for; None without TLS. Raises BadConfiguration for a
+    `ca_file` that cannot be used.
+    """
     if address.sslmode == "disable":
         return None
     if reach.everywhere:

@@ -22,7 +22,10 @@ class PostgresSettings(Block):
     schema_name: Name = Field("public", alias="schema", description="Schema of the table; it must exist.")
     table: Name | None = Field(
         "fieldgate_reading",
-        description="The table that readings are written to; null: nothing is written, and the role need not be allowed to.",
+        description=(
+            "The table that readings are written to; null: nothing is written, and the role need not be"
+            " allowed to."
+        ),
     )
     create_table: bool = Field(True, description="Create the table (and the journal) where it is missing.")
     journal: bool = Field(
@@ -34,7 +37,10 @@ class PostgresSettings(Block):
     )
     position_column: Name | None = Field(
         "position",
-        description="Column (bigint) that keeps an older reading from replacing a newer one; used where the table has it, and made with the table.",
+        description=(
+            "Column (bigint) that keeps an older reading from replacing a newer one; used where the table has"
+            " it, and made with the table."
+        ),
     )
     max_items: int = Field(5000, ge=1, le=20_000, description="Readings in one statement.")
     streams: dict[StreamName, Stream] = Field({}, description="Tables and views that are read back, by name.")

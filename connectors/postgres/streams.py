@@ -25,7 +25,9 @@ class Stream(NamedStream):
     )
     modified: Column | None = Field(
         None,
-        description="timestamptz or timestamp: time of the last change; without it the table is read whole each time.",
+        description=(
+            "timestamptz or timestamp: time of the last change; without it the table is read whole each time."
+        ),
     )
     select: tuple[Column, ...] = Field((), description="Columns of a record; else all.")
     page: int = Field(MAX_PAGE, ge=1, le=MAX_PAGE, description="Rows in one statement.")
@@ -65,8 +67,8 @@ class Stream(NamedStream):
         return () if self.progress is None else (*self.progress.open, *self.progress.acknowledged)
 
     def stream(self, name: str) -> InboundStream:
-        """As the engine knows it. What settles late is waited for in `remote_now`, by the transactions that are
-        really open.
+        """As the engine knows it. What settles late is waited for in `remote_now`, by the transactions that
+        are really open.
         """
         timed = self.modified is not None
         return self.model_copy(update={"settle_seconds": 0}).declared(

@@ -133,7 +133,9 @@ class EccConnector:
     async def pull(
         self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
     ) -> InboundPage:
-        """Notifications by the time of their last change, documents by that of their reading; measuring points whole."""
+        """Notifications by the time of their last change, documents by that of their reading; measuring
+        points whole.
+        """
         name = known(self._inbound, stream, where="SAP ECC").name
         if name == "measuring_points":
             return await self._page_of_points(cursor)

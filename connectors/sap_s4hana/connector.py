@@ -137,7 +137,9 @@ class S4hanaConnector:
                 yield meter
 
     async def ensure_meter(self, wanted: RemoteMeter) -> RemoteMeter | Rejected:
-        """By position number: made where it is missing. By number: only found, since SAP assigns the numbers."""
+        """By position number: made where it is missing. By number: only found, since
+        SAP assigns the numbers.
+        """
         by_position = self._settings.meters_by == "position"
         point: Point | Rejected | None
         if by_position:
@@ -147,7 +149,10 @@ class S4hanaConnector:
         if point is None:
             return Rejected(
                 code="unknown_meter",
-                message=f"SAP has no measuring point {wanted.meter[:40]!r}, and assigns the numbers of new ones itself",
+                message=(
+                    f"SAP has no measuring point {wanted.meter[:40]!r}, and assigns the numbers of new ones"
+                    " itself"
+                ),
             )
         return point if isinstance(point, Rejected) else to_meter(point, by_position=by_position)
 
@@ -159,8 +164,8 @@ class S4hanaConnector:
     async def pull(
         self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
     ) -> InboundPage:
-        """Notifications by the time of their last change, documents by that of their reading; measuring points whole,
-        since SAP does not say when they changed.
+        """Notifications by the time of their last change, documents by that of their reading; measuring
+        points whole, since SAP does not say when they changed.
         """
         known(self._inbound, stream, where="SAP S/4HANA")
         return await self._reader.pull(cast(StreamName, stream), since, until, cursor)

@@ -120,7 +120,8 @@ class Points:
             return known
         if new is None:
             raise BadConfiguration(
-                f"SAP has no measuring point {wanted.meter!r}, and settings.new_measuring_point does not say how to make one"
+                f"SAP has no measuring point {wanted.meter!r}, and settings.new_measuring_point does not say"
+                " how to make one"
             )
         async with self._asking:
             answer = await self._service.get("list_meters", _question(wanted.meter))

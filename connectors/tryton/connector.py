@@ -161,7 +161,8 @@ class TrytonConnector:
             found = catalogue.points.get(wanted.meter)
             if found is None:
                 raise BadConfiguration(
-                    f"Tryton has no point {wanted.meter[:80]!r}, and settings.create_points does not allow to make it"
+                    f"Tryton has no point {wanted.meter[:80]!r}, and settings.create_points does not allow to"
+                    " make it"
                 )
             return RemoteMeter(meter=found.meter, title=found.title)
         point = await self._controls.ensure(wanted)

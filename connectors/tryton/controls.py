@@ -55,7 +55,10 @@ class Controls:
         if not control or not name.isidentifier():
             return Rejected(
                 code="unknown_meter",
-                message=f"a meter at Tryton is written control/point, the point as a plain name, unlike {wanted.meter[:80]!r}",
+                message=(
+                    "a meter at Tryton is written control/point, the point as a plain name, unlike"
+                    f" {wanted.meter[:80]!r}"
+                ),
             )
         async with self._listing:
             known = await self._list()

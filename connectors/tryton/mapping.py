@@ -99,7 +99,10 @@ def resolve(meter: str, catalogue: Catalogue, *, company: int | None) -> tuple[P
         )
     point = catalogue.points.get(meter)
     if point is None:
-        message = f"Tryton has no quality control with the point {meter[:80]!r}, or this user may not see it; a meter is written control/point"
+        message = (
+            f"Tryton has no quality control with the point {meter[:80]!r}, or this user may not see it; a"
+            " meter is written control/point"
+        )
         return Rejected(code="unknown_meter", message=message)
     owner = point.company or company
     if owner is None:

@@ -20,8 +20,9 @@ _TITLE_LENGTH, _TEXT_LENGTH, REFERENCE_LENGTH = 120, 4000, 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """A kind of record and its fields; `names` are those of others that are shown in place of their ids. progress: how
-    far people are, by the word in `state`. everything: a clause without which Tryton leaves some out.
+    """A kind of record and its fields; `names` are those of others that are shown in place of their ids.
+    progress: how far people are, by the word in `state`. everything: a clause without which Tryton leaves
+    some out.
     """
 
     model: str
@@ -50,7 +51,8 @@ STREAMS: Mapping[str, Stream] = MappingProxyType(
                 "resolved": "closed",
             },
         ),
-        # Machines and spare parts. The template has what people change; what was deactivated is shown as such.
+        # Machines and spare parts. The template has what people change; what was deactivated is shown as
+        # such.
         "products": Stream(
             model="product.template",
             fields=("name", "code", "type", "active"),
@@ -79,8 +81,8 @@ def unfinished(stream: Stream, *, after: str | None) -> list[object]:
 
 
 def held(stream: Stream, *, after: str | None) -> list[object]:
-    """The domain of a page of everything. By id, so that nothing moves while it is walked. Raises CursorExpired for a
-    cursor that is none.
+    """The domain of a page of everything. By id, so that nothing moves while it is walked. Raises
+    CursorExpired for a cursor that is none.
     """
     if after is not None and not (after.isascii() and after.isdigit()):
         raise CursorExpired("the cursor of the page is no id: the interval is read again")

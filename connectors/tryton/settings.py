@@ -16,12 +16,16 @@ class TrytonSettings(Block):
     company: int | None = Field(
         None,
         ge=1,
-        description="Only controls of this company, by its id; needed where two companies have controls of one name.",
+        description=(
+            "Only controls of this company, by its id; needed where two companies have controls of one name."
+        ),
     )
     max_items: int = Field(200, ge=1, le=200, description="Readings in one request.")
     create_points: bool = Field(
         False,
-        description="Let Fieldgate make controls and points; its user needs the group Quality Administration.",
+        description=(
+            "Let Fieldgate make controls and points; its user needs the group Quality Administration."
+        ),
     )
     overlap_seconds: int = Field(
         120,

@@ -1,8 +1,8 @@
 """Calls the system for alerts: raises each once by its reference, and notes its end.
 
-Exactly once: the intent is committed before the call, under the lease; a connector looks an event's reference up before
-it makes anything; and what has no answer, or none that survived us, is asked again only after a while in which a call
-that was on its way has arrived.
+Exactly once: the intent is committed before the call, under the lease; a connector looks an event's reference
+up before it makes anything; and what has no answer, or none that survived us, is asked again only after a
+while in which a call that was on its way has arrived.
 """
 
 from __future__ import annotations
@@ -241,7 +241,9 @@ class Calls:
 
 
 def _meter(link: Link, alert: Alert) -> str:
-    """What the connection feeds with the metric, or with anything of the device: where people at the system find it."""
+    """What the connection feeds with the metric, or with anything of the device: where people at the system
+    find it.
+    """
     fed = [rule for rule in link.rules if rule.matches(alert.device)]
     chosen = next((rule for rule in fed if rule.metric == alert.metric), fed[0] if fed else None)
     return "" if chosen is None else apply_rule(chosen, alert.device, resolution=MICROSECOND).meter

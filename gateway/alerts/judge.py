@@ -1,5 +1,5 @@
-"""Judges the log by the rules of a connection: slice by slice, each in one fenced transaction with its alerts and the
-place up to which it was judged. What a fold makes of samples `gateway.model.alerts` says.
+"""Judges the log by the rules of a connection: slice by slice, each in one fenced transaction with its alerts
+and the place up to which it was judged. What a fold makes of samples `gateway.model.alerts` says.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ async def _again(
     points: Sequence[Point],
     judged_to: int,
 ) -> Judged:
-    """The fold from before the first change. Reads no more of the device's log than it takes to meet what stands."""
+    """The fold from before the first change. Reads no more of the device's log than it takes to meet what
+    stands.
+    """
     rule, customer, first, last = begun.rule, work.claim.customer, points[0].at, points[-1].at
     heard = await store.heard_before(work.connection, customer, device, first, rule.metric)
     start = first if heard is None else max(0, alerts.reads_from(rule, standing, first, heard))
@@ -197,7 +199,9 @@ async def _now(connection: Connection) -> int:
 
 
 async def judge_silence(database: Database, claim: AlertClaim) -> Done:
-    """Looks at the devices whose silence is due; those that are not asked for cost nothing. Raises LeaseLost."""
+    """Looks at the devices whose silence is due; those that are not asked for cost
+    nothing. Raises LeaseLost.
+    """
     async with database.transaction() as connection:
         await alert_streams.watermark(connection, claim)
         due = await store.silences(connection, claim.connection, SILENT_AT_ONCE)

@@ -37,11 +37,14 @@ async def move(
     attempts: int = 0,
     reason: str | None = None,
 ) -> Alert:
-    """The alert after the trigger, and after what follows from it at once; as it was where the trigger means nothing."""
+    """The alert after the trigger, and after what follows from it at once; as it was where the trigger means
+    nothing.
+    """
     row = alert_row(alert.state, trigger)
     if row is None:
         return alert
-    # At the system somebody may have it open: they are told that it is over, or goes on, where the system takes notes.
+    # At the system somebody may have it open: they are told that it is over, or goes on, where the system
+    # takes notes.
     noting = (
         row.target is AlertState.CLEARED and alert.remote_id is not None and alert.why != Why.DISCONNECTED
     )

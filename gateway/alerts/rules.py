@@ -13,8 +13,8 @@ from gateway.sync.link import Link
 
 
 async def begin(connection: Connection, link: Link) -> None:
-    """Brings the rules in force in line with the link's. Alerts of rules that were removed, or that judge otherwise now,
-    are over. Silence of devices that are known counts from now.
+    """Brings the rules in force in line with the link's. Alerts of rules that were removed, or that judge
+    otherwise now, are over. Silence of devices that are known counts from now.
     """
     removed, changed = await alert_streams.begin(
         connection, link.connection, link.customer, link.alerts, configuration=link.configuration

@@ -1,5 +1,5 @@
-"""One run of a connection's alerts: the log is judged, the system's side is followed, and the system is called where it
-may be. Judging goes on while the system may not be called, so that what is open is seen.
+"""One run of a connection's alerts: the log is judged, the system's side is followed, and the system is
+called where it may be. Judging goes on while the system may not be called, so that what is open is seen.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _SEEN = {"acknowledged": AlertTrigger.SEEN_ACKNOWLEDGED, "closed": AlertTrigger.
 
 
 def _followed(claim: AlertClaim, seen: int, called: Called) -> int | None:
-    """Up to where records were looked at. A record may have been there before the alert that it belongs to was known to be
-    raised: after calls all of them are looked at again.
+    """Up to where records were looked at. A record may have been there before the alert that it belongs to
+    was known to be raised: after calls all of them are looked at again.
     """
     if called.changed:
         return LOOK_AGAIN
@@ -103,7 +103,9 @@ class AlertRunner:
         )
 
     async def crashed(self, claim: AlertClaim, link: Link, fault: Fault) -> None:
-        """Schedules a run that ended in a fault of our own like one that failed, so that it is seen and does not spin."""
+        """Schedules a run that ended in a fault of our own like one that failed, so that it is seen and does
+        not spin.
+        """
         await self._troubles.note(link.connection, "alert", fault.text)
         attempts = claim.attempts + 1
         wait = runs.seconds_after_fault(self._settings, attempts)

@@ -1,4 +1,6 @@
-"""What becomes of alerts by the clock: those of devices that are gone end, and what is over for long is forgotten."""
+"""What becomes of alerts by the clock: those of devices that are gone end, and what is over for long is
+forgotten.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ log = structlog.get_logger(__name__)
 
 UPKEEP_SECONDS = 600.0
 GONE_AFTER = timedelta(days=30)
-"""A device that sent nothing for so long is gone: its open alerts end, and one that comes back begins anew."""
+"""A device that sent nothing for so long is gone: its open alerts end, and one that
+comes back begins anew.
+"""
 
 KEPT = timedelta(days=400)
 

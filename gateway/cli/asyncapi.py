@@ -41,8 +41,9 @@ REQUESTS: Mapping[Verb, tuple[type[BaseModel], type[BaseModel]]] = {
 }
 
 DESCRIPTION = (
-    "Topics below `broker.topic_root` (`fieldgate/v1` by default). QoS 1 everywhere. Retained documents are published at every change, at every connection"
-    " to the broker and every five minutes; an empty retained message means that there is nothing any more. Telemetry is taken at `telemetry.sources`; what was"
+    "Topics below `broker.topic_root` (`fieldgate/v1` by default). QoS 1 everywhere. Retained documents are"
+    " published at every change, at every connection to the broker and every five minutes; an empty retained"
+    " message means that there is nothing any more. Telemetry is taken at `telemetry.sources`; what was"
     " retained there before is taken only where it has a time of its own."
 )
 PARAMETERS = {
@@ -114,8 +115,9 @@ TOLD = (
         address="customers/{customer}/connections/{connection}/records/{stream}/{key}",
         model=RecordDocument,
         summary=(
-            "The last state of a record that the connected system holds. Retained, and then without an expiry, where"
-            " `sync.publish_records` is `retained`: emptied when the record is deleted or the connection disconnected."
+            "The last state of a record that the connected system holds. Retained, and then without an"
+            " expiry, where `sync.publish_records` is `retained`: emptied when the record is deleted or the"
+            " connection disconnected."
         ),
         retain=False,
         expiry_seconds=RECORD_EXPIRY_SECONDS,
@@ -221,7 +223,8 @@ def _command(channels: Json, operations: Json, messages: Json) -> None:
             "messages": [{"$ref": f"#/channels/responses/messages/{each}"} for each in reply],
         }
         operation["description"] = (
-            f"Answered once, by one replica, not retained, with an expiry of {EXPIRY_SECONDS} s. A retained command is ignored."
+            f"Answered once, by one replica, not retained, with an expiry of {EXPIRY_SECONDS} s. A retained"
+            " command is ignored."
         )
         operations[f"take{_upper(name)}"] = operation
 

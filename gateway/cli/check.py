@@ -80,8 +80,8 @@ def _run_examples(loaded: Loaded, config: Path) -> None:
 
 
 def _read_files(loaded: Loaded, config: Path) -> None:
-    """Raises Faults for files that the settings of connections name and that cannot be read here. A start does not
-    refuse them: it would take every other connection with it.
+    """Raises Faults for files that the settings of connections name and that cannot be read here. A start
+    does not refuse them: it would take every other connection with it.
     """
     if loaded.settings.connections_file is None:
         return

@@ -1,4 +1,6 @@
-"""`fieldgate credits`: the pool, who uses it, what is held, the last transfers, and whether its counters reconcile."""
+"""`fieldgate credits`: the pool, who uses it, what is held, the last transfers, and whether its counters
+reconcile.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,8 @@ async def _read(dsn: str, last: int) -> tuple[Book, Sequence[Transfer]]:
     try:
         if not await is_current(database):
             raise StoreError(
-                "the database lacks migrations of this version: `fieldgate migrate` applies them, and so does a start of the gateway"
+                "the database lacks migrations of this version: `fieldgate migrate` applies them, and so does"
+                " a start of the gateway"
             )
         return await ledger.read(database), await ledger.transfers(database, limit=last)
     finally:
@@ -178,7 +181,8 @@ def _show_pool(console: Console, pool: Pool) -> None:
     if pool.used > pool.capacity:
         console.print(
             Text(
-                f"         the capacity was lowered: nothing new until {pool.used - pool.capacity} are returned",
+                f"         the capacity was lowered: nothing new until {pool.used - pool.capacity} are"
+                " returned",
                 style="bold red",
             )
         )

@@ -1,4 +1,6 @@
-"""`fieldgate discover`: listens on the broker, tells messages apart by their shape, and prints sources that take them."""
+"""`fieldgate discover`: listens on the broker, tells messages apart by their shape, and prints sources that
+take them.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,8 @@ def discover(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Listen on the broker and say what is taken, which preset takes the rest, and what nothing takes. Nothing is
-    stored, and no session but its own is touched.
+    """Listen on the broker and say what is taken, which preset takes the rest, and what nothing takes.
+    Nothing is stored, and no session but its own is touched.
     """
     settings = load(config, os.environ, systems=SYSTEMS, secrets=("broker",)).settings
     filters = topic or ["#"]

@@ -51,8 +51,8 @@ def explain(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Say what would happen to this message: source, customer, device, metrics, meters, connection, window. Exit
-    code 1 where it would be a dead letter.
+    """Say what would happen to this message: source, customer, device, metrics, meters, connection, window.
+    Exit code 1 where it would be a dead letter.
 
     Example: fieldgate explain acme/devices/pump-7/telemetry '{"temperature": 21.5}'
     """
@@ -104,9 +104,9 @@ def _connected(loaded: Loaded, declared: DeclaredConnection) -> Connected:
         system=connection.system,
         rules=declared.rules,
         resolution=SYSTEMS[connection.system].manifest.capabilities.resolution,
-        lateness=loaded.settings.sync.lateness
-        if connection.sync.lateness is None
-        else connection.sync.lateness,
+        lateness=(
+            loaded.settings.sync.lateness if connection.sync.lateness is None else connection.sync.lateness
+        ),
         alerts=declared.alerts,
     )
 
@@ -188,7 +188,8 @@ def _show_sample(console: Console, sample: ExplainedSample, *, with_device: bool
             Text.assemble(
                 "  is judged by ",
                 (f"{alert.rule}", "bold magenta"),
-                f" of {alert.connection} ({alert.system}): {alert.condition}, raises a {alert.severity} {alert.kind}",
+                f" of {alert.connection} ({alert.system}): {alert.condition}, raises a {alert.severity}"
+                f" {alert.kind}",
             )
         )
         console.print(Text(f"    {alert.distance}{_lasting(alert)}"))

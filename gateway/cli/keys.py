@@ -110,6 +110,7 @@ async def _rotate(settings: Settings) -> int:
         await database.close()
     if rotated.broken:
         raise SealBroken(
-            f"{rotated.records} records are under the newest key now, but these connections cannot be opened: {', '.join(rotated.broken)}"
+            f"{rotated.records} records are under the newest key now, but these connections cannot be opened:"
+            f" {', '.join(rotated.broken)}"
         )
     return rotated.records

@@ -57,7 +57,8 @@ def login(
     whose = "" if bound is None else f" of customer {bound}"
     screen.console(error=True).print(
         Text(
-            f"{called}: {role}{whose}; good once, until {screen.moment(expires_at)}; whoever has it can use it",
+            f"{called}: {role}{whose}; good once, until {screen.moment(expires_at)}; whoever has it can"
+            " use it",
             style="yellow",
         )
     )

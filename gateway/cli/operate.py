@@ -112,8 +112,8 @@ class Operator:
         return found[0]
 
     async def check_customer(self, customer: str | None) -> None:
-        """Raises RequestRefused for a customer that is neither in the configuration nor known by its devices or
-        connections. None is every customer.
+        """Raises RequestRefused for a customer that is neither in the configuration nor known by its devices
+        or connections. None is every customer.
         """
         if customer is None or customer in self.settings.customers:
             return
@@ -122,7 +122,8 @@ class Operator:
             near = near_misses(customer, known)
             raise RequestRefused(
                 "request.not_found",
-                f"there is no customer {customer!r}{near or '; list it under customers in the configuration first'}",
+                "there is no customer"
+                f" {customer!r}{near or '; list it under customers in the configuration first'}",
             )
 
     async def is_served(self) -> bool:
@@ -147,7 +148,8 @@ async def operating(
     try:
         if not await is_current(database):
             raise StoreError(
-                "the database lacks migrations of this version: `fieldgate migrate` applies them, and so does a start of the gateway"
+                "the database lacks migrations of this version: `fieldgate migrate` applies them, and so does"
+                " a start of the gateway"
             )
         async with Engine.open(loaded.settings, database, owner=f"cli/{token_hex(4)}") as engine:
             yield Operator(

@@ -68,11 +68,16 @@ def connectors_table() -> str:
     lines = [
         "# Connectors",
         "",
-        "Generated from `connectors/*/manifest.toml`; settings may narrow it, or for generic systems widen it.",
+        (
+            "Generated from `connectors/*/manifest.toml`; settings may narrow it, or for generic systems"
+            " widen it."
+        ),
         "",
     ]
     lines += [
-        f"| | {' | '.join(f'[{manifest.title}](../connectors/{manifest.system}.md)' for manifest in manifests)} |",
+        (
+            f"| | {' | '.join(f'[{manifest.title}](../connectors/{manifest.system}.md)' for manifest in manifests)} |"
+        ),
         "|---" * (len(manifests) + 1) + "|",
     ]
     facts: dict[str, Callable[[Manifest], object]] = {
@@ -99,9 +104,11 @@ def connectors_table() -> str:
     }
     for fact, of in facts.items():
         cells = (
-            {None: "-", True: "yes", False: "-"}.get(value, value)
-            if isinstance(value := of(manifest), bool | None)
-            else value
+            (
+                {None: "-", True: "yes", False: "-"}.get(value, value)
+                if isinstance(value := of(manifest), bool | None)
+                else value
+            )
             for manifest in manifests
         )
         lines.append(f"| {fact} | {' | '.join(map(str, cells))} |")
@@ -147,7 +154,10 @@ def events_table() -> str:
     lines = [
         "# Log events",
         "",
-        "Generated from the code. JSON on stderr: `event`, `level`, `at` and the fields below. Never a payload, never a secret.",
+        (
+            "Generated from the code. JSON on stderr: `event`, `level`, `at` and the fields below. Never a"
+            " payload, never a secret."
+        ),
         "",
     ]
     lines += ["| event | level | fields |", "|---|---|---|"]

@@ -52,14 +52,15 @@ def is_interactive() -> bool:
 
 
 def agree(question: str, *, yes: bool) -> None:
-    """Returns when it may be done: `yes`, or somebody at the terminal agrees. Raises typer.Abort where they do not,
-    and ConfigError where nobody can be asked.
+    """Returns when it may be done: `yes`, or somebody at the terminal agrees. Raises typer.Abort where they
+    do not, and ConfigError where nobody can be asked.
     """
     if yes:
         return
     if not is_interactive():
         raise ConfigError(
-            f"{question} Nobody can be asked here (no terminal), so nothing was done: add --yes if you mean it"
+            f"{question} Nobody can be asked here (no terminal), so nothing was done: add --yes if you"
+            " mean it"
         )
     typer.confirm(question, abort=True, err=True)
 

@@ -90,7 +90,10 @@ async def _watch(publisher: Publisher) -> None:
             await asyncio.sleep(0.5 if console.is_terminal else REPORT_SECONDS)
             rate = (publisher.acknowledged_count - before) / (clock.monotonic() - at)
             before, at = publisher.acknowledged_count, clock.monotonic()
-            words = f"{publisher.published_count} published, {publisher.acknowledged_count} acknowledged, {rate:.1f}/s"
+            words = (
+                f"{publisher.published_count} published, {publisher.acknowledged_count} acknowledged,"
+                f" {rate:.1f}/s"
+            )
             if publisher.problem is not None:
                 words += f"; no connection: {publisher.problem}"
             if console.is_terminal:
@@ -113,7 +116,8 @@ def _report(publisher: Publisher, elapsed: float, *, as_json: bool) -> None:
         print(json.dumps(figures))
         return
     print(
-        f"published {publisher.published_count}, acknowledged {publisher.acknowledged_count}, {rate:.1f} a second over {elapsed:.1f} s"
+        f"published {publisher.published_count}, acknowledged {publisher.acknowledged_count}, {rate:.1f} a"
+        f" second over {elapsed:.1f} s"
     )
     if publisher.problem is not None:
         print(f"no connection to the broker: {publisher.problem}", file=sys.stderr)

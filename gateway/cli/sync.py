@@ -135,7 +135,8 @@ async def _watch(
             if not quiet and not console.is_terminal and clock.monotonic() - said_at > REPORT_SECONDS:
                 said_at = clock.monotonic()
                 console.print(
-                    f"{now.connection}: {now.state}, {walked(now):.0%} walked, {screen.count(now.pending, 'reading')} waiting"
+                    f"{now.connection}: {now.state}, {walked(now):.0%} walked,"
+                    f" {screen.count(now.pending, 'reading')} waiting"
                 )
             await asyncio.sleep(POLL_SECONDS)
 

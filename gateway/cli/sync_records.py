@@ -1,4 +1,6 @@
-"""`fieldgate sync --stream`: one stream of records is read now, or from its beginning; the bar shows how far it is."""
+"""`fieldgate sync --stream`: one stream of records is read now, or from its beginning; the bar shows how far
+it is.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,10 @@ def alerts_of(
             faults.append(Fault(place=document.place(path), path=path, message=message))
         if seen.setdefault(alert.id, index) != index:
             path = (*base, index, "id")
-            message = f"{alert.id!r} is already the alert at {document.place((*base, seen[alert.id]))}; ids are unique in a connection"
+            message = (
+                f"{alert.id!r} is already the alert at {document.place((*base, seen[alert.id]))}; ids are"
+                " unique in a connection"
+            )
             faults.append(Fault(place=document.place(path), path=path, message=message))
     return tuple(rule_of(alert) for alert in alerts)
 
@@ -88,7 +91,10 @@ def _faults(alert: AlertSettings, manifest: Manifest) -> list[tuple[str, str]]:
         found.append(
             (
                 "raise",
-                f"{manifest.title} raises nothing: an alert needs a system that takes notifications or work orders",
+                (
+                    f"{manifest.title} raises nothing: an alert needs a system that takes notifications or"
+                    " work orders"
+                ),
             )
         )
     elif alert.kind not in raises:
@@ -96,7 +102,10 @@ def _faults(alert: AlertSettings, manifest: Manifest) -> list[tuple[str, str]]:
         found.append(
             (
                 "raise",
-                f"{manifest.title} does not raise {alert.kind!r}{did_you_mean(alert.kind, raises)}; it raises {kinds}",
+                (
+                    f"{manifest.title} does not raise {alert.kind!r}{did_you_mean(alert.kind, raises)}; it"
+                    f" raises {kinds}"
+                ),
             )
         )
     for key in ("title", "text"):
@@ -110,7 +119,10 @@ def _faults(alert: AlertSettings, manifest: Manifest) -> list[tuple[str, str]]:
         found.append(
             (
                 "device",
-                f"no device can have the id {alert.device!r}: letters, digits and . _ -, at most 64, the first a letter or digit",
+                (
+                    f"no device can have the id {alert.device!r}: letters, digits and . _ -, at most 64, the"
+                    " first a letter or digit"
+                ),
             )
         )
     return found

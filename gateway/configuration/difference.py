@@ -17,8 +17,8 @@ RELOADED = frozenset(
 
 
 def reloaded(running: Settings, read: Settings) -> Settings:
-    """What is in force after a reload: of `read` the settings of RELOADED, all others as they run. Raises Faults
-    where the two do not go together.
+    """What is in force after a reload: of `read` the settings of RELOADED, all others as they run. Raises
+    Faults where the two do not go together.
     """
     found = running.model_copy(
         update={

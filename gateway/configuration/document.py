@@ -13,8 +13,8 @@ MOST_NODES = 500_000
 
 
 class Document:
-    """Data that can be told apart by where it came from. Faults of the file itself are in `faults`; `absent` are
-    the places of secrets that are not there, and that nobody needs now.
+    """Data that can be told apart by where it came from. Faults of the file itself are in `faults`; `absent`
+    are the places of secrets that are not there, and that nobody needs now.
     """
 
     def __init__(self, file: str) -> None:

@@ -70,8 +70,8 @@ def load(
     fault.
 
     `fallback` is used where neither file nor environment says anything: {section: {key: value}}. Without a
-    path it is all there is. `secrets`: the sections whose secrets the caller uses. Those of others may be away:
-    they are empty then, and whether their files can be used is not asked.
+    path it is all there is. `secrets`: the sections whose secrets the caller uses. Those of others may be
+    away: they are empty then, and whether their files can be used is not asked.
     """
     folder = Path() if path is None else path.parent
     document = Document("configuration") if path is None else Document.read(path, advice=_ADVICE)
@@ -201,7 +201,8 @@ class _Connections:
             if first is not base:
                 self._fault(
                     (*base, "id"),
-                    f"{connection.settings.id!r} is already the connection at {self._document.place(first)}; ids are unique",
+                    f"{connection.settings.id!r} is already the connection at {self._document.place(first)};"
+                    " ids are unique",
                 )
             declared.append(connection)
         return tuple(declared)
@@ -245,7 +246,8 @@ class _Connections:
         if self._customers is not None and isinstance(customer, str) and customer not in self._customers:
             self._fault(
                 (*base, "customer"),
-                f"{customer!r} is not among the customers of the main file{did_you_mean(customer, self._customers)}",
+                f"{customer!r} is not among the customers of the main"
+                f" file{did_you_mean(customer, self._customers)}",
             )
         if isinstance(system, str) and system not in self._systems:
             self._fault((*base, "system"), f"unknown system {system!r}{did_you_mean(system, self._systems)}")
@@ -255,13 +257,16 @@ class _Connections:
         if connection.hosting not in manifest.hosting:
             self._fault(
                 (*base, "hosting"),
-                f"{manifest.title} is not offered as {connection.hosting!r}; it is {' or '.join(manifest.hosting)}",
+                f"{manifest.title} is not offered as {connection.hosting!r}; it is"
+                f" {' or '.join(manifest.hosting)}",
             )
         self._validate(system.settings_model, connection.settings, (*base, "settings"))
         self._check_streams(connection, manifest, base)
 
     def _check_streams(self, connection: ConnectionSettings, manifest: Manifest, base: KeyPath) -> None:
-        """What `sync.pull` names has to be a stream of the system, or one that the settings name themselves."""
+        """What `sync.pull` names has to be a stream of the system, or one that the
+        settings name themselves.
+        """
         own = connection.settings.get("streams")
         known = {stream.name for stream in manifest.streams} | set(own if isinstance(own, Mapping) else ())
         for index, name in enumerate(connection.sync.pull or ()):

@@ -66,8 +66,8 @@ def conflicts(rules: Sequence[PlacedRule], *, resolution: timedelta) -> list[Fau
         if kept is refused:
             continue  # a pattern without {device}: its own fault says so
         message = (
-            f"meter {conflict.meter!r} is already fed by {kept.rule.device}/{kept.rule.metric} ({kept.place}); "
-            "give it another meter, or use {device} or {metric} in the template"
+            f"meter {conflict.meter!r} is already fed by {kept.rule.device}/{kept.rule.metric}"
+            f" ({kept.place}); give it another meter, or use {{device}} or {{metric}} in the template"
         )
         faults.setdefault(id(refused), Fault(place=refused.place, path=refused.path, message=message))
     return list(faults.values())
@@ -144,7 +144,9 @@ def _rows(reader: csv.DictReader[str], table: Document, faults: list[Fault]) -> 
                 Fault(
                     place=place,
                     path=(),
-                    message=f"has more values than the {len(columns)} columns; quote a value that has a comma",
+                    message=(
+                        f"has more values than the {len(columns)} columns; quote a value that has a comma"
+                    ),
                 )
             )
             continue
@@ -167,12 +169,14 @@ def _template_faults(placed: PlacedRule) -> list[Fault]:
     ]
     if placed.rule.is_glob and "device" not in names:
         messages.append(
-            f"the pattern {placed.rule.device!r} may match several devices and a meter is fed by one: put {{device}} into meter"
+            f"the pattern {placed.rule.device!r} may match several devices and a meter is fed by one: put"
+            " {device} into meter"
         )
     literal = re.sub(r"\[[^\]]*\]|[*?]", "a", placed.rule.device)
     if not IDENTIFIER.fullmatch(literal):
         messages.append(
-            f"no device can have the id {placed.rule.device!r}: letters, digits and . _ -, at most 64, the first a letter or digit"
+            f"no device can have the id {placed.rule.device!r}: letters, digits and . _ -, at most 64, the"
+            " first a letter or digit"
         )
     return [Fault(place=placed.place, path=placed.path, message=message) for message in messages]
 

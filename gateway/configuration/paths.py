@@ -11,8 +11,8 @@ BROKER_FILES = ("ca_file", "client_certificate", "client_key")
 
 
 def anchor(document: Document, folder: Path) -> None:
-    """Makes them whole, in the broker's section and in the settings of connections. What came by an environment
-    variable is named by no file: it stays as it is, relative to where the program was started.
+    """Makes them whole, in the broker's section and in the settings of connections. What came by an
+    environment variable is named by no file: it stays as it is, relative to where the program was started.
     """
     broker = document.data.get("broker")
     if isinstance(broker, dict):

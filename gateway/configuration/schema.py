@@ -73,5 +73,7 @@ def written(duration: timedelta) -> str:
 
 
 def _plain(model: BaseModel) -> dict[str, object]:
-    """A default section, with what is not at its own default only: the section's own schema has the others."""
+    """A default section, with what is not at its own default only: the section's own
+    schema has the others.
+    """
     return model.model_dump(mode="json", exclude_defaults=True)

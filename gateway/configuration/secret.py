@@ -16,7 +16,9 @@ _SECRET_KEY = re.compile(
 _PASSWORD_IN_URL = re.compile(r"://[^/@\s:]*:[^/@\s]+@|(?:^|[\s?&])password=\S")
 
 SECTIONS = ("broker", "database", "security", "connections")
-"""Where the secrets are: three sections of the main file, and what is connected. A command needs those of some."""
+"""Where the secrets are: three sections of the main file, and what is connected. A command needs those of
+some.
+"""
 
 _NO_SECRETS = ("type", "expires_at")
 
@@ -32,8 +34,8 @@ def resolve(
     plain `${`.
 
     Relative files are beside the configuration file. One newline at the end of a file is not part of the
-    secret. A secret that is not there is a fault, unless it belongs to a section that is not `needed`: then it is
-    empty, and its place is in `document.absent`.
+    secret. A secret that is not there is a fault, unless it belongs to a section that is not `needed`: then
+    it is empty, and its place is in `document.absent`.
     """
     resolver = _Resolver(document, environ, folder, needed)
     document.data = {key: resolver.value(value, (key,)) for key, value in document.data.items()}
@@ -93,7 +95,8 @@ class _Resolver:
             case _:
                 self._fault(
                     path,
-                    f"${{{body}}} is unknown; only ${{env:NAME}} and ${{file:PATH}} are replaced (write $${{ for a plain ${{)",
+                    f"${{{body}}} is unknown; only ${{env:NAME}} and ${{file:PATH}} are replaced (write $${{"
+                    " for a plain ${)",
                 )
                 return ""
 
@@ -104,7 +107,8 @@ class _Resolver:
             missing = "is not set" if value is None else "is empty"
             self._lacking(
                 path,
-                f"environment variable {name} {missing}; set it where Fieldgate is started, or use ${{file:PATH}}",
+                f"environment variable {name} {missing}; set it where Fieldgate is started, or use"
+                " ${file:PATH}",
             )
             return ""
         return value
@@ -117,7 +121,8 @@ class _Resolver:
             reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
             self._lacking(
                 path,
-                f"secret file {file} cannot be read ({reason}); create it, readable by the user that Fieldgate runs as",
+                f"secret file {file} cannot be read ({reason}); create it, readable by the user that"
+                " Fieldgate runs as",
             )
             return ""
         if not text:
@@ -137,8 +142,8 @@ class _Resolver:
 
 
 def _may_lack(path: KeyPath) -> bool:
-    """Whether the rest of the configuration can be read without this value. What a connection is called and whose
-    it is decides what else is said of it.
+    """Whether the rest of the configuration can be read without this value. What a connection is called and
+    whose it is decides what else is said of it.
     """
     if path[0] != "connections":
         return path[0] in SECTIONS

@@ -1,5 +1,5 @@
-"""Telemetry sources: rules that cannot be used, examples that fail, sources that overlap, and partitions that have
-nobody to divide.
+"""Telemetry sources: rules that cannot be used, examples that fail, sources that overlap, and partitions that
+have nobody to divide.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ def faults_of(settings: Settings, document: Document) -> list[Fault]:
         path = ("telemetry", "sources", by_template[id(second)])
         where = document.place(("telemetry", "sources", by_template[id(first)]))
         message = (
-            f"{second.topic!r} overlaps {first.topic!r} ({where}): a message could match both, and would arrive twice"
-            " or never reach the second; make one level a different literal"
+            f"{second.topic!r} overlaps {first.topic!r} ({where}): a message could match both, and would"
+            " arrive twice or never reach the second; make one level a different literal"
         )
         faults.append(Fault(place=document.place(path), path=path, message=message))
     if settings.broker.partitions > 1 and (
         settings.telemetry.auto_register_customers or not settings.customers
     ):
         path = ("broker", "partitions")
-        message = "partitions divide the listed customers: list them in `customers`, with auto_register_customers off, or set partitions to 1"
+        message = (
+            "partitions divide the listed customers: list them in `customers`, with auto_register_customers"
+            " off, or set partitions to 1"
+        )
         faults.append(Fault(place=document.place(path), path=path, message=message))
     return faults

@@ -32,8 +32,8 @@ def faults_of(settings: Settings, document: Document) -> list[Fault]:
 
 
 def key_problem(key: str) -> str | None:
-    """Why a text is no key that could seal anything, or None. Only the newest is asked: an older one must open
-    what it sealed, whatever it is, until nothing is left of it.
+    """Why a text is no key that could seal anything, or None. Only the newest is asked: an older one must
+    open what it sealed, whatever it is, until nothing is left of it.
     """
     text = key.strip().rstrip("=").replace("-", "+").replace("_", "/")
     try:
@@ -46,7 +46,10 @@ def key_problem(key: str) -> str | None:
         problem = "is no key: its bytes are not random"
     else:
         return None
-    advice = "make one with `fieldgate keys generate` and put it first; an older key stays behind it until `fieldgate keys` counts no records of it"
+    advice = (
+        "make one with `fieldgate keys generate` and put it first; an older key stays behind it until"
+        " `fieldgate keys` counts no records of it"
+    )
     return f"{problem}; {advice}"
 
 

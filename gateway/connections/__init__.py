@@ -1,1 +1,3 @@
-"""Connections as the configuration declares them: brought to life, verified, and moved along the state table."""
+"""Connections as the configuration declares them: brought to life, verified, and moved
+along the state table.
+"""

@@ -1,5 +1,6 @@
-"""Probes of idle connections: how many in a turn, and what went well written together. With thousands of connections
-nearly every probe goes well, and three statements for each would be what the gateway does all day.
+"""Probes of idle connections: how many in a turn, and what went well written together. With thousands of
+connections nearly every probe goes well, and three statements for each would be what the gateway does all
+day.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ log = structlog.get_logger(__name__)
 
 TOGETHER_SECONDS = 0.25
 HASTE = 1.5
-"""How much faster than by the rhythm what is overdue is caught up: within two thirds of an interval all are."""
+"""How much faster than by the rhythm what is overdue is caught up: within two thirds of
+an interval all are.
+"""
 
 FEWEST_PER_SECOND = 32.0
 """However few connections there are."""
 
 
 class Budget:
-    """How many probes may begin now: as many as all connections need in an interval, and half as many again."""
+    """How many probes may begin now: as many as all connections need in an interval,
+    and half as many again.
+    """
 
     def __init__(self, interval_seconds: float) -> None:
         self._interval_seconds = interval_seconds
@@ -47,8 +52,8 @@ class Budget:
 
 
 class Answers:
-    """Good answers to probes of active connections, written together a moment later. What is lost with the process is
-    asked again when the lease of the probe is over.
+    """Good answers to probes of active connections, written together a moment later. What is lost with the
+    process is asked again when the lease of the probe is over.
     """
 
     def __init__(self, database: Database, health: Health, troubles: Troubles) -> None:

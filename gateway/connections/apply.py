@@ -93,8 +93,8 @@ async def apply(
     *,
     owner: str | None = None,
 ) -> dict[str, str]:
-    """Both steps; what the file no longer names stays. Raises ConfigError, before anything has changed. `owner` as
-    in `alone`.
+    """Both steps; what the file no longer names stays. Raises ConfigError, before anything has changed.
+    `owner` as in `alone`.
     """
     async with alone(database, owner):
         return await carry_out(service, await prepare(database, service, declared))

@@ -1,4 +1,6 @@
-"""Following: the links of this replica as the database has them, each brought up until its meters are in force."""
+"""Following: the links of this replica as the database has them, each brought up until its meters are in
+force.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ UNTOLD_SECONDS = 2.0
 """The same where nobody tells: the session of the notices is away, or behind a pooler that tells nothing."""
 
 BEGIN_TOGETHER = 4
-"""Connections whose meters are brought in line at once. The pool's other sessions are ingest's and the runs'."""
+"""Connections whose meters are brought in line at once. The pool's other sessions are
+ingest's and the runs'.
+"""
 
 
 class Following:
@@ -90,8 +94,9 @@ class Following:
                 raise
 
     async def refresh(self, only: Collection[str] | None = None) -> None:
-        """Brings this replica's links up to date, of these connections or of all, and the meters of those that
-        changed. One that cannot be brought up is seen with the connection, and tried again. Raises StoreError.
+        """Brings this replica's links up to date, of these connections or of all, and the meters of those
+        that changed. One that cannot be brought up is seen with the connection, and tried again. Raises
+        StoreError.
         """
         names = await self._links.compare() if only is None else list(only)
         for start in range(0, len(names), BUILT_TOGETHER):

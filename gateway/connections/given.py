@@ -1,5 +1,5 @@
-"""What the settings of a connection name, and what may not be given: files of this machine, and a new host without
-its credential.
+"""What the settings of a connection name, and what may not be given: files of this machine, and a new host
+without its credential.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ def refuse_files(
             advice = f"; give its text as {name.removesuffix('_file')}_pem" if name == "ca_file" else ""
             raise RequestRefused(
                 "request.invalid",
-                f"settings.{name}: a file of the gateway's machine is named by the gateway's own configuration only{advice}",
+                f"settings.{name}: a file of the gateway's machine is named by the gateway's own"
+                f" configuration only{advice}",
             )
 
 
 def refuse_moved(held: Held, wanted: ConnectionSettings) -> None:
-    """A customer's change of where calls go needs the credential again: what somebody else gave is not sent to a
-    host that they never meant. Raises RequestRefused.
+    """A customer's change of where calls go needs the credential again: what somebody else gave is not sent
+    to a host that they never meant. Raises RequestRefused.
     """
     before, after = ({(t.host, t.port) for t in targets(s)} for s in (held.settings, wanted.settings))
     if after - before and held.credential_type != "none":

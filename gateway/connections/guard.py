@@ -69,8 +69,8 @@ class Guarded:
         max_wait_seconds: float,
         left_behind: set[asyncio.Future[Any]],
     ) -> None:
-        """`max_wait_seconds`: no wait that a system asks for is longer. `left_behind`: calls of the connection
-        that did not end, of whichever of its connectors.
+        """`max_wait_seconds`: no wait that a system asks for is longer. `left_behind`: calls of the
+        connection that did not end, of whichever of its connectors.
         """
         self._connector = connector
         self._connection = connection
@@ -118,7 +118,9 @@ class Guarded:
         checked: Callable[[Any], T],
         kind: type[Unavailable] = Unavailable,
     ) -> T:
-        """The checked answer. Raises ConnectorError: the connector's own, or `kind` for what nobody foresaw."""
+        """The checked answer. Raises ConnectorError: the connector's own, or `kind` for
+        what nobody foresaw.
+        """
         if self._left_behind:
             with self._contained(part) as contained:
                 raise TimeoutError("an earlier call has not ended although its time was over")
@@ -315,7 +317,9 @@ _OFFERS: tuple[tuple[type, type[Guarded]], ...] = (
 
 @cache
 def _kind(offered: tuple[type[Guarded], ...]) -> type[Guarded]:
-    """What is asked for with `isinstance` must be there, and nothing else: a class for each combination that occurs."""
+    """What is asked for with `isinstance` must be there, and nothing else: a class for each combination that
+    occurs.
+    """
     return type("GuardedConnector", offered or (Guarded,), {})
 
 

@@ -1,5 +1,5 @@
-"""Health: what the calls of a connection say about it, each operation for itself. Decides by the table of errors;
-a probe confirms before a person is asked.
+"""Health: what the calls of a connection say about it, each operation for itself. Decides by the table of
+errors; a probe confirms before a person is asked.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ DEGRADED_AFTER = 3
 
 DEGRADED_AFTER_SECONDS = 60.0
 DENIED_AFTER_SECONDS = 15.0
-"""Denials in a row for this long block a connection although a probe is let in: a service that is being replaced
-answers 404 for a moment.
+"""Denials in a row for this long block a connection although a probe is let in: a service that is being
+replaced answers 404 for a moment.
 """
 
 CONFIRM_SECONDS = 30.0

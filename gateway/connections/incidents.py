@@ -35,8 +35,8 @@ SUCCESS_SECONDS = 10.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """How one call ended. `transient`: the system or the way to it failed; never a refused login, a missing
-    permission, a 429 or a bad record. `web_page`: one answered instead of the system. `denied`: what was asked is
-    not allowed, or not there.
+    permission, a 429 or a bad record. `web_page`: one answered instead of the system. `denied`: what was
+    asked is not allowed, or not there.
     """
 
     connection: str
@@ -55,8 +55,8 @@ class Observed:
 
 @dataclass(slots=True, kw_only=True)
 class _Noted:
-    """What this process knows of an operation of a connection: how its last written call ended and when, and its
-    last success (monotonic).
+    """What this process knows of an operation of a connection: how its last written call ended and when, and
+    its last success (monotonic).
     """
 
     succeeded: bool
@@ -196,7 +196,9 @@ class Incidents:
             await asyncio.sleep(REFRESH_SECONDS)
 
     async def decide(self) -> None:
-        """Opens and closes what has to be, unless another replica does so these seconds. Raises StoreError."""
+        """Opens and closes what has to be, unless another replica does so these
+        seconds. Raises StoreError.
+        """
         if await leases.claim(self._database, "incidents", self._owner, LEASE_SECONDS) is not None:
             await decide(self._database)
 
@@ -215,7 +217,9 @@ class Incidents:
         ago: float,
         success_ago: float | None,
     ) -> tuple[Trouble, list[Key], dict[Key, Operation]]:
-        """How long the operation is in trouble, the breakers that the call closed, and those that it narrowed."""
+        """How long the operation is in trouble, the breakers that the call closed, and those that it
+        narrowed.
+        """
         where = (observed.connection, observed.customer, observed.system, observed.host)
         if observed.succeeded:
             await breakers.succeeded(connection, where, observed.operation, seconds_ago=ago)

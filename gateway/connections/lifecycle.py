@@ -128,8 +128,9 @@ class Lifecycle:
                 self._notices.probes.clear()
 
     async def _due(self, free: int) -> list[Due]:
-        """Probes by their rhythm: so many in a turn that all have theirs in good time, and no more. After a start, or
-        an hour with the database away, all are due at once, and their systems would meet them at once.
+        """Probes by their rhythm: so many in a turn that all have theirs in good time, and no more. After a
+        start, or an hour with the database away, all are due at once, and their systems would meet them at
+        once.
         """
         await self._put_off_interrupted()
         if not free:
@@ -146,7 +147,9 @@ class Lifecycle:
         await self._following.refresh(only)
 
     async def _look(self, due: Due) -> None:
-        """The one place where a look at a connection begins: whatever is raised in it is tried again later."""
+        """The one place where a look at a connection begins: whatever is raised in it
+        is tried again later.
+        """
         try:
             with contained(_PARTS[due.state], due.connection) as made:
                 await self._look_at(due)
@@ -245,7 +248,10 @@ class Lifecycle:
                 and locked.account not in (answer.account, answer.former_account)
             )
             if other:
-                reason = "the credential reaches another account than the one that was connected; use one of the same account"
+                reason = (
+                    "the credential reaches another account than the one that was connected; use one of the"
+                    " same account"
+                )
                 moved = await self._transitions.move(
                     connection, name, Trigger.PROBE_REFUSED, Cause(reason=reason)
                 )
@@ -295,7 +301,8 @@ class Lifecycle:
     async def _deferred(self, due: Due, error: ConnectorError | TimeoutError) -> None:
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, due.connection)
-            # A credential that was given during the last probe is not put off by the time-out of the one before.
+            # A credential that was given during the last probe is not put off by the time-out of the one
+            # before.
             if locked is None or (locked.candidate, locked.generation) != (due.candidate, due.generation):
                 return
             cause = Cause(reason=_words(error))
@@ -383,8 +390,8 @@ class Lifecycle:
             await self._again(due, error, at_least=floor)
 
     async def _try_push(self, due: Due) -> None:
-        """Pushes are refused: a run pushes one reading, and its answer decides. A probe would prove nothing, and
-        with no reading due there is nothing to try.
+        """Pushes are refused: a run pushes one reading, and its answer decides. A probe would prove nothing,
+        and with no reading due there is nothing to try.
         """
         if await connections.try_push(self._database, due.connection, next_trial_seconds=to_next_trial()):
             log.info("connection.trial_begun", connection=due.connection, operation=str(due.operation))

@@ -39,7 +39,9 @@ log = structlog.get_logger(__name__)
 BUILD_CAP_SECONDS = 60.0
 
 BUILT_TOGETHER = 200
-"""Connections that are followed together: thousands are, at a start, and the first should not wait for the last."""
+"""Connections that are followed together: thousands are, at a start, and the first should not wait for the
+last.
+"""
 
 RETIRED_SECONDS = 120.0
 """How long a replaced connector stays open for the runs that use it."""
@@ -76,13 +78,15 @@ class _Built:
     begun: bool = False
     """Whether its meters are in force: one whose begin failed is begun again, whoever built it."""
     again_at: float | None = None
-    """When it is built, or begun, again although nothing has changed (monotonic): something stood in the way."""
+    """When it is built, or begun, again although nothing has changed (monotonic):
+    something stood in the way.
+    """
     attempts: int = 0
 
 
 class Links:
-    """The links of this replica. `refresh` follows the database; `get` never asks it. A link counts as begun once
-    `begun` says so: until then every `refresh` returns it again.
+    """The links of this replica. `refresh` follows the database; `get` never asks it. A link counts as begun
+    once `begun` says so: until then every `refresh` returns it again.
     """
 
     def __init__(
@@ -149,10 +153,11 @@ class Links:
         ]
 
     async def refresh(self, only: Collection[str]) -> list[Link]:
-        """Of these connections, builds what was configured anew and drops what is gone; the links that are yet to be
-        begun. Raises StoreError, and then forgets nothing: what was built is returned next time.
+        """Of these connections, builds what was configured anew and drops what is gone; the links that are
+        yet to be begun. Raises StoreError, and then forgets nothing: what was built is returned next time.
         """
-        # A look that succeeded refreshes beside the loop: two at once would build the same link and close only one.
+        # A look that succeeded refreshes beside the loop: two at once would build the same link and close
+        # only one.
         async with self._refreshing:
             wanted = await connections.configurations(self._database, only)
             for name in [name for name in only if name in self._built and name not in wanted]:
@@ -209,7 +214,9 @@ class Links:
             self._put(link.connection, replace(built, begun=True, again_at=None, attempts=0))
 
     def not_begun(self, link: Link) -> None:
-        """Its begin did not succeed, and is tried again after a while that grows. The link stays for probes."""
+        """Its begin did not succeed, and is tried again after a while that grows. The
+        link stays for probes.
+        """
         built = self._built.get(link.connection)
         if built is not None and built.link is link:
             self._put(link.connection, self._later(replace(built, begun=False)))

@@ -2,8 +2,8 @@
 user at the third.
 
 A generation has two places in the database. A call holds one until its answer is known; a refused logon keeps
-it for good, a later one of the same operation that succeeds gives it back. A process that dies with a place frees it when its time
-runs out.
+it for good, a later one of the same operation that succeeds gives it back. A process that dies with a place
+frees it when its time runs out.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ class Gate:
                 while True:
                     if self._is_closed:
                         raise AuthRefused(
-                            f"connection {self._key[0]!r}: two logons with this password were refused; a third could lock the user and is not made",
+                            f"connection {self._key[0]!r}: two logons with this password were refused; a"
+                            " third could lock the user and is not made",
                             final=True,
                         )
                     match await self._claim():

@@ -38,8 +38,9 @@ async def check_keys(database: Database, vault: Vault) -> None:
     for used in await credentials.keys_in_use(database):
         if used.key_id not in vault.key_ids:
             raise SealBroken(
-                f"connection {used.connection!r} and {used.records - 1} other records are sealed under the key {used.key_id}, which is not among "
-                f"security.encryption_keys ({', '.join(sorted(vault.key_ids))}): put that key back at the end of the list"
+                f"connection {used.connection!r} and {used.records - 1} other records are sealed under the"
+                f" key {used.key_id}, which is not among security.encryption_keys"
+                f" ({', '.join(sorted(vault.key_ids))}): put that key back at the end of the list"
             )
 
 

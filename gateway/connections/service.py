@@ -264,7 +264,9 @@ class Connections:
         _say(moved)
 
     async def disconnect(self, connection_id: str, caller: Caller) -> None:
-        """Ends it for good: what is in hand is finished, the token revoked, the credits returned. Idempotent."""
+        """Ends it for good: what is in hand is finished, the token revoked, the credits
+        returned. Idempotent.
+        """
         async with self._database.transaction() as connection:
             moved = await self._ask(connection, connection_id, Trigger.DISCONNECT_ASKED, caller)
         if moved is None:
@@ -288,8 +290,8 @@ class Connections:
     async def synchronise(
         self, connection_id: str, *, full: bool, caller: Caller, stream: str | None = None
     ) -> None:
-        """Its streams run at once, or the one of records that is named; `full` walks the history again, and moves only
-        what differs.
+        """Its streams run at once, or the one of records that is named; `full` walks the history again, and
+        moves only what differs.
         """
         held = await self._worked(connection_id)
         manifest, max_future = self._systems[held.system].manifest, self.settings.telemetry.max_future
@@ -317,8 +319,8 @@ class Connections:
         return held
 
     async def meters(self, connection_id: str) -> Sequence[RemoteMeter]:
-        """What the system itself has to feed. That it is away comes back as `upstream.*`, that it refuses us as
-        the state that this leads to: neither is ever a refusal of the caller.
+        """What the system itself has to feed. That it is away comes back as `upstream.*`, that it refuses us
+        as the state that this leads to: neither is ever a refusal of the caller.
         """
         held = await self._held(connection_id)
         await self._links.refresh([connection_id])
@@ -346,9 +348,9 @@ class Connections:
         host: str = "",
         origin: Origin = Origin.TRUSTED,
     ) -> Configuration:
-        """What is stored of a checked connection. `meters`, `alerts`: stored ones that stay as they are; `host`: what
-        it was, where only the credential tells; `origin`: who gave the settings, the file where nothing is
-        said.
+        """What is stored of a checked connection. `meters`, `alerts`: stored ones that stay as they are;
+        `host`: what it was, where only the credential tells; `origin`: who gave the settings, the file where
+        nothing is said.
         """
         wanted = declared.settings
         lateness = wanted.sync.lateness

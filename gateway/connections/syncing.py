@@ -1,5 +1,5 @@
-"""Asking a connection's streams to run: all of them, or one of records; history once more; and what a person says of
-records that vanished.
+"""Asking a connection's streams to run: all of them, or one of records; history once more; and what a person
+says of records that vanished.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ async def run_now(
     stream: str | None,
     max_future: timedelta,
 ) -> None:
-    """Its streams, or one stream of records, run at once; `full` walks the history again: what is stored here goes to
-    the system, and what the system holds comes here, as far as either differs. Raises RequestRefused.
+    """Its streams, or one stream of records, run at once; `full` walks the history again: what is stored here
+    goes to the system, and what the system holds comes here, as far as either differs. Raises RequestRefused.
     """
     days = ConnectionSyncSettings.model_validate(held.sync).initial_days
     name = held.connection
@@ -62,8 +62,8 @@ async def run_now(
 
 
 async def confirm_deletions(database: Database, held: Held, stream: str) -> int:
-    """What the last walk of a stream did not find is deleted by the next one, if it does not find it either: how many
-    records. Raises RequestRefused where nothing waits for that.
+    """What the last walk of a stream did not find is deleted by the next one, if it does not find it either:
+    how many records. Raises RequestRefused where nothing waits for that.
     """
     async with database.transaction() as connection:
         await connections.lock(connection, held.connection)

@@ -238,7 +238,8 @@ class Source:
             )
             if not mine.done():
                 raise Unavailable(
-                    f"connection {self.subject.connection!r}: no new token within {self._tokens.timing.total_seconds:g} s"
+                    f"connection {self.subject.connection!r}: no new token within"
+                    f" {self._tokens.timing.total_seconds:g} s"
                 )
             token = mine.result().access_token
             if token != refused:  # else the exchange that we joined had begun before the refusal
@@ -326,7 +327,8 @@ class Refresh:
             if now > self._deadline:
                 self._count("unavailable")
                 raise Unavailable(
-                    f"connection {self._subject.connection!r}: another replica refreshes its token and has not ended"
+                    f"connection {self._subject.connection!r}: another replica refreshes its token and has"
+                    " not ended"
                 )
             await asyncio.sleep(poll * (0.5 + self._tokens.rand()))
             poll = min(_POLL_CAP_SECONDS, 1.5 * poll)
@@ -384,9 +386,12 @@ class Refresh:
             began_at = clock.monotonic()
             seconds = min(self._tokens.timing.attempt_seconds, self._deadline - began_at)
             try:
-                return await self._tokens.exchange.refresh(
-                    self._subject.credential, refresh_token, timeout_seconds=seconds
-                ), began_at
+                return (
+                    await self._tokens.exchange.refresh(
+                        self._subject.credential, refresh_token, timeout_seconds=seconds
+                    ),
+                    began_at,
+                )
             except OutcomeUnknown:
                 if last or clock.monotonic() >= self._deadline:
                     raise
@@ -438,7 +443,8 @@ class Refresh:
         if opened and opened.get("client") != client_of(self._subject.credential):
             self._count("misconfigured")
             raise BadConfiguration(
-                f"connection {self._subject.connection!r}: the OAuth client's id or secret was changed since the token was given: {reason}",
+                f"connection {self._subject.connection!r}: the OAuth client's id or secret was changed since"
+                f" the token was given: {reason}",
                 oauth_client=True,
             )
         reason = f"connection {self._subject.connection!r}: {reason}"

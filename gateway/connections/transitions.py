@@ -35,7 +35,9 @@ log = structlog.get_logger(__name__)
 
 BLOCKED_SECONDS = 3600.0
 BLOCKED_JITTER = (0.1, 0.1)
-"""Of BLOCKED_SECONDS, what is added always and at random: with the calls that led to it, no more than 24 a day."""
+"""Of BLOCKED_SECONDS, what is added always and at random: with the calls that led to it, no more than 24 a
+day.
+"""
 
 DEFERRED_SECONDS = 900.0
 """From a verification that was put off to the next."""
@@ -182,8 +184,9 @@ class Transitions:
             case IssueCode.BLOCKED:
                 title = f"{manifest.title} does not allow what {locked.connection} has to do"
                 instructions = (
-                    "The credential is good. Give its user the missing permission, or correct the connection's settings."
-                    f" The gateway tries again about once an hour, and at once when it is asked to.{said}"
+                    "The credential is good. Give its user the missing permission, or correct the"
+                    " connection's settings. The gateway tries again about once an hour, and at once when it"
+                    f" is asked to.{said}"
                 )
             case IssueCode.VERIFICATION_FAILED:
                 title = (
@@ -213,8 +216,8 @@ def to_next_trial() -> float:
 def _seconds_to_first_look(trigger: Trigger, target: State) -> float:
     """From a move to the first look at the connection where it is then.
 
-    Part of the move: one that another statement put off afterwards would be due until then, and the lifecycle,
-    which hears of the move within milliseconds, would call the system at once.
+    Part of the move: one that another statement put off afterwards would be due until then, and the
+    lifecycle, which hears of the move within milliseconds, would call the system at once.
     """
     match trigger:
         case Trigger.VERIFICATION_DEFERRED:

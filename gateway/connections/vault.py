@@ -54,7 +54,8 @@ class Vault:
         """
         if not keys or not all(keys):
             raise ConfigError(
-                "security.encryption_keys: a key is needed to store credentials; make one with `fieldgate keys generate`"
+                "security.encryption_keys: a key is needed to store credentials; make one with `fieldgate"
+                " keys generate`"
             )
         self._keys = {
             _derive(key, b"id", _KEY_ID_BYTES): AESGCM(_derive(key, b"wrapping", 32))
@@ -122,8 +123,10 @@ class Vault:
         key = self._keys.get(header[1:])
         if key is None:
             raise SealBroken(
-                f"connection {binding.connection!r}: its stored {binding.field} is sealed under the key {header[1:].hex()}, which is not among "
-                f"security.encryption_keys ({', '.join(sorted(self.key_ids))}): put that key back at the end of the list, or give the credentials again"
+                f"connection {binding.connection!r}: its stored {binding.field} is sealed under the key"
+                f" {header[1:].hex()}, which is not among security.encryption_keys"
+                f" ({', '.join(sorted(self.key_ids))}): put that key back at the end of the list, or give the"
+                " credentials again"
             )
         try:
             data_key = key.decrypt(
@@ -138,8 +141,9 @@ class Vault:
     @staticmethod
     def _altered(binding: Binding) -> SealBroken:
         return SealBroken(
-            f"connection {binding.connection!r}: its stored {binding.field} (generation {binding.generation}) was not sealed for it or was altered: "
-            "restore the row from a backup, or give the credentials again"
+            f"connection {binding.connection!r}: its stored {binding.field} (generation {binding.generation})"
+            " was not sealed for it or was altered: restore the row from a backup, or give the credentials"
+            " again"
         )
 
 

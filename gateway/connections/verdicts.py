@@ -132,7 +132,8 @@ async def _go_on(connection: Connection, incident: Incident, fleet: Fleet) -> li
                     await incidents.close(
                         connection,
                         incident,
-                        f"calm for {(fleet.now - since).total_seconds():.0f} s: calls succeed, or none is made any more",
+                        f"calm for {(fleet.now - since).total_seconds():.0f} s: calls succeed, or none is"
+                        " made any more",
                     )
                 )
             ]

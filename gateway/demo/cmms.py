@@ -1,5 +1,5 @@
-"""A demonstration CMMS: it speaks MaintainX's interface for meters, readings, work orders and assets, enforces the
-documented limits, and can be told to fail. Its people open and close work orders by themselves.
+"""A demonstration CMMS: it speaks MaintainX's interface for meters, readings, work orders and assets,
+enforces the documented limits, and can be told to fail. Its people open and close work orders by themselves.
 
 Everything is in memory. Each rule has its source beside it; what the reference leaves open is said too. The
 daemon never imports this.
@@ -98,7 +98,9 @@ class DemoCmms:
         host: str = "127.0.0.1",
         people_seconds: float | None = None,
     ) -> None:
-        """`people_seconds`: how long its people are at a work order, who act by themselves then; None: nobody acts."""
+        """`people_seconds`: how long its people are at a work order, who act by themselves then; None: nobody
+        acts.
+        """
         self.api_key = api_key
         self.switches = Switches()
         self.requests: dict[str, int] = {}

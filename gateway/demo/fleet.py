@@ -70,7 +70,9 @@ def new_machine(device: str, at: datetime, rand: Random) -> Machine:
 
 
 def advance(machine: Machine, at: datetime, rand: Random) -> Machine:
-    """The machine at a later instant: it starts and stops, warms and cools, shakes while it runs, and wears."""
+    """The machine at a later instant: it starts and stops, warms and cools, shakes
+    while it runs, and wears.
+    """
     seconds = max(0.0, (at - machine.at) / timedelta(seconds=1))
     mean = MEAN_RUN_SECONDS if machine.running else MEAN_STOP_SECONDS
     running = machine.running ^ (rand.random() < 1.0 - math.exp(-seconds / mean))

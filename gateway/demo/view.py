@@ -87,12 +87,15 @@ def line(now: Snapshot) -> str:
     state = (
         "starting"
         if connection is None
-        else f"{connection.state} lag={connection.lag_seconds:.1f}s pending={connection.pending}"
-        f" work_orders={now.records} alerts={connection.open_alerts}"
+        else (
+            f"{connection.state} lag={connection.lag_seconds:.1f}s pending={connection.pending}"
+            f" work_orders={now.records} alerts={connection.open_alerts}"
+        )
     )
     return (
-        f"{now.elapsed_seconds:5.0f}s  {now.messages_per_second:6.1f} msg/s  acknowledged={now.acknowledged} stored={now.stored} "
-        f"delivered={now.delivered} repeats={now.repeats} dead_letters={_dead_letters(now)}  {CONNECTION}: {state}"
+        f"{now.elapsed_seconds:5.0f}s  {now.messages_per_second:6.1f} msg/s  acknowledged={now.acknowledged}"
+        f" stored={now.stored} delivered={now.delivered} repeats={now.repeats}"
+        f" dead_letters={_dead_letters(now)}  {CONNECTION}: {state}"
     )
 
 

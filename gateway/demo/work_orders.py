@@ -1,7 +1,8 @@
 """The work orders and assets of the demonstration CMMS, and the people who open and close them. No network.
 
-Shapes and rules after MaintainX's published OpenAPI document, each with its place beside it. What that leaves open is
-said too: a cursor names the last record, so that a walk stays where it was whatever comes and goes before it.
+Shapes and rules after MaintainX's published OpenAPI document, each with its place beside it. What that leaves
+open is said too: a cursor names the last record, so that a walk stays where it was whatever comes and goes
+before it.
 """
 
 from __future__ import annotations
@@ -117,8 +118,8 @@ class Workshop:
         return number
 
     def list_orders(self, query: Sequence[tuple[str, str]]) -> dict[str, object]:
-        """GET /workorders: limit 1 to 200, 100 by default; `sort` with a minus for descending; `statuses` may come
-        several times; nextCursor. Raises Fault.
+        """GET /workorders: limit 1 to 200, 100 by default; `sort` with a minus for descending; `statuses` may
+        come several times; nextCursor. Raises Fault.
         """
         given = dict(query)
         statuses = [value for name, value in query if name == "statuses"]
@@ -230,8 +231,8 @@ class Workshop:
         return made
 
     def act(self, now: datetime, *, busy_seconds: float) -> None:
-        """One moment of the people's day: they close what they have been at for long enough, take up what waits for
-        longest, and now and then see something to do themselves.
+        """One moment of the people's day: they close what they have been at for long enough, take up what
+        waits for longest, and now and then see something to do themselves.
         """
         busy = timedelta(seconds=busy_seconds)
         for order in list(self.orders.values()):

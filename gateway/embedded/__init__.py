@@ -93,7 +93,8 @@ class _Lock:
         except BlockingIOError:
             os.close(self._file)
             raise ConfigError(
-                f"--data-dir {self._path.parent}: another gateway runs on it; stop that one, or name another directory"
+                f"--data-dir {self._path.parent}: another gateway runs on it; stop that one, or name another"
+                " directory"
             ) from None
 
     def __exit__(self, *_: object) -> None:

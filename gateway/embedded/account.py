@@ -34,7 +34,8 @@ def account(cluster: Path) -> str | None:
     found = next((name for name in ACCOUNTS if name in known), None)
     if found is None:
         raise ConfigError(
-            f"PostgreSQL does not run as root, and none of the accounts {', '.join(ACCOUNTS)} exists; run as an ordinary user"
+            f"PostgreSQL does not run as root, and none of the accounts {', '.join(ACCOUNTS)} exists; run as"
+            " an ordinary user"
         )
     return found
 
@@ -51,7 +52,8 @@ def directory_for(user: str, wished: Path) -> Path:
         if _can_enter(user, wished):
             return wished
         raise ConfigError(
-            f"user {user!r}, as whom PostgreSQL runs, can no longer enter {wished}; open the directories above it, or name another --data-dir"
+            f"user {user!r}, as whom PostgreSQL runs, can no longer enter {wished}; open the directories"
+            " above it, or name another --data-dir"
         )
     place = Path(tempfile.mkdtemp(prefix="postgres-", dir=_state(user)))
     shutil.chown(place, user)
@@ -93,7 +95,8 @@ def _state(user: str) -> Path:
         ) from error
     if not _can_enter(user, STATE):
         raise ConfigError(
-            f"PostgreSQL does not run as root, and user {user!r} cannot enter {STATE}; run as an ordinary user"
+            f"PostgreSQL does not run as root, and user {user!r} cannot enter {STATE}; run as an ordinary"
+            " user"
         )
     return STATE
 

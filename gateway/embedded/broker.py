@@ -44,7 +44,9 @@ class EmbeddedBroker:
         raise ConfigError(f"{type(self).__name__} has no configuration")
 
     async def start(self) -> subprocess.Popen[bytes]:
-        """Returns when it accepts connections. An orphan of ours that still saves its sessions is waited for."""
+        """Returns when it accepts connections. An orphan of ours that still saves its
+        sessions is waited for.
+        """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = await self._lock()
         try:
@@ -53,7 +55,9 @@ class EmbeddedBroker:
             os.close(lock)
 
     async def _lock(self) -> int:
-        """The broker inherits it, so that it is held for as long as a broker of ours runs on the directory."""
+        """The broker inherits it, so that it is held for as long as a broker of ours
+        runs on the directory.
+        """
         lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             async with asyncio.timeout(START_SECONDS):

@@ -1,5 +1,5 @@
-"""PostgreSQL from the wheel's binaries, as a child process with its own data directory. Nobody gets in without
-its password, which is made at the first start and lies beside the data.
+"""PostgreSQL from the wheel's binaries, as a child process with its own data directory. Nobody gets in
+without its password, which is made at the first start and lies beside the data.
 
 The wheel's own start-up is not used: it gives up after ten seconds, leaves servers behind, and may open a
 world-writable socket.
@@ -140,7 +140,9 @@ class PostgresServer:
         """Why it was not set; empty when it is."""
         done = subprocess.run(
             [postgres, "--single", "-j", "-D", str(self._data), "postgres"],
-            input=f"set password_encryption = 'scram-sha-256';\n\nalter role postgres password '{secret}';\n\n",
+            input=(
+                f"set password_encryption = 'scram-sha-256';\n\nalter role postgres password '{secret}';\n\n"
+            ),
             capture_output=True,
             text=True,
             cwd="/",
@@ -194,7 +196,9 @@ class PostgresServer:
             )
 
     async def _is_ready(self, process: subprocess.Popen[bytes]) -> bool:
-        """True when this very process says so in its pid file (a stale one says so too); False when it ended."""
+        """True when this very process says so in its pid file (a stale one says so
+        too); False when it ended.
+        """
         while process.poll() is None:
             try:
                 lines = (self._data / "postmaster.pid").read_text().splitlines()

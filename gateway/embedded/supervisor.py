@@ -73,7 +73,8 @@ class Supervisor:
             try:
                 if restarts > MOST_RESTARTS:
                     raise ServerFailed(
-                        f"{self._server.name} died {restarts} times in a row; see its log in the data directory"
+                        f"{self._server.name} died {restarts} times in a row; see its log in the data"
+                        " directory"
                     )
                 await asyncio.sleep(0.1 * 2**restarts)
                 started = clock.monotonic()

@@ -81,7 +81,9 @@ class Backlog:
         return self._audited_at is None or clock.monotonic() >= self._audited_at + wait
 
     async def audit(self) -> None:
-        """Checks the books of the credits; what is found is logged once, until it changes. Raises StoreError."""
+        """Checks the books of the credits; what is found is logged once, until it
+        changes. Raises StoreError.
+        """
         found = await ledger.audit(self._database)
         self._audited_at = clock.monotonic()
         metrics.CREDITS_DISAGREEMENTS.set(len(found))

@@ -80,8 +80,8 @@ class ExplainRequest(Request):
 
 
 class RecordsRequest(Request):
-    """`commands/records`: the records that changed since `cursor`, as `GET /v1/records` gives them. The answer holds as
-    many as fit.
+    """`commands/records`: the records that changed since `cursor`, as `GET /v1/records` gives them. The
+    answer holds as many as fit.
     """
 
     connection: Identifier | None = None

@@ -5,9 +5,9 @@ Each topic is noted in the database before it is published, so whoever speaks ne
 not know who speaks, or when.
 
 What changes is queued in the database by whatever changes it (`retained_change`), so nobody looks through all
-connections for it; all of them are said again in rounds, a few at a time, for a broker may have forgotten. Both
-keep to a budget: a broker that returns to five thousand connections costs the database a little for a minute, and
-not all of it for ten seconds.
+connections for it; all of them are said again in rounds, a few at a time, for a broker may have forgotten.
+Both keep to a budget: a broker that returns to five thousand connections costs the database a little for a
+minute, and not all of it for ten seconds.
 """
 
 from __future__ import annotations
@@ -44,16 +44,20 @@ ALERTS_REPEATED_AT_ONCE = 40
 
 REFUSED_SECONDS = 240.0
 FORGOTTEN = timedelta(days=1)
-"""How far a broker that comes back may be behind: what was emptied within it is emptied again after a connect."""
+"""How far a broker that comes back may be behind: what was emptied within it is emptied again after a
+connect.
+"""
 
 SPOKEN_LATE = timedelta(minutes=15)
-"""The same with each repetition: a speaker that stood still, and knew nothing of its successor, may have published
-there what it had read before.
+"""The same with each repetition: a speaker that stood still, and knew nothing of its successor, may have
+published there what it had read before.
 """
 
 
 class ConnectionDocuments:
-    """`say`, asked once a second, publishes what has changed and goes on with the round that `repeat` began."""
+    """`say`, asked once a second, publishes what has changed and goes on with the round
+    that `repeat` began.
+    """
 
     def __init__(self, root: str, database: Database) -> None:
         self._root = root
@@ -70,8 +74,8 @@ class ConnectionDocuments:
         self._alert_round_size = ALERTS_CONNECTED_AT_ONCE
 
     def repeat(self, *, connected: bool = False) -> None:
-        """Everything is said again, from now on. `connected`: to a broker that may have forgotten, or gone back in
-        time. A round that is under way goes on.
+        """Everything is said again, from now on. `connected`: to a broker that may have forgotten, or gone
+        back in time. A round that is under way goes on.
         """
         if connected:
             self._round, self._round_size = "", CONNECTED_AT_ONCE
@@ -85,8 +89,8 @@ class ConnectionDocuments:
         self._empties = FORGOTTEN if connected else self._empties or SPOKEN_LATE
 
     async def say(self, client: StrictClient) -> None:
-        """Publishes what changed, empties what is gone and repeats the next of the round, each within its budget.
-        Raises MqttError, StoreError: then the same is said again.
+        """Publishes what changed, empties what is gone and repeats the next of the round, each within its
+        budget. Raises MqttError, StoreError: then the same is said again.
         """
         if self._empties is not None:
             for topic in await retained.emptied_lately(self._database, within=self._empties):
@@ -160,7 +164,9 @@ class ConnectionDocuments:
             await retained.emptied(self._database, topic)
 
     async def _say_alerts(self, client: StrictClient) -> None:
-        """Those that changed, and the next of the round. What is over and was not emptied ends with the round."""
+        """Those that changed, and the next of the round. What is over and was not emptied ends with the
+        round.
+        """
         changed = await alerts.untold(self._database, CHANGED_AT_ONCE)
         await self._tell(client, changed)
         if self._alert_round is None:

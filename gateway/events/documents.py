@@ -78,18 +78,26 @@ class StreamDocument(Document):
     phase: Literal["initial", "incremental", "reconcile"]
     state: Literal["idle", "running", "lagging", "failed"]
     watermark: str = Field(
-        description="Incremental: the position of the customer's log up to which all is scanned. Initial: the time up to which it has walked."
-        " Inbound: by the system's clock, before which (incremental) or since which (initial) all is read; empty before"
-        " the first time."
+        description=(
+            "Incremental: the position of the customer's log up to which all is scanned. Initial: the time up"
+            " to which it has walked. Inbound: by the system's clock, before which (incremental) or since"
+            " which (initial) all is read; empty before the first time."
+        )
     )
     lag_seconds: float = Field(
         ge=0,
-        description="Age of the oldest closed window that is not delivered; inbound: of the last interval that was read whole.",
+        description=(
+            "Age of the oldest closed window that is not delivered; inbound: of the last interval that was"
+            " read whole."
+        ),
     )
     progress: ProgressDocument | None
     lost_until: datetime | None = Field(
         None,
-        description="What was measured before it was dropped, past `telemetry.buffer`, before all of it was delivered.",
+        description=(
+            "What was measured before it was dropped, past `telemetry.buffer`, before all of it was"
+            " delivered."
+        ),
     )
     records: RecordsDocument | None = Field(None, description="Of an inbound stream.")
 
@@ -159,7 +167,9 @@ class IssueDocument(Document):
 
 
 class AlertDocument(Document):
-    """`customers/{customer}/connections/{connection}/alerts/{alert}`: one alert as it is, retained until it is over."""
+    """`customers/{customer}/connections/{connection}/alerts/{alert}`: one alert as it is, retained until it
+    is over.
+    """
 
     id: str = Field(description="Also the reference by which the system knows it.")
     customer: str
@@ -177,7 +187,10 @@ class AlertDocument(Document):
     opened_at: datetime = Field(description="Device time at which it had held for long enough.")
     well_at: datetime | None = Field(description="Device time at which it was over.")
     why: str | None = Field(
-        description="Why it is over: `well`, `late_sample`, `rule_changed`, `rule_removed`, `disconnected`, `device_gone`."
+        description=(
+            "Why it is over: `well`, `late_sample`, `rule_changed`, `rule_removed`, `disconnected`,"
+            " `device_gone`."
+        )
     )
     remote_id: str | None = Field(description="The system's own id of what it became.")
     created_at: datetime
@@ -257,17 +270,19 @@ def _stream(stream: StreamStatus) -> dict[str, object]:
         "state": stream.state,
         "watermark": stream.watermark,
         "lag_seconds": stream.lag_seconds,
-        "progress": None
-        if progress is None
-        else {
-            "fraction": progress.fraction,
-            "from": progress.start,
-            "until": progress.until,
-            "cursor": progress.cursor,
-            "pending_readings": progress.pending_readings,
-            "estimated_seconds": progress.estimated_seconds,
-            "clipped_to_days": progress.clipped_to_days,
-        },
+        "progress": (
+            None
+            if progress is None
+            else {
+                "fraction": progress.fraction,
+                "from": progress.start,
+                "until": progress.until,
+                "cursor": progress.cursor,
+                "pending_readings": progress.pending_readings,
+                "estimated_seconds": progress.estimated_seconds,
+                "clipped_to_days": progress.clipped_to_days,
+            }
+        ),
         "lost_until": stream.lost_until,
         "records": None if stream.records is None else asdict(stream.records),
     }

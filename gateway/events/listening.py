@@ -1,4 +1,6 @@
-"""Listens on the broker for a while as one more subscriber: nothing is acknowledged for anybody else, nothing stored."""
+"""Listens on the broker for a while as one more subscriber: nothing is acknowledged for anybody else, nothing
+stored.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from gateway.settings import BrokerSettings
 async def listen(
     settings: BrokerSettings, filters: Sequence[str], seconds: float
 ) -> AsyncIterator[tuple[str, bytes, bool]]:
-    """Topic, payload and whether the broker had it retained, of each message within `seconds`. At QoS 0, with a
-    session of its own that ends. Raises BrokerRefused.
+    """Topic, payload and whether the broker had it retained, of each message within `seconds`. At QoS 0, with
+    a session of its own that ends. Raises BrokerRefused.
     """
     client = StrictClient(settings, f"fieldgate-discover-{secrets.token_hex(4)}", None, tls_context(settings))
     try:

@@ -39,7 +39,9 @@ class RecordDocument(Document):
 
 
 class RecordsPageDocument(Document):
-    """A part of the log of changes. Keep `next` and always go on from it: no record's last state is missed."""
+    """A part of the log of changes. Keep `next` and always go on from it: no record's
+    last state is missed.
+    """
 
     items: tuple[RecordDocument, ...]
     next: str = Field(description="The `cursor` to go on from, now or later.")

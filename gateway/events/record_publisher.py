@@ -1,7 +1,8 @@
 """Records to MQTT, by the replica that holds the lease: from the log of changes, by a position of its own.
 
-At least once, each record's last state; a burst of records delays no event, for those go by another connection.
-What the broker retains is noted before it is published, so what is deleted or gone is always emptied.
+At least once, each record's last state; a burst of records delays no event, for those go by another
+connection. What the broker retains is noted before it is published, so what is deleted or gone is always
+emptied.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ class RecordPublisher:
             raise aiomqtt.MqttError("the connection has ended")
 
     async def round(self, client: StrictClient) -> bool:
-        """A turn of each customer that has something to be told; whether there was anything. Raises MqttError,
-        StoreError.
+        """A turn of each customer that has something to be told; whether there was anything. Raises
+        MqttError, StoreError.
         """
         now, busy = clock.monotonic(), False
         for customer, position in (await records.behind(self._database)).items():
@@ -107,7 +108,8 @@ class RecordPublisher:
         except PublishRefused as error:
             self._refuse(customer, error)
         except aiomqtt.MqttError:
-            # perhaps one of its records is more than the broker takes: others first, when we are connected again
+            # perhaps one of its records is more than the broker takes: others first, when we are connected
+            # again
             self._resting[customer] = clock.monotonic() + BROKEN_SECONDS
             raise
         else:  # a fault of ours: the log has it
@@ -140,8 +142,8 @@ class RecordPublisher:
             await client.retain(topic, b"")
 
     async def _sweep(self, client: StrictClient) -> bool:
-        """Empties what is retained of connections that retain nothing any more, and removes records of those that ended.
-        Whether there was anything.
+        """Empties what is retained of connections that retain nothing any more, and removes records of those
+        that ended. Whether there was anything.
         """
         unwanted = await records.unwanted(self._database, AT_ONCE)
         await _all([self._empty(client, place) for place in unwanted])

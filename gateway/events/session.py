@@ -70,7 +70,9 @@ class StrictClient(aiomqtt.Client):
         self._reasons: dict[int, ReasonCode] = {}
 
     async def retain(self, topic: str, payload: bytes) -> None:
-        """Publishes at QoS 1, retained; an empty payload removes it. Raises MqttError without a good PUBACK."""
+        """Publishes at QoS 1, retained; an empty payload removes it. Raises MqttError
+        without a good PUBACK.
+        """
         await self.publish_once(topic, payload, retain=True)
 
     async def publish_once(
@@ -150,8 +152,8 @@ class Session:
         self._will = will
         self._serve = serve
         self._farewell = farewell
-        self._identifier = (
-            f"fieldgate-{name}-{secrets.token_hex(12)}"  # nobody else can guess it, and push us off
+        self._identifier = (  # nobody else can guess it, and push us off
+            f"fieldgate-{name}-{secrets.token_hex(12)}"
         )
         self._tls = tls_context(settings)
 

@@ -1,5 +1,5 @@
-"""One request to a stranger's address, over a transport that connects to addresses within a reach only. Bounded
-in time; the body is not read. No proxy, no redirect, no connection is kept.
+"""One request to a stranger's address, over a transport that connects to addresses within a reach only.
+Bounded in time; the body is not read. No proxy, no redirect, no connection is kept.
 """
 
 from __future__ import annotations

@@ -33,7 +33,10 @@ class Ready(BaseModel):
 
     ready: bool
     checks: dict[str, bool] = Field(
-        description="broker: the ingest session is up; database: answers; migrations: all applied; accepting: not draining. `daemon: false` alone: no answer."
+        description=(
+            "broker: the ingest session is up; database: answers; migrations: all applied; accepting: not"
+            " draining. `daemon: false` alone: no answer."
+        )
     )
 
 
@@ -66,7 +69,9 @@ def guarded(app: FastAPI) -> ASGIApp:
 
 
 def observing(observed: Observed) -> ASGIApp:
-    """Health, readiness and metrics alone, for `http.metrics_listen`: whoever reaches that address may read them."""
+    """Health, readiness and metrics alone, for `http.metrics_listen`: whoever reaches that address may read
+    them.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     problem.install(app)
     _observable(app, observed, version("fieldgate"), None)
@@ -97,8 +102,8 @@ def _observable(app: FastAPI, observed: Observed, software: str, mounted: Mounte
         tags=["health"],
     )
     async def scrape(request: Request) -> Response:
-        """Prometheus text format, or OpenMetrics where it is asked for. With `http.metrics: token` it needs a token
-        that is bound to no customer.
+        """Prometheus text format, or OpenMetrics where it is asked for. With `http.metrics: token` it needs a
+        token that is bound to no customer.
         """
         if mounted is not None and mounted.entrance.metrics_need_token:
             asking = await principal(request, await BEARER(request))

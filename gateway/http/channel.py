@@ -1,8 +1,9 @@
 """The line between the daemon and its HTTP process: a socket pair that carries JSON documents, one a line.
 
-The daemon says `{"serve": true}` when the API may answer, `{"stop": true}` when it may not, and `{"customers": [...]}`
-when others may have connections; the HTTP process asks `{"ask": name, "number": n, ...}` and is given `{"answer": ..., "number": n}`. Either side knows
-by the end of the line that the other is gone.
+The daemon says `{"serve": true}` when the API may answer, `{"stop": true}` when it may not, and
+`{"customers": [...]}` when others may have connections; the HTTP process asks `{"ask": name, "number": n,
+...}` and is given `{"answer": ..., "number": n}`. Either side knows by the end of the line that the other is
+gone.
 """
 
 from __future__ import annotations

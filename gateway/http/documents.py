@@ -133,15 +133,19 @@ class ConnectionDocument(Document):
     def _as_given(cls, stored: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
         """As a `PATCH` takes them: a duration is `15m`, not a number whose unit nobody knows."""
         return [
-            {**meter, "every": written(timedelta(seconds=every))}
-            if isinstance(every := meter.get("every"), int | float)
-            else dict(meter)
+            (
+                {**meter, "every": written(timedelta(seconds=every))}
+                if isinstance(every := meter.get("every"), int | float)
+                else dict(meter)
+            )
             for meter in stored
         ]
 
 
 class SyncRequest(Section):
-    """`full` walks the initial window again; what is equal is not sent again. `stream`: of records, and only that one."""
+    """`full` walks the initial window again; what is equal is not sent again. `stream`: of records, and only
+    that one.
+    """
 
     mode: Literal["incremental", "full"] = "incremental"
     stream: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]{0,63}$")
@@ -332,7 +336,9 @@ class WebhookCreated(WebhookDocument):
 
 
 class DeviceDocument(Document):
-    """A device that was seen. Times are null until something is written of it, some seconds after its first sample."""
+    """A device that was seen. Times are null until something is written of it, some seconds after its first
+    sample.
+    """
 
     customer: str
     device: str
@@ -343,7 +349,9 @@ class DeviceDocument(Document):
     last_sample_at: datetime | None = Field(description="The latest time that its samples carry.")
     metrics: int = Field(description="How many are known.")
     offline_since: datetime | None = Field(
-        description="When its edge node said that it is dead, or died itself; null for what nobody says so of."
+        description=(
+            "When its edge node said that it is dead, or died itself; null for what nobody says so of."
+        )
     )
 
 

@@ -1,5 +1,5 @@
-"""Who comes in and how: the client's address, the Host that it asked for, failed tokens and links, and whether
-metrics need a token. What is decided here follows from `http.*` alone; it reads no database.
+"""Who comes in and how: the client's address, the Host that it asked for, failed tokens and links, and
+whether metrics need a token. What is decided here follows from `http.*` alone; it reads no database.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ WINDOW_SECONDS = 60.0
 MAX_KNOWN_SECRETS = 1_000
 
 UNCHECKED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Probes of orchestrators and Prometheus name the gateway as they reach it; these pages show nothing of a customer
-that a page of another site could read.
+"""Probes of orchestrators and Prometheus name the gateway as they reach it; these pages show nothing of a
+customer that a page of another site could read.
 """
 
 
@@ -46,8 +46,8 @@ class Entrance:
         self._known: OrderedDict[bytes, None] = OrderedDict()
 
     def address(self, scope: Scope) -> str:
-        """The client's. A header is believed only from `http.trusted_proxies`, and only what they added: the last
-        address of `X-Forwarded-For` that is no proxy of ours.
+        """The client's. A header is believed only from `http.trusted_proxies`, and only what they added: the
+        last address of `X-Forwarded-For` that is no proxy of ours.
         """
         address = _plain((scope.get("client") or ("unknown", 0))[0])
         if not self._is_proxy(address):
@@ -65,8 +65,8 @@ class Entrance:
         return address
 
     def is_known_host(self, scope: Scope) -> bool:
-        """Whether the request asks for us. A page of another site that has its name lead here (DNS rebinding) asks
-        for that name; an address is nobody's name, so literal addresses pass.
+        """Whether the request asks for us. A page of another site that has its name lead here (DNS rebinding)
+        asks for that name; an address is nobody's name, so literal addresses pass.
         """
         given = [value for name, value in scope["headers"] if name == b"host"]
         if len(given) != 1:
@@ -81,15 +81,16 @@ class Entrance:
         return True
 
     def check_attempts(self, address: str, secret: str) -> None:
-        """Raises RequestRefused("auth.too_many_attempts") when this address has failed too often. A secret that was
-        good before passes: who shares an address (a proxy) with an attacker is not locked out by it.
+        """Raises RequestRefused("auth.too_many_attempts") when this address has failed too often. A secret
+        that was good before passes: who shares an address (a proxy) with an attacker is not locked out by it.
         """
         wait = self._attempts.seconds_to_wait(origin_of(address), clock.monotonic())
         if wait is not None and not self.is_known(secret):
             metrics.HTTP_REFUSED.labels("attempts").inc()
             raise RequestRefused(
                 "auth.too_many_attempts",
-                f"There were {MAX_FAILURES} failed attempts from this address within a minute. Try again later.",
+                f"There were {MAX_FAILURES} failed attempts from this address within a minute. Try again"
+                " later.",
                 retry_after=wait,
             )
 
@@ -106,8 +107,8 @@ class Entrance:
             self._known.popitem(last=False)
 
     def failed(self, address: str, secret: str, *, kind: str) -> None:
-        """Notes an unknown token, login link or reconnect link: counted, and in the log at the first of a minute
-        and when the address has to wait.
+        """Notes an unknown token, login link or reconnect link: counted, and in the log at the first of a
+        minute and when the address has to wait.
         """
         self._known.pop(_digest(secret), None)
         count = self._attempts.failed(origin_of(address), clock.monotonic())

@@ -1,5 +1,5 @@
-"""The metrics of both processes: the daemon says its own, and what there is to say of connections is read from
-PostgreSQL and made here, so that however many there are take no time of the loop that acknowledges.
+"""The metrics of both processes: the daemon says its own, and what there is to say of connections is read
+from PostgreSQL and made here, so that however many there are take no time of the loop that acknowledges.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from gateway.store.pool import Database
 log = structlog.get_logger(__name__)
 
 HELD_SECONDS = 5.0
-"""How old what is said of connections may be: however often it is scraped, it is read and made once in that time."""
+"""How old what is said of connections may be: however often it is scraped, it is read and made once in that
+time.
+"""
 
 READ_SECONDS = 5.0
 
@@ -53,8 +55,8 @@ class Exposition:
         return await self._daemon.checks()
 
     async def exposition(self, accept: str) -> tuple[str, str]:
-        """The metrics, and their media type. Raises what the daemon raises; while the database is away what was
-        read last of connections stands.
+        """The metrics, and their media type. Raises what the daemon raises; while the database is away what
+        was read last of connections stands.
         """
         text, media_type = await self._daemon.exposition(accept)
         async with self._reading:  # whoever asks meanwhile is given what is being made

@@ -24,8 +24,10 @@ BODY_SECONDS = 20.0
 _GIVEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 SECURITY = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -81,7 +83,9 @@ class RequestIds:
 
 
 class Hosts:
-    """Answers only to the gateway's own names: a page of another site cannot have its name lead here and read."""
+    """Answers only to the gateway's own names: a page of another site cannot have its name lead here and
+    read.
+    """
 
     def __init__(self, app: ASGIApp, entrance: Entrance) -> None:
         self._app, self._entrance = app, entrance

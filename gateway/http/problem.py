@@ -77,7 +77,9 @@ _UNKNOWN = Kind(409, "The request cannot be done now")
 
 
 class Problem(BaseModel):
-    """The body of every error. 401 and 403 always mean the caller's own token, never the system's credential."""
+    """The body of every error. 401 and 403 always mean the caller's own token, never
+    the system's credential.
+    """
 
     type: str = "about:blank"
     title: str

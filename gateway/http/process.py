@@ -31,7 +31,9 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 from gateway.http_process import main
 main()
 """
-"""Signals are ignored before anything is imported. They cannot be before that: libuv sets them back in a new process."""
+"""Signals are ignored before anything is imported. They cannot be before that: libuv sets them back in a new
+process.
+"""
 
 BACKLOG = 2048
 STEADY_SECONDS = 30.0
@@ -80,7 +82,9 @@ class HttpProcess:
             self._channel.send({"serve": True})
 
     def know(self, settings: Settings) -> None:
-        """The settings after a reload: the process that runs is told the customers, one that starts has all."""
+        """The settings after a reload: the process that runs is told the customers, one
+        that starts has all.
+        """
         self._settings = settings
         if self._channel is not None:
             self._channel.send({"customers": settings.customers})

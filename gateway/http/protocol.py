@@ -1,10 +1,9 @@
-"""The HTTP/1.1 protocol of uvicorn with limits: how many clients are connected, in all and from one address, and how
-long each may take over the head of a request and over reading an answer.
+"""The HTTP/1.1 protocol of uvicorn with limits: how many clients are connected, in all and from one address,
+and how long each may take over the head of a request and over reading an answer.
 
-The idea: a client whose request has not arrived whole costs a socket and little else, so its socket may be taken back at
-any moment.
-When a limit is reached the connection that has been idle for longest is closed for the new one. Only where every
-connection is in the middle of a request is the new one refused.
+The idea: a client whose request has not arrived whole costs a socket and little else, so its socket may be
+taken back at any moment. When a limit is reached the connection that has been idle for longest is closed for
+the new one. Only where every connection is in the middle of a request is the new one refused.
 """
 
 from __future__ import annotations

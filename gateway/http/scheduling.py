@@ -1,4 +1,6 @@
-"""Which of the two processes goes first where both want the same core: the one that acknowledges telemetry."""
+"""Which of the two processes goes first where both want the same core: the one that
+acknowledges telemetry.
+"""
 
 from __future__ import annotations
 

@@ -69,7 +69,9 @@ class InboundRunner:
         self._public_url = public_url.rstrip("/")
 
     async def run(self, claim: Claim, link: Link) -> None:
-        """Reads what is next, stores how that ended, and tells its health. Raises LeaseLost and StoreError."""
+        """Reads what is next, stores how that ended, and tells its health. Raises
+        LeaseLost and StoreError.
+        """
         stream = next((each for each in link.inbound if each.name == claim.stream), None)
         if stream is None:  # the link is older than the stream, or newer: it is built again in a moment
             await self._finish(claim, link, End(state="idle", next_in_seconds=1.0, attempts=claim.attempts))
@@ -140,7 +142,8 @@ class InboundRunner:
             if stream.cursor == "listing":
                 interval = Interval(low=None, high=now)
             else:
-                # what was written shortly before the origin may be visible only now: history does not read it again
+                # what was written shortly before the origin may be visible only now: history does not read it
+                # again
                 committed = position.high or position.origin - stream.settle
                 interval = next_interval(committed, now, settle=stream.settle, lookback=stream.lookback)
         if interval is None:
@@ -157,7 +160,9 @@ class InboundRunner:
         return idle if ended else replace(idle, state="lagging", next_in_seconds=0.0)
 
     async def _initial(self, claim: Claim, stream: InboundStream, walk: Walk, position: Position) -> End:
-        """What is still open first, then the history from its end to its beginning: people look at today first."""
+        """What is still open first, then the history from its end to its beginning: people look at today
+        first.
+        """
         if position.origin is None:
             position = await inbound.set_origin(self._database, claim, await walk.remote_now())
         # where a cursor never lives through a day of records, a part of a day is asked for
@@ -210,7 +215,8 @@ class InboundRunner:
     async def _failed(self, claim: Claim, link: Link, error: ConnectorError, *, moved: bool) -> End:
         """A system's answer becomes a wait; what it means for the connection is its health's to say.
 
-        What is not allowed, or not there, is this stream's affair: another may be read, and readings delivered.
+        What is not allowed, or not there, is this stream's affair: another may be read, and readings
+        delivered.
         """
         attempts = 1 if moved else claim.attempts + 1
         if isinstance(error, PermissionDenied | BadConfiguration):
@@ -259,8 +265,8 @@ class InboundRunner:
                 await self._troubles.over(link.connection, _part(claim))
 
     async def _ask_a_person(self, claim: Claim, read: Read) -> None:
-        """Opens an issue where more has vanished than a system loses by itself, or where there is no room; and
-        solves the first once nothing waits for anybody.
+        """Opens an issue where more has vanished than a system loses by itself, or where there is no room;
+        and solves the first once nothing waits for anybody.
         """
         url = f"{self._public_url}/connections/{claim.connection}"
         if read.refused:
@@ -269,18 +275,20 @@ class InboundRunner:
                 claim,
                 IssueCode.RECORDS_LIMIT,
                 f"{claim.connection} has more than {limit:,} records",
-                "Records beyond that are not kept; those that are there are still updated. Read fewer streams (`sync.pull`) or"
-                " raise `records.per_connection`, then run `fieldgate sync --full`: it reads what was left out.",
+                "Records beyond that are not kept; those that are there are still updated. Read fewer streams"
+                " (`sync.pull`) or raise `records.per_connection`, then run `fieldgate sync --full`: it reads"
+                " what was left out.",
                 url,
             )
         if read.last.vanished:
             await self._add_issue(
                 claim,
                 IssueCode.RECORDS_VANISHED,
-                f"{read.last.vanished:,} of {read.last.alive:,} records of {claim.stream} are not at the system any more",
-                "That is more than a fifth, so nothing was deleted here. Look at the system: is its user allowed to see all"
-                f" of them? If they are gone, confirm it: `fieldgate sync {claim.connection} --stream {claim.stream}"
-                " --confirm-deletions`.",
+                f"{read.last.vanished:,} of {read.last.alive:,} records of {claim.stream} are not at the"
+                " system any more",
+                "That is more than a fifth, so nothing was deleted here. Look at the system: is its user"
+                " allowed to see all of them? If they are gone, confirm it: `fieldgate sync"
+                f" {claim.connection} --stream {claim.stream} --confirm-deletions`.",
                 url,
             )
         elif read.completed_all and not await inbound.vanished(self._database, claim.connection):

@@ -1,7 +1,7 @@
 """One walk through a stream, page by page: what is asked of the system, and stored before the next page is.
 
-A page is stored in one transaction with the cursor of the next one, so a walk that was interrupted goes on where
-it was, or begins again; either changes nothing that was stored already.
+A page is stored in one transaction with the cursor of the next one, so a walk that was interrupted goes on
+where it was, or begins again; either changes nothing that was stored already.
 """
 
 from __future__ import annotations
@@ -81,8 +81,9 @@ class Read:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a walk goes through. `sees_all`: it meets everything the stream holds, so what it does not meet is gone.
-    `has_last_word`: nothing else reads what it reads, so what comes last is right where times do not tell.
+    """What a walk goes through. `sees_all`: it meets everything the stream holds, so what it does not meet is
+    gone. `has_last_word`: nothing else reads what it reads, so what comes last is right where times do not
+    tell.
     """
 
     interval: Interval
@@ -94,7 +95,9 @@ class Plan:
 
 
 class Walk:
-    """The walks of one run of one phase. `rest`: how long to pause after a request, as a multiple of the time that it took."""
+    """The walks of one run of one phase. `rest`: how long to pause after a request, as a multiple of the time
+    that it took.
+    """
 
     def __init__(
         self,
@@ -177,7 +180,8 @@ class Walk:
             if pages >= MAX_PAGES or cycle.closes(page.cursor):
                 await inbound.abandon(self._database, self._claim)
                 raise Unavailable(
-                    f"the system's pages of {self._claim.stream} do not end: page {pages} leads to one that was read before"
+                    f"the system's pages of {self._claim.stream} do not end: page {pages} leads to one that"
+                    " was read before"
                 )
             cursor = page.cursor
             if self.is_over:
@@ -205,8 +209,8 @@ class Walk:
         return await self.asked(lambda: plan.ask(plan.interval, cursor))
 
     async def asked(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The answer. A refused credential is tried once more after a probe, which renews a token: the walk goes
-        on with the same page. Raises ConnectorError.
+        """The answer. A refused credential is tried once more after a probe, which renews a token: the walk
+        goes on with the same page. Raises ConnectorError.
         """
         try:
             return await self._timed(call)
@@ -241,7 +245,9 @@ class Walk:
                 return replace(base, records=await self._kept(page.records), total=page.total)
 
     async def _kept(self, records: Sequence[InboundRecord]) -> list[Kept]:
-        """One of each key. A record without a key that can name it is said, and left out: it is told from no other."""
+        """One of each key. A record without a key that can name it is said, and left out: it is told from no
+        other.
+        """
         kept: list[Kept] = []
         turn = clock.monotonic()
         for record in records:

@@ -1,4 +1,5 @@
-"""What a host application of Sparkplug tells of itself on one connection: its will, its birth, its death. No I/O.
+"""What a host application of Sparkplug tells of itself on one connection: its will, its birth, its death. No
+I/O.
 
 Source: Sparkplug 3.0, 4.7 and 5.4.
 """
@@ -21,7 +22,9 @@ def state_topic(settings: SparkplugSettings) -> str | None:
 
 
 class Certificate:
-    """Of a connection that was begun at `at`, in milliseconds since the epoch. Without a topic it says nothing."""
+    """Of a connection that was begun at `at`, in milliseconds since the epoch. Without a topic it says
+    nothing.
+    """
 
     def __init__(self, topic: str | None, at: int) -> None:
         self.topic = topic
@@ -34,14 +37,18 @@ class Certificate:
         return self._stands
 
     def will(self) -> mqtt5.Will | None:
-        """Without a delay: what edge nodes publish while nobody reads is lost, and they keep it if they are told."""
+        """Without a delay: what edge nodes publish while nobody reads is lost, and they keep it if they are
+        told.
+        """
         if self.topic is None:
             return None
         payload = _state(self._at, online=False)
         return mqtt5.Will(self.topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, retain=True)
 
     def birth(self) -> bytes:
-        """The packet that says that we live, with the time of the will; empty where it is not for us to say."""
+        """The packet that says that we live, with the time of the will; empty where it
+        is not for us to say.
+        """
         return self._packet(self._at, online=True) if self._stands else b""
 
     def death(self, now: int) -> bytes:

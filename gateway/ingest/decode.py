@@ -28,8 +28,10 @@ Row = tuple[str, str, int, Metrics]
 CACHED_TOPICS = 100_000
 
 _Way = tuple[str | None, str | None, str | None, Parse | None, CompiledSource, bool, str | None]
-"""What is known of a topic: customer and device (None: the payload names it), metric, the fast parser where the
-source is plain, the source, whether the topic is to be ignored, and the device's name where that is no id."""
+"""What is known of a topic: customer and device (None: the payload names it), metric, the fast parser where
+the source is plain, the source, whether the topic is to be ignored, and the device's name where that is no
+id.
+"""
 
 Introduce = Callable[[str, str, str | None, str], None]
 """Told customer, device, its name where that is not its id, and the source's topic."""
@@ -54,13 +56,12 @@ def unknown(_customer: str, _device: str, _title: str | None, _source: str) -> N
 class Decoder:
     """Decodes messages of the configured sources for the known customers.
 
-    `skip` is told of each field, and each item of a list, that was left out of a message of which the rest was
-    taken. `introduce` is told of each device that a topic names when the topic is first met, and of each that a
-    payload names with its sample.
-    `former`: what was configured before, for messages that were sent by the broker, or queued, for filters that are
-    given up; it takes what the sources do not match.
-    `defers_sparkplug`: what is of Sparkplug is taken by who knows what is stored of its nodes (`mail_of`); without it
-    only by what this decoder has seen. `state_topic`: where this host tells that it lives.
+    `skip` is told of each field, and each item of a list, that was left out of a message of which the rest
+    was taken. `introduce` is told of each device that a topic names when the topic is first met, and of each
+    that a payload names with its sample. `former`: what was configured before, for messages that were sent by
+    the broker, or queued, for filters that are given up; it takes what the sources do not match.
+    `defers_sparkplug`: what is of Sparkplug is taken by who knows what is stored of its nodes (`mail_of`);
+    without it only by what this decoder has seen. `state_topic`: where this host tells that it lives.
     """
 
     def __init__(
@@ -92,8 +93,8 @@ class Decoder:
         self._ways: dict[str, _Way] = {}
 
     def decode(self, topic: str, payload: bytes, received_at: int, *, is_retained: bool = False) -> list[Row]:
-        """The samples of one message. Raises DecodeError when there is none, and nothing else: a fault of ours is a
-        dead letter `internal_error` of that message, for the next one is another device's.
+        """The samples of one message. Raises DecodeError when there is none, and nothing else: a fault of
+        ours is a dead letter `internal_error` of that message, for the next one is another device's.
 
         `received_at` in microseconds stands for a missing time, one more for each further sample of the
         message. Of what the broker had retained nobody knows when it was measured: samples without a time of
@@ -282,7 +283,9 @@ class Decoder:
         return topic in self._ways and self._ways[topic][5]
 
     def met_former(self) -> bool:
-        """Whether a message came, since this was asked last, that only what was configured before could take."""
+        """Whether a message came, since this was asked last, that only what was
+        configured before could take.
+        """
         met = bool(self._former_topics)
         for topic in self._former_topics:
             self._ways.pop(topic, None)  # learned again when the next one comes
@@ -300,7 +303,8 @@ class Decoder:
         if not IDENTIFIER.fullmatch(customer):
             raise DecodeError(
                 Reason.INVALID_IDENTIFIER,
-                f"customer {customer[:70]!r}: letters, digits and . _ -, at most 64, the first a letter or digit",
+                f"customer {customer[:70]!r}: letters, digits and . _ -, at most 64, the first a letter or"
+                " digit",
             )
         if self._customers is not None and customer not in self._customers:
             raise DecodeError(Reason.UNKNOWN_CUSTOMER, f"customer {customer!r} is not listed in customers")

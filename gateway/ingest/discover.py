@@ -1,5 +1,5 @@
-"""What a broker carries, told apart by its shape: what the sources take, what a preset would take, and a source for
-what is left. Pure: who listens hands the messages in.
+"""What a broker carries, told apart by its shape: what the sources take, what a preset would take, and a
+source for what is left. Pure: who listens hands the messages in.
 """
 
 from __future__ import annotations
@@ -185,7 +185,8 @@ class _Known:
         except DecodeError as error:
             if error.reason in WAITS_FOR_BIRTH:
                 return True
-            # a message may be late or spoiled and still be of its fleet: the topic alone tells where it has literals
+            # a message may be late or spoiled and still be of its fleet: the topic alone tells where it has
+            # literals
             return self._literals((name, prefix)) > 1 and error.reason in (
                 Reason.TIMESTAMP_TOO_OLD,
                 Reason.TIMESTAMP_IN_FUTURE,
@@ -226,7 +227,9 @@ def _needed(name: str, *, zone: str) -> dict[str, object]:
 
 
 def _alike(messages: Sequence[Heard]) -> list[list[Heard]]:
-    """Messages whose topics have as many levels and the same first one, and whose payloads have the same fields."""
+    """Messages whose topics have as many levels and the same first one, and whose payloads have the same
+    fields.
+    """
     groups: dict[tuple[int, str, object], list[Heard]] = defaultdict(list)
     for message in messages:
         first = message.topic.split("/")[0] if "/" in message.topic else ""
@@ -280,8 +283,8 @@ def _proposed(messages: Sequence[Heard], customer: str) -> Group:
 
 
 def _template(topics: Sequence[str], *, is_scalar: bool) -> tuple[str, dict[str, object]]:
-    """Levels that are equal in all topics are literals; of the others the one with the most names is the device,
-    and the last of a scalar its metric.
+    """Levels that are equal in all topics are literals; of the others the one with the most names is the
+    device, and the last of a scalar its metric.
     """
     columns = list(zip(*(topic.split("/") for topic in topics), strict=True))
     names = [len(set(column)) for column in columns]
@@ -350,7 +353,9 @@ def _same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _freedom(group: Group) -> int:
-    """How many fields its topic has: of two sources that match the first takes the message, so these go last."""
+    """How many fields its topic has: of two sources that match the first takes the
+    message, so these go last.
+    """
     return group.title.count("{")
 
 

@@ -1,4 +1,6 @@
-"""Examples of sources: each says what a message is to become, and is held against the code that takes messages in."""
+"""Examples of sources: each says what a message is to become, and is held against the code that takes
+messages in.
+"""
 
 from __future__ import annotations
 

@@ -33,9 +33,17 @@ ADVICE = {
     "invalid_identifier": "rename the customer or the device in the topic",
     "timestamp_in_future": "set the device's clock, or raise telemetry.max_future",
     "timestamp_too_old": "raise telemetry.retention if such old samples are wanted",
-    "before_birth": "what comes under an alias is named by a birth: explain the message with its NBIRTH, or DBIRTH, before it (`--after`)",
-    "unknown_alias": "the birth has to define every alias: correct the edge node; the daemon asks it for a new birth",
-    "sequence_gap": "the daemon asks the node for a birth; a node that never gives an alias another name can have `aliases: stable`",
+    "before_birth": (
+        "what comes under an alias is named by a birth: explain the message with its NBIRTH, or DBIRTH,"
+        " before it (`--after`)"
+    ),
+    "unknown_alias": (
+        "the birth has to define every alias: correct the edge node; the daemon asks it for a new birth"
+    ),
+    "sequence_gap": (
+        "the daemon asks the node for a birth; a node that never gives an alias another name can have"
+        " `aliases: stable`"
+    ),
     "payload_too_large": "split the message; 1 MiB is the limit",
 }
 """What to do about a dead letter, by reason; for the others the detail says it."""
@@ -67,8 +75,8 @@ def explain(
     is_retained: bool = False,
     after: Sequence[tuple[str, bytes]] = (),
 ) -> Explanation:
-    """What the gateway would do with the message, were it received at `now`; `is_retained`: as one that the broker
-    had kept. `after`: messages before it, topic and payload, where what it means depends on them.
+    """What the gateway would do with the message, were it received at `now`; `is_retained`: as one that the
+    broker had kept. `after`: messages before it, topic and payload, where what it means depends on them.
     """
     skipped: list[Skipped] = []
     compiled = compile_sources(telemetry.sources)
@@ -137,7 +145,10 @@ def _why_ignored(decoder: Decoder, topic: str, *, is_retained: bool) -> str:
     if decoder.is_ignored(topic):
         return "the source leaves this topic out (`ignore`)"
     if is_retained:
-        return "the broker had kept the message, and it has no time of its own: nobody knows when it was measured"
+        return (
+            "the broker had kept the message, and it has no time of its own: nobody knows when it was"
+            " measured"
+        )
     return "there is nothing in it to take"
 
 
@@ -149,7 +160,9 @@ def _hints(source: CompiledSource | None, rows: Sequence[Row]) -> Iterator[str]:
     for name, value in metrics.items():
         last = name.rpartition(".")[2].lower()
         if last in TIME_NAMES and source.shape.time_path is None and (_is_time(value)):
-            yield f"{name} looks like the device's time and is taken as a metric: set `time: {{path: {name}}}`"
+            yield (
+                f"{name} looks like the device's time and is taken as a metric: set `time: {{path: {name}}}`"
+            )
         elif isinstance(value, str) and source.shape.fields.text == "keep" and _looks_numeric(value):
             yield f"{name} is the text {value[:40]!r}: `text: numbers` makes numbers of such texts"
     if all(name.startswith("values.") for name in metrics):

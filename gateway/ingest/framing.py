@@ -1,8 +1,8 @@
 """Framing: bytes from the broker to packets, on the mqtt5 codec. No I/O. A packet too large to read is
 skipped, not refused.
 
-The codec panics (a BaseException of its runtime) on invalid UTF-8. A PUBLISH with such bytes is whole and comes
-again until it is acknowledged, so it is skipped too; any other fault leaves here as MalformedPacket.
+The codec panics (a BaseException of its runtime) on invalid UTF-8. A PUBLISH with such bytes is whole and
+comes again until it is acknowledged, so it is skipped too; any other fault leaves here as MalformedPacket.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Oversized:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
-    """A PUBLISH whose topic or properties are not UTF-8, skipped. `rest` is what follows topic and packet id."""
+    """A PUBLISH whose topic or properties are not UTF-8, skipped. `rest` is what
+    follows topic and packet id.
+    """
 
     topic: str
     packet_id: int | None

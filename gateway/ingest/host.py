@@ -1,9 +1,9 @@
-"""What a partition knows of edge nodes of Sparkplug B: loaded when they are first heard of, stored with what they sent,
-and asked for their births when something of them cannot be read.
+"""What a partition knows of edge nodes of Sparkplug B: loaded when they are first heard of, stored with what
+they sent, and asked for their births when something of them cannot be read.
 
-It is the only one that writes of its nodes while it holds the lease of its partition, and each commit proves that, so
-what it remembers is what is stored. A batch is read here when its turn to be committed has come: everything before it
-is stored by then, and a message never meets a birth that a crash could take away again.
+It is the only one that writes of its nodes while it holds the lease of its partition, and each commit proves
+that, so what it remembers is what is stored. A batch is read here when its turn to be committed has come:
+everything before it is stored by then, and a message never meets a birth that a crash could take away again.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Opened:
 
 @dataclass(slots=True)
 class _Asking:
-    """When a node was asked for its birth, and how often without an answer. `since`: when something of it could not be
-    read, None where all can.
+    """When a node was asked for its birth, and how often without an answer. `since`: when something of it
+    could not be read, None where all can.
     """
 
     topic: str
@@ -135,7 +135,9 @@ class Host:
         return opened
 
     def _read(self, letter: Letter, decoder: Decoder) -> Sequence[Taken]:
-        """Raises DecodeError, and nothing else: a fault of ours is that message's, for the next is another node's."""
+        """Raises DecodeError, and nothing else: a fault of ours is that message's, for the next is another
+        node's.
+        """
         mail = letter.mail
         try:
             message = sparkplug.arrival(mail, letter.topic, letter.payload, letter.received_at)
@@ -174,7 +176,9 @@ class Host:
             known.node.defined.clear()
 
     def _trim(self, keys: Collection[NodeKey]) -> None:
-        """Forgets what was not heard of for longest. What waits in memory goes with it: it is a dead letter, too."""
+        """Forgets what was not heard of for longest. What waits in memory goes with it: it is a dead letter,
+        too.
+        """
         size = sum(len(one.lines) for node in self._nodes.values() for one in node.definitions.values())
         while size > MAX_DEFINED and (key := next(iter(self._nodes))) not in keys:
             node = self._nodes.pop(key)
@@ -199,7 +203,9 @@ class Host:
                 metrics.SPARKPLUG_GAPS.inc()
 
     def ask(self, publish: Callable[[str, bytes], bool]) -> None:
-        """Asks those nodes for their births that are due. A node that is silent is asked less and less often."""
+        """Asks those nodes for their births that are due. A node that is silent is
+        asked less and less often.
+        """
         now = clock.monotonic()
         for key, asking in list(self._asking.items()):
             node = self._nodes.get(key)

@@ -1,5 +1,5 @@
-"""One ingest partition: leased by one replica, its broker session kept up, its pipeline running. What it subscribes
-can change while it runs.
+"""One ingest partition: leased by one replica, its broker session kept up, its pipeline running. What it
+subscribes can change while it runs.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ SUSPECT_AFTER = 4
 ASK_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
 LEFTOVER_SECONDS = 60.0
-"""How long no message came that only the sources of before take, until they are forgotten. A broker may still have
-some queued when it says that their filters are given up."""
+"""How long no message came that only the sources of before take, until they are forgotten. A broker may still
+have some queued when it says that their filters are given up.
+"""
 
 
 class Partition:
@@ -130,7 +131,9 @@ class Partition:
             raise leases.lost(self.term)
 
     async def stop(self) -> None:
-        """Reads no more, commits and acknowledges what is in hand (for ten seconds at most), says DISCONNECT."""
+        """Reads no more, commits and acknowledges what is in hand (for ten seconds at
+        most), says DISCONNECT.
+        """
         self._stopping = True
         session = self._session
         if session is None:
@@ -165,11 +168,11 @@ class Partition:
             self._session.tell_state(online=True)
 
     async def take(self, filters: Sequence[str], decoder: Decoder) -> None:
-        """Subscribes these beside what the live session holds, and decodes by this from now on. A session that is
-        down, or goes down meanwhile, takes them at its next connection.
+        """Subscribes these beside what the live session holds, and decodes by this from now on. A session
+        that is down, or goes down meanwhile, takes them at its next connection.
 
-        They are on record first: whoever serves the partition next has to know what the session may hold. Raises
-        BrokerRefused and StoreError; `take` of the filters of before makes it undone.
+        They are on record first: whoever serves the partition next has to know what the session may hold.
+        Raises BrokerRefused and StoreError; `take` of the filters of before makes it undone.
         """
         self._pipeline.decode_by(decoder)
         self._succeeding = None
@@ -182,8 +185,8 @@ class Partition:
             await session.change(self._filters)
 
     async def let_go(self, overlapping: Decoder, after: Decoder) -> None:
-        """Unsubscribes what the session holds beside the filters that it took. Messages of what is given up, in
-        flight or still queued, are taken by `overlapping`; `after` follows it when none come any more.
+        """Unsubscribes what the session holds beside the filters that it took. Messages of what is given up,
+        in flight or still queued, are taken by `overlapping`; `after` follows it when none come any more.
         """
         self._pipeline.decode_by(overlapping)
         filters, session = self._filters, self._session
@@ -208,8 +211,8 @@ class Partition:
         return self._succeeding is None
 
     def settle(self) -> None:
-        """Asked now and then: forgets the sources of before when nothing of theirs came for a minute in which the
-        broker could send.
+        """Asked now and then: forgets the sources of before when nothing of theirs came for a minute in which
+        the broker could send.
         """
         if self._succeeding is None:
             return
@@ -333,7 +336,10 @@ class Partition:
                 partition=self._number,
                 broker=self._settings.broker.url,
                 reason=reason,
-                advice="at QoS 0 a message that is lost on its way is lost for good: allow QoS 1 at the broker, or set broker.allow_qos0 to take that; asking again",
+                advice=(
+                    "at QoS 0 a message that is lost on its way is lost for good: allow QoS 1 at the broker,"
+                    " or set broker.allow_qos0 to take that; asking again"
+                ),
             )
         self._said_unsafe = True
 
@@ -341,9 +347,15 @@ class Partition:
         if (attempt == 1 and not self._said_unsafe) or quick_ends == SUSPECT_AFTER:
             advice = "start the broker or correct broker.url; trying until it answers"
             if reason.startswith("malformed packet"):
-                advice = "the broker sends what is no MQTT 5; what is not acknowledged comes again: find and remove it there"
+                advice = (
+                    "the broker sends what is no MQTT 5; what is not acknowledged comes again: find and"
+                    " remove it there"
+                )
             elif quick_ends >= SUSPECT_AFTER:
-                advice = "it accepts us and ends the connection at once, again and again: does another gateway use the same instance name?"
+                advice = (
+                    "it accepts us and ends the connection at once, again and again: does another gateway use"
+                    " the same instance name?"
+                )
             log.warning(
                 "ingest.disconnected",
                 partition=self._number,

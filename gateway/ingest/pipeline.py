@@ -110,8 +110,8 @@ class Pipeline:
         host: Host | None = None,
         listener: Callable[[str, bytes], None] | None = None,
     ) -> None:
-        """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored. `host` reads
-        what is of Sparkplug; `listener` hears of messages that are no telemetry.
+        """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored. `host`
+        reads what is of Sparkplug; `listener` hears of messages that are no telemetry.
         """
         self._host = host
         self._listener = listener
@@ -304,8 +304,8 @@ class Pipeline:
         return batch
 
     async def _read_letters(self, batch: Batch) -> Opened | None:
-        """Reads the batch's messages of Sparkplug; None where it has none. Raises StoreError, and nothing has changed
-        then.
+        """Reads the batch's messages of Sparkplug; None where it has none. Raises StoreError, and nothing has
+        changed then.
         """
         if not batch.letters or self._host is None:
             return None
@@ -396,7 +396,10 @@ class Pipeline:
         self, batch: Batch, samples: list[tuple[Key, Metrics, int]], devices: frozenset[tuple[str, str]]
     ) -> list[tuple[Key, Metrics, int]]:
         """Buries the messages of these devices; the samples of all others."""
-        detail = f"the customer has telemetry.max_devices ({self._settings.max_devices}) already: remove what is not used, or raise it"
+        detail = (
+            f"the customer has telemetry.max_devices ({self._settings.max_devices}) already: remove what is"
+            " not used, or raise it"
+        )
         batch.dead += [
             DeadMessage(
                 topic=topic,
@@ -411,8 +414,8 @@ class Pipeline:
         return [sample for sample in samples if (sample[0][0], sample[0][1]) not in devices]
 
     async def _isolate(self, batch: Batch, samples: list[tuple[Key, Metrics, int]]) -> tuple[int, int, int]:
-        """Finds what the database refuses by bisection and adds it to the batch's dead; all else is stored: how
-        many samples, new rows and changed ones.
+        """Finds what the database refuses by bisection and adds it to the batch's dead; all else is stored:
+        how many samples, new rows and changed ones.
         """
         kept = stored = modified = 0
         parts = [samples]

@@ -1,5 +1,5 @@
-"""What ingest tells of devices: kept in memory as batches are committed, written beside them. It costs no commit
-anything, and a process that is killed loses some seconds of freshness and nothing else.
+"""What ingest tells of devices: kept in memory as batches are committed, written beside them. It costs no
+commit anything, and a process that is killed loses some seconds of freshness and nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ WRITE_SECONDS = 5.0
 """Between two rounds, and so between two writes of one device at least."""
 
 MAX_WRITTEN = 2_500
-"""Devices of a round: of more that send, those wait longest that were written last. Bounds what it costs PostgreSQL."""
+"""Devices of a round: of more that send, those wait longest that were written last. Bounds what it costs
+PostgreSQL.
+"""
 
 SLICE = 500
 SLICE_BYTES = 1 << 20
@@ -35,8 +37,9 @@ MAX_TEXT = 256
 
 
 class _Waiting:
-    """What one device sent since it was written last. `latest`: the metrics of its last sample as they came, for most
-    samples of a device have the same names: then the new one takes its place. `values` and `times` are of all before.
+    """What one device sent since it was written last. `latest`: the metrics of its last sample as they came,
+    for most samples of a device have the same names: then the new one takes its place. `values` and `times`
+    are of all before.
     """
 
     __slots__ = ("first", "last", "latest", "seen", "times", "values")
@@ -118,7 +121,9 @@ class Registry:
             await self.flush()
 
     async def flush(self) -> None:
-        """One round: those that have waited longest. A database that is away is waited for until the next one."""
+        """One round: those that have waited longest. A database that is away is waited for until the next
+        one.
+        """
         written = size = 0
         while self._waiting and written < MAX_WRITTEN and size < ROUND_BYTES:
             part, payloads = self._take()

@@ -73,7 +73,9 @@ async def replay_message(settings: Settings, database: Database, dead_letter: in
 async def _recalled(
     database: Database, decoder: Decoder, mail: Mail, topic: str, payload: bytes, received_at: int
 ) -> list[Row]:
-    """The samples of a message of Sparkplug, by what is stored of its node. Raises DecodeError, StoreError."""
+    """The samples of a message of Sparkplug, by what is stored of its node. Raises
+    DecodeError, StoreError.
+    """
     nodes = await sparkplug_store.load(database, [mail.node])
     message = sparkplug.arrival(mail, topic, payload, received_at)
     return list(sparkplug.recall(nodes.get(mail.node) or Node(), mail, message, decoder.bounds).rows)

@@ -53,8 +53,8 @@ class _Intake:
         return found
 
     def tells_state(self, partition: int) -> bool:
-        """Whether this partition tells that the host application lives: the first that reads something of Sparkplug, so
-        that one does, whoever holds it.
+        """Whether this partition tells that the host application lives: the first that reads something of
+        Sparkplug, so that one does, whoever holds it.
         """
         reading = (
             number
@@ -104,8 +104,8 @@ class Ingest:
         pressure: Pressure | None = None,
         registry: Registry | None = None,
     ) -> None:
-        """`database` is best its own: commits wait for nobody else's sessions. `pressure` is told how they fare,
-        `registry` of which devices they are.
+        """`database` is best its own: commits wait for nobody else's sessions. `pressure` is told how they
+        fare, `registry` of which devices they are.
         """
         self._pressure = pressure
         self._registry = registry
@@ -135,9 +135,9 @@ class Ingest:
     async def reload(self, settings: Settings) -> None:
         """Takes the sources and customers of these settings from now on, on the sessions that live (ADR 40).
 
-        First every session subscribes what is new beside what it holds, and only when all of them did the old is
-        given up: a filter that goes from one partition to another is held by one of them at any time. Raises
-        BrokerRefused and StoreError; then everything is as before.
+        First every session subscribes what is new beside what it holds, and only when all of them did the old
+        is given up: a filter that goes from one partition to another is held by one of them at any time.
+        Raises BrokerRefused and StoreError; then everything is as before.
         """
         before, wanted = self._intake, _Intake.of(settings, self._introduce)
         own = before.settings
@@ -277,7 +277,9 @@ class Ingest:
         log.info("ingest.partition_claimed", partition=number)
 
     async def _run(self, number: int, partition: Partition) -> None:
-        """Ends with the term. What it had in hand is not acknowledged, so the broker gives it to the successor."""
+        """Ends with the term. What it had in hand is not acknowledged, so the broker gives it to the
+        successor.
+        """
         try:
             await partition.run()
         except LeaseLost:  # found by a commit; a claim may have found it, and said so, just before

@@ -1,5 +1,5 @@
-"""One TCP connection of an ingest session: CONNECT, SUBSCRIBE, keepalive, back-pressure, acknowledgements. What it
-subscribes can change while it lives.
+"""One TCP connection of an ingest session: CONNECT, SUBSCRIBE, keepalive, back-pressure, acknowledgements.
+What it subscribes can change while it lives.
 
 An acknowledgement belongs to the connection object on which its message arrived. What happens after the end
 of a connection is the partition's to decide.
@@ -35,7 +35,10 @@ UNSUBSCRIBE_ID, OPTIONAL_ID, GIVE_UP_ID, SUBSCRIBE_ID = 2, 3, 4, 10
 CLOSING_SECONDS = 2.0
 """How long a DISCONNECT may take to leave on a link that may be dead."""
 
-NO_IDENTIFIERS = "the broker has no subscription identifiers, and filters of telemetry.sources overlap: a message could come twice"
+NO_IDENTIFIERS = (
+    "the broker has no subscription identifiers, and filters of telemetry.sources overlap: a message could"
+    " come twice"
+)
 
 REFUSING = frozenset(
     {
@@ -51,17 +54,21 @@ REFUSING = frozenset(
 
 
 class QosRefused(ConnectionError):
-    """The broker grants our subscriptions at QoS 0 only: what it sends could be lost, and nobody would know."""
+    """The broker grants our subscriptions at QoS 0 only: what it sends could be lost,
+    and nobody would know.
+    """
 
 
 class OptionalRefused(ConnectionError):
-    """The broker ended the connection over a subscription that we can do without (rumqttd does, over `$SYS`)."""
+    """The broker ended the connection over a subscription that we can do without
+    (rumqttd does, over `$SYS`).
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """Whom the session is, and what it holds: `stale` filters are given up, `optional` ones may be refused. `state_topic`:
-    where it tells that a host application of Sparkplug lives, None where it does not.
+    """Whom the session is, and what it holds: `stale` filters are given up, `optional` ones may be refused.
+    `state_topic`: where it tells that a host application of Sparkplug lives, None where it does not.
     """
 
     client_id: str
@@ -154,7 +161,9 @@ class Session(asyncio.BufferedProtocol):
         return True
 
     def tell_state(self, *, online: bool) -> None:
-        """Tells that the host application of Sparkplug lives, or that it ends, where that is for this session to say."""
+        """Tells that the host application of Sparkplug lives, or that it ends, where that is for this session
+        to say.
+        """
         if not self._transport.is_closing():
             told = self._certificate
             self._transport.write(told.birth() if online else told.death(clock.now_microseconds() // 1000))
@@ -227,9 +236,10 @@ class Session(asyncio.BufferedProtocol):
     async def change(self, filters: tuple[str, ...]) -> None:
         """Subscribes these on the live connection, beside what it holds; returns when they are granted.
 
-        Where filters overlap, now or before, all are subscribed again: an identifier belongs to the whole list, and
-        one of an earlier list that stayed would be mistaken when that list returns. Raises BrokerRefused where the
-        broker grants less than is needed, and ConnectionError when the connection ends meanwhile.
+        Where filters overlap, now or before, all are subscribed again: an identifier belongs to the whole
+        list, and one of an earlier list that stayed would be mistaken when that list returns. Raises
+        BrokerRefused where the broker grants less than is needed, and ConnectionError when the connection
+        ends meanwhile.
         """
         if self.closed.done():
             raise ConnectionError(self._reason)
@@ -251,8 +261,8 @@ class Session(asyncio.BufferedProtocol):
         self._filters, self._copies = filters, copies
 
     async def give_up(self, stale: Sequence[str]) -> tuple[str, ...]:
-        """Unsubscribes these, the last first: of overlapping ones the first, which takes the message, holds longest.
-        Returns at the UNSUBACK those that the broker did not let go. Raises ConnectionError.
+        """Unsubscribes these, the last first: of overlapping ones the first, which takes the message, holds
+        longest. Returns at the UNSUBACK those that the broker did not let go. Raises ConnectionError.
         """
         if self.closed.done():
             raise ConnectionError(self._reason)
@@ -286,7 +296,8 @@ class Session(asyncio.BufferedProtocol):
             return
         if packet_id == 0 or packet.qos == 2 or packet.topic_alias is not None or not self._introduced:
             raise MalformedPacket(
-                "a PUBLISH with packet id 0, QoS 2 or a topic alias, or before the CONNACK: nothing of this was agreed"
+                "a PUBLISH with packet id 0, QoS 2 or a topic alias, or before the CONNACK: nothing of this"
+                " was agreed"
             )
         if self._copies is not None and self._copies.is_surplus(packet.topic, packet.subscription_ids or ()):
             messages.append(
@@ -384,7 +395,8 @@ class Session(asyncio.BufferedProtocol):
         asking = self._asking
         if asking is None:
             raise MalformedPacket("a SUBACK that answers no SUBSCRIBE")
-        # Copies that were sent before this SUBACK have identifiers of the list before, those behind it of this one.
+        # Copies that were sent before this SUBACK have identifiers of the list before, those behind it of
+        # this one.
         self._copies = asking.copies
         asking.granted[packet.packet_id] = packet
         if len(asking.granted) < asking.count:
@@ -498,7 +510,8 @@ def tls_context(broker: BrokerSettings) -> ssl.SSLContext:
             context.load_cert_chain(broker.client_certificate, broker.client_key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
-            f"broker: the TLS files cannot be used ({error}); check ca_file, client_certificate and client_key"
+            f"broker: the TLS files cannot be used ({error}); check ca_file, client_certificate and"
+            " client_key"
         ) from error
     return context
 

@@ -1,5 +1,5 @@
-"""Messages of Sparkplug B to samples: by what is known of their edge nodes, as the rules of their source want it. No
-store, no broker.
+"""Messages of Sparkplug B to samples: by what is known of their edge nodes, as the rules of their source want
+it. No store, no broker.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ def _taken(outcome: Outcome, found: Mail, bounds: Bounds, *, is_retained: bool) 
 
 
 def _metrics(source: CompiledSource, values: dict[str, object], skipped: list[Skipped]) -> Metrics:
-    """A birth may hold thousands: they are one sample, and each part of it is within what the rules take at once."""
+    """A birth may hold thousands: they are one sample, and each part of it is within what the rules take at
+    once.
+    """
     items = list(values.items())
     metrics: Metrics = {}
     for start in range(0, len(items), MAX_METRICS):

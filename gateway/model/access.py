@@ -20,9 +20,9 @@ class Role(enum.StrEnum):
 
 
 class Origin(enum.StrEnum):
-    """Who gave a setting or a credential. Trusted: whoever runs the gateway, by the file, a command or a token
-    that is bound to no customer. Bound: a customer, by a token of theirs or a reconnect link; what that leads
-    to obeys the address rules.
+    """Who gave a setting or a credential. Trusted: whoever runs the gateway, by the file, a command or a
+    token that is bound to no customer. Bound: a customer, by a token of theirs or a reconnect link; what that
+    leads to obeys the address rules.
     """
 
     TRUSTED = "trusted"
@@ -49,8 +49,8 @@ class Principal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who is named in the audit (`token:ci`, `command`, `file`, `link`, `gateway`), and whether what they give
-    is trusted.
+    """Who is named in the audit (`token:ci`, `command`, `file`, `link`, `gateway`), and whether what they
+    give is trusted.
     """
 
     name: str

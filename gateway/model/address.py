@@ -57,8 +57,8 @@ class AddressRefused(Exception):
 
     def __init__(self, host: str) -> None:
         super().__init__(
-            f"{host[:100]!r} leads to no address that may be called: neither the public internet nor a network that "
-            "egress.allow of the gateway's configuration names; ask whoever runs the gateway"
+            f"{host[:100]!r} leads to no address that may be called: neither the public internet nor a"
+            " network that egress.allow of the gateway's configuration names; ask whoever runs the gateway"
         )
 
 

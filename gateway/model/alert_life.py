@@ -1,9 +1,10 @@
-"""The life of an alert: states, what moves it, and the event that tells. Pure; the table draws the diagram of the docs.
+"""The life of an alert: states, what moves it, and the event that tells. Pure; the table draws the diagram of
+the docs.
 
-Two things happen to an alert at once: the system takes it, works on it and closes it, and the telemetry gets well.
-The state says how far the system is; that the condition is over is noted beside it, and ends the life (`well`) once the
-system has had its say about the raising. So an alert that is over before its system can be reached is raised all the
-same: it happened.
+Two things happen to an alert at once: the system takes it, works on it and closes it, and the telemetry gets
+well. The state says how far the system is; that the condition is over is noted beside it, and ends the life
+(`well`) once the system has had its say about the raising. So an alert that is over before its system can be
+reached is raised all the same: it happened.
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ PLACEHOLDERS = ("device", "metric", "value", "since")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Above:
-    """A number greater than `limit`; over once it is less than `clear`, or no longer greater where that is None."""
+    """A number greater than `limit`; over once it is less than `clear`, or no longer greater where that is
+    None.
+    """
 
     limit: float
     clear: float | None = None
@@ -61,7 +63,9 @@ class Equals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """A number that is `by` or more above the least (`rises`), or below the greatest, of the time `within` before it."""
+    """A number that is `by` or more above the least (`rises`), or below the greatest, of the time `within`
+    before it.
+    """
 
     by: float
     within: timedelta
@@ -80,7 +84,8 @@ Condition = Above | Below | Outside | Equals | Changes | Silent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertRule:
-    """One line of `alerts:`. `device` may be a glob; `lasts` is `for`; `kind` is `raise`, one of the manifest's `raises`.
+    """One line of `alerts:`. `device` may be a glob; `lasts` is `for`; `kind` is `raise`, one of the
+    manifest's `raises`.
 
     Title and text are templates of {device}, {metric}, {value} and {since}.
     """
@@ -107,8 +112,8 @@ class AlertRule:
 
 
 def observed(rule: AlertRule, metrics: Metrics) -> Value | None:
-    """What a sample says to the rule; None where it says nothing: the metric is missing, or is no number where one is
-    compared.
+    """What a sample says to the rule; None where it says nothing: the metric is missing, or is no number
+    where one is compared.
     """
     if rule.metric is None:
         return True if isinstance(rule.condition, Silent) else None
@@ -121,7 +126,9 @@ def observed(rule: AlertRule, metrics: Metrics) -> Value | None:
 
 
 def breaches(condition: Condition, value: Value, recent: tuple[tuple[int, float], ...]) -> bool:
-    """Whether the condition holds of this value. `recent`: the extremes of `Changes`, oldest first, this one included."""
+    """Whether the condition holds of this value. `recent`: the extremes of `Changes`, oldest first, this one
+    included.
+    """
     match condition:
         case Equals():
             return isinstance(value, bool) is isinstance(condition.value, bool) and value == condition.value
@@ -167,8 +174,8 @@ def clears(condition: Condition, value: Value, recent: tuple[tuple[int, float], 
 def remember(
     condition: Condition, recent: tuple[tuple[int, float], ...], at: int, value: Value
 ) -> tuple[tuple[int, float], ...]:
-    """The extremes that a later sample may be compared with, this one included: each greater (`rises`) or less than the
-    one before it.
+    """The extremes that a later sample may be compared with, this one included: each greater (`rises`) or
+    less than the one before it.
     """
     if not isinstance(condition, Changes):
         return ()

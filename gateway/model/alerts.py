@@ -1,21 +1,22 @@
 """The judge: what a device's log says to a rule. Pure, and the same for any order of arrival.
 
-**The law.** `judge` is a fold over the samples of one device in order of device time. Each sample makes of the state
-before it the state after it:
+**The law.** `judge` is a fold over the samples of one device in order of device time. Each sample makes of
+the state before it the state after it:
 
 - `well` and the condition holds: `building` since this sample;
 - `building` and it does not hold: `well`;
 - `building`, it holds, `for` has passed since it began, and `hold_off` since the last alert was over: `open`;
 - `open` and the value clears it: `well`, held off until `hold_off` has passed.
 
-An **episode** is what was open from one sample to another. The alerts of a rule and a device are the episodes of its
-log, however the samples came.
+An **episode** is what was open from one sample to another. The alerts of a rule and a device are the episodes
+of its log, however the samples came.
 
-**Late samples.** What comes in order goes on from the stored state. What comes late, or corrects what was judged, makes
-the fold begin again before the first change (`before`), and go on until it meets what was judged before (`rejudge`):
-both are open, or both are well with nothing held off. From there on everything is as it was. `reconciled` then says
-what has to be done about the alerts that stand: one that overlaps an episode is that episode's and follows its times;
-one that overlaps none is withdrawn; an episode without one is a new alert.
+**Late samples.** What comes in order goes on from the stored state. What comes late, or corrects what was
+judged, makes the fold begin again before the first change (`before`), and go on until it meets what was
+judged before (`rejudge`): both are open, or both are well with nothing held off. From there on everything is
+as it was. `reconciled` then says what has to be done about the alerts that stand: one that overlaps an
+episode is that episode's and follows its times; one that overlaps none is withdrawn; an episode without one
+is a new alert.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """After the sample at `at`. `since`: when what is building or open began. `hold_until`: nothing opens before.
-    `recent`: the extremes that a change is compared with.
+    """After the sample at `at`. `since`: when what is building or open began. `hold_until`: nothing opens
+    before. `recent`: the extremes that a change is compared with.
     """
 
     at: int = NEVER
@@ -55,8 +56,8 @@ class State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episode:
-    """A rule was broken from `opened_at`, having begun `since`, to `cleared_at`; None: it still is. `value`: with which
-    it opened.
+    """A rule was broken from `opened_at`, having begun `since`, to `cleared_at`; None: it still is. `value`:
+    with which it opened.
     """
 
     since: int
@@ -78,7 +79,9 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """What a fold found. `met_at`: where it met what was judged before, and the state of then is still right."""
+    """What a fold found. `met_at`: where it met what was judged before, and the state
+    of then is still right.
+    """
 
     state: State
     episodes: tuple[Episode, ...]
@@ -87,8 +90,8 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """What is to be done about alerts, in this order: `withdrawn` are no episodes, `moved` have other times, `opened`
-    are new.
+    """What is to be done about alerts, in this order: `withdrawn` are no episodes, `moved` have other times,
+    `opened` are new.
     """
 
     withdrawn: tuple[str, ...] = ()
@@ -134,8 +137,9 @@ def _counted(rule: AlertRule, state: State, point: Point, episodes: list[Episode
 def reads_from(rule: AlertRule, standing: Sequence[Standing], first: int, heard: int) -> int:
     """From where samples have to be read to know the state before `first`; `heard`: the newest one before it.
 
-    What is building at `heard` began less than `for` before it, or else it would be open, unless it is held off: then it
-    began after the last alert was over. A change is compared with what lies `within` before that.
+    What is building at `heard` began less than `for` before it, or else it would be open, unless it is held
+    off: then it began after the last alert was over. A change is compared with what lies `within` before
+    that.
     """
     last = _last_before(standing, first)
     start = heard - rule.lasts // MICROSECOND
@@ -152,8 +156,8 @@ def reads_from(rule: AlertRule, standing: Sequence[Standing], first: int, heard:
 def before(rule: AlertRule, standing: Sequence[Standing], earlier: Iterable[Point], first: int) -> State:
     """The state before `first`, from the alerts that stand and the samples since `reads_from`.
 
-    Nothing opens in here, for no alert stands: where the samples would have it so, they have changed too, and are judged
-    when their change is.
+    Nothing opens in here, for no alert stands: where the samples would have it so, they have changed too, and
+    are judged when their change is.
     """
     last = _last_before(standing, first)
     is_open = last is not None and (last.cleared_at is None or last.cleared_at >= first)
@@ -190,11 +194,11 @@ def rejudge(
     last: int,
     judged_to: int,
 ) -> Judged:
-    """The fold from `first` on, until past the `last` change it meets what was judged before, which went to `judged_to`.
-    `state`: from `before`.
+    """The fold from `first` on, until past the `last` change it meets what was judged before, which went to
+    `judged_to`. `state`: from `before`.
 
-    `points` may be read lazily: none is asked for past the meeting. What lies past both ends has a slice of its own to
-    come, and is left to it: nothing was judged there that could be met.
+    `points` may be read lazily: none is asked for past the meeting. What lies past both ends has a slice of
+    its own to come, and is left to it: nothing was judged there that could be met.
     """
     episodes: list[Episode] = []
     if state.phase == "open":
@@ -236,8 +240,8 @@ def _open_at(standing: Sequence[Standing], at: int) -> Standing | None:
 
 
 def reconciled(standing: Sequence[Standing], judged: Judged, *, first: int) -> Changed:
-    """What has to change of the alerts that reach to `first` or later, up to where the judgement ends. Each episode is
-    of the first alert that overlaps it and is of none yet.
+    """What has to change of the alerts that reach to `first` or later, up to where the judgement ends. Each
+    episode is of the first alert that overlaps it and is of none yet.
     """
     until = judged.met_at
     touched = [

@@ -1,5 +1,5 @@
-"""What is done to a meter's values beside their reduction: limits, scale, offset, and how a counter begins again.
-Pure.
+"""What is done to a meter's values beside their reduction: limits, scale, offset, and how a counter begins
+again. Pure.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _EXACT = Context(prec=60)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arithmetic:
-    """`scale` and `offset` are applied to the reduced value. `valid`: the lowest and highest number, as sent, that
-    is used at all.
+    """`scale` and `offset` are applied to the reduced value. `valid`: the lowest and highest number, as sent,
+    that is used at all.
 
     A counter that falls by more than half of `rollover` went on at zero behind it; one that falls below
     `reset_below` (None: half of what it was) began again at zero; any other fall is noise. A number above
@@ -113,15 +113,18 @@ def misfit(arithmetic: Arithmetic, reduce: str) -> str | None:
     if arithmetic.scale == 0:
         return "`scale: 0` makes every reading the same"
     if arithmetic.scale < 0 and reduce in ("min", "max"):
-        return f"a negative `scale` is applied after {reduce}: reduce by {'max' if reduce == 'min' else 'min'} instead"
+        return (
+            f"a negative `scale` is applied after {reduce}: reduce by {'max' if reduce == 'min' else 'min'}"
+            " instead"
+        )
     if arithmetic.valid is not None and arithmetic.valid[0] > arithmetic.valid[1]:
         return "`valid` is [lowest, highest]"
     return None
 
 
 def scaled(value: float, scale: float, offset: float) -> float | None:
-    """`value * scale + offset` as a person reckons it: in decimals, rounded once. None where a double does not hold
-    it: beyond its range, or an integer past 2^53 that would be changed.
+    """`value * scale + offset` as a person reckons it: in decimals, rounded once. None where a double does
+    not hold it: beyond its range, or an integer past 2^53 that would be changed.
     """
     product = _EXACT.fma(_decimal(value), _decimal(scale), _decimal(offset))
     made = float(product)

@@ -1,4 +1,6 @@
-"""Failed attempts by where they came from: when an address has failed too often it waits. Pure: `now` is given."""
+"""Failed attempts by where they came from: when an address has failed too often it waits. Pure: `now` is
+given.
+"""
 
 from __future__ import annotations
 

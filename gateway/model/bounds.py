@@ -47,7 +47,9 @@ def instant(at: datetime) -> datetime:
 
 
 def parsed_instant(written: str) -> datetime | None:
-    """A time in ISO 8601 with its zone, in UTC; None for anything else, and for one that UTC does not hold."""
+    """A time in ISO 8601 with its zone, in UTC; None for anything else, and for one
+    that UTC does not hold.
+    """
     try:
         at = datetime.fromisoformat(written)
         return None if at.tzinfo is None else at.astimezone(UTC)

@@ -1,9 +1,10 @@
 """Whether the calls to a system are failing, and whether that is one connection's affair or everybody's.
 Pure.
 
-A breaker of a connection says that this connection fails; one of a host or of a system type holds the calls of all its
-connections back, or only their pushes, or only their pulls, where probes are answered. Only transient failures count
-here: a refused credential, a missing permission or a bad record is an answer, so the system is there.
+A breaker of a connection says that this connection fails; one of a host or of a system type holds the calls
+of all its connections back, or only their pushes, or only their pulls, where probes are answered. Only
+transient failures count here: a refused credential, a missing permission or a bad record is an answer, so the
+system is there.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ Key = tuple[Scope, str]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """What is known of one connection's calls. `failing_since`, `failures`, `operations` and `request_ids`
-    are of the transient failures in a row of the operations that fail, over all replicas; None and 0 where the
-    last call of each was answered. `last_success_at` is of a push, `last_probe_at` of a probe,
+    are of the transient failures in a row of the operations that fail, over all replicas; None and 0 where
+    the last call of each was answered. `last_success_at` is of a push, `last_probe_at` of a probe,
     `last_pull_at` of a pull: each proves itself, and work proves probes.
     """
 
@@ -156,8 +157,8 @@ class Fleet:
         return max((at for at in times if at is not None), default=None)
 
     def held_back(self, key: Key) -> Operation:
-        """What a breaker there has to hold back: one kind of work, where nothing else fails and probes, or the other
-        kind, were answered since it does; else everything.
+        """What a breaker there has to hold back: one kind of work, where nothing else fails and probes, or
+        the other kind, were answered since it does; else everything.
         """
         failing = self.failing(key)
         since = min((h.failing_since for h in failing if h.failing_since is not None), default=self.now)

@@ -257,7 +257,9 @@ def remembers_prior(state: State) -> bool:
 
 
 def diagram() -> str:
-    """The table as a Mermaid state diagram. Lines that differ only in where the connection came from are one."""
+    """The table as a Mermaid state diagram. Lines that differ only in where the
+    connection came from are one.
+    """
     lines = ["stateDiagram-v2", "    [*] --> pending"]
     for rule in TABLE:
         targets = _comes_back_to(rule.source) if rule.target is Prior.STATE else (rule.target,)

@@ -40,8 +40,8 @@ class Capabilities:
     push: `bulk_partial` answers per reading, `bulk_atomic` all or none, `bulk_opaque` refuses all without
     naming the culprit. dedup: how a second send is recognised. `upsert` and `natural_key`: sending again is
     harmless. `client_ref`: our key can be looked up with `find`. `none`: neither. resolution: reading times
-    are truncated to it before they become keys. max_backfill: older readings are never sent. keeps_latest: the
-    system never replaces a reading by one of an earlier position.
+    are truncated to it before they become keys. max_backfill: older readings are never sent. keeps_latest:
+    the system never replaces a reading by one of an earlier position.
     """
 
     push: Push
@@ -137,8 +137,8 @@ class ConnectorSettings:
     """What a connector is built from: its own settings block and its resolved credentials (secrets in clear,
     never logged).
 
-    settings_reach, credentials_reach: which addresses what the settings, or the credentials, name may lead to.
-    token: where the credential is a token that the engine refreshes. gate: where it is a technical user's
+    settings_reach, credentials_reach: which addresses what the settings, or the credentials, name may lead
+    to. token: where the credential is a token that the engine refreshes. gate: where it is a technical user's
     password.
     """
 

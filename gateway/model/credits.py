@@ -221,7 +221,10 @@ def _of_the_pool(book: Book) -> Iterator[str]:
         if kept != lying:
             yield f"the pool says {kept} {account}, the connections have {lying}"
     if book.excess is not None:
-        yield f"transfer {book.excess.number} took what was used to {book.excess.used} of {book.excess.capacity}: over capacity"
+        yield (
+            f"transfer {book.excess.number} took what was used to {book.excess.used} of"
+            f" {book.excess.capacity}: over capacity"
+        )
 
 
 def _of_a_connection(holding: Holding) -> Iterator[str]:

@@ -123,7 +123,8 @@ def check_identity(declared: Iterable[Declaration], existing: Mapping[str, Exist
         ):
             if old != new:
                 faults.append(
-                    f"connection {declaration.connection!r} belongs to {what} {old!r}, which never changes, and not to {new!r}: give the new one another id"
+                    f"connection {declaration.connection!r} belongs to {what} {old!r}, which never changes,"
+                    f" and not to {new!r}: give the new one another id"
                 )
     if faults:
         raise ConfigError("\n".join(faults))
@@ -150,5 +151,8 @@ def _forbidden(declaration: Declaration, found: Existing) -> str | None:
             f"or connect the system anew under another id, such as {declaration.connection + '-2'!r}"
         )
     if declaration.hosting != found.declaration.hosting:
-        return f"its hosting is {found.declaration.hosting!r}, which decides its price: disconnect it, and connect under another id"
+        return (
+            f"its hosting is {found.declaration.hosting!r}, which decides its price: disconnect it, and"
+            " connect under another id"
+        )
     return None

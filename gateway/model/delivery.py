@@ -78,9 +78,9 @@ def plan(
     """Sorts windows into what is sent, withheld, settled and refused. `due` ascends by (meter, window_start).
 
     A value equal to what was delivered is settled. A window never delivered whose value lies within the
-    deadband around what the system holds for the nearest window before it, nearer than `max_silence`, is withheld. `oldest` is the
-    earliest window the system takes: an initial sync clips silently (its status says so), an incremental one
-    refuses with a reason. What is in doubt is sent, whatever was delivered.
+    deadband around what the system holds for the nearest window before it, nearer than `max_silence`, is
+    withheld. `oldest` is the earliest window the system takes: an initial sync clips silently (its status
+    says so), an incremental one refuses with a reason. What is in doubt is sent, whatever was delivered.
     """
     result = Plan()
     last: dict[str, tuple[datetime, Value]] = {}
@@ -119,7 +119,10 @@ def _refusal(
         way_out = (
             "map it without scale and offset" if window.reduce in _AS_SENT else "map the metric with last"
         )
-        detail = f"a sample is {window.unfit!r}, of which {window.reduce} makes no number: send a number, or {way_out}"
+        detail = (
+            f"a sample is {window.unfit!r}, of which {window.reduce} makes no number: send a number, or"
+            f" {way_out}"
+        )
     elif window.unfit is not None or window.is_beyond or _is_inexact(window):
         reason = "not_exact"
         total = "the sum" if window.is_beyond and window.value is not None else "the reading"
@@ -131,7 +134,10 @@ def _refusal(
         reason, detail = "withdrawn", "the samples were corrected and make no value any more"
     elif value is None:
         reason = "unsupported_value"
-        detail = f"the system takes {', '.join(sorted(capabilities.values))}; this is {type(window.value).__name__}: map another metric or reduction"
+        detail = (
+            f"the system takes {', '.join(sorted(capabilities.values))}; this is"
+            f" {type(window.value).__name__}: map another metric or reduction"
+        )
     elif oldest is not None and not _equal(value, window.delivered):
         reason = "older_than_max_backfill"
         detail = f"the system takes nothing older than {oldest.isoformat(timespec='seconds')}"
@@ -147,8 +153,8 @@ def _is_inexact(window: DueWindow) -> bool:
 
 
 def _before(window: DueWindow, last: tuple[datetime, Value] | None) -> Value | None:
-    """What the system holds for the nearest window before: of those before these, or of these. None where that is so
-    far before that the value is to be sent again.
+    """What the system holds for the nearest window before: of those before these, or of these. None where
+    that is so far before that the value is to be sent again.
     """
     at, value = window.previous_at, window.previous
     if last is not None and (at is None or at <= last[0]):
@@ -177,8 +183,9 @@ _Group = list[tuple[DueWindow, Reading]]
 def turns(
     sendable: Iterable[tuple[DueWindow, Reading]], *, failures: int, ascending: bool
 ) -> list[tuple[DueWindow, Reading]]:
-    """Another order after each failed run, so that whatever fails is not always the first and others pass before
-    it. Those that failed alone before come last; where readings must ascend the order within a meter stays.
+    """Another order after each failed run, so that whatever fails is not always the first and others pass
+    before it. Those that failed alone before come last; where readings must ascend the order within a meter
+    stays.
     """
     groups: dict[tuple[str, datetime | None], _Group] = {}
     for pair in sendable:

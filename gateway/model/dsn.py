@@ -117,7 +117,9 @@ def check_own_dsn(text: str) -> str:
 
 
 def fault_of(text: str) -> str | None:
-    """What is wrong with the gateway's own address, as `check_own_dsn` says it; None where it can be tried."""
+    """What is wrong with the gateway's own address, as `check_own_dsn` says it; None
+    where it can be tried.
+    """
     try:
         check_own_dsn(text)
     except ValueError as error:
@@ -177,7 +179,10 @@ def _head(text: str) -> tuple[str, str, str]:
 
 def _no_scheme(text: str) -> str:
     if text.startswith("jdbc:"):
-        return f"an address for JDBC: leave `jdbc:` out, and put user and password before the host, as in {EXAMPLE}"
+        return (
+            "an address for JDBC: leave `jdbc:` out, and put user and password before the host, as in"
+            f" {EXAMPLE}"
+        )
     if re.match(r"[a-z_]+\s*=", text):
         return f"not in the form keyword=value: expected {EXAMPLE}"
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
@@ -215,7 +220,8 @@ def _place(authority: str) -> tuple[str, int]:
         port = written if colon else None
         if _HOST.fullmatch(host) is None:
             raise ValueError(
-                f"a host is needed, its name in ASCII: expected {EXAMPLE}, with `@`, `:`, `/`, `?`, `#` in user and password percent-encoded"
+                f"a host is needed, its name in ASCII: expected {EXAMPLE}, with `@`, `:`, `/`, `?`, `#` in"
+                " user and password percent-encoded"
             )
     if port is not None and not _is_port(port):
         raise ValueError(

@@ -12,8 +12,8 @@ class FieldgateError(Exception):
 
 
 def fault_of(error: BaseException) -> FieldgateError | None:
-    """What to tell of what ended a command: the error, or from a group of them a ConfigError before any other.
-    None where something that was not raised on purpose stands alone or beside: it needs its trace.
+    """What to tell of what ended a command: the error, or from a group of them a ConfigError before any
+    other. None where something that was not raised on purpose stands alone or beside: it needs its trace.
     """
     if isinstance(error, FieldgateError):
         return error
@@ -63,8 +63,8 @@ class StoreRejected(StoreError):
 
 
 class TooManyDevices(StoreError):
-    """These devices (customer, device) are beyond what their customer may have: nothing was stored, and all the
-    rest can be.
+    """These devices (customer, device) are beyond what their customer may have: nothing was stored, and all
+    the rest can be.
     """
 
     def __init__(self, devices: frozenset[tuple[str, str]]) -> None:
@@ -102,7 +102,10 @@ class CreditsInsufficient(RequestRefused):
     def __init__(self, *, connection: str, customer: str | None, wanted: int, used: int, limit: int) -> None:
         whose = "of the pool" if customer is None else f"that customer {customer} may use"
         advice = "raise credits.capacity" if customer is None else "raise credits.customer_quota"
-        text = f"connection {connection} costs {wanted} credits and {used} of the {limit} {whose} are used; {advice} or disconnect what is no longer needed"
+        text = (
+            f"connection {connection} costs {wanted} credits and {used} of the {limit} {whose} are used;"
+            f" {advice} or disconnect what is no longer needed"
+        )
         super().__init__("credits.insufficient", text, connection=connection)
         self.customer = customer
         self.wanted = wanted
@@ -146,7 +149,9 @@ class OutcomeUnknown(Unavailable):
 
 
 class CursorExpired(Unavailable):
-    """The system does not know the cursor of a page any more: the interval is read again from its beginning."""
+    """The system does not know the cursor of a page any more: the interval is read
+    again from its beginning.
+    """
 
 
 class RateLimited(ConnectorError):
@@ -190,7 +195,9 @@ class BadConfiguration(ConnectorError):
 
 
 class PageTooLarge(BadConfiguration):
-    """One answer holds more records than are taken: the system was not asked for pages, or does not heed it."""
+    """One answer holds more records than are taken: the system was not asked for pages,
+    or does not heed it.
+    """
 
 
 class BatchRefused(ConnectorError):

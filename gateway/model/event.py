@@ -65,7 +65,9 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """As it stands in the outbox. `lane`: events with the same lane are told in the order of their positions."""
+    """As it stands in the outbox. `lane`: events with the same lane are told in the
+    order of their positions.
+    """
 
     position: int
     event_id: str

@@ -1,5 +1,5 @@
-"""What a connector may offer beyond delivering readings, first half: listing and making meters, raising an event
-once. Reading records back is `gateway.model.inbound`.
+"""What a connector may offer beyond delivering readings, first half: listing and making meters, raising an
+event once. Reading records back is `gateway.model.inbound`.
 
 Each is a protocol of its own: a connector that offers it has the method, and the engine asks with
 `isinstance`. `Capabilities` says the same for the catalogue. Every method raises `ConnectorError` subclasses

@@ -14,8 +14,8 @@ from gateway.model.sample import Metrics, Value
 class Fed:
     """A meter that a metric of a sample feeds. `window_end` is exclusive; equal to the start for `each`.
 
-    `arithmetic`: what is done beside the reduction, in words; empty where nothing is. `refused`: why this value
-    is not used; None where it is.
+    `arithmetic`: what is done beside the reduction, in words; empty where nothing is. `refused`: why this
+    value is not used; None where it is.
     """
 
     connection: str
@@ -35,8 +35,8 @@ class Fed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Touched:
-    """An alert rule that a sample is judged by. `distance`: how far its value is from the condition; the device's other
-    samples, and how long it holds, decide the rest.
+    """An alert rule that a sample is judged by. `distance`: how far its value is from the condition; the
+    device's other samples, and how long it holds, decide the rest.
     """
 
     connection: str
@@ -66,7 +66,9 @@ class ExplainedSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedField:
-    """A field, or an item of a list (without a name), that is left out while the rest of the message is taken."""
+    """A field, or an item of a list (without a name), that is left out while the rest of the message is
+    taken.
+    """
 
     name: str
     reason: str
@@ -77,8 +79,8 @@ class SkippedField:
 class Explanation:
     """Samples, or why the message is ignored, or the reason of the dead letter and what to do about it.
 
-    `more_samples`: so many of the message are not listed. `device_name`: the device's name as the topic has it.
-    `hints`: what is taken, and probably not as it was meant.
+    `more_samples`: so many of the message are not listed. `device_name`: the device's name as the topic has
+    it. `hints`: what is taken, and probably not as it was meant.
     """
 
     topic: str

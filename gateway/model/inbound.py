@@ -1,7 +1,7 @@
 """What a connector may offer beyond delivering readings, second half: reading records back.
 
-A **record** is one thing that a system holds (a work order, a notification, a meter); an **inbound stream** is
-one kind of record of one connection. The engine asks for intervals of a stream and applies what comes; a
+A **record** is one thing that a system holds (a work order, a notification, a meter); an **inbound stream**
+is one kind of record of one connection. The engine asks for intervals of a stream and applies what comes; a
 connector translates one request into one page and keeps nothing between calls.
 """
 
@@ -16,7 +16,8 @@ from gateway.model.errors import PageTooLarge
 
 RecordCursor = Literal["modified", "id", "listing"]
 """How a stream is asked for what is new. `modified`: by the time of the last change. `id`: by a key that only
-grows, for what never changes. `listing`: it can only be given whole, and a record is new when its body differs.
+grows, for what never changes. `listing`: it can only be given whole, and a record is new when its body
+differs.
 """
 
 Deletions = Literal["tombstones", "keys", "listing", "none"]
@@ -25,16 +26,16 @@ Deletions = Literal["tombstones", "keys", "listing", "none"]
 """
 
 MAX_PAGE = 10_000
-"""Records in one answer, or ten times what the stream asks for. What a system gives beyond is not read: it would hold
-up everybody else.
+"""Records in one answer, or ten times what the stream asks for. What a system gives beyond is not read: it
+would hold up everybody else.
 """
 
 Progress = Literal["open", "acknowledged", "closed"]
 
 
 class Mended(str):
-    """A text in a body that stands for what cannot be kept as the system gave it: half of a character, a number without
-    end. Its record is kept, and told to be not all of it.
+    """A text in a body that stands for what cannot be kept as the system gave it: half of a character, a
+    number without end. Its record is kept, and told to be not all of it.
     """
 
     __slots__ = ()
@@ -45,9 +46,10 @@ class InboundStream:
     """One kind of record, as the connector's manifest or its settings declare it.
 
     lookback: how far behind the last committed interval the next one begins, for changes that became visible
-    late. settle: how long a change may stay invisible; the newest part of an interval is left out by it. page:
-    the largest number of records that one request is answered with. default: read unless `sync.pull` says
-    otherwise. lists_open: `pull_open` gives what is still open, however old. example: a body, for people.
+    late. settle: how long a change may stay invisible; the newest part of an interval is left out by it.
+    page: the largest number of records that one request is answered with. default: read unless `sync.pull`
+    says otherwise. lists_open: `pull_open` gives what is still open, however old. example: a body, for
+    people.
     """
 
     name: str
@@ -67,8 +69,8 @@ class InboundRecord:
     """Something that was created or modified at the system. `body` is plain JSON.
 
     `key` identifies it within its stream for ever. `modified_at` is the system's own time, None where it does
-    not say. `progress`: where the thing is one that people open and close, how far they are with it. `reference`:
-    the reference of an event of ours that it was raised from, where the system tells.
+    not say. `progress`: where the thing is one that people open and close, how far they are with it.
+    `reference`: the reference of an event of ours that it was raised from, where the system tells.
     """
 
     key: str
@@ -81,8 +83,8 @@ class InboundRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboundPage:
-    """One page; `cursor` fetches the next one and means nothing to others, None on the last. `total`: how many
-    the whole interval has, where the system says.
+    """One page; `cursor` fetches the next one and means nothing to others, None on the last. `total`: how
+    many the whole interval has, where the system says.
     """
 
     records: Sequence[InboundRecord]
@@ -103,8 +105,8 @@ def check_page(count: int, of: str, *, page: int = 0) -> None:
     most = max(MAX_PAGE, 10 * page)
     if count > most:
         raise PageTooLarge(
-            f"one answer of {of} holds {count:,} records, and {most:,} are taken at most: have the system give pages"
-            " (check how the stream is paged), or narrow what it lists"
+            f"one answer of {of} holds {count:,} records, and {most:,} are taken at most: have the system"
+            " give pages (check how the stream is paged), or narrow what it lists"
         )
 
 
@@ -149,7 +151,9 @@ class ListsKeys(Protocol):
     """A connector that can list what a stream holds now, by key alone."""
 
     async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
-        """Of a stream whose deletions are seen by `keys`: every key, also of what has not changed for years."""
+        """Of a stream whose deletions are seen by `keys`: every key, also of what has
+        not changed for years.
+        """
         ...
 
 

@@ -131,7 +131,10 @@ def said_to_customers(key: Key) -> str:
         case Scope.HOST:
             return f"Calls to host {name} fail, not only yours: nothing in your settings is at fault."
         case Scope.SYSTEM:
-            return f"Calls to {name} fail on more than one host, not only yours: nothing in your settings is at fault."
+            return (
+                f"Calls to {name} fail on more than one host, not only yours: nothing in your settings is at"
+                " fault."
+            )
 
 
 def _at_fault(fleet: Fleet, scope: Scope) -> Iterator[Finding]:
@@ -144,11 +147,17 @@ def _at_fault(fleet: Fleet, scope: Scope) -> Iterator[Finding]:
                 if last is None
                 else f"none succeeded for {(fleet.now - last).total_seconds():.0f} s"
             )
-            customers = f"{len({health.customer for health in failing})} of {len({health.customer for health in members})} customers"
+            customers = (
+                f"{len({health.customer for health in failing})} of"
+                f" {len({health.customer for health in members})} customers"
+            )
             yield Finding(
                 key=key,
                 failing=failing,
-                detail=f"{len(failing)} of {len(members)} connections {_place(key)} fail ({customers}), {silence}",
+                detail=(
+                    f"{len(failing)} of {len(members)} connections {_place(key)} fail ({customers}),"
+                    f" {silence}"
+                ),
             )
 
 
@@ -166,7 +175,10 @@ def _specific(health: Health, fleet: Fleet) -> Finding | None:
     elif well := fleet.well_since(shared, health.failing_since, health.operations):
         why = f"{well} of {neighbours} other connections {_place(shared)} succeeded since"
     elif fleet.now - health.failing_since >= ALONE_AFTER:
-        why = f"{len(fleet.failing(shared)) - 1} of {neighbours} other connections {_place(shared)} fail too, of too few customers to blame what they share"
+        why = (
+            f"{len(fleet.failing(shared)) - 1} of {neighbours} other connections {_place(shared)} fail too,"
+            " of too few customers to blame what they share"
+        )
     else:
         return None
     return Finding(key=own, failing=(health,), detail=f"{failed}, {why}")

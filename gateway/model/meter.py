@@ -32,11 +32,13 @@ Reduce = Literal[
 ]
 REDUCTIONS: tuple[Reduce, ...] = get_args(Reduce)
 MAX_METERS = 200_000
-"""Of one connection. Rules times devices may be any number; what they make is work for everybody's gateway."""
+"""Of one connection. Rules times devices may be any number; what they make is work for
+everybody's gateway.
+"""
 
 MATERIALISED_AS = 1
-"""One more whenever `materialise` makes something else of the same rules and devices: stored meters are then made
-anew once.
+"""One more whenever `materialise` makes something else of the same rules and devices: stored meters are then
+made anew once.
 """
 
 MAX_COMPARISONS = 2_000_000
@@ -116,8 +118,9 @@ class MeterConflict:
 
     def __str__(self) -> str:
         return (
-            f"meter {self.meter!r} is already fed by {self.kept.device}/{self.kept.metric}; "
-            f"{self.refused.device}/{self.refused.metric} is ignored: give it another meter, or use {{device}} or {{metric}} in the template"
+            f"meter {self.meter!r} is already fed by {self.kept.device}/{self.kept.metric};"
+            f" {self.refused.device}/{self.refused.metric} is ignored: give it another meter, or use"
+            " {device} or {metric} in the template"
         )
 
 
@@ -141,8 +144,8 @@ def materialise(
     resolution: timedelta,
     limit: int = MAX_METERS,
 ) -> tuple[dict[str, MeterMapping], list[MeterConflict | MetersRefused]]:
-    """Mappings by meter, at most `limit`, and what was refused. A rule without a glob needs no known device. Earlier
-    rules win. Takes a few seconds at the limit: call it in a thread where it may be large.
+    """Mappings by meter, at most `limit`, and what was refused. A rule without a glob needs no known device.
+    Earlier rules win. Takes a few seconds at the limit: call it in a thread where it may be large.
     """
     known = sorted(devices)
     comparisons = 0
@@ -209,8 +212,8 @@ def _hold(rule: MeterRule, window: timedelta) -> timedelta | None:
 
 
 def to_document(rule: MeterRule) -> dict[str, object]:
-    """The rule as it is stored: JSON, durations in seconds. What is not set is left out, so a rule is of the same
-    digest in every version that makes the same meters of it.
+    """The rule as it is stored: JSON, durations in seconds. What is not set is left out, so a rule is of the
+    same digest in every version that makes the same meters of it.
     """
     document: dict[str, object] = {
         "device": rule.device,

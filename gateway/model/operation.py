@@ -17,8 +17,8 @@ def proves(answered: Operation, failed: Operation | None) -> bool:
     """Whether a success of `answered` says that `failed` works again.
 
     Each proves itself. Work proves that a probe would pass, since it reaches the same system with the same
-    credential; a probe proves nothing of the work, nor does one kind of work of the other. Everything proves what is
-    not known (None).
+    credential; a probe proves nothing of the work, nor does one kind of work of the other. Everything proves
+    what is not known (None).
     """
     return failed is None or failed is answered or failed is Operation.PROBE
 

@@ -74,10 +74,10 @@ def decide(outcome: Outcome, *, attempts: int, max_attempts: int, can_find: bool
     """The only place where an outcome becomes a step. `attempts` counts this one.
 
     An unknown outcome is reconciled where the system can be asked, otherwise sent again (at least once). A
-    reading that waits or gets no answer too often is a dead letter with the system's last words, but only where
-    others pass in the same run: a system that has every reading wait is an outage, and an outage parks nothing. A reading that was superseded
-    shows that our lease is lost, or that our clock fell behind: it is sent again past the position that the
-    system holds, if it is still ours to send.
+    reading that waits or gets no answer too often is a dead letter with the system's last words, but only
+    where others pass in the same run: a system that has every reading wait is an outage, and an outage parks
+    nothing. A reading that was superseded shows that our lease is lost, or that our clock fell behind: it is
+    sent again past the position that the system holds, if it is still ours to send.
     """
     parks = attempts >= max_attempts and others_pass
     match outcome:

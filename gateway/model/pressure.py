@@ -1,4 +1,5 @@
-"""How ingest fares, as everything else on the loop has to know: what delivers what is stored already yields to what is not.
+"""How ingest fares, as everything else on the loop has to know: what delivers what is stored already yields
+to what is not.
 
 Pure: times are given, monotonic.
 """
@@ -12,14 +13,18 @@ WELL_SECONDS = 0.025
 """An acknowledgement later than this is late: a commit on an idle machine takes a few milliseconds."""
 
 MIN_SHARE = 0.5
-"""Acknowledgements may be late for what no delivery does, a slow disk or a busy machine: sync must go on all the same."""
+"""Acknowledgements may be late for what no delivery does, a slow disk or a busy machine: sync must go on all
+the same.
+"""
 
 STEP_SECONDS = 0.25
 """How often the share changes."""
 
 
 class Pressure:
-    """What is left for others: a share that halves while acknowledgements are late and grows again while they are not."""
+    """What is left for others: a share that halves while acknowledgements are late and grows again while they
+    are not.
+    """
 
     def __init__(self) -> None:
         self._share = 1.0

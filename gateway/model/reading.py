@@ -46,7 +46,9 @@ class Batch:
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _SHIFTS = range(90, -1, -10)
-"""Ten bits, two characters at a time: every reading has a key, and `base64.b32encode` costs three times as much."""
+"""Ten bits, two characters at a time: every reading has a key, and `base64.b32encode` costs three times as
+much.
+"""
 
 
 def reading_key(connection: str, meter: str, window_start: datetime) -> str:

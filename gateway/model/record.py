@@ -27,7 +27,9 @@ MAX_KEY_BYTES = 512
 MAX_BODY_BYTES = 256 << 10
 MAX_DEPTH = 100
 MAX_INTEGER = 10**300
-"""Beyond a hundred levels and three hundred digits neither PostgreSQL nor a consumer is sure to read a body."""
+"""Beyond a hundred levels and three hundred digits neither PostgreSQL nor a consumer is
+sure to read a body.
+"""
 
 CUT_BYTES = 512
 """What is kept of a text within a body that is cut."""
@@ -37,7 +39,9 @@ MAX_POSITION = 2**63 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What is stored of a record. `body` is canonical JSON; `fault`: why it is not all of what the system gave."""
+    """What is stored of a record. `body` is canonical JSON; `fault`: why it is not all of what the system
+    gave.
+    """
 
     key: str
     body: bytes
@@ -51,7 +55,8 @@ class Kept:
 
 
 def keep(record: InboundRecord, *, max_body_bytes: int = MAX_BODY_BYTES) -> Kept:
-    """What is stored. Total: whatever a body holds, something of it is kept, and `fault` says what is missing.
+    """What is stored. Total: whatever a body holds, something of it is kept, and `fault` says what is
+    missing.
 
     Raises ValueError for a key that cannot name anything: its record cannot be told from others.
     """
@@ -153,7 +158,9 @@ def _clean(value: object, depth: int, faults: set[str]) -> object:
 
 
 def _cut(body: object, max_bytes: int) -> bytes:
-    """As many of its fields, in order of their names, as fit, each with its long texts cut; the rest is left out."""
+    """As many of its fields, in order of their names, as fit, each with its long texts cut; the rest is left
+    out.
+    """
     kept: dict[str, object] = {}
     size = 2
     for key, value in sorted(body.items()) if isinstance(body, dict) else ():
@@ -200,15 +207,17 @@ class Interval:
 def next_interval(
     committed: datetime, now: datetime, *, settle: timedelta, lookback: timedelta
 ) -> Interval | None:
-    """What an incremental run reads after everything before `committed`, when the system's clock shows `now`; None
-    while nothing new can have settled (its clock was set back, too).
+    """What an incremental run reads after everything before `committed`, when the system's clock shows `now`;
+    None while nothing new can have settled (its clock was set back, too).
     """
     high = now - settle
     return None if high <= committed else Interval(low=committed - lookback, high=high)
 
 
 def next_slice(origin: datetime, done_to: datetime, *, days: int, slice_length: timedelta) -> Interval | None:
-    """The newest part of [origin - days, done_to), which is the history that is not read yet; None: it all is."""
+    """The newest part of [origin - days, done_to), which is the history that is not read yet; None: it all
+    is.
+    """
     oldest = origin - timedelta(days=days)
     return None if done_to <= oldest else Interval(low=max(oldest, done_to - slice_length), high=done_to)
 
@@ -229,12 +238,16 @@ ALWAYS_MAY_VANISH = 1
 
 
 def may_vanish(missing: int, alive: int) -> bool:
-    """Whether so many may be taken for deleted without asking a person: a fifth of what is there, or a single one."""
+    """Whether so many may be taken for deleted without asking a person: a fifth of what is there, or a single
+    one.
+    """
     return missing <= max(ALWAYS_MAY_VANISH, MAX_VANISHED * alive)
 
 
 class Cycle:
-    """Tells a walk that goes round: a cursor that came before. Keeps one cursor, not all (Brent's algorithm)."""
+    """Tells a walk that goes round: a cursor that came before. Keeps one cursor, not
+    all (Brent's algorithm).
+    """
 
     def __init__(self) -> None:
         self._kept: str | None = None
@@ -260,8 +273,8 @@ def change_of(version: int, *, deleted: bool) -> Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogPlace:
-    """Where a reader has come to in the record log of a customer. `epoch`: of the log, which a restore ends; None in a
-    cursor that was written before there were epochs, as is its `customer`.
+    """Where a reader has come to in the record log of a customer. `epoch`: of the log, which a restore ends;
+    None in a cursor that was written before there were epochs, as is its `customer`.
     """
 
     customer: str | None
@@ -279,7 +292,9 @@ def write_cursor(place: LogPlace) -> str:
 
 
 def read_cursor(cursor: str | None, *, customer: str) -> LogPlace:
-    """The place in the log of this customer. Raises ValueError for what is no cursor, and for one of another's log."""
+    """The place in the log of this customer. Raises ValueError for what is no cursor, and for one of
+    another's log.
+    """
     place = BEGINNING if cursor is None else _read_cursor(cursor)
     if place.customer not in (None, customer):
         raise ValueError(

@@ -47,8 +47,8 @@ LAGGING_SECONDS = 300.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far an initial sync has come. `fraction` (0 to 1) of the samples from `start` to `until`, as far as
-    can be told without counting them, lie before `cursor`; the rest takes about `estimated_seconds` at the pace
-    so far (None: too early to tell).
+    can be told without counting them, lie before `cursor`; the rest takes about `estimated_seconds` at the
+    pace so far (None: too early to tell).
 
     `clipped_to_days` is what the system's own limit left of the days that were asked for; None where it left
     them all.
@@ -65,8 +65,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordsProgress:
-    """How far a phase of an inbound stream is. held: records of the stream that are there. read: by this phase so far.
-    `fraction` (0 to 1) and what remains only where they can be told. vanished: what a person has to confirm.
+    """How far a phase of an inbound stream is. held: records of the stream that are there. read: by this
+    phase so far. `fraction` (0 to 1) and what remains only where they can be told. vanished: what a person
+    has to confirm.
     """
 
     held: int
@@ -78,9 +79,9 @@ class RecordsProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatus:
-    """One phase of a stream. `lag_seconds` is the age of the oldest closed window that is not delivered, or of the last
-    interval of records that was read whole;
-    `lost_until`: what was measured before it was dropped before all of it was delivered.
+    """One phase of a stream. `lag_seconds` is the age of the oldest closed window that is not delivered, or
+    of the last interval of records that was read whole; `lost_until`: what was measured before it was dropped
+    before all of it was delivered.
     """
 
     name: str
@@ -136,7 +137,9 @@ class ConnectionStatus:
 
     @property
     def next_trial_at(self) -> datetime | None:
-        """When what failed is tried again; None where nothing fails, or nothing is called before somebody acts."""
+        """When what failed is tried again; None where nothing fails, or nothing is called before somebody
+        acts.
+        """
         match self.state:
             case State.BLOCKED:
                 return self.next_probe_at

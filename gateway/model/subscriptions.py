@@ -1,12 +1,13 @@
 """Filters of one session that overlap: which copy of a message is taken.
 
-A broker may send a message once for each filter that matches it. A copy that has no time of its own would be a sample
-of its own. So filters that overlap get subscription identifiers, which a broker has to send along, and of the copies of
-one message only that of the first matching filter is taken.
+A broker may send a message once for each filter that matches it. A copy that has no time of its own would be
+a sample of its own. So filters that overlap get subscription identifiers, which a broker has to send along,
+and of the copies of one message only that of the first matching filter is taken.
 
-Nothing may be lost by it. An identifier is a hash over the filter and the whole list: one of another list, from before a
-change of the configuration and still in the broker's queue, is unknown, and the copy is taken. Filters are subscribed in
-the order of the list: as soon as a message matches any of them, it matches its first one.
+Nothing may be lost by it. An identifier is a hash over the filter and the whole list: one of another list,
+from before a change of the configuration and still in the broker's queue, is unknown, and the copy is taken.
+Filters are subscribed in the order of the list: as soon as a message matches any of them, it matches its
+first one.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ CACHED_TOPICS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Says of each copy whether it is the one that is taken. `ids`: filter to identifier, in the order in which they
-    are subscribed.
+    """Says of each copy whether it is the one that is taken. `ids`: filter to identifier, in the order in
+    which they are subscribed.
     """
 
     ids: Mapping[str, int]

@@ -24,8 +24,8 @@ class TemplateError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One level of a template. `literal`: the level itself, where it has no field. `rest`: the field that takes
-    this level and others. `pattern`: what the level matches, its fields as groups.
+    """One level of a template. `literal`: the level itself, where it has no field. `rest`: the field that
+    takes this level and others. `pattern`: what the level matches, its fields as groups.
     """
 
     text: str
@@ -103,8 +103,8 @@ def compile_source(
     """Checks a template and splits it. Raises TemplateError.
 
     `{customer}`, `{device}` and `{metric}` stand for a level or a part of one, `{_}` for any level or part,
-    `{device...}` and `{metric...}` for one level or more. `ignored`: globs of whole topics. A source of Sparkplug is
-    `spBv1.0/GROUP/#`.
+    `{device...}` and `{metric...}` for one level or more. `ignored`: globs of whole topics. A source of
+    Sparkplug is `spBv1.0/GROUP/#`.
     """
     template = _sparkplug_levels(topic) if format == "sparkplug_b" else topic
     if not template or any(character in template for character in "+#\0") or template.startswith("$share/"):
@@ -159,8 +159,8 @@ def _sparkplug_levels(topic: str) -> str:
     levels = topic.split("/")
     if len(levels) < 3 or levels[-1] != "#" or levels[-3] != SPARKPLUG:
         raise TemplateError(
-            f"{topic!r}: a source of Sparkplug is {SPARKPLUG}/GROUP/#, where GROUP is {{customer}}, {{_}} or the name"
-            " of a group"
+            f"{topic!r}: a source of Sparkplug is {SPARKPLUG}/GROUP/#, where GROUP is {{customer}}, {{_}} or"
+            " the name of a group"
         )
     return "/".join([*levels[:-1], "{_...}"])
 
@@ -179,7 +179,8 @@ def _level(topic: str, text: str) -> tuple[Level, list[str]]:
             )
         if rest and (text != found[0] or name == "customer"):
             raise TemplateError(
-                f"{topic!r}: {found[0]} takes whole levels: it stands alone between two `/`, and is not the customer"
+                f"{topic!r}: {found[0]} takes whole levels: it stands alone between two `/`, and is not the"
+                " customer"
             )
         if fields and found.start() == end:
             raise TemplateError(f"{topic!r}: in {text!r} a literal has to stand between two fields")
@@ -198,8 +199,8 @@ def _level(topic: str, text: str) -> tuple[Level, list[str]]:
 
 
 def overlapping(sources: Sequence[Source]) -> list[tuple[Source, Source]]:
-    """Pairs that one topic could match both of: each of its messages would arrive twice. Where both subscribe the
-    same filter it arrives once, and the first that matches takes it.
+    """Pairs that one topic could match both of: each of its messages would arrive twice. Where both subscribe
+    the same filter it arrives once, and the first that matches takes it.
     """
     return [
         (first, second)
@@ -259,7 +260,8 @@ def filters(
     sources: Sequence[Source], customers: Sequence[str], *, partition: int, partitions: int
 ) -> list[str]:
     """What a partition subscribes. One partition takes every customer, so that unknown ones are seen and
-    refused; several divide the listed ones, and a source whose customer is no level of its topic belongs to one.
+    refused; several divide the listed ones, and a source whose customer is no level of its topic belongs to
+    one.
     """
     if partitions == 1:
         return list(dict.fromkeys(source.filter(None) for source in sources))

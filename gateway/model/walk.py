@@ -1,4 +1,6 @@
-"""How an initial sync walks the stored history: how far each step goes, and how much of the way is behind it. Pure."""
+"""How an initial sync walks the stored history: how far each step goes, and how much of the way is behind it.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ MAX_SAMPLES = 1e12
 
 
 class Walk:
-    """A way from `start` to `until` over days that hold about so many samples; a day that is not among them has none.
+    """A way from `start` to `until` over days that hold about so many samples; a day that is not among them
+    has none.
 
-    Samples are everybody's, and `windows` of a step are one connection's: the step grows and shrinks until it brings
-    about `enough` of them.
+    Samples are everybody's, and `windows` of a step are one connection's: the step grows and shrinks until it
+    brings about `enough` of them.
     """
 
     def __init__(self, start: datetime, until: datetime, days: Mapping[date, int], *, enough: int) -> None:
@@ -39,8 +42,8 @@ class Walk:
         return round(sum(samples * _share(day, self._start, cursor) for day, samples in self._days.items()))
 
     def step(self, cursor: datetime) -> datetime:
-        """The end of the step that begins at the cursor: within a day that has samples, or where the next such day
-        begins.
+        """The end of the step that begins at the cursor: within a day that has samples, or where the next
+        such day begins.
         """
         samples = self._days.get(cursor.date())
         tomorrow = _begin(cursor.date() + DAY)
@@ -55,8 +58,8 @@ class Walk:
         return end
 
     def took(self, windows: int) -> None:
-        """The last step brought so many windows. The next is at most twice as long, and no longer after the first
-        that brought any: a day may be empty for hours and then have all its samples at once.
+        """The last step brought so many windows. The next is at most twice as long, and no longer after the
+        first that brought any: a day may be empty for hours and then have all its samples at once.
         """
         was_blind, self._is_blind = self._is_blind, windows == 0
         if self._is_cut and windows <= self._enough:

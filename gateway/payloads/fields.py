@@ -70,8 +70,8 @@ class FieldRules:
     arrays: Literal["skip", "index"] = "skip"
 
     def take(self, values: Mapping[str, object], skip: Skip) -> Metrics:
-        """The metrics of one sample, nested objects flattened with dots; there may be none. Raises DecodeError for more
-        than can be stored.
+        """The metrics of one sample, nested objects flattened with dots; there may be none. Raises
+        DecodeError for more than can be stored.
         """
         metrics: Metrics = {}
         self._collect(values, "", metrics, skip, 0)

@@ -1,4 +1,6 @@
-"""Presets: published shapes by their name. Each is a YAML file of this package, as a person would write it."""
+"""Presets: published shapes by their name. Each is a YAML file of this package, as a
+person would write it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ _FOLDER = "preset_files"
 
 
 class Preset(Section):
-    """`title` and `about` for people; `source`: where the shape is documented; `sources`: what it stands for, each
-    with examples. `needs_zone`: its devices send local times, and only the user knows whose.
+    """`title` and `about` for people; `source`: where the shape is documented; `sources`: what it stands for,
+    each with examples. `needs_zone`: its devices send local times, and only the user knows whose.
     """
 
     title: str

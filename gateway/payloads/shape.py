@@ -22,8 +22,8 @@ MAX_ITEMS = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What one message says of one instant. `customer`, `device`: where the payload names them. `at`: device time
-    in microseconds since the epoch, None where it sent none.
+    """What one message says of one instant. `customer`, `device`: where the payload names them. `at`: device
+    time in microseconds since the epoch, None where it sent none.
     """
 
     at: int | None

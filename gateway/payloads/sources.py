@@ -1,4 +1,6 @@
-"""Sources as the configuration has them, compiled: presets replaced by what they stand for, paths and globs checked."""
+"""Sources as the configuration has them, compiled: presets replaced by what they stand for, paths and globs
+checked.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,10 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledSource:
-    """A topic template and what is taken from its messages. `is_plain`: nothing but the topic and the format is
-    said, so that the fast way takes it first. `place`: of the source in the configuration. `has_stable_aliases`: somebody
-    answers for it that the nodes of Sparkplug never give an alias another name.
+    """A topic template and what is taken from its messages. `is_plain`: nothing but the topic and the format
+    is said, so that the fast way takes it first. `place`: of the source in the configuration.
+    `has_stable_aliases`: somebody answers for it that the nodes of Sparkplug never give an alias another
+    name.
     """
 
     source: Source
@@ -69,8 +72,8 @@ def compile_one(settings: SourceSettings, place: int = 0) -> tuple[CompiledSourc
 
 
 def _of_preset(preset: Preset, settings: SourceSettings) -> list[tuple[str, SourceRules]]:
-    """What is set beside the name replaces what the preset says. Globs that leave out are added to its own, and of
-    a time only what is set.
+    """What is set beside the name replaces what the preset says. Globs that leave out are added to its own,
+    and of a time only what is set.
     """
     given = _set(settings)
     own = given.pop("examples", None)
@@ -88,7 +91,8 @@ def _of_preset(preset: Preset, settings: SourceSettings) -> list[tuple[str, Sour
         if preset.needs_zone and (merged.get("time") is None or merged["time"].zone is None):
             raise SourceError(
                 "preset",
-                f"devices of {preset.title} send local times without a zone: set `time: {{zone: Europe/Berlin}}`, or theirs",
+                f"devices of {preset.title} send local times without a zone: set `time: {{zone:"
+                " Europe/Berlin}`, or theirs",
             )
         assert source.topic is not None
         found.append((source.topic, SourceRules(**merged)))
@@ -158,12 +162,14 @@ def _shape(rules: SourceRules) -> Shape:
         name=_path("name.path", rules.name),
         value=_path("value.path", rules.value),
         time_path=None if time is None else _path("time.path", time),
-        time=TimeRule()
-        if time is None
-        else TimeRule(
-            unit=time.unit,
-            zone=None if time.zone is None else ZoneInfo(time.zone),
-            is_required=time.missing == "refuse",
+        time=(
+            TimeRule()
+            if time is None
+            else TimeRule(
+                unit=time.unit,
+                zone=None if time.zone is None else ZoneInfo(time.zone),
+                is_required=time.missing == "refuse",
+            )
         ),
         good=None if rules.good is None else (_needed("good.path", rules.good), rules.good.equals),
         customer=_path("customer.path", rules.customer) if isinstance(rules.customer, PathSettings) else None,

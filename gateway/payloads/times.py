@@ -24,15 +24,16 @@ AHEAD = 300_000_000
 _SCALES = {"s": 1_000_000.0, "ms": 1000.0, "us": 1.0, "ns": 0.001}
 _NUMBER = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,12})?")
 _ISO = re.compile(
-    r"(?P<date>[0-9]{4}-[0-9][0-9]-[0-9][0-9])[Tt ](?P<hour>[0-9][0-9]):(?P<minute>[0-9][0-9])(?::(?P<second>[0-9][0-9])(?P<fraction>[.,][0-9]{1,12})?)?"
+    r"(?P<date>[0-9]{4}-[0-9][0-9]-[0-9][0-9])[Tt"
+    r" ](?P<hour>[0-9][0-9]):(?P<minute>[0-9][0-9])(?::(?P<second>[0-9][0-9])(?P<fraction>[.,][0-9]{1,12})?)?"
     r"\s?(?P<zone>[Zz]|UTC|[+-][0-9][0-9]:?(?:[0-9][0-9])?)?"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeRule:
-    """How a source writes times. `zone`: of those that name none; `is_required`: a sample without a time is no
-    sample, else the time of receipt stands for it.
+    """How a source writes times. `zone`: of those that name none; `is_required`: a sample without a time is
+    no sample, else the time of receipt stands for it.
     """
 
     unit: Unit = "auto"
@@ -40,9 +41,9 @@ class TimeRule:
     is_required: bool = False
 
     def read(self, value: object, *, received_at: int) -> int:
-        """Microseconds since the epoch, of the years 1 to 9999: beyond them their end. `received_at` decides between the two passes of an
-        hour that summer time repeats: the later one that is not after receipt, clocks that are a little ahead
-        allowed for. Raises DecodeError.
+        """Microseconds since the epoch, of the years 1 to 9999: beyond them their end. `received_at` decides
+        between the two passes of an hour that summer time repeats: the later one that is not after receipt,
+        clocks that are a little ahead allowed for. Raises DecodeError.
         """
         try:
             at = self._read(value, received_at)
@@ -108,7 +109,8 @@ class TimeRule:
         if self.zone is None:
             raise DecodeError(
                 Reason.INVALID_TIMESTAMP,
-                f"the time {at.isoformat(' ')!r} has no time zone: set `time.zone` of the source, or send Z or an offset",
+                f"the time {at.isoformat(' ')!r} has no time zone: set `time.zone` of the source, or send Z"
+                " or an offset",
             )
         first, second = (
             to_microseconds(at.replace(tzinfo=self.zone, fold=fold).astimezone(UTC)) for fold in (0, 1)
@@ -116,7 +118,8 @@ class TimeRule:
         if first > second:  # the hour that summer time leaves out
             raise DecodeError(
                 Reason.INVALID_TIMESTAMP,
-                f"the time {at.isoformat(' ')!r} does not exist in {self.zone.key}: summer time leaves it out",
+                f"the time {at.isoformat(' ')!r} does not exist in {self.zone.key}: summer time leaves"
+                " it out",
             )
         return second if second <= received_at + AHEAD else first
 

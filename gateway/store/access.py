@@ -1,4 +1,6 @@
-"""API tokens, login links and dashboard sessions. It stores hashes only, and knows neither HTTP nor cookies."""
+"""API tokens, login links and dashboard sessions. It stores hashes only, and knows
+neither HTTP nor cookies.
+"""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from gateway.store.queries import sql
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertClaim:
-    """A connection's alerts, ours until the lease runs out. `callable`: its system may be called. `records`: where the
-    customer's record log ended.
+    """A connection's alerts, ours until the lease runs out. `callable`: its system may be called. `records`:
+    where the customer's record log ended.
     """
 
     connection: str
@@ -56,10 +56,11 @@ async def begin(
     *,
     configuration: int,
 ) -> tuple[list[Alert], list[Alert]]:
-    """Brings the rules in force in line with these: what is left of alerts whose rule was removed, and of those whose
-    rule judges otherwise now. The caller tells of both.
+    """Brings the rules in force in line with these: what is left of alerts whose rule was removed, and of
+    those whose rule judges otherwise now. The caller tells of both.
 
-    Takes the stream whole, so no run judges meanwhile. Does nothing where a later configuration's are in force.
+    Takes the stream whole, so no run judges meanwhile. Does nothing where a later configuration's are in
+    force.
     """
     in_force = await connection.fetchval(sql("alert_rules_hold"), connection_id)
     if in_force is None and not rules:
@@ -156,7 +157,9 @@ async def renew(database: Database, claim: AlertClaim, lease_seconds: float) -> 
 
 
 async def watermark(connection: Connection, claim: AlertClaim) -> int:
-    """The first step of a transaction: up to where the log is judged. The rules stay until it ends. Raises LeaseLost."""
+    """The first step of a transaction: up to where the log is judged. The rules stay until it ends. Raises
+    LeaseLost.
+    """
     row = await connection.fetchrow(sql("alert_read"), claim.connection, claim.fence)
     if row is None:
         raise _lost(claim)
@@ -181,8 +184,8 @@ async def finish(
     changed: bool = False,
     followed: int | None = None,
 ) -> None:
-    """Schedules the next run, and its calls, and gives the lease back. `changed`: what the status document shows.
-    `followed`: up to where records were looked at, None: as far as before. Raises LeaseLost.
+    """Schedules the next run, and its calls, and gives the lease back. `changed`: what the status document
+    shows. `followed`: up to where records were looked at, None: as far as before. Raises LeaseLost.
     """
     async with database.transaction() as connection:
         if changed:

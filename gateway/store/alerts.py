@@ -147,7 +147,9 @@ async def put_judgements(
 async def expect(
     connection: Connection, connection_id: str, waiting: Sequence[tuple[str, str, State, float]]
 ) -> None:
-    """(rule, device, state, seconds) of devices that nothing was judged of yet: they are silent from now on."""
+    """(rule, device, state, seconds) of devices that nothing was judged of yet: they
+    are silent from now on.
+    """
     if waiting:
         await connection.execute(
             sql("alert_expect"),
@@ -301,7 +303,9 @@ async def move(
 async def end(
     connection: Connection, connection_id: str, rules: Sequence[str] | None, *, why: str
 ) -> list[Alert]:
-    """Marks every alert of these rules (None: of all) as over, and returns those that still have to move there."""
+    """Marks every alert of these rules (None: of all) as over, and returns those that still have to move
+    there.
+    """
     if rules is not None and not rules:
         return []
     rows = await connection.fetch(
@@ -318,7 +322,9 @@ async def due(connection: Connection, connection_id: str, limit: int) -> list[Al
 async def followed(
     connection: Connection, customer: str, connection_id: str, seen_in: Mapping[str, str]
 ) -> list[tuple[str, str]]:
-    """(alert, progress) of what people at the system have done since it was seen last. `seen_in`: stream by kind."""
+    """(alert, progress) of what people at the system have done since it was seen last. `seen_in`: stream by
+    kind.
+    """
     if not seen_in:
         return []
     rows = await connection.fetch(
@@ -335,7 +341,8 @@ async def followed(
 async def noted(connection: Connection, alert: Alert, *, due_in_seconds: float | None) -> None:
     """The system was told of the end (None), or is asked again later."""
     await connection.execute(
-        "update alert set noting = $2, due_at = now() + in_seconds($3), attempts = attempts + 1 where alert_id = $1 and noting",
+        "update alert set noting = $2, due_at = now() + in_seconds($3), attempts = attempts + 1 where"
+        " alert_id = $1 and noting",
         alert.alert,
         due_in_seconds is not None,
         due_in_seconds,
@@ -393,8 +400,8 @@ async def open_counts(database: Database) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToTell:
-    """Alerts and what the broker should retain of them: those in `open`, and nothing of the `over`. `versions`: of each
-    of them, also of those that cannot be read.
+    """Alerts and what the broker should retain of them: those in `open`, and nothing of the `over`.
+    `versions`: of each of them, also of those that cannot be read.
     """
 
     open: list[Alert]
@@ -415,7 +422,9 @@ async def repeated(database: Database, after: str, limit: int) -> ToTell:
 
 
 async def told(database: Database, versions: Sequence[tuple[str, int]]) -> None:
-    """The broker has these versions, or need not know them. What has changed again meanwhile is told again."""
+    """The broker has these versions, or need not know them. What has changed again
+    meanwhile is told again.
+    """
     async with database.connection() as connection:
         await connection.execute(
             sql("alert_told"), *([each[place] for each in versions] for place in range(2))

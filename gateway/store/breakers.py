@@ -26,7 +26,9 @@ _NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """For how many seconds an operation met nothing but failures, nothing but web pages, and denials in a row."""
+    """For how many seconds an operation met nothing but failures, nothing but web pages, and denials in a
+    row.
+    """
 
     failing_seconds: float = 0.0
     suspect_seconds: float = 0.0
@@ -40,8 +42,8 @@ async def succeeded(
     *,
     seconds_ago: float,
 ) -> None:
-    """Writes a success, which ends the failures of what it proves. `where`: connection, customer, system, host.
-    Nothing happens when the connection is gone.
+    """Writes a success, which ends the failures of what it proves. `where`: connection, customer, system,
+    host. Nothing happens when the connection is gone.
     """
     others = [proved for proved in proved_by(operation) if proved is not operation]
     await connection.execute(sql("health_succeeded"), *where, operation, seconds_ago, others)
@@ -103,8 +105,8 @@ async def failing(database: Database) -> tuple[datetime | None, list[Health]]:
 
 
 async def opened(database: Database) -> dict[Key, tuple[float, Operation]]:
-    """Every open breaker, with the seconds until it may be tried and what it holds back: all calls (PROBE), or
-    pushes or pulls only.
+    """Every open breaker, with the seconds until it may be tried and what it holds back: all calls (PROBE),
+    or pushes or pulls only.
     """
     async with database.connection() as connection:
         return {
@@ -154,13 +156,17 @@ async def open_breaker(
 async def close(
     connection: Connection, keys: Sequence[Key], *, proved: Operation = Operation.PUSH
 ) -> list[Key]:
-    """Closes those of them that are open and hold back nothing but what a success of `proved` proves; says which."""
+    """Closes those of them that are open and hold back nothing but what a success of `proved` proves; says
+    which.
+    """
     rows = await connection.fetch(sql("breaker_close"), *_columns(keys), list(proved_by(proved)))
     return [(Scope(row["scope"]), row["key"]) for row in rows]
 
 
 async def narrow(connection: Connection, keys: Sequence[Key]) -> dict[Key, Operation]:
-    """A probe was answered: those where pushes or pulls still fail hold back only those from now on. Says which."""
+    """A probe was answered: those where pushes or pulls still fail hold back only those from now on. Says
+    which.
+    """
     how = (list(CALLED), SEEN.total_seconds())
     rows = await connection.fetch(sql("breaker_narrow"), *_columns(keys), *how)
     return {(Scope(row["scope"]), row["key"]): Operation(row["operation"]) for row in rows}

@@ -100,8 +100,8 @@ class Locked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configured:
-    """How often a connection was configured, which rises when its link has to be built again; whether it may call
-    its system; of which configuration its meters are.
+    """How often a connection was configured, which rises when its link has to be built again; whether it may
+    call its system; of which configuration its meters are.
     """
 
     configuration: int
@@ -141,8 +141,8 @@ class Outbound:
 
     @property
     def digest(self) -> str:
-        """Tells what else the stored meters were made of, beside the devices: equal, and they are as they would be
-        made now.
+        """Tells what else the stored meters were made of, beside the devices: equal, and they are as they
+        would be made now.
         """
         return made_of(self.rules, self.capabilities.resolution)
 
@@ -266,7 +266,9 @@ async def promote(connection: Connection, connection_id: str, *, account: str | 
 
 
 async def rename_account(database: Database, connection_id: str, answer: Health) -> None:
-    """What is stored of the account under its former name is under its present one. Once; then it is nothing."""
+    """What is stored of the account under its former name is under its present one.
+    Once; then it is nothing.
+    """
     async with database.connection() as connection:
         await connection.execute(
             sql("connection_rename_account"), connection_id, answer.former_account, answer.account
@@ -366,8 +368,8 @@ async def schedule_probe(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """A connection whose system has just answered: its state, the operation that it comes from (None: not known),
-    and whether a recovery may be told yet.
+    """A connection whose system has just answered: its state, the operation that it comes from (None: not
+    known), and whether a recovery may be told yet.
     """
 
     state: State
@@ -394,7 +396,9 @@ async def worse(
 
 
 async def try_push(database: Database, connection_id: str, *, next_trial_seconds: float) -> bool:
-    """Lets one run of a blocked connection push one reading; False when none is due. Schedules the next trial."""
+    """Lets one run of a blocked connection push one reading; False when none is due. Schedules the next
+    trial.
+    """
     async with database.connection() as connection:
         granted: bool = await connection.fetchval(sql("stream_try"), connection_id, next_trial_seconds)
     return granted
@@ -406,9 +410,9 @@ async def begin(
     """Brings the stored mappings in line with the rules and begins the streams; new or changed meters restart
     the initial sync.
 
-    Where the rules are those that the stored meters were made of, nothing is computed: devices that came since are
-    mapped by the scan. What is equal is not sent again. Takes the streams' rows whole, so no run maps meanwhile.
-    Does nothing where a later configuration's meters are in force already.
+    Where the rules are those that the stored meters were made of, nothing is computed: devices that came
+    since are mapped by the scan. What is equal is not sent again. Takes the streams' rows whole, so no run
+    maps meanwhile. Does nothing where a later configuration's meters are in force already.
     """
     await connection.execute(sql("stream_take_all"), connection_id)
     held = await connection.fetchrow(sql("meters_in_force"), connection_id)

@@ -65,7 +65,8 @@ async def post(connection: Connection, *, connection_id: str) -> None:
         row = await connection.fetchrow(sql("credit_post"), connection_id)
     if row is None or (row["account"] == Account.HELD and not row["moved"]):
         raise StoreError(
-            f"the credits of {connection_id} cannot be posted: the pool has no row; restart a gateway, which makes it"
+            f"the credits of {connection_id} cannot be posted: the pool has no row; restart a gateway, which"
+            " makes it"
         )
 
 
@@ -142,9 +143,11 @@ async def read(database: Database) -> Book:
         pool=None if pool is None else _pool(pool),
         quotas={} if pool is None else pool["quotas"],
         holdings=[_holding(row) for row in holdings],
-        excess=None
-        if excess is None
-        else Excess(number=excess["transfer_id"], used=excess["used"], capacity=excess["capacity"]),
+        excess=(
+            None
+            if excess is None
+            else Excess(number=excess["transfer_id"], used=excess["used"], capacity=excess["capacity"])
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""What became of readings: deliveries, dead letters, waits and intents, each batch in one fenced transaction."""
+"""What became of readings: deliveries, dead letters, waits and intents, each batch in
+one fenced transaction.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ class Results:
 
     @property
     def is_plain(self) -> bool:
-        """Whether each window was delivered or needed nothing, and none was in doubt or is compared with others."""
+        """Whether each window was delivered or needed nothing, and none was in doubt or is compared with
+        others.
+        """
         return not (
             self.dead
             or self.waiting
@@ -148,7 +152,9 @@ async def _record(
 
 
 async def _write(connection: Connection, claim: Claim, results: Results) -> None:
-    """Dead letters before windows, windows before all else: the order of every transaction that takes both."""
+    """Dead letters before windows, windows before all else: the order of every
+    transaction that takes both.
+    """
     gone = (
         results.settled + [made.due for made in results.delivered] + [refusal.due for refusal in results.dead]
     )

@@ -1,5 +1,5 @@
-"""Devices as they can be seen: what is known of each, which meters its metrics feed, and its samples in buckets.
-Ingest writes what it has taken, in batches and beside its commits.
+"""Devices as they can be seen: what is known of each, which meters its metrics feed, and its samples in
+buckets. Ingest writes what it has taken, in batches and beside its commits.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A line of the list. `title`: its name, where that is not its id. Times are None where nothing was written
-    since this version runs. `offline_since`: when its edge node said that it is dead, or died itself; None for whatever
-    nobody says so of.
+    """A line of the list. `title`: its name, where that is not its id. Times are None where nothing was
+    written since this version runs. `offline_since`: when its edge node said that it is dead, or died itself;
+    None for whatever nobody says so of.
     """
 
     customer: str
@@ -75,8 +75,8 @@ class FedMeter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceMetric:
-    """One of a device's, with its last value. `kind` None, and neither value nor time: a meter names it, and it was
-    not seen.
+    """One of a device's, with its last value. `kind` None, and neither value nor time: a meter names it, and
+    it was not seen.
     """
 
     name: str
@@ -110,7 +110,9 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """Buckets that hold samples, in the order of time. `complete` False: only the newest samples were read."""
+    """Buckets that hold samples, in the order of time. `complete` False: only the
+    newest samples were read.
+    """
 
     buckets: tuple[Bucket, ...]
     complete: bool
@@ -177,7 +179,9 @@ class Devices:
     async def series(
         self, customer: str, device: str, metric: str, *, since: datetime, until: datetime, buckets: int
     ) -> Series:
-        """The samples of [since, until), in so many parts of equal width. Reads MAX_SAMPLES of them at most."""
+        """The samples of [since, until), in so many parts of equal width. Reads
+        MAX_SAMPLES of them at most.
+        """
         width = (until - since) / buckets
         async with self._database.connection() as connection:
             rows = await connection.fetch(

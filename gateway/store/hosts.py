@@ -1,7 +1,7 @@
 """The hosts of the gateway's own database: which of them to open a session on.
 
-asyncpg asks the hosts one after the other within one time-out, so a machine that is switched off uses up the time of
-all. Here each has its share, and the one that answered last is asked first.
+asyncpg asks the hosts one after the other within one time-out, so a machine that is switched off uses up the
+time of all. Here each has its share, and the one that answered last is asked first.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ TIMELINE = "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)):
 
 
 class Hosts:
-    """Opens sessions on the one that takes writes. A primary that was replaced is not used again by whoever has seen
-    its successor: a promotion begins a timeline, and of two primaries the later one counts.
+    """Opens sessions on the one that takes writes. A primary that was replaced is not used again by whoever
+    has seen its successor: a promotion begins a timeline, and of two primaries the later one counts.
     """
 
     def __init__(self, dsn: str, *, silent_seconds: float) -> None:
@@ -61,7 +61,10 @@ class Hosts:
                     "store.old_primary_refused",
                     timeline=timeline,
                     current=self._timeline,
-                    advice="a server that was replaced takes writes again: stop it, and let it follow the new primary",
+                    advice=(
+                        "a server that was replaced takes writes again: stop it, and let it follow the new"
+                        " primary"
+                    ),
                 )
                 failure = OSError(
                     f"the server was replaced: its timeline is {timeline}, {self._timeline} is in use"
@@ -100,7 +103,9 @@ class Hosts:
         return session
 
     def _bound_silence(self, session: Session) -> None:
-        """A server whose machine is switched off says nothing: without this a statement waits for its own time-out."""
+        """A server whose machine is switched off says nothing: without this a statement waits for its own
+        time-out.
+        """
         if not hasattr(socket, "TCP_USER_TIMEOUT"):
             return
         transport = session._transport  # type: ignore[attr-defined]  # asyncpg shows its socket nowhere else

@@ -1,7 +1,7 @@
 """Inbound streams: which are due, who reads them (lease and fence), and the page that a reader applies.
 
-Whoever applies a page takes the stream's row, then the customer's record log, then records: no two of them wait
-in a circle, and the fence is proved for as long as the transaction lasts.
+Whoever applies a page takes the stream's row, then the customer's record log, then records: no two of them
+wait in a circle, and the fence is proved for as long as the transaction lasts.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ Done = Literal["high", "open", "walk"]
 class Step:
     """One page, ready to be stored. `cursor` None: it was the last of its walk.
 
-    asked: the position of the record log before the page was asked for; a record that changed since is only replaced by
-    what is later by the system's own time. None: the page has the last word. sees_all: the walk meets every key, and
-    what it has not met is gone. keys: of a walk of keys alone.
+    asked: the position of the record log before the page was asked for; a record that changed since is only
+    replaced by what is later by the system's own time. None: the page has the last word. sees_all: the walk
+    meets every key, and what it has not met is gone. keys: of a walk of keys alone.
     """
 
     records: Sequence[Kept]
@@ -315,7 +315,9 @@ async def _apply(
 async def _reconcile(
     connection: Connection, claim: Claim, step: Step, applied: Applied, at: datetime, alive: int
 ) -> Applied:
-    """What two whole walks in a row have not met is deleted; a single one may have missed what moved meanwhile."""
+    """What two whole walks in a row have not met is deleted; a single one may have missed what moved
+    meanwhile.
+    """
     row = await connection.fetchrow(sql("record_missing"), *claim.of, step.walk_position)
     assert row is not None
     deleted = vanished = 0
@@ -401,8 +403,8 @@ async def finish(
 
 
 async def confirm(connection: Connection, customer: str, connection_id: str, stream: str) -> int | None:
-    """What was told of a stream, and no other of its records, may go with its next walk: how many; None where nothing
-    waits for that.
+    """What was told of a stream, and no other of its records, may go with its next walk: how many; None where
+    nothing waits for that.
     """
     if not await connection.fetchval(sql("inbound_confirm"), customer, connection_id, stream):
         return None

@@ -47,7 +47,9 @@ class Issue:
 async def open_issue(
     connection: Connection, connection_id: str, issue: NewIssue, *, request_id: str | None
 ) -> None:
-    """Opens it, or renews the words of the one that is open; every other issue of the connection is solved."""
+    """Opens it, or renews the words of the one that is open; every other issue of the
+    connection is solved.
+    """
     await connection.execute(sql("issue_solve"), connection_id, issue.code)
     await add(connection, connection_id, issue, request_id=request_id)
 

@@ -23,8 +23,8 @@ class Term:
 async def claim(database: Database, name: str, owner: str, seconds: float) -> Term | None:
     """Takes or renews the lease for `seconds`: its term, or None while another owner holds it.
 
-    The fence rises by one whenever the lease is taken. Its owner keeps the term until somebody does, also past
-    its time. Nothing waits: a lease under which a transaction is being committed is not taken now.
+    The fence rises by one whenever the lease is taken. Its owner keeps the term until somebody does, also
+    past its time. Nothing waits: a lease under which a transaction is being committed is not taken now.
     """
     async with database.connection() as connection:
         fence: int | None = await connection.fetchval(sql("lease_claim"), name, owner, seconds)

@@ -15,7 +15,9 @@ from gateway.store.queries import sql
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which connections are wanted: of a customer (None: of all), in these states, with a text in their names."""
+    """Which connections are wanted: of a customer (None: of all), in these states, with a text in their
+    names.
+    """
 
     customer: str | None = None
     states: Sequence[State] = URGENCY

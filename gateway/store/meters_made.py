@@ -1,4 +1,6 @@
-"""Meters that the system is asked to make: which are wanted, and what came of each. Until one is made nothing is due of it."""
+"""Meters that the system is asked to make: which are wanted, and what came of each. Until one is made nothing
+is due of it.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +29,21 @@ class Wanted:
 async def want(
     connection: Connection, connection_id: str, mappings: Iterable[MeterMapping], *, all_of_them: bool
 ) -> None:
-    """In the transaction that stored these mappings. `all_of_them`: what was wanted before and is not here is not any more."""
+    """In the transaction that stored these mappings. `all_of_them`: what was wanted before and is not here is
+    not any more.
+    """
     meters = [mapping.meter for mapping in mappings if mapping.create]
     if meters or all_of_them:
         await connection.execute(sql("meter_made_want"), connection_id, meters, all_of_them)
 
 
 async def again(connection: Connection, connection_id: str) -> None:
-    """Those that were refused are asked for at once: settings or credentials of the connection have changed."""
+    """Those that were refused are asked for at once: settings or credentials of the
+    connection have changed.
+    """
     await connection.execute(
-        "update meter_made set due_at = now() where connection_id = $1 and state <> 'made' and state = 'refused'",
+        "update meter_made set due_at = now() where connection_id = $1 and state <> 'made' and state ="
+        " 'refused'",
         connection_id,
     )
 
@@ -81,7 +88,8 @@ async def show(database: Database, connection_id: str, *, title: str, page: str)
         rows = await connection.fetch(sql("meter_made_refused"), connection_id)
         if not rows:
             await connection.execute(
-                "update issue set solved_at = now() where connection_id = $1 and code = $2 and solved_at is null",
+                "update issue set solved_at = now() where connection_id = $1 and code = $2 and solved_at is"
+                " null",
                 connection_id,
                 IssueCode.METERS_REFUSED,
             )
@@ -92,8 +100,9 @@ async def show(database: Database, connection_id: str, *, title: str, page: str)
             severity="warning",
             title=f"{title} does not make {rows[0]['refused']} meters of {connection_id}",
             instructions=(
-                f"Their readings wait. Make them at the system, or correct the settings or the rules:\n\n{some}\n\n"
-                "Each is asked for again once a day, and at once when settings, credentials or meters of the connection change."
+                "Their readings wait. Make them at the system, or correct the settings or the"
+                f" rules:\n\n{some}\n\nEach is asked for again once a day, and at once when settings,"
+                " credentials or meters of the connection change."
             ),
             action_url=page,
         )

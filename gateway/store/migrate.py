@@ -1,4 +1,6 @@
-"""Forward-only migrations: `migrations/NNNN_name.sql`, each in its own transaction, under one advisory lock."""
+"""Forward-only migrations: `migrations/NNNN_name.sql`, each in its own transaction,
+under one advisory lock.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,15 @@ async def migrate(database: Database) -> list[str]:
     async with database.transaction() as connection:
         await connection.execute("select pg_advisory_xact_lock($1)", _LOCK)
         await connection.execute(
-            "create table if not exists migration (name text primary key, applied_at timestamptz not null default now())"
+            "create table if not exists migration (name text primary key, applied_at timestamptz not null"
+            " default now())"
         )
         present = {row["name"] for row in await connection.fetch("select name from migration")}
         wanted = migrations()
         if unknown := present - {name for name, _ in wanted}:
             raise StoreError(
-                f"the database is newer than this version: it has the migrations {sorted(unknown)}; run the newer version"
+                f"the database is newer than this version: it has the migrations {sorted(unknown)}; run the"
+                " newer version"
             )
         for name, text in wanted:
             if name not in present:

@@ -1,4 +1,5 @@
-"""Notices: which connections changed, as PostgreSQL tells it, so that nobody asks for all of them again and again.
+"""Notices: which connections changed, as PostgreSQL tells it, so that nobody asks for all of them again and
+again.
 
 A notice may be lost with its session: whatever is followed by them is also looked at as a whole now and then.
 """
@@ -38,7 +39,9 @@ class Notices:
         self.is_listening = False
 
     async def run(self) -> None:
-        """Until cancelled: listens. A database that is away is waited for; without it others look as a whole."""
+        """Until cancelled: listens. A database that is away is waited for; without it
+        others look as a whole.
+        """
         while True:
             with suppress(StoreError):
                 await self._listen()

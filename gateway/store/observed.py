@@ -51,8 +51,8 @@ class ObservedCustomer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """Of one instant, without what is disconnected. `well_left_out` and `unwell_left_out`: how many are not among
-    `connections`.
+    """Of one instant, without what is disconnected. `well_left_out` and `unwell_left_out`: how many are not
+    among `connections`.
     """
 
     connections: tuple[ObservedConnection, ...]
@@ -63,8 +63,8 @@ class Observation:
 
 
 async def read(database: Database, *, connections: int, customers: int) -> Observation:
-    """At most so many connections and customers. Where there are more connections only those that are not well,
-    the worst first.
+    """At most so many connections and customers. Where there are more connections only those that are not
+    well, the worst first.
     """
     async with database.connection() as connection:
         rows = await connection.fetch(

@@ -31,8 +31,8 @@ async def append(connection: Connection, event: NewEvent) -> None:
 
 
 async def append_once(connection: Connection, event: NewEvent, *, within: timedelta) -> bool:
-    """As `append`, unless the customer was told the same type of event within this time before; whether it was
-    added.
+    """As `append`, unless the customer was told the same type of event within this time before; whether it
+    was added.
     """
     # Two replicas that see the same at once tell it once: the second waits here and then finds the event.
     lock = f"{event.type} {event.customer}"
@@ -101,7 +101,9 @@ async def read(
 
 
 async def remove_expired(database: Database, *, before: datetime) -> int:
-    """Deletes the events that are older, with their deliveries, a few thousand in each transaction; how many."""
+    """Deletes the events that are older, with their deliveries, a few thousand in each
+    transaction; how many.
+    """
     removed = 0
     while True:
         async with database.connection() as connection:

@@ -166,8 +166,9 @@ class Database:
 
     @asynccontextmanager
     async def pinned(self, *, silent_seconds: float | None = None) -> AsyncIterator[Session]:
-        """A session outside the pool, for what belongs to a session: it waits for none, and none waits for it. The
-        server ends it when its client was silent for about `silent_seconds`, by default a third of the lease.
+        """A session outside the pool, for what belongs to a session: it waits for none, and none waits for
+        it. The server ends it when its client was silent for about `silent_seconds`, by default a third of
+        the lease.
         """
         with converted():
             settings = {
@@ -186,8 +187,8 @@ class Database:
 
     @asynccontextmanager
     async def _dropping_read_only(self) -> AsyncIterator[None]:
-        """A session that was made while the server, or its database, was read-only may stay so for good: after
-        one refusal no session is used again.
+        """A session that was made while the server, or its database, was read-only may stay so for good:
+        after one refusal no session is used again.
         """
         try:
             yield
@@ -218,12 +219,12 @@ class Database:
 
 
 def _limits(silent_seconds: float) -> dict[str, str]:
-    """What the server ends for us when this process, or its machine, stands still in the middle of a transaction:
-    its locks are everybody's. A third of the lease in the pool, so that it is over before others take what was
-    leased.
+    """What the server ends for us when this process, or its machine, stands still in the middle of a
+    transaction: its locks are everybody's. A third of the lease in the pool, so that it is over before others
+    take what was leased.
 
-    Not `transaction_timeout`: a statement that works is bounded by its own time-out, and moving a large table may
-    take an hour.
+    Not `transaction_timeout`: a statement that works is bounded by its own time-out, and moving a large table
+    may take an hour.
     """
     milliseconds = max(1, int(silent_seconds * 1000))
     return {
@@ -237,13 +238,14 @@ def _limits(silent_seconds: float) -> dict[str, str]:
 
 def _unusable(error: Exception) -> ConfigError:
     return ConfigError(
-        f"database.dsn: cannot be used ({type(error).__name__}); expected postgresql://user:password@host:5432/database"
+        f"database.dsn: cannot be used ({type(error).__name__}); expected"
+        " postgresql://user:password@host:5432/database"
     )
 
 
 async def _prepare_session(connection: Session) -> None:
-    # The locks of a process that was killed end with its statement at the latest, and so within a second. A server that
-    # cannot look (on Windows) refuses to, and ends the statement first.
+    # The locks of a process that was killed end with its statement at the latest, and so within a second. A
+    # server that cannot look (on Windows) refuses to, and ends the statement first.
     with suppress(asyncpg.InvalidParameterValueError):
         await connection.execute("set client_connection_check_interval = '1s'")
     await connection.set_type_codec(
@@ -261,7 +263,9 @@ async def _leave(_: Session) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Stands for JSON that PostgreSQL holds and Python does not (nested too deep): its row costs only itself."""
+    """Stands for JSON that PostgreSQL holds and Python does not (nested too deep): its
+    row costs only itself.
+    """
 
 
 def _decode(text: str) -> object:
@@ -283,7 +287,9 @@ def _encode(value: object) -> str:
 
 
 async def create_database(database: Database, name: str) -> None:
-    """Creates the database `name` (letters and underscores) on the server of `database`, unless it is there."""
+    """Creates the database `name` (letters and underscores) on the server of
+    `database`, unless it is there.
+    """
     async with database.connection() as connection:
         if not await connection.fetchval("select true from pg_database where datname = $1", name):
             await connection.execute(f'create database "{name}"')

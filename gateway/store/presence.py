@@ -1,13 +1,13 @@
 """Shows that this replica lives, and ends at once what replicas had leased that do so no more.
 
-A replica has one session of its own, and this session holds an advisory lock whose key, the replica's life, is in its
-row. The server ends the session when the process dies, however it dies, and so frees the lock. Every replica looks for
-lives whose lock is free and lets their leases run out. That is all it does: whoever takes such a lease raises its
-fence, and a replica that lives after all (its session alone was cut) goes on where nobody took anything, or learns at
-its next commit that it lost.
+A replica has one session of its own, and this session holds an advisory lock whose key, the replica's life,
+is in its row. The server ends the session when the process dies, however it dies, and so frees the lock.
+Every replica looks for lives whose lock is free and lets their leases run out. That is all it does: whoever
+takes such a lease raises its fence, and a replica that lives after all (its session alone was cut) goes on
+where nobody took anything, or learns at its next commit that it lost.
 
-A life is no proof for a commit: fences are. What only time may end (tokens, logons, probes, webhooks: a request may be
-under way) is not touched here.
+A life is no proof for a commit: fences are. What only time may end (tokens, logons, probes, webhooks: a
+request may be under way) is not touched here.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ ANSWER_SECONDS = 3.0
 """A look that is not answered by then ends the session: another may find the database."""
 
 SETTLED_SECONDS = 2.0
-"""A session that lasted so long shows that the database did: what is gone now went alone. After a restart of the
-database, or a fail-over, every life is over for a moment, and each comes back within `RETURN_SECONDS`."""
+"""A session that lasted so long shows that the database did: what is gone now went alone. After a restart of
+the database, or a fail-over, every life is over for a moment, and each comes back within `RETURN_SECONDS`.
+"""
 
 RETURN_SECONDS = 0.3
 RETRY_SECONDS = 0.1
@@ -47,8 +48,9 @@ class Presence:
         self._owner = owner
         self._lease_seconds = lease_seconds
         self._look_seconds = min(LOOK_SECONDS, lease_seconds / 6)
-        # A process that is cut off silently may begin a push within a third of the lease after its last proof, which
-        # came no later than the last answer to a look. The server keeps its session for half of the lease from there.
+        # A process that is cut off silently may begin a push within a third of the lease after its last
+        # proof, which came no later than the last answer to a look. The server keeps its session for half of
+        # the lease from there.
         self._silent_seconds = lease_seconds / 2
         self._listeners: list[Callable[[], None]] = []
 

@@ -30,8 +30,8 @@ class Due:
 async def claim(
     database: Database, *, lease_seconds: float, limit: int, probes: int | None = None
 ) -> list[Due]:
-    """Connections that are to be looked at now; no other replica gets them within the lease. `probes`: at most so
-    many of those whose credential works.
+    """Connections that are to be looked at now; no other replica gets them within the lease. `probes`: at
+    most so many of those whose credential works.
     """
     most = limit if probes is None else probes
     async with database.connection() as connection:
@@ -52,8 +52,8 @@ def _due(row: asyncpg.Record) -> Due:
 
 
 async def well(database: Database, seconds: Mapping[str, float]) -> set[str]:
-    """The systems of these connections answered a probe: each is probed again after so many seconds. Those that were
-    active, and are; the others need a look at what the answer means.
+    """The systems of these connections answered a probe: each is probed again after so many seconds. Those
+    that were active, and are; the others need a look at what the answer means.
     """
     async with database.connection() as connection:
         rows = await connection.fetch(sql("probe_well"), list(seconds), list(seconds.values()))

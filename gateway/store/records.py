@@ -62,7 +62,9 @@ class RecordPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """A record to be told, with how its connection wants it. `retained`: the broker keeps an earlier state."""
+    """A record to be told, with how its connection wants it. `retained`: the broker
+    keeps an earlier state.
+    """
 
     record: StoredRecord
     mode: Mode
@@ -96,8 +98,8 @@ class Records:
         modified_after: datetime | None = None,
         limit: int,
     ) -> RecordPage:
-        """The next records after `place`, in the order of their changes. Whoever always goes on from the position
-        that comes back sees the last state of every record.
+        """The next records after `place`, in the order of their changes. Whoever always goes on from the
+        position that comes back sees the last state of every record.
 
         `modified_after` is by our own time of the change, which is never before that of the change before it.
         Raises RequestRefused for a place that this log does not have: another was restored in its stead.
@@ -144,7 +146,9 @@ class Records:
 
 
 async def _check(session: Connection, customer: str, place: LogPlace, last: int, epoch: int) -> None:
-    """From the beginning every log can be read, and a cursor of before there were epochs up to where it ends."""
+    """From the beginning every log can be read, and a cursor of before there were
+    epochs up to where it ends.
+    """
     if place.position <= last and (place.epoch in (None, epoch) or place.position == 0):
         return
     if place.position > last and place.epoch is not None:
@@ -152,8 +156,8 @@ async def _check(session: Connection, customer: str, place: LogPlace, last: int,
         await session.execute(sql("record_log_renew"), customer, place.position, place.epoch)
     raise RequestRefused(
         "records.cursor_gone",
-        "cursor: the gateway's database was restored since, and its log of records is another one: leave the cursor out,"
-        " read all records again, and go on from there.",
+        "cursor: the gateway's database was restored since, and its log of records is another one: leave the"
+        " cursor out, read all records again, and go on from there.",
     )
 
 
@@ -176,8 +180,8 @@ async def to_tell(database: Database, customer: str, position: int, limit: int) 
         last: int = await connection.fetchval(sql("record_log_position"), customer)
         rows = await connection.fetch(sql("publication_page"), customer, position, limit)
     told = [Told(record=_record(customer, row), mode=row["mode"], retained=row["retained"]) for row in rows]
-    return told, told[-1].record.revision if len(told) == limit else max(
-        [last, *(t.record.revision for t in told)]
+    return told, (
+        told[-1].record.revision if len(told) == limit else max([last, *(t.record.revision for t in told)])
     )
 
 
@@ -190,7 +194,9 @@ async def told(database: Database, customer: str, position: int) -> None:
 async def note_retained(
     database: Database, customer: str, places: Sequence[Place], *, retained: bool
 ) -> None:
-    """Which the broker keeps, or no longer keeps. Before it is published, so that it can always be emptied."""
+    """Which the broker keeps, or no longer keeps. Before it is published, so that it
+    can always be emptied.
+    """
     if places:
         names = [[p.connection for p in places], [p.stream for p in places], [p.key for p in places]]
         async with database.connection() as connection:

@@ -1,5 +1,5 @@
-"""What the broker retains of connections: which of it may have changed, what is retained of issues, noted so that
-nothing is left behind, and what was emptied lately.
+"""What the broker retains of connections: which of it may have changed, what is retained of issues, noted so
+that nothing is left behind, and what was emptied lately.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from gateway.store.queries import sql
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A connection whose documents may differ from what was published. `changes` tells a later change from those
-    that were seen.
+    """A connection whose documents may differ from what was published. `changes` tells a later change from
+    those that were seen.
     """
 
     connection: str

@@ -1,8 +1,9 @@
 """Retention: whole daily partitions are dropped; old runs, dead letters and events are
 deleted; what dead letters take is bounded by customer.
 
-A day past its retention that a connection has not done with is kept for its customer alone, up to `buffer`, and then
-dropped all the same: a connection that is paused or unauthorized for months must not fill the disk of the others.
+A day past its retention that a connection has not done with is kept for its customer alone, up to `buffer`,
+and then dropped all the same: a connection that is paused or unauthorized for months must not fill the disk
+of the others.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ async def drop_expired(
 ) -> list[str]:
     """Drops the days that are older than `retention` and returns the names of the partitions that went.
 
-    One that a connection has not done with stays until it is older than `buffer` (None: as `retention`), without
-    the samples of customers who have; then it goes, and who lost something is told in the same transaction.
+    One that a connection has not done with stays until it is older than `buffer` (None: as `retention`),
+    without the samples of customers who have; then it goes, and who lost something is told in the same
+    transaction.
     """
     before, at_last = (now - retention).date(), (now - (buffer or retention)).date()
     dropped: list[str] = []
@@ -90,8 +92,8 @@ async def drop_expired(
 
 
 async def tell_filling(database: Database, *, now: datetime, buffer: timedelta, public_url: str) -> list[str]:
-    """Tells, once until they have read on, the customers whose unread telemetry reaches 80 % of `buffer`: an event
-    and an issue. Returns the connections that were told now.
+    """Tells, once until they have read on, the customers whose unread telemetry reaches 80 % of `buffer`: an
+    event and an issue. Returns the connections that were told now.
     """
     oldest: dict[Reader, date] = {}
     async with database.transaction() as connection:
@@ -132,7 +134,9 @@ async def _drop(database: Database, parent: str, name: str, day: date, *, forced
 
 
 async def _keep_for(database: Database, name: str, day: date, customers: set[str]) -> None:
-    """Takes the samples of all others out of a day that is kept, each customer's in a transaction of its own."""
+    """Takes the samples of all others out of a day that is kept, each customer's in a
+    transaction of its own.
+    """
     async with database.connection() as connection:
         others = await connection.fetch(sql("partition_others"), day, list(customers), timeout=BULK_SECONDS)
     for row in others:
@@ -169,10 +173,13 @@ def _issue(reader: Reader, day: date, dropped_on: date, public_url: str) -> NewI
     return NewIssue(
         code=IssueCode.BUFFER_FILLING,
         severity="warning",
-        title=f"Telemetry of {day.isoformat()} waits for {reader.connection} and is dropped on {dropped_on.isoformat()}",
+        title=(
+            f"Telemetry of {day.isoformat()} waits for {reader.connection} and is dropped on"
+            f" {dropped_on.isoformat()}"
+        ),
         instructions=(
-            "Let the connection deliver again, or disconnect it: resume it where it is paused, give it a new credential"
-            " where that is asked for. What is dropped cannot be delivered later."
+            "Let the connection deliver again, or disconnect it: resume it where it is paused, give it a new"
+            " credential where that is asked for. What is dropped cannot be delivered later."
         ),
         action_url=f"{public_url}/connections/{reader.connection}",
     )

@@ -1,5 +1,5 @@
-"""Edge nodes of Sparkplug B: what their births defined and how far each was read. Written by the transaction that stores
-what they sent.
+"""Edge nodes of Sparkplug B: what their births defined and how far each was read. Written by the transaction
+that stores what they sent.
 """
 
 from __future__ import annotations

@@ -122,7 +122,9 @@ async def told(database: Database, connections: Sequence[str]) -> set[str]:
 
 
 async def gone(database: Database, connections: Sequence[str]) -> Mapping[str, str]:
-    """Those of these connections that no longer exist and whose document is still retained, with its topic."""
+    """Those of these connections that no longer exist and whose document is still
+    retained, with its topic.
+    """
     async with database.connection() as connection:
         rows = await connection.fetch(sql("status_gone"), list(connections))
     return {row["connection_id"]: row["topic"] for row in rows}
@@ -232,7 +234,9 @@ def _shown(state: str, attempts: int) -> Literal["idle", "running", "lagging", "
 
 
 def fraction_of(stream: inbound.StreamProgress) -> float | None:
-    """Of the history: the days that are read, and of the one in hand what the system's total tells. Of a walk: its total."""
+    """Of the history: the days that are read, and of the one in hand what the system's total tells. Of a
+    walk: its total.
+    """
     part = None
     if stream.walk_total:
         part = min(1.0, stream.walk_records / stream.walk_total)

@@ -41,8 +41,8 @@ class Claim:
 class Position:
     """How far a stream has come. Times are only set in the initial phase.
 
-    `meters_of`: the configuration whose meters are in force, until the transaction ends. `is_scanned`: a run of
-    another connection has just read the log to its end for this one too.
+    `meters_of`: the configuration whose meters are in force, until the transaction ends. `is_scanned`: a run
+    of another connection has just read the log to its end for this one too.
     """
 
     watermark: int
@@ -81,8 +81,8 @@ async def claim(
     in_hand: Sequence[str],
     without: Collection[str] = (),
 ) -> list[Claim]:
-    """Takes up to `limit` due streams, of these connections or of all but those `without`; two replicas never get
-    the same one.
+    """Takes up to `limit` due streams, of these connections or of all but those `without`; two replicas never
+    get the same one.
 
     A lease of our own that no task of ours has `in_hand` ("connection/name/phase") was interrupted: it is
     taken again at once.
@@ -113,8 +113,8 @@ async def claim(
 
 
 async def rest(database: Database, limit: int) -> bool:
-    """Of up to `limit` streams that are due, those with nothing to do are due an interval later. Whether there are
-    others.
+    """Of up to `limit` streams that are due, those with nothing to do are due an interval later. Whether
+    there are others.
     """
     async with database.connection() as connection:
         others: bool = await connection.fetchval(sql("stream_rest"), limit)

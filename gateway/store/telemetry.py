@@ -38,8 +38,8 @@ TOO_MANY_DEVICES = "too_many_devices"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadMessage:
-    """A message that is no sample, kept with its bytes (the first of them, when it was too large). `customer`:
-    whose topic it is; None where that is nobody's.
+    """A message that is no sample, kept with its bytes (the first of them, when it was too large).
+    `customer`: whose topic it is; None where that is nobody's.
     """
 
     topic: str
@@ -94,8 +94,8 @@ class TelemetryStore:
         *,
         also: Callable[[Connection], Awaitable[None]] | None = None,
     ) -> Written:
-        """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice; `also`: what
-        else belongs to them.
+        """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice;
+        `also`: what else belongs to them.
 
         Raises StoreUnavailable (try again), StoreRejected (some of it can never be stored), TooManyDevices
         (all but the samples of these devices can be) or LeaseLost (whoever has the lease now stores it).
@@ -147,8 +147,8 @@ class TelemetryStore:
         return written
 
     def _older(self, samples: Sequence[tuple[Key, Metrics, int]]) -> dict[tuple[str, str], int]:
-        """The oldest sample of each device, where it may be older than all that are stored: a device's first, and
-        what comes late.
+        """The oldest sample of each device, where it may be older than all that are stored: a device's first,
+        and what comes late.
         """
         known, older = self._oldest, dict[tuple[str, str], int]()
         for (customer, device, at), _, _ in samples:
@@ -158,7 +158,9 @@ class TelemetryStore:
         return older
 
     def _raise_known(self, devices: set[tuple[str, str]]) -> None:
-        """What was refused a moment ago is refused without asking: a flood of invented devices costs little."""
+        """What was refused a moment ago is refused without asking: a flood of invented
+        devices costs little.
+        """
         if clock.monotonic() >= self._refused_until:
             self._refused.clear()
         if known := devices & self._refused:
@@ -174,7 +176,9 @@ class TelemetryStore:
     async def _register(
         self, connection: Connection, devices: Sequence[tuple[str, str]], batch_customers: Collection[str]
     ) -> None:
-        """Raises TooManyDevices for those for which there is no room. `batch_customers`: all of the batch's."""
+        """Raises TooManyDevices for those for which there is no room.
+        `batch_customers`: all of the batch's.
+        """
         customers = [customer for customer, _ in devices]
         if self._register_customers:
             await connection.execute(sql("telemetry_register_customers"), customers)
@@ -219,11 +223,12 @@ async def insert(
     days: Collection[tuple[str, int]],
     term: Term | None,
 ) -> Written:
-    """Raises LeaseLost when the term is over: by then a successor may have stored later values. `days`: (customer,
-    day) of every sample.
+    """Raises LeaseLost when the term is over: by then a successor may have stored later values. `days`:
+    (customer, day) of every sample.
     """
     dumps = orjson.dumps
-    # in one order whoever writes: a replay beside ingest, or two sessions, would wait for each other in a circle
+    # in one order whoever writes: a replay beside ingest, or two sessions, would wait for each other in a
+    # circle
     ordered = _in_order(samples)
     days = sorted(days)
     customers = list(dict.fromkeys(customer for customer, _ in days))
@@ -274,8 +279,8 @@ async def _bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
 
 
 def _in_order(samples: Sequence[tuple[Key, Metrics, int]]) -> list[tuple[Key, Metrics, int]]:
-    """By customer, device and time. A device's samples come nearly in order, and so cost little to sort: half of what
-    sorting all of them by their key does.
+    """By customer, device and time. A device's samples come nearly in order, and so cost little to sort: half
+    of what sorting all of them by their key does.
     """
     by_device: dict[tuple[str, str], list[tuple[Key, Metrics, int]]] = {}
     for sample in samples:

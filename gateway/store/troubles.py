@@ -16,8 +16,8 @@ from gateway.store.queries import sql
 
 
 class Troubles:
-    """Of every connection. What there is stands in PostgreSQL; this process knows it as of its last `refresh`,
-    so that work that goes well costs no statement.
+    """Of every connection. What there is stands in PostgreSQL; this process knows it as of its last
+    `refresh`, so that work that goes well costs no statement.
     """
 
     def __init__(self, database: Database) -> None:

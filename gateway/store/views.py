@@ -167,12 +167,12 @@ class Views:
                 issues=tuple(issues.get(row["connection_id"], ())),
                 settings=_mapping(row["settings"]),
                 sync=_mapping(row["sync"]),
-                meters=[_mapping(meter) for meter in row["meters"]]
-                if isinstance(row["meters"], list)
-                else (),
-                alerts=[_mapping(alert) for alert in row["alerts"]]
-                if isinstance(row["alerts"], list)
-                else (),
+                meters=(
+                    [_mapping(meter) for meter in row["meters"]] if isinstance(row["meters"], list) else ()
+                ),
+                alerts=(
+                    [_mapping(alert) for alert in row["alerts"]] if isinstance(row["alerts"], list) else ()
+                ),
                 **{name: row[name] for name in _PLAIN},
             )
             for row in rows

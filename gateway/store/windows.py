@@ -32,7 +32,9 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """A connection that a slice is scanned for: what it has of it already, and how late its samples may come."""
+    """A connection that a slice is scanned for: what it has of it already, and how late
+    its samples may come.
+    """
 
     connection: str
     past: int
@@ -59,8 +61,8 @@ async def next_slice(connection: Connection, customer: str, watermark: int, rows
 async def mark_changed(
     connection: Connection, customer: str, part: Slice, readers: Sequence[Reader], *, with_neighbours: bool
 ) -> int:
-    """Marks every window of the readers that the slice touches, `with_neighbours` also those that depend on what it
-    touches; the number of samples looked at.
+    """Marks every window of the readers that the slice touches, `with_neighbours` also those that depend on
+    what it touches; the number of samples looked at.
     """
     samples: int = await connection.fetchval(
         sql("scan_mark"),
@@ -78,8 +80,9 @@ async def mark_changed(
 async def along(
     connection: Connection, claim: Claim, part: Slice, beside: Mapping[str, int]
 ) -> dict[str, int]:
-    """Which of the connections `beside` (to the configuration that each is served of) this slice can be scanned for too,
-    and the position that each is scanned to. Their meters stay in force until the transaction ends.
+    """Which of the connections `beside` (to the configuration that each is served of) this slice can be
+    scanned for too, and the position that each is scanned to. Their meters stay in force until the
+    transaction ends.
     """
     rows = await connection.fetch(
         sql("scan_along"),
@@ -94,8 +97,8 @@ async def along(
 
 
 async def advance(connection: Connection, claim: Claim, part: Slice, others: Collection[str] = ()) -> None:
-    """Moves the incremental watermark of the stream, and of the `others` that the slice was scanned for, in the
-    transaction that marked everything up to it.
+    """Moves the incremental watermark of the stream, and of the `others` that the slice was scanned for, in
+    the transaction that marked everything up to it.
     """
     await connection.execute(
         sql("scan_advance"), claim.connection, claim.name, part.until, part.end, list(others)
@@ -118,8 +121,8 @@ async def mark_initial(
     total: int,
     walked: int,
 ) -> Marked:
-    """Marks the windows of the samples in [start, end) and moves the cursor from `start` to `end`: `walked` of
-    `total` samples, about, are behind it.
+    """Marks the windows of the samples in [start, end) and moves the cursor from `start` to `end`: `walked`
+    of `total` samples, about, are behind it.
 
     A walk that was begun again meanwhile stays where that begins: marks too many are settled.
     """
@@ -181,7 +184,9 @@ def _due(row: Record) -> DueWindow:
 def _scaled(
     row: Record, value: Value, unfit: Value | None, is_beyond: bool
 ) -> tuple[Value | None, Value | None, bool]:
-    """The reading of a reduced value, what cannot take part in it, and whether it is no number that a double holds."""
+    """The reading of a reduced value, what cannot take part in it, and whether it is no number that a double
+    holds.
+    """
     if isinstance(value, bool | str):
         return None, value, is_beyond
     reading = scaled(value, row["scale"], row["value_offset"])

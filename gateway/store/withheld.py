@@ -19,14 +19,17 @@ from gateway.store.streams import Claim
 
 
 async def lock(connection: Connection, claim: Claim) -> None:
-    """Until the transaction ends nobody else decides what is withheld. After the streams' rows, before any window."""
+    """Until the transaction ends nobody else decides what is withheld. After the streams' rows, before any
+    window.
+    """
     await connection.execute(sql("withheld_lock"), claim.connection)
 
 
 async def settle(
     database: Database, claim: Claim, pairs: Sequence[tuple[DueWindow, float]]
 ) -> list[DueWindow]:
-    """Withholds those windows whose reference is what the system holds, and returns them; the others stay due.
+    """Withholds those windows whose reference is what the system holds, and returns them; the others stay
+    due.
 
     One transaction. Raises LeaseLost.
     """

@@ -155,8 +155,9 @@ class Delivery:
 
     @property
     def is_done(self) -> bool:
-        """Whether what was due is delivered, as far as can be known without another look: what was marked or closed
-        since is the next run's. Never after anything that was not simply taken, which a look may find due again.
+        """Whether what was due is delivered, as far as can be known without another look: what was marked or
+        closed since is the next run's. Never after anything that was not simply taken, which a look may find
+        due again.
         """
         left = self._parts or self._armed or self._ahead or self._put_off or self.waiting
         is_usual = self._claim.attempts == 0 and not self._claim.trial and not self._has_deadband
@@ -317,14 +318,14 @@ class Delivery:
         try:
             await self._send(batch, pairs)
         except (LeaseLost, asyncio.CancelledError):
-            # Sent, and perhaps not recorded. A renewal that finds the lease lost cancels us in the middle of the
-            # commit too, before the commit can say so itself.
+            # Sent, and perhaps not recorded. A renewal that finds the lease lost cancels us in the middle of
+            # the commit too, before the commit can say so itself.
             await self._confess(batch)
             raise
 
     async def _send(self, batch: Batch, pairs: Sequence[Pair]) -> None:
-        """Pushes it and stores what came of it. A batch that was refused without naming the culprit leaves its
-        halves to be pushed next, down to single readings.
+        """Pushes it and stores what came of it. A batch that was refused without naming the culprit leaves
+        its halves to be pushed next, down to single readings.
         """
         doubted: Sequence[Reading] = ()
         try:
@@ -392,7 +393,9 @@ class Delivery:
         self._count(results)
 
     async def _confess(self, batch: Batch) -> None:
-        """The push may have arrived after our lease was lost: its windows are looked at again by the holder."""
+        """The push may have arrived after our lease was lost: its windows are looked at
+        again by the holder.
+        """
         try:
             async with asyncio.timeout(CONFESS_SECONDS):
                 if await deliveries.confess(self._database, self._claim, batch):
@@ -426,8 +429,9 @@ class Delivery:
         return self._tally.delivered + self._tally.modified > 0
 
     async def _is_to_blame(self, pairs: Sequence[Pair]) -> bool:
-        """Whether a failure is this single reading's: the system answers a probe and took others in this very run,
-        and has failed at this one alone often enough. While nothing passes it is an outage, and nobody is to blame.
+        """Whether a failure is this single reading's: the system answers a probe and took others in this very
+        run, and has failed at this one alone often enough. While nothing passes it is an outage, and nobody
+        is to blame.
 
         Counts the failure against the reading when it is not shown yet.
         """
@@ -458,8 +462,8 @@ class Delivery:
         self.waiting |= judged.words
         self._put_off |= judged.words.keys() | judged.compared
         if judged.superseded:
-            # The usual cause is that our lease is lost, and the commit will say so. Where it is still ours the clock
-            # fell behind (an older dump, another clock), and is set past what the system holds.
+            # The usual cause is that our lease is lost, and the commit will say so. Where it is still ours
+            # the clock fell behind (an older dump, another clock), and is set past what the system holds.
             log.warning(
                 "sync.batch_superseded",
                 connection=self._claim.connection,

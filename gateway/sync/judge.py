@@ -1,4 +1,6 @@
-"""What becomes of each reading of a batch by its outcome. Decides nothing of whole batches, and stores nothing."""
+"""What becomes of each reading of a batch by its outcome. Decides nothing of whole batches, and stores
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,9 @@ MAX_WAIT_SECONDS = 300.0
 
 @dataclass(slots=True, kw_only=True)
 class Judged:
-    """`words`: what was said last of each meter that has to wait. `compared`: the meters with a deadband whose
-    reading was refused, since those behind it were compared with it. `superseded`: how many the system ignored for
-    a later position that it holds.
+    """`words`: what was said last of each meter that has to wait. `compared`: the meters with a deadband
+    whose reading was refused, since those behind it were compared with it. `superseded`: how many the system
+    ignored for a later position that it holds.
     """
 
     results: Results

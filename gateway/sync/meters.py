@@ -1,4 +1,6 @@
-"""Asks the system to make the meters that rules with `create` want, each once, before its first reading is due."""
+"""Asks the system to make the meters that rules with `create` want, each once, before its first reading is
+due.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ AGAIN_SECONDS = 86400.0
 
 
 async def make(database: Database, claim: Claim, link: Link, *, timeout_seconds: float) -> int:
-    """Asks for the meters that are due; how many were asked for. A meter that is refused waits for a day and is shown.
-    Raises ConnectorError where the system, and not one meter, is the matter.
+    """Asks for the meters that are due; how many were asked for. A meter that is refused waits for a day and
+    is shown. Raises ConnectorError where the system, and not one meter, is the matter.
 
     Asking is idempotent: what a killed process had asked for is asked for again.
     """

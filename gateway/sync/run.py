@@ -1,4 +1,6 @@
-"""One run of one stream, and what its end means: when it runs again, and what the connection's state becomes."""
+"""One run of one stream, and what its end means: when it runs again, and what the
+connection's state becomes.
+"""
 
 from __future__ import annotations
 
@@ -146,7 +148,8 @@ class Runner:
         if delivery.answered and (passed or not delivery.waiting):
             await self._health.succeeded(link)
         elif len(delivery.waiting) >= MANY_METERS:
-            # One locked record is no outage, and no reason to slow the stream down. Degraded after a minute of it.
+            # One locked record is no outage, and no reason to slow the stream down. Degraded after a minute
+            # of it.
             words = next(iter(delivery.waiting.values()))
             error = Unavailable(f"the system has every reading wait: {words}")
             await self._health.failed(link, error, attempts=1)
@@ -173,8 +176,8 @@ class Runner:
         ascending = link.connector.capabilities.order == "per_meter_ascending"
         held_back = ascending and await streams.is_initial_pending(self._database, claim)
         # The log is scanned to its end once: what comes after waits for the next run, so that readings go out
-        # in batches. A first part before anything is looked for: where it is all, as it nearly always is, one look
-        # finds everything.
+        # in batches. A first part before anything is looked for: where it is all, as it nearly always is, one
+        # look finds everything.
         started = clock.monotonic()
         try:
             scanned = await self._scan(claim, link, tally)
@@ -212,8 +215,8 @@ class Runner:
             if not delivered:
                 async with self._turns.turn(claim.customer):
                     walked = await initial.mark_more(self._database, claim, link, tally, walk)
-            # What live work does not need: all of the time while there is none, half of it while this connection's
-            # live readings are on their way, or acknowledgements are late.
+            # What live work does not need: all of the time while there is none, half of it while this
+            # connection's live readings are on their way, or acknowledgements are late.
             if claim.connection in self._live or self._turns.is_pressed:
                 await asyncio.sleep(clock.monotonic() - started)
         return End(state="running", next_in_seconds=0.0, succeeded=True)

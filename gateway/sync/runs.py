@@ -1,5 +1,5 @@
-"""What runs of every kind share, whichever way they sync: what they ask of the connection's health, how long they
-wait after a failure, how they end, and when that is told.
+"""What runs of every kind share, whichever way they sync: what they ask of the connection's health, how long
+they wait after a failure, how they end, and when that is told.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def seconds_when_put_off(settings: SyncSettings, error: RateLimited, count: int)
 def seconds_to_retry(
     settings: SyncSettings, error: ConnectorError, attempts: int, *, at_least: float
 ) -> float:
-    """Until the next run, after `attempts` that failed in a row: longer each time, as long as the system asked for, and
-    after a call whose outcome is unknown until it must have arrived.
+    """Until the next run, after `attempts` that failed in a row: longer each time, as long as the system
+    asked for, and after a call whose outcome is unknown until it must have arrived.
     """
     rand = random.random()
     base, growth_cap = settings.backoff_base.total_seconds(), settings.backoff_cap.total_seconds()
@@ -98,7 +98,9 @@ def seconds_to_retry(
 
 
 def seconds_after_fault(settings: SyncSettings, attempts: int) -> float:
-    """Until the next run, after one that ended in a fault of our own: so long that it is seen and does not spin."""
+    """Until the next run, after one that ended in a fault of our own: so long that it is seen and does not
+    spin.
+    """
     return full_jitter(
         attempts,
         rand=random.random(),
@@ -108,8 +110,8 @@ def seconds_after_fault(settings: SyncSettings, attempts: int) -> float:
 
 
 def event_of(claim: Ran, end: End, data: Mapping[str, object]) -> NewEvent | None:
-    """Only what somebody waits for: the end of an initial sync, the third failure in a row, the first success after it.
-    What fails now and then is in the runs' records.
+    """Only what somebody waits for: the end of an initial sync, the third failure in a row, the first success
+    after it. What fails now and then is in the runs' records.
     """
     if end.error is not None and end.attempts == FAILED_AFTER:
         event, data = EventType.SYNC_FAILED, {**data, "reason": end.error}

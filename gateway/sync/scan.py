@@ -1,7 +1,7 @@
 """Scan: from the telemetry log to due windows, one transaction a slice, the watermarks in the same one.
 
-A run scans for its customer's other connections as well, as far as they have come as far as it has: samples are read
-once, however many connections there are.
+A run scans for its customer's other connections as well, as far as they have come as far as it has: samples
+are read once, however many connections there are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ log = structlog.get_logger(__name__)
 SLICE_ROWS = 20_000
 
 ALONG_SECONDS = 1.0
-"""A scan that another connection's run made so long ago is as good as one's own; at most a quarter of the interval."""
+"""A scan that another connection's run made so long ago is as good as one's own; at most a quarter of the
+interval.
+"""
 
 
 async def scan_slice(
@@ -32,7 +34,8 @@ async def scan_slice(
     """Marks the windows of one slice of changed telemetry and advances the watermark; True when the log is
     scanned to its end. Raises MetersChanged.
 
-    `served`: connections of the customer, for which it is done in the same transaction where that is possible.
+    `served`: connections of the customer, for which it is done in the same transaction where that is
+    possible.
     """
     others = {other.connection: other for other in served if other.connection != claim.connection}
     try:

@@ -38,8 +38,8 @@ GAP_SECONDS = 0.02
 """Between two claims: runs that end together are followed by one."""
 
 IDLE_SECONDS = 0.25
-"""Where nothing was claimed, what is due next waits so long for company: of thousands that are idle one is due every few
-milliseconds.
+"""Where nothing was claimed, what is due next waits so long for company: of thousands that are idle one is
+due every few milliseconds.
 """
 
 
@@ -67,8 +67,8 @@ class Work(Protocol[ClaimT]):
     async def claim(
         self, links: Mapping[str, Link], limit: int, *, in_hand: Sequence[str], has_ended: bool
     ) -> Sequence[ClaimT]:
-        """Takes up to `limit` due streams of these connections. `has_ended`: a run has ended since the last claim,
-        and may have left a lease of ours.
+        """Takes up to `limit` due streams of these connections. `has_ended`: a run has ended since the last
+        claim, and may have left a lease of ours.
         """
         ...
 
@@ -119,8 +119,8 @@ class OutboundWork:
     async def claim(
         self, links: Mapping[str, Link], limit: int, *, in_hand: Sequence[str], has_ended: bool
     ) -> list[Claim]:
-        """As `Work`. No statement is given what this replica serves: it takes whatever is due, and gives back what it
-        cannot serve, once for each change of its links.
+        """As `Work`. No statement is given what this replica serves: it takes whatever is due, and gives back
+        what it cannot serve, once for each change of its links.
         """
         if not await streams.rest(self._database, MOST_RESTING) and not has_ended:
             return []

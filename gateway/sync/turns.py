@@ -1,4 +1,5 @@
-"""Turns: who works in the database now. A bound on all, a smaller one on each customer, and fewer while ingest is late.
+"""Turns: who works in the database now. A bound on all, a smaller one on each customer, and fewer while
+ingest is late.
 
 A turn is held for a statement or a short transaction and never for a call to a system: what hangs there takes
 nobody's turn.
@@ -15,7 +16,9 @@ from gateway import clock
 from gateway.model.pressure import Pressure
 
 LARGE, SMALL = 5_000, 500
-"""Windows worked on in one go: what a step of them takes on the loop, ingest waits. `SMALL` while messages come in."""
+"""Windows worked on in one go: what a step of them takes on the loop, ingest waits. `SMALL` while messages
+come in.
+"""
 
 
 class Turns:
@@ -48,8 +51,8 @@ class Turns:
             self._give_back(customer)
 
     async def _take(self, customer: str) -> None:
-        """No await between a look and its taking: the loop is our lock. A turn that is handed to whoever waits is
-        taken already, so nobody slips in between; who is cancelled with a turn in hand gives it on.
+        """No await between a look and its taking: the loop is our lock. A turn that is handed to whoever
+        waits is taken already, so nobody slips in between; who is cancelled with a turn in hand gives it on.
         """
         given = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(customer, deque()).append(given)

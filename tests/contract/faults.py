@@ -19,7 +19,10 @@ def answer(
     """A correct answer."""
 
     async def reply(writer: asyncio.StreamWriter) -> None:
-        head = f"HTTP/1.1 {status}\r\n{DATE}Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+        head = (
+            f"HTTP/1.1 {status}\r\n{DATE}Content-Type: {content_type}\r\nContent-Length:"
+            f" {len(body)}\r\n{headers}\r\n"
+        )
         writer.write(head.encode() + body)
         await writer.drain()
 

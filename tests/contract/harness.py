@@ -1,4 +1,6 @@
-"""What the contract suite needs of a connector: a running server, valid settings, and a way to make it fail."""
+"""What the contract suite needs of a connector: a running server, valid settings, and a
+way to make it fail.
+"""
 
 from __future__ import annotations
 

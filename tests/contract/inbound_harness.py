@@ -1,5 +1,5 @@
-"""What the inbound half of the contract suite needs of a connector: a running system with a stream, whose records the
-test makes, changes and removes at times of its choosing.
+"""What the inbound half of the contract suite needs of a connector: a running system with a stream, whose
+records the test makes, changes and removes at times of its choosing.
 
 Records are numbers to the tests; a harness says how its system calls them.
 """
@@ -243,7 +243,8 @@ class PostgresInbound(PostgresHarness):
         self.dsn, self.zone, self.table = dsn, zone, f"thing_{secrets.token_hex(4)}"
         self.owner = await asyncpg.connect(dsn)
         await self.owner.execute(
-            f"create table {self.table} (id int primary key, updated timestamp, status text, text text, amount numeric)"
+            f"create table {self.table} (id int primary key, updated timestamp, status text, text text,"
+            " amount numeric)"
         )
         try:
             yield
@@ -337,7 +338,9 @@ class ODataInbound(ODataHarness):
 
 
 class _SapInbound:
-    """What the SAP streams share: small pages, and the V2 server asked directly for what a person does in SAP."""
+    """What the SAP streams share: small pages, and the V2 server asked directly for what a person does in
+    SAP.
+    """
 
     page_size: ClassVar[int] = PAGE
 

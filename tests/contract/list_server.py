@@ -1,4 +1,6 @@
-"""A list of JSON of our own for the inbound suite, paged in every way that `http_json` knows. An ASGI application."""
+"""A list of JSON of our own for the inbound suite, paged in every way that `http_json` knows. An ASGI
+application.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ Item = dict[str, Any]
 class ListServer:
     """GET /things: `since` (inclusive), `until` (exclusive) and `status` choose; `limit` is the page.
 
-    kind: how it is paged. A `next` or `cursor` names the last record and is good while `generation` stands; page and
-    offset count, so what leaves the list before them moves all that follows. ahead: of our clock.
+    kind: how it is paged. A `next` or `cursor` names the last record and is good while `generation` stands;
+    page and offset count, so what leaves the list before them moves all that follows. ahead: of our clock.
     """
 
     kind: str

@@ -107,7 +107,8 @@ async def _session_opened(writer: asyncio.StreamWriter) -> None:
     """Answers the fetch of a token, by SAP's clock."""
     date = format_datetime(datetime.now(UTC), usegmt=True)
     writer.write(
-        f"HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 0\r\nx-csrf-token: t0ken\r\nSet-Cookie: SAP_SESSIONID=s; path=/\r\n\r\n".encode()
+        f"HTTP/1.1 200 OK\r\nDate: {date}\r\nContent-Length: 0\r\nx-csrf-token: t0ken\r\nSet-Cookie:"
+        " SAP_SESSIONID=s; path=/\r\n\r\n".encode()
     )
     await writer.drain()
 

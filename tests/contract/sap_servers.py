@@ -178,7 +178,9 @@ def _v4(path: str, file: str, rules: SapRules, page_size: int) -> tuple[App, _Pr
 
 
 def s4_app(rules: SapRules, *, page_size: int = 1000, v2: App | None = None) -> tuple[App, InMemoryDataStore]:
-    """Measurement documents and measuring points (V4), and `v2` for everything else; the store of the points."""
+    """Measurement documents and measuring points (V4), and `v2` for everything else;
+    the store of the points.
+    """
     documents, _ = _v4(DOCUMENTS_V4, "measurement_document.v4.edmx", rules, page_size)
     points, processor = _v4(POINTS_V4, "measuring_point.v4.edmx", rules, page_size)
 
@@ -252,7 +254,9 @@ async def serving(app: App, **options: Any) -> AsyncIterator[str]:
 
 
 class NodeServer:
-    """One process for the session. Each test is a tenant of its own, whose rules the server asks over HTTP."""
+    """One process for the session. Each test is a tenant of its own, whose rules the
+    server asks over HTTP.
+    """
 
     def __init__(self, port: int, registry: dict[str, SapRules]) -> None:
         self.port, self._registry = port, registry
@@ -352,7 +356,9 @@ class _Asked(BaseHTTPRequestHandler):
 
 @contextmanager
 def node_server() -> Iterator[NodeServer]:
-    """Installs what is missing (exact versions, each checked by its hash), starts the process, and ends it."""
+    """Installs what is missing (exact versions, each checked by its hash), starts the
+    process, and ends it.
+    """
     modules = installed(HERE / "gateway_v2")
     registry: dict[str, SapRules] = {}
     hook = ThreadingHTTPServer(("127.0.0.1", 0), type("Asked", (_Asked,), {"registry": registry}))
@@ -394,8 +400,8 @@ def node_binary() -> str:
 
 
 def installed(source: Path) -> Path:
-    """The folder of the packages in the lock file there, shared by all runs. AssertionError in one line where they
-    cannot be had.
+    """The folder of the packages in the lock file there, shared by all runs. AssertionError in one line where
+    they cannot be had.
     """
     lock = (source / "package-lock.json").read_bytes()
     folder = CACHE / hashlib.sha256(lock).hexdigest()[:16]
@@ -426,7 +432,8 @@ def installed(source: Path) -> Path:
                 :200
             ].strip()
             assert done.returncode == 0, (
-                f"{source.name} of the contract tests cannot be installed: npm ci needs a reachable npm registry: {words}"
+                f"{source.name} of the contract tests cannot be installed: npm ci needs a reachable npm"
+                f" registry: {words}"
             )
             (folder / "complete").write_text(time.strftime("%F"))
     return folder / "node_modules"

@@ -311,7 +311,9 @@ async def test_a_201_of_maintainx_that_lists_other_than_was_sent_is_no_known_out
 
 @pytest.mark.parametrize("system", ["sap_s4hana", "sap_ecc"])
 async def test_a_duplicate_whose_document_sap_does_not_show_is_delivered(wired: Wired, system: str) -> None:
-    """SAP says that it holds one of this second; that the user may not see it, or it was archived, changes nothing."""
+    """SAP says that it holds one of this second; that the user may not see it, or it was archived, changes
+    nothing.
+    """
 
     def respond(request: bytes) -> bytes:
         if b"$batch" not in request.split(b"\r\n", 1)[0]:

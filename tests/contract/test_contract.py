@@ -38,7 +38,9 @@ def label(harness: type[Harness]) -> str:
 
 
 def cases(rules: Iterable[str]) -> list[object]:
-    """(harness, rule) with the id `system-rule`, or `system-rule-exempt`, skipped for the harness's reason."""
+    """(harness, rule) with the id `system-rule`, or `system-rule-exempt`, skipped for
+    the harness's reason.
+    """
     parameters: list[object] = []
     for harness in HARNESSES:
         for rule in rules:

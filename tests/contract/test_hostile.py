@@ -312,8 +312,8 @@ def _build(system: str, settings: Mapping[str, Any], credentials: Mapping[str, A
 
 
 async def _gifts(put: Callable[[hostile.Respond], Wire], calls: int, seed: int) -> None:
-    """Credentials and settings of every system. What is refused is refused without its value; what is taken can
-    be sent.
+    """Credentials and settings of every system. What is refused is refused without its value; what is taken
+    can be sent.
     """
     rng = random.Random(f"gifts {seed}")
     put(lambda _request: b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n{}")

@@ -231,7 +231,10 @@ async def test_an_answer_that_does_not_tell_of_each_is_no_answer() -> None:
 
 
 async def test_the_words_of_an_answer_are_configuration() -> None:
-    body = b'[{"a": {"s": "ok"}}, {"a": {"s": "had"}}, {"a": {"s": "wait"}, "w": "busy"}, {"a": {"s": "?"}, "c": 7, "w": "odd"}]'
+    body = (
+        b'[{"a": {"s": "ok"}}, {"a": {"s": "had"}}, {"a": {"s": "wait"}, "w": "busy"}, {"a": {"s": "?"}, "c":'
+        b' 7, "w": "odd"}]'
+    )
     results = {
         "items": ".",
         "status": "a.s",

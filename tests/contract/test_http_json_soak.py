@@ -36,9 +36,11 @@ def readings(harness: HttpJsonHarness, *, refused: int) -> list[Reading]:
         for number in range(READINGS)
     ]
     return [
-        harness.refused(at[number])
-        if refused and number % refused == 37
-        else reading(harness.meter(number % METERS), at[number], number / 8)
+        (
+            harness.refused(at[number])
+            if refused and number % refused == 37
+            else reading(harness.meter(number % METERS), at[number], number / 8)
+        )
         for number in range(READINGS)
     ]
 
@@ -78,7 +80,8 @@ async def test_every_reading_through_random_faults(kind: type[HttpJsonHarness]) 
         )
         assert (repeats == 0) if delivery == "exactly_once" else (repeats > 0)
     print(
-        f"\n{kind.__name__} ({delivery}): {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered, {repeats} repeats"
+        f"\n{kind.__name__} ({delivery}): {proxy.struck} faults, {done.unknown} times no answer,"
+        f" {len(done.readings)} delivered, {repeats} repeats"
     )
 
 
@@ -101,6 +104,7 @@ async def test_requests_and_own_time_for_each_thousand(kind: type[HttpJsonHarnes
         await connector.close()
     requests = len(calls.seen) / (READINGS / 1000)
     print(
-        f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings, {seconds / READINGS * 1000:.3f} ms of our time each"
+        f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings, {seconds / READINGS * 1000:.3f} ms"
+        " of our time each"
     )
     assert requests <= 11

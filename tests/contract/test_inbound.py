@@ -1,5 +1,6 @@
-"""The inbound half of the contract suite: what the engine counts on when it reads a stream. One suite for every
-connector; a harness lists the rules that its system is exempt from, with the reason, and the test's id says so.
+"""The inbound half of the contract suite: what the engine counts on when it reads a stream. One suite for
+every connector; a harness lists the rules that its system is exempt from, with the reason, and the test's id
+says so.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ SECOND = timedelta(seconds=1)
 MAX_PAGES = 400
 # Each rule, and what it is for.
 RULES = {
-    "declared": "the manifest or the settings declare the stream, with a body for people where the system is one",
+    "declared": (
+        "the manifest or the settings declare the stream, with a body for people where the system is one"
+    ),
     "equal_times": "pages of records of one time leave none out",
     "bounds": "an interval has its begin and not its end",
     "empty": "an interval without changes costs one request",
@@ -434,8 +437,9 @@ class _Shifted(Unreliable):
 async def test_around_a_turn_of_the_clock_nothing_is_missed(
     harness: Harness, connector: Any, rule: str, turn: datetime
 ) -> None:
-    """Every half hour of six, asked for in intervals of a quarter of an hour: each is in the interval of its true time,
-    or of the hour that the clock cannot tell from it, and a time that the clock cannot tell is none.
+    """Every half hour of six, asked for in intervals of a quarter of an hour: each is in the interval of its
+    true time, or of the hour that the clock cannot tell from it, and a time that the clock cannot tell is
+    none.
     """
     step = timedelta(minutes=30)
     times = {number: turn - timedelta(hours=3) + number * step + timedelta(minutes=7) for number in range(12)}

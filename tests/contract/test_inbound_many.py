@@ -1,5 +1,5 @@
-"""Many records, walked in pages: each once, with a bounded number of requests and flat memory. Ten thousand of them; a
-hundred thousand in the long tests.
+"""Many records, walked in pages: each once, with a bounded number of requests and flat memory. Ten thousand
+of them; a hundred thousand in the long tests.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tests.contract.inbound_harness import (
 
 COUNTS = [10_000, pytest.param(100_000, marks=pytest.mark.soak)]
 SECOND = timedelta(seconds=1)
-# The V2 server, odatapy and Tryton look at every record for every page, so this would measure them; their connectors
-# keep nothing from page to page, which is what is measured here.
+# The V2 server, odatapy and Tryton look at every record for every page, so this would measure them; their
+# connectors keep nothing from page to page, which is what is measured here.
 SLICES = 20
 
 
@@ -77,8 +77,8 @@ async def test_a_long_table(count_of: int, contract_dsn: str, monkeypatch: pytes
     async with harness.running(contract_dsn, monkeypatch):
         at = datetime(2026, 11, 1, tzinfo=UTC)
         await harness.owner.execute(
-            f"insert into {harness.table} select n, timestamp '2026-11-01' + n / 3 * interval '1 second', 'open', 'x', 1 "
-            f"from generate_series(1, {count_of}) n"
+            f"insert into {harness.table} select n, timestamp '2026-11-01' + n / 3 * interval '1 second',"
+            f" 'open', 'x', 1 from generate_series(1, {count_of}) n"
         )
         await harness.owner.execute(f"create index on {harness.table} (updated, id)")
         monkeypatch.setattr("tests.contract.inbound_harness.PAGE", 200)
@@ -93,7 +93,9 @@ async def test_a_long_table(count_of: int, contract_dsn: str, monkeypatch: pytes
 async def test_slices_of_many_work_orders_do_not_begin_at_today(
     count_of: int, contract_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An initial sync asks for slices, the newest first. MaintainX can only be walked from its newest change on."""
+    """An initial sync asks for slices, the newest first. MaintainX can only be walked from its newest change
+    on.
+    """
     harness = MaintainXInbound()
     async with harness.running(contract_dsn, monkeypatch):
         monkeypatch.setattr(maintainx_reader, "_PAGE_SIZE", 200)

@@ -1,4 +1,6 @@
-"""Tables and views of a real PostgreSQL: what is committed late, what a role may not see, what a column may hold."""
+"""Tables and views of a real PostgreSQL: what is committed late, what a role may not see, what a column may
+hold.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ async def owner(contract_dsn: str) -> AsyncIterator[Owner]:
 async def table(owner: Owner) -> str:
     name = f"work_{secrets.token_hex(4)}"
     await owner.execute(
-        f"create table {name} (id int primary key, updated timestamptz not null default now(), state text default 'open')"
+        f"create table {name} (id int primary key, updated timestamptz not null default now(), state text"
+        " default 'open')"
     )
     return name
 
@@ -67,8 +70,8 @@ async def followed(connector: Any, low: datetime | None) -> tuple[set[str], date
 async def test_what_is_committed_late_is_not_missed(
     contract_dsn: str, owner: Owner, table: str, may_see_others: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A transaction stamps a row with its begin and commits it behind later ones. Without the horizon the run between
-    would pass it for ever.
+    """A transaction stamps a row with its begin and commits it behind later ones. Without the horizon the run
+    between would pass it for ever.
     """
     monkeypatch.setattr("connectors.postgres.records._MARGIN", timedelta(0))
     dsn = contract_dsn
@@ -177,8 +180,8 @@ async def test_any_columns_become_plain_json(contract_dsn: str, owner: Owner) ->
     at = recent()
     for number in range(5):
         await owner.execute(
-            f"insert into {name} values ($1, $2::text::bit(3), $3, 12345678901234567890.10, 'NaN', '\\x00ff', '{{1,null}}', "
-            "'{\"a\": [1]}', '1 day', 9007199254740993)",
+            f"insert into {name} values ($1, $2::text::bit(3), $3, 12345678901234567890.10, 'NaN', '\\x00ff',"
+            " '{1,null}', '{\"a\": [1]}', '1 day', 9007199254740993)",
             f"c{number}",
             f"{number:03b}",
             at,

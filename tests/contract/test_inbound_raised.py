@@ -1,5 +1,5 @@
-"""What an alert becomes: raised once, and seen again in the stream that the manifest names, under the id that raising
-it gave.
+"""What an alert becomes: raised once, and seen again in the stream that the manifest names, under the id that
+raising it gave.
 """
 
 from __future__ import annotations

@@ -28,9 +28,11 @@ def readings(harness: ODataHarness) -> list[Reading]:
         for number in range(READINGS)
     ]
     return [
-        harness.refused(at[number])
-        if number % 100 == 37
-        else reading(harness.meter(number % METERS), at[number], number / 8)
+        (
+            harness.refused(at[number])
+            if number % 100 == 37
+            else reading(harness.meter(number % METERS), at[number], number / 8)
+        )
         for number in range(READINGS)
     ]
 
@@ -65,7 +67,8 @@ async def test_every_reading_once_through_random_faults(kind: type[ODataHarness]
             float(str(item.value)) for item in everything if item.key not in done.dead
         )
     print(
-        f"\n{kind.__name__}: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered once, {len(done.dead)} dead"
+        f"\n{kind.__name__}: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)}"
+        f" delivered once, {len(done.dead)} dead"
     )
 
 
@@ -88,6 +91,7 @@ async def test_requests_and_own_time_for_each_thousand(kind: type[ODataHarness])
         await connector.close()
     requests = len(calls.seen) / (len(everything) / 1000)
     print(
-        f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings, {seconds / len(everything) * 1000:.3f} ms of our time each"
+        f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings,"
+        f" {seconds / len(everything) * 1000:.3f} ms of our time each"
     )
     assert requests <= 11

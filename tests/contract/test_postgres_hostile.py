@@ -1,4 +1,6 @@
-"""The PostgreSQL connector against what is no PostgreSQL, and in a process whose environment speaks of others."""
+"""The PostgreSQL connector against what is no PostgreSQL, and in a process whose environment speaks of
+others.
+"""
 
 from __future__ import annotations
 
@@ -205,7 +207,8 @@ async def test_a_role_that_may_only_select_is_denied_at_the_probe(contract_dsn: 
     await maker.probe()
     await maker.close()
     await owner.execute(
-        "create role looker login password 'looker'; grant usage on schema public to looker; grant select on looked_at to looker"
+        "create role looker login password 'looker'; grant usage on schema public to looker; grant select on"
+        " looked_at to looker"
     )
     connector = sink(contract_dsn.replace("owner:not-a-secret", "looker:looker"), table="looked_at")
     try:

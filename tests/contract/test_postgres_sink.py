@@ -57,7 +57,8 @@ async def test_changes_and_journal_count_effective_writes_only(
         await connector.push(make_batch(CONNECTION, [changed]))
     assert await owner.fetchval(f"select array_agg(changes order by meter) from {table}") == [1, 0, 0, 0]
     assert await owner.fetchval(
-        f"select array_agg((meter, value, changes)::text order by entry) from {table}_journal where meter = 'm0'"
+        f"select array_agg((meter, value, changes)::text order by entry) from {table}_journal where meter ="
+        " 'm0'"
     ) == [
         "(m0,0,0)",
         "(m0,7.5,1)",
@@ -173,7 +174,9 @@ async def test_an_older_position_never_replaces_a_newer_one(
 async def test_a_table_without_positions_is_used_as_it_is(
     contract_dsn: str, owner: asyncpg.Connection[asyncpg.Record], kind: str | None
 ) -> None:
-    """Of a version before, or with a column of that name that is something else; and with one from then on."""
+    """Of a version before, or with a column of that name that is something else; and
+    with one from then on.
+    """
     table = f"unplaced_{secrets.token_hex(4)}"
     before = sink(contract_dsn, table=table, position_column=None)
     await before.probe()

@@ -192,7 +192,10 @@ async def test_an_answer_that_lists_nothing_is_not_taken_for_a_no(harness: SapHa
     original = harness.front.app
 
     async def lists_nothing(scope: Message, receive: Receive, send: Send) -> None:
-        body = b"--b\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{}\r\n--b--\r\n"
+        body = (
+            b"--b\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type:"
+            b" application/json\r\n\r\n{}\r\n--b--\r\n"
+        )
         await send(
             {
                 "type": "http.response.start",

@@ -121,7 +121,8 @@ async def test_requests_and_own_time_for_each_thousand(
     record_property("requests_per_1000", requests)
     record_property("milliseconds_per_reading", milliseconds)
     print(
-        f"\n{harness.system}: {requests:.1f} requests for 1,000 readings, {milliseconds:.3f} ms of our time for each reading"
+        f"\n{harness.system}: {requests:.1f} requests for 1,000 readings, {milliseconds:.3f} ms of our time"
+        " for each reading"
     )
     assert requests <= 11
     await connector.close()

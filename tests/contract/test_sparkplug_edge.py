@@ -1,5 +1,5 @@
-"""An edge node by others (Eclipse Tahu's client) against the daemon: what it publishes is stored under its names, and it
-is asked for births when something is missing. And what the daemon tells as a host application.
+"""An edge node by others (Eclipse Tahu's client) against the daemon: what it publishes is stored under its
+names, and it is asked for births when something is missing. And what the daemon tells as a host application.
 """
 
 from __future__ import annotations

@@ -30,9 +30,11 @@ def readings(harness: Harness, *, refused: int) -> list[Reading]:
         for number in range(READINGS)
     ]
     return [
-        harness.refused(at[number])
-        if refused and number % refused == 37
-        else reading(harness.meter(number % METERS), at[number], number / 8)
+        (
+            harness.refused(at[number])
+            if refused and number % refused == 37
+            else reading(harness.meter(number % METERS), at[number], number / 8)
+        )
         for number in range(READINGS)
     ]
 
@@ -58,7 +60,8 @@ async def test_maintainx_through_random_faults() -> None:
         }
         repeats = sum(len(values) - 1 for values in held.values())
     print(
-        f"\nmaintainx: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered, {repeats} repeats"
+        f"\nmaintainx: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered,"
+        f" {repeats} repeats"
     )
 
 
@@ -74,7 +77,8 @@ async def test_postgres_through_random_cuts(contract_dsn: str) -> None:
         for batch in batches:
             if rng.random() < 0.3:
                 await killer.execute(
-                    "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and query ilike '%insert into%'"
+                    "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and"
+                    " query ilike '%insert into%'"
                 )
                 cuts += 1
             done = await deliver(connector, batch, lambda: None, connection=CONNECTION)
@@ -87,7 +91,8 @@ async def test_postgres_through_random_cuts(contract_dsn: str) -> None:
             float(str(item.value)) for item in everything if item.meter != "unbelievable"
         )
     print(
-        f"\npostgres ({connector.capabilities.delivery}): {cuts} cuts, {delivered} delivered once, {dead} dead letters"
+        f"\npostgres ({connector.capabilities.delivery}): {cuts} cuts, {delivered} delivered once, {dead}"
+        " dead letters"
     )
 
 
@@ -109,6 +114,7 @@ async def test_requests_and_own_time_for_each_thousand(kind: type[Harness], cont
         await connector.close()
     requests = len(calls.seen) / (READINGS / 1000)
     print(
-        f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings, {seconds / READINGS * 1000:.3f} ms of our time each"
+        f"\n{kind.__name__}: {requests:.1f} requests for 1,000 readings, {seconds / READINGS * 1000:.3f} ms"
+        " of our time each"
     )
     assert requests <= 11

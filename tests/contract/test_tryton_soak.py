@@ -74,7 +74,8 @@ async def test_every_reading_once_through_random_faults(
         float(str(item.value)) for item in everything if item.key not in done.dead
     )
     print(
-        f"\ntryton: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered once, {len(done.dead)} dead"
+        f"\ntryton: {proxy.struck} faults, {done.unknown} times no answer, {len(done.readings)} delivered"
+        f" once, {len(done.dead)} dead"
     )
 
 
@@ -97,7 +98,8 @@ async def test_requests_and_own_time_for_each_thousand(harness: TrytonHarness, r
     requests = len(calls.seen) / (READINGS / 1000)
     share, own = 100 / refused if refused else 0, seconds / READINGS * 1000
     print(
-        f"\ntryton, {share:g} % refused: {requests:.1f} requests for 1,000 readings, {own:.3f} ms of our time each"
+        f"\ntryton, {share:g} % refused: {requests:.1f} requests for 1,000 readings, {own:.3f} ms of our time"
+        " each"
     )
     assert requests <= 15
     assert refused or requests <= 11

@@ -1,5 +1,5 @@
-"""Records from a system to a consumer that was away, on a real daemon: over HTTP by the consumer that the documents
-show, over MQTT by the command, and through a kill in the middle.
+"""Records from a system to a consumer that was away, on a real daemon: over HTTP by the consumer that the
+documents show, over MQTT by the command, and through a kill in the middle.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""SIGHUP to a daemon: other sources, a new customer, a setting that waits for a restart, a file with a fault."""
+"""SIGHUP to a daemon: other sources, a new customer, a setting that waits for a
+restart, a file with a fault.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Sources from end to end: a mixed broker is discovered, what is printed is pasted, and the gateway takes all of it."""
+"""Sources from end to end: a mixed broker is discovered, what is printed is pasted, and the gateway takes all
+of it.
+"""
 
 from __future__ import annotations
 

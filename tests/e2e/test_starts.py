@@ -54,7 +54,9 @@ async def test_a_fault_within_the_task_group_is_one_line(
 async def test_a_port_that_is_taken_is_told_before_anything_is_taken_over(
     made: list[Daemon], database: Database
 ) -> None:
-    """A second daemon by mistake: the first one keeps its session at the broker and its place in the database."""
+    """A second daemon by mistake: the first one keeps its session at the broker and its place in the
+    database.
+    """
     first, second = made
     first.start()
     await first.ready()

@@ -1,5 +1,5 @@
-"""A system that takes events over a socket and misbehaves as systems do: late, cut, refusing, busy. And its connector, as
-one that looks a reference up before it makes anything.
+"""A system that takes events over a socket and misbehaves as systems do: late, cut, refusing, busy. And its
+connector, as one that looks a reference up before it makes anything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ LATE_SECONDS = 0.4
 
 @dataclass
 class EventSystem:
-    """`made` counts the records of each reference: 2 is a work order too many. `mood`: how often it misbehaves."""
+    """`made` counts the records of each reference: 2 is a work order too many. `mood`: how often it
+    misbehaves.
+    """
 
     rand: random.Random
     mood: float = 0.15

@@ -94,7 +94,8 @@ class Rig:
     async def stored(self) -> dict[tuple[str, int], float]:
         """Telemetry as {(device, milliseconds): value}."""
         rows = await self.fetch(
-            "select device_id, round(extract(epoch from ts) * 1000)::bigint as at, (metrics ->> 'value')::float8 as value from telemetry order by ts"
+            "select device_id, round(extract(epoch from ts) * 1000)::bigint as at, (metrics ->>"
+            " 'value')::float8 as value from telemetry order by ts"
         )
         held = {(row["device_id"], row["at"]): row["value"] for row in rows}
         assert len(held) == len(rows), "telemetry holds a sample twice"

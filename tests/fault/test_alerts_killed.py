@@ -1,5 +1,5 @@
-"""Replicas that raise alerts are killed at random, the system misbehaves, credentials are revoked: each alert is at the
-system exactly once, is followed, and comes to its end.
+"""Replicas that raise alerts are killed at random, the system misbehaves, credentials are revoked: each alert
+is at the system exactly once, is followed, and comes to its end.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class Campaign:
                 await asyncio.sleep(0.1)
 
     async def publish(self) -> None:
-        """Each device is hot so many times; what it sends comes in batches, some of it late and out of order."""
+        """Each device is hot so many times; what it sends comes in batches, some of it
+        late and out of order.
+        """
         start = datetime.now(UTC) + SECOND
         for name in self.names:
             writer = TelemetryStore(self.database, register_customers=True)
@@ -155,9 +157,9 @@ class Campaign:
                 if self.rand.random() < 0.3:
                     async with self.database.connection() as connection:
                         await connection.execute(
-                            "insert into record (customer_id, connection_id, stream, key, progress) "
-                            "values ($1, $1, 'notifications', $2, $3) "
-                            "on conflict (customer_id, connection_id, stream, key) do update set progress = excluded.progress",
+                            "insert into record (customer_id, connection_id, stream, key, progress) values"
+                            " ($1, $1, 'notifications', $2, $3) on conflict (customer_id, connection_id,"
+                            " stream, key) do update set progress = excluded.progress",
                             row["connection_id"],
                             row["remote_id"],
                             self.rand.choice(["open", "acknowledged", "closed"]),
@@ -286,6 +288,6 @@ async def test_ten_thousand_alerts_under_kills(database: Database, dsn: str) -> 
     )
     await check(made)
     print(
-        f"\n{len(await made.rows('select from alert'))} alerts, {made.kills} kills, {made.revocations} new credentials, "
-        f"misbehaved {dict(made.system.misbehaved)}"
+        f"\n{len(await made.rows('select from alert'))} alerts, {made.kills} kills, {made.revocations} new"
+        f" credentials, misbehaved {dict(made.system.misbehaved)}"
     )

@@ -1,5 +1,5 @@
-"""Bringing a connection up, with PostgreSQL failing at each step of it: it is tried again until it is up, and seen
-meanwhile.
+"""Bringing a connection up, with PostgreSQL failing at each step of it: it is tried again until it is up, and
+seen meanwhile.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ async def created(world: World) -> None:
 
 
 async def brought_up(plain: Database, failing: Failing, *, is_new: bool) -> None:
-    """Created and verified, or served by a replica that starts after its meters were changed: a reading is delivered."""
+    """Created and verified, or served by a replica that starts after its meters were changed: a reading is
+    delivered.
+    """
     connector = Scripted()
     sync = {"push_timeout": timedelta(seconds=1)}
     world = World(failing, connector, settings(sync=sync), owner=f"replica-{is_new}")

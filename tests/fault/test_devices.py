@@ -13,7 +13,8 @@ async def _told(rig: Rig, devices: int, newest: int) -> None:
 
     async def is_told() -> bool:
         rows = await rig.fetch(
-            "select d.source, (s.metrics->'value'->>0)::bigint as at from device d join device_state s using (customer_id, device_id)"
+            "select d.source, (s.metrics->'value'->>0)::bigint as at from device d join device_state s using"
+            " (customer_id, device_id)"
         )
         return (
             len(rows) == devices

@@ -1,5 +1,5 @@
-"""The primary of the gateway's database dies in the middle of a load and its synchronous standby is promoted: nothing
-is lost, nothing comes twice, and a primary that was replaced is never written again.
+"""The primary of the gateway's database dies in the middle of a load and its synchronous standby is promoted:
+nothing is lost, nothing comes twice, and a primary that was replaced is never written again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ async def pair(rig: Rig) -> AsyncIterator[tuple[Postgres, Standby]]:
 
 
 async def _fail_over(tmp_path: Path, messages: int, rate: int) -> float:
-    """Kills the primary after half of the messages; seconds until the daemon stored again after the promotion."""
+    """Kills the primary after half of the messages; seconds until the daemon stored again after the
+    promotion.
+    """
     async with started(tmp_path) as rig, pair(rig) as (primary, standby):
         replicas = [rig.daemon(name, sync={"lease": "15s"}) for name in ("first", "second")]
         for daemon in replicas:
@@ -65,8 +67,8 @@ async def _fail_over(tmp_path: Path, messages: int, rate: int) -> float:
 
 
 async def _comes_back(rig: Rig, old: Postgres, new: Standby) -> None:
-    """The old primary starts as one, which nobody should let it: no session is opened on it, not by a daemon that
-    starts now either. Then it is rewound, follows, and is the standby of the new one.
+    """The old primary starts as one, which nobody should let it: no session is opened on it, not by a daemon
+    that starts now either. Then it is rewound, follows, and is the standby of the new one.
     """
     await old.start()
     before = await _rows(old)

@@ -1,5 +1,5 @@
-"""A transaction that somebody else leaves open delays no reading and no event: in the same database, in another one of the
-cluster, a prepared one, a dump.
+"""A transaction that somebody else leaves open delays no reading and no event: in the same database, in
+another one of the cluster, a prepared one, a dump.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ async def test_readings_and_events_are_not_later_for_a_minute(
 
 
 async def _compare(make_postgres: Callable[..., Awaitable[Postgres]], kind: str, seconds: float) -> None:
-    """Each sample is delivered by the run after it, each event is read by the next who asks, while it is open."""
+    """Each sample is delivered by the run after it, each event is read by the next who asks, while it is
+    open.
+    """
     server = await make_postgres(fsync="off", max_prepared_transactions="2")
     dsn = await server.create("fieldgate")
     database = await Database.open(dsn, size=4)

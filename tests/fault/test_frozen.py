@@ -1,4 +1,6 @@
-"""A process or a database that stands still, or takes nothing in: nobody else waits for it longer than the bound."""
+"""A process or a database that stands still, or takes nothing in: nobody else waits for it longer than the
+bound.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,10 @@ async def test_what_a_frozen_replica_holds_is_let_go_within_a_third_of_the_lease
         assert await asyncio.to_thread(frozen.stdout.readline) == b"holding\n"
         os.kill(frozen.pid, signal.SIGSTOP)
         stopped_at = time.monotonic()
-        others = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and xact_start is not null"
+        others = (
+            "select count(*) from pg_stat_activity where datname = current_database() and pid <>"
+            " pg_backend_pid() and xact_start is not null"
+        )
 
         async def is_let_go() -> bool:
             return await connection.fetchval(others) == 0

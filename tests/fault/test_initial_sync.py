@@ -38,7 +38,9 @@ def _meters(every: str) -> list[dict[str, object]]:
 
 
 async def _store(rig: Rig, samples: Iterator[Sample], devices: int, days: int) -> None:
-    """Writes samples as ingest would have, before any connection exists: a device, its rows, many revisions."""
+    """Writes samples as ingest would have, before any connection exists: a device, its
+    rows, many revisions.
+    """
     database = await Database.open(rig.dsn, size=3)
     await migrate(database)
     await database.close()
@@ -152,7 +154,8 @@ async def _all_windows(rig: Rig, daemon: Daemon, seconds: float) -> None:
     async def is_done() -> bool:
         try:
             left = await rig.fetch(
-                "select (select count(*) from due_window), (select count(*) from stream where phase = 'initial' and state <> 'done')"
+                "select (select count(*) from due_window), (select count(*) from stream where phase ="
+                " 'initial' and state <> 'done')"
             )
         except (OSError, asyncpg.PostgresError):
             return False

@@ -1,5 +1,6 @@
-"""Edge nodes of Sparkplug that know what is true, a channel that loses and swaps, and a daemon that is killed: of what the
-broker acknowledged every value is stored under its right name, or its message is a dead letter.
+"""Edge nodes of Sparkplug that know what is true, a channel that loses and swaps, and a daemon that is
+killed: of what the broker acknowledged every value is stored under its right name, or its message is a dead
+letter.
 """
 
 from __future__ import annotations

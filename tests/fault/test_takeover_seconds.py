@@ -1,5 +1,5 @@
-"""How soon the work of a process that is gone goes on, with a lease that would last a minute: only the end of its
-session can be what ends it. The ledger is exact each time.
+"""How soon the work of a process that is gone goes on, with a lease that would last a minute: only the end of
+its session can be what ends it. The ledger is exact each time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,14 @@ SOFT = 6.0
 
 
 RATE = 200
-STORED = "select distinct extract(epoch from received_at)::float8 from telemetry where received_at > to_timestamp($1) order by 1"
-DELIVERED = "select distinct extract(epoch from written_at)::float8 from fieldgate_reading_journal where written_at > to_timestamp($1) order by 1"
+STORED = (
+    "select distinct extract(epoch from received_at)::float8 from telemetry where received_at >"
+    " to_timestamp($1) order by 1"
+)
+DELIVERED = (
+    "select distinct extract(epoch from written_at)::float8 from fieldgate_reading_journal where written_at >"
+    " to_timestamp($1) order by 1"
+)
 
 
 @pytest.fixture
@@ -149,7 +155,9 @@ async def test_work_goes_on_as_promised(tmp_path: Path, case: str, record_proper
 
 
 async def test_a_replica_that_stands_still_keeps_its_lease_until_it_runs_out(rig: Rig) -> None:
-    """Its kernel keeps its sessions: it may wake at any moment, and so the time of the lease alone decides."""
+    """Its kernel keeps its sessions: it may wake at any moment, and so the time of the
+    lease alone decides.
+    """
     lease = 6.0
     victim, survivor = await _two(rig, sync={"lease": f"{lease:g}s"})
     stopping = asyncio.Event()

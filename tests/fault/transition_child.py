@@ -1,4 +1,6 @@
-"""A process that is killed inside a transition: `python -m tests.fault.transition_child DSN SCENARIO POINT`."""
+"""A process that is killed inside a transition: `python -m tests.fault.transition_child
+DSN SCENARIO POINT`.
+"""
 
 from __future__ import annotations
 

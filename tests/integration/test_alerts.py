@@ -1,4 +1,6 @@
-"""Alerts on a real database: judged from the stored log, raised once, followed, cleared, and never left open."""
+"""Alerts on a real database: judged from the stored log, raised once, followed,
+cleared, and never left open.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a connection does not read is kept for its customer alone, for as long as was promised, and told of before it
-goes.
+"""What a connection does not read is kept for its customer alone, for as long as was promised, and told of
+before it goes.
 """
 
 from __future__ import annotations

@@ -141,8 +141,8 @@ async def test_who_is_put_off_again_and_again_waits_longer_and_gives_up_nothing(
     for count, least in ((1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (5, 8.0)):
         await rig.run()
         [row] = await rig.rows(
-            "select put_off, attempts, state, extract(epoch from next_run_at - now())::float8 as wait from stream "
-            "where phase = 'incremental'"
+            "select put_off, attempts, state, extract(epoch from next_run_at - now())::float8 as wait from"
+            " stream where phase = 'incremental'"
         )
         assert (row["put_off"], row["attempts"], row["state"]) == (count, 0, "running")
         assert least - 0.5 <= row["wait"] <= 1.3 * least + 1.0
@@ -299,12 +299,11 @@ async def test_what_an_older_version_stored_is_mended(
     await migrations.migrate(database)
     async with database.connection() as connection:
         await connection.execute(
-            "insert into customer values ('acme'); "
-            "insert into connection (connection_id, customer_id, system, hosting, tier, state, declared_digest) "
-            "values ('acme-1', 'acme', 'scripted', 'cloud', 1, 'active', ''); "
-            "insert into stream (connection_id, name, phase, next_run_at) values "
-            "('acme-1', 'readings', 'incremental', now() + interval '8766 years'), "
-            "('acme-1', 'readings', 'initial', 'infinity')"
+            "insert into customer values ('acme'); insert into connection (connection_id, customer_id,"
+            " system, hosting, tier, state, declared_digest) values ('acme-1', 'acme', 'scripted', 'cloud',"
+            " 1, 'active', ''); insert into stream (connection_id, name, phase, next_run_at) values"
+            " ('acme-1', 'readings', 'incremental', now() + interval '8766 years'), ('acme-1', 'readings',"
+            " 'initial', 'infinity')"
         )
     monkeypatch.setattr(migrations, "migrations", lambda: every)
     applied = await migrations.migrate(database)

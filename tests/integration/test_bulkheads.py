@@ -209,7 +209,8 @@ async def test_a_row_that_cannot_be_read_costs_only_itself(
         }
         for name, (column, text) in GARBAGE.items():
             await beside.world.execute(
-                f"update connection set {column} = ($2::text)::jsonb, configuration = configuration + 1 where connection_id = $1",
+                f"update connection set {column} = ($2::text)::jsonb, configuration = configuration + 1 where"
+                " connection_id = $1",
                 name,
                 text,
             )
@@ -220,7 +221,8 @@ async def test_a_row_that_cannot_be_read_costs_only_itself(
         assert {found.connection for found in shown} == {"well", *GARBAGE}
         for name in refused:
             await beside.world.execute(
-                "update connection set settings = $2, sync = $3, meters = $4, configuration = configuration + 1 where connection_id = $1",
+                "update connection set settings = $2, sync = $3, meters = $4, configuration = configuration +"
+                " 1 where connection_id = $1",
                 name,
                 *kept[name],
             )

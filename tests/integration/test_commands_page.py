@@ -33,7 +33,9 @@ WRITTEN = [(page, command) for page, text in PAGES.items() for command in PROGRA
 
 
 def on(broker: Broker, line: str, user: str) -> str:
-    """What is written, at this broker: the reader's own host, port, authority and password stand in the same places."""
+    """What is written, at this broker: the reader's own host, port, authority and password stand in the same
+    places.
+    """
     for written, here in {
         "broker.example.com": "localhost",
         "HOST": "localhost",

@@ -1,4 +1,6 @@
-"""What is kept equals what is there, after every kind of statement that adds or removes, and at any moment in between."""
+"""What is kept equals what is there, after every kind of statement that adds or removes, and at any moment in
+between.
+"""
 
 from __future__ import annotations
 
@@ -299,7 +301,10 @@ async def test_counts_agree_at_any_moment_while_many_write(database: Database) -
 
 async def test_whoever_writes_waits_for_no_fold_and_no_fold_for_whoever_writes(database: Database) -> None:
     await prepare(database)
-    insert = "insert into due_window (connection_id, meter, window_start, phase, closes_at) values ('one', $1, now(), 'incremental', now())"
+    insert = (
+        "insert into due_window (connection_id, meter, window_start, phase, closes_at) values ('one', $1,"
+        " now(), 'incremental', now())"
+    )
     async with asyncio.timeout(20), database.transaction() as first:
         await first.execute(insert, "a")
         async with database.connection() as second:
@@ -329,10 +334,8 @@ async def test_a_database_in_use_begins_with_what_it_holds(empty_dsn: str) -> No
                 where (phase = 'initial') = (n % 2 = 0)""",
                 list(NAMES),
             )
-            await connection.execute(
-                """insert into dead_letter (kind, digest, connection_id, reason, detail)
-                values ('reading', 'a', 'one', 'no_value', ''), ('message', 'b', null, 'invalid_json', '')"""
-            )
+            await connection.execute("""insert into dead_letter (kind, digest, connection_id, reason, detail)
+                values ('reading', 'a', 'one', 'no_value', ''), ('message', 'b', null, 'invalid_json', '')""")
             for name, text in migrations():
                 if name >= "0023":
                     await connection.execute(text)

@@ -296,15 +296,27 @@ async def test_what_is_told_commits_with_the_hold_and_a_refusal_is_told_after_it
 DAMAGE = {
     "update credit_pool set posted = posted + 1": "the pool says 5 posted, the transfers sum to 4",
     "update credit_pool set held = 0": "the pool says 0 held, the connections have 2",
-    "delete from connection_credit where connection_id = 'acme_a'": "acme_a: has 0 posted, its transfers sum to 4",
-    "update connection_credit set amount = 3 where connection_id = 'acme_a'": "acme_a: has 3 posted, its transfers sum to 4",
-    "update connection set state = 'disconnected' where connection_id = 'acme_a'": "acme_a: is disconnected and has 4 posted",
-    "update connection set state = 'active' where connection_id = 'acme_b'": "acme_b: is active and has no credits",
-    "update connection set price = 8 where connection_id = 'acme_a'": "acme_a: has 4 posted, and its price is 8",
-    "insert into credit_transfer (kind, from_account, to_account, amount, connection_id, customer_id, capacity)"
-    " values ('return', 'posted', 'available', 9, 'gone', 'acme', 10)": "gone: the transfers leave -9 posted",
-    "insert into credit_transfer (kind, from_account, to_account, amount, connection_id, customer_id, capacity)"
-    " values ('hold', 'available', 'held', 9, 'gone', 'acme', 10)": "took what was used to 15 of 10: over capacity",
+    "delete from connection_credit where connection_id = 'acme_a'": (
+        "acme_a: has 0 posted, its transfers sum to 4"
+    ),
+    "update connection_credit set amount = 3 where connection_id = 'acme_a'": (
+        "acme_a: has 3 posted, its transfers sum to 4"
+    ),
+    "update connection set state = 'disconnected' where connection_id = 'acme_a'": (
+        "acme_a: is disconnected and has 4 posted"
+    ),
+    "update connection set state = 'active' where connection_id = 'acme_b'": (
+        "acme_b: is active and has no credits"
+    ),
+    "update connection set price = 8 where connection_id = 'acme_a'": (
+        "acme_a: has 4 posted, and its price is 8"
+    ),
+    "insert into credit_transfer (kind, from_account, to_account, amount, connection_id, customer_id, capacity) values ('return', 'posted', 'available', 9, 'gone', 'acme', 10)": (
+        "gone: the transfers leave -9 posted"
+    ),
+    "insert into credit_transfer (kind, from_account, to_account, amount, connection_id, customer_id, capacity) values ('hold', 'available', 'held', 9, 'gone', 'acme', 10)": (
+        "took what was used to 15 of 10: over capacity"
+    ),
     "delete from credit_pool": "the pool has no row",
 }
 

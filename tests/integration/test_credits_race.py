@@ -45,7 +45,10 @@ class Seen:
     inexact: int = 0
 
 
-OBSERVE = "select held + posted as used, (select coalesce(sum(amount), 0)::int from connection_credit) as lying, held, posted from credit_pool"
+OBSERVE = (
+    "select held + posted as used, (select coalesce(sum(amount), 0)::int from connection_credit) as lying,"
+    " held, posted from credit_pool"
+)
 
 
 async def observe(database: Database, seen: Seen, stop: asyncio.Event) -> None:

@@ -59,7 +59,8 @@ async def register(database: Database, *devices: str, customer: str = "acme") ->
     async with database.transaction() as connection:
         await connection.execute("insert into customer values ($1) on conflict do nothing", customer)
         await connection.execute(
-            "insert into device (customer_id, device_id, revision) select $1, unnest($2::text[]), 1 on conflict do nothing",
+            "insert into device (customer_id, device_id, revision) select $1, unnest($2::text[]), 1 on"
+            " conflict do nothing",
             customer,
             list(devices),
         )
@@ -230,11 +231,13 @@ async def test_meters_of_a_metric_and_what_is_unmapped(database: Database) -> No
     await write(database, seen(t=(1, 1), u=(2, "x")))
     async with database.connection() as connection:
         await connection.execute(
-            "insert into connection (connection_id, customer_id, system, hosting, tier, declared_digest) values ('c1', 'acme', 's', 'cloud', 1, '')"
+            "insert into connection (connection_id, customer_id, system, hosting, tier, declared_digest)"
+            " values ('c1', 'acme', 's', 'cloud', 1, '')"
         )
         await connection.execute(
-            "insert into meter_mapping (connection_id, meter, device_id, metric, reduce, span, unit)"
-            " values ('c1', 'm1', 'a', 't', 'mean', '1h', 'CEL'), ('c1', 'm2', 'a', 'gone', 'last', '1h', null), ('c1', 'm3', 'b', 'u', 'last', '1h', null)"
+            "insert into meter_mapping (connection_id, meter, device_id, metric, reduce, span, unit) values"
+            " ('c1', 'm1', 'a', 't', 'mean', '1h', 'CEL'), ('c1', 'm2', 'a', 'gone', 'last', '1h', null),"
+            " ('c1', 'm3', 'b', 'u', 'last', '1h', null)"
         )
     found = await Devices(database).one("acme", "a")
     assert found is not None
@@ -252,7 +255,8 @@ async def test_a_page_of_many_devices_costs_little_more_than_of_few(database: Da
     await register(database, "a")
     async with database.connection() as connection:
         await connection.execute(
-            "insert into device (customer_id, device_id, revision) select 'acme', 'd' || lpad(n::text, 6, '0'), 1 from generate_series(1, 20000) n"
+            "insert into device (customer_id, device_id, revision) select 'acme', 'd' || lpad(n::text, 6,"
+            " '0'), 1 from generate_series(1, 20000) n"
         )
         await connection.execute(
             "insert into device_state select 'acme', device_id, now(), now(), '{\"t\": [1, 2]}' from device"
@@ -268,7 +272,8 @@ async def test_a_round_reads_the_devices_that_it_writes_and_no_others(database: 
     async with database.connection() as connection:
         await connection.execute("insert into customer values ('acme')")
         await connection.execute(
-            "insert into device (customer_id, device_id, revision) select 'acme', 'd' || n, 1 from generate_series(1, 5000) n"
+            "insert into device (customer_id, device_id, revision) select 'acme', 'd' || n, 1 from"
+            " generate_series(1, 5000) n"
         )
         await connection.execute(
             "insert into device_state select 'acme', device_id, now(), now(), '{\"t\": [1, 2]}' from device"
@@ -282,7 +287,8 @@ async def test_a_round_reads_the_devices_that_it_writes_and_no_others(database: 
 
     async def read() -> dict[str, int]:
         rows = await session.fetch(
-            "select relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) as rows from pg_stat_xact_user_tables where relname like 'device%'"
+            "select relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) as rows from"
+            " pg_stat_xact_user_tables where relname like 'device%'"
         )
         return {row["relname"]: row["rows"] for row in rows}
 

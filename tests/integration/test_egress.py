@@ -1,5 +1,5 @@
-"""Where a connection may lead, as an attacher of systems would try it: nothing that a customer gives reaches an
-address that the operator did not allow, by whatever name, notation, redirect, link or moment.
+"""Where a connection may lead, as an attacher of systems would try it: nothing that a customer gives reaches
+an address that the operator did not allow, by whatever name, notation, redirect, link or moment.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ async def test_no_notation_of_this_machine_gets_through(host: str, bird: Canary)
 async def test_a_name_that_changes_its_meaning_is_judged_at_each_connection(
     bird: Canary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Public when it is given, private when it is called; or good in the first answer and not in the second."""
+    """Public when it is given, private when it is called; or good in the first answer
+    and not in the second.
+    """
     names = Names(
         {"rebound.example": [["169.254.169.254"], ["10.0.0.1", "::1"], ["fe80::1%lo"], ["127.0.0.1"]]}
     )

@@ -1,4 +1,6 @@
-"""Embedded mode: both servers start, end with us however we end, come back with their data, and are watched."""
+"""Embedded mode: both servers start, end with us however we end, come back with their
+data, and are watched.
+"""
 
 from __future__ import annotations
 

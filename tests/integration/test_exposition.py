@@ -1,5 +1,5 @@
-"""What metrics say of connections, from a real database: bounded, of one instant, made once however often they are
-asked for, and never by the daemon.
+"""What metrics say of connections, from a real database: bounded, of one instant, made once however often
+they are asked for, and never by the daemon.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ async def test_each_connection_is_told_of_while_there_are_not_too_many(people: D
     await world.windows(2, seconds=50, count=3)
     async with people.connection() as connection:
         await connection.execute(
-            "insert into stream (connection_id, name, phase, last_success_at) values ('connection-1', 'readings', 'incremental', '2026-01-01Z')"
+            "insert into stream (connection_id, name, phase, last_success_at) values ('connection-1',"
+            " 'readings', 'incremental', '2026-01-01Z')"
         )
     said = await world.said()
     assert said["fieldgate_sync_pending_readings"] == {

@@ -281,7 +281,10 @@ def test_a_connection_is_shown_without_a_broken_word(width: int) -> None:
         name="maintenance_work_orders", direction="inbound", phase="incremental", state="failed", watermark="", lag_seconds=3.0,
         progress=None,
     )  # fmt: skip
-    said = "the system answered 503 Service Unavailable to a request for maintenance orders, tried again automatically"
+    said = (
+        "the system answered 503 Service Unavailable to a request for maintenance orders, tried again"
+        " automatically"
+    )
     found = replace(status(State.DEGRADED), streams=(stream,), reason=said, customer="acme")
     output = io.StringIO()
     console = Console(file=output, width=width)

@@ -1,4 +1,6 @@
-"""Health by operation: who asks the breaker, what counts, and what a success of one operation says of another."""
+"""Health by operation: who asks the breaker, what counts, and what a success of one operation says of
+another.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,8 @@ async def test_a_run_and_a_probe_ask_the_breaker_before_they_call(database: Data
     rig = await Rig(database, connector).activate()
     await rig.store(("a", BASE, 1.0))
     await rig.execute(
-        "insert into breaker (scope, key, next_trial_at) values ('system', 'scripted', now() + interval '1 h')"
+        "insert into breaker (scope, key, next_trial_at) values ('system', 'scripted', now() + interval"
+        " '1 h')"
     )
     engine = rig.engine
     await engine.lifecycle.refresh()
@@ -66,12 +69,18 @@ async def test_a_run_and_a_probe_ask_the_breaker_before_they_call(database: Data
     if what == "run":
         runner = Runner(database, rig.settings, engine.health, engine.troubles, Turns(1, Pressure()))
         await runner.run(await rig.claim(), rig.link)
-        waits = "select next_run_at > now() + interval '1 second' as waits from stream where phase = 'incremental'"
+        waits = (
+            "select next_run_at > now() + interval '1 second' as waits from stream where phase ="
+            " 'incremental'"
+        )
     else:
         await rig.execute("update connection set probe_at = now()")
         (due,) = await lifecycle.probes.claim(database, lease_seconds=60, limit=1)
         await engine.lifecycle._look(due)
-        waits = "select probe_at between now() + interval '1 second' and now() + interval '30 s' as waits from connection"
+        waits = (
+            "select probe_at between now() + interval '1 second' and now() + interval '30 s' as waits from"
+            " connection"
+        )
     assert connector.pushes == [] and connector.probes == 0
     assert await rig.rows(waits) == [{"waits": True}]
 
@@ -282,7 +291,8 @@ async def test_the_trial_of_a_blocked_push_is_one_reading_and_no_probe(database:
     with pytest.raises(LookupError):
         await rig.claim()
     (row,) = await rig.rows(
-        "select probe_at between now() + interval '1 h' and now() + interval '73 min' as hourly from connection"
+        "select probe_at between now() + interval '1 h' and now() + interval '73 min' as hourly from"
+        " connection"
     )
     assert row["hourly"]
     connector.answer = None
@@ -304,7 +314,8 @@ async def test_a_blocked_push_with_nothing_due_is_not_tried_and_not_cured(databa
     connector.answer = None
     await rig.store(("d0", BASE + 15 * MINUTE, 2.0))
     await rig.execute(
-        "insert into due_window (connection_id, meter, window_start, phase, closes_at) values ($1, 'd0', $2, 'incremental', now())",
+        "insert into due_window (connection_id, meter, window_start, phase, closes_at) values ($1, 'd0', $2,"
+        " 'incremental', now())",
         rig.name,
         BASE,
     )

@@ -1,4 +1,6 @@
-"""Several hosts in the gateway's own DSN: the one that takes writes, soon, and never one that was replaced."""
+"""Several hosts in the gateway's own DSN: the one that takes writes, soon, and never
+one that was replaced.
+"""
 
 from __future__ import annotations
 

@@ -211,7 +211,8 @@ async def test_a_webhook_from_its_making_to_its_end(world: World) -> None:
 async def test_dead_letters_are_paged_and_go_out_again(world: World) -> None:
     await world.active()
     await world.execute(
-        "insert into meter_mapping (connection_id, meter, device_id, metric, reduce, span) values ('acme-1', 'm', 'd', 't', 'last', '15 min')"
+        "insert into meter_mapping (connection_id, meter, device_id, metric, reduce, span) values ('acme-1',"
+        " 'm', 'd', 't', 'last', '15 min')"
     )
     await world.execute(
         "insert into dead_letter (kind, digest, connection_id, meter, window_start, reason, detail, last_at)"
@@ -221,8 +222,9 @@ async def test_dead_letters_are_paged_and_go_out_again(world: World) -> None:
     )
     await world.execute("select ensure_partition('telemetry', '2026-01-01')")
     await world.execute(
-        "insert into telemetry (customer_id, device_id, ts, metrics, received_at, revision)"
-        " select 'acme', 'd', '2026-01-01Z'::timestamptz + n * interval '15 min', '{\"t\": 1}', now(), 0 from generate_series(1, 5) n"
+        "insert into telemetry (customer_id, device_id, ts, metrics, received_at, revision) select 'acme',"
+        " 'd', '2026-01-01Z'::timestamptz + n * interval '15 min', '{\"t\": 1}', now(), 0 from"
+        " generate_series(1, 5) n"
     )
     async with served(world, Role.OPERATOR) as client:
         seen, cursor = [], None
@@ -353,9 +355,10 @@ async def test_refused_then_accepted_then_used_up(world: World) -> None:
         for _ in range(3):
             page = await customer.get(path)
             assert "401 key revoked" in page.text and "Nothing is lost" in page.text
-        assert before == (await dump(world.database), await world.rows("select * from connection")), (
-            "looking changed something"
-        )
+        assert before == (
+            await dump(world.database),
+            await world.rows("select * from connection"),
+        ), "looking changed something"
         world.connector.probe_error = AuthRefused("401 still not")
         assert (
             await customer.post(path, data={"anything": "x"})
@@ -538,7 +541,8 @@ async def test_a_login_on_a_real_authorization_server(world: World, authorizatio
             await customer.get("/oauth/callback", params={"state": query["state"], "code": code})
         ).status_code == 404
     held = await world.rows(
-        "select c.generation, t.sealed from connection c join token t using (connection_id) where t.generation = c.generation"
+        "select c.generation, t.sealed from connection c join token t using (connection_id) where"
+        " t.generation = c.generation"
     )
     assert len(held) == 1 and held[0]["sealed"] is not None
     assert isinstance(world.engine.tokens, Tokens)

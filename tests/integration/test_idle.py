@@ -1,4 +1,6 @@
-"""Connections with nothing to do: what they ask of PostgreSQL, what wakes them, and that none is forgotten."""
+"""Connections with nothing to do: what they ask of PostgreSQL, what wakes them, and
+that none is forgotten.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,8 @@ async def running(world: World) -> AsyncIterator[None]:
 
 async def next_runs(world: World) -> list[float]:
     rows = await world.rows(
-        "select extract(epoch from next_run_at - now())::float8 as seconds from stream where phase = 'incremental' order by 1"
+        "select extract(epoch from next_run_at - now())::float8 as seconds from stream where phase ="
+        " 'incremental' order by 1"
     )
     return [row["seconds"] for row in rows]
 
@@ -75,20 +78,30 @@ async def test_streams_with_nothing_to_do_rest_in_one_statement(database: Databa
 
 _TO_DO = {
     "samples": "",
-    "a window that is due": "insert into due_window (connection_id, meter, window_start, phase, closes_at)"
-    " values ('acme-0', 'm', now(), 'incremental', now() - interval '1 second')",
-    "a window that closes later": "insert into due_window (connection_id, meter, window_start, phase, closes_at)"
-    " values ('acme-0', 'm', now(), 'incremental', now() + interval '1 hour')",
-    "a push that was begun": "insert into push_intent select 'acme-0', 'readings', 'incremental', 1, 1, '{}', '{}', '{}', now()",
-    "doubt": "insert into delivery_doubt (connection_id, meter, window_start, value, ask_at)"
-    " values ('acme-0', 'm', now(), '1', now() + interval '1 hour')",
+    "a window that is due": (
+        "insert into due_window (connection_id, meter, window_start, phase, closes_at)"
+        " values ('acme-0', 'm', now(), 'incremental', now() - interval '1 second')"
+    ),
+    "a window that closes later": (
+        "insert into due_window (connection_id, meter, window_start, phase, closes_at)"
+        " values ('acme-0', 'm', now(), 'incremental', now() + interval '1 hour')"
+    ),
+    "a push that was begun": (
+        "insert into push_intent select 'acme-0', 'readings', 'incremental', 1, 1, '{}', '{}', '{}', now()"
+    ),
+    "doubt": (
+        "insert into delivery_doubt (connection_id, meter, window_start, value, ask_at)"
+        " values ('acme-0', 'm', now(), '1', now() + interval '1 hour')"
+    ),
     "a failure": "update stream set attempts = 1 where connection_id = 'acme-0'",
     "an error that is shown": "update stream set last_error = 'x' where connection_id = 'acme-0'",
     "a wait that its system asked for": "update stream set put_off = 1 where connection_id = 'acme-0'",
     "a trouble": "insert into connection_trouble (connection_id, part, detail) values ('acme-0', 'run', 'x')",
     "degraded": "update connection set state = 'degraded' where connection_id = 'acme-0'",
     "lagging": "update stream set state = 'lagging' where connection_id = 'acme-0'",
-    "meters that changed": "update connection set configuration = configuration + 1 where connection_id = 'acme-0'",
+    "meters that changed": (
+        "update connection set configuration = configuration + 1 where connection_id = 'acme-0'"
+    ),
     "a meter that is to be made": "insert into meter_made (connection_id, meter) values ('acme-0', 'm')",
     "an interval that is not known": "update stream set every = null where connection_id = 'acme-0'",
 }
@@ -294,7 +307,8 @@ async def test_probes_that_went_well_are_written_together(
 
         async def written() -> bool:
             (row,) = await world.rows(
-                "select count(*) as held from connection where probe_attempts = 0 and probe_at > now() + interval '30 seconds'"
+                "select count(*) as held from connection where probe_attempts = 0 and probe_at > now() +"
+                " interval '30 seconds'"
             )
             return bool(row["held"] == len(NAMES))
 

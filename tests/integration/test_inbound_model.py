@@ -1,5 +1,5 @@
-"""A random machine of changes at the system, kills, stale leases and failures, against what the system holds: at quiet
-the records equal it, and a consumer that only follows `next` has every last state.
+"""A random machine of changes at the system, kills, stale leases and failures, against what the system holds:
+at quiet the records equal it, and a consumer that only follows `next` has every last state.
 
 Each guard is taken away once, and the same machine then finds a loss.
 """
@@ -41,9 +41,9 @@ async def test_at_quiet_the_records_equal_the_system(database: Database, seed: i
     assert len({row["revision"] for row in revisions}) == len(revisions)
     assert revisions[-1]["revision"] <= log["position"]
     for row in await world.rig.rows(
-        "select n.*, (select count(*) from record r where (r.connection_id, r.stream) = (n.connection_id, n.stream)) as rows,"
-        " (select count(*) from record r where (r.connection_id, r.stream) = (n.connection_id, n.stream) and not deleted) as there"
-        " from inbound_count n"
+        "select n.*, (select count(*) from record r where (r.connection_id, r.stream) = (n.connection_id,"
+        " n.stream)) as rows, (select count(*) from record r where (r.connection_id, r.stream) ="
+        " (n.connection_id, n.stream) and not deleted) as there from inbound_count n"
     ):
         assert (row["held"], row["alive"]) == (row["rows"], row["there"])
 
@@ -96,7 +96,9 @@ async def losses(database: Database, **how: object) -> int:
 
 
 async def test_without_settle_a_late_change_is_lost(database: Database) -> None:
-    """Settle and lookback are one guard in two halves: with both it holds (above), with neither it does not."""
+    """Settle and lookback are one guard in two halves: with both it holds (above), with
+    neither it does not.
+    """
     bare = replace(TOMBSTONES, settle=timedelta(0), lookback=timedelta(0))
 
     def late(source: Source) -> None:
@@ -130,7 +132,9 @@ async def test_with_lookback_alone_late_changes_are_read_and_without_it_lost(dat
 
 
 async def test_without_the_inclusive_bound_equal_times_are_lost(database: Database) -> None:
-    """A system that leaves out what was modified at the very lower bound, and no lookback to make up for it."""
+    """A system that leaves out what was modified at the very lower bound, and no
+    lookback to make up for it.
+    """
     bare = replace(TOMBSTONES, settle=timedelta(0), lookback=timedelta(0))
 
     def exclusive(source: Source) -> None:
@@ -195,7 +199,9 @@ async def _sleeper(database: Database, *, number: int) -> None:
 async def test_without_the_lock_of_the_log_a_consumer_skips(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two connections of one customer: the later revision is committed first, and a consumer passes over the other."""
+    """Two connections of one customer: the later revision is committed first, and a consumer passes over the
+    other.
+    """
     assert await _race(database, number=1)
     real = queries.sql("record_log_lock")
     # revisions from a sequence, as they would be had without the lock
@@ -204,7 +210,8 @@ async def test_without_the_lock_of_the_log_a_consumer_skips(
     bare = "select nextval('unlocked') as position, clock_timestamp() as at where $1::text is not null"
     assert bare != real
     counted = queries.sql("record_apply").replace(
-        "update record_log set position = position + (select count(*) from changed) where customer_id = $1 and exists (select from changed)",
+        "update record_log set position = position + (select count(*) from changed) where customer_id = $1"
+        " and exists (select from changed)",
         "select",
     )
 

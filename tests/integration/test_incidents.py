@@ -412,7 +412,8 @@ async def test_successes_are_written_now_and_then_and_failures_always(
     async def row() -> tuple[object, ...]:
         async with database.connection() as connection:
             found = await connection.fetchrow(
-                "select xmin::text, failures, failing_since is null, operation, cardinality(request_ids) from call_health"
+                "select xmin::text, failures, failing_since is null, operation, cardinality(request_ids) from"
+                " call_health"
             )
         assert found is not None
         return tuple(found.values())

@@ -471,7 +471,8 @@ async def test_tls_with_a_client_certificate(tmp_path: Path, database: Database)
     broker = Mosquitto(tmp_path / "tls", persistent=False)
     with (tmp_path / "tls" / "mosquitto.conf").open("a") as configuration:
         configuration.write(
-            f"cafile {authority.file}\ncertfile {certificate}\nkeyfile {key}\nrequire_certificate true\nuse_identity_as_username true\n"
+            f"cafile {authority.file}\ncertfile {certificate}\nkeyfile {key}\nrequire_certificate"
+            " true\nuse_identity_as_username true\n"
         )
     await broker.start()
     url = f"mqtts://127.0.0.1:{broker.port}"

@@ -1,4 +1,6 @@
-"""Whoever has lost a partition stores nothing of it any more: the proof of its lease is part of the commit."""
+"""Whoever has lost a partition stores nothing of it any more: the proof of its lease is
+part of the commit.
+"""
 
 from __future__ import annotations
 
@@ -168,7 +170,9 @@ async def test_renewal_and_commit_do_not_wait_for_each_other(database: Database)
 async def test_a_lease_is_not_taken_while_a_commit_under_it_is_under_way(
     database: Database, renewed: bool
 ) -> None:
-    """And nobody waits for that commit, whose process may stand still. A renewal in between takes no proof away."""
+    """And nobody waits for that commit, whose process may stand still. A renewal in between takes no proof
+    away.
+    """
     term = await claimed(database, "one")
     store = store_of(database, term)
     await store.write(one(0), ())
@@ -320,7 +324,9 @@ async def test_a_replica_that_stood_still_does_not_undo_what_its_successor_store
 async def test_a_partition_that_was_another_s_meanwhile_is_served_anew(
     mosquitto: Mosquitto, database: Database
 ) -> None:
-    """What the first session holds may be older than what the other stored; it begins again, and loses nothing."""
+    """What the first session holds may be older than what the other stored; it begins again, and loses
+    nothing.
+    """
     async with ingesting(mosquitto, database, "one") as ingest:
         await wait_until(serves(ingest), seconds=10, what="it is served")
         first = ingest._ours[0][0].term
@@ -351,7 +357,9 @@ async def _trim(database: Database, max_bytes: int) -> None:
 
 
 async def test_writers_of_the_same_samples_never_wait_in_a_circle(database: Database) -> None:
-    """The row in the middle is held: who goes up and who goes down hold one end each, and want the other's."""
+    """The row in the middle is held: who goes up and who goes down hold one end each,
+    and want the other's.
+    """
     keys: list[Key] = [("acme", device, NOW) for device in ("a", "b", "c")]
     writer, other = store_of(database, None), store_of(database, None)
     await writer.write([(key, {"value": 0}, NOW) for key in keys], ())

@@ -24,7 +24,10 @@ from gateway.store.pool import Database
 from tests.contract.faults import FaultServer, answer
 from tests.fixtures.credential_rig import CONNECTION, connected
 
-LATER = "update logon set failed_at = failed_at - interval '{0}', claimed_at = claimed_at - interval '{0}' where failed_at is not null"
+LATER = (
+    "update logon set failed_at = failed_at - interval '{0}', claimed_at = claimed_at - interval '{0}' where"
+    " failed_at is not null"
+)
 WRONG = answer("401 Unauthorized", headers='WWW-Authenticate: Basic realm="SAP"\r\n')
 
 

@@ -1,4 +1,6 @@
-"""Meters that are made where they are missing: once each, before their first reading, by whatever way they become known."""
+"""Meters that are made where they are missing: once each, before their first reading, by whatever way they
+become known.
+"""
 
 from __future__ import annotations
 

@@ -197,7 +197,9 @@ def test_every_customer_knows_whether_the_gateway_is_there(
 def test_whoever_guessed_the_gateways_client_id_reads_nothing_of_its_queue(
     broker: Broker, process: subprocess.Popen[bytes]
 ) -> None:
-    """Mosquitto 2.0 binds no id to a user: the queue would be lost, and so the id is a secret; it is not read."""
+    """Mosquitto 2.0 binds no id to a user: the queue would be lost, and so the id is a secret; it is not
+    read.
+    """
     with Client(broker, "gateway", "fg-secret") as gateway:
         gateway.subscribe("+/devices/#")
     with Client(broker, "acme", "pump-1") as device:

@@ -241,9 +241,9 @@ async def test_a_list_is_whole_and_aligned_with_one_and_with_three_hundred(shell
     one = (await asyncio.to_thread(shell.run, "connections", "list")).stdout.splitlines()
     assert one[-1] == "1 connection: 1 verifying" and len(one) == 4
     await shell.execute(
-        "insert into connection (connection_id, customer_id, system, hosting, tier, state, declared_digest, reason) "
-        "select 'c-' || lpad(n::text, 3, '0'), 'acme', 'postgres', 'cloud', 1, case when n % 10 = 0 then 'blocked' else 'active' end, '', 'why' "
-        "from generate_series(1, 299) n"
+        "insert into connection (connection_id, customer_id, system, hosting, tier, state, declared_digest,"
+        " reason) select 'c-' || lpad(n::text, 3, '0'), 'acme', 'postgres', 'cloud', 1, case when n % 10 = 0"
+        " then 'blocked' else 'active' end, '', 'why' from generate_series(1, 299) n"
     )
     lines = (await asyncio.to_thread(shell.run, "connections", "list")).stdout.splitlines()
     assert len(lines) == 303 and lines[-1] == "300 connections: 1 verifying, 270 active, 29 blocked"
@@ -334,7 +334,8 @@ async def test_leaving_a_sync_leaves_it_running(shell: Shell) -> None:
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        # As at a terminal: tests that a shell began in the background would hand down a SIGINT that is ignored.
+        # As at a terminal: tests that a shell began in the background would hand down a SIGINT that is
+        # ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
@@ -510,16 +511,19 @@ async def test_a_dead_reading_is_due_again_with_no_attempts_counted(shell: Shell
     await in_thread(shell.run, "apply")
     async with database.connection() as connection:
         await connection.execute(
-            "insert into meter_mapping (connection_id, meter, device_id, metric, reduce, span) values ('acme-1', 'm', 'd', 't', 'last', '1 min')"
+            "insert into meter_mapping (connection_id, meter, device_id, metric, reduce, span) values"
+            " ('acme-1', 'm', 'd', 't', 'last', '1 min')"
         )
         await connection.execute(
-            "insert into dead_letter (kind, digest, customer_id, connection_id, meter, window_start, reason, detail) values "
-            "('reading', '1', 'acme', 'acme-1', 'm', '2026-05-04T12:00Z', 'rejected', 'no such meter'),"
-            "('reading', '2', 'acme', 'acme-1', 'gone', '2026-05-04T12:00Z', 'rejected', 'no such meter')"
+            "insert into dead_letter (kind, digest, customer_id, connection_id, meter, window_start, reason,"
+            " detail) values ('reading', '1', 'acme', 'acme-1', 'm', '2026-05-04T12:00Z', 'rejected', 'no"
+            " such meter'),('reading', '2', 'acme', 'acme-1', 'gone', '2026-05-04T12:00Z', 'rejected', 'no"
+            " such meter')"
         )
         await connection.execute("select ensure_partition('telemetry', '2026-05-04')")
         await connection.execute(
-            "insert into telemetry (customer_id, device_id, ts, metrics, received_at, revision) values ('acme', 'd', '2026-05-04T12:00Z', '{\"t\": 1}', now(), 0)"
+            "insert into telemetry (customer_id, device_id, ts, metrics, received_at, revision) values"
+            " ('acme', 'd', '2026-05-04T12:00Z', '{\"t\": 1}', now(), 0)"
         )
     listed = {
         found["meter"]: found

@@ -68,7 +68,8 @@ async def test_only_webhooks_that_want_it_get_a_delivery(database: Database) -> 
     async with database.connection() as connection:
         for name, (customer, types) in endpoints.items():
             await connection.execute(
-                "insert into webhook_endpoint (endpoint_id, customer_id, url, types, secret) values ($1, $2, 'https://x', $3, '')",
+                "insert into webhook_endpoint (endpoint_id, customer_id, url, types, secret) values ($1, $2,"
+                " 'https://x', $3, '')",
                 name,
                 customer,
                 types,
@@ -116,8 +117,8 @@ async def test_a_reader_of_one_customer_misses_nothing_that_commits_late_either(
 async def test_readers_page_through_every_event_once_while_many_are_written(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Writers that pause and roll back, readers that start anywhere, events that are marked as published meanwhile: nobody
-    misses one or sees one twice, and the events of a connection come in their order.
+    """Writers that pause and roll back, readers that start anywhere, events that are marked as published
+    meanwhile: nobody misses one or sees one twice, and the events of a connection come in their order.
     """
     monkeypatch.setattr(outbox, "ORDERED_AT_ONCE", 7)
     until = asyncio.get_running_loop().time() + 3.0

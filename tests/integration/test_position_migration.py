@@ -1,5 +1,5 @@
-"""A database in use takes positions: what was scanned stays scanned, what was not is scanned, and nothing of telemetry's size is
-rewritten.
+"""A database in use takes positions: what was scanned stays scanned, what was not is scanned, and nothing of
+telemetry's size is rewritten.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from gateway.store.queries import sql
 from gateway.store.telemetry import TelemetryStore
 
 BEFORE = "0020"
-# Two connections of one customer that have scanned differently far, a customer whose connection has scanned all, one without a connection.
-# Revisions are far ahead of the cluster's transactions for one of them, as after a restore that nobody has rebased.
+# Two connections of one customer that have scanned differently far, a customer whose connection has scanned
+# all, one without a connection. Revisions are far ahead of the cluster's transactions for one of them, as
+# after a restore that nobody has rebased.
 OLD = """
 insert into customer (customer_id) values ('acme'), ('globex'), ('zeta');
 insert into device (customer_id, device_id, revision) values
@@ -84,7 +85,7 @@ async def test_marks_and_the_order_of_events_are_kept(empty_dsn: str) -> None:
     database = await _of_before(empty_dsn)
     try:
         await migrate(database)
-        (first, *_) = events = await outbox.read(database, customer=None)
+        first, *_ = events = await outbox.read(database, customer=None)
         assert [event.data["n"] for event in events] == [0, 1, 2]
         async with database.transaction() as connection:
             await connection.execute(
@@ -102,11 +103,14 @@ async def test_marks_and_the_order_of_events_are_kept(empty_dsn: str) -> None:
 
 
 async def test_a_replica_of_before_loses_nothing_to_the_dead_letters(empty_dsn: str) -> None:
-    """Its statement names a transaction id, which the column no longer takes: that is no fault of the data, so it waits."""
+    """Its statement names a transaction id, which the column no longer takes: that is no fault of the data,
+    so it waits.
+    """
     database = await _of_before(empty_dsn)
     old = (
-        "insert into telemetry as held (customer_id, device_id, ts, metrics, received_at) values ('acme', 'old', now(), '{}', now())"
-        " on conflict (customer_id, device_id, ts) do update set metrics = excluded.metrics, revision = pg_current_xact_id()"
+        "insert into telemetry as held (customer_id, device_id, ts, metrics, received_at) values ('acme',"
+        " 'old', now(), '{}', now()) on conflict (customer_id, device_id, ts) do update set metrics ="
+        " excluded.metrics, revision = pg_current_xact_id()"
     )
     try:
         await migrate(database)
@@ -139,7 +143,8 @@ async def _next(database: Database, name: str, customer: str) -> tuple[list[int]
     """Values and devices that the connection's next scan finds."""
     async with database.connection() as connection:
         row = await connection.fetchrow(
-            "select watermark, device_watermark from stream where connection_id = $1 and phase = 'incremental'",
+            "select watermark, device_watermark from stream where connection_id = $1 and phase ="
+            " 'incremental'",
             name,
         )
         assert row is not None
@@ -164,7 +169,8 @@ async def _indexed(database: Database) -> set[str]:
     """Days with an index that is led by the customer and the position."""
     async with database.connection() as connection:
         rows = await connection.fetch(
-            "select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_index x on x.indrelid = c.oid"
-            " where i.inhparent = 'telemetry'::regclass and pg_get_indexdef(x.indexrelid) like '%(customer_id, revision)%'"
+            "select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid join pg_index x on"
+            " x.indrelid = c.oid where i.inhparent = 'telemetry'::regclass and pg_get_indexdef(x.indexrelid)"
+            " like '%(customer_id, revision)%'"
         )
     return {row["relname"] for row in rows}

@@ -1,4 +1,6 @@
-"""A replica lives for as long as a session of its own does. What it had leased ends with it, and nothing else."""
+"""A replica lives for as long as a session of its own does. What it had leased ends with it, and nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,9 @@ async def _is_taken(database: Database, owner: str, name: str) -> bool:
 
 
 async def test_what_only_time_may_end_is_left_to_it(database: Database) -> None:
-    """A request may be under way: to an authorization server, to a system that counts logons, to a webhook."""
+    """A request may be under way: to an authorization server, to a system that counts
+    logons, to a webhook.
+    """
     async with database.connection() as connection:
         held = {
             row["table_name"]: row["columns"]
@@ -155,10 +159,8 @@ async def test_a_lease_under_which_a_commit_is_under_way_ends_after_it(database:
 async def test_what_is_locked_is_ended_at_a_later_look(database: Database, table: str) -> None:
     async with database.connection() as connection:
         await connection.execute(WORLD)
-        await connection.execute(
-            """insert into stream (connection_id, name, phase, lease_owner, lease_until)
-            values ('c1', 'readings', 'incremental', 'one/a', now() + interval '1 hour')"""
-        )
+        await connection.execute("""insert into stream (connection_id, name, phase, lease_owner, lease_until)
+            values ('c1', 'readings', 'incremental', 'one/a', now() + interval '1 hour')""")
         await connection.execute(
             """insert into alert_stream (connection_id, customer_id, watermark, rules_of, lease_owner, lease_until)
             values ('c1', 'acme', 0, 0, 'one/a', now() + interval '1 hour')"""

@@ -1,4 +1,6 @@
-"""Status on a real broker from a real database: retained, current, with last wills, by one replica at a time."""
+"""Status on a real broker from a real database: retained, current, with last wills, by
+one replica at a time.
+"""
 
 from __future__ import annotations
 

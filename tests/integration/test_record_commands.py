@@ -1,4 +1,6 @@
-"""`fieldgate records` and `fieldgate sync --stream`, on a real database, with a reader that runs beside them."""
+"""`fieldgate records` and `fieldgate sync --stream`, on a real database, with a reader
+that runs beside them.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A reload of sources and customers: what is written on the live connection, what the database knows before, who
-decodes what meanwhile, and that nothing is lost, refused or reconnected by it.
+"""A reload of sources and customers: what is written on the live connection, what the database knows before,
+who decodes what meanwhile, and that nothing is lost, refused or reconnected by it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A logical dump goes into another cluster: there is nothing to do, nothing is lost and nothing comes twice."""
+"""A logical dump goes into another cluster: there is nothing to do, nothing is lost and
+nothing comes twice.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What is said of connections on the broker, say by say: what changed first, everything in rounds, within a budget, and
-nothing lost, whatever happens in between.
+"""What is said of connections on the broker, say by say: what changed first, everything in rounds, within a
+budget, and nothing lost, whatever happens in between.
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ async def test_what_the_broker_did_not_take_is_said_by_whoever_speaks_next(datab
         ("delete from connection where connection_id = 'c0002'", {"status"}),
         (
             (
-                "insert into issue (issue_id, connection_id, code, severity, title, instructions, action_url) "
-                "values ('i', 'c0002', 'blocked', 'error', 't', 'i', 'u')"
+                "insert into issue (issue_id, connection_id, code, severity, title, instructions, action_url)"
+                " values ('i', 'c0002', 'blocked', 'error', 't', 'i', 'u')"
             ),
             {"status", "i"},
         ),

@@ -1,4 +1,6 @@
-"""The simulated fleet: plausible signals, and a client that loses no message to a broker that comes and goes."""
+"""The simulated fleet: plausible signals, and a client that loses no message to a
+broker that comes and goes.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Days with a probe that is well and a push that is not, on a simulated clock: what decides is the operation that
-failed, and nobody is called, counted or told more often than it takes.
+"""Days with a probe that is well and a push that is not, on a simulated clock: what decides is the operation
+that failed, and nobody is called, counted or told more often than it takes.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def credentials(auth: str, url: str) -> CredentialSettings:
 async def day(
     database: Database, url: str, names: dict[str, str], **changes: Any
 ) -> AsyncIterator[Simulated]:
-    """Connections by name, each of them with its kind of credential, active and with two windows to deliver."""
+    """Connections by name, each of them with its kind of credential, active and with
+    two windows to deliver.
+    """
     await sync_capacity(database, CreditsSettings())
     sync = {"probe_interval": timedelta(hours=1)}
     made = settings(sync=sync, credits=CreditsSettings(capacity=10_000))

@@ -1,4 +1,6 @@
-"""Sparkplug B from the pipeline to the database: what births say is stored with what they sent, and survives."""
+"""Sparkplug B from the pipeline to the database: what births say is stored with what
+they sent, and survives.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,8 @@ class Site:
         """Device, milliseconds after the start, metrics."""
         async with self.database.connection() as connection:
             rows = await connection.fetch(
-                "select device_id, (extract(epoch from ts) * 1000)::bigint as at, metrics from telemetry order by ts, device_id"
+                "select device_id, (extract(epoch from ts) * 1000)::bigint as at, metrics from telemetry"
+                " order by ts, device_id"
             )
         return [(row["device_id"], row["at"] - self.at, row["metrics"]) for row in rows]
 
@@ -118,9 +121,11 @@ class Site:
             seq,
             {"name": "bdSeq", "datatype": INT64, "long_value": bd_seq},
             *(
-                {"name": name, "alias": alias, "datatype": STRING, "string_value": name.lower()}
-                if name == "Name"
-                else {"name": name, "alias": alias, "datatype": INT32, "int_value": alias}
+                (
+                    {"name": name, "alias": alias, "datatype": STRING, "string_value": name.lower()}
+                    if name == "Name"
+                    else {"name": name, "alias": alias, "datatype": INT32, "int_value": alias}
+                )
                 for name, alias in names.items()
             ),
         )

@@ -64,11 +64,15 @@ async def test_the_windows_of_others_are_not_read_for_one_status(database: Datab
         await connection.execute(f"prepare one(text[]) as {sql('status_read')}")
         plan = "\n".join(row[0] for row in await connection.fetch("explain execute one('{sink}')"))
     conditions = re.findall(
-        r"on (kept_count|count_change|stream|connection c|dead_letter|due_window)\b.*\n\s+Index Cond: \(connection_id = ",
+        r"on (kept_count|count_change|stream|connection c|dead_letter|due_window)\b.*\n\s+Index Cond:"
+        r" \(connection_id = ",
         plan,
     )
     assert sorted(conditions) == ["connection c", "count_change", "kept_count", "stream"], plan
-    oldest = r"on due_window d .*\n\s+Index Cond: .*connection_id = .* AND \(phase = .* AND \(closes_at <= now\(\)\)\)"
+    oldest = (
+        r"on due_window d .*\n\s+Index Cond: .*connection_id = .* AND \(phase = .* AND \(closes_at <="
+        r" now\(\)\)\)"
+    )
     assert re.search(oldest, plan), plan
     assert plan.count("due_window d") == 1 and "dead_letter" not in plan.replace("'dead_letter'", ""), plan
 
@@ -99,11 +103,9 @@ async def test_alerts_and_meters_are_counted_from_those_that_are_not_over(databa
                    case when n <= 3 then 'raised' else 'cleared' end
             from generate_series(1, 20000) n"""
         )
-        await connection.execute(
-            """insert into meter_made (connection_id, meter, state, due_at)
+        await connection.execute("""insert into meter_made (connection_id, meter, state, due_at)
             select 'sink', 'm' || n, case n when 1 then 'refused' when 2 then 'wanted' else 'made' end, null
-            from generate_series(1, 20000) n"""
-        )
+            from generate_series(1, 20000) n""")
         await connection.execute("analyze alert, meter_made")
         [found] = await status.read(database, ["sink"])
         assert (found.open_alerts, found.meters_refused, found.meters_waiting) == (3, 1, 1)

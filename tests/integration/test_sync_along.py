@@ -1,5 +1,5 @@
-"""One run scans for all of its customer's connections: samples are read once, and no connection gets anything else than it
-would get alone.
+"""One run scans for all of its customer's connections: samples are read once, and no connection gets anything
+else than it would get alone.
 """
 
 from __future__ import annotations
@@ -132,7 +132,9 @@ async def test_what_is_odd_about_one_stops_no_other(
 async def test_whoever_scans_everybody_gets_what_it_would_get_alone(
     database: Database, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs in any order, small slices, pauses, changes of meters, new devices, late samples and corrections."""
+    """Runs in any order, small slices, pauses, changes of meters, new devices, late
+    samples and corrections.
+    """
     monkeypatch.setattr(scan, "SLICE_ROWS", 4)
     monkeypatch.setattr(scan, "ALONG_SECONDS", 0.02)
     dice = random.Random(seed)

@@ -1,4 +1,6 @@
-"""What a push may have left at a system: in doubt until it is known, fenced, and never an older value over a newer one."""
+"""What a push may have left at a system: in doubt until it is known, fenced, and never an older value over a
+newer one.
+"""
 
 from __future__ import annotations
 
@@ -252,7 +254,8 @@ async def test_the_intents_of_the_version_before_are_in_doubt(database: Database
     async with database.transaction() as connection:
         await connection.execute("drop table push_intent, delivery_doubt, delivery_clock")
         await connection.execute(
-            "create table push_intent (connection_id text, name text, phase text, batch_id text, readings jsonb, sent_at timestamptz default now())"
+            "create table push_intent (connection_id text, name text, phase text, batch_id text, readings"
+            " jsonb, sent_at timestamptz default now())"
         )
         readings = [{"key": "k", "meter": "a", "window_start": BASE.isoformat(), "value": 7.0, "unit": None}]
         await connection.execute(
@@ -292,7 +295,9 @@ async def test_a_lease_lost_before_the_intent_pushes_nothing(
 async def test_no_push_begins_long_after_the_proof(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process sleeps between the commit of the intent and the call: it proves its fence again, or ends."""
+    """The process sleeps between the commit of the intent and the call: it proves its
+    fence again, or ends.
+    """
     connector = Scripted(capabilities=UPSERT)
     rig = await Rig(database, connector).activate()
     await rig.store(("a", BASE, 1.0))
@@ -339,7 +344,8 @@ async def test_the_proof_of_the_fence_renews_the_lease(database: Database) -> No
 
     async def answer(batch: Batch) -> Sequence[Outcome]:
         (row,) = await rig.rows(
-            "select extract(epoch from lease_until - clock_timestamp())::float8 as seconds from stream where phase = 'incremental'"
+            "select extract(epoch from lease_until - clock_timestamp())::float8 as seconds from stream where"
+            " phase = 'incremental'"
         )
         left.append(row["seconds"])
         return connector.take(batch.readings)
@@ -566,11 +572,9 @@ async def test_nothing_is_counted_that_was_rolled_back(database: Database) -> No
     before = counter._value.get()
 
     async with database.connection() as connection:
-        await connection.execute(
-            """create function away() returns trigger language plpgsql as
+        await connection.execute("""create function away() returns trigger language plpgsql as
             $$ begin raise exception 'gone at the end' using errcode = 'cannot_connect_now'; end $$;
-            create trigger away before delete on push_intent for each row execute function away()"""
-        )
+            create trigger away before delete on push_intent for each row execute function away()""")
     with pytest.raises(StoreUnavailable):
         await delivery.deliver_once()
     assert values(connector) == [("a", 1)] and await rig.delivered() == {}

@@ -1,5 +1,5 @@
-"""What a run and a window cost does not grow with what there is nothing to do about: counted in sessions and plan
-nodes, not in time.
+"""What a run and a window cost does not grow with what there is nothing to do about: counted in sessions and
+plan nodes, not in time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Writers of the same windows never wait for each other in a circle, and a day's partition is made without waiting for any of them."""
+"""Writers of the same windows never wait for each other in a circle, and a day's partition is made without
+waiting for any of them.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ async def rig(database: Database) -> Rig:
 
 
 async def test_writers_of_the_same_windows_never_deadlock(database: Database, rig: Rig) -> None:
-    """Scans, the walk of the history, deliveries of both phases, dead letters, replays, changes of meters, hand-overs."""
+    """Scans, the walk of the history, deliveries of both phases, dead letters, replays, changes of meters,
+    hand-overs.
+    """
     whole = Slice(after=0, until=2**62, end=2**62)
     incremental, walk = await rig.claim(), await rig.claim("initial")
     begun = asyncio.get_running_loop().time()
@@ -111,11 +115,13 @@ async def test_a_partition_waits_for_no_reader_and_none_for_it(database: Databas
     async with database.connection() as connection:
         for parent in ("telemetry", "delivery"):
             columns = await connection.fetch(
-                "select attname, atttypid, attnotnull from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and not attisdropped order by attnum",
+                "select attname, atttypid, attnotnull from pg_attribute where attrelid = $1::text::regclass"
+                " and attnum > 0 and not attisdropped order by attnum",
                 parent,
             )
             assert columns == await connection.fetch(
-                "select attname, atttypid, attnotnull from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and not attisdropped order by attnum",
+                "select attname, atttypid, attnotnull from pg_attribute where attrelid = $1::text::regclass"
+                " and attnum > 0 and not attisdropped order by attnum",
                 f"{parent}_20260101",
             )
             indexes = "select count(*) from pg_index where indrelid = $1::text::regclass and indisvalid"
@@ -165,7 +171,8 @@ async def test_days_are_locked_after_their_table(database: Database, statement: 
         for _ in range(7):  # also by a plan that is kept
             await reading.fetch(sql(statement), *wanted)
         held = await owner.fetch(
-            "select relation::regclass::text as name, mode from pg_locks where pid = $1 and locktype = 'relation'",
+            "select relation::regclass::text as name, mode from pg_locks where pid = $1 and locktype ="
+            " 'relation'",
             pid,
         )
         assert "telemetry" in {row["name"] for row in held}

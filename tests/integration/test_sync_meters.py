@@ -181,7 +181,10 @@ async def test_a_full_sync_at_the_end_of_a_step_waits_for_it_and_is_not_lost(
         monkeypatch.setattr(initial, "ENOUGH_WINDOWS", 0)  # no further step
 
         async def waits() -> bool:
-            query = "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%initial_clipped_to%'"
+            query = (
+                "select from pg_stat_activity where wait_event_type = 'Lock' and query like"
+                " '%initial_clipped_to%'"
+            )
             return bool(await rig.rows(query))
 
         await wait_until(waits, what="the full sync waits for the step", seconds=10)

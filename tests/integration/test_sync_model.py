@@ -1,5 +1,5 @@
-"""A random machine of lost answers, kills, stale leases and corrections, against a model of the system: in the end it holds exactly what
-telemetry says.
+"""A random machine of lost answers, kills, stale leases and corrections, against a model of the system: in
+the end it holds exactly what telemetry says.
 """
 
 from __future__ import annotations

@@ -142,7 +142,8 @@ async def test_a_lost_lease_cancels_the_run_and_commits_nothing(database: Databa
         await rig.store(("d1", BASE, 1.0))
         await wait_until(lambda: len(connector.pushes) == 1, what="the push began")
         await rig.execute(
-            "update stream set fence = fence + 1, lease_owner = 'replica-b', lease_until = now() + interval '1 hour'"
+            "update stream set fence = fence + 1, lease_owner = 'replica-b', lease_until = now() + interval"
+            " '1 hour'"
         )
         await asyncio.wait_for(cancelled.wait(), 10)
     row = await rig.stream()

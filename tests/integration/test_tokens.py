@@ -303,7 +303,8 @@ async def test_a_lease_that_has_just_run_out_is_not_taken_before_half_its_time_a
     seconds = 1.0
     async with database.connection() as connection:
         await connection.execute(
-            "insert into token (connection_id, generation, lease_owner, lease_until, fence) values ($1, 1, 'slow', now(), 7)",
+            "insert into token (connection_id, generation, lease_owner, lease_until, fence) values ($1, 1,"
+            " 'slow', now(), 7)",
             CONNECTION,
         )
     began = asyncio.get_running_loop().time()
@@ -319,7 +320,8 @@ async def test_a_lease_that_is_renewed_after_it_ran_out_is_not_taken(database: D
     await connected(database)
     async with database.connection() as connection:
         await connection.execute(
-            "insert into token (connection_id, generation, lease_owner, lease_until, fence) values ($1, 1, 'slow', now(), 8)",
+            "insert into token (connection_id, generation, lease_owner, lease_until, fence) values ($1, 1,"
+            " 'slow', now(), 8)",
             CONNECTION,
         )
     for lapsed, taken in ((None, False), (7, False), (8, True)):
@@ -455,7 +457,8 @@ async def test_rows_that_were_swapped_do_not_open(database: Database) -> None:
     for table in ("credential", "token"):
         await execute(
             database,
-            f"update {table} t set sealed = (select sealed from {table} o where o.connection_id <> t.connection_id)",
+            f"update {table} t set sealed = (select sealed from {table} o where o.connection_id <>"
+            " t.connection_id)",
         )
     with pytest.raises(BadConfiguration, match="was not sealed for it"):
         await source(tokens(database, Script()), credential).access_token()

@@ -153,7 +153,9 @@ def raw(topic: bytes, packet_id: int | None, rest: bytes, *, flags: int = 0) -> 
 def test_a_publish_that_is_not_utf8_is_seen_in_its_turn(
     topic: bytes, packet_id: int | None, rest: bytes, cuts: list[int]
 ) -> None:
-    """However it is cut, what is before and behind it is read, and what is needed to acknowledge it is known."""
+    """However it is cut, what is before and behind it is read, and what is needed to
+    acknowledge it is known.
+    """
     bad = raw(topic, packet_id, rest)
     try:
         topic.decode()

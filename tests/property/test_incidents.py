@@ -35,9 +35,9 @@ def health(draw: st.DrawFn, number: int) -> Health:
         system=draw(st.sampled_from(["erp", "cmms"])),
         host=draw(st.sampled_from(["", "x", "y"])),
         last_success_at=draw(st.one_of(st.none(), st.integers(0, 400).map(ago))),
-        last_failure_at=ago(last_failure)
-        if failing
-        else draw(st.one_of(st.none(), st.integers(0, 400).map(ago))),
+        last_failure_at=(
+            ago(last_failure) if failing else draw(st.one_of(st.none(), st.integers(0, 400).map(ago)))
+        ),
         failing_since=ago(last_failure + draw(st.integers(0, 300))) if failing else None,
         failures=draw(st.integers(1, 9)) if failing else 0,
         operations=("push",) if failing else (),
@@ -189,9 +189,11 @@ def test_the_first_success_of_few_does_not_end_what_most_still_suffer(
 ) -> None:
     failing = [fails(replace(one, customer=f"k{number}")) for number, one in enumerate(fleet)]
     one_well = [
-        replace(one, failing_since=None, failures=0, last_success_at=NOW)
-        if number == lucky % max(1, len(failing))
-        else one
+        (
+            replace(one, failing_since=None, failures=0, last_success_at=NOW)
+            if number == lucky % max(1, len(failing))
+            else one
+        )
         for number, one in enumerate(failing)
     ]
     for finding in systemic(at(failing)):
@@ -347,7 +349,9 @@ def test_a_probe_says_nothing_of_pushes_that_fail(fleet: list[Health], probed: i
 
 @given(since=st.integers(61, 200), pushed=st.integers(0, 60), probed=st.booleans())
 def test_pulls_that_fail_hold_no_push_back(since: int, pushed: int, probed: bool) -> None:
-    """Readings are delivered, or probes answered, while nobody's records can be read: only pulls are held back."""
+    """Readings are delivered, or probes answered, while nobody's records can be read: only pulls are held
+    back.
+    """
     down = [
         Health(
             connection=f"c{number}",

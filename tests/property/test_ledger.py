@@ -19,7 +19,10 @@ from gateway.store.pool import Database
 from tests.fixtures.ledger import Ledger, record_events
 
 PRICES = {"acme_a": 1, "acme_b": 4, "acme_c": 8, "globex_a": 2, "globex_b": 3, "globex_c": 0}
-EMPTY = "set session_replication_role = replica; truncate credit_transfer, connection_credit, connection, customer cascade; reset session_replication_role"
+EMPTY = (
+    "set session_replication_role = replica; truncate credit_transfer, connection_credit, connection,"
+    " customer cascade; reset session_replication_role"
+)
 
 names = st.sampled_from(sorted(PRICES))
 steps = st.lists(

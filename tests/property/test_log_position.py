@@ -1,5 +1,5 @@
-"""The log of a customer has no gaps: whatever writers, readers, pauses and rollbacks do, what was read up to a position
-is all there ever is up to it.
+"""The log of a customer has no gaps: whatever writers, readers, pauses and rollbacks do, what was read up to
+a position is all there ever is up to it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Undo(Exception):
 
 @pytest.mark.parametrize("slice_rows", [3, 20_000])
 async def test_no_row_is_ever_behind_a_reader(database: Database, slice_rows: int) -> None:
-    """Many writers of the same customers with several samples each, late days, repeats and rollbacks; readers that begin
-    at any time and page by slices. Each reader must have seen the last change of every row.
+    """Many writers of the same customers with several samples each, late days, repeats and rollbacks; readers
+    that begin at any time and page by slices. Each reader must have seen the last change of every row.
     """
     await _open_days(database, [START.date() + timedelta(days=n) for n in range(-40, 3)])
     async with database.connection() as connection:
@@ -94,7 +94,8 @@ async def test_no_row_is_ever_behind_a_reader(database: Database, slice_rows: in
             for row in await connection.fetch("select customer_id, device_id, ts, metrics from telemetry")
         }
         ahead = await connection.fetchval(
-            "select count(*) from telemetry t join customer_log l using (customer_id) where t.revision > l.position or t.revision < 1"
+            "select count(*) from telemetry t join customer_log l using (customer_id) where t.revision >"
+            " l.position or t.revision < 1"
         )
     assert ahead == 0 and len(stored) > 100 and min((await _positions(database)).values()) > 1000
     for number in range(READERS):
@@ -157,7 +158,9 @@ async def test_writers_of_the_same_customers_never_wait_in_a_circle(database: Da
 
 
 async def test_a_log_that_is_gone_is_opened_by_the_next_try(database: Database) -> None:
-    """As after a restore of an older state: what the process remembers is no longer there. Nothing is refused."""
+    """As after a restore of an older state: what the process remembers is no longer there. Nothing is
+    refused.
+    """
     store = TelemetryStore(database, register_customers=True)
     at = to_microseconds(START)
     await store.write([(("acme", "d1", at), {"t": 1.0}, at)], [])
@@ -170,7 +173,9 @@ async def test_a_log_that_is_gone_is_opened_by_the_next_try(database: Database) 
 
 
 def _drawn(dice: random.Random, fresh: float) -> dict[Row, Value]:
-    """Few instants and devices: writers change each other's rows, and repeat them. Now and then of a day long ago."""
+    """Few instants and devices: writers change each other's rows, and repeat them. Now and then of a day long
+    ago.
+    """
     batch: dict[Row, Value] = {}
     for _ in range(dice.choice([1, 1, 5, 40])):
         at = START + timedelta(minutes=dice.randrange(60))

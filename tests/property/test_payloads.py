@@ -1,5 +1,5 @@
-"""Payloads: whatever comes, and whatever a source says of it, only DecodeError leaves, in bounded time; what is taken
-can be stored.
+"""Payloads: whatever comes, and whatever a source says of it, only DecodeError leaves, in bounded time; what
+is taken can be stored.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ DECODERS = [built(rules) for rules in RULES]
 
 
 def fair(decoder: Decoder, topic: str, payload: bytes, *, is_retained: bool = False) -> None:
-    """Only DecodeError, with a reason of the closed set and a text of bounded length; rows that can be stored."""
+    """Only DecodeError, with a reason of the closed set and a text of bounded length; rows that can be
+    stored.
+    """
     try:
         rows = decoder.decode(topic, payload, NOW, is_retained=is_retained)
     except DecodeError as error:

@@ -1,4 +1,6 @@
-"""What a system holds in the end is what a plain reading of all samples gives, whatever order they came in."""
+"""What a system holds in the end is what a plain reading of all samples gives, whatever
+order they came in.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Sparkplug B against nodes that know what is true: whatever is lost, late, repeated or forgotten, a value that is taken
-is taken under its right name, and of a message of which a value is not taken a dead letter is kept.
+"""Sparkplug B against nodes that know what is true: whatever is lost, late, repeated or forgotten, a value
+that is taken is taken under its right name, and of a message of which a value is not taken a dead letter is
+kept.
 """
 
 from __future__ import annotations
@@ -160,7 +161,9 @@ def test_a_channel_that_keeps_what_it_is_given_leaves_no_dead_letter(seed: int, 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32))
 def test_stable_aliases_leave_nothing_behind_a_gap(seed: int) -> None:
-    """Where somebody answers for it, the data behind a lost message are read, for as long as births arrive."""
+    """Where somebody answers for it, the data behind a lost message are read, for as
+    long as births arrive.
+    """
     chance = random.Random(seed)
     edge = EdgeNode(chance, reshuffles=False)
     gateway = Gateway(source=STABLE)

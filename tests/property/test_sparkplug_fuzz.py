@@ -1,4 +1,6 @@
-"""The decoder of Sparkplug on whatever bytes come: a DecodeError or values, in bounded time, and nothing else."""
+"""The decoder of Sparkplug on whatever bytes come: a DecodeError or values, in bounded time, and nothing
+else.
+"""
 
 from __future__ import annotations
 

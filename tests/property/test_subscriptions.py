@@ -59,8 +59,8 @@ def test_nothing_is_lost_while_filters_are_subscribed_or_changed(
 def test_nothing_is_lost_while_one_list_takes_the_place_of_another(
     before: list[str], after: list[str], topic: str, merged: bool, data: st.DataObject
 ) -> None:
-    """At any moment of the change, and whichever of the two lists is in force when the message is read: a list may
-    come back while it is queued.
+    """At any moment of the change, and whichever of the two lists is in force when the message is read: a
+    list may come back while it is queued.
     """
     old, new = copies_of(before), copies_of(after)
     held: dict[str, int | None] = {one: old.ids[one] if old else None for one in before}

@@ -1,5 +1,5 @@
-"""The oracle campaign: `python -m tests.soak.campaign --seeds 1-10 --minutes 6`. One seed is one run of real servers and real
-daemons under faults; a seed whose report is there is not run again.
+"""The oracle campaign: `python -m tests.soak.campaign --seeds 1-10 --minutes 6`. One seed is one run of real
+servers and real daemons under faults; a seed whose report is there is not run again.
 """
 
 from __future__ import annotations

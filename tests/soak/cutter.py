@@ -1,4 +1,6 @@
-"""A TCP proxy before a database that loses answers, hangs and cuts, so that a statement is done and nobody hears of it."""
+"""A TCP proxy before a database that loses answers, hangs and cuts, so that a statement is done and nobody
+hears of it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from types import TracebackType
 from typing import Literal, Self
 
 Mode = Literal["well", "lost", "hung", "refused"]
-"""`lost`: what the server says is dropped. `hung`: nothing passes in either direction, until the mode is another."""
+"""`lost`: what the server says is dropped. `hung`: nothing passes in either direction, until the mode is
+another.
+"""
 
 
 class Cutter:

@@ -1,4 +1,6 @@
-"""Does to a stage what the plan says. Each fault ends by itself and undoes what it did; those of one server take turns."""
+"""Does to a stage what the plan says. Each fault ends by itself and undoes what it did; those of one server
+take turns.
+"""
 
 from __future__ import annotations
 
@@ -87,10 +89,12 @@ class Faults:
                 code = await replica.stop()
             except TimeoutError:
                 code = -9
-            # one that has said nothing is still the interpreter's: it ends by the signal, with nothing in hand
+            # one that has said nothing is still the interpreter's: it ends by the signal, with nothing in
+            # hand
             if code and not (code == -signal.SIGTERM and not replica.daemon.log):
                 self.stage.ended.append(
-                    f"{stamp()} {replica.daemon.name} ended with {code} at SIGTERM: {replica.daemon.log[-1200:]}"
+                    f"{stamp()} {replica.daemon.name} ended with {code} at SIGTERM:"
+                    f" {replica.daemon.log[-1200:]}"
                 )
             await asyncio.sleep(chance.uniform(0.0, 2.0))
             await self.stage.start(replica)
@@ -100,7 +104,9 @@ class Faults:
             await self._freeze(replica, chance.uniform(0.5, 4.0) * LEASE_SECONDS)
 
     async def freeze_busy(self, chance: random.Random) -> None:
-        """Freezes whoever is in the midst of a backlog, so that it wakes up with values that are old by then."""
+        """Freezes whoever is in the midst of a backlog, so that it wakes up with values
+        that are old by then.
+        """
         link = chance.choice(self.shape.links)
         async with self._work[link.name]:
             await self._pause(link, chance.uniform(3.0, 6.0))
@@ -118,8 +124,8 @@ class Faults:
         self.say(f"{replica.daemon.name} goes on")
 
     async def freeze_computing(self, chance: random.Random) -> None:
-        """Freezes a replica that has asked for the values of due windows; before it goes on they are corrected,
-        and whoever takes over delivers that.
+        """Freezes a replica that has asked for the values of due windows; before it goes on they are
+        corrected, and whoever takes over delivers that.
         """
         link = chance.choice(self.shape.links)
         async with self._modes[link.name], self.stage.servers["gateway"]:
@@ -158,7 +164,9 @@ class Faults:
 
     @asynccontextmanager
     async def _locked(self, mode: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-        """A session that locks the table of telemetry, for as short a time as a replica needs to wait for it."""
+        """A session that locks the table of telemetry, for as short a time as a replica
+        needs to wait for it.
+        """
         locker = await asyncpg.connect(self.stage.dsn, timeout=10)
         try:
             async with locker.transaction():
@@ -197,7 +205,8 @@ class Faults:
     def _recent(self, customer: str, chance: random.Random, *, count: int) -> list[tuple[Device, int]]:
         """Samples of some age. Raises RuntimeError where there are none yet.
 
-        None that may have been refused whole: with another metric the oracle would expect what was refused, too.
+        None that may have been refused whole: with another metric the oracle would expect what was refused,
+        too.
         """
         now, refusable = time.time_ns() // 1000, self.fleet.ledger.refusable
         found = [

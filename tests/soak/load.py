@@ -1,5 +1,5 @@
-"""The fleet: devices that publish ordinary, late, corrected, repeated and boundary samples, and a ledger of what was
-acknowledged.
+"""The fleet: devices that publish ordinary, late, corrected, repeated and boundary samples, and a ledger of
+what was acknowledged.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class _State:
 
 
 class Fleet:
-    """Publishes until it is told to end. Every value is a multiple of an eighth, so that sums are exact in any order."""
+    """Publishes until it is told to end. Every value is a multiple of an eighth, so that sums are exact in
+    any order.
+    """
 
     def __init__(self, shape: Shape, port: int) -> None:
         self.ledger = Ledger()

@@ -1,7 +1,8 @@
 """What every system must hold, computed from what the broker acknowledged and from nothing else.
 
-Knows the documented meaning of reductions, windows, corrections and deadbands; imports nothing of the product, asks
-nothing of its database. Times are whole microseconds since the epoch; values are chosen by the load so that sums are exact.
+Knows the documented meaning of reductions, windows, corrections and deadbands; imports nothing of the
+product, asks nothing of its database. Times are whole microseconds since the epoch; values are chosen by the
+load so that sums are exact.
 """
 
 from __future__ import annotations
@@ -268,7 +269,9 @@ def judge(
 
 
 def _judge_bands(expected: Expected, held: Held, verdict: Verdict) -> None:
-    """A window that a deadband kept back lies within it, seen from what the system holds before that window."""
+    """A window that a deadband kept back lies within it, seen from what the system
+    holds before that window.
+    """
     starts: dict[str, list[int]] = {}
     for meter, start in held.values:
         if meter in expected.bands:

@@ -16,7 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 from tests.soak.oracle import Held, Value, Window
 
 Kind = Literal["deduplicates", "asked", "blind"]
-"""Keeps one reading for each key · appends, answers for each reading and can be asked · appends, and that is all."""
+"""Keeps one reading for each key · appends, answers for each reading and can be asked · appends, and that is
+all.
+"""
 
 Answer = Literal[
     "well",
@@ -33,8 +35,8 @@ Answer = Literal[
     "down",
     "403",
 ]
-"""`lost`, `502_after`: done, but not said. `detached`: cut at once, done a moment later. `silent`: nothing is done and
-nothing said. `down`: as `cut`, and the probe too.
+"""`lost`, `502_after`: done, but not said. `detached`: cut at once, done a moment later. `silent`: nothing is
+done and nothing said. `down`: as `cut`, and the probe too.
 """
 NOW_AND_THEN: tuple[tuple[Answer, float], ...] = (
     ("lost", 0.01), ("cut", 0.005), ("500", 0.005), ("429", 0.005), ("retry", 0.01), ("detached", 0.005), ("502_after", 0.005),

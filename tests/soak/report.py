@@ -1,4 +1,6 @@
-"""The end of a seed: waits until nothing is pending, compares, and says what is wrong, or what is stuck and why."""
+"""The end of a seed: waits until nothing is pending, compares, and says what is wrong, or what is stuck and
+why.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +33,33 @@ select (select count(*) from due_window) as windows, (select count(*) from push_
 """
 STUCK = {
     "connections": "select connection_id, state, reason, since from connection order by 1",
-    "streams": """select s.*, s.lease_until > now() as is_leased, now() as asked_at, l.position as log_position
-        from stream s join connection c using (connection_id) left join customer_log l using (customer_id) order by connection_id, phase""",
-    "due": """select connection_id, phase, split_part(meter, '/', 2) as rule, count(*), min(window_start) as first, max(window_start) as last,
-        count(*) filter (where closes_at <= now()) as closed, max(attempts) as attempts from due_window group by 1, 2, 3 order by 4 desc limit 30""",
+    "streams": (
+        """select s.*, s.lease_until > now() as is_leased, now() as asked_at, l.position as log_position
+        from stream s join connection c using (connection_id) left join customer_log l using (customer_id) order by connection_id, phase"""
+    ),
+    "due": (
+        """select connection_id, phase, split_part(meter, '/', 2) as rule, count(*), min(window_start) as first, max(window_start) as last,
+        count(*) filter (where closes_at <= now()) as closed, max(attempts) as attempts from due_window group by 1, 2, 3 order by 4 desc limit 30"""
+    ),
     "due_sample": "select * from due_window order by closes_at limit 10",
-    "intents": "select connection_id, phase, batch_id, sent_at, left(readings::text, 400) as readings from push_intent",
-    "waiting_meters": "select connection_id, meter, retry_at from meter_mapping where retry_at > now() limit 10",
+    "intents": (
+        "select connection_id, phase, batch_id, sent_at, left(readings::text, 400) as readings from"
+        " push_intent"
+    ),
+    "waiting_meters": (
+        "select connection_id, meter, retry_at from meter_mapping where retry_at > now() limit 10"
+    ),
     "breakers": "select * from breaker",
     "leases": "select * from lease",
-    "sessions": """select pid, state, wait_event_type, wait_event, xact_start, now() - xact_start as age, left(query, 160) as query
-        from pg_stat_activity where datname = current_database() and xact_start is not null""",
+    "sessions": (
+        """select pid, state, wait_event_type, wait_event, xact_start, now() - xact_start as age, left(query, 160) as query
+        from pg_stat_activity where datname = current_database() and xact_start is not null"""
+    ),
     "telemetry": "select count(*), max(received_at) as newest from telemetry",
-    "runs": "select connection_id, phase, started_at, outcome, delivered, modified, retried, error from sync_run order by run_id desc limit 15",
+    "runs": (
+        "select connection_id, phase, started_at, outcome, delivered, modified, retried, error from sync_run"
+        " order by run_id desc limit 15"
+    ),
 }
 
 
@@ -108,9 +124,10 @@ class Report:
         )
         done = sum(self.faults_done.values())
         return (
-            f"seed {self.seed}: {self.verdict} | {self.replicas} replicas, {self.seconds:.0f} s, {self.acknowledged} acknowledged, {self.samples} samples, "
-            f"{self.windows} windows, {done} faults, drained in {self.drain_seconds:.0f} s, {self.repeats} repeats where they are allowed | {wrongs}"
-            + (f" | crashes {self.crashes}" if self.crashes else "")
+            f"seed {self.seed}: {self.verdict} | {self.replicas} replicas, {self.seconds:.0f} s,"
+            f" {self.acknowledged} acknowledged, {self.samples} samples, {self.windows} windows, {done}"
+            f" faults, drained in {self.drain_seconds:.0f} s, {self.repeats} repeats where they are allowed |"
+            f" {wrongs}" + (f" | crashes {self.crashes}" if self.crashes else "")
         )
 
     def document(self) -> dict[str, Any]:
@@ -208,7 +225,8 @@ async def compare(stage: Stage, fleet: Fleet, report: Report) -> None:
         _find(report, f"{name} keys", receiver.complaints)
         report.wrong += len(receiver.complaints)
     strangers = await stage.fetch(
-        "select reason, detail, topic, occurrences from dead_letter where kind = 'message' and reason <> 'not_exact' limit 20"
+        "select reason, detail, topic, occurrences from dead_letter where kind = 'message' and reason <>"
+        " 'not_exact' limit 20"
     )
     _find(report, "messages refused", [str(dict(row)) for row in strangers])
     report.dead += len(strangers)
@@ -247,7 +265,8 @@ def _find(report: Report, name: str, found: Sequence[str]) -> None:
 async def _stored(stage: Stage) -> tuple[Ledger, int]:
     """The table of telemetry as a ledger, and how many samples it holds more than once."""
     rows = await stage.fetch(
-        "select customer_id, device_id, (extract(epoch from ts) * 1000000)::bigint as at, metrics::text as metrics from telemetry"
+        "select customer_id, device_id, (extract(epoch from ts) * 1000000)::bigint as at, metrics::text as"
+        " metrics from telemetry"
     )
     stored = Ledger()
     for number, row in enumerate(rows):

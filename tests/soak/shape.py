@@ -1,4 +1,6 @@
-"""What a seed decides: the customers, their devices, the rules of each connection, and the plan of faults. Pure."""
+"""What a seed decides: the customers, their devices, the rules of each connection, and the plan of faults.
+Pure.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Everything that runs for one seed: a broker, two database clusters, the receivers, and replicas of the real daemon."""
+"""Everything that runs for one seed: a broker, two database clusters, the receivers, and replicas of the real
+daemon.
+"""
 
 from __future__ import annotations
 
@@ -221,7 +223,8 @@ class Stage:
         """A replica that works on a stream now, by what the leases say."""
         with contextlib.suppress(*AWAY):
             rows = await self.fetch(
-                "select split_part(lease_owner, '/', 1) from stream where lease_until > now() order by random() limit 1"
+                "select split_part(lease_owner, '/', 1) from stream where lease_until > now() order by"
+                " random() limit 1"
             )
             for replica in self.replicas:
                 if rows and replica.daemon.name == rows[0][0]:

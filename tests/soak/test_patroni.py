@@ -1,5 +1,5 @@
-"""A real Patroni cluster as the gateway's database: it loses its leader in the middle of a load, fails over by itself,
-takes the old one back as its standby, and loses that leader too.
+"""A real Patroni cluster as the gateway's database: it loses its leader in the middle of a load, fails over
+by itself, takes the old one back as its standby, and loses that leader too.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A million changes at a system, with kills, sleepers, failures and cursors that expire: at quiet the records equal it,
-and a consumer that only follows `next` has every last state. `RECORDS_CHANGES` says how many.
+"""A million changes at a system, with kills, sleepers, failures and cursors that expire: at quiet the records
+equal it, and a consumer that only follows `next` has every last state. `RECORDS_CHANGES` says how many.
 """
 
 from __future__ import annotations

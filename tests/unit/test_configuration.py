@@ -61,7 +61,10 @@ def test_every_fault_is_told_at_once_with_file_line_and_path(tmp_path: Path) -> 
         CONNECTION.replace("    meters:\n", "").replace("postgres", "postgrs").replace("acme\n", "akme\n"),
     )
     assert faults == [
-        "connections.yaml:3: connections[0].customer: 'akme' is not among the customers of the main file; did you mean 'acme'?",
+        (
+            "connections.yaml:3: connections[0].customer: 'akme' is not among the customers of the main file;"
+            " did you mean 'acme'?"
+        ),
         "connections.yaml:4: connections[0].system: unknown system 'postgrs'; did you mean 'postgres'?",
         "main.yaml:4: sync.wrokers: unknown key; did you mean 'workers'?",
         "main.yaml:5: sync.lateness: a duration is a number and a unit: 200ms, 30s, 5m, 2h or 7d",
@@ -101,8 +104,14 @@ def test_every_fault_is_told_at_once_with_file_line_and_path(tmp_path: Path) -> 
             "main.yaml:2: telemetry.sources[0].topic",
         ),
         (
-            "telemetry:\n  sources:\n    - {topic: '{customer}/devices/{device}'}\n    - {topic: '{customer}/{device}/x'}\nbroker: {partitions: 2}\ncustomers: [acme]\n",
-            "main.yaml:5: telemetry.sources[1]: '{customer}/{device}/x' overlaps '{customer}/devices/{device}'",
+            (
+                "telemetry:\n  sources:\n    - {topic: '{customer}/devices/{device}'}\n    - {topic:"
+                " '{customer}/{device}/x'}\nbroker: {partitions: 2}\ncustomers: [acme]\n"
+            ),
+            (
+                "main.yaml:5: telemetry.sources[1]: '{customer}/{device}/x' overlaps"
+                " '{customer}/devices/{device}'"
+            ),
         ),
     ],
 )
@@ -156,7 +165,8 @@ def test_an_override_of_nothing_is_a_fault_unless_somebody_asks_for_it(tmp_path:
     }
     faults = told(tmp_path, SECURITY + "database: {dsn: '${env:FIELDGATE_DSN}'}\n", environ=environ)
     assert faults == [
-        "environment variable FIELDGATE_BROKER__URLL: sets no key of the configuration; did you mean 'FIELDGATE_BROKER__URL'?"
+        "environment variable FIELDGATE_BROKER__URLL: sets no key of the configuration; did you mean"
+        " 'FIELDGATE_BROKER__URL'?"
     ]
 
 
@@ -195,8 +205,8 @@ def test_rules_come_from_lines_and_tables(tmp_path: Path) -> None:
         '\ufeffdevice, metric,meter,unit,reduce,every\npump-1,flow,"A,1",L,max,1h\npump-2,flow,A2,,each,\n'
     )
     meters = (
-        CONNECTION
-        + "      - {device: 'p-*', metric: t, meter: '{device}-T', deadband: 0.5}\n      - {table: meters.csv}\n"
+        CONNECTION + "      - {device: 'p-*', metric: t, meter: '{device}-T', deadband: 0.5}\n      - {table:"
+        " meters.csv}\n"
     )
     [declared] = read(tmp_path, MAIN, meters).connections
     assert [(rule.device, rule.meter, rule.reduce, rule.every) for rule in declared.rules] == [
@@ -253,7 +263,10 @@ def test_a_fault_of_a_table_has_its_line(tmp_path: Path, table: str, fault: str)
             "unknown placeholder {devcie} in meter; did you mean 'device'?",
         ),
         (
-            "- {device: 'a*', metric: b, meter: '{device}'}\n      - {device: 'a*', metric: c, meter: '{device}'}",
+            (
+                "- {device: 'a*', metric: b, meter: '{device}'}\n      - {device: 'a*', metric: c, meter:"
+                " '{device}'}"
+            ),
             "connections.yaml:8: connections[0].meters[1]: meter 'ax' is already fed by a*/b",
         ),
         (
@@ -268,7 +281,10 @@ def test_a_fault_of_a_rule(tmp_path: Path, meters: str, fault: str) -> None:
 
 
 def test_rules_that_feed_different_meters_are_no_conflict(tmp_path: Path) -> None:
-    meters = "      - {device: 'a*', metric: b, meter: '{device}-{metric}'}\n      - {device: 'a*', metric: c, meter: '{device}-{metric}'}\n"
+    meters = (
+        "      - {device: 'a*', metric: b, meter: '{device}-{metric}'}\n      - {device: 'a*', metric: c,"
+        " meter: '{device}-{metric}'}\n"
+    )
     assert len(read(tmp_path, MAIN, CONNECTION + meters).connections[0].rules) == 2
 
 
@@ -278,7 +294,10 @@ def test_rules_that_feed_different_meters_are_no_conflict(tmp_path: Path) -> Non
         (
             "customer: acme",
             "customer: akme",
-            "connections.yaml:3: connections[0].customer: 'akme' is not among the customers of the main file; did you mean 'acme'?",
+            (
+                "connections.yaml:3: connections[0].customer: 'akme' is not among the customers of the main"
+                " file; did you mean 'acme'?"
+            ),
         ),
         (
             "dsn:",
@@ -288,7 +307,10 @@ def test_rules_that_feed_different_meters_are_no_conflict(tmp_path: Path) -> Non
         (
             "type: dsn",
             "type: basic",
-            "connections.yaml:5: connections[0].credentials.type: PostgreSQL table does not take 'basic'; it takes dsn",
+            (
+                "connections.yaml:5: connections[0].credentials.type: PostgreSQL table does not take 'basic';"
+                " it takes dsn"
+            ),
         ),
         (
             "    meters:",
@@ -307,7 +329,10 @@ def test_rules_that_feed_different_meters_are_no_conflict(tmp_path: Path) -> Non
         ),
         (
             "    meters:",
-            "  - {id: acme-sink, customer: acme, system: postgres, credentials: {dsn: 'postgresql://x@sinks.example/x'}}",
+            (
+                "  - {id: acme-sink, customer: acme, system: postgres, credentials: {dsn:"
+                " 'postgresql://x@sinks.example/x'}}"
+            ),
             "'acme-sink' is already the connection at",
         ),
         (
@@ -338,7 +363,7 @@ def test_the_schemas_take_the_samples_and_refuse_unknown_keys(schema: str, sampl
 
 @pytest.mark.parametrize("reference", ["${env:}", "${file:}", "${env}", "${}", "${other:x}"])
 def test_a_reference_to_nothing_is_a_fault_where_it_stands(tmp_path: Path, reference: str) -> None:
-    (fault, *_) = told(tmp_path, SECURITY + f"broker:\n  password: '{reference}'\n")
+    fault, *_ = told(tmp_path, SECURITY + f"broker:\n  password: '{reference}'\n")
     assert (
         fault.startswith("main.yaml:3: broker.password: ")
         and "is unknown; only ${env:NAME} and ${file:PATH}" in fault
@@ -346,7 +371,7 @@ def test_a_reference_to_nothing_is_a_fault_where_it_stands(tmp_path: Path, refer
 
 
 def test_a_variable_that_is_empty_is_a_fault(tmp_path: Path) -> None:
-    (fault, *_) = told(tmp_path, SECURITY + "broker:\n  password: '${env:EMPTY}'\n", environ={"EMPTY": ""})
+    fault, *_ = told(tmp_path, SECURITY + "broker:\n  password: '${env:EMPTY}'\n", environ={"EMPTY": ""})
     assert fault.startswith("main.yaml:3: broker.password: environment variable EMPTY is empty")
 
 

@@ -296,7 +296,9 @@ class Pages:
 
 
 async def test_a_mark_that_does_not_begin_behind_the_interval_is_not_believed() -> None:
-    """A walk of the past begins at a page that was seen before, unless that page has moved into the interval."""
+    """A walk of the past begins at a page that was seen before, unless that page has
+    moved into the interval.
+    """
     second = timedelta(seconds=1)
     times = [AT - number * second for number in range(8)]
     pages = Pages(

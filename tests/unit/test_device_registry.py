@@ -50,7 +50,9 @@ def registry() -> Registry:
 
 
 def folded(samples: list[Any]) -> dict[str, Any]:
-    """By device: first, last, seen, and each metric with its time: the later one, of equals the one that came last."""
+    """By device: first, last, seen, and each metric with its time: the later one, of equals the one that came
+    last.
+    """
     found: dict[str, Any] = {}
     for (_, device, at), metrics, received in samples:
         first, last, seen, values = found.get(device, (at, at, received, {}))

@@ -1,5 +1,5 @@
-"""Credentials are refused where they are given when they cannot be sent, for every system, by the place of the
-character and without the value: from a file, by the API, on the customer's page.
+"""Credentials are refused where they are given when they cannot be sent, for every system, by the place of
+the character and without the value: from a file, by the API, on the customer's page.
 """
 
 from __future__ import annotations
@@ -102,7 +102,10 @@ def test_a_file_is_refused_with_its_line(
     name = next(each for each in credentials if each != "type")
     given = {**credentials, name: "${env:GIVEN}"}
     settings = "{base_url: 'https://h.example'}" if system == "maintainx" else "{}"
-    text = f"connections:\n  - {{id: c, customer: acme, system: {system}, settings: {settings},\n     credentials: {given!s}}}\n"
+    text = (
+        f"connections:\n  - {{id: c, customer: acme, system: {system}, settings: {settings},\n    "
+        f" credentials: {given!s}}}\n"
+    )
     faults = told(tmp_path, SECURITY + "customers: [acme]\n", text, {"GIVEN": credentials[name]})
     assert len(faults) == 1 and faults[0].startswith(f"connections.yaml:3: connections[0].{fault}"), faults
 

@@ -191,7 +191,10 @@ async def leaks(made: World, name: str, method: str, path: str) -> str | None:
     if "{" in path:
         same = (answer.status_code, unnamed(answer)) == (missing.status_code, unnamed(missing))
         if answer.status_code != 404 or not same:
-            return f"{answer.status_code} {answer.text}, of one that does not exist {missing.status_code} {missing.text}"
+            return (
+                f"{answer.status_code} {answer.text}, of one that does not exist {missing.status_code}"
+                f" {missing.text}"
+            )
     elif answer.status_code != 403 and "acme" in answer.text.lower():
         return answer.text
     return None if own.status_code < 300 else f"its own: {own.text}"

@@ -1,4 +1,6 @@
-"""What HTTP takes of one client and of all: sockets, time, failed attempts, names; and who may read the metrics."""
+"""What HTTP takes of one client and of all: sockets, time, failed attempts, names; and who may read the
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -226,7 +228,9 @@ async def test_a_header_of_who_is_no_proxy_is_not_believed() -> None:
     st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0, 30), st.booleans()), min_size=1, max_size=200)
 )
 def test_attempts_agree_with_a_model(steps: list[tuple[str, float, bool]]) -> None:
-    """The model keeps every failure: an address waits when the window that its first failure opened is full."""
+    """The model keeps every failure: an address waits when the window that its first
+    failure opened is full.
+    """
     attempts, now = Attempts(limit=3, seconds=60.0, max_addresses=6), 0.0
     windows: dict[str, list[float]] = {}
     for address, passed, fails in steps:

@@ -487,9 +487,10 @@ def test_instructions_are_marked_up_lightly() -> None:
     text = (
         "First line\ngoes on.\n1. Open it,\n   then wait.\n2. Press `a<b` or **this**.\nDone.\n\n- one\n- two"
     )
-    assert instructions(text) == (
-        "<p>First line goes on.</p>\n<ol><li>Open it, then wait.</li><li>Press <code>a&lt;b</code> or <strong>this</strong>.</li></ol>\n<p>Done.</p>\n"
-        "<ul><li>one</li><li>two</li></ul>"
+    assert (
+        instructions(text)
+        == "<p>First line goes on.</p>\n<ol><li>Open it, then wait.</li><li>Press <code>a&lt;b</code> or"
+        " <strong>this</strong>.</li></ol>\n<p>Done.</p>\n<ul><li>one</li><li>two</li></ul>"
     )
 
 

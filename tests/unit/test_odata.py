@@ -55,14 +55,13 @@ def reading(
 
 def test_each_change_is_a_changeset_of_its_own_and_a_query_is_none() -> None:
     body = build([Operation(target="Set", body=b'{"a":1}'), Operation(target="Set?$top=1")], boundary="b")
-    assert body == (
-        b"--b\r\nContent-Type: multipart/mixed; boundary=b_1\r\n\r\n"
-        b"--b_1\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: 1\r\n\r\n"
-        b"POST Set HTTP/1.1\r\nContent-Type: application/json\r\nAccept: application/json\r\nContent-Length: 7\r\n\r\n"
-        b'{"a":1}\r\n--b_1--\r\n'
-        b"--b\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: 2\r\n\r\n"
-        b"GET Set?$top=1 HTTP/1.1\r\nAccept: application/json\r\n\r\n\r\n"
-        b"--b--\r\n"
+    assert (
+        body == b"--b\r\nContent-Type: multipart/mixed; boundary=b_1\r\n\r\n--b_1\r\nContent-Type:"
+        b" application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: 1\r\n\r\nPOST Set"
+        b" HTTP/1.1\r\nContent-Type: application/json\r\nAccept: application/json\r\nContent-Length:"
+        b' 7\r\n\r\n{"a":1}\r\n--b_1--\r\n--b\r\nContent-Type:'
+        b" application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: 2\r\n\r\nGET Set?$top=1"
+        b" HTTP/1.1\r\nAccept: application/json\r\n\r\n\r\n--b--\r\n"
     )
 
 

@@ -36,7 +36,9 @@ def test_a_batch_id_tells_values_of_different_kinds_apart() -> None:
 
 
 def test_a_correction_that_returns_is_another_batch_and_a_repetition_is_not() -> None:
-    """A receiver that knows batches by their ids would ignore the return of a value as something that it had."""
+    """A receiver that knows batches by their ids would ignore the return of a value as
+    something that it had.
+    """
     first = reading("a", value=1.0)
     assert make_batch("acme-1", [first], 1).id == make_batch("acme-1", [first], 2).id
     again = replace(first, modified=True)

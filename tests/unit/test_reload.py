@@ -1,5 +1,5 @@
-"""A reload: what of two configurations is put in force and what is named, which sources take what meanwhile, and how
-the HTTP process learns of it.
+"""A reload: what of two configurations is put in force and what is named, which sources take what meanwhile,
+and how the HTTP process learns of it.
 """
 
 from __future__ import annotations

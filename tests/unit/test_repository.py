@@ -79,7 +79,9 @@ def test_no_vague_modules_and_nothing_unfinished(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*SOURCES, *TESTS, *(ROOT / "benchmarks").rglob("*.py")], ids=relative)
 def test_nothing_is_raised_in_a_handler_of_a_group(path: Path) -> None:
-    """Python 3.11.2 wraps it in a group, later ones do not: the same fault would end as a line or as a trace."""
+    """Python 3.11.2 wraps it in a group, later ones do not: the same fault would end as
+    a line or as a trace.
+    """
     raised = [
         node.lineno
         for group in ast.walk(ast.parse(path.read_text()))

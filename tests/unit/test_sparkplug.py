@@ -1,4 +1,6 @@
-"""Sparkplug B at its edges: topics and ids, what sources may say, explain, discover, and payloads of every kind."""
+"""Sparkplug B at its edges: topics and ids, what sources may say, explain, discover, and payloads of every
+kind.
+"""
 
 from __future__ import annotations
 

@@ -181,7 +181,9 @@ def test_partitions_divide_the_customers_and_one_partition_takes_all() -> None:
 
 
 def test_the_partition_of_a_customer_never_changes() -> None:
-    """Another hash would leave the queue of the old partition's session to a replica that does not expect it."""
+    """Another hash would leave the queue of the old partition's session to a replica
+    that does not expect it.
+    """
     assert [partition_of(customer, 8) for customer in ("acme", "globex", "initech", "umbrella")] == [
         1,
         2,

@@ -1,4 +1,6 @@
-"""Turns: bounded together and for each customer, in turn, fewer while acknowledgements are late, and none is lost."""
+"""Turns: bounded together and for each customer, in turn, fewer while acknowledgements are late, and none is
+lost.
+"""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ def test_a_day_that_has_all_its_samples_at_its_end_is_walked_in_steps(minute: in
         walk.took(brought[-1])
         cursor = end
     nonempty = [each for each in brought if each]
-    # What comes first is not known: an hour at most. Then the shortest step, five minutes, is the only excuse.
+    # What comes first is not known: an hour at most. Then the shortest step, five minutes, is the only
+    # excuse.
     assert all(each <= max(5_001, 60 * rate + 1) for each in nonempty[:2]), brought
     assert all(each <= max(2 * 5_000, 5 * rate + 1) for each in nonempty[2:]), brought
 

@@ -35,7 +35,10 @@ def test_a_systems_message_is_told(document: Any, words: str) -> None:
 
 
 def test_the_message_of_an_odata_fault_in_xml_is_told() -> None:
-    body = b'<?xml version="1.0"?><error xmlns="x"><code>1</code><message xml:lang="en">Point is locked</message></error>'
+    body = (
+        b'<?xml version="1.0"?><error xmlns="x"><code>1</code><message xml:lang="en">Point is'
+        b" locked</message></error>"
+    )
     assert words_of(None, body, {"content-type": "application/xml;charset=utf-8"}) == "Point is locked"
 
 

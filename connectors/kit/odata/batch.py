@@ -52,14 +52,21 @@ def build(operations: Sequence[Operation], *, boundary: str) -> bytes:
     """The body of the request; its content type is `multipart/mixed; boundary=<boundary>`."""
     pieces: list[bytes] = []
     for number, operation in enumerate(operations, 1):
-        part = f"Content-Type: application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: {number}\r\n\r\n"
+        part = (
+            "Content-Type: application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID:"
+            f" {number}\r\n\r\n"
+        )
         if operation.body is None:
             pieces.append(
-                f"--{boundary}\r\n{part}GET {operation.target} HTTP/1.1\r\nAccept: application/json\r\n\r\n\r\n".encode()
+                f"--{boundary}\r\n{part}GET {operation.target} HTTP/1.1\r\nAccept:"
+                " application/json\r\n\r\n\r\n".encode()
             )
             continue
         changeset = f"{boundary}_{number}"
-        inner = f"Content-Type: application/json\r\nAccept: application/json\r\nContent-Length: {len(operation.body)}\r\n\r\n"
+        inner = (
+            "Content-Type: application/json\r\nAccept: application/json\r\nContent-Length:"
+            f" {len(operation.body)}\r\n\r\n"
+        )
         pieces.append(
             f"--{boundary}\r\nContent-Type: multipart/mixed; boundary={changeset}\r\n\r\n"
             f"--{changeset}\r\n{part}POST {operation.target} HTTP/1.1\r\n{inner}".encode()
@@ -125,9 +132,11 @@ def read_json(document: object, *, expected: int) -> list[PartAnswer | None]:
         number = (
             position
             if said is None
-            else int(said)
-            if isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 10
-            else 0
+            else (
+                int(said)
+                if isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 10
+                else 0
+            )
         )
         if not 1 <= number <= expected or answers[number - 1] is not None:
             raise Unreadable(
@@ -136,9 +145,11 @@ def read_json(document: object, *, expected: int) -> list[PartAnswer | None]:
         headers, body = response.get("headers"), response.get("body")
         answers[number - 1] = PartAnswer(
             status=status,
-            headers={str(name).lower(): str(value) for name, value in headers.items()}
-            if isinstance(headers, dict)
-            else {},
+            headers=(
+                {str(name).lower(): str(value) for name, value in headers.items()}
+                if isinstance(headers, dict)
+                else {}
+            ),
             body=b"" if body is None else orjson.dumps(body),
             json=body,
         )

@@ -27,7 +27,8 @@ class Fault:
 
 def fault_of(document: object, *, text: str = "", clean: Callable[[str], str]) -> Fault:
     """Of `{"error": {...}}` in either version's shape; `text` stands in for a document that is none (a web
-    page, plain text, nothing). `clean` blacks out secrets: before anything is cut, or a part of one would stay.
+    page, plain text, nothing). `clean` blacks out secrets: before anything is cut, or a part of one would
+    stay.
     """
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict):

@@ -69,8 +69,8 @@ class Service:
         accept_statuses: Collection[int] = (),
         page_size: int | None = None,
     ) -> Answer:
-        """`target` is relative to the service and may hold a query. `page_size`: what the system is asked to give at
-        once; it may give less, and then says where it goes on.
+        """`target` is relative to the service and may hold a query. `page_size`: what the system is asked to
+        give at once; it may give less, and then says where it goes on.
         """
         headers = {} if page_size is None else {"prefer": f"odata.maxpagesize={page_size}"}
         return await self._send(operation, "GET", target, headers=headers, accept_statuses=accept_statuses)

@@ -56,11 +56,17 @@ class SapSettings(Block):
         24,
         ge=1,
         le=720,
-        description="How far back measurement documents are read again: what is entered late, or reversed, within it is seen.",
+        description=(
+            "How far back measurement documents are read again: what is entered late, or reversed, within it"
+            " is seen."
+        ),
     )
     ca_file: Path | None = Field(
         None,
-        description="Authority of the system's certificate, as a file of the gateway's machine: in the operator's own file only. Else the machine's authorities.",
+        description=(
+            "Authority of the system's certificate, as a file of the gateway's machine: in the operator's own"
+            " file only. Else the machine's authorities."
+        ),
     )
     ca_pem: str | None = Field(
         None,

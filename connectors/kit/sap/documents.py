@@ -73,8 +73,8 @@ Slot = tuple[str, datetime]
 
 
 def documents_list(version: Version, entity_set: str, fields: Fields, zone: ZoneInfo) -> WallList:
-    """The documents in the order of their readings. SAP's service shows neither when a document was written nor when it
-    was reversed: both are seen while the reading's own time is within the lookback.
+    """The documents in the order of their readings. SAP's service shows neither when a document was written
+    nor when it was reversed: both are seen while the reading's own time is within the lookback.
     """
     return WallList(
         version=version,
@@ -108,7 +108,9 @@ def to_operation(
     if not is_point(point):
         return Rejected(
             code="unknown_meter",
-            message=f"a measuring point has 1 to {METER_LENGTH} printable characters, and {point[:40]!r} has not",
+            message=(
+                f"a measuring point has 1 to {METER_LENGTH} printable characters, and {point[:40]!r} has not"
+            ),
         )
     if reading.unit is not None and (not reading.unit.isprintable() or len(reading.unit) > UNIT_LENGTH):
         return Rejected(
@@ -118,7 +120,10 @@ def to_operation(
     if now is not None and (early := (reading.window_start + skew - now).total_seconds()) > 0:
         return Retry(
             after_seconds=math.ceil(early),
-            message=f"not sent: SAP's clock says {now:%Y-%m-%d %H:%M:%S} UTC, and it takes nothing from its future",
+            message=(
+                f"not sent: SAP's clock says {now:%Y-%m-%d %H:%M:%S} UTC, and it takes nothing from its"
+                " future"
+            ),
         )
     at, fields = wall_time(reading.window_start, form.zone), form.fields
     body: dict[str, object] = {
@@ -150,17 +155,25 @@ def to_questions(form: Form, slots: Iterable[Slot]) -> dict[tuple[str, str], Ope
     questions = {}
     for (point, day), found in times.items():
         first, last = min(found), max(found)
-        where = f"{fields.meter} eq {text_literal(point)} and {fields.date} eq {date_literal(version, first.date())}"
+        where = (
+            f"{fields.meter} eq {text_literal(point)} and {fields.date} eq"
+            f" {date_literal(version, first.date())}"
+        )
         if first == last:
             where += f" and {fields.time} eq {time_literal(version, first.time())}"
         else:
-            where += f" and {fields.time} ge {time_literal(version, first.time())} and {fields.time} le {time_literal(version, last.time())}"
+            where += (
+                f" and {fields.time} ge {time_literal(version, first.time())} and {fields.time} le"
+                f" {time_literal(version, last.time())}"
+            )
         questions[point, day] = Operation(target=target(form.entity_set, where=where, select=wanted))
     return questions
 
 
 def to_held(form: Form, point: str, rows: Iterable[Mapping[str, object]]) -> dict[Slot, list[RemoteReading]]:
-    """What the rows say that SAP holds, by slot. Reversed documents do not count. The times are wall times."""
+    """What the rows say that SAP holds, by slot. Reversed documents do not count. The
+    times are wall times.
+    """
     held: dict[Slot, list[RemoteReading]] = {}
     fields = form.fields
     for row in rows:

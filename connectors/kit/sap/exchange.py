@@ -195,7 +195,10 @@ class Documents:
             elif is_same(reading, remote):
                 outcomes[key] = Duplicate(remote_id=remote.remote_id)
             elif doubt is Verdict.DUPLICATE:
-                holds = f"SAP holds {remote.value} there in document {remote.remote_id}, which only a person can reverse"
+                holds = (
+                    f"SAP holds {remote.value} there in document {remote.remote_id}, which only a person can"
+                    " reverse"
+                )
                 outcomes[key] = Rejected(code=fault.code, message=f"{words} ({holds})")
             else:
                 outcomes[key] = Rejected(code=fault.code, message=words)

@@ -13,8 +13,8 @@ from gateway.model.inbound import InboundPage, check_page
 async def page_by_wall(
     service: Service, listed: WallList, since: datetime | None, until: datetime, cursor: str | None
 ) -> InboundPage:
-    """A page of what bears a time in [since, until); its pages follow each other by time and number, so nothing that
-    comes meanwhile moves another over a seam.
+    """A page of what bears a time in [since, until); its pages follow each other by time and number, so
+    nothing that comes meanwhile moves another over a seam.
     """
     with page_at(cursor):
         answer = await service.get("pull", listed.page(since, until, cursor))

@@ -1,8 +1,8 @@
-"""What SAP holds, as records: lists in the order of a date and a time of the system's own clock, and how far people are
-with a notification. Pure.
+"""What SAP holds, as records: lists in the order of a date and a time of the system's own clock, and how far
+people are with a notification. Pure.
 
-Such times bear no zone. An interval is asked for so wide that around a turn of the clock nothing is missed; a time that
-happened twice is no time of change.
+Such times bear no zone. An interval is asked for so wide that around a turn of the clock nothing is missed; a
+time that happened twice is no time of change.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ PHASES: Mapping[str, Progress] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WallList:
-    """An entity set whose records bear a date and a time of the clock in `zone`. phase, reference: of notifications,
-    where the service shows them.
+    """An entity set whose records bear a date and a time of the clock in `zone`. phase, reference: of
+    notifications, where the service shows them.
     """
 
     version: Version

@@ -258,7 +258,8 @@ def _no_tables(wanted: ConnectionSettings | ConnectionPatch) -> None:
     if any(meter.table is not None for meter in wanted.meters or ()):
         raise RequestRefused(
             "request.invalid",
-            "meters: a `table` is a file beside the gateway's configuration; write the meters themselves here.",
+            "meters: a `table` is a file beside the gateway's configuration; write the meters themselves"
+            " here.",
         )
 
 

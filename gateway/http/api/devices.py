@@ -1,4 +1,6 @@
-"""Devices that were seen: the list, one with its metrics and the meters that they feed, and a metric over time."""
+"""Devices that were seen: the list, one with its metrics and the meters that they feed, and a metric over
+time.
+"""
 
 from __future__ import annotations
 

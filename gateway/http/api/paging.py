@@ -1,4 +1,6 @@
-"""How lists are paged: `limit`, `cursor`, and one row more than asked to know whether there is a next page."""
+"""How lists are paged: `limit`, `cursor`, and one row more than asked to know whether
+there is a next page.
+"""
 
 from __future__ import annotations
 

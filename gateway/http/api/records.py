@@ -59,8 +59,8 @@ async def list_records(
     cursor: Annotated[str | None, Query(max_length=512, description="`next` of an earlier answer.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_RECORDS)] = 100,
 ) -> Response:
-    """The last state of each record that changed since `cursor`. Store `next` and always go on from it: every record's
-    last state is seen, none is skipped, and one may be seen twice. Records of one customer.
+    """The last state of each record that changed since `cursor`. Store `next` and always go on from it: every
+    record's last state is seen, none is skipped, and one may be seen twice. Records of one customer.
     """
     narrowed = only_customer(asking, customer)
     if narrowed is None:
@@ -111,8 +111,9 @@ async def show_record(
 async def confirm_deletions(
     serving: Serving, request: Request, asking: Operator, target: OperatedConnection, stream: Stream
 ) -> DeletionsConfirmed:
-    """Where more than a fifth of a stream has vanished from its system (issue `records_vanished`): the next walk deletes
-    those records of it that it does not find either. What more is missing by then is asked about again.
+    """Where more than a fifth of a stream has vanished from its system (issue `records_vanished`): the next
+    walk deletes those records of it that it does not find either. What more is missing by then is asked about
+    again.
     """
     count = await serving.connections.confirm_deletions(
         target.connection, stream, caller=caller(request, asking)

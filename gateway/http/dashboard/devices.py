@@ -1,5 +1,5 @@
-"""Pages of devices: the list with a search, and one with its metrics, their last values and meters, and a chart of
-each that is a number.
+"""Pages of devices: the list with a search, and one with its metrics, their last values and meters, and a
+chart of each that is a number.
 """
 
 from __future__ import annotations
@@ -144,6 +144,8 @@ def drawn(
 
 
 def _gap(means: Sequence[tuple[int, float]]) -> int:
-    """How many parts may be empty before a line ends: three times what is usual, for a device that sends rarely."""
+    """How many parts may be empty before a line ends: three times what is usual, for a device that sends
+    rarely.
+    """
     steps = sorted(after[0] - before[0] for before, after in pairwise(means))
     return 3 * steps[len(steps) // 2] if steps else 1

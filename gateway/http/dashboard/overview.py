@@ -1,4 +1,6 @@
-"""`/`: every connection that whoever is logged in may see, those that need a person first, a page at a time."""
+"""`/`: every connection that whoever is logged in may see, those that need a person
+first, a page at a time.
+"""
 
 from __future__ import annotations
 

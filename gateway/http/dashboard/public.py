@@ -21,7 +21,9 @@ _FILES = frozenset({"fieldgate.css", "refresh.js", "icon.svg"})
 
 @router.get("/status")
 async def status_page(request: Request) -> Response:
-    """Whether the gateway works, and which systems do not. No customer, no connection, no number of either."""
+    """Whether the gateway works, and which systems do not. No customer, no connection,
+    no number of either.
+    """
     observed: Observed = request.app.state.observed
     checks = await observed.checks()
     mounted: Mounted = request.app.state.mounted

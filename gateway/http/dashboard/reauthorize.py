@@ -31,8 +31,13 @@ COOKIE = "fieldgate_login"
 CALLBACK = "/oauth/callback"
 _LOGINS = {
     Login.DECLINED: "The login was not completed, so nothing has changed. You can try again.",
-    Login.REFUSED: "The system did not confirm the login. Please try again; if it happens again, tell whoever sent you this link.",
-    Login.UNREACHABLE: "The system could not be reached to confirm the login. Please try again in a few minutes.",
+    Login.REFUSED: (
+        "The system did not confirm the login. Please try again; if it happens again, tell whoever sent you"
+        " this link."
+    ),
+    Login.UNREACHABLE: (
+        "The system could not be reached to confirm the login. Please try again in a few minutes."
+    ),
 }
 
 
@@ -142,8 +147,8 @@ async def _page(
 
 
 async def _look(request: Request, serving: Services, secret: str) -> Link | None:
-    """The link of this secret; None for one that is no good, which counts against the client's address. Raises
-    RequestRefused("auth.too_many_attempts").
+    """The link of this secret; None for one that is no good, which counts against the client's address.
+    Raises RequestRefused("auth.too_many_attempts").
     """
     entrance: Entrance = request.app.state.mounted.entrance
     address = entrance.address(request.scope)

@@ -54,7 +54,9 @@ def keys_of(document: object) -> int:
 
 
 def refuse_repeated_keys(payload: bytes) -> None:
-    """Raises DecodeError for an object that has a key twice: parsers keep either value, and say nothing. Slow."""
+    """Raises DecodeError for an object that has a key twice: parsers keep either value, and say nothing.
+    Slow.
+    """
     with suppress(ValueError, RecursionError):  # whoever could read it has said so
         json.loads(payload, object_pairs_hook=_each_once, parse_int=float)
 
@@ -72,14 +74,17 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def load(payload: bytes) -> object:
-    """The document, with an `Unfit` for each number that a double cannot hold as it was sent. Raises DecodeError."""
+    """The document, with an `Unfit` for each number that a double cannot hold as it was sent. Raises
+    DecodeError.
+    """
     try:
         document = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
         if not payload.strip():
             raise DecodeError(Reason.EMPTY, "the payload is empty") from None
         raise _why_not(payload, error) from None
-    # Whether a number in it may not be what was sent any more: only one of 16 digits or more, or next to zero.
+    # Whether a number in it may not be what was sent any more: only one of 16 digits or more, or next to
+    # zero.
     runs = payload.translate(_RUNS, b".")
     if (_LONG in runs or _SMALL in runs) and _has_changed(payload):
         document = _as_sent(payload.decode())

@@ -71,7 +71,9 @@ def agreed(several: Iterable[Definitions]) -> Definitions:
 
 
 def of_birth(payload: wire.Payload) -> Definitions:
-    """Raises DecodeError for a birth that gives one alias to two names: none of its data could be told apart."""
+    """Raises DecodeError for a birth that gives one alias to two names: none of its
+    data could be told apart.
+    """
     found: dict[str, Line] = {}
     names: dict[int, str] = {}
     for metric in payload.metrics:
@@ -90,8 +92,8 @@ def of_birth(payload: wire.Payload) -> Definitions:
 
 
 def _storable(name: object) -> str:
-    """A name that no metric can have stays one when it is stored, and something that PostgreSQL can hold: the data that
-    come under its alias are then left out as the birth's own value was.
+    """A name that no metric can have stays one when it is stored, and something that PostgreSQL can hold: the
+    data that come under its alias are then left out as the birth's own value was.
     """
     if isinstance(name, str) and len(name) <= MAX_NAME_LENGTH and name.isprintable():
         return name

@@ -1,14 +1,16 @@
-"""An edge node as a host application knows it: its births, which of them a message belongs to, and what is missing.
+"""An edge node as a host application knows it: its births, which of them a message belongs to, and what is
+missing.
 
-Aliases mean what the birth before them said. A message that was lost may have been a birth, so an alias is believed
-only where nothing is missing between the birth and it. What is known of a node is therefore a list of intervals in the
-node's own time: in each of them, from a birth to the last message before something was missing, one set of definitions
-holds for certain. A message is read
+Aliases mean what the birth before them said. A message that was lost may have been a birth, so an alias is
+believed only where nothing is missing between the birth and it. What is known of a node is therefore a list
+of intervals in the node's own time: in each of them, from a birth to the last message before something was
+missing, one set of definitions holds for certain. A message is read
 
 - by the current birth, when it is the next in the sequence: that makes the interval longer;
-- by whatever birth's interval its time lies in, when it is not: a broker that was not told that a message was stored
-  sends it again, and it means what it meant;
-- as far as it speaks for itself, otherwise. The rest waits for what is missing, and is a dead letter until then.
+- by whatever birth's interval its time lies in, when it is not: a broker that was not told that a message was
+  stored sends it again, and it means what it meant;
+- as far as it speaks for itself, otherwise. The rest waits for what is missing, and is a dead letter until
+  then.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from gateway.payloads.sparkplug.topic import Kind
 
 SEQUENCE = 256
 MAX_BIRTHS = 64
-"""Of a node or a device that are remembered: a broker sends again what was not acknowledged, and births among it."""
+"""Of a node or a device that are remembered: a broker sends again what was not acknowledged, and births among
+it.
+"""
 
 MAX_HELD_BYTES = 256 << 10
 """Of messages that wait for what is missing before them. Of more only the dead letters are kept."""
@@ -58,8 +62,8 @@ class Arrival:
 
     @property
     def at(self) -> int:
-        """When it was sent, in milliseconds by the node's clock; UNTIMED where it does not say so, or says what cannot
-        be: nothing would seem to come after it.
+        """When it was sent, in milliseconds by the node's clock; UNTIMED where it does not say so, or says
+        what cannot be: nothing would seem to come after it.
         """
         sent = self.payload.timestamp
         return sent if 0 < sent < self.received_at // 1000 + MAX_AHEAD else UNTIMED
@@ -106,11 +110,11 @@ class Outcome:
 
 @dataclass(slots=True)
 class Node:
-    """Everything known of one edge node. `next`: the sequence number that comes next, None while it is dead or was
-    never born. `until`: the time of the last message before which nothing is missing. `gap_at`: the time of the first one
-    behind something that is missing, None where nothing is: a message with the number that is missing, and sent later, is
-    another one. `is_certain`: the birth came in
-    the order of time. `wants_rebirth`: since the last birth something could not be read.
+    """Everything known of one edge node. `next`: the sequence number that comes next, None while it is dead
+    or was never born. `until`: the time of the last message before which nothing is missing. `gap_at`: the
+    time of the first one behind something that is missing, None where nothing is: a message with the number
+    that is missing, and sent later, is another one. `is_certain`: the birth came in the order of time.
+    `wants_rebirth`: since the last birth something could not be read.
     """
 
     bd_seq: int | None = None
@@ -130,8 +134,8 @@ class Node:
     """Digests of definitions that came since then."""
 
     def take(self, arrival: Arrival, *, stable: bool = False) -> Iterator[Outcome]:
-        """What comes of a message, and of those that waited for it. `stable`: somebody said that the node's aliases
-        never change, so that what is missing makes no alias doubtful.
+        """What comes of a message, and of those that waited for it. `stable`: somebody said that the node's
+        aliases never change, so that what is missing makes no alias doubtful.
         """
         match arrival.kind:
             case "NBIRTH":
@@ -142,8 +146,8 @@ class Node:
                 yield from self._in_sequence(arrival, stable=stable)
 
     def recall(self, arrival: Arrival) -> Outcome:
-        """What a message that was put aside can be read as now, and nothing changes by it: by the birth in whose
-        interval it was sent, else by those aliases that never stood for another name.
+        """What a message that was put aside can be read as now, and nothing changes by it: by the birth in
+        whose interval it was sent, else by those aliases that never stood for another name.
         """
         if arrival.kind in ("NBIRTH", "DBIRTH"):
             return Outcome(arrival, reading.read(arrival.payload, of_birth(arrival.payload)))
@@ -194,7 +198,9 @@ class Node:
         return outcome
 
     def _died(self, arrival: Arrival) -> Outcome:
-        """A death of another session than the current one is none: the will of a connection that was replaced."""
+        """A death of another session than the current one is none: the will of a connection that was
+        replaced.
+        """
         outcome = Outcome(arrival, Read())
         given = reading.bd_seq(arrival.payload)
         if self.next is None or (given is not None and self.bd_seq is not None and given != self.bd_seq):
@@ -265,7 +271,9 @@ class Node:
         return at != UNTIMED and born is not None and at < born.at
 
     def _is_due(self, at: int) -> bool:
-        """Whether a message with the number that comes next is the one: it was sent before those that wait for it."""
+        """Whether a message with the number that comes next is the one: it was sent before those that wait
+        for it.
+        """
         if self.gap_at is None:
             return True
         return self.gap_at != HOPELESS if at == UNTIMED else at <= self.gap_at
@@ -333,12 +341,15 @@ class Node:
         self._hold(arrival, number)
         if not self.wants_rebirth:
             self.wants_rebirth = self.is_patient = True
-        why = f"number {self.next} is missing before its {number}: it may have been a birth that gave the aliases new names"
+        why = (
+            f"number {self.next} is missing before its {number}: it may have been a birth that gave the"
+            " aliases new names"
+        )
         return self._partly(arrival, Reason.SEQUENCE_GAP, why)
 
     def _hold(self, arrival: Arrival, number: int) -> None:
-        """Where the numbers do not go up with the time a birth was lost, or a whole round: then what waits and what
-        comes are of two sequences, and only a birth helps.
+        """Where the numbers do not go up with the time a birth was lost, or a whole round: then what waits
+        and what comes are of two sequences, and only a birth helps.
         """
         at = arrival.at
         if self.gap_at == HOPELESS or self.held.get(number) == arrival:
@@ -387,8 +398,9 @@ class Node:
         return Outcome(arrival, read, refusal)
 
     def _old(self, arrival: Arrival, why: str, *, and_current: bool = False) -> Outcome:
-        """By the birth in whose interval it was sent; where its definitions are not certain, as far as it speaks for
-        itself. Nothing of what is known changes. `and_current`: the birth that counts may be meant as well.
+        """By the birth in whose interval it was sent; where its definitions are not certain, as far as it
+        speaks for itself. Nothing of what is known changes. `and_current`: the birth that counts may be meant
+        as well.
         """
         if arrival.kind in ("DDEATH", "DBIRTH"):
             return self._old_certificate(arrival)
@@ -436,7 +448,9 @@ class Node:
         return Outcome(arrival, read, DecodeError(reason, f"{why}; {', '.join(read.unknown[:3])}"[:300]))
 
     def _names(self, name: str) -> Definitions | None:
-        """What the last birth said of names. A name stays what it is, whatever is missing; an alias may not."""
+        """What the last birth said of names. A name stays what it is, whatever is
+        missing; an alias may not.
+        """
         device = self.devices.get(name)
         if device is None or not device.births:
             return None

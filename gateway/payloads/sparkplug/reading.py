@@ -19,8 +19,8 @@ GOOD = 192
 
 @dataclass(slots=True)
 class Read:
-    """Of one payload. `samples`: values by their time in milliseconds, None where neither the metric nor the payload has
-    one. `unknown`: what only a birth could name, or tell the datatype of.
+    """Of one payload. `samples`: values by their time in milliseconds, None where neither the metric nor the
+    payload has one. `unknown`: what only a birth could name, or tell the datatype of.
     """
 
     samples: dict[int | None, dict[str, object]] = field(default_factory=dict)
@@ -37,8 +37,8 @@ NOTHING = Definitions(())
 
 
 def read(payload: wire.Payload, known: Definitions | None) -> Read:
-    """What can be told. `known`: what the birth defined; None where that is not certain, and then only what the
-    payload itself names, with a value that needs no datatype, is taken.
+    """What can be told. `known`: what the birth defined; None where that is not certain, and then only what
+    the payload itself names, with a value that needs no datatype, is taken.
     """
     found = Read()
     sent = payload.timestamp or None

@@ -24,8 +24,8 @@ _PART = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Whose message it is. `kind` None: a command or a host's state, which is not for us. `device` is empty where it
-    is the edge node's own.
+    """Whose message it is. `kind` None: a command or a host's state, which is not for us. `device` is empty
+    where it is the edge node's own.
     """
 
     kind: Kind | None
@@ -74,9 +74,9 @@ def address(topic: str, place: int) -> Address:
 
 
 def device_id(found: Address, device: str, *, with_group: bool) -> str:
-    """The id of a device, or of the edge node itself (`device` empty): `edge.device`, the group before it where that
-    does not say whose it is. Names with a dot or another character that ids or their parts cannot have get a hash: no
-    two of them share an id.
+    """The id of a device, or of the edge node itself (`device` empty): `edge.device`, the group before it
+    where that does not say whose it is. Names with a dot or another character that ids or their parts cannot
+    have get a hash: no two of them share an id.
     """
     parts = [*([found.group] if with_group else []), found.edge, *([device] if device else [])]
     joined = ".".join(parts)

@@ -1,5 +1,5 @@
-"""Values by their datatypes: what a metric says becomes what a document of JSON would hold, so that one set of rules
-decides what is stored. What has no place there is refused, and never changed in silence.
+"""Values by their datatypes: what a metric says becomes what a document of JSON would hold, so that one set
+of rules decides what is stored. What has no place there is refused, and never changed in silence.
 
 Source: Sparkplug 3.0, 6.4.16.
 """
@@ -77,7 +77,9 @@ SELF_EVIDENT: Mapping[wire.Kind, int] = {
     "boolean_value": BOOLEAN,
     "string_value": 12,
 }
-"""What a value is where nobody said its datatype. An integer may be a negative one in disguise, so it is not here."""
+"""What a value is where nobody said its datatype. An integer may be a negative one in disguise, so it is not
+here.
+"""
 
 
 def type_of(value: wire.Value, declared: int | None) -> int | None:
@@ -111,8 +113,8 @@ def scalar(value: wire.Value, datatype: int) -> object:
 
 
 def _integer(sent: int, bits: int, datatype: int) -> int:
-    """A negative number comes as its two's complement, of the field or of its own size. Raises DecodeError for what is
-    out of its range.
+    """A negative number comes as its two's complement, of the field or of its own size. Raises DecodeError
+    for what is out of its range.
     """
     if (size := SIGNED.get(datatype)) is None:
         size = UNSIGNED[datatype]

@@ -1,5 +1,5 @@
-"""The protobuf payload. Its messages are declared here by the numbers of the specification, those fields only that are
-read; what else a payload has is skipped by the parser.
+"""The protobuf payload. Its messages are declared here by the numbers of the specification, those fields only
+that are read; what else a payload has is skipped by the parser.
 
 Source: Sparkplug 3.0, 6.4.
 """
