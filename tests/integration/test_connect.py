@@ -179,6 +179,7 @@ async def pumps(world: World) -> None:
             last=at,
             values={"temperature": 21.5 + pump},
             times={"temperature": at},
+            since=at,
         )
         for pump in (1, 2)
     ]
