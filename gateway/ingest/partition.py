@@ -17,8 +17,10 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.ingest.brokers import Brokers
+from gateway.ingest.certificate import says_offline, state_topic
 from gateway.ingest.decode import Decoder
 from gateway.ingest.hearing import Hearing
+from gateway.ingest.host import Host
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.registry import Registry
 from gateway.ingest.session import (
@@ -48,6 +50,7 @@ STEADY_SECONDS = 30.0
 
 RECONNECT_CAP_SECONDS = 30.0
 SUSPECT_AFTER = 4
+ASK_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
 LEFTOVER_SECONDS = 60.0
 """How long no message came that only the sources of before take, until they are forgotten. A broker may still
@@ -69,7 +72,9 @@ class Partition:
         term: Term,
         pressure: Pressure | None = None,
         registry: Registry | None = None,
+        tells_state: bool = False,
     ) -> None:
+        """`tells_state`: this one tells that the host application lives, for all of them."""
         self.term = term
         self._settings = settings
         self._database = database
@@ -83,6 +88,8 @@ class Partition:
         )
         self.hearing = Hearing()
         self._registry = registry
+        self._host = Host(settings.telemetry.sparkplug, database)
+        self._state_topic = state_topic(settings.telemetry.sparkplug) if tells_state else None
         self._pipeline = Pipeline(
             settings.telemetry,
             decoder,
@@ -90,6 +97,8 @@ class Partition:
             pressure,
             note=None if registry is None else self._note,
             resumed=self._resume_hearing,
+            host=self._host,
+            listener=self._hear,
         )
         self._brokers = Brokers(settings.broker, number, self._pipeline)
         self._session: Session | None = None
@@ -131,12 +140,14 @@ class Partition:
         try:
             async with asyncio.TaskGroup() as group:
                 commits = group.create_task(self._pipeline.run(), name=f"commits of partition {self._number}")
+                asking = group.create_task(self._ask_births(), name=f"births of partition {self._number}")
                 try:
                     await self._keep_up()
                 finally:
                     if self._session is not None:
                         self._session.end("the partition is given up")
                     commits.cancel()
+                    asking.cancel()
                     metrics.CONNECTED.labels(str(self._number)).set(0)
         except* LeaseLost:
             is_over = True
@@ -161,7 +172,24 @@ class Partition:
                 partition=self._number,
                 advice="what is not acknowledged stays at the broker",
             )
+        session.tell_state(online=False)
         session.end("the gateway stops")
+
+    async def _ask_births(self) -> None:
+        """Asks edge nodes for their births, until cancelled."""
+        while True:
+            await asyncio.sleep(ASK_SECONDS)
+            if self._session is not None and self.connected:
+                self._host.ask(self._session.publish)
+
+    def _hear(self, topic: str, payload: bytes) -> None:
+        """Whoever says that we are gone while we live, as the will of a connection that was replaced does, is
+        contradicted.
+        """
+        if topic != self._state_topic or self._session is None or not self.connected:
+            return
+        if says_offline(payload):
+            self._session.tell_state(online=True)
 
     async def take(self, filters: Sequence[str], decoder: Decoder) -> None:
         """Subscribes these beside what the live session holds, and decodes by this from now on. A session
@@ -295,6 +323,7 @@ class Partition:
                 filters=filters,
                 stale=stale_filters(chain(never, *self._held.values()), filters),
                 optional=optional,
+                state_topic=self._state_topic,
             )
             started = clock.monotonic()
             try:
@@ -354,6 +383,8 @@ class Partition:
 
     async def _went_up(self, filters: tuple[str, ...], present: bool) -> None:
         self._ever_connected = True
+        if self._session is not None:
+            self._session.tell_state(online=True)
         metrics.CONNECTED.labels(str(self._number)).set(1)
         log.info(
             "ingest.connected",

@@ -17,6 +17,7 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.ingest.decode import Decoder
+from gateway.ingest.host import Host, Letter, Opened
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import DecodeError, LeaseLost, StoreError, StoreRejected, TooManyDevices
 from gateway.model.pressure import Pressure
@@ -30,6 +31,9 @@ log = structlog.get_logger(__name__)
 BATCH_BYTES = 4 << 20
 MESSAGE_OVERHEAD_BYTES = 200
 """What a held message costs beside its payload, roughly."""
+
+LETTER_FACTOR = 3
+"""How much longer a payload of Sparkplug becomes when it is read."""
 
 SAMPLE_OVERHEAD_BYTES = 400
 """What each further sample of a message costs: a short array in JSON is long in memory."""
@@ -66,6 +70,7 @@ class Batch:
         "duplicates",
         "empty",
         "ignored",
+        "letters",
         "messages",
         "modified",
         "qos0",
@@ -81,6 +86,7 @@ class Batch:
         self.samples: dict[Key, tuple[Metrics, int]] = {}
         self.messages: list[tuple[Key, str, bytes]] = []  # whence each sample came, to bury the right one
         self.dead: list[DeadMessage] = []
+        self.letters: list[Letter] = []  # of Sparkplug: read when the batch is committed
         self.acks = bytearray()
         self.arrivals: list[tuple[float, int]] = []  # (monotonic receipt, QoS 1 messages)
         self.bytes = 0
@@ -105,10 +111,15 @@ class Pipeline:
         *,
         note: Callable[[Sequence[tuple[Key, Metrics, int]]], None] | None = None,
         resumed: Callable[[], Awaitable[None]] | None = None,
+        host: Host | None = None,
+        listener: Callable[[str, bytes], None] | None = None,
     ) -> None:
         """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored;
-        `resumed` is asked first where the database had been away.
+        `resumed` is asked first where the database had been away. `host` reads what is of Sparkplug;
+        `listener` hears of messages that are no telemetry.
         """
+        self._host = host
+        self._listener = listener
         self._note = note
         self._resumed = resumed
         self._pressure = pressure or Pressure()
@@ -202,7 +213,8 @@ class Pipeline:
                 if rows:
                     size += (len(rows) - 1) * SAMPLE_OVERHEAD_BYTES
                 elif payload and self._decoder.is_ignored(topic):
-                    batch.ignored += 1
+                    size += self._set_aside(batch, topic, payload, received_at, is_retained=is_retained)
+                    received_at += 1
                 else:
                     _ignore(batch, payload)
             batch.count += 1
@@ -217,6 +229,27 @@ class Pipeline:
         batch.arrivals.append((arrived, acknowledged))
         self._received_at = received_at
         self._holds(session, taken_bytes, taken)
+
+    def _set_aside(
+        self, batch: Batch, topic: str, payload: bytes, received_at: int, *, is_retained: bool
+    ) -> int:
+        """Takes what is no telemetry, or is read later. Returns what it holds beside the payload."""
+        mail = self._decoder.mail_of(topic)
+        if mail is not None and self._host is not None:
+            batch.letters.append(
+                Letter(
+                    topic=topic,
+                    payload=payload,
+                    received_at=received_at,
+                    is_retained=is_retained,
+                    mail=mail,
+                )
+            )
+            return len(payload) * LETTER_FACTOR
+        if self._listener is not None:
+            self._listener(topic, payload)
+        batch.ignored += 1
+        return 0
 
     def receive_skipped(
         self, session: Acknowledger, packet_id: int | None, topic: str, kept: bytes, reason: str, detail: str
@@ -290,16 +323,55 @@ class Pipeline:
         self._open = None
         return batch
 
+    async def _read_letters(self, batch: Batch) -> Opened | None:
+        """Reads the batch's messages of Sparkplug; None where it has none. Raises StoreError, and nothing has
+        changed then.
+        """
+        if not batch.letters or self._host is None:
+            return None
+        opened = await self._host.open(batch.letters, self._decoder)
+        batch.letters = []
+        for taken in opened.taken:
+            for customer, device, at, values in taken.rows:
+                key = (customer, device, at)
+                _add(batch, key, values, taken.arrival.received_at)
+                batch.messages.append((key, taken.arrival.topic, taken.arrival.raw))
+        batch.dead += opened.dead.values()
+        return opened
+
+    async def _opened(self, batch: Batch) -> Opened | None:
+        """As `_read_letters`; a database that is away is waited for."""
+        attempt = 0
+        while True:
+            try:
+                return await self._read_letters(batch)
+            except StoreError as error:
+                attempt += 1
+                await self._defer(error, attempt)
+
+    async def _defer(self, error: StoreError, attempt: int) -> None:
+        """Waits for a database that is away, and says so once."""
+        if not self._away:
+            log.warning(
+                "ingest.commit_deferred",
+                detail=str(error),
+                advice="messages stay at the broker; ingest resumes by itself",
+            )
+            self._away = True
+        await asyncio.sleep(full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0))
+
     async def _commit(self, batch: Batch) -> None:
         """Returns when the batch is stored: a database that is away is waited for, what it refuses is buried.
         Raises LeaseLost: what is not stored by then is a successor's to store.
         """
+        opened = await self._opened(batch)
+        also = None if opened is None else opened.store
         samples = [(key, values, received) for key, (values, received) in batch.samples.items()]
         attempt = kept = stored = modified = 0
         while True:
             started = clock.monotonic()
             try:
-                written = await self._store.write(samples, batch.dead)
+                written = await self._store.write(samples, batch.dead, also=also)
             except TooManyDevices as error:
                 samples = self._refuse(batch, samples, error.devices)
                 continue
@@ -313,18 +385,11 @@ class Pipeline:
                 raise  # waiting would not bring it back
             except StoreError as error:
                 attempt += 1
-                if not self._away:
-                    log.warning(
-                        "ingest.commit_deferred",
-                        detail=str(error),
-                        advice="messages stay at the broker; ingest resumes by itself",
-                    )
-                    self._away = True
-                await asyncio.sleep(
-                    full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0)
-                )
+                await self._defer(error, attempt)
                 continue
             break
+        if opened is not None and self._host is not None:
+            self._host.settle(opened)
         if self._away:
             self._away = False
             log.info("ingest.commits_resumed")

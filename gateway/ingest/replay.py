@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from gateway.ingest.decode import Decoder
+from gateway.ingest import sparkplug
+from gateway.ingest.decode import Decoder, Row
+from gateway.ingest.sparkplug import Mail
 from gateway.model.errors import DecodeError, RequestRefused
 from gateway.model.sample import Metrics, to_microseconds
 from gateway.payloads.formats.values import Reason
 from gateway.payloads.sources import compile_sources
+from gateway.payloads.sparkplug.node import Node
 from gateway.settings import Settings
 from gateway.store import dead_letters
+from gateway.store import sparkplug as sparkplug_store
 from gateway.store.pool import Database
 from gateway.store.telemetry import Key, TelemetryStore
 
@@ -31,15 +35,24 @@ async def replay_message(settings: Settings, database: Database, dead_letter: in
     sources = compile_sources(settings.telemetry.sources)
     decoder = Decoder(settings.telemetry, sources, settings.customers)
     received_at = to_microseconds(kept.first_at)
+    decoder.customer_of(kept.topic)  # a topic that it has met
+    mail = decoder.mail_of(kept.topic)
     try:
         try:
-            rows = decoder.decode(kept.topic, kept.payload, received_at)
+            if mail is None:
+                rows = decoder.decode(kept.topic, kept.payload, received_at)
+            else:
+                rows = await _recalled(database, decoder, mail, kept.topic, kept.payload, received_at)
         except DecodeError as error:
             if error.reason != Reason.TIMESTAMP_IN_FUTURE:
                 raise
-            rows = decoder.decode(
-                kept.topic, kept.payload, to_microseconds(now)
-            )  # it has a time, which may have come
+            # it has a time, which may have come
+            if mail is None:
+                rows = decoder.decode(kept.topic, kept.payload, to_microseconds(now))
+            else:
+                rows = await _recalled(
+                    database, decoder, mail, kept.topic, kept.payload, to_microseconds(now)
+                )
     except DecodeError as error:
         raise RequestRefused(
             "request.conflict", f"dead letter {dead_letter} still cannot be parsed: {error}"
@@ -55,3 +68,14 @@ async def replay_message(settings: Settings, database: Database, dead_letter: in
     await store.write([(key, metrics, received_at) for key, metrics in samples.items()], ())
     await dead_letters.remove(database, dead_letter, kept)
     return len(samples)
+
+
+async def _recalled(
+    database: Database, decoder: Decoder, mail: Mail, topic: str, payload: bytes, received_at: int
+) -> list[Row]:
+    """The samples of a message of Sparkplug, by what is stored of its node. Raises
+    DecodeError, StoreError.
+    """
+    nodes = await sparkplug_store.load(database, [mail.node])
+    message = sparkplug.arrival(mail, topic, payload, received_at)
+    return list(sparkplug.recall(nodes.get(mail.node) or Node(), mail, message, decoder.bounds).rows)

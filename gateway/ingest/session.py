@@ -18,6 +18,7 @@ import mqtt5
 import structlog
 
 from gateway import clock, metrics
+from gateway.ingest.certificate import STATE_ID, Certificate
 from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, Unreadable
 from gateway.ingest.pipeline import Message, Pipeline
 from gateway.model.errors import BrokerRefused, ConfigError
@@ -68,7 +69,8 @@ class OptionalRefused(ConnectionError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
     """Whom the session is, and what it holds: `stale` filters are given up, `optional`
-    ones may be refused. One that is not `is_lasting` ends with its connection.
+    ones may be refused. One that is not `is_lasting` ends with its connection. `state_topic`: where it tells
+    that a host application of Sparkplug lives, None where it does not.
     """
 
     client_id: str
@@ -77,6 +79,7 @@ class Subscription:
     stale: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     is_lasting: bool = True
+    state_topic: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,7 @@ class Session(asyncio.BufferedProtocol):
         self._unread: memoryview | None = None
         """Where what still comes is thrown away, once DISCONNECT is said."""
         self._introduced = False
+        self._certificate = Certificate(subscription.state_topic, clock.now_microseconds() // 1000)
         self._asking_optional = False
         self._reason = "the connection was closed without a word"
         self.session_present = False
@@ -152,6 +156,23 @@ class Session(asyncio.BufferedProtocol):
         self.pause()
         self._finishing = True
 
+    # --- what is told
+
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Publishes at QoS 0, unless the connection is gone."""
+        if self._transport.is_closing() or not self._introduced:
+            return False
+        self._transport.write(mqtt5.PublishPacket(topic, payload).write())
+        return True
+
+    def tell_state(self, *, online: bool) -> None:
+        """Tells that the host application of Sparkplug lives, or that it ends, where that is for this session
+        to say.
+        """
+        if not self._transport.is_closing():
+            told = self._certificate
+            self._transport.write(told.birth() if online else told.death(clock.now_microseconds() // 1000))
+
     # --- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -164,6 +185,7 @@ class Session(asyncio.BufferedProtocol):
             username=self._broker.username,
             password=None if password is None else password.get_secret_value().encode(),
             clean_start=not self._subscription.is_lasting,
+            will=self._certificate.will(),
             keep_alive=max(1, round(self._keepalive)),
             session_expiry_interval=min(round(lasts), 0xFFFFFFFF),
             receive_max=self._broker.receive_maximum,
@@ -271,6 +293,8 @@ class Session(asyncio.BufferedProtocol):
         if self._is_over:
             return
         self._reason = reason
+        if self._certificate.has_will and code is mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION:
+            code = mqtt5.DisconnectReasonCode.DISCONNECT_WITH_WILL_MESSAGE
         self._transport.write(mqtt5.DisconnectPacket(reason_code=code).write())
         self._unread = memoryview(bytearray(UNREAD_BYTES))
         if self._paused:
@@ -328,6 +352,8 @@ class Session(asyncio.BufferedProtocol):
             case mqtt5.UnsubAckPacket() if packet.packet_id == GIVE_UP_ID:
                 if self._giving_up is not None and not self._giving_up.done():
                     self._giving_up.set_result(tuple(code.value for code in packet.reason_codes))
+            case mqtt5.PubAckPacket() if packet.packet_id == STATE_ID:
+                _check_told(packet, self._certificate.topic)
             case mqtt5.PingRespPacket() | mqtt5.UnsubAckPacket():
                 pass  # that they came is all they say
             case _:
@@ -457,6 +483,16 @@ class Session(asyncio.BufferedProtocol):
             return
         self._transport.write(PINGREQ)
         self._ping = asyncio.get_running_loop().call_later(self._keepalive / 2, self._beat)
+
+
+def _check_told(packet: mqtt5.PubAckPacket, topic: str | None) -> None:
+    if packet.reason_code.value >= 128:
+        log.error(
+            "ingest.state_refused",
+            topic=topic,
+            reason=packet.reason_code.name,
+            advice="allow the gateway to publish it in the broker's ACL: edge nodes wait for it",
+        )
 
 
 async def connect(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> Session:

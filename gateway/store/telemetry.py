@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from operator import itemgetter
@@ -88,9 +88,14 @@ class TelemetryStore:
         self._days: set[int] = set()
 
     async def write(
-        self, samples: Sequence[tuple[Key, Metrics, int]], dead: Collection[DeadMessage]
+        self,
+        samples: Sequence[tuple[Key, Metrics, int]],
+        dead: Collection[DeadMessage],
+        *,
+        also: Callable[[Connection], Awaitable[None]] | None = None,
     ) -> Written:
-        """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice.
+        """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice;
+        `also`: what else belongs to them.
 
         Raises StoreUnavailable (try again), StoreRejected (some of it can never be stored), TooManyDevices
         (all but the samples of these devices can be) or LeaseLost (whoever has the lease now stores it).
@@ -120,6 +125,8 @@ class TelemetryStore:
                         [device for _, device in ordered],
                         [oldest[pair] for pair in ordered],
                     )
+                if also is not None:
+                    await also(connection)
                 if dead:
                     await _bury(connection, dead)
                     await self._tell_of_refused(connection, dead)
@@ -256,13 +263,20 @@ async def insert(
     return Written(stored=row["stored"], modified=row["modified"])
 
 
+def message_digest(topic: str, payload: bytes) -> bytes:
+    """What a message that is a dead letter is known by."""
+    return hashlib.blake2b(topic.encode("utf-8", "replace") + b"\0" + payload, digest_size=16).digest()
+
+
+async def unbury(connection: Connection, digests: Collection[bytes]) -> None:
+    """Lets go of messages that are stored after all, by the caller's transaction."""
+    await connection.execute(sql("telemetry_unbury"), list(digests))
+
+
 async def _bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
     await connection.execute(
         sql("telemetry_dead_letter"),
-        [
-            hashlib.blake2b(d.topic.encode("utf-8", "replace") + b"\0" + d.payload, digest_size=16).digest()
-            for d in dead
-        ],
+        [message_digest(d.topic, d.payload) for d in dead],
         [d.topic.replace("\0", "\\0") for d in dead],
         [d.reason for d in dead],
         [d.detail.replace("\0", "\\0") for d in dead],
