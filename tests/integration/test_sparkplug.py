@@ -113,6 +113,14 @@ class Site:
             rows = await connection.fetch("select topic, reason from dead_letter order by dead_letter_id")
         return [(row["topic"].removeprefix("spBv1.0/"), row["reason"]) for row in rows]
 
+    async def dead_letter(self, payload: bytes) -> int:
+        async with self.database.connection() as connection:
+            return int(
+                await connection.fetchval(
+                    "select dead_letter_id from dead_letter where payload = $1", payload
+                )
+            )
+
     def birth(self, after: int = 0, *, seq: int = 0, bd_seq: int = 1, **aliases: int) -> bytes:
         """NBIRTH with `Speed` (Int32) and `Name`, under the aliases 1 and 2 or the given ones."""
         names = aliases or {"Speed": 1, "Name": 2}
@@ -324,17 +332,18 @@ async def test_a_dead_letter_is_replayed_by_aliases_that_never_changed(site: Sit
             "telemetry": {"sources": [{"topic": "spBv1.0/{customer}/#", "format": "sparkplug_b"}]},
         }
     )
+    steady, moved = site.data(-2, 5, alias=1, value=7), site.data(-1, 6, alias=2, value=8)
     await site.receive(
-        ("acme/NDATA/edge", site.data(-2, 5, alias=1, value=7)),
-        ("acme/NDATA/edge", site.data(-1, 6, alias=2, value=8)),
+        ("acme/NDATA/edge", steady),
+        ("acme/NDATA/edge", moved),
         ("acme/NBIRTH/edge", site.birth(0, Speed=1, Level=2)),
         ("acme/NBIRTH/edge", site.birth(1, Speed=1, Depth=2)),
     )
     assert len(await site.dead()) == 2
-    assert await replay_message(settings, site.database, 1, now=clock.now()) == 1
+    assert await replay_message(settings, site.database, await site.dead_letter(steady), now=clock.now()) == 1
     assert (await site.stored())[0] == ("edge", -2, {"Speed": 7})
     with pytest.raises(RequestRefused, match="do not agree"):
-        await replay_message(settings, site.database, 2, now=clock.now())
+        await replay_message(settings, site.database, await site.dead_letter(moved), now=clock.now())
 
 
 async def test_who_is_offline_is_shown_with_the_devices(site: Site) -> None:
