@@ -129,10 +129,7 @@ class Session(asyncio.BufferedProtocol):
 
     def acknowledge(self, packets: bytes) -> bool:
         """Writes PUBACKs, unless the connection is gone."""
-        if self._is_over:
-            return False
-        self._transport.write(packets)
-        return True
+        return self._write(packets)
 
     def pause(self) -> None:
         """Reads nothing until `resume`; the keepalive goes on."""
@@ -160,18 +157,14 @@ class Session(asyncio.BufferedProtocol):
 
     def publish(self, topic: str, payload: bytes) -> bool:
         """Publishes at QoS 0, unless the connection is gone."""
-        if self._transport.is_closing() or not self._introduced:
-            return False
-        self._transport.write(mqtt5.PublishPacket(topic, payload).write())
-        return True
+        return self._introduced and self._write(mqtt5.PublishPacket(topic, payload).write())
 
     def tell_state(self, *, online: bool) -> None:
         """Tells that the host application of Sparkplug lives, or that it ends, where that is for this session
         to say.
         """
-        if not self._transport.is_closing():
-            told = self._certificate
-            self._transport.write(told.birth() if online else told.death(clock.now_microseconds() // 1000))
+        told = self._certificate
+        self._write(told.birth() if online else told.death(clock.now_microseconds() // 1000))
 
     # --- asyncio.BufferedProtocol
 
@@ -277,7 +270,7 @@ class Session(asyncio.BufferedProtocol):
             raise ConnectionError(self._reason)
         patterns = list(reversed(stale))
         self._giving_up = asyncio.get_running_loop().create_future()
-        self._transport.write(mqtt5.UnsubscribePacket(GIVE_UP_ID, patterns).write())
+        self._write(mqtt5.UnsubscribePacket(GIVE_UP_ID, patterns).write())
         codes = await self._giving_up
         return tuple(pattern for pattern, code in zip(patterns, codes, strict=False) if code >= 128)
 
@@ -302,6 +295,15 @@ class Session(asyncio.BufferedProtocol):
         if self._transport.can_write_eof():  # not over TLS
             self._transport.write_eof()
         asyncio.get_running_loop().call_later(CLOSING_SECONDS, self._transport.abort)
+
+    def _write(self, packets: bytes) -> bool:
+        """Writes, unless DISCONNECT was said or the connection is gone: behind the end of what we send a
+        transport takes nothing and raises.
+        """
+        if self._is_over:
+            return False
+        self._transport.write(packets)
+        return True
 
     @property
     def _is_over(self) -> bool:
@@ -384,9 +386,7 @@ class Session(asyncio.BufferedProtocol):
             self._refuse(NO_IDENTIFIERS)
             return
         if self._subscription.stale:  # before the SUBSCRIBE, whose SUBACK then says that both are done
-            self._transport.write(
-                mqtt5.UnsubscribePacket(UNSUBSCRIBE_ID, list(self._subscription.stale)).write()
-            )
+            self._write(mqtt5.UnsubscribePacket(UNSUBSCRIBE_ID, list(self._subscription.stale)).write())
         if self._filters:
             self._ask(self._filters, self._copies)
         else:  # a partition without customers; there is no SUBSCRIBE of nothing
@@ -398,10 +398,10 @@ class Session(asyncio.BufferedProtocol):
         wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in filters]
         if copies is None:
             self._asking = _Asking(filters=tuple(filters), copies=copies, count=1)
-            self._transport.write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
+            self._write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
             return
         self._asking = _Asking(filters=tuple(filters), copies=copies, count=len(wanted))
-        self._transport.write(
+        self._write(
             b"".join(
                 mqtt5.SubscribePacket(SUBSCRIBE_ID + place, [one], subscription_id=number).write()
                 for place, (one, number) in enumerate(zip(wanted, copies.ids.values(), strict=True))
@@ -443,7 +443,7 @@ class Session(asyncio.BufferedProtocol):
         elif self._subscription.optional and not self.ready.done():
             self._asking_optional = True
             wanted = [_filter(pattern, mqtt5.QoS.AT_MOST_ONCE) for pattern in self._subscription.optional]
-            self._transport.write(mqtt5.SubscribePacket(OPTIONAL_ID, wanted).write())
+            self._write(mqtt5.SubscribePacket(OPTIONAL_ID, wanted).write())
         else:
             self._is_ready()
 
@@ -481,7 +481,7 @@ class Session(asyncio.BufferedProtocol):
             self._reason = f"nothing heard for {1.5 * self._keepalive:g} s: the link is dead"
             self._transport.abort()
             return
-        self._transport.write(PINGREQ)
+        self._write(PINGREQ)
         self._ping = asyncio.get_running_loop().call_later(self._keepalive / 2, self._beat)
 
 
