@@ -151,12 +151,13 @@ async def _fill(store: asyncpg.Connection[asyncpg.Record], size: int) -> None:
         await store.execute(
             "select ensure_partition('telemetry', $1::date)", (since + timedelta(days=day)).date()
         )
-    await store.execute(
-        "insert into device (customer_id, device_id) select 'acme', 'device' || g from generate_series(0,"
-        " $1) g",
-        DEVICES - 1,
-    )
     end: int = await store.fetchval("select position from customer_log where customer_id = 'acme'") or 0
+    await store.execute(
+        "insert into device (customer_id, device_id, revision) select 'acme', 'device' || g, $2 from"
+        " generate_series(0, $1) g",
+        DEVICES - 1,
+        end + 1,
+    )
     for start in range(0, size, BATCH):
         end += 1
         rows: list[Row] = [

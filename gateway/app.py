@@ -41,7 +41,7 @@ from gateway.model.explanation import Explanation
 from gateway.model.pressure import Pressure
 from gateway.reload import Reloads
 from gateway.settings import Settings
-from gateway.store import alerts, counts, records, retention
+from gateway.store import alerts, counts, records, retention, sparkplug
 from gateway.store import connections as connection_store
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
@@ -355,6 +355,7 @@ async def _retain(settings: Settings, database: Database) -> None:
                 database, now=clock.now(), retention=kept.retention, buffer=buffer
             ):
                 log.info("store.partition_dropped", partition=name)
+            await sparkplug.forget(database, kept.retention)
             await records.expire(database, now=clock.now(), retention=settings.records.deleted_retention)
         except StoreError as error:
             log.warning("store.retention_deferred", detail=str(error))

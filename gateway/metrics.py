@@ -66,6 +66,22 @@ FIELDS_SKIPPED = Counter(
     ["reason"],
     registry=REGISTRY,
 )
+SPARKPLUG_MESSAGES = Counter(
+    "fieldgate_sparkplug_messages_total",
+    "Messages of Sparkplug B, by type.",
+    ["type"],
+    registry=REGISTRY,
+)
+SPARKPLUG_GAPS = Counter(
+    "fieldgate_sparkplug_gaps_total",
+    "Times that something of an edge node could not be read: a number was missing, or a birth was.",
+    registry=REGISTRY,
+)
+SPARKPLUG_REBIRTHS = Counter(
+    "fieldgate_sparkplug_rebirths_total",
+    "Edge nodes that were asked for their births.",
+    registry=REGISTRY,
+)
 DEAD_LETTERS_DROPPED = Counter(
     "fieldgate_dead_letters_dropped_total",
     "Dead letters that were let go because their customer held more than telemetry.dead_letter_bytes.",

@@ -155,6 +155,14 @@ class HttpSettings(Section):
         return listen
 
 
+class SparkplugSettings(Section):
+    """The gateway as a host application of Sparkplug B. `host_id`: under which it tells that it lives."""
+
+    host_id: Annotated[str, Field(pattern=r"^[^+#/\x00-\x1f]{1,128}$")] | None = None
+    reorder_timeout: PositiveDuration = timedelta(seconds=5)
+    rebirth_interval: PositiveDuration = timedelta(seconds=30)
+
+
 class TelemetrySettings(Section):
     """What is taken in, and how long it is kept."""
 
@@ -163,6 +171,7 @@ class TelemetrySettings(Section):
     max_future: Duration = timedelta(minutes=5)
     auto_register_customers: bool = False
     sources: tuple[SourceSettings, ...] = DEFAULT_SOURCES
+    sparkplug: SparkplugSettings = SparkplugSettings()
     qos0_queue: int = Field(10_000, ge=0)
     batch_messages: int = Field(4_000, ge=1, le=50_000)
     memory_high_bytes: int = Field(8 << 20, ge=1 << 20)

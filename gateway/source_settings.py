@@ -72,7 +72,7 @@ class SourceExample(Section):
 class SourceRules(Section):
     """What a source may say beside its topic."""
 
-    format: Literal["json", "scalar", "cbor", "msgpack"] = "json"
+    format: Literal["json", "scalar", "cbor", "msgpack", "sparkplug_b"] = "json"
     encoding: Literal["gzip", "deflate", "zstd"] | None = None
     customer: Annotated[str, Field(pattern=IDENTIFIER)] | PathSettings | None = None
     device: Annotated[str, Field(min_length=1, max_length=256)] | PathSettings | None = None
@@ -91,6 +91,7 @@ class SourceRules(Section):
     units: Literal["keep", "strip"] = "keep"
     words: dict[Word, bool | int | float | str] = Field({})
     arrays: Literal["skip", "index"] = "skip"
+    aliases: Literal["by_birth", "stable"] = "by_birth"
     strict: bool = False
     retained: Literal["own_time", "take", "skip"] = "own_time"
     ignore: tuple[Glob, ...] = ()
@@ -102,8 +103,9 @@ class SourceSettings(SourceRules):
     """Where telemetry is published, by a topic template or by a preset.
 
     `topic`: literal levels and the fields `{customer}`, `{device}`, `{metric}`, `{_}` (any level), each a
-    level or a part of one; `{device...}` and `{metric...}` take all levels that follow. `preset`: a shape by
-    its name; what is set beside it replaces what the preset says, and `prefix` stands before its topics.
+    level or a part of one; `{device...}` and `{metric...}` take all levels that follow; one of Sparkplug is
+    `spBv1.0/GROUP/#`. `preset`: a shape by its name; what is set beside it replaces what the preset says, and
+    `prefix` stands before its topics.
     """
 
     topic: str | None = None

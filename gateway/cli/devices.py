@@ -113,6 +113,8 @@ def _show_one(found: Described) -> None:
         console.print(Text(f"usually {usual} between two messages", style="dim"))
     if device.silent_since is not None:
         console.print(Text(f"silent since {screen.moment(device.silent_since)}", style="yellow"))
+    if device.offline_since is not None:
+        console.print(Text(f"offline for {screen.span(now - device.offline_since)}", style="yellow"))
     console.print()
     columns = (
         Column(name="metric"),

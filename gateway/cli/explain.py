@@ -4,11 +4,13 @@ daemon runs.
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import TypeAdapter
@@ -32,6 +34,15 @@ def explain(
     payload: Annotated[
         str, typer.Argument(help="The payload; `-` reads it from standard input, `@FILE` from a file.")
     ],
+    encoded: Annotated[
+        Literal["text", "hex", "base64"], typer.Option("--as", help="How bytes are written here.")
+    ] = "text",
+    after: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="TOPIC=PAYLOAD of a message before it: of Sparkplug a birth gives what follows its names."
+        ),
+    ] = None,
     config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
         "config/fieldgate.yaml"
     ),
@@ -48,9 +59,10 @@ def explain(
     explanation = explain_message(
         load(config, os.environ, systems=SYSTEMS, secrets=()),
         topic,
-        _bytes(payload),
+        _bytes(payload, encoded),
         now=clock.now(),
         is_retained=retained,
+        after=[_earlier(text, encoded) for text in after or ()],
     )
     if json:
         print(TypeAdapter(Explanation).dump_json(explanation).decode())
@@ -61,7 +73,13 @@ def explain(
 
 
 def explain_message(
-    loaded: Loaded, topic: str, payload: bytes, *, now: datetime, is_retained: bool = False
+    loaded: Loaded,
+    topic: str,
+    payload: bytes,
+    *,
+    now: datetime,
+    is_retained: bool = False,
+    after: Sequence[tuple[str, bytes]] = (),
 ) -> Explanation:
     """What the daemon would do with the message, were the connections those of the file."""
     customers = {*loaded.settings.customers, *(declared.settings.customer for declared in loaded.connections)}
@@ -74,6 +92,7 @@ def explain_message(
         connections=connections,
         now=now,
         is_retained=is_retained,
+        after=after,
     )
 
 
@@ -92,7 +111,23 @@ def _connected(loaded: Loaded, declared: DeclaredConnection) -> Connected:
     )
 
 
-def _bytes(payload: str) -> bytes:
+def _earlier(text: str, encoded: str) -> tuple[str, bytes]:
+    topic, separator, payload = text.partition("=")
+    if not separator:
+        raise typer.BadParameter(f"--after {text[:60]!r}: write TOPIC=PAYLOAD")
+    return topic, _bytes(payload, encoded)
+
+
+def _bytes(payload: str, encoded: str) -> bytes:
+    if encoded == "text" or payload == "-" or payload.startswith("@"):
+        return _plain_bytes(payload)
+    try:
+        return bytes.fromhex(payload) if encoded == "hex" else base64.b64decode(payload, validate=True)
+    except ValueError as error:
+        raise typer.BadParameter(f"the payload is no {encoded}: {error}") from error
+
+
+def _plain_bytes(payload: str) -> bytes:
     if payload == "-":
         return sys.stdin.buffer.read()
     if payload.startswith("@"):

@@ -446,6 +446,11 @@ class DeviceDocument(Document):
     silent_since: datetime | None = Field(
         description="Its last message, where it is silent; null: it is not."
     )
+    offline_since: datetime | None = Field(
+        description=(
+            "When its edge node said that it is dead, or died itself; null for what nobody says so of."
+        )
+    )
 
 
 class FedMeterDocument(Document):

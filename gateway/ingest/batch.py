@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway import clock
+from gateway.ingest.host import Letter
 from gateway.model.quota import Excess, QuotaKind
 from gateway.model.sample import Metrics
 from gateway.store.telemetry import DeadMessage, Key
@@ -52,6 +53,7 @@ class Batch:
         "empty",
         "excess",
         "ignored",
+        "letters",
         "messages",
         "modified",
         "qos0",
@@ -67,6 +69,7 @@ class Batch:
         self.samples: dict[Key, tuple[Metrics, int]] = {}
         self.messages: list[tuple[Key, Message]] = []  # whence each sample came, to bury the right one
         self.dead: list[DeadMessage] = []
+        self.letters: list[Letter] = []  # of Sparkplug: read when the batch is committed
         self.excess: dict[tuple[str | None, QuotaKind], Tally] = {}
         self.acks = bytearray()
         self.arrivals: list[tuple[float, int]] = []  # (monotonic receipt, QoS 1 messages)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from gateway import bulkhead
+from gateway.ingest import sparkplug
 from gateway.model.errors import DecodeError
 from gateway.model.names import MAX_NAME, identifier
 from gateway.model.sample import Metrics
@@ -17,6 +18,8 @@ from gateway.payloads.formats import FORMATS, Parse
 from gateway.payloads.formats.values import MAX_PAYLOAD_BYTES, Measurement, Reason
 from gateway.payloads.shape import Piece
 from gateway.payloads.sources import CompiledSource, only
+from gateway.payloads.sparkplug.node import Node
+from gateway.payloads.sparkplug.topic import COMMANDS, STATE
 from gateway.settings import TelemetrySettings
 
 Row = tuple[str, str, int, Metrics]
@@ -57,6 +60,8 @@ class Decoder:
     was taken. `introduce` is told of each device that a topic names when the topic is first met, and of each
     that a payload names with its sample. `former`: what was configured before, for messages that were sent by
     the broker, or queued, for filters that are given up; it takes what the sources do not match.
+    `defers_sparkplug`: what is of Sparkplug is taken by who knows what is stored of its nodes (`mail_of`);
+    without it only by what this decoder has seen. `state_topic`: where this host tells that it lives.
     """
 
     def __init__(
@@ -68,7 +73,13 @@ class Decoder:
         skip: Skip = unheard,
         former: Former | None = None,
         introduce: Introduce = unknown,
+        defers_sparkplug: bool = False,
+        state_topic: str | None = None,
     ) -> None:
+        self._defers = defers_sparkplug
+        self._state_topic = state_topic
+        self._mails: dict[str, sparkplug.Mail] = {}
+        self._nodes: dict[tuple[str, str], Node] = {}
         self._former_from = len(sources)
         self._compiled = (*sources, *(former.sources if former else ()))
         self._sources = only(self._compiled)
@@ -111,6 +122,8 @@ class Decoder:
             or device is None
             or (is_retained and way.retained != "own_time")
         ):
+            if topic in self._mails:
+                return self._by_sparkplug(topic, payload, received_at, is_retained)
             return self._by_shape(way, customer, device, title, metric, payload, received_at, is_retained)
         try:
             return self._fast(parse(payload, metric), customer, device, received_at, is_retained)
@@ -201,6 +214,38 @@ class Decoder:
             f"ts is {(received_at - at) / 86_400e6:.1f} days old; telemetry.retention is shorter",
         )
 
+    @property
+    def bounds(self) -> sparkplug.Bounds:
+        """Which times are taken."""
+        return sparkplug.Bounds(max_future=self._max_future, retention=self._retention)
+
+    def mail_of(self, topic: str) -> sparkplug.Mail | None:
+        """Whose message of Sparkplug a topic that was decoded is of; None where it is none."""
+        return self._mails.get(topic)
+
+    def tells(self, taken: sparkplug.Taken) -> None:
+        """Tells what was left out of a message of Sparkplug."""
+        for one in taken.skipped:
+            self._skip(one)
+
+    def meets(self, mail: sparkplug.Mail, device: str) -> None:
+        """Tells of a device of Sparkplug."""
+        self._introduce(mail.customer, mail.device(device), mail.title(device), mail.source.source.topic)
+
+    def _by_sparkplug(self, topic: str, payload: bytes, received_at: int, is_retained: bool) -> list[Row]:
+        mail = self._mails[topic]
+        if is_retained and mail.source.retained == "skip":
+            return []
+        message = sparkplug.arrival(mail, topic, payload, received_at)
+        node = self._nodes.setdefault(mail.node, Node())
+        rows: list[Row] = []
+        for taken in sparkplug.take(node, mail, message, self.bounds, is_retained=is_retained):
+            if taken.refusal is not None and taken.arrival is message:
+                raise taken.refusal
+            self.tells(taken)
+            rows += taken.rows
+        return rows
+
     def route(self, topic: str) -> Route:
         """Whose device the topic names, its names made ids. Raises DecodeError."""
         return self._identified(self._routed(topic))
@@ -266,14 +311,19 @@ class Decoder:
         return customer
 
     def _learn(self, topic: str) -> _Way:
-        named = self._routed(topic)
-        found = self._identified(named)
         if len(self._ways) >= CACHED_TOPICS:
             self._ways.clear()
+            self._mails.clear()
+        if topic == self._state_topic:  # it is subscribed beside the sources
+            ours: _Way = (None, None, None, None, self._compiled[0], True, None)
+            self._ways[topic] = ours
+            return ours
+        named = self._routed(topic)
+        if named.format == sparkplug.FORMAT:
+            return self._learn_sparkplug(topic, named)
+        found = self._identified(named)
         way = self._compiled[found.place]
-        is_former = found.place >= self._former_from or found.customer in self._former_customers
-        if is_former and len(self._former_topics) < CACHED_TOPICS:
-            self._former_topics.add(topic)
+        self._note_former(topic, found)
         parse = (
             FORMATS[found.format]
             if way.is_plain and (found.metric is None) == (found.format == "json")
@@ -284,6 +334,30 @@ class Decoder:
         self._ways[topic] = entry
         if found.customer is not None and found.device is not None and not found.is_ignored:
             self._introduce(found.customer, found.device, title, way.source.topic)
+        return entry
+
+    def _note_former(self, topic: str, found: Route) -> None:
+        is_former = found.place >= self._former_from or found.customer in self._former_customers
+        if is_former and len(self._former_topics) < CACHED_TOPICS:
+            self._former_topics.add(topic)
+
+    def _learn_sparkplug(self, topic: str, named: Route) -> _Way:
+        """What others tell, and this host itself, is no telemetry, and its group no customer."""
+        way = self._compiled[named.place]
+        levels = topic.split("/")
+        is_ours = (
+            levels[way.source.group_place] != STATE
+            and levels[way.source.group_place + 1] not in COMMANDS
+            and not named.is_ignored
+        )
+        if is_ours:
+            found = self._identified(named)
+            assert found.customer is not None
+            self._note_former(topic, found)
+            self._mails[topic] = sparkplug.mail(topic, found.customer, way)
+        customer = self._mails[topic].customer if is_ours else None
+        entry: _Way = (customer, None, None, None, way, self._defers or not is_ours, None)
+        self._ways[topic] = entry
         return entry
 
 

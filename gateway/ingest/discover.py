@@ -23,6 +23,9 @@ from gateway.source_settings import SourceSettings
 MAX_PREFIX_LEVELS = 3
 """Levels before the topics of a preset that are tried."""
 
+WAITS_FOR_BIRTH = frozenset({Reason.BEFORE_BIRTH, Reason.UNKNOWN_ALIAS, Reason.SEQUENCE_GAP})
+"""Why data of Sparkplug could not be read that are such all the same."""
+
 MAX_SHOWN = 5
 PLACEHOLDER = "CUSTOMER"
 
@@ -114,6 +117,9 @@ class _Ours:
         except DecodeError as error:
             if error.reason == Reason.UNKNOWN_CUSTOMER:
                 return False
+            if error.reason in WAITS_FOR_BIRTH:  # it was not heard; the gateway would ask for it
+                self.taken.setdefault(title, Group(title=title)).add(message.topic)
+                return True
             group = self.refused.setdefault(
                 f"{title} {error.reason}", Group(title=title, problem=f"{error.reason}: {error.detail}")
             )
@@ -177,6 +183,8 @@ class _Known:
         try:
             decoder.decode(message.topic, message.payload, self._now)
         except DecodeError as error:
+            if error.reason in WAITS_FOR_BIRTH:
+                return True
             # a message may be late or spoiled and still be of its fleet: the topic alone tells where it has
             # literals
             return self._literals((name, prefix)) > 1 and error.reason in (
@@ -210,7 +218,10 @@ def _needed(name: str, *, zone: str) -> dict[str, object]:
     needed: dict[str, object] = {}
     if preset.needs_zone:
         needed["time"] = {"zone": zone}
-    if any(source.device is None and "{device" not in (source.topic or "") for source in preset.sources):
+    if any(
+        source.device is None and "{device" not in (source.topic or "") and source.format != "sparkplug_b"
+        for source in preset.sources
+    ):
         needed["device"] = "DEVICE"
     return needed
 

@@ -5,6 +5,7 @@ and for customers over MQTT.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -35,6 +36,17 @@ ADVICE = {
     "over_quota": "send less, or raise quotas of the customer; then it can be tried again",
     "too_many_devices": "remove devices that are not used, or raise quotas.devices of the customer",
     "oversized_packet": "only its first bytes were kept: the device has to send it again, in parts",
+    "before_birth": (
+        "what comes under an alias is named by a birth: explain the message with its NBIRTH, or DBIRTH,"
+        " before it (`--after`)"
+    ),
+    "unknown_alias": (
+        "the birth has to define every alias: correct the edge node; the daemon asks it for a new birth"
+    ),
+    "sequence_gap": (
+        "the daemon asks the node for a birth; a node that never gives an alias another name can have"
+        " `aliases: stable`"
+    ),
     "payload_too_large": "split the message; 1 MiB is the limit",
 }
 """What to do about a dead letter, by reason; for the others the detail says it."""
@@ -64,14 +76,19 @@ def explain(
     connections: Sequence[Connected],
     now: datetime,
     is_retained: bool = False,
+    after: Sequence[tuple[str, bytes]] = (),
 ) -> Explanation:
     """What the gateway would do with the message, were it received at `now`; `is_retained`: as one that the
-    broker had kept.
+    broker had kept. `after`: messages before it, topic and payload, where what it means depends on them.
     """
     skipped: list[Skipped] = []
     compiled = compile_sources(telemetry.sources)
     decoder = Decoder(telemetry, compiled, customers, skip=skipped.append)
     source, found = decoder.source_of(topic), route(topic, only(compiled))
+    for earlier, content in after:
+        with suppress(DecodeError):
+            decoder.decode(earlier, content, to_microseconds(now))
+    skipped.clear()
     start = Explanation(
         topic=topic,
         source=None if source is None else _shown(source),

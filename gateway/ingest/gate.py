@@ -15,6 +15,9 @@ from gateway.model.quota import QuotaKind
 from gateway.payloads.formats.values import Reason
 from gateway.store.telemetry import DeadMessage
 
+WAITING = frozenset({Reason.BEFORE_BIRTH, Reason.UNKNOWN_ALIAS, Reason.SEQUENCE_GAP})
+"""Why a message of Sparkplug cannot be read yet."""
+
 
 class Gate:
     """One decoder's, under one partition's quotas."""
@@ -120,17 +123,19 @@ class Gate:
             is_retained=is_retained,
         )
 
-    def ignored(self, batch: Batch, topic: str, payload: bytes) -> None:
-        """Counts what is acknowledged and says nothing: an empty message, which takes away what was retained,
-        one of a topic that its source leaves out, and a retained one without a time of its own, for that was
-        not measured now.
+    def bury(self, batch: Batch, letter: DeadMessage) -> None:
+        """A message of Sparkplug, read with its batch, is a dead letter, unless too much is that already. One
+        that waits for what comes before it is kept: it may be read yet.
         """
-        if not payload:
-            batch.empty += 1
-        elif self._decoder.is_ignored(topic):
-            batch.ignored += 1
-        else:
-            batch.retained += 1
+        now = clock.monotonic()
+        waits = letter.reason in WAITING
+        if waits or self._quotas.buries(letter.customer, len(letter.payload), now):
+            batch.dead.append(
+                self.dead(letter.topic, letter.payload, letter.reason, letter.detail, letter.customer)
+            )
+            return
+        kind, topic, payload = QuotaKind.BYTES, letter.topic, letter.payload
+        self.over(batch, kind, letter.customer, topic, payload, now, is_retained=False)
 
 
 def charge(used: Used, customer: str | None, size: int) -> None:

@@ -17,8 +17,10 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.ingest.brokers import Brokers
+from gateway.ingest.certificate import says_offline, state_topic
 from gateway.ingest.decode import Decoder
 from gateway.ingest.hearing import Hearing
+from gateway.ingest.host import Host
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
@@ -51,6 +53,7 @@ STEADY_SECONDS = 30.0
 
 RECONNECT_CAP_SECONDS = 30.0
 SUSPECT_AFTER = 4
+ASK_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
 UNKNOWN_ABSENCE_SECONDS = 3600.0
 """How long a session was away that an earlier version served, which did not note it."""
@@ -77,7 +80,9 @@ class Partition:
         registry: Registry | None = None,
         quotas: Quotas | None = None,
         upkeep: Upkeep | None = None,
+        tells_state: bool = False,
     ) -> None:
+        """`tells_state`: this one tells that the host application lives, for all of them."""
         self.term = term
         self._settings = settings
         self._database = database
@@ -93,6 +98,8 @@ class Partition:
         self.hearing = Hearing()
         self._registry = registry
         self._quotas = quotas or Quotas(settings.quotas)
+        self._host = Host(settings.telemetry.sparkplug, database)
+        self._state_topic = state_topic(settings.telemetry.sparkplug) if tells_state else None
         self._pipeline = Pipeline(
             settings.telemetry,
             decoder,
@@ -102,6 +109,8 @@ class Partition:
             resumed=self._resume_hearing,
             quotas=self._quotas,
             slowed=unheard if upkeep is None else upkeep.note,
+            host=self._host,
+            listener=self._hear,
         )
         self._brokers = Brokers(settings.broker, number, self._pipeline)
         self._session: Session | None = None
@@ -155,12 +164,14 @@ class Partition:
         try:
             async with asyncio.TaskGroup() as group:
                 commits = group.create_task(self._pipeline.run(), name=f"commits of partition {self._number}")
+                asking = group.create_task(self._ask_births(), name=f"births of partition {self._number}")
                 try:
                     await self._keep_up()
                 finally:
                     if self._session is not None:
                         self._session.end("the partition is given up")
                     commits.cancel()
+                    asking.cancel()
                     metrics.CONNECTED.labels(str(self._number)).set(0)
         except* LeaseLost:
             is_over = True
@@ -185,7 +196,24 @@ class Partition:
                 partition=self._number,
                 advice="what is not acknowledged stays at the broker",
             )
+        session.tell_state(online=False)
         session.end("the gateway stops")
+
+    async def _ask_births(self) -> None:
+        """Asks edge nodes for their births, until cancelled."""
+        while True:
+            await asyncio.sleep(ASK_SECONDS)
+            if self._session is not None and self.connected:
+                self._host.ask(self._session.publish)
+
+    def _hear(self, topic: str, payload: bytes) -> None:
+        """Whoever says that we are gone while we live, as the will of a connection that was replaced does, is
+        contradicted.
+        """
+        if topic != self._state_topic or self._session is None or not self.connected:
+            return
+        if says_offline(payload):
+            self._session.tell_state(online=True)
 
     async def take(self, filters: Sequence[str], decoder: Decoder) -> None:
         """Subscribes these beside what the live session holds, and decodes by this from now on. A session
@@ -333,6 +361,7 @@ class Partition:
                 stale=stale_filters(chain(never, *self._held.values()), filters),
                 optional=optional,
                 let_in=self._was_away,
+                state_topic=self._state_topic,
             )
             started = clock.monotonic()
             try:
@@ -394,6 +423,8 @@ class Partition:
 
     async def _went_up(self, filters: tuple[str, ...], present: bool) -> None:
         self._ever_connected = True
+        if self._session is not None:
+            self._session.tell_state(online=True)
         metrics.CONNECTED.labels(str(self._number)).set(1)
         log.info(
             "ingest.connected",

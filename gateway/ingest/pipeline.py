@@ -18,7 +18,8 @@ import structlog
 from gateway import clock, metrics
 from gateway.ingest.batch import Acknowledger, Batch, Message, add, excesses
 from gateway.ingest.decode import Decoder, Row
-from gateway.ingest.gate import Gate, charge_rows
+from gateway.ingest.gate import Gate, charge, charge_rows
+from gateway.ingest.host import Host, Letter, Opened
 from gateway.ingest.quotas import Quotas, Used
 from gateway.ingest.upkeep import tell_opened, unheard
 from gateway.model.backoff import full_jitter
@@ -36,6 +37,9 @@ log = structlog.get_logger(__name__)
 BATCH_BYTES = 4 << 20
 MESSAGE_OVERHEAD_BYTES = 200
 """What a held message costs beside its payload, roughly."""
+
+LETTER_FACTOR = 3
+"""How much longer a payload of Sparkplug becomes when it is read."""
 
 SAMPLE_OVERHEAD_BYTES = 400
 """What each further sample of a message costs: a short array in JSON is long in memory."""
@@ -55,11 +59,16 @@ class Pipeline:
         resumed: Callable[[], Awaitable[None]] | None = None,
         quotas: Quotas | None = None,
         slowed: Callable[[Excess], None] = unheard,
+        host: Host | None = None,
+        listener: Callable[[str, bytes], None] | None = None,
     ) -> None:
         """`pressure` is told how long messages wait for their acknowledgement, `note` what was stored,
         `slowed` that reading stands since the customer, who has the partition alone, sent more than its
-        quota. `resumed` is asked first where the database had been away.
+        quota. `resumed` is asked first where the database had been away. `host` reads what is of Sparkplug;
+        `listener` hears of messages that are no telemetry.
         """
+        self._host = host
+        self._listener = listener
         self._note = note
         self._resumed = resumed
         self._quotas = quotas or Quotas(QuotasSettings())
@@ -121,10 +130,9 @@ class Pipeline:
         The time of receipt advances with each sample: two that bring no time of their own are two samples.
         """
         received_at, arrived = max(clock.now_microseconds(), self._received_at), clock.monotonic()
-        batch, watched = self._batch_for(session), self._quotas.watched
-        acknowledged = taken = taken_bytes = 0
         # mostly nobody is watched: then nobody is asked of a single message
-        used: Used = {}
+        batch, watched, used = self._batch_for(session), self._quotas.watched, Used()
+        acknowledged = taken = taken_bytes = 0
         for message in messages:
             topic, payload, packet_id, is_retained = message
             if packet_id is None:
@@ -158,7 +166,8 @@ class Pipeline:
                 received_at += len(rows)
                 size += (len(rows) - 1) * SAMPLE_OVERHEAD_BYTES
             elif rows is not None:
-                self._gate.ignored(batch, topic, payload)
+                size += self._set_aside(batch, message, received_at, used)
+                received_at += 1
             batch.count += 1
             batch.bytes += size
             taken += 1
@@ -172,6 +181,39 @@ class Pipeline:
         self._received_at = received_at
         self._holds(session, taken_bytes, taken)
         self._charge(used, arrived)
+
+    def _set_aside(self, batch: Batch, message: Message, received_at: int, used: Used) -> int:
+        """Takes what is no telemetry, or is read later. Returns what it holds beside the payload.
+
+        Counted is what is acknowledged and says nothing: an empty message, which takes away what was
+        retained, one of a topic that its source leaves out, and a retained one without a time of its own, for
+        that was not measured now.
+        """
+        topic, payload, _, is_retained = message
+        if not payload:
+            batch.empty += 1
+            return 0
+        if not self._decoder.is_ignored(topic):
+            batch.retained += 1
+            return 0
+        mail = self._decoder.mail_of(topic)
+        if mail is not None and self._host is not None:
+            if mail.customer not in self._quotas.watched:  # of whom is watched each is charged already
+                charge(used, mail.customer, len(payload))
+            batch.letters.append(
+                Letter(
+                    topic=topic,
+                    payload=payload,
+                    received_at=received_at,
+                    is_retained=is_retained,
+                    mail=mail,
+                )
+            )
+            return len(payload) * LETTER_FACTOR
+        if self._listener is not None:
+            self._listener(topic, payload)
+        batch.ignored += 1
+        return 0
 
     def receive_skipped(
         self, session: Acknowledger, packet_id: int | None, topic: str, kept: bytes, reason: str, detail: str
@@ -287,16 +329,57 @@ class Pipeline:
         self._open = None
         return batch
 
+    async def _read_letters(self, batch: Batch) -> Opened | None:
+        """Reads the batch's messages of Sparkplug; None where it has none. Raises StoreError, and nothing has
+        changed then.
+        """
+        if not batch.letters or self._host is None:
+            return None
+        opened = await self._host.open(batch.letters, self._decoder)
+        batch.letters = []
+        for taken in opened.taken:
+            message = (taken.arrival.topic, taken.arrival.raw, None, False)
+            for customer, device, at, values in taken.rows:
+                key = (customer, device, at)
+                add(batch, key, values, taken.arrival.received_at)
+                batch.messages.append((key, message))
+        for letter in opened.dead.values():
+            self._gate.bury(batch, letter)
+        return opened
+
+    async def _opened(self, batch: Batch) -> Opened | None:
+        """As `_read_letters`; a database that is away is waited for."""
+        attempt = 0
+        while True:
+            try:
+                return await self._read_letters(batch)
+            except StoreError as error:
+                attempt += 1
+                await self._defer(error, attempt)
+
+    async def _defer(self, error: StoreError, attempt: int) -> None:
+        """Waits for a database that is away, and says so once."""
+        if not self._away:
+            log.warning(
+                "ingest.commit_deferred",
+                detail=str(error),
+                advice="messages stay at the broker; ingest resumes by itself",
+            )
+            self._away = True
+        await asyncio.sleep(full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0))
+
     async def _commit(self, batch: Batch) -> None:
         """Returns when the batch is stored: a database that is away is waited for, what it refuses is buried.
         Raises LeaseLost: what is not stored by then is a successor's to store.
         """
+        opened = await self._opened(batch)
+        also = None if opened is None else opened.store
         samples = [(key, values, received) for key, (values, received) in batch.samples.items()]
         attempt = kept = stored = modified = 0
         while True:
             started = clock.monotonic()
             try:
-                written = await self._store.write(samples, batch.dead, excesses(batch))
+                written = await self._store.write(samples, batch.dead, excesses(batch), also=also)
             except TooManyDevices as error:
                 samples = self._refuse(batch, samples, error.devices)
                 continue
@@ -310,18 +393,11 @@ class Pipeline:
                 raise  # waiting would not bring it back
             except StoreError as error:
                 attempt += 1
-                if not self._away:
-                    log.warning(
-                        "ingest.commit_deferred",
-                        detail=str(error),
-                        advice="messages stay at the broker; ingest resumes by itself",
-                    )
-                    self._away = True
-                await asyncio.sleep(
-                    full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0)
-                )
+                await self._defer(error, attempt)
                 continue
             break
+        if opened is not None and self._host is not None:
+            self._host.settle(opened)
         if self._away:
             self._away = False
             log.info("ingest.commits_resumed")

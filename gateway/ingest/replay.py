@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from gateway.ingest import sparkplug
 from gateway.ingest.decode import Decoder, Row
 from gateway.model.errors import DecodeError, RequestRefused, StoreRejected, TooManyDevices
 from gateway.model.sample import Metrics, to_microseconds
 from gateway.payloads.formats.values import Reason
 from gateway.payloads.sources import compile_sources
+from gateway.payloads.sparkplug.node import Node
 from gateway.settings import Settings
 from gateway.store import dead_letters, messages
+from gateway.store import sparkplug as sparkplug_store
 from gateway.store.dead_letters import Kept
 from gateway.store.messages import Wanted
 from gateway.store.pool import Database
@@ -76,7 +79,7 @@ class Replay:
                 id=dead_letter, reason=kept.reason, detail="only the first bytes of the message were kept"
             )
         try:
-            samples = _merged(self._decoded(kept, now))
+            samples = _merged(await self._decoded(kept, now))
             if self._bound is not None and any(key[0] != self._bound for key in samples):
                 return Failed(id=dead_letter, reason=kept.reason, detail=ANOTHERS)
             await self._store.replay(samples, to_microseconds(kept.first_at), dead_letter, kept)
@@ -115,18 +118,25 @@ class Replay:
             last=ids[-1] if ids and has_more else None,
         )
 
-    def _decoded(self, kept: Kept, now: datetime) -> list[Row]:
+    async def _decoded(self, kept: Kept, now: datetime) -> list[Row]:
         try:
-            return self._decoder.decode(
-                kept.topic, kept.payload, to_microseconds(kept.first_at), is_retained=kept.is_retained
-            )
+            return await self._read(kept, to_microseconds(kept.first_at))
         except DecodeError as error:
             if error.reason != Reason.TIMESTAMP_IN_FUTURE:
                 raise
             # it has a time, which may have come
-            return self._decoder.decode(
-                kept.topic, kept.payload, to_microseconds(now), is_retained=kept.is_retained
-            )
+            return await self._read(kept, to_microseconds(now))
+
+    async def _read(self, kept: Kept, received_at: int) -> list[Row]:
+        """Of Sparkplug by what is stored of its node. Raises DecodeError and StoreError."""
+        self._decoder.customer_of(kept.topic)  # a topic that it has met
+        mail = self._decoder.mail_of(kept.topic)
+        if mail is None:
+            return self._decoder.decode(kept.topic, kept.payload, received_at, is_retained=kept.is_retained)
+        nodes = await sparkplug_store.load(self._database, [mail.node])
+        message = sparkplug.arrival(mail, kept.topic, kept.payload, received_at)
+        known = nodes.get(mail.node) or Node()
+        return list(sparkplug.recall(known, mail, message, self._decoder.bounds).rows)
 
     async def _stays(self, dead_letter: int, kept: Kept, reason: str, detail: str) -> Failed:
         source = self._decoder.source_of(kept.topic)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from gateway import clock, metrics
+from gateway.ingest.certificate import state_topic
 from gateway.ingest.decode import Decoder, Former, Introduce, unknown
 from gateway.ingest.partition import Partition
 from gateway.ingest.quotas import Quotas
@@ -18,7 +19,8 @@ from gateway.ingest.upkeep import Upkeep
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.pressure import Pressure
 from gateway.model.sample import from_microseconds
-from gateway.model.topics import filters, owner_of
+from gateway.model.subscriptions import matches
+from gateway.model.topics import filters, is_sparkplug, owner_of
 from gateway.payloads.fields import Skipped
 from gateway.payloads.sources import CompiledSource, compile_sources, only
 from gateway.settings import Settings
@@ -47,6 +49,28 @@ class _Intake:
         return cls(settings=settings, sources=sources, introduce=introduce)
 
     def filters(self, partition: int) -> list[str]:
+        found = self._filters(partition)
+        topic = state_topic(self.settings.telemetry.sparkplug)
+        if (
+            topic is not None
+            and self.tells_state(partition)
+            and not any(matches(topic, one) for one in found)
+        ):
+            found.append(topic)
+        return found
+
+    def tells_state(self, partition: int) -> bool:
+        """Whether this partition tells that the host application lives: the first that reads something of
+        Sparkplug, so that one does, whoever holds it.
+        """
+        reading = (
+            number
+            for number in range(self.settings.broker.partitions)
+            if any(is_sparkplug(one) for one in self._filters(number))
+        )
+        return partition == next(reading, None)
+
+    def _filters(self, partition: int) -> list[str]:
         return filters(
             only(self.sources),
             self.settings.customers,
@@ -74,6 +98,8 @@ class _Intake:
             skip=_count_skipped,
             former=former,
             introduce=self.introduce,
+            defers_sparkplug=True,
+            state_topic=state_topic(self.settings.telemetry.sparkplug),
         )
 
     def beside(self, others: Sequence[CompiledSource]) -> tuple[CompiledSource, ...]:
@@ -311,6 +337,7 @@ class Ingest:
             registry=self._registry,
             quotas=quotas,
             upkeep=self._upkeep,
+            tells_state=(self._next or self._intake).tells_state(number),
         )
         self._ours[number] = (
             partition,

@@ -19,6 +19,7 @@ import structlog
 
 from gateway import clock, metrics
 from gateway.ingest.batch import Message
+from gateway.ingest.certificate import STATE_ID, Certificate
 from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, Unreadable
 from gateway.ingest.pipeline import Pipeline
 from gateway.model.errors import BrokerRefused, ConfigError
@@ -70,7 +71,8 @@ class OptionalRefused(ConnectionError):
 class Subscription:
     """Whom the session is, and what it holds: `stale` filters are given up, `optional`
     ones may be refused. One that is not `is_lasting` ends with its connection. `let_in` is called when the
-    broker has accepted us, before the first message can come.
+    broker has accepted us, before the first message can come. `state_topic`: where it tells that a host
+    application of Sparkplug lives, None where it does not.
     """
 
     client_id: str
@@ -80,6 +82,7 @@ class Subscription:
     optional: tuple[str, ...] = ()
     is_lasting: bool = True
     let_in: Callable[[], None] = lambda: None
+    state_topic: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +121,7 @@ class Session(asyncio.BufferedProtocol):
         self._unread: memoryview | None = None
         """Where what still comes is thrown away, once DISCONNECT is said."""
         self._introduced = False
+        self._certificate = Certificate(subscription.state_topic, clock.now_microseconds() // 1000)
         self._asking_optional = False
         self._reason = "the connection was closed without a word"
         self.session_present = False
@@ -128,10 +132,7 @@ class Session(asyncio.BufferedProtocol):
 
     def acknowledge(self, packets: bytes) -> bool:
         """Writes PUBACKs, unless the connection is gone."""
-        if self._is_over:
-            return False
-        self._transport.write(packets)
-        return True
+        return self._write(packets)
 
     def pause(self) -> None:
         """Reads nothing until `resume`; the keepalive goes on."""
@@ -155,6 +156,19 @@ class Session(asyncio.BufferedProtocol):
         self.pause()
         self._finishing = True
 
+    # --- what is told
+
+    def publish(self, topic: str, payload: bytes) -> bool:
+        """Publishes at QoS 0, unless the connection is gone."""
+        return self._introduced and self._write(mqtt5.PublishPacket(topic, payload).write())
+
+    def tell_state(self, *, online: bool) -> None:
+        """Tells that the host application of Sparkplug lives, or that it ends, where that is for this session
+        to say.
+        """
+        told = self._certificate
+        self._write(told.birth() if online else told.death(clock.now_microseconds() // 1000))
+
     # --- asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -167,6 +181,7 @@ class Session(asyncio.BufferedProtocol):
             username=self._broker.username,
             password=None if password is None else password.get_secret_value().encode(),
             clean_start=not self._subscription.is_lasting,
+            will=self._certificate.will(),
             keep_alive=max(1, round(self._keepalive)),
             session_expiry_interval=min(round(lasts), 0xFFFFFFFF),
             receive_max=self._broker.receive_maximum,
@@ -258,7 +273,7 @@ class Session(asyncio.BufferedProtocol):
             raise ConnectionError(self._reason)
         patterns = list(reversed(stale))
         self._giving_up = asyncio.get_running_loop().create_future()
-        self._transport.write(mqtt5.UnsubscribePacket(GIVE_UP_ID, patterns).write())
+        self._write(mqtt5.UnsubscribePacket(GIVE_UP_ID, patterns).write())
         codes = await self._giving_up
         return tuple(pattern for pattern, code in zip(patterns, codes, strict=False) if code >= 128)
 
@@ -274,6 +289,8 @@ class Session(asyncio.BufferedProtocol):
         if self._is_over:
             return
         self._reason = reason
+        if self._certificate.has_will and code is mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION:
+            code = mqtt5.DisconnectReasonCode.DISCONNECT_WITH_WILL_MESSAGE
         self._transport.write(mqtt5.DisconnectPacket(reason_code=code).write())
         self._unread = memoryview(bytearray(UNREAD_BYTES))
         if self._paused:
@@ -281,6 +298,15 @@ class Session(asyncio.BufferedProtocol):
         if self._transport.can_write_eof():  # not over TLS
             self._transport.write_eof()
         asyncio.get_running_loop().call_later(CLOSING_SECONDS, self._transport.abort)
+
+    def _write(self, packets: bytes) -> bool:
+        """Writes, unless DISCONNECT was said or the connection is gone: behind the end of what we send a
+        transport takes nothing and raises.
+        """
+        if self._is_over:
+            return False
+        self._transport.write(packets)
+        return True
 
     @property
     def _is_over(self) -> bool:
@@ -331,6 +357,8 @@ class Session(asyncio.BufferedProtocol):
             case mqtt5.UnsubAckPacket() if packet.packet_id == GIVE_UP_ID:
                 if self._giving_up is not None and not self._giving_up.done():
                     self._giving_up.set_result(tuple(code.value for code in packet.reason_codes))
+            case mqtt5.PubAckPacket() if packet.packet_id == STATE_ID:
+                _check_told(packet, self._certificate.topic)
             case mqtt5.PingRespPacket() | mqtt5.UnsubAckPacket():
                 pass  # that they came is all they say
             case _:
@@ -362,9 +390,7 @@ class Session(asyncio.BufferedProtocol):
             self._refuse(NO_IDENTIFIERS)
             return
         if self._subscription.stale:  # before the SUBSCRIBE, whose SUBACK then says that both are done
-            self._transport.write(
-                mqtt5.UnsubscribePacket(UNSUBSCRIBE_ID, list(self._subscription.stale)).write()
-            )
+            self._write(mqtt5.UnsubscribePacket(UNSUBSCRIBE_ID, list(self._subscription.stale)).write())
         if self._filters:
             self._ask(self._filters, self._copies)
         else:  # a partition without customers; there is no SUBSCRIBE of nothing
@@ -376,10 +402,10 @@ class Session(asyncio.BufferedProtocol):
         wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in filters]
         if copies is None:
             self._asking = _Asking(filters=tuple(filters), copies=copies, count=1)
-            self._transport.write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
+            self._write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
             return
         self._asking = _Asking(filters=tuple(filters), copies=copies, count=len(wanted))
-        self._transport.write(
+        self._write(
             b"".join(
                 mqtt5.SubscribePacket(SUBSCRIBE_ID + place, [one], subscription_id=number).write()
                 for place, (one, number) in enumerate(zip(wanted, copies.ids.values(), strict=True))
@@ -421,7 +447,7 @@ class Session(asyncio.BufferedProtocol):
         elif self._subscription.optional and not self.ready.done():
             self._asking_optional = True
             wanted = [_filter(pattern, mqtt5.QoS.AT_MOST_ONCE) for pattern in self._subscription.optional]
-            self._transport.write(mqtt5.SubscribePacket(OPTIONAL_ID, wanted).write())
+            self._write(mqtt5.SubscribePacket(OPTIONAL_ID, wanted).write())
         else:
             self._is_ready()
 
@@ -459,8 +485,18 @@ class Session(asyncio.BufferedProtocol):
             self._reason = f"nothing heard for {1.5 * self._keepalive:g} s: the link is dead"
             self._transport.abort()
             return
-        self._transport.write(PINGREQ)
+        self._write(PINGREQ)
         self._ping = asyncio.get_running_loop().call_later(self._keepalive / 2, self._beat)
+
+
+def _check_told(packet: mqtt5.PubAckPacket, topic: str | None) -> None:
+    if packet.reason_code.value >= 128:
+        log.error(
+            "ingest.state_refused",
+            topic=topic,
+            reason=packet.reason_code.name,
+            advice="allow the gateway to publish it in the broker's ACL: edge nodes wait for it",
+        )
 
 
 async def connect(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> Session:

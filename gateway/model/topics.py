@@ -14,7 +14,8 @@ FIELDS = frozenset({"customer", "device", "metric"})
 _FIELD = re.compile(r"\{([a-z_]+)(\.\.\.)?\}")
 ANY = "_"
 
-Format = Literal["json", "scalar", "cbor", "msgpack"]
+Format = Literal["json", "scalar", "cbor", "msgpack", "sparkplug_b"]
+SPARKPLUG = "spBv1.0"
 
 
 class TemplateError(ValueError):
@@ -47,6 +48,11 @@ class Source:
     device: str | None = None
     from_payload: frozenset[str] = frozenset()
     ignored: tuple[re.Pattern[str], ...] = ()
+
+    @property
+    def group_place(self) -> int:
+        """Which level is the group, of a source of Sparkplug."""
+        return len(self.levels) - 2
 
     @property
     def is_divided(self) -> bool:
@@ -97,13 +103,15 @@ def compile_source(
     """Checks a template and splits it. Raises TemplateError.
 
     `{customer}`, `{device}` and `{metric}` stand for a level or a part of one, `{_}` for any level or part,
-    `{device...}` and `{metric...}` for one level or more. `ignored`: globs of whole topics.
+    `{device...}` and `{metric...}` for one level or more. `ignored`: globs of whole topics. A source of
+    Sparkplug is `spBv1.0/GROUP/#`.
     """
-    if not topic or any(character in topic for character in "+#\0") or topic.startswith("$share/"):
+    template = _sparkplug_levels(topic) if format == "sparkplug_b" else topic
+    if not template or any(character in template for character in "+#\0") or template.startswith("$share/"):
         raise TemplateError(
             f"{topic!r}: a template has literal levels and fields such as {{device}}, and no wildcard"
         )
-    texts = topic.split("/")
+    texts = template.split("/")
     fields: list[str] = []
     levels = []
     for text in texts:
@@ -138,6 +146,23 @@ def compile_source(
         from_payload=elsewhere,
         ignored=tuple(re.compile(translate(glob)) for glob in ignored),
     )
+
+
+def is_sparkplug(pattern: str) -> bool:
+    """Whether a filter is that of a source of Sparkplug."""
+    levels = pattern.split("/")
+    return levels[-1] == "#" and levels[-3:-2] == [SPARKPLUG]
+
+
+def _sparkplug_levels(topic: str) -> str:
+    """The template of what stands behind the group: which levels those are the format itself knows."""
+    levels = topic.split("/")
+    if len(levels) < 3 or levels[-1] != "#" or levels[-3] != SPARKPLUG:
+        raise TemplateError(
+            f"{topic!r}: a source of Sparkplug is {SPARKPLUG}/GROUP/#, where GROUP is {{customer}}, {{_}} or"
+            " the name of a group"
+        )
+    return "/".join([*levels[:-1], "{_...}"])
 
 
 def _level(topic: str, text: str) -> tuple[Level, list[str]]:

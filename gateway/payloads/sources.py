@@ -35,6 +35,8 @@ class SourceError(ValueError):
 class CompiledSource:
     """A topic template and what is taken from its messages. `is_plain`: nothing but the topic and the format
     is said, so that the fast way takes it first. `place`: of the source in the configuration.
+    `has_stable_aliases`: somebody answers for it that the nodes of Sparkplug never give an alias another
+    name.
     """
 
     source: Source
@@ -42,6 +44,7 @@ class CompiledSource:
     place: int
     is_plain: bool
     is_strict: bool
+    has_stable_aliases: bool
     retained: str
     preset: str | None
     silent_after: timedelta | None
@@ -106,6 +109,11 @@ def _set(section: Section) -> dict[str, Any]:
 
 def _compiled(rules: SourceRules, topic: str, place: int, preset: str | None) -> CompiledSource:
     from_payload = [name for name in ("customer", "device") if isinstance(getattr(rules, name), PathSettings)]
+    if rules.format == "sparkplug_b":
+        _check_sparkplug(rules)
+        from_payload.append("device")
+    elif rules.aliases != "by_birth":
+        raise SourceError("aliases", "only a source of `format: sparkplug_b` has aliases")
     try:
         source = compile_source(
             topic,
@@ -124,11 +132,26 @@ def _compiled(rules: SourceRules, topic: str, place: int, preset: str | None) ->
         place=place,
         is_plain=shape == Shape(format=rules.format) and rules.format in ("json", "scalar"),
         is_strict=rules.strict,
+        has_stable_aliases=rules.aliases == "stable",
         retained=rules.retained,
         preset=preset,
         silent_after=rules.silent_after,
         examples=rules.examples,
     )
+
+
+_OF_DOCUMENTS = ("device", "encoding", "root", "each", "name", "value", "time", "good", "reshape")
+
+
+def _check_sparkplug(rules: SourceRules) -> None:
+    """Raises SourceError for what the format says itself."""
+    for key in _OF_DOCUMENTS:
+        if getattr(rules, key) is not None:
+            raise SourceError(key, f"{key}: Sparkplug B says itself what this is; take it out")
+    if isinstance(rules.customer, PathSettings):
+        raise SourceError(
+            "customer", "a payload of Sparkplug names no customer: put an id, or {customer} into the topic"
+        )
 
 
 def _shape(rules: SourceRules) -> Shape:

@@ -58,7 +58,8 @@ class Seen:
 class Device:
     """A line of the list. `title`: its name, where that is not its id. Times are None where nothing was
     written since this version runs. `interval_seconds`: what is usual between two messages. `silent_since`:
-    its last message, where it is silent.
+    its last message, where it is silent. `offline_since`: when its edge node said that it is dead, or died
+    itself; None for whatever nobody says so of.
     """
 
     customer: str
@@ -71,6 +72,7 @@ class Device:
     metrics: int
     interval_seconds: float | None
     silent_since: datetime | None
+    offline_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +255,7 @@ _PLAIN = (
     "metrics",
     "interval_seconds",
     "silent_since",
+    "offline_since",
 )
 
 

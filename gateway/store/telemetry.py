@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from operator import itemgetter
@@ -111,9 +111,11 @@ class TelemetryStore:
         samples: Sequence[tuple[Key, Metrics, int]],
         dead: Collection[DeadMessage],
         excesses: Sequence[Excess] = (),
+        *,
+        also: Callable[[Connection], Awaitable[None]] | None = None,
     ) -> Written:
-        """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice.
-        `excesses`: what of the batch was over a quota, told with it.
+        """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice;
+        `excesses`: what of the batch was over a quota, told with it; `also`: what else belongs to them.
 
         Raises StoreUnavailable (try again), StoreRejected (some of it can never be stored), TooManyDevices
         (all but the samples of these devices can be) or LeaseLost (whoever has the lease now stores it).
@@ -139,6 +141,8 @@ class TelemetryStore:
                     written = await insert(connection, samples, days, self._term, sizes)
                 if oldest:  # after the logs of their customers, as whoever registers devices
                     await _note_oldest(connection, oldest)
+                if also is not None:
+                    await also(connection)
                 if dead:
                     await bury(connection, dead)
                 if excesses:
@@ -359,14 +363,21 @@ async def _news(
     return [(key, metrics, at) for key, (metrics, at) in news.items() if metrics]
 
 
+def message_digest(topic: str, payload: bytes) -> bytes:
+    """What a message that is a dead letter is known by."""
+    return hashlib.blake2b(topic.encode("utf-8", "replace") + b"\0" + payload, digest_size=16).digest()
+
+
+async def unbury(connection: Connection, digests: Collection[bytes]) -> None:
+    """Lets go of messages that are stored after all, by the caller's transaction."""
+    await connection.execute(sql("telemetry_unbury"), list(digests))
+
+
 async def bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
     """Keeps them as dead letters, in the caller's transaction; equal ones are counted."""
     await connection.execute(
         sql("telemetry_dead_letter"),
-        [
-            hashlib.blake2b(d.topic.encode("utf-8", "replace") + b"\0" + d.payload, digest_size=16).digest()
-            for d in dead
-        ],
+        [message_digest(d.topic, d.payload) for d in dead],
         [d.topic.replace("\0", "\\0") for d in dead],
         [d.reason for d in dead],
         [d.detail.replace("\0", "\\0") for d in dead],

@@ -170,7 +170,13 @@ class Fleet:
 
     def _metrics(self, state: _State, *, every: bool = False) -> dict[str, Value]:
         chance = self._chance
-        state.counter = self._eighths(0, 3) if chance.random() < 0.05 else state.counter + self._eighths(0, 9)
+        place = chance.random()
+        if place < 0.05:  # began again
+            state.counter = self._eighths(0, 3)
+        else:  # sometimes with noise
+            state.counter = max(
+                0.0, state.counter + (-self._eighths(0, 1) if place < 0.15 else self._eighths(0, 9))
+            )
         metrics: dict[str, Value] = {
             "value": self._eighths(-100, 100),
             "counter": state.counter,

@@ -174,8 +174,8 @@ def reduce(kind: str, found: Sequence[tuple[int, Value]]) -> Value | None:
 
 
 def _increases(inside: Mapping[int, Sequence[tuple[int, Value]]]) -> dict[int, float]:
-    """Increase of a counter in each window, from the last number before it; a fall means that it began again
-    at zero.
+    """Increase of a counter in each window, from the last number before it. A fall below half of that means
+    that it began again at zero; a smaller one is noise.
     """
     made: dict[int, float] = {}
     prior: float | None = None
@@ -185,7 +185,8 @@ def _increases(inside: Mapping[int, Sequence[tuple[int, Value]]]) -> dict[int, f
                 continue
             number = float(value)
             if prior is not None:
-                made[start] = made.get(start, 0.0) + (number if number < prior else number - prior)
+                rise = number if number < prior / 2 else max(number - prior, 0.0)
+                made[start] = made.get(start, 0.0) + rise
             prior = number
     return made
 

@@ -70,6 +70,13 @@ def test_the_first_number_of_a_counter_is_no_increase() -> None:
     assert expect([RULES[6]], "acme", made).values == {}
 
 
+def test_a_small_fall_of_a_counter_is_noise_and_a_large_one_a_beginning() -> None:
+    made = Ledger()
+    for number, value in enumerate((10.0, 9.5, 12.0, 5.5, 6.0)):
+        made.note(PUMP, number, {"c": value}, number)
+    assert expect([RULES[6]], "acme", made).values["pump/delta", 0] == 2.5 + 5.5 + 0.5
+
+
 def perfect() -> tuple[Expected, Held, set[Window]]:
     """What a system holds where nothing went wrong: of the deadband, what is sent in order."""
     expected = expect(RULES, "acme", ledger())

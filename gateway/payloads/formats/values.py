@@ -51,6 +51,7 @@ class Reason(enum.StrEnum):
     ARRAY = "array"
     NOT_A_NUMBER = "not_a_number"
     BAD_QUALITY = "bad_quality"
+    TRANSIENT = "transient"
     NESTED_TOO_DEEP = "nested_too_deep"
     MISSING_TIME = "missing_time"
     WRONG_ENCODING = "wrong_encoding"
@@ -64,6 +65,9 @@ class Reason(enum.StrEnum):
     REFUSED_BY_DATABASE = "refused_by_database"
     TOO_MANY_DEVICES = "too_many_devices"
     OVER_QUOTA = "over_quota"
+    BEFORE_BIRTH = "before_birth"
+    UNKNOWN_ALIAS = "unknown_alias"
+    SEQUENCE_GAP = "sequence_gap"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

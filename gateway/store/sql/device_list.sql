@@ -2,7 +2,8 @@
 -- silent ones are left out.
 -- $3 is $1 where that is given, so that the list begins with its customer.
 select d.customer_id, d.device_id, d.title, d.source, d.first_seen_at, s.last_seen_at, s.last_sample_at, s.interval_seconds, s.silent_since,
-       (select count(*) from jsonb_object_keys(s.metrics)) as metrics
+       (select count(*) from jsonb_object_keys(s.metrics)) as metrics,
+       (select p.offline_since from sparkplug_device p where p.customer_id = d.customer_id and p.device_id = d.device_id limit 1) as offline_since
 from device d
 left join device_state s on s.customer_id = d.customer_id and s.device_id = d.device_id
 where d.customer_id >= coalesce($1::text, $3::text) and d.customer_id <= coalesce($1::text, (select max(customer_id) from customer))

@@ -1,0 +1,229 @@
+"""What a partition knows of edge nodes of Sparkplug B: loaded when they are first heard of, stored with what
+they sent, and asked for their births when something of them cannot be read.
+
+It is the only one that writes of its nodes while it holds the lease of its partition, and each commit proves
+that, so what it remembers is what is stored. A batch is read here when its turn to be committed has come:
+everything before it is stored by then, and a message never meets a birth that a crash could take away again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from gateway import bulkhead, clock, metrics
+from gateway.ingest import sparkplug
+from gateway.ingest.decode import Decoder
+from gateway.ingest.sparkplug import Mail, Taken
+from gateway.model.errors import DecodeError
+from gateway.payloads.formats.values import Reason
+from gateway.payloads.sparkplug import wire
+from gateway.payloads.sparkplug.node import Node
+from gateway.settings import SparkplugSettings
+from gateway.store import sparkplug as store
+from gateway.store import telemetry
+from gateway.store.pool import Connection, Database
+from gateway.store.sparkplug import Known, NodeKey
+from gateway.store.telemetry import DeadMessage
+
+log = structlog.get_logger(__name__)
+
+MAX_DEFINED = 500_000
+"""Metrics of nodes that are remembered; of more those are loaded again that were not heard of for longest."""
+
+TURN = 200
+"""Messages that are read before others on the loop have their turn."""
+
+MAX_INTERVAL_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """A message that waits for its batch to be read."""
+
+    topic: str
+    payload: bytes
+    received_at: int
+    is_retained: bool
+    mail: Mail
+
+
+@dataclass(slots=True)
+class Opened:
+    """What a batch's messages of Sparkplug came to. `dead`: those that are dead letters, by digest."""
+
+    taken: list[Taken] = field(default_factory=list)
+    dead: dict[bytes, DeadMessage] = field(default_factory=dict)
+    healed: dict[bytes, None] = field(default_factory=dict)
+    known: tuple[Known, ...] = ()
+
+    async def store(self, connection: Connection) -> None:
+        """In the transaction of the batch."""
+        await store.store(connection, self.known)
+        if self.healed:
+            await telemetry.unbury(connection, self.healed)
+
+    def bury(self, topic: str, payload: bytes, refusal: DecodeError, customer: str) -> None:
+        """Keeps a message as a dead letter."""
+        self.dead[telemetry.message_digest(topic, payload)] = DeadMessage(
+            topic=topic, payload=payload, reason=refusal.reason, detail=refusal.detail, customer=customer
+        )
+
+    def heal(self, topic: str, payload: bytes) -> None:
+        """It was a dead letter, of this batch or of one before."""
+        digest = telemetry.message_digest(topic, payload)
+        if self.dead.pop(digest, None) is None:
+            self.healed[digest] = None
+
+
+@dataclass(slots=True)
+class _Asking:
+    """When a node was asked for its birth, and how often without an answer. `since`: when something of it
+    could not be read, None where all can.
+    """
+
+    topic: str
+    since: float | None = None
+    asked_at: float | None = None
+    times: int = 0
+
+
+class Host:
+    """Of one partition, for one term of its lease."""
+
+    def __init__(self, settings: SparkplugSettings, database: Database) -> None:
+        self._database = database
+        self._reorder_seconds = settings.reorder_timeout.total_seconds()
+        self._interval_seconds = settings.rebirth_interval.total_seconds()
+        self._nodes: OrderedDict[NodeKey, Node] = OrderedDict()
+        self._asking: dict[NodeKey, _Asking] = {}
+
+    async def open(self, letters: Sequence[Letter], decoder: Decoder) -> Opened:
+        """Reads the messages of a batch in their order. Raises StoreError while nothing was read yet."""
+        keys = {letter.mail.node for letter in letters}
+        await self._load(keys)
+        opened = Opened()
+        touched: dict[NodeKey, Mail] = {}
+        for place, letter in enumerate(letters):
+            if place % TURN == TURN - 1:
+                await asyncio.sleep(0)
+            mail = letter.mail
+            if letter.is_retained and mail.source.retained == "skip":
+                continue
+            touched[mail.node] = mail
+            metrics.SPARKPLUG_MESSAGES.labels(mail.address.kind or "").inc()
+            try:
+                found = self._read(letter, decoder)
+            except DecodeError as error:
+                opened.bury(letter.topic, letter.payload, error, mail.customer)
+                continue
+            for taken in found:
+                message = taken.arrival
+                if taken.refusal is not None:
+                    opened.bury(message.topic, message.raw, taken.refusal, mail.customer)
+                elif taken.was_held:
+                    opened.heal(message.topic, message.raw)
+                opened.taken.append(taken)
+                decoder.tells(taken)
+        opened.known = tuple(self._known(touched, decoder))
+        self._notice(touched)
+        self._trim(keys)
+        return opened
+
+    def _read(self, letter: Letter, decoder: Decoder) -> Sequence[Taken]:
+        """Raises DecodeError, and nothing else: a fault of ours is that message's, for the next is another
+        node's.
+        """
+        mail = letter.mail
+        try:
+            message = sparkplug.arrival(mail, letter.topic, letter.payload, letter.received_at)
+            return sparkplug.take(
+                self._nodes[mail.node], mail, message, decoder.bounds, is_retained=letter.is_retained
+            )
+        except DecodeError:
+            raise
+        except Exception as error:
+            fault = bulkhead.note("decode", mail.source.source.topic, error)
+            raise DecodeError(Reason.INTERNAL_ERROR, fault.text) from error
+
+    async def _load(self, keys: Collection[NodeKey]) -> None:
+        if missing := [key for key in keys if key not in self._nodes]:
+            found = await store.load(self._database, missing)
+            for key in missing:
+                self._nodes[key] = found.get(key) or Node()
+        for key in keys:
+            self._nodes.move_to_end(key)
+
+    def _known(self, touched: dict[NodeKey, Mail], decoder: Decoder) -> Iterable[Known]:
+        """What is to be stored of the nodes; afterwards nothing of them is news."""
+        for key, mail in touched.items():
+            node = self._nodes[key]
+            if not node.devices:
+                continue  # nothing is known of it, and there is nothing to remember
+            for device in node.changed:
+                decoder.meets(mail, device)
+            ids = {device: mail.device(device) for device in node.changed}
+            yield Known(key=key, node=node, ids=ids)
+
+    def settle(self, opened: Opened) -> None:
+        """What was read is stored."""
+        for known in opened.known:
+            known.node.changed.clear()
+            known.node.defined.clear()
+
+    def _trim(self, keys: Collection[NodeKey]) -> None:
+        """Forgets what was not heard of for longest. What waits in memory goes with it: it is a dead letter,
+        too.
+        """
+        size = sum(len(one.lines) for node in self._nodes.values() for one in node.definitions.values())
+        while size > MAX_DEFINED and (key := next(iter(self._nodes))) not in keys:
+            node = self._nodes.pop(key)
+            size -= sum(len(one.lines) for one in node.definitions.values())
+
+    # --- rebirths
+
+    def _notice(self, touched: dict[NodeKey, Mail]) -> None:
+        now = clock.monotonic()
+        for key, mail in touched.items():
+            node, asking = self._nodes[key], self._asking.get(key)
+            if not node.wants_rebirth:
+                if asking is not None:
+                    asking.since, asking.times = None, min(asking.times, 1)
+                continue
+            if asking is None:
+                asking = self._asking[key] = _Asking(topic=mail.address.command_topic)
+            if asking.since is None:
+                asking.since = now
+                missing = node.next if node.is_patient else None
+                log.info("ingest.sparkplug_gap", customer=key[0], node=key[1], missing=missing)
+                metrics.SPARKPLUG_GAPS.inc()
+
+    def ask(self, publish: Callable[[str, bytes], bool]) -> None:
+        """Asks those nodes for their births that are due. A node that is silent is
+        asked less and less often.
+        """
+        now = clock.monotonic()
+        for key, asking in list(self._asking.items()):
+            node = self._nodes.get(key)
+            if asking.since is None or node is None:
+                if asking.asked_at is None or now - asking.asked_at > self._interval_seconds:
+                    del self._asking[key]
+                continue
+            if not self._is_due(node, asking, now):
+                continue
+            if not publish(asking.topic, wire.rebirth(clock.now_microseconds() // 1000)):
+                return  # asked again on the next connection
+            asking.asked_at, asking.times = now, asking.times + 1
+            metrics.SPARKPLUG_REBIRTHS.inc()
+            log.info("ingest.sparkplug_rebirth_asked", customer=key[0], node=key[1], times=asking.times)
+
+    def _is_due(self, node: Node, asking: _Asking, now: float) -> bool:
+        if asking.asked_at is not None:
+            wait = min(self._interval_seconds * 2 ** min(asking.times - 1, 16), MAX_INTERVAL_SECONDS)
+            if now - asking.asked_at < wait:
+                return False
+        return not node.is_patient or now - (asking.since or now) >= self._reorder_seconds

@@ -1,0 +1,11 @@
+-- $1 customers, $2 nodes, $3 digests, $4 metrics as JSON, $5 as JSON: [customer, node, digests that a birth still names], of each node that is written.
+with old as (
+    delete from sparkplug_definitions d
+    using jsonb_array_elements($5::text::jsonb) as kept
+    where d.customer_id = kept->>0 and d.node = kept->>1 and not kept->2 ? d.digest
+)
+insert into sparkplug_definitions (customer_id, node, digest, metrics)
+select customer_id, node, digest, metrics::jsonb
+from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as given (customer_id, node, digest, metrics)
+order by customer_id, node, digest
+on conflict (customer_id, node, digest) do nothing
