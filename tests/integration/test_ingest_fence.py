@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -23,12 +23,14 @@ from gateway.model.sample import Metrics
 from gateway.settings import Settings
 from gateway.store import leases
 from gateway.store.leases import Term
+from gateway.store.pool import Connection as StoreConnection
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 from gateway.store.retention import trim_dead_letters
 from gateway.store.telemetry import DeadMessage, Key, TelemetryStore, Written
 from tests.unit.test_pipeline import Connection, pipeline_on, sample
 
+Also = Callable[[StoreConnection], Awaitable[None]] | None
 LEASE = "ingest/0"
 NOW = int(time.time()) * 1_000_000
 KEY: Key = ("acme", "pump", NOW)
@@ -216,6 +218,8 @@ async def test_a_batch_that_is_taken_apart_ends_with_the_term_too(database: Data
         samples: Sequence[tuple[Key, Metrics, int]],
         dead: Collection[DeadMessage],
         excesses: Sequence[Excess] = (),
+        *,
+        also: Also = None,
     ) -> Written:
         nonlocal refusals
         refusals += 1
@@ -223,7 +227,7 @@ async def test_a_batch_that_is_taken_apart_ends_with_the_term_too(database: Data
             await run_out(database)
             await claimed(database, "two")
             raise StoreRejected("one of them")
-        return await write(samples, dead, excesses)
+        return await write(samples, dead, excesses, also=also)
 
     pipeline._store.write = refused_first  # type: ignore[method-assign]
     pipeline.receive(connection, [sample(1, 1, value=1), sample(2, 2, value=1)])
@@ -296,11 +300,13 @@ async def test_a_replica_that_stood_still_does_not_undo_what_its_successor_store
                 samples: Sequence[tuple[Key, Metrics, int]],
                 dead: Collection[DeadMessage],
                 excesses: Sequence[Excess] = (),
+                *,
+                also: Also = None,
             ) -> Written:
                 in_hand.set()
                 await goes_on.wait()
                 try:
-                    return await write(samples, dead, excesses)
+                    return await write(samples, dead, excesses, also=also)
                 finally:
                     claims_again.set()
 

@@ -5,6 +5,7 @@ they sent, and survives.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -16,9 +17,12 @@ from gateway.clock import now_microseconds
 from gateway.ingest.decode import Decoder
 from gateway.ingest.host import Host
 from gateway.ingest.pipeline import Pipeline
+from gateway.ingest.quotas import Quotas
 from gateway.ingest.replay import Failed, Replay
+from gateway.model.quota import BURST_SECONDS
 from gateway.payloads.sources import compile_sources
 from gateway.payloads.sparkplug.wire import PAYLOAD, parse
+from gateway.quota_settings import QuotasSettings
 from gateway.settings import Settings, TelemetrySettings
 from gateway.store import sparkplug as store
 from gateway.store.devices import Devices
@@ -61,8 +65,8 @@ def payload(at: int, seq: int | None, *metrics: dict[str, Any]) -> bytes:
 class Site:
     """A gateway's ingest on a database, killed and started at will."""
 
-    def __init__(self, database: Database, **settings: object) -> None:
-        self.database = database
+    def __init__(self, database: Database, *, quotas: Quotas | None = None, **settings: object) -> None:
+        self.database, self.quotas = database, quotas
         self.settings = TelemetrySettings.model_validate(
             {
                 "auto_register_customers": True,
@@ -84,6 +88,7 @@ class Site:
             decoder,
             TelemetryStore(self.database, register_customers=True),
             host=self.host,
+            quotas=self.quotas,
         )
 
     async def receive(self, *messages: tuple[str, bytes]) -> None:
@@ -344,6 +349,38 @@ async def test_a_dead_letter_is_replayed_by_aliases_that_never_changed(site: Sit
     assert (await site.stored())[0] == ("edge", -2, {"Speed": 7})
     stays = await replay.one(await site.dead_letter(moved), now=clock.now())
     assert isinstance(stays, Failed) and "do not agree" in stays.detail
+
+
+async def test_what_a_node_sends_over_its_customers_quota_is_kept_as_of_anybody(database: Database) -> None:
+    """The read that crosses the line is taken whole; what comes behind it is a dead letter, undecoded."""
+    bounds = QuotasSettings.model_validate({"messages_per_second": 10 / BURST_SECONDS})
+    site = Site(database, quotas=Quotas(bounds))
+    data = [site.data(10 * number, number, alias=1, value=number) for number in range(1, 16)]
+    await site.receive(("acme/NBIRTH/edge", site.birth()), *(("acme/NDATA/edge", each) for each in data[:11]))
+    assert site.quotas is not None and site.quotas.watched == {"acme"}
+    await site.receive(*(("acme/NDATA/edge", each) for each in data[11:]))
+    await site.receive(("globex/NBIRTH/edge", site.birth()))
+    assert await site.dead() == [("acme/NDATA/edge", "over_quota")] * 4
+    async with database.connection() as connection:
+        told = await connection.fetch("select customer_id, quota, dead_letters from quota_excess")
+        taken = await connection.fetch("select customer_id, count(*) from telemetry group by 1 order by 1")
+    assert [tuple(row) for row in told] == [("acme", "messages_per_second", 4)]
+    assert [tuple(row) for row in taken] == [("acme", 12), ("globex", 1)]
+
+
+async def test_garbage_of_nodes_is_bounded_and_what_waits_for_a_birth_is_kept(database: Database) -> None:
+    """Each dead letter is written whole: of garbage two seconds' worth of bytes, whatever format it is of."""
+    bounds = QuotasSettings.model_validate({"bytes_per_second": 10_000, "over_quota_bytes": 0})
+    site = Site(database, quotas=Quotas(bounds))
+    garbage = [("acme/NDATA/edge", bytes([255, number]) * 2_500) for number in range(20)]
+    waiting = [site.data(10 * number, number, alias=1, value=number) for number in range(1, 4)]
+    await site.receive(*garbage, *(("acme/NDATA/edge", each) for each in waiting))
+    reasons = Counter(reason for _, reason in await site.dead())
+    assert reasons.pop("before_birth") == 3
+    assert sum(reasons.values()) == 4, "20,000 bytes, and the one that crosses"
+    async with database.connection() as connection:
+        told = await connection.fetch("select quota, dead_letters, dropped from quota_excess")
+    assert [tuple(row) for row in told] == [("bytes_per_second", 0, 16)]
 
 
 async def test_who_is_offline_is_shown_with_the_devices(site: Site) -> None:
