@@ -199,7 +199,15 @@ class Random:
         reasons = [self.chance.choice(["invalid_json", "unknown_topic"]) for _ in METERS]
         customers = [self.chance.choice(["acme", None]) for _ in METERS]
         await connection.execute(
-            sql("telemetry_dead_letter"), digests, reasons, reasons, reasons, digests, customers
+            sql("telemetry_dead_letter"),
+            digests,
+            reasons,
+            reasons,
+            reasons,
+            digests,
+            customers,
+            [None] * len(METERS),
+            [False] * len(METERS),
         )
 
     async def forget_letter(self, connection: Connection, name: str) -> None:
