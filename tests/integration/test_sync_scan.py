@@ -22,6 +22,7 @@ async def test_two_transactions_at_once_are_both_scanned(database: Database) -> 
     """Source: airbyte#85918; a watermark on a change stamp misses every row of the slower transaction."""
     rig = await Rig(database).activate()
     await rig.store(("d1", BASE - 3 * HOUR, 1.0), ("d2", BASE - 3 * HOUR, 1.0))
+    await rig.store(("d3", BASE, 1.0))  # its day is there, though it may be the next one
     async with database.transaction() as slow:
         await log.write(slow, (CUSTOMER, "d1", BASE, 7.0))
         quick = asyncio.create_task(rig.store(("d2", BASE, 7.0)))

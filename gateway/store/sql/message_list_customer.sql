@@ -1,4 +1,5 @@
--- As message_list, of customer $7.
+-- $1 reason or null, $2 source or null ('': of none), $3 part of the topic or null, $4 the id before which to go on, $5 limit, $6 bytes of the payload that
+-- are shown, $7 customer. As message_list, of this one.
 select dead_letter_id, customer_id, source, topic, reason, detail, occurrences, first_at, last_at, octet_length(payload) as bytes, substring(payload from 1 for $6) as head
 from dead_letter
 where kind = 'message' and customer_id = $7 and dead_letter_id < $4 and ($1::text is null or reason = $1) and ($2::text is null or coalesce(source, '') = $2)
