@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.daemon import Daemon, handles_hangup
+from benchmarks.daemon import Daemon, handles
 from benchmarks.servers import Mosquitto, wait_until
 from gateway.store.pool import Database
 
@@ -78,7 +78,9 @@ async def test_a_hangup_during_the_start_is_remembered_and_done_when_up(
     daemon = made[0]
     daemon.start()
     # any moment will do, so the time is not waited for as a condition: from the first import of ours on
-    await wait_until(lambda: handles_hangup(daemon.pid), seconds=10, what="SIGHUP is handled", every=0.002)
+    await wait_until(
+        lambda: handles(daemon.pid, signal.SIGHUP), seconds=10, what="SIGHUP is handled", every=0.002
+    )
     await asyncio.sleep(delay - 0.06)
     os.kill(daemon.pid, signal.SIGHUP)
     await daemon.ready()
