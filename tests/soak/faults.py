@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 
+from benchmarks.daemon import handles
 from tests.soak.cutter import Mode
 from tests.soak.load import Fleet
 from tests.soak.oracle import Device, Ledger, Value, Window, reduce
