@@ -279,3 +279,12 @@ class CpuMeter:
             self._seconds.append(cpu_seconds(self._pid))
             self._times.append(time.time())
             await asyncio.sleep(0.02)
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Whether the signal ends the process no more. Before a program's first line it ends every one."""
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
+    bit = 1 << (number - 1)
+    return bool((int(status["SigCgt"], 16) | int(status["SigIgn"], 16)) & bit)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.daemon import Daemon
+from benchmarks.daemon import Daemon, handles
 from benchmarks.servers import Mosquitto, wait_until
 from gateway.store.pool import Database
 
@@ -78,7 +78,9 @@ async def test_a_hangup_during_the_start_is_remembered_and_done_when_up(
     daemon = made[0]
     daemon.start()
     # any moment will do, so the time is not waited for as a condition: from the first import of ours on
-    await wait_until(lambda: _handles_hangup(daemon.pid), seconds=10, what="SIGHUP is handled", every=0.002)
+    await wait_until(
+        lambda: handles(daemon.pid, signal.SIGHUP), seconds=10, what="SIGHUP is handled", every=0.002
+    )
     await asyncio.sleep(delay - 0.06)
     os.kill(daemon.pid, signal.SIGHUP)
     await daemon.ready()
@@ -100,12 +102,3 @@ async def test_a_hangup_while_it_waits_for_its_database_and_while_it_stops(
             os.kill(daemon.pid, signal.SIGHUP)
         await asyncio.sleep(0.002)
     assert await stopping == 0
-
-
-def _handles_hangup(pid: int) -> bool:
-    """Whether the kernel has a handler for it, or ignores it."""
-    status = dict(
-        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
-    )
-    bit = 1 << (signal.SIGHUP - 1)
-    return bool((int(status["SigCgt"], 16) | int(status["SigIgn"], 16)) & bit)

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 
+from benchmarks.daemon import handles
 from tests.soak.cutter import Mode
 from tests.soak.load import Fleet
 from tests.soak.oracle import Device, Ledger, Value, Window, reduce
@@ -85,13 +86,13 @@ class Faults:
     async def stop_replica(self, chance: random.Random) -> None:
         async with self.replica(chance) as replica:
             self.say(f"stop {replica.daemon.name}")
+            # before its first line it is still the interpreter's: it ends by the signal, with nothing in hand
+            is_up = replica.daemon.exit_code is None and handles(replica.daemon.pid, signal.SIGTERM)
             try:
                 code = await replica.stop()
             except TimeoutError:
                 code = -9
-            # one that has said nothing is still the interpreter's: it ends by the signal, with nothing in
-            # hand
-            if code and not (code == -signal.SIGTERM and not replica.daemon.log):
+            if code and (is_up or code != -signal.SIGTERM):
                 self.stage.ended.append(
                     f"{stamp()} {replica.daemon.name} ended with {code} at SIGTERM:"
                     f" {replica.daemon.log[-1200:]}"

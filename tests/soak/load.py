@@ -22,6 +22,8 @@ from tests.soak.shape import SECOND, Shape
 
 Tag = tuple[Device, int, dict[str, Value], int]
 DAY = 86_400 * SECOND
+HUGE_AT = 537
+"""Microsecond of a sample with nothing but an integer that no double holds."""
 UNUSABLE = ("n/a", "error", "--")
 STATES = ("on", "off", "idle")
 
@@ -136,7 +138,7 @@ class Fleet:
                 at = chance.choice(state.recent)
                 await self.say(device, at, {"level": self._level(state), "other": 1})
             case "huge":  # in a sample of its own: the message may be refused whole
-                at = time.time_ns() // 1_000_000 * 1000 + 537
+                at = time.time_ns() // 1_000_000 * 1000 + HUGE_AT
                 await self.say(device, at, {"huge": chance.randrange(2**53 + 1, 2**60, 2)})
             case _:
                 at = self._instant(state, kind)
@@ -166,7 +168,9 @@ class Fleet:
             return now - now % (30 * SECOND if place < 0.05 else SECOND)
         if place < 0.35:  # just before one
             return now - now % SECOND - 1
-        return now if place < 0.7 else now - now % 1000
+        if place >= 0.7:
+            return now - now % 1000
+        return now + (now % 1000 == HUGE_AT)  # the sample that may be refused whole is alone
 
     def _metrics(self, state: _State, *, every: bool = False) -> dict[str, Value]:
         chance = self._chance

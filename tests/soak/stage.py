@@ -23,7 +23,7 @@ from typing import Any
 import asyncpg
 import psutil
 
-from benchmarks.daemon import Daemon, Tree, processes
+from benchmarks.daemon import Daemon, Tree, handles, processes
 from benchmarks.servers import Mosquitto, Postgres, wait_until
 from tests.soak.cutter import Cutter
 from tests.soak.oracle import Held, Value, Window
@@ -86,8 +86,8 @@ class Replica:
                 os.kill(pid, number)
 
     def hang_up(self) -> None:
-        """SIGHUP, to the daemon only."""
-        if self.is_wanted and self.daemon.exit_code is None:
+        """SIGHUP, to the daemon only, once it handles that: what starts later reads the new file anyway."""
+        if self.is_wanted and self.daemon.exit_code is None and handles(self.daemon.pid, signal.SIGHUP):
             os.kill(self.daemon.pid, signal.SIGHUP)
 
 
