@@ -35,6 +35,12 @@ log = structlog.get_logger(__name__)
 MAX_DEFINED = 500_000
 """Metrics of nodes that are remembered; of more those are loaded again that were not heard of for longest."""
 
+MAX_NODES = 10_000
+"""Nodes that are remembered, so that names which somebody makes up cost no more memory than that."""
+
+MAX_ASKED = 100
+"""Nodes that are asked for their births in one turn. The others have theirs next."""
+
 TURN = 200
 """Messages that are read before others on the loop have their turn."""
 
@@ -180,7 +186,9 @@ class Host:
         too.
         """
         size = sum(len(one.lines) for node in self._nodes.values() for one in node.definitions.values())
-        while size > MAX_DEFINED and (key := next(iter(self._nodes))) not in keys:
+        while (size > MAX_DEFINED or len(self._nodes) > MAX_NODES) and (
+            key := next(iter(self._nodes))
+        ) not in keys:
             node = self._nodes.pop(key)
             size -= sum(len(one.lines) for one in node.definitions.values())
 
@@ -206,18 +214,18 @@ class Host:
         """Asks those nodes for their births that are due. A node that is silent is
         asked less and less often.
         """
-        now = clock.monotonic()
+        now, asked = clock.monotonic(), 0
         for key, asking in list(self._asking.items()):
             node = self._nodes.get(key)
             if asking.since is None or node is None:
                 if asking.asked_at is None or now - asking.asked_at > self._interval_seconds:
                     del self._asking[key]
                 continue
-            if not self._is_due(node, asking, now):
+            if asked == MAX_ASKED or not self._is_due(node, asking, now):
                 continue
             if not publish(asking.topic, wire.rebirth(clock.now_microseconds() // 1000)):
                 return  # asked again on the next connection
-            asking.asked_at, asking.times = now, asking.times + 1
+            asking.asked_at, asking.times, asked = now, asking.times + 1, asked + 1
             metrics.SPARKPLUG_REBIRTHS.inc()
             log.info("ingest.sparkplug_rebirth_asked", customer=key[0], node=key[1], times=asking.times)
 

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.servers import wait_until
 from gateway import clock
 from gateway.clock import now_microseconds
+from gateway.ingest import host
 from gateway.ingest.decode import Decoder
 from gateway.ingest.host import Host
 from gateway.ingest.pipeline import Pipeline
@@ -404,3 +405,22 @@ async def test_nodes_that_sent_nothing_for_long_are_forgotten(site: Site) -> Non
     assert await store.load(site.database, [("acme", "acme/edge")])
     await store.forget(site.database, timedelta(0))
     assert await _offline(site.database) == {}
+
+
+async def test_names_that_somebody_makes_up_fill_no_memory_and_are_asked_in_turns(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "MAX_NODES", 50)
+    monkeypatch.setattr(host, "MAX_ASKED", 10)
+    for made in range(20):
+        await site.receive(
+            *((f"acme/NDATA/n{made}-{each}", site.data(each, 5, alias=1, value=7)) for each in range(20))
+        )
+    assert len(site.host._nodes) <= 50
+    site.host.ask(site.connection.publish)
+    assert len(site.connection.published) == 10
+    for _ in range(10):
+        site.host.ask(site.connection.publish)
+    asked = [topic for topic, _ in site.connection.published]
+    assert len(asked) == len(set(asked)) == len(site.host._asking) > 20  # of who is remembered
+    assert len(await site.dead()) == 400
