@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
@@ -28,8 +28,6 @@ from gateway.store.messages import Wanted
 app = typer.Typer(help="List dead letters, or try them again.", no_args_is_help=True)
 
 Connection = Annotated[str | None, typer.Option("--connection", help="Only readings of this connection.")]
-
-
 Only = Annotated[bool, typer.Option("--messages", help="Only messages of devices, not readings.")]
 Customer = Annotated[str | None, typer.Option("--customer", help="Of --messages: this customer's.")]
 Source = Annotated[
@@ -148,9 +146,9 @@ def discard(
 
     async def look(operator: Operator) -> tuple[Wanted, int]:
         await operator.check_customer(customer)
-        newest = await dead_messages.page(operator.database, wanted, limit=1)
-        found = replace(wanted, up_to=newest[0].id if newest else 0)
-        return found, await dead_messages.fitting(operator.database, found)
+        service = Messages(operator.settings, operator.database)
+        found = await service.until_now(wanted)
+        return found, await service.fitting(found)
 
     found, count = operate(config, look)
     if count:
@@ -169,9 +167,7 @@ async def _replay_messages(
     operator: Operator, wanted: Wanted, *, quiet: bool
 ) -> tuple[int, dict[int, str], int]:
     service = Messages(operator.settings, operator.database)
-    # what comes meanwhile is not waited for
-    newest = await dead_messages.page(operator.database, wanted, limit=1)
-    wanted = replace(wanted, up_to=newest[0].id if newest else 0)
+    wanted = await service.until_now(wanted)  # what comes meanwhile is not waited for
     total = await service.fitting(wanted)
     replayed = count = 0
     failed: dict[int, str] = {}

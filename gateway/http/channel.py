@@ -84,7 +84,8 @@ class Daemon:
             if "serve" in said:
                 self.serving.set()
             elif "settings" in said:
-                self._reloaded = pickle.loads(base64.b64decode(said["settings"]))  # noqa: S301 - from our own daemon
+                packed = base64.b64decode(said["settings"])
+                self._reloaded = pickle.loads(packed)  # noqa: S301 - from our own daemon
                 self._know(self._reloaded)
             elif (asked := self._asked.get(said["number"])) is not None and not asked.done():
                 asked.set_result(said["answer"])

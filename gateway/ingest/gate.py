@@ -39,7 +39,7 @@ class Gate:
             and named in watched
             and (kind := self._quotas.refusal(named, len(payload), arrived)) is not None
         ):
-            self.over(batch, kind, named, topic, payload, arrived, is_retained=is_retained)
+            self.over(batch, kind, named, message, arrived)
             return None
         try:
             rows = self._decoder.decode(topic, payload, received_at, is_retained=is_retained)
@@ -47,7 +47,7 @@ class Gate:
             if named is None and named in watched:
                 kind = self._quotas.refusal(None, len(payload), arrived)
                 if kind is not None:
-                    self.over(batch, kind, None, topic, payload, arrived, is_retained=is_retained)
+                    self.over(batch, kind, None, message, arrived)
                     return None
             self.refused(batch, message, error, {} if named in watched else used)
             return None
@@ -57,7 +57,7 @@ class Gate:
             elif (
                 named is None and (kind := self._quotas.refusal(customer, len(payload), arrived)) is not None
             ):
-                self.over(batch, kind, customer, topic, payload, arrived, is_retained=is_retained)
+                self.over(batch, kind, customer, message, arrived)
                 rows = [row for row in rows if row[0] != customer]
                 if not rows:
                     return None
@@ -65,26 +65,22 @@ class Gate:
 
     def refused(self, batch: Batch, message: Message, error: DecodeError, used: Used) -> None:
         """Nothing of the message can be taken: it becomes a dead letter, unless too much is that already."""
-        topic, payload, _, is_retained = message
+        topic, payload, _, _ = message
         customer, now = self._decoder.customer_of(topic), clock.monotonic()
         charge(used, customer, len(payload))
-        if not self._quotas.buries(customer, len(payload), now):
-            self.over(batch, QuotaKind.BYTES, customer, topic, payload, now, is_retained=is_retained)
-            return
-        batch.dead.append(
-            self.dead(topic, payload, error.reason, error.detail, customer, is_retained=is_retained)
-        )
+        if self._quotas.buries(customer, len(payload), now):
+            batch.dead.append(self.dead(message, error.reason, error.detail, customer))
+        else:
+            self.over(batch, QuotaKind.BYTES, customer, message, now)
 
     def over(
         self,
         batch: Batch,
         kind: QuotaKind,
         customer: str | None,
-        topic: str,
-        payload: bytes,
+        message: Message,
         now: float,
         *,
-        is_retained: bool,
         reason: Reason = Reason.OVER_QUOTA,
     ) -> None:
         """The message is over a quota: it is told with its batch, kept as a dead letter where there is room,
@@ -93,25 +89,18 @@ class Gate:
         tally = batch.excess.get((customer, kind))
         if tally is None:
             tally = batch.excess[customer, kind] = Tally(self._quotas.of(customer).allowed(kind))
-        if self._quotas.keeps(customer, topic, len(payload), now):
+        size = len(message[1])
+        if self._quotas.keeps(customer, message[0], size, now):
             tally.dead_letters += 1
             detail = f"over quotas.{kind} of its customer ({tally.allowed:g})"
-            batch.dead.append(self.dead(topic, payload, reason, detail, customer, is_retained=is_retained))
+            batch.dead.append(self.dead(message, reason, detail, customer))
         else:
             tally.dropped += 1
-            tally.dropped_bytes += len(payload)
+            tally.dropped_bytes += size
 
-    def dead(
-        self,
-        topic: str,
-        payload: bytes,
-        reason: str,
-        detail: str,
-        customer: str | None,
-        *,
-        is_retained: bool = False,
-    ) -> DeadMessage:
+    def dead(self, message: Message, reason: str, detail: str, customer: str | None) -> DeadMessage:
         """A message that is kept as a dead letter, with the source that its topic belongs to."""
+        topic, payload, _, is_retained = message
         source = self._decoder.source_of(topic)
         return DeadMessage(
             topic=topic,
@@ -127,15 +116,12 @@ class Gate:
         """A message of Sparkplug, read with its batch, is a dead letter, unless too much is that already. One
         that waits for what comes before it is kept: it may be read yet.
         """
-        now = clock.monotonic()
+        now, message = clock.monotonic(), (letter.topic, letter.payload, None, False)
         waits = letter.reason in WAITING
         if waits or self._quotas.buries(letter.customer, len(letter.payload), now):
-            batch.dead.append(
-                self.dead(letter.topic, letter.payload, letter.reason, letter.detail, letter.customer)
-            )
-            return
-        kind, topic, payload = QuotaKind.BYTES, letter.topic, letter.payload
-        self.over(batch, kind, letter.customer, topic, payload, now, is_retained=False)
+            batch.dead.append(self.dead(message, letter.reason, letter.detail, letter.customer))
+        else:
+            self.over(batch, QuotaKind.BYTES, letter.customer, message, now)
 
 
 def charge(used: Used, customer: str | None, size: int) -> None:

@@ -106,7 +106,13 @@ class Host:
         self._reorder_seconds = settings.reorder_timeout.total_seconds()
         self._interval_seconds = settings.rebirth_interval.total_seconds()
         self._nodes: OrderedDict[NodeKey, Node] = OrderedDict()
+        # what each node defines, and the sum: counting all of them again with each batch would cost as much
+        # as all nodes, however few of them sent something
+        self._sizes: dict[NodeKey, int] = {}
+        self._size = 0
         self._asking: dict[NodeKey, _Asking] = {}
+        self.is_asking = asyncio.Event()
+        """Set while a node is to be asked for its births: `ask` then, from time to time."""
 
     async def open(self, letters: Sequence[Letter], decoder: Decoder) -> Opened:
         """Reads the messages of a batch in their order. Raises StoreError while nothing was read yet."""
@@ -185,12 +191,16 @@ class Host:
         """Forgets what was not heard of for longest. What waits in memory goes with it: it is a dead letter,
         too.
         """
-        size = sum(len(one.lines) for node in self._nodes.values() for one in node.definitions.values())
-        while (size > MAX_DEFINED or len(self._nodes) > MAX_NODES) and (
-            key := next(iter(self._nodes))
-        ) not in keys:
-            node = self._nodes.pop(key)
-            size -= sum(len(one.lines) for one in node.definitions.values())
+        for key in keys:
+            size = sum(len(one.lines) for one in self._nodes[key].definitions.values())
+            self._size += size - self._sizes.get(key, 0)
+            self._sizes[key] = size
+        while self._size > MAX_DEFINED or len(self._nodes) > MAX_NODES:
+            key = next(iter(self._nodes))
+            if key in keys:
+                return
+            del self._nodes[key]
+            self._size -= self._sizes.pop(key)
 
     # --- rebirths
 
@@ -204,6 +214,7 @@ class Host:
                 continue
             if asking is None:
                 asking = self._asking[key] = _Asking(topic=mail.address.command_topic)
+                self.is_asking.set()
             if asking.since is None:
                 asking.since = now
                 missing = node.next if node.is_patient else None
@@ -228,6 +239,8 @@ class Host:
             asking.asked_at, asking.times, asked = now, asking.times + 1, asked + 1
             metrics.SPARKPLUG_REBIRTHS.inc()
             log.info("ingest.sparkplug_rebirth_asked", customer=key[0], node=key[1], times=asking.times)
+        if not self._asking:
+            self.is_asking.clear()
 
     def _is_due(self, node: Node, asking: _Asking, now: float) -> bool:
         if asking.asked_at is not None:

@@ -5,7 +5,7 @@ of them. For HTTP and the command line.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway import clock
 from gateway.ingest.explain import ADVICE, explain
@@ -58,6 +58,11 @@ class Messages:
     async def page(self, wanted: Wanted, *, before: int = store.LAST_ID, limit: int) -> Sequence[DeadMessage]:
         """The newest first."""
         return await store.page(self._database, wanted, before=before, limit=limit)
+
+    async def until_now(self, wanted: Wanted) -> Wanted:
+        """As wanted, without what comes from now on."""
+        newest = await store.page(self._database, wanted, limit=1)
+        return replace(wanted, up_to=newest[0].id if newest else 0)
 
     async def counted(self, customer: str | None) -> Counted:
         """By source and reason."""

@@ -200,8 +200,9 @@ class Partition:
         session.end("the gateway stops")
 
     async def _ask_births(self) -> None:
-        """Asks edge nodes for their births, until cancelled."""
+        """Asks edge nodes for their births, until cancelled. Where none is to be asked nothing wakes up."""
         while True:
+            await self._host.is_asking.wait()
             await asyncio.sleep(ASK_SECONDS)
             if self._session is not None and self.connected:
                 self._host.ask(self._session.publish)

@@ -226,10 +226,11 @@ class Pipeline:
         customer, now = self._decoder.customer_of(topic), clock.monotonic()
         is_watched = customer in self._quotas.watched
         kind = self._quotas.refusal(customer, len(kept), now) if is_watched else None
+        message = (topic, kept, packet_id, False)
         if kind is None:
-            batch.dead.append(self._gate.dead(topic, kept, reason, detail, customer))
+            batch.dead.append(self._gate.dead(message, reason, detail, customer))
         else:  # what is left of it could not be tried again anyway
-            self._gate.over(batch, kind, customer, topic, kept, now, is_retained=False)
+            self._gate.over(batch, kind, customer, message, now)
         batch.count += 1
         batch.bytes += len(kept) + MESSAGE_OVERHEAD_BYTES
         self._holds(session, len(kept) + MESSAGE_OVERHEAD_BYTES, 1)
@@ -432,23 +433,10 @@ class Pipeline:
         of all others.
         """
         now = clock.monotonic()
+        # each message once, of however many samples
         refused = {id(m): (key[0], m) for key, m in batch.messages if (key[0], key[1]) in devices}
-        for customer, (
-            topic,
-            payload,
-            _,
-            is_retained,
-        ) in refused.values():  # each once, of however many samples
-            self._gate.over(
-                batch,
-                QuotaKind.DEVICES,
-                customer,
-                topic,
-                payload,
-                now,
-                is_retained=is_retained,
-                reason=Reason.TOO_MANY_DEVICES,
-            )
+        for customer, message in refused.values():
+            self._gate.over(batch, QuotaKind.DEVICES, customer, message, now, reason=Reason.TOO_MANY_DEVICES)
         return [sample for sample in samples if (sample[0][0], sample[0][1]) not in devices]
 
     async def _isolate(self, batch: Batch, samples: list[tuple[Key, Metrics, int]]) -> tuple[int, int, int]:
@@ -470,8 +458,8 @@ class Pipeline:
                 key = part[0][0]
                 detail = str(refusal)
                 dead = [
-                    self._gate.dead(t, p, Reason.REFUSED_BY_DATABASE, detail, key[0], is_retained=retained)
-                    for k, (t, p, _, retained) in batch.messages
+                    self._gate.dead(message, Reason.REFUSED_BY_DATABASE, detail, key[0])
+                    for k, message in batch.messages
                     if k == key
                 ]
                 batch.dead += dead

@@ -34,7 +34,6 @@ SLICE = 500
 SLICE_BYTES = 1 << 20
 ROUND_BYTES = 8 << 20
 MAX_WAITING = 100_000
-MAX_METRICS = MAX_METRICS_PER_DEVICE
 MAX_TEXT = 256
 """Characters of a text that are kept as a last value."""
 
@@ -67,7 +66,7 @@ class _Waiting:
         self.values.update(self.latest)
         self.times.update(dict.fromkeys(self.latest, self.last))
         self.latest = {}
-        if len(self.times) > 2 * MAX_METRICS:
+        if len(self.times) > 2 * MAX_METRICS_PER_DEVICE:
             self.trim()
 
     def fold(self, at: int, metrics: Metrics) -> None:
@@ -77,10 +76,10 @@ class _Waiting:
             if at >= self.times.get(name, at):
                 self.values[name] = value
                 self.times[name] = at
-        if len(self.times) > 2 * MAX_METRICS:
+        if len(self.times) > 2 * MAX_METRICS_PER_DEVICE:
             self.trim()
 
-    def trim(self, most: int = MAX_METRICS) -> None:
+    def trim(self, most: int = MAX_METRICS_PER_DEVICE) -> None:
         """Keeps the metrics that came last."""
         kept = sorted(self.times, key=lambda name: self.times[name], reverse=True)[:most]
         self.values = {name: self.values[name] for name in kept}
@@ -253,7 +252,7 @@ class Registry:
                 key = seen.customer, seen.device
                 shape = {name: _kind(value) for name, value in seen.values.items()}
                 held = self._known.get(key)
-                if held is not None and len(held) + len(shape) <= MAX_METRICS:
+                if held is not None and len(held) + len(shape) <= MAX_METRICS_PER_DEVICE:
                     shape = {**held, **shape}
                 self._known[key] = self._shapes.setdefault(frozenset(shape.items()), shape)
 

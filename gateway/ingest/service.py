@@ -337,7 +337,7 @@ class Ingest:
             registry=self._registry,
             quotas=quotas,
             upkeep=self._upkeep,
-            tells_state=(self._next or self._intake).tells_state(number),
+            tells_state=intake.tells_state(number),
         )
         self._ours[number] = (
             partition,

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from gateway.ingest import registry as module
 from gateway.ingest.decode import Decoder
-from gateway.ingest.registry import MAX_METRICS, MAX_TEXT, Registry
+from gateway.ingest.registry import MAX_TEXT, Registry
 from gateway.model.errors import StoreRejected, StoreUnavailable
 from gateway.payloads.sources import compile_sources
+from gateway.quota_settings import MAX_METRICS_PER_DEVICE
 from gateway.settings import TelemetrySettings
 from gateway.store.devices import Seen
 
@@ -161,13 +162,13 @@ async def test_a_round_is_bounded_and_those_that_waited_longest_go_first(
 async def test_texts_metrics_and_devices_are_bounded(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_WAITING", 2)
     kept = registry()
-    for number in range(3 * MAX_METRICS):
+    for number in range(3 * MAX_METRICS_PER_DEVICE):
         kept.note([(("acme", "a", number), {f"m{number}": "x" * 999}, number)])
     kept.note([(("acme", "b", 1), {"t": 1}, 1), (("acme", "c", 1), {"t": 1}, 1)])
     await kept.flush()
     first, second = stored.rounds[0]
-    assert len(first.values) == len(first.times) == MAX_METRICS
-    assert f"m{3 * MAX_METRICS - 1}" in first.values
+    assert len(first.values) == len(first.times) == MAX_METRICS_PER_DEVICE
+    assert f"m{3 * MAX_METRICS_PER_DEVICE - 1}" in first.values
     assert {len(str(value)) for value in first.values.values()} == {MAX_TEXT}
     assert second.device == "b"
 

@@ -149,16 +149,13 @@ async def find_message(serving: Services, asking: Principal, message: int) -> To
 
 def message_document(row: DeadMessage) -> MessageDocument:
     """A line of the list."""
-    head = row.head[:HEAD]
+    head = row.head[:HEAD_BYTES]
     shown = preview(head, is_cut=len(head) < row.size_bytes)
     return MessageDocument(
         preview=shown.text,
         is_binary=shown.is_binary,
         **{name: getattr(row, name) for name in MessageDocument.model_fields if hasattr(row, name)},
     )
-
-
-HEAD = HEAD_BYTES
 
 
 def log_discarded(asking: Principal, count: int) -> None:

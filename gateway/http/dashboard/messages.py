@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from gateway.http import cursors
@@ -22,7 +22,6 @@ from gateway.http.auth import Serving, check_role, only_customer
 from gateway.http.dashboard.forms import own_form
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import LoggedIn
-from gateway.http.ports import Services
 from gateway.model.access import Role
 from gateway.model.errors import RequestRefused
 from gateway.model.preview import preview
@@ -41,22 +40,28 @@ Given = Annotated[str | None, Query(max_length=1024)]
 Number = Annotated[int, Path(ge=1, le=2**53)]
 
 
+async def _asked_by_address(
+    customer: Given = None, source: Given = None, reason: Given = None, topic: Given = None
+) -> dict[str, str]:
+    """`source` and `-`: of none."""
+    return _asked({"customer": customer, "source": source, "reason": reason, "topic": topic})
+
+
+Asked = Annotated[dict[str, str], Depends(_asked_by_address)]
+
+
 @router.get("/messages")
 async def messages_page(
     request: Request,
     serving: Serving,
     session: LoggedIn,
-    customer: Given = None,
-    source: Given = None,
-    reason: Given = None,
-    topic: Given = None,
+    asked: Asked,
     after: Annotated[str | None, Query(max_length=512)] = None,
     replayed: Annotated[int | None, Query(ge=0, le=2**53)] = None,
     failed: Annotated[int, Query(ge=0, le=2**53)] = 0,
     discarded: Annotated[int | None, Query(ge=0, le=2**53)] = None,
 ) -> Response:
-    """Reads only. `source` and `-`: of none."""
-    asked = _asked({"customer": customer, "source": source, "reason": reason, "topic": topic})
+    """Reads only."""
     wanted = _wanted(session, asked)
     rows = await serving.messages.page(
         wanted, before=cursors.number_cursor(after, LAST_ID), limit=PAGE_ROWS + 1
@@ -86,19 +91,10 @@ async def messages_page(
 
 
 @router.get("/messages/discard")
-async def confirm_discard(
-    request: Request,
-    serving: Serving,
-    session: LoggedIn,
-    customer: Given = None,
-    source: Given = None,
-    reason: Given = None,
-    topic: Given = None,
-) -> Response:
+async def confirm_discard(request: Request, serving: Serving, session: LoggedIn, asked: Asked) -> Response:
     """Asks once more, with how many they are."""
     check_role(session.principal, Role.OPERATOR)
-    asked = _asked({"customer": customer, "source": source, "reason": reason, "topic": topic})
-    wanted = await _until_now(serving, _wanted(session, asked))
+    wanted = await serving.messages.until_now(_wanted(session, asked))
     return render(
         request,
         "discard.html",
@@ -128,7 +124,7 @@ async def replay(request: Request, serving: Serving, session: LoggedIn) -> Respo
     given = await own_form(request, session)
     check_role(session.principal, Role.OPERATOR)
     asked = _asked(given)
-    wanted = await _until_now(serving, _wanted(session, asked))
+    wanted = await serving.messages.until_now(_wanted(session, asked))
     after = cursors.number_cursor(given.get("after") or None, 0)
     found = await serving.messages.replay(
         wanted, after=after, limit=REPLAYED_AT_ONCE, bound=session.principal.customer
@@ -210,12 +206,6 @@ def _wanted(session: Session, asked: dict[str, str]) -> Wanted:
         reason=asked.get("reason"),
         topic=asked.get("topic"),
     )
-
-
-async def _until_now(serving: Services, wanted: Wanted) -> Wanted:
-    """As wanted, without what comes from now on."""
-    newest = await serving.messages.page(wanted, limit=1)
-    return replace(wanted, up_to=newest[0].id if newest else 0)
 
 
 def _number(given: dict[str, str], name: str) -> int:

@@ -50,7 +50,9 @@ class Definitions:
 
 def from_stored(lines: Sequence[Sequence[object]]) -> Definitions:
     """What `payload` said."""
-    return Definitions(tuple((str(name), alias, datatype) for name, alias, datatype in lines))  # type: ignore[misc]
+    return Definitions(
+        tuple((str(name), alias, datatype) for name, alias, datatype in lines)  # type: ignore[misc]
+    )
 
 
 def agreed(several: Iterable[Definitions]) -> Definitions:
