@@ -35,7 +35,7 @@ class Ready(BaseModel):
     checks: dict[str, bool] = Field(
         description=(
             "broker: the ingest session is up; database: answers; migrations: all applied; accepting: not"
-            " draining. `daemon: false` alone: no answer."
+            " draining. `daemon: false` alone: no answer. `api: false`: it starts and is not served yet."
         )
     )
 
@@ -90,6 +90,8 @@ def _observable(app: FastAPI, observed: Observed, software: str, mounted: Mounte
     async def readyz() -> JSONResponse:
         """Ready when broker, database and migrations are; 503 says which is not."""
         checks = await observed.checks()
+        if mounted is not None and mounted.services is None:  # who waits for this is answered from then on
+            checks = {**checks, "api": False}
         ready = Ready(ready=all(checks.values()), checks=checks)
         return JSONResponse(ready.model_dump(), status_code=200 if ready.ready else 503)
 

@@ -104,14 +104,17 @@ class Beside:
         async def said() -> bool:
             await self.telemetry()
             told = await self.troubles()
-            missing[:] = [name for name in names if not any(words in detail for detail in told[name])]
+            missing.clear()
+            for name in names:
+                if not any(words in detail for detail in told[name]):
+                    missing[name] = told[name]
             return not missing
 
-        missing: list[str] = []
+        missing: dict[str, list[str]] = {}
         try:
             await wait_until(said, what=f"all say {words!r}", seconds=60)
         except TimeoutError:
-            raise AssertionError(f"silent: {missing}") from None
+            raise AssertionError(f"silent, and what they say instead: {missing}") from None
 
 
 def every(kinds: Mapping[str, Callable[[], Any]], methods: tuple[Method, ...]) -> dict[str, Hostile]:

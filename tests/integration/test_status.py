@@ -10,7 +10,7 @@ from gateway.http.observed import Readiness
 from gateway.store import status
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
-from tests.fixtures.http_fakes import serving
+from tests.fixtures.http_fakes import serving, world
 from tests.fixtures.statuses import every_status
 
 ROWS = """
@@ -138,6 +138,8 @@ async def test_replicas_are_counted_while_they_are_heard(database: Database) -> 
 async def test_ready_only_with_broker_database_and_migrations(database: Database, empty_dsn: str) -> None:
     readiness, connected = Readiness(), False
     async with serving(readiness) as client:
+        assert (await client.get("/readyz")).json()["checks"]["api"] is False
+    async with serving(readiness, services=world(fresh=True).mounted.services) as client:
 
         async def failing() -> tuple[int, set[str]]:
             answer = await client.get("/readyz")

@@ -29,7 +29,13 @@ async def test_health_and_readiness(client: httpx.AsyncClient) -> None:
     assert ready.status_code == 503
     assert ready.json() == {
         "ready": False,
-        "checks": {"broker": False, "database": False, "migrations": False, "accepting": True},
+        "checks": {
+            "broker": False,
+            "database": False,
+            "migrations": False,
+            "accepting": True,
+            "api": False,
+        },
     }
 
 

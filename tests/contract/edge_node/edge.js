@@ -9,8 +9,11 @@ const config = JSON.parse(process.env.EDGE)
 let births = null
 let client = null
 
-const long = metrics => metrics.map(metric => ({ ...metric, timestamp: metric.timestamp ?? Date.now() }))
-const message = metrics => ({ timestamp: Date.now(), metrics: long(metrics ?? []) })
+// one time for all of a message: metrics of different milliseconds are different samples
+function message (metrics) {
+  const now = Date.now()
+  return { timestamp: now, metrics: (metrics ?? []).map(metric => ({ ...metric, timestamp: metric.timestamp ?? now })) }
+}
 
 function bear () {
   if (!births) return
