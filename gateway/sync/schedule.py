@@ -108,13 +108,15 @@ class OutboundWork:
         self._runner = Runner(
             database, settings, health, troubles, Turns(settings.workers, pressure or Pressure())
         )
+        self._served: frozenset[str] = frozenset()
         self._unserved: set[str] = set()
         self.run, self.crashed = self._runner.run, self._runner.crashed
 
     def serve(self, links: Mapping[str, Link]) -> None:
         """As `Work`."""
         self._runner.serve(links.values())
-        self._unserved -= links.keys()
+        self._served = frozenset(links)
+        self._unserved -= self._served
 
     async def claim(
         self, links: Mapping[str, Link], limit: int, *, in_hand: Sequence[str], has_ended: bool
@@ -135,7 +137,10 @@ class OutboundWork:
         )
         for claim in claimed:
             if claim.connection not in links:
-                self._unserved.add(claim.connection)
+                # It may be served since we asked: `links` is of before. Were it noted here nobody would take
+                # it until the links change again, which may be never.
+                if claim.connection not in self._served:
+                    self._unserved.add(claim.connection)
                 await streams.give_back(self._database, claim)
         return [claim for claim in claimed if claim.connection in links]
 

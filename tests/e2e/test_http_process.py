@@ -72,8 +72,7 @@ async def test_one_that_is_killed_is_there_again_and_telemetry_is_acknowledged_m
             ).encode()
             await publisher.publish("acme/devices/pump/telemetry", payload, number)
         await publisher.flush()
-    async with asking(daemon) as client:
-        assert (await client.get("/readyz")).status_code == 200
+    await daemon.ready()
     assert http_process(daemon) != first
     assert len(acknowledged) == 100
     async with database.connection() as connection:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -241,6 +242,26 @@ async def test_a_connection_that_is_no_longer_served_is_left_alone(database: Dat
         await rig.store(("d1", BASE + 15 * MINUTE, 2.0))
         await wait_until(lambda: len(other.connector.taken) == 2, what="the other goes on")
     assert len(connector.taken) == 1
+
+
+async def test_a_connection_that_is_served_while_streams_are_claimed_is_worked(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connector = Scripted()
+    first = await Rig(database, Scripted(), name="acme-0", settings=SETTINGS).activate()
+    second = await Rig(database, connector, name="acme-1", settings=SETTINGS).activate()
+    claim = streams.claim
+
+    async def served_meanwhile(*arguments: Any, **named: Any) -> list[streams.Claim]:
+        claimed = await claim(*arguments, **named)
+        if any(each.connection == second.name for each in claimed):
+            scheduler.serve({first.name: first.link, second.name: second.link})
+        return claimed
+
+    monkeypatch.setattr(streams, "claim", served_meanwhile)
+    async with scheduled(first) as scheduler:
+        await second.store(("d1", BASE, 1.0))
+        await wait_until(lambda: len(connector.taken) == 1, seconds=10, what="it is worked")
 
 
 async def test_failures_are_tried_again_by_themselves(database: Database) -> None:
