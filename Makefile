@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 SOAK_PATRONI = $(if $(filter 0,$(shell id -u)),/var/lib/fieldgate,build)/patroni
-.PHONY: help env demo test matrix check audit bench patroni soak campaign interop mutate format constraints packages clean
+.PHONY: help env docs demo test matrix check audit bench bench-peers patroni soak fuzz campaign interop mutate format constraints packages clean
 
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$name" && break; done)
@@ -19,7 +19,7 @@ CAMPAIGN_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 env: $(VENV)/.complete ## the environment in .venv, exact versions, each checked by its hash
 
@@ -34,8 +34,9 @@ $(VENV)/.complete: constraints.txt pyproject.toml
 demo: env ## broker, database, gateway, a fleet and a demonstration CMMS in one terminal
 	@exec $(BIN)/fieldgate demo
 
-test: packages env ## the whole suite, on real brokers and a real database
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+# Half of what the tests do is wait for real brokers, databases and time-outs: three of them at once on two cores.
+test: packages env build/docs/.complete ## the whole suite, on real brokers and a real database
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 MATRIX_ARGS ?=
 matrix: packages ## a part of the suite (MATRIX_ARGS=tests: all of it) with every interpreter here, as this user and as an ordinary one
@@ -62,6 +63,12 @@ bench: packages env ## measures ingest beside other consumers, sync, and the API
 	@$(BIN)/fieldgate bench sync --json $(BENCH_DIR)/sync.json
 	@$(BIN)/fieldgate bench api --json $(BENCH_DIR)/api.json
 
+PEERS ?=
+bench-peers: packages env ## Fieldgate and its peers in one run (PEERS="fieldgate bento": some of them): backlog, live load, 20 SIGKILLs, a restart of the database; then docs/results.md
+	@PYTHON=$(abspath $(BIN)/python) benchmarks/beside/get
+	@$(BIN)/python -m benchmarks.beside.run $(if $(PEERS),--only $(PEERS)) --json benchmarks/results/peers.json
+	@$(BIN)/python -m benchmarks.results
+
 # As root PostgreSQL runs under an account of its own, and so does Patroni: where that account gets to, for the system's interpreter.
 patroni: ## Patroni and etcd for its soak test, beside what is installed; without them the test is skipped
 	@python=/usr/bin/python3; [ -x $$python ] || python="$(PYTHON)"; \
@@ -76,6 +83,14 @@ patroni: ## Patroni and etcd for its soak test, beside what is installed; withou
 soak: packages env patroni ## the long fault tests, three short seeds of the campaign among them
 	@$(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
 
+# atheris beside what is installed: no test of every day needs it, and it has wheels for few interpreters.
+FUZZ_DIR ?= var/fuzz
+RUNS ?= 1000000
+fuzz: packages env ## RUNS=1000000 inputs that follow the code, through every decoder and sources of any rules; what fails is left in var/fuzz
+	@[ -d build/atheris ] || $(BIN)/python -m pip install --quiet --no-deps --target build/atheris 'atheris>=3,<4'
+	@mkdir -p $(FUZZ_DIR)
+	@PYTHONPATH=build/atheris $(BIN)/python -m tests.soak.fuzz --runs $(RUNS) $(FUZZ_DIR)
+
 campaign: packages env ## the oracle campaign: SEEDS=1-10 MINUTES=6 PARALLEL=1; reports in var/soak
 	@mkdir -p $(SOAK_DIR)
 	@$(BIN)/python -m tests.soak.campaign --seeds $(SEEDS) --minutes $(MINUTES) --parallel $(PARALLEL) --dir $(SOAK_DIR) --json $(SOAK_DIR)/report.json $(CAMPAIGN_ARGS)
@@ -86,6 +101,15 @@ interop: packages env ## what Fieldgate needs of a broker, against every broker 
 	@tests/interop/get
 	@$(BIN)/python -m tests.interop.run $(BROKERS) --messages $(MESSAGES) --json tests/interop/result.json
 	@$(BIN)/python -m tests.interop.page
+
+docs: build/docs/.complete ## the documentation as a site in build/site, every link of it checked
+	@NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --strict --quiet --config-file website/mkdocs.yml
+	@echo "The documentation is in build/site/index.html"
+
+build/docs/.complete: website/constraints.txt
+	@[ -x build/docs/bin/python ] || "$(PYTHON)" -m venv build/docs
+	@build/docs/bin/python -m pip install --quiet --require-hashes --no-deps --requirement website/constraints.txt
+	@touch $@
 
 # A mutation is one small change of the code; one that no test notices is a test to write. By default the rooms that
 # decide, in what changed since BASE, for an hour at most; MODULES="gateway.model*" takes all of them.
@@ -103,11 +127,12 @@ format: env ## rewrites the sources in the project's format
 # Existing pins are kept while they fit pyproject.toml; delete constraints.txt first to move every version.
 RESOLVE = build/resolver/bin/pip-compile --quiet --generate-hashes --all-build-deps --allow-unsafe --strip-extras --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
-constraints: ## resolves pyproject.toml again into constraints.txt and constraints-daemon.txt (what the image installs)
+constraints: ## resolves pyproject.toml again into constraints.txt and constraints-daemon.txt (what the image installs), and what the site is made with
 	@[ -x build/resolver/bin/pip-compile ] || { "$(PYTHON)" -m venv build/resolver && build/resolver/bin/pip install --quiet pip-tools; }
 	@$(RESOLVE) --all-extras --output-file constraints.txt pyproject.toml
 	@cp constraints.txt constraints-daemon.txt
 	@$(RESOLVE) --output-file constraints-daemon.txt pyproject.toml
+	@$(RESOLVE) --output-file website/constraints.txt website/requirements.in
 
 # The tests want the broker that production runs, and a real proxy. They are installed where that can be done unasked, else one line says how.
 # promtool, which checks the alert rules, is taken out of its package: installing that would start a Prometheus. Without it those tests are skipped.
@@ -128,7 +153,13 @@ packages:
 		{ cd "$$folder" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } && dpkg -x prometheus_*.deb . && install -m 755 usr/bin/promtool /usr/local/bin/; } >/dev/null 2>&1 \
 			|| echo "promtool could not be had: its tests are skipped"; \
 		rm -rf "$$folder"; \
-	fi
+	fi; \
+	browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; \
+	if ! browser && apt; then \
+		echo "Installing Chromium from the system's packages ..."; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 || true; \
+	fi; \
+	browser || echo "Chromium could not be had: the tests in a browser are skipped (as root: apt-get install chromium)"
 
 clean: ## removes the environment and everything that was made
 	@rm -rf $(VENV) build dist var *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants

@@ -65,8 +65,10 @@ class Daemon:
         customers: Sequence[str] = ("acme",),
         connections: Sequence[Tree] = (),
         name: str = "daemon",
+        root: Path | None = None,
         **sections: Tree,
     ) -> None:
+        """`root`: of another checkout, whose daemon it is."""
         self.port = free_port()
         self.name = name
         self.log_path = directory / f"{name}.log"
@@ -84,6 +86,9 @@ class Daemon:
             "BENCH_DATABASE_DSN": dsn,
             "BENCH_KEY": "bm90LWEtc2VjcmV0LW9ubHktZm9yLXRocm93LWF3YXktc2VydmVycw==",
         }
+        self._root = root
+        if root is not None:
+            self._environment["PYTHONPATH"] = str(root)
         if connections:
             declared = directory / f"{name}.connections.yaml"
             declared.write_text(
@@ -146,6 +151,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 env={**environment, **self._environment},
+                cwd=self._root,
             )
 
     async def ready(self, seconds: float = 30.0) -> None:
@@ -165,8 +171,15 @@ class Daemon:
         return (await asyncio.to_thread(self._get, path))[0]
 
     async def metrics(self) -> dict[str, float]:
-        """The exposition, by `name{labels}`."""
-        _, body = await asyncio.to_thread(self._get, "/metrics")
+        """The exposition, by `name{labels}`: once it is given, which a daemon that is busy is late with."""
+        body = ""
+
+        async def are_given() -> bool:
+            nonlocal body
+            status, body = await asyncio.to_thread(self._get, "/metrics")
+            return status == 200
+
+        await wait_until(are_given, what=f"{self.name} gives its metrics")
         lines = (line.rsplit(" ", 1) for line in body.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in lines}
 

@@ -1,10 +1,10 @@
 """What a stored sample costs on disk, by the shape of its payload and by what PostgreSQL has to make it
 smaller.
 
-`python -m benchmarks.growth_disk [--small] [--binaries DIR] [--json FILE]`. The wheel's server has no lz4;
-that of a distribution (`--binaries /usr/lib/postgresql/15/bin`) has. Counts bytes, not seconds: other load
-does not disturb it. Samples go the way of the daemon (`TelemetryStore.write`), in time order over the
-devices, in batches of 1,000. Values walk at random and are rounded, as those of sensors are: random digits
+`python -m benchmarks.growth_disk [--small] [--no-checkpoints] [--binaries DIR] [--json FILE]`. The wheel's
+server has no lz4; that of a distribution (`--binaries /usr/lib/postgresql/15/bin`) has. Counts bytes, not
+seconds: other load does not disturb it. Samples go the way of the daemon (`TelemetryStore.write`), in time
+order over the devices, in batches of 1,000. Values walk at random and are rounded, as those of sensors are: random digits
 would compress worse, equal ones better.
 """
 
@@ -83,7 +83,7 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-async def run(*, small: bool, programs: Path | None) -> dict[str, object]:
+async def run(*, small: bool, checkpoints: bool, programs: Path | None) -> dict[str, object]:
     """Every shape under every setting that the server has; bytes a sample."""
     found: list[dict[str, object]] = []
     methods = await _methods(programs)
@@ -95,7 +95,12 @@ async def run(*, small: bool, programs: Path | None) -> dict[str, object]:
             await server.start()
             for number, shape in enumerate(SHAPES):
                 dsn = await server.create(f"disk{number}")
-                found.append({"setting": setting, **await _measure(server, dsn, shape, methods, small=small)})
+                found.append(
+                    {
+                        "setting": setting,
+                        **await _measure(server, dsn, shape, methods, small=small, checkpoints=checkpoints),
+                    }
+                )
         finally:
             await server.stop()
             server.remove()
@@ -127,7 +132,7 @@ async def _methods(programs: Path | None) -> set[str]:
 
 
 async def _measure(
-    server: Postgres, dsn: str, shape: Shape, methods: set[str], *, small: bool
+    server: Postgres, dsn: str, shape: Shape, methods: set[str], *, small: bool, checkpoints: bool
 ) -> dict[str, object]:
     count = shape.rows[0 if small else 1]
     database = await Database.open(dsn, size=2)
@@ -135,7 +140,7 @@ async def _measure(
     try:
         await migrate(database)
         before = await plain.fetchval("select pg_current_wal_insert_lsn()")
-        await _write(database, plain, shape, count)
+        await _write(database, plain, shape, count, checkpoints=checkpoints)
         wal = await plain.fetchval("select pg_current_wal_insert_lsn() - $1::pg_lsn", before)
         await plain.execute("vacuum (freeze, analyze) telemetry")
         sizes = await plain.fetchrow(SIZES)
@@ -154,9 +159,14 @@ async def _measure(
 
 
 async def _write(
-    database: Database, plain: asyncpg.Connection[asyncpg.Record], shape: Shape, count: int
+    database: Database,
+    plain: asyncpg.Connection[asyncpg.Record],
+    shape: Shape,
+    count: int,
+    *,
+    checkpoints: bool,
 ) -> None:
-    """With ten checkpoints, after each of which a page's first change writes the page whole into the log."""
+    """`checkpoints`: ten of them, after each of which a page's first change writes the page whole into the log."""
     store = TelemetryStore(database, register_customers=True)
     rand = random.Random(1)
     values = {device: [20.0 + rand.random() * 50 for _ in range(shape.metrics)] for device in range(DEVICES)}
@@ -174,7 +184,7 @@ async def _write(
         if len(batch) == BATCH:
             await store.write(batch, [])
             batch = []
-        if (number + 1) % (count // 10) == 0:
+        if checkpoints and (number + 1) % (count // 10) == 0:
             await plain.execute("checkpoint")
     if batch:
         await store.write(batch, [])
@@ -234,7 +244,7 @@ def rows(document: Mapping[str, object]) -> list[Mapping[str, str]]:
         {
             "setting": line["setting"],
             "shape": line["shape"],
-            **{name: f"{line[name]:,.0f}" for name in columns},
+            **{name: f"{line[name]:,.0f}" if name in line else "-" for name in columns},
         }
         for line in lines
     ]
@@ -244,6 +254,9 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="a tenth of the samples")
+    parser.add_argument(
+        "--no-checkpoints", dest="checkpoints", action="store_false", help="the log of samples alone"
+    )
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument(
         "--binaries",
@@ -252,7 +265,7 @@ def main() -> None:
         help="the directory of another PostgreSQL's initdb and postgres",
     )
     asked = parser.parse_args()
-    document = asyncio.run(run(small=asked.small, programs=asked.binaries))
+    document = asyncio.run(run(small=asked.small, checkpoints=asked.checkpoints, programs=asked.binaries))
     show("Bytes a sample", rows(document), Console())
     write(asked.json, document)
 

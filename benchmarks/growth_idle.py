@@ -26,13 +26,13 @@ from benchmarks import report
 from benchmarks.daemon import Daemon, cpu_seconds, processes, tree_seconds
 from benchmarks.servers import Mosquitto, Postgres, accepts, end, free_port, wait_until
 from gateway.connections.links import credential_binding
-from gateway.connections.vault import Vault
+from gateway.credentials.vault import Vault
 from gateway.model.meter import from_document, made_of
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 
 KEY = "bm90LWEtc2VjcmV0LW9ubHktZm9yLXRocm93LWF3YXktc2VydmVycw=="  # as the daemon of benchmarks has it
-PROBE_SECONDS = 45.0
+PROBE_SECONDS = 50.0
 RESOLUTION = timedelta(microseconds=1)  # of http_json, by its default settings
 PER_CUSTOMER = 5
 METERS = [{"device": "*", "metric": "t", "meter": "{device}", "unit": None, "reduce": "last", "every": 900.0,
@@ -171,7 +171,7 @@ async def _seed(dsn: str, connections: int, port: int, arguments: argparse.Names
                 """insert into connection (connection_id, customer_id, system, hosting, tier, state, settings, sync, meters,
                        credential_type, configuration, generation, generations, host, declared_digest, probe_at, meters_of)
                    select id, customer, 'http_json', 'cloud', 1, 'active', $3, $4, $5, 'api_key', 3, 1, 1, '127.0.0.1', '',
-                          now() + random() * interval '45 seconds', 3
+                          now() + random() * interval '50 seconds', 3
                    from unnest($1::text[], $2::text[]) as given (id, customer)""",
                 names, owners, settings, {"interval": "60s", "initial_days": 0, "lateness": None}, METERS,
             )  # fmt: skip
@@ -260,9 +260,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--partitions", type=int, default=101, help="days of telemetry, all empty")
     parser.add_argument("--seconds", type=float, default=90.0, help="how long to measure")
     parser.add_argument("--settle", type=float, default=20.0)
-    parser.add_argument(
-        "--statements", action="store_true", help="count by pg_stat_statements, and show them"
-    )
     parser.add_argument("--small", action="store_true", help="100 connections for 20 s")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)

@@ -140,7 +140,7 @@ async def main_scan(dsn: str, count: int, messages: int, batch: int, devices: in
     """
     from gateway.store import windows
     from gateway.store.streams import Claim
-    from gateway.store.windows import Reader
+    from gateway.store.windows import SliceReader
 
     database = await Database.open(dsn, size=1)
     try:
@@ -170,7 +170,8 @@ async def main_scan(dsn: str, count: int, messages: int, batch: int, devices: in
                 part = await windows.next_slice(connection, "acme", mark, 20_000)
                 along = await windows.along(connection, claim, part, beside) if beside else {}
                 readers = [
-                    Reader(connection=name, past=part.after, lateness=timedelta(0)) for name in ["k1", *along]
+                    SliceReader(connection=name, past=part.after, lateness=timedelta(0))
+                    for name in ["k1", *along]
                 ]
                 seen = await windows.mark_changed(connection, "acme", part, readers, with_neighbours=False)
                 assert len(readers) == count and seen >= 5000
@@ -184,7 +185,7 @@ async def stored(dsn: str, sizes: Sequence[int]) -> list[Document]:
     """What a message costs to write and to scan when so many are stored already, spread over 100 days."""
     from gateway.store import windows
     from gateway.store.streams import Claim
-    from gateway.store.windows import Reader
+    from gateway.store.windows import SliceReader
 
     database = await Database.open(dsn, size=1)
     found: list[Document] = []
@@ -220,7 +221,7 @@ async def stored(dsn: str, sizes: Sequence[int]) -> list[Document]:
                     async with database.transaction() as connection:
                         mark = await connection.fetchval("select watermark from stream")
                         part = await windows.next_slice(connection, "acme", mark, 499)
-                        reader = Reader(connection="k1", past=part.after, lateness=timedelta(0))
+                        reader = SliceReader(connection="k1", past=part.after, lateness=timedelta(0))
                         await windows.mark_changed(connection, "acme", part, [reader], with_neighbours=False)
                         await windows.advance(connection, claim, part)
                 if turn > 1:

@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,18 +26,22 @@ from benchmarks.mqtt import Publisher, drop_session, open_session
 from benchmarks.peers import PEERS
 from benchmarks.report import machine, quantile, versions
 from benchmarks.servers import Mosquitto, Postgres, wait_until
+from benchmarks.shapes import PLAIN, SHAPES, Message, Sample
 from benchmarks.standby import Standby, release_standby, require_standby
 
 DEVICES = 100
 STEADY_RATE = 2000
 BACKLOG_MILLISECONDS = 6 * 3600 * 1000
 SLOW_PEERS = ("aiomqtt_asyncpg_rows",)
+OURS = "acme/devices"
 WITH_STANDBY = "fieldgate, synchronous standby"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to measure. `metrics`: numbers in each message, which set its size."""
+    """What to measure. `metrics`: numbers in each message, which set its size. `sources`: also the same samples
+    as they come by other sources.
+    """
 
     messages: int = 60_000
     metrics: int = 3
@@ -45,6 +49,7 @@ class Plan:
     peers: bool = False
     persistent: bool = False
     standby: bool = False
+    sources: bool = False
     steady_seconds: float = 10.0
 
 
@@ -62,33 +67,44 @@ class Bench:
     since: int = field(default_factory=lambda: time.time_ns() // 1_000_000 - BACKLOG_MILLISECONDS)
     written: int = 0
     rates: dict[str, list[float]] = field(default_factory=dict)
-    cpu_microseconds: list[float] = field(default_factory=list)
+    cpu_microseconds: dict[str, list[float]] = field(default_factory=dict)
     peak_memory: int = 0
     standby_acks: list[float] = field(default_factory=list)
 
-    def payload(self) -> bytes:
-        """The next sample; no two have one time."""
+    def sample(self) -> Sample:
+        """The next one; no two have one time."""
         self.written += 1
-        body = {
+        return self.since + self.written, {
             f"metric{number}": round(20 + (self.written * (number + 1)) % 1000 / 100, 2)
             for number in range(self.plan.metrics)
         }
-        return json.dumps({"ts": self.since + self.written, "metrics": body}, separators=(",", ":")).encode()
 
-    async def fill(self, prefix: str, count: int) -> None:
-        """Publishes a backlog under `prefix` and waits until the broker has accepted all of it."""
+    def payload(self) -> bytes:
+        """The next sample as plain JSON."""
+        at, metrics = self.sample()
+        return json.dumps({"ts": at, "metrics": metrics}, separators=(",", ":")).encode()
+
+    def plain(self, prefix: str, count: int) -> Iterator[Message]:
+        """So many messages under `prefix`."""
+        for number in range(count):
+            yield f"{prefix}/device{number % DEVICES}/telemetry", self.payload()
+
+    async def fill(self, messages: Iterator[Message]) -> None:
+        """Publishes a backlog and waits until the broker has accepted all of it."""
         async with Publisher[None](self.broker.port, "bench-publisher") as publisher:
-            for number in range(count):
-                await publisher.publish(f"{prefix}/device{number % DEVICES}/telemetry", self.payload(), None)
+            for topic, payload in messages:
+                await publisher.publish(topic, payload, None)
             await publisher.flush()
 
     def daemon(self, broker_url: str | None = None) -> Daemon:
-        """Ours, with its defaults."""
+        """Ours, with its defaults, and with the sources of what is measured beside them."""
+        sources = {"sources": [PLAIN, *(shape.source for shape in SHAPES)]} if self.plan.sources else {}
         return Daemon(
             self.directory,
             broker_url=broker_url or self.broker.url,
             dsn=self.dsn,
             logging={"level": "warning"},
+            telemetry=sources,
         )
 
 
@@ -138,7 +154,10 @@ async def run(plan: Plan, progress: Callable[[str], None] = lambda _: None) -> d
 
 
 async def _rounds(bench: Bench) -> None:
+    shapes = {shape.name: shape for shape in SHAPES}
     names = ["fieldgate", *([WITH_STANDBY] if bench.plan.standby else [])]
+    if bench.plan.sources:
+        names += shapes
     if bench.plan.peers:
         names += ["mosquitto_sub", *PEERS]
     daemon = bench.daemon()
@@ -148,20 +167,24 @@ async def _rounds(bench: Bench) -> None:
     for number in range(bench.plan.rounds):
         for name in names if number % 2 == 0 else names[::-1]:
             bench.progress(f"round {number + 1} of {bench.plan.rounds}: {name}")
+            count = bench.plan.messages
             if name == "fieldgate":
-                rate = await _drain_ours(bench, daemon)
+                rate = await _drain_ours(bench, daemon, name, bench.plain(OURS, count))
+            elif name in shapes:
+                samples = (bench.sample() for _ in range(count))
+                rate = await _drain_ours(bench, daemon, name, shapes[name].messages(samples, DEVICES))
             elif name == WITH_STANDBY:
                 await require_standby(bench.postgres)
-                rate = await _drain_ours(bench, daemon)
+                rate = await _drain_ours(bench, daemon, name, bench.plain(OURS, count))
                 await release_standby(bench.postgres)
             else:
                 rate = await _drain_peer(bench, name)
             bench.rates.setdefault(name, []).append(rate)
 
 
-async def _drain_ours(bench: Bench, daemon: Daemon) -> float:
+async def _drain_ours(bench: Bench, daemon: Daemon, name: str, messages: Iterator[Message]) -> float:
     count, before = bench.plan.messages, bench.since + bench.written
-    await bench.fill("acme/devices", count)
+    await bench.fill(messages)
     store = await asyncpg.connect(bench.dsn)
     try:
         daemon.start()
@@ -183,7 +206,7 @@ async def _drain_ours(bench: Bench, daemon: Daemon) -> float:
             assert row is not None
             first, last = row
             await asyncio.sleep(0.1)  # a CPU sample past the last commit
-        bench.cpu_microseconds.append(cpu.between(first, last) / count * 1e6)
+        bench.cpu_microseconds.setdefault(name, []).append(cpu.between(first, last) / count * 1e6)
         bench.peak_memory = max(bench.peak_memory, peak_memory_bytes(daemon.pid))
     finally:
         await store.close()
@@ -196,7 +219,7 @@ async def _drain_peer(bench: Bench, name: str) -> float:
     prefix = f"{name}/machine"  # not a source of ours: its session must not fill with the peers' messages
     topic_filter = f"{prefix}/+/telemetry"
     await open_session(bench.broker.port, name, topic_filter)
-    await bench.fill(prefix, count)
+    await bench.fill(bench.plain(prefix, count))
     try:
         if name == "mosquitto_sub":
             return count / await _mosquitto_sub(bench.broker.port, name, topic_filter, count)
@@ -286,6 +309,7 @@ async def _idle(bench: Bench) -> float:
 
 
 def _document(bench: Bench, acks: list[float], idle: float) -> dict[str, object]:
+    cpu = {name: round(statistics.median(used), 2) for name, used in bench.cpu_microseconds.items()}
     medians = {name: statistics.median(rates) for name, rates in bench.rates.items()}
     ours = medians["fieldgate"]
     return {
@@ -298,7 +322,11 @@ def _document(bench: Bench, acks: list[float], idle: float) -> dict[str, object]
         "rates": {name: round(rate) for name, rate in medians.items()},
         "rounds": {name: [round(rate) for rate in rates] for name, rates in bench.rates.items()},
         "ratios": {name: round(ours / rate, 3) for name, rate in medians.items() if name != "fieldgate"},
-        "cpu_microseconds_per_message": round(statistics.median(bench.cpu_microseconds), 2),
+        "sources": {
+            shape.name: {"rate": round(medians[shape.name] / ours, 3), "cpu": round(cpu[shape.name] / cpu["fieldgate"], 3)}
+            for shape in SHAPES if bench.plan.sources
+        },
+        "cpu_microseconds_per_message": cpu["fieldgate"],
         "ack_seconds": {"p50": quantile(acks, 0.5), "p99": quantile(acks, 0.99), "max": max(acks), "messages": len(acks), "rate": STEADY_RATE},
         "standby_ack_seconds": {"p50": quantile(bench.standby_acks, 0.5), "p99": quantile(bench.standby_acks, 0.99)} if bench.standby_acks else None,
         "peak_memory_bytes": bench.peak_memory,
@@ -309,12 +337,15 @@ def _document(bench: Bench, acks: list[float], idle: float) -> dict[str, object]
 def rows(document: Mapping[str, object]) -> list[Mapping[str, str]]:
     """The document as lines of a table."""
     rates, ratios, acks = document["rates"], document["ratios"], document["ack_seconds"]
+    sources = document["sources"]
     assert isinstance(rates, dict) and isinstance(ratios, dict) and isinstance(acks, dict)
+    assert isinstance(sources, dict)
     memory, idle = document["peak_memory_bytes"], document["idle_cpu_share"]
     assert isinstance(memory, int) and isinstance(idle, float)
     lines = [
         {"what": name, "figure": f"{rate:,} msg/s", "ours to it": str(ratios.get(name, ""))}
         for name, rate in rates.items()
+        if name not in sources
     ]
     second = document["standby_ack_seconds"]
     assert second is None or isinstance(second, dict)
@@ -332,5 +363,11 @@ def rows(document: Mapping[str, object]) -> list[Mapping[str, str]]:
         ),
         "peak memory of the daemon": f"{memory / 1e6:.0f} MB",
         "idle CPU of the daemon": f"{idle:.2%}",
+    }
+    figures |= {
+        f"{name}, to plain JSON": (
+            f"{rates[name]:,} msg/s: {share['rate']:.2f} times, CPU {share['cpu']:.2f} times"
+        )
+        for name, share in sources.items()
     }
     return [*lines, *({"what": what, "figure": figure, "ours to it": ""} for what, figure in figures.items())]

@@ -1,58 +1,47 @@
 """Measures records: how fast pages of a fast system are applied, what one costs this process, how memory
-grows, how long a page of the log takes over HTTP, and what an idle stream asks of the database. `python -m
-benchmarks.records [--small]`
+grows, and what an idle stream asks of the database. `python -m benchmarks.records [--small]`
 
 A system in this process gives pages of 1,000 records of some 300 bytes; the walk, the guard and the store are
-the daemon's. The log is then asked over HTTP, on loopback, at places all over it.
+the daemon's. What a page of the log takes is measured by `benchmarks.lists`.
 
 Keys of the JSON document: `sizes`: a list of `records`, `records_per_second`,
 `own_cpu_milliseconds_per_record`, `peak_memory_bytes`, `idle_blocks` and `idle_requests` (of one run that
-finds nothing), `again_records_per_second` (the same pages once more, which change nothing); `page_seconds`
-{p50, p99, cpu} of 1,000 records at the last size, `cpu` being what one costs the daemon's processes, whatever
-else the machine does; `machine`, `versions`.
+finds nothing), `again_records_per_second` (the same pages once more, which change nothing); `machine`,
+`versions`.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import resource
-import shutil
-import statistics
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
 import uvloop
 from rich.console import Console
 
-from benchmarks.daemon import Daemon, cpu_seconds
-from benchmarks.report import machine, quantile, show, versions, write
-from benchmarks.servers import Mosquitto, Postgres
+from benchmarks.report import machine, show, versions, write
+from benchmarks.servers import Postgres
 from gateway.connections.guard import guarded
 from gateway.inbound.run import InboundRunner
-from gateway.model.access import Role
-from gateway.model.connector import Capabilities, Health
+from gateway.model.connector import Capabilities, ProbeResult
 from gateway.model.errors import ConnectorError
 from gateway.model.inbound import InboundPage, InboundRecord, InboundStream
 from gateway.model.operation import Operation
-from gateway.model.record import LogPlace, write_cursor
 from gateway.settings import RecordsSettings, SyncSettings
-from gateway.store import access, inbound
+from gateway.store import inbound
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 
 PAGE = 1_000
 CAPABILITIES = Capabilities(push="single")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STREAM = InboundStream(name="work_orders", title="Work orders", cursor="modified", page=PAGE, default=True)
-PAGES_ASKED = 200
 
 
 @dataclass
@@ -98,9 +87,9 @@ class System:
             },
         )
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         """Well."""
-        return Health()
+        return ProbeResult()
 
     async def push(self, batch: object) -> list[object]:
         """Nothing is pushed here."""
@@ -117,23 +106,28 @@ class System:
 class Well:
     """Health of a connection that is always well."""
 
-    async def admit(self, link: Link, operation: Operation = Operation.PUSH) -> float | None:
+    async def admit(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> float | None:
         """At once."""
         return None
 
-    async def succeeded(self, link: Link, operation: Operation = Operation.PUSH) -> None:
+    async def succeeded(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> None:
         """Noted by nobody."""
 
-    async def unused(self, link: Link, operation: Operation = Operation.PUSH) -> None:
+    async def unused(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> None:
         """Noted by nobody."""
 
     async def failed(
-        self, link: Link, error: ConnectorError, *, attempts: int, operation: Operation = Operation.PUSH
+        self,
+        link: ServedConnection,
+        error: ConnectorError,
+        *,
+        attempts: int,
+        operation: Operation = Operation.PUSH,
     ) -> float:
         """A benchmark does not go on."""
         raise error
 
-    async def probe(self, link: Link) -> ConnectorError | None:
+    async def probe(self, link: ServedConnection) -> ConnectorError | None:
         """Well."""
         return None
 
@@ -189,7 +183,7 @@ class Reading:
             max_wait_seconds=60.0,
             left_behind=set(),
         )
-        link = Link(
+        link = ServedConnection(
             connection=self.name, customer="acme", system="bench", connector=connector, rules=(),
             interval=timedelta(minutes=1), lateness=timedelta(0), initial_days=0, inbound=(STREAM,),
         )  # fmt: skip
@@ -205,23 +199,18 @@ class Reading:
 
 async def run(sizes: Sequence[int]) -> dict[str, object]:
     """The JSON document."""
-    directory = Path(tempfile.mkdtemp(prefix="fg-bench-"))
-    postgres, broker = Postgres(), Mosquitto(directory / "broker", persistent=False)
+    postgres = Postgres()
     try:
         await postgres.start()
-        await broker.start()
         dsn = await postgres.create("records")
         database = await Database.open(dsn, size=4)
         await migrate(database)
         measured = [await _measured(database, size) for size in sizes]
-        pages = await _pages(directory, broker, database, dsn)
         await database.close()
     finally:
-        await broker.stop()
         await postgres.stop()
         postgres.remove()
-        shutil.rmtree(directory, ignore_errors=True)
-    return {"sizes": measured, "page_seconds": pages, "machine": machine(), "versions": versions()}
+    return {"sizes": measured, "machine": machine(), "versions": versions()}
 
 
 async def _measured(database: Database, size: int) -> dict[str, float]:
@@ -270,39 +259,6 @@ async def _blocks(database: Database) -> int:
     return int(found or 0)
 
 
-async def _pages(directory: Path, broker: Mosquitto, database: Database, dsn: str) -> dict[str, float]:
-    token = await access.create(database, name="bench", role=Role.VIEWER)
-    async with database.connection() as connection:
-        log = await connection.fetchrow("select position, epoch from record_log where customer_id = 'acme'")
-        assert log is not None
-        last, epoch = log["position"], log["epoch"]
-        await connection.execute('update connection set sync = \'{"publish_records": "off"}\'')
-    daemon = Daemon(directory, broker_url=broker.url, dsn=dsn)
-    daemon.start()
-    try:
-        await daemon.ready()
-        dice, taken = random.Random(1), []
-        headers = {"Authorization": f"Bearer {token.token}"}
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{daemon.port}", trust_env=False) as client:
-            cpu = 0.0
-            for number in range(PAGES_ASKED + 20):
-                if number == 20:
-                    cpu = cpu_seconds(daemon.pid)
-                cursor = write_cursor(
-                    LogPlace(customer="acme", epoch=epoch, position=dice.randrange(max(1, last - PAGE)))
-                )
-                query = {"customer": "acme", "limit": str(PAGE), "cursor": cursor}
-                began = time.perf_counter()
-                answer = await client.get("/v1/records", params=query, headers=headers)
-                answer.raise_for_status()
-                if number >= 20:  # sessions are open by then
-                    taken.append(time.perf_counter() - began)
-            cpu = (cpu_seconds(daemon.pid) - cpu) / PAGES_ASKED
-    finally:
-        await daemon.stop()
-    return {"p50": statistics.median(taken), "p99": quantile(taken, 0.99), "cpu": cpu}
-
-
 def rows(document: Mapping[str, object]) -> list[Mapping[str, str]]:
     """For people."""
     sizes = document["sizes"]
@@ -330,12 +286,6 @@ def main() -> None:
     sizes = (1_000, 10_000, 100_000) if arguments.small else (1_000, 10_000, 100_000, 1_000_000)
     document = uvloop.run(run(sizes))
     show("Records of a fast system", rows(document), Console())
-    pages = document["page_seconds"]
-    assert isinstance(pages, dict)
-    Console().print(
-        f"a page of 1,000 over HTTP: p50 {pages['p50'] * 1000:.1f} ms, p99 {pages['p99'] * 1000:.1f} ms, CPU"
-        f" {pages['cpu'] * 1000:.1f} ms"
-    )
     write(arguments.json, document)
 
 

@@ -4,84 +4,126 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 from pydantic import BaseModel
 
-from connectors.http_json import connector as http_json
-from connectors.http_json.settings import HttpJsonCredentials, HttpJsonSettings
-from connectors.maintainx import connector as maintainx
-from connectors.maintainx.settings import MaintainXCredentials, MaintainXSettings
-from connectors.odata import connector as odata
-from connectors.odata.settings import ODataCredentials, ODataSettings
-from connectors.postgres import connector as postgres
-from connectors.postgres.settings import PostgresCredentials, PostgresSettings
-from connectors.sap_ecc import connector as sap_ecc
-from connectors.sap_ecc.settings import EccCredentials, EccSettings
-from connectors.sap_s4hana import connector as sap_s4hana
-from connectors.sap_s4hana.settings import S4hanaCredentials, S4hanaSettings
-from connectors.tryton import connector as tryton
-from connectors.tryton.settings import TrytonCredentials, TrytonSettings
+from connectors.kit.manifest import load_manifest
 from gateway.model.connector import Connector, ConnectorSettings, Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class System:
-    """What the engine needs of one system. `build` opens no connection; it raises BadConfiguration for
-    settings that cannot work.
+class SystemCode:
+    """What is written for one system. `build` opens no connection; it raises BadConfiguration for settings
+    that cannot work.
     """
 
-    manifest: Manifest
     build: Callable[[ConnectorSettings], Connector]
     settings_model: type[BaseModel]
     credentials_model: type[BaseModel]
 
 
-def _table(*systems: System) -> Mapping[str, System]:
-    return MappingProxyType({system.manifest.system: system for system in systems})
+class System:
+    """What the engine needs of one system. Its code is imported when it is first asked for: most commands
+    need none, and all systems together are half of what such a command imports.
+    """
+
+    def __init__(self, manifest: Manifest, code: Callable[[], SystemCode]) -> None:
+        self.manifest = manifest
+        self._import = code
+
+    @cached_property
+    def _code(self) -> SystemCode:
+        return self._import()
+
+    def load(self) -> None:
+        """Imports it."""
+        _ = self._code
+
+    @property
+    def build(self) -> Callable[[ConnectorSettings], Connector]:
+        """A connector; see SystemCode."""
+        return self._code.build
+
+    @property
+    def settings_model(self) -> type[BaseModel]:
+        """What `settings` of a connection may be."""
+        return self._code.settings_model
+
+    @property
+    def credentials_model(self) -> type[BaseModel]:
+        """What `credentials` of a connection may be."""
+        return self._code.credentials_model
+
+
+def _http_json() -> SystemCode:
+    from connectors.http_json.connector import build
+    from connectors.http_json.settings import HttpJsonCredentials, HttpJsonSettings
+
+    return SystemCode(build=build, settings_model=HttpJsonSettings, credentials_model=HttpJsonCredentials)
+
+
+def _maintainx() -> SystemCode:
+    from connectors.maintainx.connector import build
+    from connectors.maintainx.settings import MaintainXCredentials, MaintainXSettings
+
+    return SystemCode(build=build, settings_model=MaintainXSettings, credentials_model=MaintainXCredentials)
+
+
+def _odata() -> SystemCode:
+    from connectors.odata.connector import build
+    from connectors.odata.settings import ODataCredentials, ODataSettings
+
+    return SystemCode(build=build, settings_model=ODataSettings, credentials_model=ODataCredentials)
+
+
+def _postgres() -> SystemCode:
+    from connectors.postgres.connector import build
+    from connectors.postgres.settings import PostgresCredentials, PostgresSettings
+
+    return SystemCode(build=build, settings_model=PostgresSettings, credentials_model=PostgresCredentials)
+
+
+def _sap_ecc() -> SystemCode:
+    from connectors.sap_ecc.connector import build
+    from connectors.sap_ecc.settings import EccCredentials, EccSettings
+
+    return SystemCode(build=build, settings_model=EccSettings, credentials_model=EccCredentials)
+
+
+def _sap_s4hana() -> SystemCode:
+    from connectors.sap_s4hana.connector import build
+    from connectors.sap_s4hana.settings import S4hanaCredentials, S4hanaSettings
+
+    return SystemCode(build=build, settings_model=S4hanaSettings, credentials_model=S4hanaCredentials)
+
+
+def _tryton() -> SystemCode:
+    from connectors.tryton.connector import build
+    from connectors.tryton.settings import TrytonCredentials, TrytonSettings
+
+    return SystemCode(build=build, settings_model=TrytonSettings, credentials_model=TrytonCredentials)
+
+
+def _table(**systems: Callable[[], SystemCode]) -> Mapping[str, System]:
+    return MappingProxyType(
+        {name: System(load_manifest(f"connectors.{name}"), code) for name, code in systems.items()}
+    )
 
 
 SYSTEMS: Mapping[str, System] = _table(
-    System(
-        manifest=http_json.MANIFEST,
-        build=http_json.build,
-        settings_model=HttpJsonSettings,
-        credentials_model=HttpJsonCredentials,
-    ),
-    System(
-        manifest=maintainx.MANIFEST,
-        build=maintainx.build,
-        settings_model=MaintainXSettings,
-        credentials_model=MaintainXCredentials,
-    ),
-    System(
-        manifest=odata.MANIFEST,
-        build=odata.build,
-        settings_model=ODataSettings,
-        credentials_model=ODataCredentials,
-    ),
-    System(
-        manifest=postgres.MANIFEST,
-        build=postgres.build,
-        settings_model=PostgresSettings,
-        credentials_model=PostgresCredentials,
-    ),
-    System(
-        manifest=sap_ecc.MANIFEST,
-        build=sap_ecc.build,
-        settings_model=EccSettings,
-        credentials_model=EccCredentials,
-    ),
-    System(
-        manifest=sap_s4hana.MANIFEST,
-        build=sap_s4hana.build,
-        settings_model=S4hanaSettings,
-        credentials_model=S4hanaCredentials,
-    ),
-    System(
-        manifest=tryton.MANIFEST,
-        build=tryton.build,
-        settings_model=TrytonSettings,
-        credentials_model=TrytonCredentials,
-    ),
+    http_json=_http_json,
+    maintainx=_maintainx,
+    odata=_odata,
+    postgres=_postgres,
+    sap_ecc=_sap_ecc,
+    sap_s4hana=_sap_s4hana,
+    tryton=_tryton,
 )
+
+
+def load() -> None:
+    """Imports the code of all systems: for a process whose loop must not stand still for it later."""
+    for system in SYSTEMS.values():
+        system.load()

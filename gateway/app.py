@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import secrets
 import signal
@@ -16,10 +15,10 @@ from typing import TypeVar
 import structlog
 
 from connectors.kit.egress import transport
-from gateway import clock, metrics
+from gateway import clock, metrics, tracing
 from gateway.configuration import DeclaredConnection, Loaded
 from gateway.connections.apply import apply, prepare
-from gateway.connections.endpoint_secrets import EndpointSealer
+from gateway.credentials.endpoint_secrets import EndpointSealer
 from gateway.engine import Engine
 from gateway.events.backlog import Backlog
 from gateway.events.commands import Commands, Explain, Synchronise
@@ -27,18 +26,21 @@ from gateway.events.mqtt_publisher import StatusPublisher
 from gateway.events.record_publisher import RecordPublisher
 from gateway.events.relay import Relay
 from gateway.events.webhook_request import Requests
-from gateway.events.webhooks import Webhooks
-from gateway.http.observed import Readiness
-from gateway.http.process import HttpProcess, listen_all
-from gateway.http.scheduling import ask_for_short_slices
+from gateway.events.webhooks import WebhookSender
 from gateway.ingest import Ingest
 from gateway.ingest.explain import explain_for
 from gateway.ingest.registry import Registry
-from gateway.ingest.silence import Silence
+from gateway.ingest.silence import SilenceWatch
 from gateway.model.access import Caller
-from gateway.model.errors import StoreError, StoreUnavailable
+from gateway.model.errors import StoreError
 from gateway.model.explanation import Explanation
 from gateway.model.pressure import Pressure
+from gateway.outage import Outage
+from gateway.processes.collector import spare_what_is_loaded
+from gateway.processes.priorities import ask_for_short_slices
+from gateway.processes.readiness import Readiness
+from gateway.processes.service_manager import Supervision
+from gateway.processes.supervisor import HttpProcess, listen_all
 from gateway.reload import Reloads
 from gateway.settings import Settings
 from gateway.store import alerts, counts, records, retention, sparkplug
@@ -46,7 +48,6 @@ from gateway.store import connections as connection_store
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from gateway.store.presence import Presence
-from gateway.supervision import Supervision
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,7 @@ async def run(
     settings: Settings,
     declared: Sequence[DeclaredConnection],
     *,
-    reload: Callable[[], Loaded] | None = None,
+    reload: Callable[[], Awaitable[Loaded]] | None = None,
     ready: Callable[[], None] | None = None,
     handle_signals: bool = True,
 ) -> None:
@@ -77,14 +78,13 @@ async def run(
     replica = settings.replica or f"{socket.gethostname().split('.')[0][:40]}-{os.getpid()}"
     owner = f"{replica}/{secrets.token_hex(4)}"
     stopping = asyncio.Event()
+    tracing.setup(settings.tracing, instance=settings.instance, replica=replica, process="daemon")
     ask_for_short_slices()
-    # What is made for a batch is gone with it: a look at each 700 objects, and at all of them each time their
-    # number grew by a quarter, took a quarter of what a delivery costs, in pauses of the loop that
-    # acknowledges.
-    gc.set_threshold(50_000, 20, 50)
+    spare_what_is_loaded()
     if handle_signals:
         _handle_signals(stopping)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, tracing.stop)
         supervision = await stack.enter_async_context(Supervision.open(stopping))
         readiness = Readiness()
         # before the database and the broker's session: a second daemon by mistake must take over nothing
@@ -132,7 +132,7 @@ class _Daemon:
     """
     replica: str
     owner: str
-    reload: Callable[[], Loaded] | None
+    reload: Callable[[], Awaitable[Loaded]] | None
 
     async def serve(
         self,
@@ -162,7 +162,7 @@ class _Daemon:
         settings, database = self.settings, self.database
         await _first(lambda: connection_store.register_customers(database, settings.customers))
         pressure = Pressure()
-        registry = Registry(database)
+        registry = Registry(database, pressure)
         ingest = Ingest(settings, self.for_ingest, replica=self.owner, pressure=pressure, registry=registry)
         publisher = StatusPublisher(settings, database, self.replica, owner=self.owner)
         async with Engine.open(settings, database, owner=self.owner, pressure=pressure) as engine:
@@ -234,12 +234,12 @@ class _Daemon:
         loops = {
             "ingest": ingest.run(),
             "hearing": ingest.attend(),
-            "silence": Silence(database, lambda: ingest.settings, owner=self.owner).run(),
+            "silence": SilenceWatch(database, lambda: ingest.settings, owner=self.owner).run(),
             "publisher": publisher.run(),
             "relay": relay.run(),
             "records": record_publisher.run(),
             "webhooks": (
-                Webhooks(
+                WebhookSender(
                     settings,
                     database,
                     EndpointSealer(engine.vault),
@@ -288,41 +288,34 @@ def _explainer(ingest: Ingest, engine: Engine) -> Explain:
     return explain
 
 
+def _outage(advice: str) -> Outage:
+    return Outage(
+        began=lambda detail: log.warning("gateway.database_awaited", detail=detail, advice=advice),
+        ended=lambda: log.info("gateway.database_returned"),
+    )
+
+
 async def _open(settings: Settings) -> tuple[Database, Database]:
     """The sessions of everybody, and those of ingest. Waits for a database that is away, saying so once;
     migrates. Raises ConfigError for one that can never work.
     """
-    dsn, waited = settings.database.dsn.get_secret_value(), False
-    lease_seconds = settings.sync.lease.total_seconds()
+    dsn, lease_seconds = settings.database.dsn.get_secret_value(), settings.sync.lease.total_seconds()
     # one for each partition's commits and one for the leases
     ingest_sessions = min(settings.broker.partitions, MAX_COMMITS) + 1
-    while True:
-        try:
-            database = await Database.open(dsn, size=settings.database.pool_size, lease_seconds=lease_seconds)
-            applied = await migrate(database)
-            for_ingest = await Database.open(dsn, size=ingest_sessions, lease_seconds=lease_seconds)
-        except StoreUnavailable as error:
-            if not waited:
-                log.warning(
-                    "gateway.database_awaited",
-                    detail=str(error),
-                    advice="start PostgreSQL or correct database.dsn; trying every second",
-                )
-            waited = True
-            await asyncio.sleep(1.0)
-        else:
-            log.info("gateway.database_opened", migrations=applied)
-            return database, for_ingest
+
+    async def open_both() -> tuple[Database, Database]:
+        database = await Database.open(dsn, size=settings.database.pool_size, lease_seconds=lease_seconds)
+        applied = await migrate(database)
+        for_ingest = await Database.open(dsn, size=ingest_sessions, lease_seconds=lease_seconds)
+        log.info("gateway.database_opened", migrations=applied)
+        return database, for_ingest
+
+    return await _outage("start PostgreSQL or correct database.dsn; trying every second").outlast(open_both)
 
 
-async def _first(operation: Callable[[], Awaitable[T]]) -> T:
+async def _first(step: Callable[[], Awaitable[T]]) -> T:
     """Repeats a step of the start while the database is away."""
-    while True:
-        try:
-            return await operation()
-        except StoreUnavailable as error:
-            log.warning("gateway.database_awaited", detail=str(error))
-            await asyncio.sleep(1.0)
+    return await _outage("the start goes on when it is back").outlast(step)
 
 
 async def _until_stopped(operation: Coroutine[None, None, T], stopping: asyncio.Event) -> T | None:

@@ -17,19 +17,19 @@ from gateway import clock, metrics
 from gateway.alerts import upkeep as alerts
 from gateway.alerts.run import MAX_STREAMS, AlertRunner
 from gateway.bulkhead import contained
-from gateway.connections import rotation
-from gateway.connections.expiry import expiring
-from gateway.connections.health import Health
+from gateway.connections.health import ConnectionHealth
 from gateway.connections.incidents import Incidents
 from gateway.connections.lifecycle import Lifecycle
-from gateway.connections.links import Links, System
-from gateway.connections.logons import Logons
+from gateway.connections.links import ConnectedSystem, Links
 from gateway.connections.screening import Screening
 from gateway.connections.service import Connections
-from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Transitions
-from gateway.connections.vault import Vault
 from gateway.connections.verification import Verifier
+from gateway.credentials import rotation
+from gateway.credentials.expiry import expiring
+from gateway.credentials.logons import Logons
+from gateway.credentials.tokens import Tokens
+from gateway.credentials.vault import Vault
 from gateway.inbound.run import InboundRunner
 from gateway.model.connector import Observer
 from gateway.model.errors import StoreError
@@ -38,12 +38,12 @@ from gateway.settings import Settings
 from gateway.store import alert_streams, inbound
 from gateway.store import credits as ledger
 from gateway.store.alert_streams import AlertClaim
-from gateway.store.inbound import Claim as InboundClaim
+from gateway.store.inbound import InboundClaim
 from gateway.store.pool import Database
 from gateway.store.streams import Claim as OutboundClaim
 from gateway.store.troubles import Troubles
 from gateway.sync.leased import LeasedWork
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 from gateway.sync.schedule import OutboundWork, Scheduler
 
 log = structlog.get_logger(__name__)
@@ -65,7 +65,7 @@ class Engine:
         database: Database,
         *,
         owner: str,
-        systems: Mapping[str, System] = SYSTEMS,
+        systems: Mapping[str, ConnectedSystem] = SYSTEMS,
         resolve: Resolve = look_up,
         pressure: Pressure | None = None,
     ) -> None:
@@ -103,7 +103,7 @@ class Engine:
             screening=Screening(settings, resolve),
         )
         self.verifier = Verifier(database, systems, settings, self.service, self.exchange, _observer)
-        self.health = Health(
+        self.health = ConnectionHealth(
             database,
             self.transitions,
             self.incidents,
@@ -162,9 +162,13 @@ class Engine:
         try:
             yield engine
         finally:
-            await engine.links.close()
-            await engine.tokens.close(CLOSE_SECONDS)
-            await engine.logons.close(CLOSE_SECONDS)
+            await engine.close()
+
+    async def close(self) -> None:
+        """Ends calls that are under way, and every connector."""
+        await self.links.close()
+        await self.tokens.close(CLOSE_SECONDS)
+        await self.logons.close(CLOSE_SECONDS)
 
     async def prepare(self) -> None:
         """Before anything is asked: every key that seals something is there, and the pool has its capacity.
@@ -184,7 +188,7 @@ class Engine:
             *(each.stop(grace_seconds) for each in (self.scheduler, self.reader, self.alerts))
         )
 
-    def _serve(self, links: Mapping[str, Link]) -> None:
+    def _serve(self, links: Mapping[str, ServedConnection]) -> None:
         self.scheduler.serve(links)
         self.reader.serve({name: link for name, link in links.items() if link.inbound})
         self.alerts.serve(links)

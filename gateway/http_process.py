@@ -1,7 +1,7 @@
 """The HTTP process: a second composition root. It is to the daemon what a replica is that takes nothing in
 and delivers nothing; they meet in PostgreSQL.
 
-`gateway.http.process` starts it, with everything that it needs on its standard input.
+`gateway.processes.supervisor` starts it, with everything that it needs on its standard input.
 """
 
 from __future__ import annotations
@@ -13,27 +13,32 @@ import resource
 import socket
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 import uvloop
 
 from connectors.kit.oauth import authorization_url
 from connectors.registry import SYSTEMS
-from gateway import logs
-from gateway.connections.endpoint_secrets import EndpointSealer
+from gateway import logs, tracing
 from gateway.connections.login_page import LoginPage
+from gateway.credentials.endpoint_secrets import EndpointSealer
 from gateway.doctor import Doctor
 from gateway.engine import Engine
+from gateway.events.listening import look
 from gateway.events.webhook_service import WebhookService
-from gateway.http.adapters import assemble
-from gateway.http.channel import Channel, Daemon
 from gateway.http.exposition import Exposition
-from gateway.http.ports import Services
-from gateway.http.process import Start
-from gateway.http.scheduling import step_back
+from gateway.http.live_messages import LiveMessages
+from gateway.http.ports import LoginsPort
 from gateway.http.server import HttpServer
+from gateway.http.services import Services, assemble, known_customers
 from gateway.ingest.messages import Messages
-from gateway.model.errors import StoreUnavailable
+from gateway.outage import Outage
+from gateway.processes.channel import Channel, Daemon
+from gateway.processes.collector import spare_what_is_loaded
+from gateway.processes.parent import outlive_parent
+from gateway.processes.priorities import step_back
+from gateway.processes.supervisor import Start
 from gateway.settings import Settings
 from gateway.store.pool import Database
 
@@ -48,9 +53,13 @@ def main() -> None:
     """
     start: Start = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, over a pipe
     logs.setup(start.settings.logging)
+    tracing.setup(
+        start.settings.tracing, instance=start.settings.instance, replica=start.owner, process="http"
+    )
     _allow_descriptors()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(start))
+    tracing.stop()
 
 
 def _allow_descriptors() -> None:
@@ -68,6 +77,7 @@ async def _run(start: Start) -> None:
     server = HttpServer(listening, exposition, start.settings.http, metrics_listening=scraped)
     async with asyncio.TaskGroup() as group:
         group.create_task(daemon.listen(), name="daemon")
+        outlive_parent()  # that task notices its end; and a token that is being refreshed must not be cut off
         serving = group.create_task(server.run(), name="http")
         mounting = group.create_task(_mount(start, daemon, server, exposition), name="services")
         await daemon.leaving.wait()
@@ -85,13 +95,17 @@ async def _mount(start: Start, daemon: Daemon, server: HttpServer, exposition: E
         exposition.serve(database)
         engine = await stack.enter_async_context(Engine.open(start.settings, database, owner=start.owner))
         messages = Messages(start.settings, database)
+        live_messages = LiveMessages(start.settings, look)
+        stack.push_async_callback(live_messages.close)
 
         def know(settings: Settings) -> None:
             engine.know_customers(settings.customers)
             messages.know(settings)
+            live_messages.know(settings)
 
         daemon.tell_settings(know)
-        server.serve(_services(start.settings, database, engine, messages))
+        server.serve(_services(start.settings, database, engine, messages, live_messages))
+        spare_what_is_loaded()
         step_back()  # not before: beside a machine that is busy the start itself would take minutes
         await asyncio.Event().wait()
 
@@ -99,20 +113,28 @@ async def _mount(start: Start, daemon: Daemon, server: HttpServer, exposition: E
 async def _open(settings: Settings) -> Database:
     """The daemon has opened it before: what is away comes back."""
     dsn, sessions = settings.database.dsn.get_secret_value(), max(3, settings.database.pool_size // 2)
-    while True:
-        try:
-            return await Database.open(
-                dsn,
-                size=sessions,
-                application_name="fieldgate-http",
-                lease_seconds=settings.sync.lease.total_seconds(),
-            )
-        except StoreUnavailable as error:
-            log.warning("http.database_awaited", detail=str(error))
-            await asyncio.sleep(1.0)
+    outage = Outage(
+        began=lambda detail: log.warning("http.database_awaited", detail=detail),
+        ended=lambda: log.info("http.database_returned"),
+    )
+    return await outage.outlast(
+        partial(
+            Database.open,
+            dsn,
+            size=sessions,
+            application_name="fieldgate-http",
+            lease_seconds=settings.sync.lease.total_seconds(),
+        )
+    )
 
 
-def _services(settings: Settings, database: Database, engine: Engine, messages: Messages) -> Services:
+def _services(
+    settings: Settings,
+    database: Database,
+    engine: Engine,
+    messages: Messages,
+    live_messages: LiveMessages,
+) -> Services:
     return assemble(
         settings,
         database,
@@ -122,8 +144,27 @@ def _services(settings: Settings, database: Database, engine: Engine, messages: 
         login=LoginPage(settings.http.public_url, authorization_url, engine.exchange),
         systems=SYSTEMS,
         messages=messages,
+        live_messages=live_messages,
+        logins=_logins(settings, engine),
         webhooks=WebhookService(settings.webhooks, database, EndpointSealer(engine.vault)),
         doctor=Doctor(settings, database=database, keys=frozenset(engine.vault.key_ids), serves=True),
+    )
+
+
+def _logins(settings: Settings, engine: Engine) -> LoginsPort | None:
+    """By the identity provider, where the configuration has one."""
+    if settings.oidc.issuer is None:
+        return None
+    from connectors.kit.identity import IdentityCalls  # what checks tokens is loaded where it is used
+    from gateway.identity.logins import Logins
+
+    return Logins(
+        settings.oidc,
+        IdentityCalls(ca_file=settings.oidc.ca_file),
+        engine.vault,
+        public_url=settings.http.public_url,
+        customers=lambda: known_customers(engine.service.settings),
+        allowed=settings.egress.allow,
     )
 
 

@@ -12,7 +12,7 @@ import orjson
 import structlog
 from structlog.typing import Processor
 
-from gateway import clock
+from gateway import clock, tracing
 from gateway.settings import LoggingSettings
 
 REDACTED = "(redacted)"
@@ -36,6 +36,7 @@ def setup(settings: LoggingSettings, *, stream: TextIO | None = None) -> None:
         structlog.processors.add_log_level,
         structlog.processors.StackInfoRenderer(),
         _stamp,
+        tracing.with_ids,
         redact,
     ]
     last: list[Processor] = (

@@ -5,26 +5,26 @@ without touching the MQTT session. A file with a fault changes nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
-from gateway import hangup
+from gateway import logs
 from gateway.bulkhead import contained
 from gateway.configuration import Loaded
 from gateway.configuration.difference import needing_restart, reloaded
 from gateway.connections.apply import apply, prepare
 from gateway.engine import Engine
-from gateway.http.process import HttpProcess
 from gateway.ingest import Ingest
-from gateway.model.errors import BrokerRefused, ConfigError, StoreError, StoreUnavailable
+from gateway.model.errors import BrokerRefused, ConfigError, StoreError
+from gateway.outage import Outage
+from gateway.processes import hangup
+from gateway.processes.supervisor import HttpProcess
 from gateway.settings import Settings
 from gateway.store import connections
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
-
-RETRY_SECONDS = 1.0
 
 
 class Reloads:
@@ -34,7 +34,7 @@ class Reloads:
         self,
         settings: Settings,
         database: Database,
-        read: Callable[[], Loaded],
+        read: Callable[[], Awaitable[Loaded]],
         *,
         ingest: Ingest,
         engine: Engine,
@@ -50,29 +50,31 @@ class Reloads:
         """Does it at each SIGHUP, until cancelled. While the database is away what was asked for waits."""
         asked = asyncio.Event()
         hangup.listen(asked)
+        outage = Outage(
+            began=lambda detail: log.warning("gateway.database_awaited", detail=detail),
+            ended=lambda: log.info("gateway.database_returned"),
+        )
         while True:
             await asked.wait()
             asked.clear()
             with contained("declaration", "reload") as made:
                 try:
-                    await self._once()
-                except StoreUnavailable as error:
-                    log.warning("gateway.database_awaited", detail=str(error))
-                    asked.set()
-                    await asyncio.sleep(RETRY_SECONDS)
+                    await outage.outlast(self._once)
                 except (ConfigError, BrokerRefused, StoreError) as error:
                     _refuse(str(error))
             if made.fault is not None:
                 _refuse(made.fault.text)
 
     async def _once(self) -> None:
-        loaded = self._read()
+        loaded = await self._read()
         wanted = reloaded(self._running, loaded.settings)
         # what can never work is found before anything changes
         await prepare(self._database, self._engine.service, loaded.connections)
         await connections.register_customers(self._database, wanted.customers)
         await self._ingest.reload(wanted)
         left = needing_restart(self._running, loaded.settings)
+        if wanted.logging != self._running.logging:  # a demonstration logs to a file of its own
+            logs.setup(wanted.logging)
         self._running = wanted
         self._engine.know_customers(wanted.customers)
         self._http.know(wanted)

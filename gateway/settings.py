@@ -20,28 +20,22 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.login_settings import OidcSettings
+from gateway.meter_settings import MeterSettings
 from gateway.model import bounds
 from gateway.model.address import to_listen
 from gateway.model.alert_rule import MAX_HOLD_OFF, MAX_LASTS, MAX_RULES, MAX_WITHIN
-from gateway.model.arithmetic import Arithmetic, misfit
 from gateway.model.connector import Auth, Hosting
 from gateway.model.dsn import check_own_dsn
-from gateway.model.meter import HELD, MAX_HELD_WINDOWS, MAX_HOLD, Reduce
 from gateway.quota_settings import QuotasSettings
 from gateway.settings_base import Duration, Identifier, Section, at_least
 from gateway.source_settings import DEFAULT_SOURCES, SourceSettings
+from gateway.tracing_settings import TracingSettings
 
 PositiveDuration = Annotated[Duration, at_least("1ms")]
 Seconds = Annotated[Duration, at_least("1s")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-def _limits(value: object) -> object:
-    """`-40..85`, as a table has it, to its two numbers."""
-    return value.split("..") if isinstance(value, str) and value.count("..") == 1 else value
-
-
-Limits = Annotated[tuple[Finite, Finite], BeforeValidator(_limits)]
 Days = Annotated[Duration, at_least("1d")]
 
 
@@ -225,7 +219,7 @@ class SyncSettings(Section):
     backoff_cap: PositiveDuration = timedelta(minutes=5)
     max_wait: PositiveDuration = timedelta(hours=6)
     unknown_wait: Duration = timedelta(seconds=10)
-    probe_interval: PositiveDuration = timedelta(seconds=45)
+    probe_interval: PositiveDuration = timedelta(seconds=50)
 
 
 class RecordsSettings(Section):
@@ -276,64 +270,6 @@ class LoggingSettings(Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["json", "console"] = "json"
-
-
-class MeterSettings(Section):
-    """One meter rule, or `table`: a CSV file with the columns device, metric, meter (and optionally any of
-    the other keys; `valid` as `low..high`).
-    """
-
-    table: str | None = None
-    device: str | None = None
-    metric: str | None = None
-    meter: str | None = None
-    unit: str | None = None
-    reduce: Reduce = "last"
-    every: Duration = timedelta(minutes=15)
-    deadband: float = Field(0.0, ge=0)
-    create: bool = Field(False, description="The system makes the meter where it is missing.")
-    max_silence: Annotated[Duration, at_least("1s")] | None = None
-    scale: Finite = 1.0
-    offset: Finite = 0.0
-    valid: Limits | None = None
-    rollover: Annotated[float, Field(gt=0, le=2**53)] | None = None
-    reset_below: Finite | None = None
-    threshold: Finite = 0.0
-    hold: Annotated[Duration, at_least("1s")] | None = None
-
-    @model_validator(mode="after")
-    def _one_shape(self) -> MeterSettings:
-        if self.table is not None:
-            if self.model_fields_set != {"table"}:
-                raise ValueError("`table` stands alone: the CSV file has the other columns")
-        elif not (self.device and self.metric and self.meter):
-            raise ValueError("a meter needs device, metric and meter (or a table)")
-        if self.reduce != "each" and self.every < timedelta(seconds=1):
-            raise ValueError("a window is at least 1s (reduce: each delivers every sample)")
-        if problem := misfit(self.arithmetic, self.reduce):
-            raise ValueError(problem)
-        if self.max_silence is not None and not self.deadband:
-            raise ValueError("`max_silence` is for a meter with a deadband: without one every change is sent")
-        if (
-            self.reduce in HELD
-            and self.hold is not None
-            and self.hold > min(MAX_HOLD, MAX_HELD_WINDOWS * self.every)
-        ):
-            raise ValueError(f"`hold` is a day and {MAX_HELD_WINDOWS} windows at most")
-        return self
-
-    @property
-    def arithmetic(self) -> Arithmetic:
-        """What is done to the values beside the reduction."""
-        return Arithmetic(
-            scale=self.scale,
-            offset=self.offset,
-            rollover=self.rollover,
-            reset_below=self.reset_below,
-            threshold=self.threshold,
-            valid=self.valid,
-            hold=self.hold,
-        )
 
 
 class CredentialSettings(Section):
@@ -508,6 +444,7 @@ class Settings(Section):
     broker: BrokerSettings = BrokerSettings()
     database: DatabaseSettings = DatabaseSettings()
     http: HttpSettings = HttpSettings()
+    oidc: OidcSettings = OidcSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     customers: tuple[Identifier, ...] = ()
     quotas: QuotasSettings = QuotasSettings()
@@ -521,3 +458,4 @@ class Settings(Section):
     integrator: IntegratorSettings = IntegratorSettings()
     metrics: MetricsSettings = MetricsSettings()
     logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()

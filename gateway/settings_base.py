@@ -13,7 +13,7 @@ Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_LONGEST_SECONDS = 40_000 * 86400  # more than anybody waits; a time plus or minus this is still a time
+_MAX_SECONDS = 40_000 * 86400  # more than anybody waits; a time plus or minus this is still a time
 
 
 def parse_duration(value: object) -> object:
@@ -24,7 +24,7 @@ def parse_duration(value: object) -> object:
         return value
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value.strip())):
         seconds = float(match[1]) * _UNITS[match[2]]
-        if seconds <= _LONGEST_SECONDS:
+        if seconds <= _MAX_SECONDS:
             return timedelta(seconds=seconds)
     raise ValueError("a duration is a number and a unit: 200ms, 30s, 5m, 2h or 7d")
 

@@ -1,5 +1,5 @@
-"""`telemetry.sources`: where devices publish, and where in their payloads things are. What each rule does is
-`gateway.payloads`'s.
+"""`telemetry.sources`: where devices publish, and where in their payloads things are. docs/sources.md says
+what each rule is for; what it does is `gateway.payloads`'s.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class TimeSettings(PathSettings):
             try:
                 ZoneInfo(zone)
             except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-                raise ValueError(f"{zone!r} is no time zone of the IANA database (Europe/Berlin)") from error
+                raise ValueError(
+                    f"{zone!r} is no time zone of the IANA database, such as Europe/Berlin"
+                ) from error
         return zone
 
 

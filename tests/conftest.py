@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
+import signal
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -24,6 +27,10 @@ from tests.fixtures.memory import in_memory
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+# A suite that was started in the background ignores SIGINT, and so would every program that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TEMPLATE = "fieldgate_template"
 _numbers = itertools.count(1)
 
@@ -33,6 +40,17 @@ def logging_as_before() -> Iterator[None]:
     """A command configures logging for its process, which here is that of every test after it."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def enterable() -> Iterator[Path]:
+    """A folder that the account of an embedded PostgreSQL can enter, which pytest's own are not when root runs
+    the tests.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="fg-enterable-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +74,7 @@ async def _prepare(server: Postgres) -> None:
 async def dsn(postgres_server: Postgres) -> AsyncIterator[str]:
     """A migrated, empty database of its own. It goes with the test: thousands of them would fill the machine."""
     name = f"test_{next(_numbers)}"
-    await _administer(postgres_server, f"create database {name} template {TEMPLATE}")
+    await _administer(postgres_server, f"create database {name} template {TEMPLATE} strategy file_copy")
     yield postgres_server.dsn(name)
     await _administer(postgres_server, f"drop database {name} with (force)")
 

@@ -27,13 +27,13 @@ from connectors.http_json.records import Lists
 from connectors.http_json.settings import OF_BODY, OF_READING, HttpJsonCredentials, HttpJsonSettings
 from connectors.http_json.template import compiled, placeholders
 from connectors.kit.authorization import authorization_for
-from connectors.kit.bisect import Refusal, push_bisecting, push_singly
+from connectors.kit.bisect import BatchRefusal, push_bisecting, push_singly
 from connectors.kit.credentials import NOT_SECRET
 from connectors.kit.http import HttpClient
 from connectors.kit.inbound import clock_of, known
 from connectors.kit.manifest import load_manifest
 from connectors.kit.settings import parse
-from gateway.model.connector import Capabilities, ConnectorSettings, Dedup, Health, Push, RemoteReading
+from gateway.model.connector import Capabilities, ConnectorSettings, Dedup, ProbeResult, Push, RemoteReading
 from gateway.model.errors import OutcomeUnknown, PermissionDenied, Unavailable
 from gateway.model.inbound import InboundPage, InboundStream, KeyPage
 from gateway.model.outcome import Accepted, Outcome, Rejected
@@ -86,7 +86,7 @@ class HttpJsonConnector:
         """The lists of `settings.streams`."""
         return self._lists.inbound
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         """Reads `probe_path`; without one, HEAD of the readings' address, of which not every answer tells
         whether the credential is good.
         """
@@ -98,11 +98,11 @@ class HttpJsonConnector:
                 raise PermissionDenied(
                     f"the receiver refuses the probe: {said}", request_id=answer.request_id
                 )
-            return Health(account=to_account(answer.json, self._settings.account))
+            return ProbeResult(account=to_account(answer.json, self._settings.account))
         answer = await self._http.call(
             "probe", "HEAD", self._settings.path, accept_statuses=_HEAD_STATUSES, expects="reachable"
         )
-        return Health(
+        return ProbeResult(
             detail=(
                 ""
                 if 200 <= answer.status < 300
@@ -208,14 +208,14 @@ class HttpJsonConnector:
         )
         if answer.status in settings.refusals:
             said = self._http.clean(words(answer.json)) or self._http.text_of(answer)
-            raise Refusal(
+            raise BatchRefusal(
                 f"the receiver answered {answer.status}: {said}",
                 code=str(answer.status),
                 request_id=answer.request_id,
             )
         if (refusal := to_refusal(answer.json, settings.refused_when)) is not None:
             code, said = refusal
-            raise Refusal(
+            raise BatchRefusal(
                 self._http.clean(said), code=self._http.clean(code)[:60], request_id=answer.request_id
             )
         if settings.results is None:

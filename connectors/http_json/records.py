@@ -13,10 +13,20 @@ from typing import assert_never
 from urllib.parse import urljoin, urlsplit
 
 from connectors.http_json.mapping import read
-from connectors.http_json.streams import Query, Stream
+from connectors.http_json.streams import ListStream, Query
 from connectors.http_json.template import compiled, placeholders
 from connectors.kit.http import Answer, HttpClient
-from connectors.kit.inbound import in_turns, key_of, known, pack, page_at, place_at, text_of, unpack
+from connectors.kit.inbound import (
+    in_turns,
+    is_ascending,
+    key_of,
+    known,
+    pack,
+    page_at,
+    place_at,
+    text_of,
+    unpack,
+)
 from gateway.model import bounds
 from gateway.model.errors import BadConfiguration, CursorExpired, Unavailable
 from gateway.model.inbound import InboundPage, InboundRecord, InboundStream, KeyPage, check_page
@@ -25,7 +35,7 @@ _NEXT = re.compile(r'<([^<>]{1,2000})>[^,]*?;\s*rel="?next"?', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class WalkPlace:
     """Where a walk stands: what the next request asks for, and what proves that the list stood still.
 
     since: where an ordered list goes on, in ISO. at: a link, a word, the number of a page or an offset.
@@ -58,11 +68,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """One page as it was answered."""
+    """One page as it was answered, without what only proves that it follows the one before. `is_full`: as
+    many came as were asked for.
+    """
 
     rows: Sequence[object]
     keys: Sequence[str]
     answer: Answer
+    is_full: bool
 
     def digest(self) -> str:
         """Of its keys in their order."""
@@ -72,7 +85,7 @@ class Listed:
 class Lists:
     """The lists of one system, by the names that the settings give them."""
 
-    def __init__(self, http: HttpClient, base_url: str, streams: Mapping[str, Stream]) -> None:
+    def __init__(self, http: HttpClient, base_url: str, streams: Mapping[str, ListStream]) -> None:
         self._http = http
         self._base_url = base_url
         self._streams = streams
@@ -126,16 +139,16 @@ class Lists:
         ]
         return KeyPage(keys=keys, cursor=None if following is None else following.packed())
 
-    def _named(self, name: str) -> Stream:
+    def _named(self, name: str) -> ListStream:
         return self._streams[known(self.inbound, name, where="settings.streams").name]
 
     async def _page(
         self,
         name: str,
-        stream: Stream,
+        stream: ListStream,
         query: Query,
         within: tuple[datetime | None, datetime] | None,
-        place: Place,
+        place: WalkPlace,
         cursor: str | None,
     ) -> Listed:
         """The page at `place`, proved to follow the one before. Raises CursorExpired where the list moved."""
@@ -156,7 +169,7 @@ class Lists:
             return await self._fetch(name, stream, stream.path, wanted)
 
     async def _at_offset(
-        self, name: str, stream: Stream, wanted: dict[str, str], place: Place, offset: int
+        self, name: str, stream: ListStream, wanted: dict[str, str], place: WalkPlace, offset: int
     ) -> Listed:
         """Asks one record earlier than it needs: it must be the last one of the page before."""
         wanted[stream.paging.parameter or ""] = str(offset - 1)
@@ -168,7 +181,7 @@ class Lists:
         return replace(listed, rows=listed.rows[1:], keys=listed.keys[1:])
 
     async def _at_number(
-        self, name: str, stream: Stream, wanted: dict[str, str], place: Place, number: int
+        self, name: str, stream: ListStream, wanted: dict[str, str], place: WalkPlace, number: int
     ) -> Listed:
         """Reads the page before once more: while it is the same, nothing moved over the seam."""
         parameter = stream.paging.parameter or ""
@@ -180,7 +193,9 @@ class Lists:
             raise _moved(name)
         return listed
 
-    async def _fetch(self, name: str, stream: Stream, path: str, wanted: Mapping[str, str] | None) -> Listed:
+    async def _fetch(
+        self, name: str, stream: ListStream, path: str, wanted: Mapping[str, str] | None
+    ) -> Listed:
         answer = await self._http.call("pull", "GET", path, params=wanted or None)
         rows = read(answer.json, stream.items)
         if not isinstance(rows, list):
@@ -196,47 +211,55 @@ class Lists:
                 request_id=answer.request_id,
             )
         keys = [key_of([read(row, path) for path in stream.keys], row) async for row in in_turns(rows)]
-        return Listed(rows=rows, keys=keys, answer=answer)
+        return Listed(rows=rows, keys=keys, answer=answer, is_full=len(rows) >= stream.page)
 
     def _following(
         self,
         name: str,
-        stream: Stream,
+        stream: ListStream,
         listed: Listed,
-        place: Place,
+        place: WalkPlace,
         lowest: datetime | None,
         *,
         ordered: bool = True,
-    ) -> Place | None:
+    ) -> WalkPlace | None:
         """Where the walk goes on; None at its end."""
         beyond = self._beyond(stream, listed, place)
         if not ordered or not stream.ordered or not listed.rows:
             return beyond
-        last = stream.times.read(read(listed.rows[-1], stream.modified or ""))
+        times = [stream.times.read(read(row, stream.modified or "")) for row in listed.rows]
+        if not is_ascending(at[0] if len(at) == 1 else None for at in times):
+            raise BadConfiguration(
+                f"the list of {name} does not ascend by {stream.modified}: leave out"
+                f" settings.streams.{name}.ordered, or have its query sort by it",
+                request_id=listed.answer.request_id,
+            )
+        last = times[-1]
         if last and (lowest is None or last[0] > lowest):
             is_more = stream.paging.kind == "none" or beyond is not None
-            return Place(since=last[0].isoformat()) if is_more else None
+            return WalkPlace(since=last[0].isoformat()) if is_more else None
         if beyond is not None:
             return replace(beyond, since=place.since)
-        if stream.paging.kind == "none" and len(listed.rows) >= stream.page:
+        if stream.paging.kind == "none" and listed.is_full:
             raise BadConfiguration(
                 f"more than {stream.page} records of {name} changed at one time: raise"
                 f" settings.streams.{name}.page, or say how its list is paged"
             )
         return None
 
-    def _beyond(self, stream: Stream, listed: Listed, place: Place) -> Place | None:
+    def _beyond(self, stream: ListStream, listed: Listed, place: WalkPlace) -> WalkPlace | None:
         """By the list's own paging."""
         paging, seen = stream.paging, place.seen + len(listed.rows)
         total = _whole(read(listed.answer.json, stream.total)) if stream.total else None
-        is_more = bool(listed.rows) and (total is None or seen < total)
+        # a total that is too small must not end a walk: behind a full page it is not believed
+        is_more = bool(listed.rows) and (total is None or seen < total or listed.is_full)
         first, last = (listed.keys[0], listed.keys[-1]) if listed.keys else ("", "")
         match paging.kind:
             case "offset":
-                return Place(at=seen, first=first, last=last, seen=seen) if is_more else None
+                return WalkPlace(at=seen, first=first, last=last, seen=seen) if is_more else None
             case "page":
                 number = place.at + 1 if isinstance(place.at, int) else paging.first + 1
-                return Place(at=number, keys=listed.digest(), seen=seen) if is_more else None
+                return WalkPlace(at=number, keys=listed.digest(), seen=seen) if is_more else None
             case "cursor":
                 word = text_of(read(listed.answer.json, paging.path or ""))
             case "next":
@@ -248,9 +271,14 @@ class Lists:
                 word = ""
             case _:
                 assert_never(paging.kind)
-        if word and word == place.at:
-            raise Unavailable("the list does not end: it gave the same page twice")
-        return Place(at=word, seen=seen) if word else None
+        digest = listed.digest()
+        # whatever word it gives for the next one: a list that does not hear it gives its first page for ever.
+        # Of a single record nothing can be said: it may have moved behind itself
+        if word and (word == place.at or (len(listed.keys) > 1 and digest == place.keys)):
+            raise Unavailable(
+                "the list does not end: it gave the same page twice; check how its stream is paged"
+            )
+        return WalkPlace(at=word, keys=digest, seen=seen) if word else None
 
     def _own(self, link: object) -> str:
         """The address of a link at our own host: a system behind a proxy may call itself by another name."""
@@ -268,7 +296,7 @@ _TIMES = {"since", "until"}
 
 
 def parameters(
-    stream: Stream, query: Query, within: tuple[datetime | None, datetime] | None
+    stream: ListStream, query: Query, within: tuple[datetime | None, datetime] | None
 ) -> dict[str, str]:
     """The query of a request. A parameter with a time that is not asked for is left out."""
     values: dict[str, object] = {"since": None, "until": None, "page": stream.page}
@@ -287,7 +315,7 @@ def parameters(
     return filled
 
 
-def to_record(stream: Stream, row: object, key: str, *, before: datetime | None) -> InboundRecord | None:
+def to_record(stream: ListStream, row: object, key: str, *, before: datetime | None) -> InboundRecord | None:
     """None for one that certainly changed at `before` or later: the next interval has it."""
     at = stream.times.read(read(row, stream.modified)) if stream.modified else ()
     if before is not None and stream.is_timed and at and at[0] >= before:
@@ -303,11 +331,11 @@ def to_record(stream: Stream, row: object, key: str, *, before: datetime | None)
     )
 
 
-def _place(cursor: str | None) -> Place:
+def _place(cursor: str | None) -> WalkPlace:
     if cursor is None:
-        return Place()
+        return WalkPlace()
     try:
-        place = Place(**unpack(cursor))  # type: ignore[arg-type]
+        place = WalkPlace(**unpack(cursor))  # type: ignore[arg-type]
         if place.since is not None:
             place_at(place.since)
     except TypeError:
@@ -325,7 +353,7 @@ def _moved(name: str) -> CursorExpired:
     return CursorExpired(f"the list of {name} changed while it was walked: the interval is read again")
 
 
-def _unheard(name: str, stream: Stream) -> BadConfiguration:
+def _unheard(name: str, stream: ListStream) -> BadConfiguration:
     return BadConfiguration(
         f"the list of {name} gives its first page whatever is asked: check"
         f" settings.streams.{name}.paging.parameter ({stream.paging.parameter})"

@@ -14,9 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from connectors.http_json.streams import FIELD, PATH, Stream
+from connectors.http_json.streams import FIELD, PATH, ListStream
 from connectors.http_json.template import compiled, placeholders
-from connectors.kit.credentials import OAUTH_CLIENT, OAUTH_LOGIN, OneOfKinds
+from connectors.kit.credentials import OAUTH_CLIENT, OAUTH_LOGIN, OAuthLoginCredentials
 from connectors.kit.inbound import StreamName
 from connectors.kit.settings import Block, HeaderName, safe_url
 
@@ -157,7 +157,7 @@ class HttpJsonSettings(Block):
     )
     results: Results | None = Field(None, description="Where an answer tells of each reading.")
     read_back: ReadBack | None = Field(None, description="How the receiver is asked what it holds.")
-    streams: dict[StreamName, Stream] = Field({}, description="Lists that are read back, by name.")
+    streams: dict[StreamName, ListStream] = Field({}, description="Lists that are read back, by name.")
 
     @field_validator("base_url")
     @classmethod
@@ -192,7 +192,7 @@ class HttpJsonSettings(Block):
         return self
 
 
-class HttpJsonCredentials(OneOfKinds):
+class HttpJsonCredentials(OAuthLoginCredentials):
     """A signing secret, or another kind of credential with or without one; or nothing. An OAuth 2.0 client's
     tokens are got by the gateway.
     """
@@ -209,23 +209,3 @@ class HttpJsonCredentials(OneOfKinds):
     api_key: SecretStr | None = Field(None, min_length=1, description="Sent in the header `api_key_header`.")
     username: SecretStr | None = Field(None, min_length=1, description="The user.")
     password: SecretStr | None = Field(None, min_length=1, description="Its password.")
-    authorization_url: SecretStr | None = Field(
-        None, min_length=1, description="The authorization server's page that a person logs in on."
-    )
-    token_url: SecretStr | None = Field(
-        None, min_length=1, description="Where the authorization server gives tokens."
-    )
-    client_id: SecretStr | None = Field(None, min_length=1, description="The OAuth client.")
-    client_secret: SecretStr | None = Field(None, min_length=1, description="Its secret.")
-    scope: SecretStr | None = Field(None, description="Where the authorization server asks for one.")
-    client_authentication: SecretStr | None = Field(
-        None, description="`basic`, or `body` where the authorization server wants it there."
-    )
-    revocation_url: SecretStr | None = Field(
-        None, min_length=1, description="Where a token is revoked when the connection ends."
-    )
-    refresh_token: SecretStr | None = Field(
-        None,
-        min_length=1,
-        description="Of a login that was made elsewhere; else somebody logs in through a link.",
-    )

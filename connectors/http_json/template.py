@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 import orjson
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-_MOST_NODES, _DEEPEST = 200, 8
+_MAX_NODES, _MAX_DEPTH = 200, 8
 
 Fill = Callable[[Mapping[str, object]], object]
 """Makes the JSON for the values of the placeholders."""
@@ -44,8 +44,8 @@ def compiled(template: object, *, known: Collection[str]) -> Fill:
 
 def _walk(template: object, found: set[str], *, depth: int, nodes: int = 0) -> int:
     nodes += 1
-    if nodes > _MOST_NODES or depth > _DEEPEST:
-        raise ValueError(f"a template has at most {_MOST_NODES} parts, {_DEEPEST} deep")
+    if nodes > _MAX_NODES or depth > _MAX_DEPTH:
+        raise ValueError(f"a template has at most {_MAX_NODES} parts, {_MAX_DEPTH} deep")
     match template:
         case str():
             found |= {match[1] for match in _PLACEHOLDER.finditer(template) if match[1] is not None}

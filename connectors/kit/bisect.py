@@ -15,7 +15,7 @@ Send = Callable[[Sequence[Reading]], Awaitable[Sequence[Outcome]]]
 _AGAIN_SECONDS = 1.0
 
 
-class Refusal(BatchRefused):
+class BatchRefusal(BatchRefused):
     """A whole batch refused. `blames_meter`: the refusal is about a meter, so every reading of it would be
     refused alike.
     """
@@ -112,7 +112,7 @@ async def _push(search: _Search, readings: Sequence[Reading]) -> None:
     try:
         for reading, outcome in zip(pending, await search.send(pending), strict=True):
             search.outcomes[reading.key] = outcome
-    except Refusal as refusal:
+    except BatchRefusal as refusal:
         await _split(search, pending, refusal)
     except OutcomeUnknown as error:
         search.stopped_by = error
@@ -122,7 +122,7 @@ async def _push(search: _Search, readings: Sequence[Reading]) -> None:
         search.stopped_by = error
 
 
-async def _split(search: _Search, pending: Sequence[Reading], refusal: Refusal) -> None:
+async def _split(search: _Search, pending: Sequence[Reading], refusal: BatchRefusal) -> None:
     if len(pending) > 1:
         middle = len(pending) // 2
         await _push(search, pending[:middle])

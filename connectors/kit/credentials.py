@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from pydantic import GetJsonSchemaHandler, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -211,3 +211,33 @@ class OneOfKinds(Credentials):
             "description": cls.__doc__,
             "oneOf": [kind(name, *parts) for name, parts in cls.kinds.items()],
         }
+
+
+class OAuthClientCredentials(OneOfKinds):
+    """With the fields of an OAuth 2.0 client: the gateway gets the tokens."""
+
+    token_url: SecretStr | None = Field(
+        None, min_length=1, description="Where the authorization server gives tokens."
+    )
+    client_id: SecretStr | None = Field(None, min_length=1, description="The OAuth client.")
+    client_secret: SecretStr | None = Field(None, min_length=1, description="Its secret.")
+    scope: SecretStr | None = Field(None, description="Where the authorization server asks for one.")
+    client_authentication: SecretStr | None = Field(
+        None, description="`basic`, or `body` where the authorization server wants it there."
+    )
+
+
+class OAuthLoginCredentials(OAuthClientCredentials):
+    """And with those of a login on the system's own page."""
+
+    authorization_url: SecretStr | None = Field(
+        None, min_length=1, description="The authorization server's page that a person logs in on."
+    )
+    revocation_url: SecretStr | None = Field(
+        None, min_length=1, description="Where a token is revoked when the connection ends."
+    )
+    refresh_token: SecretStr | None = Field(
+        None,
+        min_length=1,
+        description="Of a login that was made elsewhere; else somebody logs in through a link.",
+    )

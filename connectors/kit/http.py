@@ -42,6 +42,13 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 8 << 20
 LARGE_BYTES = 256 << 10
+TURN = 64
+"""Pieces of an answer after which others have their turn: many may come at once, and each is parsed."""
+
+MAX_PIECES = 10_000
+MIN_PIECE_BYTES = 64
+"""Of so many pieces, on average: smaller ones cost more to parse than they bring."""
+
 Expected = Literal["json", "multipart", "anything", "reachable"]
 """What makes an answer with 2xx good. `json`: JSON or nothing, under whatever content type. `anything`: all
 but a web page, which a proxy may have said. `reachable`: all but a page that asks for a login.
@@ -74,7 +81,7 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]+")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A whole answer: 2xx, or a status that the caller asked for. `json` is None for an empty body or one
-    that is not JSON.
+    that is not JSON. `cookies_given`: by so many answers, up to this one.
     """
 
     status: int
@@ -82,6 +89,7 @@ class Answer:
     body: bytes
     json: object
     request_id: str | None
+    cookies_given: int = 0
 
 
 class HttpClient:
@@ -113,6 +121,9 @@ class HttpClient:
         self._observe = observe
         self._max_body_bytes = max_body_bytes
         self._clock: tuple[datetime, float] | None = None
+        self.cookies_given = 0
+        """Answers that brought cookies: each may be of another session."""
+        self._shared = Shared(tls=tls, reach=reach)
         try:
             self._client = httpx.AsyncClient(
                 base_url=base_url,
@@ -124,9 +135,7 @@ class HttpClient:
                 },
                 timeout=timeout_seconds,
                 cookies=cookie_jar(),
-                follow_redirects=False,
-                event_hooks={"response": [_stay]},
-                transport=Shared(tls=tls, reach=reach),
+                transport=self._shared,
             )
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise BadConfiguration(
@@ -262,8 +271,15 @@ class HttpClient:
         )
 
     async def _exchange(self, request: httpx.Request, harmless: bool) -> Answer:
-        response = await self._client.send(request, stream=True)
+        # Not by the client's `send`: it reads where a redirect leads to, which may be no address at all, and
+        # looks for logons and hooks. None is ours, and they are a sixth of a call's CPU.
+        response = await self._shared.handle_async_request(request)
+        response.request = request
         try:
+            if "set-cookie" in response.headers:
+                self._client.cookies.extract_cookies(response)
+                self.cookies_given += 1
+            given = self.cookies_given
             request_id = self._request_id(response.headers)
             if (clock := parse_clock(response.headers.get("date"))) is not None:
                 self._clock = (clock, asyncio.get_running_loop().time())
@@ -281,6 +297,7 @@ class HttpClient:
                 else _parse(body, response.headers)
             ),
             request_id=request_id,
+            cookies_given=given,
         )
 
     async def _read(self, response: httpx.Response, harmless: bool, request_id: str | None) -> bytes:
@@ -296,7 +313,17 @@ class HttpClient:
             )
         inflate = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
         body = bytearray()
+        received = pieces = 0
         async for chunk in response.aiter_raw():
+            received, pieces = received + len(chunk), pieces + 1
+            if pieces % TURN == 0:
+                await asyncio.sleep(0)
+            if pieces > MAX_PIECES and received < pieces * MIN_PIECE_BYTES:
+                raise unanswered(
+                    f"the system's answer comes in more than {MAX_PIECES} pieces of a few bytes",
+                    idempotent=harmless,
+                    request_id=request_id,
+                )
             try:
                 body += (
                     chunk
@@ -309,7 +336,14 @@ class HttpClient:
                     idempotent=harmless,
                     request_id=request_id,
                 ) from error
-            if len(body) > self._max_body_bytes:
+            if inflate is not None and inflate.unused_data:
+                # whatever came behind would be kept, and copied with each piece
+                raise unanswered(
+                    "the system's answer goes on behind its gzip data",
+                    idempotent=harmless,
+                    request_id=request_id,
+                )
+            if max(len(body), received) > self._max_body_bytes:
                 raise unanswered(
                     f"the system's answer is larger than {self._max_body_bytes} bytes",
                     idempotent=harmless,
@@ -422,8 +456,3 @@ def _parse(body: bytes, headers: Mapping[str, str]) -> object:
     if _MULTIPART.match(headers.get("content-type", "")):
         return None
     return parse_json(body)
-
-
-async def _stay(response: httpx.Response) -> None:
-    """No redirect is followed, so none is read: where it leads to may be no address at all."""
-    response.headers.pop("location", None)

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Annotated, TypeVar
 
 import orjson
@@ -82,8 +83,16 @@ def place_at(value: object) -> datetime:
     return at
 
 
-TURN = 200
-"""Rows of which something is made at once: a few milliseconds, and then it is another's turn."""
+def is_ascending(times: Iterable[datetime | None]) -> bool:
+    """Whether none is before one that came earlier; a record without one says nothing. A walk that goes on
+    behind a page's last time has to know: what stands behind a later one would be passed over.
+    """
+    known = [at for at in times if at is not None]
+    return all(first <= second for first, second in pairwise(known))
+
+
+TURN = 50
+"""Rows of which something is made at once: half a millisecond, and then it is another's turn."""
 
 
 async def in_turns(rows: Iterable[T]) -> AsyncIterator[T]:
@@ -184,8 +193,19 @@ class NamedStream(Block):
                 raise ValueError("progress: a word stands for two things")
         return self
 
+    @property
+    def open_words(self) -> tuple[str, ...]:
+        """The words of `progress` that mean not closed."""
+        return () if self.progress is None else (*self.progress.open, *self.progress.acknowledged)
+
     def declared(
-        self, name: str, *, cursor: RecordCursor, deletions: Deletions, lists_open: bool
+        self,
+        name: str,
+        *,
+        cursor: RecordCursor,
+        key: Sequence[str],
+        deletions: Deletions,
+        lists_open: bool,
     ) -> InboundStream:
         """As the engine knows it."""
         timed = cursor == "modified"
@@ -193,6 +213,7 @@ class NamedStream(Block):
             name=name,
             title=self.title or name.replace("_", " ").capitalize(),
             cursor=cursor,
+            key=key,
             lookback=timedelta(seconds=self.lookback_seconds if timed else 0),
             settle=timedelta(seconds=self.settle_seconds if timed else 0),
             page=self.page,

@@ -37,11 +37,5 @@ def instants_of(wall: datetime, zone: ZoneInfo) -> tuple[datetime, ...]:
     return tuple(sorted(found))
 
 
-def instant_of(wall: datetime, zone: ZoneInfo) -> datetime | None:
-    """In UTC; None where the clock alone does not tell."""
-    found = instants_of(wall, zone)
-    return found[0] if len(found) == 1 else None
-
-
 def _offset(at: datetime, zone: ZoneInfo) -> timedelta:
     return at.astimezone(zone).utcoffset() or timedelta(0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import tomllib
 from datetime import timedelta
+from functools import cache
 from importlib.resources import files
 from typing import Literal
 
@@ -65,6 +66,7 @@ class _Stream(Block):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
     title: str = Field(min_length=1)
     cursor: RecordCursor
+    key: tuple[str, ...] = Field(min_length=1)
     lookback_seconds: float = Field(0.0, ge=0)
     settle_seconds: float = Field(0.0, ge=0)
     page: int = Field(100, ge=1)
@@ -78,6 +80,7 @@ class _Stream(Block):
             name=self.name,
             title=self.title,
             cursor=self.cursor,
+            key=self.key,
             lookback=timedelta(seconds=self.lookback_seconds),
             settle=timedelta(seconds=self.settle_seconds),
             page=self.page,
@@ -104,6 +107,7 @@ class _Manifest(Block):
     raises: tuple[_Raised, ...] = ()
 
 
+@cache
 def load_manifest(package: str) -> Manifest:
     """The manifest beside a connector's code; `package` is its import name. Raises ConfigError."""
     return parse_manifest(

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import math
 import re
-import secrets
+import ssl
 from collections.abc import Callable, Mapping
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
@@ -36,11 +36,6 @@ _ERROR = re.compile(r"""\berror\s*=\s*["']?([a-z_]{1,60})""")
 _CLIENT_REFUSED = ("invalid_client", "unauthorized_client")
 _TRANSIENT = ("temporarily_unavailable", "server_error")
 _DEFINITE = range(300, 600)
-
-
-def new_verifier() -> str:
-    """A PKCE code verifier, to be kept until the code comes. Source: RFC 7636, 4.1."""
-    return secrets.token_urlsafe(48)
 
 
 def authorization_url(credential: Mapping[str, str], *, redirect_uri: str, state: str, verifier: str) -> str:
@@ -91,13 +86,26 @@ class OAuthExchange:
         """The tokens for an authorization code, once. AuthRefused(final=True): the code is used, old or not
         for us.
         """
-        form = {
-            "grant_type": "authorization_code",
-            "code": code,
-            "redirect_uri": redirect_uri,
-            "code_verifier": verifier,
-        }
-        return await self._grant(credential, form, timeout_seconds)
+        return await self._grant(credential, _code_form(code, verifier, redirect_uri), timeout_seconds)
+
+    async def redeem_identity(
+        self,
+        credential: Credential,
+        *,
+        code: str,
+        verifier: str,
+        redirect_uri: str,
+        timeout_seconds: float,
+        tls: ssl.SSLContext,
+    ) -> Mapping[str, object]:
+        """As `redeem`, the whole answer: where a person was asked who they are, it holds an ID token."""
+        form = _code_form(code, verifier, redirect_uri)
+        answer = await self._post(credential, "token_url", form, timeout_seconds, tls=tls)
+        if not isinstance(answer.json, dict):
+            raise OutcomeUnknown(
+                "the identity provider's answer holds no token", request_id=answer.request_id
+            )
+        return answer.json
 
     async def revoke(self, credential: Credential, token: str, *, timeout_seconds: float) -> None:
         """The token is good no more, also when it was not before. Nothing happens where the server has no
@@ -118,7 +126,13 @@ class OAuthExchange:
         return grant
 
     async def _post(
-        self, credential: Credential, endpoint: str, form: Mapping[str, str], timeout_seconds: float
+        self,
+        credential: Credential,
+        endpoint: str,
+        form: Mapping[str, str],
+        timeout_seconds: float,
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> Answer:
         values = credential.values
         url = urlsplit(_address(values, endpoint))
@@ -130,7 +144,7 @@ class OAuthExchange:
             timeout_seconds=max(timeout_seconds, 0.001),
             observe=self._observe,
             max_body_bytes=_MAX_BODY_BYTES,
-            tls=shared_context(),
+            tls=tls or shared_context(),
             reach=credential.reach,
         )
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
@@ -159,6 +173,15 @@ class OAuthExchange:
         finally:
             await http.close()
         return answer
+
+
+def _code_form(code: str, verifier: str, redirect_uri: str) -> dict[str, str]:
+    return {
+        "grant_type": "authorization_code",
+        "code": code,
+        "redirect_uri": redirect_uri,
+        "code_verifier": verifier,
+    }
 
 
 def to_grant(document: object) -> TokenGrant | None:

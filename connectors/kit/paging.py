@@ -12,7 +12,7 @@ ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page(Generic[ItemT]):
+class ListPage(Generic[ItemT]):
     """One page; `cursor` of the next one, None on the last."""
 
     items: Sequence[ItemT]
@@ -20,7 +20,7 @@ class Page(Generic[ItemT]):
 
 
 async def walk(
-    fetch: Callable[[str | None], Awaitable[Page[ItemT]]], *, max_pages: int = 1000
+    fetch: Callable[[str | None], Awaitable[ListPage[ItemT]]], *, max_pages: int = 1000
 ) -> AsyncIterator[ItemT]:
     """Every item in order. A cursor that comes twice, or more than `max_pages`, is Unavailable: the system is
     not to be believed.

@@ -21,7 +21,7 @@ class RateLimiter:
         self._capacity = float(calls)
         self._tokens = float(calls)
         self._per_second = calls / seconds
-        self._refilled_at: float | None = None
+        self._refilled_monotonic: float | None = None
         self._closed_until = 0.0
 
     async def acquire(self, *, max_wait_seconds: float) -> None:
@@ -60,9 +60,11 @@ class RateLimiter:
 
     def _refill(self) -> None:
         now = _now()
-        if self._refilled_at is not None:
-            self._tokens = min(self._capacity, self._tokens + (now - self._refilled_at) * self._per_second)
-        self._refilled_at = now
+        if self._refilled_monotonic is not None:
+            self._tokens = min(
+                self._capacity, self._tokens + (now - self._refilled_monotonic) * self._per_second
+            )
+        self._refilled_monotonic = now
 
 
 _LIMITERS: WeakValueDictionary[str, RateLimiter] = WeakValueDictionary()

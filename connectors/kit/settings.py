@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -77,6 +78,18 @@ def _header_name(name: str) -> str:
 
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 """The name of a header that a setting may choose, in lower case."""
+
+
+def _time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError(f"{name[:60]!r} is no time zone that this machine knows") from error
+    return name
+
+
+TimeZoneName = Annotated[str, AfterValidator(_time_zone)]
+"""Of a zone that this machine knows."""
 
 
 def safe_url(url: str) -> str:

@@ -15,17 +15,17 @@ from datetime import datetime
 from urllib.parse import quote
 
 from connectors.kit.authorization import authorization_for
-from connectors.kit.bisect import BadMeters, Refusal, push_bisecting
+from connectors.kit.bisect import BadMeters, BatchRefusal, push_bisecting
 from connectors.kit.classify import whole_number
 from connectors.kit.http import Answer, HttpClient
 from connectors.kit.inbound import clock_of, known
 from connectors.kit.manifest import load_manifest
-from connectors.kit.paging import Page, walk
+from connectors.kit.paging import ListPage, walk
 from connectors.kit.rate_limit import limiter_for
 from connectors.kit.settings import parse
 from connectors.maintainx.mapping import (
-    Catalogue,
     Meter,
+    MeterCatalogue,
     meter_id,
     proven,
     resolve,
@@ -33,12 +33,12 @@ from connectors.maintainx.mapping import (
     to_item,
     to_meter,
 )
-from connectors.maintainx.reader import REFUSALS, Reader
+from connectors.maintainx.reader import REFUSALS, MaintainXReader
 from connectors.maintainx.records import REFERENCE_LENGTH
 from connectors.maintainx.settings import MaintainXCredentials, MaintainXSettings
-from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
+from gateway.model.connector import Capabilities, ConnectorSettings, ProbeResult, RemoteReading
 from gateway.model.errors import BadConfiguration, OutcomeUnknown, RateLimited, Unavailable
-from gateway.model.exchange import Event, RemoteMeter
+from gateway.model.exchange import EventToRaise, RemoteMeter
 from gateway.model.inbound import InboundPage, InboundStream, KeyPage
 from gateway.model.outcome import Accepted, Outcome, Rejected
 from gateway.model.reading import Batch, Reading
@@ -80,20 +80,20 @@ class MaintainXConnector:
         self._max_wait_seconds = min(_MAX_WAIT_SECONDS, built_from.timeout_seconds)
         self._capabilities = replace(MANIFEST.capabilities, max_items=self._settings.max_items)
         self._bad_meters = BadMeters()
-        self._catalogue: tuple[float, Catalogue] | None = None
+        self._catalogue: tuple[float, MeterCatalogue] | None = None
         self._listing = asyncio.Lock()
-        self._reader = Reader(self._call, self._said)
+        self._reader = MaintainXReader(self._call, self._said)
 
     @property
     def capabilities(self) -> Capabilities:
         """The manifest's, with `max_items` from the settings."""
         return self._capabilities
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         """Lists one meter."""
         await self._list_page(None, limit=1, operation="probe")
         organization = self._settings.organization_id
-        return Health(account=None if organization is None else str(organization))
+        return ProbeResult(account=None if organization is None else str(organization))
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
         """One array, ascending per meter; a refusal of the whole is bisected. Accepted only after a 201 that
@@ -165,7 +165,7 @@ class MaintainXConnector:
         known(MANIFEST.streams, stream, where="MaintainX")
         return await self._reader.keys(cursor)
 
-    async def raise_event(self, event: Event) -> Outcome:
+    async def raise_event(self, event: EventToRaise) -> Outcome:
         """A work order, for the asset that the event's meter belongs to."""
         if not 0 < len(event.reference) <= REFERENCE_LENGTH or not _is_word(event.reference):
             return Rejected(
@@ -206,7 +206,7 @@ class MaintainXConnector:
             )
         return [Accepted() for _ in items]
 
-    async def _refusal(self, answer: Answer, *, alone: bool) -> Refusal | BadConfiguration:
+    async def _refusal(self, answer: Answer, *, alone: bool) -> BatchRefusal | BadConfiguration:
         """404 in JSON: some meter is unknown. Whether the service itself is what was not found, a listing
         tells, before a meter is blamed.
         """
@@ -215,7 +215,7 @@ class MaintainXConnector:
             return BadConfiguration(f"{words}; check settings.base_url", request_id=answer.request_id)
         if answer.status == 404 and alone:
             await self._list_page(None, limit=1, operation="probe")
-        return Refusal(
+        return BatchRefusal(
             words, code=str(answer.status), blames_meter=answer.status == 404, request_id=answer.request_id
         )
 
@@ -223,7 +223,7 @@ class MaintainXConnector:
         said = self._http.clean(_words(answer)) or self._http.text_of(answer)
         return f"MaintainX answered {answer.status}: {said}"
 
-    async def _catalogue_for(self, readings: Sequence[Reading]) -> Catalogue | None:
+    async def _catalogue_for(self, readings: Sequence[Reading]) -> MeterCatalogue | None:
         """The meters, where a reading calls one by name; listed again when stale, or when a name is missing
         and the list is not brand-new.
         """
@@ -239,14 +239,14 @@ class MaintainXConnector:
                     return catalogue
             return await self._list_meters()
 
-    async def _list_meters(self) -> Catalogue:
+    async def _list_meters(self) -> MeterCatalogue:
         catalogue = to_catalogue([meter async for meter in walk(self._list_page)])
         self._catalogue = (_monotonic(), catalogue)
         return catalogue
 
     async def _list_page(
         self, cursor: str | None, *, limit: int = _PAGE_SIZE, operation: str = "list_meters"
-    ) -> Page[Meter]:
+    ) -> ListPage[Meter]:
         # unasked, a meter shows neither its last reading nor its asset
         query = f"limit={limit}&expand=last_reading&expand=asset"
         if cursor is not None:
@@ -257,7 +257,7 @@ class MaintainXConnector:
             raise Unavailable("MaintainX's list of meters has no `meters`", request_id=answer.request_id)
         following = document.get("nextCursor")
         meters = [meter for meter in map(to_meter, document["meters"]) if meter is not None]
-        return Page(items=meters, cursor=following if isinstance(following, str) and following else None)
+        return ListPage(items=meters, cursor=following if isinstance(following, str) and following else None)
 
     async def _system_time(self) -> datetime | None:
         """MaintainX's own clock decides what is older than three days; the first call of a connector asks for

@@ -29,7 +29,7 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Catalogue:
+class MeterCatalogue:
     """Meters by what a mapping may call them. A name that several meters bear is in `ambiguous` and resolves
     to none.
     """
@@ -44,7 +44,7 @@ def meter_id(meter: str) -> int | None:
     return int(meter) if meter.isascii() and meter.isdigit() and len(meter) <= 15 else None
 
 
-def resolve(meter: str, catalogue: Catalogue | None) -> int | Rejected:
+def resolve(meter: str, catalogue: MeterCatalogue | None) -> int | Rejected:
     """The id of a meter given by id or by name. Only a name needs the catalogue."""
     number = meter_id(meter)
     if number is not None:
@@ -62,7 +62,7 @@ def resolve(meter: str, catalogue: Catalogue | None) -> int | Rejected:
 
 
 def to_item(
-    reading: Reading, catalogue: Catalogue | None, *, system_time: datetime | None
+    reading: Reading, catalogue: MeterCatalogue | None, *, system_time: datetime | None
 ) -> dict[str, object] | Rejected:
     """The element of POST /meterreadings, or why it need not be sent. `system_time` is MaintainX's clock,
     where known.
@@ -114,7 +114,7 @@ def to_meter(item: object) -> Meter | None:
     )
 
 
-def to_catalogue(meters: Iterable[Meter]) -> Catalogue:
+def to_catalogue(meters: Iterable[Meter]) -> MeterCatalogue:
     """By id and by name."""
     by_id = {meter.id: meter for meter in meters}
     by_name: dict[str, int] = {}
@@ -122,10 +122,10 @@ def to_catalogue(meters: Iterable[Meter]) -> Catalogue:
     for meter in by_id.values():
         if by_name.setdefault(meter.name, meter.id) != meter.id:
             ambiguous.add(meter.name)
-    return Catalogue(by_id=by_id, by_name=by_name, ambiguous=frozenset(ambiguous))
+    return MeterCatalogue(by_id=by_id, by_name=by_name, ambiguous=frozenset(ambiguous))
 
 
-def proven(readings: Sequence[Reading], catalogue: Catalogue) -> dict[str, RemoteReading]:
+def proven(readings: Sequence[Reading], catalogue: MeterCatalogue) -> dict[str, RemoteReading]:
     """Which of these readings MaintainX certainly holds, by key.
 
     Only a meter's last reading can be seen. Readings go out in one array, ascending per meter, and an array
@@ -145,7 +145,7 @@ def proven(readings: Sequence[Reading], catalogue: Catalogue) -> dict[str, Remot
     }
 
 
-def _is_last(reading: Reading, catalogue: Catalogue) -> bool:
+def _is_last(reading: Reading, catalogue: MeterCatalogue) -> bool:
     number, meter = to_number(reading.value), resolve(reading.meter, catalogue)
     if isinstance(number, Rejected) or isinstance(meter, Rejected) or meter not in catalogue.by_id:
         return False

@@ -14,8 +14,8 @@ from typing import Protocol
 from urllib.parse import quote
 
 from connectors.kit.http import Answer
-from connectors.kit.inbound import page_at
-from connectors.kit.paging import Page, walk
+from connectors.kit.inbound import is_ascending, page_at
+from connectors.kit.paging import ListPage, walk
 from connectors.maintainx.mapping import to_time
 from connectors.maintainx.records import (
     KEYS_OF_ORDERS,
@@ -30,7 +30,7 @@ from connectors.maintainx.records import (
     within,
 )
 from gateway.model.errors import BadConfiguration, CursorExpired, OutcomeUnknown, Unavailable
-from gateway.model.exchange import Event
+from gateway.model.exchange import EventToRaise
 from gateway.model.inbound import InboundPage, KeyPage, check_page
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 
@@ -53,14 +53,14 @@ class Call(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class ListPart:
     """One page of a list."""
 
     rows: Sequence[Row]
     cursor: str | None
 
 
-class Reader:
+class MaintainXReader:
     """Lists of one organization."""
 
     def __init__(self, call: Call, words: Callable[[Answer], str]) -> None:
@@ -82,8 +82,7 @@ class Reader:
         part = await self._part(LISTS[stream], cursor) if cursor else await self._first(until)
         records = [to_record(stream, row) for row in part.rows]
         kept = within(records, since, until)
-        times = [record.modified_at for record in records if record.modified_at is not None]
-        is_over = since is not None and bool(times) and times[-1] < since
+        is_over = since is not None and _is_behind([record.modified_at for record in records], since)
         return InboundPage(records=kept, cursor=None if is_over else part.cursor)
 
     async def pull_open(self, cursor: str | None) -> InboundPage:
@@ -97,7 +96,7 @@ class Reader:
         records = [to_record(WORK_ORDERS, row) for row in part.rows]
         return KeyPage(keys=[record.key for record in records if not record.is_deleted], cursor=part.cursor)
 
-    async def raise_order(self, event: Event, asset: int | None, now: datetime) -> Outcome:
+    async def raise_order(self, event: EventToRaise, asset: int | None, now: datetime) -> Outcome:
         """A work order, unless there is one with the event's reference."""
         number = await self._raised(event.reference, min(event.at, now) - _SKEW)
         if number is not None:
@@ -133,18 +132,17 @@ class Reader:
         second.
         """
 
-        async def page(cursor: str | None) -> Page[Row]:
+        async def page(cursor: str | None) -> ListPage[Row]:
             part = await self._part(NEWEST_ORDERS, cursor, operation="find_event")
-            created = [at for row in part.rows if (at := to_time(row.get("createdAt"))) is not None]
-            is_over = bool(created) and created[-1] < since
-            return Page(items=part.rows, cursor=None if is_over else part.cursor)
+            is_over = _is_behind([to_time(row.get("createdAt")) for row in part.rows], since)
+            return ListPage(items=part.rows, cursor=None if is_over else part.cursor)
 
         async for row in walk(page):
             if reference_of(row.get("description")) == reference:
                 return to_record(WORK_ORDERS, row).key
         return None
 
-    async def _first(self, until: datetime) -> Part:
+    async def _first(self, until: datetime) -> ListPart:
         """The page at which an interval that ends at `until` begins."""
         behind = [(at, cursor) for cursor, at in self._marks.items() if at >= until]
         if behind:
@@ -160,7 +158,7 @@ class Reader:
                 del self._marks[cursor]
         return await self._part(LISTS[WORK_ORDERS], None)
 
-    async def _part(self, of: List, cursor: str | None, *, operation: str = "pull") -> Part:
+    async def _part(self, of: List, cursor: str | None, *, operation: str = "pull") -> ListPart:
         query = "&".join(part for part in (f"limit={_PAGE_SIZE}", of.query) if part)
         if cursor is not None:
             query += f"&cursor={quote(cursor, safe='')}"
@@ -175,20 +173,28 @@ class Reader:
                 self._marks[cursor] = first
         return part
 
-    async def _comments(self, path: str, cursor: str | None) -> Page[Row]:
+    async def _comments(self, path: str, cursor: str | None) -> ListPage[Row]:
         query = f"limit={_PAGE_SIZE}" + ("" if cursor is None else f"&cursor={quote(cursor, safe='')}")
         part = _read(await self._call("note_event", "GET", f"{path}?{query}"), "comments")
-        return Page(items=part.rows, cursor=part.cursor)
+        return ListPage(items=part.rows, cursor=part.cursor)
 
 
-def _read(answer: Answer, items: str) -> Part:
+def _is_behind(times: Sequence[datetime | None], since: datetime) -> bool:
+    """Whether a list that descends by these has come behind `since`. One that does not descend is not
+    believed: it is walked to its end.
+    """
+    known = [at for at in reversed(times) if at is not None]
+    return bool(known) and known[0] < since and is_ascending(known)
+
+
+def _read(answer: Answer, items: str) -> ListPart:
     document = answer.json
     rows = document.get(items) if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(rows, list):
         raise Unavailable(f"MaintainX's list has no `{items}`", request_id=answer.request_id)
     check_page(len(rows), items)
     following = document.get("nextCursor")
-    return Part(
+    return ListPart(
         rows=[row for row in rows if isinstance(row, dict)],
         cursor=following if isinstance(following, str) and following else None,
     )

@@ -14,7 +14,7 @@ from typing import Final
 
 from connectors.kit.inbound import key_of
 from connectors.maintainx.mapping import to_time
-from gateway.model.exchange import Event
+from gateway.model.exchange import EventToRaise
 from gateway.model.inbound import InboundRecord, Progress
 
 WORK_ORDERS: Final = "work_orders"
@@ -101,7 +101,7 @@ def reference_of(description: object) -> str | None:
     return found[-1] if found else None
 
 
-def order_body(event: Event, asset: int | None) -> dict[str, object]:
+def order_body(event: EventToRaise, asset: int | None) -> dict[str, object]:
     """Of POST /workorders. The reference is the description's last line: no field of a list holds it."""
     words = _printable(f"{event.text}\n{event.meter}".strip())[:TEXT_LENGTH]
     body: dict[str, object] = {

@@ -18,8 +18,8 @@ from connectors.kit.credentials import NOT_SECRET
 from connectors.kit.http import HttpClient
 from connectors.kit.inbound import clock_of, known
 from connectors.kit.manifest import load_manifest
-from connectors.kit.odata.batch import Operation, PartAnswer
-from connectors.kit.odata.envelope import Fault, fault_of
+from connectors.kit.odata.batch import BatchRequest, PartAnswer
+from connectors.kit.odata.envelope import ODataFault, fault_of
 from connectors.kit.odata.query import entity_of, next_of, rows_of, target
 from connectors.kit.odata.service import Service
 from connectors.kit.odata.values import Version
@@ -36,7 +36,7 @@ from connectors.odata.mapping import (
 )
 from connectors.odata.records import Sets
 from connectors.odata.settings import ODataCredentials, ODataSettings
-from gateway.model.connector import Capabilities, ConnectorSettings, Dedup, Health, RemoteReading
+from gateway.model.connector import Capabilities, ConnectorSettings, Dedup, ProbeResult, RemoteReading
 from gateway.model.errors import BadConfiguration, ConnectorError, Unavailable
 from gateway.model.exchange import RemoteMeter
 from gateway.model.inbound import InboundPage, InboundStream, KeyPage
@@ -107,20 +107,20 @@ class ODataConnector:
         """The sets of `settings.streams`."""
         return self._sets.inbound
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         """Reads one reading."""
         await self._service.get(
             "probe", target(self._settings.entity_set, select=[self._settings.properties.meter], top=1)
         )
-        return Health()
+        return ProbeResult()
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
         """One request, each reading in a changeset of its own; one more where the service refuses some."""
         outcomes: dict[str, Outcome] = {}
-        sent: list[tuple[Reading, Operation]] = []
+        sent: list[tuple[Reading, BatchRequest]] = []
         for reading in batch.readings:
             made = to_operation(self._settings, reading)
-            if isinstance(made, Operation):
+            if isinstance(made, BatchRequest):
                 sent.append((reading, made))
             else:
                 outcomes[reading.key] = made
@@ -247,12 +247,12 @@ class ODataConnector:
                 outcomes[key] = refused
         return outcomes
 
-    def _fault(self, answer: PartAnswer) -> Fault:
+    def _fault(self, answer: PartAnswer) -> ODataFault:
         return fault_of(
             answer.json, text=words_of(answer.json, answer.body, answer.headers), clean=self._http.clean
         )
 
-    def _words(self, fault: Fault) -> str:
+    def _words(self, fault: ODataFault) -> str:
         return self._http.clean(fault.message)
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import orjson
 
 from connectors.kit.numbers import to_number
-from connectors.kit.odata.batch import Operation
+from connectors.kit.odata.batch import BatchRequest
 from connectors.kit.odata.query import target
 from connectors.kit.odata.values import decode_instant, decode_number, text_literal
 from connectors.odata.settings import Meters, ODataSettings
@@ -21,7 +21,7 @@ from gateway.model.sample import Value
 _KEYS = 20  # of one question: its address stays under 2,000 characters
 
 
-def to_operation(settings: ODataSettings, reading: Reading) -> Operation | Rejected:
+def to_operation(settings: ODataSettings, reading: Reading) -> BatchRequest | Rejected:
     """The change to send, or why it is not sent."""
     names = settings.properties
     body: dict[str, object] = {
@@ -49,17 +49,17 @@ def to_operation(settings: ODataSettings, reading: Reading) -> Operation | Rejec
         body[names.unit] = reading.unit
     if names.key:
         body[names.key] = reading.key
-    return Operation(target=settings.entity_set, body=orjson.dumps(body))
+    return BatchRequest(target=settings.entity_set, body=orjson.dumps(body))
 
 
-def to_questions(settings: ODataSettings, keys: Sequence[str]) -> list[Operation]:
+def to_questions(settings: ODataSettings, keys: Sequence[str]) -> list[BatchRequest]:
     """Queries for what the system holds of these keys."""
     names = settings.properties
     key = names.key or ""
     wanted = [name for name in (names.id, names.key, names.time, names.value, names.text) if name is not None]
     parts = (keys[begin : begin + _KEYS] for begin in range(0, len(keys), _KEYS))
     return [
-        Operation(
+        BatchRequest(
             target=target(
                 settings.entity_set,
                 where=" or ".join(f"{key} eq {text_literal(one)}" for one in part),

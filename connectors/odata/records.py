@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from connectors.kit.inbound import key_of, known, pack, page_at, place_at, text_of, unpack
+from connectors.kit.inbound import is_ascending, key_of, known, pack, page_at, place_at, text_of, unpack
 from connectors.kit.odata.query import modified_within, next_of, target
 from connectors.kit.odata.service import Service
 from connectors.kit.odata.values import Version, decode_instant, text_literal
-from connectors.odata.settings import Stream
+from connectors.odata.settings import SetStream
 from gateway.model.errors import BadConfiguration
 from gateway.model.inbound import InboundPage, InboundRecord, InboundStream, KeyPage, check_page
 
@@ -25,7 +25,7 @@ _COUNTED = {"$count": "true"}
 class Sets:
     """The sets of one service, by the names that the settings give them."""
 
-    def __init__(self, service: Service, streams: Mapping[str, Stream]) -> None:
+    def __init__(self, service: Service, streams: Mapping[str, SetStream]) -> None:
         self._service = service
         self._streams = streams
         self.inbound: Sequence[InboundStream] = tuple(stream.stream(name) for name, stream in streams.items())
@@ -56,9 +56,12 @@ class Sets:
             raise BadConfiguration(
                 f"no record of {stream.entity_set} has {modified}: check settings.streams.{name}.modified"
             )
-        last = decode_instant(rows[-1].get(modified)) if rows else None
+        times = [decode_instant(row.get(modified)) for row in rows]
+        last = times[-1] if times else None
         following = _link(link, begin)
-        if link is not None and last is not None and (begin is None or last > begin):
+        # a service that orders otherwise than it was asked to is followed by its own link
+        in_order = is_ascending(times)
+        if link is not None and in_order and last is not None and (begin is None or last > begin):
             following = pack(since=last.isoformat())
         return InboundPage(records=_records(stream, rows), cursor=following, total=total)
 
@@ -86,11 +89,11 @@ class Sets:
         held = [row for row in rows if gone is None or not gone.say(row.get(gone.path))]
         return KeyPage(keys=[_key(stream, row) for row in held], cursor=_link(link))
 
-    def _named(self, name: str) -> Stream:
+    def _named(self, name: str) -> SetStream:
         return self._streams[known(self.inbound, name, where="settings.streams").name]
 
     async def _page(
-        self, name: str, stream: Stream, query: str, place: Mapping[str, object], cursor: str | None
+        self, name: str, stream: SetStream, query: str, place: Mapping[str, object], cursor: str | None
     ) -> tuple[Sequence[Row], str | None, int | None]:
         """The rows, the service's link to more, and how many there are altogether."""
         link = place.get("link")
@@ -115,7 +118,7 @@ class Sets:
         )
 
 
-def to_record(stream: Stream, row: Row) -> InboundRecord:
+def to_record(stream: SetStream, row: Row) -> InboundRecord:
     """The row without the protocol's own members."""
     progress, gone = stream.progress, stream.deleted
     body = {name: value for name, value in row.items() if not name.startswith("@")}
@@ -129,15 +132,15 @@ def to_record(stream: Stream, row: Row) -> InboundRecord:
     )
 
 
-def _records(stream: Stream, rows: Sequence[Row]) -> list[InboundRecord]:
+def _records(stream: SetStream, rows: Sequence[Row]) -> list[InboundRecord]:
     return [to_record(stream, row) for row in rows]
 
 
-def _key(stream: Stream, row: Row) -> str:
+def _key(stream: SetStream, row: Row) -> str:
     return key_of([row.get(name) for name in stream.keys], dict(row))
 
 
-def _selected(stream: Stream) -> tuple[str, ...]:
+def _selected(stream: SetStream) -> tuple[str, ...]:
     """What is read is asked for, whatever is selected."""
     if not stream.select:
         return ()
@@ -155,7 +158,7 @@ def _any_of(name: str, words: Sequence[str]) -> str:
     return " or ".join(f"{name} eq {text_literal(word)}" for word in words)
 
 
-def _count(stream: Stream, cursor: str | None) -> Mapping[str, str]:
+def _count(stream: SetStream, cursor: str | None) -> Mapping[str, str]:
     return _COUNTED if stream.count and cursor is None else {}
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from connectors.kit.credentials import OAUTH_CLIENT, OAUTH_LOGIN, OneOfKinds
+from connectors.kit.credentials import OAUTH_CLIENT, OAUTH_LOGIN, OAuthLoginCredentials
 from connectors.kit.inbound import NamedStream, StreamName
 from connectors.kit.settings import Block, HeaderName, safe_url
 from gateway.model.inbound import InboundStream
@@ -47,7 +47,7 @@ class Meters(Block):
     unit: Name | None = Field(None, description="Its unit.")
 
 
-class Stream(NamedStream):
+class SetStream(NamedStream):
     """A set that can be asked what changed, or be read whole."""
 
     entity_set: Name = Field(description="The set.")
@@ -68,17 +68,13 @@ class Stream(NamedStream):
         """The properties of the key."""
         return (self.key,) if isinstance(self.key, str) else self.key
 
-    @property
-    def open_words(self) -> tuple[str, ...]:
-        """The words of `progress` that mean not closed."""
-        return () if self.progress is None else (*self.progress.open, *self.progress.acknowledged)
-
     def stream(self, name: str) -> InboundStream:
         """As the engine knows it."""
         timed = self.modified is not None
         return self.declared(
             name,
             cursor="modified" if timed else "listing",
+            key=self.keys,
             deletions="keys" if timed else "listing",
             lists_open=bool(self.open_words),
         )
@@ -113,7 +109,7 @@ class ODataSettings(Block):
     )
     api_key_header: HeaderName = Field("x-api-key", description="The header that bears an API key.")
     meters: Meters | None = Field(None, description="Lets meters be discovered.")
-    streams: dict[StreamName, Stream] = Field({}, description="Sets that are read back, by name.")
+    streams: dict[StreamName, SetStream] = Field({}, description="Sets that are read back, by name.")
 
     @field_validator("base_url")
     @classmethod
@@ -135,7 +131,7 @@ def _is_json(value: str | float | bool) -> bool:
     return isinstance(value, str) or (abs(value) <= 2**53 if isinstance(value, int) else isfinite(value))
 
 
-class ODataCredentials(OneOfKinds):
+class ODataCredentials(OAuthLoginCredentials):
     """One of four kinds: an OAuth 2.0 client (the gateway gets the tokens), one with which a person logs in
     on the system's page, a technical user, an API key.
     """
@@ -147,26 +143,6 @@ class ODataCredentials(OneOfKinds):
         "api_key": (("api_key",), ()),
     }
 
-    authorization_url: SecretStr | None = Field(
-        None, min_length=1, description="The authorization server's page that a person logs in on."
-    )
-    token_url: SecretStr | None = Field(
-        None, min_length=1, description="Where the authorization server gives tokens."
-    )
-    client_id: SecretStr | None = Field(None, min_length=1, description="The OAuth client.")
-    client_secret: SecretStr | None = Field(None, min_length=1, description="Its secret.")
-    scope: SecretStr | None = Field(None, description="Where the authorization server asks for one.")
-    client_authentication: SecretStr | None = Field(
-        None, description="`basic`, or `body` where the authorization server wants it there."
-    )
-    revocation_url: SecretStr | None = Field(
-        None, min_length=1, description="Where a token is revoked when the connection ends."
-    )
-    refresh_token: SecretStr | None = Field(
-        None,
-        min_length=1,
-        description="Of a login that was made elsewhere; else somebody logs in through a link.",
-    )
     username: SecretStr | None = Field(None, min_length=1, description="A technical user.")
     password: SecretStr | None = Field(None, min_length=1, description="Its password.")
     api_key: SecretStr | None = Field(None, min_length=1, description="Sent in the header `api_key_header`.")

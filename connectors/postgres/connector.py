@@ -21,7 +21,7 @@ from connectors.postgres.errors import connecting, executing
 from connectors.postgres.mapping import (
     EXISTS,
     HAS_COLUMN,
-    Row,
+    TableRow,
     columns,
     creations,
     statements,
@@ -31,7 +31,7 @@ from connectors.postgres.mapping import (
 from connectors.postgres.reader import Tables
 from connectors.postgres.session import open_session, tls_of
 from connectors.postgres.settings import PostgresCredentials, PostgresSettings
-from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
+from gateway.model.connector import Capabilities, ConnectorSettings, ProbeResult, RemoteReading
 from gateway.model.dsn import parse_dsn
 from gateway.model.errors import (
     BadConfiguration,
@@ -82,7 +82,7 @@ class PostgresConnector:
         """
         return self._capabilities
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         """Logs in, makes the table where allowed, and asks for its columns and the role's rights; touches no
         row.
         """
@@ -149,7 +149,7 @@ class PostgresConnector:
             with executing(harmless=True):
                 return [tuple(row) for row in await session.fetch(query, *arguments)]
 
-    async def _probe(self) -> Health:
+    async def _probe(self) -> ProbeResult:
         if self._settings.table is None:
             await self._rows("select 1", ())
             return self._health("nothing is written")
@@ -167,19 +167,19 @@ class PostgresConnector:
             )
         return replace(self._health(f"table {self._statements.table}"), former_account=database)
 
-    def _health(self, detail: str) -> Health:
+    def _health(self, detail: str) -> ProbeResult:
         at = self._address
-        return Health(account=f"{at.user}@{at.host}:{at.port}/{at.database}", detail=detail)
+        return ProbeResult(account=f"{at.user}@{at.host}:{at.port}/{at.database}", detail=detail)
 
     async def _push(self, batch: Batch) -> list[Outcome]:
         readings = batch.readings
         outcomes: dict[str, Outcome] = {}
-        rows: dict[str, Row] = {}
+        rows: dict[str, TableRow] = {}
         for reading in readings:
             match to_row(reading):
                 case Rejected() as rejected:
                     outcomes[reading.key] = rejected
-                case Row() as row:
+                case TableRow() as row:
                     rows[reading.key] = row
         sendable = [reading for reading in readings if reading.key in rows]
 
@@ -191,7 +191,7 @@ class PostgresConnector:
             outcomes.update((reading.key, outcome) for reading, outcome in zip(sendable, sent, strict=True))
         return [outcomes[reading.key] for reading in readings]
 
-    async def _upsert(self, rows: Sequence[Row], position: int) -> list[Outcome]:
+    async def _upsert(self, rows: Sequence[TableRow], position: int) -> list[Outcome]:
         """One statement, one transaction. A key that stands twice is written once, with the later value."""
         distinct = {row.key: row for row in rows}
         async with self._session() as session:
@@ -218,7 +218,7 @@ class PostgresConnector:
             for row in rows
         ]
 
-    async def _later(self, session: Session, rows: Sequence[Row]) -> dict[str, int | None]:
+    async def _later(self, session: Session, rows: Sequence[TableRow]) -> dict[str, int | None]:
         """The positions of what stands in place of these rows, which are earlier."""
         with executing():
             held = await session.fetch(
@@ -232,7 +232,7 @@ class PostgresConnector:
         return {row.key: positions.get(row.key) for row in rows}
 
     async def _find(self, readings: Sequence[Reading]) -> Mapping[str, RemoteReading]:
-        rows = [row for row in map(to_row, readings) if isinstance(row, Row)]
+        rows = [row for row in map(to_row, readings) if isinstance(row, TableRow)]
         async with self._session() as session:
             with executing(harmless=True):
                 found = await session.fetch(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import asyncpg
 from asyncpg.pgproto.pgproto import BufferError as OddBufferError
 
-from connectors.kit.bisect import Refusal
+from connectors.kit.bisect import BatchRefusal
 from gateway.model.errors import (
     AuthRefused,
     BadConfiguration,
@@ -114,5 +114,5 @@ def convert(error: asyncpg.PostgresError) -> ConnectorError:
             f"PostgreSQL: {text}; check settings.schema and settings.table, or set create_table"
         )
     if isinstance(error, _DATA):
-        return Refusal(f"{error}", code=error.sqlstate or "refused")
+        return BatchRefusal(f"{error}", code=error.sqlstate or "refused")
     return Unavailable(f"PostgreSQL: {text}")

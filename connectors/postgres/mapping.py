@@ -18,7 +18,7 @@ def quote(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class TableRow:
     """A reading as the table holds it. A boolean is 1 or 0 in `value` and `true` or `false` in `text_value`;
     a text has no `value`.
     """
@@ -31,7 +31,7 @@ class Row:
     key: str
 
 
-def to_row(reading: Reading) -> Row | Rejected:
+def to_row(reading: Reading) -> TableRow | Rejected:
     """The row, or why PostgreSQL could never hold it."""
     number: float | None = None
     text: str | None = None
@@ -51,7 +51,7 @@ def to_row(reading: Reading) -> Row | Rejected:
                 code="invalid_text",
                 message=f"the {name} has a NUL character or is not valid Unicode: PostgreSQL cannot hold it",
             )
-    return Row(
+    return TableRow(
         meter=reading.meter,
         window_start=reading.window_start,
         value=number,
@@ -70,7 +70,7 @@ def to_value(value: float | None, text_value: str | None) -> Value:
     return text_value
 
 
-def columns(connection: str, rows: Sequence[Row]) -> tuple[object, ...]:
+def columns(connection: str, rows: Sequence[TableRow]) -> tuple[object, ...]:
     """Arguments of the upsert: the connection, then one array per column."""
     return (
         connection,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from connectors.kit.bisect import Refusal
+from connectors.kit.bisect import BatchRefusal
 from connectors.kit.inbound import key_of, known
 from connectors.postgres.records import (
     COLUMNS,
     KEYS_PAGE,
     RUNNING,
     Horizon,
-    Shape,
+    TableShape,
     cursor_of,
     keys_cursor,
     keys_query,
@@ -20,7 +20,7 @@ from connectors.postgres.records import (
     shape,
     to_record,
 )
-from connectors.postgres.streams import Stream
+from connectors.postgres.streams import TableStream
 from gateway.model.errors import BadConfiguration, CursorExpired
 from gateway.model.inbound import InboundPage, InboundStream, KeyPage
 
@@ -30,7 +30,7 @@ Rows = Callable[[str, Sequence[object]], Awaitable[Sequence[Sequence[object]]]]
 class Tables:
     """By the names that the settings give them. `rows` runs a statement that only reads."""
 
-    def __init__(self, streams: Mapping[str, Stream], rows: Rows) -> None:
+    def __init__(self, streams: Mapping[str, TableStream], rows: Rows) -> None:
         self._streams = streams
         self._rows = rows
         self._horizon = Horizon()
@@ -76,10 +76,10 @@ class Tables:
             cursor=keys_cursor(rows[-1]) if len(rows) == KEYS_PAGE else None,
         )
 
-    def _named(self, name: str) -> Stream:
+    def _named(self, name: str) -> TableStream:
         return self._streams[known(self.inbound, name, where="settings.streams").name]
 
-    async def _shape(self, name: str) -> Shape:
+    async def _shape(self, name: str) -> TableShape:
         """As the table is now: who changes it meanwhile is told what is missing, and
         not served by a memory.
         """
@@ -88,11 +88,11 @@ class Tables:
         return shape(name, stream, {str(row[0]): str(row[1]) for row in rows})
 
     async def _page(
-        self, name: str, at: Shape, query: str, arguments: Sequence[object], cursor: str | None
+        self, name: str, at: TableShape, query: str, arguments: Sequence[object], cursor: str | None
     ) -> Sequence[Sequence[object]]:
         try:
             rows = await self._rows(query, arguments)
-        except Refusal as error:  # a value of the cursor that its column does not hold any more
+        except BatchRefusal as error:  # a value of the cursor that its column does not hold any more
             if cursor is None:
                 raise BadConfiguration(f"settings.streams.{name} cannot be read: {error}") from error
             raise CursorExpired(f"the page of {name} cannot be found any more: {error}") from error

@@ -11,7 +11,7 @@ from connectors.kit.inbound import key_of, pack, unpack
 from connectors.kit.json_text import parse_json
 from connectors.kit.local_time import instants_of, walls_within
 from connectors.postgres.mapping import quote
-from connectors.postgres.streams import Stream
+from connectors.postgres.streams import TableStream
 from gateway.model.errors import BadConfiguration, CursorExpired, Unavailable
 from gateway.model.inbound import InboundRecord
 
@@ -57,10 +57,10 @@ _KEYS = "select {keys} from {table} {where} order by {order} limit {page}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class TableShape:
     """A stream's table as the database has it: the types of its columns by name."""
 
-    stream: Stream
+    stream: TableStream
     types: Mapping[str, str]
 
     @property
@@ -79,7 +79,7 @@ class Shape:
         return ZoneInfo(self.stream.time_zone)
 
 
-def shape(name: str, stream: Stream, types: Mapping[str, str]) -> Shape:
+def shape(name: str, stream: TableStream, types: Mapping[str, str]) -> TableShape:
     """Raises BadConfiguration for a table that is not there, or lacks what the settings name."""
     if not types:
         raise BadConfiguration(
@@ -101,11 +101,16 @@ def shape(name: str, stream: Stream, types: Mapping[str, str]) -> Shape:
             f"settings.streams.{name}.modified: {stream.modified} is {types[stream.modified]}, and has to be"
             " timestamptz or timestamp"
         )
-    return Shape(stream=stream, types=types)
+    return TableShape(stream=stream, types=types)
 
 
 def page_query(
-    at: Shape, since: datetime | None, until: datetime | None, cursor: str | None, *, is_open: bool = False
+    at: TableShape,
+    since: datetime | None,
+    until: datetime | None,
+    cursor: str | None,
+    *,
+    is_open: bool = False,
 ) -> tuple[str, list[object]]:
     """The rows of [since, until) behind the cursor, in the order of time and key: with equal times none is
     left out and none comes twice, whatever changes meanwhile. With `is_open` what is not closed, by key.
@@ -147,7 +152,7 @@ def page_query(
     return query, arguments
 
 
-def keys_query(at: Shape, cursor: str | None) -> tuple[str, list[object]]:
+def keys_query(at: TableShape, cursor: str | None) -> tuple[str, list[object]]:
     """A page of every key."""
     stream = at.stream
     arguments: list[object] = []
@@ -180,7 +185,7 @@ def keys_query(at: Shape, cursor: str | None) -> tuple[str, list[object]]:
 
 
 def to_record(
-    at: Shape, row: Sequence[object], *, within: tuple[datetime | None, datetime] | None
+    at: TableShape, row: Sequence[object], *, within: tuple[datetime | None, datetime] | None
 ) -> InboundRecord | None:
     """None for a row that certainly changed outside `within`: around a turn of the
     clock more was asked for.
@@ -207,7 +212,7 @@ def to_record(
     )
 
 
-def cursor_of(at: Shape, row: Sequence[object], *, timed: bool) -> str:
+def cursor_of(at: TableShape, row: Sequence[object], *, timed: bool) -> str:
     """Behind this row."""
     count = len(at.stream.keys)
     place = [*([row[count]] if timed else []), *row[:count]]
@@ -219,7 +224,7 @@ def keys_cursor(row: Sequence[object]) -> str:
     return pack(behind=list(row))
 
 
-def _behind(at: Shape, names: Sequence[str], order: Sequence[str], cursor: str, given: _Given) -> str:
+def _behind(at: TableShape, names: Sequence[str], order: Sequence[str], cursor: str, given: _Given) -> str:
     place = unpack(cursor).get("behind")
     if not isinstance(place, list) or len(place) != len(names):
         raise CursorExpired("the cursor of the page is of other settings: the interval is read again")
@@ -230,11 +235,11 @@ def _behind(at: Shape, names: Sequence[str], order: Sequence[str], cursor: str, 
     return f"({', '.join(order)}) > ({', '.join(values)})"
 
 
-def _bounds(at: Shape, since: datetime | None, until: datetime) -> tuple[datetime | None, datetime]:
+def _bounds(at: TableShape, since: datetime | None, until: datetime) -> tuple[datetime | None, datetime]:
     return walls_within(since, until, at.zone) if at.is_local else (since, until)
 
 
-def _moments(at: Shape, modified: object) -> tuple[datetime, ...]:
+def _moments(at: TableShape, modified: object) -> tuple[datetime, ...]:
     try:
         moment = datetime.fromisoformat(modified) if isinstance(modified, str) else None
         if moment is None:
@@ -249,7 +254,7 @@ def _is_within(moments: Sequence[datetime], within: tuple[datetime | None, datet
     return any((since is None or moment >= since) and moment < until for moment in moments)
 
 
-def _as_json(at: Shape, column: str) -> str:
+def _as_json(at: TableShape, column: str) -> str:
     """A decimal becomes a text: a number of JSON would not keep each of its digits."""
     kind = at.types[column]
     return f"t.{quote(column)}::text as {quote(column)}" if kind == "numeric" else f"t.{quote(column)}"

@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr
 from connectors.kit.credentials import Credentials
 from connectors.kit.inbound import StreamName
 from connectors.kit.settings import Block
-from connectors.postgres.streams import Stream
+from connectors.postgres.streams import TableStream
 
 # 63 bytes is PostgreSQL's limit; 48 characters leave room for the suffixes of the index and of the journal.
 Name = Annotated[str, Field(pattern=r"^[^\x00]{1,48}$")]
@@ -43,7 +43,9 @@ class PostgresSettings(Block):
         ),
     )
     max_items: int = Field(5000, ge=1, le=20_000, description="Readings in one statement.")
-    streams: dict[StreamName, Stream] = Field({}, description="Tables and views that are read back, by name.")
+    streams: dict[StreamName, TableStream] = Field(
+        {}, description="Tables and views that are read back, by name."
+    )
 
 
 class PostgresCredentials(Credentials):

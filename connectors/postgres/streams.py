@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from connectors.kit.inbound import NamedStream
+from connectors.kit.settings import TimeZoneName
 from gateway.model.inbound import InboundStream
 
 Column = Annotated[str, Field(pattern=r"^[^\x00]{1,63}$")]
@@ -15,7 +15,7 @@ MAX_PAGE = 200
 """A row is cut at 300 KB, and the answer to a statement is bounded at 64 MB."""
 
 
-class Stream(NamedStream):
+class TableStream(NamedStream):
     """A table or view that can be asked what changed, or be read whole."""
 
     schema_name: Column = Field("public", alias="schema", description="Schema of the table or view.")
@@ -37,19 +37,10 @@ class Stream(NamedStream):
         le=86_400,
         description="A transaction of the source that is open for longer is not waited for.",
     )
-    time_zone: str = Field("UTC", description="Zone of a `timestamp` without one.")
-
-    @field_validator("time_zone")
-    @classmethod
-    def _is_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (KeyError, OSError, ValueError) as error:
-            raise ValueError(f"{name[:60]!r} is no time zone that this machine knows") from error
-        return name
+    time_zone: TimeZoneName = Field("UTC", description="Zone of a `timestamp` without one.")
 
     @model_validator(mode="after")
-    def _selects_what_it_reads(self) -> Stream:
+    def _selects_what_it_reads(self) -> TableStream:
         if self.select:
             read = (self.progress and self.progress.path, self.deleted and self.deleted.path, self.reference)
             if missing := sorted({name for name in read if name} - set(self.select)):
@@ -61,11 +52,6 @@ class Stream(NamedStream):
         """The columns of the key."""
         return (self.key,) if isinstance(self.key, str) else self.key
 
-    @property
-    def open_words(self) -> tuple[str, ...]:
-        """The words of `progress` that mean not closed."""
-        return () if self.progress is None else (*self.progress.open, *self.progress.acknowledged)
-
     def stream(self, name: str) -> InboundStream:
         """As the engine knows it. What settles late is waited for in `remote_now`, by the transactions that
         are really open.
@@ -74,6 +60,7 @@ class Stream(NamedStream):
         return self.model_copy(update={"settle_seconds": 0}).declared(
             name,
             cursor="modified" if timed else "listing",
+            key=self.keys,
             deletions="keys" if timed else "listing",
             lists_open=bool(self.open_words),
         )

@@ -23,7 +23,7 @@ from connectors.kit.sap.reader import page_by_wall, page_of_unfinished
 from connectors.kit.sap.records import PAGE, WallList, to_body
 from connectors.kit.settings import parse
 from connectors.sap_ecc.settings import EccCredentials, EccSettings, PointProperties
-from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
+from gateway.model.connector import Capabilities, ConnectorSettings, ProbeResult, RemoteReading
 from gateway.model.errors import BadConfiguration
 from gateway.model.exchange import RemoteMeter
 from gateway.model.inbound import InboundPage, InboundRecord, InboundStream, check_page
@@ -89,7 +89,7 @@ class EccConnector:
         """The manifest's, narrowed by `max_items` and `future_skew_seconds`."""
         return self._capabilities
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         """Reads one measurement document's number."""
         return await self._documents.probe()
 

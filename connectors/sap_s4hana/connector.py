@@ -20,7 +20,7 @@ from connectors.kit.odata.query import entity_of, target
 from connectors.kit.odata.service import Service
 from connectors.kit.odata.values import Version
 from connectors.kit.sap.access import open_client
-from connectors.kit.sap.codes import Verdict, verdict
+from connectors.kit.sap.codes import RefusalVerdict, verdict
 from connectors.kit.sap.documents import Fields, Form, documents_list
 from connectors.kit.sap.exchange import Documents, Pointed
 from connectors.kit.settings import parse
@@ -28,17 +28,17 @@ from connectors.sap_s4hana.mapping import (
     NOTIFICATION_SET,
     POINT_SET,
     REFERENCE_LENGTH,
-    Point,
+    MeasuringPoint,
     StreamName,
     notification_body,
     notification_reference,
     to_meter,
 )
 from connectors.sap_s4hana.points import Points
-from connectors.sap_s4hana.reader import Reader
+from connectors.sap_s4hana.reader import S4Reader
 from connectors.sap_s4hana.settings import S4hanaCredentials, S4hanaSettings
-from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
-from gateway.model.exchange import Event, RemoteMeter
+from gateway.model.connector import Capabilities, ConnectorSettings, ProbeResult, RemoteReading
+from gateway.model.exchange import EventToRaise, RemoteMeter
 from gateway.model.inbound import InboundPage, InboundStream
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry
 from gateway.model.reading import Batch, Reading
@@ -79,7 +79,7 @@ class S4hanaConnector:
         self._points = Points(service(POINTS_PATH, Version.V4, POINT_SET))
         self._notifications = service(NOTIFICATIONS_PATH, Version.V2, NOTIFICATION_SET)
         listed = documents_list(Version.V4, form.entity_set, form.fields, settings.zone)
-        self._reader = Reader(
+        self._reader = S4Reader(
             documents=documents, listed=listed, notifications=self._notifications, points=self._points
         )
         self._inbound = settings.streams(MANIFEST.streams)
@@ -101,7 +101,7 @@ class S4hanaConnector:
         """The manifest's, with `documents_lookback_hours`."""
         return self._inbound
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         """Reads one measurement document's number."""
         return await self._documents.probe()
 
@@ -141,7 +141,7 @@ class S4hanaConnector:
         SAP assigns the numbers.
         """
         by_position = self._settings.meters_by == "position"
-        point: Point | Rejected | None
+        point: MeasuringPoint | Rejected | None
         if by_position:
             point = await self._points.ensure(wanted, self._settings.new_measuring_point)
         else:
@@ -175,7 +175,7 @@ class S4hanaConnector:
         known(self._inbound, stream, where="SAP S/4HANA")
         return await self._reader.pull_open(cursor)
 
-    async def raise_event(self, event: Event) -> Outcome:
+    async def raise_event(self, event: EventToRaise) -> Outcome:
         """A maintenance notification for the measuring point's equipment or functional location."""
         if not event.reference.isprintable() or not 0 < len(event.reference) <= REFERENCE_LENGTH:
             return Rejected(
@@ -197,7 +197,7 @@ class S4hanaConnector:
             return Accepted(remote_id=_number(entity_of(answer.json)))
         fault = fault_of(answer.json, text=self._http.text_of(answer), clean=self._http.clean)
         words = self._http.clean(fault.message)
-        if verdict(answer.status, fault, self._settings.codes) is Verdict.LOCKED:
+        if verdict(answer.status, fault, self._settings.codes) is RefusalVerdict.LOCKED:
             return Retry(after_seconds=_LOCKED_SECONDS, message=words)
         return Rejected(code=fault.code, message=words)
 
@@ -215,7 +215,7 @@ class S4hanaConnector:
             meter: point if isinstance(point, Rejected) else point.number for meter, point in found.items()
         }
 
-    async def _point_of(self, meter: str) -> Point | None:
+    async def _point_of(self, meter: str) -> MeasuringPoint | None:
         """What an event's meter stands for; a notification without an object is better than none."""
         if not meter.isprintable() or not meter:
             return None

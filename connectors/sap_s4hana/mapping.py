@@ -25,7 +25,7 @@ from connectors.kit.sap.local_time import wall_time
 from connectors.kit.sap.records import DELETED_PHASE, PHASES, to_body
 from connectors.sap_s4hana.settings import NewMeasuringPoint, Notification
 from gateway.model.errors import CursorExpired
-from gateway.model.exchange import Event, RemoteMeter
+from gateway.model.exchange import EventToRaise, RemoteMeter
 from gateway.model.inbound import InboundRecord
 
 POINT_SET, NOTIFICATION_SET = "MeasuringPoint", "MaintenanceNotification"
@@ -38,7 +38,7 @@ StreamName = Literal["measurement_documents", "measuring_points", "notifications
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class MeasuringPoint:
     """A measuring point. `object` is the equipment or functional location it belongs to, with SAP's word for
     which of them.
     """
@@ -62,13 +62,13 @@ POINT_FIELDS = (
 )
 
 
-def to_point(row: Mapping[str, object]) -> Point | None:
+def to_point(row: Mapping[str, object]) -> MeasuringPoint | None:
     """None for a row without a number."""
     number = _text(row, "MeasuringPoint")
     if not number:
         return None
     equipment = _text(row, "Equipment")
-    return Point(
+    return MeasuringPoint(
         number=number,
         position=_text(row, "MeasuringPointPositionNumber"),
         title=_text(row, "MeasuringPointDescription"),
@@ -78,7 +78,7 @@ def to_point(row: Mapping[str, object]) -> Point | None:
     )
 
 
-def to_meter(point: Point, *, by_position: bool) -> RemoteMeter:
+def to_meter(point: MeasuringPoint, *, by_position: bool) -> RemoteMeter:
     """As a mapping calls it."""
     return RemoteMeter(
         meter=point.position if by_position else point.number, title=point.title, unit=point.unit
@@ -104,7 +104,9 @@ def point_body(wanted: RemoteMeter, new: NewMeasuringPoint) -> bytes:
     return orjson.dumps({**body, **{name: value for name, value in optional.items() if value is not None}})
 
 
-def notification_body(event: Event, settings: Notification, point: Point | None, zone: ZoneInfo) -> bytes:
+def notification_body(
+    event: EventToRaise, settings: Notification, point: MeasuringPoint | None, zone: ZoneInfo
+) -> bytes:
     """Of POST MaintenanceNotification. The event's reference is what it is found by again."""
     at = wall_time(event.at, zone)
     body: dict[str, object] = {

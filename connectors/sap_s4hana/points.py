@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 
 from connectors.kit.classify import to_error
 from connectors.kit.inbound import key_of, page_at
-from connectors.kit.odata.batch import Operation, PartAnswer
+from connectors.kit.odata.batch import BatchRequest, PartAnswer
 from connectors.kit.odata.envelope import fault_of
 from connectors.kit.odata.query import entity_of, next_of, rows_of, target
 from connectors.kit.odata.service import Service
@@ -17,7 +17,7 @@ from connectors.sap_s4hana.mapping import (
     POINT_FIELDS,
     POINT_SET,
     POSITION_LENGTH,
-    Point,
+    MeasuringPoint,
     point_body,
     to_point,
 )
@@ -39,10 +39,10 @@ class Points:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._known: dict[str, tuple[float, Point | Rejected]] = {}
+        self._known: dict[str, tuple[float, MeasuringPoint | Rejected]] = {}
         self._asking = asyncio.Lock()
 
-    async def all(self) -> AsyncIterator[Point]:
+    async def all(self) -> AsyncIterator[MeasuringPoint]:
         """Every active point that the user may see."""
         where = "MeasuringPointIsInactive eq false"
         async for row in self._service.list(
@@ -67,7 +67,7 @@ class Points:
         ]
         return InboundPage(records=records, cursor=next_of(answer.json, entity_set=POINT_SET))
 
-    async def by_number(self, number: str) -> Point | None:
+    async def by_number(self, number: str) -> MeasuringPoint | None:
         """None where the user sees none."""
         answer = await self._service.get(
             "list_meters",
@@ -78,7 +78,7 @@ class Points:
             None,
         )
 
-    async def by_position(self, positions: Collection[str]) -> Mapping[str, Point | Rejected]:
+    async def by_position(self, positions: Collection[str]) -> Mapping[str, MeasuringPoint | Rejected]:
         """The point of each position number, asked at most every ten minutes. Rejected where there is none,
         or more than one.
         """
@@ -89,13 +89,13 @@ class Points:
                 for position in positions
                 if position not in self._known or self._known[position][0] <= now
             }
-            found: dict[str, Point | Rejected] = {
+            found: dict[str, MeasuringPoint | Rejected] = {
                 position: _no_position(position) for position in wanted if not _can_be(position)
             }
             asked = sorted(wanted - found.keys())
             for begin in range(0, len(asked), _QUESTIONS):
                 part = asked[begin : begin + _QUESTIONS]
-                questions = [Operation(target=_question(position)) for position in part]
+                questions = [BatchRequest(target=_question(position)) for position in part]
                 answers = await self._service.batch("list_meters", questions)
                 found |= {
                     position: self._read(position, answer)
@@ -105,7 +105,7 @@ class Points:
                 self._known.clear()
             for position, point in found.items():
                 self._known[position] = (
-                    now + (_KNOWN_SECONDS if isinstance(point, Point) else _UNKNOWN_SECONDS),
+                    now + (_KNOWN_SECONDS if isinstance(point, MeasuringPoint) else _UNKNOWN_SECONDS),
                     point,
                 )
             return {
@@ -113,10 +113,10 @@ class Points:
                 for position in positions
             }
 
-    async def ensure(self, wanted: RemoteMeter, new: NewMeasuringPoint | None) -> Point | Rejected:
+    async def ensure(self, wanted: RemoteMeter, new: NewMeasuringPoint | None) -> MeasuringPoint | Rejected:
         """The point with this position number, made where there is none."""
         known = (await self.by_position([wanted.meter]))[wanted.meter]
-        if isinstance(known, Point) or known.code != "unknown_meter" or not _can_be(wanted.meter):
+        if isinstance(known, MeasuringPoint) or known.code != "unknown_meter" or not _can_be(wanted.meter):
             return known
         if new is None:
             raise BadConfiguration(
@@ -129,11 +129,11 @@ class Points:
                 point for row in self._service.rows(answer, POINT_SET) if (point := to_point(row)) is not None
             ]
             made = existing[0] if existing else await self._make(wanted, new)
-            if isinstance(made, Point):
+            if isinstance(made, MeasuringPoint):
                 self._known[wanted.meter] = (_monotonic() + _KNOWN_SECONDS, made)
             return made
 
-    async def _make(self, wanted: RemoteMeter, new: NewMeasuringPoint) -> Point | Rejected:
+    async def _make(self, wanted: RemoteMeter, new: NewMeasuringPoint) -> MeasuringPoint | Rejected:
         answer = await self._service.create(
             "create_meter", POINT_SET, point_body(wanted, new), accept_statuses=_REFUSALS
         )
@@ -150,7 +150,7 @@ class Points:
             )
         return point
 
-    def _read(self, position: str, answer: PartAnswer | None) -> Point | Rejected:
+    def _read(self, position: str, answer: PartAnswer | None) -> MeasuringPoint | Rejected:
         if answer is None:
             raise Unavailable("SAP did not answer every question of a $batch")
         rows = rows_of(answer.json)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import assert_never
 
-from connectors.kit.inbound import page_at
+from connectors.kit.inbound import is_ascending, page_at
 from connectors.kit.odata.query import target
 from connectors.kit.odata.service import Service
-from connectors.kit.sap.reader import page_by_wall
+from connectors.kit.sap.reader import page_by_wall, unordered
 from connectors.kit.sap.records import PAGE, WallList, has_next
 from connectors.sap_s4hana.mapping import (
     CHANGED_ORDER,
@@ -24,7 +24,7 @@ from connectors.sap_s4hana.points import Points
 from gateway.model.inbound import InboundPage, check_page
 
 
-class Reader:
+class S4Reader:
     """Three services of one system."""
 
     def __init__(
@@ -48,7 +48,10 @@ class Reader:
                 counted = {"$inlinecount": "allpages"} if cursor is None else {}
                 where = changed_after(cursor, since, until)
                 query = target(NOTIFICATION_SET, where=where, order=CHANGED_ORDER, top=PAGE, extra=counted)
-                return await self._page(query, cursor)
+                page = await self._page(query, cursor)
+                if not is_ascending(record.modified_at for record in page.records):
+                    raise unordered(NOTIFICATION_SET, None)
+                return page
             case _:
                 assert_never(stream)
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from connectors.kit.authorization import authorization_for
-from connectors.kit.bisect import BadMeters, Refusal, push_bisecting, push_singly
+from connectors.kit.bisect import BadMeters, BatchRefusal, push_bisecting, push_singly
 from connectors.kit.http import HttpClient
 from connectors.kit.inbound import clock_of, known, page_at
 from connectors.kit.manifest import load_manifest
@@ -23,8 +23,8 @@ from connectors.kit.settings import parse
 from connectors.tryton import records
 from connectors.tryton.controls import Controls
 from connectors.tryton.mapping import (
-    Draft,
-    Held,
+    HeldInspection,
+    InspectionDraft,
     is_same,
     reference_of,
     resolve,
@@ -37,9 +37,9 @@ from connectors.tryton.mapping import (
 )
 from connectors.tryton.rest import Rest
 from connectors.tryton.settings import TrytonCredentials, TrytonSettings
-from gateway.model.connector import Capabilities, ConnectorSettings, Health, RemoteReading
+from gateway.model.connector import Capabilities, ConnectorSettings, ProbeResult, RemoteReading
 from gateway.model.errors import BadConfiguration, OutcomeUnknown, Unavailable
-from gateway.model.exchange import Event, RemoteMeter
+from gateway.model.exchange import EventToRaise, RemoteMeter
 from gateway.model.inbound import InboundPage, InboundStream, KeyPage, check_page
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from gateway.model.reading import Batch, Reading
@@ -84,7 +84,7 @@ class TrytonConnector:
         self._inbound = tuple(replace(stream, lookback=lookback) for stream in MANIFEST.streams)
         self._bad_meters = BadMeters()
         self._durations: deque[float] = deque(maxlen=20)
-        self._settled_at = 0.0
+        self._settled_monotonic = 0.0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -96,10 +96,10 @@ class TrytonConnector:
         """The manifest's, with `overlap_seconds` as the lookback."""
         return self._inbound
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         """Reads one inspection's id."""
         await self._rest.search("probe", INSPECTION, fields=["id"], limit=1)
-        return Health(account=self._settings.database)
+        return ProbeResult(account=self._settings.database)
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
         """One question, and one request for what is new; an inspection that is there already is changed by a
@@ -118,8 +118,8 @@ class TrytonConnector:
         refused, drafts = to_drafts(self._connection, sendable, catalogue, company=self._settings.company)
         outcomes.update(refused)
         held = await self._held(drafts) if drafts else {}
-        new: list[Draft] = []
-        changes: list[tuple[Draft, Held]] = []
+        new: list[InspectionDraft] = []
+        changes: list[tuple[InspectionDraft, HeldInspection]] = []
         for draft in drafts.values():
             inspections = held.get(draft.reference, [])
             delivered, rest = _delivered(draft, inspections)
@@ -145,7 +145,7 @@ class TrytonConnector:
             if (remote := to_remote(reading, held.get(reference_of(self._connection, reading), [])))
             is not None
         }
-        left = self._settled_at - _monotonic()
+        left = self._settled_monotonic - _monotonic()
         if len(found) < len(readings) and left > 0:
             raise Unavailable("a request that got no answer may still be at work in Tryton", retry_after=left)
         return found
@@ -215,7 +215,7 @@ class TrytonConnector:
         if text not in held.split("\n\n"):
             await self._rest.change("note_event", ALERT, number, {"description": f"{held}\n\n{text}".strip()})
 
-    async def raise_event(self, event: Event) -> Outcome:
+    async def raise_event(self, event: EventToRaise) -> Outcome:
         """An alert, on an inspection that bears the event's reference."""
         if not event.reference.isprintable() or not 0 < len(event.reference) <= records.REFERENCE_LENGTH:
             return Rejected(
@@ -240,7 +240,7 @@ class TrytonConnector:
             made = await self._rest.create_one(
                 "raise_event", INSPECTION, records.event_record(event, *found), fields=["alerts.id"]
             )
-        except Refusal as refusal:
+        except BatchRefusal as refusal:
             return Rejected(code=refusal.code, message=str(refusal))
         return Accepted(remote_id=_alert(made))
 
@@ -269,10 +269,10 @@ class TrytonConnector:
         )
         return {str(row.get("id")): str(row.get("reference") or "") for row in rows}
 
-    async def _held(self, references: Iterable[str]) -> dict[str, list[Held]]:
+    async def _held(self, references: Iterable[str]) -> dict[str, list[HeldInspection]]:
         """What Tryton holds, ascending by id."""
         wanted = sorted(references)
-        held: dict[str, list[Held]] = {}
+        held: dict[str, list[HeldInspection]] = {}
         for begin in range(0, len(wanted), _REFERENCES):
             domain = [["reference", "in", wanted[begin : begin + _REFERENCES]]]
             for row in await self._rest.search_long("find", INSPECTION, fields=_HELD_FIELDS, domain=domain):
@@ -280,23 +280,23 @@ class TrytonConnector:
                     held.setdefault(inspection.reference, []).append(inspection)
         return held
 
-    async def _create(self, drafts: Sequence[Draft]) -> dict[str, Outcome]:
+    async def _create(self, drafts: Sequence[InspectionDraft]) -> dict[str, Outcome]:
         """All in one request; where Tryton refuses it, the inspections at fault are found by bisection."""
         by_key = {draft.readings[0].key: draft for draft in drafts}
 
         async def send(part: Sequence[Reading]) -> Sequence[Outcome]:
-            sent_at = _monotonic()
+            sent_monotonic = _monotonic()
             try:
                 ids = await self._rest.create(
                     "push", INSPECTION, [to_record(by_key[reading.key]) for reading in part]
                 )
             except (OutcomeUnknown, asyncio.CancelledError):
                 now = _monotonic()
-                self._settled_at = now + max(
-                    _SETTLED_SECONDS, _SETTLED_TIMES * max([now - sent_at, *self._durations])
+                self._settled_monotonic = now + max(
+                    _SETTLED_SECONDS, _SETTLED_TIMES * max([now - sent_monotonic, *self._durations])
                 )
                 raise
-            self._durations.append(_monotonic() - sent_at)
+            self._durations.append(_monotonic() - sent_monotonic)
             return [Accepted(remote_id=str(number)) for number in ids]
 
         # One reading stands for all of its inspection.
@@ -311,7 +311,7 @@ class TrytonConnector:
             for reading in draft.readings
         }
 
-    async def _change(self, changes: Sequence[tuple[Draft, Held]]) -> dict[str, Outcome]:
+    async def _change(self, changes: Sequence[tuple[InspectionDraft, HeldInspection]]) -> dict[str, Outcome]:
         """One request for each inspection."""
         by_key = {draft.readings[0].key: (draft, inspection) for draft, inspection in changes}
 
@@ -335,7 +335,9 @@ def build(built_from: ConnectorSettings) -> TrytonConnector:
     return TrytonConnector(built_from)
 
 
-def _delivered(draft: Draft, held: Sequence[Held]) -> tuple[dict[str, Outcome], Draft | None]:
+def _delivered(
+    draft: InspectionDraft, held: Sequence[HeldInspection]
+) -> tuple[dict[str, Outcome], InspectionDraft | None]:
     """What of a draft Tryton holds already, and the rest of it."""
     outcomes: dict[str, Outcome] = {}
     rest = []

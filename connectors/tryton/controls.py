@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 
-from connectors.kit.bisect import Refusal
-from connectors.tryton.mapping import Catalogue, Point, split, to_catalogue, to_points
+from connectors.kit.bisect import BatchRefusal
+from connectors.tryton.mapping import ControlPoint, PointCatalogue, split, to_catalogue, to_points
 from connectors.tryton.rest import Rest
 from gateway.model.errors import Unavailable
 from gateway.model.exchange import RemoteMeter
@@ -26,10 +26,10 @@ class Controls:
     def __init__(self, rest: Rest, *, company: int | None) -> None:
         self._rest = rest
         self._company = company
-        self._listed: tuple[float, Catalogue] | None = None
+        self._listed: tuple[float, PointCatalogue] | None = None
         self._listing = asyncio.Lock()
 
-    async def catalogue(self, meters: Collection[str]) -> Catalogue:
+    async def catalogue(self, meters: Collection[str]) -> PointCatalogue:
         """The points; listed again when stale, or when one of `meters` is missing and the list is not brand-
         new.
         """
@@ -43,13 +43,13 @@ class Controls:
                     return catalogue
             return await self._list()
 
-    async def all(self) -> AsyncIterator[Point]:
+    async def all(self) -> AsyncIterator[ControlPoint]:
         """Every point that the user may see, page by page."""
         async for row in self._rows():
             for point in to_points(row):
                 yield point
 
-    async def ensure(self, wanted: RemoteMeter) -> Point | Rejected:
+    async def ensure(self, wanted: RemoteMeter) -> ControlPoint | Rejected:
         """The point of `wanted.meter`, made with its control where missing; a new one holds numbers."""
         control, name = split(wanted.meter)
         if not control or not name.isidentifier():
@@ -71,7 +71,7 @@ class Controls:
             point = {"name": name, "string": (wanted.title or name)[:200], "type_": "float", "digits": 6}
             try:
                 await self._make(control, point)
-            except Refusal as refusal:
+            except BatchRefusal as refusal:
                 return Rejected(code=refusal.code, message=str(refusal))
             made = (await self._list()).points.get(wanted.meter)
         if made is None:
@@ -89,7 +89,7 @@ class Controls:
         record = {"name": control, "frequency": 0.0, "operations": [], "company": self._company, **points}
         await self._rest.create_one("create_meter", CONTROL, record, fields=["name"])
 
-    async def _list(self) -> Catalogue:
+    async def _list(self) -> PointCatalogue:
         catalogue = to_catalogue([point async for point in self.all()])
         self._listed = (_monotonic(), catalogue)
         return catalogue

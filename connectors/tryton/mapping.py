@@ -24,7 +24,7 @@ MAX_DIGITS = 38  # of a decimal that is written or read exactly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class ControlPoint:
     """A point of a control. `kind` is Tryton's type: boolean, integer, float or numeric. `company` is None
     for a control of all companies.
     """
@@ -38,15 +38,15 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Catalogue:
+class PointCatalogue:
     """Points by meter. A meter that several controls have is in `ambiguous` and resolves to none."""
 
-    points: Mapping[str, Point]
+    points: Mapping[str, ControlPoint]
     ambiguous: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class InspectionDraft:
     """An inspection to be. `values` are in Tryton's JSON, by point."""
 
     reference: str
@@ -58,7 +58,7 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class HeldInspection:
     """An inspection that Tryton holds. `points` in its JSON."""
 
     id: int
@@ -84,17 +84,19 @@ def reference_of(connection: str, reading: Reading) -> str:
     return reading_key(connection, split(reading.meter)[0], reading.window_start)
 
 
-def to_catalogue(points: Iterable[Point]) -> Catalogue:
+def to_catalogue(points: Iterable[ControlPoint]) -> PointCatalogue:
     """By meter."""
-    found: dict[str, Point] = {}
+    found: dict[str, ControlPoint] = {}
     ambiguous: set[str] = set()
     for point in points:
         if found.setdefault(point.meter, point) is not point:
             ambiguous.add(point.meter)
-    return Catalogue(points=found, ambiguous=frozenset(ambiguous))
+    return PointCatalogue(points=found, ambiguous=frozenset(ambiguous))
 
 
-def resolve(meter: str, catalogue: Catalogue, *, company: int | None) -> tuple[Point, int] | Rejected:
+def resolve(
+    meter: str, catalogue: PointCatalogue, *, company: int | None
+) -> tuple[ControlPoint, int] | Rejected:
     """The point of a meter and the company that its inspections belong to. Tryton itself would store a point
     that does not exist.
     """
@@ -151,11 +153,11 @@ def to_value(kind: str, value: Value) -> object | Rejected:
 
 
 def to_drafts(
-    connection: str, readings: Sequence[Reading], catalogue: Catalogue, *, company: int | None
-) -> tuple[dict[str, Rejected], dict[str, Draft]]:
+    connection: str, readings: Sequence[Reading], catalogue: PointCatalogue, *, company: int | None
+) -> tuple[dict[str, Rejected], dict[str, InspectionDraft]]:
     """What need not be sent, by the reading's key; and the inspections of the others, by reference."""
     refused: dict[str, Rejected] = {}
-    drafts: dict[str, Draft] = {}
+    drafts: dict[str, InspectionDraft] = {}
     for reading in readings:
         found = resolve(reading.meter, catalogue, company=company)
         if isinstance(found, Rejected):
@@ -168,7 +170,7 @@ def to_drafts(
             continue
         reference = reference_of(connection, reading)
         before = drafts.get(reference)
-        drafts[reference] = Draft(
+        drafts[reference] = InspectionDraft(
             reference=reference,
             control=point.control,
             company=owner,
@@ -179,7 +181,7 @@ def to_drafts(
     return refused, drafts
 
 
-def to_record(draft: Draft) -> dict[str, object]:
+def to_record(draft: InspectionDraft) -> dict[str, object]:
     """Of the `vlist` of a create."""
     return {
         "company": draft.company,
@@ -197,14 +199,14 @@ def to_text(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def to_points(control: object) -> list[Point]:
+def to_points(control: object) -> list[ControlPoint]:
     """The points of a listed control; none for what is no control."""
     if not isinstance(control, dict) or not isinstance(number := control.get("id"), int):
         return []
     company, name, rows = control.get("company"), control.get("name"), control.get("points")
     owner = company.get("id") if isinstance(company, dict) else company
     return [
-        Point(
+        ControlPoint(
             control=number,
             company=owner if isinstance(owner, int) else None,
             meter=f"{name}/{row.get('name')}",
@@ -217,12 +219,12 @@ def to_points(control: object) -> list[Point]:
     ]
 
 
-def to_held(row: object) -> Held | None:
+def to_held(row: object) -> HeldInspection | None:
     """None for what is no inspection."""
     if not isinstance(row, dict) or not isinstance(number := row.get("id"), int):
         return None
     points = row.get("points")
-    return Held(
+    return HeldInspection(
         id=number,
         reference=str(row.get("reference") or ""),
         is_pending=row.get("state") == "pending",
@@ -231,14 +233,14 @@ def to_held(row: object) -> Held | None:
     )
 
 
-def holder(point: str, held: Sequence[Held]) -> Held | None:
+def holder(point: str, held: Sequence[HeldInspection]) -> HeldInspection | None:
     """The newest inspection that has the point: what it says is what is in force. `held` ascends by id."""
     return next(
         (inspection for inspection in reversed(held) if inspection.points.get(point) is not None), None
     )
 
 
-def to_remote(reading: Reading, held: Sequence[Held]) -> RemoteReading | None:
+def to_remote(reading: Reading, held: Sequence[HeldInspection]) -> RemoteReading | None:
     """What is in force of this reading. Its own value where Tryton holds just that, whatever the point's type
     made of it.
     """

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from connectors.kit.inbound import key_of
-from connectors.tryton.mapping import Point, to_decimal, to_text, to_time, whole
+from connectors.tryton.mapping import ControlPoint, to_decimal, to_text, to_time, whole
 from gateway.model.errors import CursorExpired
-from gateway.model.exchange import Event
+from gateway.model.exchange import EventToRaise
 from gateway.model.inbound import InboundRecord, Progress
 
 _CHANGED = "last_modified_at"
@@ -19,7 +19,7 @@ _TITLE_LENGTH, _TEXT_LENGTH, REFERENCE_LENGTH = 120, 4000, 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
+class RecordKind:
     """A kind of record and its fields; `names` are those of others that are shown in place of their ids.
     progress: how far people are, by the word in `state`. everything: a clause without which Tryton leaves
     some out.
@@ -32,15 +32,15 @@ class Stream:
     everything: tuple[object, ...] = ()
 
 
-STREAMS: Mapping[str, Stream] = MappingProxyType(
+STREAMS: Mapping[str, RecordKind] = MappingProxyType(
     {
-        INSPECTIONS: Stream(
+        INSPECTIONS: RecordKind(
             model="quality.inspection",
             fields=("number", "reference", "state", "points", "processed_at"),
             names=("control.name", "company.rec_name"),
             progress={"pending": "open", "passed": "closed", "failed": "closed"},
         ),
-        ALERTS: Stream(
+        ALERTS: RecordKind(
             model="quality.alert",
             fields=("number", "title", "description", "state"),
             names=("origin.rec_name", "company.rec_name"),
@@ -53,7 +53,7 @@ STREAMS: Mapping[str, Stream] = MappingProxyType(
         ),
         # Machines and spare parts. The template has what people change; what was deactivated is shown as
         # such.
-        "products": Stream(
+        "products": RecordKind(
             model="product.template",
             fields=("name", "code", "type", "active"),
             names=("default_uom.symbol",),
@@ -63,24 +63,26 @@ STREAMS: Mapping[str, Stream] = MappingProxyType(
 )
 
 
-def fields_of(stream: Stream) -> list[str]:
+def fields_of(stream: RecordKind) -> list[str]:
     """What to ask for."""
     return [_CHANGED, *stream.fields, *stream.names, *(["origin"] if stream is STREAMS[ALERTS] else [])]
 
 
-def changed(stream: Stream, since: datetime | None, until: datetime, *, after: str | None) -> list[object]:
+def changed(
+    stream: RecordKind, since: datetime | None, until: datetime, *, after: str | None
+) -> list[object]:
     """The domain of a page: changed in [since, until), behind the record `after`."""
     domain = [[_CHANGED, "<", _stamp(until)], *held(stream, after=after)]
     return domain if since is None else [[_CHANGED, ">=", _stamp(since)], *domain]
 
 
-def unfinished(stream: Stream, *, after: str | None) -> list[object]:
+def unfinished(stream: RecordKind, *, after: str | None) -> list[object]:
     """The domain of a page: what nobody has closed yet."""
     words = [word for word, progress in stream.progress.items() if progress != "closed"]
     return [["state", "in", words], *held(stream, after=after)]
 
 
-def held(stream: Stream, *, after: str | None) -> list[object]:
+def held(stream: RecordKind, *, after: str | None) -> list[object]:
     """The domain of a page of everything. By id, so that nothing moves while it is walked. Raises
     CursorExpired for a cursor that is none.
     """
@@ -131,7 +133,7 @@ def plain(value: object) -> object:
     return [plain(part) for part in value] if isinstance(value, list) else value
 
 
-def event_record(event: Event, point: Point, company: int) -> dict[str, object]:
+def event_record(event: EventToRaise, point: ControlPoint, company: int) -> dict[str, object]:
     """An inspection without a value that bears the event's reference, and its alert: one request, taken whole
     or not at all.
     """

@@ -11,7 +11,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from connectors.kit.bisect import Refusal
+from connectors.kit.bisect import BatchRefusal
 from connectors.kit.http import Answer, HttpClient
 from connectors.kit.json_text import write_json
 from gateway.model.errors import (
@@ -136,7 +136,7 @@ class Rest:
                 f"{text}; is settings.base_url a Tryton server of series 8.2 or later?",
                 request_id=answer.request_id,
             )
-        return Refusal(
+        return BatchRefusal(
             words,
             code=str(answer.status),
             blames_meter=message.startswith(_RULE_OF_RECORDS),

@@ -30,7 +30,7 @@ from gateway.model.errors import (
     RateLimited,
     Unavailable,
 )
-from gateway.model.exchange import Event, RaisesEvents, Severity
+from gateway.model.exchange import EventToRaise, RaisesEvents, Severity
 from gateway.model.inbound import NotesEvents
 from gateway.model.meter import apply_rule
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded, Unknown
@@ -41,7 +41,7 @@ from gateway.store import alerts as store
 from gateway.store.alert_streams import AlertClaim
 from gateway.store.alerts import Alert
 from gateway.store.pool import Database
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +63,12 @@ class Calls:
     """Under one claim. Raises ConnectorError where the system, and not one alert, is the matter."""
 
     def __init__(
-        self, database: Database, settings: SyncSettings, claim: AlertClaim, link: Link, called: Called
+        self,
+        database: Database,
+        settings: SyncSettings,
+        claim: AlertClaim,
+        link: ServedConnection,
+        called: Called,
     ) -> None:
         self._database = database
         self._claim = claim
@@ -93,6 +98,8 @@ class Calls:
     async def _raise(self, alert: Alert) -> None:
         connector = self._link.connector
         attempts = alert.attempts + 1
+        # before the proof: what we count from is never later than what it shows
+        proved_monotonic = clock.monotonic()
         # Where we are killed in the call, whoever comes next asks when it must have ended, and arrived.
         begun = await self._move(
             alert,
@@ -100,14 +107,13 @@ class Calls:
             due_in_seconds=self._timeout_seconds + self._again_seconds(attempts),
             attempts=attempts,
         )
-        proved_at = clock.monotonic()
         if begun.state is not AlertState.RAISING:
             return  # it ended meanwhile
         if not isinstance(connector, RaisesEvents):
             words = "the system cannot raise events with these settings"
             await self._move(begun, AlertTrigger.CALL_REFUSED, error=words)
             return
-        if clock.monotonic() - proved_at > self._start_seconds:
+        if clock.monotonic() - proved_monotonic > self._start_seconds:
             raise LeaseLost(f"the alerts of {self._claim.connection} may be another replica's by now")
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -240,17 +246,23 @@ class Calls:
         return full_jitter(attempts, rand=random.random(), cap_seconds=self._cap_seconds)
 
 
-def _meter(link: Link, alert: Alert) -> str:
+def _meter(link: ServedConnection, alert: Alert) -> str:
     """What the connection feeds with the metric, or with anything of the device: where people at the system
     find it.
     """
-    fed = [rule for rule in link.rules if rule.matches(alert.device)]
-    chosen = next((rule for rule in fed if rule.metric == alert.metric), fed[0] if fed else None)
-    return "" if chosen is None else apply_rule(chosen, alert.device, resolution=MICROSECOND).meter
+    metric = alert.metric
+    if metric is not None:
+        for rule in link.rules:
+            if rule.feeds_from(alert.device, metric):
+                return apply_rule(rule, alert.device, metric, resolution=MICROSECOND).meter
+    for rule in link.rules:
+        if rule.matches(alert.device) and not rule.is_metric_glob:
+            return apply_rule(rule, alert.device, rule.metric, resolution=MICROSECOND).meter
+    return ""
 
 
-def _event(alert: Alert, meter: str) -> Event:
-    return Event(
+def _event(alert: Alert, meter: str) -> EventToRaise:
+    return EventToRaise(
         reference=alert.alert,
         title=alert.title,
         text=alert.text,

@@ -11,11 +11,11 @@ from gateway.alerts import life
 from gateway.model import alerts
 from gateway.model.alert_life import AlertState, AlertTrigger, Why
 from gateway.model.alert_rule import Silent, observed
-from gateway.model.alerts import Changed, Episode, Judged, Point, Standing, State
+from gateway.model.alerts import Changed, Episode, Judged, Point, RuleState, Standing
 from gateway.model.sample import Metrics, to_microseconds
 from gateway.store import alert_streams, windows
 from gateway.store import alerts as store
-from gateway.store.alert_streams import AlertClaim, Begun
+from gateway.store.alert_streams import AlertClaim, BegunRule
 from gateway.store.alerts import Judgement
 from gateway.store.pool import Connection, Database
 
@@ -44,7 +44,7 @@ class _Slice:
     claim: AlertClaim
     judgements: dict[tuple[str, str], Judgement]
     opened: dict[tuple[str, str], Standing]
-    put: list[tuple[str, str, State, float | None]] = field(default_factory=list)
+    put: list[tuple[str, str, RuleState, float | None]] = field(default_factory=list)
     changed: int = 0
 
 
@@ -75,14 +75,14 @@ async def judge_slice(database: Database, claim: AlertClaim) -> Done:
 
 
 async def _judge_device(
-    work: _Slice, begun: Begun, device: str, samples: Sequence[tuple[int, Metrics]]
+    work: _Slice, begun: BegunRule, device: str, samples: Sequence[tuple[int, Metrics]]
 ) -> None:
     points = _points(begun, samples)
     if not points:
         return
     key = (begun.rule.id, device)
     known = work.judgements.get(key)
-    state = State() if known is None else known.state
+    state = RuleState() if known is None else known.state
     first, last = points[0].at, points[-1].at
     if isinstance(begun.rule.condition, Silent):
         await _heard(work, begun, device, max(state.at, last))
@@ -101,7 +101,7 @@ async def _judge_device(
     work.put.append((*key, after, None))
 
 
-def _points(begun: Begun, samples: Sequence[tuple[int, Metrics]]) -> list[Point]:
+def _points(begun: BegunRule, samples: Sequence[tuple[int, Metrics]]) -> list[Point]:
     """What these samples say to the rule, since it began."""
     start = to_microseconds(begun.begun_at)
     return [
@@ -111,7 +111,7 @@ def _points(begun: Begun, samples: Sequence[tuple[int, Metrics]]) -> list[Point]
     ]
 
 
-def _episode(state: State, current: Standing | None) -> Episode | None:
+def _episode(state: RuleState, current: Standing | None) -> Episode | None:
     if state.phase != "open":
         return None
     assert current is not None, "what is judged as open has an alert"
@@ -120,7 +120,7 @@ def _episode(state: State, current: Standing | None) -> Episode | None:
 
 async def _again(
     work: _Slice,
-    begun: Begun,
+    begun: BegunRule,
     device: str,
     standing: Sequence[Standing],
     points: Sequence[Point],
@@ -145,7 +145,7 @@ async def _again(
         page *= 10
 
 
-async def _apply(work: _Slice, begun: Begun, device: str, changed: Changed) -> None:
+async def _apply(work: _Slice, begun: BegunRule, device: str, changed: Changed) -> None:
     """Withdrawals first, then what is over, then what is open: at most one is open at any moment."""
     for alert in changed.withdrawn:
         held = (await store.some(work.connection, [alert]))[0]
@@ -184,14 +184,14 @@ async def _retime(
 # Silence: by receipt, for a device's own clock may be wrong by more than anybody waits
 
 
-async def _heard(work: _Slice, begun: Begun, device: str, at: int) -> None:
+async def _heard(work: _Slice, begun: BegunRule, device: str, at: int) -> None:
     condition = begun.rule.condition
     assert isinstance(condition, Silent)
     current = work.opened.get((begun.rule.id, device))
     if current is not None:
         over_at = max(current.opened_at, await _now(work.connection))
         await _retime(work, current.alert, current.since, current.opened_at, over_at, Why.WELL)
-    work.put.append((begun.rule.id, device, State(at=at), condition.after.total_seconds()))
+    work.put.append((begun.rule.id, device, RuleState(at=at), condition.after.total_seconds()))
 
 
 async def _now(connection: Connection) -> int:
@@ -203,7 +203,7 @@ async def judge_silence(database: Database, claim: AlertClaim) -> Done:
     nothing. Raises LeaseLost.
     """
     async with database.transaction() as connection:
-        await alert_streams.watermark(connection, claim)
+        await alert_streams.watermark(connection, claim)  # takes the row: the rules stay until we commit
         due = await store.silences(connection, claim.connection, SILENT_AT_ONCE)
         if not due:
             return Done(is_last=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from gateway.alerts import life
 from gateway.model.alert_life import AlertTrigger
 from gateway.model.alert_rule import Silent
-from gateway.model.alerts import State
+from gateway.model.alerts import RuleState
 from gateway.store import alert_streams, mappings
 from gateway.store import alerts as store
 from gateway.store.pool import Connection
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 
 
-async def begin(connection: Connection, link: Link) -> None:
+async def begin(connection: Connection, link: ServedConnection) -> None:
     """Brings the rules in force in line with the link's. Alerts of rules that were removed, or that judge
     otherwise now, are over. Silence of devices that are known counts from now.
     """
@@ -25,7 +25,7 @@ async def begin(connection: Connection, link: Link) -> None:
         return
     known = await mappings.devices(connection, link.customer)
     waiting = [
-        (rule.id, device, State(), rule.condition.after.total_seconds())
+        (rule.id, device, RuleState(), rule.condition.after.total_seconds())
         for rule in silent
         if isinstance(rule.condition, Silent)
         for device in known

@@ -24,8 +24,8 @@ from gateway.store.alert_streams import AlertClaim
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
 from gateway.sync import runs
-from gateway.sync.link import Link
-from gateway.sync.runs import Health
+from gateway.sync.link import ServedConnection
+from gateway.sync.runs import RunHealth
 
 log = structlog.get_logger(__name__)
 
@@ -57,20 +57,20 @@ class AlertRunner:
     """Runs claimed streams of alerts. Holds no state between runs: everything is in PostgreSQL."""
 
     def __init__(
-        self, database: Database, settings: SyncSettings, health: Health, troubles: Troubles
+        self, database: Database, settings: SyncSettings, health: RunHealth, troubles: Troubles
     ) -> None:
         self._database = database
         self._settings = settings
         self._health = health
         self._troubles = troubles
 
-    async def run(self, claim: AlertClaim, link: Link) -> None:
+    async def run(self, claim: AlertClaim, link: ServedConnection) -> None:
         """Works the connection's alerts and stores how it ended. Raises LeaseLost and StoreError."""
         await self._work(claim, link)
         with suppress(StoreError):  # it is over with the next run
             await self._troubles.over(link.connection, "alert")
 
-    async def _work(self, claim: AlertClaim, link: Link) -> None:
+    async def _work(self, claim: AlertClaim, link: ServedConnection) -> None:
         until = clock.monotonic() + RUN_SECONDS
         changed, more = 0, False
         for part in (judge_slice, judge_silence):
@@ -102,7 +102,7 @@ class AlertRunner:
             followed=_followed(claim, seen, called),
         )
 
-    async def crashed(self, claim: AlertClaim, link: Link, fault: Fault) -> None:
+    async def crashed(self, claim: AlertClaim, link: ServedConnection, fault: Fault) -> None:
         """Schedules a run that ended in a fault of our own like one that failed, so that it is seen and does
         not spin.
         """
@@ -113,7 +113,7 @@ class AlertRunner:
             self._database, claim, next_in_seconds=wait, calls_in_seconds=wait, attempts=attempts
         )
 
-    async def _follow(self, claim: AlertClaim, link: Link) -> int:
+    async def _follow(self, claim: AlertClaim, link: ServedConnection) -> int:
         """What people at the system have done with alerts, as the inbound streams have it."""
         seen_in = {kind: stream for kind, stream in link.raises.items() if stream is not None}
         if not seen_in:
@@ -127,7 +127,7 @@ class AlertRunner:
         return len(progress)
 
     async def _call(
-        self, claim: AlertClaim, link: Link, called: Called, until: float
+        self, claim: AlertClaim, link: ServedConnection, called: Called, until: float
     ) -> tuple[float, int, int]:
         """Seconds until the system may be called again, failed runs in a row, and those that it put off."""
         calls = Calls(self._database, self._settings, claim, link, called)
@@ -148,7 +148,7 @@ class AlertRunner:
         return 0.0, 0, 0
 
     async def _failed(
-        self, claim: AlertClaim, link: Link, error: ConnectorError, *, moved: bool
+        self, claim: AlertClaim, link: ServedConnection, error: ConnectorError, *, moved: bool
     ) -> tuple[float, int, int]:
         attempts = claim.attempts + 1
         floor = await self._health.failed(link, error, attempts=attempts, operation=Operation.PROBE)

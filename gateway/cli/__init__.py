@@ -4,6 +4,6 @@ import sys
 
 if sys.argv[1:2] == ["run"]:
     # A reload that is asked for while the daemon is still importing must not end it.
-    from gateway import hangup
+    from gateway.processes import hangup
 
     hangup.remember()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import orjson
@@ -14,13 +11,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from connectors.registry import SYSTEMS
 from gateway.alerts.life import said
-from gateway.configuration import load
+from gateway.cli.operate import DEFAULT, Config, Json, Operator, operate
 from gateway.model.alert_life import OPEN_STATES, AlertState
 from gateway.store import alerts as store
 from gateway.store.alerts import Alert
-from gateway.store.pool import Database
 from gateway.store.views import END
 
 MAX_SHOWN = 1_000
@@ -28,24 +23,21 @@ _STYLES = {"high": "bold red", "medium": "yellow", "low": "cyan"}
 
 
 def alerts(
-    config: Annotated[Path, typer.Option(help="The main configuration file.")] = Path(
-        "config/fieldgate.yaml"
-    ),
+    config: Config = DEFAULT,
     customer: Annotated[str | None, typer.Option(help="Of this customer only.")] = None,
     connection: Annotated[str | None, typer.Option(help="Of this connection only.")] = None,
     state: Annotated[
         list[AlertState] | None, typer.Option(help="In this state only; may be repeated.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Those that are over too.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    json: Json = False,
 ) -> None:
     """List alerts, the newest first, a thousand at most: what, since when, where they are at the system.
 
     Example: fieldgate alerts --customer acme --state raised
     """
-    settings = load(config, os.environ, systems=SYSTEMS).settings
     states = [str(each) for each in state] if state else None if everything else sorted(map(str, OPEN_STATES))
-    found = asyncio.run(_read(settings.database.dsn.get_secret_value(), customer, connection, states))
+    found = operate(config, lambda operator: _read(operator, customer, connection, states))
     if json:
         print(orjson.dumps([asdict(alert) for alert in found], option=orjson.OPT_UTC_Z).decode())
         return
@@ -57,20 +49,19 @@ def alerts(
 
 
 async def _read(
-    dsn: str, customer: str | None, connection: str | None, states: list[str] | None
+    operator: Operator, customer: str | None, connection: str | None, states: list[str] | None
 ) -> list[Alert]:
-    database = await Database.open(dsn, size=1)
-    try:
-        return await store.listed(
-            database,
-            customer=customer,
-            connection_id=connection,
-            states=states,
-            before=(END, store.LAST_ALERT),
-            limit=MAX_SHOWN,
-        )
-    finally:
-        await database.close()
+    await operator.check_customer(customer)
+    if connection is not None:
+        await operator.status(connection)
+    return await store.listed(
+        operator.database,
+        customer=customer,
+        connection_id=connection,
+        states=states,
+        before=(END, store.LAST_ALERT),
+        limit=MAX_SHOWN,
+    )
 
 
 def _show(console: Console, alert: Alert) -> None:

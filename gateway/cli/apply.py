@@ -14,8 +14,8 @@ from rich.text import Text
 
 from gateway.cli import screen
 from gateway.cli.operate import DEFAULT, EVERY_SECRET, Config, Json, Operator, Yes, operate
-from gateway.connections.apply import Work, alone, carry_out, prepare
-from gateway.model.declaration import Plan
+from gateway.connections.apply import PlannedWork, alone, carry_out, prepare
+from gateway.model.declaration import ApplyPlan
 from gateway.model.errors import ConfigError
 
 FILE_VARIABLE = "FIELDGATE_CONNECTIONS_FILE"
@@ -76,7 +76,7 @@ def apply(
         raise typer.Exit(1)
 
 
-async def _carry_out(operator: Operator, work: Work, *, quiet: bool) -> dict[str, str]:
+async def _carry_out(operator: Operator, work: PlannedWork, *, quiet: bool) -> dict[str, str]:
     """What could not be done beside what the plan refuses, with the reason."""
     plan = work.plan
     names = (*plan.create, *plan.change, *plan.prune)
@@ -100,7 +100,7 @@ async def _carry_out(operator: Operator, work: Work, *, quiet: bool) -> dict[str
     return failed
 
 
-def _show(plan: Plan) -> None:
+def _show(plan: ApplyPlan) -> None:
     console = screen.console()
     _lines("+", "green", plan.create, ["create"] * len(plan.create))
     _lines(
@@ -134,7 +134,7 @@ def _lines(sign: str, style: str, names: Sequence[str], words: Sequence[str]) ->
         )
 
 
-def _document(plan: Plan, failed: dict[str, str] | None) -> dict[str, object]:
+def _document(plan: ApplyPlan, failed: dict[str, str] | None) -> dict[str, object]:
     return {
         "create": list(plan.create),
         "change": {name: list(parts) for name, parts in plan.change.items()},

@@ -18,7 +18,9 @@ from rich.console import Console
 import gateway
 from gateway.model.errors import ConfigError
 
-app = typer.Typer(help="Measures ingest, sync and the API on throw-away servers.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measures ingest, sync, the API and its lists on throw-away servers.", no_args_is_help=True
+)
 
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 Document = Mapping[str, object]
@@ -38,6 +40,10 @@ def ingest(
     standby: Annotated[
         bool, typer.Option("--standby", help="Also with a synchronous standby, for the cost of its fsync.")
     ] = False,
+    sources: Annotated[
+        bool,
+        typer.Option("--sources", help="Also the same samples as mapped JSON, as CBOR and by Sparkplug B."),
+    ] = False,
     json_path: Json = None,
 ) -> None:
     """The rate at which a QoS 1 backlog becomes committed rows.
@@ -52,6 +58,7 @@ def ingest(
         peers=peers,
         persistent=persistent,
         standby=standby,
+        sources=sources,
     )
     _measure(lambda say: module.run(plan, say), module.rows, "Draining a QoS 1 backlog", json_path)
 
@@ -94,6 +101,34 @@ def api(
         "Asking for a status while 2,000 msg/s are taken in, on one core",
         json_path,
     )
+
+
+@app.command()
+def lists(
+    records: Annotated[int, typer.Option(min=2000, help="Stored records.")] = 1_000_000,
+    devices: Annotated[int, typer.Option(min=1000, help="Devices that were seen.")] = 100_000,
+    messages: Annotated[int, typer.Option(min=1000, help="Messages that are dead letters.")] = 100_000,
+    pages: Annotated[
+        int, typer.Option(min=10, help="Pages of each list that are asked for in a round.")
+    ] = 100,
+    rounds: Annotated[int, typer.Option(min=1, help="Each with a daemon of its own.")] = 3,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Another checkout, measured in turns on the same tables."
+        ),
+    ] = None,
+    json_path: Json = None,
+) -> None:
+    """What a page of records, devices and dead messages takes and costs, over HTTP and by command.
+
+    Example: fieldgate bench lists --records 100000
+    """
+    module = _module("lists")
+    plan = module.Plan(
+        records=records, devices=devices, messages=messages, pages=pages, rounds=rounds, beside=beside
+    )
+    _measure(lambda say: module.run(plan, say), module.rows, "A page of each list", json_path)
 
 
 def _module(name: str) -> ModuleType:

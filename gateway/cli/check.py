@@ -19,8 +19,8 @@ from connectors.registry import SYSTEMS
 from gateway import clock
 from gateway.configuration import DeclaredConnection, Faults, Loaded, load
 from gateway.configuration.difference import RELOADED
-from gateway.configuration.document import Document
-from gateway.configuration.fault import Fault, KeyPath, dotted
+from gateway.configuration.document import LocatedDocument
+from gateway.configuration.fault import ConfigurationFault, KeyPath, dotted
 from gateway.configuration.paths import named_files, unreadable
 from gateway.ingest import examples
 from gateway.model.credits import price
@@ -75,11 +75,13 @@ def _run_examples(loaded: Loaded, config: Path) -> None:
     failed = examples.faults_of(telemetry, own, loaded.settings.customers, now=clock.now())
     if not failed:
         return
-    document = Document.read(config, advice="")
+    document = LocatedDocument.read(config, advice="")
     paths: list[tuple[KeyPath, str]] = [
         (("telemetry", "sources", one.place, "examples", one.index), one.message) for one in failed
     ]
-    raise Faults(Fault(place=document.place(path), path=path, message=message) for path, message in paths)
+    raise Faults(
+        ConfigurationFault(place=document.place(path), path=path, message=message) for path, message in paths
+    )
 
 
 def _read_files(loaded: Loaded, config: Path) -> None:
@@ -88,14 +90,14 @@ def _read_files(loaded: Loaded, config: Path) -> None:
     """
     if loaded.settings.connections_file is None:
         return
-    document = Document.read(config.parent / loaded.settings.connections_file, advice="")
-    found: list[Fault] = []
+    document = LocatedDocument.read(config.parent / loaded.settings.connections_file, advice="")
+    found: list[ConfigurationFault] = []
     for index, declared in enumerate(loaded.connections):
         for key in named_files(declared.settings.settings):
             problem = unreadable(str(declared.settings.settings[key]))
             if problem is not None:
                 path: KeyPath = ("connections", index, "settings", key)
-                found.append(Fault(place=document.place(path), path=path, message=problem))
+                found.append(ConfigurationFault(place=document.place(path), path=path, message=problem))
     if found:
         raise Faults(found)
 

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from connectors.registry import SYSTEMS
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Json, Operator, near_misses, operate
+from gateway.cli.operate import DEFAULT, Config, Json, Operator, near_or_all, operate
 from gateway.cli.screen import Column
 from gateway.configuration import secret
-from gateway.configuration.document import Document
+from gateway.configuration.document import LocatedDocument
 from gateway.connections.connecting import ConnectInvitation, Given
 from gateway.connections.login_page import CODE_FLOW
 from gateway.model.errors import ConfigError
@@ -54,7 +54,7 @@ def create(
     """
     unknown = [name for name in system if name not in SYSTEMS]
     if unknown:
-        raise ConfigError(f"there is no system {unknown[0]!r}{near_misses(unknown[0], SYSTEMS)}")
+        raise ConfigError(f"there is no system {unknown[0]!r}{near_or_all(unknown[0], SYSTEMS)}")
     ahead = Given() if given is None else read_given(given)
 
     async def invite(operator: Operator) -> ConnectInvitation:
@@ -136,7 +136,7 @@ def revoke(
 
 def read_given(path: Path) -> Given:
     """What a file gives ahead; secrets in it may be `${env:NAME}` or `${file:path}`. Raises ConfigError."""
-    document = Document.read(path, advice="name a YAML file")
+    document = LocatedDocument.read(path, advice="name a YAML file")
     secret.resolve(document, os.environ, path.parent, needed=secret.SECTIONS)
     if document.faults:
         raise ConfigError("; ".join(str(fault) for fault in document.faults))

@@ -226,7 +226,6 @@ def disconnect(
     """
 
     async def end(operator: Operator) -> None:
-        await operator.status(connection)
         screen.agree(f"Disconnect {connection}? This cannot be undone.", yes=yes)
         await operator.service.disconnect(connection, operator.caller)
 
@@ -282,6 +281,7 @@ async def _recheck(
 
 def _ask(connection: str, config: Config, ask: Callable[[Operator], Awaitable[None]], *, json: bool) -> None:
     async def run(operator: Operator) -> ConnectionStatus:
+        await operator.status(connection)  # a name that there is not is refused with what is near
         await ask(operator)
         return await operator.status(connection)
 

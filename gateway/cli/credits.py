@@ -19,6 +19,7 @@ from rich.text import Text
 
 from connectors.registry import SYSTEMS
 from gateway import clock
+from gateway.cli.operate import check_current
 from gateway.configuration import load
 from gateway.model.credits import (
     HOLD_MINUTES,
@@ -31,9 +32,7 @@ from gateway.model.credits import (
     by_tier,
     disagreements,
 )
-from gateway.model.errors import StoreError
 from gateway.store import credits as ledger
-from gateway.store.migrate import is_current
 from gateway.store.pool import Database
 
 BAR_WIDTH = 40
@@ -68,11 +67,7 @@ def credits(  # noqa: A001  the command's name
 async def _read(dsn: str, last: int) -> tuple[Book, Sequence[Transfer]]:
     database = await Database.open(dsn, size=2)
     try:
-        if not await is_current(database):
-            raise StoreError(
-                "the database lacks migrations of this version: `fieldgate migrate` applies them, and so does"
-                " a start of the gateway"
-            )
+        await check_current(database)
         return await ledger.read(database), await ledger.transfers(database, limit=last)
     finally:
         await database.close()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import orjson
@@ -23,9 +24,9 @@ from gateway.model.errors import ConfigError, RequestRefused
 from gateway.store import dead_letters as store
 from gateway.store import messages as dead_messages
 from gateway.store.dead_letters import DeadLetter
-from gateway.store.messages import Wanted
+from gateway.store.messages import DeadMessageFilter
 
-app = typer.Typer(help="List dead letters, or try them again.", no_args_is_help=True)
+app = typer.Typer(help="List dead letters, try them again, or discard them.", no_args_is_help=True)
 
 Connection = Annotated[str | None, typer.Option("--connection", help="Only readings of this connection.")]
 Only = Annotated[bool, typer.Option("--messages", help="Only messages of devices, not readings.")]
@@ -128,6 +129,12 @@ def replay(
 
 @app.command()
 def discard(
+    ids: Annotated[
+        list[int] | None, typer.Argument(metavar="ID...", help="Of --connection: these readings only.")
+    ] = None,
+    connection: Annotated[
+        str | None, typer.Option("--connection", help="Dead readings of this connection.")
+    ] = None,
     messages: Only = False,
     customer: Customer = None,
     source: Source = None,
@@ -136,15 +143,22 @@ def discard(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Discard dead messages: those of a customer, source or reason. It asks first; this cannot be undone.
+    """Discard dead messages of a customer, source or reason, or dead readings of a connection. It asks first;
+    this cannot be undone.
 
     Example: fieldgate dead-letters discard --messages --customer acme --reason invalid_json
     """
-    wanted = _wanted(messages, customer, source, reason)
-    if wanted is None:
-        raise ConfigError("give --messages, and whose: --customer, --source or --reason")
+    wanted = _wanted(messages, customer, source, reason, connection=connection)
+    if wanted is None and connection is not None:
+        _discard_readings(config, connection, ids, yes=yes, json=json)
+        return
+    if wanted is None or ids:
+        raise ConfigError(
+            "give --messages, and whose: --customer, --source or --reason; or --connection and, for some of"
+            " its readings alone, their ids"
+        )
 
-    async def look(operator: Operator) -> tuple[Wanted, int]:
+    async def look(operator: Operator) -> tuple[DeadMessageFilter, int]:
         await operator.check_customer(customer)
         service = Messages(operator.settings, operator.database)
         found = await service.until_now(wanted)
@@ -163,8 +177,23 @@ def discard(
         screen.console().print(f"{screen.count(count, 'dead message')} discarded")
 
 
+def _discard_readings(
+    config: Path, connection: str, ids: Sequence[int] | None, *, yes: bool, json: bool
+) -> None:
+    held = operate(config, lambda operator: operator.status(connection)).dead_letters
+    what = screen.count(len(ids), "dead reading") if ids else f"every dead reading ({held:,})"
+    count = 0
+    if held:
+        screen.agree(f"Discard {what} of {connection}? They cannot be tried again.", yes=yes)
+        count = operate(config, lambda operator: operator.views.discard(connection, ids or None))
+    if json:
+        print(orjson.dumps({"discarded": count}).decode())
+    else:
+        screen.console().print(f"{screen.count(count, 'dead reading')} discarded")
+
+
 async def _replay_messages(
-    operator: Operator, wanted: Wanted, *, quiet: bool
+    operator: Operator, wanted: DeadMessageFilter, *, quiet: bool
 ) -> tuple[int, dict[int, str], int]:
     service = Messages(operator.settings, operator.database)
     wanted = await service.until_now(wanted)  # what comes meanwhile is not waited for
@@ -202,7 +231,7 @@ def _wanted(
     reason: str | None,
     *,
     connection: str | None = None,
-) -> Wanted | None:
+) -> DeadMessageFilter | None:
     """Which messages; None where messages alone are not asked for. Raises ConfigError."""
     if not messages:
         if (customer, source, reason) != (None, None, None):
@@ -210,10 +239,10 @@ def _wanted(
         return None
     if connection is not None:
         raise ConfigError("--connection is of readings, --messages of messages: give one of them")
-    return Wanted(customer=customer, source=source, reason=reason)
+    return DeadMessageFilter(customer=customer, source=source, reason=reason)
 
 
-def _letter(found: dead_messages.DeadMessage) -> DeadLetter:
+def _letter(found: dead_messages.ListedDeadMessage) -> DeadLetter:
     return DeadLetter(
         id=found.id,
         kind="message",
@@ -235,8 +264,8 @@ async def _replay(
     operator: Operator, ids: Sequence[int], connection: str | None, *, quiet: bool
 ) -> tuple[int, dict[int, str]]:
     if connection is not None:
-        await operator.status(connection)
-        return await operator.views.replay(connection, None), {}
+        await operator.status(connection)  # a name that there is not is refused with what is near
+        return await operator.service.replay(connection, None), {}
     replayed, failed = 0, dict[int, str]()
     console = screen.console(error=True)
     with _progress(console, quiet=quiet) as bar:
@@ -263,7 +292,7 @@ async def _replay_one(operator: Operator, dead_letter: int) -> None:
                 f"dead letter {dead_letter} still cannot be taken: {found.failed[0].reason}:"
                 f" {found.failed[0].detail}",
             )
-    elif kept.connection is None or not await operator.views.replay(kept.connection, [dead_letter]):
+    elif kept.connection is None or not await operator.service.replay(kept.connection, [dead_letter]):
         raise RequestRefused(
             "request.conflict",
             f"dead letter {dead_letter}: no rule of connection {kept.connection!r} feeds its meter now",

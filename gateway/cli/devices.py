@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 
 import orjson
@@ -12,10 +12,10 @@ from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Json, operate
+from gateway.cli.operate import DEFAULT, NAMES, Config, Json, Operator, near_misses, operate
 from gateway.cli.screen import Column
-from gateway.model.errors import RequestRefused
-from gateway.store.devices import Described, Device, DeviceMetric, Devices
+from gateway.model.errors import ConfigError, RequestRefused
+from gateway.store.devices import DescribedDevice, Device, DeviceMetric, Devices
 
 app = typer.Typer(help="List devices that were seen, or show one.", no_args_is_help=True)
 
@@ -35,12 +35,16 @@ def list_devices(
     Example: fieldgate devices list --customer acme --q pump
     """
     place = after.partition("/")
-    found = operate(
-        config,
-        lambda operator: Devices(operator.database).page(
+    if after and not (place[0] and place[2]):
+        raise ConfigError(f"--after {after!r}: expected CUSTOMER/DEVICE, as the end of a list shows it")
+
+    async def page(operator: Operator) -> list[Device]:
+        await operator.check_customer(customer)
+        return await Devices(operator.database).page(
             customer, text=q, silent=True if silent else None, after=(place[0], place[2]), limit=limit
-        ),
-    )
+        )
+
+    found = operate(config, page)
     if json:
         print(orjson.dumps([asdict(each) for each in found], option=orjson.OPT_UTC_Z).decode())
     else:
@@ -58,9 +62,18 @@ def show(
 
     Example: fieldgate devices show acme pump-1
     """
-    found = operate(config, lambda operator: Devices(operator.database).one(customer, device))
-    if found is None:
-        raise RequestRefused("request.not_found", f"customer {customer!r} has no device {device!r}")
+
+    async def one(operator: Operator) -> DescribedDevice:
+        await operator.check_customer(customer)
+        devices = Devices(operator.database)
+        found = await devices.one(customer, device)
+        if found is None:
+            known = [each.device for each in await devices.page(customer, limit=NAMES)]
+            near = near_misses(device, known) or f"; `fieldgate devices list --customer {customer}` shows all"
+            raise RequestRefused("request.not_found", f"customer {customer!r} has no device {device!r}{near}")
+        return found
+
+    found = operate(config, one)
     if json:
         print(orjson.dumps(asdict(found), option=orjson.OPT_UTC_Z).decode())
     else:
@@ -102,14 +115,15 @@ def _seen(device: Device, now: datetime) -> Text:
     return Text(seen) if device.silent_since is None else Text(f"{seen}, silent", style="yellow")
 
 
-def _show_one(found: Described) -> None:
+def _show_one(found: DescribedDevice) -> None:
     console, now, device = screen.console(), clock.now(), found.device
     seen = "never" if device.last_seen_at is None else f"{screen.span(now - device.last_seen_at)} ago"
     title = f" ({device.title})" if device.title else ""
     console.print(Text.assemble((f"{device.customer}/{device.device}", "bold"), f"{title}, last seen {seen}"))
     console.print(Text(f"source {device.source or '-'}", style="dim"))
     if device.interval_seconds is not None:
-        usual = screen.span(timedelta(seconds=device.interval_seconds))
+        seconds = device.interval_seconds
+        usual = f"{seconds:.3g} s" if seconds < 120 else screen.span(seconds)
         console.print(Text(f"usually {usual} between two messages", style="dim"))
     if device.silent_since is not None:
         console.print(Text(f"silent since {screen.moment(device.silent_since)}", style="yellow"))

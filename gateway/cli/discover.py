@@ -22,10 +22,13 @@ from rich.text import Text
 from connectors.registry import SYSTEMS
 from gateway import clock
 from gateway.cli import screen
+from gateway.cli.given import checked_name
 from gateway.configuration import load
 from gateway.events.listening import listen
-from gateway.ingest.discover import Discovery, Group, Heard
+from gateway.ingest.discover import Discovery, HeardMessage, MessageGroup
 from gateway.ingest.discover import discover as sort_out
+from gateway.model.errors import ConfigError
+from gateway.model.topics import filter_fault
 from gateway.settings import Settings
 
 MAX_MESSAGES = 100_000
@@ -52,8 +55,13 @@ def discover(
 
     Example: fieldgate discover --seconds 30 --topic "plant/#" --customer acme
     """
-    settings = load(config, os.environ, systems=SYSTEMS, secrets=("broker",)).settings
     filters = topic or ["#"]
+    for text in filters:
+        if (fault := filter_fault(text)) is not None:
+            raise ConfigError(f"--topic {text!r} is no filter: {fault}")
+    if customer is not None:
+        checked_name("--customer", customer)
+    settings = load(config, os.environ, systems=SYSTEMS, secrets=("broker",)).settings
     if not json:
         print(
             f"listening to {', '.join(filters)} at {', '.join(settings.broker.urls)} for {seconds:g} s",
@@ -70,12 +78,12 @@ def discover(
         _show(found, len(heard), settings)
 
 
-async def _heard(settings: Settings, filters: Sequence[str], seconds: float) -> list[Heard]:
+async def _heard(settings: Settings, filters: Sequence[str], seconds: float) -> list[HeardMessage]:
     own = settings.broker.topic_root + "/"
-    heard: list[Heard] = []
+    heard: list[HeardMessage] = []
     async for name, payload, is_retained in listen(settings.broker, filters, seconds):
         if not name.startswith(own) and payload:  # what the gateway itself tells is nobody's telemetry
-            heard.append(Heard(topic=name, payload=payload[:MAX_PAYLOAD], is_retained=is_retained))
+            heard.append(HeardMessage(topic=name, payload=payload[:MAX_PAYLOAD], is_retained=is_retained))
         if len(heard) >= MAX_MESSAGES:
             break
     return heard
@@ -83,10 +91,14 @@ async def _heard(settings: Settings, filters: Sequence[str], seconds: float) -> 
 
 def _show(found: Discovery, count: int, settings: Settings) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{count} messages on {', '.join(settings.broker.urls)}", markup=False)
+    console.print(
+        f"{count:,} {'message' if count == 1 else 'messages'} on {', '.join(settings.broker.urls)}",
+        markup=False,
+    )
     _list(console, "taken by your sources", found.taken, "green")
     _list(console, "have a source, and are dead letters", found.refused, "red")
     _list(console, "a preset takes them", found.known, "cyan")
+    _list(console, "what these devices tell beside their telemetry: no source is needed", found.beside, "dim")
     _list(console, "no source and no preset", found.unknown, "yellow")
     for first, second in found.alike:
         console.print(
@@ -98,7 +110,7 @@ def _show(found: Discovery, count: int, settings: Settings) -> None:
         print(_yaml(proposed, settings))
 
 
-def _list(console: Console, title: str, groups: Sequence[Group], style: str) -> None:
+def _list(console: Console, title: str, groups: Sequence[MessageGroup], style: str) -> None:
     if not groups:
         return
     console.print(Text(f"\n{title}", style=f"bold {style}"))

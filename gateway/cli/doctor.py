@@ -16,10 +16,11 @@ from rich.text import Text
 
 from connectors.registry import SYSTEMS
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Json, near_misses
+from gateway.cli.operate import DEFAULT, Config, Json, near_or_all
 from gateway.configuration import load
-from gateway.connections.vault import Vault
+from gateway.credentials.vault import Vault
 from gateway.doctor import CHECKS, Doctor
+from gateway.doctor.examination import NO_DATABASE
 from gateway.http.documents import DoctorDocument
 from gateway.model.diagnosis import Report, Severity
 from gateway.model.errors import ConfigError, StoreError
@@ -47,7 +48,7 @@ def doctor(
     checks = CHECKS if only is None else tuple(only)
     for name in checks:
         if name not in CHECKS:
-            raise ConfigError(f"--only: there is no check {name!r}{near_misses(name, CHECKS)}")
+            raise ConfigError(f"--only: there is no check {name!r}{near_or_all(name, CHECKS)}")
     settings = load(config, os.environ, systems=SYSTEMS, secrets=SECRETS).settings
     with screen.working("looking"):
         report = asyncio.run(_examine(settings, checks))
@@ -82,7 +83,10 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Database | None, st
 
 
 def _show(console: Console, report: Report) -> None:
+    kept_away = [each.check for each in report.checks if each.looked.unseen == (NO_DATABASE,)]
     for each in report.checks:
+        if each.check in kept_away:  # each for one reason: said once, below
+            continue
         found, unseen = each.looked.findings, each.looked.unseen
         mark, style = (
             ("!", "bold red") if found else ("?", "yellow") if not each.looked.made else ("+", "green")
@@ -100,6 +104,8 @@ def _show(console: Console, report: Report) -> None:
             )
         for text in unseen:
             console.print(Text(f"    not seen: {text}", style="dim"), soft_wrap=True)
+    if kept_away:
+        console.print(Text(f"? not looked at, since {NO_DATABASE}: {', '.join(kept_away)}", style="yellow"))
     problems, warnings = report.count(Severity.PROBLEM), report.count(Severity.WARNING)
     console.print(
         Text(f"\nnothing found, in {report.seconds:.1f} s", style="green")

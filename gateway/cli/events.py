@@ -6,16 +6,15 @@ import asyncio
 from datetime import timedelta
 from typing import Annotated
 
-import orjson
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
-from gateway.cli.operate import DEFAULT, Config, Json, Operator, near_misses, operate
+from gateway.cli.given import duration
+from gateway.cli.operate import DEFAULT, Config, Json, Operator, near_or_all, operate
 from gateway.cli.screen import moment
-from gateway.cli.token import duration
 from gateway.events.cloudevent import cloud_event
 from gateway.model.errors import ConfigError
 from gateway.model.event import Event, EventType
@@ -100,10 +99,8 @@ def event_type(option: str, name: str) -> EventType:
     try:
         return EventType(name.removeprefix("fieldgate."))
     except ValueError:
-        near = near_misses(name, [str(each) for each in EventType])
-        raise ConfigError(
-            f"{option}: there is no type {name!r}{near or '; docs/events.md lists them'}"
-        ) from None
+        near = near_or_all(name, [str(each) for each in EventType])
+        raise ConfigError(f"{option}: there is no type {name!r}{near}") from None
 
 
 def _show(console: Console, operator: Operator, event: Event, *, json: bool) -> None:
@@ -111,13 +108,17 @@ def _show(console: Console, operator: Operator, event: Event, *, json: bool) -> 
         print(cloud_event(event, instance=operator.settings.instance).payload().decode(), flush=True)
         return
     known = {name: value for name, value in event.data.items() if name not in ("customer", "connection")}
-    words = str(known.get("reason") or "") or (orjson.dumps(known, default=str).decode() if known else "")
+    words = str(known.get("reason") or "") or ", ".join(
+        f"{name} {value}" for name, value in known.items() if isinstance(value, str | int | float)
+    )
+    if len(words) > MAX_WORDS:
+        words = words[: MAX_WORDS - 1] + "…"
     whose = event.connection or event.customer or "-"
     style = "red" if event.type.endswith(BAD) else "green"
     line = Text.assemble(
         (f"{moment(event.at)}  ", "dim"),
         (f"{event.type:<38} ", style),
         (whose, "bold"),
-        f"  {words[:MAX_WORDS]}",
+        f"  {words}",
     )
     console.print(line, soft_wrap=True)

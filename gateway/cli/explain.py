@@ -24,6 +24,8 @@ from gateway.configuration import DeclaredConnection, Loaded, load
 from gateway.ingest import explain as explaining
 from gateway.ingest.explain import Connected
 from gateway.model.explanation import ExplainedSample, Explanation, Fed, Touched
+from gateway.model.sample import literal
+from gateway.model.topics import topic_fault
 
 CONTEXT_SETTINGS = {"ignore_unknown_options": True}
 """A payload may well be `-5`."""
@@ -58,7 +60,7 @@ def explain(
     """
     explanation = explain_message(
         load(config, os.environ, systems=SYSTEMS, secrets=()),
-        topic,
+        _published(topic),
         _bytes(payload, encoded),
         now=clock.now(),
         is_retained=retained,
@@ -109,6 +111,12 @@ def _connected(loaded: Loaded, declared: DeclaredConnection) -> Connected:
         ),
         alerts=declared.alerts,
     )
+
+
+def _published(topic: str) -> str:
+    if (fault := topic_fault(topic)) is not None:
+        raise typer.BadParameter(f"the topic {topic!r} is none that is published to: {fault}")
+    return topic
 
 
 def _earlier(text: str, encoded: str) -> tuple[str, bytes]:
@@ -180,7 +188,7 @@ def _show_sample(console: Console, sample: ExplainedSample, *, with_device: bool
             _time(sample.at),
             f"  {sample.device}" if with_device else "",
             "  ",
-            ", ".join(f"{name} = {value!r}" for name, value in sample.metrics.items()),
+            ", ".join(f"{name} = {literal(value)}" for name, value in sample.metrics.items()),
         )
     )
     for alert in sample.alerts:
@@ -228,7 +236,8 @@ def _device(explanation: Explanation) -> str | None:
 def _window(fed: Fed) -> str:
     if fed.reduce == "each":
         return f"each sample of {fed.metric}, at {_time(fed.window_start)}"
-    return f"{fed.reduce} of {fed.metric} over [{_time(fed.window_start)}, {_time(fed.window_end)})"
+    span = f"[{_time(fed.window_start)}, {_time(fed.window_end)})"
+    return f"{fed.reduce} of {fed.metric} over {span}{'' if fed.calendar is None else f', a {fed.calendar}'}"
 
 
 def _time(at: datetime) -> str:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from connectors.registry import SYSTEMS
 from gateway import clock
+from gateway.cli.operate import check_current
 from gateway.configuration import load
 from gateway.store import incidents as store
 from gateway.store.incidents import Incident
@@ -55,6 +56,7 @@ def incidents(
 async def _read(dsn: str, *, closed: bool) -> list[Incident]:
     database = await Database.open(dsn, size=1)
     try:
+        await check_current(database)
         return await store.listed(database, closed=closed)
     finally:
         await database.close()

@@ -16,12 +16,14 @@ import typer
 
 from gateway.cli.operate import Json
 from gateway.configuration.usable import KEY_BYTES
+from gateway.embedded import BROKER_FILE, DSN_FILE
 from gateway.model.dsn import fault_of
 from gateway.model.errors import ConfigError
 from gateway.settings import BrokerSettings
 from gateway.settings_base import IDENTIFIER
 
 SECRET_MODE, PLAIN_MODE, FOLDER_MODE = 0o600, 0o644, 0o700
+BROKER = "mqtt://localhost:1883"
 DSN = "postgresql://fieldgate:change-me@localhost:5432/fieldgate"
 
 
@@ -33,21 +35,26 @@ def init(
     instance: Annotated[
         str, typer.Option(help="The gateway's name, equal for all its replicas.")
     ] = "plant-1",
-    broker: Annotated[
-        str, typer.Option(help="mqtt:// or mqtts://, host and port.")
-    ] = "mqtt://localhost:1883",
+    broker: Annotated[str, typer.Option(help="mqtt:// or mqtts://, host and port.")] = BROKER,
     username: Annotated[str | None, typer.Option(help="Its account at the broker.")] = None,
     dsn: Annotated[str, typer.Option(help="PostgreSQL; written into a file of its own.")] = DSN,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="For `run --embedded`: a broker and a PostgreSQL of our own.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write a commented configuration, a sample of connections, a new encryption key, and what docker compose
     needs to use them. What is there already is left as it is (exit code 2, nothing is written).
 
-    Examples: fieldgate init /etc/fieldgate; fieldgate init here --customer acme --broker mqtts://broker:8883
-    --username gateway
+    Examples: fieldgate init here --embedded; fieldgate init /etc/fieldgate --customer acme --broker
+    mqtts://broker:8883 --username gateway
     """
-    values = _values(customer or ["acme"], instance, broker, username, dsn)
-    wanted = _files(directory, values, dsn, username)
+    if embedded and (broker != BROKER or dsn != DSN or username is not None):
+        raise ConfigError(
+            "--embedded brings a broker and a database: leave out --broker, --username and --dsn"
+        )
+    values = _values(customer or ["acme"], instance, broker, username, dsn, embedded=embedded)
+    wanted = _files(directory, values, dsn, username, embedded=embedded)
     if present := sorted(name for name in wanted if (directory / name).exists()):
         raise ConfigError(
             f"{directory}: {', '.join(present)} is there already: nothing was written; name another directory"
@@ -58,6 +65,10 @@ def init(
         return
     for name in sorted(wanted):
         print(f"wrote {directory / name}")
+    if embedded:
+        place = f"--data-dir {directory / 'var'} --config {directory / 'fieldgate.yaml'}"
+        print(f"  fieldgate run --embedded {place}")
+        return
     left = ["secrets/database_dsn"] if dsn == DSN else []
     left += ["secrets/broker_password"] if username is not None else []
     if left:
@@ -67,7 +78,7 @@ def init(
 
 
 def _values(
-    customers: list[str], instance: str, broker: str, username: str | None, dsn: str
+    customers: list[str], instance: str, broker: str, username: str | None, dsn: str, *, embedded: bool
 ) -> Mapping[str, str]:
     """What the templates are filled with. Raises ConfigError for what no configuration could hold."""
     for option, names in (("--customer", customers), ("--instance", [instance])):
@@ -88,7 +99,12 @@ def _values(
     )
     return {
         "instance": instance,
-        "broker": broker,
+        "broker": f'"${{file:var/{BROKER_FILE}}}"  # written by run --embedded' if embedded else broker,
+        "dsn": (
+            f'"${{file:var/{DSN_FILE}}}"  # written by run --embedded'
+            if embedded
+            else '"${file:secrets/database_dsn}"'
+        ),
         "account": account,
         "customers": ", ".join(dict.fromkeys(customers)),
         "customer": customers[0],
@@ -96,7 +112,7 @@ def _values(
 
 
 def _files(
-    directory: Path, values: Mapping[str, str], dsn: str, username: str | None
+    directory: Path, values: Mapping[str, str], dsn: str, username: str | None, *, embedded: bool
 ) -> Mapping[str, tuple[str, int]]:
     """Content and mode by name."""
     key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
@@ -117,6 +133,9 @@ def _files(
         "secrets/encryption_key": (f"{key}\n", SECRET_MODE),
         "secrets/database_dsn": (f"{dsn}\n", SECRET_MODE),
     }
+    if embedded:
+        for name in ("compose.override.yaml", ".env", "secrets/database_dsn"):
+            del found[name]
     if username is not None:
         found["secrets/broker_password"] = ("change-me\n", SECRET_MODE)
     return found

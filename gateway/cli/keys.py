@@ -14,10 +14,11 @@ import typer
 
 from connectors.registry import SYSTEMS
 from gateway.cli import screen
+from gateway.cli.operate import check_current
 from gateway.configuration import load
 from gateway.configuration.usable import KEY_BYTES
-from gateway.connections.rotation import rotate as rotate_records
-from gateway.connections.vault import Vault
+from gateway.credentials.rotation import rotate as rotate_records
+from gateway.credentials.vault import Vault
 from gateway.model.errors import SealBroken
 from gateway.settings import Settings
 from gateway.store.credentials import keys_in_use
@@ -68,7 +69,7 @@ def keys(
             )
             if holds
         ]
-        print(f"{row['key']}  {row['records']:>7} records  {', '.join(notes)}".rstrip())
+        print(f"{row['key']}  {screen.count(row['records'], 'record'):>15}  {', '.join(notes)}".rstrip())
 
 
 @app.command()
@@ -88,7 +89,8 @@ def rotate(config: Config = DEFAULT) -> None:
     """
     with screen.working("wrapping anew"):
         rotated = asyncio.run(_rotate(_settings(config)))
-    print(f"{rotated} records are under the newest key now")
+    are = "is" if rotated == 1 else "are"
+    print(f"{screen.count(rotated, 'record')} {are} under the newest key now")
 
 
 def _settings(config: Path) -> Settings:
@@ -103,6 +105,7 @@ async def _list(settings: Settings) -> list[Key]:
     vault = _vault(settings)
     database = await Database.open(settings.database.dsn.get_secret_value(), size=3)
     try:
+        await check_current(database)
         used = {key.key_id: key.records for key in await keys_in_use(database)}
     finally:
         await database.close()
@@ -116,6 +119,7 @@ async def _list(settings: Settings) -> list[Key]:
 async def _rotate(settings: Settings) -> int:
     database = await Database.open(settings.database.dsn.get_secret_value(), size=3)
     try:
+        await check_current(database)
         rotated = await rotate_records(database, _vault(settings))
     finally:
         await database.close()

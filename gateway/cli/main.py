@@ -4,51 +4,44 @@ codes.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer._click.exceptions import NoArgsIsHelpError, UsageError
 from typer.completion import completion_init  # type: ignore[attr-defined]  # what its own option uses
+from typer.core import TyperGroup
 
-from gateway.model.errors import ConfigError, FieldgateError, fault_of
+from gateway.model.errors import BrokerRefused, ConfigError, FieldgateError, StoreUnavailable, fault_of
 
-COMMANDS = (
-    "init",
-    "run",
-    "demo",
-    "check",
-    "doctor",
-    "explain",
-    "sources",
-    "discover",
-    "migrate",
-    "apply",
-    "connections",
-    "connect-link",
-    "sync",
-    "records",
-    "dead-letters",
-    "credits",
-    "incidents",
-    "alerts",
-    "token",
-    "simulate",
-    "bench",
-    "keys",
-    "login",
-    "devices",
-    "webhooks",
-    "events",
-    "completion",
-)
+SECTIONS = {
+    "Begin": ("demo", "init", "check", "run", "doctor", "completion"),
+    "Devices and what they send": ("discover", "explain", "sources", "simulate", "devices", "dead-letters"),
+    "Systems that are connected": (
+        "systems",
+        "connections",
+        "apply",
+        "connect-link",
+        "sync",
+        "records",
+        "credits",
+    ),
+    "What happens": ("events", "alerts", "incidents", "webhooks"),
+    "Several gateways": ("customer", "cells"),
+    "Access, keys and the database": ("login", "token", "keys", "migrate", "bench"),
+}
+COMMANDS = tuple(name for names in SECTIONS.values() for name in names)
 """Each is `gateway.cli.<name>` (with `_` for `-`), which has a function of that name, or `app` where the
 command has commands of its own.
 """
+
+WHOLE = 1000
+"""Characters of a command's first sentence that its list shows."""
 
 COMPLETE = "_FIELDGATE_COMPLETE"
 EXIT_FAILURE = 1
@@ -60,19 +53,49 @@ def main() -> None:
     interrupted.
     """
     try:
-        (build_completing() if COMPLETE in os.environ else build(sys.argv[1:]))()
+        if COMPLETE in os.environ:
+            build_completing()()
+        sys.exit(build(sys.argv[1:])(standalone_mode=False))
+    except typer.Abort:
+        _complain("nothing was done")
+        sys.exit(EXIT_FAILURE)
+    except NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except UsageError as error:
+        _complain(_usage(error))
+        sys.exit(error.exit_code)
     except (FieldgateError, BaseExceptionGroup) as error:
         # here and not in an `except*` of each command: Python 3.11.2 wraps what is raised in one in a group
         fault = fault_of(error)
         if fault is None:
             raise
-        _complain(str(fault))
+        advice = (  # a command asks once; the daemon waits, and says so in its log
+            "; start PostgreSQL or correct database.dsn"
+            if isinstance(fault, StoreUnavailable)
+            else "; start the broker or correct broker.url"
+            if isinstance(fault, BrokerRefused)
+            else ""
+        )
+        _complain(f"{fault}{advice}")
         sys.exit(EXIT_CONFIGURATION if isinstance(fault, ConfigError) else EXIT_FAILURE)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(EXIT_FAILURE)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+class CommandGroup(TyperGroup):
+    """Lists commands with the whole of what each does, those of the program by what they are for."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """Instead of what cuts each off at the edge of the screen."""
+        known = self.commands.keys()
+        sections = SECTIONS if known >= {*COMMANDS} else {"Commands": tuple(known)}
+        for title, names in sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(WHOLE)) for name in names])
 
 
 def build_completing() -> typer.Typer:
@@ -95,10 +118,15 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     typing error).
     """
     app = typer.Typer(
-        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True
+        cls=CommandGroup,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        no_args_is_help=True,
     )
     app.callback()(_root)
     asked = arguments[0] if arguments else ""
+    gc.disable()  # what importing makes is no garbage: looking for some takes a tenth of the time
     for name in (asked,) if asked in COMMANDS else COMMANDS:
         place = f"gateway.cli.{name.replace('-', '_')}"
         if find_spec(place) is None:
@@ -106,16 +134,19 @@ def build(arguments: Sequence[str]) -> typer.Typer:
         module = import_module(place)
         group = getattr(module, "app", None)
         if isinstance(group, typer.Typer):
-            app.add_typer(group, name=name)
+            app.add_typer(group, name=name, cls=CommandGroup)
         else:
             app.command(name, context_settings=getattr(module, "CONTEXT_SETTINGS", None))(
                 getattr(module, name)
             )
+    gc.enable()
     return app
 
 
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         print(f"fieldgate {version('fieldgate')}")
         raise typer.Exit
 
@@ -128,7 +159,14 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """An event-driven MQTT gateway daemon: durable telemetry in, exactly-once syncs out."""
+    """An event-driven MQTT gateway daemon: telemetry stored durably, readings sent to customers' systems."""
+
+
+def _usage(error: UsageError) -> str:
+    """In one line, with the command whose help says more."""
+    asked = error.ctx.command_path if error.ctx is not None else "fieldgate"
+    words = " ".join(error.format_message().split()).replace("Value error, ", "")
+    return f"{words.rstrip('.')}; `{asked} --help` says more"
 
 
 def _complain(text: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,15 +10,14 @@ import structlog
 import typer
 import uvloop
 
-from connectors.registry import SYSTEMS
+from connectors import registry
 from gateway import app, logs
-from gateway.configuration import Loaded, load
+from gateway.configuration import Loaded
 from gateway.model.errors import ConfigError, FieldgateError, fault_of
+from gateway.reading import Fallback, read, read_again
 from gateway.settings import LoggingSettings
 
 log = structlog.get_logger(__name__)
-
-Fallback = Mapping[str, Mapping[str, object]]
 
 DEFAULT_CONFIG = Path("config/fieldgate.yaml")
 
@@ -33,7 +30,7 @@ def run(
         ),
     ] = None,
     embedded: Annotated[
-        bool, typer.Option("--embedded", help="Start a broker and a PostgreSQL of our own.")
+        bool, typer.Option("--embedded", help="Start a broker and a PostgreSQL of our own, and use them.")
     ] = False,
     data_dir: Annotated[Path, typer.Option(help="Where --embedded keeps its data.")] = Path("var"),
 ) -> None:
@@ -42,6 +39,7 @@ def run(
     Examples: fieldgate run --config /etc/fieldgate/fieldgate.yaml; fieldgate run --embedded --data-dir var
     """
     logs.setup(LoggingSettings())  # until the configuration says otherwise
+    registry.load()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_embedded(config, data_dir) if embedded else _serve(config or DEFAULT_CONFIG))
@@ -53,28 +51,36 @@ def run(
 
 
 async def _serve(config: Path) -> None:
-    loaded = _load(config)
-    await app.run(loaded.settings, loaded.connections, reload=lambda: _load(config))
+    loaded = read(config)
+    logs.setup(loaded.settings.logging)
+    await app.run(loaded.settings, loaded.connections, reload=lambda: read_again(config))
 
 
 async def _embedded(config: Path | None, data_dir: Path) -> None:
-    from gateway.embedded import embedded  # the extra may not be installed
+    from gateway.embedded import BROKER_FILE, DSN_FILE, embedded  # the extra may not be installed
 
     async with embedded(data_dir, log) as servers:
+        ours: Fallback = {
+            "broker": {"url": servers.broker_url},
+            "database": {"dsn": servers.dsn},
+            "security": {"encryption_keys": [servers.security_key]},
+        }
 
-        def read() -> Loaded:
-            ours: Fallback = {
-                "broker": {"url": servers.broker_url},
-                "database": {"dsn": servers.dsn},
-                "security": {"encryption_keys": [servers.security_key]},
-            }
-            return _load(config, ours)
+        def used(loaded: Loaded) -> Loaded:
+            for key, file, is_ours in (
+                ("broker.url", BROKER_FILE, loaded.settings.broker.urls == (servers.broker_url,)),
+                ("database.dsn", DSN_FILE, loaded.settings.database.dsn.get_secret_value() == servers.dsn),
+            ):
+                if not is_ours:  # or a server would run that nobody uses, and what was stored would seem away
+                    raise ConfigError(
+                        f"{key} names a server of its own, and --embedded starts another: set it to"
+                        f' "${{file:{data_dir.absolute() / file}}}", or leave it or --embedded out'
+                    )
+            return loaded
 
-        loaded = read()
-        await servers.guard(app.run(loaded.settings, loaded.connections, reload=read))
+        async def reload() -> Loaded:
+            return used(await read_again(config, ours))
 
-
-def _load(path: Path | None, fallback: Fallback | None = None) -> Loaded:
-    loaded = load(path, os.environ, systems=SYSTEMS, fallback=fallback)
-    logs.setup(loaded.settings.logging)
-    return loaded
+        loaded = used(read(config, ours))
+        logs.setup(loaded.settings.logging)
+        await servers.guard(app.run(loaded.settings, loaded.connections, reload=reload))

@@ -6,22 +6,27 @@ import asyncio
 import json
 import os
 import random
-import re
 import sys
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime
+from pathlib import Path
 from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
-from pydantic import TypeAdapter, ValidationError
+import yaml
+from pydantic import ValidationError
 from rich.console import Console
 
 from gateway import clock
-from gateway.demo.fleet import Fleet, publish_steadily
+from gateway.cli.given import checked_name
+from gateway.cli.given import duration as span
+from gateway.demo.fleet import Fleet, Message, publish_steadily
+from gateway.demo.preset_fleet import PresetFleet, source_of
 from gateway.demo.publisher import Publisher
 from gateway.model.errors import ConfigError
+from gateway.payloads import presets
 from gateway.settings import BrokerSettings
-from gateway.settings_base import IDENTIFIER, Duration
 
 SETTLE_SECONDS = 10.0
 REPORT_SECONDS = 5.0
@@ -33,8 +38,21 @@ def simulate(
     rate: Annotated[float, typer.Option(min=0.001, help="Messages a second, all machines together.")] = 10.0,
     broker: Annotated[str, typer.Option(help="Where to publish.")] = "mqtt://127.0.0.1:1883",
     customer: Annotated[
-        str, typer.Option(help="Whose machines they are: the first level of the topics.")
+        str, typer.Option(help="Whose machines they are: without a preset the first level of the topics.")
     ] = "demo",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Publish as devices of this preset do, announcements and odd values included;"
+            " `fieldgate sources presets` lists them."
+        ),
+    ] = None,
+    zone: Annotated[
+        str | None,
+        typer.Option(
+            help="With a preset: that of the devices' clocks; without it UTC. Some send local times."
+        ),
+    ] = None,
     duration: Annotated[
         str | None, typer.Option(help="How long, such as 30s or 5m; without it until Ctrl-C.")
     ] = None,
@@ -50,37 +68,68 @@ def simulate(
     """Publish plausible telemetry of a fleet of machines at QoS 1; report what was published and
     acknowledged.
 
-    Example: fieldgate simulate --broker mqtt://127.0.0.1:1883 --customer acme --devices 20
+    Example: fieldgate simulate --broker mqtt://127.0.0.1:1883 --customer acme --preset zigbee2mqtt
     """
-    if not re.fullmatch(IDENTIFIER, customer):
-        raise ConfigError(f"--customer {customer}: letters, digits and ._- only, 64 at most")
+    checked_name("--customer", customer)
+    if ca_file is not None and not Path(ca_file).is_file():
+        raise ConfigError(f"--ca-file {ca_file}: no such file; name the broker's authority in PEM")
+    seconds = None if duration is None else span("--duration", duration).total_seconds()
+    fleet, asked_by = _fleet(preset, zone, customer=customer, devices=devices, seed=seed)
     publisher = Publisher(
-        _broker(broker, username, ca_file), f"fieldgate-simulate-{random.getrandbits(64):016x}"
+        _broker(broker, username, ca_file),
+        f"fieldgate-simulate-{random.getrandbits(64):016x}",
+        listens_to=asked_by,
+        will=fleet.will(clock.now()) if isinstance(fleet, PresetFleet) else None,
     )
-    fleet = Fleet(customer=customer, devices=devices, seed=seed, at=clock.now())
     started = clock.monotonic()
     try:
-        complete = asyncio.run(_publish(fleet, publisher, rate, _seconds(duration)))
+        complete = asyncio.run(_publish(fleet, publisher, rate, seconds))
     except KeyboardInterrupt:
         complete = publisher.in_flight == 0
-    _report(publisher, clock.monotonic() - started, as_json=as_json)
+    _report(publisher, broker, clock.monotonic() - started, preset, as_json=as_json)
     if not complete or publisher.refused_count or not publisher.acknowledged_count:
         raise typer.Exit(1)
 
 
-async def _publish(fleet: Fleet, publisher: Publisher, rate: float, seconds: float | None) -> bool:
+async def _publish(
+    fleet: Fleet | PresetFleet, publisher: Publisher, rate: float, seconds: float | None
+) -> bool:
     async with asyncio.TaskGroup() as group:
         connection = group.create_task(publisher.run(), name="simulate.connection")
+        source = _Announcing(fleet, publisher) if isinstance(fleet, PresetFleet) else fleet
         watching = group.create_task(_watch(publisher), name="simulate.watch")
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await publish_steadily(fleet, publisher, rate=rate)
+                    await publish_steadily(source, publisher, rate=rate)
         finally:
+            if isinstance(fleet, PresetFleet) and publisher.published_count and publisher.problem is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(SETTLE_SECONDS):
+                        for told in fleet.last(clock.now()):
+                            await publisher.publish(*told.message)
             complete = await publisher.settled(SETTLE_SECONDS)
             connection.cancel()
             watching.cancel()
     return complete
+
+
+class _Announcing:
+    """A fleet that tells first what its devices tell when they connect, again after each connection and
+    whenever it is asked to.
+    """
+
+    def __init__(self, fleet: PresetFleet, publisher: Publisher) -> None:
+        self._fleet = fleet
+        self._publisher = publisher
+        self._told = 1  # the first connection: a new fleet begins with it
+
+    def next_message(self, at: datetime) -> Message:
+        """Of the device whose turn it is."""
+        if self._publisher.occasion_count > self._told:
+            self._told = self._publisher.occasion_count
+            self._fleet.tell_first()
+        return self._fleet.next_message(at)
 
 
 async def _watch(publisher: Publisher) -> None:
@@ -104,7 +153,7 @@ async def _watch(publisher: Publisher) -> None:
                 console.print(words, highlight=False, soft_wrap=True)
 
 
-def _report(publisher: Publisher, elapsed: float, *, as_json: bool) -> None:
+def _report(publisher: Publisher, broker: str, elapsed: float, preset: str | None, *, as_json: bool) -> None:
     rate = publisher.acknowledged_count / elapsed
     if as_json:
         figures = {
@@ -122,7 +171,11 @@ def _report(publisher: Publisher, elapsed: float, *, as_json: bool) -> None:
         f" second over {elapsed:.1f} s"
     )
     if publisher.problem is not None:
-        print(f"no connection to the broker: {publisher.problem}", file=sys.stderr)
+        print(
+            f"fieldgate: no connection to {broker}: {publisher.problem}; check --broker, and --ca-file and"
+            " --username where the broker asks for them",
+            file=sys.stderr,
+        )
     if publisher.refused_count:
         print(
             f"{publisher.refused_count} were refused by the broker: check its ACL for this user",
@@ -130,11 +183,47 @@ def _report(publisher: Publisher, elapsed: float, *, as_json: bool) -> None:
         )
     if publisher.unheard_count:
         print(
-            f"{publisher.unheard_count} reached nobody: no gateway subscribes for this customer",
+            f"{publisher.unheard_count} reached nobody: no gateway "
+            + (
+                "subscribes for this customer"
+                if preset is None
+                else "has a source for them, or they are no telemetry"
+            ),
             file=sys.stderr,
         )
     if publisher.in_flight:
         print(f"{publisher.in_flight} were not answered", file=sys.stderr)
+
+
+def _fleet(
+    name: str | None, zone: str | None, *, customer: str, devices: int, seed: int
+) -> tuple[Fleet | PresetFleet, str | None]:
+    """The fleet, and the filter by which it is asked to tell again what it tells first. Tells the source that
+    takes a preset's.
+    """
+    if name is None:
+        if zone is not None:
+            raise ConfigError("--zone: only the devices of a --preset have clocks of their own")
+        return Fleet(customer=customer, devices=devices, seed=seed, at=clock.now()), None
+    preset = presets.find_preset(name)
+    if preset is None:
+        raise ConfigError(f"--preset {name}: there is no such preset; known are {', '.join(presets.names())}")
+    source = source_of(name, customer, zone or "UTC")
+    line = yaml.safe_dump(source, default_flow_style=True, sort_keys=False, width=10_000)
+    fleet = PresetFleet(
+        preset, customer=customer, devices=devices, seed=seed, at=clock.now(), zone=_zone(zone or "UTC")
+    )
+    print(f"the source that takes them: - {line.strip()}", file=sys.stderr)
+    return fleet, preset.asked_by
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"--zone {name}: no time zone of the IANA database, such as Europe/Berlin"
+        ) from error
 
 
 def _broker(url: str, username: str | None, ca_file: str | None) -> BrokerSettings:
@@ -148,13 +237,6 @@ def _broker(url: str, username: str | None, ca_file: str | None) -> BrokerSettin
             }
         )
     except ValidationError as error:
-        raise ConfigError(f"--broker {url}: {error.errors()[0]['msg']}") from error
-
-
-def _seconds(duration: str | None) -> float | None:
-    if duration is None:
-        return None
-    try:
-        return TypeAdapter[timedelta](Duration).validate_python(duration).total_seconds()
-    except ValidationError as error:
-        raise ConfigError(f"--duration {duration}: {error.errors()[0]['msg']}") from error
+        raise ConfigError(
+            f"--broker {url}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+        ) from error

@@ -10,9 +10,10 @@ import orjson
 import typer
 from rich.console import Console
 from rich.syntax import Syntax
-from rich.table import Table
 
 from connectors.registry import SYSTEMS
+from gateway.cli import screen
+from gateway.cli.screen import Column
 from gateway.configuration import load
 from gateway.payloads import presets
 from gateway.payloads.sources import compile_sources
@@ -51,18 +52,24 @@ def list_sources(
     if json:
         print(orjson.dumps(rows).decode())
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("topic", "filter", "format", "preset", "customer"):
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(
-            row["topic"],
-            row["filter"],
-            row["format"],
+    columns = (
+        Column(name="topic"),
+        Column(name="filter", drop=1),
+        Column(name="format", drop=3),
+        Column(name="preset", drop=2),
+        Column(name="customer", drop=4),
+    )
+    shown = [
+        (
+            row["topic"] or "",
+            row["filter"] or "",
+            row["format"] or "",
             row["preset"] or "",
-            row["customer"] or "by the message",
+            row["customer"] if isinstance(row["customer"], str) else "by the message",
         )
-    Console(highlight=False, soft_wrap=True).print(table)
+        for row in rows
+    ]
+    screen.show(screen.console(), columns, shown)
 
 
 @app.command("presets")
@@ -78,14 +85,14 @@ def list_presets(
         rows = [{"preset": name, "title": preset.title} for name, preset in known if preset is not None]
         print(orjson.dumps(rows).decode())
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("preset", "takes", "topics"):
-        table.add_column(heading, overflow="fold")
-    for name, preset in known:
-        assert preset is not None
-        table.add_row(name, preset.title, ", ".join(source.topic or "" for source in preset.sources))
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
+    columns = (Column(name="preset"), Column(name="takes", drop=1), Column(name="topics", free=True))
+    shown = [
+        (name, preset.title, ", ".join(source.topic or "" for source in preset.sources))
+        for name, preset in known
+        if preset is not None
+    ]
+    console = screen.console()
+    screen.show(console, columns, shown)
     console.print("\nfieldgate sources show NAME prints one, with examples of what its devices send.")
 
 

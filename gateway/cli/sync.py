@@ -126,14 +126,14 @@ async def _watch(
     )
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(before.connection, total=100 if full else None, waiting="")
-        said_at = clock.monotonic()
+        said_monotonic = clock.monotonic()
         while True:
             now = await operator.status(before.connection)
             _advance(bar, task, now, full=full)
             if (ended := ending(before, now, full=full)) is not None:
                 return ended
-            if not quiet and not console.is_terminal and clock.monotonic() - said_at > REPORT_SECONDS:
-                said_at = clock.monotonic()
+            if not quiet and not console.is_terminal and clock.monotonic() - said_monotonic > REPORT_SECONDS:
+                said_monotonic = clock.monotonic()
                 console.print(
                     f"{now.connection}: {now.state}, {walked(now):.0%} walked,"
                     f" {screen.count(now.pending, 'reading')} waiting"

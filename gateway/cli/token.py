@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Annotated
 
 import orjson
 import typer
-from pydantic import TypeAdapter, ValidationError
 from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
+from gateway.cli.given import checked_name, duration
 from gateway.cli.operate import DEFAULT, Config, Json, Operator, Yes, near_misses, operate
 from gateway.cli.screen import Column
 from gateway.model.access import Role
-from gateway.model.errors import ConfigError, RequestRefused
-from gateway.settings_base import Duration, Identifier
+from gateway.model.errors import RequestRefused
 from gateway.store import access
 from gateway.store.access import NewToken, Token
 
@@ -168,21 +166,3 @@ def _state(token: Token) -> Text:
     return Text(
         "in use" if token.expires_at is None else f"until {screen.moment(token.expires_at)}", style="green"
     )
-
-
-def checked_name(option: str, value: str) -> str:
-    """Raises ConfigError for what is no identifier."""
-    try:
-        return TypeAdapter[str](Identifier).validate_python(value)
-    except ValidationError as error:
-        raise ConfigError(
-            f"{option} {value!r}: letters, digits and . _ -, at most 64, the first a letter or digit"
-        ) from error
-
-
-def duration(option: str, text: str) -> timedelta:
-    """Raises ConfigError that names the option."""
-    try:
-        return TypeAdapter[timedelta](Duration).validate_python(text)
-    except ValidationError as error:
-        raise ConfigError(f"{option} {text!r}: a number and a unit, such as 90d") from error

@@ -17,10 +17,10 @@ from rich.text import Text
 from gateway import clock
 from gateway.cli import screen
 from gateway.cli.events import event_type
+from gateway.cli.given import checked_name, duration
 from gateway.cli.operate import DEFAULT, Config, Json, Operator, Yes, near_misses, operate
 from gateway.cli.screen import Column
-from gateway.cli.token import checked_name, duration
-from gateway.connections.endpoint_secrets import EndpointSealer
+from gateway.credentials.endpoint_secrets import EndpointSealer
 from gateway.events.webhook_service import WebhookService
 from gateway.model.errors import RequestRefused
 from gateway.store.webhooks import Endpoint, Sent

@@ -2,8 +2,17 @@
 once.
 """
 
-from gateway.configuration.fault import Fault, Faults
+from gateway.configuration.fault import ConfigurationFault, Faults
 from gateway.configuration.load import DeclaredConnection, Loaded, SystemModels, check, load
 from gateway.configuration.secret import SECTIONS
 
-__all__ = ["SECTIONS", "DeclaredConnection", "Fault", "Faults", "Loaded", "SystemModels", "check", "load"]
+__all__ = [
+    "SECTIONS",
+    "ConfigurationFault",
+    "DeclaredConnection",
+    "Faults",
+    "Loaded",
+    "SystemModels",
+    "check",
+    "load",
+]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from gateway.configuration.document import Document
-from gateway.configuration.fault import Fault, KeyPath, did_you_mean
+from gateway.configuration.document import LocatedDocument
+from gateway.configuration.fault import ConfigurationFault, KeyPath, did_you_mean
 from gateway.model.alert_rule import (
     PLACEHOLDERS,
     Above,
@@ -28,23 +28,23 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 def alerts_of(
     alerts: Sequence[AlertSettings],
     manifest: Manifest,
-    document: Document,
+    document: LocatedDocument,
     base: KeyPath,
-    faults: list[Fault],
+    faults: list[ConfigurationFault],
 ) -> tuple[AlertRule, ...]:
     """Every rule of a connection. `base` is the path of its `alerts`."""
     seen: dict[str, int] = {}
     for index, alert in enumerate(alerts):
         for key, message in _faults(alert, manifest):
             path = (*base, index, key)
-            faults.append(Fault(place=document.place(path), path=path, message=message))
+            faults.append(ConfigurationFault(place=document.place(path), path=path, message=message))
         if seen.setdefault(alert.id, index) != index:
             path = (*base, index, "id")
             message = (
                 f"{alert.id!r} is already the alert at {document.place((*base, seen[alert.id]))}; ids are"
                 " unique in a connection"
             )
-            faults.append(Fault(place=document.place(path), path=path, message=message))
+            faults.append(ConfigurationFault(place=document.place(path), path=path, message=message))
     return tuple(rule_of(alert) for alert in alerts)
 
 

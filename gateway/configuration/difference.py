@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.configuration import sources
-from gateway.configuration.document import Document
+from gateway.configuration.document import LocatedDocument
 from gateway.configuration.fault import Faults
 from gateway.quota_settings import QuotasSettings
 from gateway.settings import Settings
@@ -37,7 +37,7 @@ def reloaded(running: Settings, read: Settings) -> Settings:
             "logging": read.logging,
         }
     )
-    if faults := sources.faults_of(found, Document("with the settings that run until a restart")):
+    if faults := sources.faults_of(found, LocatedDocument("with the settings that run until a restart")):
         raise Faults(faults)
     return found
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import yaml
 
-from gateway.configuration.fault import Fault, KeyPath, Place
+from gateway.configuration.fault import ConfigurationFault, FilePlace, KeyPath
 
-MOST_NODES = 500_000
+MAX_NODES = 500_000
 """Far more than any real file: a small file of nested aliases must not fill the memory."""
 
 
-class Document:
+class LocatedDocument:
     """Data that can be told apart by where it came from. Faults of the file itself are in `faults`; `absent`
     are the places of secrets that are not there, and that nobody needs now.
     """
@@ -20,12 +20,12 @@ class Document:
     def __init__(self, file: str) -> None:
         self.file = file
         self.data: dict[str, object] = {}
-        self.faults: list[Fault] = []
+        self.faults: list[ConfigurationFault] = []
         self.absent: set[KeyPath] = set()
-        self._places: dict[KeyPath, Place] = {}
+        self._places: dict[KeyPath, FilePlace] = {}
 
     @classmethod
-    def read(cls, path: Path, *, advice: str) -> Document:
+    def read(cls, path: Path, *, advice: str) -> LocatedDocument:
         """The file's mapping; an empty one, with a fault, where it can't be read. `advice` says what to do
         when it is missing.
         """
@@ -34,22 +34,26 @@ class Document:
             text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             document.fault((), f"no such file; {advice}", line=None)
-        except (OSError, UnicodeDecodeError) as error:
-            document.fault((), f"cannot be read: {error}", line=None)
+        except OSError as error:
+            document.fault((), f"cannot be read: {error.strerror}; name a file of YAML", line=None)
+        except UnicodeDecodeError as error:
+            document.fault((), f"is no text in UTF-8 (byte {error.start + 1}); save it as such", line=None)
         else:
             document._parse(text)
         return document
 
     def fault(self, path: KeyPath, message: str, *, line: int | None) -> None:
         """Notes a fault at a line of this file."""
-        self.faults.append(Fault(place=Place(file=self.file, line=line), path=path, message=message))
+        self.faults.append(
+            ConfigurationFault(place=FilePlace(file=self.file, line=line), path=path, message=message)
+        )
 
-    def place(self, path: KeyPath) -> Place:
+    def place(self, path: KeyPath) -> FilePlace:
         """Where this path is written, or the nearest one above it."""
         for length in range(len(path), -1, -1):
             if path[:length] in self._places:
                 return self._places[path[:length]]
-        return Place(file=self.file)
+        return FilePlace(file=self.file)
 
     def is_absent(self, path: KeyPath) -> bool:
         """Whether a secret that is not there stands at this path, above it or below it."""
@@ -63,7 +67,7 @@ class Document:
         if isinstance(target, dict):
             target.pop(str(path[-1]), None)
 
-    def put(self, path: KeyPath, value: object, place: Place) -> None:
+    def put(self, path: KeyPath, value: object, place: FilePlace) -> None:
         """Sets a value from elsewhere (an override) over what the file says; missing mappings on the way are
         made.
         """
@@ -79,8 +83,9 @@ class Document:
         self._places[path] = place
 
     def _parse(self, text: str) -> None:
-        loader = yaml.SafeLoader(text)
+        loader = None
         try:
+            loader = yaml.SafeLoader(text)  # looks at every character already
             node = loader.get_single_node()
             if node is None:
                 return
@@ -93,11 +98,18 @@ class Document:
                 line=None if mark is None else mark.line + 1,
             )
             return
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, int(error.position)) + 1
+            self.fault(
+                (), f"is not YAML: the character U+{ord(text[error.position]):04X} stands there", line=line
+            )
+            return
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             self.fault((), f"is not YAML: {error}", line=None)
             return
         finally:
-            loader.dispose()
+            if loader is not None:
+                loader.dispose()
         if isinstance(data, dict):
             self.data = data
         elif data is not None:
@@ -105,20 +117,20 @@ class Document:
 
     def mark(self, path: KeyPath, node: yaml.Node) -> None:
         """Remembers where `path` is written."""
-        self._places[path] = Place(file=self.file, line=node.start_mark.line + 1)
+        self._places[path] = FilePlace(file=self.file, line=node.start_mark.line + 1)
 
 
 class _Builder:
     """Nodes to data. A key given twice is a fault, since YAML would silently take the last."""
 
-    def __init__(self, document: Document, loader: yaml.SafeLoader) -> None:
+    def __init__(self, document: LocatedDocument, loader: yaml.SafeLoader) -> None:
         self._document = document
         self._loader = loader
         self._nodes = 0
 
     def build(self, node: yaml.Node, path: KeyPath, above: tuple[int, ...]) -> object:
         self._nodes += 1
-        if self._nodes > MOST_NODES or id(node) in above:
+        if self._nodes > MAX_NODES or id(node) in above:
             raise yaml.constructor.ConstructorError(
                 None, None, "aliases make it endless or too large", node.start_mark
             )

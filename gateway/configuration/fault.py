@@ -12,7 +12,7 @@ KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class FilePlace:
     """A file and a line in it (from 1); no line where the value came from the environment or the file could
     not be read.
     """
@@ -25,10 +25,10 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class ConfigurationFault:
     """One thing to put right. Never holds a secret's value."""
 
-    place: Place
+    place: FilePlace
     path: KeyPath
     message: str
 
@@ -39,7 +39,7 @@ class Fault:
 class Faults(ConfigError):
     """Every fault of a configuration; the text has one line for each."""
 
-    def __init__(self, faults: Iterable[Fault]) -> None:
+    def __init__(self, faults: Iterable[ConfigurationFault]) -> None:
         self.faults = tuple(
             sorted(
                 faults,

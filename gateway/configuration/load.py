@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
 
 from gateway.configuration import alerts, meters, overrides, paths, secret, sources, usable
-from gateway.configuration.document import Document
-from gateway.configuration.fault import Fault, Faults, KeyPath, did_you_mean
+from gateway.configuration.document import LocatedDocument
+from gateway.configuration.fault import ConfigurationFault, Faults, KeyPath, did_you_mean
 from gateway.configuration.shape import faults_of
 from gateway.model.alert_rule import AlertRule
 from gateway.model.connector import Manifest
@@ -74,7 +75,9 @@ def load(
     away: they are empty then, and whether their files can be used is not asked.
     """
     folder = Path() if path is None else path.parent
-    document = Document("configuration") if path is None else Document.read(path, advice=_ADVICE)
+    document = (
+        LocatedDocument("configuration") if path is None else LocatedDocument.read(path, advice=_ADVICE)
+    )
     if document.faults and not document.data:
         raise Faults(document.faults)
     unknown = overrides.apply(document, Settings, environ)
@@ -95,13 +98,17 @@ def load(
     connections: tuple[DeclaredConnection, ...] = ()
     name = document.data.get("connections_file")
     if isinstance(name, str) and name:
-        declared = Document.read(
+        declared = LocatedDocument.read(
             folder / name, advice="connections_file is relative to the file that names it"
         )
         used |= secret.resolve(declared, environ, folder / Path(name).parent, needed=secrets)
         paths.anchor(declared, folder / Path(name).parent)
         connections = _Connections(
-            declared, _customers(document, settings), systems, folder / Path(name).parent
+            declared,
+            _customers(document, settings),
+            systems,
+            folder / Path(name).parent,
+            retention=None if settings is None else settings.telemetry.retention,
         ).read()
         faults = faults + declared.faults
     faults = faults + [fault for variable, fault in unknown.items() if variable not in used]
@@ -113,15 +120,15 @@ def load(
 def check(
     connection: ConnectionSettings,
     *,
-    customers: Collection[str] | None,
+    settings: Settings,
     systems: Mapping[str, SystemModels],
     credentials: bool = True,
 ) -> DeclaredConnection:
     """A connection that came by another way than a file, checked as one in a file is. Raises Faults.
 
-    `customers`: None when anybody may have one. `credentials`: False where they stay as they are.
+    `settings`: of the gateway. `credentials`: False where they stay as they are.
     """
-    document = Document("request")
+    document = LocatedDocument("request")
     for index, meter in enumerate(connection.meters):
         if meter.table is not None:
             document.fault(
@@ -131,7 +138,13 @@ def check(
             )
     if document.faults:
         raise Faults(document.faults)
-    reader = _Connections(document, customers, systems, Path())
+    reader = _Connections(
+        document,
+        _customers(document, settings),
+        systems,
+        Path(),
+        retention=settings.telemetry.retention,
+    )
     reader.check_names(connection.customer, connection.system, ())
     declared = reader.complete(connection, (), credentials=credentials)
     if document.faults or declared is None:
@@ -140,7 +153,7 @@ def check(
 
 
 def _settings(
-    document: Document, fallback: Mapping[str, Mapping[str, object]], faults: list[Fault]
+    document: LocatedDocument, fallback: Mapping[str, Mapping[str, object]], faults: list[ConfigurationFault]
 ) -> Settings | None:
     data = dict(document.data)
     for section, values in fallback.items():
@@ -155,7 +168,7 @@ def _settings(
         return None
 
 
-def _customers(document: Document, settings: Settings | None) -> Collection[str] | None:
+def _customers(document: LocatedDocument, settings: Settings | None) -> Collection[str] | None:
     """Who may have connections; None when anybody may, or when a fault of the main file leaves it open."""
     if settings is not None:
         return None if settings.telemetry.auto_register_customers else settings.customers
@@ -172,11 +185,14 @@ class _Connections:
 
     def __init__(
         self,
-        document: Document,
+        document: LocatedDocument,
         customers: Collection[str] | None,
         systems: Mapping[str, SystemModels],
         folder: Path,
+        *,
+        retention: timedelta | None = None,
     ) -> None:
+        self._retention = retention
         self._document = document
         self._customers = customers
         self._systems = systems
@@ -232,7 +248,16 @@ class _Connections:
             connection = self._with_credentials(connection, system, base)
         self._add(meters.conflicts(rules, resolution=system.manifest.capabilities.resolution))
         self._add(meters.not_made(rules, system.manifest))
-        found: list[Fault] = []
+        self._add(meters.too_many_calendars(rules))
+        self._add(
+            meters.too_long(
+                rules,
+                system.manifest,
+                lateness=connection.sync.lateness or timedelta(0),
+                retention=self._retention,
+            )
+        )
+        found: list[ConfigurationFault] = []
         judged = alerts.alerts_of(
             connection.alerts, system.manifest, self._document, (*base, "alerts"), found
         )
@@ -300,9 +325,11 @@ class _Connections:
             self._add(faults_of(error, model, self._document, base))
 
     def _fault(self, path: KeyPath, message: str) -> None:
-        self._document.faults.append(Fault(place=self._document.place(path), path=path, message=message))
+        self._document.faults.append(
+            ConfigurationFault(place=self._document.place(path), path=path, message=message)
+        )
 
-    def _add(self, faults: list[Fault]) -> None:
+    def _add(self, faults: list[ConfigurationFault]) -> None:
         known = {fault.path for fault in self._document.faults}
         self._document.faults.extend(
             fault

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import yaml
 from pydantic import BaseModel
 
-from gateway.configuration.document import Document
-from gateway.configuration.fault import Fault, KeyPath, Place, did_you_mean
+from gateway.configuration.document import LocatedDocument
+from gateway.configuration.fault import ConfigurationFault, FilePlace, KeyPath, did_you_mean
 from gateway.configuration.shape import is_collection, keys_of, type_at
 
 PREFIX = "FIELDGATE_"
@@ -23,11 +23,13 @@ service's name.
 """
 
 
-def apply(document: Document, root: type[BaseModel], environ: Mapping[str, str]) -> dict[str, Fault]:
+def apply(
+    document: LocatedDocument, root: type[BaseModel], environ: Mapping[str, str]
+) -> dict[str, ConfigurationFault]:
     """Sets what the environment overrides; the faults of the names that are no key, by name (some may be
     secrets that are asked for).
     """
-    unknown: dict[str, Fault] = {}
+    unknown: dict[str, ConfigurationFault] = {}
     for name, value in sorted(environ.items()):
         if (
             not name.startswith(PREFIX)
@@ -35,11 +37,11 @@ def apply(document: Document, root: type[BaseModel], environ: Mapping[str, str])
             or ("__" not in name and _KUBERNETES.fullmatch(name))
         ):
             continue
-        place = Place(file=f"environment variable {name}")
+        place = FilePlace(file=f"environment variable {name}")
         path: KeyPath = tuple(name.removeprefix(PREFIX).lower().split("__"))
         annotation = type_at(root, path)
         if annotation is None:
-            unknown[name] = Fault(
+            unknown[name] = ConfigurationFault(
                 place=place, path=(), message=f"sets no key of the configuration{_nearest(root, path)}"
             )
             continue
@@ -47,7 +49,7 @@ def apply(document: Document, root: type[BaseModel], environ: Mapping[str, str])
             parsed = yaml.safe_load(value) if is_collection(annotation) else value
         except yaml.YAMLError:
             document.faults.append(
-                Fault(
+                ConfigurationFault(
                     place=place,
                     path=path,
                     message='is not YAML; write a list as ["a", "b"] and a mapping as {key: value}',

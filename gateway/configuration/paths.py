@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.configuration.document import Document
+from gateway.configuration.document import LocatedDocument
 from gateway.configuration.fault import KeyPath
 
 BROKER_FILES = ("ca_file", "client_certificate", "client_key")
 
 
-def anchor(document: Document, folder: Path) -> None:
+def anchor(document: LocatedDocument, folder: Path) -> None:
     """Makes them whole, in the broker's section and in the settings of connections. What came by an
     environment variable is named by no file: it stays as it is, relative to where the program was started.
     """
     broker = document.data.get("broker")
     if isinstance(broker, dict):
         _anchor(document, ("broker",), broker, [key for key in BROKER_FILES if key in broker], folder)
-    integrator = document.data.get("integrator")
-    if isinstance(integrator, dict):
-        _anchor(document, ("integrator",), integrator, named_files(integrator), folder)
+    for name in ("integrator", "oidc"):
+        section = document.data.get(name)
+        if isinstance(section, dict):
+            _anchor(document, (name,), section, named_files(section), folder)
     listed = document.data.get("connections")
     for index, item in enumerate(listed if isinstance(listed, list) else []):
         settings = item.get("settings") if isinstance(item, dict) else None
@@ -45,7 +46,7 @@ def unreadable(file: str) -> str | None:
 
 
 def _anchor(
-    document: Document, base: KeyPath, section: dict[str, object], keys: list[str], folder: Path
+    document: LocatedDocument, base: KeyPath, section: dict[str, object], keys: list[str], folder: Path
 ) -> None:
     for key in keys:
         value = section[key]

@@ -72,6 +72,23 @@ def written(duration: timedelta) -> str:
     return f"{whole}.{rest:03d}".rstrip("0") + "ms" if rest else f"{whole}ms"
 
 
+def meter_as_given(stored: Mapping[str, object]) -> dict[str, object]:
+    """A stored rule as the file, or a request, has it: durations as `15m`, nothing in parts of parts."""
+    arithmetic = stored.get("arithmetic")
+    meter = {name: value for name, value in stored.items() if name != "arithmetic"}
+    for name, value in arithmetic.items() if isinstance(arithmetic, dict) else ():
+        if name != "conversion":
+            meter[name] = value
+        elif meter["reduce"] == "run_time":
+            meter["to"] = value["to"]
+        else:
+            meter |= {"from": value["from"], "to": value["to"]}
+    for name in ("every", "max_silence", "hold"):
+        if isinstance(seconds := meter.get(name), int | float):
+            meter[name] = written(timedelta(seconds=seconds))
+    return meter
+
+
 def _plain(model: BaseModel) -> dict[str, object]:
     """A default section, with what is not at its own default only: the section's own
     schema has the others.

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from gateway.configuration.document import Document
-from gateway.configuration.fault import Fault, KeyPath
+from gateway.configuration.document import LocatedDocument
+from gateway.configuration.fault import ConfigurationFault, KeyPath
 
 _REFERENCE = re.compile(r"\$(\$?)\{([^{}]*)\}")
 _SECRET_KEY = re.compile(
@@ -15,16 +15,17 @@ _SECRET_KEY = re.compile(
 )
 _PASSWORD_IN_URL = re.compile(r"://[^/@\s:]*:[^/@\s]+@|(?:^|[\s?&])password=\S")
 
-SECTIONS = ("broker", "database", "security", "connections")
-"""Where the secrets are: three sections of the main file, and what is connected. A command needs those of
-some.
-"""
+SECTIONS = ("broker", "database", "security", "connections", "oidc", "tracing")
+"""Where the secrets are: sections of the main file, and what is connected. A command needs those of some."""
+
+_HEADERS = ("tracing", "headers")
+"""Whatever they are called."""
 
 _NO_SECRETS = ("type", "expires_at")
 
 
 def resolve(
-    document: Document,
+    document: LocatedDocument,
     environ: Mapping[str, str],
     folder: Path,
     *,
@@ -53,7 +54,7 @@ def written_in_clear(key: str, value: str) -> bool:
 
 class _Resolver:
     def __init__(
-        self, document: Document, environ: Mapping[str, str], folder: Path, needed: Collection[str]
+        self, document: LocatedDocument, environ: Mapping[str, str], folder: Path, needed: Collection[str]
     ) -> None:
         self.used: set[str] = set()
         self._document = document
@@ -76,7 +77,7 @@ class _Resolver:
         key = next((part for part in reversed(path) if isinstance(part, str)), "")
         if (
             not key.endswith("_file")
-            and written_in_clear(key, text)
+            and (written_in_clear(key, text) or (path[:2] == _HEADERS and not _REFERENCE.search(text)))
             and self._document.place(path).line is not None
         ):
             self._fault(path, "is a secret written in clear; give it as ${env:NAME} or ${file:PATH}")
@@ -136,7 +137,7 @@ class _Resolver:
             self._fault(path, message)
 
     def _fault(self, path: KeyPath, message: str) -> None:
-        fault = Fault(place=self._document.place(path), path=path, message=message)
+        fault = ConfigurationFault(place=self._document.place(path), path=path, message=message)
         if fault not in self._document.faults:
             self._document.faults.append(fault)
 

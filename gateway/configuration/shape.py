@@ -9,8 +9,8 @@ from typing import Annotated, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.configuration.document import Document
-from gateway.configuration.fault import Fault, KeyPath, did_you_mean
+from gateway.configuration.document import LocatedDocument
+from gateway.configuration.fault import ConfigurationFault, KeyPath, did_you_mean
 
 _QUOTE_HINT = "put it in quotes"
 
@@ -39,17 +39,17 @@ def is_collection(annotation: object) -> bool:
 
 
 def faults_of(
-    error: ValidationError, root: type[BaseModel], document: Document, base: KeyPath = ()
-) -> list[Fault]:
+    error: ValidationError, root: type[BaseModel], document: LocatedDocument, base: KeyPath = ()
+) -> list[ConfigurationFault]:
     """One fault for each complaint, where it is written, in words that say what to do; `base` is where `root`
     stands.
     """
-    faults: dict[tuple[KeyPath, str], Fault] = {}
+    faults: dict[tuple[KeyPath, str], ConfigurationFault] = {}
     for complaint in error.errors(include_url=False, include_input=False):
         inside = tuple(key for key in complaint["loc"] if key != "[key]")
         path = (*base, *inside)
         message = _message(complaint, root, inside)
-        faults[path, message] = Fault(place=document.place(path), path=path, message=message)
+        faults[path, message] = ConfigurationFault(place=document.place(path), path=path, message=message)
     return list(faults.values())
 
 
@@ -99,6 +99,8 @@ def _message(complaint: ErrorDetails, root: type[BaseModel], path: KeyPath) -> s
             return "must be a mapping of keys to values"
         case "tuple_type" | "list_type":
             return "must be a list"
+        case "value_error":
+            return text  # our own sentence: one that begins with a unit's name would name another
         case _:
             return text[:1].lower() + text[1:]
 

@@ -6,20 +6,21 @@ import base64
 import binascii
 import ssl
 
-from gateway.configuration.document import Document
-from gateway.configuration.fault import Fault, KeyPath
+from gateway.configuration.document import LocatedDocument
+from gateway.configuration.fault import ConfigurationFault, KeyPath
 from gateway.configuration.paths import unreadable
+from gateway.login_settings import check_provider_url
 from gateway.model.dsn import FILES, parameters
 from gateway.settings import LOGO_ENDINGS, BrokerSettings, IntegratorSettings, Settings
 
 KEY_BYTES = 32
-FEWEST_DIFFERENT = 12
+MIN_DIFFERENT = 12
 """Different bytes in a key. 32 random ones have fewer than 20 hardly ever; a word repeated has."""
 
 
-def faults_of(settings: Settings, document: Document) -> list[Fault]:
+def faults_of(settings: Settings, document: LocatedDocument) -> list[ConfigurationFault]:
     """Each with the line that names the file or the key."""
-    found = [*_tls(settings.broker), *_database(settings), *_logo(settings.integrator)]
+    found = [*_tls(settings.broker), *_database(settings), *_logo(settings.integrator), *_login(settings)]
     newest = settings.security.encryption_keys[0].get_secret_value()
     if newest and (problem := key_problem(newest)) is not None:
         found.append((("security", "encryption_keys", 0), problem))
@@ -28,7 +29,9 @@ def faults_of(settings: Settings, document: Document) -> list[Fault]:
     buffer, retention = settings.telemetry.buffer, settings.telemetry.retention
     if buffer is not None and buffer < retention:
         found.append((("telemetry", "buffer"), "must not be shorter than retention"))
-    return [Fault(place=document.place(path), path=path, message=message) for path, message in found]
+    return [
+        ConfigurationFault(place=document.place(path), path=path, message=message) for path, message in found
+    ]
 
 
 def key_problem(key: str) -> str | None:
@@ -42,7 +45,7 @@ def key_problem(key: str) -> str | None:
         made = b""
     if len(made) < KEY_BYTES:
         problem = f"is no key: at least {KEY_BYTES} random bytes in base64 are needed"
-    elif len(set(made)) < FEWEST_DIFFERENT:
+    elif len(set(made)) < MIN_DIFFERENT:
         problem = "is no key: its bytes are not random"
     else:
         return None
@@ -87,6 +90,31 @@ def _logo(integrator: IntegratorSettings) -> list[tuple[KeyPath, str]]:
     if problem is None and not file.lower().endswith(LOGO_ENDINGS):
         problem = f"is no picture that browsers show; give one of {', '.join(LOGO_ENDINGS)}"
     return [] if problem is None else [(("integrator", "logo_file"), problem)]
+
+
+def _login(settings: Settings) -> list[tuple[KeyPath, str]]:
+    """Of the identity provider: what would only be met by the first who logs in."""
+    oidc, public_url = settings.oidc, settings.http.public_url
+    if oidc.issuer is None:
+        return []
+    found: list[tuple[KeyPath, str]] = []
+    if not settings.http.authentication:
+        found.append((("oidc", "issuer"), "nobody logs in while http.authentication is off; take one away"))
+    try:
+        check_provider_url(public_url)
+    except ValueError:
+        problem = "must be https: the identity provider (`oidc`) sends people back there"
+        found.append((("http", "public_url"), problem))
+    if oidc.ca_file is not None:
+        unusable = unreadable(oidc.ca_file)
+        if unusable is None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(oidc.ca_file)
+            except (OSError, ValueError) as error:
+                unusable = _no_pem(error)
+        if unusable is not None:
+            found.append((("oidc", "ca_file"), unusable))
+    return found
 
 
 def _no_pem(error: Exception) -> str:

@@ -6,28 +6,54 @@ day.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
 from gateway import clock
-from gateway.connections.health import Health
+from gateway.connections.health import ConnectionHealth
+from gateway.model.connection import State
 from gateway.model.errors import StoreError
 from gateway.model.operation import Operation
 from gateway.store import probes
 from gateway.store.pool import Database
+from gateway.store.probes import Due
 from gateway.store.troubles import Troubles
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 
 log = structlog.get_logger(__name__)
 
-TOGETHER_SECONDS = 0.25
+TOGETHER_SECONDS = 1.0
+TOGETHER_SHARE = 0.02
+"""Of the interval at most: what waits to be written is not yet due again."""
+
 HASTE = 1.5
 """How much faster than by the rhythm what is overdue is caught up: within two thirds of
 an interval all are.
 """
 
-FEWEST_PER_SECOND = 32.0
+MIN_PER_SECOND = 32.0
 """However few connections there are."""
+
+IN_USE = frozenset({State.ACTIVE, State.DEGRADED, State.BLOCKED})
+BEGUN_TOGETHER = 4
+BETWEEN_SECONDS = 0.005
+
+
+async def in_turn(due: Sequence[Due]) -> AsyncIterator[Due]:
+    """Those that somebody waits for at once, then the probes of idle connections, a few at a time.
+
+    Probes that begin together need a connection to their system each; those of one host that follow each
+    other share it. And for each call the pool asks the kernel about every connection that it keeps.
+    """
+    idle = [item for item in due if item.state in IN_USE]
+    for item in due:
+        if item.state not in IN_USE:
+            yield item
+    for place, item in enumerate(idle):
+        if place and place % BEGUN_TOGETHER == 0:
+            await asyncio.sleep(BETWEEN_SECONDS)
+        yield item
 
 
 class Budget:
@@ -37,14 +63,14 @@ class Budget:
 
     def __init__(self, interval_seconds: float) -> None:
         self._interval_seconds = interval_seconds
-        self._taken_at = clock.monotonic()
+        self._taken_monotonic = clock.monotonic()
         self._left = 0.0
 
     def take(self, count: int) -> int:
         """For `count` connections, since the last time that was asked: of a second at most."""
         now = clock.monotonic()
-        passed, self._taken_at = now - self._taken_at, now
-        per_second = max(FEWEST_PER_SECOND, HASTE * count / self._interval_seconds)
+        passed, self._taken_monotonic = now - self._taken_monotonic, now
+        per_second = max(MIN_PER_SECOND, HASTE * count / self._interval_seconds)
         self._left = min(self._left + passed * per_second, per_second)
         granted = int(self._left)
         self._left -= granted
@@ -56,20 +82,20 @@ class Answers:
     process is asked again when the lease of the probe is over.
     """
 
-    def __init__(self, database: Database, health: Health, troubles: Troubles) -> None:
+    def __init__(self, database: Database, health: ConnectionHealth, troubles: Troubles) -> None:
         self._database = database
         self._health = health
         self._troubles = troubles
-        self._well: dict[str, Link] = {}
+        self._well: dict[str, ServedConnection] = {}
         self._some = asyncio.Event()
 
-    def takes(self, link: Link) -> bool:
+    def takes(self, link: ServedConnection) -> bool:
         """Whether a good answer says nothing but that all is well still."""
         return self._health.is_plain(link) and not self._troubles.has(
             link.connection, "probe", "verification"
         )
 
-    def add(self, link: Link) -> None:
+    def add(self, link: ServedConnection) -> None:
         """Its system has answered."""
         self._well[link.connection] = link
         self._some.set()
@@ -78,7 +104,7 @@ class Answers:
         """Until cancelled. What cannot be written is tried again."""
         while True:
             await self._some.wait()
-            await asyncio.sleep(TOGETHER_SECONDS)
+            await asyncio.sleep(min(TOGETHER_SECONDS, TOGETHER_SHARE * self._health.interval_seconds))
             self._some.clear()
             try:
                 await self.write()

@@ -16,10 +16,10 @@ from gateway.bulkhead import contained
 from gateway.configuration import DeclaredConnection
 from gateway.connections.service import FILE, Connections
 from gateway.model.access import Caller
-from gateway.model.declaration import Declaration, Existing, Part, Plan, plan
+from gateway.model.declaration import ApplyPlan, Declaration, DeclaredPart, Existing, plan
 from gateway.model.errors import RequestRefused
-from gateway.store import connections, leases
-from gateway.store.connections import Held
+from gateway.store import connections, leases, moving
+from gateway.store.connections import StoredConnection
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -27,36 +27,51 @@ log = structlog.get_logger(__name__)
 LEASE = "apply"
 LEASE_SECONDS = 60.0
 WAIT_SECONDS = 0.2
+SLICE = 50
+"""Declared connections that are looked at in one turn of the loop: a file may have thousands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class PlannedWork:
     """A plan, and what it was made of."""
 
-    plan: Plan
+    plan: ApplyPlan
     declared: Mapping[str, DeclaredConnection]
-    held: Mapping[str, Held]
+    held: Mapping[str, StoredConnection]
 
 
 async def prepare(
     database: Database, service: Connections, declared: Sequence[DeclaredConnection], *, prune: bool = False
-) -> Work:
+) -> PlannedWork:
     """What the file asks for; nothing has changed yet. Raises ConfigError where a connection would go to
     another customer or system.
     """
-    held = await connections.read(database, None if prune else [item.settings.id for item in declared])
+    held = await connections.read(database, None) if prune else {}
     declarations, faults = [], dict[str, str]()
-    for item in declared:
-        name = item.settings.id
-        with contained(
-            "declaration", name, secrets=tuple(item.settings.credentials.resolved().values())
-        ) as made:
-            declarations.append(_declaration(service, item))
-        if made.fault is not None:
-            faults[name] = made.fault.text
+    away = (await moving.moves(database)).away
+    for place in range(0, len(declared), SLICE):
+        some = declared[place : place + SLICE]
+        if prune:
+            await asyncio.sleep(0)
+        else:
+            held |= await connections.read(database, [item.settings.id for item in some])
+        for item in some:
+            name = item.settings.id
+            if item.settings.customer in away:
+                faults[name] = (
+                    f"customer {item.settings.customer!r} has moved to another gateway: take the connection"
+                    " out of the file"
+                )
+                continue
+            with contained(
+                "declaration", name, secrets=tuple(item.settings.credentials.resolved().values())
+            ) as made:
+                declarations.append(_declaration(service, item))
+            if made.fault is not None:
+                faults[name] = made.fault.text
     existing = (_existing(found) for name, found in held.items() if name not in faults)
     wanted = plan(declarations, existing, prune=prune)
-    return Work(
+    return PlannedWork(
         plan=replace(wanted, refused={**wanted.refused, **faults}),
         declared={item.settings.id: item for item in declared},
         held=held,
@@ -64,7 +79,7 @@ async def prepare(
 
 
 async def carry_out(
-    service: Connections, work: Work, *, done: Callable[[str], None] = lambda _: None
+    service: Connections, work: PlannedWork, *, done: Callable[[str], None] = lambda _: None
 ) -> dict[str, str]:
     """Does it, one connection after the other; why those that were refused were. One that is refused does not
     keep the others.
@@ -116,7 +131,7 @@ async def alone(database: Database, process: str | None = None) -> AsyncIterator
         await leases.release(database, LEASE, owner)
 
 
-async def _one(service: Connections, work: Work, name: str) -> None:
+async def _one(service: Connections, work: PlannedWork, name: str) -> None:
     caller = Caller(name=FILE)
     if name in work.plan.prune:
         await service.disconnect(name, caller)
@@ -125,7 +140,7 @@ async def _one(service: Connections, work: Work, name: str) -> None:
     if name in work.plan.create:
         await service.create_declared(item, caller, managed_by="file")
         return
-    given = item.settings.credentials if Part.CREDENTIALS in work.plan.change[name] else None
+    given = item.settings.credentials if DeclaredPart.CREDENTIALS in work.plan.change[name] else None
     await service.configure(work.held[name], service.configuration(item, managed_by="file"), given, caller)
 
 
@@ -145,7 +160,7 @@ def _declaration(service: Connections, item: DeclaredConnection) -> Declaration:
     )
 
 
-def _existing(found: Held) -> Existing:
+def _existing(found: StoredConnection) -> Existing:
     declaration = Declaration(
         connection=found.connection,
         customer=found.customer,

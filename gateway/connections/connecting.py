@@ -21,8 +21,8 @@ from gateway import clock
 from gateway.configuration import Faults
 from gateway.connections.login_page import CODE_FLOW, FLOW_SECONDS, Departure, Login, LoginPage
 from gateway.connections.service import Connections
-from gateway.connections.vault import Binding, Vault
 from gateway.connections.verification import Verifier
+from gateway.credentials.vault import Binding, Vault
 from gateway.model.access import Caller, Origin
 from gateway.model.address import Reach
 from gateway.model.connector import Auth, Hosting
@@ -79,7 +79,7 @@ def owner_of(origin: Origin, name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Returned:
+class ConnectReturn:
     """A browser is back from the system's page: how the login ended, and the path of the steps."""
 
     login: Login
@@ -128,7 +128,9 @@ class Connecting:
             "settings": dict(given.settings),
             "client": dict(given.client),
         }
-        sealed = self._vault.seal({"given": orjson.dumps(ahead).decode()}, _binding(customer, hashed(secret)))
+        sealed = self._vault.seal(
+            {"given": orjson.dumps(ahead).decode()}, draft_binding(customer, hashed(secret))
+        )
         link, expires_at = await store.invite(
             self._database,
             secret,
@@ -168,7 +170,7 @@ class Connecting:
 
     def given(self, link: StoredConnectLink, secret: str) -> Given:
         """What its maker gave ahead."""
-        opened = self._vault.open(link.sealed, _binding(link.customer, hashed(secret)))
+        opened = self._vault.open(link.sealed, draft_binding(link.customer, hashed(secret)))
         return Given(**orjson.loads(opened["given"]))
 
     # Drafts
@@ -276,7 +278,7 @@ class Connecting:
             raise RequestRefused("request.not_found", GONE)
         return begun.departure
 
-    async def arrive(self, *, state: str, browser: str, code: str | None) -> Returned | None:
+    async def arrive(self, *, state: str, browser: str, code: str | None) -> ConnectReturn | None:
         """The browser came back: the code is exchanged, and its tokens are kept with what was entered. `code`
         None: the login was declined. None where the state is of no draft of this browser.
         """
@@ -285,7 +287,7 @@ class Connecting:
             return None
         draft = self._opened(stored)
         if code is None:
-            return Returned(login=Login.DECLINED, back=draft.back)
+            return ConnectReturn(login=Login.DECLINED, back=draft.back)
         origin = Origin.TRUSTED if stored.owner.startswith(f"{Origin.TRUSTED}:") else Origin.BOUND
         credential = Credential(
             generation=0,
@@ -297,10 +299,10 @@ class Connecting:
             grant = await self._login.redeem(credential, code=code, verifier=draft.verifier)
         except Unavailable as error:
             log.warning("connect.login_unfinished", customer=draft.customer, detail=str(error))
-            return Returned(login=Login.UNREACHABLE, back=draft.back)
+            return ConnectReturn(login=Login.UNREACHABLE, back=draft.back)
         except ConnectorError as error:
             log.warning("connect.login_refused", customer=draft.customer, detail=str(error))
-            return Returned(login=Login.REFUSED, back=draft.back)
+            return ConnectReturn(login=Login.REFUSED, back=draft.back)
         kept = replace(draft, grant=grant, granted_at=clock.now().timestamp(), verifier="", verified=None)
         await store.put(
             self._database,
@@ -308,7 +310,7 @@ class Connecting:
             link=None,
             lifetime_seconds=DRAFT_SECONDS,
         )
-        return Returned(login=Login.HANDED_OVER, back=draft.back)
+        return ConnectReturn(login=Login.HANDED_OVER, back=draft.back)
 
     async def finish(self, secret: str, owner: str, draft: Draft, caller: Caller, *, link: str | None) -> str:
         """The connection exists, its credits are held, the link is used and the draft forgotten: one
@@ -345,12 +347,12 @@ class Connecting:
 
     def _sealed(self, hash_: bytes, owner: str, draft: Draft) -> StoredDraft:
         text = orjson.dumps(to_document(draft)).decode()
-        sealed = self._vault.seal({"draft": text}, _binding(draft.customer, hash_))
+        sealed = self._vault.seal({"draft": text}, draft_binding(draft.customer, hash_))
         return StoredDraft(hash=hash_, owner=owner, customer=draft.customer, sealed=sealed)
 
     def _opened(self, stored: StoredDraft) -> Draft:
         try:
-            opened = self._vault.open(stored.sealed, _binding(stored.customer, stored.hash))
+            opened = self._vault.open(stored.sealed, draft_binding(stored.customer, stored.hash))
         except SealBroken as error:  # its key was taken out meanwhile
             raise RequestRefused("request.not_found", GONE) from error
         return from_document(orjson.loads(opened["draft"]))
@@ -373,5 +375,6 @@ def to_settings(draft: Draft) -> ConnectionSettings:
     )
 
 
-def _binding(customer: str, hash_: bytes) -> Binding:
+def draft_binding(customer: str, hash_: bytes) -> Binding:
+    """Of a draft, and of what is given ahead with a link."""
     return Binding(customer=customer, connection=hash_.hex(), field="draft", generation=0)

@@ -22,7 +22,7 @@ from gateway.store.connections import Outbound
 from gateway.store.notices import Notices
 from gateway.store.pool import Connection, Database
 from gateway.store.troubles import Troubles
-from gateway.sync.link import READINGS, Link
+from gateway.sync.link import READINGS, ServedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,7 @@ class Following:
         notices: Notices,
         *,
         max_future: timedelta,
-        on_links: Callable[[dict[str, Link]], None],
+        on_links: Callable[[dict[str, ServedConnection]], None],
     ) -> None:
         self._database = database
         self._links = links
@@ -59,7 +59,7 @@ class Following:
         self._notices = notices
         self._max_future = max_future
         self._on_links = on_links
-        self._followed_at = 0.0
+        self._followed_monotonic = 0.0
 
     async def run(self) -> None:
         """Until cancelled. While the database is away nothing changes."""
@@ -81,9 +81,9 @@ class Following:
                 raise
         names = self._notices.take()
         all_after = ALL_SECONDS if self._notices.is_listening else UNTOLD_SECONDS
-        if names is None or clock.monotonic() >= self._followed_at + all_after:
+        if names is None or clock.monotonic() >= self._followed_monotonic + all_after:
             names = None
-            self._followed_at = clock.monotonic()
+            self._followed_monotonic = clock.monotonic()
         else:
             names = {*names, *self._links.waiting()}
         if names is None or names:
@@ -109,7 +109,7 @@ class Following:
             if self._links.version != version:
                 self._on_links(self._links.current)
 
-    async def _bring_up(self, link: Link, places: asyncio.Semaphore) -> None:
+    async def _bring_up(self, link: ServedConnection, places: asyncio.Semaphore) -> None:
         """Its meters in force, or another try. Never raises: each of these is one connection's."""
         name = link.connection
         try:
@@ -125,7 +125,7 @@ class Following:
             with suppress(StoreError):
                 await self._troubles.note(name, "refresh", f"it is not served yet, and tried again: {error}")
 
-    async def _begin_again(self, link: Link) -> bool:
+    async def _begin_again(self, link: ServedConnection) -> bool:
         """Whether the meters of the link are in force now."""
         async with self._database.transaction() as connection:
             locked = await connections.lock(connection, link.connection)
@@ -139,7 +139,7 @@ class Following:
             await self.begin(connection, link)
         return True
 
-    async def begin(self, connection: Connection, link: Link) -> None:
+    async def begin(self, connection: Connection, link: ServedConnection) -> None:
         """The meters of the link in force, and its streams begun, in the caller's transaction."""
         outbound = Outbound(
             customer=link.customer,

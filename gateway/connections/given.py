@@ -4,27 +4,29 @@ without its credential.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack, get_args
 from urllib.parse import urlsplit
 
+import orjson
 from pydantic import BaseModel
 
 from gateway.configuration import DeclaredConnection
 from gateway.configuration.schema import written
 from gateway.connections import syncing
-from gateway.connections.links import System
+from gateway.connections.links import ConnectedSystem
 from gateway.model.access import Origin
 from gateway.model.address import targets
 from gateway.model.alert_rule import to_document as alert_document
 from gateway.model.errors import RequestRefused
 from gateway.model.meter import to_document
 from gateway.settings import ConnectionSettings
-from gateway.store.connections import Configuration, Held
+from gateway.store.connections import Configuration, StoredConnection
 
 
-class Kept(TypedDict, total=False):
+class KeptSettings(TypedDict, total=False):
     """Of a connection that is there. `meters`, `alerts`: stored ones that stay as they are; `host`: what it
     was, where only the credential tells; `origin`: who gave the settings, the file where nothing is said.
     """
@@ -36,7 +38,7 @@ class Kept(TypedDict, total=False):
 
 
 def configuration_of(
-    declared: DeclaredConnection, system: System, *, managed_by: str, **kept: Unpack[Kept]
+    declared: DeclaredConnection, system: ConnectedSystem, *, managed_by: str, **kept: Unpack[KeptSettings]
 ) -> Configuration:
     """What is stored of a checked connection."""
     wanted, meters, alerts = declared.settings, kept.get("meters"), kept.get("alerts")
@@ -71,8 +73,31 @@ class ChangedMeanwhile(RequestRefused):
         )
 
 
+class MetersOutdated(RequestRefused):
+    """Somebody else changed the meters since they were read: what was made of them is not written."""
+
+    def __init__(self, connection: str) -> None:
+        super().__init__(
+            "request.conflict",
+            "somebody else changed the meters meanwhile: nothing was saved",
+            connection=connection,
+        )
+
+
+def refuse_outdated(connection: str, held: Sequence[Mapping[str, object]], seen: str | None) -> None:
+    """Raises MetersOutdated where the meters are not those that were seen."""
+    if seen is not None and seen != meters_digest(held):
+        raise MetersOutdated(connection)
+
+
+def meters_digest(meters: Sequence[Mapping[str, object]]) -> str:
+    """Tells whether stored meter rules are the ones that were read."""
+    body = orjson.dumps(list(meters), option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(body, digest_size=16).hexdigest()
+
+
 def refuse_files(
-    system: System | None, settings: Mapping[str, object], *, held: Mapping[str, object]
+    system: ConnectedSystem | None, settings: Mapping[str, object], *, held: Mapping[str, object]
 ) -> None:
     """Files of this machine are named by the operator's own file only; what is held already may stay. Raises
     RequestRefused.
@@ -87,7 +112,7 @@ def refuse_files(
             )
 
 
-def refuse_moved(held: Held, wanted: ConnectionSettings) -> None:
+def refuse_moved(held: StoredConnection, wanted: ConnectionSettings) -> None:
     """A customer's change of where calls go needs the credential again: what somebody else gave is not sent
     to a host that they never meant. Raises RequestRefused.
     """
@@ -109,7 +134,7 @@ def _names_file(annotation: object) -> bool:
     return annotation is Path or any(_names_file(part) for part in get_args(annotation))
 
 
-def host_of(system: System, wanted: ConnectionSettings) -> str:
+def host_of(system: ConnectedSystem, wanted: ConnectionSettings) -> str:
     """The host that calls go to, for breakers and incidents: of the first address in the settings, or of a
     DSN. Empty where there is none.
     """

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from gateway import bulkhead
 from gateway.model import bounds
-from gateway.model.connector import Capabilities, Connector, Health, RemoteReading
+from gateway.model.connector import Capabilities, Connector, ProbeResult, RemoteReading
 from gateway.model.errors import (
     AuthRefused,
     BadConfiguration,
@@ -31,7 +31,7 @@ from gateway.model.errors import (
     StoreError,
     Unavailable,
 )
-from gateway.model.exchange import EnsuresMeters, Event, ListsMeters, RaisesEvents, RemoteMeter
+from gateway.model.exchange import EnsuresMeters, EventToRaise, ListsMeters, RaisesEvents, RemoteMeter
 from gateway.model.inbound import (
     MAX_PAGE,
     InboundPage,
@@ -89,7 +89,7 @@ class Guarded:
             raise TypeError(f"capabilities: {type(capabilities).__name__}")
         raise _unavailable(contained)
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         """As the connector's."""
         return await self._call("probe", self._connector.probe, _health)
 
@@ -221,7 +221,7 @@ class GuardedLister(Guarded):
 class GuardedRaiser(Guarded):
     """A connector that raises events."""
 
-    async def raise_event(self, event: Event) -> Outcome:
+    async def raise_event(self, event: EventToRaise) -> Outcome:
         """As the connector's. What nobody foresaw may have come after the system took the event."""
         connector = self._connector
         assert isinstance(connector, RaisesEvents)
@@ -397,8 +397,8 @@ def _optional_text(value: object) -> str | None:
     return None if value is None else bounds.text(value)
 
 
-def _health(answer: Any) -> Health:
-    if not isinstance(answer, Health):
+def _health(answer: Any) -> ProbeResult:
+    if not isinstance(answer, ProbeResult):
         raise TypeError(f"an answer to a probe: {type(answer).__name__}")
     return replace(
         answer,
@@ -458,7 +458,7 @@ def _same(answer: T) -> T:
     return answer
 
 
-TURN = 500
+TURN = 100
 """Records that are looked at before it is another's turn."""
 
 

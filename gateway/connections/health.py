@@ -12,7 +12,7 @@ from typing import assert_never
 import structlog
 
 from gateway import clock
-from gateway.connections.incidents import Incidents, Observed
+from gateway.connections.incidents import Incidents, ObservedCall
 from gateway.connections.transitions import Moved, Transitions
 from gateway.model.connection import State, Trigger
 from gateway.model.errors import (
@@ -26,10 +26,10 @@ from gateway.model.errors import (
 )
 from gateway.model.operation import Operation, proves
 from gateway.store import connections
-from gateway.store.breakers import Trouble
+from gateway.store.breakers import OperationTrouble
 from gateway.store.connections import Cause
 from gateway.store.pool import Database
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ credential is as good as refused.
 """
 
 
-class Health:
+class ConnectionHealth:
     """Followed by runs and probes of every replica; what it knows is in PostgreSQL. `on_active` is called
     when streams may run.
     """
@@ -72,11 +72,11 @@ class Health:
         self._probe_interval_seconds = probe_interval_seconds
         self._on_active = on_active
 
-    async def admit(self, link: Link, operation: Operation = Operation.PUSH) -> float | None:
+    async def admit(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> float | None:
         """Seconds to wait while a breaker is open and somebody else tries; None: go on."""
         return await self._incidents.admit(link.connection, link.system, link.host, operation)
 
-    async def succeeded(self, link: Link, operation: Operation = Operation.PUSH) -> None:
+    async def succeeded(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> None:
         """A call was answered well. A degraded or blocked connection is active again if that proves what it
         failed at: a good probe says nothing of pushes.
         """
@@ -89,21 +89,21 @@ class Health:
         if found.state is State.BLOCKED or (found.state is State.DEGRADED and found.recovers):
             await self._move(link, Trigger.CALL_SUCCEEDED, operation=None)
 
-    def is_plain(self, link: Link) -> bool:
+    def is_plain(self, link: ServedConnection) -> bool:
         """Whether the success of a probe ends nothing: no failure is known, and no breaker is open."""
         return self._incidents.is_plain(link.connection, link.system, link.host, Operation.PROBE)
 
-    async def all_succeeded(self, links: Sequence[Link]) -> None:
+    async def all_succeeded(self, links: Sequence[ServedConnection]) -> None:
         """Probes of just now that went well and end nothing. Raises StoreError."""
         await self._incidents.note_all([self._observed(link, Operation.PROBE, None) for link in links])
 
-    async def unused(self, link: Link, operation: Operation = Operation.PUSH) -> None:
+    async def unused(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> None:
         """No call was made after all: a turn at an open breaker goes to somebody else."""
         await self._incidents.unused(link.connection, link.system, link.host, operation)
 
     async def failed(
         self,
-        link: Link,
+        link: ServedConnection,
         error: ConnectorError,
         *,
         attempts: int,
@@ -136,7 +136,7 @@ class Health:
                 assert_never(error)
         return 0.0
 
-    async def probe(self, link: Link) -> ConnectorError | None:
+    async def probe(self, link: ServedConnection) -> ConnectorError | None:
         """One cheap call; what came of it, None when all is well."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
@@ -156,9 +156,9 @@ class Health:
 
     def idle_seconds(self) -> float:
         """When an idle connection is probed next: jittered, so that connections do not call together."""
-        return self._probe_interval_seconds * (0.8 + 0.2 * random.random())
+        return self._probe_interval_seconds * (0.9 + 0.1 * random.random())
 
-    async def _confirmed(self, link: Link, error: AuthRefused) -> ConnectorError:
+    async def _confirmed(self, link: ServedConnection, error: AuthRefused) -> ConnectorError:
         """One more opinion about a refusal, by a probe: the refusal, or what stands in its way."""
         found = await self.probe(link)
         match found:
@@ -179,7 +179,12 @@ class Health:
                 return Unavailable(str(found), request_id=error.request_id)
 
     async def _web_page(
-        self, link: Link, error: AuthRefused, attempts: int, operation: Operation, trouble: Trouble
+        self,
+        link: ServedConnection,
+        error: AuthRefused,
+        attempts: int,
+        operation: Operation,
+        trouble: OperationTrouble,
     ) -> None:
         """Believed only when it has come for long and a probe meets one too: a proxy that asks for a login in
         the way of pushes alone says nothing of the credential.
@@ -192,7 +197,12 @@ class Health:
             await self._transient(link, error, attempts, operation, trouble)
 
     async def _transient(
-        self, link: Link, error: ConnectorError, attempts: int, operation: Operation, trouble: Trouble
+        self,
+        link: ServedConnection,
+        error: ConnectorError,
+        attempts: int,
+        operation: Operation,
+        trouble: OperationTrouble,
     ) -> None:
         if attempts < DEGRADED_AFTER and trouble.failing_seconds < DEGRADED_AFTER_SECONDS:
             return
@@ -202,7 +212,7 @@ class Health:
 
     async def _move(
         self,
-        link: Link,
+        link: ServedConnection,
         trigger: Trigger,
         error: ConnectorError | None = None,
         *,
@@ -214,18 +224,19 @@ class Health:
             generation=link.generation,
             operation=operation,
         )
-        async with self._database.transaction() as connection:
+        async with self._transitions.transaction(self._database) as connection:
             moved = await self._transitions.move(connection, link.connection, trigger, cause)
             if moved is not None and moved.from_state is State.BLOCKED and moved.to_state is State.ACTIVE:
                 await connections.wake(connection, link.connection)
         if moved is not None:
-            moved.say()
             self._on_active()
         return moved
 
-    def _observed(self, link: Link, operation: Operation, error: ConnectorError | None) -> Observed:
+    def _observed(
+        self, link: ServedConnection, operation: Operation, error: ConnectorError | None
+    ) -> ObservedCall:
         doubtful = isinstance(error, AuthRefused) and error.doubtful
-        return Observed(
+        return ObservedCall(
             connection=link.connection,
             customer=link.customer,
             system=link.system,

@@ -17,10 +17,10 @@ import structlog
 from gateway import clock
 from gateway.connections.verdicts import decide
 from gateway.model.breaker import Key, Scope, probe_interval_seconds, wait_seconds
-from gateway.model.errors import StoreError
 from gateway.model.operation import Operation, proves
+from gateway.outage import Outage
 from gateway.store import breakers, leases
-from gateway.store.breakers import Trouble
+from gateway.store.breakers import OperationTrouble
 from gateway.store.pool import Connection, Database
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ SUCCESS_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class ObservedCall:
     """How one call ended. `transient`: the system or the way to it failed; never a refused login, a missing
     permission, a 429 or a bad record. `web_page`: one answered instead of the system. `denied`: what was
     asked is not allowed, or not there.
@@ -78,7 +78,7 @@ class Incidents:
         self._noted: dict[tuple[str, Operation], _Noted] = {}
         self._trying: set[str] = set()  # connections of ours that have a turn at an open breaker
 
-    async def note(self, observed: Observed) -> Trouble:
+    async def note(self, observed: ObservedCall) -> OperationTrouble:
         """Remembers how a call ended: every failure, and a success at most every 10 s unless it ends failures
         or an open breaker. How long the operation is in trouble.
 
@@ -98,7 +98,7 @@ class Incidents:
             and at - noted.at < SUCCESS_SECONDS
         ):
             noted.success = success
-            return Trouble()
+            return OperationTrouble()
         async with self._database.transaction() if keys else self._database.connection() as connection:
             trouble, closed, narrowed = await self._write(
                 connection, observed, keys, ago, None if success is None else now - success
@@ -122,7 +122,7 @@ class Incidents:
         noted = self._noted.get((connection, operation))
         return (noted is None or noted.succeeded) and not self._held(system, host, operation)
 
-    async def note_all(self, observed: Sequence[Observed]) -> None:
+    async def note_all(self, observed: Sequence[ObservedCall]) -> None:
         """Writes successes of just now of one operation that end nothing, together. Raises StoreError."""
         now, wheres = clock.monotonic(), []
         for one in observed:
@@ -180,19 +180,17 @@ class Incidents:
         """Until cancelled: knows within a second which breakers are open, and every few seconds one replica
         decides. A database that is away is waited for.
         """
-        away, next_decision = False, 0.0
+        outage = Outage(
+            began=lambda detail: log.warning("connection.incidents_deferred", detail=detail),
+            ended=lambda: log.info("connection.incidents_resumed"),
+        )
+        next_decision = 0.0
         while True:
-            try:
+            with outage.of_store():
                 if clock.monotonic() >= next_decision:
                     next_decision = clock.monotonic() + DECIDE_SECONDS
                     await self.decide()
                 await self.refresh()
-            except StoreError as error:
-                if not away:
-                    log.warning("connection.incidents_deferred", detail=str(error))
-                away = True
-            else:
-                away = False
             await asyncio.sleep(REFRESH_SECONDS)
 
     async def decide(self) -> None:
@@ -212,11 +210,11 @@ class Incidents:
     async def _write(
         self,
         connection: Connection,
-        observed: Observed,
+        observed: ObservedCall,
         keys: Sequence[Key],
         ago: float,
         success_ago: float | None,
-    ) -> tuple[Trouble, list[Key], dict[Key, Operation]]:
+    ) -> tuple[OperationTrouble, list[Key], dict[Key, Operation]]:
         """How long the operation is in trouble, the breakers that the call closed, and those that it
         narrowed.
         """
@@ -224,13 +222,13 @@ class Incidents:
         if observed.succeeded:
             await breakers.succeeded(connection, where, observed.operation, seconds_ago=ago)
             if not keys:
-                return Trouble(), [], {}
+                return OperationTrouble(), [], {}
             # A host that answers probes may go on failing pushes: those must not be let loose together.
             narrowed = (
                 {} if observed.operation is not Operation.PROBE else await breakers.narrow(connection, keys)
             )
             closed = await breakers.close(connection, keys, proved=observed.operation)
-            return Trouble(), closed, narrowed
+            return OperationTrouble(), closed, narrowed
         trouble = await breakers.failed(
             connection,
             where,

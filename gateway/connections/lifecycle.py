@@ -16,15 +16,15 @@ import structlog
 from gateway import clock
 from gateway.alerts import rules as alerts
 from gateway.bulkhead import Fault, Part, contained
-from gateway.connections.answers import Answers, Budget
+from gateway.connections.answers import Answers, Budget, in_turn
 from gateway.connections.following import Following
-from gateway.connections.health import Health
+from gateway.connections.health import ConnectionHealth
 from gateway.connections.links import Links
-from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import BLOCKED_SECONDS, Moved, Transitions, to_next_trial
+from gateway.credentials.tokens import Tokens
 from gateway.model.backoff import full_jitter, put_off, waiting, with_floor
 from gateway.model.connection import State, Trigger
-from gateway.model.connector import Health as Answer
+from gateway.model.connector import ProbeResult
 from gateway.model.errors import (
     AuthRefused,
     BadConfiguration,
@@ -44,13 +44,13 @@ from gateway.store.notices import Notices
 from gateway.store.pool import Connection, Database
 from gateway.store.probes import Due
 from gateway.store.troubles import Troubles
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.5
 LEASE_SECONDS = 60.0
-MOST_PROBES = 256
+MAX_PROBES = 256
 """At once. One that waits for its system holds no session, so a hung system costs a place here only."""
 
 DRAIN_SECONDS = 1.0
@@ -81,13 +81,13 @@ class Lifecycle:
         database: Database,
         links: Links,
         transitions: Transitions,
-        health: Health,
+        health: ConnectionHealth,
         tokens: Tokens,
         troubles: Troubles,
         *,
         max_future: timedelta,
         max_wait: timedelta,
-        on_links: Callable[[dict[str, Link]], None],
+        on_links: Callable[[dict[str, ServedConnection]], None],
         on_trial: Callable[[], None],
     ) -> None:
         self._database = database
@@ -115,10 +115,10 @@ class Lifecycle:
             looking: set[asyncio.Task[None]] = set()
             while True:
                 try:
-                    due = await self._due(MOST_PROBES - len(looking))
+                    due = await self._due(MAX_PROBES - len(looking))
                 except StoreError:
                     due = []  # the scheduler says that the database is away
-                for item in due:
+                async for item in in_turn(due):
                     task = group.create_task(self._look(item), name=f"look at {item.connection}")
                     looking.add(task)
                     task.add_done_callback(looking.discard)
@@ -234,11 +234,11 @@ class Lifecycle:
         finally:
             await link.connector.close()
 
-    async def _verified(self, name: str, link: Link, answer: Answer) -> None:
+    async def _verified(self, name: str, link: ServedConnection, answer: ProbeResult) -> None:
         """One transaction: the account is the same, the connection is active, its credential in use, its
         meters materialised, its streams begun.
         """
-        async with self._database.transaction() as connection:
+        async with self._transitions.transaction(self._database) as connection:
             locked = await connections.lock(connection, name)
             if locked is None or (locked.candidate or locked.generation) != link.generation:
                 return  # another credential was given meanwhile: it is verified next, or has been already
@@ -253,7 +253,7 @@ class Lifecycle:
                     " same account"
                 )
                 moved = await self._transitions.move(
-                    connection, name, Trigger.PROBE_REFUSED, Cause(reason=reason)
+                    connection, name, Trigger.ACCOUNT_DIFFERS, Cause(reason=reason)
                 )
                 await self._withdraw(connection, name, locked)
             else:
@@ -269,7 +269,6 @@ class Lifecycle:
                     await self._following.begin(connection, link)
                     await connections.wake(connection, name)
         if moved is not None:
-            moved.say()
             log.info(
                 "connection.probe_succeeded" if not other else "connection.account_differs",
                 connection=name,
@@ -299,7 +298,7 @@ class Lifecycle:
                 await self._again(due, error)
 
     async def _deferred(self, due: Due, error: ConnectorError | TimeoutError) -> None:
-        async with self._database.transaction() as connection:
+        async with self._transitions.transaction(self._database) as connection:
             locked = await connections.lock(connection, due.connection)
             # A credential that was given during the last probe is not put off by the time-out of the one
             # before.
@@ -310,11 +309,11 @@ class Lifecycle:
                 connection, due.connection, Trigger.VERIFICATION_DEFERRED, cause
             )
         if moved is not None:
-            moved.say()
+            await self._troubles.over(due.connection, "verification")  # its state says what is wrong
 
     async def _refused(self, due: Due, trigger: Trigger, error: ConnectorError) -> None:
         """What worked before goes on with the credential that it had."""
-        async with self._database.transaction() as connection:
+        async with self._transitions.transaction(self._database) as connection:
             locked = await connections.lock(connection, due.connection)
             if locked is None or (locked.candidate, locked.generation) != (due.candidate, due.generation):
                 return
@@ -329,8 +328,6 @@ class Lifecycle:
             else:
                 await self._withdraw(connection, due.connection, locked)
         await self._troubles.over(due.connection, "verification")  # its state says what is wrong
-        if moved is not None:
-            moved.say()
 
     async def _withdraw(self, connection: Connection, name: str, locked: Locked) -> None:
         await connections.withdraw(connection, name)
@@ -397,9 +394,9 @@ class Lifecycle:
             log.info("connection.trial_begun", connection=due.connection, operation=str(due.operation))
             self._on_trial()
 
-    async def _well(self, due: Due, link: Link) -> None:
+    async def _well(self, due: Due, link: ServedConnection) -> None:
         if due.state is State.BLOCKED:
-            async with self._database.transaction() as connection:
+            async with self._transitions.transaction(self._database) as connection:
                 moved = await self._transitions.move(
                     connection, due.connection, Trigger.PROBE_SUCCEEDED, Cause(generation=link.generation)
                 )
@@ -407,7 +404,6 @@ class Lifecycle:
                     await self._following.begin(connection, link)
                     await connections.wake(connection, due.connection)
             if moved is not None:
-                moved.say()
                 await self._health.succeeded(link, Operation.PROBE)
                 await self._after_success(due.connection)
             return
@@ -436,6 +432,8 @@ class Lifecycle:
                 await self._wait(due.connection, part, asked, wait)
             case Unavailable(reference=str()):
                 await self._troubles.note(due.connection, part, str(error))
+            case _ if part == "verification":  # its state only says what it was given
+                await self._troubles.note(due.connection, part, _words(error))
             case _:
                 await self._troubles.over(due.connection, part)
         await connections.schedule_probe(
@@ -464,15 +462,13 @@ class Lifecycle:
             )
             return
         await self._revoke(due)
-        async with self._database.transaction() as connection:
+        async with self._transitions.transaction(self._database) as connection:
             moved = await self._transitions.move(connection, due.connection, Trigger.DRAINED, Cause())
             if moved is not None:
                 await credentials.drop_others(connection, connection_id=due.connection, keep=[])
                 await connections.clear(connection, due.connection)
                 await inbound.clear(connection, due.connection)
                 await alerts.disconnect(connection, due.connection)
-        if moved is not None:
-            moved.say()
 
     async def _revoke(self, due: Due) -> None:
         held = (await connections.read(self._database, [due.connection])).get(due.connection)
@@ -491,11 +487,8 @@ class Lifecycle:
             )
 
     async def _move(self, name: str, trigger: Trigger, cause: Cause) -> Moved | None:
-        async with self._database.transaction() as connection:
-            moved = await self._transitions.move(connection, name, trigger, cause)
-        if moved is not None:
-            moved.say()
-        return moved
+        async with self._transitions.transaction(self._database) as connection:
+            return await self._transitions.move(connection, name, trigger, cause)
 
 
 def _words(error: ConnectorError | TimeoutError) -> str:

@@ -1,5 +1,10 @@
 """Links: each connection that this replica can serve, built from what PostgreSQL holds, and built again when
 that changes.
+
+A link goes through two steps; either can fail, and is tried again after a while that grows. It is **built**:
+its connector is made of the stored settings and the credential. It is **begun**: its meters are written down
+as those in force, so that runs may compute by them (`gateway.connections.following`). Only what is begun is
+worked.
 """
 
 from __future__ import annotations
@@ -11,14 +16,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import structlog
-from pydantic import BaseModel
 
 from gateway import bulkhead, clock
+from gateway.configuration import SystemModels
 from gateway.connections.guard import Guarded, at_once, guarded
-from gateway.connections.logons import Logons
-from gateway.connections.screening import reach_of
-from gateway.connections.tokens import Tokens
-from gateway.connections.vault import Binding, Vault
+from gateway.connections.screening import check_zones, reach_of
+from gateway.credentials.logons import Logons
+from gateway.credentials.tokens import Tokens
+from gateway.credentials.vault import Binding, Vault
 from gateway.model import alert_rule
 from gateway.model.backoff import full_jitter
 from gateway.model.connector import Auth, Connector, ConnectorSettings, Manifest, Observer
@@ -28,11 +33,11 @@ from gateway.model.inbound import InboundStream, ReadsRecords
 from gateway.model.meter import from_document, made_of
 from gateway.settings import ConnectionSyncSettings, Settings
 from gateway.store import connections, credentials
-from gateway.store.connections import Configured, Held
+from gateway.store.connections import Configured, StoredConnection
 from gateway.store.credentials import SealedCredential
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -47,23 +52,8 @@ RETIRED_SECONDS = 120.0
 """How long a replaced connector stays open for the runs that use it."""
 
 
-class System(Protocol):
+class ConnectedSystem(SystemModels, Protocol):
     """What the engine needs of a system: given by the composition root, since the engine knows none."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """What it can do."""
-        ...
-
-    @property
-    def settings_model(self) -> type[BaseModel]:
-        """What `settings` of a connection may be."""
-        ...
-
-    @property
-    def credentials_model(self) -> type[BaseModel]:
-        """What `credentials` may be beside their type."""
-        ...
 
     @property
     def build(self) -> Callable[[ConnectorSettings], Connector]:
@@ -74,10 +64,10 @@ class System(Protocol):
 @dataclass(frozen=True, slots=True)
 class _Built:
     configuration: int
-    link: Link | None
+    link: ServedConnection | None
     begun: bool = False
     """Whether its meters are in force: one whose begin failed is begun again, whoever built it."""
-    again_at: float | None = None
+    again_monotonic: float | None = None
     """When it is built, or begun, again although nothing has changed (monotonic):
     something stood in the way.
     """
@@ -92,7 +82,7 @@ class Links:
     def __init__(
         self,
         database: Database,
-        systems: Mapping[str, System],
+        systems: Mapping[str, ConnectedSystem],
         settings: Settings,
         *,
         vault: Vault,
@@ -117,7 +107,7 @@ class Links:
         self._left_behind: dict[str, set[asyncio.Future[Any]]] = {}
 
     @property
-    def current(self) -> dict[str, Link]:
+    def current(self) -> dict[str, ServedConnection]:
         """Those that can be worked: with a credential that was verified once, and their meters in force."""
         return {
             name: built.link for name, built in self._built.items() if built.link is not None and built.begun
@@ -128,7 +118,7 @@ class Links:
         """How many connections there are to look after."""
         return len(self._built)
 
-    def get(self, connection: str) -> Link | None:
+    def get(self, connection: str) -> ServedConnection | None:
         """The link of a connection, None when it has no verified credential, or cannot be built."""
         built = self._built.get(connection)
         return None if built is None else built.link
@@ -139,7 +129,7 @@ class Links:
         return [
             name
             for name, built in self._built.items()
-            if built.again_at is not None and built.again_at <= now
+            if built.again_monotonic is not None and built.again_monotonic <= now
         ]
 
     async def compare(self) -> list[str]:
@@ -152,7 +142,7 @@ class Links:
             if self._is_stale(name, current.configuration) or self._to_begin(name, current) is not None
         ]
 
-    async def refresh(self, only: Collection[str]) -> list[Link]:
+    async def refresh(self, only: Collection[str]) -> list[ServedConnection]:
         """Of these connections, builds what was configured anew and drops what is gone; the links that are
         yet to be begun. Raises StoreError, and then forgets nothing: what was built is returned next time.
         """
@@ -189,7 +179,7 @@ class Links:
                 self._retire(link)
                 link = None
             self._retire(None if before is None else before.link)
-            attempts = before.attempts if before is not None and before.again_at is not None else 0
+            attempts = before.attempts if before is not None and before.again_monotonic is not None else 0
             self._put(name, _Built(held.configuration, link, begun=begun, attempts=attempts))
             if made.fault is not None:
                 self.put_off(name)
@@ -197,7 +187,7 @@ class Links:
                 0
             )  # thousands are built at a start, and everybody's telemetry waits for this loop
 
-    def _to_begin(self, name: str, current: Configured) -> Link | None:
+    def _to_begin(self, name: str, current: Configured) -> ServedConnection | None:
         built = self._built.get(name)
         if built is None or built.link is None or not current.is_served:
             return None
@@ -205,15 +195,19 @@ class Links:
             return None
         if built.begun:
             built = self._put(name, replace(built, begun=False))
-        return built.link if built.again_at is None or built.again_at <= clock.monotonic() else None
+        return (
+            built.link
+            if built.again_monotonic is None or built.again_monotonic <= clock.monotonic()
+            else None
+        )
 
-    def begun(self, link: Link) -> None:
+    def begun(self, link: ServedConnection) -> None:
         """Its meters are in force."""
         built = self._built.get(link.connection)
         if built is not None and built.link is link:
-            self._put(link.connection, replace(built, begun=True, again_at=None, attempts=0))
+            self._put(link.connection, replace(built, begun=True, again_monotonic=None, attempts=0))
 
-    def not_begun(self, link: Link) -> None:
+    def not_begun(self, link: ServedConnection) -> None:
         """Its begin did not succeed, and is tried again after a while that grows. The
         link stays for probes.
         """
@@ -236,17 +230,21 @@ class Links:
     def _later(built: _Built) -> _Built:
         attempts = built.attempts + 1
         wait = full_jitter(attempts, rand=random.random(), cap_seconds=BUILD_CAP_SECONDS)
-        return replace(built, again_at=clock.monotonic() + wait, attempts=attempts)
+        return replace(built, again_monotonic=clock.monotonic() + wait, attempts=attempts)
 
     def _is_stale(self, name: str, configuration: int) -> bool:
         built = self._built.get(name)
         return (
             built is None
             or built.configuration != configuration
-            or (built.link is None and built.again_at is not None and built.again_at <= clock.monotonic())
+            or (
+                built.link is None
+                and built.again_monotonic is not None
+                and built.again_monotonic <= clock.monotonic()
+            )
         )
 
-    async def candidate(self, connection: str) -> Link | None:
+    async def candidate(self, connection: str) -> ServedConnection | None:
         """A link of its own, with the credential that is to be verified, or the one in use where only
         settings changed. Close its connector.
         """
@@ -262,7 +260,7 @@ class Links:
         self._built.clear()
         await asyncio.gather(*(connector.close() for _, connector in self._retired))
 
-    async def _build(self, held: Held, generation: int) -> Link | None:
+    async def _build(self, held: StoredConnection, generation: int) -> ServedConnection | None:
         """Raises BadConfiguration, SealBroken."""
         credential = await self.credential(held, generation)
         if credential is None:
@@ -275,7 +273,7 @@ class Links:
             manifest=self._systems[held.system].manifest,
         )
 
-    def _link(self, held: Held, credential: Credential | None) -> Link | None:
+    def _link(self, held: StoredConnection, credential: Credential | None) -> ServedConnection | None:
         if credential is None:
             return None
         try:
@@ -291,20 +289,20 @@ class Links:
             _say_not_built(held, error)
             return None
 
-    def _opened(self, held: Held, sealed: SealedCredential) -> Credential | None:
+    def _opened(self, held: StoredConnection, sealed: SealedCredential) -> Credential | None:
         try:
             return self._credential(held, sealed)
         except SealBroken as error:
             _say_not_built(held, error)
             return None
 
-    async def credential(self, held: Held, generation: int) -> Credential | None:
+    async def credential(self, held: StoredConnection, generation: int) -> Credential | None:
         """A credential in clear; None where it is not stored. Raises SealBroken, StoreError."""
         async with self._database.connection() as connection:
             sealed = await credentials.read(connection, connection_id=held.connection, generation=generation)
         return None if sealed is None else self._credential(held, sealed)
 
-    def _credential(self, held: Held, sealed: SealedCredential) -> Credential:
+    def _credential(self, held: StoredConnection, sealed: SealedCredential) -> Credential:
         binding = credential_binding(held.customer, held.connection, sealed.generation)
         values = self._vault.open(sealed.sealed, binding)
         return Credential(
@@ -315,14 +313,13 @@ class Links:
             reach=reach_of(self._settings, held.customer, sealed.origin),
         )
 
-    def _connector(self, held: Held, credential: Credential) -> Connector:
-        token = gate = None
+    def _connector(self, held: StoredConnection, credential: Credential) -> Connector:
+        check_zones(held)
+        name, token, gate = held.connection, None, None
         if credential.type.startswith("oauth2_"):
-            token = self._tokens.source(
-                held.connection, held.customer, held.system, credential.generation, credential
-            )
+            token = self._tokens.source(name, held.customer, held.system, credential.generation, credential)
         elif credential.type == "basic":
-            gate = self._logons.gate(held.connection, credential.generation)
+            gate = self._logons.gate(name, credential.generation)
         built_from = ConnectorSettings(
             connection=held.connection,
             hosting=held.hosting,
@@ -342,7 +339,7 @@ class Links:
             left_behind=self._left_behind.setdefault(held.connection, set()),
         )
 
-    def _retire(self, link: Link | None) -> None:
+    def _retire(self, link: ServedConnection | None) -> None:
         if link is not None:
             self._retired.append((clock.monotonic() + RETIRED_SECONDS, link.connector))
 
@@ -353,7 +350,7 @@ class Links:
             await connector.close()
 
 
-def _say_not_built(held: Held, error: Exception) -> None:
+def _say_not_built(held: StoredConnection, error: Exception) -> None:
     log.error(
         "connection.link_not_built",
         connection=held.connection,
@@ -368,7 +365,7 @@ def credential_binding(customer: str, connection: str, generation: int) -> Bindi
 
 
 def build_guarded(
-    system: System,
+    system: ConnectedSystem,
     built_from: ConnectorSettings,
     *,
     max_wait_seconds: float,
@@ -389,16 +386,16 @@ def build_guarded(
 
 
 def link_of(
-    held: Held,
+    held: StoredConnection,
     connector: Connector,
     settings: Settings,
     *,
     generation: int,
     manifest: Manifest | None = None,
-) -> Link:
+) -> ServedConnection:
     """What the engine works with, from a stored connection."""
     sync = ConnectionSyncSettings.model_validate(held.sync)
-    return Link(
+    return ServedConnection(
         connection=held.connection,
         customer=held.customer,
         system=held.system,

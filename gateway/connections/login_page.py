@@ -56,7 +56,7 @@ class Departure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
+class BegunLogin:
     """A login that begins. `state` comes back with the browser; `verifier` is kept here until then."""
 
     departure: Departure
@@ -77,11 +77,11 @@ class LoginPage:
         self._exchange = exchange
         self._redirect_uri = redirect_uri(public_url)
 
-    def begin(self, values: Mapping[str, str]) -> Begun:
+    def begin(self, values: Mapping[str, str]) -> BegunLogin:
         """`values`: those of the OAuth client. Raises BadConfiguration."""
         state, verifier = new_secret(), new_secret()
         url = self._login_url(values, redirect_uri=self._redirect_uri, state=state, verifier=verifier)
-        return Begun(departure=Departure(url=url, browser=new_secret()), state=state, verifier=verifier)
+        return BegunLogin(departure=Departure(url=url, browser=new_secret()), state=state, verifier=verifier)
 
     async def redeem(self, credential: Credential, *, code: str, verifier: str) -> TokenGrant:
         """The tokens that the code stands for. Raises ConnectorError."""

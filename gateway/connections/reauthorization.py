@@ -12,14 +12,14 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import structlog
 from pydantic import SecretStr
 
 from gateway.connections.links import credential_binding
 from gateway.connections.login_page import CODE_FLOW, FLOW_SECONDS, Departure, Login, LoginPage
-from gateway.connections.vault import Binding, Vault
+from gateway.connections.service import Connections
+from gateway.credentials.vault import Binding, Vault
 from gateway.model.access import Caller, Origin
 from gateway.model.address import Reach
 from gateway.model.connection import State, Trigger
@@ -36,9 +36,6 @@ log = structlog.get_logger(__name__)
 
 LIFETIME = timedelta(days=7)
 MAX_ATTEMPTS = 5
-ANOTHER_ACCOUNT = "another account"
-"""What the reason of a refusal says when the new credentials reach somebody else's data."""
-
 VOID = "This link is not valid, or not any more: it has expired, or was replaced by a newer one."
 USED = "This link has been used."
 EXHAUSTED = "This link has been tried too often."
@@ -46,29 +43,6 @@ FOREIGN = (
     "This login was not begun in this browser, was used already, or took longer than 15 minutes. "
     "Nothing has changed: open the page that you came from again, and log in once more."
 )
-
-
-class GivesCredentials(Protocol):
-    """`gateway.connections.service`."""
-
-    async def give_credentials(
-        self,
-        connection_id: str,
-        given: CredentialSettings,
-        caller: Caller,
-        *,
-        grant: TokenGrant | None = None,
-    ) -> None:
-        """Verified before use. Raises RequestRefused."""
-        ...
-
-    async def check_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller) -> None:
-        """Whether they could be sent at all. Raises RequestRefused; changes nothing."""
-        ...
-
-    async def retry_credentials(self, connection_id: str, caller: Caller) -> None:
-        """Those that were refused are verified once more. Raises RequestRefused."""
-        ...
 
 
 class Stage(enum.StrEnum):
@@ -94,7 +68,7 @@ class Invitation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
+class ReconnectLink:
     """A link that exists, and how it stands with it."""
 
     stored: StoredLink
@@ -116,14 +90,19 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class ReconnectReturn:
     """The browser is back: how the login ended, and the secret of the link to return to."""
 
     login: Login
     secret: str = field(repr=False)
 
 
-_VERDICTS = (Trigger.PROBE_REFUSED, Trigger.PROBE_DENIED, Trigger.VERIFICATION_DEFERRED)
+_VERDICTS = (
+    Trigger.PROBE_REFUSED,
+    Trigger.PROBE_DENIED,
+    Trigger.ACCOUNT_DIFFERS,
+    Trigger.VERIFICATION_DEFERRED,
+)
 
 
 def stage(link: StoredLink) -> Stage:
@@ -142,8 +121,10 @@ def stage(link: StoredLink) -> Stage:
     match link.last_trigger:
         case Trigger.VERIFICATION_DEFERRED:
             return Stage.DEFERRED
+        case Trigger.ACCOUNT_DIFFERS:
+            return Stage.ANOTHER_ACCOUNT
         case Trigger.PROBE_REFUSED | Trigger.PROBE_DENIED:
-            return Stage.ANOTHER_ACCOUNT if ANOTHER_ACCOUNT in (link.reason or "") else Stage.REFUSED
+            return Stage.REFUSED
         case _:
             return Stage.WANTED
 
@@ -154,7 +135,7 @@ class Reauthorization:
     def __init__(
         self,
         database: Database,
-        service: GivesCredentials,
+        service: Connections,
         *,
         public_url: str,
         vault: Vault,
@@ -177,7 +158,7 @@ class Reauthorization:
         )
         return Invitation(url=f"{self._public_url}/reauthorize/{secret}", expires_at=expires_at)
 
-    async def look(self, secret: str) -> Link | None:
+    async def look(self, secret: str) -> ReconnectLink | None:
         """How it stands with a link; None when it is void. Changes nothing."""
         return await self._look(hashed(secret))
 
@@ -222,7 +203,7 @@ class Reauthorization:
             raise RequestRefused("request.not_found", VOID)
         return begun.departure
 
-    async def arrive(self, *, state: str, browser: str, code: str | None, caller: Caller) -> Arrival:
+    async def arrive(self, *, state: str, browser: str, code: str | None, caller: Caller) -> ReconnectReturn:
         """The browser came back: the code is exchanged, and the credentials are handed over. `code` None: the
         login was declined.
 
@@ -232,7 +213,7 @@ class Reauthorization:
         if flow is None:
             raise RequestRefused("request.not_found", FOREIGN)
         kept = self._vault.open(flow.sealed, _binding(flow.customer, flow.connection))
-        return Arrival(
+        return ReconnectReturn(
             secret=kept["link"],
             login=Login.DECLINED
             if code is None
@@ -283,7 +264,7 @@ class Reauthorization:
             raise RequestRefused("request.conflict", USED)
         await self._service.give_credentials(link.stored.connection, given, caller, grant=grant)
 
-    async def _usable(self, link_hash: bytes) -> Link:
+    async def _usable(self, link_hash: bytes) -> ReconnectLink:
         link = await self._look(link_hash)
         if link is None or not link.stored.is_open:
             raise RequestRefused("request.not_found", VOID)
@@ -299,16 +280,18 @@ class Reauthorization:
             raise RequestRefused("request.conflict", EXHAUSTED)
         return link
 
-    async def _look(self, link_hash: bytes) -> Link | None:
+    async def _look(self, link_hash: bytes) -> ReconnectLink | None:
         stored = await links.look(self._database, link_hash)
         if stored is None:
             return None
         if not stored.is_open:  # whoever comes late is told what is true, where nothing is left to do
             works = stored.state in (State.ACTIVE, State.DEGRADED)
             return (
-                Link(stored=stored, stage=Stage.DONE if stored.succeeded else Stage.SOLVED) if works else None
+                ReconnectLink(stored=stored, stage=Stage.DONE if stored.succeeded else Stage.SOLVED)
+                if works
+                else None
             )
-        return Link(stored=stored, stage=stage(stored))
+        return ReconnectLink(stored=stored, stage=stage(stored))
 
 
 def _binding(customer: str, connection: str) -> Binding:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 
+from gateway import zones
 from gateway.model.access import Origin
 from gateway.model.address import (
     ANYWHERE,
@@ -21,8 +22,9 @@ from gateway.model.address import (
     same_database,
     targets,
 )
-from gateway.model.errors import RequestRefused
+from gateway.model.errors import BadConfiguration, RequestRefused
 from gateway.settings import Settings
+from gateway.store.connections import StoredConnection
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -74,3 +76,16 @@ class Screening:
                 return await self._resolve(target.host, target.port)
         except (OSError, TimeoutError):
             return ()
+
+
+def check_zones(held: StoredConnection) -> None:
+    """Raises BadConfiguration where windows cannot be cut: a zone that the configuration was checked with may
+    be missing after a restart elsewhere.
+    """
+    for meter in held.meters:
+        name = meter.get("zone")
+        if isinstance(name, str) and zones.zone(name) is None:
+            raise BadConfiguration(
+                f"meter {meter.get('meter')!r}: this machine does not know the time zone {name!r}: bring its"
+                " time zone database (the package tzdata) up to date and restart, or change the meter's zone"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -15,14 +15,21 @@ import structlog
 
 from gateway.configuration import DeclaredConnection, Faults, check
 from gateway.connections import syncing
-from gateway.connections.expiry import ends_at
-from gateway.connections.given import ChangedMeanwhile, Kept, configuration_of, refuse_files, refuse_moved
-from gateway.connections.links import Links, System, credential_binding
+from gateway.connections.given import (
+    ChangedMeanwhile,
+    KeptSettings,
+    configuration_of,
+    refuse_files,
+    refuse_moved,
+    refuse_outdated,
+)
+from gateway.connections.links import ConnectedSystem, Links, credential_binding
 from gateway.connections.refusals import ENDED, NEEDS_CREDENTIAL, refusal, upstream
 from gateway.connections.screening import Screening
-from gateway.connections.tokens import Tokens
 from gateway.connections.transitions import Moved, Transitions, asked
-from gateway.connections.vault import Vault
+from gateway.credentials.expiry import ends_at
+from gateway.credentials.tokens import Tokens
+from gateway.credentials.vault import Vault
 from gateway.model.access import Caller, Origin
 from gateway.model.connection import State, Trigger
 from gateway.model.credential import Credential, TokenGrant
@@ -44,8 +51,9 @@ from gateway.settings import (
 )
 from gateway.store import connections, credentials, outbox
 from gateway.store import credits as ledger
-from gateway.store.connections import Cause, Configuration, Held
+from gateway.store.connections import Cause, Configuration, StoredConnection
 from gateway.store.pool import Connection, Database
+from gateway.store.views import Views
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +74,7 @@ class Connections:
     def __init__(
         self,
         database: Database,
-        systems: Mapping[str, System],
+        systems: Mapping[str, ConnectedSystem],
         settings: Settings,
         *,
         vault: Vault,
@@ -151,18 +159,18 @@ class Connections:
             await outbox.append(connection, event)
             if also is not None:
                 await also(connection)
-            moved = await self._give(
-                connection, wanted.id, wanted.customer, wanted.credentials, caller, grant
-            )
-        _say(moved)
+            await self._give(connection, wanted.id, wanted.customer, wanted.credentials, caller, grant)
 
-    async def change(self, connection_id: str, patch: ConnectionPatch, caller: Caller) -> None:
+    async def change(
+        self, connection_id: str, patch: ConnectionPatch, caller: Caller, *, seen: str | None = None
+    ) -> None:
         """Replaces what the patch names. New settings or credentials are verified before the next call; new
-        meters and rhythm are not. Two who change different parts at once both have what they wanted.
+        meters and rhythm are not. Two who change different parts at once both have what they wanted. `seen`:
+        the digest of the meters that the new ones were made of; MetersOutdated where they are others by now.
         """
         for _ in range(CHANGES_BESIDE):
             with suppress(ChangedMeanwhile):
-                await self._change(connection_id, patch, caller)
+                await self._change(connection_id, patch, caller, seen)
                 return
         raise RequestRefused(
             "request.conflict",
@@ -170,8 +178,13 @@ class Connections:
             connection=connection_id,
         )
 
-    async def _change(self, connection_id: str, patch: ConnectionPatch, caller: Caller) -> None:
+    async def _change(
+        self, connection_id: str, patch: ConnectionPatch, caller: Caller, seen: str | None
+    ) -> None:
         held = await self._held(connection_id)
+        # Compared with what `configure` finds unchanged under its lock, or this is done anew: of two who save
+        # at once the second is told.
+        refuse_outdated(connection_id, held.meters, seen)
         if patch.settings is not None:
             refuse_files(self._systems.get(held.system), patch.settings, held=held.settings)
         given = patch.model_dump(
@@ -212,7 +225,7 @@ class Connections:
         await self.configure(held, configuration, patch.credentials, caller)
 
     async def configure(
-        self, held: Held, wanted: Configuration, given: CredentialSettings | None, caller: Caller
+        self, held: StoredConnection, wanted: Configuration, given: CredentialSettings | None, caller: Caller
     ) -> None:
         """One transaction: the configuration, and where settings or credentials are new, the way to their
         verification.
@@ -234,14 +247,10 @@ class Connections:
             if verify and locked.state is State.PAUSED:
                 raise refusal(held.connection, locked.state)
             await connections.configure(connection, held.connection, wanted)
-            moved = None
             if given is not None:
-                moved = await self._give(connection, held.connection, held.customer, given, caller)
+                await self._give(connection, held.connection, held.customer, given, caller)
             elif verify:
-                moved = await self._verify_again(
-                    connection, held.connection, caller, "the settings have changed"
-                )
-        _say(moved)
+                await self._verify_again(connection, held.connection, caller, "the settings have changed")
 
     async def give_credentials(
         self,
@@ -260,14 +269,13 @@ class Connections:
             locked = await connections.lock(connection, connection_id)
             if locked is None or locked.state in (State.PAUSED, *ENDED):
                 raise refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
-            moved = await self._give(connection, connection_id, held.customer, given, caller, grant)
-        _say(moved)
+            await self._give(connection, connection_id, held.customer, given, caller, grant)
 
     async def check_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller) -> None:
         """Whether they could be sent at all. Raises RequestRefused; changes nothing."""
         await self._check_given(await self._held(connection_id), given, caller)
 
-    async def _check_given(self, held: Held, given: CredentialSettings, caller: Caller) -> None:
+    async def _check_given(self, held: StoredConnection, given: CredentialSettings, caller: Caller) -> None:
         base = ConnectionSettings(
             id=held.connection,
             customer=held.customer,
@@ -307,8 +315,7 @@ class Connections:
             by = replace(
                 caller, origin=stored.origin
             )  # whoever gave it: nothing else is sent than was before
-            moved = await self._give(connection, connection_id, held.customer, given, by)
-        _say(moved)
+            await self._give(connection, connection_id, held.customer, given, by)
 
     async def pause(self, connection_id: str, caller: Caller) -> None:
         """No call to the system until it is resumed; telemetry is buffered."""
@@ -316,23 +323,30 @@ class Connections:
 
     async def resume(self, connection_id: str, caller: Caller) -> None:
         """Goes on where it was."""
-        async with self._database.transaction() as connection:
+        async with self._transitions.transaction(self._database) as connection:
             moved = await self._ask(connection, connection_id, Trigger.RESUME_ASKED, caller)
             if moved is not None:
                 await connections.wake(connection, connection_id)
         if moved is None and (held := await self._held(connection_id)).state in ENDED:
             raise refusal(connection_id, held.state)
-        _say(moved)
+
+    async def replay(self, connection_id: str, dead_letters: Sequence[int] | None) -> int:
+        """These dead letters of readings (None: all) are tried again; how many: those stay whose window
+        nobody computes any more.
+        """
+        held = await self._held(connection_id)
+        if held.state in (State.PENDING, *ENDED):
+            raise refusal(connection_id, held.state)
+        return await Views(self._database).replay(connection_id, dead_letters)
 
     async def disconnect(self, connection_id: str, caller: Caller) -> None:
         """Ends it for good: what is in hand is finished, the token revoked, the credits
         returned. Idempotent.
         """
-        async with self._database.transaction() as connection:
+        async with self._transitions.transaction(self._database) as connection:
             moved = await self._ask(connection, connection_id, Trigger.DISCONNECT_ASKED, caller)
         if moved is None:
             await self._held(connection_id)
-        _say(moved)
 
     async def recheck(self, connection_id: str, caller: Caller) -> None:
         """Looks at the system now: a blocked connection does not wait for its hour, and one that waits for a
@@ -373,7 +387,7 @@ class Connections:
         )
         return count
 
-    async def _worked(self, connection_id: str) -> Held:
+    async def _worked(self, connection_id: str) -> StoredConnection:
         held = await self._held(connection_id)
         if held.state not in (State.ACTIVE, State.DEGRADED):
             raise refusal(connection_id, held.state)
@@ -400,7 +414,7 @@ class Connections:
             raise upstream(connection_id, error) from error
 
     def configuration(
-        self, declared: DeclaredConnection, *, managed_by: str, **kept: Unpack[Kept]
+        self, declared: DeclaredConnection, *, managed_by: str, **kept: Unpack[KeptSettings]
     ) -> Configuration:
         """As `configuration_of`."""
         system = self._systems[declared.settings.system]
@@ -412,11 +426,8 @@ class Connections:
         return hmac.new(self._digest_key, body, hashlib.sha256).hexdigest()
 
     def _checked(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
-        customers: Collection[str] | None = (
-            None if self.settings.telemetry.auto_register_customers else self.settings.customers
-        )
         try:
-            declared = check(wanted, customers=customers, systems=self._systems, credentials=credentials)
+            declared = check(wanted, settings=self.settings, systems=self._systems, credentials=credentials)
         except Faults as faults:
             raise RequestRefused("request.invalid", str(faults), connection=wanted.id) from faults
         if credentials:
@@ -430,7 +441,7 @@ class Connections:
         await self._screening.check(customer, caller.origin, settings, what="settings")
         await self._screening.check(customer, caller.origin, given.resolved(), what="credentials")
 
-    async def _held(self, connection_id: str) -> Held:
+    async def _held(self, connection_id: str) -> StoredConnection:
         held = (await connections.read(self._database, [connection_id])).get(connection_id)
         if held is None:
             raise RequestRefused(
@@ -446,7 +457,7 @@ class Connections:
         given: CredentialSettings,
         caller: Caller,
         grant: TokenGrant | None = None,
-    ) -> Moved | None:
+    ) -> None:
         digest = self.digest(given) if caller.name == FILE else None
         generation = await connections.next_generation(connection, connection_id)
         expires_at = _end_of(given)
@@ -468,13 +479,13 @@ class Connections:
         await connections.offer(
             connection, connection_id, generation=generation, kind=given.type, digest=digest
         )
-        return await self._verify_again(connection, connection_id, caller, "credentials were given")
+        await self._verify_again(connection, connection_id, caller, "credentials were given")
 
     @asynccontextmanager
     async def _paying(self) -> AsyncIterator[Connection]:
         """A transaction that may take credits. That they were not there is told after the rollback."""
         try:
-            async with self._database.transaction() as connection:
+            async with self._transitions.transaction(self._database) as connection:
                 yield connection
         except CreditsInsufficient as error:
             await ledger.note_refusal(self._database, error)
@@ -482,9 +493,9 @@ class Connections:
 
     async def _verify_again(
         self, connection: Connection, connection_id: str, caller: Caller, reason: str
-    ) -> Moved | None:
+    ) -> None:
         cause = Cause(reason=reason, request_id=caller.request_id, actor=caller.name)
-        return await self._transitions.move(connection, connection_id, Trigger.CREDENTIALS_GIVEN, cause)
+        await self._transitions.move(connection, connection_id, Trigger.CREDENTIALS_GIVEN, cause)
 
     async def _ask(
         self, connection: Connection, connection_id: str, trigger: Trigger, caller: Caller
@@ -492,11 +503,10 @@ class Connections:
         return await self._transitions.move(connection, connection_id, trigger, asked(trigger, caller))
 
     async def _asked(self, connection_id: str, trigger: Trigger, caller: Caller, *, done: State) -> None:
-        async with self._database.transaction() as connection:
+        async with self._transitions.transaction(self._database) as connection:
             moved = await self._ask(connection, connection_id, trigger, caller)
         if moved is None and (held := await self._held(connection_id)).state is not done:
             raise refusal(connection_id, held.state)
-        _say(moved)
 
 
 def _end_of(given: CredentialSettings) -> datetime | None:
@@ -505,8 +515,3 @@ def _end_of(given: CredentialSettings) -> datetime | None:
         return ends_at(given.type, given.resolved() | stated)
     except BadConfiguration as error:
         raise RequestRefused("request.invalid", str(error)) from error
-
-
-def _say(moved: Moved | None) -> None:
-    if moved is not None:
-        moved.say()

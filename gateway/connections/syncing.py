@@ -12,14 +12,14 @@ from gateway.model.connector import Manifest
 from gateway.model.errors import RequestRefused
 from gateway.settings import ConnectionSyncSettings
 from gateway.store import connections, inbound, issues, streams
-from gateway.store.connections import Held
+from gateway.store.connections import StoredConnection
 from gateway.store.pool import Database
 from gateway.sync.link import READINGS
 
 
 async def run_now(
     database: Database,
-    held: Held,
+    held: StoredConnection,
     manifest: Manifest,
     *,
     full: bool,
@@ -61,7 +61,7 @@ async def run_now(
             await inbound.wake(connection, name, stream)
 
 
-async def confirm_deletions(database: Database, held: Held, stream: str) -> int:
+async def confirm_deletions(database: Database, held: StoredConnection, stream: str) -> int:
     """What the last walk of a stream did not find is deleted by the next one, if it does not find it either:
     how many records. Raises RequestRefused where nothing waits for that.
     """

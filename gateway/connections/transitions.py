@@ -5,7 +5,9 @@ transaction.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -29,7 +31,7 @@ from gateway.store import connections, issues, outbox
 from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Locked
 from gateway.store.issues import NewIssue
-from gateway.store.pool import Connection
+from gateway.store.pool import Connection, Database
 
 log = structlog.get_logger(__name__)
 
@@ -86,11 +88,27 @@ class Transitions:
         self._manifests = manifests
         self._credits = settings.credits
         self._public_url = settings.http.public_url.rstrip("/")
+        self._moves: ContextVar[list[Moved]] = ContextVar("moves")
+
+    @asynccontextmanager
+    async def transaction(self, database: Database) -> AsyncIterator[Connection]:
+        """A transaction for `move`, which works in no other: what moved in it is said after the commit, and
+        nothing of what was rolled back.
+        """
+        moves: list[Moved] = []
+        outer = self._moves.set(moves)
+        try:
+            async with database.transaction() as connection:
+                yield connection
+        finally:
+            self._moves.reset(outer)
+        for moved in moves:
+            moved.say()
 
     async def move(
         self, connection: Connection, connection_id: str, trigger: Trigger, cause: Cause
     ) -> Moved | None:
-        """Compare and set, within the caller's transaction; None when the trigger means nothing where the
+        """Compare and set, within the caller's `transaction`; None when the trigger means nothing where the
         connection is.
 
         News about a credential that is no longer in use (`cause.generation`) mean nothing either. Locks the
@@ -137,13 +155,15 @@ class Transitions:
                 request_id=cause.request_id,
             )
             await outbox.append(connection, event)
-        return Moved(
+        moved = Moved(
             connection=connection_id,
             from_state=locked.state,
             to_state=target,
             trigger=trigger,
             reason=cause.reason,
         )
+        self._moves.get().append(moved)
+        return moved
 
     async def _settle(self, connection: Connection, rule: Rule, locked: Locked) -> None:
         match rule.credits:
@@ -222,7 +242,9 @@ def _seconds_to_first_look(trigger: Trigger, target: State) -> float:
     match trigger:
         case Trigger.VERIFICATION_DEFERRED:
             return DEFERRED_SECONDS
-        case Trigger.CALL_DENIED | Trigger.PROBE_DENIED | Trigger.PROBE_REFUSED if target is State.BLOCKED:
+        case Trigger.CALL_DENIED | Trigger.PROBE_DENIED | Trigger.PROBE_REFUSED | Trigger.ACCOUNT_DIFFERS if (
+            target is State.BLOCKED
+        ):
             return to_next_trial()
         case _:
             return 0.0

@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 
 import structlog
 
-from gateway.model.breaker import Fleet, Health, Key, Scope, probe_interval_seconds
+from gateway.model.breaker import CallHealth, CallingConnections, Key, Scope, probe_interval_seconds
 from gateway.model.event import EventType, NewEvent
 from gateway.model.incident import (
-    MOST_REQUEST_IDS,
+    MAX_REQUEST_IDS,
     QUIET,
-    Finding,
+    IncidentFinding,
     explained_by,
     is_calm,
     said_to_customers,
@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class IncidentChange:
     """An incident that opened, grew or closed. `connections`: whose document shows it; `customers`: who is
     told; `whole`: the gateway's event too.
     """
@@ -55,7 +55,7 @@ async def decide(database: Database) -> None:
         now = await incidents.due(connection)
         if now is None:
             return
-        fleet = Fleet(await breakers.health(connection), now=now)
+        fleet = CallingConnections(await breakers.health(connection), now=now)
         found = systemic(fleet)
         opened = await _breakers(connection, fleet, found)
         changes = await _incidents(connection, fleet, found)
@@ -75,7 +75,9 @@ async def decide(database: Database) -> None:
         _say(change)
 
 
-async def _breakers(connection: Connection, fleet: Fleet, found: Sequence[Finding]) -> list[Key]:
+async def _breakers(
+    connection: Connection, fleet: CallingConnections, found: Sequence[IncidentFinding]
+) -> list[Key]:
     """Those that opened. A success closes them elsewhere; here, those at which nobody fails any more."""
     opened = [
         f.key
@@ -93,7 +95,9 @@ async def _breakers(connection: Connection, fleet: Fleet, found: Sequence[Findin
     return opened
 
 
-async def _incidents(connection: Connection, fleet: Fleet, found: Sequence[Finding]) -> list[Change]:
+async def _incidents(
+    connection: Connection, fleet: CallingConnections, found: Sequence[IncidentFinding]
+) -> list[IncidentChange]:
     held = await incidents.lock(connection)
     changes = []
     for finding in wanted(fleet, found, known=[incident.where for incident in held]):
@@ -122,7 +126,9 @@ async def _incidents(connection: Connection, fleet: Fleet, found: Sequence[Findi
     return changes
 
 
-async def _go_on(connection: Connection, incident: Incident, fleet: Fleet) -> list[Change]:
+async def _go_on(
+    connection: Connection, incident: Incident, fleet: CallingConnections
+) -> list[IncidentChange]:
     """An open incident a few seconds later: it is over, or calm since now, or has grown."""
     if is_calm(incident.where, fleet, opened_at=incident.opened_at):
         since = incident.calm_since or fleet.now
@@ -150,10 +156,10 @@ async def _go_on(connection: Connection, incident: Incident, fleet: Fleet) -> li
     return [_opened(grown, failing, joined, told, whole=False)] if joined else []
 
 
-def _grown(incident: Incident, failing: Sequence[Health]) -> Incident:
+def _grown(incident: Incident, failing: Sequence[CallHealth]) -> Incident:
     if not failing:
         return incident
-    now = Finding(key=incident.where, failing=tuple(failing), detail=incident.detail)
+    now = IncidentFinding(key=incident.where, failing=tuple(failing), detail=incident.detail)
 
     def more(known: tuple[str, ...], added: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted({*known, *added}))
@@ -164,19 +170,19 @@ def _grown(incident: Incident, failing: Sequence[Health]) -> Incident:
         operations=more(incident.operations, now.operations),
         connections=more(incident.connections, now.connections),
         customers=more(incident.customers, now.customers),
-        request_ids=tuple(dict.fromkeys([*incident.request_ids, *now.request_ids]))[:MOST_REQUEST_IDS],
+        request_ids=tuple(dict.fromkeys([*incident.request_ids, *now.request_ids]))[:MAX_REQUEST_IDS],
     )
 
 
 def _opened(
     incident: Incident,
-    failing: Sequence[Health],
+    failing: Sequence[CallHealth],
     connections: tuple[str, ...],
     customers: tuple[str, ...],
     *,
     whole: bool,
-) -> Change:
-    return Change(
+) -> IncidentChange:
+    return IncidentChange(
         type=EventType.INCIDENT_OPENED,
         incident=incident,
         connections=connections,
@@ -186,8 +192,8 @@ def _opened(
     )
 
 
-def _closed(incident: Incident) -> Change:
-    return Change(
+def _closed(incident: Incident) -> IncidentChange:
+    return IncidentChange(
         type=EventType.INCIDENT_CLOSED,
         incident=incident,
         connections=incident.connections,
@@ -197,7 +203,7 @@ def _closed(incident: Incident) -> Change:
     )
 
 
-def _events(change: Change, owners: Mapping[str, str]) -> Iterator[NewEvent]:
+def _events(change: IncidentChange, owners: Mapping[str, str]) -> Iterator[NewEvent]:
     incident = change.incident
     about = {
         "incident": incident.incident,
@@ -220,7 +226,7 @@ def _events(change: Change, owners: Mapping[str, str]) -> Iterator[NewEvent]:
         own = [name for name in incident.connections if owners.get(name) == customer]
         if own:
             request_ids = [identifier for name in own for identifier in change.request_ids.get(name, ())][
-                :MOST_REQUEST_IDS
+                :MAX_REQUEST_IDS
             ]
             data = {
                 **about,
@@ -236,7 +242,7 @@ def _events(change: Change, owners: Mapping[str, str]) -> Iterator[NewEvent]:
             )
 
 
-def _say(change: Change) -> None:
+def _say(change: IncidentChange) -> None:
     incident, scope, connections = (
         change.incident,
         str(change.incident.scope),

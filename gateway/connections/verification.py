@@ -21,7 +21,7 @@ import structlog
 
 from gateway import clock
 from gateway.connections.guard import Guarded
-from gateway.connections.links import System, build_guarded
+from gateway.connections.links import ConnectedSystem, build_guarded
 from gateway.connections.screening import reach_of
 from gateway.connections.service import Connections
 from gateway.model.access import Caller
@@ -60,7 +60,7 @@ class Verifier:
     def __init__(
         self,
         database: Database,
-        systems: Mapping[str, System],
+        systems: Mapping[str, ConnectedSystem],
         settings: Settings,
         service: Connections,
         exchange: TokenExchange,
@@ -136,7 +136,7 @@ class Verifier:
         gate: LogonGate | None = None
         if wanted.credentials.type.startswith("oauth2_"):
             credential = Credential(generation=0, type=wanted.credentials.type, values=given, reach=reach)
-            token = _Once(self._exchange, credential, grant)
+            token = _OneToken(self._exchange, credential, grant)
         elif wanted.credentials.type == "basic":
             gate = _Gate(self._database, self._digest(wanted, given.get("username", "")))
         built_from = ConnectorSettings(
@@ -196,7 +196,7 @@ class Verifier:
         return tuple(records), meters, words
 
 
-class _Once:
+class _OneToken:
     """A TokenSource for one try: a token is asked for once, or is that of the login."""
 
     def __init__(self, exchange: TokenExchange, credential: Credential, grant: TokenGrant | None) -> None:

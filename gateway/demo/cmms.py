@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from gateway import clock
-from gateway.demo.work_orders import Fault, Workshop, text
+from gateway.demo.work_orders import DemoRefusal, Workshop, text
 
 _MAX_BODY_BYTES = 1 << 20
 _MAX_AGE = timedelta(days=3)
@@ -42,7 +42,7 @@ class Switches:
 
 
 @dataclass(slots=True, kw_only=True)
-class Meter:
+class DemoMeter:
     """A meter and every value that it was ever sent, by readingDate."""
 
     id: int
@@ -76,7 +76,7 @@ class Meter:
         return listed
 
 
-class _Server(uvicorn.Server):
+class _DemoServer(uvicorn.Server):
     """Leaves the process's signals alone."""
 
     @contextlib.contextmanager
@@ -104,14 +104,14 @@ class DemoCmms:
         self.api_key = api_key
         self.switches = Switches()
         self.requests: dict[str, int] = {}
-        self.meters: dict[int, Meter] = {}
+        self.meters: dict[int, DemoMeter] = {}
         self.workshop = Workshop()
         self._people_seconds = people_seconds
         self._people: asyncio.Task[None] | None = None
         self._host, self._port = host, port
         self._window_ends = 0.0
         self._calls_left = 0
-        self._server: _Server | None = None
+        self._server: _DemoServer | None = None
         self._task: asyncio.Task[None] | None = None
         for name in meters:
             self.add_meter(name)
@@ -132,7 +132,7 @@ class DemoCmms:
         shop = self.workshop
         device = name.rpartition(" ")[0]  # a meter is called `{device} {metric}`
         asset = shop.assets[shop.add_asset(device, clock.now())].document() if device else None
-        self.meters[number] = Meter(id=number, name=name, unit=unit, asset=asset)
+        self.meters[number] = DemoMeter(id=number, name=name, unit=unit, asset=asset)
         return number
 
     async def __aenter__(self) -> DemoCmms:
@@ -145,7 +145,7 @@ class DemoCmms:
             lifespan="off",
             timeout_graceful_shutdown=1,
         )
-        self._server = _Server(config)
+        self._server = _DemoServer(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="demo.cmms")
         if self._people_seconds is not None:
             self._people = asyncio.create_task(self._work(self._people_seconds), name="demo.people")
@@ -260,13 +260,13 @@ class DemoCmms:
     def _answer_work(self, request: Request, path: str, body: bytes) -> Response:
         try:
             return self._route_work(request, path, body)
-        except Fault as fault:
+        except DemoRefusal as fault:
             return _invalid(fault.error, fault.path, fault.value)
         except orjson.JSONDecodeError:
             return _invalid("body is not JSON", "", "")
 
     def _route_work(self, request: Request, path: str, body: bytes) -> Response:
-        """MaintainX public API reference: work orders, comments of work orders, assets. Raises Fault."""
+        """MaintainX public API reference: work orders, their comments, assets. Raises DemoRefusal."""
         shop, now, query = self.workshop, clock.now(), request.query_params.multi_items()
         place, _, rest = path.partition("/")
         number, _, part = rest.partition("/")
@@ -298,7 +298,7 @@ class DemoCmms:
                 document = orjson.loads(body)
                 content = document.get("content") if isinstance(document, dict) else None
                 if not isinstance(content, str) or not content:
-                    raise Fault("content must be a non-empty string", "content", content)
+                    raise DemoRefusal("content must be a non-empty string", "content", content)
                 return _json(201, {"id": shop.comment(order.id, content, now)})
             case _:
                 return _json(404, {"error": "Not found"})
@@ -341,7 +341,7 @@ class DemoCmms:
             return _invalid("body is not JSON", "", "")
         if not isinstance(items, list) or not items:
             return _invalid("body must be a non-empty array", "", "")
-        checked: list[tuple[Meter, datetime, float]] = []
+        checked: list[tuple[DemoMeter, datetime, float]] = []
         now = clock.now()
         for position, item in enumerate(items):
             fault = self._check(item, position, now, checked)
@@ -360,7 +360,7 @@ class DemoCmms:
         )
 
     def _check(
-        self, item: object, position: int, now: datetime, checked: list[tuple[Meter, datetime, float]]
+        self, item: object, position: int, now: datetime, checked: list[tuple[DemoMeter, datetime, float]]
     ) -> Response | None:
         if not isinstance(item, dict):
             return _invalid("must be an object", f"[{position}]", item)

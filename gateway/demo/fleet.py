@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from random import Random
+from typing import Protocol
 
 import orjson
 
@@ -24,10 +25,21 @@ AMBIENT_CELSIUS, LOAD_CELSIUS = 22.0, 38.0
 WARMING_SECONDS = 180.0
 MEAN_RUN_SECONDS, MEAN_STOP_SECONDS = 600.0, 90.0
 FIRST_INSTALLED = datetime(2023, 1, 1, tzinfo=UTC)
-MOST_BEHIND_SECONDS = 1.0
+MAX_BEHIND_SECONDS = 1.0
 """A fleet that could not publish for longer goes on from now: machines keep no history."""
 
 TICK_SECONDS = 0.02
+
+Message = tuple[str, bytes, bool]
+"""Topic, payload, and whether the broker is to keep it."""
+
+
+class Talkative(Protocol):
+    """What there is always a next message of."""
+
+    def next_message(self, at: datetime) -> Message:
+        """Of whose turn it is."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,21 +118,20 @@ class Fleet:
         self._machines = {device: new_machine(device, at, self._rand) for device in device_names(devices)}
         self._turns: Iterator[str] = cycle(self._machines)
 
-    def next_message(self, at: datetime) -> tuple[str, bytes]:
-        """Topic and JSON payload of the machine whose turn it is."""
+    def next_message(self, at: datetime) -> Message:
+        """That of the machine whose turn it is, in JSON."""
         device = next(self._turns)
         machine = self._machines[device] = advance(self._machines[device], at, self._rand)
-        return f"{self._customer}/devices/{device}/telemetry", orjson.dumps(
-            {"ts": at.isoformat(), "metrics": machine.metrics()}
-        )
+        payload = orjson.dumps({"ts": at.isoformat(), "metrics": machine.metrics()})
+        return f"{self._customer}/devices/{device}/telemetry", payload, False
 
 
-async def publish_steadily(fleet: Fleet, publisher: Publisher, *, rate: float) -> None:
+async def publish_steadily(fleet: Talkative, publisher: Publisher, *, rate: float) -> None:
     """Publishes `rate` messages a second, all machines together, until cancelled."""
     origin, sent = clock.monotonic(), 0
     while True:
         due = int((clock.monotonic() - origin) * rate) - sent
-        if due > max(1.0, rate * MOST_BEHIND_SECONDS):
+        if due > max(1.0, rate * MAX_BEHIND_SECONDS):
             origin, sent, due = clock.monotonic(), 0, 1
         for _ in range(due):
             await publisher.publish(*fleet.next_message(clock.now()))

@@ -13,27 +13,37 @@ from urllib.parse import urlsplit
 import mqtt5
 
 from gateway import clock
+from gateway.broker_tls import tls_context
 from gateway.ingest.framing import Framer, MalformedPacket, Packet
-from gateway.ingest.session import PINGREQ, REFUSING, tls_context
+from gateway.ingest.session import PINGREQ, REFUSING
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused
 from gateway.settings import BrokerSettings
 
-MOST_IN_FLIGHT = 1000
-MOST_PACKET_ID = 65535
+MAX_IN_FLIGHT = 1000
+MAX_PACKET_ID = 65535
 RECONNECT_CAP_SECONDS = 5.0
 
 
 class Publisher:
     """Publishes while `run` runs. A message whose PUBACK was lost with a connection is published again."""
 
-    def __init__(self, broker: BrokerSettings, client_id: str) -> None:
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        client_id: str,
+        *,
+        listens_to: str | None = None,
+        will: tuple[str, bytes, bool] | None = None,
+    ) -> None:
         self._broker = broker
         self._client_id = client_id
         self._keepalive = broker.keepalive.total_seconds()
         self._transport: asyncio.Transport | None = None
         self._limit = 0
-        self._open: dict[int, tuple[str, bytes]] = {}
+        self._listens_to = listens_to
+        self._will = will
+        self._open: dict[int, tuple[str, bytes, bool]] = {}
         self._unsent: deque[int] = deque()
         self._last_id = 0
         self._attempt = 0
@@ -44,6 +54,8 @@ class Publisher:
         """Answered with an error: the broker's ACL, or its quota."""
         self.unheard_count = 0
         """Acknowledged, and nobody had subscribed."""
+        self.occasion_count = 0
+        """Connections, and messages on the topic that it listens to."""
         self.problem: str | None = None
         """Why there is no connection at the moment."""
 
@@ -52,7 +64,7 @@ class Publisher:
         """Published and not yet answered."""
         return len(self._open)
 
-    async def publish(self, topic: str, payload: bytes) -> None:
+    async def publish(self, topic: str, payload: bytes, is_retained: bool = False) -> None:
         """Returns when the message is handed to the connection; waits while the broker's window is full or
         there is none.
         """
@@ -60,7 +72,7 @@ class Publisher:
             self._moved.clear()
             await self._moved.wait()
         packet_id = self._free_id()
-        self._open[packet_id] = (topic, payload)
+        self._open[packet_id] = (topic, payload, is_retained)
         self._unsent.append(packet_id)
         self.published_count += 1
         self._flush()
@@ -94,7 +106,7 @@ class Publisher:
 
     async def _converse(self) -> None:
         address = urlsplit(self._broker.urls[0])
-        tls = tls_context(self._broker) if address.scheme == "mqtts" else None
+        tls = tls_context(self._broker)
         port = address.port or (8883 if tls else 1883)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._broker.connect_timeout.total_seconds()):
@@ -105,7 +117,7 @@ class Publisher:
             transport.write(self._introduction())
             while not link.closed.done():
                 await asyncio.wait({link.closed}, timeout=self._keepalive / 2)
-                if clock.monotonic() - link.heard_at > 1.5 * self._keepalive:
+                if clock.monotonic() - link.heard_monotonic > 1.5 * self._keepalive:
                     transport.abort()
                     raise TimeoutError("the broker is silent")
                 if not transport.is_closing():
@@ -119,11 +131,16 @@ class Publisher:
 
     def _introduction(self) -> bytes:
         password = self._broker.password
+        will = None
+        if self._will is not None:
+            topic, payload, is_retained = self._will
+            will = mqtt5.Will(topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, retain=is_retained)
         return mqtt5.ConnectPacket(
             self._client_id,
             username=self._broker.username,
             password=None if password is None else password.get_secret_value().encode(),
             clean_start=True,
+            will=will,
             keep_alive=max(1, round(self._keepalive)),
         ).write()
 
@@ -138,14 +155,18 @@ class Publisher:
                     )
                 if code.value >= 128:
                     raise ConnectionError(f"the broker refused the connection: {code.name}")
-                self._limit = min(packet.receive_max, MOST_IN_FLIGHT)
+                self._limit = min(packet.receive_max, MAX_IN_FLIGHT)
                 self._keepalive = float(packet.server_keep_alive or self._keepalive)
                 self._transport, self.problem = transport, None
                 self._unsent = deque(
                     self._open
                 )  # a clean session knows nothing of what the last one was sent
                 self._attempt = 0
+                self.occasion_count += 1
+                self._listen()
                 self._flush()
+            case mqtt5.PublishPacket():  # QoS 0: it is not acknowledged
+                self.occasion_count += 1
             case mqtt5.PubAckPacket():
                 self._settle(packet)
             case mqtt5.DisconnectPacket():
@@ -153,6 +174,15 @@ class Publisher:
             case _:
                 pass
         self._moved.set()
+
+    def _listen(self) -> None:
+        """Asks for the messages that it is to hear, at QoS 0."""
+        if self._transport is not None and self._listens_to is not None:
+            self._transport.write(
+                mqtt5.SubscribePacket(
+                    self._free_id(), [mqtt5.TopicFilter(self._listens_to, max_qos=mqtt5.QoS.AT_MOST_ONCE)]
+                ).write()
+            )
 
     def _settle(self, packet: mqtt5.PubAckPacket) -> None:
         if self._open.pop(packet.packet_id, None) is None:
@@ -170,16 +200,20 @@ class Publisher:
             self._transport is not None and self._unsent and len(self._open) - len(self._unsent) < self._limit
         ):
             packet_id = self._unsent.popleft()
-            topic, payload = self._open[packet_id]
+            topic, payload, is_retained = self._open[packet_id]
             self._transport.write(
                 mqtt5.PublishPacket(
-                    topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id
+                    topic,
+                    payload=payload,
+                    qos=mqtt5.QoS.AT_LEAST_ONCE,
+                    packet_id=packet_id,
+                    retain=is_retained,
                 ).write()
             )
 
     def _free_id(self) -> int:
         while True:
-            self._last_id = self._last_id % MOST_PACKET_ID + 1
+            self._last_id = self._last_id % MAX_PACKET_ID + 1
             if self._last_id not in self._open:
                 return self._last_id
 
@@ -191,7 +225,7 @@ class _Link(asyncio.BufferedProtocol):
         self._publisher = publisher
         self._framer = Framer()
         self._transport: asyncio.Transport
-        self.heard_at = clock.monotonic()
+        self.heard_monotonic = clock.monotonic()
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -201,7 +235,7 @@ class _Link(asyncio.BufferedProtocol):
         return self._framer.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.heard_at = clock.monotonic()
+        self.heard_monotonic = clock.monotonic()
         try:
             for packet in self._framer.packets(nbytes):
                 self._publisher.received(packet, self._transport)

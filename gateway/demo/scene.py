@@ -17,9 +17,7 @@ from pathlib import Path
 import structlog
 import yaml
 
-from connectors.registry import SYSTEMS
 from gateway import app, clock, metrics
-from gateway.configuration import Loaded, load
 from gateway.demo.cmms import DemoCmms
 from gateway.demo.fleet import Fleet, device_names, publish_steadily
 from gateway.demo.publisher import Publisher
@@ -27,6 +25,7 @@ from gateway.embedded import Embedded, embedded
 from gateway.embedded.broker import port_or_another
 from gateway.embedded.postgres import write_secret
 from gateway.model.access import Role
+from gateway.reading import read, read_again
 from gateway.store import access
 from gateway.store.pool import Database
 
@@ -95,10 +94,8 @@ async def perform(
         address = f"127.0.0.1:{port_or_another(HTTP_PORT)}"
         _write_configuration(folder, servers, cmms, address)
 
-        def read() -> Loaded:
-            return load(folder / "fieldgate.yaml", os.environ, systems=SYSTEMS)
-
-        loaded = read()
+        config = folder / "fieldgate.yaml"
+        loaded = read(config)
         async with AsyncExitStack() as stack:
             database = await Database.open(servers.dsn, size=3, application_name="fieldgate-demo")
             stack.push_async_callback(database.close)
@@ -116,7 +113,7 @@ async def perform(
             gateway = app.run(
                 loaded.settings,
                 loaded.connections,
-                reload=read,
+                reload=lambda: read_again(config),
                 ready=scene.started.set,
             )
             fleet = Fleet(customer=CUSTOMER, devices=devices, seed=1, at=clock.now())

@@ -28,7 +28,7 @@ STATE_STYLES = {
     State.REAUTHORIZATION_REQUIRED: "bold red",
     State.BLOCKED: "bold red",
 }
-MOST_ROWS = 12
+MAX_ROWS = 12
 LABEL_WIDTH = 16
 CREATED = {"system": "maintainx", "change": "created"}
 
@@ -139,7 +139,7 @@ def screen(now: Snapshot, scene: Scene, *, log_file: str, height: int) -> Render
         Panel(_flow(now), title="flow", border_style="dim"),
         Panel(_link(now.connection), title=CONNECTION, border_style="dim"),
     )
-    rows = max(1, min(MOST_ROWS, height - 26))
+    rows = max(1, min(MAX_ROWS, height - 26))
     return Group(
         # on a line of its own: in the panel it would be cut at 80 columns, and nobody could copy it
         Text(first, style="dim"),
@@ -185,7 +185,7 @@ def _link(connection: ConnectionStatus | None) -> RenderableType:
         "none" if connection.last_success_at is None else f"{connection.last_success_at:%H:%M:%S} UTC",
     )
     grid.add_row("delivery", connection.delivery.replace("_", " "))
-    grid.add_row("reason", Text(connection.reason or "", style="yellow", overflow="ellipsis", no_wrap=True))
+    grid.add_row("reason", Text(connection.reason or "", style="yellow", overflow="fold"))
     return grid
 
 

@@ -26,7 +26,7 @@ _WORK = (
 )
 
 
-class Fault(Exception):
+class DemoRefusal(Exception):
     """What the API refuses, as its 400 says it."""
 
     def __init__(self, error: str, path: str, value: object) -> None:
@@ -119,15 +119,15 @@ class Workshop:
 
     def list_orders(self, query: Sequence[tuple[str, str]]) -> dict[str, object]:
         """GET /workorders: limit 1 to 200, 100 by default; `sort` with a minus for descending; `statuses` may
-        come several times; nextCursor. Raises Fault.
+        come several times; nextCursor. Raises DemoRefusal.
         """
         given = dict(query)
         statuses = [value for name, value in query if name == "statuses"]
         if unknown := sorted(set(statuses) - set(STATUSES)):
-            raise Fault(f"statuses must be one of {', '.join(STATUSES)}", "statuses", unknown[0])
+            raise DemoRefusal(f"statuses must be one of {', '.join(STATUSES)}", "statuses", unknown[0])
         sort = given.get("sort", "-createdAt")
         if sort.removeprefix("-") not in _SORTS:
-            raise Fault(f"sort must be one of {', '.join(_SORTS)}", "sort", sort)
+            raise DemoRefusal(f"sort must be one of {', '.join(_SORTS)}", "sort", sort)
         held = (order for order in self.orders.values() if not statuses or order.status in statuses)
         column = {"updatedAt": "updated_at", "completedAt": "completed_at"}.get(
             sort.removeprefix("-"), "created_at"
@@ -146,7 +146,7 @@ class Workshop:
         if cursor is not None:
             at, _, number = cursor.partition("|")
             if not number.isdigit():
-                raise Fault("cursor is not valid", "cursor", cursor)
+                raise DemoRefusal("cursor is not valid", "cursor", cursor)
             last = (at, int(number))
             if sort.startswith("-"):
                 begin = len(places) - bisect_left(places[::-1], last)
@@ -166,7 +166,7 @@ class Workshop:
         given = dict(query)
         limit, cursor = _limit(given), given.get("cursor", "0")
         if not cursor.isdigit():
-            raise Fault("cursor is not valid", "cursor", cursor)
+            raise DemoRefusal("cursor is not valid", "cursor", cursor)
         rest = sorted(number for number in self.assets if number > int(cursor))
         following = str(rest[limit - 1]) if len(rest) > limit else None
         return {
@@ -176,19 +176,19 @@ class Workshop:
         }
 
     def create(self, body: object, now: datetime) -> int:
-        """POST /workorders: the id. `title` is needed. Raises Fault."""
+        """POST /workorders: the id. `title` is needed. Raises DemoRefusal."""
         if not isinstance(body, dict):
-            raise Fault("body must be an object", "", "")
+            raise DemoRefusal("body must be an object", "", "")
         title, asset = body.get("title"), body.get("assetId")
         if not isinstance(title, str) or not title:
-            raise Fault("title must be a non-empty string", "title", title)
+            raise DemoRefusal("title must be a non-empty string", "title", title)
         if asset is not None and asset not in self.assets:
-            raise Fault("asset not found", "assetId", asset)
+            raise DemoRefusal("asset not found", "assetId", asset)
         priority, kind = body.get("priority", "NONE"), body.get("type", "REACTIVE")
         if priority not in PRIORITIES:
-            raise Fault(f"priority must be one of {', '.join(PRIORITIES)}", "priority", priority)
+            raise DemoRefusal(f"priority must be one of {', '.join(PRIORITIES)}", "priority", priority)
         if kind not in ("OTHER", "REACTIVE", "PREVENTIVE"):
-            raise Fault("type must be one of OTHER, REACTIVE, PREVENTIVE", "type", kind)
+            raise DemoRefusal("type must be one of OTHER, REACTIVE, PREVENTIVE", "type", kind)
         self._number += 1
         self.put(
             WorkOrder(
@@ -205,15 +205,15 @@ class Workshop:
         return self._number
 
     def change(self, number: int, body: object, now: datetime) -> WorkOrder | None:
-        """PATCH /workorders/{id}: None where there is none. Raises Fault."""
+        """PATCH /workorders/{id}: None where there is none. Raises DemoRefusal."""
         order = self.orders.get(number)
         if order is None:
             return None
         if not isinstance(body, dict):
-            raise Fault("body must be an object", "", "")
+            raise DemoRefusal("body must be an object", "", "")
         status = body.get("status", order.status)
         if status not in STATUSES:
-            raise Fault(f"status must be one of {', '.join(STATUSES)}", "status", status)
+            raise DemoRefusal(f"status must be one of {', '.join(STATUSES)}", "status", status)
         order.title = str(body.get("title", order.title))
         order.description = str(body.get("description", order.description))
         order.completed_at = now if status == "DONE" and order.status != "DONE" else order.completed_at
@@ -262,7 +262,7 @@ class Workshop:
 def _limit(given: Mapping[str, str]) -> int:
     limit = given.get("limit", str(_PAGE_DEFAULT))
     if not (limit.isdigit() and 1 <= int(limit) <= _PAGE_MAX):
-        raise Fault(f"limit must be from 1 to {_PAGE_MAX}", "limit", limit)
+        raise DemoRefusal(f"limit must be from 1 to {_PAGE_MAX}", "limit", limit)
     return int(limit)
 
 

@@ -20,7 +20,7 @@ from gateway.model import diagnosis_broker as broker
 from gateway.model import diagnosis_database as judged
 from gateway.model import diagnosis_work as work
 from gateway.model.diagnosis import Examined, Finding, Looked, Report, looked, not_made, problem, together
-from gateway.model.diagnosis_broker import BrokerFacts, Wanted
+from gateway.model.diagnosis_broker import BrokerFacts, BrokerNeeds
 from gateway.model.diagnosis_database import ServerFacts
 from gateway.model.diagnosis_work import Certificate, Hook, Unwell
 from gateway.model.dsn import each_host
@@ -127,7 +127,7 @@ class Doctor:
     def _of_the_edges(self) -> dict[str, Check]:
         places = [(_Once(partial(self._look, url)), self._wanted(url)) for url in self._settings.broker.urls]
 
-        def of_the_broker(judge: Callable[[BrokerFacts, Wanted], Looked]) -> Check:
+        def of_the_broker(judge: Callable[[BrokerFacts, BrokerNeeds], Looked]) -> Check:
             async def check() -> Looked:
                 return together([judge(await facts(), wanted) for facts, wanted in places])
 
@@ -152,9 +152,9 @@ class Doctor:
             for each in filters(sources, settings.customers, partition=number, partitions=partitions)
         ]
 
-    def _wanted(self, url: str) -> Wanted:
+    def _wanted(self, url: str) -> BrokerNeeds:
         settings = self._settings.broker
-        return Wanted(
+        return BrokerNeeds(
             url=url,
             session_expiry_seconds=settings.session_expiry.total_seconds(),
             allows_qos0=settings.allow_qos0,

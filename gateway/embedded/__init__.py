@@ -18,6 +18,9 @@ from gateway.embedded.postgres import PostgresServer, write_secret
 from gateway.embedded.supervisor import Supervisor
 from gateway.model.errors import ConfigError
 
+DSN_FILE, BROKER_FILE = "database.dsn", "broker.url"
+"""In the data directory: where the servers are, written at each start."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedded:
@@ -66,8 +69,12 @@ async def embedded(data_dir: Path, log: FilteringBoundLogger) -> AsyncIterator[E
         broker = choose_broker(directory / "broker")
         for server in (postgres, broker):
             await stack.enter_async_context(Supervisor(server, log, failed).running())
+        dsn = await postgres.prepared("fieldgate")
+        # by these a configuration, and with it every other command, names servers whose ports may change
+        write_secret(directory / DSN_FILE, dsn)
+        write_secret(directory / BROKER_FILE, broker.url)
         yield Embedded(
-            dsn=await postgres.prepared("fieldgate"),
+            dsn=dsn,
             broker_url=broker.url,
             broker=broker.name,
             security_key=_security_key(directory / "security.key"),

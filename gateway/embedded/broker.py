@@ -14,8 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gateway.embedded.supervisor import ServerFailed, ends_with_parent, starting
+from gateway.embedded.supervisor import ServerFailed, starting
 from gateway.model.errors import ConfigError
+from gateway.processes.parent import ends_with_parent
 
 PORT = 1883
 START_SECONDS = 15.0

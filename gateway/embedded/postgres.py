@@ -19,11 +19,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from gateway.embedded.account import account, binaries_for, directory_for
-from gateway.embedded.supervisor import ServerFailed, ends_with_parent, starting
+from gateway.embedded.supervisor import ServerFailed, starting
 from gateway.model.errors import ConfigError, StoreUnavailable
+from gateway.processes.parent import ends_with_parent
 from gateway.store.pool import Database, create_database
 
-LONGEST_SOCKET_DIRECTORY = 80
+MAX_SOCKET_DIRECTORY = 80
 """A Unix socket's path holds 107 bytes; its name takes some of them."""
 
 START_SECONDS = 600.0
@@ -65,7 +66,7 @@ class PostgresServer:
         self._log = self._directory / "log"
         self._secret = directory.with_name(f"{directory.name}.password")
         self._sockets = self._directory / "socket"
-        if len(str(self._sockets)) > LONGEST_SOCKET_DIRECTORY:
+        if len(str(self._sockets)) > MAX_SOCKET_DIRECTORY:
             self._sockets = Path(tempfile.mkdtemp(prefix="fieldgate-"))
 
     async def start(self) -> subprocess.Popen[bytes]:

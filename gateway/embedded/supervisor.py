@@ -5,11 +5,9 @@ not stay.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import signal
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -18,9 +16,8 @@ from structlog.typing import FilteringBoundLogger
 from gateway import clock
 from gateway.model.errors import FieldgateError
 
-PR_SET_PDEATHSIG = 1
 STEADY_SECONDS = 10.0
-MOST_RESTARTS = 5
+MAX_RESTARTS = 5
 STOP_SECONDS = 30.0
 
 
@@ -71,7 +68,7 @@ class Supervisor:
                 "embedded.server_died", server=self._server.name, exit_code=code, restarts=restarts
             )
             try:
-                if restarts > MOST_RESTARTS:
+                if restarts > MAX_RESTARTS:
                     raise ServerFailed(
                         f"{self._server.name} died {restarts} times in a row; see its log in the data"
                         " directory"
@@ -84,18 +81,6 @@ class Supervisor:
                     self._failed.set_exception(error)
                 return
             self._log.info("embedded.server_started", server=self._server.name, pid=self._process.pid)
-
-
-def ends_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    """For `preexec_fn`: the kernel sends the signal to the child when we die, even by SIGKILL. Linux only."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def set_signal() -> None:
-        prctl(PR_SET_PDEATHSIG, int(number))
-
-    return set_signal
 
 
 async def exited(process: subprocess.Popen[bytes]) -> int:

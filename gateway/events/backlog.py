@@ -10,9 +10,9 @@ import structlog
 from gateway import clock, metrics
 from gateway.model.breaker import Scope
 from gateway.model.credits import TIERS
-from gateway.model.errors import StoreError
 from gateway.model.exchange import Severity
 from gateway.model.quota import QuotaKind
+from gateway.outage import Outage
 from gateway.store import alerts, inbound, incidents, outbox, quotas, silence, status
 from gateway.store import credits as ledger
 from gateway.store.pool import Database
@@ -33,23 +33,20 @@ class Backlog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._audited_at: float | None = None
+        self._audited_monotonic: float | None = None
         self._audited: ledger.Extent | None = None
         self._moved: ledger.Extent | None = None
         self._disagreed: list[str] = []
 
     async def run(self) -> None:
         """Until cancelled."""
-        away = False
+        outage = Outage(
+            began=lambda detail: log.warning("events.backlog_stale", detail=detail),
+            ended=lambda: log.info("events.backlog_current"),
+        )
         while True:
-            try:
+            with outage.of_store():
                 await self.refresh()
-            except StoreError as error:
-                if not away:
-                    log.warning("events.backlog_stale", detail=str(error))
-                away = True
-            else:
-                away = False
             await asyncio.sleep(REFRESH_SECONDS)
 
     async def refresh(self) -> None:
@@ -88,14 +85,14 @@ class Backlog:
 
     def _is_audit_due(self, extent: ledger.Extent) -> bool:
         wait = CALM_AUDIT_SECONDS if extent == self._audited else AUDIT_SECONDS
-        return self._audited_at is None or clock.monotonic() >= self._audited_at + wait
+        return self._audited_monotonic is None or clock.monotonic() >= self._audited_monotonic + wait
 
     async def audit(self) -> None:
         """Checks the books of the credits; what is found is logged once, until it
         changes. Raises StoreError.
         """
         found = await ledger.audit(self._database)
-        self._audited_at = clock.monotonic()
+        self._audited_monotonic = clock.monotonic()
         metrics.CREDITS_DISAGREEMENTS.set(len(found))
         if found and found != self._disagreed:
             log.error(

@@ -20,7 +20,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from gateway.events.session import tls_context
+from gateway.broker_tls import tls_context
 from gateway.model.diagnosis_broker import BrokerFacts
 from gateway.settings import BrokerSettings
 

@@ -10,7 +10,7 @@ from typing import Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.events.documents import Document
+from gateway.events.documents import PublishedDocument
 from gateway.model.event import Event
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -27,7 +27,7 @@ class EventData(BaseModel):
     request_id: str | None = Field(description="Of the call that it comes from.")
 
 
-class CloudEvent(Document):
+class CloudEvent(PublishedDocument):
     """An event. Attributes of the envelope that have no value are left out."""
 
     specversion: Literal["1.0"] = "1.0"

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.events.documents import Document, StatusDocument
+from gateway.events.documents import PublishedDocument, StatusDocument
 from gateway.events.record_documents import RecordDocument
 from gateway.model.explanation import Explanation
 from gateway.settings_base import Identifier
@@ -91,32 +91,32 @@ class RecordsRequest(Request):
     limit: int = Field(100, ge=1, le=1000)
 
 
-class Answer(Document):
+class CommandAnswer(PublishedDocument):
     """Base of the answers. `request_id` names the request in the gateway's log."""
 
     request_id: str
 
 
-class StatusAnswer(Answer):
+class StatusAnswer(CommandAnswer):
     """The status documents as they are at this moment."""
 
     connections: tuple[StatusDocument, ...]
 
 
-class SyncAnswer(Answer):
+class SyncAnswer(CommandAnswer):
     """The sync has been asked for; how it goes is in the connection's status."""
 
     connection: str
     mode: Literal["incremental", "full"]
 
 
-class ExplainAnswer(Answer):
+class ExplainAnswer(CommandAnswer):
     """What would become of the message."""
 
     explanation: Explanation
 
 
-class RecordsAnswer(Answer):
+class RecordsAnswer(CommandAnswer):
     """Go on from `next`, always: no record's last state is missed."""
 
     items: tuple[RecordDocument, ...]
@@ -124,7 +124,7 @@ class RecordsAnswer(Answer):
     has_more: bool
 
 
-class CommandError(Answer):
+class CommandError(CommandAnswer):
     """The request could not be served. `code` is one of the HTTP interface's codes."""
 
     code: str = Field(

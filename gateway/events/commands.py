@@ -21,11 +21,10 @@ from pydantic import ValidationError
 from gateway import clock, metrics
 from gateway.bulkhead import contained
 from gateway.events.command_documents import (
-    Answer,
+    CommandAnswer,
     CommandError,
     ExplainAnswer,
     ExplainRequest,
-    RecordsAnswer,
     RecordsRequest,
     StatusAnswer,
     StatusRequest,
@@ -34,8 +33,8 @@ from gateway.events.command_documents import (
 )
 from gateway.events.documents import status_document
 from gateway.events.leading import lead
-from gateway.events.record_documents import RecordDocument, fitting, record_payload
-from gateway.events.session import PublishRefused, Session, StrictClient
+from gateway.events.record_documents import answer_payload
+from gateway.events.session import ControlSession, PublishRefused, StrictClient
 from gateway.model.command import Allowance, Verb, commands_filter, may_reply_to, parse_topic, take
 from gateway.model.errors import RequestRefused, StoreError, StoreRejected, StoreUnavailable
 from gateway.model.explanation import Explanation
@@ -86,6 +85,17 @@ class _Request:
     refusal: RequestRefused | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A RecordsAnswer as it is published: its bodies are as they are stored, and were never objects."""
+
+    written: bytes
+
+    def payload(self) -> bytes:
+        """As of an Answer."""
+        return self.written
+
+
 class Commands:
     """Answers `status`, `sync`, `explain` and `records`."""
 
@@ -121,7 +131,7 @@ class Commands:
         self._look.set()
 
     async def _session(self) -> None:
-        await Session("commands", self._settings.broker, serve=self._serve).run()
+        await ControlSession("commands", self._settings.broker, serve=self._serve).run()
 
     async def _serve(self, client: StrictClient) -> None:
         # A retained command keeps its mark, and those that lie at the broker are not sent at all.
@@ -218,14 +228,14 @@ class Commands:
                 self._waiting[request.customer] -= 1
                 self._waiting += Counter()  # forgets those at zero
 
-    async def _answer(self, request: _Request) -> Answer:
+    async def _answer(self, request: _Request) -> CommandAnswer | _Written:
         """Never raises for what a request holds."""
         with contained("command", request.customer) as made:
             return await self._answered(request)
         assert made.fault is not None
         return _error(request, "gateway.internal", made.fault.text)
 
-    async def _answered(self, request: _Request) -> Answer:
+    async def _answered(self, request: _Request) -> CommandAnswer | _Written:
         with structlog.contextvars.bound_contextvars(request_id=request.request_id):
             try:
                 if request.refusal is not None:
@@ -260,7 +270,7 @@ class Commands:
                 )
                 return _error(request, "gateway.internal", "the gateway's log has it under this request id")
 
-    async def _do(self, request: _Request) -> Answer:
+    async def _do(self, request: _Request) -> CommandAnswer | _Written:
         customer, payload = request.customer, request.payload or b"{}"
         match _verb(request.verb):
             case Verb.STATUS:
@@ -290,12 +300,13 @@ class Commands:
             case verb:
                 assert_never(verb)
 
-    async def _records(self, request: _Request, wanted: RecordsRequest) -> RecordsAnswer:
+    async def _records(self, request: _Request, wanted: RecordsRequest) -> _Written:
         try:
             place = read_cursor(wanted.cursor, customer=request.customer)
         except ValueError as error:
             raise RequestRefused("request.invalid", str(error)) from error
         await self._owned(request.customer, wanted.connection)
+        room = ANSWER_BYTES - ENVELOPE_BYTES
         page = await Records(self._database).page(
             request.customer,
             place=place,
@@ -303,16 +314,9 @@ class Commands:
             stream=wanted.stream,
             modified_after=wanted.modified_after,
             limit=wanted.limit,
+            max_bytes=room,
         )
-        page = fitting(page, ANSWER_BYTES - ENVELOPE_BYTES)
-        return RecordsAnswer(
-            request_id=request.request_id,
-            items=tuple(
-                RecordDocument.model_validate_json(record_payload(record)) for record in page.records
-            ),
-            next=page.next,
-            has_more=page.has_more,
-        )
+        return _Written(answer_payload(page, request_id=request.request_id, max_bytes=room))
 
     async def _owned(self, customer: str, connection: str | None) -> list[str]:
         """A connection of another customer looks as if it did not exist."""
@@ -323,7 +327,7 @@ class Commands:
             )
         return names
 
-    async def _reply(self, client: StrictClient, request: _Request, answer: Answer) -> None:
+    async def _reply(self, client: StrictClient, request: _Request, answer: CommandAnswer | _Written) -> None:
         outcome = "refused" if isinstance(answer, CommandError) else "done"
         if request.reply is not None:
             payload = answer.payload()

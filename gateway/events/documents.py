@@ -17,7 +17,7 @@ from gateway.store.issues import Issue
 from gateway.store.silence import Reported
 
 
-class Document(BaseModel):
+class PublishedDocument(BaseModel):
     """Frozen; fields in the order in which they are written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_timedelta="iso8601")
@@ -27,7 +27,7 @@ class Document(BaseModel):
         return self.model_dump_json(by_alias=True).encode()
 
 
-class GatewayStatus(Document):
+class GatewayStatus(PublishedDocument):
     """`gateway/status`. `lost` is the last will, and what a gateway says when it stops."""
 
     state: Literal["ready", "draining", "lost"]
@@ -36,14 +36,14 @@ class GatewayStatus(Document):
     version: str = Field(description="Of the software.")
 
 
-class ReplicaStatus(Document):
+class ReplicaStatus(PublishedDocument):
     """`replicas/{replica}/status`; `online: false` is the last will."""
 
     online: bool
     since: datetime
 
 
-class ProgressDocument(Document):
+class ProgressDocument(PublishedDocument):
     """Of an initial sync."""
 
     fraction: float = Field(ge=0, le=1, description="Of the samples from `from` to `until`, about.")
@@ -59,7 +59,7 @@ class ProgressDocument(Document):
     )
 
 
-class RecordsDocument(Document):
+class RecordsDocument(PublishedDocument):
     """Of a phase of an inbound stream."""
 
     held: int = Field(ge=0, description="Records of the stream that are there.")
@@ -71,7 +71,7 @@ class RecordsDocument(Document):
     )
 
 
-class StreamDocument(Document):
+class StreamDocument(PublishedDocument):
     """One phase of a stream."""
 
     name: str
@@ -103,7 +103,7 @@ class StreamDocument(Document):
     records: RecordsDocument | None = Field(None, description="Of an inbound stream.")
 
 
-class TroubleDocument(Document):
+class TroubleDocument(PublishedDocument):
     """What stands in the way of a part of the work, where the state does not say it: a wait that the system
     asked for, or an internal error.
     """
@@ -115,7 +115,7 @@ class TroubleDocument(Document):
     since: datetime
 
 
-class StatusDocument(Document):
+class StatusDocument(PublishedDocument):
     """`customers/{customer}/connections/{connection}/status`: one connection at one instant."""
 
     v: Literal[1] = 1
@@ -152,10 +152,12 @@ class StatusDocument(Document):
     updated: datetime
 
 
-class IssueDocument(Document):
+class IssueDocument(PublishedDocument):
     """`customers/{customer}/connections/{connection}/issues/{issue}`: what needs a person, retained until it
-    is solved.
+    is solved. The API shows the same.
     """
+
+    model_config = ConfigDict(from_attributes=True)
 
     id: str
     code: IssueCode
@@ -167,7 +169,7 @@ class IssueDocument(Document):
     request_id: str | None = Field(description="Of the call that it comes from.")
 
 
-class AlertDocument(Document):
+class AlertDocument(PublishedDocument):
     """`customers/{customer}/connections/{connection}/alerts/{alert}`: one alert as it is, retained until it
     is over.
     """
@@ -204,7 +206,7 @@ class AlertDocument(Document):
     error: str | None = Field(description="What the system said last, where it did not take it.")
 
 
-class DeviceStatus(Document):
+class DeviceStatus(PublishedDocument):
     """`customers/{customer}/devices/{device}/status`: a device that is silent, retained until it sends again;
     then it is told as `reporting` once, and emptied.
     """

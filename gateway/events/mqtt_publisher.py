@@ -17,8 +17,9 @@ import structlog
 from gateway import clock
 from gateway.events.connection_documents import ConnectionDocuments
 from gateway.events.documents import GatewayStatus, ReplicaStatus
-from gateway.events.session import Session, StrictClient, occurred
+from gateway.events.session import ControlSession, StrictClient, occurred
 from gateway.model.errors import StoreError
+from gateway.outage import Outage
 from gateway.settings import Settings
 from gateway.store import leases, status
 from gateway.store.pool import Database
@@ -58,7 +59,10 @@ class StatusPublisher:
         self._connections = ConnectionDocuments(self._root, database)
         self._said = b""
         self._leading = False
-        self._database_away = False
+        self._outage = Outage(
+            began=lambda detail: log.warning("events.database_away", detail=detail),
+            ended=lambda: log.info("events.database_returned"),
+        )
         self._changed = asyncio.Event()
         self._said_state = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -69,7 +73,7 @@ class StatusPublisher:
         """Until `stop` or cancellation. Neither a broker nor a database that is away ends it. Raises
         ConfigError for TLS files that cannot be used.
         """
-        presence = Session(
+        presence = ControlSession(
             "replica",
             self._settings.broker,
             will=lambda: self._will(self._replica_topic, ReplicaStatus(online=False, since=clock.now())),
@@ -148,6 +152,8 @@ class StatusPublisher:
                 await client.retain(topic, wanted())
 
     # The gateway's and the connections' status, for the holder of the lease.
+    # Not by `gateway.events.leading`: whoever stops has a last word to say only if it still leads, and each
+    # claim counts the replicas that are here.
 
     async def _lead(self) -> None:
         while not self._stopping.is_set():
@@ -161,7 +167,7 @@ class StatusPublisher:
 
     async def _while_leading(self) -> None:
         """Speaks until the lease is lost or we stop."""
-        speaker = Session(
+        speaker = ControlSession(
             "gateway",
             self._settings.broker,
             will=self._gateway_will,
@@ -186,9 +192,9 @@ class StatusPublisher:
             self._replicas = await status.beat(self._database, self._replica, silent_seconds=LEASE_SECONDS)
             held = await leases.claim(self._database, LEASE, self._owner, LEASE_SECONDS) is not None
         except StoreError as error:
-            self._note_database(str(error))
+            self._outage.note(str(error))
             return self._leading
-        self._note_database(None)
+        self._outage.note(None)
         return held
 
     async def _speak(self, client: StrictClient) -> None:
@@ -198,11 +204,11 @@ class StatusPublisher:
         await self._say_gateway(client)
         guard = asyncio.ensure_future(self._guard(client, self._gateway_topic, lambda: self._said))
         try:
-            repeat_at = clock.monotonic() + REPEAT_SECONDS
+            repeat_monotonic = clock.monotonic() + REPEAT_SECONDS
             while not guard.done():
-                if clock.monotonic() >= repeat_at:
+                if clock.monotonic() >= repeat_monotonic:
                     self._connections.repeat()
-                    repeat_at = clock.monotonic() + REPEAT_SECONDS
+                    repeat_monotonic = clock.monotonic() + REPEAT_SECONDS
                 await self._say_gateway(client)
                 await self._say_connections(client)
                 await self._pause(POLL_SECONDS, guard)
@@ -233,12 +239,8 @@ class StatusPublisher:
             self._said_state.set()
 
     async def _say_connections(self, client: StrictClient) -> None:
-        try:
+        with self._outage.of_store():
             await self._connections.say(client)
-        except StoreError as error:
-            self._note_database(str(error))
-        else:
-            self._note_database(None)
 
     def _gateway_will(self) -> aiomqtt.Will:
         lost = GatewayStatus(
@@ -258,13 +260,6 @@ class StatusPublisher:
             changed.cancel()
         if not self._stopping.is_set():
             self._changed.clear()
-
-    def _note_database(self, trouble: str | None) -> None:
-        if trouble is not None and not self._database_away:
-            log.warning("events.database_away", detail=trouble)
-        elif trouble is None and self._database_away:
-            log.info("events.database_returned")
-        self._database_away = trouble is not None
 
 
 async def _cancelled(*futures: asyncio.Future[None]) -> None:

@@ -18,13 +18,13 @@ from gateway import clock, metrics
 from gateway.bulkhead import contained
 from gateway.events.leading import lead
 from gateway.events.record_documents import record_payload, record_topic
-from gateway.events.session import PublishRefused, Session, StrictClient
-from gateway.model.errors import StoreError
+from gateway.events.session import ControlSession, PublishRefused, StrictClient
 from gateway.model.pressure import Pressure
+from gateway.outage import Outage
 from gateway.settings import Settings
 from gateway.store import records
 from gateway.store.pool import Database
-from gateway.store.records import Place, Told
+from gateway.store.records import RecordPlace, RecordToPublish
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +35,14 @@ EXPIRY_SECONDS = 7 * 86400
 AT_ONCE = 200
 """Records of a customer in one round: then it is another's turn."""
 
-FEW = 25
-"""The same while messages come in: what a round takes on the loop, an acknowledgement waits."""
+FEW, TOGETHER, RESTS = 25, 2, 3.0
+"""The same while messages come in, how many of them are published side by side, and how long the publisher
+rests after each customer, as a multiple of what others rest: what it works on the loop, an acknowledgement
+waits.
+"""
+
+MAX_REST_SECONDS = 1.0
+"""A broker that answers late is no work of ours, and every customer waits for a rest."""
 
 REFUSED_SECONDS = 60.0
 BROKEN_SECONDS = 5.0
@@ -56,8 +62,11 @@ class RecordPublisher:
         self._root = settings.broker.topic_root
         self._resting: dict[str, float] = {}
         self._refused: set[str] = set()
-        self._sweep_at = 0.0
-        self._away = False
+        self._sweep_monotonic = 0.0
+        self._outage = Outage(
+            began=lambda detail: log.warning("events.records_away", detail=detail),
+            ended=lambda: log.info("events.records_returned"),
+        )
         self._look = asyncio.Event()
 
     def wake(self) -> None:
@@ -69,24 +78,15 @@ class RecordPublisher:
         await lead(self._database, LEASE, self._owner, self._session, look=self._look)
 
     async def _session(self) -> None:
-        await Session("records", self._settings.broker, serve=self._serve).run()
+        await ControlSession("records", self._settings.broker, serve=self._serve).run()
 
     async def _serve(self, client: StrictClient) -> None:
         while True:
-            began = clock.monotonic()
-            try:
+            busy = False
+            with self._outage.of_store():
                 busy = await self.round(client)
-            except StoreError as error:
-                if not self._away:
-                    log.warning("events.records_away", detail=str(error))
-                self._away, busy = True, False
-            else:
-                self._away = False
-            now = clock.monotonic()
             if not busy:
                 await self._pause(client)
-            elif rest := self._pressure.rest(now - began, now=now):
-                await asyncio.sleep(rest)
 
     async def _pause(self, client: StrictClient) -> None:
         """A while, or until the connection has ended: then there is nothing to wait for."""
@@ -99,20 +99,28 @@ class RecordPublisher:
             raise aiomqtt.MqttError("the connection has ended")
 
     async def round(self, client: StrictClient) -> bool:
-        """A turn of each customer that has something to be told; whether there was anything. Raises
-        MqttError, StoreError.
+        """A turn of each customer that has something to be told, and a rest after it; whether there was
+        anything. Raises MqttError, StoreError.
         """
         now, busy = clock.monotonic(), False
         for customer, position in (await records.behind(self._database)).items():
             if self._resting.get(customer, 0.0) <= now:
-                busy |= await self._turn(client, customer, position)
-        if now >= self._sweep_at and not await self._sweep(client):
-            self._sweep_at = now + SWEEP_SECONDS
+                began = clock.monotonic()
+                if await self._turn(client, customer, position):
+                    busy = True
+                    await self._rest(began)
+        if now >= self._sweep_monotonic and not await self._sweep(client):
+            self._sweep_monotonic = now + SWEEP_SECONDS
         return busy
+
+    async def _rest(self, began: float) -> None:
+        now = clock.monotonic()
+        if rest := self._pressure.rest(now - began, now=now):
+            await asyncio.sleep(min(RESTS * rest, MAX_REST_SECONDS))
 
     async def _turn(self, client: StrictClient, customer: str, position: int) -> bool:
         try:
-            with contained("records", customer, passes=(aiomqtt.MqttError, StoreError)):
+            with contained("records", customer, passes=(aiomqtt.MqttError,)):
                 await self._tell(client, customer, position)
                 self._resting.pop(customer, None)
                 self._refused.discard(customer)
@@ -124,21 +132,23 @@ class RecordPublisher:
             # again
             self._resting[customer] = clock.monotonic() + BROKEN_SECONDS
             raise
-        else:  # a fault of ours: the log has it
+        else:  # a fault of ours, or one of its records that PostgreSQL refuses: the log has it
             self._resting[customer] = clock.monotonic() + REFUSED_SECONDS
         return False
 
     async def _tell(self, client: StrictClient, customer: str, position: int) -> None:
-        at_once = FEW if self._pressure.is_active(now=clock.monotonic()) else AT_ONCE
+        is_active = self._pressure.is_active(now=clock.monotonic())
+        at_once, together = (FEW, TOGETHER) if is_active else (AT_ONCE, AT_ONCE)
         batch, until = await records.to_tell(self._database, customer, position, at_once)
         kept = [told for told in batch if told.mode == "retained" and not told.record.deleted]
         await records.note_retained(self._database, customer, [_place(told) for told in kept], retained=True)
-        await _all([self._tell_one(client, told) for told in batch])
+        for first in range(0, len(batch), together):
+            await _all([self._tell_one(client, told) for told in batch[first : first + together]])
         emptied = [_place(told) for told in batch if told.retained and told not in kept]
         await records.note_retained(self._database, customer, emptied, retained=False)
         await records.told(self._database, customer, until)
 
-    async def _tell_one(self, client: StrictClient, told: Told) -> None:
+    async def _tell_one(self, client: StrictClient, told: RecordToPublish) -> None:
         record = told.record
         topic = self._topic(_place(told))
         keeps = told.mode == "retained" and not record.deleted
@@ -168,7 +178,7 @@ class RecordPublisher:
         await records.remove(self._database, ended)
         return bool(unwanted or ended)
 
-    async def _empty(self, client: StrictClient, place: Place) -> None:
+    async def _empty(self, client: StrictClient, place: RecordPlace) -> None:
         """Where the broker refuses even that, it holds nothing of ours."""
         try:
             await client.retain(self._topic(place), b"")
@@ -188,13 +198,13 @@ class RecordPublisher:
                 advice="let the gateway publish under its topic root",
             )
 
-    def _topic(self, place: Place) -> str:
+    def _topic(self, place: RecordPlace) -> str:
         return record_topic(self._root, place.customer, place.connection, place.stream, place.key)
 
 
-def _place(told: Told) -> Place:
+def _place(told: RecordToPublish) -> RecordPlace:
     record = told.record
-    return Place(
+    return RecordPlace(
         customer=record.customer,
         connection=record.connection,
         stream=record.stream,

@@ -20,19 +20,19 @@ import structlog
 from gateway import clock
 from gateway.bulkhead import contained
 from gateway.events.cloudevent import CONTENT_TYPE, cloud_event, topic
-from gateway.events.session import PublishRefused, Session, StrictClient
+from gateway.events.leading import lead
+from gateway.events.session import ControlSession, PublishRefused, StrictClient
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import StoreError
 from gateway.model.event import Event
+from gateway.outage import Outage
 from gateway.settings import Settings
-from gateway.store import leases, outbox
+from gateway.store import outbox
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
 
 LEASE = "outbox"
-LEASE_SECONDS = 15.0
-CLAIM_SECONDS = 5.0
 POLL_SECONDS = 0.5
 EXPIRY_SECONDS = 7 * 86400
 LANES = 256
@@ -66,15 +66,16 @@ class Relay:
         self._settings = settings
         self._database = database
         self._owner = f"{owner}/{secrets.token_hex(4)}"
-        self._wake = asyncio.Event()
+        self._wake, self._look = asyncio.Event(), asyncio.Event()
         self._running: dict[str, asyncio.Task[_Told]] = {}
         self._taken: dict[
             str, Sequence[int]
         ] = {}  # by the broker, not marked yet: these lanes rest until they are
         self._refused: dict[str, _Refusal] = {}
-        self._held = False
-        self._claim_at = 0.0
-        self._away = False
+        self._outage = Outage(
+            began=lambda detail: log.warning("events.outbox_away", detail=detail),
+            ended=lambda: log.info("events.outbox_returned"),
+        )
 
     @property
     def busy(self) -> bool:
@@ -82,32 +83,26 @@ class Relay:
         return bool(self._running)
 
     def wake(self) -> None:
-        """There may be new events, or the lease may be free: looks at once, and not within `POLL_SECONDS` or
-        `CLAIM_SECONDS`.
-        """
+        """There may be new events, or the lease may be free: looks at once."""
         self._wake.set()
+        self._look.set()
 
     async def run(self) -> None:
         """Until cancelled; then the lease is given back. Neither a broker nor a database that is away ends
         it.
         """
+        await lead(self._database, LEASE, self._owner, self._publish, look=self._look)
+
+    async def _publish(self) -> None:
+        """While the lease is ours. What was taken is marked before another replica has the lease: what is not
+        marked is published again.
+        """
         try:
-            while True:
-                if await self._claim():
-                    log.info("events.relay_taken", owner=self._owner)
-                    await Session("events", self._settings.broker, serve=self._serve).run()
-                    log.info("events.relay_left", owner=self._owner)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(CLAIM_SECONDS):
-                        await self._wake.wait()
-                self._wake.clear()
+            await ControlSession("events", self._settings.broker, serve=self._serve).run()
         finally:
-            with suppress(
-                StoreError, TimeoutError
-            ):  # the lease runs out by itself, and what is not marked is published again
+            with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(GOODBYE_SECONDS):
                     await self._mark()
-                    await leases.release(self._database, LEASE, self._owner)
 
     async def _mark(self) -> None:
         if taken := dict(self._taken):
@@ -117,26 +112,12 @@ class Relay:
             for lane in taken:
                 del self._taken[lane]
 
-    async def _claim(self) -> bool:
-        """Whether the lease is ours, asked every few seconds. While the database is away nobody can take it,
-        so it stays as it was.
-        """
-        if self._held and clock.monotonic() < self._claim_at:
-            return True
-        try:
-            self._held = await leases.claim(self._database, LEASE, self._owner, LEASE_SECONDS) is not None
-        except StoreError as error:
-            self._note_database(str(error))
-        else:
-            self._claim_at = clock.monotonic() + CLAIM_SECONDS
-        return self._held
-
     async def _serve(self, client: StrictClient) -> None:
-        """Publishes what comes until the lease is lost. Raises MqttError when the connection ends."""
+        """Publishes what comes until cancelled. Raises MqttError when the connection ends."""
         gone = asyncio.create_task(client.ended())
         gone.add_done_callback(lambda _: self._wake.set())
         try:
-            while await self._claim():
+            while True:
                 if gone.done():
                     raise aiomqtt.MqttError("the broker ended the connection")
                 await self._round(client)
@@ -174,9 +155,9 @@ class Relay:
                 events=EVENTS_OF_A_LANE,
             )
         except StoreError as error:
-            self._note_database(str(error))
+            self._outage.note(str(error))
             return
-        self._note_database(None)
+        self._outage.note(None)
         for lane, events in found.items():
             self._running[lane] = asyncio.create_task(
                 self._tell(client, lane, events), name=f"events of {lane}"
@@ -236,10 +217,3 @@ class Relay:
                 detail=str(error),
                 advice="let the gateway publish under its topic root",
             )
-
-    def _note_database(self, trouble: str | None) -> None:
-        if trouble is not None and not self._away:
-            log.warning("events.outbox_away", detail=trouble)
-        elif trouble is None and self._away:
-            log.info("events.outbox_returned")
-        self._away = trouble is not None

@@ -25,8 +25,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from gateway import clock
+from gateway.broker_tls import tls_context
 from gateway.model.backoff import full_jitter
-from gateway.model.errors import ConfigError
 from gateway.model.rotation import Rotation
 from gateway.settings import BrokerSettings
 
@@ -132,7 +132,7 @@ class StrictClient(aiomqtt.Client):
         super()._on_publish(client, userdata, mid, reason_code, properties)
 
 
-class Session:
+class ControlSession:
     """Keeps one client connected: `serve` runs with each new one, and is over when it returns without an
     error. Where a broker that stands earlier in the list answers again `serve` is cancelled, and runs there.
 
@@ -245,18 +245,3 @@ class Session:
 async def occurred(event: asyncio.Event) -> None:
     """Waits, as a future of nothing."""
     await event.wait()
-
-
-def tls_context(settings: BrokerSettings) -> ssl.SSLContext | None:
-    """For `mqtts://`, by the first of a list; None for `mqtt://`. Raises ConfigError for files that cannot be
-    used.
-    """
-    if not settings.urls[0].startswith("mqtts://"):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-        if settings.client_certificate is not None:
-            context.load_cert_chain(settings.client_certificate, settings.client_key)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(f"broker: the TLS files cannot be used: {error}") from error
-    return context

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 import httpx
 
 from gateway.model.address import AddressRefused, Reach, is_public
-from gateway.model.webhook import Outcome
+from gateway.model.webhook import AttemptOutcome
 from gateway.settings import WebhookSettings
 
 Transport = Callable[[Reach, httpx.Limits], httpx.AsyncBaseTransport]
 """Opens connections within a reach only: handed in by the composition root, the same for connectors."""
 
-_HOST = re.compile(rb"[a-z0-9._-]+|[0-9a-f:.]*:[0-9a-f:.]*")  # a name in ASCII, or an address without a zone
+_HOST = re.compile(rb"[a-z0-9._-]+|[0-9a-f.]*:[0-9a-f:.]*")  # a name in ASCII, or an address without a zone
 
 
 def fault(url: str, settings: WebhookSettings) -> str | None:
@@ -60,25 +60,30 @@ class Requests:
         """Idempotent."""
         await self._client.aclose()
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[Outcome, str | None]:
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[AttemptOutcome, str | None]:
         """What became of it, and why it failed: in words that repeat nothing of the answer, since whoever
         reads them may not reach that host.
         """
         reason = fault(url, self._settings)
         if reason is not None:
-            return Outcome.FORBIDDEN, reason
+            return AttemptOutcome.FORBIDDEN, reason
         try:
             async with asyncio.timeout(self._settings.timeout.total_seconds()):
                 status = await self._exchange(url, body, headers)
         except AddressRefused:
-            return Outcome.FORBIDDEN, "its name leads to no address of the public internet"
+            return AttemptOutcome.FORBIDDEN, "its name leads to no address of the public internet"
         except TimeoutError:
-            return Outcome.UNREACHABLE, f"no answer within {self._settings.timeout.total_seconds():g} s"
+            return (
+                AttemptOutcome.UNREACHABLE,
+                f"no answer within {self._settings.timeout.total_seconds():g} s",
+            )
         except (httpx.HTTPError, OSError, UnicodeError) as error:
-            return Outcome.UNREACHABLE, f"no answer: {type(error).__name__}"
+            return AttemptOutcome.UNREACHABLE, f"no answer: {type(error).__name__}"
         if 200 <= status < 300:
-            return Outcome.DELIVERED, None
-        return Outcome.GONE if status == 410 else Outcome.REFUSED, f"it answered {status}"
+            return AttemptOutcome.DELIVERED, None
+        return AttemptOutcome.GONE if status == 410 else AttemptOutcome.REFUSED, f"it answered {status}"
 
     async def _exchange(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
         request = self._client.build_request(

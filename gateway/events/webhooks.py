@@ -20,16 +20,17 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from gateway import clock, metrics
+from gateway import clock, metrics, tracing
 from gateway.bulkhead import contained
 from gateway.events.cloudevent import CONTENT_TYPE, cloud_event
 from gateway.events.webhook_request import Requests
 from gateway.model.errors import SealBroken, StoreError
-from gateway.model.webhook import Outcome, signature, verdict, wait_after
+from gateway.model.webhook import AttemptOutcome, signature, verdict, wait_after
+from gateway.outage import Outage
 from gateway.settings import Settings
 from gateway.store import webhooks
 from gateway.store.pool import Database
-from gateway.store.webhooks import Delivery, Secrets
+from gateway.store.webhooks import Secrets, WebhookDelivery
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +53,7 @@ class Sealer(Protocol):
         """The secret. Raises SealBroken."""
 
 
-class Webhooks:
+class WebhookSender:
     """One for each replica. `now` and `rand` are the schedule's; leases are on the database's clock."""
 
     def __init__(
@@ -76,7 +77,10 @@ class Webhooks:
         self._lanes: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stopping = False
-        self._away = False
+        self._outage = Outage(
+            began=lambda detail: log.warning("events.webhooks_deferred", detail=detail),
+            ended=lambda: log.info("events.webhooks_resumed"),
+        )
 
     @property
     def busy(self) -> bool:
@@ -132,42 +136,37 @@ class Webhooks:
                 else []
             )
         except StoreError as error:
-            self._note_database(str(error))
+            self._outage.note(str(error))
             return
-        self._away = False
+        self._outage.note(None)
         for delivery in taken:
             self._busy[delivery.endpoint] += 1
             lane = asyncio.create_task(self._deliver(delivery), name=f"webhook {delivery.endpoint}")
             self._lanes.add(lane)
             lane.add_done_callback(partial(self._ended, endpoint=delivery.endpoint))
 
-    def _note_database(self, trouble: str) -> None:
-        if not self._away:
-            log.warning("events.webhooks_deferred", detail=trouble)
-        self._away = True
-
     def _ended(self, lane: asyncio.Task[None], *, endpoint: str) -> None:
         self._lanes.discard(lane)
         self._busy[endpoint] -= 1
         self._wake.set()
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, delivery: WebhookDelivery) -> None:
         """This one and what follows it in its lane, as long as the endpoint takes them; then others get a
         turn.
         """
         with contained("webhook", delivery.endpoint):
             await self._deliver_in_a_row(delivery)
 
-    async def _deliver_in_a_row(self, delivery: Delivery) -> None:
+    async def _deliver_in_a_row(self, delivery: WebhookDelivery) -> None:
         for _ in range(IN_A_ROW):
-            outcome, error = Outcome.UNREACHABLE, None
+            outcome, error = AttemptOutcome.UNREACHABLE, None
             with contained("webhook", delivery.endpoint, secrets=(delivery.url,)) as made:
                 outcome, error = await self._attempt(delivery)
             if made.fault is not None:
                 error = made.fault.text
             metrics.WEBHOOK_DELIVERIES.labels(outcome).inc()
             await self._record(delivery, outcome, error)
-            if outcome is not Outcome.DELIVERED or self._stopping:
+            if outcome is not AttemptOutcome.DELIVERED or self._stopping:
                 return
             try:
                 position = await webhooks.head(self._database, delivery.endpoint, delivery.event.lane)
@@ -185,14 +184,14 @@ class Webhooks:
                 return
             [delivery] = taken
 
-    async def _attempt(self, delivery: Delivery) -> tuple[Outcome, str | None]:
+    async def _attempt(self, delivery: WebhookDelivery) -> tuple[AttemptOutcome, str | None]:
         now = self._now()
         body = cloud_event(delivery.event, instance=self._instance).payload()
         timestamp = int(now.timestamp())
         try:
             secrets = self._open(delivery.endpoint, delivery.secrets, now)
         except SealBroken as error:
-            return Outcome.FORBIDDEN, str(error)
+            return AttemptOutcome.FORBIDDEN, str(error)
         headers = {
             "content-type": CONTENT_TYPE,
             "user-agent": f"fieldgate/{version('fieldgate')}",
@@ -205,7 +204,10 @@ class Webhooks:
         }
         if delivery.replay:
             headers["fieldgate-replay"] = "true"
-        return await self._requests.post(delivery.url, body, headers)
+        with tracing.span("webhook.attempt", endpoint=delivery.endpoint):
+            outcome = await self._requests.post(delivery.url, body, {**headers, **tracing.traceparent()})
+            tracing.add(outcome=outcome[0].value)
+        return outcome
 
     def _open(self, endpoint: str, secrets: Secrets, now: datetime) -> list[str]:
         opened = [self._sealer.open(secrets.secret, endpoint=endpoint, generation=secrets.generation)]
@@ -219,31 +221,33 @@ class Webhooks:
             )
         return opened
 
-    async def _record(self, delivery: Delivery, outcome: Outcome, error: str | None) -> None:
+    async def _record(self, delivery: WebhookDelivery, outcome: AttemptOutcome, error: str | None) -> None:
         """Stores what became of the attempt. While the database is away it is kept, until the lease has run
         out and another attempt may come.
         """
         until = clock.monotonic() + self._lease_seconds
         while True:
             try:
-                if outcome is Outcome.DELIVERED:
+                if outcome is AttemptOutcome.DELIVERED:
                     await webhooks.delivered(self._database, delivery, now=self._now())
                 else:
                     await self._record_failure(delivery, outcome, error or "")
             except StoreError as error_of_store:
-                self._note_database(str(error_of_store))
+                self._outage.note(str(error_of_store))
                 if clock.monotonic() > until:
                     return
                 await asyncio.sleep(RECORD_SECONDS)
             else:
                 return
 
-    async def _record_failure(self, delivery: Delivery, outcome: Outcome, error: str) -> None:
+    async def _record_failure(self, delivery: WebhookDelivery, outcome: AttemptOutcome, error: str) -> None:
         now = self._now()
         wait: timedelta | None = wait_after(delivery.tried, rand=self._rand())
         disabled = None
         async with self._database.transaction() as connection:
-            next_at = None if wait is None and outcome is not Outcome.GONE else now + (wait or timedelta())
+            next_at = (
+                None if wait is None and outcome is not AttemptOutcome.GONE else now + (wait or timedelta())
+            )
             since = await webhooks.failed(connection, delivery, now=now, next_at=next_at, error=error)
             if since is not None:
                 reason = verdict(outcome, failing_since=since, now=now)

@@ -16,8 +16,8 @@ from gateway.http.api import ROUTERS
 from gateway.http.auth import BEARER, Mounted, principal
 from gateway.http.entrance import Entrance
 from gateway.http.middleware import BodyLimit, Hosts, RequestIds
-from gateway.http.polled import Polled
 from gateway.http.ports import Observed
+from gateway.http.status_fast_path import StatusFastPath
 from gateway.model.errors import RequestRefused
 
 
@@ -66,7 +66,9 @@ def build(observed: Observed, mounted: Mounted) -> FastAPI:
 def guarded(app: FastAPI) -> ASGIApp:
     """The application as it is served: even an answer to a crash has an id and careful headers."""
     entrance: Entrance = app.state.mounted.entrance
-    return Polled(RequestIds(Hosts(BodyLimit(app), entrance), https=entrance.is_https), app.state.mounted)
+    return StatusFastPath(
+        RequestIds(Hosts(BodyLimit(app), entrance), https=entrance.is_https), app.state.mounted
+    )
 
 
 def observing(observed: Observed) -> ASGIApp:

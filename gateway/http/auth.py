@@ -11,13 +11,13 @@ from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from gateway.http.entrance import Entrance
-from gateway.http.ports import Services
+from gateway.http.services import Services
 from gateway.model.access import Caller, Principal, Role
 from gateway.model.errors import RequestRefused
 from gateway.model.verification import Verdict, Verification
 from gateway.settings import HttpSettings
 from gateway.settings_base import IDENTIFIER
-from gateway.store.views import Target
+from gateway.store.views import AskedConnection
 
 BEARER = HTTPBearer(
     auto_error=False, scheme_name="token", description="An API token: `fieldgate token create --role viewer`."
@@ -126,7 +126,7 @@ def check_owner(asking: Principal, found: OwnedT | None) -> OwnedT:
     return found
 
 
-async def find_target(serving: Services, asking: Principal, connection: str) -> Target:
+async def find_target(serving: Services, asking: Principal, connection: str) -> AskedConnection:
     """The connection, if it exists for whoever asks. Raises RequestRefused("request.not_found")."""
     return check_owner(asking, await serving.reader.target(connection))
 
@@ -148,7 +148,7 @@ class Of:
 
     role: Role
 
-    async def __call__(self, serving: Serving, asking: Asking, connection: ConnectionId) -> Target:
+    async def __call__(self, serving: Serving, asking: Asking, connection: ConnectionId) -> AskedConnection:
         """Raises RequestRefused: auth.forbidden, request.not_found."""
         return await find_target(serving, check_role(asking, self.role), connection)
 
@@ -156,9 +156,9 @@ class Of:
 Viewer = Annotated[Principal, Depends(Require(Role.VIEWER))]
 Operator = Annotated[Principal, Depends(Require(Role.OPERATOR))]
 Admin = Annotated[Principal, Depends(Require(Role.ADMIN))]
-ViewedConnection = Annotated[Target, Depends(Of(Role.VIEWER))]
-OperatedConnection = Annotated[Target, Depends(Of(Role.OPERATOR))]
-AdministeredConnection = Annotated[Target, Depends(Of(Role.ADMIN))]
+ViewedConnection = Annotated[AskedConnection, Depends(Of(Role.VIEWER))]
+OperatedConnection = Annotated[AskedConnection, Depends(Of(Role.OPERATOR))]
+AdministeredConnection = Annotated[AskedConnection, Depends(Of(Role.ADMIN))]
 
 
 def caller(request: Request, asking: Principal, *, kind: str = "token") -> Caller:

@@ -12,11 +12,15 @@ import orjson
 
 from gateway.model import bounds
 from gateway.model.errors import RequestRefused
+from gateway.store.listing import SortedPlace
 
-_LARGEST = 2**63 - 1
+MAX_LENGTH = 4096
+"""Of the text: names that devices and meters have may be long, and a letter of theirs is four bytes."""
+
+_MAX_INTEGER = 2**63 - 1
 
 
-def write(*key: str | int | datetime) -> str:
+def write(*key: str | int | float | datetime) -> str:
     """The cursor of a row with this key."""
     return base64.urlsafe_b64encode(orjson.dumps(key)).rstrip(b"=").decode()
 
@@ -63,6 +67,21 @@ def number_and_texts(cursor: str | None, start: tuple[int, str, str]) -> tuple[i
     return _number(number), _text(first), _text(second)
 
 
+def of_place(place: SortedPlace) -> str:
+    """The cursor of a place in a list that is sorted."""
+    return write(place.number, place.word, place.id)
+
+
+def sorted_place(cursor: str | None) -> SortedPlace | None:
+    """The place in a list that is sorted; None: its beginning."""
+    if cursor is None:
+        return None
+    number, word, name = _parts(cursor, 3)
+    if not isinstance(number, float):
+        raise _invalid()
+    return SortedPlace(number=number, word=_text(word), id=_text(name))
+
+
 def _parts(cursor: str, count: int) -> list[object]:
     try:
         parts = orjson.loads(
@@ -82,7 +101,7 @@ def _text(part: object) -> str:
 
 
 def _number(part: object) -> int:
-    if not isinstance(part, int) or isinstance(part, bool) or not -_LARGEST <= part <= _LARGEST:
+    if not isinstance(part, int) or isinstance(part, bool) or not -_MAX_INTEGER <= part <= _MAX_INTEGER:
         raise _invalid()
     return part
 

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from gateway.configuration.schema import written
+from gateway.configuration.schema import meter_as_given
+from gateway.events.documents import IssueDocument
 from gateway.model.connection import State
 from gateway.model.diagnosis import Report
 from gateway.model.event import EventType
@@ -62,6 +63,7 @@ class InboundStreamDocument(Document):
     cursor: Literal["modified", "id", "listing"] = Field(
         description="How what is new is asked for: by time of change, by a growing key, or by the whole list."
     )
+    key: tuple[str, ...] = Field(description="The system's own fields that name a record.")
     deletions: Literal["tombstones", "keys", "listing", "none"] = Field(description="How a deletion is seen.")
     default: bool = Field(description="Read unless `sync.pull` says otherwise.")
     lists_open: bool = Field(description="What is still open is read at once, however old.")
@@ -96,19 +98,6 @@ class Systems(Document):
     items: tuple[SystemDocument, ...]
 
 
-class IssueDocument(Document):
-    """Something that needs a person. Retained on MQTT while it is open."""
-
-    id: str
-    code: str
-    severity: Literal["warning", "error"]
-    since: datetime
-    title: str
-    instructions: str
-    action_url: str
-    request_id: str | None
-
-
 class ConnectionDocument(Document):
     """A connection as it was asked for, and where it is. Credentials are never shown."""
 
@@ -137,15 +126,10 @@ class ConnectionDocument(Document):
     @field_validator("meters", mode="before")
     @classmethod
     def _as_given(cls, stored: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-        """As a `PATCH` takes them: a duration is `15m`, not a number whose unit nobody knows."""
-        return [
-            (
-                {**meter, "every": written(timedelta(seconds=every))}
-                if isinstance(every := meter.get("every"), int | float)
-                else dict(meter)
-            )
-            for meter in stored
-        ]
+        """As a `PATCH` takes them: what is reckoned stands beside the rest, and a duration is `15m`,
+        not a number whose unit nobody knows.
+        """
+        return [meter_as_given(meter) for meter in stored]
 
 
 class RemoteMeterDocument(Document):
@@ -200,7 +184,7 @@ class VerificationDocument(Document):
     retry_after: float | None = Field(description="Seconds.")
 
 
-class SyncRequest(Section):
+class SynchroniseRequest(Section):
     """`full` walks the initial window again; what is equal is not sent again. `stream`: of records, and only
     that one.
     """
@@ -215,7 +199,7 @@ class DeletionsConfirmed(Document):
     records: int
 
 
-class Accepted(Document):
+class RequestAccepted(Document):
     """What was asked is under way: follow it in the connection's status."""
 
     connection: str
@@ -319,6 +303,8 @@ class DeadLetterDocument(Document):
     occurrences: int
     first_at: datetime
     last_at: datetime
+    value: bool | int | float | str | None = Field(None, description="Null: none could be computed.")
+    unit: str | None = None
 
 
 class ReplayRequest(Section):

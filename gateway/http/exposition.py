@@ -13,6 +13,7 @@ from gateway import clock, metrics
 from gateway.http.ports import Observed
 from gateway.model.connection import State
 from gateway.model.errors import StoreError
+from gateway.outage import Outage
 from gateway.settings import MetricsSettings
 from gateway.store import observed
 from gateway.store.observed import Observation
@@ -38,9 +39,12 @@ class Exposition:
         self._daemon, self._settings = daemon, settings
         self._database: Database | None = None
         self._reading = asyncio.Lock()
-        self._read_at: float | None = None
+        self._read_monotonic: float | None = None
         self._made: dict[str, str] = {}
-        self._away = False
+        self._outage = Outage(
+            began=lambda detail: log.warning("http.metrics_stale", detail=detail),
+            ended=lambda: log.info("http.metrics_current"),
+        )
 
     def serve(self, database: Database) -> None:
         """From now on connections are told of."""
@@ -61,7 +65,7 @@ class Exposition:
         text, media_type = await self._daemon.exposition(accept)
         async with self._reading:  # whoever asks meanwhile is given what is being made
             await self._refresh()
-            if self._read_at is None:
+            if self._read_monotonic is None:
                 return text, media_type
             if media_type not in self._made:
                 encode, _ = choose_encoder(accept)
@@ -71,7 +75,9 @@ class Exposition:
 
     async def _refresh(self) -> None:
         now = clock.monotonic()
-        if self._database is None or (self._read_at is not None and now < self._read_at + HELD_SECONDS):
+        if self._database is None or (
+            self._read_monotonic is not None and now < self._read_monotonic + HELD_SECONDS
+        ):
             return
         try:
             async with asyncio.timeout(READ_SECONDS):
@@ -79,12 +85,10 @@ class Exposition:
                     self._database, connections=self._settings.connections, customers=self._settings.customers
                 )
         except (StoreError, TimeoutError) as error:
-            if not self._away:
-                log.warning("http.metrics_stale", detail=str(error))
-            self._away = True
+            self._outage.note(str(error))
             return
-        self._away = False
-        self._read_at = now
+        self._outage.note(None)
+        self._read_monotonic = now
         self._made.clear()
         await asyncio.to_thread(set_gauges, found, one_hot=self._settings.one_hot)
 

@@ -5,6 +5,7 @@ keep browsers careful.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import secrets
 from collections.abc import Mapping
@@ -12,9 +13,10 @@ from collections.abc import Mapping
 import orjson
 import structlog
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import metrics
+from gateway import metrics, tracing
 from gateway.http.entrance import Entrance
 from gateway.http.problem import MEDIA_TYPE, example
 
@@ -22,6 +24,13 @@ HEADER = "X-Request-ID"
 MAX_BODY_BYTES = 1 << 20
 BODY_SECONDS = 20.0
 _GIVEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+UNTRACED = ("/healthz", "/readyz", "/metrics", "/static/", "/live")
+"""What asks every few seconds, or stays for hours."""
+
+_PROCESS = secrets.token_hex(8)
+_NUMBERS = itertools.count(1)
+"""An id has to be unique, not secret: random numbers of the system's cost a call of the kernel a request."""
 
 SECURITY = {
     "Content-Security-Policy": (
@@ -42,10 +51,9 @@ _HSTS = (b"strict-transport-security", b"max-age=31536000")
 _OURS = {_HSTS[0], _ID, *(name for name, _ in _SECURITY)}
 
 
-def request_id(headers: Headers) -> str:
+def request_id(given: str) -> str:
     """The caller's own, when it is a decent one, or a new one."""
-    given = headers.get(HEADER, "")
-    return given if _GIVEN.fullmatch(given) else secrets.token_hex(16)
+    return given if _GIVEN.fullmatch(given) else f"{_PROCESS}{next(_NUMBERS):016x}"
 
 
 def careful_headers(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
@@ -67,7 +75,7 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        identifier = request_id(Headers(scope=scope))
+        identifier = request_id(Headers(scope=scope).get(HEADER, ""))
         scope.setdefault("state", {})["request_id"] = identifier
 
         async def send_with_headers(message: Message) -> None:
@@ -79,7 +87,26 @@ class RequestIds:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=identifier):
-            await self._app(scope, receive, send_with_headers)
+            if tracing.is_on() and not scope["path"].startswith(UNTRACED):
+                await self._traced(scope, receive, send_with_headers, identifier)
+            else:
+                await self._app(scope, receive, send_with_headers)
+
+    async def _traced(self, scope: Scope, receive: Receive, send: Send, identifier: str) -> None:
+        """The request as a span. It is named by its route: an address may hold the secret of a link."""
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        parent = Headers(scope=scope).get(tracing.TRACEPARENT)
+        with tracing.span("http.request", parent=parent, method=scope["method"], request_id=identifier):
+            await self._app(scope, receive, noting)
+            route = getattr(scope.get("route"), "path", None)
+            tracing.add(route=route if isinstance(route, str) else "none", status=status)
 
 
 class Hosts:
@@ -104,7 +131,9 @@ class Hosts:
 
 
 class BodyLimit:
-    """Reads the body before the application runs: at most `MAX_BODY_BYTES`, within `BODY_SECONDS`."""
+    """Reads the body before the application runs: at most `MAX_BODY_BYTES`, within `BODY_SECONDS`. What was
+    cut off on its way is not acted upon: half a form may ask for more than the whole of it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -124,6 +153,8 @@ class BodyLimit:
         except TimeoutError:
             await _refuse(scope, send, "request.timeout")
             return
+        except ClientDisconnect:
+            return
         if body is None:
             await _refuse(scope, send, "request.too_large")
             return
@@ -140,11 +171,12 @@ class BodyLimit:
 
 
 async def _read(receive: Receive) -> bytes | None:
+    """The whole body; None where it is too large. Raises ClientDisconnect where the client is gone before."""
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return bytes(body)
+            raise ClientDisconnect
         body += message.get("body", b"")
         if len(body) > MAX_BODY_BYTES:
             return None

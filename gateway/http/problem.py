@@ -5,7 +5,7 @@ nothing: errors come from elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -17,18 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from gateway.bulkhead import note
-from gateway.model.errors import (
-    AuthRefused,
-    BadConfiguration,
-    ConnectorError,
-    PermissionDenied,
-    RateLimited,
-    RequestRefused,
-    StoreError,
-    StoreRejected,
-    StoreUnavailable,
-    Unavailable,
-)
+from gateway.model.errors import RequestRefused, StoreError, StoreRejected, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +26,7 @@ UNAVAILABLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ProblemKind:
     """What a code means: the HTTP status, a sentence, and whether the same request may succeed later without
     anybody doing anything.
     """
@@ -48,31 +37,31 @@ class Kind:
 
 
 CODES = {
-    "request.invalid": Kind(422, "The request is not valid"),
-    "request.not_found": Kind(404, "Not found"),
-    "request.method_not_allowed": Kind(405, "This address does not take this method"),
-    "request.conflict": Kind(409, "The request does not fit what is there"),
-    "request.unsupported": Kind(422, "The system cannot do this"),
-    "request.too_large": Kind(413, "The body is too large"),
-    "request.timeout": Kind(408, "The body took too long to arrive", retryable=True),
-    "auth.unauthenticated": Kind(401, "A valid API token is needed"),
-    "auth.too_many_attempts": Kind(429, "Too many failed attempts from this address", retryable=True),
-    "request.misdirected": Kind(421, "This gateway does not answer to that host name"),
-    "auth.forbidden": Kind(403, "This API token may not do that"),
-    "connection.reauthorization_required": Kind(409, "The system refuses the connection's credential"),
-    "connection.blocked": Kind(409, "The connection needs a person at the system"),
-    "connection.paused": Kind(409, "The connection is paused"),
-    "connection.pending": Kind(409, "The connection waits for credentials"),
-    "connection.disconnected": Kind(410, "The connection is disconnected"),
-    "records.cursor_gone": Kind(410, "The log of records is another one since a restore"),
-    "credits.insufficient": Kind(402, "There are not enough connection credits"),
-    "upstream.rate_limited": Kind(429, "The system asks to wait", retryable=True),
-    "upstream.unavailable": Kind(503, "The system does not answer", retryable=True),
-    "upstream.error": Kind(502, "The system answered with an error", retryable=True),
-    "gateway.overloaded": Kind(503, "Fieldgate cannot answer now", retryable=True),
-    "gateway.internal": Kind(500, "Something went wrong here", retryable=True),
+    "request.invalid": ProblemKind(422, "The request is not valid"),
+    "request.not_found": ProblemKind(404, "Not found"),
+    "request.method_not_allowed": ProblemKind(405, "This address does not take this method"),
+    "request.conflict": ProblemKind(409, "The request does not fit what is there"),
+    "request.unsupported": ProblemKind(422, "The system cannot do this"),
+    "request.too_large": ProblemKind(413, "The body is too large"),
+    "request.timeout": ProblemKind(408, "The body took too long to arrive", retryable=True),
+    "auth.unauthenticated": ProblemKind(401, "A valid API token is needed"),
+    "auth.too_many_attempts": ProblemKind(429, "Too many failed attempts from this address", retryable=True),
+    "request.misdirected": ProblemKind(421, "This gateway does not answer to that host name"),
+    "auth.forbidden": ProblemKind(403, "This API token may not do that"),
+    "connection.reauthorization_required": ProblemKind(409, "The system refuses the connection's credential"),
+    "connection.blocked": ProblemKind(409, "The connection needs a person at the system"),
+    "connection.paused": ProblemKind(409, "The connection is paused"),
+    "connection.pending": ProblemKind(409, "The connection waits for credentials"),
+    "connection.disconnected": ProblemKind(410, "The connection is disconnected"),
+    "records.cursor_gone": ProblemKind(410, "The log of records is another one since a restore"),
+    "credits.insufficient": ProblemKind(402, "There are not enough connection credits"),
+    "upstream.rate_limited": ProblemKind(429, "The system asks to wait", retryable=True),
+    "upstream.unavailable": ProblemKind(503, "The system does not answer", retryable=True),
+    "upstream.error": ProblemKind(502, "The system answered with an error", retryable=True),
+    "gateway.overloaded": ProblemKind(503, "Fieldgate cannot answer now", retryable=True),
+    "gateway.internal": ProblemKind(500, "Something went wrong here", retryable=True),
 }
-_UNKNOWN = Kind(409, "The request cannot be done now")
+_UNKNOWN = ProblemKind(409, "The request cannot be done now")
 
 
 class Problem(BaseModel):
@@ -144,7 +133,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(RequestRefused, _refused)
-    app.add_exception_handler(ConnectorError, _upstream)
     app.add_exception_handler(StoreError, _store)
     app.add_exception_handler(Exception, _internal)
 
@@ -160,6 +148,9 @@ _BY_STATUS = {
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    visitor: Callable[[Request], Awaitable[object]] | None = getattr(request.app.state, "visitor", None)
+    if visitor is not None and request.cookies:  # a page that there is not keeps the way to the others
+        await visitor(request)
     code = _BY_STATUS.get(
         error.status_code, "request.invalid" if error.status_code < 500 else "gateway.internal"
     )
@@ -179,33 +170,6 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestRefused)
     return answer(request, error.code, str(error), connection=error.connection, retry_after=error.retry_after)
-
-
-async def _upstream(request: Request, error: Exception) -> Response:
-    connection = request.path_params.get("connection")
-    match error:
-        case RateLimited():
-            return answer(
-                request,
-                "upstream.rate_limited",
-                str(error),
-                connection=connection,
-                retry_after=error.retry_after,
-            )
-        case Unavailable():
-            return answer(
-                request,
-                "upstream.unavailable",
-                str(error),
-                connection=connection,
-                retry_after=error.retry_after,
-            )
-        case AuthRefused():
-            return answer(request, "connection.reauthorization_required", str(error), connection=connection)
-        case PermissionDenied() | BadConfiguration():
-            return answer(request, "connection.blocked", str(error), connection=connection)
-        case _:
-            return answer(request, "upstream.error", str(error), connection=connection)
 
 
 async def _store(request: Request, error: Exception) -> Response:

@@ -51,8 +51,14 @@ class Clients:
         return True
 
     def note_busy(self, client: LimitedProtocol) -> None:
-        """It is in the middle of a request."""
+        """Its request is there, and waits for its answer."""
         self._idle.pop(client, None)
+
+    def note_sending(self, client: LimitedProtocol) -> None:
+        """The head of its request is there: those who have sent nothing for longer give way before it."""
+        if client in self._idle:
+            del self._idle[client]
+            self._idle[client] = None  # the last in the order
 
     def note_idle(self, client: LimitedProtocol) -> None:
         """It asks nothing now."""
@@ -129,16 +135,20 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_body = True
         self._stop(self._head_timer)
         self._head_timer, self._head_bytes = None, 0
-        self.clients.note_busy(self)
+        self.clients.note_sending(self)
         if len(self.pipeline) >= MAX_PIPELINED:
             self.transport.abort()
             return
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """What follows is the head of another request."""
+        """What follows is the head of another request. Busy only from here on: a body that does not come
+        would keep a place from those that ask for something.
+        """
         self._in_body, self._head_bytes = False, 0
         super().on_message_complete()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.clients.note_busy(self)
 
     def on_response_complete(self) -> None:
         """Idle again, unless another request waits in its pipeline."""

@@ -13,8 +13,9 @@ from starlette.types import ASGIApp
 from gateway.http.application import build, guarded, observing
 from gateway.http.auth import Mounted
 from gateway.http.entrance import Entrance
-from gateway.http.ports import Observed, Services
+from gateway.http.ports import Observed
 from gateway.http.protocol import Clients, limited
+from gateway.http.services import Services
 from gateway.settings import HttpSettings
 
 STOP_SECONDS = 3
@@ -81,5 +82,7 @@ class HttpServer:
 
     def stop(self) -> None:
         """Answers what was asked, for a few seconds at most; then `run` ends."""
+        if self._mounted.services is not None:
+            self._mounted.services.live.leave()
         for server, _ in self._servers:
             server.should_exit = True

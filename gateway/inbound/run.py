@@ -9,9 +9,9 @@ from typing import Protocol, assert_never, cast
 
 import structlog
 
-from gateway import clock, metrics
+from gateway import clock, metrics, tracing
 from gateway.bulkhead import Fault
-from gateway.inbound.walk import Ask, Plan, Prober, Read, Walk
+from gateway.inbound.walk import Ask, InboundWalk, Prober, WalkPlan, WalkProgress
 from gateway.model.backoff import full_jitter, waiting
 from gateway.model.connection import IssueCode
 from gateway.model.errors import (
@@ -24,28 +24,34 @@ from gateway.model.errors import (
 from gateway.model.inbound import InboundStream, ListsKeys, ListsOpen
 from gateway.model.operation import Operation
 from gateway.model.pressure import Pressure
-from gateway.model.record import Interval, next_interval, next_slice
+from gateway.model.record import Interval, halved, next_interval, next_slice
 from gateway.settings import RecordsSettings, SyncSettings
 from gateway.store import inbound, issues
-from gateway.store.inbound import Claim, Done, Position
+from gateway.store.inbound import Done, InboundClaim, InboundPosition, SystemClock
 from gateway.store.issues import NewIssue
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
 from gateway.sync import runs
-from gateway.sync.link import Link
-from gateway.sync.runs import End, Health
+from gateway.sync.link import ServedConnection
+from gateway.sync.runs import End, RunHealth
 
 log = structlog.get_logger(__name__)
 
 SLICE = timedelta(days=1)
 """Of the history, newest first: what a killed initial sync reads again at most."""
 
+MAX_HALVINGS = 10
+"""Of what is asked for, one for each run that failed."""
+
+FAR_BACK = timedelta(days=1)
+"""A clock that goes back further has to come nearer to ours: from there on everything would be read."""
+
 DENIED_BASE_SECONDS = 30.0
 DENIED_CAP_SECONDS = 3600.0
 """What is not allowed is asked again more and more seldom, at least about once an hour."""
 
 
-class PullHealth(Health, Prober, Protocol):
+class PullHealth(RunHealth, Prober, Protocol):
     """What a run reports about the connection, and asks of it."""
 
 
@@ -72,10 +78,14 @@ class InboundRunner:
         self._public_url = public_url.rstrip("/")
         self._pressure = pressure
 
-    async def run(self, claim: Claim, link: Link) -> None:
+    async def run(self, claim: InboundClaim, link: ServedConnection) -> None:
         """Reads what is next, stores how that ended, and tells its health. Raises
         LeaseLost and StoreError.
         """
+        with tracing.run("inbound.run", link, stream=claim.stream, phase=claim.phase):
+            await self._run(claim, link)
+
+    async def _run(self, claim: InboundClaim, link: ServedConnection) -> None:
         stream = next((each for each in link.inbound if each.name == claim.stream), None)
         if stream is None:  # the link is older than the stream, or newer: it is built again in a moment
             await self._finish(claim, link, End(state="idle", next_in_seconds=1.0, attempts=claim.attempts))
@@ -84,7 +94,7 @@ class InboundRunner:
             end = End(state="idle", next_in_seconds=wait, attempts=claim.attempts, put_off=claim.put_off)
             await self._finish(claim, link, end)
             return
-        read = Read()
+        read = WalkProgress()
         try:
             end = await self._worked(claim, link, stream, read)
         except ConnectorError as error:
@@ -92,11 +102,12 @@ class InboundRunner:
         else:
             await self._health.succeeded(link, Operation.PULL)
             await self._troubles.over(link.connection, _part(claim))
+        tracing.add(outcome=end.state)
         await self._ask_a_person(claim, read)
         await self._finish(claim, link, end)
         self._count(claim, link, read)
 
-    async def crashed(self, claim: Claim, link: Link, fault: Fault) -> None:
+    async def crashed(self, claim: InboundClaim, link: ServedConnection, fault: Fault) -> None:
         """Schedules a run that ended in a fault of our own like one that failed."""
         await self._troubles.note(link.connection, _part(claim), fault.text)
         attempts = claim.attempts + 1
@@ -104,11 +115,13 @@ class InboundRunner:
         end = End(state="failed", next_in_seconds=wait, attempts=attempts, error=fault.text)
         await self._finish(claim, link, end)
 
-    async def _worked(self, claim: Claim, link: Link, stream: InboundStream, read: Read) -> End:
+    async def _worked(
+        self, claim: InboundClaim, link: ServedConnection, stream: InboundStream, read: WalkProgress
+    ) -> End:
         position = await inbound.read(self._database, claim)
         # at most half of the connection's rate: the other half is for what is new
         rest = 0.0 if claim.phase == "incremental" else 1.0
-        walk = Walk(
+        walk = InboundWalk(
             self._database,
             claim,
             link,
@@ -130,48 +143,108 @@ class InboundRunner:
                 assert_never(claim.phase)
 
     async def _incremental(
-        self, claim: Claim, link: Link, stream: InboundStream, walk: Walk, position: Position
+        self,
+        claim: InboundClaim,
+        link: ServedConnection,
+        stream: InboundStream,
+        walk: InboundWalk,
+        position: InboundPosition,
     ) -> End:
         """The interval after the last one, or the rest of the one in hand."""
         idle = End(state="idle", next_in_seconds=link.pull_interval.total_seconds(), succeeded=True)
         resume = position.walk_cursor is not None and position.walk_high is not None
         interval: Interval | None
+        read_to: datetime | None = None
+        committed: datetime | None = None
         if resume:
             assert position.walk_high is not None
+            asked_at = position.walk_asked_at
+            if position.walk_low is not None:
+                read_to = position.walk_low + stream.lookback
             interval = Interval(low=position.walk_low, high=position.walk_high)
         else:
-            now = await walk.remote_now()
+            began = clock.monotonic()
+            asked_at, now = position.at, await walk.remote_now()
+            at = asked_at + timedelta(seconds=clock.monotonic() - began)
             if position.origin is None:
-                position = await inbound.set_origin(self._database, claim, now)
-            assert position.origin is not None
+                position = await inbound.set_origin(self._database, claim, now, asked_at)
             if stream.cursor == "listing":
                 interval = Interval(low=None, high=now)
             else:
-                # what was written shortly before the origin may be visible only now: history does not read it
-                # again
-                committed = position.high or position.origin - stream.settle
+                committed, is_back = await self._committed(claim, stream, position, now, at)
+                read_to = committed if is_back else None
                 interval = next_interval(committed, now, settle=stream.settle, lookback=stream.lookback)
         if interval is None:
             return idle
+        settle = timedelta(0) if stream.cursor == "listing" else stream.settle
         sees_all = stream.cursor == "listing" and stream.deletions == "listing"
-        plan = Plan(
+        wanted = interval
+        # what cannot be answered at once, or is too much for one answer, is asked for in parts
+        for _ in range(0 if resume else min(claim.attempts, MAX_HALVINGS)):
+            interval = halved(interval, committed)
+        plan = WalkPlan(
             interval=interval,
             ask=walk.ask_records,
             done="high",
             sees_all=sees_all,
             divisible=stream.cursor != "listing",
+            clock=_clock(asked_at, wanted.high + settle, read_to),
         )
         ended = await walk.go(plan, position, resume=resume)
-        return idle if ended else replace(idle, state="lagging", next_in_seconds=0.0)
+        if ended and walk.read.reached == wanted.high:
+            return idle
+        return replace(idle, state="lagging", next_in_seconds=0.0)
 
-    async def _initial(self, claim: Claim, stream: InboundStream, walk: Walk, position: Position) -> End:
+    async def _committed(
+        self,
+        claim: InboundClaim,
+        stream: InboundStream,
+        position: InboundPosition,
+        now: datetime,
+        at: datetime,
+    ) -> tuple[datetime, bool]:
+        """Everything before it was read; and whether the system's clock was set back since. `now`: what it
+        shows, `at`: by our clock.
+
+        What had been read is told by our clock too: what changes behind a clock that was set back shows times
+        that were read before. Raises Unavailable for one that goes back by days, and away from ours.
+        """
+        assert position.origin is not None
+        # what was written shortly before the origin may be visible only now: history does not read it again
+        committed = position.high or position.origin - stream.settle
+        if position.asked_at is None:
+            return committed, False
+        read_to = now - (at - position.asked_at) - stream.settle
+        is_back = committed - read_to > inbound.CLOCK_OFF
+        if not is_back:
+            return (min(committed, read_to) if now - stream.settle > committed else committed), False
+        was_off = abs(committed + stream.settle - position.asked_at)
+        if committed - now > FAR_BACK and abs(now - at) > was_off:
+            raise Unavailable(
+                f"the system's clock shows {now:%Y-%m-%d %H:%M} UTC, and showed {committed:%Y-%m-%d %H:%M}"
+                " before: nothing is read until it is right"
+            )
+        if position.origin > now:
+            log.warning(
+                "inbound.history_begun_again",
+                connection=claim.connection,
+                stream=claim.stream,
+                detail=f"the system's clock showed {position.origin}, and shows {now}",
+            )
+            await inbound.set_back(self._database, claim, now)
+        return read_to, True
+
+    async def _initial(
+        self, claim: InboundClaim, stream: InboundStream, walk: InboundWalk, position: InboundPosition
+    ) -> End:
         """What is still open first, then the history from its end to its beginning: people look at today
         first.
         """
         if position.origin is None:
-            position = await inbound.set_origin(self._database, claim, await walk.remote_now())
+            now = await walk.remote_now()
+            position = await inbound.set_origin(self._database, claim, now, position.at)
         # where a cursor never lives through a day of records, a part of a day is asked for
-        length = SLICE / 2 ** min(claim.attempts, 10)
+        length = SLICE / 2 ** min(claim.attempts, MAX_HALVINGS)
         while not walk.is_over:
             assert position.origin is not None
             resume = position.walk_cursor is not None and position.walk_high is not None
@@ -188,13 +261,15 @@ class InboundRunner:
                 return End(state="done", next_in_seconds=0.0, succeeded=True)
             if resume:
                 part = Interval(low=position.walk_low, high=cast("datetime", position.walk_high))
-            plan = Plan(interval=part, ask=ask, done=done, has_last_word=False)
+            plan = WalkPlan(interval=part, ask=ask, done=done, has_last_word=False)
             if not await walk.go(plan, position, resume=resume):
                 break
             position = await inbound.read(self._database, claim)
         return End(state="running", next_in_seconds=0.0, succeeded=True)
 
-    async def _reconcile(self, link: Link, stream: InboundStream, walk: Walk, position: Position) -> End:
+    async def _reconcile(
+        self, link: ServedConnection, stream: InboundStream, walk: InboundWalk, position: InboundPosition
+    ) -> End:
         """Every key that there is, by name or with its record."""
         by_keys = stream.deletions == "keys"
         if by_keys and not isinstance(walk.connector, ListsKeys):
@@ -204,7 +279,7 @@ class InboundRunner:
         resume = position.walk_cursor is not None and position.walk_high is not None
         now = position.walk_high if resume else await walk.remote_now()
         assert now is not None
-        plan = Plan(
+        plan = WalkPlan(
             interval=Interval(low=None, high=now),
             ask=walk.ask_keys if by_keys else walk.ask_records,
             done="walk",
@@ -217,7 +292,9 @@ class InboundRunner:
         again = link.pull_interval if walk.read.last.missing else link.reconcile
         return End(state="idle", next_in_seconds=again.total_seconds(), succeeded=True)
 
-    async def _failed(self, claim: Claim, link: Link, error: ConnectorError, *, moved: bool) -> End:
+    async def _failed(
+        self, claim: InboundClaim, link: ServedConnection, error: ConnectorError, *, moved: bool
+    ) -> End:
         """A system's answer becomes a wait; what it means for the connection is its health's to say.
 
         What is not allowed, or not there, is this stream's affair: another may be read, and readings
@@ -254,7 +331,9 @@ class InboundRunner:
         )
         return End(state="failed", next_in_seconds=wait, attempts=attempts, error=str(error))
 
-    async def _show(self, claim: Claim, link: Link, error: ConnectorError, wait: float) -> None:
+    async def _show(
+        self, claim: InboundClaim, link: ServedConnection, error: ConnectorError, wait: float
+    ) -> None:
         """What the stream waits for, where the connection's state does not say so."""
         until = clock.now() + timedelta(seconds=wait)
         match error:
@@ -269,7 +348,7 @@ class InboundRunner:
             case _:
                 await self._troubles.over(link.connection, _part(claim))
 
-    async def _ask_a_person(self, claim: Claim, read: Read) -> None:
+    async def _ask_a_person(self, claim: InboundClaim, read: WalkProgress) -> None:
         """Opens an issue where more has vanished than a system loses by itself, or where there is no room;
         and solves the first once nothing waits for anybody.
         """
@@ -301,7 +380,7 @@ class InboundRunner:
                 await issues.solve_one(connection, claim.connection, IssueCode.RECORDS_VANISHED)
 
     async def _add_issue(
-        self, claim: Claim, code: IssueCode, title: str, instructions: str, url: str
+        self, claim: InboundClaim, code: IssueCode, title: str, instructions: str, url: str
     ) -> None:
         issue = NewIssue(
             code=code, severity="warning", title=title, instructions=instructions, action_url=url
@@ -309,7 +388,7 @@ class InboundRunner:
         async with self._database.connection() as connection:
             await issues.add(connection, claim.connection, issue)
 
-    async def _finish(self, claim: Claim, link: Link, end: End) -> None:
+    async def _finish(self, claim: InboundClaim, link: ServedConnection, end: End) -> None:
         await inbound.finish(
             self._database,
             claim,
@@ -324,7 +403,7 @@ class InboundRunner:
         outcome = "completed" if end.error is None else "failed"
         metrics.SYNC_RUNS.labels(link.system, claim.phase, outcome).inc()
 
-    def _count(self, claim: Claim, link: Link, read: Read) -> None:
+    def _count(self, claim: InboundClaim, link: ServedConnection, read: WalkProgress) -> None:
         for change in ("created", "modified", "deleted"):
             metrics.RECORDS.labels(link.system, change).inc(getattr(read, change))
         if read.created or read.modified or read.deleted:
@@ -340,6 +419,13 @@ class InboundRunner:
             )
 
 
-def _part(claim: Claim) -> str:
+def _clock(asked_at: datetime | None, shown: datetime, read_to: datetime | None) -> SystemClock | None:
+    """Of a system that showed this when it was asked; None where it is not known when."""
+    if asked_at is None:
+        return None
+    return SystemClock(asked_at=asked_at, ahead=shown - asked_at, read_to=read_to)
+
+
+def _part(claim: InboundClaim) -> str:
     """Of the troubles of a connection."""
     return f"pull {claim.stream}"

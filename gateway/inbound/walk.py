@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from gateway import clock, metrics
+from gateway import clock, metrics, tracing
 from gateway.model.errors import (
     AuthRefused,
     ConnectorError,
@@ -25,10 +25,11 @@ from gateway.model.errors import (
 from gateway.model.inbound import InboundPage, InboundRecord, KeyPage, ListsKeys, ListsOpen, ReadsRecords
 from gateway.model.pressure import Pressure
 from gateway.model.record import Cycle, Interval, Kept, halved, keep, latest
-from gateway.store import inbound
-from gateway.store.inbound import Applied, Claim, Done, Position, Step
+from gateway.store import inbound, inbound_pages
+from gateway.store.inbound import Done, InboundClaim, InboundPosition, SystemClock
+from gateway.store.inbound_pages import Applied, Pace, WalkStep
 from gateway.store.pool import Database
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -39,8 +40,17 @@ Ask = Callable[[Interval, str | None], Awaitable[InboundPage | KeyPage]]
 RUN_SECONDS = 30.0
 """A run ends after the first page beyond this, and goes on with the next run: others want their turn."""
 
-TURN_SECONDS = 0.005
+TURN_SECONDS = 0.0005
 """What is worked at once on the records of a page."""
+
+FEW = 12
+"""Records in one statement while messages come in: a millisecond or two of the server's."""
+
+MAX_PAUSE_SECONDS = 0.1
+"""Between two parts of a page, whose transaction is open meanwhile."""
+
+MAX_PAUSES_SECONDS = 5.0
+"""Of one page: its customer's other streams wait for that transaction."""
 
 MAX_PAGES = 100_000
 """Of one walk. A system that never ends one gives the same page for ever, or has more than we keep."""
@@ -52,13 +62,13 @@ MAX_RESTARTS = 3
 class Prober(Protocol):
     """Asks the system for the cheapest of answers: `gateway.connections.health`."""
 
-    async def probe(self, link: Link) -> ConnectorError | None:
+    async def probe(self, link: ServedConnection) -> ConnectorError | None:
         """None when all is well."""
         ...
 
 
 @dataclass(slots=True, kw_only=True)
-class Read:
+class WalkProgress:
     """What a run has done so far."""
 
     pages: int = 0
@@ -68,6 +78,8 @@ class Read:
     refused: int = 0
     completed_all: bool = False
     """Whether a walk of everything came to its end."""
+    reached: datetime | None = None
+    """Where the interval ends that was read last; of one whose cursor expired a part was asked for."""
     last: Applied = field(default_factory=Applied)
 
     def add(self, applied: Applied) -> None:
@@ -81,10 +93,10 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class WalkPlan:
     """What a walk goes through. `sees_all`: it meets everything the stream holds, so what it does not meet is
     gone. `has_last_word`: nothing else reads what it reads, so what comes last is right where times do not
-    tell.
+    tell. `clock`: that `interval` ends by, where it is the system's.
     """
 
     interval: Interval
@@ -93,9 +105,10 @@ class Plan:
     sees_all: bool = False
     has_last_word: bool = True
     divisible: bool = False
+    clock: SystemClock | None = None
 
 
-class Walk:
+class InboundWalk:
     """The walks of one run of one phase. `rest`: how long to pause after a request, as a multiple of the time
     that it took; with any, it also yields to ingest after each page, by `pressure`.
     """
@@ -103,10 +116,10 @@ class Walk:
     def __init__(
         self,
         database: Database,
-        claim: Claim,
-        link: Link,
+        claim: InboundClaim,
+        link: ServedConnection,
         prober: Prober,
-        read: Read,
+        read: WalkProgress,
         *,
         timeout_seconds: float,
         max_records: int,
@@ -123,6 +136,7 @@ class Walk:
         self._rest = rest
         self._pressure = pressure or Pressure()
         self._until = clock.monotonic() + RUN_SECONDS
+        self._paused = 0.0
 
     @property
     def is_over(self) -> bool:
@@ -140,7 +154,7 @@ class Walk:
         """The system's clock, before the first request of an interval."""
         return await self.asked(lambda: self.connector.remote_now(self._claim.stream))
 
-    async def go(self, plan: Plan, position: Position, *, resume: bool) -> bool:
+    async def go(self, plan: WalkPlan, position: InboundPosition, *, resume: bool) -> bool:
         """Through all pages, from where the walk was if `resume`; False where the run's time was over before.
 
         Raises ConnectorError (what was stored before it stays), LeaseLost, StoreError.
@@ -173,13 +187,11 @@ class Walk:
                 asked=None if plan.has_last_word else known,
                 walk_position=walk_position,
             )
-            applied = await inbound.apply(self._database, self._claim, step, max_records=self._max_records)
-            self.read.add(applied)
-            known = max(known, applied.position)
+            known = max(known, await self._store(step))
             if self._rest:  # behind the last page too: a day of history is often a single one
-                now = clock.monotonic()
-                await asyncio.sleep(max(self._rest * took, self._pressure.rest(now - began - took, now=now)))
+                await self._rested(began, took)
             if page.cursor is None:
+                self.read.reached = plan.interval.high
                 self.read.completed_all |= plan.sees_all
                 return True
             pages += 1
@@ -192,6 +204,38 @@ class Walk:
             cursor = page.cursor
             if self.is_over:
                 return False
+
+    async def _store(self, step: WalkStep) -> int:
+        """Where the record log stands with it."""
+        with tracing.span("inbound.store", records=len(step.records)):
+            applied = await inbound_pages.apply(
+                self._database, self._claim, step, max_records=self._max_records, pace=self._pace()
+            )
+        self.read.add(applied)
+        return applied.position
+
+    def _pace(self) -> Pace:
+        """While messages come in a page is stored in small parts: a core that works on one does nothing for a
+        commit of telemetry meanwhile.
+        """
+        if not self._pressure.is_active(now=clock.monotonic()):
+            return inbound_pages.QUICK
+        return Pace(at_once=FEW, between=self._between)
+
+    async def _rested(self, began: float, took: float) -> None:
+        """After a page whose answer took so long: less what it rested in the middle."""
+        now, paused = clock.monotonic(), self._paused
+        rest = self._pressure.rest(now - began - took - paused, now=now) - paused
+        self._paused = 0.0
+        await asyncio.sleep(max(self._rest * took, rest))
+
+    async def _between(self, worked_seconds: float) -> None:
+        if not self._rest or self._paused >= MAX_PAUSES_SECONDS:
+            return
+        if rest := self._pressure.rest(worked_seconds, now=clock.monotonic()):
+            began = clock.monotonic()
+            await asyncio.sleep(min(rest, MAX_PAUSE_SECONDS))
+            self._paused += clock.monotonic() - began
 
     async def ask_records(self, interval: Interval, cursor: str | None) -> InboundPage:
         """What changed in the interval."""
@@ -209,7 +253,7 @@ class Walk:
         assert isinstance(connector, ListsKeys)
         return await connector.keys(self._claim.stream, cursor)
 
-    async def _page(self, plan: Plan, cursor: str | None) -> InboundPage | KeyPage:
+    async def _page(self, plan: WalkPlan, cursor: str | None) -> InboundPage | KeyPage:
         return await self.asked(lambda: plan.ask(plan.interval, cursor))
 
     async def asked(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -230,17 +274,18 @@ class Walk:
     async def _timed(self, call: Callable[[], Awaitable[T]]) -> T:
         began = clock.monotonic()
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await call()
+            with tracing.span("inbound.page"):
+                async with asyncio.timeout(self._timeout_seconds):
+                    return await call()
         except TimeoutError as error:
             raise Unavailable(f"no answer within {self._timeout_seconds:g} s") from error
         finally:
             metrics.PULL_SECONDS.labels(self._link.system).observe(clock.monotonic() - began)
 
-    async def _step(self, plan: Plan, page: InboundPage | KeyPage, *, begins: bool) -> Step:
-        base = Step(
+    async def _step(self, plan: WalkPlan, page: InboundPage | KeyPage, *, begins: bool) -> WalkStep:
+        base = WalkStep(
             records=(), low=plan.interval.low, high=plan.interval.high, cursor=page.cursor, begins=begins,
-            done=plan.done, sees_all=plan.sees_all,
+            done=plan.done, sees_all=plan.sees_all, clock=plan.clock,
         )  # fmt: skip
         match page:
             case KeyPage():

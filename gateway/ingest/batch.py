@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from gateway import clock
-from gateway.ingest.host import Letter
+from gateway.ingest.decode import Row
+from gateway.ingest.host import UnreadMessage
 from gateway.model.quota import Excess, QuotaKind
 from gateway.model.sample import Metrics
-from gateway.store.telemetry import DeadMessage, Key
+from gateway.store.telemetry import DeadMessage, Key, Sample
 
 Message = tuple[str, bytes, int | None, bool]
 """topic, payload, packet id (None at QoS 0), whether the broker had it retained."""
@@ -40,7 +42,7 @@ class Tally:
         self.dead_letters = self.dropped = self.dropped_bytes = 0
 
 
-class Batch:
+class MessageBatch:
     """Messages of one connection that are committed together."""
 
     __slots__ = (
@@ -53,7 +55,7 @@ class Batch:
         "empty",
         "excess",
         "ignored",
-        "letters",
+        "marks",
         "messages",
         "modified",
         "qos0",
@@ -61,18 +63,20 @@ class Batch:
         "samples",
         "session",
         "since",
+        "unread",
     )
 
     def __init__(self, session: Acknowledger) -> None:
         self.session = session
         self.since = clock.now_microseconds()
-        self.samples: dict[Key, tuple[Metrics, int]] = {}
+        self.samples: dict[Key, Sample] = {}
         self.messages: list[tuple[Key, Message]] = []  # whence each sample came, to bury the right one
         self.dead: list[DeadMessage] = []
-        self.letters: list[Letter] = []  # of Sparkplug: read when the batch is committed
+        self.unread: list[UnreadMessage] = []  # of Sparkplug: they are read when the batch is committed
         self.excess: dict[tuple[str | None, QuotaKind], Tally] = {}
         self.acks = bytearray()
         self.arrivals: list[tuple[float, int]] = []  # (monotonic receipt, QoS 1 messages)
+        self.marks: list[tuple[str, str]] = []  # between gateways: customer and topic, the last of a batch
         self.bytes = 0
         self.count = 0
         self.qos0 = 0
@@ -82,8 +86,13 @@ class Batch:
         self.ignored = 0
         self.retained = 0
 
+    def leave_out(self, customers: Collection[str]) -> None:
+        """Nothing is told of these customers' messages that are no samples."""
+        self.dead = [one for one in self.dead if one.customer not in customers]
+        self.excess = {key: tally for key, tally in self.excess.items() if key[0] not in customers}
 
-def excesses(batch: Batch) -> list[Excess]:
+
+def excesses(batch: MessageBatch) -> list[Excess]:
     """What of it was over quotas."""
     return [
         Excess(
@@ -98,16 +107,23 @@ def excesses(batch: Batch) -> list[Excess]:
     ]
 
 
-def add(batch: Batch, key: Key, values: Metrics, received_at: int) -> None:
-    """Two samples of one key in a batch become one, merged in the order of receipt."""
-    held = batch.samples.get(key)
-    if held is None:
-        batch.samples[key] = (values, received_at)
-    elif all(
-        name in held[0] and held[0][name] == value and type(held[0][name]) is type(value)
+def add_rows(batch: MessageBatch, rows: Sequence[Row], message: Message, received_at: int) -> None:
+    """The samples of one message. Two of one key in a batch become one, merged in the order of receipt."""
+    for customer, device, at, values in rows:
+        key = (customer, device, at)
+        held = batch.samples.get(key)
+        if held is None:
+            batch.samples[key] = (key, values, received_at)
+        elif _says_nothing_new(held[1], values):
+            batch.duplicates += 1
+        else:
+            batch.samples[key] = (key, {**held[1], **values}, received_at)
+            batch.modified += 1
+        batch.messages.append((key, message))
+
+
+def _says_nothing_new(held: Metrics, values: Metrics) -> bool:
+    return all(
+        name in held and held[name] == value and type(held[name]) is type(value)
         for name, value in values.items()
-    ):
-        batch.duplicates += 1
-    else:
-        batch.samples[key] = ({**held[0], **values}, received_at)
-        batch.modified += 1
+    )

@@ -12,7 +12,7 @@ import structlog
 
 from gateway import metrics
 from gateway.ingest.pipeline import Pipeline
-from gateway.ingest.session import Session, Subscription, connect
+from gateway.ingest.session import IngestSession, Subscription, connect
 from gateway.model.errors import BrokerRefused
 from gateway.model.rotation import Rotation
 from gateway.settings import BrokerSettings
@@ -43,7 +43,7 @@ class Brokers:
         """How many there are."""
         return len(self._settings.urls)
 
-    async def connect(self, subscription: Subscription) -> Session:
+    async def connect(self, subscription: Subscription) -> IngestSession:
         """A session at the current one. Raises what `session.connect` does; BrokerRefused only once none is
         left that did not refuse us: until then it is a ConnectionError.
         """
@@ -63,7 +63,7 @@ class Brokers:
         self._tell(None)
         return self._rotation.ended(steady=steady)
 
-    async def ended(self, session: Session) -> str | None:
+    async def ended(self, session: IngestSession) -> str | None:
         """Until the session has ended; the reason. Where a broker that stands earlier in the list answers
         again, the session is ended in good order, so that the next one is there: None.
 
@@ -99,7 +99,7 @@ class Brokers:
                 return url
         return None
 
-    async def _leave(self, session: Session, url: str) -> None:
+    async def _leave(self, session: IngestSession, url: str) -> None:
         log.info("ingest.broker_returned", partition=self._partition, broker=url, instead_of=self.current)
         # what is in hand is acknowledged here: elsewhere it could not be, and it would come twice
         session.finish()

@@ -21,7 +21,7 @@ def state_topic(settings: SparkplugSettings) -> str | None:
     return None if settings.host_id is None else f"{NAMESPACE}/{STATE}/{settings.host_id}"
 
 
-class Certificate:
+class StateCertificate:
     """Of a connection that was begun at `at`, in milliseconds since the epoch. Without a topic it says
     nothing.
     """

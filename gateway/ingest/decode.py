@@ -4,8 +4,9 @@ plain tuples are measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from gateway import bulkhead
 from gateway.ingest import sparkplug
@@ -13,11 +14,13 @@ from gateway.model.errors import DecodeError
 from gateway.model.names import MAX_NAME, identifier
 from gateway.model.sample import Metrics
 from gateway.model.topics import IDENTIFIER, Route, route
+from gateway.payloads import document
 from gateway.payloads.fields import Skip, Skipped
 from gateway.payloads.formats import FORMATS, Parse
 from gateway.payloads.formats.values import MAX_PAYLOAD_BYTES, Measurement, Reason
 from gateway.payloads.shape import Piece
 from gateway.payloads.sources import CompiledSource, only
+from gateway.payloads.sparkplug import wire
 from gateway.payloads.sparkplug.node import Node
 from gateway.payloads.sparkplug.topic import COMMANDS, STATE
 from gateway.settings import TelemetrySettings
@@ -26,6 +29,11 @@ Row = tuple[str, str, int, Metrics]
 """customer, device, device time in microseconds since the epoch, metrics."""
 
 CACHED_TOPICS = 100_000
+CACHED_CHARACTERS = 16_000_000
+"""Of the topics that are remembered."""
+
+MAX_TOPIC = 4096
+"""Characters of a topic: what its fields can say is shorter, and templates try a long one in many ways."""
 
 _Way = tuple[str | None, str | None, str | None, Parse | None, CompiledSource, bool, str | None]
 """What is known of a topic: customer and device (None: the payload names it), metric, the fast parser where
@@ -80,6 +88,7 @@ class Decoder:
         self._state_topic = state_topic
         self._mails: dict[str, sparkplug.Mail] = {}
         self._nodes: dict[tuple[str, str], Node] = {}
+        self._recalled: Mapping[tuple[str, str], Node] = {}
         self._former_from = len(sources)
         self._compiled = (*sources, *(former.sources if former else ()))
         self._sources = only(self._compiled)
@@ -91,6 +100,10 @@ class Decoder:
         self._skip = skip
         self._introduce = introduce
         self._ways: dict[str, _Way] = {}
+        self._characters = 0
+        self.unpacks = any(
+            one.shape.encoding is not None or one.source.format == sparkplug.FORMAT for one in self._compiled
+        )
 
     def decode(self, topic: str, payload: bytes, received_at: int, *, is_retained: bool = False) -> list[Row]:
         """The samples of one message. Raises DecodeError when there is none, and nothing else: a fault of
@@ -101,37 +114,28 @@ class Decoder:
         their own are left out, and there may be none.
         """
         try:
-            return self._decode(topic, payload, received_at, is_retained)
+            way_of = self._ways.get(topic) or self._learn(topic)
+            customer, device, metric, parse, way, is_ignored, title = way_of
+            if is_ignored:
+                return []
+            if len(payload) > MAX_PAYLOAD_BYTES:
+                _refuse_large(payload)
+            if parse is not None and not (is_retained and way.retained != "own_time"):
+                assert customer is not None and device is not None
+                try:
+                    return self._fast(parse(payload, metric), customer, device, received_at, is_retained)
+                except DecodeError:
+                    if way.is_strict:
+                        raise
+                    # something in it is amiss: what can be taken of it is taken, by the slow way
+            elif topic in self._mails:
+                return self._by_sparkplug(topic, payload, received_at, is_retained)
+            return self._by_shape(way, customer, device, title, metric, payload, received_at, is_retained)
         except DecodeError:
             raise
         except Exception as error:
             fault = bulkhead.note("decode", self._pattern_of(topic), error)
             raise DecodeError(Reason.INTERNAL_ERROR, fault.text) from error
-
-    def _decode(self, topic: str, payload: bytes, received_at: int, is_retained: bool) -> list[Row]:
-        customer, device, metric, parse, way, is_ignored, title = self._ways.get(topic) or self._learn(topic)
-        if is_ignored:
-            return []
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise DecodeError(
-                Reason.PAYLOAD_TOO_LARGE, f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are taken"
-            )
-        if (
-            parse is None
-            or customer is None
-            or device is None
-            or (is_retained and way.retained != "own_time")
-        ):
-            if topic in self._mails:
-                return self._by_sparkplug(topic, payload, received_at, is_retained)
-            return self._by_shape(way, customer, device, title, metric, payload, received_at, is_retained)
-        try:
-            return self._fast(parse(payload, metric), customer, device, received_at, is_retained)
-        except DecodeError:
-            if way.is_strict:
-                raise
-            # something in it is amiss: what can be taken of it is taken, by the slow way
-            return self._by_shape(way, customer, device, title, metric, payload, received_at, is_retained)
 
     def _fast(
         self,
@@ -219,9 +223,26 @@ class Decoder:
         """Which times are taken."""
         return sparkplug.Bounds(max_future=self._max_future, retention=self._retention)
 
+    def recall_by(self, nodes: Mapping[tuple[str, str], Node]) -> None:
+        """From now on messages of these edge nodes, and of no others, are read as those that come late: by
+        what is known of the node, which they do not change.
+        """
+        self._recalled = nodes
+
     def mail_of(self, topic: str) -> sparkplug.Mail | None:
         """Whose message of Sparkplug a topic that was decoded is of; None where it is none."""
         return self._mails.get(topic)
+
+    def weight(self, topic: str, payload: bytes) -> int:
+        """How many bytes a message is when it is unpacked, of a topic that was decoded: what it costs to read
+        is by them, and not by those that were sent.
+        """
+        way = self._ways.get(topic) if self.unpacks else None
+        if way is None:
+            return len(payload)
+        if (encoding := way[4].shape.encoding) is not None:
+            return document.unpacked_bytes(payload, encoding)
+        return wire.unpacked_bytes(payload) if topic in self._mails else len(payload)
 
     def tells(self, taken: sparkplug.Taken) -> None:
         """Tells what was left out of a message of Sparkplug."""
@@ -237,6 +258,10 @@ class Decoder:
         if is_retained and mail.source.retained == "skip":
             return []
         message = sparkplug.arrival(mail, topic, payload, received_at)
+        if (known := self._recalled.get(mail.node)) is not None:
+            late = sparkplug.recall(known, mail, message, self.bounds)
+            self.tells(late)
+            return list(late.rows)
         node = self._nodes.setdefault(mail.node, Node())
         rows: list[Row] = []
         for taken in sparkplug.take(node, mail, message, self.bounds, is_retained=is_retained):
@@ -251,6 +276,10 @@ class Decoder:
         return self._identified(self._routed(topic))
 
     def _routed(self, topic: str) -> Route:
+        if len(topic) > MAX_TOPIC:
+            raise DecodeError(
+                Reason.UNMATCHED_TOPIC, f"a topic of {len(topic)} characters; at most {MAX_TOPIC} are taken"
+            )
         found = route(topic, self._sources)
         if found is None:
             raise DecodeError(Reason.UNMATCHED_TOPIC, "no source matches the topic; see telemetry.sources")
@@ -270,7 +299,7 @@ class Decoder:
 
     def source_of(self, topic: str) -> CompiledSource | None:
         """The source that a topic belongs to, None where it is none's."""
-        found = route(topic, self._sources)
+        found = None if len(topic) > MAX_TOPIC else route(topic, self._sources)
         return None if found is None else self._compiled[found.place]
 
     def _pattern_of(self, topic: str) -> str:
@@ -311,12 +340,13 @@ class Decoder:
         return customer
 
     def _learn(self, topic: str) -> _Way:
-        if len(self._ways) >= CACHED_TOPICS:
+        if len(self._ways) >= CACHED_TOPICS or self._characters >= CACHED_CHARACTERS:
             self._ways.clear()
             self._mails.clear()
+            self._characters = 0
         if topic == self._state_topic:  # it is subscribed beside the sources
             ours: _Way = (None, None, None, None, self._compiled[0], True, None)
-            self._ways[topic] = ours
+            self._remember(topic, ours)
             return ours
         named = self._routed(topic)
         if named.format == sparkplug.FORMAT:
@@ -324,17 +354,19 @@ class Decoder:
         found = self._identified(named)
         way = self._compiled[found.place]
         self._note_former(topic, found)
-        parse = (
-            FORMATS[found.format]
-            if way.is_plain and (found.metric is None) == (found.format == "json")
-            else None
-        )
+        names_both = found.customer is not None and found.device is not None
+        is_fast = way.is_plain and names_both and (found.metric is None) == (found.format == "json")
+        parse = FORMATS[found.format] if is_fast else None
         title = None if found.device is None else _title(named.device or "", found.device)
         entry: _Way = (found.customer, found.device, found.metric, parse, way, found.is_ignored, title)
-        self._ways[topic] = entry
+        self._remember(topic, entry)
         if found.customer is not None and found.device is not None and not found.is_ignored:
             self._introduce(found.customer, found.device, title, way.source.topic)
         return entry
+
+    def _remember(self, topic: str, way: _Way) -> None:
+        self._ways[topic] = way
+        self._characters += len(topic)
 
     def _note_former(self, topic: str, found: Route) -> None:
         is_former = found.place >= self._former_from or found.customer in self._former_customers
@@ -357,8 +389,14 @@ class Decoder:
             self._mails[topic] = sparkplug.mail(topic, found.customer, way)
         customer = self._mails[topic].customer if is_ours else None
         entry: _Way = (customer, None, None, None, way, self._defers or not is_ours, None)
-        self._ways[topic] = entry
+        self._remember(topic, entry)
         return entry
+
+
+def _refuse_large(payload: bytes) -> NoReturn:
+    raise DecodeError(
+        Reason.PAYLOAD_TOO_LARGE, f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are taken"
+    )
 
 
 def _device(name: str) -> str:

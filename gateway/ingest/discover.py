@@ -16,6 +16,7 @@ from gateway.model.sample import to_microseconds
 from gateway.payloads import presets
 from gateway.payloads.document import load, looks_like
 from gateway.payloads.formats.values import Reason, parse_time
+from gateway.payloads.presets import Preset
 from gateway.payloads.sources import CompiledSource, compile_one, compile_sources
 from gateway.settings import TelemetrySettings
 from gateway.source_settings import SourceSettings
@@ -31,7 +32,7 @@ PLACEHOLDER = "CUSTOMER"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class HeardMessage:
     """A message as it was heard."""
 
     topic: str
@@ -40,7 +41,7 @@ class Heard:
 
 
 @dataclass(slots=True, kw_only=True)
-class Group:
+class MessageGroup:
     """Messages of one shape. `source`: the lines of a source that takes them, None where nothing can be said.
     `problem`: why they are dead letters now, where a source has their topics.
     """
@@ -59,19 +60,21 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
-    """`taken`: by the sources of the configuration. `known`: by a preset. `unknown`: by the source that is
-    proposed, if one is. `alike`: names of devices that differ in case only.
+    """`taken`: by the sources of the configuration. `known`: by a preset. `beside`: what devices of a preset
+    that is used, or proposed, tell beside their telemetry. `unknown`: by the source that is proposed, if one
+    is. `alike`: names of devices that differ in case only.
     """
 
-    taken: Sequence[Group]
-    refused: Sequence[Group]
-    known: Sequence[Group]
-    unknown: Sequence[Group]
+    taken: Sequence[MessageGroup]
+    refused: Sequence[MessageGroup]
+    known: Sequence[MessageGroup]
+    beside: Sequence[MessageGroup]
+    unknown: Sequence[MessageGroup]
     alike: Sequence[tuple[str, str]]
 
 
 def discover(
-    heard: Iterable[Heard],
+    heard: Iterable[HeardMessage],
     *,
     telemetry: TelemetrySettings,
     customers: Collection[str],
@@ -83,12 +86,14 @@ def discover(
     ours = _Ours(telemetry, customers, now)
     left = [message for message in heard if not ours.takes(message)]
     known = _Known(telemetry, whose, now)
-    rest = known.sort(left)
+    used = {(source.preset, source.prefix) for source in telemetry.sources if source.preset is not None}
+    rest, beside = _set_apart(known.sort(left, used), used | known.groups.keys())
     unknown = [_proposed(messages, whose) for messages in _alike(rest)]
     return Discovery(
         taken=_ranked(ours.taken.values()),
         refused=_ranked(ours.refused.values()),
         known=_ranked(known.groups.values()),
+        beside=_ranked(beside),
         unknown=sorted(_ranked(unknown), key=_freedom),
         alike=_same_but_for_case(ours.devices),
     )
@@ -100,11 +105,11 @@ class _Ours:
     def __init__(self, telemetry: TelemetrySettings, customers: Collection[str], now: datetime) -> None:
         self._decoder = Decoder(telemetry, compile_sources(telemetry.sources), customers)
         self._now = to_microseconds(now)
-        self.taken: dict[str, Group] = {}
-        self.refused: dict[str, Group] = {}
+        self.taken: dict[str, MessageGroup] = {}
+        self.refused: dict[str, MessageGroup] = {}
         self.devices: set[str] = set()
 
-    def takes(self, message: Heard) -> bool:
+    def takes(self, message: HeardMessage) -> bool:
         """Whether a source has its topic. A topic of a customer that is not listed is nobody's."""
         source = self._decoder.source_of(message.topic)
         if source is None:
@@ -118,14 +123,15 @@ class _Ours:
             if error.reason == Reason.UNKNOWN_CUSTOMER:
                 return False
             if error.reason in WAITS_FOR_BIRTH:  # it was not heard; the gateway would ask for it
-                self.taken.setdefault(title, Group(title=title)).add(message.topic)
+                self.taken.setdefault(title, MessageGroup(title=title)).add(message.topic)
                 return True
             group = self.refused.setdefault(
-                f"{title} {error.reason}", Group(title=title, problem=f"{error.reason}: {error.detail}")
+                f"{title} {error.reason}",
+                MessageGroup(title=title, problem=f"{error.reason}: {error.detail}"),
             )
         else:
             self.devices.update(row[1] for row in rows)
-            group = self.taken.setdefault(title, Group(title=title))
+            group = self.taken.setdefault(title, MessageGroup(title=title))
         group.add(message.topic)
         return True
 
@@ -138,31 +144,44 @@ class _Known:
         self._customer = customer
         self._now = to_microseconds(now)
         self._compiled: dict[tuple[str, str], tuple[CompiledSource, ...]] = {}
-        self.groups: dict[tuple[str, str], Group] = {}
+        self.groups: dict[tuple[str, str], MessageGroup] = {}
 
-    def sort(self, messages: Sequence[Heard]) -> list[Heard]:
-        """Those that no preset takes."""
-        fits: list[tuple[Heard, set[tuple[str, str]]]] = [(one, self._fitting(one)) for one in messages]
+    def sort(self, messages: Sequence[HeardMessage], used: Collection[tuple[str, str]]) -> list[HeardMessage]:
+        """Those that no preset takes. `used`: presets of the configuration, with their prefixes."""
+        fits: list[tuple[HeardMessage, set[tuple[str, str]]]] = [
+            (one, self._fitting(one)) for one in messages
+        ]
         votes = Counter(choice for _, choices in fits for choice in choices)
+        met = votes.keys() | used
         left = []
         for message, choices in fits:
-            if not choices:
+            if not choices or self._is_beside(message, choices, met):
                 left.append(message)
                 continue
             name, prefix = max(choices, key=lambda choice: (self._literals(choice), votes[choice], choice))
             group = self.groups.get((name, prefix))
             if group is None:
-                preset = presets.find_preset(name)
-                assert preset is not None
                 lines: dict[str, object] = {"preset": name, "customer": self._customer}
                 if prefix:
                     lines["prefix"] = prefix
-                lines |= _needed(name, zone="ZONE")
-                group = self.groups[name, prefix] = Group(title=preset.title, source=lines)
+                lines |= needed(name, zone="ZONE", device="DEVICE")
+                group = self.groups[name, prefix] = MessageGroup(title=_preset(name).title, source=lines)
             group.add(message.topic)
         return left
 
-    def _fitting(self, message: Heard) -> set[tuple[str, str]]:
+    def _is_beside(
+        self, message: HeardMessage, choices: set[tuple[str, str]], others: Collection[tuple[str, str]]
+    ) -> bool:
+        """Whether devices of another preset, of which there are some, tell it beside their telemetry, and
+        that preset spells out more of its topics than any that would take it.
+        """
+        surest = max(map(self._literals, choices))
+        return any(
+            self._literals(other) > surest and _preset(other[0]).is_beside(message.topic, other[1])
+            for other in others
+        )
+
+    def _fitting(self, message: HeardMessage) -> set[tuple[str, str]]:
         levels = message.topic.split("/")
         found = set()
         for name in presets.names():
@@ -173,7 +192,7 @@ class _Known:
                     break
         return found
 
-    def _fits(self, name: str, prefix: str, message: Heard) -> bool:
+    def _fits(self, name: str, prefix: str, message: HeardMessage) -> bool:
         if "{" in prefix or "}" in prefix or any(character in prefix for character in "+#\0"):
             return False
         compiled = self._sources(name, prefix)
@@ -200,7 +219,7 @@ class _Known:
                 "preset": name,
                 "customer": self._customer,
                 "prefix": prefix,
-                **_needed(name, zone="UTC"),
+                **needed(name, zone="UTC", device="DEVICE"),
             }
             self._compiled[name, prefix] = compile_one(SourceSettings.model_validate(given))
         return self._compiled[name, prefix]
@@ -211,26 +230,47 @@ class _Known:
         return max(sum(level.literal is not None for level in source.levels) for source in own)
 
 
-def _needed(name: str, *, zone: str) -> dict[str, object]:
-    """What a preset cannot know, and a person has to put in."""
+def _preset(name: str) -> Preset:
     preset = presets.find_preset(name)
-    assert preset is not None
-    needed: dict[str, object] = {}
+    assert preset is not None  # of a source that compiles, or of the package's list
+    return preset
+
+
+def needed(name: str, *, zone: str, device: str) -> dict[str, object]:
+    """What a preset cannot know, and a person has to put in beside its name."""
+    preset = _preset(name)
+    wanted: dict[str, object] = {}
     if preset.needs_zone:
-        needed["time"] = {"zone": zone}
+        wanted["time"] = {"zone": zone}
     if any(
         source.device is None and "{device" not in (source.topic or "") and source.format != "sparkplug_b"
         for source in preset.sources
     ):
-        needed["device"] = "DEVICE"
-    return needed
+        wanted["device"] = device
+    return wanted
 
 
-def _alike(messages: Sequence[Heard]) -> list[list[Heard]]:
+def _set_apart(
+    messages: Sequence[HeardMessage], chosen: Collection[tuple[str, str]]
+) -> tuple[list[HeardMessage], list[MessageGroup]]:
+    """Those that nobody knows, and those that devices of the chosen presets tell beside their telemetry."""
+    groups: dict[str, MessageGroup] = {}
+    rest = []
+    for message in messages:
+        for name, prefix in chosen:
+            if _preset(name).is_beside(message.topic, prefix):
+                groups.setdefault(name, MessageGroup(title=_preset(name).title)).add(message.topic)
+                break
+        else:
+            rest.append(message)
+    return rest, list(groups.values())
+
+
+def _alike(messages: Sequence[HeardMessage]) -> list[list[HeardMessage]]:
     """Messages whose topics have as many levels and the same first one, and whose payloads have the same
     fields.
     """
-    groups: dict[tuple[int, str, object], list[Heard]] = defaultdict(list)
+    groups: dict[tuple[int, str, object], list[HeardMessage]] = defaultdict(list)
     for message in messages:
         first = message.topic.split("/")[0] if "/" in message.topic else ""
         groups[message.topic.count("/"), first, _shape_of(message.payload)].append(message)
@@ -261,7 +301,7 @@ def _document(payload: bytes) -> object:
     return looks_like(payload) or "bytes"
 
 
-def _proposed(messages: Sequence[Heard], customer: str) -> Group:
+def _proposed(messages: Sequence[HeardMessage], customer: str) -> MessageGroup:
     """A group with a source that takes it, as well as can be told from the topics and one payload."""
     topics = sorted({message.topic for message in messages})
     document = _document(messages[0].payload)
@@ -274,7 +314,7 @@ def _proposed(messages: Sequence[Heard], customer: str) -> Group:
     if isinstance(document, Mapping):
         lines |= _places(document)
     usable = messages[0].payload and not (is_scalar and looks_like(messages[0].payload))
-    group = Group(title=template, source=lines if usable else None)
+    group = MessageGroup(title=template, source=lines if usable else None)
     if not usable:
         group.problem = f"looks like {looks_like(messages[0].payload) or 'nothing'}"
     for message in messages:
@@ -352,12 +392,12 @@ def _same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(same[0], same[1]) for same in by_lower.values() if len(same) > 1]
 
 
-def _freedom(group: Group) -> int:
+def _freedom(group: MessageGroup) -> int:
     """How many fields its topic has: of two sources that match the first takes the
     message, so these go last.
     """
     return group.title.count("{")
 
 
-def _ranked(groups: Iterable[Group]) -> list[Group]:
+def _ranked(groups: Iterable[MessageGroup]) -> list[MessageGroup]:
     return sorted(groups, key=lambda group: (-group.messages, group.title))

@@ -4,14 +4,17 @@ and for customers over MQTT.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
+from gateway import zones
 from gateway.ingest.decode import Decoder, Row
-from gateway.model import alert_rule
+from gateway.model import alert_rule, calendar
 from gateway.model.alert_rule import AlertRule, Changes
+from gateway.model.calendar import Calendar, Span
 from gateway.model.errors import DecodeError, RequestRefused
 from gateway.model.explanation import ExplainedSample, Explanation, Fed, SkippedField, Touched
 from gateway.model.meter import MeterMapping, MeterRule, materialise, refusal
@@ -21,8 +24,9 @@ from gateway.model.topics import route
 from gateway.payloads.fields import Skipped
 from gateway.payloads.formats.values import parse_time
 from gateway.payloads.sources import CompiledSource, compile_sources, only
+from gateway.payloads.sparkplug.node import Node
 from gateway.settings import TelemetrySettings
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 
 MAX_SAMPLES = 100
 """Samples of one message that are explained: an array may have thousands, and they fare alike."""
@@ -77,60 +81,103 @@ def explain(
     now: datetime,
     is_retained: bool = False,
     after: Sequence[tuple[str, bytes]] = (),
+    nodes: Mapping[tuple[str, str], Node] = MappingProxyType({}),
 ) -> Explanation:
     """What the gateway would do with the message, were it received at `now`; `is_retained`: as one that the
     broker had kept. `after`: messages before it, topic and payload, where what it means depends on them.
+    `nodes`: edge nodes of Sparkplug with what is stored of them, by which a message that comes late is read.
     """
-    skipped: list[Skipped] = []
-    compiled = compile_sources(telemetry.sources)
-    decoder = Decoder(telemetry, compiled, customers, skip=skipped.append)
-    source, found = decoder.source_of(topic), route(topic, only(compiled))
+    explainer = Explainer(telemetry, customers)
     for earlier, content in after:
+        explainer.hear(earlier, content, now)
+    explainer.recall_by(nodes)
+    return explainer.explain(topic, payload, connections=connections, now=now, is_retained=is_retained)
+
+
+class Explainer:
+    """Explains messages one after another, each by what came before it."""
+
+    def __init__(self, telemetry: TelemetrySettings, customers: Collection[str]) -> None:
+        self._skipped: list[Skipped] = []
+        compiled = compile_sources(telemetry.sources)
+        self._sources = only(compiled)
+        self._decoder = Decoder(telemetry, compiled, customers, skip=self._skipped.append)
+
+    def hear(self, topic: str, payload: bytes, now: datetime) -> None:
+        """A message that came before, where what another means depends on it."""
         with suppress(DecodeError):
-            decoder.decode(earlier, content, to_microseconds(now))
-    skipped.clear()
-    start = Explanation(
-        topic=topic,
-        source=None if source is None else _shown(source),
-        format=None if source is None else source.source.format,
-        customer=None if found is None else found.customer,
-        device=None if found is None or found.device is None else identifier(found.device),
-        device_name=None if found is None else found.device,
-    )
-    try:
-        rows = decoder.decode(topic, payload, to_microseconds(now), is_retained=is_retained)
-    except DecodeError as error:
-        reason = str(error.reason)
-        return replace(
-            start, dead_letter=reason, detail=error.detail, advice=ADVICE.get(reason, "correct the payload")
+            self._decoder.decode(topic, payload, to_microseconds(now))
+
+    def recall_by(self, nodes: Mapping[tuple[str, str], Node]) -> None:
+        """Edge nodes of Sparkplug, with what is stored of them."""
+        self._decoder.recall_by(nodes)
+
+    def owner_of(self, topic: str) -> str | None:
+        """The customer that the topic names, or its source; None where a payload would have to, or no source
+        takes it.
+        """
+        source, found = self._decoder.source_of(topic), route(topic, self._sources)
+        return (
+            None if source is None or source.shape.customer is not None or found is None else found.customer
         )
-    if not rows:
-        return replace(start, ignored=_why_ignored(decoder, topic, is_retained=is_retained))
-    start = replace(start, customer=rows[0][0], device=rows[0][1])
-    fed_by = [
-        (connected, mapping)
-        for connected in connections
-        if connected.customer == start.customer
-        for device in sorted({row[1] for row in rows[:MAX_SAMPLES]})
-        for mapping in _mappings(connected, device)
-    ]
-    judged_by = [
-        (connected, rule)
-        for connected in connections
-        if connected.customer == start.customer
-        for rule in connected.alerts
-    ]
-    samples = tuple(_sample(row, fed_by, judged_by) for row in rows[:MAX_SAMPLES])
-    return replace(
-        start,
-        samples=samples,
-        more_samples=len(rows) - len(samples),
-        skipped=tuple(
-            SkippedField(name=one.name, reason=str(one.reason), detail=one.detail)
-            for one in skipped[:MAX_SAMPLES]
-        ),
-        hints=tuple(_hints(source, rows)),
-    )
+
+    def explain(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        connections: Sequence[Connected] = (),
+        now: datetime,
+        is_retained: bool = False,
+    ) -> Explanation:
+        """As the function of this name."""
+        self._skipped.clear()
+        source, found = self._decoder.source_of(topic), route(topic, self._sources)
+        start = Explanation(
+            topic=topic,
+            source=None if source is None else _shown(source),
+            format=None if source is None else source.source.format,
+            customer=None if found is None else found.customer,
+            device=None if found is None or found.device is None else identifier(found.device),
+            device_name=None if found is None else found.device,
+        )
+        try:
+            rows = self._decoder.decode(topic, payload, to_microseconds(now), is_retained=is_retained)
+        except DecodeError as error:
+            reason = str(error.reason)
+            return replace(
+                start,
+                dead_letter=reason,
+                detail=error.detail,
+                advice=ADVICE.get(reason, "correct the payload"),
+            )
+        if not rows:
+            return replace(start, ignored=_why_ignored(self._decoder, topic, is_retained=is_retained))
+        return self._of_rows(
+            replace(start, customer=rows[0][0], device=rows[0][1]), source, rows, connections
+        )
+
+    def _of_rows(
+        self,
+        start: Explanation,
+        source: CompiledSource | None,
+        rows: Sequence[Row],
+        connections: Sequence[Connected],
+    ) -> Explanation:
+        ours = [connected for connected in connections if connected.customer == start.customer]
+        fed_by = _feeds(ours, rows[:MAX_SAMPLES])
+        judged_by = [(one, rule) for one in ours for rule in one.alerts]
+        samples = tuple(_sample(row, fed_by, judged_by) for row in rows[:MAX_SAMPLES])
+        return replace(
+            start,
+            samples=samples,
+            more_samples=len(rows) - len(samples),
+            skipped=tuple(
+                SkippedField(name=one.name, reason=str(one.reason), detail=one.detail)
+                for one in self._skipped[:MAX_SAMPLES]
+            ),
+            hints=tuple(_hints(source, rows)),
+        )
 
 
 TIME_NAMES = frozenset(
@@ -174,7 +221,7 @@ def _hints(source: CompiledSource | None, rows: Sequence[Row]) -> Iterator[str]:
 
 def _is_time(value: Value) -> bool:
     try:
-        return parse_time(value) > _LEAST_TIME
+        return parse_time(value) > _MIN_TIME
     except DecodeError:
         return False
 
@@ -185,7 +232,7 @@ def _looks_numeric(text: str) -> bool:
     )
 
 
-_LEAST_TIME = to_microseconds(datetime(2000, 1, 1, tzinfo=UTC))
+_MIN_TIME = to_microseconds(datetime(2000, 1, 1, tzinfo=UTC))
 
 
 def explain_for(
@@ -195,7 +242,7 @@ def explain_for(
     *,
     telemetry: TelemetrySettings,
     customers: Collection[str],
-    links: Iterable[Link],
+    links: Iterable[ServedConnection],
     now: datetime,
 ) -> Explanation:
     """As `explain`, for this customer: nothing of another one shows, not even whether it exists. Raises
@@ -209,7 +256,7 @@ def explain_for(
     return found
 
 
-def connected_by(link: Link) -> Connected:
+def connected_by(link: ServedConnection) -> Connected:
     """What the link of a connection tells."""
     return Connected(
         connection=link.connection,
@@ -222,11 +269,16 @@ def connected_by(link: Link) -> Connected:
     )
 
 
-def window_of(at: datetime, span: timedelta) -> datetime:
-    """The start of the window that an instant falls into: windows are counted from 1970, as PostgreSQL's
-    date_bin does it.
+def window_of(at: datetime, window: timedelta | Calendar) -> Span:
+    """The window that an instant falls into. Those of a duration are counted from 1970, as PostgreSQL's
+    date_bin does it; those of a calendar are as the zone's rules of today cut them.
     """
-    return at - (at - EPOCH) % span
+    if isinstance(window, Calendar):
+        zone = zones.zone(window.zone)
+        assert zone is not None, "a meter of a zone that is not known here is refused before"
+        return calendar.window_of(at, window, zone)
+    start = at - (at - EPOCH) % window
+    return start, start + window
 
 
 def _sample(
@@ -266,14 +318,28 @@ def _touched(connected: Connected, rule: AlertRule, value: Value) -> Touched:
     )
 
 
-def _mappings(connected: Connected, device: str) -> list[MeterMapping]:
-    mappings, _ = materialise(connected.rules, [device], resolution=connected.resolution)
+def _feeds(connections: Sequence[Connected], rows: Sequence[Row]) -> list[tuple[Connected, MeterMapping]]:
+    """The meters of the devices and metrics that come."""
+    named: dict[str, set[str]] = {}
+    for _, device, _, metrics in rows:
+        named.setdefault(device, set()).update(metrics)
+    return [
+        (one, mapping)
+        for one in connections
+        for device in sorted(named)
+        for mapping in _mappings(one, device, named[device])
+    ]
+
+
+def _mappings(connected: Connected, device: str, metrics: Collection[str]) -> list[MeterMapping]:
+    mappings, _ = materialise(
+        connected.rules, [device], resolution=connected.resolution, metrics={device: metrics}
+    )
     return [mapping for mapping in mappings.values() if mapping.device == device]
 
 
 def _fed(connected: Connected, mapping: MeterMapping, at: datetime, value: Value) -> Fed:
-    start = window_of(at, mapping.window)
-    end = start + mapping.window
+    start, end = window_of(at, mapping.window)
     return Fed(
         connection=connected.connection,
         system=connected.system,
@@ -282,6 +348,7 @@ def _fed(connected: Connected, mapping: MeterMapping, at: datetime, value: Value
         value=value,
         unit=mapping.unit,
         reduce=mapping.reduce,
+        calendar=str(mapping.window) if isinstance(mapping.window, Calendar) else None,
         deadband=mapping.deadband,
         arithmetic=str(mapping.arithmetic),
         refused=refusal(mapping, value),

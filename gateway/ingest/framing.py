@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import mqtt5
 
-LARGEST_PACKET_BYTES = (1 << 20) + (128 << 10)
+MAX_PACKET_BYTES = (1 << 20) + (128 << 10)
 """The largest payload that is taken, with room for the topic and the properties."""
 
-BUFFER_BYTES = 2 * LARGEST_PACKET_BYTES
-LEAST_ROOM_BYTES = 64 << 10
+BUFFER_BYTES = 2 * MAX_PACKET_BYTES
+MIN_ROOM_BYTES = 64 << 10
 HEAD_BYTES = 64 << 10
 PUBLISH = 3
 
@@ -48,7 +48,7 @@ class Oversized:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unreadable:
+class UnreadablePublish:
     """A PUBLISH whose topic or properties are not UTF-8, skipped. `rest` is what
     follows topic and packet id.
     """
@@ -71,7 +71,7 @@ class Framer:
 
     def buffer(self) -> memoryview:
         """Room for what comes next; never empty."""
-        if BUFFER_BYTES - self._end < LEAST_ROOM_BYTES:
+        if BUFFER_BYTES - self._end < MIN_ROOM_BYTES:
             held = self._end - self._start
             self._bytes[:held] = self._bytes[self._start : self._end]
             self._start, self._end = 0, held
@@ -108,14 +108,14 @@ class Framer:
                     continue
                 raise MalformedPacket(f"{type(error).__name__}: {error}") from error
             if (
-                size > LARGEST_PACKET_BYTES
+                size > MAX_PACKET_BYTES
             ):  # whole in the buffer by chance: what is taken must not depend on how the bytes came
                 packet, size = self._oversized(), 0
             self._start += size
             yield packet
         self._start = self._end = 0
 
-    def _unreadable(self) -> Unreadable | None:
+    def _unreadable(self) -> UnreadablePublish | None:
         """What is known of a whole packet that the codec panics on; None unless it is a PUBLISH that can be
         acknowledged.
         """
@@ -129,7 +129,7 @@ class Framer:
         packet_id = int.from_bytes(data[body : body + 2], "big") if qos1 else None
         if after > end or end > self._end or packet_id == 0:
             return None
-        return Unreadable(
+        return UnreadablePublish(
             topic=bytes(data[place + 2 : body]).decode("utf-8", "backslashreplace"),
             packet_id=packet_id,
             size=size,
@@ -158,7 +158,7 @@ class Framer:
         may still fit or they are not.
         """
         data, whole = self._bytes, self._body()
-        if whole is None or whole[1] <= LARGEST_PACKET_BYTES:
+        if whole is None or whole[1] <= MAX_PACKET_BYTES:
             return None
         place, size = whole
         kind, flags = data[self._start] >> 4, data[self._start] & 15

@@ -4,10 +4,11 @@ dead letter where it cannot be decoded or is over one of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from gateway import clock
-from gateway.ingest.batch import Batch, Message, Tally
+from gateway.ingest.batch import Message, MessageBatch, Tally
 from gateway.ingest.decode import Decoder, Row
 from gateway.ingest.quotas import Quotas, Used
 from gateway.model.errors import DecodeError
@@ -27,17 +28,18 @@ class Gate:
         self._quotas = quotas
 
     def watched(
-        self, batch: Batch, message: Message, received_at: int, arrived: float, used: Used
+        self, batch: MessageBatch, message: Message, received_at: int, arrived: float, used: Used
     ) -> list[Row] | None:
         """As decoding it, while somebody is over quota: None where nothing of the message is taken. Who is
         watched is charged here, message by message.
         """
         topic, payload, _, is_retained = message
         watched, named = self._quotas.watched, self._decoder.customer_of(topic)
+        weight = self._decoder.weight(topic, payload)
         if (
             named is not None
             and named in watched
-            and (kind := self._quotas.refusal(named, len(payload), arrived)) is not None
+            and (kind := self._quotas.refusal(named, weight, arrived)) is not None
         ):
             self.over(batch, kind, named, message, arrived)
             return None
@@ -45,37 +47,37 @@ class Gate:
             rows = self._decoder.decode(topic, payload, received_at, is_retained=is_retained)
         except DecodeError as error:
             if named is None and named in watched:
-                kind = self._quotas.refusal(None, len(payload), arrived)
+                kind = self._quotas.refusal(None, weight, arrived)
                 if kind is not None:
                     self.over(batch, kind, None, message, arrived)
                     return None
             self.refused(batch, message, error, {} if named in watched else used)
             return None
-        for customer in {row[0] for row in rows}:
+        for customer, count in samples_of(rows).items():
             if customer not in watched:
-                charge(used, customer, len(payload))
-            elif (
-                named is None and (kind := self._quotas.refusal(customer, len(payload), arrived)) is not None
-            ):
+                charge(used, customer, weight, count)
+            elif named is not None:  # for one it was charged already
+                self._quotas.add(customer, count - 1, arrived)
+            elif (kind := self._quotas.refusal(customer, weight, arrived, count)) is not None:
                 self.over(batch, kind, customer, message, arrived)
                 rows = [row for row in rows if row[0] != customer]
                 if not rows:
                     return None
         return rows
 
-    def refused(self, batch: Batch, message: Message, error: DecodeError, used: Used) -> None:
+    def refused(self, batch: MessageBatch, message: Message, error: DecodeError, used: Used) -> None:
         """Nothing of the message can be taken: it becomes a dead letter, unless too much is that already."""
         topic, payload, _, _ = message
         customer, now = self._decoder.customer_of(topic), clock.monotonic()
-        charge(used, customer, len(payload))
-        if self._quotas.buries(customer, len(payload), now):
+        charge(used, customer, self._decoder.weight(topic, payload))
+        if self._quotas.buries(customer, topic, len(payload), now):
             batch.dead.append(self.dead(message, error.reason, error.detail, customer))
         else:
             self.over(batch, QuotaKind.BYTES, customer, message, now)
 
     def over(
         self,
-        batch: Batch,
+        batch: MessageBatch,
         kind: QuotaKind,
         customer: str | None,
         message: Message,
@@ -112,36 +114,44 @@ class Gate:
             is_retained=is_retained,
         )
 
-    def bury(self, batch: Batch, letter: DeadMessage) -> None:
+    def bury(self, batch: MessageBatch, dead: DeadMessage) -> None:
         """A message of Sparkplug, read with its batch, is a dead letter, unless too much is that already. One
         that waits for what comes before it is kept: it may be read yet.
         """
-        now, message = clock.monotonic(), (letter.topic, letter.payload, None, False)
-        waits = letter.reason in WAITING
-        if waits or self._quotas.buries(letter.customer, len(letter.payload), now):
-            batch.dead.append(self.dead(message, letter.reason, letter.detail, letter.customer))
+        now, message = clock.monotonic(), (dead.topic, dead.payload, None, False)
+        waits = dead.reason in WAITING
+        if waits or self._quotas.buries(dead.customer, dead.topic, len(dead.payload), now):
+            batch.dead.append(self.dead(message, dead.reason, dead.detail, dead.customer))
         else:
-            self.over(batch, QuotaKind.BYTES, letter.customer, message, now)
+            self.over(batch, QuotaKind.BYTES, dead.customer, message, now)
 
 
-def charge(used: Used, customer: str | None, size: int) -> None:
-    """Notes a message of this customer."""
+def charge(used: Used, customer: str | None, size: int, count: int = 1) -> None:
+    """Notes a message of this customer, which counts as `count`."""
     mine = used.get(customer)
     if mine is None:
-        used[customer] = [1, size]
+        used[customer] = [count, size]
     else:
-        mine[0] += 1
+        mine[0] += count
         mine[1] += size
 
 
-def charge_rows(used: Used, rows: Sequence[Row], size: int, watched: set[str | None]) -> None:
-    """A message counts for each customer that it names, mostly one. While somebody is watched each was
-    charged for itself.
+def samples_of(rows: Sequence[Row]) -> Mapping[str, int]:
+    """How many samples of each customer. So many messages a message counts as: in the database a sample costs
+    what it costs, however it came.
     """
-    if watched:
+    return Counter(row[0] for row in rows)
+
+
+def charge_rows(used: Used, rows: Sequence[Row], size: int) -> None:
+    """A message counts for each customer that it names, mostly one, as often as it has samples of it."""
+    if len(rows) == 1:  # as most messages have: without a call for each
+        mine = used.get(rows[0][0])
+        if mine is None:
+            used[rows[0][0]] = [1, size]
+        else:
+            mine[0] += 1
+            mine[1] += size
         return
-    if len(rows) == 1:
-        charge(used, rows[0][0], size)
-        return
-    for customer in {row[0] for row in rows}:
-        charge(used, customer, size)
+    for customer, count in samples_of(rows).items():
+        charge(used, customer, size, count)

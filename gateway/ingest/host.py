@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import structlog
 
@@ -41,14 +42,17 @@ MAX_NODES = 10_000
 MAX_ASKED = 100
 """Nodes that are asked for their births in one turn. The others have theirs next."""
 
-TURN = 200
-"""Messages that are read before others on the loop have their turn."""
+TURN_SECONDS = 0.01
+"""How long messages are read before others on the loop have their turn."""
 
 MAX_INTERVAL_SECONDS = 3600.0
 
+NOTHING = cast(wire.Payload, wire.PAYLOAD())
+"""Stands for a payload that was read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class UnreadMessage:
     """A message that waits for its batch to be read."""
 
     topic: str
@@ -59,7 +63,7 @@ class Letter:
 
 
 @dataclass(slots=True)
-class Opened:
+class ReadMessages:
     """What a batch's messages of Sparkplug came to. `dead`: those that are dead letters, by digest."""
 
     taken: list[Taken] = field(default_factory=list)
@@ -72,6 +76,10 @@ class Opened:
         await store.store(connection, self.known)
         if self.healed:
             await telemetry.unbury(connection, self.healed)
+
+    def leave_out(self, customers: Collection[str]) -> None:
+        """Nothing is stored of these customers' nodes."""
+        self.known = tuple(known for known in self.known if known.key[0] not in customers)
 
     def bury(self, topic: str, payload: bytes, refusal: DecodeError, customer: str) -> None:
         """Keeps a message as a dead letter."""
@@ -87,14 +95,14 @@ class Opened:
 
 
 @dataclass(slots=True)
-class _Asking:
+class _BirthRequest:
     """When a node was asked for its birth, and how often without an answer. `since`: when something of it
     could not be read, None where all can.
     """
 
     topic: str
     since: float | None = None
-    asked_at: float | None = None
+    asked_monotonic: float | None = None
     times: int = 0
 
 
@@ -110,51 +118,54 @@ class Host:
         # as all nodes, however few of them sent something
         self._sizes: dict[NodeKey, int] = {}
         self._size = 0
-        self._asking: dict[NodeKey, _Asking] = {}
+        self._asking: dict[NodeKey, _BirthRequest] = {}
         self.is_asking = asyncio.Event()
         """Set while a node is to be asked for its births: `ask` then, from time to time."""
 
-    async def open(self, letters: Sequence[Letter], decoder: Decoder) -> Opened:
+    async def read(self, unread: Sequence[UnreadMessage], decoder: Decoder) -> ReadMessages:
         """Reads the messages of a batch in their order. Raises StoreError while nothing was read yet."""
-        keys = {letter.mail.node for letter in letters}
+        keys = {one.mail.node for one in unread}
         await self._load(keys)
-        opened = Opened()
+        read = ReadMessages()
         touched: dict[NodeKey, Mail] = {}
-        for place, letter in enumerate(letters):
-            if place % TURN == TURN - 1:
+        began = clock.monotonic()
+        for one in unread:
+            if clock.monotonic() - began > TURN_SECONDS:
                 await asyncio.sleep(0)
-            mail = letter.mail
-            if letter.is_retained and mail.source.retained == "skip":
+                began = clock.monotonic()
+            mail = one.mail
+            if one.is_retained and mail.source.retained == "skip":
                 continue
             touched[mail.node] = mail
             metrics.SPARKPLUG_MESSAGES.labels(mail.address.kind or "").inc()
             try:
-                found = self._read(letter, decoder)
+                found = self._read(one, decoder)
             except DecodeError as error:
-                opened.bury(letter.topic, letter.payload, error, mail.customer)
+                read.bury(one.topic, one.payload, error, mail.customer)
                 continue
             for taken in found:
                 message = taken.arrival
                 if taken.refusal is not None:
-                    opened.bury(message.topic, message.raw, taken.refusal, mail.customer)
+                    read.bury(message.topic, message.raw, taken.refusal, mail.customer)
                 elif taken.was_held:
-                    opened.heal(message.topic, message.raw)
-                opened.taken.append(taken)
+                    read.heal(message.topic, message.raw)
                 decoder.tells(taken)
-        opened.known = tuple(self._known(touched, decoder))
+                # what it was read of is many times as long as what came of it
+                read.taken.append(replace(taken, skipped=(), arrival=replace(message, payload=NOTHING)))
+        read.known = tuple(self._known(touched, decoder))
         self._notice(touched)
         self._trim(keys)
-        return opened
+        return read
 
-    def _read(self, letter: Letter, decoder: Decoder) -> Sequence[Taken]:
+    def _read(self, one: UnreadMessage, decoder: Decoder) -> Sequence[Taken]:
         """Raises DecodeError, and nothing else: a fault of ours is that message's, for the next is another
         node's.
         """
-        mail = letter.mail
+        mail = one.mail
         try:
-            message = sparkplug.arrival(mail, letter.topic, letter.payload, letter.received_at)
+            message = sparkplug.arrival(mail, one.topic, one.payload, one.received_at)
             return sparkplug.take(
-                self._nodes[mail.node], mail, message, decoder.bounds, is_retained=letter.is_retained
+                self._nodes[mail.node], mail, message, decoder.bounds, is_retained=one.is_retained
             )
         except DecodeError:
             raise
@@ -181,9 +192,9 @@ class Host:
             ids = {device: mail.device(device) for device in node.changed}
             yield Known(key=key, node=node, ids=ids)
 
-    def settle(self, opened: Opened) -> None:
+    def settle(self, read: ReadMessages) -> None:
         """What was read is stored."""
-        for known in opened.known:
+        for known in read.known:
             known.node.changed.clear()
             known.node.defined.clear()
 
@@ -192,7 +203,7 @@ class Host:
         too.
         """
         for key in keys:
-            size = sum(len(one.lines) for one in self._nodes[key].definitions.values())
+            size = self._nodes[key].weight
             self._size += size - self._sizes.get(key, 0)
             self._sizes[key] = size
         while self._size > MAX_DEFINED or len(self._nodes) > MAX_NODES:
@@ -213,7 +224,7 @@ class Host:
                     asking.since, asking.times = None, min(asking.times, 1)
                 continue
             if asking is None:
-                asking = self._asking[key] = _Asking(topic=mail.address.command_topic)
+                asking = self._asking[key] = _BirthRequest(topic=mail.address.command_topic)
                 self.is_asking.set()
             if asking.since is None:
                 asking.since = now
@@ -229,22 +240,22 @@ class Host:
         for key, asking in list(self._asking.items()):
             node = self._nodes.get(key)
             if asking.since is None or node is None:
-                if asking.asked_at is None or now - asking.asked_at > self._interval_seconds:
+                if asking.asked_monotonic is None or now - asking.asked_monotonic > self._interval_seconds:
                     del self._asking[key]
                 continue
             if asked == MAX_ASKED or not self._is_due(node, asking, now):
                 continue
             if not publish(asking.topic, wire.rebirth(clock.now_microseconds() // 1000)):
                 return  # asked again on the next connection
-            asking.asked_at, asking.times, asked = now, asking.times + 1, asked + 1
+            asking.asked_monotonic, asking.times, asked = now, asking.times + 1, asked + 1
             metrics.SPARKPLUG_REBIRTHS.inc()
             log.info("ingest.sparkplug_rebirth_asked", customer=key[0], node=key[1], times=asking.times)
         if not self._asking:
             self.is_asking.clear()
 
-    def _is_due(self, node: Node, asking: _Asking, now: float) -> bool:
-        if asking.asked_at is not None:
+    def _is_due(self, node: Node, asking: _BirthRequest, now: float) -> bool:
+        if asking.asked_monotonic is not None:
             wait = min(self._interval_seconds * 2 ** min(asking.times - 1, 16), MAX_INTERVAL_SECONDS)
-            if now - asking.asked_at < wait:
+            if now - asking.asked_monotonic < wait:
                 return False
         return not node.is_patient or now - (asking.since or now) >= self._reorder_seconds

@@ -4,37 +4,40 @@ of them. For HTTP and the command line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from gateway import clock
 from gateway.ingest.explain import ADVICE, explain
-from gateway.ingest.replay import Replay, Replayed
+from gateway.ingest.replay import Replay, ReplayOutcome
 from gateway.model.errors import RequestRefused
 from gateway.model.explanation import Explanation
 from gateway.model.quota import Quota, QuotaKind
 from gateway.payloads.formats.values import MAX_PAYLOAD_BYTES, Reason
+from gateway.payloads.sparkplug.node import Node
 from gateway.settings import Settings
 from gateway.store import messages as store
 from gateway.store import quotas
-from gateway.store.messages import Counted, DeadMessage, Wanted
+from gateway.store.messages import Counted, DeadMessageFilter, ListedDeadMessage
 from gateway.store.pool import Database
 from gateway.store.quotas import OverQuota
+from gateway.store.sparkplug import NodeKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class ExplainedMessage:
     """One message: as much of its payload as is kept, what to do about it, and what would become of it now.
     None where only a part of it was kept.
     """
 
-    message: DeadMessage
+    message: ListedDeadMessage
     advice: str
     explanation: Explanation | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class QuotaUse:
     """A customer's quotas, what it has of them, and which it is over now."""
 
     customer: str
@@ -55,11 +58,13 @@ class Messages:
         """After a reload."""
         self._settings = settings
 
-    async def page(self, wanted: Wanted, *, before: int = store.LAST_ID, limit: int) -> Sequence[DeadMessage]:
+    async def page(
+        self, wanted: DeadMessageFilter, *, before: int = store.LAST_ID, limit: int
+    ) -> Sequence[ListedDeadMessage]:
         """The newest first."""
         return await store.page(self._database, wanted, before=before, limit=limit)
 
-    async def until_now(self, wanted: Wanted) -> Wanted:
+    async def until_now(self, wanted: DeadMessageFilter) -> DeadMessageFilter:
         """As wanted, without what comes from now on."""
         newest = await store.page(self._database, wanted, limit=1)
         return replace(wanted, up_to=newest[0].id if newest else 0)
@@ -68,16 +73,25 @@ class Messages:
         """By source and reason."""
         return await store.counted(self._database, customer)
 
-    async def one(self, message: int) -> Told | None:
+    async def one(self, message: int) -> ExplainedMessage | None:
         """None where there is none."""
         found = await store.one(self._database, message, payload_bytes=MAX_PAYLOAD_BYTES)
         if found is None:
             return None
         advice = ADVICE.get(found.reason, "mend the source or the device, then try it again")
         if found.reason == Reason.OVERSIZED_PACKET:
-            return Told(message=found, advice=advice, explanation=None)
+            return ExplainedMessage(message=found, advice=advice, explanation=None)
+        nodes = await Replay(self._settings, self._database).nodes(found.topic)
+        explanation = self._explained(found, nodes, found.first_at)
+        if explanation.dead_letter == Reason.TIMESTAMP_IN_FUTURE:  # as a replay: its time may have come
+            explanation = self._explained(found, nodes, clock.now())
+        return ExplainedMessage(message=found, advice=advice, explanation=explanation)
+
+    def _explained(
+        self, found: ListedDeadMessage, nodes: Mapping[NodeKey, Node], now: datetime
+    ) -> Explanation:
         settings = self._settings
-        explanation = explain(
+        return explain(
             found.topic,
             found.head,
             telemetry=settings.telemetry,
@@ -87,23 +101,24 @@ class Messages:
                 else settings.customers
             ),
             connections=(),
-            now=found.first_at,
+            now=now,
+            is_retained=found.is_retained,
+            nodes=nodes,
         )
-        return Told(message=found, advice=advice, explanation=explanation)
 
     async def replay(
-        self, wanted: Wanted, *, after: int = 0, limit: int, bound: str | None = None
-    ) -> Replayed:
+        self, wanted: DeadMessageFilter, *, after: int = 0, limit: int, bound: str | None = None
+    ) -> ReplayOutcome:
         """Those that fit, the oldest first. `bound`: what became another customer's meanwhile stays."""
         replay = Replay(self._settings, self._database, bound=bound)
         return await replay.some(wanted, after=after, limit=limit, now=clock.now())
 
-    async def replay_these(self, ids: Sequence[int], *, bound: str | None = None) -> Replayed:
+    async def replay_these(self, ids: Sequence[int], *, bound: str | None = None) -> ReplayOutcome:
         """The oldest first."""
         replay = Replay(self._settings, self._database, bound=bound)
         return await replay.these(sorted(set(ids)), now=clock.now())
 
-    async def discard(self, wanted: Wanted, *, expected: int) -> None:
+    async def discard(self, wanted: DeadMessageFilter, *, expected: int) -> None:
         """Lets go of them for good. Raises RequestRefused("request.conflict") where they are not as many as
         expected.
         """
@@ -118,7 +133,7 @@ class Messages:
         """Lets go of it for good; whether it was there."""
         return await store.discard_one(self._database, message)
 
-    async def fitting(self, wanted: Wanted) -> int:
+    async def fitting(self, wanted: DeadMessageFilter) -> int:
         """How many there are."""
         return await store.fitting(self._database, wanted)
 
@@ -128,10 +143,10 @@ class Messages:
         """Who is over a quota now."""
         return await quotas.over(self._database, customer, after=after, limit=limit)
 
-    async def bounds(self, customer: str) -> Bounds:
+    async def bounds(self, customer: str) -> QuotaUse:
         """What a customer may send and keep."""
         stored = await quotas.stored(self._database, [customer])
-        return Bounds(
+        return QuotaUse(
             customer=customer,
             quota=self._settings.quotas.of(customer),
             devices=await quotas.devices(self._database, customer),

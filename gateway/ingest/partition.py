@@ -26,9 +26,9 @@ from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
 from gateway.ingest.session import (
     DROPPED_TOPIC,
+    IngestSession,
     OptionalRefused,
     QosRefused,
-    Session,
     Subscription,
     stale_filters,
 )
@@ -36,12 +36,11 @@ from gateway.ingest.upkeep import Upkeep, unheard
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.pressure import Pressure
-from gateway.model.sample import Metrics
 from gateway.settings import Settings
-from gateway.store import leases, silence, telemetry
+from gateway.store import leases, moving, sessions, silence
 from gateway.store.leases import Term
 from gateway.store.pool import Database
-from gateway.store.telemetry import Key, TelemetryStore
+from gateway.store.telemetry import Sample, TelemetryStore
 from gateway.store.telemetry import unheard as store_unheard
 
 log = structlog.get_logger(__name__)
@@ -111,12 +110,13 @@ class Partition:
             slowed=unheard if upkeep is None else upkeep.note,
             host=self._host,
             listener=self._hear,
+            marked=partial(moving.note_marks, database),
         )
         self._brokers = Brokers(settings.broker, number, self._pipeline)
-        self._session: Session | None = None
+        self._session: IngestSession | None = None
         self._client = ""
         self._held: dict[str, tuple[str, ...]] = {}  # by broker
-        self._up_at: dict[str, float] = {}
+        self._up_monotonic: dict[str, float] = {}
         """By broker: when the session there was last up, by the monotonic clock."""
         self._recording = asyncio.Lock()
         self._succeeding: tuple[Decoder, float] | None = None
@@ -139,7 +139,7 @@ class Partition:
         """Whether the broker has granted our subscriptions on a connection that lives."""
         return self._session is not None and not self._session.closed.done()
 
-    def _note(self, samples: Sequence[tuple[Key, Metrics, int]]) -> None:
+    def _note(self, samples: Sequence[Sample]) -> None:
         assert self._registry is not None
         self._registry.note(samples, self.hearing.unheard)
 
@@ -304,9 +304,7 @@ class Partition:
         """`is_all`: what left the list of brokers was given up, too. Raises StoreError."""
         broker, urls = self._brokers.current, self._settings.broker.urls
         keep = urls if is_all else (*urls, *self._held)
-        await telemetry.remember_subscriptions(
-            self._database, self._client, filters, broker=broker, keep=keep
-        )
+        await sessions.remember_subscriptions(self._database, self._client, filters, broker=broker, keep=keep)
         self._held = {**self._held, broker: tuple(filters)}
         self._held = {url: held for url, held in self._held.items() if url in keep}
 
@@ -314,14 +312,14 @@ class Partition:
         """Our client id, and what its sessions may hold, by broker."""
 
         async def ask() -> tuple[str, dict[str, tuple[str, ...]]]:
-            client = await telemetry.client_id(self._database, self._settings.instance, self._number)
-            return client, await telemetry.subscriptions(self._database, client)
+            client = await sessions.client_id(self._database, self._settings.instance, self._number)
+            return client, await sessions.subscriptions(self._database, client)
 
         found = await self._until_stored(ask)
-        known = await self._until_stored(partial(telemetry.away_seconds, self._database, found[0]))
+        known = await self._until_stored(partial(sessions.away_seconds, self._database, found[0]))
         away = {**dict.fromkeys(found[1], UNKNOWN_ABSENCE_SECONDS), **known}
         now = clock.monotonic()
-        self._up_at = {broker: now - seconds for broker, seconds in away.items()}
+        self._up_monotonic = {broker: now - seconds for broker, seconds in away.items()}
         return found
 
     def _was_away(self) -> None:
@@ -329,8 +327,8 @@ class Partition:
         subscribed has nothing queued.
         """
         now = clock.monotonic()
-        self._pipeline.absent(now - self._up_at.get(self._brokers.current, now))
-        self._up_at[self._brokers.current] = now
+        self._pipeline.absent(now - self._up_monotonic.get(self._brokers.current, now))
+        self._up_monotonic[self._brokers.current] = now
 
     async def _until_stored(self, operation: Callable[[], Awaitable[T]]) -> T:
         attempt = 0
@@ -406,7 +404,7 @@ class Partition:
             self._say_down(broker, reason, attempt, quick_ends, wait)
             await asyncio.sleep(wait)
 
-    async def _to_its_end(self, session: Session, filters: tuple[str, ...]) -> str | None:
+    async def _to_its_end(self, session: IngestSession, filters: tuple[str, ...]) -> str | None:
         """Why the session ended; None where it was to end, and another is tried at once."""
         self._said_unsafe = False
         if self._filters != filters:  # they changed while it connected: the next one has them
@@ -417,8 +415,8 @@ class Partition:
         await self._went_up(filters, session.session_present)
         broker = self._brokers.current
         ended = await self._brokers.ended(session)
-        self._up_at[broker] = clock.monotonic()
-        self.hearing.went_down(self._up_at[broker])
+        self._up_monotonic[broker] = clock.monotonic()
+        self.hearing.went_down(self._up_monotonic[broker])
         metrics.CONNECTED.labels(str(self._number)).set(0)
         return ended
 

@@ -17,7 +17,9 @@ MAX_ABSENCE_SECONDS = 7 * 86_400.0
 
 
 Used = dict[str | None, list[int]]
-"""Messages and bytes of one read, by customer (None: nobody's)."""
+"""Messages and bytes of one read, by customer (None: nobody's). A message counts once for each of its
+samples.
+"""
 
 
 class Quotas:
@@ -81,25 +83,30 @@ class Quotas:
                 self.watched.add(customer)
         return slowed
 
-    def refusal(self, customer: str | None, size: int, now: float) -> QuotaKind | None:
-        """Of one that is watched: the quota that this message is over; None where it is
-        taken, and charged.
+    def add(self, customer: str | None, messages: int, now: float) -> None:
+        """Charges one that is watched for what a message that was taken turned out to hold."""
+        self._bucket(customer, now).charge(self.of(customer), messages, 0)
+
+    def refusal(self, customer: str | None, size: int, now: float, count: int = 1) -> QuotaKind | None:
+        """Of one that is watched: the quota that this message is over; None where it is taken, and charged as
+        `count`.
         """
         if customer in self._full:
             return QuotaKind.STORED
         bucket = self._bucket(customer, now)
-        kind = bucket.refusal(self.of(customer), size)
+        kind = bucket.refusal(self.of(customer), size, count)
         if kind is not None:
             bucket.over_at = now
         elif now - bucket.over_at > BURST_SECONDS:
             self.watched.discard(customer)
         return kind
 
-    def buries(self, customer: str | None, size: int, now: float) -> bool:
+    def buries(self, customer: str | None, topic: str, size: int, now: float) -> bool:
         """Whether a message that cannot be decoded becomes a dead letter as of right: as many bytes a second
         as may be sent, and not so many at once, for each is written whole.
         """
-        return self._bucket(customer, now).buries(self.of(customer), size + LETTER_OVERHEAD_BYTES)
+        taken = len(topic) + size + LETTER_OVERHEAD_BYTES
+        return self._bucket(customer, now).buries(self.of(customer), taken)
 
     def keeps(self, customer: str | None, topic: str, size: int, now: float) -> bool:
         """Whether a message over quota has room among the dead letters. Where not it is dropped."""

@@ -7,18 +7,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from itertools import islice
+from typing import final
 
 import structlog
 
+from gateway import clock
 from gateway.ingest.upkeep import unheard
 from gateway.model.errors import StoreError, StoreRejected
+from gateway.model.pressure import Pressure
 from gateway.model.quota import Excess, QuotaKind
 from gateway.model.sample import Metrics, Value
 from gateway.quota_settings import MAX_METRICS_PER_DEVICE, QuotasSettings
 from gateway.store import devices as store
 from gateway.store.devices import Seen
 from gateway.store.pool import Database
-from gateway.store.telemetry import Key
+from gateway.store.telemetry import Sample
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +30,7 @@ WRITE_SECONDS = 5.0
 
 MAX_WRITTEN = 2_500
 """Devices of a round: of more that send, those wait longest that were written last. Bounds what it costs
-PostgreSQL.
+PostgreSQL. Half of them while acknowledgements are late.
 """
 
 SLICE = 500
@@ -44,22 +47,38 @@ Shape = dict[str, type]
 """The kind of each metric of a device: bool, str or float."""
 
 
+_Plain = tuple[int, int, int, int, int, float | None, Metrics]
+"""What a device sent since it was written last, where all of it came in order and has the same names, as most
+does: first and last time, first and last receipt, how many samples, seconds in which nothing was read of its
+partition, and the last metrics. A tuple is made, and replaced, in a third of the time that an object takes.
+"""
+
+
+@final
 class _Waiting:
-    """What one device sent since it was written last. `latest`: the metrics of its last sample as they came,
-    for most samples of a device have the same names: then the new one takes its place. `values` and `times`
-    are of all before.
+    """The same of a device whose samples are of several kinds, or came out of order. `latest`: the metrics of
+    its last sample as they came; `values` and `times` are of all before.
     """
 
     __slots__ = ("first", "last", "latest", "samples", "seen", "since", "times", "unheard", "values")
 
-    def __init__(self, at: int, seen: int, latest: Metrics) -> None:
-        self.first = self.last = at
-        self.since = self.seen = seen
-        self.samples = 1
-        self.unheard: float | None = None
-        self.latest = latest
+    def __init__(self, plain: _Plain) -> None:
+        self.first, self.last, self.since, self.seen, self.samples, self.unheard, self.latest = plain
         self.values: Metrics = {}
         self.times: dict[str, int] = {}
+
+    def take(self, at: int, metrics: Metrics, received: int, unheard: float | None) -> None:
+        """One more sample."""
+        self.samples += 1
+        self.unheard = unheard
+        self.seen = max(self.seen, received)
+        if at < self.last:
+            self.fold(at, metrics)
+            return
+        if metrics.keys() != self.latest.keys():
+            self.settle()
+        self.last = at
+        self.latest = metrics
 
     def settle(self) -> None:
         """Moves the last sample to the rest; `latest` is empty then."""
@@ -89,12 +108,15 @@ class _Waiting:
 class Registry:
     """Takes what was committed, by one loop; `run` writes it."""
 
-    def __init__(self, database: Database) -> None:
-        """`database` is best not the one of the commits: they wait for nothing here."""
+    def __init__(self, database: Database, pressure: Pressure | None = None) -> None:
+        """`database` is best not the one of the commits: they wait for nothing here. `pressure`: of the
+        ingest that tells; while acknowledgements are late a round is smaller.
+        """
         self._database = database
+        self._pressure = pressure or Pressure()
         self._quotas = QuotasSettings()
         self._tell: Callable[[Excess], None] = unheard
-        self._waiting: dict[tuple[str, str], _Waiting] = {}
+        self._waiting: dict[tuple[str, str], _Plain | _Waiting] = {}
         self._named: dict[tuple[str, str], tuple[str | None, str]] = {}
         self._writing: int | None = None
         self._known: dict[tuple[str, str], Shape] = {}
@@ -115,36 +137,29 @@ class Registry:
         longest stands first.
         """
         oldest = next(iter(self._waiting.values()), None)
-        waits = now if oldest is None else oldest.since
+        waits = now if oldest is None else _since(oldest)
         return min(now, waits, now if self._writing is None else self._writing)
 
-    def note(self, samples: Iterable[tuple[Key, Metrics, int]], unheard: float | None = None) -> None:
+    def note(self, samples: Iterable[Sample], unheard: float | None = None) -> None:
         """Takes samples that are stored. The hot path: a third of a microsecond each. `unheard`: seconds in
         which nothing was read of their partition.
         """
         waiting = self._waiting
-        for (customer, device, at), given, received in samples:
-            metrics = given
-            for value in given.values():
-                if type(value) is str and len(value) > MAX_TEXT:
-                    metrics = _shortened(given)
-                    break
-            held = waiting.get((customer, device))
+        for (customer, device, at), metrics, received in samples:
+            key = customer, device
+            held = waiting.get(key)
             if held is None:
                 if len(waiting) < MAX_WAITING:
-                    held = waiting[customer, device] = _Waiting(at, received, metrics)
-                    held.unheard = unheard
+                    waiting[key] = at, at, received, received, 1, unheard, metrics
                 continue
-            held.samples += 1
-            held.unheard = unheard
-            held.seen = max(held.seen, received)
-            if at < held.last:
-                held.fold(at, metrics)
-                continue
-            if metrics.keys() != held.latest.keys():
-                held.settle()
-            held.last = at
-            held.latest = metrics
+            if type(held) is not _Waiting:
+                first, last, since, seen, count, _, latest = held
+                if at >= last and latest.keys() == metrics.keys():
+                    seen = max(seen, received)
+                    waiting[key] = first, at, since, seen, count + 1, unheard, metrics
+                    continue
+                held = waiting[key] = _Waiting(held)
+            held.take(at, metrics, received, unheard)
 
     async def run(self) -> None:
         """Writes until cancelled."""
@@ -157,7 +172,9 @@ class Registry:
         one.
         """
         written = size = 0
-        while self._waiting and written < MAX_WRITTEN and size < ROUND_BYTES:
+        # as sync yields (ADR 30): who reads it can wait, and in a backlog nobody is judged to be silent
+        most = MAX_WRITTEN * self._pressure.share(now=clock.monotonic())
+        while self._waiting and written < most and size < ROUND_BYTES:
             part, payloads = self._take()
             self._writing = min(seen.since for seen in part)
             try:
@@ -189,31 +206,12 @@ class Registry:
         part: list[Seen] = []
         payloads: list[bytes] = []
         size = 0
+        allowed: dict[str, int] = {}
         for key in list(islice(self._waiting, SLICE)):
-            waiting = self._waiting.pop(key)
-            waiting.settle()
-            most = self._quotas.of(key[0]).metrics_per_device
-            is_cut = len(waiting.times) > most
-            if is_cut:
-                waiting.trim(most)
-            title, source = self._named.pop(key, (None, None))
-            seen = Seen(
-                customer=key[0],
-                device=key[1],
-                title=title,
-                source=source,
-                seen=waiting.seen,
-                first=waiting.first,
-                last=waiting.last,
-                values=waiting.values,
-                times=waiting.times,
-                since=waiting.since,
-                samples=waiting.samples,
-                unheard=waiting.unheard,
-                is_news=_is_news(self._known.get(key), waiting.values),
-                most=most,
-                is_cut=is_cut,
-            )
+            most = allowed.get(key[0])
+            if most is None:
+                most = allowed[key[0]] = self._quotas.of(key[0]).metrics_per_device
+            seen = self._seen(key, most)
             part.append(seen)
             payloads.append(seen.payload())
             size += len(payloads[-1])
@@ -221,18 +219,54 @@ class Registry:
                 break
         return part, payloads
 
+    def _seen(self, key: tuple[str, str], most: int) -> Seen:
+        """What waits of a device, taken out."""
+        is_cut = False
+        held = self._waiting.pop(key)
+        if type(held) is not _Waiting and len(held[-1]) > most:
+            held = _Waiting(held)
+        if type(held) is _Waiting:
+            held.settle()
+            if is_cut := len(held.times) > most:
+                held.trim(most)
+            first, last, since, seen = held.first, held.last, held.since, held.seen
+            samples, silent, values, times = held.samples, held.unheard, held.values, held.times
+        else:
+            first, last, since, seen, samples, silent, values = held
+            times = dict.fromkeys(values, last)
+        title, source = self._named.pop(key, (None, None))
+        return Seen(
+            customer=key[0],
+            device=key[1],
+            title=title,
+            source=source,
+            seen=seen,
+            first=first,
+            last=last,
+            values=_shortened(values),
+            times=times,
+            since=since,
+            samples=samples,
+            unheard=silent,
+            is_news=_is_news(self._known.get(key), values),
+            most=most,
+            is_cut=is_cut,
+        )
+
     def _put_back(self, part: list[Seen]) -> None:
         """What came meanwhile is newer, and is told on top of it."""
         for seen in part:
             key = seen.customer, seen.device
             if seen.source is not None:
                 self._named.setdefault(key, (seen.title, seen.source))
-            newer = self._waiting.get(key)
-            if newer is None:
-                if len(self._waiting) >= MAX_WAITING:
-                    continue
-                newer = self._waiting[key] = _Waiting(seen.last, seen.seen, {})
-                newer.unheard, newer.samples = seen.unheard, 0
+            held = self._waiting.get(key)
+            if held is not None:
+                newer = _opened(held)
+            elif len(self._waiting) < MAX_WAITING:
+                newer = _Waiting((seen.last, seen.last, seen.seen, seen.seen, 0, seen.unheard, {}))
+            else:
+                continue
+            self._waiting[key] = newer
             newer.settle()  # its last sample may be older than what is put back
             for name, value in seen.values.items():
                 newer.fold(seen.times[name], {name: value})
@@ -240,7 +274,7 @@ class Registry:
             newer.first, newer.since = min(newer.first, seen.first), min(newer.since, seen.since)
             newer.samples += seen.samples
         # what waits longest stands first again: by it is told up to when all is written
-        self._waiting = dict(sorted(self._waiting.items(), key=lambda item: item[1].since))
+        self._waiting = dict(sorted(self._waiting.items(), key=lambda item: _since(item[1])))
 
     def _know(self, part: Iterable[Seen]) -> None:
         """What these have sent is held, and no news any more. Equal sets of metrics are one in memory."""
@@ -255,6 +289,15 @@ class Registry:
                 if held is not None and len(held) + len(shape) <= MAX_METRICS_PER_DEVICE:
                     shape = {**held, **shape}
                 self._known[key] = self._shapes.setdefault(frozenset(shape.items()), shape)
+
+
+def _opened(held: _Plain | _Waiting) -> _Waiting:
+    return held if type(held) is _Waiting else _Waiting(held)
+
+
+def _since(held: _Plain | _Waiting) -> int:
+    """Its first receipt."""
+    return held.since if type(held) is _Waiting else held[2]
 
 
 def _kind(value: Value) -> type:
@@ -276,5 +319,7 @@ def _is_news(known: Shape | None, values: Metrics) -> bool:
 
 
 def _shortened(metrics: Metrics) -> Metrics:
-    """A copy with its texts cut."""
-    return {name: value[:MAX_TEXT] if type(value) is str else value for name, value in metrics.items()}
+    """With its texts cut; they have a kilobyte at most while they wait, as any that was decoded."""
+    if any(type(value) is str and len(value) > MAX_TEXT for value in metrics.values()):
+        return {name: value[:MAX_TEXT] if type(value) is str else value for name, value in metrics.items()}
+    return metrics

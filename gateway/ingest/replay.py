@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from gateway.ingest import sparkplug
 from gateway.ingest.decode import Decoder, Row
 from gateway.model.errors import DecodeError, RequestRefused, StoreRejected, TooManyDevices
 from gateway.model.sample import Metrics, to_microseconds
@@ -15,9 +15,10 @@ from gateway.payloads.sparkplug.node import Node
 from gateway.settings import Settings
 from gateway.store import dead_letters, messages
 from gateway.store import sparkplug as sparkplug_store
-from gateway.store.dead_letters import Kept
-from gateway.store.messages import Wanted
+from gateway.store.dead_letters import KeptDeadLetter
+from gateway.store.messages import DeadMessageFilter
 from gateway.store.pool import Database
+from gateway.store.sparkplug import NodeKey
 from gateway.store.telemetry import Key, TelemetryStore
 
 MAX_FAILED = 100
@@ -37,7 +38,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
+class ReplayOutcome:
     """How many messages were taken, with how many samples; how many stay, the first of them with their
     reasons. `last`: the id after which to go on, None where nothing is left.
     """
@@ -91,12 +92,14 @@ class Replay:
             return await self._stays(dead_letter, kept, Reason.REFUSED_BY_DATABASE, str(error))
         return len(samples)
 
-    async def some(self, wanted: Wanted, *, after: int, limit: int, now: datetime) -> Replayed:
+    async def some(
+        self, wanted: DeadMessageFilter, *, after: int, limit: int, now: datetime
+    ) -> ReplayOutcome:
         """Up to `limit` of them, the oldest first, those after this id."""
         chosen = await messages.ids(self._database, wanted, after=after, limit=limit + 1)
         return await self.these(chosen[:limit], now=now, has_more=len(chosen) > limit)
 
-    async def these(self, ids: list[int], *, now: datetime, has_more: bool = False) -> Replayed:
+    async def these(self, ids: list[int], *, now: datetime, has_more: bool = False) -> ReplayOutcome:
         """In this order. One that is gone meanwhile was taken by somebody else, and counts nowhere."""
         replayed = samples = 0
         failed: list[Failed] = []
@@ -110,7 +113,7 @@ class Replay:
             else:
                 replayed += 1
                 samples += found
-        return Replayed(
+        return ReplayOutcome(
             replayed=replayed,
             samples=samples,
             failed_count=len(failed),
@@ -118,7 +121,7 @@ class Replay:
             last=ids[-1] if ids and has_more else None,
         )
 
-    async def _decoded(self, kept: Kept, now: datetime) -> list[Row]:
+    async def _decoded(self, kept: KeptDeadLetter, now: datetime) -> list[Row]:
         try:
             return await self._read(kept, to_microseconds(kept.first_at))
         except DecodeError as error:
@@ -127,18 +130,23 @@ class Replay:
             # it has a time, which may have come
             return await self._read(kept, to_microseconds(now))
 
-    async def _read(self, kept: Kept, received_at: int) -> list[Row]:
-        """Of Sparkplug by what is stored of its node. Raises DecodeError and StoreError."""
-        self._decoder.customer_of(kept.topic)  # a topic that it has met
-        mail = self._decoder.mail_of(kept.topic)
+    async def nodes(self, topic: str) -> Mapping[NodeKey, Node]:
+        """The edge node of Sparkplug that the topic is of, with what is stored of it; none where it is none.
+        Raises StoreError.
+        """
+        self._decoder.customer_of(topic)  # a topic that it has met
+        mail = self._decoder.mail_of(topic)
         if mail is None:
-            return self._decoder.decode(kept.topic, kept.payload, received_at, is_retained=kept.is_retained)
-        nodes = await sparkplug_store.load(self._database, [mail.node])
-        message = sparkplug.arrival(mail, kept.topic, kept.payload, received_at)
-        known = nodes.get(mail.node) or Node()
-        return list(sparkplug.recall(known, mail, message, self._decoder.bounds).rows)
+            return {}
+        found = await sparkplug_store.load(self._database, [mail.node])
+        return {mail.node: found.get(mail.node) or Node()}
 
-    async def _stays(self, dead_letter: int, kept: Kept, reason: str, detail: str) -> Failed:
+    async def _read(self, kept: KeptDeadLetter, received_at: int) -> list[Row]:
+        """Raises DecodeError and StoreError."""
+        self._decoder.recall_by(await self.nodes(kept.topic))
+        return self._decoder.decode(kept.topic, kept.payload, received_at, is_retained=kept.is_retained)
+
+    async def _stays(self, dead_letter: int, kept: KeptDeadLetter, reason: str, detail: str) -> Failed:
         source = self._decoder.source_of(kept.topic)
         await messages.note_refused(
             self._database,

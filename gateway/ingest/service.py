@@ -17,6 +17,7 @@ from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
 from gateway.ingest.upkeep import Upkeep
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
+from gateway.model.moving import Moves
 from gateway.model.pressure import Pressure
 from gateway.model.sample import from_microseconds
 from gateway.model.subscriptions import matches
@@ -24,7 +25,8 @@ from gateway.model.topics import filters, is_sparkplug, owner_of
 from gateway.payloads.fields import Skipped
 from gateway.payloads.sources import CompiledSource, compile_sources, only
 from gateway.settings import Settings
-from gateway.store import leases, presence, telemetry
+from gateway.store import leases, moving, presence
+from gateway.store import sessions as store_sessions
 from gateway.store.leases import Term
 from gateway.store.pool import Database
 
@@ -132,6 +134,8 @@ class Ingest:
         self._replica = replica
         self._lease_seconds = settings.sync.lease.total_seconds()
         self._introduce = unknown if registry is None else registry.introduce
+        self._configured, self._moves, self._knows_moves = settings, Moves(), False
+        self._reloading = asyncio.Lock()
         self._intake = _Intake.of(settings, self._introduce)
         self._next: _Intake | None = None  # while it is being subscribed beside
         self._former = Former()
@@ -161,6 +165,42 @@ class Ingest:
         is given up: a filter that goes from one partition to another is held by one of them at any time.
         Raises BrokerRefused and StoreError; then everything is as before.
         """
+        async with self._reloading:
+            await self._take(settings, self._moves)
+            self._configured = settings
+
+    async def _follow(self) -> None:
+        """Takes the messages of customers that moved in, and no more those of customers that moved away,
+        until cancelled. Beside the leases: the broker may take long to grant what is asked, and no lease
+        waits for it.
+        """
+        while True:
+            try:
+                await self._look_who_moved()
+                if not self._knows_moves:
+                    self._knows_moves = True
+                    self.wake()
+            except StoreError as error:
+                log.debug("ingest.leases_deferred", detail=str(error))
+            await asyncio.sleep(self._lease_seconds / 3)
+
+    async def _look_who_moved(self) -> None:
+        """Whatever the configuration lists. Raises StoreError."""
+        async with self._reloading:
+            moves = await moving.moves(self._database)
+            if moves == self._moves:
+                return
+            try:
+                await self._take(self._configured, moves)
+            except BrokerRefused as error:  # asked again: whoever moves a customer waits for its mark
+                log.warning("ingest.move_deferred", detail=str(error))
+                return
+            self._moves = moves
+            log.info("ingest.customers_moved", here=sorted(moves.here), away=sorted(moves.away))
+
+    async def _take(self, configured: Settings, moves: Moves) -> None:
+        customers = moves.among(configured.customers)
+        settings = configured.model_copy(update={"customers": customers})
         before, wanted = self._intake, _Intake.of(settings, self._introduce)
         own = before.settings
         if (own.telemetry.sources, own.customers, own.quotas) == (
@@ -266,19 +306,24 @@ class Ingest:
         or what killed a partition.
         """
         async with asyncio.TaskGroup() as group:
-            upkeep = group.create_task(self._upkeep.run(), name="quotas")
+            beside = [
+                group.create_task(self._upkeep.run(), name="quotas"),
+                group.create_task(self._follow(), name="moves"),
+            ]
             while not self._stopping.is_set():
                 self._look.clear()
                 self._settle()
                 try:
-                    await self._divide(group)
-                    await self._note_up()
+                    if self._knows_moves:  # else a session would give up the filters of who moved in
+                        await self._divide(group)
+                        await self._note_up()
                 except StoreError as error:
                     log.debug("ingest.leases_deferred", detail=str(error))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._lease_seconds / 3):
                         await self._look.wait()
-            upkeep.cancel()
+            for task in beside:
+                task.cancel()
 
     async def stop(self) -> None:
         """Stops every session in order and gives the leases back."""
@@ -291,11 +336,11 @@ class Ingest:
 
     async def _note_up(self) -> None:
         if sessions := [up for partition, _ in self._ours.values() if (up := partition.up) is not None]:
-            await telemetry.note_up(self._database, sessions)
+            await store_sessions.note_up(self._database, sessions)
 
     async def _divide(self, group: asyncio.TaskGroup) -> None:
         count = self._settings.broker.partitions
-        replicas = await telemetry.replicas_seen(self._database, self._replica, self._lease_seconds)
+        replicas = await presence.replicas_seen(self._database, self._replica, self._lease_seconds)
         share = -(-count // replicas)
         for number in range(count):
             held = number in self._ours

@@ -8,7 +8,6 @@ of a connection is the partition's to decide.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -18,11 +17,12 @@ import mqtt5
 import structlog
 
 from gateway import clock, metrics
+from gateway.broker_tls import tls_context
 from gateway.ingest.batch import Message
-from gateway.ingest.certificate import STATE_ID, Certificate
-from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, Unreadable
+from gateway.ingest.certificate import STATE_ID, StateCertificate
+from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, UnreadablePublish
 from gateway.ingest.pipeline import Pipeline
-from gateway.model.errors import BrokerRefused, ConfigError
+from gateway.model.errors import BrokerRefused
 from gateway.model.subscriptions import Copies, copies_of
 from gateway.payloads.formats.values import Reason
 from gateway.settings import BrokerSettings
@@ -36,6 +36,11 @@ UNSUBSCRIBE_ID, OPTIONAL_ID, GIVE_UP_ID, SUBSCRIBE_ID = 2, 3, 4, 10
 CLOSING_SECONDS = 2.0
 """How long a DISCONNECT may take to leave on a link that may be dead."""
 UNREAD_BYTES = 1 << 16
+TURN_BYTES = 256 << 10
+"""What is read in one turn of the loop, about. Where a broker sends faster than it is read one read has
+megabytes, and libuv reads on while there is more: the answers of the database would wait for that, and by
+them the commits that the messages before wait for.
+"""
 
 NO_IDENTIFIERS = (
     "the broker has no subscription identifiers, and filters of telemetry.sources overlap: a message could"
@@ -86,7 +91,7 @@ class Subscription:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asking:
+class _Subscribing:
     """What a SUBSCRIBE, or one for each filter, asked for, and the answers by packet id."""
 
     filters: tuple[str, ...]
@@ -95,7 +100,7 @@ class _Asking:
     granted: dict[int, mqtt5.SubAckPacket] = field(default_factory=dict)
 
 
-class Session(asyncio.BufferedProtocol):
+class IngestSession(asyncio.BufferedProtocol):
     """Lives as long as its TCP connection. `ready` resolves at the SUBACK, `closed` when the connection is
     gone, with the reason.
     """
@@ -107,7 +112,7 @@ class Session(asyncio.BufferedProtocol):
         self._filters = subscription.filters
         self._copies = copies_of(subscription.filters)
         self._has_identifiers = True
-        self._asking: _Asking | None = None
+        self._asking: _Subscribing | None = None
         self._changing: asyncio.Future[None] | None = None
         self._giving_up: asyncio.Future[tuple[int, ...]] | None = None
         self._pipeline = pipeline
@@ -115,13 +120,15 @@ class Session(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._keepalive = broker.keepalive.total_seconds()
         self._ping: asyncio.TimerHandle | None = None
-        self._heard_at = clock.monotonic()
+        self._heard_monotonic = self._fed_monotonic = clock.monotonic()
         self._paused = False
+        self._turn_bytes = 0
+        self._yields = False
         self._finishing = False
         self._unread: memoryview | None = None
         """Where what still comes is thrown away, once DISCONNECT is said."""
         self._introduced = False
-        self._certificate = Certificate(subscription.state_topic, clock.now_microseconds() // 1000)
+        self._certificate = StateCertificate(subscription.state_topic, clock.now_microseconds() // 1000)
         self._asking_optional = False
         self._reason = "the connection was closed without a word"
         self.session_present = False
@@ -138,7 +145,8 @@ class Session(asyncio.BufferedProtocol):
         """Reads nothing until `resume`; the keepalive goes on."""
         if not self._paused and not self._is_over:
             self._paused = True
-            self._transport.pause_reading()
+            if not self._yields:
+                self._transport.pause_reading()
             metrics.READING_PAUSED.labels(str(self._subscription.partition)).set(1)
 
     def resume(self) -> None:
@@ -147,8 +155,9 @@ class Session(asyncio.BufferedProtocol):
             return
         if self._paused and not self._is_over:
             self._paused = False
-            self._heard_at = clock.monotonic()
-            self._transport.resume_reading()
+            self._heard_monotonic = clock.monotonic()
+            if not self._yields:
+                self._transport.resume_reading()
         metrics.READING_PAUSED.labels(str(self._subscription.partition)).set(0)
 
     def finish(self) -> None:
@@ -191,11 +200,11 @@ class Session(asyncio.BufferedProtocol):
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Where the next bytes go."""
-        return self._framer.buffer() if self._unread is None else self._unread
+        return self._framer.buffer()[:TURN_BYTES] if self._unread is None else self._unread
 
     def buffer_updated(self, nbytes: int) -> None:
         """Takes what came: messages to the pipeline in one call, control packets one by one."""
-        self._heard_at = clock.monotonic()
+        self._heard_monotonic = clock.monotonic()
         if self._unread is not None:
             return
         messages: list[Message] = []
@@ -204,7 +213,7 @@ class Session(asyncio.BufferedProtocol):
                 if type(packet) is mqtt5.PublishPacket:
                     self._take(packet, messages)
                 else:
-                    if messages and type(packet) in (Oversized, Unreadable):
+                    if messages and type(packet) in (Oversized, UnreadablePublish):
                         self._pipeline.receive(self, messages)
                         messages = []
                     self._control(packet)
@@ -212,7 +221,19 @@ class Session(asyncio.BufferedProtocol):
             metrics.MALFORMED.inc()
             self.end(f"malformed packet: {error}", mqtt5.DisconnectReasonCode.MALFORMED_PACKET)
         if messages:
+            self._fed_monotonic = self._heard_monotonic
             self._pipeline.receive(self, messages)
+        self._turn_bytes += nbytes
+        if self._turn_bytes >= TURN_BYTES and not self._paused and not self._is_over:
+            self._yields = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """The next turn, unless reading stands; what comes behind the end is read all the same."""
+        self._turn_bytes, self._yields = 0, False
+        if not self._transport.is_closing() and (not self._paused or self._unread is not None):
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """The broker ended the connection."""
@@ -237,6 +258,20 @@ class Session(asyncio.BufferedProtocol):
             self.closed.set_result(self._reason)
 
     # --- what is subscribed
+
+    async def until_ready(self, seconds: float) -> None:
+        """Raises what `ready` holds, and TimeoutError where neither that nor a message comes for so long.
+
+        A broker may send what it has queued before it grants anything: a long queue is no silence, and a
+        session that was given up for it would meet the same queue again. Nor is it one while we read nothing.
+        """
+        while not self.ready.done():
+            if self._paused or self._pipeline.is_holding:
+                self._fed_monotonic = clock.monotonic()
+            if (left := self._fed_monotonic + seconds - clock.monotonic()) <= 0:
+                raise TimeoutError
+            await asyncio.wait({self.ready}, timeout=left)
+        self.ready.result()
 
     async def change(self, filters: tuple[str, ...]) -> None:
         """Subscribes these on the live connection, beside what it holds; returns when they are granted.
@@ -293,7 +328,7 @@ class Session(asyncio.BufferedProtocol):
             code = mqtt5.DisconnectReasonCode.DISCONNECT_WITH_WILL_MESSAGE
         self._transport.write(mqtt5.DisconnectPacket(reason_code=code).write())
         self._unread = memoryview(bytearray(UNREAD_BYTES))
-        if self._paused:
+        if self._paused and not self._yields:
             self._transport.resume_reading()
         if self._transport.can_write_eof():  # not over TLS
             self._transport.write_eof()
@@ -334,17 +369,17 @@ class Session(asyncio.BufferedProtocol):
 
     def _control(self, packet: Packet) -> None:
         match packet:
-            case Oversized() | Unreadable() if not self._introduced:
+            case Oversized() | UnreadablePublish() if not self._introduced:
                 raise MalformedPacket("a PUBLISH before the CONNACK")
             case Oversized():
                 metrics.OVERSIZED.inc()
                 detail = f"a packet of {packet.size} bytes; its first {len(packet.head)} bytes are kept"
-                letter = (packet.topic, packet.head, Reason.OVERSIZED_PACKET, detail)
-                self._pipeline.receive_skipped(self, packet.packet_id, *letter)
-            case Unreadable():
+                refused = (packet.topic, packet.head, Reason.OVERSIZED_PACKET, detail)
+                self._pipeline.receive_skipped(self, packet.packet_id, *refused)
+            case UnreadablePublish():
                 detail = "its topic or its properties are not UTF-8; what follows the packet id is kept"
-                letter = (packet.topic, packet.rest, Reason.NOT_UTF8, detail)
-                self._pipeline.receive_skipped(self, packet.packet_id, *letter)
+                refused = (packet.topic, packet.rest, Reason.NOT_UTF8, detail)
+                self._pipeline.receive_skipped(self, packet.packet_id, *refused)
             case mqtt5.ConnAckPacket():
                 self._connected(packet)
             case mqtt5.SubAckPacket():
@@ -401,10 +436,10 @@ class Session(asyncio.BufferedProtocol):
         """Subscribes: all at once, or with their identifiers one by one in the order of the list."""
         wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in filters]
         if copies is None:
-            self._asking = _Asking(filters=tuple(filters), copies=copies, count=1)
+            self._asking = _Subscribing(filters=tuple(filters), copies=copies, count=1)
             self._write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
             return
-        self._asking = _Asking(filters=tuple(filters), copies=copies, count=len(wanted))
+        self._asking = _Subscribing(filters=tuple(filters), copies=copies, count=len(wanted))
         self._write(
             b"".join(
                 mqtt5.SubscribePacket(SUBSCRIBE_ID + place, [one], subscription_id=number).write()
@@ -480,8 +515,8 @@ class Session(asyncio.BufferedProtocol):
             return
         excused = self._paused or self._pipeline.is_holding
         if excused:
-            self._heard_at = clock.monotonic()
-        elif clock.monotonic() - self._heard_at > 1.5 * self._keepalive:
+            self._heard_monotonic = clock.monotonic()
+        elif clock.monotonic() - self._heard_monotonic > 1.5 * self._keepalive:
             self._reason = f"nothing heard for {1.5 * self._keepalive:g} s: the link is dead"
             self._transport.abort()
             return
@@ -499,46 +534,30 @@ def _check_told(packet: mqtt5.PubAckPacket, topic: str | None) -> None:
         )
 
 
-async def connect(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> Session:
+async def connect(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> IngestSession:
     """A session whose subscriptions the broker, the first of a list, has granted. Raises BrokerRefused,
     OptionalRefused, OSError, TimeoutError, ConfigError (TLS files).
     """
     address = urlsplit(broker.urls[0])
-    tls = tls_context(broker) if address.scheme == "mqtts" else None
+    tls = tls_context(broker)
     port = address.port or (8883 if tls else 1883)
-    session: Session | None = None
+    session: IngestSession | None = None
     try:
-        async with asyncio.timeout(broker.connect_timeout.total_seconds()):
+        seconds = broker.connect_timeout.total_seconds()
+        async with asyncio.timeout(seconds):
             loop = asyncio.get_running_loop()
             _, session = await loop.create_connection(
-                lambda: Session(broker, subscription, pipeline),
+                lambda: IngestSession(broker, subscription, pipeline),
                 address.hostname or "127.0.0.1",
                 port,
                 ssl=tls,
             )
-            await asyncio.shield(session.ready)
+        await session.until_ready(seconds)
     except BaseException:
         if session is not None:
             session.end("given up while connecting")
         raise
     return session
-
-
-def tls_context(broker: BrokerSettings) -> ssl.SSLContext:
-    """Verifies the broker against `ca_file` or the system's authorities; shows the client certificate where
-    there is one.
-    """
-    try:
-        context = ssl.create_default_context(cafile=broker.ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if broker.client_certificate is not None:
-            context.load_cert_chain(broker.client_certificate, broker.client_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"broker: the TLS files cannot be used ({error}); check ca_file, client_certificate and"
-            " client_key"
-        ) from error
-    return context
 
 
 def stale_filters(held: Iterable[str], wanted: Collection[str]) -> tuple[str, ...]:

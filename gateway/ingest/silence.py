@@ -15,7 +15,7 @@ import structlog
 from gateway import clock
 from gateway.bulkhead import contained
 from gateway.model.errors import StoreError
-from gateway.model.silence import Returned, Silent, Sources, Waiting, Watched, judged
+from gateway.model.silence import FallenSilent, HeardAgain, Sources, Waiting, Watched, judged
 from gateway.payloads.sources import compile_sources
 from gateway.settings import Settings
 from gateway.store import leases
@@ -33,7 +33,7 @@ work.
 """
 
 
-class Silence:
+class SilenceWatch:
     """`run` until cancelled."""
 
     def __init__(self, database: Database, settings: Callable[[], Settings], *, owner: str) -> None:
@@ -73,14 +73,14 @@ class Silence:
 
     async def _look(self, due: list[Watched], sources: Sources, now: datetime) -> None:
         heard = await store.heard(self._database, sources.partitions)
-        silent: list[tuple[Watched, Silent]] = []
-        returned: list[tuple[Watched, Returned]] = []
+        silent: list[tuple[Watched, FallenSilent]] = []
+        returned: list[tuple[Watched, HeardAgain]] = []
         waiting: list[tuple[Watched, Waiting]] = []
         for device in due:
             match judged(device, sources, heard, now):
-                case Silent() as verdict:
+                case FallenSilent() as verdict:
                     silent.append((device, verdict))
-                case Returned() as verdict:
+                case HeardAgain() as verdict:
                     returned.append((device, verdict))
                 case Waiting() as verdict:
                     waiting.append((device, verdict))
@@ -88,7 +88,7 @@ class Silence:
                     assert_never(never)
         # What ingest tells of devices may be lost with its process; the samples are not.
         newest = await store.newest(self._database, [device for device, _ in silent]) if silent else {}
-        sure: list[tuple[Watched, Silent]] = []
+        sure: list[tuple[Watched, FallenSilent]] = []
         for device, verdict in silent:
             stored = newest.get((device.customer, device.device))
             if stored is None or stored <= device.last_seen_at:

@@ -52,12 +52,12 @@ class Upkeep:
         self._fill = fill
         self._waiting: dict[tuple[str | None, QuotaKind], Excess] = {}
         self._written: dict[tuple[str, date], int] = {}
-        self._looked_at = -STORED_SECONDS
+        self._looked_monotonic = -STORED_SECONDS
 
     def reload(self, settings: QuotasSettings) -> None:
         """From the next round on."""
         self._settings = settings
-        self._looked_at = -STORED_SECONDS
+        self._looked_monotonic = -STORED_SECONDS
 
     def note(self, excess: Excess) -> None:
         """What came over a quota, and is part of no commit."""
@@ -85,12 +85,12 @@ class Upkeep:
             self._waiting = {}
             try:
                 async with self._database.transaction() as connection:
-                    opened = await store.note(connection, list(waiting.values()))
+                    exceeded = await store.note(connection, list(waiting.values()))
             except StoreError:
                 for excess in waiting.values():
                     self.note(excess)
                 raise
-            tell_opened(opened)
+            tell_exceeded(exceeded)
         if written := self._written:
             self._written = {}
             try:
@@ -101,7 +101,7 @@ class Upkeep:
                 raise
         for ended in await store.end_calm(self._database):
             _tell_ended(ended)
-        if clock.monotonic() - self._looked_at >= STORED_SECONDS:
+        if clock.monotonic() - self._looked_monotonic >= STORED_SECONDS:
             await self._look()
 
     async def _look(self) -> None:
@@ -115,16 +115,16 @@ class Upkeep:
             if (most := settings.of(customer).stored_bytes) is not None and size >= most
         )
         self._fill(full)
-        self._looked_at = clock.monotonic()
+        self._looked_monotonic = clock.monotonic()
 
 
 def unheard(_excess: Excess) -> None:
     """For who does not ask what came over a quota."""
 
 
-def tell_opened(opened: tuple[Excess, ...]) -> None:
+def tell_exceeded(exceeded: tuple[Excess, ...]) -> None:
     """Logs that it began."""
-    for one in opened:
+    for one in exceeded:
         log.warning(
             "ingest.quota_exceeded",
             customer=one.customer,

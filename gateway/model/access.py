@@ -15,8 +15,10 @@ class Role(enum.StrEnum):
 
     def covers(self, needed: Role) -> bool:
         """Whether this role may do what needs `needed`."""
-        order = tuple(Role)
-        return order.index(self) >= order.index(needed)
+        return _RANKS[self] >= _RANKS[needed]
+
+
+_RANKS = {role: place for place, role in enumerate(Role)}
 
 
 class Origin(enum.StrEnum):

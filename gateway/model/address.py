@@ -132,24 +132,25 @@ def targets_of(setting: str, text: str) -> Iterator[Target]:
         named = unquote(rest.partition("?")[0].partition("/")[2])
         user = unquote(authority.rpartition("@")[0].partition(":")[0])
         database = named or query.get("dbname") or query.get("database") or query.get("user") or user
-    hosts = authority.rpartition("@")[2].split(",")
+    default = _PORTS.get(scheme, 443)
+    hosts = [(written, default) for written in authority.rpartition("@")[2].split(",")]
     if scheme in _DATABASES:
-        hosts += [host for name in ("host", "hostaddr") for host in query.get(name, "").split(",")]
-    for written in hosts:
-        host, port = _host_and_port(unquote(written), _PORTS.get(scheme, 443))
+        hosts += _hosts_of(query, default)
+    for written, usual in hosts:
+        host, port = _host_and_port(unquote(written), usual)
         if host:
             yield Target(setting=setting, host=host, port=port, database=database)
 
 
 def own_database(dsn: str) -> tuple[Target, ...]:
-    """Where the gateway's own database is; one that is reached by a socket is on this machine."""
+    """Where the gateway's own database is, at each of its hosts; a socket is on this machine."""
     found = tuple(targets_of("database.dsn", dsn))
-    if sockets := [target for target in found if target.host.startswith(("/", "@"))]:
-        return (replace(sockets[0], host="localhost"),)
-    if found:
-        return found
-    scheme, _, rest = dsn.partition("://")
-    return tuple(targets_of("database.dsn", f"{scheme}://{_with_host(rest, 'localhost')}"))
+    if not found:  # the driver looks for a socket
+        found = tuple(targets_of("database.dsn", f"{dsn}{'&' if '?' in dsn else '?'}host=localhost"))
+    return tuple(
+        replace(target, host="localhost") if target.host.startswith(("/", "@")) else target
+        for target in found
+    )
 
 
 def same_database(
@@ -160,12 +161,6 @@ def same_database(
         return False
     others = list(other_addresses)
     return any(_same_place(first, second) for first in addresses for second in others)
-
-
-def _with_host(rest: str, host: str) -> str:
-    authority, slash, path = rest.partition("/")
-    user, at, port = authority.rpartition("@")
-    return f"{user}{at}{host}{port}{slash}{path}"
 
 
 def _same_place(one: str, other: str) -> bool:
@@ -181,6 +176,14 @@ def _pair(text: str) -> tuple[str, str]:
     return unquote(name).lower(), unquote(value)
 
 
+def _hosts_of(query: Mapping[str, str], default: int) -> Iterator[tuple[str, int]]:
+    """The hosts that are parameters of a DSN, each with its port: one for all, or one for each."""
+    ports = [_port(text) or default for text in query.get("port", "").split(",")]
+    for name in ("host", "hostaddr"):
+        for place, host in enumerate(query.get(name, "").split(",")):
+            yield host, ports[place] if place < len(ports) else ports[0]
+
+
 def _host_and_port(written: str, default: int) -> tuple[str, int]:
     if written.startswith("["):
         host, _, rest = written[1:].partition("]")
@@ -189,10 +192,15 @@ def _host_and_port(written: str, default: int) -> tuple[str, int]:
         host, port = written, ""
     else:
         host, _, port = written.partition(":")
-    digits = port.lstrip("0")  # a number of any length must be judged without being made
-    if port.isascii() and port.isdigit() and len(digits) <= 5 and int(digits or "0") <= 65535:
-        return host, int(digits or "0")
-    return host, default
+    number = _port(port)
+    return host, default if number is None else number
+
+
+def _port(text: str) -> int | None:
+    digits = text.lstrip("0")  # a number of any length must be judged without being made
+    if text.isascii() and text.isdigit() and len(digits) <= 5 and int(digits or "0") <= 65535:
+        return int(digits or "0")
+    return None
 
 
 def _unwrapped(address: str) -> IPv4Address | IPv6Address | None:

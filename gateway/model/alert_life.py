@@ -105,10 +105,3 @@ FOLLOWED_STATES = frozenset({AlertState.RAISED, AlertState.ACKNOWLEDGED})
 def alert_row(state: AlertState, trigger: AlertTrigger) -> AlertRow | None:
     """The line that applies; None where the trigger changes nothing now."""
     return next((row for row in ALERT_TABLE if row.source is state and row.trigger is trigger), None)
-
-
-def alert_diagram() -> str:
-    """The table as a Mermaid state diagram."""
-    lines = ["stateDiagram-v2", "    [*] --> pending"]
-    lines += [f"    {row.source} --> {row.target}: {row.trigger}" for row in ALERT_TABLE]
-    return "\n".join([*lines, "    cleared --> [*]"]) + "\n"

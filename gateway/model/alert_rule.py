@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any, assert_never, cast
 
 from gateway.model.exchange import Severity
-from gateway.model.sample import MICROSECOND, Metrics, Value
+from gateway.model.sample import MICROSECOND, Metrics, Value, literal
 
 MAX_RULES = 100
 """Of one connection: each is judged for each message of each device that it matches."""
@@ -207,7 +207,7 @@ def distance(rule: AlertRule, value: Value) -> str:
                 return f"{value:g} is outside [{low:g}, {high:g}]"
             return f"{min(value - low, high - value):g} from the ends of [{low:g}, {high:g}]"
         case Equals(value=wanted):
-            return f"equals {wanted!r}" if breaches(rule.condition, value, ()) else f"is not {wanted!r}"
+            return f"{'equals' if breaches(rule.condition, value, ()) else 'is not'} {literal(wanted)}"
         case Changes(by=by, within=within, rises=rises):
             way = "rise" if rises else "fall"
             return f"compared with what came before: a {way} by {by:g} within {_said(within)} is the limit"
@@ -263,7 +263,7 @@ def summary(rule: AlertRule) -> str:
         case Outside(low=low, high=high):
             words = f"outside [{low:g}, {high:g}]"
         case Equals(value=value):
-            words = f"equal to {value!r}"
+            words = f"equal to {literal(value)}"
         case Changes(by=by, within=within, rises=rises):
             words = f"{'rising' if rises else 'falling'} by {by:g} within {_said(within)}"
         case Silent(after=after):

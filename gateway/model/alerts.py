@@ -42,7 +42,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class RuleState:
     """After the sample at `at`. `since`: when what is building or open began. `hold_until`: nothing opens
     before. `recent`: the extremes that a change is compared with.
     """
@@ -83,7 +83,7 @@ class Judged:
     of then is still right.
     """
 
-    state: State
+    state: RuleState
     episodes: tuple[Episode, ...]
     met_at: int | None = None
 
@@ -99,7 +99,7 @@ class Changed:
     opened: tuple[Episode, ...] = ()
 
 
-def step(rule: AlertRule, state: State, point: Point) -> State:
+def step(rule: AlertRule, state: RuleState, point: Point) -> RuleState:
     """The state after one more sample, later than every one before."""
     at, value = point.at, point.value
     recent = remember(rule.condition, state.recent, at, value)
@@ -116,16 +116,17 @@ def step(rule: AlertRule, state: State, point: Point) -> State:
 
 
 def judge(
-    rule: AlertRule, state: State, points: Iterable[Point], *, open_episode: Episode | None = None
+    rule: AlertRule, state: RuleState, points: Iterable[Point], *, open_episode: Episode | None = None
 ) -> Judged:
     """The fold, over points in ascending order. `open_episode`: the one that is open in `state`."""
     episodes: list[Episode] = [] if open_episode is None else [open_episode]
     for point in points:
-        state = _counted(rule, state, point, episodes)
+        state = _step_and_note(rule, state, point, episodes)
     return Judged(state=state, episodes=tuple(episodes))
 
 
-def _counted(rule: AlertRule, state: State, point: Point, episodes: list[Episode]) -> State:
+def _step_and_note(rule: AlertRule, state: RuleState, point: Point, episodes: list[Episode]) -> RuleState:
+    """As `step`; an episode that opens or closes with it is noted in `episodes`."""
     after = step(rule, state, point)
     if after.phase == "open" and state.phase != "open":
         episodes.append(Episode(since=after.since, opened_at=point.at, value=point.value))
@@ -153,7 +154,7 @@ def reads_from(rule: AlertRule, standing: Sequence[Standing], first: int, heard:
     return min(start, heard) - within
 
 
-def before(rule: AlertRule, standing: Sequence[Standing], earlier: Iterable[Point], first: int) -> State:
+def before(rule: AlertRule, standing: Sequence[Standing], earlier: Iterable[Point], first: int) -> RuleState:
     """The state before `first`, from the alerts that stand and the samples since `reads_from`.
 
     Nothing opens in here, for no alert stands: where the samples would have it so, they have changed too, and
@@ -163,7 +164,7 @@ def before(rule: AlertRule, standing: Sequence[Standing], earlier: Iterable[Poin
     is_open = last is not None and (last.cleared_at is None or last.cleared_at >= first)
     over_at = NEVER if last is None or last.cleared_at is None else last.cleared_at
     hold_until = NEVER if is_open or over_at == NEVER else over_at + rule.hold_off // MICROSECOND
-    state = State(hold_until=hold_until)
+    state = RuleState(hold_until=hold_until)
     for point in earlier:
         if is_open or point.at <= over_at:  # only what a change is compared with
             recent = remember(rule.condition, state.recent, point.at, point.value)
@@ -187,7 +188,7 @@ def _last_before(standing: Sequence[Standing], first: int) -> Standing | None:
 def rejudge(
     rule: AlertRule,
     standing: Sequence[Standing],
-    state: State,
+    state: RuleState,
     points: Iterable[Point],
     *,
     first: int,
@@ -209,7 +210,7 @@ def rejudge(
     for point in points:
         if point.at > max(last, judged_to):
             break
-        state = _counted(rule, state, point, episodes)
+        state = _step_and_note(rule, state, point, episodes)
         if point.at > settled and _meets(rule, standing, state):
             if state.phase == "open":
                 then = _open_at(standing, point.at)
@@ -219,7 +220,7 @@ def rejudge(
     return Judged(state=state, episodes=tuple(episodes))
 
 
-def _meets(rule: AlertRule, standing: Sequence[Standing], state: State) -> bool:
+def _meets(rule: AlertRule, standing: Sequence[Standing], state: RuleState) -> bool:
     """Whether from here on everything is as it was judged before."""
     was_open = _open_at(standing, state.at) is not None
     if state.phase == "open" or was_open:
@@ -274,7 +275,7 @@ def _overlap(alert: Standing, episode: Episode) -> bool:
     )
 
 
-def to_document(state: State) -> dict[str, object]:
+def to_document(state: RuleState) -> dict[str, object]:
     """The state as it is stored; its time has a column of its own."""
     return {
         "phase": state.phase,
@@ -284,11 +285,11 @@ def to_document(state: State) -> dict[str, object]:
     }
 
 
-def from_document(document: dict[str, object], at: int) -> State:
+def from_document(document: dict[str, object], at: int) -> RuleState:
     """A stored state."""
     recent = document["recent"]
     assert isinstance(recent, list)
-    return State(
+    return RuleState(
         at=at,
         phase=document["phase"],  # type: ignore[arg-type]
         since=document["since"],  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Context, Decimal
+from fractions import Fraction
 from typing import Any
 
 from gateway.model.sample import Value
@@ -20,9 +21,51 @@ _EXACT = Context(prec=60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """From one unit to another: `factor` times the number, plus `offset`, which is zero of a difference."""
+
+    source: str
+    target: str
+    factor: Fraction
+    offset: Fraction = Fraction(0)
+
+    def of(self, value: float) -> float | None:
+        """The number in the other unit, rounded once. None where a double does not hold it, as `scaled`."""
+        exact = self.factor * Fraction(_decimal(value)) + self.offset
+        try:
+            made = float(exact)
+        except OverflowError:
+            return None
+        return None if abs(exact) > MAX_EXACT and exact.denominator == 1 and made != exact else made
+
+    def to_document(self) -> dict[str, object]:
+        """JSON; the numbers as texts of fractions, for no double holds 5/9."""
+        return {
+            "from": self.source,
+            "to": self.target,
+            "factor": str(self.factor),
+            "offset": str(self.offset),
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Conversion:
+        """What `to_document` made."""
+        return cls(
+            source=document["from"],
+            target=document["to"],
+            factor=Fraction(document["factor"]),
+            offset=Fraction(document["offset"]),
+        )
+
+    def __str__(self) -> str:
+        how = f"times {self.factor}" + (f", plus {self.offset}" if self.offset else "")
+        return f"{self.source} to {self.target} ({how})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arithmetic:
-    """`scale` and `offset` are applied to the reduced value. `valid`: the lowest and highest number, as sent,
-    that is used at all.
+    """`scale` and `offset`, or the `conversion`, are applied to the reduced value. `valid`: the lowest and
+    highest number, as sent, that is used at all.
 
     A counter that falls by more than half of `rollover` went on at zero behind it; one that falls below
     `reset_below` (None: half of what it was) began again at zero; any other fall is noise. A number above
@@ -36,11 +79,12 @@ class Arithmetic:
     threshold: float = 0.0
     valid: tuple[float, float] | None = None
     hold: timedelta | None = None
+    conversion: Conversion | None = None
 
     @property
     def is_scaled(self) -> bool:
         """Whether a reading differs from the reduced value."""
-        return self.scale != 1.0 or self.offset != 0.0
+        return self.scale != 1.0 or self.offset != 0.0 or self.conversion is not None
 
     def uses(self, value: Value) -> bool:
         """Whether the value lies within the limits. They are of numbers: a text or a boolean passes."""
@@ -58,17 +102,20 @@ class Arithmetic:
             document["valid"] = list(self.valid)
         if self.hold is not None:
             document["hold"] = self.hold.total_seconds()
+        if self.conversion is not None:
+            document["conversion"] = self.conversion.to_document()
         return document
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Arithmetic:
         """What `to_document` made."""
-        valid, hold = document.get("valid"), document.get("hold")
+        valid, hold, conversion = (document.get(name) for name in ("valid", "hold", "conversion"))
         return cls(
             **{
                 **document,
                 "valid": None if valid is None else (valid[0], valid[1]),
                 "hold": None if hold is None else timedelta(seconds=hold),
+                "conversion": None if conversion is None else Conversion.from_document(conversion),
             }
         )
 
@@ -87,6 +134,8 @@ class Arithmetic:
             parts.append(f"times {self.scale:g}")
         if self.offset:
             parts.append(f"plus {self.offset:g}")
+        if self.conversion is not None:
+            parts.append(str(self.conversion))
         return ", ".join(parts)
 
 
@@ -100,6 +149,7 @@ _TAKES: dict[str, frozenset[str]] = {
     "reset_below": frozenset({"delta"}),
     "threshold": frozenset({"run_time", "cycles"}),
     "hold": frozenset({"run_time", "time_weighted_mean"}),
+    "conversion": _LEVELS | {"sum", "delta", "run_time"},
 }
 """Which reductions each part means something for. `valid` is for all."""
 
@@ -109,7 +159,16 @@ def misfit(arithmetic: Arithmetic, reduce: str) -> str | None:
     set_here = [name for name in _TAKES if getattr(arithmetic, name) != getattr(PLAIN, name)]
     for name in set_here:
         if reduce not in _TAKES[name]:
-            return f"`{name}` does nothing for reduce: {reduce}; it is for {', '.join(sorted(_TAKES[name]))}"
+            does = "`from` and `to` do" if name == "conversion" else f"`{name}` does"
+            return f"{does} nothing for reduce: {reduce}; it is for {', '.join(sorted(_TAKES[name]))}"
+    conversion = arithmetic.conversion
+    if conversion is not None and (arithmetic.scale != 1.0 or arithmetic.offset != 0.0):
+        return "`from` and `to` say what is done to a number: leave `scale` and `offset` out"
+    if conversion is not None and conversion.offset and reduce == "sum":
+        return (
+            f"a sum of {conversion.source} cannot be told in {conversion.target}, whose zero is another: use"
+            " mean, min or max"
+        )
     if arithmetic.scale == 0:
         return "`scale: 0` makes every reading the same"
     if arithmetic.scale < 0 and reduce in ("min", "max"):

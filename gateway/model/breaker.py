@@ -25,10 +25,10 @@ SEEN = timedelta(minutes=5)
 SILENCE = timedelta(seconds=60)
 """How long nobody has succeeded, and somebody has failed, before a host or a system type is at fault."""
 
-FEWEST_CUSTOMERS = 3
+MIN_CUSTOMERS = 3
 FAILURES_IN_A_ROW = 3
-LONGEST_PROBE_SECONDS = 60.0
-LONGEST_WAIT_SECONDS = 5.0
+MAX_PROBE_SECONDS = 60.0
+MAX_WAIT_SECONDS = 5.0
 
 
 class Scope(enum.StrEnum):
@@ -44,7 +44,7 @@ Key = tuple[Scope, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class CallHealth:
     """What is known of one connection's calls. `failing_since`, `failures`, `operations` and `request_ids`
     are of the transient failures in a row of the operations that fail, over all replicas; None and 0 where
     the last call of each was answered. `last_success_at` is of a push, `last_probe_at` of a probe,
@@ -103,30 +103,30 @@ class Health:
         )
 
 
-class Fleet:
+class CallingConnections:
     """The health of all connections that make calls, at one time. Looking a key up does not depend on how
     many there are.
     """
 
-    def __init__(self, healths: Iterable[Health], *, now: datetime) -> None:
+    def __init__(self, healths: Iterable[CallHealth], *, now: datetime) -> None:
         self.now = now
         self.healths = tuple(healths)
-        self._members: defaultdict[Key, list[Health]] = defaultdict(list)
+        self._members: defaultdict[Key, list[CallHealth]] = defaultdict(list)
         self._well: dict[tuple[Key, frozenset[str]], list[datetime]] = {}
         self._operations: dict[Key, frozenset[str]] = {}
         for health in self.healths:
             for key in health.keys:
                 self._members[key].append(health)
 
-    def members(self, key: Key) -> Sequence[Health]:
+    def members(self, key: Key) -> Sequence[CallHealth]:
         """All that belong there."""
         return self._members.get(key, ())
 
-    def seen(self, key: Key) -> list[Health]:
+    def seen(self, key: Key) -> list[CallHealth]:
         """Those that called lately."""
         return [health for health in self.members(key) if health.is_seen(self.now)]
 
-    def failing(self, key: Key) -> tuple[Health, ...]:
+    def failing(self, key: Key) -> tuple[CallHealth, ...]:
         """Those that fail."""
         return tuple(health for health in self.members(key) if health.is_failing(self.now))
 
@@ -186,7 +186,7 @@ class Fleet:
         """
         failing = {health.customer for health in self.failing(key)}
         seen = {health.customer for health in self.seen(key)}
-        return len(failing) >= FEWEST_CUSTOMERS and 10 * len(failing) >= 3 * len(seen)
+        return len(failing) >= MIN_CUSTOMERS and 10 * len(failing) >= 3 * len(seen)
 
     def is_systemic(self, key: Key) -> bool:
         """Whether this host or system type is at fault: enough customers fail, for a minute, in which nobody
@@ -207,7 +207,7 @@ def probe_interval_seconds(attempt: int, *, rand: float) -> float:
     """How long an open breaker rests before the next trial, after `attempt` failed ones (0: it has just
     opened). 1 to 60 s, growing, with jitter.
     """
-    return max(1.0, full_jitter(attempt + 1, rand=rand, base_seconds=2.0, cap_seconds=LONGEST_PROBE_SECONDS))
+    return max(1.0, full_jitter(attempt + 1, rand=rand, base_seconds=2.0, cap_seconds=MAX_PROBE_SECONDS))
 
 
 def wait_seconds(next_trial_seconds: float, *, rand: float) -> float:
@@ -217,5 +217,5 @@ def wait_seconds(next_trial_seconds: float, *, rand: float) -> float:
     Short enough that everybody goes soon after the breaker has closed, and spread, so that they do not go
     together.
     """
-    wait = min(max(next_trial_seconds, 0.0), LONGEST_WAIT_SECONDS)
+    wait = min(max(next_trial_seconds, 0.0), MAX_WAIT_SECONDS)
     return wait + rand * max(1.0, wait / 2)

@@ -30,6 +30,7 @@ class Trigger(enum.StrEnum):
     PROBE_SUCCEEDED = "probe_succeeded"
     PROBE_REFUSED = "probe_refused"
     PROBE_DENIED = "probe_denied"
+    ACCOUNT_DIFFERS = "account_differs"
     VERIFICATION_DEFERRED = "verification_deferred"
     TRANSIENT_FAILURES = "transient_failures"
     CALL_SUCCEEDED = "call_succeeded"
@@ -120,49 +121,22 @@ def _verified() -> Iterator[Rule]:
             credits=effect,
             solves=True,
         )
-    for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):
-        yield Rule(
-            source=S.VERIFYING,
-            trigger=trigger,
-            target=S.PENDING,
-            prior=_NEW,
-            event=E.CONNECTION_VERIFICATION_FAILED,
-            raises=Code.VERIFICATION_FAILED,
-        )
-    for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):  # what worked goes on with the credential that it had
-        yield Rule(
-            source=S.VERIFYING,
-            trigger=trigger,
-            target=Prior.STATE,
-            prior=_WORKED,
-            event=E.CONNECTION_VERIFICATION_FAILED,
-            raises=Code.VERIFICATION_FAILED,
-        )
-    yield Rule(
-        source=S.VERIFYING,
-        trigger=T.PROBE_REFUSED,
-        target=S.REAUTHORIZATION_REQUIRED,
-        prior=_REFUSED,
-        event=E.CONNECTION_REAUTHORIZATION_FAILED,
-        raises=Code.REAUTHORIZATION_REQUIRED,
+    any_failure = (T.PROBE_REFUSED, T.PROBE_DENIED, T.ACCOUNT_DIFFERS)
+    of_credential = (T.PROBE_REFUSED, T.ACCOUNT_DIFFERS)
+    wrong, again = E.CONNECTION_VERIFICATION_FAILED, E.CONNECTION_REAUTHORIZATION_FAILED
+    failed: tuple[tuple[frozenset[State], tuple[Trigger, ...], State | Prior, EventType, IssueCode], ...] = (
+        (_NEW, any_failure, S.PENDING, wrong, Code.VERIFICATION_FAILED),
+        # what worked goes on with the credential that it had
+        (_WORKED, any_failure, Prior.STATE, wrong, Code.VERIFICATION_FAILED),
+        (_REFUSED, of_credential, S.REAUTHORIZATION_REQUIRED, again, Code.REAUTHORIZATION_REQUIRED),
+        (_REFUSED, (T.PROBE_DENIED,), S.BLOCKED, E.CONNECTION_BLOCKED, Code.BLOCKED),
+        (_STOPPED, any_failure, S.BLOCKED, wrong, Code.BLOCKED),
     )
-    yield Rule(
-        source=S.VERIFYING,
-        trigger=T.PROBE_DENIED,
-        target=S.BLOCKED,
-        prior=_REFUSED,
-        event=E.CONNECTION_BLOCKED,
-        raises=Code.BLOCKED,
-    )
-    for trigger in (T.PROBE_REFUSED, T.PROBE_DENIED):
-        yield Rule(
-            source=S.VERIFYING,
-            trigger=trigger,
-            target=S.BLOCKED,
-            prior=_STOPPED,
-            event=E.CONNECTION_VERIFICATION_FAILED,
-            raises=Code.BLOCKED,
-        )
+    for prior, triggers, target, event, issue in failed:
+        for trigger in triggers:
+            yield Rule(
+                source=S.VERIFYING, trigger=trigger, target=target, prior=prior, event=event, raises=issue
+            )
     yield Rule(source=S.VERIFYING, trigger=T.VERIFICATION_DEFERRED, target=Prior.STATE)
 
 
@@ -222,7 +196,12 @@ def _asked() -> Iterator[Rule]:
     )
 
 
-TABLE: tuple[Rule, ...] = (*_given(), *_verified(), *_worked(), *_asked())
+def table() -> tuple[Rule, ...]:
+    """Every line, made anew: what `TABLE` was made of."""
+    return (*_given(), *_verified(), *_worked(), *_asked())
+
+
+TABLE = table()
 
 
 def rule_for(state: State, trigger: Trigger, *, prior: State | None) -> Rule | None:
@@ -245,28 +224,6 @@ def target_of(rule: Rule, *, prior: State | None) -> State:
     return prior
 
 
-def next_state(state: State, trigger: Trigger, *, prior: State | None = None) -> State | None:
-    """Where the trigger leads from this state; None where it changes nothing."""
-    rule = rule_for(state, trigger, prior=prior)
-    return None if rule is None else target_of(rule, prior=prior)
-
-
 def remembers_prior(state: State) -> bool:
     """Whether a connection in this state knows where it came from."""
     return state in (State.VERIFYING, State.PAUSED)
-
-
-def diagram() -> str:
-    """The table as a Mermaid state diagram. Lines that differ only in where the
-    connection came from are one.
-    """
-    lines = ["stateDiagram-v2", "    [*] --> pending"]
-    for rule in TABLE:
-        targets = _comes_back_to(rule.source) if rule.target is Prior.STATE else (rule.target,)
-        lines += [f"    {rule.source} --> {target}: {rule.trigger}" for target in targets]
-    lines.append("    disconnected --> [*]")
-    return "\n".join(dict.fromkeys(lines)) + "\n"
-
-
-def _comes_back_to(state: State) -> tuple[State, ...]:
-    return tuple(dict.fromkeys(rule.source for rule in TABLE if rule.target is state))

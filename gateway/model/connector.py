@@ -96,7 +96,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class ProbeResult:
     """Answer of a probe that succeeded. `account` identifies whose data the credential reaches, where the
     system says so; `former_account` is how an earlier version of the connector called the same.
     """
@@ -163,7 +163,7 @@ class Connector(Protocol):
         """The manifest's, narrowed by the settings."""
         ...
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         """Reachable and authorised? One cheap request, no side effect at the system."""
         ...
 

@@ -41,7 +41,7 @@ class Account(enum.StrEnum):
     POSTED = "posted"
 
 
-class Kind(enum.StrEnum):
+class TransferKind(enum.StrEnum):
     """Why credits move."""
 
     HOLD = "hold"
@@ -84,7 +84,7 @@ class Transfer:
 
     number: int
     at: datetime
-    kind: Kind
+    kind: TransferKind
     from_account: Account
     to_account: Account
     amount: int
@@ -125,7 +125,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Excess:
+class CapacityExcess:
     """The first hold that the ledger shows to have gone beyond the capacity of its moment."""
 
     number: int
@@ -142,7 +142,7 @@ class Book:
     pool: Pool | None
     quotas: Mapping[str, int]
     holdings: Sequence[Holding]
-    excess: Excess | None
+    excess: CapacityExcess | None
 
 
 def price(tariff: Tariff, *, tier: int, hosting: str) -> int:

@@ -12,7 +12,7 @@ from gateway.model.connection import State
 from gateway.model.errors import ConfigError
 
 
-class Part(enum.StrEnum):
+class DeclaredPart(enum.StrEnum):
     """What of a connection can be declared anew."""
 
     SETTINGS = "settings"
@@ -57,13 +57,13 @@ class Existing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ApplyPlan:
     """What is to be done, by connection; each declared one is in exactly one of the first four. `refused`
     says why.
     """
 
     create: tuple[str, ...] = ()
-    change: Mapping[str, tuple[Part, ...]]
+    change: Mapping[str, tuple[DeclaredPart, ...]]
     unchanged: tuple[str, ...] = ()
     refused: Mapping[str, str]
     prune: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ class Plan:
         return not (self.create or self.change or self.prune)
 
 
-def plan(declared: Iterable[Declaration], existing: Iterable[Existing], *, prune: bool) -> Plan:
+def plan(declared: Iterable[Declaration], existing: Iterable[Existing], *, prune: bool) -> ApplyPlan:
     """The plan, in the order of the declarations. `prune`: what a file declared once, and this one does not,
     is disconnected; what came by the API never is.
 
@@ -86,7 +86,7 @@ def plan(declared: Iterable[Declaration], existing: Iterable[Existing], *, prune
     check_identity(wanted.values(), held)
     create: list[str] = []
     unchanged: list[str] = []
-    change: dict[str, tuple[Part, ...]] = {}
+    change: dict[str, tuple[DeclaredPart, ...]] = {}
     refused: dict[str, str] = {}
     for name, declaration in wanted.items():
         found = held.get(name)
@@ -103,7 +103,7 @@ def plan(declared: Iterable[Declaration], existing: Iterable[Existing], *, prune
         for name, found in held.items()
         if prune and found.by_file and not found.has_ended and name not in wanted
     ]
-    return Plan(
+    return ApplyPlan(
         create=tuple(create),
         change=change,
         unchanged=tuple(unchanged),
@@ -132,17 +132,17 @@ def check_identity(declared: Iterable[Declaration], existing: Mapping[str, Exist
         raise ConfigError("\n".join(faults))
 
 
-def differing(declaration: Declaration, found: Existing) -> tuple[Part, ...]:
+def differing(declaration: Declaration, found: Existing) -> tuple[DeclaredPart, ...]:
     """The parts that are to be changed. What is stored may be anything: plain JSON differs, and is mended."""
     old = found.declaration
     differs = {
-        Part.SETTINGS: declaration.settings != old.settings,
-        Part.CREDENTIALS: declaration.digest != old.digest,
-        Part.SYNC: declaration.sync != old.sync,
-        Part.METERS: declaration.meters != old.meters,
-        Part.ALERTS: list(declaration.alerts) != list(old.alerts),
-        Part.TITLE: declaration.title != old.title,
-        Part.MANAGEMENT: not found.by_file,
+        DeclaredPart.SETTINGS: declaration.settings != old.settings,
+        DeclaredPart.CREDENTIALS: declaration.digest != old.digest,
+        DeclaredPart.SYNC: declaration.sync != old.sync,
+        DeclaredPart.METERS: declaration.meters != old.meters,
+        DeclaredPart.ALERTS: list(declaration.alerts) != list(old.alerts),
+        DeclaredPart.TITLE: declaration.title != old.title,
+        DeclaredPart.MANAGEMENT: not found.by_file,
     }
     return tuple(part for part, holds in differs.items() if holds)
 

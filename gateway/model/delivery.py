@@ -55,7 +55,7 @@ class Refusal:
 
 
 @dataclass(slots=True, kw_only=True)
-class Plan:
+class DeliveryPlan:
     """`send` pairs each reading with its window, ascending by (meter, window_start); `settled` needs nothing;
     `refused` is dead. `withheld` pairs each window whose value lies within the deadband with what it was
     compared with: that it needs nothing holds once the system holds that.
@@ -74,7 +74,7 @@ def plan(
     capabilities: Capabilities,
     oldest: datetime | None,
     clip_silently: bool,
-) -> Plan:
+) -> DeliveryPlan:
     """Sorts windows into what is sent, withheld, settled and refused. `due` ascends by (meter, window_start).
 
     A value equal to what was delivered is settled. A window never delivered whose value lies within the
@@ -82,7 +82,7 @@ def plan(
     withheld. `oldest` is the earliest window the system takes: an initial sync clips silently (its status
     says so), an incremental one refuses with a reason. What is in doubt is sent, whatever was delivered.
     """
-    result = Plan()
+    result = DeliveryPlan()
     last: dict[str, tuple[datetime, Value]] = {}
     for window in due:
         value = _fit(window.value, capabilities)

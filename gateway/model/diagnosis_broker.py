@@ -45,7 +45,7 @@ class BrokerFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class BrokerNeeds:
     """What the configuration counts on. `overlaps`: filters of sources do."""
 
     url: str
@@ -54,7 +54,7 @@ class Wanted:
     overlaps: bool
 
 
-def judge_session(facts: BrokerFacts, wanted: Wanted) -> Looked:
+def judge_session(facts: BrokerFacts, wanted: BrokerNeeds) -> Looked:
     """Whether the gateway gets the session that it needs."""
     if facts.refused is not None:
         advice = (
@@ -64,7 +64,7 @@ def judge_session(facts: BrokerFacts, wanted: Wanted) -> Looked:
     return looked(_of_the_session(facts, wanted))
 
 
-def judge_access(facts: BrokerFacts, wanted: Wanted) -> Looked:
+def judge_access(facts: BrokerFacts, wanted: BrokerNeeds) -> Looked:
     """Whether the gateway's account may subscribe and publish what it has to."""
     if facts.refused is not None:
         return not_made("no session at the broker")
@@ -74,7 +74,7 @@ def judge_access(facts: BrokerFacts, wanted: Wanted) -> Looked:
     )
 
 
-def judge_queue(facts: BrokerFacts, wanted: Wanted) -> Looked:
+def judge_queue(facts: BrokerFacts, wanted: BrokerNeeds) -> Looked:
     """Whether the broker keeps what it accepts for a session that is away."""
     if facts.refused is not None:
         return not_made("no session at the broker")
@@ -91,7 +91,7 @@ def judge_queue(facts: BrokerFacts, wanted: Wanted) -> Looked:
     )
 
 
-def _of_the_session(facts: BrokerFacts, wanted: Wanted) -> Iterator[Finding]:
+def _of_the_session(facts: BrokerFacts, wanted: BrokerNeeds) -> Iterator[Finding]:
     where = wanted.url
     if facts.max_qos < 1 and not wanted.allows_qos0:
         advice = "use a broker, or a listener, that takes QoS 1"
@@ -125,7 +125,7 @@ def _of_the_session(facts: BrokerFacts, wanted: Wanted) -> Iterator[Finding]:
         )
 
 
-def _of_the_access(facts: BrokerFacts, wanted: Wanted) -> Iterator[Finding]:
+def _of_the_access(facts: BrokerFacts, wanted: BrokerNeeds) -> Iterator[Finding]:
     refused = [name for name, code in facts.granted.items() if code >= 128]
     if refused:
         advice = "let the gateway's account read these topics (mosquitto/acl)"
@@ -143,7 +143,7 @@ def _of_the_access(facts: BrokerFacts, wanted: Wanted) -> Iterator[Finding]:
         yield problem(f"{why}: {topic}", where=wanted.url, advice=advice)
 
 
-def _of_the_queue(facts: BrokerFacts, wanted: Wanted) -> Iterator[Finding]:
+def _of_the_queue(facts: BrokerFacts, wanted: BrokerNeeds) -> Iterator[Finding]:
     if not facts.resumed:
         advice = "let the broker keep sessions of clients that are away (MQTT 5, Session Expiry Interval)"
         yield problem(

@@ -62,7 +62,7 @@ class ServerFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holding:
+class HoldingSession:
     """A session or a prepared transaction that holds something back."""
 
     what: Literal["open", "waiting", "prepared"]
@@ -159,7 +159,7 @@ def judge_sessions(server: ServerFacts, *, replica_needs: int, replicas: int) ->
     return looked(found)
 
 
-def judge_transactions(holdings: Sequence[Holding], *, sees_all: bool) -> Looked:
+def judge_transactions(holdings: Sequence[HoldingSession], *, sees_all: bool) -> Looked:
     """Whether anything holds back vacuum, or makes others wait."""
     unseen = [
         (
@@ -290,7 +290,7 @@ def _of_the_server(server: ServerFacts) -> Iterator[Finding]:
         )
 
 
-def _of_a_holding(each: Holding) -> Finding | None:
+def _of_a_holding(each: HoldingSession) -> Finding | None:
     match each.what:
         case "open":
             advice = f"end it where nobody needs it: select pg_terminate_backend({each.name})"

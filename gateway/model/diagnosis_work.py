@@ -76,7 +76,7 @@ class Stuck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class HeldLease:
     """A lease that runs. `is_orphan`: the replica that took it is gone."""
 
     name: str
@@ -228,7 +228,7 @@ def judge_streams(stuck: Iterable[Stuck], *, replicas: int) -> Looked:
 
 
 def judge_leases(
-    held: Iterable[Held], names: frozenset[str], *, replicas: int, partitions: int, lease_seconds: float
+    held: Iterable[HeldLease], names: frozenset[str], *, replicas: int, partitions: int, lease_seconds: float
 ) -> Looked:
     """Whether each part of the work has a replica that does it, and no lease stands in the way."""
     return looked(
@@ -325,7 +325,7 @@ def _of_a_connection(each: Unwell, now: datetime) -> Finding | None:
 
 
 def _of_the_leases(
-    held: Iterable[Held], names: frozenset[str], *, replicas: int, partitions: int, lease_seconds: float
+    held: Iterable[HeldLease], names: frozenset[str], *, replicas: int, partitions: int, lease_seconds: float
 ) -> Iterator[Finding]:
     if not replicas:
         yield problem(

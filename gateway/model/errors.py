@@ -62,6 +62,19 @@ class StoreRejected(StoreError):
     """PostgreSQL refuses this very data (SQLSTATE class 22 or 23): trying it again cannot help."""
 
 
+class CustomersLeft(StoreRejected):
+    """These customers have moved to another gateway, which takes what they send: nothing was stored, and all
+    the rest can be.
+    """
+
+    def __init__(self, customers: frozenset[str], detail: str = "") -> None:
+        names = ", ".join(sorted(customers))
+        super().__init__(
+            detail or f"customer {names} has moved to another gateway: `fieldgate customer list` says when"
+        )
+        self.customers = customers
+
+
 class TooManyDevices(StoreError):
     """These devices (customer, device) are beyond what their customer may have: nothing was stored, and all
     the rest can be.
@@ -74,6 +87,12 @@ class TooManyDevices(StoreError):
 
 class LeaseLost(StoreError):
     """Another replica owns what we were working on: the transaction was rolled back, leave it to them."""
+
+
+class NotExceeded(StoreError):
+    """What was over a quota a moment ago is not any more, so that it has to be told anew: nothing was
+    stored.
+    """
 
 
 class BrokerRefused(FieldgateError):

@@ -28,7 +28,7 @@ class RemoteMeter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class EventToRaise:
     """What a person at the system should see to. `reference` is ours: at most 20 characters, the same for
     ever for the same event.
 
@@ -72,7 +72,7 @@ class EnsuresMeters(Protocol):
 class RaisesEvents(Protocol):
     """A connector that can raise a notification, a work order, an alert."""
 
-    async def raise_event(self, event: Event) -> Outcome:
+    async def raise_event(self, event: EventToRaise) -> Outcome:
         """Raises it unless the system already holds one with its reference: Accepted, or Duplicate, each with
         the system's id.
 

@@ -25,6 +25,8 @@ class Fed:
     value: Value
     unit: str | None
     reduce: str
+    calendar: str | None
+    """What of the calendar the window is; None for one of a duration."""
     deadband: float
     arithmetic: str
     refused: str | None

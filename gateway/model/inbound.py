@@ -47,6 +47,7 @@ class InboundStream:
 
     lookback: how far behind the last committed interval the next one begins, for changes that became visible
     late. settle: how long a change may stay invisible; the newest part of an interval is left out by it.
+    key: the system's own fields that name a record, for people.
     page: the largest number of records that one request is answered with. default: read unless `sync.pull`
     says otherwise. lists_open: `pull_open` gives what is still open, however old. example: a body, for
     people.
@@ -55,6 +56,7 @@ class InboundStream:
     name: str
     title: str
     cursor: RecordCursor
+    key: Sequence[str] = ()
     lookback: timedelta = timedelta(0)
     settle: timedelta = timedelta(0)
     page: int = 100

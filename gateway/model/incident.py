@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from gateway.model.breaker import Fleet, Health, Key, Scope
+from gateway.model.breaker import CallHealth, CallingConnections, Key, Scope
 
 QUIET = timedelta(minutes=2)
 """How long an incident is calm before it closes."""
@@ -21,15 +21,15 @@ after this long.
 ABANDONED_AFTER = timedelta(hours=1)
 """Without any call for this long, nobody is left who could succeed."""
 
-MOST_REQUEST_IDS = 10
+MAX_REQUEST_IDS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class IncidentFinding:
     """What is at fault, the connections that fail because of it, and why we think so."""
 
     key: Key
-    failing: tuple[Health, ...]
+    failing: tuple[CallHealth, ...]
     detail: str
 
     @property
@@ -62,10 +62,10 @@ class Finding:
         """A sample: the latest of each connection first, ten at most."""
         latest = [identifier for health in self.failing for identifier in health.request_ids[-1:]]
         earlier = [identifier for health in self.failing for identifier in health.request_ids[:-1]]
-        return tuple(dict.fromkeys([*latest, *earlier]))[:MOST_REQUEST_IDS]
+        return tuple(dict.fromkeys([*latest, *earlier]))[:MAX_REQUEST_IDS]
 
 
-def systemic(fleet: Fleet) -> tuple[Finding, ...]:
+def systemic(fleet: CallingConnections) -> tuple[IncidentFinding, ...]:
     """The system types and hosts at fault: their breakers belong open. A system type is at fault only where
     more than one host fails.
     """
@@ -77,7 +77,9 @@ def systemic(fleet: Fleet) -> tuple[Finding, ...]:
     return (*systems, *_at_fault(fleet, Scope.HOST))
 
 
-def wanted(fleet: Fleet, found: Sequence[Finding], *, known: Collection[Key]) -> tuple[Finding, ...]:
+def wanted(
+    fleet: CallingConnections, found: Sequence[IncidentFinding], *, known: Collection[Key]
+) -> tuple[IncidentFinding, ...]:
     """The incidents that should be open, given the `systemic` findings and the keys of those that are
     (`known`).
 
@@ -91,7 +93,7 @@ def wanted(fleet: Fleet, found: Sequence[Finding], *, known: Collection[Key]) ->
     return (*shared, *(finding for health in alone if (finding := _specific(health, fleet)) is not None))
 
 
-def explained_by(key: Key, fleet: Fleet, wide: Collection[Key]) -> Key | None:
+def explained_by(key: Key, fleet: CallingConnections, wide: Collection[Key]) -> Key | None:
     """The widest of `wide` that explains all that fails here, and more; None where there is none, or nothing
     fails.
     """
@@ -106,7 +108,7 @@ def explained_by(key: Key, fleet: Fleet, wide: Collection[Key]) -> Key | None:
     )
 
 
-def is_calm(key: Key, fleet: Fleet, *, opened_at: datetime) -> bool:
+def is_calm(key: Key, fleet: CallingConnections, *, opened_at: datetime) -> bool:
     """Whether an open incident may be over: somebody has succeeded since it opened and no longer enough fail;
     QUIET of it closes the incident.
 
@@ -137,7 +139,7 @@ def said_to_customers(key: Key) -> str:
             )
 
 
-def _at_fault(fleet: Fleet, scope: Scope) -> Iterator[Finding]:
+def _at_fault(fleet: CallingConnections, scope: Scope) -> Iterator[IncidentFinding]:
     for key in fleet.failing_keys(scope):
         if fleet.is_systemic(key):
             members, failing = fleet.seen(key), fleet.failing(key)
@@ -151,7 +153,7 @@ def _at_fault(fleet: Fleet, scope: Scope) -> Iterator[Finding]:
                 f"{len({health.customer for health in failing})} of"
                 f" {len({health.customer for health in members})} customers"
             )
-            yield Finding(
+            yield IncidentFinding(
                 key=key,
                 failing=failing,
                 detail=(
@@ -161,7 +163,7 @@ def _at_fault(fleet: Fleet, scope: Scope) -> Iterator[Finding]:
             )
 
 
-def _specific(health: Health, fleet: Fleet) -> Finding | None:
+def _specific(health: CallHealth, fleet: CallingConnections) -> IncidentFinding | None:
     """A connection whose breaker is open. It is its own affair when neighbours have worked since, or it has
     none; else we wait for a wider verdict first.
     """
@@ -181,10 +183,10 @@ def _specific(health: Health, fleet: Fleet) -> Finding | None:
         )
     else:
         return None
-    return Finding(key=own, failing=(health,), detail=f"{failed}, {why}")
+    return IncidentFinding(key=own, failing=(health,), detail=f"{failed}, {why}")
 
 
-def _abandoned(health: Health, now: datetime) -> bool:
+def _abandoned(health: CallHealth, now: datetime) -> bool:
     return health.last_failure_at is None or now - health.last_failure_at > ABANDONED_AFTER
 
 

@@ -113,13 +113,13 @@ class Bucket:
         self.bytes -= size / quota.bytes_per_second
         return max(0.0, -self.messages, -self.bytes)
 
-    def refusal(self, quota: Quota, size: int) -> QuotaKind | None:
-        """The quota that one more message is over; None where it is taken, and charged."""
+    def refusal(self, quota: Quota, size: int, count: int = 1) -> QuotaKind | None:
+        """The quota that one more message is over; None where it is taken, and charged as `count`."""
         if self.messages <= 0:
             return QuotaKind.MESSAGES
         if self.bytes <= 0:
             return QuotaKind.BYTES
-        self.charge(quota, 1, size)
+        self.charge(quota, count, size)
         return None
 
     def buries(self, quota: Quota, size: int) -> bool:

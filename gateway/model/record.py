@@ -157,13 +157,13 @@ def _clean(value: object, depth: int, faults: set[str]) -> object:
             return None
 
 
-def _cut(body: object, max_bytes: int) -> bytes:
+def _cut(body: Mapping[str, object], max_bytes: int) -> bytes:
     """As many of its fields, in order of their names, as fit, each with its long texts cut; the rest is left
     out.
     """
     kept: dict[str, object] = {}
     size = 2
-    for key, value in sorted(body.items()) if isinstance(body, dict) else ():
+    for key, value in sorted(body.items()):
         written = len(_written({key: _short(value)}))
         if size + written > max_bytes:
             continue
@@ -222,15 +222,15 @@ def next_slice(origin: datetime, done_to: datetime, *, days: int, slice_length: 
     return None if done_to <= oldest else Interval(low=max(oldest, done_to - slice_length), high=done_to)
 
 
-def halved(interval: Interval) -> Interval:
-    """Its older half, where it can be divided."""
-    if interval.low is None or interval.high - interval.low < timedelta(seconds=2):
+def halved(interval: Interval, read_to: datetime | None = None) -> Interval:
+    """Its older half, in whole seconds; itself where it has less than two. What is before `read_to` was read
+    and is only looked at once more: what is behind it is halved, so that something new is read each time.
+    """
+    low = interval.low if interval.low is None or read_to is None else max(interval.low, read_to)
+    if low is None or interval.high - low < timedelta(seconds=2):
         return interval
-    middle = interval.low + (interval.high - interval.low) / 2
-    return Interval(
-        low=interval.low,
-        high=middle.replace(microsecond=0) if middle.replace(microsecond=0) > interval.low else middle,
-    )
+    middle = low + (interval.high - low) / 2
+    return Interval(low=interval.low, high=middle.replace(microsecond=0))
 
 
 MAX_VANISHED = 0.2

@@ -25,6 +25,11 @@ class Sample:
     metrics: Metrics
 
 
+def literal(value: Value) -> str:
+    """As JSON and the configuration have it, not as Python has: `true`, 21.5, 'on'."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
 def to_microseconds(at: datetime) -> int:
     """Microseconds since the epoch of an aware datetime; exact."""
     return (at - EPOCH) // MICROSECOND

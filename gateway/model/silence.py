@@ -113,14 +113,14 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Silent:
+class FallenSilent:
     """It is silent, after so long."""
 
     after: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Returned:
+class HeardAgain:
     """It was silent, and has sent."""
 
     due_at: datetime
@@ -135,7 +135,7 @@ class Waiting:
     watched_at: datetime | None = None
 
 
-Verdict = Silent | Returned | Waiting
+Verdict = FallenSilent | HeardAgain | Waiting
 
 
 def judged(device: Watched, sources: Sources, heard: Mapping[int, Heard], now: datetime) -> Verdict:
@@ -147,7 +147,7 @@ def judged(device: Watched, sources: Sources, heard: Mapping[int, Heard], now: d
     quota no more: what they sent meanwhile may be among what was refused.
     """
     if device.silent_since is not None and device.last_seen_at > device.silent_since:
-        return Returned(due_at=now)
+        return HeardAgain(due_at=now)
     if not sources.takes(device):
         return Waiting(due_at=now + LATER, is_watched=False)
     threshold, clock = sources.threshold(device), heard.get(sources.partition(device))
@@ -160,7 +160,7 @@ def judged(device: Watched, sources: Sources, heard: Mapping[int, Heard], now: d
         if since is not None:
             listened = min(listened, clock.until - since)
     if listened >= threshold:
-        return Silent(after=threshold)
+        return FallenSilent(after=threshold)
     is_behind = now - clock.until > NOT_HEARD
     # what is usual is known by then, or may be less: a device that is due in days is looked at before
     often = OFTEN if sources.is_learned(device) else SOON

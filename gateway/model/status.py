@@ -24,10 +24,11 @@ ACCEPTING = frozenset(
 WORKED = frozenset({State.ACTIVE, State.DEGRADED})
 """States in which streams run."""
 
+NEEDS_PERSON = (State.REAUTHORIZATION_REQUIRED, State.BLOCKED, State.PENDING)
+"""States of a connection that waits for a person, the most urgent first."""
+
 URGENCY = (
-    State.REAUTHORIZATION_REQUIRED,
-    State.BLOCKED,
-    State.PENDING,
+    *NEEDS_PERSON,
     State.DEGRADED,
     State.VERIFYING,
     State.PAUSED,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from gateway.model.exchange import RemoteMeter
 
-LEAST = 0.5
+MIN_LIKENESS = 0.5
 """Below it a suggestion would be a guess."""
 
 _WORDS = re.compile(r"[A-Za-z]+|\d+")
@@ -42,7 +42,7 @@ def suggested(
         ((score(device, title, metric, meter), meter.meter, meter) for meter in meters),
         key=lambda found: (-found[0], found[1]),
     )
-    if not ranked or ranked[0][0] < LEAST:
+    if not ranked or ranked[0][0] < MIN_LIKENESS:
         return None
     if len(ranked) > 1 and ranked[1][0] == ranked[0][0]:
         return None

@@ -198,6 +198,25 @@ def _level(topic: str, text: str) -> tuple[Level, list[str]]:
     return Level(text=text, pattern=pattern + re.escape(text[end:])), fields
 
 
+def filter_fault(text: str) -> str | None:
+    """Why no broker takes it as a filter; None where one does."""
+    levels = text.split("/")
+    if not text or "\0" in text:
+        return "it is empty" if not text else "it holds a NUL"
+    if any("#" in level for level in levels[:-1]) or levels[-1] not in ("#", levels[-1].replace("#", "")):
+        return "`#` stands for the rest: a level of its own, and the last one"
+    if any("+" in level and level != "+" for level in levels):
+        return "`+` stands for one level, and is all of it"
+    return None
+
+
+def topic_fault(text: str) -> str | None:
+    """Why nobody can publish to it; None where one can."""
+    if not text or "\0" in text:
+        return "it is empty" if not text else "it holds a NUL"
+    return "`+` and `#` are for filters: give the topic of one message" if {"+", "#"} & {*text} else None
+
+
 def overlapping(sources: Sequence[Source]) -> list[tuple[Source, Source]]:
     """Pairs that one topic could match both of: each of its messages would arrive twice. Where both subscribe
     the same filter it arrives once, and the first that matches takes it.

@@ -16,7 +16,7 @@ MAX_SAMPLES = 1e12
 """More than any day has: a step that is not bounded by them any more."""
 
 
-class Walk:
+class DayWalk:
     """A way from `start` to `until` over days that hold about so many samples; a day that is not among them
     has none.
 

@@ -26,7 +26,7 @@ PREFIX = "whsec_"
 SECRET_BYTES = 32
 
 
-class Outcome(enum.StrEnum):
+class AttemptOutcome(enum.StrEnum):
     """What became of one attempt. A label of a metric."""
 
     DELIVERED = "delivered"
@@ -49,9 +49,9 @@ def wait_after(tried: int, *, rand: float) -> timedelta | None:
     return WAITS[tried] * (1.0 + JITTER * rand) if tried < len(WAITS) else None
 
 
-def verdict(outcome: Outcome, *, failing_since: datetime, now: datetime) -> Disabled | None:
+def verdict(outcome: AttemptOutcome, *, failing_since: datetime, now: datetime) -> Disabled | None:
     """Whether a failed attempt ends it for the endpoint."""
-    if outcome is Outcome.GONE:
+    if outcome is AttemptOutcome.GONE:
         return Disabled.GONE
     return Disabled.FAILING if now - failing_since >= DISABLED_AFTER else None
 

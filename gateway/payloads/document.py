@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from decimal import Decimal
+from functools import lru_cache
 from io import BytesIO
 from typing import Literal
 
@@ -15,7 +17,7 @@ import zstandard
 
 from gateway.model.errors import DecodeError
 from gateway.payloads.formats import json, scalar
-from gateway.payloads.formats.values import MAX_DEPTH, MAX_PAYLOAD_BYTES, Reason, as_number
+from gateway.payloads.formats.values import MAX_DEPTH, MAX_PAYLOAD_BYTES, Reason, Unfit, as_number
 
 Encoding = Literal["gzip", "deflate", "zstd"]
 
@@ -30,6 +32,7 @@ def load(payload: bytes, format: str, encoding: Encoding | None) -> object:
     return _LOADERS[format](payload if encoding is None else decompress(payload, encoding))
 
 
+@lru_cache(maxsize=1)  # a message is read, and then weighed
 def decompress(payload: bytes, encoding: Encoding) -> bytes:
     """At most `MAX_PAYLOAD_BYTES`, whatever the ratio is. Raises DecodeError."""
     try:
@@ -50,6 +53,14 @@ def decompress(payload: bytes, encoding: Encoding) -> bytes:
     return plain
 
 
+def unpacked_bytes(payload: bytes, encoding: Encoding) -> int:
+    """How long it is when it is unpacked, as far as it may be."""
+    try:
+        return len(decompress(payload, encoding))
+    except DecodeError as error:
+        return MAX_PAYLOAD_BYTES if error.reason == Reason.PAYLOAD_TOO_LARGE else len(payload)
+
+
 def stripped(payload: bytes) -> bytes:
     """Without a byte order mark, and without the NULs and white space that programs in C leave at the end."""
     return payload.removeprefix(_BOM).strip(_PADDING)
@@ -58,7 +69,7 @@ def stripped(payload: bytes) -> bytes:
 def _json(payload: bytes) -> object:
     """What is around the document is taken away, and a number in it that is none leaves the rest."""
     try:
-        return _load_json(payload)
+        return json.load(payload)
     except DecodeError as error:
         if error.reason not in (Reason.INVALID_JSON, Reason.NOT_FINITE):
             raise
@@ -66,20 +77,13 @@ def _json(payload: bytes) -> object:
     plain = stripped(payload)
     with suppress(DecodeError):
         if plain != payload and plain:
-            return _load_json(plain)
+            return json.load(plain)
     if why.reason == Reason.NOT_FINITE:
         with suppress(ValueError, RecursionError):
             return json.load_words(plain)
     if (looks := looks_like(payload)) is not None:
         raise DecodeError(Reason.INVALID_JSON, f"the payload looks like {looks}") from None
     raise why
-
-
-def _load_json(payload: bytes) -> object:
-    document = json.load(payload)
-    if b'" ' in payload or json.keys_of(document) != payload.count(b'":'):
-        json.refuse_repeated_keys(payload)
-    return document
 
 
 def _scalar(payload: bytes) -> object:
@@ -91,7 +95,7 @@ def _scalar(payload: bytes) -> object:
 def _cbor(payload: bytes) -> object:
     stream = BytesIO(payload)
     try:
-        document = cbor2.CBORDecoder(stream, max_depth=4 * MAX_DEPTH).decode()
+        document = cbor2.CBORDecoder(stream, max_depth=4 * MAX_DEPTH, semantic_decoders=_MEANINGS).decode()
     except (
         cbor2.CBORDecodeError,
         ValueError,
@@ -112,6 +116,73 @@ def _msgpack(payload: bytes) -> object:
     except (ValueError, OverflowError, MemoryError, RecursionError, TypeError) as error:
         raise DecodeError(Reason.WRONG_SHAPE, f"the payload is no MessagePack: {error}"[:200]) from None
     return _plain(document, _Budget())
+
+
+class Tagged:
+    """Stands for a value of CBOR that no metric can be."""
+
+    def __init__(self, _value: object, _is_immutable: bool) -> None:
+        pass
+
+
+def _bignum(value: object, sign: int) -> int | Unfit:
+    """An integer of any length. One that no double holds is not made: made into digits it takes time by the
+    square of its length, and those of one hash, as keys of one map, by the square of their number.
+    """
+    if not isinstance(value, bytes):
+        raise TypeError("a bignum that is no byte string")
+    if len(value) > 8:
+        return Unfit(reason=Reason.NOT_EXACT, text=f"{'' if sign > 0 else '-'}0x{value.hex()}")
+    magnitude = int.from_bytes(value)
+    return magnitude if sign > 0 else -1 - magnitude
+
+
+def _positive(value: object, _is_immutable: bool) -> int | Unfit:
+    return _bignum(value, 1)
+
+
+def _negative(value: object, _is_immutable: bool) -> int | Unfit:
+    return _bignum(value, -1)
+
+
+def _decimal(value: object, _is_immutable: bool) -> Decimal | Unfit:
+    exponent, mantissa = _scaled(value)
+    if isinstance(mantissa, Unfit):
+        return mantissa
+    return Decimal(mantissa).scaleb(exponent) if abs(exponent) < _MAX_EXPONENT else Decimal("inf")
+
+
+def _bigfloat(value: object, _is_immutable: bool) -> float | Unfit:
+    exponent, mantissa = _scaled(value)
+    if isinstance(mantissa, Unfit):
+        return mantissa
+    with suppress(OverflowError):
+        number = math.ldexp(mantissa, exponent)
+        is_exact = math.ldexp(number, -exponent) == mantissa
+        return number if is_exact else Unfit(reason=Reason.NOT_EXACT, text=f"{mantissa} * 2^{exponent}")
+    return Unfit(reason=Reason.NOT_FINITE, text=f"{mantissa} * 2^{exponent}")
+
+
+def _scaled(value: object) -> tuple[int, int | Unfit]:
+    """Exponent and mantissa."""
+    if isinstance(value, list | tuple) and len(value) == 2:
+        exponent, mantissa = value
+        if type(exponent) is int and (type(mantissa) is int or isinstance(mantissa, Unfit)):
+            return exponent, mantissa
+    raise ValueError("a fraction that is no pair of integers")
+
+
+_MAX_EXPONENT = 5000
+_MEANINGS: Mapping[int, Callable[[object, bool], object]] = {
+    2: _positive,
+    3: _negative,
+    4: _decimal,
+    5: _bigfloat,
+    # rational numbers, regular expressions, mail, UUIDs, addresses, complex numbers: what it would take to
+    # make one of them is up to who sent it, and a metric is none
+    **dict.fromkeys((30, 35, 36, 37, 52, 54, 260, 261, 43000), Tagged),
+}
+"""What tags of CBOR mean here, where that is not what the library makes of them."""
 
 
 class _Budget:
@@ -135,7 +206,7 @@ def _plain(value: object, budget: _Budget, depth: int = 0) -> object:
         raise DecodeError(Reason.NESTED_TOO_DEEP, f"nested deeper than {4 * MAX_DEPTH}")
     match value:
         case Mapping():
-            return {str(key): _plain(item, budget, depth + 1) for key, item in value.items()}
+            return {_key(key): _plain(item, budget, depth + 1) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
             return [_plain(item, budget, depth + 1) for item in value]
         case bytes():
@@ -146,6 +217,10 @@ def _plain(value: object, budget: _Budget, depth: int = 0) -> object:
             return str(value)
         case _:
             return None if value is cbor2.undefined else value
+
+
+def _key(key: object) -> str:
+    return key.text if isinstance(key, Unfit) else str(key)
 
 
 def looks_like(payload: bytes) -> str | None:

@@ -26,7 +26,9 @@ from gateway.payloads.formats.values import (
     unfit,
 )
 
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+# No two parts of it can take the same digit: else a long text that is no number would be tried in every
+# way to cut it in two.
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WITH_UNIT = re.compile(
     r"([+-]?(?:[0-9][0-9.,]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(?:[^0-9\s.,+:/'_-][^0-9:'_]{0,15})"
 )
@@ -40,6 +42,9 @@ _THOUSANDS = re.compile(
 
 MAX_ARRAY = 64
 """Items of an array that become metrics of their own."""
+
+MAX_FIELDS = 10_000
+"""Fields of one sample that are looked at, whatever is left out of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +79,7 @@ class FieldRules:
         DecodeError for more than can be stored.
         """
         metrics: Metrics = {}
-        self._collect(values, "", metrics, skip, 0)
-        if len(metrics) > MAX_METRICS:  # which of them were meant nobody can tell
-            raise DecodeError(
-                Reason.TOO_MANY_METRICS, f"at most {MAX_METRICS} metrics are taken in one message: use `keep`"
-            )
+        self._collect(values, "", metrics, skip, 0, 0)
         return metrics
 
     def take_one(self, name: str, value: object, skip: Skip) -> Metrics:
@@ -86,15 +87,29 @@ class FieldRules:
         return self.take({name: value}, skip)
 
     def _collect(
-        self, values: Mapping[str, object], prefix: str, metrics: Metrics, skip: Skip, depth: int
-    ) -> None:
+        self,
+        values: Mapping[str, object],
+        prefix: str,
+        metrics: Metrics,
+        skip: Skip,
+        depth: int,
+        looked_at: int,
+    ) -> int:
+        """Returns how many fields were looked at so far: what a message costs is bounded, not what it is."""
+        looked_at += len(values)
+        if looked_at > MAX_FIELDS:
+            raise DecodeError(
+                Reason.TOO_MANY_METRICS, f"more than {MAX_FIELDS} fields in one sample: send fewer at once"
+            )
         for key, value in values.items():
             name = f"{prefix}{key}"
-            if isinstance(value, Mapping):
+            if len(name) > MAX_NAME_LENGTH:
+                self._refuse_long(name, skip)  # whatever is in it has a longer one
+            elif isinstance(value, Mapping):
                 if depth >= MAX_DEPTH:
                     skip(Skipped(name=name, reason=Reason.NESTED_TOO_DEEP, detail=f"deeper than {MAX_DEPTH}"))
                 else:
-                    self._collect(value, f"{name}.", metrics, skip, depth + 1)
+                    looked_at = self._collect(value, f"{name}.", metrics, skip, depth + 1, looked_at)
             elif isinstance(value, list | tuple) and self.arrays == "index" and self._is_wanted_below(name):
                 items = {str(place): item for place, item in enumerate(value[:MAX_ARRAY])}
                 if len(value) > MAX_ARRAY:
@@ -106,9 +121,21 @@ class FieldRules:
                         )
                     )
                 if depth < MAX_DEPTH:
-                    self._collect(items, f"{name}.", metrics, skip, depth + 1)
+                    looked_at = self._collect(items, f"{name}.", metrics, skip, depth + 1, looked_at)
             elif self._is_wanted(name):
                 self._add(name, value, metrics, skip)
+                if len(metrics) > MAX_METRICS:  # which of them were meant nobody can tell
+                    raise DecodeError(
+                        Reason.TOO_MANY_METRICS,
+                        f"at most {MAX_METRICS} metrics are taken in one message: use `keep`",
+                    )
+        return looked_at
+
+    def _refuse_long(self, name: str, skip: Skip) -> None:
+        """Leaves out what no metric can be called, unless what is around it is not wanted anyway."""
+        if _hits(self.drop, name[:MAX_NAME_LENGTH].rpartition(".")[0]):
+            return
+        skip(Skipped(name=name[:MAX_NAME_LENGTH], reason=Reason.INVALID_METRIC, detail=_misnamed(name)))
 
     def _is_wanted(self, name: str) -> bool:
         return not _hits(self.drop, name) and (not self.keep or _hits(self.keep, name))
@@ -171,25 +198,22 @@ class FieldRules:
 
 def _check_name(name: str, metrics: Metrics) -> None:
     if not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise DecodeError(
-            Reason.INVALID_METRIC,
-            f"metric name {name[:40]!r}: 1 to {MAX_NAME_LENGTH} printable characters",
-        )
+        raise DecodeError(Reason.INVALID_METRIC, _misnamed(name))
     if name in metrics:
         raise DecodeError(Reason.SAME_NAME, f"metric {name!r} comes twice; the first is taken")
 
 
+def _misnamed(name: str) -> str:
+    return f"metric name {name[:40]!r}: 1 to {MAX_NAME_LENGTH} printable characters"
+
+
 def _hits(patterns: tuple[re.Pattern[str], ...], name: str) -> bool:
     """Whether a glob matches the name, or that of an object or array around it."""
-    if not patterns:
-        return False
-    while name:
-        if any(pattern.match(name) for pattern in patterns):
-            return True
-        name = name.rpartition(".")[0]
-    return False
+    return any(pattern.match(name) for pattern in patterns)
 
 
 def compile_globs(globs: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
-    """Globs over dotted names, case-sensitive."""
-    return tuple(re.compile(translate(glob)) for glob in globs)
+    """Globs over dotted names, case-sensitive. Each matches what is below a name that it
+    matches as well, in one look: a name of a thousand dots is around a thousand others.
+    """
+    return tuple(re.compile(translate(glob).removesuffix(r"\Z") + r"(?:\.(?s:.*))?\Z") for glob in globs)

@@ -17,7 +17,10 @@ from gateway.payloads.paths import MISSING, Path, find, shown
 from gateway.payloads.times import TimeRule
 
 MAX_ITEMS = 10_000
-"""Items of one message."""
+"""Items of one message, and so many of its fields that cannot be taken."""
+
+MAX_RESHAPED = 50_000
+"""Values of a document that an expression may go through: each costs it some microseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,8 @@ class Shape:
                 pieces += self._pieces(item, document, metric, received_at, skipped.append)
             except DecodeError as error:
                 skipped.append(Skipped(name="", reason=Reason(error.reason), detail=error.detail))
+            if len(skipped) > MAX_ITEMS:
+                raise DecodeError(skipped[0].reason, f"more than {MAX_ITEMS} fields: {skipped[0].detail}")
         if not pieces:
             if skipped:
                 raise DecodeError(skipped[0].reason, skipped[0].detail)
@@ -78,6 +83,11 @@ class Shape:
 
     def _reshaped(self, document: object) -> object:
         assert self.reshape is not None
+        if _values_within(document, MAX_RESHAPED) > MAX_RESHAPED:
+            raise DecodeError(
+                Reason.TOO_MANY_METRICS,
+                f"reshape: the payload has more than {MAX_RESHAPED} values: send fewer at once",
+            )
         try:
             return self.reshape.search(document)
         except (
@@ -196,6 +206,17 @@ class Shape:
         if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
             raise DecodeError(Reason.INVALID_IDENTIFIER, f"{what}: the payload has no {shown(path)}")
         return str(found)
+
+
+def _values_within(document: object, enough: int) -> int:
+    """How many values a document has at every depth; no further than `enough` is counted."""
+    count, waiting = 1, [document]
+    while waiting and count <= enough:
+        held = waiting.pop()
+        if isinstance(held, dict | list):
+            count += len(held)
+            waiting += held.values() if isinstance(held, dict) else held
+    return count
 
 
 def _plain_metrics(item: Mapping[str, object]) -> Mapping[str, object]:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from gateway.model.access import Principal, Role
 from gateway.model.errors import RequestRefused
 from gateway.store.pool import Database
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 _MARK = "fg_"
 LOGIN_SECONDS = 600.0
@@ -44,7 +44,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class BrowserSession:
     """A browser that is logged in: who it is, and the secret of its cookie."""
 
     principal: Principal
@@ -54,6 +54,23 @@ class Session:
     def csrf(self) -> str:
         """What its forms carry: derived from the secret, so another site can neither know nor plant it."""
         return hmac.new(self.secret.encode(), b"csrf", hashlib.sha256).hexdigest()
+
+    @property
+    def session_id(self) -> str:
+        """As a list of sessions names it: a part of the hash, from which nobody finds the secret."""
+        return hashed(self.secret)[:6].hex()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenSession:
+    """Somebody who is logged in. `opened_at` None: before it was kept."""
+
+    session_id: str
+    name: str
+    role: Role
+    customer: str | None
+    opened_at: datetime | None
+    expires_at: datetime
 
 
 def hashed(secret: str) -> bytes:
@@ -78,10 +95,9 @@ async def create(
     name is in use.
     """
     made = NewToken(token_id=secrets.token_hex(6), token=_MARK + new_secret())
-    async with database.connection() as connection:
-        stored = await connection.fetchval(
-            sql("access_token_create"), made.token_id, hashed(made.token), name, role, customer, expires_at
-        )
+    stored = await database.fetchval(
+        sql("access_token_create"), made.token_id, hashed(made.token), name, role, customer, expires_at
+    )
     if stored is None:
         raise RequestRefused(
             "request.conflict", f"A token named {name!r} is in use; revoke it, or choose another name."
@@ -91,8 +107,7 @@ async def create(
 
 async def tokens(database: Database) -> Sequence[Token]:
     """Every token that was ever made, the newest first."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("access_token_list"))
+    rows = await database.fetch(sql("access_token_list"))
     return [
         Token(
             token_id=row["token_id"],
@@ -110,8 +125,7 @@ async def tokens(database: Database) -> Sequence[Token]:
 
 async def revoke(database: Database, token: str) -> bool:
     """Ends a token, by its id or name, and the sessions that came by it; False when there is none."""
-    async with database.connection() as connection:
-        return await connection.fetchval(sql("access_token_revoke"), token) is not None
+    return await database.fetchval(sql("access_token_revoke"), token) is not None
 
 
 async def identify(database: Database, token: str) -> tuple[Principal, str] | None:
@@ -119,8 +133,7 @@ async def identify(database: Database, token: str) -> tuple[Principal, str] | No
     time that it takes.
     """
     wanted = hashed(token)
-    async with database.connection() as connection:
-        row = await connection.fetchrow(sql("access_token_identify"), wanted)
+    row = await database.fetchrow(sql("access_token_identify"), wanted)
     if row is None or not hmac.compare_digest(row["hash"], wanted):
         return None
     return _principal(row["name"], row["role"], row["customer_id"]), row["token_id"]
@@ -136,20 +149,19 @@ async def create_login(
 ) -> str:
     """The secret of a login link: `{public_url}/login/{secret}`. Good once."""
     secret = new_secret()
-    async with database.connection() as connection:
-        await connection.execute(
-            sql("access_login_create"), hashed(secret), name, role, customer, lifetime.total_seconds()
-        )
+    await database.execute(
+        sql("access_login_create"), hashed(secret), name, role, customer, lifetime.total_seconds()
+    )
     return secret
 
 
-async def redeem_login(database: Database, secret: str) -> Session | None:
+async def redeem_login(database: Database, secret: str) -> BrowserSession | None:
     """One transaction: the link is gone and a session is open; None for a link that is no good."""
     async with database.transaction() as connection:
         row = await connection.fetchrow(sql("access_login_redeem"), hashed(secret))
         if row is None:
             return None
-        session = Session(
+        session = BrowserSession(
             principal=_principal(row["name"], row["role"], row["customer_id"]), secret=new_secret()
         )
         await connection.execute(
@@ -164,37 +176,77 @@ async def redeem_login(database: Database, secret: str) -> Session | None:
     return session
 
 
-async def open_session(database: Database, principal: Principal, token_id: str) -> Session:
-    """A session that ends with the API token that it came by."""
-    session = Session(principal=principal, secret=new_secret())
-    async with database.connection() as connection:
+async def finish_login(
+    database: Database, principal: Principal, *, state: str, void_at: datetime, lasts: timedelta
+) -> BrowserSession | None:
+    """One transaction: the login by an identity provider is finished and a session is open; None for a login
+    that was finished before.
+    """
+    async with database.transaction() as connection:
+        if await connection.fetchval(sql("access_login_finish"), hashed(state), void_at) is None:
+            return None
+        session = BrowserSession(principal=principal, secret=new_secret())
         await connection.execute(
             sql("access_session_open"),
             hashed(session.secret),
-            token_id,
+            None,
             principal.name,
             principal.role,
             principal.customer,
-            SESSION_SECONDS,
+            lasts.total_seconds(),
         )
     return session
 
 
-async def identify_session(database: Database, secret: str) -> Session | None:
+async def open_session(database: Database, principal: Principal, token_id: str) -> BrowserSession:
+    """A session that ends with the API token that it came by."""
+    session = BrowserSession(principal=principal, secret=new_secret())
+    await database.execute(
+        sql("access_session_open"),
+        hashed(session.secret),
+        token_id,
+        principal.name,
+        principal.role,
+        principal.customer,
+        SESSION_SECONDS,
+    )
+    return session
+
+
+async def identify_session(database: Database, secret: str) -> BrowserSession | None:
     """The session of this cookie; None once it, or the token that it came by, has ended."""
-    async with database.connection() as connection:
-        row = await connection.fetchrow(sql("access_session_identify"), hashed(secret))
+    row = await database.fetchrow(sql("access_session_identify"), hashed(secret))
     return (
         None
         if row is None
-        else Session(principal=_principal(row["name"], row["role"], row["customer_id"]), secret=secret)
+        else BrowserSession(principal=_principal(row["name"], row["role"], row["customer_id"]), secret=secret)
     )
 
 
 async def close_session(database: Database, secret: str) -> None:
     """Logs out. Idempotent."""
-    async with database.connection() as connection:
-        await connection.execute(sql("access_session_close"), hashed(secret))
+    await database.execute(sql("access_session_close"), hashed(secret))
+
+
+async def open_sessions(database: Database, customer: str | None, *, limit: int) -> Sequence[OpenSession]:
+    """Who is logged in, of this customer or (None) at all; the latest first."""
+    return [
+        OpenSession(
+            session_id=row["session_id"],
+            name=row["name"],
+            role=Role(row["role"]),
+            customer=row["customer_id"],
+            opened_at=row["opened_at"],
+            expires_at=row["expires_at"],
+        )
+        for row in await database.fetch(*filtered("access_session_list", customer, limit))
+    ]
+
+
+async def end_session(database: Database, session_id: str, customer: str | None) -> str | None:
+    """Logs somebody out: their name; None where there is no such session of this customer (None: any)."""
+    name: str | None = await database.fetchval(*filtered("access_session_end", session_id, customer))
+    return name
 
 
 def _principal(name: str, role: str, customer: str | None) -> Principal:

@@ -41,7 +41,7 @@ class AlertClaim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
+class BegunRule:
     """A rule in force, and since when."""
 
     rule: AlertRule
@@ -88,7 +88,7 @@ async def begin(
     return ended, replaced
 
 
-async def read_rules(connection: Connection, connection_id: str) -> list[Begun]:
+async def read_rules(connection: Connection, connection_id: str) -> list[BegunRule]:
     """Those in force. One that cannot be read is left out, and logged."""
     rows = await connection.fetch(
         "select rule_id, document, begun_at from alert_rule where connection_id = $1 order by rule_id",
@@ -96,7 +96,7 @@ async def read_rules(connection: Connection, connection_id: str) -> list[Begun]:
     )
     return readable(
         rows,
-        lambda row: Begun(rule=alert_rule.from_document(row["document"]), begun_at=row["begun_at"]),
+        lambda row: BegunRule(rule=alert_rule.from_document(row["document"]), begun_at=row["begun_at"]),
         name=lambda row: f"{connection_id}/{row['rule_id']}",
     )
 
@@ -124,10 +124,9 @@ async def claim(
     in_hand: Collection[str],
 ) -> list[AlertClaim]:
     """Takes up to `limit` due streams that have something to do; two replicas never get the same one."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(
-            sql("alert_claim"), owner, lease_seconds, list(connections), limit, list(in_hand)
-        )
+    rows = await database.fetch(
+        sql("alert_claim"), owner, lease_seconds, list(connections), limit, list(in_hand)
+    )
     return [
         AlertClaim(
             connection=row["connection_id"],
@@ -142,10 +141,15 @@ async def claim(
     ]
 
 
+async def having(database: Database, connections: Sequence[str]) -> list[str]:
+    """Those of these connections that have a stream at all."""
+    query = "select distinct connection_id from alert_stream where connection_id = any($1)"
+    return [row["connection_id"] for row in await database.fetch(query, list(connections))]
+
+
 async def seconds_to_next(database: Database, connections: Sequence[str]) -> float | None:
     """How long until one of these can be claimed; None where none waits."""
-    async with database.connection() as connection:
-        seconds: float | None = await connection.fetchval(sql("alert_next"), list(connections))
+    seconds: float | None = await database.fetchval(sql("alert_next"), list(connections))
     return seconds
 
 

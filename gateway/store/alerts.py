@@ -15,10 +15,10 @@ from gateway.bulkhead import readable
 from gateway.model import alert_rule, alerts
 from gateway.model.alert_life import AlertState
 from gateway.model.alert_rule import AlertRule
-from gateway.model.alerts import Episode, Standing, State
+from gateway.model.alerts import Episode, RuleState, Standing
 from gateway.model.sample import EPOCH, Metrics, Value, from_microseconds, to_microseconds
 from gateway.store.pool import Connection, Database
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 FOLLOWED_AT_ONCE = 500
 LAST_ALERT = "~"
@@ -31,7 +31,7 @@ class Judgement:
 
     rule: str
     device: str
-    state: State
+    state: RuleState
     is_due: bool = False
 
 
@@ -108,7 +108,7 @@ async def heard_before(
     connection: Connection, customer: str, device: str, at: int, metric: str | None
 ) -> int | None:
     """Device time of the newest sample before `at`."""
-    found = await connection.fetchval(sql("alert_heard_before"), customer, device, _time(at), metric)
+    found = await connection.fetchval(*filtered("alert_heard_before", customer, device, _time(at), metric))
     return None if found is None else to_microseconds(found)
 
 
@@ -129,7 +129,7 @@ async def judgements(
 
 
 async def put_judgements(
-    connection: Connection, connection_id: str, judged: Sequence[tuple[str, str, State, float | None]]
+    connection: Connection, connection_id: str, judged: Sequence[tuple[str, str, RuleState, float | None]]
 ) -> None:
     """(rule, device, state, seconds until its silence is looked at) of what was heard."""
     if judged:
@@ -145,7 +145,7 @@ async def put_judgements(
 
 
 async def expect(
-    connection: Connection, connection_id: str, waiting: Sequence[tuple[str, str, State, float]]
+    connection: Connection, connection_id: str, waiting: Sequence[tuple[str, str, RuleState, float]]
 ) -> None:
     """(rule, device, state, seconds) of devices that nothing was judged of yet: they
     are silent from now on.
@@ -309,7 +309,7 @@ async def end(
     if rules is not None and not rules:
         return []
     rows = await connection.fetch(
-        sql("alert_end"), connection_id, None if rules is None else list(rules), why
+        *filtered("alert_end", connection_id, None if rules is None else list(rules), why)
     )
     return [_alert(row) for row in rows]
 
@@ -379,16 +379,15 @@ async def listed(
     limit: int,
 ) -> list[Alert]:
     """The newest first."""
+    wanted = (None if states is None else list(states), alert, *before, limit)
+    if connection_id is not None:
+        asked = filtered("alert_list_connection", *wanted, connection_id, customer)
+    elif customer is not None:
+        asked = filtered("alert_list_customer", *wanted, customer)
+    else:
+        asked = filtered("alert_list", *wanted)
     async with database.connection() as connection:
-        rows = await connection.fetch(
-            sql("alert_list"),
-            customer,
-            connection_id,
-            None if states is None else list(states),
-            alert,
-            *before,
-            limit,
-        )
+        rows = await connection.fetch(*asked)
     return readable(rows, _alert, name=lambda row: row["alert_id"])
 
 

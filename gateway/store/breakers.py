@@ -11,8 +11,9 @@ from itertools import groupby
 
 import asyncpg
 
-from gateway.model.breaker import SEEN, Health, Key, Scope
+from gateway.model.breaker import SEEN, CallHealth, Key, Scope
 from gateway.model.connection import State
+from gateway.model.incident import MAX_REQUEST_IDS
 from gateway.model.operation import Operation, proved_by
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -20,12 +21,11 @@ from gateway.store.queries import sql
 CALLED = (State.VERIFYING, State.ACTIVE, State.DEGRADED, State.BLOCKED)
 """States in which calls are made, so that a failure can end."""
 
-MOST_REQUEST_IDS = 10
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
+class OperationTrouble:
     """For how many seconds an operation met nothing but failures, nothing but web pages, and denials in a
     row.
     """
@@ -54,8 +54,7 @@ async def all_succeeded(
 ) -> None:
     """Writes successes of just now, of connections that nothing failed of, in one statement."""
     columns = [list(column) for column in zip(*sorted(wheres), strict=True)]
-    async with database.connection() as connection:
-        await connection.execute(sql("health_well"), *columns, operation)
+    await database.execute(sql("health_well"), *columns, operation)
 
 
 async def failed(
@@ -70,37 +69,36 @@ async def failed(
     success_seconds_ago: float | None,
     web_page: bool = False,
     denied: bool = False,
-) -> Trouble:
+) -> OperationTrouble:
     """Writes a failure, and the last success where it was not written yet."""
     what = (
         seconds_ago,
         request_id,
         transient,
         error,
-        MOST_REQUEST_IDS,
+        MAX_REQUEST_IDS,
         success_seconds_ago,
         web_page,
         denied,
     )
     row = await connection.fetchrow(sql("health_failed"), *where, operation, *what)
     if row is None:
-        return Trouble()
-    return Trouble(
+        return OperationTrouble()
+    return OperationTrouble(
         failing_seconds=row["failing"], suspect_seconds=row["suspect"], denied_seconds=row["denied"]
     )
 
 
-async def health(connection: Connection) -> list[Health]:
+async def health(connection: Connection) -> list[CallHealth]:
     """Of every connection that makes calls."""
     return _healths(await connection.fetch(sql("health_read"), list(CALLED)))
 
 
-async def failing(database: Database) -> tuple[datetime | None, list[Health]]:
+async def failing(database: Database) -> tuple[datetime | None, list[CallHealth]]:
     """The database's time, and the health of the connections whose last call failed for a transient reason.
     None: there are none.
     """
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("health_failing"), list(CALLED))
+    rows = await database.fetch(sql("health_failing"), list(CALLED))
     return (rows[0]["now"] if rows else None), _healths(rows)
 
 
@@ -108,11 +106,10 @@ async def opened(database: Database) -> dict[Key, tuple[float, Operation]]:
     """Every open breaker, with the seconds until it may be tried and what it holds back: all calls (PROBE),
     or pushes or pulls only.
     """
-    async with database.connection() as connection:
-        return {
-            (Scope(row["scope"]), row["key"]): (row["next_trial_seconds"], Operation(row["operation"]))
-            for row in await connection.fetch(sql("breaker_list"))
-        }
+    return {
+        (Scope(row["scope"]), row["key"]): (row["next_trial_seconds"], Operation(row["operation"]))
+        for row in await database.fetch(sql("breaker_list"))
+    }
 
 
 async def listed(connection: Connection) -> list[Key]:
@@ -180,17 +177,17 @@ def _seconds(rows: Sequence[asyncpg.Record]) -> dict[Key, float]:
     return {(Scope(row["scope"]), row["key"]): row["next_trial_seconds"] for row in rows}
 
 
-def _healths(rows: Sequence[asyncpg.Record]) -> list[Health]:
+def _healths(rows: Sequence[asyncpg.Record]) -> list[CallHealth]:
     """One for each connection, of the rows of its operations, which stand together."""
     return [_health(list(own)) for _, own in groupby(rows, key=lambda row: str(row["connection_id"]))]
 
 
-def _health(rows: Sequence[asyncpg.Record]) -> Health:
+def _health(rows: Sequence[asyncpg.Record]) -> CallHealth:
     """What is known of the operations put together: the failures are those of the ones that fail."""
     failing = [row for row in rows if row["failing_since"] is not None]
     latest = max(failing or rows, key=lambda row: row["last_failure_at"] or _NEVER)
     succeeded = {row["operation"]: row["last_success_at"] for row in rows}
-    return Health(
+    return CallHealth(
         connection=latest["connection_id"],
         customer=latest["customer_id"],
         system=latest["system"],

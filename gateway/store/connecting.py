@@ -12,7 +12,7 @@ import asyncpg
 
 from gateway.store.access import hashed
 from gateway.store.pool import Connection, Database
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ async def invite(
 async def links(database: Database, customer: str | None, *, limit: int) -> list[StoredConnectLink]:
     """The newest first."""
     async with database.connection() as connection:
-        return [_link(row) for row in await connection.fetch(sql("connect_links"), customer, limit)]
+        return [_link(row) for row in await connection.fetch(*filtered("connect_links", customer, limit))]
 
 
 async def look(database: Database, secret: str) -> StoredConnectLink | None:
@@ -90,7 +90,7 @@ async def look(database: Database, secret: str) -> StoredConnectLink | None:
 async def revoke(database: Database, link: str, customer: str | None) -> bool:
     """The link is good no more; False where there is none that was."""
     async with database.connection() as connection:
-        return await connection.fetchval(sql("connect_revoke"), link, customer) is not None
+        return await connection.fetchval(*filtered("connect_revoke", link, customer)) is not None
 
 
 async def use(connection: Connection, link: str, made: str) -> bool:

@@ -11,13 +11,14 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 import asyncpg
 
 from gateway.bulkhead import readable
 from gateway.model.access import Origin
 from gateway.model.connection import State, Trigger
-from gateway.model.connector import Capabilities, Health, Hosting
+from gateway.model.connector import Capabilities, Hosting, ProbeResult
 from gateway.model.event import EventType, NewEvent
 from gateway.model.meter import (
     MAX_METERS,
@@ -29,9 +30,9 @@ from gateway.model.meter import (
     materialise,
 )
 from gateway.model.operation import Operation
-from gateway.store import mappings, meters_made, outbox
+from gateway.store import mappings, matched, meters_made, outbox
 from gateway.store.pool import Connection, Database
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class Configuration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class StoredConnection:
     """A connection as it is stored, without its secrets."""
 
     connection: str
@@ -269,7 +270,7 @@ async def promote(connection: Connection, connection_id: str, *, account: str | 
     await connection.execute(sql("connection_promote"), connection_id, account, delivery)
 
 
-async def rename_account(database: Database, connection_id: str, answer: Health) -> None:
+async def rename_account(database: Database, connection_id: str, answer: ProbeResult) -> None:
     """What is stored of the account under its former name is under its present one.
     Once; then it is nothing.
     """
@@ -290,7 +291,10 @@ async def rest(connection: Connection, connection_id: str) -> None:
 
 
 async def clear(connection: Connection, connection_id: str) -> None:
-    """Removes streams, windows and mappings of a connection that ends."""
+    """Removes streams, windows and mappings of a connection that ends: those as well that a run writes while
+    we wait for it.
+    """
+    await connection.execute(sql("stream_take_all"), connection_id)
     await connection.execute(sql("connection_clear"), connection_id)
 
 
@@ -301,11 +305,11 @@ async def is_busy(database: Database, connection_id: str) -> bool:
     return busy
 
 
-async def read(database: Database, connections: Sequence[str] | None) -> dict[str, Held]:
+async def read(database: Database, connections: Sequence[str] | None) -> dict[str, StoredConnection]:
     """These connections, as far as they exist, or all of them."""
     async with database.connection() as connection:
         rows = await connection.fetch(
-            sql("connection_read"), None if connections is None else list(connections)
+            *filtered("connection_read", None if connections is None else list(connections))
         )
     return {held.connection: held for held in readable(rows, _held, name=_name)}
 
@@ -314,8 +318,8 @@ def _name(row: asyncpg.Record) -> object:
     return row["connection_id"]
 
 
-def _held(row: asyncpg.Record) -> Held:
-    return Held(
+def _held(row: asyncpg.Record) -> StoredConnection:
+    return StoredConnection(
         connection=row["connection_id"],
         customer=row["customer_id"],
         system=row["system"],
@@ -345,7 +349,9 @@ def _held(row: asyncpg.Record) -> Held:
 async def configurations(database: Database, only: Collection[str] | None = None) -> dict[str, Configured]:
     """Of these connections, or of all, those that are not disconnected."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("connection_configurations"), None if only is None else list(only))
+        rows = await connection.fetch(
+            *filtered("connection_configurations", None if only is None else list(only))
+        )
     return {
         row["connection_id"]: Configured(
             configuration=row["configuration"], is_served=row["is_served"], meters_of=row["meters_of"]
@@ -417,7 +423,8 @@ async def begin(
 
     Where the rules are those that the stored meters were made of, nothing is computed: devices that came
     since are mapped by the scan. What is equal is not sent again. Takes the streams' rows whole, so no run
-    maps meanwhile. Does nothing where a later configuration's meters are in force already.
+    maps meanwhile; the caller has the connection's row before. Does nothing where a later configuration's
+    meters are in force already.
     """
     await connection.execute(sql("stream_take_all"), connection_id)
     held = await connection.fetchrow(sql("meters_in_force"), connection_id)
@@ -441,8 +448,10 @@ async def _bring_in_line(
     # read before the devices: one that registers meanwhile is found by the scan
     position: int = await connection.fetchval(sql("log_position"), outbound.customer)
     known = await mappings.devices(connection, outbound.customer)
-    wanted, conflicts = await _materialised(outbound.rules, known, outbound.capabilities.resolution)
-    await _tell_refused(connection, connection_id, outbound.customer, conflicts)
+    compared = await matched.held(connection, connection_id)
+    wanted, conflicts = await _materialised(outbound.rules, known, outbound.capabilities.resolution, compared)
+    await matched.keep_only(connection, connection_id, compared, outbound.rules)
+    await tell_refused(connection, connection_id, outbound.customer, conflicts)
     held = await mappings.held(connection, connection_id)
     changed = [mapping for meter, mapping in wanted.items() if held.get(meter) != mapping]
     regridded = {
@@ -456,31 +465,37 @@ async def _bring_in_line(
     await mappings.put(connection, connection_id, changed)
     await mappings.recompute(connection, connection_id, [m.meter for m in changed if m.meter in held])
     await meters_made.want(connection, connection_id, wanted.values(), all_of_them=True)
-    wish = (bool(changed), outbound.initial_days, outbound.capabilities.max_backfill, outbound.max_future)
+    # which metrics the history has for a new pattern is known once it is walked
+    is_new = bool(changed or matched.patterns(outbound.rules))
+    wish = (is_new, outbound.initial_days, outbound.capabilities.max_backfill, outbound.max_future)
     await connection.execute(sql("stream_begin"), connection_id, outbound.stream, *wish, position)
     return conflicts, len(wanted)
 
 
 async def _materialised(
-    rules: Sequence[MeterRule], devices: Sequence[str], resolution: timedelta
+    rules: Sequence[MeterRule],
+    devices: Sequence[str],
+    resolution: timedelta,
+    metrics: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> tuple[dict[str, MeterMapping], list[MeterConflict | MetersRefused]]:
     # One customer's rules times its devices must not hold the loop that everybody's telemetry goes through.
-    return await asyncio.to_thread(materialise, rules, devices, resolution=resolution)
+    return await asyncio.to_thread(materialise, rules, devices, resolution=resolution, metrics=metrics)
 
 
-async def _tell_refused(
+async def tell_refused(
     connection: Connection,
     connection_id: str,
     customer: str,
     refused: Sequence[MeterConflict | MetersRefused],
 ) -> None:
+    """Tells the customer of limits, once a day."""
     for found in refused:
         if isinstance(found, MetersRefused):
             event = NewEvent(
                 type=EventType.METERS_REFUSED,
                 customer=customer,
                 connection=connection_id,
-                data={"limit": found.limit},
+                data={"limit": found.limit} | ({} if found.device is None else {"device": found.device}),
             )
             await outbox.append_once(connection, event, within=timedelta(days=1))
 
@@ -508,7 +523,7 @@ async def add_devices(
     fresh = [mapping for meter, mapping in wanted.items() if meter not in held]
     if len(fresh) > room:
         conflicts.append(MetersRefused(limit=MAX_METERS))
-    await _tell_refused(connection, connection_id, customer, conflicts)
+    await tell_refused(connection, connection_id, customer, conflicts)
     put = fresh[: max(0, room)]
     await mappings.put(connection, connection_id, put)
     await meters_made.want(connection, connection_id, put, all_of_them=False)

@@ -18,8 +18,7 @@ async def fold(database: Database) -> None:
     """Adds the changes to what is kept. Reads are right without it, and dearer the longer it was not done.
     Safe on several replicas at once: one does it.
     """
-    async with database.connection() as connection:
-        await connection.execute(sql("counts_fold"))
+    await database.execute(sql("counts_fold"))
 
 
 async def run(database: Database) -> None:

@@ -89,8 +89,7 @@ def _sealed(row: asyncpg.Record) -> SealedCredential:
 
 async def read_some(database: Database, generations: Mapping[str, int]) -> dict[str, SealedCredential]:
     """One generation of each of these connections, as far as it is stored."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("credential_some"), list(generations), list(generations.values()))
+    rows = await database.fetch(sql("credential_some"), list(generations), list(generations.values()))
     return {row["connection_id"]: _sealed(row) for row in rows}
 
 
@@ -101,8 +100,7 @@ async def drop_others(connection: Connection, *, connection_id: str, keep: Colle
 
 async def keys_in_use(database: Database) -> Sequence[KeyInUse]:
     """By which keys what is stored can be opened."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("sealed_keys"))
+    rows = await database.fetch(sql("sealed_keys"))
     return [
         KeyInUse(key_id=row["key_id"], records=row["records"], connection=row["connection_id"])
         for row in rows
@@ -113,8 +111,7 @@ async def stale(
     database: Database, table: Table, newest: str, *, after: tuple[str, int], limit: int
 ) -> Sequence[SealedRecord]:
     """Records under another key than `newest`, by connection and generation, beginning after `after`."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql(f"{table}_stale"), newest, *after, limit)
+    rows = await database.fetch(sql(f"{table}_stale"), newest, *after, limit)
     return [
         SealedRecord(
             customer=row["customer_id"],
@@ -128,10 +125,9 @@ async def stale(
 
 async def reseal(database: Database, table: Table, record: SealedRecord, sealed: bytes) -> bool:
     """Replaces the record by the same under another key; False where it has changed since it was read."""
-    async with database.connection() as connection:
-        done = await connection.execute(
-            sql(f"{table}_reseal"), record.connection, record.generation, record.sealed, sealed
-        )
+    done = await database.execute(
+        sql(f"{table}_reseal"), record.connection, record.generation, record.sealed, sealed
+    )
     return done.endswith(" 1")
 
 

@@ -19,11 +19,11 @@ from gateway.model.credits import (
     HOLD_MINUTES,
     Account,
     Book,
-    Excess,
+    CapacityExcess,
     Holding,
-    Kind,
     Pool,
     Transfer,
+    TransferKind,
     became_low,
     disagreements,
 )
@@ -33,6 +33,8 @@ from gateway.settings import CreditsSettings
 from gateway.store import outbox
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
+
+LAST_TRANSFER = 2**63 - 1
 
 _HOLD = timedelta(minutes=HOLD_MINUTES)
 
@@ -75,7 +77,7 @@ async def give_back(connection: Connection, *, connection_id: str) -> int:
     0.
     """
     await connection.execute(sql("credit_lock"))
-    rows = await connection.fetch(sql("credit_return"), [connection_id], Kind.RETURN)
+    rows = await connection.fetch(sql("credit_return"), [connection_id], TransferKind.RETURN)
     return sum(row["amount"] for row in rows)
 
 
@@ -91,7 +93,8 @@ async def lapse(database: Database) -> list[str]:
             return []
         await connection.execute(sql("credit_lock"))
         return sorted(
-            row["connection_id"] for row in await connection.fetch(sql("credit_return"), due, Kind.LAPSE)
+            row["connection_id"]
+            for row in await connection.fetch(sql("credit_return"), due, TransferKind.LAPSE)
         )
 
 
@@ -146,7 +149,9 @@ async def read(database: Database) -> Book:
         excess=(
             None
             if excess is None
-            else Excess(number=excess["transfer_id"], used=excess["used"], capacity=excess["capacity"])
+            else CapacityExcess(
+                number=excess["transfer_id"], used=excess["used"], capacity=excess["capacity"]
+            )
         ),
     )
 
@@ -161,16 +166,19 @@ async def audit(database: Database) -> list[str]:
 
 
 async def transfers(
-    database: Database, *, customer: str | None = None, before: int | None = None, limit: int
+    database: Database, *, customer: str | None = None, before: int = LAST_TRANSFER, limit: int
 ) -> Sequence[Transfer]:
     """Lines of the ledger, of one customer or all, newest first, from the one `before` that number."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("credit_transfers"), customer, before, limit)
+        if customer is None:
+            rows = await connection.fetch(sql("credit_transfers"), before, limit)
+        else:
+            rows = await connection.fetch(sql("credit_transfers_customer"), before, limit, customer)
     return [
         Transfer(
             number=row["transfer_id"],
             at=row["at"],
-            kind=Kind(row["kind"]),
+            kind=TransferKind(row["kind"]),
             from_account=Account(row["from_account"]),
             to_account=Account(row["to_account"]),
             amount=row["amount"],

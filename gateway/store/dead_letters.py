@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from gateway.store.pool import Database
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 Kind = Literal["message", "reading"]
 
@@ -33,7 +33,7 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class KeptDeadLetter:
     """What is needed to try it again."""
 
     kind: Kind
@@ -53,7 +53,7 @@ async def listed(
 ) -> Sequence[DeadLetter]:
     """The newest first."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("dead_letter_list"), connection_id, kind, limit)
+        rows = await connection.fetch(*filtered("dead_letter_list", connection_id, kind, limit))
     return [
         DeadLetter(
             id=row["dead_letter_id"],
@@ -74,13 +74,13 @@ async def listed(
     ]
 
 
-async def read(database: Database, dead_letter: int) -> Kept | None:
+async def read(database: Database, dead_letter: int) -> KeptDeadLetter | None:
     """One with its bytes; None when there is none."""
     async with database.connection() as connection:
         row = await connection.fetchrow(sql("dead_letter_read"), dead_letter)
     if row is None:
         return None
-    return Kept(
+    return KeptDeadLetter(
         kind=row["kind"],
         connection=row["connection_id"],
         topic=row["topic"] or "",

@@ -40,7 +40,7 @@ class Delivered:
 
 
 @dataclass(slots=True, kw_only=True)
-class Results:
+class BatchResults:
     """Everything that one batch decided, written together by `commit`."""
 
     delivered: list[Delivered] = field(default_factory=list)
@@ -88,17 +88,17 @@ class Results:
 class Intent:
     """A batch that is about to be sent, and the proof that it is ours to send.
 
-    `proved_at` is monotonic: at that moment the fence was ours, and the lease began anew.
+    `proved_monotonic` is monotonic: at that moment the fence was ours, and the lease began anew.
     """
 
     position: int
-    proved_at: float
+    proved_monotonic: float
 
 
 async def commit(
     database: Database,
     claim: Claim,
-    results: Results,
+    results: BatchResults,
     *,
     resolved: bool = False,
     next_readings: Sequence[Reading] = (),
@@ -124,34 +124,42 @@ async def commit(
 
 
 async def _record(
-    database: Database, claim: Claim, results: Results, next_readings: Sequence[Reading], lease_seconds: float
+    database: Database,
+    claim: Claim,
+    results: BatchResults,
+    next_readings: Sequence[Reading],
+    lease_seconds: float,
 ) -> Intent | None:
     """As `commit`, for plain results: one statement, and the same locks in the same order."""
     delivered, settled = results.delivered, results.settled
     gone = [made.due for made in delivered] + settled
     following = _columns(next_readings) if next_readings else (None, None, None)
-    proved_at = clock.monotonic()  # before the proof: what we count from is never later than what it shows
+    # before the proof: what we count from is never later than what it shows
+    proved_monotonic = clock.monotonic()
     try:
-        async with database.connection() as connection:
-            row = await connection.fetchrow(
-                sql("batch_record"),
-                *claim.key,
-                claim.fence,
-                lease_seconds,
-                *_places(gone),
-                [orjson.dumps(made.value).decode() for made in delivered] + [None] * len(settled),
-                [made.remote_id for made in delivered] + [None] * len(settled),
-                [due.mark for due in gone],
-                *following,
-            )
+        row = await database.fetchrow(
+            sql("batch_record"),
+            *claim.key,
+            claim.fence,
+            lease_seconds,
+            *_places(gone),
+            [orjson.dumps(made.value).decode() for made in delivered] + [None] * len(settled),
+            [made.remote_id for made in delivered] + [None] * len(settled),
+            [due.mark for due in gone],
+            *following,
+        )
     except LeaseLost:
         raise streams.lost(claim) from None
     assert row is not None
     results.is_outdated = row["is_outdated"]
-    return None if row["position"] is None else Intent(position=row["position"], proved_at=proved_at)
+    return (
+        None
+        if row["position"] is None
+        else Intent(position=row["position"], proved_monotonic=proved_monotonic)
+    )
 
 
-async def _write(connection: Connection, claim: Claim, results: Results) -> None:
+async def _write(connection: Connection, claim: Claim, results: BatchResults) -> None:
     """Dead letters before windows, windows before all else: the order of every
     transaction that takes both.
     """
@@ -197,28 +205,27 @@ async def _write(connection: Connection, claim: Claim, results: Results) -> None
 async def _record_intent(
     connection: Connection, claim: Claim, readings: Sequence[Reading], lease_seconds: float
 ) -> Intent:
-    proved_at = clock.monotonic()  # before the proof: what we count from is never later than what it shows
+    # before the proof: what we count from is never later than what it shows
+    proved_monotonic = clock.monotonic()
     position = await connection.fetchval(
         sql("intent_record"), *claim.key, claim.fence, lease_seconds, *_columns(readings)
     )
     if position is None:
         raise streams.lost(claim)
-    return Intent(position=position, proved_at=proved_at)
+    return Intent(position=position, proved_monotonic=proved_monotonic)
 
 
 async def is_resolved(database: Database, claim: Claim) -> bool:
     """Whether no batch of the stream is on its way."""
-    async with database.connection() as connection:
-        resolved: bool = await connection.fetchval(sql("intent_none"), *claim.key)
+    resolved: bool = await database.fetchval(sql("intent_none"), *claim.key)
     return resolved
 
 
 async def is_in_doubt(database: Database, claim: Claim) -> bool:
     """Whether the system may hold something of the connection that nobody recorded."""
-    async with database.connection() as connection:
-        doubted: bool = await connection.fetchval(
-            "select exists (select from delivery_doubt where connection_id = $1)", claim.connection
-        )
+    doubted: bool = await database.fetchval(
+        "select exists (select from delivery_doubt where connection_id = $1)", claim.connection
+    )
     return doubted
 
 
@@ -254,8 +261,7 @@ async def ensure_days(database: Database, days: Collection[date]) -> None:
     waits for the lock of a table while it holds rows.
     """
     for day in sorted(days):
-        async with database.connection() as connection:
-            await connection.execute("select ensure_partition('delivery', $1)", day)
+        await database.execute("select ensure_partition('delivery', $1)", day)
 
 
 def _places(windows: Sequence[DueWindow]) -> tuple[list[str], list[datetime]]:

@@ -23,7 +23,7 @@ Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 TIMELINE = "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
 
 
-class Hosts:
+class DatabaseHosts:
     """Opens sessions on the one that takes writes. A primary that was replaced is not used again by whoever
     has seen its successor: a promotion begins a timeline, and of two primaries the later one counts.
     """

@@ -12,10 +12,10 @@ from typing import Literal
 import asyncpg
 
 from gateway.model.breaker import Key, Scope
-from gateway.model.incident import Finding, said_to_customers
+from gateway.model.incident import IncidentFinding, said_to_customers
 from gateway.store import breakers
 from gateway.store.pool import Connection, Database
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Incident:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublicIncident:
+class AnonymousIncident:
     """What anybody may know: no host, no customer, no connection."""
 
     scope: Scope
@@ -68,23 +68,23 @@ async def listed(
     but what is the customer's own.
     """
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("incident_list"), closed, customer, after, limit)
+        rows = await connection.fetch(*filtered("incident_list", closed, customer, after, limit))
         return [await _narrowed(connection, _incident(row), customer) for row in rows]
 
 
 async def read(database: Database, incident: str, *, customer: str | None = None) -> Incident | None:
     """One incident, as `listed` gives it; None when there is none, or none of this customer's."""
     async with database.connection() as connection:
-        row = await connection.fetchrow(sql("incident_read"), incident, customer)
+        row = await connection.fetchrow(*filtered("incident_read", incident, customer))
         return None if row is None else await _narrowed(connection, _incident(row), customer)
 
 
-async def public(database: Database, *, days: int = 7, limit: int = 100) -> list[PublicIncident]:
+async def public(database: Database, *, days: int = 7, limit: int = 500) -> list[AnonymousIncident]:
     """Incidents of hosts and system types that are open, or were within these days. Latest first."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("incident_public"), days, limit)
     return [
-        PublicIncident(
+        AnonymousIncident(
             scope=Scope(row["scope"]),
             systems=tuple(row["systems"]),
             since=row["since"],
@@ -128,7 +128,7 @@ async def lock(connection: Connection) -> list[Incident]:
     return [_incident(row) for row in await connection.fetch(sql("incident_lock"))]
 
 
-async def open_incident(connection: Connection, finding: Finding) -> Incident | None:
+async def open_incident(connection: Connection, finding: IncidentFinding) -> Incident | None:
     """Opens it; None when one is open there."""
     columns = (
         finding.systems,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from gateway.model.access import Origin
-from gateway.model.diagnosis_database import Follower, Holding, ServerFacts, TableFacts
-from gateway.model.diagnosis_work import DevicesFacts, Held, Overdue, Stuck
+from gateway.model.diagnosis_database import Follower, HoldingSession, ServerFacts, TableFacts
+from gateway.model.diagnosis_work import DevicesFacts, HeldLease, Overdue, Stuck
 from gateway.store.migrate import migrations
 from gateway.store.pool import Database
 from gateway.store.queries import sql
@@ -36,8 +36,7 @@ class Destination:
 
 async def server(database: Database) -> ServerFacts:
     """The server and its settings."""
-    async with database.connection() as connection:
-        row = await connection.fetchrow(sql("inspect_server"))
+    row = await database.fetchrow(sql("inspect_server"))
     assert row is not None
     return ServerFacts(**row)
 
@@ -53,29 +52,27 @@ async def schema(database: Database) -> tuple[list[str], list[str]]:
     return sorted(known - present), sorted(present - known)
 
 
-async def transactions(database: Database, *, open_seconds: float, waiting_seconds: float) -> list[Holding]:
+async def transactions(
+    database: Database, *, open_seconds: float, waiting_seconds: float
+) -> list[HoldingSession]:
     """What holds back the server."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("inspect_transactions"), open_seconds, waiting_seconds)
-    return [Holding(**row) for row in rows]
+    rows = await database.fetch(sql("inspect_transactions"), open_seconds, waiting_seconds)
+    return [HoldingSession(**row) for row in rows]
 
 
 async def followers(database: Database) -> list[Follower]:
     """Standbys and replication slots."""
-    async with database.connection() as connection:
-        return [Follower(**row) for row in await connection.fetch(sql("inspect_standbys"))]
+    return [Follower(**row) for row in await database.fetch(sql("inspect_standbys"))]
 
 
 async def tables(database: Database, *, dead_rows: int) -> list[TableFacts]:
     """Tables with more dead rows."""
-    async with database.connection() as connection:
-        return [TableFacts(**row) for row in await connection.fetch(sql("inspect_tables"), dead_rows)]
+    return [TableFacts(**row) for row in await database.fetch(sql("inspect_tables"), dead_rows)]
 
 
 async def stuck(database: Database, *, seconds: float) -> list[Stuck]:
     """Streams that are due for longer and that nobody works on."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("inspect_streams"), seconds)
+    rows = await database.fetch(sql("inspect_streams"), seconds)
     return [
         Stuck(
             connection=row["connection_id"],
@@ -87,16 +84,14 @@ async def stuck(database: Database, *, seconds: float) -> list[Stuck]:
     ]
 
 
-async def leases(database: Database, *, lease_seconds: float) -> list[Held]:
+async def leases(database: Database, *, lease_seconds: float) -> list[HeldLease]:
     """Leases of replicas that are gone, and those that run for too long."""
-    async with database.connection() as connection:
-        return [Held(**row) for row in await connection.fetch(sql("inspect_leases"), lease_seconds)]
+    return [HeldLease(**row) for row in await database.fetch(sql("inspect_leases"), lease_seconds)]
 
 
 async def replicas(database: Database, *, silent_seconds: float) -> Replicas:
     """Who is here."""
-    async with database.connection() as connection:
-        row = await connection.fetchrow(sql("inspect_replicas"), silent_seconds)
+    row = await database.fetchrow(sql("inspect_replicas"), silent_seconds)
     assert row is not None
     return Replicas(here=row["replicas"], held=frozenset(row["held"]))
 
@@ -120,8 +115,7 @@ async def overdue(database: Database, *, before: date) -> list[Overdue]:
 
 async def devices(database: Database, *, silent_seconds: float, forgotten_seconds: float) -> DevicesFacts:
     """How many there are, and which were not heard lately."""
-    async with database.connection() as connection:
-        row = await connection.fetchrow(sql("inspect_devices"), silent_seconds, forgotten_seconds)
+    row = await database.fetchrow(sql("inspect_devices"), silent_seconds, forgotten_seconds)
     assert row is not None
     return DevicesFacts(
         known=row["known"], heard_at=row["heard_at"], silent=row["silent"], names=row["names"] or ()
@@ -130,8 +124,7 @@ async def devices(database: Database, *, silent_seconds: float, forgotten_second
 
 async def destinations(database: Database, *, limit: int) -> list[Destination]:
     """Where connections lead."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("inspect_settings"), limit)
+    rows = await database.fetch(sql("inspect_settings"), limit)
     return [
         Destination(
             connection=row["connection_id"],
@@ -145,6 +138,5 @@ async def destinations(database: Database, *, limit: int) -> list[Destination]:
 
 async def ending(database: Database, *, until: datetime) -> Sequence[tuple[str, str, datetime]]:
     """(connection, type, end) of credentials in use that end before."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("inspect_credentials"), until)
+    rows = await database.fetch(sql("inspect_credentials"), until)
     return [(row["connection_id"], row["type"], row["expires_at"]) for row in rows]

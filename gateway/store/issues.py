@@ -74,8 +74,7 @@ async def solve_one(connection: Connection, connection_id: str, code: IssueCode)
 
 async def read(database: Database, connections: Sequence[str]) -> list[Issue]:
     """Open issues of these connections, oldest first."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("issue_list"), list(connections))
+    rows = await database.fetch(sql("issue_list"), list(connections))
     return readable(rows, to_issue, name=lambda row: row["issue_id"])
 
 

@@ -26,8 +26,7 @@ async def claim(database: Database, name: str, owner: str, seconds: float) -> Te
     The fence rises by one whenever the lease is taken. Its owner keeps the term until somebody does, also
     past its time. Nothing waits: a lease under which a transaction is being committed is not taken now.
     """
-    async with database.connection() as connection:
-        fence: int | None = await connection.fetchval(sql("lease_claim"), name, owner, seconds)
+    fence: int | None = await database.fetchval(sql("lease_claim"), name, owner, seconds)
     return None if fence is None else Term(name=name, owner=owner, fence=fence)
 
 
@@ -38,5 +37,4 @@ def lost(term: Term) -> LeaseLost:
 
 async def release(database: Database, name: str, owner: str) -> None:
     """Gives the lease back at once; nothing happens when it is not ours."""
-    async with database.connection() as connection:
-        await connection.execute(sql("lease_release"), name, owner)
+    await database.execute(sql("lease_release"), name, owner)

@@ -10,7 +10,7 @@ from gateway.store.queries import sql
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class CallPlace:
     """One call may go out. `claim` tells this call from a later one in the same place."""
 
     number: int
@@ -24,32 +24,37 @@ class Closed(enum.Enum):
     FOR_GOOD = "for good"
 
 
-async def claim(database: Database, connection_id: str, generation: int, seconds: float) -> Place | Closed:
+async def claim(
+    database: Database, connection_id: str, generation: int, seconds: float
+) -> CallPlace | Closed:
     """A place for `seconds`, in one statement. Raises StoreRejected when the credential is gone."""
-    async with database.connection() as connection:
-        row = await connection.fetchrow(sql("logon_claim"), connection_id, generation, seconds)
+    row = await database.fetchrow(sql("logon_claim"), connection_id, generation, seconds)
     assert row is not None
     if row["place"] is not None:
-        return Place(number=row["place"], claim=row["claim"])
+        return CallPlace(number=row["place"], claim=row["claim"])
     return Closed.FOR_GOOD if row["lost"] else Closed.FOR_NOW
 
 
 async def refused(
-    database: Database, connection_id: str, generation: int, place: Place, *, operation: str
+    database: Database, connection_id: str, generation: int, place: CallPlace, *, operation: str
 ) -> None:
     """The place is lost by this operation. Repeating it is harmless."""
-    async with database.connection() as connection:
-        await connection.execute(
-            sql("logon_refused"), connection_id, generation, place.number, place.claim, operation
-        )
+    await database.execute(
+        sql("logon_refused"), connection_id, generation, place.number, place.claim, operation
+    )
 
 
 async def ended(
-    database: Database, connection_id: str, generation: int, place: Place, *, accepted: bool, operation: str
+    database: Database,
+    connection_id: str,
+    generation: int,
+    place: CallPlace,
+    *,
+    accepted: bool,
+    operation: str,
 ) -> None:
     """The place is free again; a logon that was accepted gives back one that the same operation lost before
     it began."""
-    async with database.connection() as connection:
-        await connection.execute(
-            sql("logon_ended"), connection_id, generation, place.number, place.claim, accepted, operation
-        )
+    await database.execute(
+        sql("logon_ended"), connection_id, generation, place.number, place.claim, accepted, operation
+    )

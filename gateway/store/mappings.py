@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from typing import Any
 
 import asyncpg
 
-from gateway.model.arithmetic import Arithmetic
+from gateway.model.arithmetic import Arithmetic, Conversion
+from gateway.model.calendar import Calendar
 from gateway.model.meter import MeterMapping
 from gateway.store.pool import Connection
 from gateway.store.queries import sql
@@ -26,7 +29,7 @@ def _mapping(row: asyncpg.Record) -> MeterMapping:
         device=row["device_id"],
         metric=row["metric"],
         reduce=row["reduce"],
-        window=row["span"],
+        window=Calendar.from_key(row["calendar"]) if row["calendar"] else row["span"],
         deadband=row["deadband"],
         unit=row["unit"],
         max_silence=row["max_silence"],
@@ -38,8 +41,19 @@ def _mapping(row: asyncpg.Record) -> MeterMapping:
             threshold=row["threshold"],
             valid=None if row["valid_low"] is None else (row["valid_low"], row["valid_high"]),
             hold=row["hold"],
+            conversion=conversion_of(row["conversion"]),
         ),
     )
+
+
+def conversion_of(document: dict[str, Any] | None) -> Conversion | None:
+    """As it is stored."""
+    return None if document is None else _conversion(*document.items())
+
+
+@lru_cache(maxsize=1_000)
+def _conversion(*parts: tuple[str, str]) -> Conversion:
+    return Conversion.from_document(dict(parts))
 
 
 async def held_of(
@@ -68,7 +82,7 @@ async def put(connection: Connection, connection_id: str, mappings: Sequence[Met
             [m.device for m in part],
             [m.metric for m in part],
             [m.reduce for m in part],
-            [m.window for m in part],
+            [m.window.longest if isinstance(m.window, Calendar) else m.window for m in part],
             [m.deadband for m in part],
             [m.unit for m in part],
             [m.max_silence for m in part],
@@ -80,6 +94,8 @@ async def put(connection: Connection, connection_id: str, mappings: Sequence[Met
             [m.arithmetic.valid and m.arithmetic.valid[0] for m in part],
             [m.arithmetic.valid and m.arithmetic.valid[1] for m in part],
             [m.arithmetic.hold for m in part],
+            [m.window.key if isinstance(m.window, Calendar) else "" for m in part],
+            [m.arithmetic.conversion and m.arithmetic.conversion.to_document() for m in part],
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.store.pool import Database, Record
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 LAST_ID = 2**63 - 1
 HEAD_BYTES = 512
@@ -16,7 +16,7 @@ MAX_COUNTED = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class DeadMessageFilter:
     """Which of them. `customer` None: of everybody, and what is nobody's; `source` "": of no source; `topic`:
     part of it; `up_to`: none that came after this id.
     """
@@ -29,7 +29,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeadMessage:
+class ListedDeadMessage:
     """One of them. `head`: the payload's first bytes, of `size_bytes`."""
 
     id: int
@@ -43,10 +43,11 @@ class DeadMessage:
     last_at: datetime
     size_bytes: int
     head: bytes
+    is_retained: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class DeadMessageGroup:
     """Those of one source (None: of no source) and reason."""
 
     source: str | None
@@ -62,29 +63,32 @@ class Counted:
     are more, and the newest were counted.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[DeadMessageGroup, ...]
     newest: int
     complete: bool
 
 
-async def page(database: Database, wanted: Wanted, *, before: int = LAST_ID, limit: int) -> list[DeadMessage]:
+async def page(
+    database: Database, wanted: DeadMessageFilter, *, before: int = LAST_ID, limit: int
+) -> list[ListedDeadMessage]:
     """The newest first."""
-    name = "message_list" if wanted.customer is None else "message_list_customer"
-    customer = () if wanted.customer is None else (wanted.customer,)
+    name, customer = _of(wanted.customer, "message_list")
     before = before if wanted.up_to == LAST_ID else min(before, wanted.up_to + 1)
     async with database.connection() as connection:
-        rows = await connection.fetch(
-            sql(name), wanted.reason, wanted.source, wanted.topic, before, limit, HEAD_BYTES, *customer
-        )
+        filters = wanted.reason, wanted.source, wanted.topic
+        rows = await connection.fetch(*filtered(name, *filters, before, limit, HEAD_BYTES, *customer))
     return [_message(row) for row in rows]
 
 
 async def counted(database: Database, customer: str | None) -> Counted:
     """Of one customer, or of all."""
+    name, own = _of(customer, "message_counts")
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("message_counts"), customer, MAX_COUNTED)
+        rows = await connection.fetch(sql(name), MAX_COUNTED, *own)
     groups = tuple(
-        Group(**{name: row[name] for name in ("source", "reason", "messages", "occurrences", "last_at")})
+        DeadMessageGroup(
+            **{name: row[name] for name in ("source", "reason", "messages", "occurrences", "last_at")}
+        )
         for row in rows
     )
     return Counted(
@@ -94,26 +98,27 @@ async def counted(database: Database, customer: str | None) -> Counted:
     )
 
 
-async def one(database: Database, message: int, *, payload_bytes: int) -> DeadMessage | None:
+async def one(database: Database, message: int, *, payload_bytes: int) -> ListedDeadMessage | None:
     """With so much of its payload; None when there is none."""
     async with database.connection() as connection:
         row = await connection.fetchrow(sql("message_read"), message, payload_bytes)
     return None if row is None else _message(row)
 
 
-async def ids(database: Database, wanted: Wanted, *, after: int, limit: int) -> list[int]:
+async def ids(database: Database, wanted: DeadMessageFilter, *, after: int, limit: int) -> list[int]:
     """The oldest first."""
-    filters = wanted.customer, wanted.reason, wanted.source, wanted.topic
+    name, customer = _of(wanted.customer, "message_ids")
+    filters = wanted.reason, wanted.source, wanted.topic
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("message_ids"), *filters, after, wanted.up_to, limit)
+        rows = await connection.fetch(*filtered(name, *filters, after, wanted.up_to, limit, *customer))
     return [row["dead_letter_id"] for row in rows]
 
 
-async def discard(database: Database, wanted: Wanted, *, expected: int) -> int:
+async def discard(database: Database, wanted: DeadMessageFilter, *, expected: int) -> int:
     """Lets go of them for good, if there are as many as expected; how many there are."""
     filters = wanted.customer, wanted.reason, wanted.source, wanted.topic
     async with database.connection() as connection:
-        count: int = await connection.fetchval(sql("message_discard"), *filters, wanted.up_to, expected)
+        count: int = await connection.fetchval(*filtered("message_discard", *filters, wanted.up_to, expected))
     return count
 
 
@@ -123,11 +128,11 @@ async def discard_one(database: Database, message: int) -> bool:
         return bool(await connection.fetchval(sql("message_remove"), message))
 
 
-async def fitting(database: Database, wanted: Wanted) -> int:
+async def fitting(database: Database, wanted: DeadMessageFilter) -> int:
     """How many there are."""
     filters = wanted.customer, wanted.reason, wanted.source, wanted.topic
     async with database.connection() as connection:
-        count: int = await connection.fetchval(sql("message_fitting"), *filters, wanted.up_to)
+        count: int = await connection.fetchval(*filtered("message_fitting", *filters, wanted.up_to))
     return count
 
 
@@ -141,8 +146,13 @@ async def note_refused(
         )
 
 
-def _message(row: Record) -> DeadMessage:
-    return DeadMessage(
+def _of(customer: str | None, name: str) -> tuple[str, tuple[str, ...]]:
+    """The statement for everybody, or that for one customer, who is its last parameter."""
+    return (name, ()) if customer is None else (f"{name}_customer", (customer,))
+
+
+def _message(row: Record) -> ListedDeadMessage:
+    return ListedDeadMessage(
         id=row["dead_letter_id"],
         customer=row["customer_id"],
         source=row["source"],
@@ -154,4 +164,5 @@ def _message(row: Record) -> DeadMessage:
         last_at=row["last_at"],
         size_bytes=row["bytes"] or 0,
         head=row["head"] or b"",
+        is_retained=row["is_retained"],
     )

@@ -16,7 +16,7 @@ from gateway.store.queries import sql
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class WantedMeter:
     """A meter to be asked for, and what it is fed by."""
 
     meter: str
@@ -48,12 +48,11 @@ async def again(connection: Connection, connection_id: str) -> None:
     )
 
 
-async def due(database: Database, connection_id: str, limit: int) -> Sequence[Wanted]:
+async def due(database: Database, connection_id: str, limit: int) -> Sequence[WantedMeter]:
     """Those to be asked for now."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("meter_made_due"), connection_id, limit)
+    rows = await database.fetch(sql("meter_made_due"), connection_id, limit)
     return [
-        Wanted(
+        WantedMeter(
             meter=row["meter"],
             device=row["device_id"],
             metric=row["metric"],

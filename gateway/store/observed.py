@@ -66,10 +66,9 @@ async def read(database: Database, *, connections: int, customers: int) -> Obser
     """At most so many connections and customers. Where there are more connections only those that are not
     well, the worst first.
     """
-    async with database.connection() as connection:
-        rows = await connection.fetch(
-            sql("observed_connections"), connections, customers, list(UNWELL), LAGGING_SECONDS
-        )
+    rows = await database.fetch(
+        sql("observed_connections"), connections, customers, list(UNWELL), LAGGING_SECONDS
+    )
     left_out = {row["is_unwell"]: row["number"] for row in rows if row["what"] == "left out"}
     return Observation(
         connections=tuple(

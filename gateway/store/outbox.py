@@ -12,7 +12,7 @@ import asyncpg
 from gateway.bulkhead import readable
 from gateway.model.event import Event, EventType, NewEvent
 from gateway.store.pool import Connection, Database
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 REMOVED_AT_ONCE = 5_000
 ORDERED_AT_ONCE = 10_000
@@ -110,16 +110,14 @@ async def latest(
     limit: int,
 ) -> list[Event]:
     """The latest of them, in the order in which `read` gives them."""
+    names = None if types is None else [str(each) for each in types]
     async with database.connection() as connection:
         await connection.execute(sql("outbox_order"), ORDERED_AT_ONCE)
-        rows = await connection.fetch(
-            sql("event_latest"),
-            customer,
-            connection_id,
-            None if types is None else [str(each) for each in types],
-            since,
-            limit,
-        )
+        if customer is None and connection_id is None:
+            rows = await connection.fetch(*filtered("event_latest", names, since, limit))
+        else:
+            wanted = (names, connection_id, since, limit, customer)
+            rows = await connection.fetch(*filtered("event_latest_customer", *wanted))
     return list(reversed(readable(rows, to_event, name=_name)))
 
 

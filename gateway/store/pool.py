@@ -7,15 +7,23 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
 from gateway.model.dsn import fault_of
-from gateway.model.errors import ConfigError, LeaseLost, StoreError, StoreRejected, StoreUnavailable
-from gateway.store.hosts import Hosts
+from gateway.model.errors import (
+    ConfigError,
+    CustomersLeft,
+    LeaseLost,
+    NotExceeded,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+)
+from gateway.store.hosts import DatabaseHosts
 
 Record: TypeAlias = asyncpg.Record
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -39,6 +47,12 @@ LEASE_SECONDS = 15.0
 
 LEASE_LOST = "FG001"
 """Raised by statements of ours that find in their last step that the lease is another's (`lease_lost`)."""
+
+CUSTOMER_LEFT = "FG003"
+"""Raised where something would begin for a customer that has moved to another gateway."""
+
+NOT_EXCEEDED = "FG002"
+"""Raised by `add_excess`, for what is not open."""
 
 WAIT_SECONDS = 30.0
 """For a session."""
@@ -70,8 +84,8 @@ _READ_ONLY = asyncpg.ReadOnlySQLTransactionError
 
 @contextmanager
 def converted() -> Iterator[None]:
-    """asyncpg and socket errors leave as StoreUnavailable (try again), StoreRejected (this data never),
-    LeaseLost or StoreError.
+    """asyncpg and socket errors leave as StoreUnavailable (try again), StoreRejected (this data never;
+    CustomersLeft is one), LeaseLost, NotExceeded or StoreError.
     """
     try:
         yield
@@ -86,6 +100,10 @@ def converted() -> Iterator[None]:
     except asyncpg.PostgresError as error:
         if error.sqlstate == LEASE_LOST:
             raise LeaseLost(str(error)) from None
+        if error.sqlstate == CUSTOMER_LEFT:
+            raise CustomersLeft(frozenset(), str(error)) from None
+        if error.sqlstate == NOT_EXCEEDED:
+            raise NotExceeded(str(error)) from None
         raise StoreError(f"PostgreSQL: {type(error).__name__}: {error}") from error
 
 
@@ -93,7 +111,7 @@ class Database:
     """A pool of sessions with the settings that every query here counts on."""
 
     def __init__(
-        self, pool: asyncpg.Pool[asyncpg.Record], hosts: Hosts, name: str, silent_seconds: float
+        self, pool: asyncpg.Pool[asyncpg.Record], hosts: DatabaseHosts, name: str, silent_seconds: float
     ) -> None:
         self._pool = pool
         self._hosts = hosts
@@ -114,7 +132,7 @@ class Database:
         """
         if (fault := fault_of(dsn)) is not None:
             raise ConfigError(f"database.dsn: {fault}")
-        hosts = Hosts(dsn, silent_seconds=lease_seconds / 3)
+        hosts = DatabaseHosts(dsn, silent_seconds=lease_seconds / 3)
         try:
             with converted():
                 pool = await asyncpg.create_pool(
@@ -152,6 +170,26 @@ class Database:
         with converted():
             async with self._dropping_read_only(), self._pool.acquire(timeout=WAIT_SECONDS) as connection:
                 yield connection
+
+    async def fetch(self, query: str, *arguments: object) -> list[Record]:
+        """The rows of one statement, without a transaction."""
+        async with self.connection() as connection:
+            return await connection.fetch(query, *arguments)
+
+    async def fetchrow(self, query: str, *arguments: object) -> Record | None:
+        """The first row of one statement."""
+        async with self.connection() as connection:
+            return await connection.fetchrow(query, *arguments)
+
+    async def fetchval(self, query: str, *arguments: object) -> Any:
+        """The first value of the first row of one statement."""
+        async with self.connection() as connection:
+            return await connection.fetchval(query, *arguments)
+
+    async def execute(self, query: str, *arguments: object) -> str:
+        """The command tag of one statement."""
+        async with self.connection() as connection:
+            return await connection.execute(query, *arguments)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -262,7 +300,7 @@ async def _leave(_: Session) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UnreadableJson:
     """Stands for JSON that PostgreSQL holds and Python does not (nested too deep): its
     row costs only itself.
     """
@@ -276,7 +314,7 @@ def _decode(text: str) -> object:
     try:
         return json.loads(text)  # integers of any length
     except (ValueError, RecursionError):
-        return Unreadable()
+        return UnreadableJson()
 
 
 def _encode(value: object) -> str:

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 
 from gateway import clock
-from gateway.model.errors import StoreError
+from gateway.outage import Outage
 from gateway.store.pool import Connection, Database, Session, converted
 from gateway.store.queries import sql
 
@@ -70,18 +70,15 @@ class Presence:
 
     async def run(self) -> None:
         """Until cancelled. A session that ends is replaced by another, under another life."""
-        away = False
+        outage = Outage(
+            began=lambda detail: log.info("store.presence_lost", detail=detail),
+            ended=lambda: log.info("store.presence_returned"),
+        )
         while True:
-            try:
+            with outage.of_store():
                 async with self._database.pinned(silent_seconds=self._silent_seconds) as session:
-                    if away:
-                        log.info("store.presence_returned")
-                    away = False
+                    outage.note(None)
                     await self._attend(session)
-            except StoreError as error:
-                if not away:
-                    log.info("store.presence_lost", detail=str(error))
-                away = True
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _attend(self, session: Session) -> None:
@@ -115,8 +112,7 @@ class Presence:
 
 async def leave(database: Database, owner: str, lease_seconds: float) -> None:
     """The replica takes no share of the ingest partitions from now on. What else it has leased it keeps."""
-    async with database.connection() as connection:
-        await connection.execute(sql("replica_leave"), owner, lease_seconds)
+    await database.execute(sql("replica_leave"), owner, lease_seconds)
 
 
 async def _end(session: Connection, lives: Sequence[int], lease_seconds: float) -> None:
@@ -127,3 +123,9 @@ async def _end(session: Connection, lives: Sequence[int], lease_seconds: float) 
             await session.execute(f"select pg_notify('{CHANNEL}', '')")
     if count:
         log.warning("store.replica_gone", leases=count)
+
+
+async def replicas_seen(database: Database, replica: str, seconds: float) -> int:
+    """Says that this replica lives; how many do."""
+    count: int = await database.fetchval(sql("replica_seen"), replica, seconds)
+    return count

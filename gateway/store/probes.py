@@ -34,8 +34,7 @@ async def claim(
     most so many of those whose credential works.
     """
     most = limit if probes is None else probes
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("probe_claim"), lease_seconds, limit, most)
+    rows = await database.fetch(sql("probe_claim"), lease_seconds, limit, most)
     return readable(rows, _due, name=lambda row: row["connection_id"])
 
 
@@ -55,6 +54,5 @@ async def well(database: Database, seconds: Mapping[str, float]) -> set[str]:
     """The systems of these connections answered a probe: each is probed again after so many seconds. Those
     that were active, and are; the others need a look at what the answer means.
     """
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("probe_well"), list(seconds), list(seconds.values()))
+    rows = await database.fetch(sql("probe_well"), list(seconds), list(seconds.values()))
     return {row["connection_id"] for row in rows}

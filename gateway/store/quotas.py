@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from math import inf
 
 from gateway.model.event import EventType, NewEvent
 from gateway.model.quota import BURST_SECONDS, Excess, QuotaKind
 from gateway.store import outbox
 from gateway.store.pool import Connection, Database, Record
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 NOBODY = ""
 """In the table: of what is nobody's."""
 
-CALM = timedelta(seconds=BURST_SECONDS)
+MAX_NOTED = 10_000
+
+CALM_SECONDS = BURST_SECONDS
+CALM = timedelta(seconds=CALM_SECONDS)
 """Nothing came over the quota for so long: that is over."""
 
 
@@ -63,6 +67,47 @@ async def note(connection: Connection, excesses: Sequence[Excess]) -> tuple[Exce
     return tuple(one for one in excesses if (one.customer, one.kind) in begun)
 
 
+class ToldExcesses:
+    """Which quotas are known to be exceeded, and told: what more comes over them is only counted, by the
+    statement that stores the samples beside it.
+    """
+
+    def __init__(self) -> None:
+        self._noted: dict[tuple[str | None, QuotaKind], float] = {}
+
+    def covers(self, excesses: Sequence[Excess], now: float) -> bool:
+        """Whether all of them are; long before they could be over again, by whoever's clock."""
+        return bool(excesses) and all(
+            now - self._noted.get((one.customer, one.kind), -inf) < CALM_SECONDS / 2 for one in excesses
+        )
+
+    def note(self, excesses: Sequence[Excess], now: float) -> None:
+        """They are stored."""
+        if len(self._noted) >= MAX_NOTED:
+            self._noted.clear()
+        for one in excesses:
+            self._noted[one.customer, one.kind] = now
+
+    def clear(self) -> None:
+        """One of them is not exceeded any more."""
+        self._noted.clear()
+
+
+def document(excesses: Sequence[Excess]) -> list[dict[str, object]]:
+    """As the function `add_excess` wants them."""
+    return [
+        {
+            "customer": one.customer or NOBODY,
+            "quota": one.kind,
+            "allowed": one.allowed,
+            "dead_letters": one.dead_letters,
+            "dropped": one.dropped,
+            "dropped_bytes": one.dropped_bytes,
+        }
+        for one in excesses
+    ]
+
+
 async def end_calm(database: Database) -> list[OverQuota]:
     """Those that are over now, whoever saw them; each customer is told by an event that sums up."""
     async with database.transaction() as connection:
@@ -87,7 +132,9 @@ async def over(
 ) -> list[OverQuota]:
     """Who is over a quota now, by customer and quota; of one customer, or of all."""
     async with database.connection() as connection:
-        return [_over(row) for row in await connection.fetch(sql("quota_excesses"), customer, *after, limit)]
+        return [
+            _over(row) for row in await connection.fetch(*filtered("quota_excesses", customer, *after, limit))
+        ]
 
 
 async def counts(database: Database) -> Mapping[str, int]:
@@ -110,7 +157,9 @@ async def add_stored(database: Database, written: Mapping[tuple[str, date], int]
 async def stored(database: Database, customers: Collection[str] | None) -> Mapping[str, int]:
     """What the samples of these customers take, about; None: of all."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("stored_bytes"), None if customers is None else sorted(customers))
+        rows = await connection.fetch(
+            *filtered("stored_bytes", None if customers is None else sorted(customers))
+        )
     return {row["customer_id"]: row["bytes"] for row in rows}
 
 

@@ -49,17 +49,15 @@ class StoredFlow:
 
 async def invite(database: Database, connection_id: str, secret: str, *, lifetime_seconds: float) -> datetime:
     """Keeps the link; an earlier one of the connection is void. Until when it is good."""
-    async with database.connection() as connection:
-        expires_at: datetime = await connection.fetchval(
-            sql("reauthorization_invite"), connection_id, hashed(secret), lifetime_seconds
-        )
+    expires_at: datetime = await database.fetchval(
+        sql("reauthorization_invite"), connection_id, hashed(secret), lifetime_seconds
+    )
     return expires_at
 
 
 async def look(database: Database, link_hash: bytes) -> StoredLink | None:
     """The link as it stands; changes nothing."""
-    async with database.connection() as connection:
-        row = await connection.fetchrow(sql("reauthorization_look"), link_hash)
+    row = await database.fetchrow(sql("reauthorization_look"), link_hash)
     if row is None:
         return None
     return StoredLink(
@@ -86,18 +84,16 @@ async def attempt(database: Database, link_hash: bytes, *, limit: int) -> bool:
     """Counts one more attempt; False when the link allows none. Of two at once past the limit one is refused:
     it is one update.
     """
-    async with database.connection() as connection:
-        return await connection.fetchval(sql("reauthorization_attempt"), link_hash, limit) is not None
+    return await database.fetchval(sql("reauthorization_attempt"), link_hash, limit) is not None
 
 
 async def begin_flow(
     database: Database, link_hash: bytes, *, state: str, browser: str, sealed: bytes, lifetime_seconds: float
 ) -> bool:
     """Keeps a flow; False when the link is not open."""
-    async with database.connection() as connection:
-        begun = await connection.fetchval(
-            sql("authorization_begin"), hashed(state), link_hash, hashed(browser), sealed, lifetime_seconds
-        )
+    begun = await database.fetchval(
+        sql("authorization_begin"), hashed(state), link_hash, hashed(browser), sealed, lifetime_seconds
+    )
     return begun is not None
 
 
@@ -105,8 +101,7 @@ async def finish_flow(database: Database, *, state: str, browser: str) -> Stored
     """Takes the flow, once; None for a state that is unknown, too old, of another browser or of a link that
     was replaced.
     """
-    async with database.connection() as connection:
-        row = await connection.fetchrow(sql("authorization_finish"), hashed(state), hashed(browser))
+    row = await database.fetchrow(sql("authorization_finish"), hashed(state), hashed(browser))
     if row is None:
         return None
     return StoredFlow(

@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import asyncpg
 
 from gateway.model.errors import RequestRefused
 from gateway.model.record import BEGINNING, Change, LogPlace, change_of, write_cursor
 from gateway.store.pool import Connection, Database
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 Mode = Literal["changes", "retained", "off"]
 
 EXPIRED_AT_ONCE = 5_000
 CUSTOMERS_AT_ONCE = 1_000
 
+PAGE_BYTES = 8 << 20
+"""Of bodies, with which a page ends: a thousand of the largest are 256 MB, several times over in memory."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredRecord:
-    """The last state of a record. `body` is JSON as text: most readers only pass it on."""
+_COLUMNS = 12
+"""Of a record, in every statement that reads one."""
+
+
+class StoredRecord(NamedTuple):
+    """The last state of a record. `body` is JSON as text: most readers only pass it on.
+
+    A tuple, in the order of the statements' columns: a page has a thousand, and a dataclass of each costs
+    more than all that is done with it.
+    """
 
     customer: str
     connection: str
@@ -61,7 +70,7 @@ class RecordPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class RecordToPublish:
     """A record to be told, with how its connection wants it. `retained`: the broker
     keeps an earlier state.
     """
@@ -72,7 +81,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RecordPlace:
     """A record by name."""
 
     customer: str
@@ -97,9 +106,11 @@ class Records:
         stream: str | None = None,
         modified_after: datetime | None = None,
         limit: int,
+        max_bytes: int = PAGE_BYTES,
     ) -> RecordPage:
         """The next records after `place`, in the order of their changes. Whoever always goes on from the
-        position that comes back sees the last state of every record.
+        position that comes back sees the last state of every record. A page has `limit` of them at most, and
+        ends with the one whose body makes it `max_bytes`.
 
         `modified_after` is by our own time of the change, which is never before that of the change before it.
         Raises RequestRefused for a place that this log does not have: another was restored in its stead.
@@ -111,14 +122,15 @@ class Records:
             assert log is not None
             last, epoch = log["position"], log["epoch"]
             await _check(session, customer, place, last, epoch)
-            after = (position, modified_after, limit + 1)
+            after = (position, modified_after, limit + 1, max_bytes)
             if connection is None and stream is None:
                 rows = await session.fetch(sql("record_page"), customer, *after)
             else:
                 rows = await session.fetch(sql("record_page_of"), customer, *after, connection, stream)
         records = [_record(customer, row) for row in rows[:limit]]
-        has_more = len(rows) > limit
         reached = records[-1].revision if records else position
+        is_cut = bool(rows) and rows[-1]["total"] >= max_bytes and reached < last
+        has_more = len(rows) > limit or is_cut
         return RecordPage(
             customer=customer,
             records=records,
@@ -141,7 +153,8 @@ class Records:
         """By key, for people; `holds`: only those whose key or body has this text."""
         like = None if not holds else f"%{_escaped(holds)}%"
         async with self._database.connection() as session:
-            rows = await session.fetch(sql("record_list"), customer, connection, stream, after, like, limit)
+            asked = filtered("record_list", customer, connection, stream, after, like, limit)
+            rows = await session.fetch(*asked)
         return [_record(customer, row) for row in rows]
 
 
@@ -174,12 +187,17 @@ async def behind(database: Database) -> dict[str, int]:
     return {row["customer_id"]: row["position"] for row in rows}
 
 
-async def to_tell(database: Database, customer: str, position: int, limit: int) -> tuple[list[Told], int]:
+async def to_tell(
+    database: Database, customer: str, position: int, limit: int
+) -> tuple[list[RecordToPublish], int]:
     """The next records to tell, and the position that everything is told up to once they are."""
     async with database.connection() as connection:
         last: int = await connection.fetchval(sql("record_log_position"), customer)
         rows = await connection.fetch(sql("publication_page"), customer, position, limit)
-    told = [Told(record=_record(customer, row), mode=row["mode"], retained=row["retained"]) for row in rows]
+    told = [
+        RecordToPublish(record=_record(customer, row), mode=row["mode"], retained=row["retained"])
+        for row in rows
+    ]
     return told, (
         told[-1].record.revision if len(told) == limit else max([last, *(t.record.revision for t in told)])
     )
@@ -192,7 +210,7 @@ async def told(database: Database, customer: str, position: int) -> None:
 
 
 async def note_retained(
-    database: Database, customer: str, places: Sequence[Place], *, retained: bool
+    database: Database, customer: str, places: Sequence[RecordPlace], *, retained: bool
 ) -> None:
     """Which the broker keeps, or no longer keeps. Before it is published, so that it
     can always be emptied.
@@ -203,13 +221,13 @@ async def note_retained(
             await connection.execute(sql("publication_retain"), customer, *names, retained)
 
 
-async def unwanted(database: Database, limit: int) -> list[Place]:
+async def unwanted(database: Database, limit: int) -> list[RecordPlace]:
     """What the broker keeps of connections that retain nothing any more, to be emptied."""
     async with database.connection() as connection:
         return [_place(row) for row in await connection.fetch(sql("record_unwanted"), limit)]
 
 
-async def of_ended(database: Database, limit: int) -> list[Place]:
+async def of_ended(database: Database, limit: int) -> list[RecordPlace]:
     """Records of disconnected connections, to be removed."""
     async with database.connection() as connection:
         rows = await connection.fetch(sql("record_ended"), limit)
@@ -218,7 +236,7 @@ async def of_ended(database: Database, limit: int) -> list[Place]:
     return [_place(row) for row in rows]
 
 
-async def remove(database: Database, places: Sequence[Place]) -> None:
+async def remove(database: Database, places: Sequence[RecordPlace]) -> None:
     """They are gone for good."""
     columns = (
         [place.customer for place in places],
@@ -247,25 +265,11 @@ async def expire(database: Database, *, now: datetime, retention: timedelta) -> 
 
 
 def _record(customer: str, row: asyncpg.Record) -> StoredRecord:
-    return StoredRecord(
-        customer=customer,
-        connection=row["connection_id"],
-        stream=row["stream"],
-        key=row["key"],
-        version=row["version"],
-        revision=row["revision"],
-        body=row["body"],
-        modified_at=row["modified_at"],
-        source_modified_at=row["source_modified_at"],
-        deleted=row["deleted"],
-        truncated=row["truncated"],
-        progress=row["progress"],
-        reference=row["reference"],
-    )
+    return StoredRecord(customer, *row[:_COLUMNS])
 
 
-def _place(row: asyncpg.Record) -> Place:
-    return Place(
+def _place(row: asyncpg.Record) -> RecordPlace:
+    return RecordPlace(
         customer=row["customer_id"],
         connection=row["connection_id"],
         stream=row["stream"],

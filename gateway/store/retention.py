@@ -8,7 +8,7 @@ of the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -16,7 +16,7 @@ import structlog
 
 from gateway.model.connection import IssueCode
 from gateway.model.event import EventType, NewEvent
-from gateway.store import issues, outbox
+from gateway.store import connections, issues, outbox
 from gateway.store.issues import NewIssue
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -32,7 +32,7 @@ BULK_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reader:
+class DayReader:
     """A connection that has not done with a day."""
 
     connection: str
@@ -84,6 +84,7 @@ async def drop_expired(
         ]
     async with database.transaction() as connection:
         await connection.execute("delete from sync_run where ended_at < $1", now - RUNS_KEPT)
+        await connection.execute("delete from connection_hour where hour < $1", now - RUNS_KEPT)
         await connection.execute(
             "delete from delivery_doubt where window_start < $1", now - (buffer or retention)
         )
@@ -95,7 +96,7 @@ async def tell_filling(database: Database, *, now: datetime, buffer: timedelta, 
     """Tells, once until they have read on, the customers whose unread telemetry reaches 80 % of `buffer`: an
     event and an issue. Returns the connections that were told now.
     """
-    oldest: dict[Reader, date] = {}
+    oldest: dict[DayReader, date] = {}
     async with database.transaction() as connection:
         days = await connection.fetch(
             sql("partitions_expired"), "telemetry", (now - TELLING_AT * buffer).date()
@@ -125,7 +126,8 @@ async def _drop(database: Database, parent: str, name: str, day: date, *, forced
             for reader in readers if parent == "telemetry" else ():
                 await _lose(connection, reader, day)
             if parent == "telemetry":
-                await connection.execute(sql("customer_days_drop"), day)
+                rows = await connection.fetch(sql("customer_days_drop"), day)
+                await _note(connection, [row["customer_id"] for row in rows], day)
             await connection.execute(f'drop table "{name}"')
             return True
     if parent == "telemetry":
@@ -140,19 +142,28 @@ async def _keep_for(database: Database, name: str, day: date, customers: set[str
     async with database.connection() as connection:
         others = await connection.fetch(sql("partition_others"), day, list(customers), timeout=BULK_SECONDS)
     for row in others:
-        async with database.connection() as connection:
+        async with database.transaction() as connection:
+            await _note(connection, [row["customer_id"]], day)
             delete = f'delete from "{name}" where customer_id = $1'  # noqa: S608 - a name of the catalogue
             await connection.execute(delete, row["customer_id"], timeout=BULK_SECONDS)
 
 
-async def _readers(connection: Connection, day: date) -> list[Reader]:
+async def _note(connection: Connection, customers: Sequence[str], day: date) -> None:
+    """Windows of these customers that begin before the end of the day are computed no more."""
+    await connection.execute(sql("telemetry_dropped_note"), customers, day)
+
+
+async def _readers(connection: Connection, day: date) -> list[DayReader]:
     return [
-        Reader(connection=row["connection_id"], customer=row["customer_id"])
+        DayReader(connection=row["connection_id"], customer=row["customer_id"])
         for row in await connection.fetch(sql("partition_readers"), day)
     ]
 
 
-async def _lose(connection: Connection, reader: Reader, day: date) -> None:
+async def _lose(connection: Connection, reader: DayReader, day: date) -> None:
+    # its row and its streams before its windows, as whoever changes it takes them
+    await connections.lock(connection, reader.connection)
+    await connection.execute(sql("stream_take_all"), reader.connection)
     row = await connection.fetchrow(
         sql("buffer_lose"), reader.connection, reader.customer, day, timeout=BULK_SECONDS
     )
@@ -162,14 +173,16 @@ async def _lose(connection: Connection, reader: Reader, day: date) -> None:
     await _tell(connection, EventType.CONNECTION_TELEMETRY_DROPPED, reader, data)
 
 
-async def _tell(connection: Connection, event: EventType, reader: Reader, data: Mapping[str, object]) -> None:
+async def _tell(
+    connection: Connection, event: EventType, reader: DayReader, data: Mapping[str, object]
+) -> None:
     await outbox.append(
         connection,
         NewEvent(type=event, customer=reader.customer, connection=reader.connection, data=data),
     )
 
 
-def _issue(reader: Reader, day: date, dropped_on: date, public_url: str) -> NewIssue:
+def _issue(reader: DayReader, day: date, dropped_on: date, public_url: str) -> NewIssue:
     return NewIssue(
         code=IssueCode.BUFFER_FILLING,
         severity="warning",

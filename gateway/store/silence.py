@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gateway.model.event import EventType, NewEvent
-from gateway.model.silence import Heard, Returned, Silent, Waiting, Watched
+from gateway.model.silence import FallenSilent, Heard, HeardAgain, Waiting, Watched
 from gateway.store import outbox
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -18,7 +18,7 @@ from gateway.store.queries import sql
 MAX_NAMES = 20
 """Metrics that one event lists of each kind of change."""
 
-LEAST_PAUSE, MOST_PAUSE = 3_600, 86_400
+MIN_PAUSE, MAX_PAUSE = 3_600, 86_400
 """Seconds between two events of one device's metrics: it doubles while they keep changing."""
 
 
@@ -42,16 +42,14 @@ async def note(
     """Says up to when all that came for a partition is known. A longer step than that was a break. Raises
     StoreError.
     """
-    async with database.connection() as connection:
-        row = await connection.fetchrow(sql("heard_note"), partitions, partition, until, break_seconds)
+    row = await database.fetchrow(sql("heard_note"), partitions, partition, until, break_seconds)
     assert row is not None
     return _heard(dict(row))
 
 
 async def heard(database: Database, partitions: int) -> Mapping[int, Heard]:
     """What was said of each partition. Raises StoreError."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("heard_read"), partitions)
+    rows = await database.fetch(sql("heard_read"), partitions)
     return {row["partition"]: _heard(dict(row)) for row in rows}
 
 
@@ -66,8 +64,7 @@ def _heard(row: dict[str, Any]) -> Heard:
 
 async def due(database: Database, now: datetime, limit: int) -> list[Watched]:
     """Devices that are to be looked at, the first due first. Raises StoreError."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("device_due"), now, limit)
+    rows = await database.fetch(sql("device_due"), now, limit)
     return [
         Watched(
             customer=row["customer_id"],
@@ -95,8 +92,7 @@ _PLAIN = (
 
 async def newest(database: Database, devices: Sequence[Watched]) -> dict[tuple[str, str], datetime]:
     """When the newest stored samples of these were received. Raises StoreError."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("device_newest"), *_keys(devices))
+    rows = await database.fetch(sql("device_newest"), *_keys(devices))
     return {(row["customer_id"], row["device_id"]): row["received_at"] for row in rows}
 
 
@@ -123,7 +119,7 @@ async def wait(
         await connection.execute(sql("device_vanish"), *keys, vanished_after.total_seconds())
 
 
-async def fall_silent(database: Database, devices: Sequence[tuple[Watched, Silent]]) -> int:
+async def fall_silent(database: Database, devices: Sequence[tuple[Watched, FallenSilent]]) -> int:
     """Those that have still sent nothing are silent, and it is told: in one transaction. How many. Raises
     StoreError.
     """
@@ -147,7 +143,7 @@ async def fall_silent(database: Database, devices: Sequence[tuple[Watched, Silen
     return len(rows)
 
 
-async def return_from_silence(database: Database, devices: Sequence[tuple[Watched, Returned]]) -> int:
+async def return_from_silence(database: Database, devices: Sequence[tuple[Watched, HeardAgain]]) -> int:
     """Those that have sent are silent no more, and it is told: in one transaction. How many. Raises
     StoreError.
     """
@@ -200,40 +196,36 @@ async def tell_changes(database: Database, limit: int) -> int:
             await outbox.append(connection, event)
         if rows:
             keys = [row["customer_id"] for row in rows], [row["device_id"] for row in rows]
-            await connection.execute(sql("device_changes_told"), *keys, LEAST_PAUSE, MOST_PAUSE)
+            await connection.execute(sql("device_changes_told"), *keys, MIN_PAUSE, MAX_PAUSE)
     return len(rows)
 
 
 async def silent_counts(database: Database, limit: int) -> Mapping[str, int]:
     """Silent devices by customer, of those with the most. Raises StoreError."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("device_silent_counts"), limit)
+    rows = await database.fetch(sql("device_silent_counts"), limit)
     return {row["customer_id"]: row["devices"] for row in rows}
 
 
 async def untold(database: Database, limit: int) -> list[Reported]:
     """Devices whose retained document is behind. Raises StoreError."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("device_untold"), limit)
+    rows = await database.fetch(sql("device_untold"), limit)
     return [_reported(dict(row)) for row in rows]
 
 
 async def repeated(database: Database, after: tuple[str, str], limit: int) -> list[Reported]:
     """The next silent devices by customer and id. Raises StoreError."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("device_repeated"), *after, limit)
+    rows = await database.fetch(sql("device_repeated"), *after, limit)
     return [_reported(dict(row)) for row in rows]
 
 
 async def told(database: Database, devices: Sequence[Reported]) -> None:
     """The broker has these. Raises StoreError."""
-    async with database.connection() as connection:
-        await connection.execute(
-            sql("device_told"),
-            [each.customer for each in devices],
-            [each.device for each in devices],
-            [each.version for each in devices],
-        )
+    await database.execute(
+        sql("device_told"),
+        [each.customer for each in devices],
+        [each.device for each in devices],
+        [each.version for each in devices],
+    )
 
 
 def _reported(row: dict[str, Any]) -> Reported:

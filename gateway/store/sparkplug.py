@@ -11,7 +11,7 @@ from datetime import timedelta
 import orjson
 
 from gateway.payloads.sparkplug.definitions import from_stored
-from gateway.payloads.sparkplug.node import Birth, Device, Node
+from gateway.payloads.sparkplug.node import Birth, Node, NodeDevice
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
@@ -30,10 +30,9 @@ class Known:
 
 async def load(database: Database, keys: Collection[NodeKey]) -> dict[NodeKey, Node]:
     """Those of the nodes that were ever heard of. Raises StoreError."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(
-            sql("sparkplug_load"), [customer for customer, _ in keys], [node for _, node in keys]
-        )
+    rows = await database.fetch(
+        sql("sparkplug_load"), [customer for customer, _ in keys], [node for _, node in keys]
+    )
     return {(row["customer_id"], row["node"]): _node(dict(row)) for row in rows}
 
 
@@ -46,7 +45,7 @@ def _node(row: Mapping[str, object]) -> Node:
         is_certain=row["is_certain"],  # type: ignore[arg-type]
     )
     for device, births, offline in row["devices"] or ():  # type: ignore[attr-defined]
-        found.devices[device] = Device([Birth(*birth) for birth in births], offline)
+        found.devices[device] = NodeDevice([Birth(*birth) for birth in births], offline)
     for digest, lines in row["definitions"] or ():  # type: ignore[attr-defined]
         found.definitions[digest] = from_stored(lines)
     return found
@@ -87,11 +86,10 @@ async def store(connection: Connection, known: Sequence[Known]) -> None:
         )
 
 
-def _births(device: Device) -> str:
+def _births(device: NodeDevice) -> str:
     return orjson.dumps([(birth.at, birth.until, birth.digest) for birth in device.births]).decode()
 
 
 async def forget(database: Database, after: timedelta) -> None:
     """Forgets nodes that sent nothing for so long. Raises StoreError."""
-    async with database.connection() as connection:
-        await connection.execute(sql("sparkplug_forget"), after)
+    await database.execute(sql("sparkplug_forget"), after)

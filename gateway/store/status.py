@@ -42,8 +42,7 @@ class _Flow(TypedDict):
 
 async def read(database: Database, connections: Sequence[str]) -> list[ConnectionStatus]:
     """These connections, as far as they exist, by id, in one query."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("status_read"), list(connections))
+    rows = await database.fetch(sql("status_read"), list(connections))
     found = readable(rows, _status, name=lambda row: row["connection_id"])
     reading: dict[str, list[inbound.StreamProgress]] = {}
     for stream in await inbound.progress(database, [each.connection for each in found]):
@@ -89,36 +88,31 @@ def _status(row: asyncpg.Record) -> ConnectionStatus:
 
 async def owned(database: Database, customer: str, connection_id: str | None = None) -> list[str]:
     """The customer's connections that are not disconnected; or this one, where it is the customer's."""
-    async with database.connection() as connection:
-        return sorted(
-            row["connection_id"]
-            for row in await connection.fetch(sql("command_connections"), customer, connection_id)
-        )
+    return sorted(
+        row["connection_id"]
+        for row in await database.fetch(sql("command_connections"), customer, connection_id)
+    )
 
 
 async def dead_letters(database: Database) -> Mapping[str, int]:
     """Dead letters held, by reason."""
-    async with database.connection() as connection:
-        return {row["reason"]: row["held"] for row in await connection.fetch(sql("status_dead_letters"))}
+    return {row["reason"]: row["held"] for row in await database.fetch(sql("status_dead_letters"))}
 
 
 async def published(database: Database, documents: Sequence[tuple[str, str, int]]) -> None:
     """Notes that the broker retains these documents, or is about to: connection, topic, version."""
     names, topics, versions = zip(*documents, strict=True)
-    async with database.connection() as connection:
-        await connection.execute(sql("status_published"), names, topics, versions)
+    await database.execute(sql("status_published"), names, topics, versions)
 
 
 async def ended(database: Database, connection_id: str) -> None:
     """Notes that the last document of a disconnected connection was published and removed."""
-    async with database.connection() as connection:
-        await connection.execute(sql("status_ended"), connection_id)
+    await database.execute(sql("status_ended"), connection_id)
 
 
 async def told(database: Database, connections: Sequence[str]) -> set[str]:
     """Those of which everything was said: they are disconnected, and their last document was removed."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("status_told"), list(connections))
+    rows = await database.fetch(sql("status_told"), list(connections))
     return {row["connection_id"] for row in rows}
 
 
@@ -126,34 +120,29 @@ async def gone(database: Database, connections: Sequence[str]) -> Mapping[str, s
     """Those of these connections that no longer exist and whose document is still
     retained, with its topic.
     """
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("status_gone"), list(connections))
+    rows = await database.fetch(sql("status_gone"), list(connections))
     return {row["connection_id"]: row["topic"] for row in rows}
 
 
 async def forget(database: Database, connection_id: str) -> None:
     """Notes that nothing is retained for the connection."""
-    async with database.connection() as connection:
-        await connection.execute(sql("status_forget"), connection_id)
+    await database.execute(sql("status_forget"), connection_id)
 
 
 async def beat(database: Database, replica: str, *, silent_seconds: float) -> int:
     """Says that this replica is here; how many are, counting those heard within `silent_seconds`."""
-    async with database.connection() as connection:
-        count: int = await connection.fetchval(sql("status_beat"), replica, silent_seconds)
+    count: int = await database.fetchval(sql("status_beat"), replica, silent_seconds)
     return count
 
 
 async def is_anybody_here(database: Database, *, silent_seconds: float) -> bool:
     """Whether a replica was heard within `silent_seconds`."""
-    async with database.connection() as connection:
-        return bool(await connection.fetchval(sql("replicas_here"), silent_seconds))
+    return bool(await database.fetchval(sql("replicas_here"), silent_seconds))
 
 
 async def leave(database: Database, replica: str) -> None:
     """Says that this replica is no longer here."""
-    async with database.connection() as connection:
-        await connection.execute(sql("status_leave"), replica)
+    await database.execute(sql("status_leave"), replica)
 
 
 def _trouble(trouble: Mapping[str, str]) -> Trouble:

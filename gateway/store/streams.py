@@ -55,7 +55,7 @@ class Position:
 
 
 @dataclass(slots=True, kw_only=True)
-class Tally:
+class RunTally:
     """What one run did, for its record and for metrics."""
 
     samples: int = 0
@@ -69,6 +69,11 @@ class Tally:
     def moved(self) -> bool:
         """Whether the run changed anything that somebody sees."""
         return bool(self.delivered or self.modified or self.rejected or self.retried)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the system said for good of a reading that it takes it or does not."""
+        return bool(self.delivered or self.modified or self.rejected)
 
 
 async def claim(
@@ -87,16 +92,15 @@ async def claim(
     A lease of our own that no task of ours has `in_hand` ("connection/name/phase") was interrupted: it is
     taken again at once.
     """
-    async with database.connection() as connection:
-        rows = await connection.fetch(
-            sql("stream_claim"),
-            owner,
-            lease_seconds,
-            None if connections is None else list(connections),
-            limit,
-            list(in_hand),
-            list(without),
-        )
+    rows = await database.fetch(
+        sql("stream_claim"),
+        owner,
+        lease_seconds,
+        None if connections is None else list(connections),
+        limit,
+        list(in_hand),
+        list(without),
+    )
     return [
         Claim(
             connection=row["connection_id"],
@@ -116,22 +120,21 @@ async def rest(database: Database, limit: int) -> bool:
     """Of up to `limit` streams that are due, those with nothing to do are due an interval later. Whether
     there are others.
     """
-    async with database.connection() as connection:
-        others: bool = await connection.fetchval(sql("stream_rest"), limit)
+    others: bool = await database.fetchval(sql("stream_rest"), limit)
     return others
 
 
 async def seconds_to_next(database: Database) -> float | None:
-    """How long until a stream is due that is not yet."""
-    async with database.connection() as connection:
-        seconds: float | None = await connection.fetchval(sql("stream_next"))
+    """How long until streams should be claimed that are not due yet. What is due in a moment waits for
+    company, by its interval: of thousands that are idle one is due every few milliseconds.
+    """
+    seconds: float | None = await database.fetchval(sql("stream_next"))
     return seconds
 
 
 async def give_back(database: Database, claim: Claim) -> None:
     """The stream is as it was: whoever can serve it takes it."""
-    async with database.connection() as connection:
-        await connection.execute(sql("stream_return"), *claim.key, claim.fence)
+    await database.execute(sql("stream_return"), *claim.key, claim.fence)
 
 
 async def renew(database: Database, claim: Claim, lease_seconds: float) -> None:
@@ -183,8 +186,7 @@ def lost(claim: Claim) -> LeaseLost:
 
 async def is_initial_pending(database: Database, claim: Claim) -> bool:
     """Whether the stream's history is not delivered yet."""
-    async with database.connection() as connection:
-        pending: bool = await connection.fetchval(sql("initial_pending"), claim.connection, claim.name)
+    pending: bool = await database.fetchval(sql("initial_pending"), claim.connection, claim.name)
     return pending
 
 
@@ -213,7 +215,7 @@ async def finish(
     attempts: int,
     error: str | None,
     succeeded: bool,
-    tally: Tally,
+    tally: RunTally,
     started_at: datetime,
     put_off: int = 0,
     waits: bool = False,

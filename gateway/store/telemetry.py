@@ -1,12 +1,9 @@
-"""Telemetry: one transaction for a batch of samples, its new devices and its dead letters; and what an ingest
-session needs.
-"""
+"""Telemetry: one transaction for a batch of samples, its new devices and its dead letters."""
 
 from __future__ import annotations
 
 import hashlib
-import secrets
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from operator import itemgetter
@@ -14,17 +11,31 @@ from operator import itemgetter
 import orjson
 
 from gateway import clock
-from gateway.model.errors import StoreRejected, StoreUnavailable, TooManyDevices
+from gateway.model.errors import (
+    CustomersLeft,
+    NotExceeded,
+    StoreRejected,
+    StoreUnavailable,
+    TooManyDevices,
+)
 from gateway.model.quota import Excess
 from gateway.model.sample import Metrics, from_microseconds, to_microseconds
 from gateway.store import leases, quotas
-from gateway.store.dead_letters import Kept
+from gateway.store.dead_letters import KeptDeadLetter
 from gateway.store.leases import Term
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
 Key = tuple[str, str, int]
 """customer, device, device time in microseconds since the epoch."""
+
+Sample = tuple[Key, Metrics, int]
+"""key, metrics, receipt in microseconds since the epoch."""
+
+Samples = dict[tuple[str, str], list[Sample]]
+"""By customer and device, in their order, each device's in the order of their times. Whoever writes does so
+in this order: a replay beside ingest, or two sessions, would wait for each other in a circle.
+"""
 
 DAY = 86_400_000_000
 NEVER = 1 << 63
@@ -63,13 +74,13 @@ class DeadMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """New rows and changed rows; the others of the batch were there already. `opened`: of what was over a
+    """New rows and changed rows; the others of the batch were there already. `exceeded`: of what was over a
     quota, what begins with it.
     """
 
     stored: int
     modified: int
-    opened: tuple[Excess, ...] = ()
+    exceeded: tuple[Excess, ...] = ()
 
 
 class LogMissing(StoreUnavailable):
@@ -105,10 +116,11 @@ class TelemetryStore:
             tuple[str, str], int
         ] = {}  # by device: what the database knows to be its oldest, or later
         self._days: set[int] = set()
+        self._told = quotas.ToldExcesses()
 
     async def write(
         self,
-        samples: Sequence[tuple[Key, Metrics, int]],
+        samples: Sequence[Sample],
         dead: Collection[DeadMessage],
         excesses: Sequence[Excess] = (),
         *,
@@ -117,55 +129,92 @@ class TelemetryStore:
         """Stores all or nothing. `samples` are (key, metrics, receipt in microseconds) with no key twice;
         `excesses`: what of the batch was over a quota, told with it; `also`: what else belongs to them.
 
-        Raises StoreUnavailable (try again), StoreRejected (some of it can never be stored), TooManyDevices
-        (all but the samples of these devices can be) or LeaseLost (whoever has the lease now stores it).
+        Raises StoreUnavailable (try again), StoreRejected (some of it can never be stored), CustomersLeft or
+        TooManyDevices (all but theirs can be) or LeaseLost (whoever has the lease now stores it).
         """
-        devices = {(key[0], key[1]) for key, _, _ in samples} - self._devices
-        oldest = self._older(samples)
-        days = {(key[0], key[2] // DAY) for key, _, _ in samples}
+        try:
+            return await self._write(samples, dead, excesses, also)
+        except NotExceeded:
+            self._told.clear()
+            return await self._write(samples, dead, excesses, also)
+
+    async def _write(
+        self,
+        samples: Sequence[Sample],
+        dead: Collection[DeadMessage],
+        excesses: Sequence[Excess],
+        also: Callable[[Connection], Awaitable[None]] | None,
+    ) -> Written:
+        ordered = in_order(samples)
+        devices = ordered.keys() - self._devices
+        oldest = self._older(ordered)
+        days = days_of(ordered)
         fresh_days = {day for _, day in days} - self._days
         if devices and self._refused:
             self._raise_known(devices)
         written = Written(stored=0, modified=0)
         sizes: dict[str, int] = {}
-        opened: tuple[Excess, ...] = ()
+        exceeded: tuple[Excess, ...] = ()
         try:
             # each in a transaction of its own: no lock of a table while rows are held
             for day in sorted(fresh_days):
-                async with self._database.connection() as connection:
-                    await connection.execute("select ensure_partition('telemetry', $1)", _date(day))
-            async with self._database.transaction() as connection:
+                await self._database.execute("select ensure_partition('telemetry', $1)", _date(day))
+            # What comes mostly is one statement, a transaction by itself, which writes nothing that it does
+            # not mean to keep: begin and commit around it would be two round trips before each PUBACK. So
+            # it is in a flood: what is over quotas that are told already is counted by the same statement.
+            writes = bool(samples) or self._term is not None
+            told = writes and self._told.covers(excesses, clock.monotonic())
+            counted = quotas.document(excesses) if told else None
+            several = devices or oldest or also is not None or dead or (excesses and counted is None)
+            async with self._database.transaction() if several else self._database.connection() as connection:
                 if devices:
                     await self._register(connection, sorted(devices), {customer for customer, _ in days})
-                if samples or self._term is not None:
-                    written = await insert(connection, samples, days, self._term, sizes)
+                if writes:
+                    written = await insert(connection, ordered, days, self._term, sizes, counted)
                 if oldest:  # after the logs of their customers, as whoever registers devices
                     await _note_oldest(connection, oldest)
                 if also is not None:
                     await also(connection)
                 if dead:
                     await bury(connection, dead)
-                if excesses:
-                    opened = await quotas.note(connection, excesses)
+                if excesses and counted is None:
+                    exceeded = await quotas.note(connection, excesses)
         except TooManyDevices as error:
-            if len(self._refused) < MAX_REMEMBERED:
-                self._refused |= error.devices
-            self._refused_until = clock.monotonic() + REFUSED_SECONDS
+            self._refuse(error.devices)
+            raise
+        except CustomersLeft as error:
+            self._forget_customers(error.customers)
             raise
         except (StoreRejected, LogMissing):
-            # it may be that what we know is gone: a day that retention dropped, a dump that was restored
-            self._devices.clear()
-            self._oldest.clear()
-            self._days.clear()
+            self._forget()
             raise
         self._devices |= devices
         self._oldest |= oldest
         self._days |= fresh_days
+        self._told.note(excesses, clock.monotonic())
         if written.stored:
             self._count_stored(sizes, days, written.stored / len(samples))
-        return Written(stored=written.stored, modified=written.modified, opened=opened)
+        return Written(stored=written.stored, modified=written.modified, exceeded=exceeded)
 
-    async def replay(self, samples: Mapping[Key, Metrics], received: int, letter: int, kept: Kept) -> Written:
+    def _forget_customers(self, customers: Collection[str]) -> None:
+        """These customers left; what is known of the others is as it was."""
+        self._devices = {pair for pair in self._devices if pair[0] not in customers}
+        self._oldest = {pair: at for pair, at in self._oldest.items() if pair[0] not in customers}
+
+    def _refuse(self, devices: frozenset[tuple[str, str]]) -> None:
+        if len(self._refused) < MAX_REMEMBERED:
+            self._refused |= devices
+        self._refused_until = clock.monotonic() + REFUSED_SECONDS
+
+    def _forget(self) -> None:
+        """It may be that what we know is gone: a day that retention dropped, a dump that was restored."""
+        self._devices.clear()
+        self._oldest.clear()
+        self._days.clear()
+
+    async def replay(
+        self, samples: Mapping[Key, Metrics], received: int, letter: int, kept: KeptDeadLetter
+    ) -> Written:
         """Stores what an earlier message holds, and lets go of its dead letter, in one transaction: all or
         nothing, and done twice it changes nothing more. What was received after the message stays as it is:
         only metrics that are missing there are added. Raises as `write`.
@@ -175,8 +224,7 @@ class TelemetryStore:
         written = Written(stored=0, modified=0)
         sizes: dict[str, int] = {}
         for day in sorted({day for _, day in days} - self._days):
-            async with self._database.connection() as connection:
-                await connection.execute("select ensure_partition('telemetry', $1)", _date(day))
+            await self._database.execute("select ensure_partition('telemetry', $1)", _date(day))
             self._days.add(day)
         async with self._database.transaction() as connection:
             if samples:
@@ -184,9 +232,9 @@ class TelemetryStore:
                 await self._register(connection, devices, {customer for customer, _ in days})
                 news = await _news(connection, samples, received, kept.last_at)
                 if news:
-                    theirs = {(key[0], key[2] // DAY) for key, _, _ in news}
-                    written = await insert(connection, news, theirs, None, sizes)
-                    await _note_oldest(connection, self._older(news))
+                    ordered = in_order(news)
+                    written = await insert(connection, ordered, days_of(ordered), None, sizes)
+                    await _note_oldest(connection, self._older(ordered))
             await connection.execute(sql("dead_letter_remove"), letter, kept.occurrences)
         if written.stored:
             self._count_stored(sizes, days, written.stored / len(samples))
@@ -201,16 +249,16 @@ class TelemetryStore:
             for day in of[customer]:
                 self._count(customer, _date(day), int(size * part) // len(of[customer]))
 
-    def _older(self, samples: Sequence[tuple[Key, Metrics, int]]) -> dict[tuple[str, str], int]:
+    def _older(self, samples: Samples) -> dict[tuple[str, str], int]:
         """The oldest sample of each device, where it may be older than all that are stored: a device's first,
         and what comes late.
         """
-        known, older = self._oldest, dict[tuple[str, str], int]()
-        for (customer, device, at), _, _ in samples:
-            if at < known.get((customer, device), NEVER):
-                pair = (customer, device)
-                older[pair] = min(at, older.get(pair, NEVER))
-        return older
+        known = self._oldest
+        return {
+            device: theirs[0][0][2]
+            for device, theirs in samples.items()
+            if theirs[0][0][2] < known.get(device, NEVER)
+        }
 
     def _raise_known(self, devices: set[tuple[str, str]]) -> None:
         """What was refused a moment ago is refused without asking: a flood of invented
@@ -242,94 +290,53 @@ class TelemetryStore:
             raise TooManyDevices(frozenset((row["customer_id"], row["device_id"]) for row in rows))
 
 
-async def client_id(database: Database, instance: str, partition: int) -> str:
-    """The MQTT client id of a partition: the same for every replica and restart, and not to be guessed."""
-    async with database.transaction() as connection:
-        seed: bytes = await connection.fetchval(sql("ingest_identity"), instance, secrets.token_bytes(32))
-    return "fg-" + hashlib.blake2b(f"{instance}/{partition}".encode(), key=seed, digest_size=10).hexdigest()
-
-
-async def subscriptions(database: Database, client: str) -> dict[str, tuple[str, ...]]:
-    """The filters that the session of this client id was last known to hold, by broker."""
-    found: dict[str, list[str]] = {}
-    async with database.connection() as connection:
-        for row in await connection.fetch(sql("ingest_subscriptions"), client):
-            found.setdefault(row["broker"], []).append(row["filter"])
-    return {broker: tuple(sorted(filters)) for broker, filters in found.items()}
-
-
-async def away_seconds(database: Database, client: str) -> dict[str, float]:
-    """For how long the session of this client id was not up, by broker; none where nobody knows."""
-    async with database.connection() as connection:
-        rows = await connection.fetch(sql("ingest_up"), client)
-    return {row["broker"]: row["seconds"] for row in rows}
-
-
-async def note_up(database: Database, sessions: Sequence[tuple[str, str]]) -> None:
-    """The sessions of these client ids, each at its broker, are up, now."""
-    async with database.connection() as connection:
-        await connection.execute(
-            sql("ingest_up_note"), [client for client, _ in sessions], [broker for _, broker in sessions]
-        )
-
-
-async def remember_subscriptions(
-    database: Database, client: str, filters: Collection[str], *, broker: str, keep: Collection[str]
-) -> None:
-    """What the session at this broker holds from now on; what is known of brokers outside `keep` is
-    forgotten.
-    """
-    async with database.transaction() as connection:
-        await connection.execute(sql("ingest_subscribed"), client, broker, list(filters), list(keep))
-
-
-async def replicas_seen(database: Database, replica: str, seconds: float) -> int:
-    """Says that this replica lives; how many do."""
-    async with database.connection() as connection:
-        count: int = await connection.fetchval(sql("replica_seen"), replica, seconds)
-    return count
-
-
 async def insert(
     connection: Connection,
-    samples: Sequence[tuple[Key, Metrics, int]],
+    samples: Samples,
     days: Collection[tuple[str, int]],
     term: Term | None,
     sizes: dict[str, int],
+    counted: list[dict[str, object]] | None = None,
 ) -> Written:
     """Raises LeaseLost when the term is over: by then a successor may have stored later values. `days`:
-    (customer, day) of every sample. `sizes` is given about how many bytes of each customer these are.
+    `days_of` them. `sizes` is given about how many bytes of each customer these are. `counted`: what of the
+    batch is over quotas that are told already; NotExceeded where one is not.
     """
     dumps = orjson.dumps
-    # in one order whoever writes: a replay beside ingest, or two sessions, would wait for each other in a
-    # circle
-    ordered = _in_order(samples)
     days = sorted(days)
     customers = list(dict.fromkeys(customer for customer, _ in days))
-    texts = [dumps(metrics).decode() for _, metrics, _ in ordered]
-    names = [key[0] for key, _, _ in ordered]
-    for customer, text in zip(names, texts, strict=True):
-        sizes[customer] = sizes.get(customer, 0) + len(text) + ROW_BYTES
     places = {customer: place for place, customer in enumerate(customers, 1)}
+    names, devices, texts, of = list[str](), list[str](), list[str](), list[int]()
+    for (customer, device), theirs in samples.items():
+        count, written = len(theirs), [dumps(metrics).decode() for _, metrics, _ in theirs]
+        names += [customer] * count
+        devices += [device] * count
+        of += [places[customer]] * count
+        texts += written
+        sizes[customer] = sizes.get(customer, 0) + sum(map(len, written)) + ROW_BYTES * count
     row = await connection.fetchrow(
         sql("telemetry_write"),
         names,
-        [key[1] for key, _, _ in ordered],
-        [key[2] for key, _, _ in ordered],
+        devices,
+        [key[2] for theirs in samples.values() for key, _, _ in theirs],
         texts,
-        [received for _, _, received in ordered],
+        [received for theirs in samples.values() for _, _, received in theirs],
         customers,
-        [places[name] for name in names],
+        of,
         [customer for customer, _ in days],
         [_date(day) for _, day in days],
         [places[customer] for customer, _ in days],
         *((None, None, None) if term is None else (term.name, term.owner, term.fence)),
+        counted,
     )
     assert row is not None
     if not row["held"]:
         assert term is not None
         raise leases.lost(term)
     if not row["known"]:
+        left = await connection.fetchval(sql("log_frozen"), customers)
+        if left:
+            raise CustomersLeft(frozenset(left))
         raise LogMissing("a customer of the batch has no log; it is opened with the customer's devices")
     return Written(stored=row["stored"], modified=row["modified"])
 
@@ -346,7 +353,7 @@ async def _note_oldest(connection: Connection, oldest: Mapping[tuple[str, str], 
 
 async def _news(
     connection: Connection, samples: Mapping[Key, Metrics], received: int, last_at: datetime
-) -> list[tuple[Key, Metrics, int]]:
+) -> list[Sample]:
     """What of these samples is not replaced by something that was received later than `last_at`. A row to
     which the rest is added keeps that it was: or the next replay would take itself for the later one.
     """
@@ -388,18 +395,32 @@ async def bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
     )
 
 
-def _in_order(samples: Sequence[tuple[Key, Metrics, int]]) -> list[tuple[Key, Metrics, int]]:
-    """By customer, device and time. A device's samples come nearly in order, and so cost little to sort: half
-    of what sorting all of them by their key does.
+def in_order(samples: Iterable[Sample]) -> Samples:
+    """A device's samples come nearly in order, and so cost little to sort: half of what sorting all of them
+    by their key does.
     """
-    by_device: dict[tuple[str, str], list[tuple[Key, Metrics, int]]] = {}
+    by_device: Samples = {}
     for sample in samples:
         customer, device, _ = sample[0]
         if (held := by_device.get((customer, device))) is None:
             by_device[customer, device] = [sample]
         else:
             held.append(sample)
-    return [sample for device in sorted(by_device) for sample in sorted(by_device[device], key=itemgetter(0))]
+    for theirs in by_device.values():
+        theirs.sort(key=itemgetter(0))
+    return {device: by_device[device] for device in sorted(by_device)}
+
+
+def days_of(samples: Samples) -> set[tuple[str, int]]:
+    """Customer and day of every sample, a day since the epoch."""
+    found: set[tuple[str, int]] = set()
+    for (customer, _), theirs in samples.items():
+        first, last = theirs[0][0][2] // DAY, theirs[-1][0][2] // DAY
+        if first == last:
+            found.add((customer, first))
+        else:
+            found.update((customer, key[2] // DAY) for key, _, _ in theirs)
+    return found
 
 
 def _date(day: int) -> date:

@@ -29,7 +29,7 @@ class StoredToken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class RefreshClaim:
     """The lease is ours: the row as it is inside it, and the fence that every write must prove."""
 
     fence: int
@@ -47,14 +47,13 @@ class Lifetimes:
 
 async def read(database: Database, connection_id: str, generation: int) -> StoredToken | None:
     """None before the first claim."""
-    async with database.connection() as connection:
-        row = await connection.fetchrow(sql("token_read"), connection_id, generation)
+    row = await database.fetchrow(sql("token_read"), connection_id, generation)
     return None if row is None else _stored(row)
 
 
 async def claim(
     database: Database, connection_id: str, generation: int, owner: str, seconds: float, *, lapsed: int | None
-) -> Claim | None:
+) -> RefreshClaim | None:
     """Takes the lease, and writes the row in doing so; None while another holds it.
 
     One that ran out is taken only under the fence that `lapsed` says. Raises StoreRejected when the
@@ -62,27 +61,24 @@ async def claim(
     """
     async with database.transaction() as connection:
         row = await connection.fetchrow(sql("token_claim"), connection_id, generation, owner, seconds, lapsed)
-    return None if row is None else Claim(fence=row["fence"], token=_stored(row))
+    return None if row is None else RefreshClaim(fence=row["fence"], token=_stored(row))
 
 
 async def renew(database: Database, connection_id: str, generation: int, fence: int, seconds: float) -> None:
     """Nothing happens where the lease is another's."""
-    async with database.connection() as connection:
-        await connection.execute(sql("token_renew"), connection_id, generation, fence, seconds)
+    await database.execute(sql("token_renew"), connection_id, generation, fence, seconds)
 
 
 async def release(database: Database, connection_id: str, generation: int, fence: int) -> None:
     """Gives the lease back; nothing happens where it is another's."""
-    async with database.connection() as connection:
-        await connection.execute(sql("token_release"), connection_id, generation, fence)
+    await database.execute(sql("token_release"), connection_id, generation, fence)
 
 
 async def refuse(database: Database, connection_id: str, generation: int, fence: int, reason: str) -> bool:
     """Notes that the authorization server refuses this generation; False where the token or the credential
     has moved meanwhile.
     """
-    async with database.connection() as connection:
-        return bool(await connection.fetchval(sql("token_refuse"), connection_id, generation, fence, reason))
+    return bool(await database.fetchval(sql("token_refuse"), connection_id, generation, fence, reason))
 
 
 async def store(
@@ -122,8 +118,7 @@ async def put(
 
 async def is_current(database: Database, connection_id: str, generation: int) -> bool:
     """Whether the credential is still the one in use, or the one that is being verified."""
-    async with database.connection() as connection:
-        return bool(await connection.fetchval(sql("credential_is_current"), connection_id, generation))
+    return bool(await database.fetchval(sql("credential_is_current"), connection_id, generation))
 
 
 def _stored(row: asyncpg.Record) -> StoredToken:

@@ -26,8 +26,7 @@ class Troubles:
 
     async def refresh(self) -> None:
         """Learns what other replicas noted. Raises StoreError."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(sql("trouble_list"))
+        rows = await self._database.fetch(sql("trouble_list"))
         self._open = {(row["connection_id"], row["part"]) for row in rows}
 
     def has(self, connection_id: str, *parts: Part) -> bool:
@@ -37,16 +36,14 @@ class Troubles:
     async def note(self, connection_id: str, part: str, detail: str) -> None:
         """Shown until it is over. Raises StoreError."""
         self._open.add((connection_id, part))
-        async with self._database.connection() as connection:
-            await connection.execute(sql("trouble_note"), connection_id, part, bounds.text(detail))
+        await self._database.execute(sql("trouble_note"), connection_id, part, bounds.text(detail))
 
     async def over(self, connection_id: str, *parts: str) -> None:
         """This part of the work goes well. Raises StoreError."""
         ended = [part for part in parts if (connection_id, part) in self._open]
         if not ended:
             return
-        async with self._database.connection() as connection:
-            await connection.execute(sql("trouble_over"), connection_id, ended)
+        await self._database.execute(sql("trouble_over"), connection_id, ended)
         self._open -= {(connection_id, part) for part in ended}
 
     @asynccontextmanager

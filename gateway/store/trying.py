@@ -10,11 +10,9 @@ async def claim(database: Database, digest: bytes, *, limit: int, seconds: float
     """One more logon may go out: it counts as failed until `ended`. One statement. `seconds` after the last
     they are forgotten.
     """
-    async with database.connection() as connection:
-        return await connection.fetchval(sql("tried_logon_claim"), digest, limit, seconds) is not None
+    return await database.fetchval(sql("tried_logon_claim"), digest, limit, seconds) is not None
 
 
 async def ended(database: Database, digest: bytes, *, accepted: bool) -> None:
     """The logon was not refused; `accepted`: the user was let in, which forgives those before."""
-    async with database.connection() as connection:
-        await connection.execute(sql("tried_logon_ended"), digest, accepted)
+    await database.execute(sql("tried_logon_ended"), digest, accepted)

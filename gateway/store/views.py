@@ -6,8 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import orjson
+
+from gateway.model.calendar import Calendar
 from gateway.model.connection import State
 from gateway.model.sample import Value
 from gateway.model.status import ConnectionStatus
@@ -16,17 +20,18 @@ from gateway.store import issues as open_issues
 from gateway.store.alerts import Alert
 from gateway.store.issues import Issue
 from gateway.store.listing import BEGINNING as FIRST
-from gateway.store.listing import Filter, Place
+from gateway.store.listing import Filter, ListPlace, Order, SortedPlace
 from gateway.store.pool import Database
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 END = datetime(9999, 12, 31, tzinfo=UTC)
 LAST_ID = 2**63 - 1
+MAX_SILENT = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class AskedConnection:
     """A connection that something is asked of."""
 
     connection: str
@@ -37,7 +42,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
+class DescribedConnection:
     """A connection as it was asked for, and where it is. Never a credential."""
 
     connection: str
@@ -61,6 +66,8 @@ class Described:
     request_id: str | None
     issues: tuple[Issue, ...]
     title: str | None = None
+    meters_in_force: bool = True
+    """Whether what was configured last is what meters are made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +79,44 @@ class DeliveredReading:
     value: Value
     remote_id: str | None
     delivered_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappedMeter:
+    """A meter of a connection, what feeds it, and the last reading that the system took."""
+
+    meter: str
+    device: str
+    metric: str
+    reduce: str
+    span: timedelta
+    calendar: str = ""
+    unit: str | None
+    window_start: datetime | None
+    value: Value | None
+    delivered_at: datetime | None
+
+    @property
+    def window(self) -> timedelta | Calendar:
+        """What the metric is reduced over."""
+        return Calendar.from_key(self.calendar) if self.calendar else self.span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hour:
+    """What a connection delivered, and what its system refused, in an hour."""
+
+    start: datetime
+    delivered: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Of many connections: silent devices, `MAX_SILENT` at most, and readings delivered in an hour."""
+
+    silent: int
+    readings: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +139,8 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
-    """A reading that the system refused for good."""
+class DeadReading:
+    """A reading that the system refused for good, with its value where there is one."""
 
     id: int
     meter: str | None
@@ -105,6 +150,8 @@ class DeadLetter:
     occurrences: int
     first_at: datetime
     last_at: datetime
+    value: Value | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +175,13 @@ class Views:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def target(self, connection_id: str) -> Target | None:
+    async def target(self, connection_id: str) -> AskedConnection | None:
         """Whose it is and where it is; None when there is no such connection."""
         async with self._database.connection() as connection:
             row = await connection.fetchrow(sql("view_target"), connection_id)
         if row is None:
             return None
-        return Target(
+        return AskedConnection(
             connection=row["connection_id"],
             customer=row["customer_id"],
             system=row["system"],
@@ -151,17 +198,17 @@ class Views:
         states: Sequence[State] | None = None,
         after: str = "",
         limit: int,
-    ) -> list[Described]:
+    ) -> list[DescribedConnection]:
         """Connections by id."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(
-                sql("view_connections"), connection_id, customer, system, states, after, limit
+                *filtered("view_connections", connection_id, customer, system, states, after, limit)
             )
         issues: dict[str, list[Issue]] = {}
         for issue in await self.issues([row["connection_id"] for row in rows]):
             issues.setdefault(issue.connection, []).append(issue)
         return [
-            Described(
+            DescribedConnection(
                 connection=row["connection_id"],
                 customer=row["customer_id"],
                 state=State(row["state"]),
@@ -183,9 +230,15 @@ class Views:
         """What the status documents show of these."""
         return await status.read(self._database, connections)
 
-    async def listed(self, wanted: Filter, *, after: Place = FIRST, limit: int) -> list[Place]:
+    async def listed(self, wanted: Filter, *, after: ListPlace = FIRST, limit: int) -> list[ListPlace]:
         """Connections, those that need a person first."""
         return await listing.page(self._database, wanted, after=after, limit=limit)
+
+    async def sorted_list(
+        self, wanted: Filter, order: Order, *, after: SortedPlace | None = None, limit: int
+    ) -> list[SortedPlace]:
+        """Connections in another order."""
+        return await listing.sorted_page(self._database, wanted, order, after=after, limit=limit)
 
     async def counts(self, wanted: Filter) -> Mapping[str, int]:
         """How many connections there are in each state."""
@@ -224,8 +277,32 @@ class Views:
     ) -> list[DeliveredReading]:
         """What was delivered, by meter and window."""
         async with self._database.connection() as connection:
-            rows = await connection.fetch(sql("view_readings"), connection_id, meter, *after, limit)
+            rows = await connection.fetch(*filtered("view_readings", connection_id, meter, *after, limit))
         return [DeliveredReading(**{**row, "value": _scalar(row["value"])}) for row in rows]
+
+    async def meters(
+        self, connection_id: str, *, after: str = "", since: datetime, limit: int
+    ) -> list[MappedMeter]:
+        """The meters of a connection by name, each with its last reading of a window since then."""
+        rows = await self._database.fetch(sql("view_meters"), connection_id, after, limit, since)
+        return [
+            MappedMeter(**{**row, "value": None if row["value"] is None else _scalar(row["value"])})
+            for row in rows
+        ]
+
+    async def hours(self, connections: Sequence[str], *, since: datetime) -> Mapping[str, Sequence[Hour]]:
+        """What these delivered by the hour; hours of nothing are left out."""
+        found: dict[str, list[Hour]] = {}
+        for row in await self._database.fetch(sql("view_hours"), list(connections), since):
+            hour = Hour(start=row["hour"], delivered=row["delivered"], rejected=row["rejected"])
+            found.setdefault(row["connection_id"], []).append(hour)
+        return found
+
+    async def totals(self, customer: str | None, *, hour: datetime) -> Totals:
+        """Of this customer, or of all."""
+        row = await self._database.fetchrow(*filtered("overview_totals", customer, hour, MAX_SILENT))
+        assert row is not None
+        return Totals(**row)
 
     async def runs(
         self, connection_id: str, *, before: tuple[datetime, int] = (END, LAST_ID), limit: int
@@ -244,14 +321,15 @@ class Views:
 
     async def dead_letters(
         self, connection_id: str, *, before: tuple[datetime, int] = (END, LAST_ID), limit: int
-    ) -> list[DeadLetter]:
+    ) -> list[DeadReading]:
         """Dead letters, the newest first."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(sql("view_dead_letters"), connection_id, *before, limit)
         return [
-            DeadLetter(
+            DeadReading(
                 id=row["dead_letter_id"],
-                **{key: value for key, value in row.items() if key != "dead_letter_id"},
+                **{key: value for key, value in row.items() if key not in ("dead_letter_id", "payload")},
+                **_refused(row["payload"]),
             )
             for row in rows
         ]
@@ -289,11 +367,31 @@ class Views:
         """
         async with self._database.transaction() as connection:
             await streams.hold_all(connection, connection_id)
-            count: int = await connection.fetchval(
-                sql("dead_letter_replay"), connection_id, None if dead_letters is None else list(dead_letters)
-            )
+            wanted = None if dead_letters is None else list(dead_letters)
+            count: int = await connection.fetchval(*filtered("dead_letter_replay", connection_id, wanted))
             await connection.execute(sql("stream_wake"), connection_id)
         return count
+
+    async def discard(self, connection_id: str, dead_letters: Sequence[int] | None) -> int:
+        """These dead letters of the connection (None: all) are let go of; how many there were."""
+        wanted = None if dead_letters is None else list(dead_letters)
+        count: int = await self._database.fetchval(*filtered("dead_letter_discard", connection_id, wanted))
+        return count
+
+
+def _refused(payload: bytes | None) -> dict[str, Any]:
+    """Value and unit of a reading that was not taken; of one without a value, or of a record, nothing."""
+    try:
+        reading = orjson.loads(payload or b"null")
+    except orjson.JSONDecodeError:
+        return {}
+    if not isinstance(reading, dict):
+        return {}
+    value, unit = reading.get("value"), reading.get("unit")
+    return {
+        "value": None if value is None else _scalar(value),
+        "unit": unit if isinstance(unit, str) else None,
+    }
 
 
 def _scalar(value: object) -> Value:
@@ -307,5 +405,5 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 _PLAIN = (
     "system", "hosting", "tier", "reason", "since", "version", "managed_by", "credential_type", "account",
-    "price", "created_at", "request_id", "title",
+    "price", "created_at", "request_id", "title", "meters_in_force",
 )  # fmt: skip

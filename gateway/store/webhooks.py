@@ -17,7 +17,7 @@ from gateway.model.event import Event, EventType, NewEvent
 from gateway.model.webhook import Disabled
 from gateway.store import outbox
 from gateway.store.pool import Connection, Database
-from gateway.store.queries import sql
+from gateway.store.queries import filtered, sql
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class WebhookDelivery:
     """An attempt that is ours to make now. `attempt` counts all that were ever made, `tried` those of the
     present schedule; both with this one.
     """
@@ -100,7 +100,7 @@ async def head(database: Database, endpoint: str, lane: str) -> int | None:
 
 async def take(
     database: Database, wanted: Sequence[tuple[str, int]], *, now: datetime, lease_seconds: float
-) -> list[Delivery]:
+) -> list[WebhookDelivery]:
     """Leases those that are still due and nobody else's, and counts the attempt: an attempt that is cut off
     is known of afterwards.
     """
@@ -119,8 +119,8 @@ def _name(row: asyncpg.Record) -> object:
     return row["endpoint_id"]
 
 
-def _delivery(row: asyncpg.Record) -> Delivery:
-    return Delivery(
+def _delivery(row: asyncpg.Record) -> WebhookDelivery:
+    return WebhookDelivery(
         endpoint=row["endpoint_id"],
         url=row["url"],
         secrets=_secrets(row),
@@ -140,7 +140,7 @@ def _secrets(row: asyncpg.Record) -> Secrets:
     )
 
 
-async def delivered(database: Database, delivery: Delivery, *, now: datetime) -> None:
+async def delivered(database: Database, delivery: WebhookDelivery, *, now: datetime) -> None:
     """The endpoint has it."""
     async with database.connection() as connection:
         await connection.execute(
@@ -149,7 +149,7 @@ async def delivered(database: Database, delivery: Delivery, *, now: datetime) ->
 
 
 async def failed(
-    connection: Connection, delivery: Delivery, *, now: datetime, next_at: datetime | None, error: str
+    connection: Connection, delivery: WebhookDelivery, *, now: datetime, next_at: datetime | None, error: str
 ) -> datetime | None:
     """The endpoint did not take it; `next_at` None: given up. Since when it fails; None when a later attempt
     has begun.
@@ -201,7 +201,7 @@ async def read(
 ) -> list[tuple[Endpoint, Secrets]]:
     """This endpoint, this customer's, or all."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("webhook_read"), endpoint, customer)
+        rows = await connection.fetch(*filtered("webhook_read", endpoint, customer))
     return readable(rows, lambda row: (_endpoint(row), _secrets(row)), name=_name)
 
 
@@ -284,7 +284,7 @@ async def sent(
 ) -> list[Sent]:
     """What became of deliveries to it, the newest event first."""
     async with database.connection() as connection:
-        rows = await connection.fetch(sql("webhook_deliveries"), endpoint, event_id, limit)
+        rows = await connection.fetch(*filtered("webhook_deliveries", endpoint, event_id, limit))
     return [
         Sent(
             event_id=str(row["event_id"]),

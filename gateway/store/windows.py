@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from gateway.model.arithmetic import MAX_EXACT, scaled
 from gateway.model.delivery import DueWindow
 from gateway.model.sample import Value
+from gateway.store.mappings import conversion_of
 from gateway.store.pool import Connection, Record
 from gateway.store.queries import sql
 from gateway.store.streams import Claim
@@ -31,7 +32,7 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reader:
+class SliceReader:
     """A connection that a slice is scanned for: what it has of it already, and how late
     its samples may come.
     """
@@ -59,7 +60,12 @@ async def next_slice(connection: Connection, customer: str, watermark: int, rows
 
 
 async def mark_changed(
-    connection: Connection, customer: str, part: Slice, readers: Sequence[Reader], *, with_neighbours: bool
+    connection: Connection,
+    customer: str,
+    part: Slice,
+    readers: Sequence[SliceReader],
+    *,
+    with_neighbours: bool,
 ) -> int:
     """Marks every window of the readers that the slice touches, `with_neighbours` also those that depend on
     what it touches; the number of samples looked at.
@@ -158,7 +164,9 @@ async def compute_due(
 def _due(row: Record) -> DueWindow:
     computed = row["computed"]
     value, unfit, is_beyond = (None, None, False) if computed is None else computed
-    if value is not None and (row["scale"] != 1.0 or row["value_offset"] != 0.0):
+    if value is not None and (
+        row["scale"] != 1.0 or row["value_offset"] != 0.0 or row["conversion"] is not None
+    ):
         value, unfit, is_beyond = _scaled(row, value, unfit, is_beyond)
     return DueWindow(
         meter=row["meter"],
@@ -189,7 +197,10 @@ def _scaled(
     """
     if isinstance(value, bool | str):
         return None, value, is_beyond
-    reading = scaled(value, row["scale"], row["value_offset"])
+    if (conversion := conversion_of(row["conversion"])) is not None:
+        reading = conversion.of(value)
+    else:
+        reading = scaled(value, row["scale"], row["value_offset"])
     # An increase that a double may have lost one of does not become exact by a smaller scale.
     is_lossy = row["reduce"] == "delta" and abs(value) >= MAX_EXACT
     return reading, unfit, bool(is_beyond) or is_lossy or reading is None

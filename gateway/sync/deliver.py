@@ -14,7 +14,7 @@ from datetime import date, timedelta
 
 import structlog
 
-from gateway import clock, metrics
+from gateway import clock, metrics, tracing
 from gateway.model.connector import Connector
 from gateway.model.delivery import (
     DueWindow,
@@ -35,11 +35,11 @@ from gateway.model.errors import (
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from gateway.model.reading import Batch, Reading, make_batch
 from gateway.store import deliveries, windows, withheld
-from gateway.store.deliveries import Intent, Results
+from gateway.store.deliveries import BatchResults, Intent
 from gateway.store.pool import Database
-from gateway.store.streams import Claim, Tally
+from gateway.store.streams import Claim, RunTally
 from gateway.sync.judge import delivered_from, judge
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 from gateway.sync.turns import Turns
 
 log = structlog.get_logger(__name__)
@@ -78,8 +78,8 @@ class Delivery:
         self,
         database: Database,
         claim: Claim,
-        link: Link,
-        tally: Tally,
+        link: ServedConnection,
+        tally: RunTally,
         *,
         push_timeout: timedelta,
         max_attempts: int,
@@ -103,7 +103,7 @@ class Delivery:
         self._turns = turns
         self._is_whole = False
         self._parts = deque[Sequence[Pair]]()
-        self._aside = Results()
+        self._aside = BatchResults()
         """What needs no push, until the next transaction takes it along."""
         self._armed: _Armed | None = None
         self._put_off: set[str] = set()
@@ -149,7 +149,7 @@ class Delivery:
         while self._after == fetched_until and (pairs := await self._next_pairs()):
             await self._push(pairs)
         if self._aside:
-            await self._record(Results())
+            await self._record(BatchResults())
         await self._withhold()
         return True
 
@@ -167,7 +167,7 @@ class Delivery:
         """At the end of a run: the batch that was next is not sent, and nobody need ask for it."""
         if self._armed is not None:
             self._armed = None
-            await self._record(Results())
+            await self._record(BatchResults())
 
     async def close(self) -> None:
         """Ends what is still being computed ahead."""
@@ -296,7 +296,7 @@ class Delivery:
                 found = await self._connector.find(doubted)
         except TimeoutError as error:
             raise Unavailable("no answer in time to what is in doubt") from error
-        results, left = Results(), list[Pair]()
+        results, left = BatchResults(), list[Pair]()
         for due, reading in pairs:
             remote = None if due.doubt is None else found.get(reading.key)
             if remote is not None and remote.value == reading.value:
@@ -336,17 +336,17 @@ class Delivery:
             if len(pairs) > 1:
                 middle = len(pairs) // 2
                 self._parts.extendleft((pairs[middle:], pairs[:middle]))
-                await self._record(Results(), following=self._following())
+                await self._record(BatchResults(), following=self._following())
                 return
             outcomes = [Rejected(code="refused", message=str(error))]
         except Unavailable as error:
             doubted = batch.readings if isinstance(error, OutcomeUnknown) else ()
             if not await self._is_to_blame(pairs):
-                await self._record(Results(doubted=list(doubted), ask_in_seconds=self._unknown_wait))
+                await self._record(BatchResults(doubted=list(doubted), ask_in_seconds=self._unknown_wait))
                 raise
             outcomes = [Rejected(code="upstream_error", message=str(error))]
         except ConnectorError:
-            await self._record(Results())
+            await self._record(BatchResults())
             raise
         results = self._judge(batch, outcomes, {reading.key: due for due, reading in pairs})
         results.doubted += doubted
@@ -360,32 +360,33 @@ class Delivery:
         """
         for _ in range(3):
             if self._armed is None:
-                await self._record(Results(), following=pairs)
+                await self._record(BatchResults(), following=pairs)
             armed, self._armed = self._armed, None
             assert armed is not None
-            if clock.monotonic() < armed.intent.proved_at + self._lease_seconds * FRESH:
+            if clock.monotonic() < armed.intent.proved_monotonic + self._lease_seconds * FRESH:
                 return armed.batch
         raise LeaseLost(
             f"{self._claim.connection}: the lease could not be shown to be ours within a third of its time"
         )
 
-    async def _record(self, results: Results, *, following: Sequence[Pair] | None = None) -> None:
+    async def _record(self, results: BatchResults, *, following: Sequence[Pair] | None = None) -> None:
         """Stores what became of a batch, resolves its intent and records the intent of the following one, in
         one transaction; counts when that is committed.
         """
         results.settled += self._aside.settled
         results.dead += self._aside.dead
-        self._aside = Results()
+        self._aside = BatchResults()
         readings = sorted((r for _, r in following or ()), key=lambda r: (r.meter, r.window_start))
         async with self._turns.turn(self._claim.customer):
-            intent = await deliveries.commit(
-                self._database,
-                self._claim,
-                results,
-                resolved=True,
-                next_readings=readings,
-                lease_seconds=self._lease_seconds,
-            )
+            with tracing.span("sync.record", readings=len(results.delivered)):
+                intent = await deliveries.commit(
+                    self._database,
+                    self._claim,
+                    results,
+                    resolved=True,
+                    next_readings=readings,
+                    lease_seconds=self._lease_seconds,
+                )
         if following and intent is not None:
             made = make_batch(self._claim.connection, readings, intent.position)
             self._armed = _Armed(following, made, intent)
@@ -412,8 +413,9 @@ class Delivery:
     async def _call(self, batch: Batch) -> Sequence[Outcome]:
         started, self.called = clock.monotonic(), True
         try:
-            async with asyncio.timeout(self._push_timeout):
-                outcomes = await self._connector.push(batch)
+            with tracing.span("sync.push", readings=len(batch.readings)):
+                async with asyncio.timeout(self._push_timeout):
+                    outcomes = await self._connector.push(batch)
         except TimeoutError as error:
             raise OutcomeUnknown(f"no answer within {self._push_timeout:g} s") from error
         finally:
@@ -445,10 +447,12 @@ class Delivery:
         due, _ = pairs[0]
         if due.attempts + 1 >= ALONE_FAILURES:
             return True
-        await deliveries.commit(self._database, self._claim, Results(retried=[due]))
+        await deliveries.commit(self._database, self._claim, BatchResults(retried=[due]))
         return False
 
-    def _judge(self, batch: Batch, outcomes: Sequence[Outcome], due_by_key: dict[str, DueWindow]) -> Results:
+    def _judge(
+        self, batch: Batch, outcomes: Sequence[Outcome], due_by_key: dict[str, DueWindow]
+    ) -> BatchResults:
         """What becomes of each; the meters that wait are put off for this run."""
         judged = judge(
             batch,
@@ -472,7 +476,7 @@ class Delivery:
             )
         return judged.results
 
-    def _count(self, results: Results) -> None:
+    def _count(self, results: BatchResults) -> None:
         """After the commit: what was rolled back did not happen."""
         modified = sum(made.modified for made in results.delivered)
         self._tally.modified += modified

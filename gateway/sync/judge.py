@@ -20,7 +20,7 @@ from gateway.model.outcome import (
     decide,
 )
 from gateway.model.reading import Batch, Reading
-from gateway.store.deliveries import Delivered, Results
+from gateway.store.deliveries import BatchResults, Delivered
 
 PATIENT = 3
 """Times that a reading is sent again as soon as the system allows."""
@@ -29,13 +29,13 @@ MAX_WAIT_SECONDS = 300.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Judged:
+class JudgedBatch:
     """`words`: what was said last of each meter that has to wait. `compared`: the meters with a deadband
     whose reading was refused, since those behind it were compared with it. `superseded`: how many the system
     ignored for a later position that it holds.
     """
 
-    results: Results
+    results: BatchResults
     words: dict[str, str] = field(default_factory=dict)
     compared: set[str] = field(default_factory=set)
     superseded: int = 0
@@ -50,10 +50,10 @@ def judge(
     can_find: bool,
     others_pass: bool,
     unknown_wait_seconds: float,
-) -> Judged:
+) -> JudgedBatch:
     """One outcome for each reading, in the order of the batch."""
-    results, waiting = Results(ask_in_seconds=unknown_wait_seconds), dict[str, float]()
-    judged = Judged(results=results)
+    results, waiting = BatchResults(ask_in_seconds=unknown_wait_seconds), dict[str, float]()
+    judged = JudgedBatch(results=results)
     for reading, outcome in zip(batch.readings, outcomes, strict=True):
         due, meter = due_by_key[reading.key], reading.meter
         if isinstance(outcome, Unknown | Superseded):

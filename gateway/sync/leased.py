@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
+from gateway import clock
 from gateway.bulkhead import Fault
+from gateway.model.errors import StoreError
 from gateway.store.pool import Database
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 from gateway.sync.schedule import Claimed, ClaimT
+
+HAVING_SECONDS = 30.0
+"""How often at least it is asked which connections have streams."""
 
 RunClaimT_contra = TypeVar("RunClaimT_contra", bound=Claimed, contravariant=True)
 
@@ -37,15 +42,19 @@ class Leases(Protocol[ClaimT]):
         """Raises LeaseLost."""
         ...
 
+    async def having(self, database: Database, connections: Sequence[str]) -> Sequence[str]:
+        """Those of these connections that have a stream at all."""
+        ...
+
 
 class Runs(Protocol[RunClaimT_contra]):
     """Works what is claimed."""
 
-    async def run(self, claim: RunClaimT_contra, link: Link) -> None:
+    async def run(self, claim: RunClaimT_contra, link: ServedConnection) -> None:
         """One run, with the record of how it ended."""
         ...
 
-    async def crashed(self, claim: RunClaimT_contra, link: Link, fault: Fault) -> None:
+    async def crashed(self, claim: RunClaimT_contra, link: ServedConnection, fault: Fault) -> None:
         """Schedules a run that ended in a fault of our own."""
         ...
 
@@ -68,14 +77,17 @@ class LeasedWork(Generic[ClaimT]):
         self._lease_seconds = lease_seconds
         self._owner = owner
         self._most = most
+        self._having: list[str] = []
+        self._asked_monotonic: float | None = None
         self.run, self.crashed = runner.run, runner.crashed
 
-    def serve(self, links: Mapping[str, Link]) -> None:
-        """Nothing to note: a claim is told which they are."""
+    def serve(self, links: Mapping[str, ServedConnection]) -> None:  # noqa: ARG002
+        """Which of them have streams is asked at the next claim."""
+        self._asked_monotonic = None
 
     async def claim(
         self,
-        links: Mapping[str, Link],
+        links: Mapping[str, ServedConnection],
         limit: int,
         *,
         in_hand: Sequence[str],
@@ -85,13 +97,27 @@ class LeasedWork(Generic[ClaimT]):
         free = limit if self._most is None else min(limit, self._most - len(in_hand))
         if free <= 0:
             return []
+        # Streams begin and end with what changes a connection's link. Most connections have none, and nobody
+        # should be asked about thousands of them each second. Asked before it is noted: one that begins
+        # meanwhile is told by another call of `serve`.
+        if self._asked_monotonic is None or clock.monotonic() >= self._asked_monotonic + HAVING_SECONDS:
+            self._asked_monotonic = clock.monotonic()
+            try:
+                self._having = list(await self._leases.having(self._database, list(links)))
+            except StoreError:
+                self._asked_monotonic = None
+                raise
+        if not self._having:
+            return []
         return await self._leases.claim(
-            self._database, self._owner, self._lease_seconds, list(links), free, in_hand=in_hand
+            self._database, self._owner, self._lease_seconds, self._having, free, in_hand=in_hand
         )
 
-    async def seconds_to_next(self, links: Mapping[str, Link]) -> float | None:
+    async def seconds_to_next(self, links: Mapping[str, ServedConnection]) -> float | None:  # noqa: ARG002
         """As `Work`."""
-        return await self._leases.seconds_to_next(self._database, list(links))
+        if not self._having:
+            return None
+        return await self._leases.seconds_to_next(self._database, self._having)
 
     async def renew(self, claim: ClaimT) -> None:
         """As `Work`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from gateway.model.alert_rule import AlertRule
+from gateway.model.calendar import Calendar
 from gateway.model.connector import Connector
 from gateway.model.inbound import InboundStream
 from gateway.model.meter import MeterRule
@@ -18,12 +19,18 @@ class MetersChanged(Exception):
     """
 
 
+class MetersGrow(Exception):
+    """There are meters to add: the transaction was rolled back, and is to begin again with the connection's
+    row, as every change of a connection does.
+    """
+
+
 READINGS = "readings"
 """The outbound stream of every connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
+class ServedConnection:
     """A connection that this replica can serve."""
 
     connection: str
@@ -53,3 +60,8 @@ class Link:
     """The streams of records that are read."""
     pull_interval: timedelta = timedelta(minutes=5)
     reconcile: timedelta = timedelta(days=1)
+
+    @property
+    def calendars(self) -> list[Calendar]:
+        """Those that its meters have windows of."""
+        return [rule.every for rule in self.rules if isinstance(rule.every, Calendar)]

@@ -19,10 +19,10 @@ from gateway.model.errors import (
 from gateway.model.exchange import EnsuresMeters, RemoteMeter
 from gateway.model.outcome import Rejected
 from gateway.store import meters_made, streams
-from gateway.store.meters_made import Wanted
+from gateway.store.meters_made import WantedMeter
 from gateway.store.pool import Database
 from gateway.store.streams import Claim
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ MAKE_SECONDS = 10.0
 AGAIN_SECONDS = 86400.0
 
 
-async def make(database: Database, claim: Claim, link: Link, *, timeout_seconds: float) -> int:
+async def make(database: Database, claim: Claim, link: ServedConnection, *, timeout_seconds: float) -> int:
     """Asks for the meters that are due; how many were asked for. A meter that is refused waits for a day and
     is shown. Raises ConnectorError where the system, and not one meter, is the matter.
 
@@ -56,9 +56,12 @@ async def make(database: Database, claim: Claim, link: Link, *, timeout_seconds:
     return asked
 
 
-async def _ask(database: Database, claim: Claim, link: Link, wanted: Wanted, timeout_seconds: float) -> None:
+async def _ask(
+    database: Database, claim: Claim, link: ServedConnection, wanted: WantedMeter, timeout_seconds: float
+) -> None:
     answer = await _answer(link, wanted, timeout_seconds)
     async with database.transaction() as connection:
+        await streams.hold(connection, claim)  # a change of meters takes the streams before it takes meters
         if isinstance(answer, RemoteMeter):
             await meters_made.made(connection, claim.connection, wanted.meter, title=answer.title)
         else:
@@ -73,7 +76,7 @@ async def _ask(database: Database, claim: Claim, link: Link, wanted: Wanted, tim
         log.warning("sync.meter_not_made", connection=claim.connection, meter=wanted.meter, detail=answer)
 
 
-async def _answer(link: Link, wanted: Wanted, timeout_seconds: float) -> RemoteMeter | str:
+async def _answer(link: ServedConnection, wanted: WantedMeter, timeout_seconds: float) -> RemoteMeter | str:
     """The meter; or why there is none."""
     connector = link.connector
     if not isinstance(connector, EnsuresMeters):

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 
 import structlog
 
-from gateway import clock, metrics
+from gateway import clock, metrics, tracing
 from gateway.bulkhead import Fault
 from gateway.model.backoff import waiting
 from gateway.model.errors import ConnectorError, RateLimited, StoreError, Unavailable
@@ -19,12 +19,12 @@ from gateway.model.operation import Operation
 from gateway.settings import SyncSettings
 from gateway.store import deliveries, streams
 from gateway.store.pool import Database
-from gateway.store.streams import Claim, Tally
+from gateway.store.streams import Claim, RunTally
 from gateway.store.troubles import Troubles
 from gateway.sync import initial, meters, runs
-from gateway.sync.deliver import Delivery
-from gateway.sync.link import Link, MetersChanged
-from gateway.sync.runs import End, Health
+from gateway.sync.deliver import NARROW_AFTER, Delivery
+from gateway.sync.link import MetersChanged, ServedConnection
+from gateway.sync.runs import End, RunHealth
 from gateway.sync.scan import scan_slice
 from gateway.sync.turns import Turns
 
@@ -50,7 +50,7 @@ class Runner:
         self,
         database: Database,
         settings: SyncSettings,
-        health: Health,
+        health: RunHealth,
         troubles: Troubles,
         turns: Turns,
     ) -> None:
@@ -61,20 +61,27 @@ class Runner:
         self._turns = turns
         self._live: set[str] = set()
         """Connections whose live readings are being delivered."""
+        self._searching: set[str] = set()
+        """Those whose small batches pass in part: one of their readings may be at fault."""
         self._days: set[date] = set()
         """Those that are known to have a partition for deliveries."""
-        self._served: Mapping[str, Sequence[Link]] = {}
+        self._served: Mapping[str, Sequence[ServedConnection]] = {}
 
-    def serve(self, links: Iterable[Link]) -> None:
+    def serve(self, links: Iterable[ServedConnection]) -> None:
         """The connections that are served: one run scans for all of its customer's."""
-        served: dict[str, list[Link]] = {}
+        served: dict[str, list[ServedConnection]] = {}
         for link in links:
             served.setdefault(link.customer, []).append(link)
         self._served = served
+        self._searching &= {link.connection for own in served.values() for link in own}
 
-    async def run(self, claim: Claim, link: Link) -> None:
+    async def run(self, claim: Claim, link: ServedConnection) -> None:
         """Works the stream, stores how it ended, and tells its health. Raises LeaseLost and StoreError."""
-        started_at, tally = clock.now(), Tally()
+        with tracing.run("sync.run", link, phase=claim.phase):
+            await self._run(claim, link)
+
+    async def _run(self, claim: Claim, link: ServedConnection) -> None:
+        started_at, tally = clock.now(), RunTally()
         if (wait := await self._health.admit(link)) is not None:
             await self._finish(
                 claim,
@@ -99,7 +106,7 @@ class Runner:
         try:
             end = await self._worked(claim, link, delivery, tally)
         except ConnectorError as error:
-            end = await self._failed(claim, link, error, moved=tally.moved)
+            end = await self._failed(claim, link, error, delivery, tally)
         except StoreError:
             self._days.clear()  # it may be that what we know is gone: a dump that was restored
             raise
@@ -109,6 +116,7 @@ class Runner:
             end = End(state="running", next_in_seconds=METERS_SECONDS, attempts=claim.attempts)
         else:
             await delivery.withdraw()
+            self._searching.discard(claim.connection)
             if (
                 claim.attempts
                 and not delivery.answered
@@ -119,9 +127,10 @@ class Runner:
             await self._troubles.over(link.connection, "run")
         finally:
             await delivery.close()
+        tracing.add(outcome=end.state)
         await self._finish(claim, link, end, tally, started_at)
 
-    async def crashed(self, claim: Claim, link: Link, fault: Fault) -> None:
+    async def crashed(self, claim: Claim, link: ServedConnection, fault: Fault) -> None:
         """Schedules a run that ended in a fault of our own like one that failed, so that it is seen and does
         not spin.
         """
@@ -129,9 +138,9 @@ class Runner:
         attempts = claim.attempts + 1
         wait = runs.seconds_after_fault(self._settings, attempts)
         end = End(state="failed", next_in_seconds=wait, attempts=attempts, error=fault.text)
-        await self._finish(claim, link, end, Tally(), clock.now())
+        await self._finish(claim, link, end, RunTally(), clock.now())
 
-    async def _worked(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
+    async def _worked(self, claim: Claim, link: ServedConnection, delivery: Delivery, tally: RunTally) -> End:
         if claim.trial:
             return await self._trial(claim, link, delivery)
         if claim.phase == "initial":
@@ -142,10 +151,9 @@ class Runner:
         finally:
             self._live.discard(claim.connection)
 
-    async def _tell(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> None:
+    async def _tell(self, claim: Claim, link: ServedConnection, delivery: Delivery, tally: RunTally) -> None:
         """What a run that ended well says of the connection's pushes."""
-        passed = tally.delivered or tally.modified or tally.rejected or claim.trial
-        if delivery.answered and (passed or not delivery.waiting):
+        if delivery.answered and (tally.passed or claim.trial or not delivery.waiting):
             await self._health.succeeded(link)
         elif len(delivery.waiting) >= MANY_METERS:
             # One locked record is no outage, and no reason to slow the stream down. Degraded after a minute
@@ -158,7 +166,7 @@ class Runner:
         else:
             await self._health.unused(link)
 
-    async def _trial(self, claim: Claim, link: Link, delivery: Delivery) -> End:
+    async def _trial(self, claim: Claim, link: ServedConnection, delivery: Delivery) -> End:
         """Of a blocked connection: pushes one reading, whose answer decides."""
         await delivery.resolve()
         while not delivery.answered and await delivery.deliver_once():
@@ -167,7 +175,9 @@ class Runner:
             return End(state="lagging", next_in_seconds=0.0)
         return End(state="idle", next_in_seconds=link.interval.total_seconds(), attempts=claim.attempts)
 
-    async def _incremental(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
+    async def _incremental(
+        self, claim: Claim, link: ServedConnection, delivery: Delivery, tally: RunTally
+    ) -> End:
         await delivery.resolve()
         await meters.make(
             self._database, claim, link, timeout_seconds=self._settings.push_timeout.total_seconds()
@@ -197,11 +207,16 @@ class Runner:
                 return End(state="idle", next_in_seconds=wait, succeeded=True)
         return End(state="lagging", next_in_seconds=0.0, succeeded=True)
 
-    async def _scan(self, claim: Claim, link: Link, tally: Tally) -> bool:
+    async def _scan(self, claim: Claim, link: ServedConnection, tally: RunTally) -> bool:
         async with self._turns.turn(claim.customer):
-            return await scan_slice(self._database, claim, link, tally, self._served.get(link.customer, ()))
+            with tracing.span("sync.scan"):
+                return await scan_slice(
+                    self._database, claim, link, tally, self._served.get(link.customer, ())
+                )
 
-    async def _initial(self, claim: Claim, link: Link, delivery: Delivery, tally: Tally) -> End:
+    async def _initial(
+        self, claim: Claim, link: ServedConnection, delivery: Delivery, tally: RunTally
+    ) -> End:
         await delivery.resolve()
         walk = await initial.plan_walk(self._database, claim)
         until, walked = clock.monotonic() + RUN_SECONDS, False
@@ -221,19 +236,31 @@ class Runner:
                 await asyncio.sleep(clock.monotonic() - started)
         return End(state="running", next_in_seconds=0.0, succeeded=True)
 
-    async def _failed(self, claim: Claim, link: Link, error: ConnectorError, *, moved: bool) -> End:
+    async def _failed(
+        self, claim: Claim, link: ServedConnection, error: ConnectorError, delivery: Delivery, tally: RunTally
+    ) -> End:
         """A system's answer becomes a wait; what it means for the connection is its health's to say."""
         text, attempts, floor = str(error), claim.attempts + 1, 0.0
+        passed = delivery.answered and tally.passed
+        if passed and isinstance(error, Unavailable) and claim.attempts >= NARROW_AFTER:
+            self._searching.add(claim.connection)
+        # What failed before is over. Were that left to a run that comes to its end, batches would stay as
+        # small as the failures made them; where more falls due than so many calls carry no run does.
+        is_over = passed and isinstance(error, RateLimited) and claim.connection not in self._searching
+        if is_over:
+            await self._health.succeeded(link)
         if claim.trial and isinstance(error, Unavailable):
             # What the connection is blocked for is known; a failure once an hour makes no incident.
             await self._health.unused(link)
         else:
             floor = await self._health.failed(link, error, attempts=attempts)
         if isinstance(error, RateLimited):
-            count = 1 if moved else claim.put_off + 1  # who took something before means it: no longer waits
+            # who took something before means it: no longer waits
+            count = 1 if tally.moved else claim.put_off + 1
             wait = runs.seconds_when_put_off(self._settings, error, count)
             await self._show(link, error, wait)
-            return End(state="running", next_in_seconds=wait, attempts=claim.attempts, put_off=count)
+            left = 0 if is_over else claim.attempts
+            return End(state="running", next_in_seconds=wait, attempts=left, put_off=count, succeeded=is_over)
         wait = runs.seconds_to_retry(self._settings, error, attempts, at_least=floor)
         await self._show(link, error, wait)
         log.warning(
@@ -248,7 +275,7 @@ class Runner:
         )
         return End(state="failed", next_in_seconds=wait, attempts=attempts, error=text)
 
-    async def _show(self, link: Link, error: ConnectorError, wait: float) -> None:
+    async def _show(self, link: ServedConnection, error: ConnectorError, wait: float) -> None:
         """What the connection waits for, where its state does not say so."""
         match error:
             case Unavailable() if error.reference is not None:
@@ -259,7 +286,9 @@ class Runner:
             case _:
                 await self._troubles.over(link.connection, "run")
 
-    async def _finish(self, claim: Claim, link: Link, end: End, tally: Tally, started_at: datetime) -> None:
+    async def _finish(
+        self, claim: Claim, link: ServedConnection, end: End, tally: RunTally, started_at: datetime
+    ) -> None:
         data = {
             "stream": claim.name,
             "phase": claim.phase,

@@ -7,14 +7,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from gateway.model.backoff import full_jitter, put_off, with_floor
 from gateway.model.errors import ConnectorError, OutcomeUnknown, RateLimited, Unavailable
 from gateway.model.event import EventType, NewEvent
 from gateway.model.operation import Operation
 from gateway.settings import SyncSettings
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 
 FAILED_AFTER = 3
 """Failed runs in a row after which it is told, and so is the first that succeeds again."""
@@ -22,33 +22,42 @@ FAILED_AFTER = 3
 FAULT_BASE_SECONDS = 5.0
 
 
-class Health(Protocol):
+class RunHealth(Protocol):
     """What a run reports about the connection, and asks before it calls: `gateway.connections.health`."""
 
-    async def admit(self, link: Link, operation: Operation = Operation.PUSH) -> float | None:
+    async def admit(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> float | None:
         """Seconds to wait before the system may be called; None: go on."""
         ...
 
-    async def succeeded(self, link: Link, operation: Operation = Operation.PUSH) -> None:
+    async def succeeded(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> None:
         """The system has answered well."""
         ...
 
-    async def unused(self, link: Link, operation: Operation = Operation.PUSH) -> None:
+    async def unused(self, link: ServedConnection, operation: Operation = Operation.PUSH) -> None:
         """It was not called after all."""
         ...
 
     async def failed(
-        self, link: Link, error: ConnectorError, *, attempts: int, operation: Operation = Operation.PUSH
+        self,
+        link: ServedConnection,
+        error: ConnectorError,
+        *,
+        attempts: int,
+        operation: Operation = Operation.PUSH,
     ) -> float:
         """It has not; seconds to wait at least."""
         ...
+
+
+RunState = Literal["idle", "lagging", "running", "failed", "done"]
+"""As it is stored. `lagging`: more is due at once. `running`: it goes on, now or after a wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
     """How a run ended."""
 
-    state: str
+    state: RunState
     next_in_seconds: float
     attempts: int = 0
     error: str | None = None

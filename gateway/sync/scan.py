@@ -12,11 +12,11 @@ import structlog
 
 from gateway.model.errors import StoreRejected
 from gateway.model.meter import FOLLOWED, HELD
-from gateway.store import connections, mappings, streams, windows
+from gateway.store import calendars, connections, mappings, matched, streams, windows
 from gateway.store.pool import Connection, Database
-from gateway.store.streams import Claim, Position, Tally
-from gateway.store.windows import Reader, Slice
-from gateway.sync.link import Link, MetersChanged
+from gateway.store.streams import Claim, Position, RunTally
+from gateway.store.windows import Slice, SliceReader
+from gateway.sync.link import MetersChanged, MetersGrow, ServedConnection
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +29,11 @@ interval.
 
 
 async def scan_slice(
-    database: Database, claim: Claim, link: Link, tally: Tally, served: Sequence[Link] = ()
+    database: Database,
+    claim: Claim,
+    link: ServedConnection,
+    tally: RunTally,
+    served: Sequence[ServedConnection] = (),
 ) -> bool:
     """Marks the windows of one slice of changed telemetry and advances the watermark; True when the log is
     scanned to its end. Raises MetersChanged.
@@ -37,19 +41,38 @@ async def scan_slice(
     `served`: connections of the customer, for which it is done in the same transaction where that is
     possible.
     """
-    others = {other.connection: other for other in served if other.connection != claim.connection}
-    try:
-        return await _scan(database, claim, link, tally, others)
-    except StoreRejected:
-        if not others:
-            raise
-        # What is odd about one of them is its own: it meets it in its own run.
-        return await _scan(database, claim, link, tally, {})
+    # One with patterns of metrics has them compared in its own run: its meters are its own to change.
+    others = {
+        other.connection: other
+        for other in served
+        if other.connection != claim.connection and not matched.patterns(other.rules)
+    }
+    may_grow = False
+    while True:
+        try:
+            return await _scan(database, claim, link, tally, others, may_grow=may_grow)
+        except MetersGrow:
+            may_grow = True
+        except StoreRejected:
+            if not others:
+                raise
+            # What is odd about one of them is its own: it meets it in its own run.
+            others = {}
 
 
-async def _scan(database: Database, claim: Claim, link: Link, tally: Tally, others: dict[str, Link]) -> bool:
+async def _scan(
+    database: Database,
+    claim: Claim,
+    link: ServedConnection,
+    tally: RunTally,
+    others: dict[str, ServedConnection],
+    *,
+    may_grow: bool,
+) -> bool:
     fresh_for = min(ALONG_SECONDS, link.interval.total_seconds() / 4)
     async with database.transaction() as connection:
+        if may_grow:
+            await connections.lock(connection, claim.connection)
         position = await streams.read(connection, claim, along_seconds=fresh_for)
         if position.meters_of != link.configuration:
             raise MetersChanged(claim.connection)
@@ -58,18 +81,23 @@ async def _scan(database: Database, claim: Claim, link: Link, tally: Tally, othe
         part = await windows.next_slice(connection, claim.customer, position.watermark, SLICE_ROWS)
         if part.until == position.watermark:
             return True
-        await _map_devices(connection, claim, link, position, part)
+        await _map_devices(connection, claim, link, position, part, may_grow=may_grow)
+        if matched.patterns(link.rules):
+            bounds = (part.after, part.until)
+            found = await matched.in_slice(connection, claim.connection, claim.customer, link.rules, bounds)
+            await map_metrics(connection, claim, link, found, may_grow=may_grow)
         beside = {name: other.configuration for name, other in others.items()}
         along = await windows.along(connection, claim, part, beside) if beside else {}
         links = [link, *(others[name] for name in along)]
         readers = [
-            Reader(
+            SliceReader(
                 connection=each.connection,
                 past=along.get(each.connection, part.after),
                 lateness=each.lateness,
             )
             for each in links
         ]
+        await calendars.cut(connection, claim.customer, (c for each in links for c in each.calendars))
         samples = await windows.mark_changed(
             connection,
             claim.customer,
@@ -83,15 +111,38 @@ async def _scan(database: Database, claim: Claim, link: Link, tally: Tally, othe
     return part.is_last
 
 
+async def map_metrics(
+    connection: Connection, claim: Claim, link: ServedConnection, found: matched.Found, *, may_grow: bool
+) -> None:
+    """Metrics that come for the first time get their mappings, before their samples are looked at.
+    `may_grow`: the transaction began with the connection's row. Raises MetersGrow.
+    """
+    if found.metrics and not may_grow:
+        raise MetersGrow(claim.connection)
+    resolution = link.connector.capabilities.resolution
+    refused = await matched.add(connection, claim.connection, found, link.rules, resolution)
+    await connections.tell_refused(connection, claim.connection, claim.customer, refused)
+    for problem in refused:
+        log.warning("sync.meter_refused", connection=claim.connection, problem=str(problem))
+
+
 async def _map_devices(
-    connection: Connection, claim: Claim, link: Link, position: Position, part: Slice
+    connection: Connection,
+    claim: Claim,
+    link: ServedConnection,
+    position: Position,
+    part: Slice,
+    *,
+    may_grow: bool,
 ) -> None:
     """Devices that registered since the last slice get their mappings, before their samples are looked at."""
     if part.end <= position.device_watermark:
         return
     fresh = await mappings.devices(connection, claim.customer, past=position.device_watermark, until=part.end)
-    if not fresh:
+    if not fresh or not any(rule.is_glob for rule in link.rules):
         return
+    if not may_grow:
+        raise MetersGrow(claim.connection)
     resolution = link.connector.capabilities.resolution
     for conflict in await connections.add_devices(
         connection, claim.connection, fresh, link.rules, resolution, customer=claim.customer

@@ -13,34 +13,30 @@ from gateway import clock
 from gateway.bulkhead import Fault, contained
 from gateway.model.errors import LeaseLost, StoreError, StoreUnavailable
 from gateway.model.pressure import Pressure
+from gateway.outage import Outage
 from gateway.settings import SyncSettings
 from gateway.store import streams
 from gateway.store.pool import Database
 from gateway.store.streams import Claim
 from gateway.store.troubles import Troubles
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 from gateway.sync.run import Runner
-from gateway.sync.runs import Health
+from gateway.sync.runs import RunHealth
 from gateway.sync.turns import Turns
 
 log = structlog.get_logger(__name__)
 
-MOST_STREAMS = 256
+MAX_STREAMS = 256
 """Streams in hand at once. One that waits for its system holds no worker and no session, so a hung system
 costs a place here only.
 """
 
-MOST_RESTING = 1000
+MAX_RESTING = 1000
 """Streams with nothing to do that one statement puts off."""
 
-LONGEST_SLEEP_SECONDS = 1.0
+MAX_SLEEP_SECONDS = 1.0
 GAP_SECONDS = 0.02
 """Between two claims: runs that end together are followed by one."""
-
-IDLE_SECONDS = 0.25
-"""Where nothing was claimed, what is due next waits so long for company: of thousands that are idle one is
-due every few milliseconds.
-"""
 
 
 class Claimed(Protocol):
@@ -60,31 +56,31 @@ ClaimT = TypeVar("ClaimT", bound=Claimed)
 class Work(Protocol[ClaimT]):
     """What a scheduler schedules: streams of one direction. Everything that waits raises StoreError."""
 
-    def serve(self, links: Mapping[str, Link]) -> None:
+    def serve(self, links: Mapping[str, ServedConnection]) -> None:
         """From now on these connections are worked."""
         ...
 
     async def claim(
-        self, links: Mapping[str, Link], limit: int, *, in_hand: Sequence[str], has_ended: bool
+        self, links: Mapping[str, ServedConnection], limit: int, *, in_hand: Sequence[str], has_ended: bool
     ) -> Sequence[ClaimT]:
         """Takes up to `limit` due streams of these connections. `has_ended`: a run has ended since the last
         claim, and may have left a lease of ours.
         """
         ...
 
-    async def seconds_to_next(self, links: Mapping[str, Link]) -> float | None:
-        """Until one can be claimed."""
+    async def seconds_to_next(self, links: Mapping[str, ServedConnection]) -> float | None:
+        """Until one should be claimed; None where none waits."""
         ...
 
     async def renew(self, claim: ClaimT) -> None:
         """Raises LeaseLost."""
         ...
 
-    async def run(self, claim: ClaimT, link: Link) -> None:
+    async def run(self, claim: ClaimT, link: ServedConnection) -> None:
         """One run, with the record of how it ended."""
         ...
 
-    async def crashed(self, claim: ClaimT, link: Link, fault: Fault) -> None:
+    async def crashed(self, claim: ClaimT, link: ServedConnection, fault: Fault) -> None:
         """Schedules a run that ended in a fault of our own."""
         ...
 
@@ -96,7 +92,7 @@ class OutboundWork:
         self,
         database: Database,
         settings: SyncSettings,
-        health: Health,
+        health: RunHealth,
         troubles: Troubles,
         *,
         owner: str,
@@ -112,19 +108,19 @@ class OutboundWork:
         self._unserved: set[str] = set()
         self.run, self.crashed = self._runner.run, self._runner.crashed
 
-    def serve(self, links: Mapping[str, Link]) -> None:
+    def serve(self, links: Mapping[str, ServedConnection]) -> None:
         """As `Work`."""
         self._runner.serve(links.values())
         self._served = frozenset(links)
         self._unserved -= self._served
 
     async def claim(
-        self, links: Mapping[str, Link], limit: int, *, in_hand: Sequence[str], has_ended: bool
+        self, links: Mapping[str, ServedConnection], limit: int, *, in_hand: Sequence[str], has_ended: bool
     ) -> list[Claim]:
         """As `Work`. No statement is given what this replica serves: it takes whatever is due, and gives back
         what it cannot serve, once for each change of its links.
         """
-        if not await streams.rest(self._database, MOST_RESTING) and not has_ended:
+        if not await streams.rest(self._database, MAX_RESTING) and not has_ended:
             return []
         claimed = await streams.claim(
             self._database,
@@ -144,7 +140,7 @@ class OutboundWork:
                 await streams.give_back(self._database, claim)
         return [claim for claim in claimed if claim.connection in links]
 
-    async def seconds_to_next(self, links: Mapping[str, Link]) -> float | None:  # noqa: ARG002
+    async def seconds_to_next(self, links: Mapping[str, ServedConnection]) -> float | None:  # noqa: ARG002
         """As `Work`."""
         return await streams.seconds_to_next(self._database)
 
@@ -159,14 +155,14 @@ class Scheduler(Generic[ClaimT]):
     def __init__(self, work: Work[ClaimT], *, lease_seconds: float) -> None:
         self._work = work
         self._lease_seconds = lease_seconds
-        self._links: dict[str, Link] = {}
+        self._links: dict[str, ServedConnection] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._in_hand: set[str] = set()
         self._has_ended = True
         self._wake = asyncio.Event()
         self._stopping = False
 
-    def serve(self, links: Mapping[str, Link]) -> None:
+    def serve(self, links: Mapping[str, ServedConnection]) -> None:
         """From now on these connections are worked."""
         self._links = dict(links)
         self._work.serve(self._links)
@@ -178,19 +174,16 @@ class Scheduler(Generic[ClaimT]):
 
     async def run(self) -> None:
         """Until cancelled. A database that is away is waited for."""
-        away = False
+        outage = Outage(
+            began=lambda detail: log.warning("sync.database_away", detail=detail),
+            ended=lambda: log.info("sync.database_returned"),
+        )
         async with asyncio.TaskGroup() as group:
             while not self._stopping:
                 self._wake.clear()
-                try:
+                wait = MAX_SLEEP_SECONDS
+                with outage.of_store():
                     wait = await self._start_due(group)
-                    if away:
-                        log.info("sync.database_returned")
-                    away = False
-                except StoreError as error:
-                    if not away:
-                        log.warning("sync.database_away", detail=str(error))
-                    away, wait = True, LONGEST_SLEEP_SECONDS
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._wake.wait()
@@ -211,9 +204,9 @@ class Scheduler(Generic[ClaimT]):
 
     async def _start_due(self, group: asyncio.TaskGroup) -> float:
         """Claims what is due and starts it; how long to sleep."""
-        free = MOST_STREAMS - len(self._running)
+        free = MAX_STREAMS - len(self._running)
         if not self._links or free <= 0:
-            return LONGEST_SLEEP_SECONDS
+            return MAX_SLEEP_SECONDS
         links = self._links  # they may be replaced while we ask
         has_ended, self._has_ended = self._has_ended, False
         claimed = await self._work.claim(links, free, in_hand=list(self._in_hand), has_ended=has_ended)
@@ -225,15 +218,14 @@ class Scheduler(Generic[ClaimT]):
             self._running.add(task)
             task.add_done_callback(self._ended)
         seconds = await self._work.seconds_to_next(links)
-        least = 0.0 if claimed else IDLE_SECONDS
-        return LONGEST_SLEEP_SECONDS if seconds is None else min(max(seconds, least), LONGEST_SLEEP_SECONDS)
+        return MAX_SLEEP_SECONDS if seconds is None else min(max(seconds, 0.0), MAX_SLEEP_SECONDS)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._has_ended = True
         self.wake()
 
-    async def _supervise(self, claim: ClaimT, link: Link) -> None:
+    async def _supervise(self, claim: ClaimT, link: ServedConnection) -> None:
         """The one supervisor of a stream: whatever goes wrong in a run ends that run only, and it is tried
         again later.
         """
@@ -277,12 +269,12 @@ class Scheduler(Generic[ClaimT]):
         valid_until = clock.monotonic() + self._lease_seconds
         while clock.monotonic() < valid_until:
             await asyncio.sleep(self._lease_seconds / 3)
-            asked_at = clock.monotonic()
+            asked_monotonic = clock.monotonic()
             try:
                 await self._work.renew(claim)
             except LeaseLost:
                 break
             except StoreError:
                 continue
-            valid_until = asked_at + self._lease_seconds
+            valid_until = asked_monotonic + self._lease_seconds
         run.cancel()

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
+from benchmarks.servers import patient
 from connectors.registry import SYSTEMS
 from gateway.demo.cmms import DemoCmms
 from gateway.model.connector import Connector, ConnectorSettings, unobserved
@@ -344,7 +345,7 @@ class PostgresHarness:
     async def _cut_when_blocked(self, relay: Relay) -> None:
         watcher = await asyncpg.connect(self.dsn)
         try:
-            async with asyncio.timeout(5):
+            async with patient(5):
                 await watcher.execute(_WAIT_UNTIL_BLOCKED)
         finally:
             await watcher.close()

@@ -22,6 +22,7 @@ class ListServer:
 
     kind: how it is paged. A `next` or `cursor` names the last record and is good while `generation` stands;
     page and offset count, so what leaves the list before them moves all that follows. ahead: of our clock.
+    is_unsorted: by keys, whatever is asked.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class ListServer:
     items: dict[str, Item] = field(default_factory=dict)
     changed: dict[str, datetime] = field(default_factory=dict)
     ahead: timedelta = timedelta(0)
+    is_unsorted: bool = False
     generation: int = 0
     requests: list[str] = field(default_factory=list)
 
@@ -68,6 +70,7 @@ class ListServer:
                 if _fits(item["updated"], query)
                 and query.get("status", item.get("status")) == item.get("status")
             ),
+            key=(lambda row: row[1]) if self.is_unsorted else None,
         )
         begin = 0
         if "after" in query:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 
 from connectors.kit.http import HttpClient
 from connectors.registry import SYSTEMS
-from gateway.model.connector import ConnectorSettings, Health
+from gateway.model.connector import ConnectorSettings, ProbeResult
 from gateway.model.errors import (
     AuthRefused,
     ConnectorError,
@@ -174,7 +177,7 @@ async def test_a_probe_asks_for_an_answer_and_no_more(wired: Wired, said: bytes,
     wired(
         lambda request: said.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if request.startswith(b"HEAD") else said
     )
-    assert isinstance(await receiver(probe_path=path).probe(), Health)
+    assert isinstance(await receiver(probe_path=path).probe(), ProbeResult)
 
 
 @pytest.mark.parametrize(
@@ -359,3 +362,60 @@ async def test_a_client_that_was_closed_is_unavailable(wired: Wired) -> None:
     await connector.close()
     with pytest.raises(Unavailable, match="being closed"):
         await connector.probe()
+
+
+ENDLESS = {
+    "small pieces": (b"", b"1\r\n \r\n" * 5000, "pieces of a few bytes"),
+    "gzip and more": (
+        b"%x\r\n%s\r\n" % (len(gzip.compress(b"{}")), gzip.compress(b"{}")),
+        b"10000\r\n" + b"x" * 65536 + b"\r\n",
+        "goes on behind its gzip data",
+    ),
+    "gzip of nothing": (
+        b"",
+        b"%x\r\n%s\r\n" % (len(EMPTY := gzip.compress(b"")[:10]), EMPTY),
+        "not valid gzip",
+    ),
+    "blocks of nothing": (
+        b"a\r\n" + gzip.compress(b"")[:10] + b"\r\n",
+        b"%x\r\n%s\r\n" % (50_000, b"\0\0\0\xff\xff" * 10_000),
+        "larger than",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+async def test_an_answer_without_end_is_left_soon_and_holds_nobody(case: str) -> None:
+    first, again, why = ENDLESS[case]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            packed = b"Content-Encoding: gzip\r\n" if case != "small pieces" else b""
+            writer.write(b"HTTP/1.1 200 OK\r\n" + packed + b"Transfer-Encoding: chunked\r\n\r\n" + first)
+            while not writer.is_closing():
+                writer.write(again)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = HttpClient(f"http://127.0.0.1:{port}", headers={}, secrets=(), timeout_seconds=20)
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            before = time.process_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.process_time() - before)
+
+    watching = asyncio.create_task(watch())
+    try:
+        with pytest.raises(Unavailable, match=why):
+            await client.call("x", "GET", "/")
+    finally:
+        watching.cancel()
+        await client.close()
+        server.close()
+    assert longest < 1.0

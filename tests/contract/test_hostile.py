@@ -21,10 +21,10 @@ from pydantic import ValidationError
 
 from connectors.kit import oauth
 from connectors.registry import SYSTEMS
-from gateway.model.connector import Connector, ConnectorSettings, Health
+from gateway.model.connector import Connector, ConnectorSettings, ProbeResult
 from gateway.model.credential import Credential
 from gateway.model.errors import BadConfiguration, ConnectorError
-from gateway.model.exchange import Event, RemoteMeter
+from gateway.model.exchange import EventToRaise, RemoteMeter
 from gateway.model.outcome import Accepted, Duplicate, Rejected, Retry, Unknown
 from gateway.model.reading import Batch, Reading, make_batch, reading_key
 from tests.contract.hostile_reading import is_kept, list_answer, lists, offers, order_answer, read
@@ -271,7 +271,7 @@ async def _operate(connector: Any, target: Target, rng: random.Random) -> None:
     readings = _readings(rng)
     match name:
         case "probe":
-            assert isinstance(await connector.probe(), Health)
+            assert isinstance(await connector.probe(), ProbeResult)
         case "push":
             batch = (
                 make_batch("c", readings)
@@ -295,7 +295,7 @@ async def _operate(connector: Any, target: Target, rng: random.Random) -> None:
             assert isinstance(made, RemoteMeter | Rejected)
             assert isinstance(made, Rejected) or isinstance(made.title, str)
         case "raise_event":
-            event = Event(
+            event = EventToRaise(
                 reference=rng.choice(["r", "", "x" * 30, "\ud800"]),
                 meter=rng.choice(METERS),
                 severity="high",
@@ -364,9 +364,10 @@ async def _gifts(put: Callable[[hostile.Respond], Wire], calls: int, seed: int) 
             credentials[chosen] = text
         else:
             name = rng.choice(sorted(SYSTEMS[target.system].settings_model.model_fields))
-            text = text.replace(SECRET, "")
-            settings[name] = rng.choice(
-                [text, hostile.hostile_json(rng), "http://" + text, "https://h" + text, {text: text}]
+            settings[name] = _public(
+                rng.choice(
+                    [text, hostile.hostile_json(rng), "http://" + text, "https://h" + text, {text: text}]
+                )
             )
         with _named(f"{target.system}, seed {seed}, {chosen}, gift {number}"):
             try:
@@ -381,6 +382,18 @@ async def _gifts(put: Callable[[hostile.Respond], Wire], calls: int, seed: int) 
             with suppress(ConnectorError):
                 await connector.probe()
             await connector.close()
+
+
+def _public(value: object) -> object:
+    """A setting is no secret, and errors name it."""
+    match value:
+        case str():
+            return value.replace(SECRET, "")
+        case dict():
+            return {_public(key): _public(item) for key, item in value.items()}
+        case list():
+            return [_public(item) for item in value]
+    return value
 
 
 def _is_hidden(text: str, shown: str) -> None:

@@ -20,7 +20,7 @@ from gateway.model.operation import Operation
 from gateway.model.record import phases_of, read_cursor
 from gateway.store.pool import Database
 from gateway.store.records import Records
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 from tests.contract.test_hostile import TARGETS, Answering, Target, _build
 from tests.fixtures import hostile
 from tests.fixtures.hostile import Wire
@@ -34,7 +34,12 @@ class Indifferent(Well):
     """Goes on whatever happens."""
 
     async def failed(
-        self, link: Link, error: ConnectorError, *, attempts: int, operation: Operation = Operation.PUSH
+        self,
+        link: ServedConnection,
+        error: ConnectorError,
+        *,
+        attempts: int,
+        operation: Operation = Operation.PUSH,
     ) -> float:
         return 0.0
 

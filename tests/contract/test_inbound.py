@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -29,7 +30,18 @@ from gateway.model.errors import (
 from gateway.model.inbound import InboundRecord, InboundStream, ListsKeys, ListsOpen, ReadsRecords
 from tests.contract.faults import BOMB, Reply, answer, cut_mid_body
 from tests.contract.harness import Calls
-from tests.contract.inbound_harness import BERLIN, HTTP_RULES, INBOUND, NODE_SERVED, PAGE
+from tests.contract.inbound_harness import (
+    BERLIN,
+    HTTP_RULES,
+    INBOUND,
+    NODE_SERVED,
+    PAGE,
+    HttpJsonOffsetInbound,
+    HttpJsonOrderedInbound,
+    HttpJsonPageInbound,
+    MaintainXInbound,
+)
+from tests.contract.list_server import ListServer
 from tests.contract.sap_harness import need_node
 from tests.contract.test_contract import label
 from tests.fixtures.unreliable import Unreliable
@@ -46,6 +58,7 @@ RULES = {
     "empty": "an interval without changes costs one request",
     "change_while_walked": "what changes while it is walked costs no other record its place",
     "moved_is_noticed": "a list that can only count says that it moved, and loses nothing in silence",
+    "out_of_order": "a list that does not keep to its order, or counts too few, loses nothing in silence",
     "expired_cursor": "a cursor that the system does not know is CursorExpired, in whatever words it says so",
     "gone": "410 behind the first page is CursorExpired",
     "unauthorized": "401 in mid-walk is AuthRefused, and the same page can be asked again",
@@ -57,6 +70,7 @@ RULES = {
     "deletion": "what was removed is missing from the keys, or from the list",
     "tombstone": "what was deleted is read as deleted",
     "open": "what is still open is listed, however old",
+    "reference": "our reference of what was raised is read where the settings say that it is",
     "clock": "the clock is the system's, not ours",
     "naive_times": "around a turn of the clock nothing is missed, and no time is invented",
     "unknown_stream": "a stream that is not there is named",
@@ -83,6 +97,8 @@ def _not_asked_for(harness: Any, rule: str) -> str | None:
         return "its pages follow records or links"
     if rule == "moved_is_noticed" and harness.variant == "ordered":
         return "its pages follow times"
+    if rule == "reference" and not getattr(harness, "reads_reference", False):
+        return "it has no such setting; what it raises is in test_inbound_raised.py"
     if rule == "tombstone" and not hasattr(harness, "phase"):
         return "nothing of it is marked as deleted"
     return None
@@ -153,7 +169,7 @@ async def test_the_stream_is_declared(harness: Harness, connector: Any, rule: st
     assert isinstance(connector, ReadsRecords)
     stream = declared(connector, harness.stream)
     manifest = {named.name: named for named in SYSTEMS[harness.system].manifest.streams}
-    assert stream.title and stream.page >= 1
+    assert stream.title and stream.page >= 1 and stream.key
     assert stream.name in manifest or harness.system in ("http_json", "odata", "postgres")
     assert stream.name not in manifest or stream.example
     assert isinstance(connector, ListsKeys) or stream.deletions != "keys"
@@ -232,6 +248,124 @@ async def test_a_list_that_counts_says_that_it_moved(harness: Harness, connector
         await connector.pull(harness.stream, at, at + 600 * SECOND, first.cursor)
     records = await walked(connector, harness.stream, at, at + 600 * SECOND)
     assert numbers(harness, records) == set(range(4 * PAGE)) - {2}
+
+
+class Lying(Unreliable):
+    """Gives every list in another order than the server, and says that there is one record altogether."""
+
+    lied = 0
+
+    async def _forward(self, request: bytes) -> bytes:
+        head, _, body = (await super()._forward(request)).partition(b"\r\n\r\n")
+        if b"chunked" in head.lower():
+            body = _whole(body)
+            head = re.sub(rb"(?i)\r\ntransfer-encoding: [^\r]*", b"\r\nContent-Length: 0", head)
+        try:
+            document = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return head + b"\r\n\r\n" + body
+        lied = orjson.dumps(self._lied(document))
+        return re.sub(rb"(?i)(content-length: )\d+", rb"\g<1>%d" % len(lied), head) + b"\r\n\r\n" + lied
+
+    def _lied(self, value: Any) -> Any:
+        match value:
+            case [{}, {}, *_]:
+                self.lied += 1
+                return [*value[len(value) // 2 :], *value[: len(value) // 2]]
+            case {}:
+                return {
+                    name: 1
+                    if name in ("count", "@odata.count")
+                    else "1"
+                    if name == "__count"
+                    else self._lied(each)
+                    for name, each in value.items()
+                }
+            case _:
+                return value
+
+
+def _whole(chunked: bytes) -> bytes:
+    body = b""
+    while chunked:
+        size, _, rest = chunked.partition(b"\r\n")
+        length = int(size.partition(b";")[0], 16)
+        body, chunked = body + rest[:length], rest[length + 2 :] if length else b""
+    return body
+
+
+@rule("out_of_order")
+async def test_a_list_that_lies_about_its_order_loses_nothing_in_silence(harness: Harness, rule: str) -> None:
+    at = base()
+    for number in range(4 * PAGE):
+        await harness.put(number, at + number * SECOND)
+    async with Lying(harness.address) as proxy:
+        connector = harness.connector(url=proxy.url)
+        found: set[int] | None = None
+        with suppress(Unavailable, BadConfiguration, CursorExpired):  # it says so
+            found = numbers(harness, await walked(connector, harness.stream, at, at + 600 * SECOND))
+        assert found in (None, set(range(4 * PAGE)))
+        assert proxy.lied
+        await connector.close()
+
+
+class Unsorted:
+    """A system that gives its records by their names, whatever order it was asked for."""
+
+    @staticmethod
+    def maintainx(harness: Any) -> None:
+        listed = harness.cmms.workshop.list_orders
+        harness.cmms.workshop.list_orders = lambda query: listed(
+            [(name, "createdAt" if name == "sort" else value) for name, value in query]
+        )
+
+    @staticmethod
+    def http_json(harness: Any) -> None:
+        harness.server.is_unsorted = True
+
+
+@pytest.mark.parametrize("kind", [MaintainXInbound, HttpJsonOrderedInbound], ids=["maintainx", "http_json"])
+async def test_a_walk_that_goes_by_times_believes_no_list_without_their_order(
+    kind: Any, contract_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness, at = kind(), base()
+    async with harness.running(contract_dsn, monkeypatch):
+        for number in range(6 * PAGE):
+            await harness.put(number + 1, at + number * SECOND)
+        for number in range(
+            0, 6 * PAGE, 3
+        ):  # of the first names some changed last, and of the last some first
+            await harness.put(number + 1, at + (1000 - 7 * number) * SECOND)
+        getattr(Unsorted, harness.system)(harness)
+        connector = harness.connector()
+        wanted, found = {n + 1 for n in range(6 * PAGE) if n % 3 == 0}, None
+        with suppress(BadConfiguration):  # it says so
+            since, until = at + 500 * SECOND, at + 2000 * SECOND
+            found = numbers(harness, await walked(connector, harness.stream, since, until))
+        assert found in (None, wanted)
+        await connector.close()
+
+
+@pytest.mark.parametrize("kind", [HttpJsonOffsetInbound, HttpJsonPageInbound], ids=["offset", "page"])
+async def test_a_total_that_is_too_small_ends_no_walk(
+    kind: Any, contract_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness, at = kind(), base()
+    monkeypatch.setattr(kind, "more", {"total": "count"})
+    async with harness.running(contract_dsn, monkeypatch):
+        for number in range(4 * PAGE):
+            await harness.put(number, at + number * SECOND)
+        told = ListServer._answer
+
+        def too_few(self: ListServer, query: dict[str, str]) -> Any:
+            status, document, headers = told(self, query)
+            return status, {**document, "count": 1}, headers
+
+        monkeypatch.setattr(ListServer, "_answer", too_few)
+        connector = harness.connector()
+        found = numbers(harness, await walked(connector, harness.stream, at, at + 600 * SECOND))
+        assert found == set(range(4 * PAGE))
+        await connector.close()
 
 
 @rule("expired_cursor")
@@ -390,6 +524,20 @@ async def test_what_is_open_is_listed_however_old(harness: Harness, connector: A
     odd = {number for number in everything if number % 2}
     assert numbers(harness, found) == (odd if getattr(harness, "odd_are_open", False) else everything)
     assert all(record.progress in ("open", None) for record in found)
+
+
+@rule("reference")
+async def test_our_reference_is_read_where_the_settings_say_that_it_is(
+    harness: Harness, connector: Any, rule: str
+) -> None:
+    at = base()
+    await harness.put(1, at, "J4ZP6QH2K7M3N5R8T1VX")
+    await harness.put(2, at, "")
+    found = {
+        harness.number_of(each): each.reference
+        for each in await walked(connector, harness.stream, at, at + SECOND)
+    }
+    assert found == {1: "J4ZP6QH2K7M3N5R8T1VX", 2: None}
 
 
 @rule("clock")

@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from benchmarks.servers import patient
 from connectors.postgres.records import MAX_ROW_BYTES, Horizon
 from connectors.postgres.streams import MAX_PAGE
 from connectors.registry import SYSTEMS
@@ -93,7 +94,7 @@ async def test_what_is_committed_late_is_not_missed(
     assert "2" not in seen
     await transaction.commit()
     await late.close()
-    async with asyncio.timeout(30):
+    async with patient(30):
         while "1" not in seen:
             more, low = await followed(connector, low)
             seen |= more

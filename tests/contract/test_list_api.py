@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.servers import free_port
+from benchmarks.servers import PATIENCE, free_port, patient
 from connectors.http_json.connector import HttpJsonConnector
 from gateway.model.errors import CursorExpired
 from gateway.model.inbound import InboundRecord
@@ -71,8 +71,8 @@ async def server(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         [*command, "--port", str(port), str(database)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            async with asyncio.timeout(60):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10 * PATIENCE) as client:
+            async with patient(60):
                 while True:
                     try:
                         await client.get("/orders?_limit=1")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -103,7 +103,7 @@ async def test_every_reading_once_through_random_faults(harness: SapHarness) -> 
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 async def test_requests_and_own_time_for_each_thousand(
-    harness: SapHarness, record_property: pytest.RecordProperty
+    harness: SapHarness, record_property: Callable[[str, object], None]
 ) -> None:
     """The server works in a thread of its own: this thread's time is ours, the HTTP client's included."""
     calls = Calls()

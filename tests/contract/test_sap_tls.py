@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers import PATIENCE
 from gateway.model.errors import AuthRefused, BadConfiguration, Unavailable
 from gateway.model.outcome import Accepted
 from gateway.model.reading import make_batch
@@ -81,7 +82,7 @@ def strict(plant: tuple[S4hanaHarness, Authority, Path], tmp_path: Path) -> Iter
         thread.start()
         yield f"https://localhost:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
+    thread.join(5 * PATIENCE)
 
 
 async def test_a_certificate_of_another_authority_or_none_is_a_refused_logon(

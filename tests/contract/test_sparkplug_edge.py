@@ -17,8 +17,7 @@ import asyncpg
 import pytest
 
 from benchmarks.daemon import Daemon
-from benchmarks.servers import wait_until
-from tests.conftest import Mosquitto
+from benchmarks.servers import PATIENCE, Mosquitto, wait_until
 from tests.contract.sap_servers import HERE, installed, node_binary
 
 NODE = [
@@ -51,7 +50,6 @@ NODE = [
     },
 ]  # fmt: skip
 PUMP = [{"name": "Flow", "alias": 20, "type": "Float", "value": 0.5}]
-pytestmark = pytest.mark.timeout(300)
 
 BIRTHS = {"node": NODE, "devices": {"pump": PUMP}}
 
@@ -79,7 +77,7 @@ class Edge:
     async def end(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        await asyncio.wait_for(self._process.wait(), 10)
+        await asyncio.wait_for(self._process.wait(), 10 * PATIENCE)
         await self._reading
 
 
@@ -91,6 +89,7 @@ async def edge_node(mosquitto: Mosquitto, name: str = "edge") -> AsyncIterator[E
         "clientId": name,
         "groupId": "acme",
         "edgeNode": name,
+        "keepalive": 60,  # a machine that is busy keeps it silent for longer than its own 5 s, and it would be born again
     }
     process = await asyncio.create_subprocess_exec(
         node_binary(),
@@ -224,19 +223,21 @@ async def test_it_is_asked_for_births_after_a_gap_and_not_after_a_restart(
     async with edge_node(mosquitto) as edge:
         edge.order("connect", births=BIRTHS)
         await site.has("edge", lambda held: len(held) == 1)
+        # a birth that a daemon takes along is gone, at QoS 0, and what follows is a gap
+        await site.has("edge.pump", lambda held: len(held) == 1)
         await site.daemon.kill()
         site.daemon.start()
         await site.daemon.ready(90)
         edge.order("ndata", metrics=[{"alias": 2, "type": "Double", "value": 3.5}])
-        await site.has("edge", lambda held: held[-1] == {"Temperature": 3.5})
+        await site.has("edge", lambda held: {"Temperature": 3.5} in held)
         assert edge.count("ncmd") == 0
         edge.order("skip", count=3)
         edge.order("ndata", metrics=[{"alias": 2, "type": "Double", "value": 4.5}])
-        await wait_until(lambda: edge.count("ncmd") == 1, seconds=10, what="it was asked")
+        await wait_until(lambda: edge.count("ncmd") >= 1, seconds=10, what="it was asked")
         assert next(one for one in edge.said if one["event"] == "ncmd")["asked"] is True
-        await site.has("edge", lambda held: held[-1].get("State") == "running")
+        await site.has("edge", lambda held: [one.get("State") for one in held].count("running") >= 2)
         edge.order("ndata", metrics=[{"alias": 2, "type": "Double", "value": 5.5}])
-        await site.has("edge", lambda held: held[-1] == {"Temperature": 5.5})
+        await site.has("edge", lambda held: {"Temperature": 5.5} in held)
 
 
 async def test_a_node_that_vanishes_is_offline_with_its_devices(site: Site, mosquitto: Mosquitto) -> None:

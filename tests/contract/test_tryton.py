@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
+from benchmarks.servers import patient
 from connectors.tryton import connector as tryton_module
 from connectors.tryton import controls as controls_module
 from connectors.tryton.connector import TrytonConnector
@@ -27,7 +28,7 @@ from gateway.model.errors import (
 )
 from gateway.model.exchange import (
     EnsuresMeters,
-    Event,
+    EventToRaise,
     ListsMeters,
     RaisesEvents,
     RemoteMeter,
@@ -317,7 +318,7 @@ async def test_nothing_is_missing_before_a_lost_request_can_be_over(
         with pytest.raises(Unavailable, match="still be at work") as caught:
             await connector.find(sent)
         assert 0 < (caught.value.retry_after or 0) <= 2.0
-        async with asyncio.timeout(20):
+        async with patient(20):
             while True:
                 try:
                     found = await connector.find(sent)
@@ -327,7 +328,7 @@ async def test_nothing_is_missing_before_a_lost_request_can_be_over(
         assert found.keys() == {item.key for item in sent}
         assert len(await inspections(harness)) == 2
         absent = reading("pump-3/vibration", recent(), 1.0)
-        async with asyncio.timeout(20):
+        async with patient(20):
             while True:
                 try:
                     assert await connector.find([absent]) == {}
@@ -431,7 +432,7 @@ async def test_a_violated_tolerance_is_pulled_as_an_alert(
 
 
 async def test_an_event_is_raised_once(harness: TrytonHarness, connector: TrytonConnector) -> None:
-    event = Event(
+    event = EventToRaise(
         reference="EVENT-0000000000001",
         title="hot " * 100,
         text="line\nnext\0\x07 " * 1000,
@@ -458,7 +459,7 @@ async def test_an_event_is_raised_once(harness: TrytonHarness, connector: Tryton
 
 
 async def test_a_lost_answer_to_an_event_is_looked_up(harness: TrytonHarness) -> None:
-    event = Event(reference="EVENT-LOST", title="t", text="t", meter="pump-3/temperature", at=recent())
+    event = EventToRaise(reference="EVENT-LOST", title="t", text="t", meter="pump-3/temperature", at=recent())
     async with Unreliable(harness.tryton.url, path=b"POST ") as proxy:
         connector = harness.connector(url=proxy.url)
         proxy.faults.append("cut_after")

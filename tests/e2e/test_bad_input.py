@@ -144,13 +144,22 @@ async def _says(daemon: Daemon, text: str, seconds: float = 20.0) -> None:
     )
 
 
+async def _answers(daemon: Daemon, path: str, status: int) -> None:
+    """HTTP is answered by a process of its own, which starts beside."""
+
+    async def does() -> bool:
+        return await daemon.status(path) == status
+
+    await wait_until(does, what=f"{path} is {status}")
+
+
 async def test_it_waits_for_a_broker_that_is_away_and_says_so(rig: Rig) -> None:
     await rig.broker.stop()
     daemon = rig.daemon(connections=[])
     daemon.start()
     await _says(daemon, "ingest.disconnected")
-    assert await daemon.status("/healthz") == 200
-    assert await daemon.status("/readyz") == 503
+    await _answers(daemon, "/healthz", 200)
+    await _answers(daemon, "/readyz", 503)
     await rig.broker.start()
     await daemon.ready()
 
@@ -160,8 +169,8 @@ async def test_it_waits_for_a_database_that_is_away_and_says_so(rig: Rig) -> Non
     daemon = rig.daemon(connections=[])
     daemon.start()
     await _says(daemon, "gateway.database_awaited")
-    assert await daemon.status("/healthz") == 200
-    assert await daemon.status("/readyz") == 503
+    await _answers(daemon, "/healthz", 200)
+    await _answers(daemon, "/readyz", 503)
     await rig.postgres.start()
     await daemon.ready()
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from benchmarks.daemon import Daemon
 from benchmarks.mqtt import Publisher
@@ -46,7 +45,6 @@ def found(report: dict[str, Any]) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.timeout(400)
 async def test_a_system_that_is_well_gives_nothing_and_one_that_ended_is_found(
     tmp_path: Path, mosquitto: Mosquitto, make_postgres: Callable[..., Awaitable[Postgres]]
 ) -> None:

@@ -11,7 +11,7 @@ import resource
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.daemon import Daemon, processes
 from benchmarks.mqtt import Publisher
-from benchmarks.servers import Mosquitto, accepts, free_port, wait_until
+from benchmarks.servers import PATIENCE, Mosquitto, accepts, free_port, wait_until
 from gateway.demo.cmms import DemoCmms
 from gateway.model.access import Role
 from gateway.store import access
@@ -41,7 +41,7 @@ async def daemon(tmp_path: Path, mosquitto: Mosquitto, dsn: str) -> AsyncIterato
 @asynccontextmanager
 async def asking(daemon: Daemon) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{daemon.port}", trust_env=False, timeout=10
+        base_url=f"http://127.0.0.1:{daemon.port}", trust_env=False, timeout=10 * PATIENCE
     ) as client:
         yield client
 
@@ -82,6 +82,19 @@ async def test_one_that_is_killed_is_there_again_and_telemetry_is_acknowledged_m
     assert await daemon.stop() == 0
 
 
+async def test_one_that_dies_with_something_unread_is_there_again(daemon: Daemon) -> None:
+    """The line ends by a reset then, and what is said on it afterwards must not end the daemon."""
+    first = http_process(daemon)
+    os.kill(first, signal.SIGSTOP)
+    os.kill(daemon.pid, signal.SIGHUP)
+    await wait_until(lambda: "gateway.reloaded" in daemon.log, what="the reload, which is told on the line")
+    os.kill(first, signal.SIGKILL)
+    await wait_until(lambda: "http.process_died" in daemon.log, what="its death is noticed")
+    await daemon.ready()
+    assert http_process(daemon) != first
+    assert await daemon.stop() == 0
+
+
 async def test_it_does_not_outlive_a_daemon_that_is_killed_and_leaves_the_port(daemon: Daemon) -> None:
     pid = http_process(daemon)
     await daemon.kill()
@@ -89,6 +102,28 @@ async def test_it_does_not_outlive_a_daemon_that_is_killed_and_leaves_the_port(d
     assert not accepts(daemon.port)
     daemon.start()
     await daemon.ready()
+
+
+async def test_one_that_was_being_started_ends_at_once_with_a_daemon_that_is_killed(
+    tmp_path: Path, mosquitto: Mosquitto, dsn: str
+) -> None:
+    made = Daemon(tmp_path, broker_url=mosquitto.url, dsn=dsn)
+    made.start()
+    try:
+
+        def has_begun() -> bool:
+            """Not before it runs its own program: a mere copy of the daemon has not asked for the end yet."""
+            *_, newest = processes(made.pid)
+            with suppress(psutil.NoSuchProcess):
+                return newest != made.pid and "-P" in psutil.Process(newest).cmdline()
+            return False
+
+        await wait_until(has_begun, what="it is being started", every=0.01)
+        pid = http_process(made)
+        os.kill(pid, signal.SIGSTOP)  # it gets no time of its own to notice
+    finally:
+        await made.kill()
+    await wait_until(lambda: has_ended(pid), seconds=10, what="the HTTP process has ended")
 
 
 async def test_signals_are_the_daemons(daemon: Daemon) -> None:
@@ -131,15 +166,21 @@ async def test_metrics_have_a_listener_of_their_own(tmp_path: Path, mosquitto: M
         await made.ready()
         async with asking(made) as client:
             assert (await client.get("/metrics")).status_code == 401
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=10 * PATIENCE
+        ) as client:
             assert "fieldgate_build_info{" in (await client.get("/metrics")).text
             assert (await client.get("/readyz")).status_code == 200
             for path in ("/", "/v1/connections", "/login", "/docs", "/openapi.json", "/status"):
                 assert (await client.get(path)).status_code == 404, path
         os.kill(http_process(made), signal.SIGKILL)
         await wait_until(lambda: accepts(port), what="the listener is there")
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
-            assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+        async with httpx.AsyncClient(trust_env=False, timeout=10 * PATIENCE) as client:
+
+            async def is_alive() -> bool:
+                return (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+
+            await wait_until(is_alive, what="the new process has found the daemon")
     finally:
         await made.kill()
 
@@ -191,4 +232,8 @@ async def test_what_it_counts_is_in_the_metrics_and_stays_when_it_dies(
     assert (await daemon.metrics())[series] == 2
     assert (await daemon.metrics())[series] == 2, "told twice, counted once"
     os.kill(http_process(daemon), signal.SIGKILL)
-    assert (await daemon.metrics())[series] == 2
+
+    async def stays() -> bool:
+        return (await daemon.metrics()).get(series) == 2
+
+    await wait_until(stays, what="what it counted is told by the next one")

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from benchmarks.daemon import Daemon
-from benchmarks.servers import Mosquitto, wait_until
+from benchmarks.servers import PATIENCE, Mosquitto, wait_until
 from gateway.model.access import Role
 from gateway.store import access
 from gateway.store.pool import Database
@@ -112,7 +112,9 @@ async def _in_a_thread(follow: Any, name: str, apply: Any) -> None:
 async def _read(daemon: Daemon, token: str, key: str, *, deleted: bool) -> None:
     """Until a record is as it should be, by its own address."""
     headers = {"Authorization": f"Bearer {token}"}
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{daemon.port}", trust_env=False) as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{daemon.port}", trust_env=False, timeout=10 * PATIENCE
+    ) as client:
 
         async def there() -> bool:
             answer = await client.get(

@@ -4,10 +4,13 @@ restart, a file with a fault.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import aiomqtt
 import pytest
 
 from benchmarks.daemon import Daemon
+from benchmarks.mqtt import Publisher
 from benchmarks.servers import Mosquitto, wait_until
 from gateway.store.pool import Database
 from tests.fixtures.commanding import customer
@@ -27,7 +31,7 @@ USUAL = {"topic": "{customer}/devices/{device}/telemetry"}
 async def daemon(tmp_path: Path, mosquitto: Mosquitto, dsn: str) -> AsyncIterator[Daemon]:
     made = Daemon(tmp_path, broker_url=mosquitto.url, dsn=dsn, telemetry={"sources": [USUAL]})
     made.start()
-    await made.ready()
+    await made.ready(120)
     yield made
     await made.kill()
 
@@ -44,7 +48,7 @@ async def reload(daemon: Daemon, change: Callable[[dict[str, Any]], None], told:
     change(content)
     daemon._path.write_text(json.dumps(content))
     os.kill(daemon.pid, signal.SIGHUP)
-    await wait_until(lambda: len(events(daemon, told)) > before, seconds=20, what=told)
+    await wait_until(lambda: len(events(daemon, told)) > before, seconds=60, what=told)
     return events(daemon, told)[-1]
 
 
@@ -103,6 +107,7 @@ async def test_a_file_with_a_fault_changes_nothing(daemon: Daemon, database: Dat
     def spoil(content: dict[str, Any]) -> None:
         content["customers"].append("globex")
         content["telemetry"]["sources"].append(LINE)
+        content["logging"] = {"level": "error"}
         if fault == "a source":
             content["telemetry"]["sources"].append({"topic": "no/customer/{device}"})
         elif fault == "a connection":
@@ -130,3 +135,65 @@ async def test_a_file_with_a_fault_changes_nothing(daemon: Daemon, database: Dat
         )
     assert not events(daemon, "ingest.disconnected") and not events(daemon, "gateway.reloaded")
     assert await daemon.stop() == 0
+    assert len(events(daemon, "gateway.stopped")) == len(events(daemon, "gateway.started")), "nor the level"
+
+
+LINES = (
+    {"topic": "mill/{device}/out", "customer": "acme"},
+    {"topic": "line/{device}/out", "customer": "acme"},
+)
+FAULTY = {"topic": "no/customer/{device}"}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+async def test_a_hundred_signals_under_load_lose_nothing_and_every_fifth_file_has_a_fault(
+    daemon: Daemon, mosquitto: Mosquitto, database: Database
+) -> None:
+    """2,000 messages a second (`RATE`) to topics that are taken all the time, while sources beside them come and
+    go (`RELOADS` times).
+    """
+    rate, reloads = int(os.environ.get("RATE", "2000")), int(os.environ.get("RELOADS", "100"))
+    done, sent = asyncio.Event(), 0
+
+    async def publish() -> None:
+        nonlocal sent
+        base, started = time.time_ns() // 1000, time.monotonic()
+        async with Publisher[None](mosquitto.port, "flow") as publisher:
+            while not done.is_set():
+                payload = b'{"ts":%d,"metrics":{"n":%d}}' % (base + sent, sent)
+                await publisher.publish(f"acme/devices/d{sent % 50}/telemetry", payload, None)
+                sent += 1
+                await asyncio.sleep(max(0.0, started + sent / rate - time.monotonic()))
+            await publisher.flush()
+
+    def change(content: dict[str, Any], *, last: dict[str, str] | None) -> None:
+        kept = [source for source in content["telemetry"]["sources"] if source != FAULTY]
+        content["telemetry"]["sources"] = [*kept, FAULTY] if last is None else [USUAL, last]
+
+    publishing = asyncio.create_task(publish())
+    refused = 0
+    for number in range(1, reloads + 1):
+        is_faulty = number % 5 == 0
+        which = None if is_faulty else LINES[number % 2]
+        told = "gateway.reload_refused" if is_faulty else "gateway.reloaded"
+        await reload(daemon, partial(change, last=which), told)
+        refused += is_faulty
+    done.set()
+    await publishing
+
+    async def are_stored() -> bool:
+        async with database.connection() as connection:
+            return bool(await connection.fetchval("select count(*) = $1 from telemetry", sent))
+
+    await wait_until(are_stored, seconds=120, what=f"{sent} samples are stored")
+    async with database.connection() as connection:
+        assert await connection.fetchval("select count(*) from dead_letter") == 0
+        filters = await connection.fetchval("select array_agg(filter) from ingest_subscription")
+    last = max(number for number in range(1, reloads + 1) if number % 5)
+    assert set(filters) == {"+/devices/+/telemetry", LINES[last % 2]["topic"].replace("{device}", "+")}
+    assert len(events(daemon, "gateway.reloaded")) == reloads - refused
+    assert len(events(daemon, "gateway.reload_refused")) == refused
+    assert len(events(daemon, "ingest.connected")) == 1 and not events(daemon, "ingest.disconnected")
+    assert await daemon.stop() == 0
+    print(f"{sent} messages, {reloads} reloads, {refused} of them refused")

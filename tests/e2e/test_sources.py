@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.mqtt import Publisher
+from benchmarks.servers import Mosquitto
 from connectors.registry import SYSTEMS
 from gateway import clock
 from gateway.cli.explain import explain_message
@@ -22,7 +23,6 @@ from gateway.model.topics import route
 from gateway.payloads import presets
 from gateway.payloads.sources import compile_sources, only
 from gateway.source_settings import SourceSettings
-from tests.conftest import Mosquitto
 
 KEY = 'security: {encryption_keys: ["${env:TEST_KEY}"]}\n'
 RETENTION = "telemetry:\n  retention: 20000d\n"

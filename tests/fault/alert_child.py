@@ -37,7 +37,7 @@ def engine(database: Database, port: int, owner: str, customers: tuple[str, ...]
 
 async def main(dsn: str, port: int, owner: str) -> None:
     lifecycle.LEASE_SECONDS = 2.0
-    run.INTERVAL_SECONDS, schedule.LONGEST_SLEEP_SECONDS, following.POLL_SECONDS = 0.1, 0.1, 0.1
+    run.INTERVAL_SECONDS, schedule.MAX_SLEEP_SECONDS, following.POLL_SECONDS = 0.1, 0.1, 0.1
     lifecycle.POLL_SECONDS = 0.1
     database = await Database.open(dsn, size=8, lease_seconds=SYNC.lease.total_seconds())
     made = engine(database, port, owner)

@@ -11,9 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gateway.model.connector import Capabilities, Connector, ConnectorSettings, Health
+from gateway.model.connector import Capabilities, Connector, ConnectorSettings, ProbeResult
 from gateway.model.errors import AuthRefused, OutcomeUnknown, RateLimited, Unavailable
-from gateway.model.exchange import Event
+from gateway.model.exchange import EventToRaise
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from tests.fixtures.alerting import KINDS, MAKES
 from tests.fixtures.scripted import Scripted, ScriptedSystem
@@ -127,11 +127,11 @@ class OverSocket(Scripted):
         super().__init__(capabilities=MAKES)
         self._port, self._key = port, key
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         await self._ask(op="probe")
-        return Health(detail="over a socket")
+        return ProbeResult(detail="over a socket")
 
-    async def raise_event(self, event: Event) -> Outcome:
+    async def raise_event(self, event: EventToRaise) -> Outcome:
         found = await self._ask(op="find", reference=event.reference)
         if found["id"] is not None:
             return Duplicate(remote_id=found["id"])

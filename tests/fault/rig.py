@@ -15,7 +15,8 @@ import asyncpg
 
 from benchmarks.daemon import Daemon, Tree, postgres_connection
 from benchmarks.mqtt import Publisher
-from benchmarks.servers import Mosquitto, Postgres, wait_until
+from benchmarks.servers import PATIENCE, Mosquitto, Postgres, wait_until
+from tests.fixtures import sink
 from tests.fixtures.memory import in_memory
 
 CUSTOMER = "acme"
@@ -71,7 +72,7 @@ class Rig:
 
     async def fetch(self, query: str, *arguments: object, dsn: str | None = None) -> list[asyncpg.Record]:
         """From the gateway's database, on a session of its own: servers are killed here."""
-        connection = await asyncpg.connect(dsn or self.dsn, timeout=10)
+        connection = await asyncpg.connect(dsn or self.dsn, timeout=10 * PATIENCE)
         try:
             return list(await connection.fetch(query, *arguments))
         finally:
@@ -104,22 +105,7 @@ class Rig:
 
     async def delivered(self, connection: str = "sink") -> dict[tuple[str, int], float]:
         """The sink as {(device, milliseconds): value}; fails when a reading was written twice or changed."""
-        rows = await self.fetch(
-            """select split_part(meter, '/', 1) as device, round(extract(epoch from window_start) * 1000)::bigint as at, value, changes
-            from fieldgate_reading where connection = $1""",
-            connection,
-            dsn=self.sink_dsn,
-        )
-        assert [dict(row) for row in rows if row["changes"]] == [], (
-            "readings were changed after they were delivered"
-        )
-        written = await self.fetch(
-            "select count(*) from fieldgate_reading_journal where connection = $1",
-            connection,
-            dsn=self.sink_dsn,
-        )
-        assert written[0][0] == len(rows), "the sink was written more often than it has readings"
-        return {(row["device"], row["at"]): row["value"] for row in rows}
+        return await sink.delivered(self.sink_dsn, connection)
 
     async def down(self) -> None:
         """Ends whatever runs, the hard way: a test that wants it clean has done so."""

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from benchmarks.servers import patient
 from gateway.configuration import DeclaredConnection
 from gateway.engine import Engine
 from gateway.model.access import Caller
@@ -26,6 +27,7 @@ from gateway.store.pool import Database
 from gateway.store.telemetry import TelemetryStore
 from tests.fault.alert_child import engine
 from tests.fault.alert_system import EventSystem
+from tests.fixtures.alerting import SEEN
 from tests.fixtures.judging import law
 
 HOT = AlertRule(
@@ -90,7 +92,7 @@ class Campaign:
         assert await child.stdout.readline() == b"ready\n"
 
     async def begun(self) -> None:
-        async with asyncio.timeout(60):
+        async with patient(60):
             while await self.count("select count(*) from alert_rule") < self.connections:
                 await asyncio.sleep(0.1)
 
@@ -157,18 +159,19 @@ class Campaign:
                 if self.rand.random() < 0.3:
                     async with self.database.connection() as connection:
                         await connection.execute(
-                            "insert into record (customer_id, connection_id, stream, key, progress) values"
-                            " ($1, $1, 'notifications', $2, $3) on conflict (customer_id, connection_id,"
-                            " stream, key) do update set progress = excluded.progress",
+                            SEEN,
+                            row["connection_id"],
                             row["connection_id"],
                             row["remote_id"],
                             self.rand.choice(["open", "acknowledged", "closed"]),
+                            False,
+                            None,
                         )
             await asyncio.sleep(0.3)
 
     async def ended(self, seconds: float) -> None:
         expected = sum(len(law(HOT, log)) for log in self.logs.values())
-        async with asyncio.timeout(seconds):
+        async with patient(seconds):
             while True:
                 self.left = await self.rows("select state, why, noting, count(*) from alert group by 1, 2, 3")
                 there = await self.count(

@@ -125,7 +125,6 @@ async def prepared(databases: Databases) -> None:
             )
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("is_new", [True, False])
 async def test_a_failure_at_any_step_is_tried_again_until_the_connection_is_up(
     postgres_server: Postgres, is_new: bool

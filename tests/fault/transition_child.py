@@ -56,7 +56,7 @@ def die_after(point: str) -> None:
     module, name = POINTS[point]
     original: Callable[..., Awaitable[object]] = getattr(module, name)
 
-    async def deadly(*arguments: object, **named: object) -> object:
+    async def deadly(*arguments: object, **named: object) -> None:
         await original(*arguments, **named)
         kill()
 

@@ -139,3 +139,32 @@ async def test_logging_out_ends_the_session(database: Database) -> None:
     assert session is not None
     await access.close_session(database, session.secret)
     assert await access.identify_session(database, session.secret) is None
+
+
+async def test_who_is_logged_in_is_shown_and_can_be_logged_out(database: Database) -> None:
+    opened = {}
+    for name, customer in (("local", None), ("jane", "acme"), ("john", "globex")):
+        secret = await access.create_login(database, name=name, role=Role.VIEWER, customer=customer)
+        session = await access.redeem_login(database, secret)
+        assert session is not None
+        opened[name] = session
+    made = await access.create(database, name="ci", role=Role.ADMIN)
+    found = await access.identify(database, made.token)
+    assert found is not None
+    await access.open_session(database, *found)
+
+    async def names(customer: str | None = None) -> list[str]:
+        return [one.name for one in await access.open_sessions(database, customer, limit=10)]
+
+    assert await names() == ["ci", "john", "jane", "local"] and await names("acme") == ["jane"]
+    await access.revoke(database, "ci")  # what it opened is no session any more
+    await execute(database, "update dashboard_session set expires_at = now() where name = 'local'")
+    assert await names() == ["john", "jane"]
+    (john, jane) = await access.open_sessions(database, None, limit=10)
+    assert john.session_id == opened["john"].session_id and john.opened_at is not None
+    assert await access.end_session(database, john.session_id, "acme") is None
+    assert await access.end_session(database, "", None) is None
+    assert await access.end_session(database, jane.session_id, "acme") == "jane"
+    assert await access.identify_session(database, opened["jane"].secret) is None
+    assert await access.identify_session(database, opened["john"].secret) is not None
+    assert await names() == ["john"]

@@ -8,10 +8,10 @@ import asyncio
 import subprocess
 from collections.abc import AsyncIterator
 
-import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from gateway.settings import Settings
 from gateway.store.pool import Database
@@ -170,7 +170,7 @@ def test_a_last_will_reaches_no_further(broker: Broker, process: subprocess.Pope
             dying = Client(broker, "acme", "dying")
             dying._client.will_set(topic, b"will", qos=1)
             with dying:
-                dying._client.disconnect(reasoncode=paho.ReasonCode(PacketTypes.DISCONNECT, identifier=4))
+                dying._client.disconnect(reasoncode=ReasonCode(PacketTypes.DISCONNECT, identifier=4))
         wait_for(lambda: bool(gateway.received), "the will that is allowed")
         assert [topic for topic, _ in gateway.received] == ["acme/devices/pump-1/telemetry"]
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.servers import patient
+from gateway import clock
 from gateway.alerts import call
 from gateway.alerts.upkeep import upkeep
 from gateway.model.alert_life import AlertState
@@ -23,13 +26,14 @@ from gateway.model.errors import (
     RateLimited,
     Unavailable,
 )
-from gateway.model.exchange import Event
+from gateway.model.exchange import EventToRaise
 from gateway.model.outcome import Accepted, Outcome, Rejected, Retry, Unknown
 from gateway.model.quota import Excess, QuotaKind
+from gateway.store import alert_streams, quotas
 from gateway.store import alerts as store
-from gateway.store import quotas
+from gateway.store.alert_streams import AlertClaim
 from gateway.store.alerts import Alert
-from gateway.store.pool import Database
+from gateway.store.pool import Connection, Database
 from tests.fixtures.alerting import HOT, references, rig_on
 from tests.fixtures.sync_rig import BASE, MINUTE
 
@@ -79,7 +83,7 @@ def answering(*answers: Outcome | ConnectorError) -> object:
     """Answers in this order, then well."""
     left = list(answers)
 
-    async def answer(event: Event) -> Outcome | None:
+    async def answer(event: EventToRaise) -> Outcome | None:
         if not left:
             return None
         found = left.pop(0)
@@ -119,7 +123,7 @@ async def test_what_is_not_taken_is_raised_later_and_once(
 async def test_an_answer_that_was_lost_is_asked_for_and_not_raised_again(database: Database) -> None:
     rig = await rig_on(database).activate()
 
-    async def cut(event: Event) -> Outcome | None:
+    async def cut(event: EventToRaise) -> Outcome | None:
         rig.system.take_event(event)
         raise OutcomeUnknown("cut")
 
@@ -144,7 +148,7 @@ async def test_without_a_reference_that_stays_a_lost_answer_doubles(
     )
     rig = await rig_on(database).activate()
 
-    async def cut(event: Event) -> Outcome | None:
+    async def cut(event: EventToRaise) -> Outcome | None:
         rig.system.take_event(event)
         rig.system.on_raise = None
         raise OutcomeUnknown("cut")
@@ -467,11 +471,33 @@ async def test_a_replica_that_lost_its_lease_changes_nothing(database: Database)
     assert not await rig.held() and not rig.system.raised
 
 
+async def test_a_replica_that_stands_still_behind_its_proof_raises_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = await rig_on(database).activate()
+    await rig.sent((BASE, 99))
+    prove, stood = alert_streams.prove, 0.0
+
+    async def proved(connection: Connection, claim: AlertClaim) -> None:
+        nonlocal stood
+        await prove(connection, claim)
+        stood += 3_600.0
+
+    monkeypatch.setattr(alert_streams, "prove", proved)
+    monkeypatch.setattr(call, "clock", SimpleNamespace(monotonic=lambda: clock.monotonic() + stood))
+    with pytest.raises(LeaseLost, match="may be another replica's by now"):
+        await rig.alert_runner().run(await rig.claim_alerts(), rig.link)
+    assert await rig.states() == ["raising"] and not rig.system.looked_up
+    monkeypatch.undo()
+    (alert,) = await rig.work()
+    assert alert.state is AlertState.RAISED and references(rig.system) == [alert.alert]
+
+
 async def test_a_lease_that_goes_in_the_call_leaves_the_alert_to_the_successor(database: Database) -> None:
     rig = await rig_on(database).activate()
     entered, going = asyncio.Event(), asyncio.Event()
 
-    async def slow(event: Event) -> Outcome | None:
+    async def slow(event: EventToRaise) -> Outcome | None:
         rig.system.take_event(event)
         entered.set()
         await going.wait()
@@ -496,7 +522,7 @@ async def test_a_lease_that_goes_in_the_call_leaves_the_alert_to_the_successor(d
 async def test_a_fault_of_a_connector_is_contained_shown_and_tried_again(database: Database) -> None:
     rig = await rig_on(database).activate()
 
-    async def broken(event: Event) -> Outcome | None:
+    async def broken(event: EventToRaise) -> Outcome | None:
         raise ZeroDivisionError
 
     rig.system.on_raise = broken
@@ -505,7 +531,7 @@ async def test_a_fault_of_a_connector_is_contained_shown_and_tried_again(databas
     engine.alerts.serve({rig.name: rig.link})
     task = asyncio.create_task(engine.alerts.run())
     try:
-        async with asyncio.timeout(20):
+        async with patient(20):
             while not await rig.rows("select from connection_trouble where part = 'alert'"):
                 await asyncio.sleep(0.02)
             rig.system.on_raise = None
@@ -568,7 +594,7 @@ async def test_a_record_that_was_there_before_its_alert_was_raised_is_seen(datab
     rig = await rig_on(database).activate()
     seen: list[str] = []
 
-    async def read_meanwhile(event: Event) -> Outcome | None:
+    async def read_meanwhile(event: EventToRaise) -> Outcome | None:
         await rig.record("4711", "acknowledged", reference=event.reference)
         seen.append(event.reference)
         raise OutcomeUnknown("cut")

@@ -15,8 +15,8 @@ import pytest
 
 from benchmarks.servers import Mosquitto
 from gateway import metrics
-from gateway.events import connection_documents as documents
 from gateway.events.backlog import Backlog
+from gateway.store import alerts as stored_alerts
 from gateway.store import status
 from gateway.store.alerts import LAST_ALERT
 from gateway.store.pool import Database
@@ -88,14 +88,14 @@ async def test_what_is_looked_at_each_second_does_not_grow_with_what_is_open(
     async with publishing(mosquitto.port, database, "one"):
         await watcher.until(lambda: len(alerts(watcher)) == 50, 30)
         seen: list[int] = []
-        read = documents.alerts.untold
+        read = stored_alerts.untold
 
         async def counted(*given: object) -> object:
             found = await read(*given)  # type: ignore[arg-type]
             seen.append(len(found.versions))
             return found
 
-        monkeypatch.setattr(documents.alerts, "untold", counted)
+        monkeypatch.setattr(stored_alerts, "untold", counted)
         await watcher.until(lambda: seen[-2:] == [0, 0])
         await rig.execute("update alert set version = version + 1 where device_id = 'd-7'")
         await watcher.until(lambda: 1 in seen and seen[-1] == 0)
@@ -144,9 +144,16 @@ async def test_the_command_lists_them_for_people_and_programs(
     await rig.sent((BASE, 91), (BASE + MINUTE, 1), (BASE + 2 * MINUTE, 99))
     await rig.work()
     configuration = tmp_path / "fieldgate.yaml"
-    configuration.write_text('security: {encryption_keys: ["${env:KEY}"]}\ndatabase: {dsn: "${env:DSN}"}\n')
+    configuration.write_text(
+        'security: {encryption_keys: ["${env:KEY}"]}\ndatabase: {dsn: "${env:DSN}"}\n'
+        "customers: [globex]\nconnections_file: connections.yaml\n"
+    )
+    (tmp_path / "connections.yaml").write_text(  # whose secret a list of alerts has no use for
+        "connections: [{id: other, customer: globex, system: maintainx,"
+        ' credentials: {type: api_key, api_key: "${env:NOT_HERE}"}}]\n'
+    )
 
-    async def fieldgate(*arguments: str) -> str:
+    async def fieldgate(*arguments: str, fails: bool = False) -> str:
         command = [sys.executable, "-m", "gateway", "alerts", *arguments, "--config", str(configuration)]
         key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
         done = await asyncio.to_thread(
@@ -159,8 +166,8 @@ async def test_the_command_lists_them_for_people_and_programs(
             timeout=60,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert done.returncode == int(fails), done.stderr
+        return done.stderr if fails else done.stdout
 
     people = await fieldgate()
     assert "pump-1: t is 99  raised" in people and "t is 91" not in people
@@ -169,3 +176,7 @@ async def test_the_command_lists_them_for_people_and_programs(
     (found,) = json.loads(await fieldgate("--json", "--state", "cleared"))
     assert (found["why"], found["device"]) == ("well", "pump-1")
     assert await fieldgate("--customer", "globex") == "no open alert\n"
+    assert "there is no customer 'acmee'; did you mean 'acme'?" in await fieldgate(
+        "--customer", "acmee", fails=True
+    )
+    assert "there is no connection 'nosuch'" in await fieldgate("--connection", "nosuch", fails=True)

@@ -5,6 +5,7 @@ samples.
 from __future__ import annotations
 
 import itertools
+import random
 from datetime import UTC, datetime, timedelta
 
 from gateway.ingest.decode import Decoder
@@ -131,6 +132,16 @@ async def test_dead_letters_are_bounded_by_customer_and_the_oldest_go(database: 
     assert await rows(database, "select type, customer_id from event") == [("dead_letters.dropped", "acme")]
 
 
+async def test_topics_of_dead_letters_take_room_as_well(database: Database) -> None:
+    store = TelemetryStore(database, register_customers=False)
+    noise = [random.Random(number).randbytes(30_000).hex() for number in range(50)]
+    await store.write([], [dead("acme", b"", topic=topic) for topic in noise])
+    for _ in range(2):
+        await trimmed(database, max_bytes=500_000)
+    (held,) = await rows(database, "select sum(octet_length(topic))::int from dead_letter")
+    assert 0 < int(str(held[0])) <= 500_000
+
+
 async def test_dead_letters_have_an_age_of_their_own(database: Database) -> None:
     store = TelemetryStore(database, register_customers=False)
     await store.write([], [dead("acme", b"old"), dead("acme", b"new")])
@@ -143,8 +154,8 @@ async def test_dead_letters_have_an_age_of_their_own(database: Database) -> None
     assert await rows(database, "select from event") == []
 
 
-def dead(customer: str | None, body: bytes) -> DeadMessage:
-    topic = f"{customer}/devices/d/telemetry"
+def dead(customer: str | None, body: bytes, *, topic: str = "") -> DeadMessage:
+    topic = topic or f"{customer}/devices/d/telemetry"
     return DeadMessage(topic=topic, payload=body, reason="invalid_json", detail="no", customer=customer)
 
 

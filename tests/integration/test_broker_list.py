@@ -16,16 +16,15 @@ import pytest
 
 from benchmarks.mqtt import Publisher
 from benchmarks.relay import Relay
-from benchmarks.servers import Mosquitto, free_port, wait_until
+from benchmarks.servers import Mosquitto, free_port, patient, wait_until
 from gateway import metrics
-from gateway.events.session import Session as ControlSession
-from gateway.events.session import StrictClient
+from gateway.events.session import ControlSession, StrictClient
 from gateway.ingest import Ingest
 from gateway.ingest.quotas import Quotas
 from gateway.ingest.session import DROPPED_TOPIC
 from gateway.model.errors import BrokerRefused
 from gateway.settings import BrokerSettings, Settings
-from gateway.store import telemetry
+from gateway.store import sessions
 from gateway.store.pool import Database
 from tests.fixtures.broker_script import Link, ScriptedBroker
 from tests.integration.test_ingest_brokers import (
@@ -100,9 +99,9 @@ async def test_what_waited_at_a_broker_is_no_flood_when_that_broker_lets_us_in(
     """Each has had its own time without us, and one that does not answer gives nobody an allowance."""
     first, second = pair
     settings = settings_of(listed(first, second))
-    client = await telemetry.client_id(database, settings.instance, 0)
+    client = await sessions.client_id(database, settings.instance, 0)
     urls = [f"mqtt://127.0.0.1:{broker.port}" for broker in pair]
-    await telemetry.note_up(database, [(client, url) for url in urls])
+    await sessions.note_up(database, [(client, url) for url in urls])
     async with database.connection() as connection:
         for url, seconds in zip(urls, (50_000, 1_000), strict=True):
             await connection.execute(
@@ -311,7 +310,7 @@ async def test_a_control_session_that_has_served_is_over_wherever_it_is(mosquitt
     async def serve(client: StrictClient) -> None:
         await client.retain("fieldgate/v1/here", b"1")
 
-    async with asyncio.timeout(20):
+    async with patient(20):
         await ControlSession("test", settings, serve=serve).run()
 
 

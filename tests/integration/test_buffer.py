@@ -7,11 +7,16 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from gateway.events.documents import status_document
+from gateway.model.calendar import Calendar
+from gateway.model.meter import MeterRule
 from gateway.store import outbox, retention, status
 from gateway.store.pool import Database
 from gateway.store.queries import sql
-from tests.fixtures.sync_rig import DAY, Rig
+from tests.fixtures.scripted import Scripted
+from tests.fixtures.sync_rig import DAY, HOUR, Rig
 
 URL = "https://gateway.example"
 KEPT = {"retention": 10 * DAY, "buffer": 30 * DAY}
@@ -141,3 +146,50 @@ async def test_names_that_are_no_days_stop_no_retention(database: Database) -> N
                 await connection.execute("set local enable_indexscan = off")
                 rows = await connection.fetch(sql("partitions_expired"), "telemetry", date(2021, 1, 1))
                 assert [row["name"] for row in rows] == ["telemetry_20200101"], method
+
+
+@pytest.mark.parametrize(
+    "every", [Calendar(period="day", zone="Europe/Berlin"), 3 * DAY], ids=["day", "span"]
+)
+async def test_a_window_of_which_a_part_was_dropped_is_corrected_no_more(
+    database: Database, every: Calendar | timedelta
+) -> None:
+    """Neither by a late sample, nor by a history that is walked again: from what is left it would be wrong."""
+    rule = MeterRule(device="d0", metric="t", meter="m", reduce="sum", every=every)
+    rig = await Rig(database, rules=(rule,), initial_days=60).activate()
+    now = datetime.now(UTC)
+    other = await Rig(database, name="globex-1", customer="globex", rules=(rule,)).activate()
+    middle = (now - 11 * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
+    if isinstance(every, timedelta):
+        middle = datetime.fromtimestamp(
+            middle.timestamp() // every.total_seconds() * every.total_seconds(), UTC
+        )
+        middle += DAY
+    for own in (rig, other):
+        await own.store(("d0", middle - HOUR / 2, 1.0), ("d0", middle + HOUR, 1.0))
+        await own.store(("d0", middle + 4 * DAY, 3.0))
+        await own.run()
+    whole = await rig.delivered()
+    assert sorted(whole.values()) == [2.0, 3.0]
+    await retention.drop_expired(database, now=middle + 10 * DAY, retention=10 * DAY)
+    for own in (rig, other):
+        await own.store(("d0", middle + 2 * HOUR, 5.0), ("d0", middle + 4 * DAY + HOUR, 4.0))
+        await own.run()
+    await rig.change_rules(rule, MeterRule(device="d0", metric="t", meter="n", reduce="sum", every=every))
+    await rig.run("initial")
+    found = await rig.delivered()
+    first, second = sorted(whole)  # that the first was delivered is dropped with its day
+    assert found == {second: 7.0, ("n", second[1]): 7.0}
+    assert await other.delivered() == {second: 7.0}
+    assert isinstance(system := rig.connector, Scripted)
+    assert [reading.value for reading in system.taken if reading.window_start == first[1]] == [2.0]
+    assert await rig.dead() == [] and await rig.due() == []
+
+
+async def test_what_is_kept_for_others_is_dropped_for_whoever_has_read_it(database: Database) -> None:
+    asleep, _, now = await two(database)
+    await retention.drop_expired(database, now=now, **KEPT)
+    rows = await asleep.rows(
+        "select customer_id, (now()::date - until::date) as age from telemetry_dropped order by 1"
+    )
+    assert [(row["customer_id"], row["age"]) for row in rows] == [("acme", 39), ("globex", 11)]

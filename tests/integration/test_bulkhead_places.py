@@ -14,9 +14,10 @@ from benchmarks.servers import Mosquitto, wait_until
 from connectors.kit.oauth import OAuthExchange
 from gateway.configuration import DeclaredConnection
 from gateway.connections.apply import apply
-from gateway.connections.tokens import Timing, Tokens
-from gateway.connections.vault import Vault
-from gateway.events.webhooks import Webhooks
+from gateway.credentials.token_refresh import Timing
+from gateway.credentials.tokens import Tokens
+from gateway.credentials.vault import Vault
+from gateway.events.webhooks import WebhookSender
 from gateway.model.access import Role
 from gateway.model.credential import TokenGrant
 from gateway.model.errors import RateLimited, Unavailable
@@ -159,8 +160,11 @@ async def test_who_is_put_off_again_and_again_waits_longer_and_gives_up_nothing(
 
 
 @pytest.mark.parametrize("seconds", [10.0**300, float("inf"), float("nan"), -1.0])
-async def test_a_meter_that_waits_for_ever_is_stored(database: Database, seconds: float) -> None:
+async def test_a_meter_that_waits_for_ever_is_stored(
+    database: Database, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also without a guard in between: what is stored is total."""
+    monkeypatch.setattr("gateway.sync.run.RUN_SECONDS", 1.0)
 
     async def later(batch: Batch) -> Sequence[Outcome]:
         return [Retry(after_seconds=seconds, message="later") for _ in batch.readings]
@@ -178,14 +182,14 @@ async def test_a_meter_that_waits_for_ever_is_stored(database: Database, seconds
 async def test_an_endpoint_that_cannot_be_served_stalls_no_other(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempt = Webhooks._attempt
+    attempt = WebhookSender._attempt
 
-    async def odd(self: Webhooks, delivery: object) -> object:
+    async def odd(self: WebhookSender, delivery: object) -> object:
         if getattr(delivery, "url", "").endswith("/odd"):
             raise Unprintable
         return await attempt(self, delivery)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Webhooks, "_attempt", odd)
+    monkeypatch.setattr(WebhookSender, "_attempt", odd)
     async with Receiver() as receiver, sending(database):
         await service(database).create(f"{receiver.url}/odd", customer=None)
         await service(database).create(receiver.url, customer=None)

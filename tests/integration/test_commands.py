@@ -12,10 +12,10 @@ import aiomqtt
 import pytest
 
 from benchmarks.servers import Mosquitto, wait_until
-from gateway.events import commands
 from gateway.events.commands import REQUEST_BYTES, WAITING_PER_CUSTOMER
 from gateway.metrics import COMMANDS
 from gateway.settings import Settings
+from gateway.store import status as stored_status
 from gateway.store.pool import Database
 from tests.fixtures.commanding import ROOT, Customer, Service, commanded, customer, holder
 
@@ -227,7 +227,7 @@ async def test_what_waits_for_a_slow_service_is_bounded(
         return []
 
     before = counted("sync", "dropped")
-    monkeypatch.setattr(commands.status, "owned", slow)
+    monkeypatch.setattr(stored_status, "owned", slow)
     for _ in range(WAITING_PER_CUSTOMER + 5):
         await acme.publish("sync", b'{"connection": "acme-1"}')
     await wait_until(lambda: counted("sync", "dropped") == before + 5, what="what is too much is dropped")

@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from benchmarks.servers import wait_until
+from benchmarks.servers import patient, wait_until
 from gateway.cli.main import COMMANDS
 from gateway.settings import Settings
 from gateway.store.pool import Database
@@ -92,7 +92,7 @@ async def test_the_examples_are_answered_at_the_broker_as_delivered(
         assert names == ["StatusAnswer", "SyncAnswer", "ExplainAnswer"]
         assert orjson.loads(said[2])["explanation"]["samples"][0]["meters"][0]["meter"] == "pump-7-T"
         assert said[3] == b""
-        async with asyncio.timeout(10):
+        async with patient(10):
             while service.asked != [("acme-1", True), ("acme-1", False)]:
                 await asyncio.sleep(0.01)
 

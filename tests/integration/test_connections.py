@@ -9,16 +9,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from benchmarks.servers import wait_until
+from benchmarks.servers import PATIENCE, wait_until
 from gateway.configuration import DeclaredConnection
 from gateway.connections import lifecycle
 from gateway.connections.apply import apply
-from gateway.model.connector import Health
+from gateway.meter_settings import MeterSettings
+from gateway.model.connector import ProbeResult
 from gateway.model.errors import (
     AuthRefused,
     BadConfiguration,
     ConfigError,
     ConnectorError,
+    OutcomeUnknown,
     PermissionDenied,
     RateLimited,
     RequestRefused,
@@ -26,7 +28,7 @@ from gateway.model.errors import (
 )
 from gateway.model.operation import Operation
 from gateway.model.sample import to_microseconds
-from gateway.settings import ConnectionPatch, ConnectionSyncSettings, CreditsSettings, MeterSettings
+from gateway.settings import ConnectionPatch, ConnectionSyncSettings, CreditsSettings
 from gateway.store import probes
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
@@ -106,12 +108,60 @@ async def test_a_system_that_is_away_is_probed_again(database: Database) -> None
         await world.reaches("active")
 
 
+async def told(world: World) -> list[tuple[str, str]]:
+    rows = await world.rows("select part, detail from connection_trouble")
+    return [(row["part"], row["detail"]) for row in rows]
+
+
+async def nothing_is_told(world: World) -> None:
+    async def is_over() -> bool:
+        return await told(world) == []
+
+    await wait_until(is_over, what="no trouble is shown any more")
+
+
+@pytest.mark.parametrize("error", [Unavailable, OutcomeUnknown, AuthRefused, TimeoutError])
+async def test_a_verification_that_goes_on_says_what_it_waits_for(
+    database: Database, monkeypatch: pytest.MonkeyPatch, error: type[ConnectorError | TimeoutError]
+) -> None:
+    """Its state says that credentials were given, for ten minutes, whatever the system answers."""
+    monkeypatch.setattr(lifecycle, "PROBE_SECONDS", 0.05)
+
+    class Away(Scripted):
+        is_well = False
+
+        async def probe(self) -> ProbeResult:
+            if self.is_well:
+                return ProbeResult()
+            if error is AuthRefused:
+                raise AuthRefused("a web page answered", doubtful=True)
+            if issubclass(error, ConnectorError):
+                raise error("the system answered 302")
+            return await asyncio.Event().wait() or ProbeResult()
+
+    system = Away()
+    world = World(database, system)
+    await world.service.create(wanted(), CALLER)
+    says = {AuthRefused: "a web page answered", TimeoutError: "no answer within 0.05 s"}
+    async with world.living():
+
+        async def is_told() -> bool:
+            return await told(world) == [("verification", says.get(error, "the system answered 302"))]
+
+        await wait_until(is_told, what="the status says what the verification meets")
+        assert await world.state() == "verifying"
+        system.is_well = True
+        await world.reaches("active")
+        await nothing_is_told(world)
+
+
 async def test_a_verification_that_only_meets_failures_is_put_off_and_tried_again(database: Database) -> None:
     world = World(database, Scripted(probe_error=Unavailable("away")))
     await world.service.create(wanted(), CALLER)
     await world.execute("update connection set verify_until = now()")
     async with world.living():
         await world.reaches("pending")
+        await nothing_is_told(world)  # the state says it
 
         async def is_put_off() -> bool:  # in a statement of its own, after the state
             rows = await world.rows(
@@ -130,11 +180,11 @@ async def test_a_probe_that_never_answers_ends(database: Database, monkeypatch: 
     monkeypatch.setattr(lifecycle, "PROBE_SECONDS", 0.05)
 
     class Hung(Scripted):
-        async def probe(self) -> Health:
+        async def probe(self) -> ProbeResult:
             self.probes += 1
             if self.probes < 3:
                 await asyncio.Event().wait()
-            return Health()
+            return ProbeResult()
 
     world = World(database, Hung())
     await world.service.create(wanted(), CALLER)
@@ -223,9 +273,9 @@ async def test_new_credentials_of_another_account_are_refused_and_the_issue_stay
     class Accounts(Scripted):
         account = "a"
 
-        async def probe(self) -> Health:
+        async def probe(self) -> ProbeResult:
             self.probes += 1
-            return Health(account=self.account)
+            return ProbeResult(account=self.account)
 
     connector = Accounts()
     world = await World(database, connector).active()
@@ -274,14 +324,14 @@ async def test_a_verification_that_comes_late_does_nothing_to_the_credential_aft
     class Slow(Scripted):
         asked, go = asyncio.Event(), asyncio.Event()
 
-        async def probe(self) -> Health:
+        async def probe(self) -> ProbeResult:
             self.probes += 1
             if self.probes == 2:
                 self.asked.set()
                 await self.go.wait()
                 if answer is not None:
                     raise answer
-            return Health()
+            return ProbeResult()
 
     connector = Slow()
     world = await World(database, connector).active()
@@ -289,7 +339,7 @@ async def test_a_verification_that_comes_late_does_nothing_to_the_credential_aft
     lifecycle = world.engine.lifecycle
     [due] = await probes.claim(database, lease_seconds=60, limit=10)
     late = asyncio.create_task(lifecycle._verify(due))
-    await asyncio.wait_for(connector.asked.wait(), 10)
+    await asyncio.wait_for(connector.asked.wait(), 10 * PATIENCE)
     async with world.living():
         for key in ("key-2", "key-3"):
             await world.service.give_credentials("acme-1", credentials(key), CALLER)
@@ -299,7 +349,7 @@ async def test_a_verification_that_comes_late_does_nothing_to_the_credential_aft
         "update connection set state = $1, operation = 'probe', probe_at = now() + interval '1 hour'", state
     )
     connector.go.set()
-    await asyncio.wait_for(late, 10)
+    await asyncio.wait_for(late, 10 * PATIENCE)
     assert await world.rows("select generation from credential") == held == [{"generation": 4}]
     assert await world.state() == state
 
@@ -461,18 +511,18 @@ async def test_a_probe_that_is_under_way_does_not_put_off_what_was_asked_meanwhi
     class Slow(Scripted):
         asked, go = asyncio.Event(), asyncio.Event()
 
-        async def probe(self) -> Health:
+        async def probe(self) -> ProbeResult:
             self.probes += 1
             if self.probes == 2:  # the first idle one
                 self.asked.set()
                 await self.go.wait()
-            return Health()
+            return ProbeResult()
 
     connector = Slow()
     world = await World(database, connector).active()
     async with world.living():
         await world.due_now()
-        await asyncio.wait_for(connector.asked.wait(), 10)
+        await asyncio.wait_for(connector.asked.wait(), 10 * PATIENCE)
         await world.service.disconnect("acme-1", CALLER)
         connector.go.set()
         await world.reaches("disconnected")
@@ -498,6 +548,17 @@ async def test_a_sync_is_refused_with_the_code_of_the_state(
     with pytest.raises(RequestRefused) as refused:
         await world.service.synchronise("acme-1", full=True, caller=CALLER)
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize("state", ["pending", "disconnecting", "disconnected"])
+async def test_dead_letters_wait_where_nothing_is_delivered_whoever_asks(
+    database: Database, state: str
+) -> None:
+    world = await World(database).active()
+    await world.execute("update connection set state = $1", state)
+    with pytest.raises(RequestRefused, match="acme-1") as refused:
+        await world.service.replay("acme-1", None)
+    assert refused.value.code == "connection." + {"disconnecting": "disconnected"}.get(state, state)
 
 
 async def test_a_full_sync_walks_the_history_again(database: Database) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from benchmarks.servers import patient
 from gateway.store import counts
 from gateway.store.migrate import migrations
 from gateway.store.pool import Connection, Database
@@ -313,7 +314,7 @@ async def test_whoever_writes_waits_for_no_fold_and_no_fold_for_whoever_writes(d
         "insert into due_window (connection_id, meter, window_start, phase, closes_at) values ('one', $1,"
         " now(), 'incremental', now())"
     )
-    async with asyncio.timeout(20), database.transaction() as first:
+    async with patient(20), database.transaction() as first:
         await first.execute(insert, "a")
         async with database.connection() as second:
             await second.execute(insert, "b")

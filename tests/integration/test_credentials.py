@@ -17,8 +17,8 @@ from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
 from gateway.cli.main import build
-from gateway.connections import expiry, rotation
-from gateway.connections.vault import Binding, Vault
+from gateway.credentials import expiry, rotation
+from gateway.credentials.vault import Binding, Vault
 from gateway.model.errors import BadConfiguration, SealBroken, StoreRejected
 from gateway.model.event import Event, EventType
 from gateway.store import credentials, outbox
@@ -141,7 +141,7 @@ async def test_the_commands(
         return result.output
 
     assert [line.split()[:2] for line in (await run()).splitlines()] == [[NEW.newest, "0"], [OLD.newest, "1"]]
-    assert "1 records" in await run("rotate")
+    assert "1 record is" in await run("rotate")
     assert [line.split()[:2] for line in (await run()).splitlines()] == [[NEW.newest, "1"], [OLD.newest, "0"]]
     assert f'"key":"{NEW.newest}","records":1,"newest":true,"configured":true' in await run("--json")
 

@@ -11,7 +11,7 @@ import pytest
 from gateway import clock, metrics
 from gateway.events.backlog import Backlog
 from gateway.model.connection import State
-from gateway.model.credits import Account, Kind
+from gateway.model.credits import Account, TransferKind
 from gateway.model.errors import CreditsInsufficient, StoreError, StoreRejected
 from gateway.model.event import EventType, NewEvent
 from gateway.settings import CreditsSettings
@@ -48,9 +48,9 @@ async def test_credits_are_held_then_posted_then_returned(books: Ledger) -> None
     assert await books.held_and_posted() == (0, 0)
     lines = await ledger.transfers(books.database, limit=10)
     assert [(line.kind, line.from_account, line.to_account, line.amount) for line in reversed(lines)] == [
-        (Kind.HOLD, Account.AVAILABLE, Account.HELD, 4),
-        (Kind.POST, Account.HELD, Account.POSTED, 4),
-        (Kind.RETURN, Account.POSTED, Account.AVAILABLE, 4),
+        (TransferKind.HOLD, Account.AVAILABLE, Account.HELD, 4),
+        (TransferKind.POST, Account.HELD, Account.POSTED, 4),
+        (TransferKind.RETURN, Account.POSTED, Account.AVAILABLE, 4),
     ]
     assert [
         line.number for line in await ledger.transfers(books.database, before=lines[0].number, limit=1)
@@ -174,7 +174,7 @@ async def test_only_what_waits_too_long_lapses_and_it_can_be_held_again(books: L
     assert await ledger.lapse(books.database) == ["acme_a"]
     assert await ledger.lapse(books.database) == []
     assert await books.held_and_posted() == (2, 4)
-    assert (await ledger.transfers(books.database, limit=1))[0].kind is Kind.LAPSE
+    assert (await ledger.transfers(books.database, limit=1))[0].kind is TransferKind.LAPSE
     assert await ledger.audit(books.database) == []
     await books.hold("acme_a")
     assert await books.held_and_posted() == (6, 4)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.model.credits import Account, Kind
+from gateway.model.credits import Account, TransferKind
 from gateway.settings import CreditsSettings
 from gateway.store import credits as ledger
 from gateway.store.pool import Database
@@ -115,9 +115,9 @@ async def test_never_over_capacity_and_the_sum_exact(dsn: str, database: Databas
     assert seen.samples > 100
     assert await most_used(database) <= CAPACITY
     lines = await ledger.transfers(database, limit=100_000)
-    kinds = {kind: sum(line.kind is kind for line in lines) for kind in Kind}
-    assert kinds[Kind.HOLD] == kinds[Kind.POST] == 50 + sum(one.holds for one in done)
-    assert kinds[Kind.RETURN] == sum(one.returns for one in done)
+    kinds = {kind: sum(line.kind is kind for line in lines) for kind in TransferKind}
+    assert kinds[TransferKind.HOLD] == kinds[TransferKind.POST] == 50 + sum(one.holds for one in done)
+    assert kinds[TransferKind.RETURN] == sum(one.returns for one in done)
     assert sum(one.refusals for one in done) > 50, "the capacity was never reached: that was no race"
     book = await ledger.read(database)
     assert book.pool is not None

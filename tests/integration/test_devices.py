@@ -24,7 +24,7 @@ from gateway.model.sample import from_microseconds, to_microseconds
 from gateway.payloads.sources import compile_sources
 from gateway.settings import TelemetrySettings
 from gateway.store import devices as store
-from gateway.store.devices import Bucket, Devices, Seen
+from gateway.store.devices import Devices, Seen, SeriesBucket
 from gateway.store.pool import Database
 from gateway.store.telemetry import TelemetryStore
 from tests.fixtures.connection_rig import World
@@ -112,7 +112,7 @@ async def test_equal_titles_are_not_written_again(database: Database) -> None:
     """A start tells the name of every device: rows that hold it stay as they are."""
     await register(database, "a")
     told = seen(t=(1, 1))
-    named = Seen(**{name: getattr(told, name) for name in told.__slots__} | {"title": "A", "source": "x"})
+    named = told._replace(title="A", source="x")
     await write(database, named)
     async with database.connection() as connection:
         before = await connection.fetchval("select xmin::text from device")
@@ -247,7 +247,7 @@ async def test_a_series_reads_no_more_than_its_bound(
     )
     assert not found.complete
     assert found.buckets == (
-        Bucket(start=from_microseconds(20), samples=10, min=20, mean=24.5, max=29, last=29),
+        SeriesBucket(start=from_microseconds(20), samples=10, min=20, mean=24.5, max=29, last=29),
     )
 
 
@@ -388,6 +388,10 @@ async def test_the_command_lists_and_shows(
     listed = await asyncio.to_thread(shell.run, "devices", "list")
     page = await asyncio.to_thread(shell.run, "devices", "show", "acme", "a")
     assert "silent" in listed.stdout and "silent since" in page.stdout and "10 min" in page.stdout
+    async with database.connection() as connection:
+        await connection.execute("update device_state set interval_seconds = 0.498")
+    page = await asyncio.to_thread(shell.run, "devices", "show", "acme", "a")
+    assert "usually 0.498 s between two messages" in page.stdout
     error = await asyncio.to_thread(shell.refused, "devices", "show", "acme", "none")
     assert isinstance(error, RequestRefused) and error.code == "request.not_found"
 

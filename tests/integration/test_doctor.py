@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from benchmarks.servers import Mosquitto, Postgres, free_port, wait_until
 from gateway import clock
-from gateway.connections.vault import Vault
+from gateway.credentials.vault import Vault
 from gateway.doctor import CHECKS, Doctor, examination
 from gateway.doctor.examination import OF_THE_DATABASE
 from gateway.model import diagnosis_database as judged

@@ -16,7 +16,7 @@ from paho.mqtt.properties import Properties
 from benchmarks.servers import Mosquitto, wait_until
 from gateway.doctor import Doctor
 from gateway.model.diagnosis import Finding, Looked, Severity
-from gateway.model.diagnosis_broker import BrokerFacts, Wanted, judge_queue, judge_session
+from gateway.model.diagnosis_broker import BrokerFacts, BrokerNeeds, judge_queue, judge_session
 from tests.contract.pki import make_authority
 from tests.fixtures.connection_rig import settings
 
@@ -187,7 +187,7 @@ async def test_tls_that_is_not_believed_is_no_session(make_mosquitto: Make, tmp_
 
 
 def test_what_no_broker_here_does_is_judged_as_well() -> None:
-    wanted = Wanted(url="mqtt://b", session_expiry_seconds=604_800, allows_qos0=False, overlaps=True)
+    wanted = BrokerNeeds(url="mqtt://b", session_expiry_seconds=604_800, allows_qos0=False, overlaps=True)
     [short] = judge_session(BrokerFacts(session_expiry_seconds=3_600), wanted).findings
     assert "60 min" in short.what and short.severity is Severity.WARNING
     [twice] = judge_session(BrokerFacts(has_identifiers=False), wanted).findings

@@ -6,12 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiomqtt
@@ -20,6 +17,7 @@ import pytest
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
+from benchmarks.servers import PATIENCE
 from gateway.embedded import Embedded, broker, embedded, supervisor
 from gateway.embedded.supervisor import ServerFailed, Supervisor
 from gateway.model.errors import ConfigError
@@ -61,14 +59,8 @@ class Heard:
 
 
 @pytest.fixture
-def data_dir() -> Iterator[Path]:
-    """Where the account of PostgreSQL can go, which pytest's own directories are not when root runs the
-    tests.
-    """
-    top = Path(tempfile.mkdtemp(prefix="fg-embedded-"))
-    top.chmod(0o711)
-    yield top / "var"
-    shutil.rmtree(top)
+def data_dir(enterable: Path) -> Path:
+    return enterable / "var"
 
 
 def gone(pid: int) -> bool:
@@ -290,10 +282,10 @@ class Dying:
 async def test_a_server_that_will_not_stay_is_given_up_and_we_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisor, "MOST_RESTARTS", 2)
+    monkeypatch.setattr(supervisor, "MAX_RESTARTS", 2)
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     server = Dying()
     async with Supervisor(server, Heard().log, failed).running():
         with pytest.raises(ServerFailed, match="dying died 3 times"):
-            await asyncio.wait_for(failed, 20)
+            await asyncio.wait_for(failed, 20 * PATIENCE)
     assert server.starts == 3

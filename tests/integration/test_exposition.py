@@ -17,10 +17,10 @@ from gateway import clock, metrics
 from gateway.events.backlog import Backlog
 from gateway.http import exposition
 from gateway.http.exposition import Exposition
-from gateway.http.observed import Readiness
 from gateway.model.connection import State
 from gateway.model.errors import StoreUnavailable
 from gateway.model.status import UNWELL
+from gateway.processes.readiness import Readiness
 from gateway.settings import MetricsSettings
 from gateway.store import counts, observed
 from gateway.store.pool import Database

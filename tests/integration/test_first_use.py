@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import time, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,8 @@ from gateway.connections.transitions import asked
 from gateway.demo import view
 from gateway.http.documents import ConnectionDocument
 from gateway.model.access import Caller, Role
+from gateway.model.arithmetic import Arithmetic
+from gateway.model.calendar import Calendar
 from gateway.model.connection import State, Trigger
 from gateway.model.errors import ConfigError, RequestRefused
 from gateway.model.meter import REDUCTIONS, MeterRule, to_document
@@ -308,7 +310,39 @@ RULES = st.builds(
     reduce=st.sampled_from(REDUCTIONS),
     every=st.timedeltas(min_value=timedelta(seconds=1), max_value=timedelta(days=90)),
     deadband=st.floats(0, 1000, allow_nan=False),
+).map(lambda rule: replace(rule, unit=rule.unit and "HUR") if rule.reduce == "run_time" else rule)
+CALENDARS = st.sampled_from(
+    [
+        Calendar(period="week", zone="Australia/Lord_Howe"),
+        Calendar(period="shift", zone="Europe/Berlin", shifts=(time(6), time(14, 30))),
+    ]
 )
+OF_CALENDARS = st.builds(
+    MeterRule,
+    device=st.just("pump-1"),
+    metric=st.just("t"),
+    meter=st.just("{metric}"),
+    reduce=st.just("time_weighted_mean"),
+    every=CALENDARS,
+    deadband=st.just(0.5),
+    max_silence=st.just(timedelta(hours=26)),
+    arithmetic=st.builds(
+        Arithmetic,
+        scale=st.sampled_from([1.0, 0.1]),
+        valid=st.just((-40.0, 85.0)),
+        hold=st.just(timedelta(hours=2)),
+    ),
+)
+
+
+@given(st.lists(OF_CALENDARS, min_size=1, max_size=3))
+@examples(max_examples=20, deadline=None)
+def test_meters_of_the_calendar_that_reckon_can_be_given_back(rules: list[MeterRule]) -> None:
+    read = ConnectionDocument._as_given([json.loads(json.dumps(to_document(rule))) for rule in rules])
+    patch = ConnectionPatch.model_validate({"meters": json.loads(json.dumps(read))})
+    assert patch.meters is not None
+    back = [(m.window, m.max_silence, m.arithmetic, m.deadband) for m in patch.meters]
+    assert back == [(r.every, r.max_silence, r.arithmetic, r.deadband) for r in rules]
 
 
 @given(st.lists(RULES, max_size=5))

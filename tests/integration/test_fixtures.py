@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import aiomqtt
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks.servers import Mosquitto, Postgres
 from gateway.store.pool import Database
+from tests.fixtures import sink
 
 
 async def _rows(dsn: str) -> int:
@@ -59,7 +61,7 @@ async def test_lines_of_configuration_reach_the_broker(
     async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
         await client.publish("t", b"x" * 10, qos=1)
         with pytest.raises(aiomqtt.MqttError):
-            await client.publish("t", b"x" * 11, qos=1)
+            await client.publish("t", b"x" * 11, qos=1, timeout=1)
 
 
 async def test_a_database_is_migrated_and_belongs_to_its_test(
@@ -73,6 +75,35 @@ async def test_a_database_is_migrated_and_belongs_to_its_test(
     assert await other.fetchval("select count(*) from pg_tables where schemaname = 'public'") == 0
     await other.close()
     assert dsn.rsplit("/", 1)[1] != empty_dsn.rsplit("/", 1)[1]
+
+
+async def test_a_sink_is_read_in_one_snapshot_while_it_is_written(empty_dsn: str) -> None:
+    writer = await asyncpg.connect(empty_dsn)
+    await writer.execute(
+        """create table fieldgate_reading (connection text, meter text, window_start timestamptz, value float8, changes int);
+        create table fieldgate_reading_journal (connection text, meter text)"""
+    )
+
+    stopping = asyncio.Event()
+
+    async def write() -> None:
+        while not stopping.is_set():
+            await writer.execute(
+                """with taken as (insert into fieldgate_reading values ('sink', 'd/value', clock_timestamp(), 1, 0))
+                insert into fieldgate_reading_journal values ('sink', 'd/value')"""
+            )
+
+    assert await sink.written(empty_dsn, "sink") == []
+    writing = asyncio.create_task(write())
+    for _ in range(20):
+        await sink.written(empty_dsn, "sink")
+    stopping.set()
+    await writing
+    assert len(await sink.delivered(empty_dsn, "sink")) > 1
+    await writer.execute("insert into fieldgate_reading_journal values ('sink', 'd/value')")
+    with pytest.raises(AssertionError, match="more often"):
+        await sink.written(empty_dsn, "sink")
+    await writer.close()
 
 
 async def test_rumqttd_speaks_mqtt_5(rumqttd: int) -> None:

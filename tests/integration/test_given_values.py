@@ -12,7 +12,7 @@ from benchmarks.servers import wait_until
 from connectors.maintainx.settings import MaintainXCredentials
 from gateway.connections import lifecycle
 from gateway.model.access import Role
-from gateway.model.connector import Health
+from gateway.model.connector import ProbeResult
 from gateway.model.errors import (
     AuthRefused,
     BadConfiguration,
@@ -60,9 +60,9 @@ class Accounts(Scripted):
 
     account, former = "role@a:5432/db", "db"
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         self.probes += 1
-        return Health(account=self.account, former_account=self.former)
+        return ProbeResult(account=self.account, former_account=self.former)
 
 
 async def strict(database: Database, connector: Scripted | None = None) -> World:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.connections import lifecycle
 from gateway.connections.incidents import Incidents
 from gateway.connections.verdicts import decide
 from gateway.model.breaker import Scope
@@ -18,9 +17,10 @@ from gateway.model.outcome import Outcome
 from gateway.model.pressure import Pressure
 from gateway.model.reading import Batch
 from gateway.settings import CreditsSettings
+from gateway.store import probes as stored_probes
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
-from gateway.sync.link import Link
+from gateway.sync.link import ServedConnection
 from gateway.sync.run import Runner
 from gateway.sync.turns import Turns
 from tests.fixtures import fleet
@@ -39,7 +39,7 @@ async def _pool(database: Database) -> None:
     await sync_capacity(database, CreditsSettings())
 
 
-async def active(database: Database, connector: Scripted | None = None) -> tuple[World, Link]:
+async def active(database: Database, connector: Scripted | None = None) -> tuple[World, ServedConnection]:
     world = await World(database, connector or Scripted()).active()
     link = world.engine.links.get("acme-1")
     assert link is not None
@@ -75,7 +75,7 @@ async def test_a_run_and_a_probe_ask_the_breaker_before_they_call(database: Data
         )
     else:
         await rig.execute("update connection set probe_at = now()")
-        (due,) = await lifecycle.probes.claim(database, lease_seconds=60, limit=1)
+        (due,) = await stored_probes.claim(database, lease_seconds=60, limit=1)
         await engine.lifecycle._look(due)
         waits = (
             "select probe_at between now() + interval '1 second' and now() + interval '30 s' as waits from"
@@ -273,7 +273,7 @@ async def look(rig: Rig) -> None:
     engine = rig.engine
     await engine.lifecycle.refresh()
     await rig.execute("update connection set probe_at = now()")
-    (due,) = await lifecycle.probes.claim(rig.database, lease_seconds=60, limit=1)
+    (due,) = await stored_probes.claim(rig.database, lease_seconds=60, limit=1)
     await engine.lifecycle._look(due)
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import asyncpg
 import pytest
-from asyncpg.connect_utils import _parse_connect_arguments
+from asyncpg.connect_utils import _parse_connect_arguments  # type: ignore[attr-defined]
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from benchmarks.servers import Postgres, free_port
 from benchmarks.standby import Standby
 from gateway.model.dsn import each_host, fault_of
 from gateway.model.errors import StoreUnavailable
-from gateway.store.hosts import Hosts
+from gateway.store.hosts import DatabaseHosts
 from gateway.store.pool import Database
 
 HOST = st.sampled_from(["db1", "db-2.example", "10.0.0.7", "[::1]", "[fd00::7]"])
@@ -86,7 +86,7 @@ async def silent() -> AsyncIterator[int]:
 
 async def test_a_host_that_says_nothing_costs_its_share_once(dsn: str, silent: int) -> None:
     both = dsn.replace("@127.0.0.1:", f"@127.0.0.1:{silent},127.0.0.1:")
-    hosts = Hosts(both, silent_seconds=5.0)
+    hosts = DatabaseHosts(both, silent_seconds=5.0)
     began = time.monotonic()
     (await hosts.connect(timeout=2.0)).terminate()
     assert time.monotonic() - began < 4.0
@@ -127,7 +127,7 @@ async def test_of_two_that_take_writes_the_one_that_was_promoted_last(
         await new.follow()
         ports = (old.port, new.port)
         asked = [
-            Hosts(
+            DatabaseHosts(
                 "postgresql://postgres:postgres@"
                 + ",".join(f"127.0.0.1:{port}" for port in order)
                 + "/gateway",
@@ -140,7 +140,7 @@ async def test_of_two_that_take_writes_the_one_that_was_promoted_last(
         await new.promote()
         for hosts in asked:
             await _port(hosts)
-            hosts_now = Hosts(
+            hosts_now = DatabaseHosts(
                 f"postgresql://postgres:postgres@127.0.0.1:{old.port},127.0.0.1:{new.port}/gateway",
                 silent_seconds=5.0,
             )
@@ -151,7 +151,7 @@ async def test_of_two_that_take_writes_the_one_that_was_promoted_last(
         assert await _port(asked[0]) == old.port, "who never saw the new one cannot know"
 
 
-async def _port(hosts: Hosts) -> int:
+async def _port(hosts: DatabaseHosts) -> int:
     session = await hosts.connect(timeout=6.0)
     try:
         port: int = await session.fetchval("select current_setting('port')::int")
@@ -162,6 +162,10 @@ async def _port(hosts: Hosts) -> int:
 
 async def test_the_errors_of_a_single_host_are_as_ever(dsn: str) -> None:
     with pytest.raises(asyncpg.InvalidCatalogNameError):
-        await Hosts(dsn.rpartition("/")[0] + "/no_such_database", silent_seconds=5.0).connect(timeout=5.0)
+        await DatabaseHosts(dsn.rpartition("/")[0] + "/no_such_database", silent_seconds=5.0).connect(
+            timeout=5.0
+        )
     with pytest.raises(OSError):
-        await Hosts(f"postgresql://u:p@127.0.0.1:{free_port()}/x", silent_seconds=5.0).connect(timeout=5.0)
+        await DatabaseHosts(f"postgresql://u:p@127.0.0.1:{free_port()}/x", silent_seconds=5.0).connect(
+            timeout=5.0
+        )

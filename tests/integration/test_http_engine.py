@@ -14,17 +14,19 @@ from pathlib import Path
 import httpx
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from benchmarks.servers import wait_until
 from gateway.connections import lifecycle
 from gateway.connections.reauthorization import MAX_ATTEMPTS, Reauthorization
-from gateway.connections.tokens import Tokens
+from gateway.credentials.tokens import Tokens
 from gateway.events.documents import status_document
-from gateway.http import adapters, polled
+from gateway.http import services as adapters
+from gateway.http import status_fast_path
 from gateway.model.access import Role
 from gateway.model.address import ANYWHERE
 from gateway.model.connection import Trigger
-from gateway.model.connector import Health
+from gateway.model.connector import ProbeResult
 from gateway.model.errors import AuthRefused, RequestRefused, Unavailable
 from gateway.settings import CredentialSettings, CreditsSettings
 from gateway.store import access, status
@@ -62,7 +64,7 @@ async def test_a_change_made_elsewhere_is_seen_within_a_tenth_of_a_second_and_a_
         first = await client.get("/v1/connections/acme-1/status")
         async with database.connection() as connection:
             await connection.execute("update connection set version = version + 1")
-        await asyncio.sleep(polled.HELD_SECONDS)
+        await asyncio.sleep(status_fast_path.HELD_SECONDS)
         second = await client.get("/v1/connections/acme-1/status")
         assert second.json()["version"] == first.json()["version"] + 1
         assert await access.revoke(database, "viewer-None")
@@ -330,7 +332,7 @@ async def test_the_dashboard_on_a_real_database(world: World) -> None:
 
 async def refused(world: World) -> None:
     """The system refuses the credential for good."""
-    async with world.database.transaction() as connection:
+    async with world.engine.transitions.transaction(world.database) as connection:
         await world.engine.transitions.move(
             connection, "acme-1", Trigger.AUTH_REFUSED, Cause(reason="401 key revoked")
         )
@@ -399,8 +401,8 @@ async def submit(world: World, path: str, key: str) -> None:
 
 
 async def test_another_account_is_not_taken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def probe(account: str) -> Health:
-        return Health(account=account)
+    async def probe(account: str) -> ProbeResult:
+        return ProbeResult(account=account)
 
     monkeypatch.setattr(type(world.connector), "probe", lambda _: probe("acme"))
     await world.active()
@@ -579,3 +581,24 @@ async def test_links_last_a_week(world: World) -> None:
     [row] = await world.rows("select expires_at - created_at as lasts from reauthorization_link")
     assert row["lasts"] == timedelta(days=7)
     assert invitation.url not in repr(invitation)
+
+
+async def test_what_moved_is_said_after_the_commit_and_what_was_rolled_back_is_not(world: World) -> None:
+    await world.active()
+    transitions, cause = world.engine.transitions, Cause(reason="401 key revoked")
+    with capture_logs() as logs:
+        with pytest.raises(ZeroDivisionError):
+            async with transitions.transaction(world.database) as connection:
+                assert await transitions.move(connection, "acme-1", Trigger.AUTH_REFUSED, cause) is not None
+                raise ZeroDivisionError
+        assert await world.state() == "active" and not logs
+        async with transitions.transaction(world.database) as connection:
+            await transitions.move(connection, "acme-1", Trigger.AUTH_REFUSED, cause)
+            assert not logs
+        assert [(each["event"], each["to_state"]) for each in logs] == [
+            ("connection.state_changed", "reauthorization_required")
+        ]
+        with pytest.raises(LookupError):  # nobody would hear of it
+            async with world.database.transaction() as connection:
+                await transitions.move(connection, "acme-1", Trigger.DISCONNECT_ASKED, cause)
+    assert await world.state() == "reauthorization_required"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,11 @@ from gateway.model.errors import (
     RateLimited,
     Unavailable,
 )
-from gateway.model.inbound import InboundRecord
+from gateway.model.inbound import InboundPage, InboundRecord
 from gateway.model.operation import Operation
 from gateway.model.record import keep
 from gateway.settings import RecordsSettings
-from gateway.store import breakers, inbound
+from gateway.store import breakers, inbound, inbound_pages
 from gateway.store.pool import Database
 from tests.fixtures.inbound_rig import Consumer, InboundRig
 from tests.fixtures.source import LISTING, MODIFIED, NOON, TOMBSTONES, Source
@@ -78,13 +79,26 @@ async def test_an_equal_body_changes_nothing(database: Database) -> None:
 async def test_an_older_time_never_replaces_a_newer_one(database: Database) -> None:
     rig = await InboundRig(database).activate()
     claim = await rig.claim()
-    for minutes, n in ((5, 2), (1, 1), (5, 3)):
+    for minutes, n, held in ((5, 2, 2), (1, 1, 2), (5, 3, 3)):
         await _apply(
             rig,
             claim,
             InboundRecord(key="a", modified_at=NOON + minutes * timedelta(minutes=1), body={"n": n}),
         )
-    assert await rig.held() == {"a": {"n": 3}}
+        assert await rig.held() == {"a": {"n": held}}
+
+
+async def test_a_clock_that_is_set_back_gives_no_change_an_earlier_time(database: Database) -> None:
+    """Whoever follows by `modified_after` would pass it."""
+    rig = await InboundRig(database).activate()
+    claim = await rig.claim()
+    await rig.execute("insert into record_log (customer_id, at) values ('acme', now() + interval '1 hour')")
+    for n in (1, 2):
+        await _apply(rig, claim, InboundRecord(key=f"k{n}", modified_at=NOON, body={"n": n}))
+    times = await rig.rows(
+        "select modified_at, at from record join record_log using (customer_id) order by key"
+    )
+    assert len(times) == 2 and all(row["modified_at"] >= row["at"] for row in times)
 
 
 async def test_a_page_of_history_never_replaces_what_changed_since_it_was_asked_for(
@@ -184,6 +198,32 @@ async def test_an_expired_cursor_begins_the_interval_again_and_halves_it(databas
     for _ in range(4):
         await rig.run()
     assert await rig.held() == source.holds()
+
+
+class Heavy(Source):
+    """Gives everything at once, and what is more than some records is more than an answer may have."""
+
+    async def pull(self, stream: str, since: Any, until: Any, cursor: str | None = None) -> InboundPage:
+        page = await super().pull(stream, since, until, None)
+        if len(page.records) > 10:
+            raise Unavailable("the system's answer is larger than 8388608 bytes")
+        return page
+
+
+async def test_what_is_too_much_for_one_answer_is_asked_for_in_parts(database: Database) -> None:
+    source = Heavy(streams=(replace(MODIFIED, page=10_000),))
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    for number in range(100):
+        source.put(f"r-{number:02}", {"n": number})
+        source.pass_time(60)
+    source.pass_time(60)
+    for _ in range(100):
+        row = await rig.run()
+        if row["state"] == "idle":
+            break
+    assert await rig.held() == source.holds()
+    assert row["state"] == "idle"
 
 
 async def test_pages_that_go_round_end(database: Database) -> None:
@@ -439,12 +479,12 @@ async def test_an_idle_stream_costs_one_request_and_one_look_at_the_clock(databa
 
 
 async def _apply(
-    rig: InboundRig, claim: inbound.Claim, record: InboundRecord, *, asked: int | None = None
-) -> inbound.Applied:
-    step = inbound.Step(
+    rig: InboundRig, claim: inbound.InboundClaim, record: InboundRecord, *, asked: int | None = None
+) -> inbound_pages.Applied:
+    step = inbound_pages.WalkStep(
         records=[keep(record)], low=None, high=NOON, cursor=None, begins=True, done="high", asked=asked
     )
-    return await inbound.apply(rig.database, claim, step, max_records=100)
+    return await inbound_pages.apply(rig.database, claim, step, max_records=100)
 
 
 async def test_failing_pulls_degrade_and_only_a_pull_cures(database: Database) -> None:

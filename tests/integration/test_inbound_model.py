@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from benchmarks.servers import Postgres
 from connectors.kit import local_time
-from gateway.store import inbound, queries, records
-from gateway.store.inbound import Claim
+from gateway.store import inbound_pages, queries, records
+from gateway.store.inbound import InboundClaim
 from gateway.store.pool import Connection, Database
 from tests.conftest import TEMPLATE
 from tests.fixtures.inbound_rig import Consumer, InboundRig
@@ -199,7 +199,7 @@ async def test_without_the_fence_a_sleeper_overwrites(
 ) -> None:
     """A listing has no times: what a replica that stood still brings late replaces what is newer."""
 
-    async def unfenced(connection: Connection, claim: Claim) -> None:
+    async def unfenced(connection: Connection, claim: InboundClaim) -> None:
         """Whoever it is."""
 
     real = queries.sql("inbound_applied")
@@ -212,8 +212,8 @@ async def test_without_the_fence_a_sleeper_overwrites(
         return bare if name == "inbound_applied" else queries.sql(name)
 
     await _sleeper(database, number=1)
-    monkeypatch.setattr(inbound, "hold", unfenced)
-    monkeypatch.setattr(inbound, "sql", sql)
+    monkeypatch.setattr(inbound_pages, "hold", unfenced)
+    monkeypatch.setattr(inbound_pages, "sql", sql)
     with pytest.raises(AssertionError):
         await _sleeper(database, number=2)
 
@@ -260,7 +260,7 @@ async def test_without_the_lock_of_the_log_a_consumer_skips(
     async def unchecked(*_: object) -> None:
         """Such revisions are beyond the end of every log."""
 
-    monkeypatch.setattr(inbound, "sql", sql)
+    monkeypatch.setattr(inbound_pages, "sql", sql)
     monkeypatch.setattr(records, "_check", unchecked)
     assert not await _race(database, number=2)
 
@@ -277,15 +277,15 @@ async def _race(database: Database, *, number: int) -> bool:
         rig.source.put(f"of-{rig.name}", {"n": 1})
         rig.source.pass_time(60)
     stopped, go = asyncio.Event(), asyncio.Event()
-    real = inbound._advance
+    real = inbound_pages._advance
 
-    async def advance(connection: Connection, claim: Claim, *rest: object) -> None:
+    async def advance(connection: Connection, claim: InboundClaim, *rest: object) -> None:
         if claim.connection == rigs[0].name:
             stopped.set()
             await go.wait()
         await real(connection, claim, *rest)  # type: ignore[arg-type]
 
-    inbound._advance = advance  # type: ignore[assignment]
+    inbound_pages._advance = advance  # type: ignore[assignment]
     consumer = Consumer(database, customer=customer)
     try:
         slow = asyncio.create_task(rigs[0].run())
@@ -296,6 +296,6 @@ async def _race(database: Database, *, number: int) -> bool:
         go.set()
         await asyncio.gather(slow, quick)
     finally:
-        inbound._advance = real
+        inbound_pages._advance = real
     await consumer.follow()
     return len(consumer.known) == 2

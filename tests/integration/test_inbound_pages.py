@@ -11,11 +11,11 @@ import orjson
 import pytest
 
 from connectors.http_json.records import Lists
-from connectors.http_json.streams import Stream
+from connectors.http_json.streams import ListStream
 from connectors.kit.inbound import page_at
 from gateway.connections.guard import guarded
 from gateway.inbound.run import InboundRunner
-from gateway.inbound.walk import Walk
+from gateway.inbound.walk import InboundWalk
 from gateway.model.errors import PageTooLarge
 from gateway.model.inbound import MAX_PAGE, InboundPage, InboundRecord, KeyPage
 from gateway.model.pressure import Pressure
@@ -87,7 +87,7 @@ async def test_a_list_without_pages_is_refused_before_anything_is_made_of_it(
     lists = Lists(
         _Answers([{"id": 0}] * (MAX_PAGE + 1)),  # type: ignore[arg-type]
         "https://cmms.example",
-        {"orders": Stream.model_validate({"path": "/orders", "items": ".", "key": "id"})},
+        {"orders": ListStream.model_validate({"path": "/orders", "items": ".", "key": "id"})},
     )
 
     def made(*_: object) -> str:
@@ -105,11 +105,11 @@ async def test_others_have_their_turn_while_a_page_is_worked(database: Database)
     lists = Lists(
         _Answers(orjson.loads(orjson.dumps(rows))),  # type: ignore[arg-type]
         "https://cmms.example",
-        {"orders": Stream.model_validate({"path": "/orders", "items": ".", "key": "id"})},
+        {"orders": ListStream.model_validate({"path": "/orders", "items": ".", "key": "id"})},
     )
     page = await turns(lists.pull("orders", None, NOON, None), least=20)
     rig = await InboundRig(database).activate()
-    walk = Walk.__new__(Walk)
+    walk = InboundWalk.__new__(InboundWalk)
     walk._claim = await rig.claim()
     kept = await turns(walk._kept(page.records), least=3)
     assert len(kept) == MAX_PAGE

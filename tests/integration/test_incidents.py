@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.servers import patient
 from gateway import metrics
 from gateway.connections import incidents as room
 from gateway.connections.incidents import Incidents
@@ -77,11 +78,11 @@ async def test_a_host_that_is_down_is_one_incident(
 ) -> None:
     running = [asyncio.create_task(replica.run()) for replica in replicas]
     await host_goes_down(replicas[0])
-    async with asyncio.timeout(15):
+    async with patient(15):
         while not await opened(database):
             await asyncio.sleep(0.05)
     await decide(database)
-    async with asyncio.timeout(10):
+    async with patient(10):
         while not all((Scope.HOST, HOSTS[0]) in replica._open for replica in replicas):  # each learns of it
             await asyncio.sleep(0.05)
     for task in running:
@@ -278,7 +279,7 @@ class Trials:
 
     async def run(self, trials: int) -> None:
         """So many failed trials, and then success for all."""
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with patient(30), asyncio.TaskGroup() as group:
             for replica in self._replicas:
                 for name in DOWN:
                     group.create_task(self.caller(replica, name))
@@ -462,7 +463,7 @@ async def test_a_database_that_is_away_is_waited_for(
     assert not running.done()
     async with database.connection() as connection:
         await connection.execute("alter table elsewhere rename to breaker")
-    async with asyncio.timeout(10):
+    async with patient(10):
         while not incidents._open:
             await asyncio.sleep(0.02)
     running.cancel()

@@ -13,10 +13,10 @@ import mqtt5
 import pytest
 from structlog.testing import capture_logs
 
-from benchmarks.servers import wait_until
+from benchmarks.servers import PATIENCE, wait_until
 from gateway import metrics
 from gateway.ingest import Ingest
-from gateway.ingest.framing import HEAD_BYTES, LARGEST_PACKET_BYTES
+from gateway.ingest.framing import HEAD_BYTES, MAX_PACKET_BYTES
 from gateway.model.errors import BrokerRefused
 from gateway.settings import Settings
 from gateway.store.connections import register_customers
@@ -162,7 +162,7 @@ async def test_what_is_no_mqtt_ends_the_connection_cleanly(database: Database, b
         second = await broker.link(1)
         await second.acknowledged(9, 10)
         first = broker.links[0]
-        await asyncio.wait_for(first.gone.wait(), 10)
+        await asyncio.wait_for(first.gone.wait(), 10 * PATIENCE)
         assert first.disconnect is not None and first.disconnect.reason_code == 0x81
         assert first.acks in ([], [7]), "something behind the broken packet was acknowledged"
         assert not task.done()
@@ -269,7 +269,7 @@ async def test_an_operator_may_take_qos_0(database: Database) -> None:
 
 
 async def test_the_largest_packet_that_is_read_and_the_smallest_that_is_not(database: Database) -> None:
-    largest = LARGEST_PACKET_BYTES - (len(publish(TOPIC, bytes(1 << 20), 1)) - (1 << 20))
+    largest = MAX_PACKET_BYTES - (len(publish(TOPIC, bytes(1 << 20), 1)) - (1 << 20))
 
     async def script(link: Link) -> None:
         link.send(publish(TOPIC, bytes(largest), 1), publish(TOPIC, bytes(largest + 1), 2), good(3, 3))
@@ -460,6 +460,35 @@ async def test_a_broker_that_falls_silent_is_given_up(database: Database) -> Non
     ):
         await broker.link(1)
         assert broker.links[0].pings >= 2
+
+
+async def test_a_broker_that_sends_its_queue_before_it_grants_is_waited_for(database: Database) -> None:
+    async def slow(link: Link) -> None:
+        for number in range(1, 16):
+            link.send(good(number, number))
+            await asyncio.sleep(0.1)
+        link.send(mqtt5.SubAckPacket(1, [GRANTED] * 2).write())
+
+    async with (
+        ScriptedBroker(slow, grants=False).running() as broker,
+        ingesting(database, broker, broker={"connect_timeout": "500ms"}) as ingest,
+    ):
+        await wait_until(lambda: ingest.connected, what="the session is up")
+        assert len(broker.links) == 1
+
+
+@pytest.mark.parametrize("sends", [False, True], ids=["nothing at all", "nothing after a message"])
+async def test_a_broker_that_never_grants_is_given_up(database: Database, sends: bool) -> None:
+    async def silent(link: Link) -> None:
+        if sends:
+            link.send(good(1, 1))
+
+    async with (
+        ScriptedBroker(silent, grants=False).running() as broker,
+        serving(database, broker, broker={"connect_timeout": "200ms"}) as task,
+    ):
+        await broker.link(1)
+        assert not task.done()
 
 
 async def test_a_broker_that_never_answers_the_connect_is_given_up(database: Database) -> None:

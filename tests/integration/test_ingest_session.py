@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 import mqtt5
 import pytest
 
-from benchmarks.servers import free_port, wait_until
+from benchmarks.servers import PATIENCE, free_port, patient, wait_until
 from gateway import metrics
 from gateway.clock import now_microseconds
 from gateway.ingest import Ingest
-from gateway.ingest.framing import LARGEST_PACKET_BYTES
+from gateway.ingest.framing import MAX_PACKET_BYTES
 from gateway.model.errors import BrokerRefused
 from gateway.settings import Settings
 from gateway.store.pool import Database
@@ -35,7 +35,7 @@ class Peer:
 
     async def read(self) -> object:
         """The next packet but PINGREQ, None at the end of the connection."""
-        async with asyncio.timeout(10):
+        async with patient(10):
             while True:
                 try:
                     packet, size = mqtt5.read(bytes(self._bytes))
@@ -99,7 +99,7 @@ class Broker:
         self._all: list[Peer] = []
 
     async def peer(self) -> Peer:
-        return await asyncio.wait_for(self._peers.get(), 10)
+        return await asyncio.wait_for(self._peers.get(), 10 * PATIENCE)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Broker]:
@@ -268,17 +268,17 @@ async def test_what_came_on_a_lost_connection_is_not_acknowledged_on_the_next(
 async def test_who_leaves_reads_what_still_comes_so_that_no_puback_is_lost_to_a_reset(
     broker: Broker, database: Database
 ) -> None:
-    async def sends_on() -> None:
+    async def sends_on(to: Peer) -> None:
         number = 1
         while True:
             number = number % 65_000 + 1
-            peer.send(publish(number, b'{"ts":%d,"a":1}' % number) * 20)
+            to.send(publish(number, b'{"ts":%d,"a":1}' % number) * 20)
             await asyncio.sleep(0)
 
     async with ingesting(settings_for(broker.port), database) as ingest:
         peer = await broker.peer()
         await peer.welcome()
-        sending = asyncio.create_task(sends_on())
+        sending = asyncio.create_task(sends_on(peer))
         assert await peer.acks(20)
         leaving = asyncio.create_task(ingest.stop())
         said = await peer.ending()
@@ -300,7 +300,7 @@ def now() -> int:
         pytest.param(publish(5, b"{}").replace(b"telemetry\0\5", b"telemetry\0\0"), id="packet id 0"),
         pytest.param(b"\x34" + publish(5, b"{}")[1:], id="QoS 2"),
         pytest.param(mqtt5.PublishPacket(TOPIC, payload=b"{}", topic_alias=1).write(), id="a topic alias"),
-        pytest.param(b"\xf0" + (LARGEST_PACKET_BYTES + 1).to_bytes(4, "big"), id="a reserved packet type"),
+        pytest.param(b"\xf0" + (MAX_PACKET_BYTES + 1).to_bytes(4, "big"), id="a reserved packet type"),
         pytest.param(b"\x30\x04\0\0\0x", id="no topic"),
         pytest.param(mqtt5.ConnAckPacket().write(), id="a second CONNACK"),
     ],
@@ -335,7 +335,7 @@ async def test_oversized_packets_are_buried_and_acknowledged_between_the_others(
     peer.send(publish(1, b'{"a":1}'), publish(2, large, "acme/devices/fan/telemetry"), publish(3, b'{"b":1}'))
     peer.send(
         publish(None, large, "acme/devices/valve/telemetry"),
-        publish(4, b"x" * LARGEST_PACKET_BYTES, "acme/x"),
+        publish(4, b"x" * MAX_PACKET_BYTES, "acme/x"),
         publish(5, b'{"c":1}'),
     )
     assert await peer.acks(5) == [1, 2, 3, 4, 5]
@@ -415,7 +415,7 @@ async def test_the_broker_may_set_the_keepalive(broker: Broker, database: Databa
         peer = await broker.peer()
         await peer.welcome(server_keep_alive=1)
         reading = asyncio.create_task(peer.ending())
-        await asyncio.wait_for(reading, 5)
+        await asyncio.wait_for(reading, 5 * PATIENCE)
 
 
 async def test_a_broker_that_never_answers_connect_is_given_up(broker: Broker, database: Database) -> None:
@@ -436,7 +436,7 @@ async def test_a_refusal_for_good_ends_it_with_the_reason(
     peer = await broker.peer()
     await peer.read()
     peer.send(mqtt5.ConnAckPacket(reason_code=getattr(mqtt5.ConnAckReasonCode, reason)).write())
-    await asyncio.wait({running}, timeout=10)
+    await asyncio.wait({running}, timeout=10 * PATIENCE)
     assert reason in str(innermost(running.exception()))
 
 
@@ -450,7 +450,7 @@ async def test_a_refused_subscription_ends_it_and_names_the_filter(
     await peer.read()
     good, bad = mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE, mqtt5.SubAckReasonCode.NOT_AUTHORIZED
     peer.send(mqtt5.SubAckPacket(1, [good, bad]).write())
-    await asyncio.wait({running}, timeout=10)
+    await asyncio.wait({running}, timeout=10 * PATIENCE)
     assert "+/devices/+/telemetry/+ (NOT_AUTHORIZED)" in str(innermost(running.exception()))
 
 

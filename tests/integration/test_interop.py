@@ -4,13 +4,12 @@ cannot say no would say nothing. All brokers: `make interop`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
-from benchmarks.servers import Mosquitto
+from benchmarks.servers import Mosquitto, patient
 from tests.interop.adapters import MosquittoHere
 from tests.interop.run import checked
 from tests.interop.suite import CHECKS
@@ -89,7 +88,7 @@ async def test_through_the_gateway_what_a_broker_forgets_is_counted(
         monkeypatch.setattr(MosquittoHere, "stop", orderly)
     else:
         trial = Trial(count=600, is_away=True)
-    async with asyncio.timeout(100):
+    async with patient(100):
         found = await killed_in_the_middle(make, trial)
     assert found["acknowledged"] == 600, found
     assert (found["lost"] != 0) == is_lost and found["lost"] == 600 - int(str(found["stored"])), found

@@ -10,7 +10,7 @@ import pytest
 from gateway.model.connection import State
 from gateway.model.status import URGENCY
 from gateway.store import listing
-from gateway.store.listing import BEGINNING, Filter, Place
+from gateway.store.listing import BEGINNING, Filter, ListPlace
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 from gateway.store.views import Views
@@ -36,7 +36,7 @@ async def put(database: Database, rows: list[tuple[str, str, str, State]]) -> No
 
 async def everything(database: Database, wanted: Filter, limit: int) -> list[str]:
     """Page by page, to the end."""
-    found: list[Place] = []
+    found: list[ListPlace] = []
     while True:
         page = await listing.page(database, wanted, after=found[-1] if found else BEGINNING, limit=limit)
         found += page

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.servers import wait_until
-from gateway.connections.logons import Gate, Logons
+from benchmarks.servers import patient, wait_until
+from gateway.credentials.logons import Logons, PasswordGate
 from gateway.model.credential import LogonGate
 from gateway.model.errors import AuthRefused, Unavailable
 from gateway.store import logons as logon_store
@@ -32,10 +32,10 @@ WRONG = answer("401 Unauthorized", headers='WWW-Authenticate: Basic realm="SAP"\
 
 
 @pytest.fixture
-async def gate(database: Database) -> Gate:
+async def gate(database: Database) -> PasswordGate:
     await connected(database, type="basic", values={"username": "u", "password": "p"})
     gate = Logons(database).gate(CONNECTION, 1)
-    assert isinstance(gate, Gate)
+    assert isinstance(gate, PasswordGate)
     return gate
 
 
@@ -116,7 +116,7 @@ async def test_callers_in_three_processes_are_let_in_by_turns(database: Database
         assert len(server.requests) == 30
 
 
-async def test_two_refusals_close_the_gate_without_a_call(gate: Gate, database: Database) -> None:
+async def test_two_refusals_close_the_gate_without_a_call(gate: PasswordGate, database: Database) -> None:
     await refused(gate)
     await refused(gate)
     for _ in range(2):
@@ -127,7 +127,7 @@ async def test_two_refusals_close_the_gate_without_a_call(gate: Gate, database: 
         await accepted(Logons(database).gate(CONNECTION, 1))
 
 
-async def test_a_later_logon_that_succeeds_gives_the_place_back(gate: Gate) -> None:
+async def test_a_later_logon_that_succeeds_gives_the_place_back(gate: PasswordGate) -> None:
     for _ in range(5):
         await refused(gate)
         await accepted(gate)
@@ -137,7 +137,7 @@ async def test_a_later_logon_that_succeeds_gives_the_place_back(gate: Gate) -> N
         await accepted(gate)
 
 
-async def test_a_logon_that_began_before_the_refusal_gives_nothing_back(gate: Gate) -> None:
+async def test_a_logon_that_began_before_the_refusal_gives_nothing_back(gate: PasswordGate) -> None:
     async with gate.attempt() as earlier:
         await refused(gate)
         earlier.accepted()
@@ -146,7 +146,7 @@ async def test_a_logon_that_began_before_the_refusal_gives_nothing_back(gate: Ga
         await accepted(gate)
 
 
-async def test_a_call_that_never_told_loses_nothing(gate: Gate) -> None:
+async def test_a_call_that_never_told_loses_nothing(gate: PasswordGate) -> None:
     for _ in range(5):
         with pytest.raises(Unavailable):
             async with gate.attempt():
@@ -154,7 +154,7 @@ async def test_a_call_that_never_told_loses_nothing(gate: Gate) -> None:
     await accepted(gate)
 
 
-async def test_another_generation_begins_anew(gate: Gate, database: Database) -> None:
+async def test_another_generation_begins_anew(gate: PasswordGate, database: Database) -> None:
     await refused(gate)
     await refused(gate)
     await connected(database, type="basic", values={"username": "u", "password": "p2"}, generation=2)
@@ -162,7 +162,7 @@ async def test_another_generation_begins_anew(gate: Gate, database: Database) ->
 
 
 async def test_a_process_that_died_in_a_call_frees_its_place_when_the_time_is_out(
-    gate: Gate, database: Database
+    gate: PasswordGate, database: Database
 ) -> None:
     for _ in range(2):
         await wait_until(lambda: claimed(database), what="the dead hold both places")
@@ -170,12 +170,12 @@ async def test_a_process_that_died_in_a_call_frees_its_place_when_the_time_is_ou
     await wait_until(lambda: waits(database), what="a caller waits")
     assert not waiting.done()
     await execute(database, "update logon set claimed_until = now()")
-    async with asyncio.timeout(5):
+    async with patient(5):
         await waiting
 
 
 async def claimed(database: Database) -> bool:
-    return isinstance(await logon_store.claim(database, CONNECTION, 1, 90.0), logon_store.Place)
+    return isinstance(await logon_store.claim(database, CONNECTION, 1, 90.0), logon_store.CallPlace)
 
 
 async def waits(database: Database) -> bool:
@@ -183,7 +183,7 @@ async def waits(database: Database) -> bool:
         return bool(await connection.fetchval("select count(*) = 2 from logon where claimed_until > now()"))
 
 
-async def test_a_caller_that_leaves_gives_its_place_back(gate: Gate) -> None:
+async def test_a_caller_that_leaves_gives_its_place_back(gate: PasswordGate) -> None:
     async def stay() -> None:
         async with gate.attempt():
             await asyncio.Event().wait()
@@ -193,13 +193,12 @@ async def test_a_caller_that_leaves_gives_its_place_back(gate: Gate) -> None:
         await asyncio.sleep(delay)
         task.cancel()
         await asyncio.wait({task})
-    async with asyncio.timeout(5):
-        async with gate.attempt(), gate.attempt():
-            pass
+    async with patient(5), gate.attempt(), gate.attempt():
+        pass
 
 
 async def test_a_refusal_is_recorded_also_for_a_caller_that_is_cancelled(
-    gate: Gate, database: Database
+    gate: PasswordGate, database: Database
 ) -> None:
     leaving = asyncio.Event()
 
@@ -227,7 +226,7 @@ async def test_a_refusal_is_recorded_also_for_a_caller_that_is_cancelled(
     await wait_until(both, what="both refusals are recorded")
 
 
-async def test_what_cannot_be_counted_is_not_tried(gate: Gate, database: Database) -> None:
+async def test_what_cannot_be_counted_is_not_tried(gate: PasswordGate, database: Database) -> None:
     await execute(database, "alter table logon rename to logon_away")
     with pytest.raises(Unavailable):
         await accepted(gate)

@@ -25,11 +25,13 @@ from gateway.model.preview import preview
 from gateway.settings import Settings
 from gateway.store import dead_letters
 from gateway.store import messages as store
-from gateway.store.messages import Wanted
+from gateway.store.messages import DeadMessageFilter
 from gateway.store.pool import Database
-from gateway.store.telemetry import DeadMessage, TelemetryStore
+from gateway.store.telemetry import DeadMessage, TelemetryStore, message_digest
+from gateway.store.telemetry import bury as bury_in
 from tests.fixtures.connection_rig import World
 from tests.fixtures.http_rig import served
+from tests.integration.test_ingest_fence import waits
 from tests.integration.test_operating import Shell
 
 USUAL = "{customer}/devices/{device}/telemetry"
@@ -111,7 +113,7 @@ async def test_what_is_taken_is_gone_and_what_fails_again_stays_with_its_new_rea
         dead({"t": 1}, customer="initech", reason="invalid_json"),
         dead(b"head", reason="oversized_packet"),
     )
-    found = await Messages(configured(), database).replay(Wanted(), limit=10)
+    found = await Messages(configured(), database).replay(DeadMessageFilter(), limit=10)
     assert (found.replayed, found.samples, found.failed_count, found.last) == (1, 1, 3, None)
     assert {one.id: one.reason for one in found.failed} == {
         broken: "invalid_json",
@@ -130,11 +132,11 @@ async def test_a_replay_adds_what_is_missing_and_replaces_nothing_that_came_late
     at = clock.now().replace(microsecond=0) - HOUR
     await bury(database, dead({"ts": at.isoformat(), "t": 1, "u": 2}))
     await take(database, at, {"t": 9}, received=clock.now() + HOUR)
-    await Messages(configured(), database).replay(Wanted(), limit=10)
+    await Messages(configured(), database).replay(DeadMessageFilter(), limit=10)
     assert [row[2] for row in await held(database)] == [{"t": 9, "u": 2}]
     before = await position(database)
     await bury(database, dead({"ts": at.isoformat(), "t": 1, "u": 2}))
-    found = await Messages(configured(), database).replay(Wanted(), limit=10)
+    found = await Messages(configured(), database).replay(DeadMessageFilter(), limit=10)
     assert found.replayed == 1 and await reasons(database) == {}
     assert await position(database) == before, "nothing is new: nothing is delivered"
 
@@ -143,21 +145,21 @@ async def test_a_replay_of_the_later_message_does_replace(database: Database) ->
     at = clock.now().replace(microsecond=0) - HOUR
     await take(database, at, {"t": 9, "v": 1}, received=at)
     await bury(database, dead({"ts": at.isoformat(), "t": 1}))
-    await Messages(configured(), database).replay(Wanted(), limit=10)
+    await Messages(configured(), database).replay(DeadMessageFilter(), limit=10)
     assert [row[2] for row in await held(database)] == [{"t": 1, "v": 1}]
 
 
 async def test_of_two_letters_of_one_instant_the_later_one_counts(database: Database) -> None:
     at = (clock.now() - HOUR).isoformat()
     await bury(database, *(dead({"ts": at, "t": value}) for value in (1, 2, 3)))
-    found = await Messages(configured(), database).replay(Wanted(), limit=10)
+    found = await Messages(configured(), database).replay(DeadMessageFilter(), limit=10)
     assert found.replayed == 3 and [row[2] for row in await held(database)] == [{"t": 3}]
 
 
 async def test_replays_at_once_take_each_message_once(database: Database) -> None:
     await bury(database, *(dead({"n": number}, device=f"d{number}") for number in range(20)))
     service = Messages(configured(), database)
-    await asyncio.gather(*(service.replay(Wanted(), limit=50) for _ in range(3)))
+    await asyncio.gather(*(service.replay(DeadMessageFilter(), limit=50) for _ in range(3)))
     rows = await held(database)
     assert len(rows) == 20 and all(row[3] == 0 for row in rows) and await reasons(database) == {}
 
@@ -175,14 +177,45 @@ async def test_what_comes_again_while_it_is_tried_stays(database: Database) -> N
 
 async def test_what_the_broker_had_kept_is_still_no_reading_of_then(database: Database) -> None:
     await bury(database, dead({"t": -3}, is_retained=True), dead({"t": 4}))
-    found = await Messages(configured(), database).replay(Wanted(), limit=10)
+    found = await Messages(configured(), database).replay(DeadMessageFilter(), limit=10)
     assert (found.replayed, found.samples) == (2, 1)
     assert [row[2] for row in await held(database)] == [{"t": 4}]
 
 
+async def test_what_is_said_of_a_message_is_what_a_replay_does(database: Database) -> None:
+    """Whatever it is a dead letter for: explained and tried again by the same rules, at the same times."""
+    later = clock.now() + timedelta(days=2)
+    own_time = {"topic": "own/{customer}/{device}", "format": "json", "retained": "own_time"}
+    settings = configured({"topic": USUAL}, own_time)
+    ids = await bury(
+        database,
+        dead({"t": 1}),
+        dead({"t": 2}, is_retained=True),
+        dead({"ts": clock.now().isoformat(), "t": 3}, is_retained=True),
+        dead({"t": 4}, topic="own/acme/d", is_retained=True),
+        dead({"ts": clock.now().isoformat(), "t": 5}, reason="timestamp_in_future"),
+        dead({"ts": later.isoformat(), "t": 6}, reason="timestamp_in_future"),
+        dead({"t": 7}, customer="initech"),
+        dead(b"{"),
+    )
+    async with database.connection() as connection:  # it came when its time was still far away
+        await connection.execute(
+            "update dead_letter set first_at = first_at - interval '1 hour' where dead_letter_id = $1",
+            ids[4],
+        )
+    asked = Messages(settings, database)
+    for each in ids:
+        told = await asked.one(each)
+        assert told is not None and told.explanation is not None
+        found = await asked.replay_these([each])
+        assert told.explanation.dead_letter == (found.failed[0].reason if found.failed else None)
+        assert len(told.explanation.samples) == found.samples
+    assert sorted(row[2]["t"] for row in await held(database)) == [1, 3, 5]
+
+
 async def test_devices_beyond_the_quota_stay_dead(database: Database) -> None:
     await bury(database, *(dead({"t": 1}, device=name, reason="too_many_devices") for name in ("a", "b")))
-    found = await Messages(configured(quotas={"devices": 1}), database).replay(Wanted(), limit=10)
+    found = await Messages(configured(quotas={"devices": 1}), database).replay(DeadMessageFilter(), limit=10)
     assert found.replayed == 1 and [one.reason for one in found.failed] == ["too_many_devices"]
 
 
@@ -190,10 +223,10 @@ async def test_a_bound_replay_never_writes_to_another_customer(database: Databas
     """The source was changed, and gives the topic to somebody else."""
     moved = configured({"topic": "acme/devices/{device}/telemetry", "customer": "globex"})
     [letter] = await bury(database, dead({"t": 1}, reason="invalid_json"))
-    bound = await Messages(moved, database).replay(Wanted(customer="acme"), limit=10, bound="acme")
+    bound = await Messages(moved, database).replay(DeadMessageFilter(customer="acme"), limit=10, bound="acme")
     assert bound.failed_count == 1 and await held(database) == []
     assert await reasons(database) == {letter: "invalid_json"}
-    assert (await Messages(moved, database).replay(Wanted(), limit=10)).replayed == 1
+    assert (await Messages(moved, database).replay(DeadMessageFilter(), limit=10)).replayed == 1
 
 
 async def test_filters_and_pages_reach_each_message_once(database: Database) -> None:
@@ -204,15 +237,15 @@ async def test_filters_and_pages_reach_each_message_once(database: Database) -> 
         dead({"n": 2}, customer=None, source=None, reason="array"),
     )
     expected = {
-        Wanted(): ids,
-        Wanted(customer="acme"): ids[:12],
-        Wanted(customer="acme", reason="array"): ids[1:12:2],
-        Wanted(reason="array"): [*ids[1:12:2], ids[13]],
-        Wanted(source=""): ids[12:],
-        Wanted(source=USUAL, topic="/d1/"): ids[1:12:3],
-        Wanted(topic="%"): [],
-        Wanted(up_to=ids[4]): ids[:5],
-        Wanted(customer=""): [],
+        DeadMessageFilter(): ids,
+        DeadMessageFilter(customer="acme"): ids[:12],
+        DeadMessageFilter(customer="acme", reason="array"): ids[1:12:2],
+        DeadMessageFilter(reason="array"): [*ids[1:12:2], ids[13]],
+        DeadMessageFilter(source=""): ids[12:],
+        DeadMessageFilter(source=USUAL, topic="/d1/"): ids[1:12:3],
+        DeadMessageFilter(topic="%"): [],
+        DeadMessageFilter(up_to=ids[4]): ids[:5],
+        DeadMessageFilter(customer=""): [],
     }
     for wanted, right in expected.items():
         seen: list[int] = []
@@ -232,9 +265,26 @@ async def test_filters_and_pages_reach_each_message_once(database: Database) -> 
     assert counted.newest == ids[11] and counted.complete
     service = Messages(configured(), database)
     with pytest.raises(RequestRefused, match="6 messages fit"):
-        await service.discard(Wanted(customer="acme", reason="array"), expected=5)
-    await service.discard(Wanted(customer="acme", reason="array"), expected=6)
+        await service.discard(DeadMessageFilter(customer="acme", reason="array"), expected=5)
+    await service.discard(DeadMessageFilter(customer="acme", reason="array"), expected=6)
     assert sorted(await reasons(database)) == sorted({*ids} - {*ids[1:12:2]})
+
+
+async def test_messages_are_let_go_of_in_the_order_in_which_commits_count_them(database: Database) -> None:
+    messages = sorted(
+        (dead({"n": n}) for n in range(2)),
+        key=lambda one: message_digest(one.topic, one.payload),
+        reverse=True,
+    )
+    await bury(database, *messages)
+    async with database.transaction() as commit:
+        await bury_in(commit, messages[1:])
+        wanted = DeadMessageFilter(customer="acme")
+        discarding = asyncio.create_task(store.discard(database, wanted, expected=2))
+        await waits(database, "kind = 'message' and dead_letter_id <= $5")
+        await bury_in(commit, messages[:1])
+    assert await discarding == 2
+    assert not await reasons(database)
 
 
 # Over HTTP and by commands

@@ -21,12 +21,15 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from benchmarks.servers import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 PASSWORDS = {"gateway": "gate-secret", "acme": "acme-secret", "globex": "globex-secret"}
 NOT_AUTHORIZED = 0x87
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
+    seconds *= PATIENCE
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come in {seconds:g} s"
@@ -134,7 +137,7 @@ def process(broker: Broker) -> Iterator[subprocess.Popen[bytes]]:
     running = broker.start()
     yield running
     running.terminate()
-    running.wait(timeout=10)
+    running.wait(timeout=10 * PATIENCE)
 
 
 def test_customers_are_kept_apart(broker: Broker, process: subprocess.Popen[bytes]) -> None:
@@ -232,7 +235,7 @@ def test_the_queue_outlives_a_restart(broker: Broker) -> None:
             )  # more than the default limit
     finally:
         first.send_signal(signal.SIGTERM)
-        first.wait(timeout=20)
+        first.wait(timeout=20 * PATIENCE)
     second = broker.start()
     try:
         with Client(broker, "gateway", "gateway-1") as gateway:
@@ -240,4 +243,4 @@ def test_the_queue_outlives_a_restart(broker: Broker) -> None:
             assert [int(payload) for _, payload in gateway.received] == list(range(1500))
     finally:
         second.terminate()
-        second.wait(timeout=20)
+        second.wait(timeout=20 * PATIENCE)

@@ -11,12 +11,13 @@ import pytest
 
 from connectors.kit.authorization import Bearer
 from connectors.kit.http import HttpClient
-from connectors.kit.oauth import OAuthExchange, authorization_url, new_verifier
-from gateway.connections.tokens import Tokens
-from gateway.connections.vault import Vault
+from connectors.kit.oauth import OAuthExchange, authorization_url
+from gateway.credentials.tokens import Tokens
+from gateway.credentials.vault import Vault
 from gateway.model.connector import Auth
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.errors import AuthRefused, BadConfiguration, OutcomeUnknown, RateLimited, Unavailable
+from gateway.store.access import new_secret
 from gateway.store.pool import Database
 from tests.fixtures.credential_rig import CONNECTION, CUSTOMER, KEY, SYSTEM, connected
 from tests.fixtures.oauth_server import MACHINE, REDIRECT, WEB, OAuthServer
@@ -37,7 +38,7 @@ def credential(
 
 
 async def consented(server: OAuthServer, web: Credential, *, verifier: str | None = None) -> TokenGrant:
-    mine = new_verifier()
+    mine = new_secret()
     code = await server.code(authorization_url(web.values, redirect_uri=REDIRECT, state="s", verifier=mine))
     return await EXCHANGE.redeem(
         web, code=code, verifier=verifier or mine, redirect_uri=REDIRECT, timeout_seconds=10
@@ -55,13 +56,13 @@ async def test_a_client_of_its_own(server: OAuthServer, authentication: str) -> 
 
 
 async def test_a_persons_consent_is_good_once_and_with_the_verifier_only(server: OAuthServer) -> None:
-    web, verifier = credential(server, WEB), new_verifier()
+    web, verifier = credential(server, WEB), new_secret()
     code = await server.code(
         authorization_url(web.values, redirect_uri=REDIRECT, state="s", verifier=verifier)
     )
     with pytest.raises(AuthRefused) as caught:
         await EXCHANGE.redeem(
-            web, code=code, verifier=new_verifier(), redirect_uri=REDIRECT, timeout_seconds=10
+            web, code=code, verifier=new_secret(), redirect_uri=REDIRECT, timeout_seconds=10
         )
     assert caught.value.final
     grant = await consented(server, web)

@@ -270,6 +270,38 @@ def test_a_connection_that_there_is_not_is_refused(shell: Shell) -> None:
         assert isinstance(error, RequestRefused) and error.code == "request.not_found", command
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("devices", "list", "--customer", "acmee"), "there is no customer 'acmee'; did you mean 'acme'?"),
+        (("devices", "show", "acmee", "pump-1"), "there is no customer 'acmee'; did you mean 'acme'?"),
+        (("alerts", "--customer", "acmee"), "there is no customer 'acmee'; did you mean 'acme'?"),
+        (("alerts", "--connection", "nosuch"), "there is no connection 'nosuch'"),
+        (("connections", "pause", "acme-2"), "there is no connection 'acme-2'; did you mean 'acme-1'?"),
+        (("connections", "resume", "acme-2"), "there is no connection 'acme-2'; did you mean 'acme-1'?"),
+        (
+            ("dead-letters", "replay", "--connection", "acme-2"),
+            "there is no connection 'acme-2'; did you mean 'acme-1'?",
+        ),
+    ],
+)
+def test_a_name_that_there_is_not_is_no_empty_list(
+    shell: Shell, arguments: tuple[str, ...], said: str
+) -> None:
+    shell.declare("acme-1")
+    shell.run("apply")
+    refused = shell.refused(*arguments)
+    assert isinstance(refused, RequestRefused) and str(refused).startswith(said)
+
+
+async def test_a_device_that_there_is_not_is_said_with_what_is_near(shell: Shell) -> None:
+    await shell.execute("insert into customer values ('acme') on conflict do nothing")
+    await shell.execute("insert into device (customer_id, device_id, revision) values ('acme', 'pump-1', 1)")
+    for name, said in (("pump-l", "did you mean 'pump-1'?"), ("zzz", "`fieldgate devices list")):
+        refused = await asyncio.to_thread(shell.refused, "devices", "show", "acme", name)
+        assert isinstance(refused, RequestRefused) and said in str(refused)
+
+
 def test_a_reconnect_link_is_printed_alone(shell: Shell) -> None:
     shell.declare("acme-1")
     shell.run("apply")
@@ -278,9 +310,13 @@ def test_a_reconnect_link_is_printed_alone(shell: Shell) -> None:
     assert "good once" in done.stderr
 
 
-def test_a_database_without_its_migrations_is_said(shell: Shell) -> None:
+@pytest.mark.parametrize(
+    "command",
+    ["connections list", "devices list", "alerts", "incidents", "keys", "keys rotate", "credits", "events"],
+)
+def test_a_database_without_its_migrations_is_said(shell: Shell, command: str) -> None:
     shell.dsn, shell.sink = shell.sink, shell.dsn
-    error = shell.refused("connections", "list")
+    error = shell.refused(*command.split())
     assert isinstance(error, StoreError) and "fieldgate migrate" in str(error)
 
 

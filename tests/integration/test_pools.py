@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.servers import wait_until
+from benchmarks.servers import PATIENCE, wait_until
 from connectors.kit import egress, pools
 from connectors.kit.http import HttpClient
 from connectors.kit.tls import shared_context, tls_context
@@ -32,6 +32,10 @@ class Site:
 
     port: int = 0
     answers: dict[str, bytes] = field(default_factory=dict)
+    afterthoughts: dict[str, bytes] = field(default_factory=dict)
+    """By path: what is said once somebody has `asked` for it, behind the answer."""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    added: int = 0
     hold: asyncio.Event = field(default_factory=asyncio.Event)
     requests: list[tuple[int, str]] = field(default_factory=list)
     connections: int = 0
@@ -54,6 +58,11 @@ class Site:
                     await self.hold.wait()
                 writer.write(self.answers.get(path, OK))
                 await writer.drain()
+                if path in self.afterthoughts:
+                    await self.asked.wait()
+                    writer.write(self.afterthoughts[path])
+                    await writer.drain()
+                    self.added += 1
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -206,7 +215,7 @@ async def test_a_slow_customer_takes_no_place_of_another(make: Make) -> None:
         slow, quick = make(found.url, "slow"), make(found.url, "quick")
         waiting = [asyncio.create_task(slow.call("x", "GET", "/slow")) for _ in range(3 * pools.PLACES)]
         await wait_until(lambda: found.open == pools.PLACES, what="the slow one has all its places")
-        await asyncio.wait_for(quick.call("x", "GET", "/quick"), 2)
+        await asyncio.wait_for(quick.call("x", "GET", "/quick"), 2 * PATIENCE)
         assert found.open == pools.PLACES + 1
         found.hold.set()
         await asyncio.gather(*waiting)
@@ -235,3 +244,33 @@ async def test_what_comes_behind_an_answer_is_nobodys(make: Make, behind: bytes)
             await attacker.call("x", "GET", "/twice")
             assert (await victim.call("x", "GET", "/good")).json == {}
         assert found.connections > 3, "a connection with something behind the answer was used again"
+
+
+@pytest.mark.parametrize("behind", [OK.replace(b"{}", b"[]"), b"HTTP/1.1 200", b"\r\n"])
+async def test_what_comes_while_nobody_asks_is_nobodys(make: Make, behind: bytes) -> None:
+    """It says more once its connection rests: whoever calls next on it would take that for the answer. Some
+    well-kept clients do (aiohttp 3.14).
+    """
+    async with site() as found:
+        found.afterthoughts["/later"] = behind
+        attacker, victim = make(found.url), make(found.url)
+        await attacker.call("x", "GET", "/later")
+        found.asked.set()
+        await wait_until(lambda: found.added == 1, what="more was said")
+        assert (await victim.call("x", "GET", "/good")).json == {}
+        assert [connection for connection, _ in found.requests] == [1, 2]
+
+
+async def test_a_link_with_a_user_in_it_does_not_replace_the_credential(make: Make) -> None:
+    """A system says where its next page is, and may name a user there: httpx's client would log on as him."""
+    async with site() as found:
+        client = make(found.url)
+        await client.call(
+            "x",
+            "GET",
+            f"http://eve:pw@127.0.0.1:{found.port}/next",
+            headers={"authorization": "Bearer ours"},
+        )
+        ((_, head),) = found.requests
+        said = [line for line in head.lower().split("\r\n") if line.startswith("authorization:")]
+        assert said == ["authorization: bearer ours"]

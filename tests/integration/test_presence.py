@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import asyncpg
 import pytest
 
-from benchmarks.servers import Postgres, wait_until
+from benchmarks.servers import Postgres, patient, wait_until
 from gateway.model.errors import StoreError
 from gateway.store import leases, presence, telemetry
 from gateway.store.leases import Term
@@ -245,34 +245,43 @@ async def test_a_restart_of_the_database_takes_nothing_from_those_who_live(
                 assert await _claim(database, owner, f"ingest/{owner}") == terms[owner]
 
 
-async def test_who_waits_is_told_at_once(database: Database) -> None:
+async def test_who_waits_is_told_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "LOOK_SECONDS", LEASE_SECONDS)
     async with living(database, "two/b") as waiting:
         told = asyncio.Event()
         waiting.on_change(told.set)
         await _claim(database, "one/a")
         told.clear()
         await leases.release(database, "ingest/0", "one/a")
-        async with asyncio.timeout(0.4):  # a look is later
+        async with patient(2):  # a look is later, after a sixth of the lease
             await told.wait()
-        told.clear()
+
+
+async def test_who_waits_is_told_of_a_death(database: Database) -> None:
+    async with living(database, "two/b") as waiting:
+        told = asyncio.Event()
         async with living(database, "one/a"):
             await _claim(database, "one/a")
-        async with asyncio.timeout(5):
+            waiting.on_change(told.set)
+
+        async def is_free() -> bool:
             await told.wait()
-        assert await _claim(database, "two/b") is not None
+            return await _claim(database, "two/b") is not None
+
+        await wait_until(is_free, seconds=5, what="it is told, and what the dead one held is free")
 
 
 async def test_who_leaves_or_dies_takes_no_share(database: Database) -> None:
     async def seen() -> int:
-        return await telemetry.replicas_seen(database, "two/b", LEASE_SECONDS)
+        return await presence.replicas_seen(database, "two/b", LEASE_SECONDS)
 
     async with living(database, "two/b"):
         async with living(database, "one/a"):
-            assert await telemetry.replicas_seen(database, "one/a", LEASE_SECONDS) == await seen() == 2
+            assert await presence.replicas_seen(database, "one/a", LEASE_SECONDS) == await seen() == 2
             await presence.leave(database, "one/a", LEASE_SECONDS)
             assert await seen() == 1
             assert await _life(database, "one/a") is not None, "what it still does has no owner"
-            assert await telemetry.replicas_seen(database, "one/a", LEASE_SECONDS) == await seen() == 2
+            assert await presence.replicas_seen(database, "one/a", LEASE_SECONDS) == await seen() == 2
 
         async def is_alone() -> bool:
             return await seen() == 1

@@ -16,11 +16,12 @@ import jsonschema
 import orjson
 import pytest
 
-from benchmarks.servers import Mosquitto, free_port
+from benchmarks.servers import Mosquitto, free_port, patient
+from gateway.broker_tls import tls_context
 from gateway.events import mqtt_publisher
 from gateway.events.documents import IssueDocument, StatusDocument
 from gateway.events.mqtt_publisher import StatusPublisher
-from gateway.events.session import StrictClient, tls_context
+from gateway.events.session import StrictClient
 from gateway.model.errors import ConfigError
 from gateway.settings import BrokerSettings, Settings
 from gateway.store.pool import Database
@@ -56,7 +57,7 @@ class Watcher:
         return orjson.loads(self.held[topic]) if self.held.get(topic) else {}
 
     async def until(self, condition: Callable[[], object], seconds: float = 15) -> None:
-        async with asyncio.timeout(seconds):
+        async with patient(seconds):
             while not condition():
                 await asyncio.sleep(0.01)
 
@@ -255,7 +256,7 @@ async def test_issues_converge_when_the_broker_returns_with_what_it_had_saved_lo
         await broker.stop()
         shutil.copy(tmp_path / "saved", saved)
         await broker.start()
-        async with asyncio.timeout(30):
+        async with patient(30):
             while ISSUE in await retained_at(broker.port):
                 await asyncio.sleep(0.1)
 
@@ -422,7 +423,7 @@ async def test_the_last_wills_of_a_killed_replica(mosquitto: Mosquitto, dsn: str
 
 
 async def test_it_stops_soon_while_the_broker_is_away(database: Database) -> None:
-    async with asyncio.timeout(10), publishing(free_port(), database, "one") as publisher:
+    async with patient(10), publishing(free_port(), database, "one") as publisher:
         await publisher.draining()
 
 
@@ -433,7 +434,7 @@ async def test_a_publish_fails_at_once_when_the_connection_ends(mosquitto: Mosqu
         async with StrictClient(broker, "strict", will, None) as client:
             await client.retain("t", b"1")
             await mosquitto.stop()
-            async with asyncio.timeout(4):
+            async with patient(4):
                 await client.retain("t", b"2")
     await mosquitto.start()
     async with watching(mosquitto.port) as after, StrictClient(broker, "strict", will, None) as client:

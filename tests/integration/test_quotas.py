@@ -4,20 +4,21 @@ else notices.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.servers import wait_until
+from benchmarks.servers import patient, wait_until
 from gateway import clock
 from gateway.ingest import quotas as module
+from gateway.ingest.batch import Message
 from gateway.ingest.decode import Decoder
-from gateway.ingest.pipeline import Message, Pipeline
+from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
 from gateway.ingest.upkeep import Upkeep
@@ -45,9 +46,10 @@ def bounded(
     told: list[Excess] | None = None,
     sources: tuple[dict[str, Any], ...] = (USUAL,),
     customers: tuple[str, ...] = ("acme", "globex"),
+    bounds: Quotas | None = None,
     **values: object,
 ) -> Pipeline:
-    bounds = Quotas(QuotasSettings.model_validate(values), owner=owner)
+    bounds = bounds or Quotas(QuotasSettings.model_validate(values), owner=owner)
     telemetry = TelemetrySettings.model_validate({"sources": list(sources)})
     compiled = compile_sources(telemetry.sources)
     writer = TelemetryStore(
@@ -157,7 +159,7 @@ async def test_what_is_told_is_committed_with_the_acknowledgement(database: Data
         assert len(session.log) == 11
         async with database.connection() as connection:
             await connection.execute("alter table away rename to quota_excess")
-        async with asyncio.timeout(20):
+        async with patient(20):
             await taking.drained()
     assert len(session.log) == 15
     assert await rows(database, "select dropped from quota_excess") == [(4,)]
@@ -171,7 +173,7 @@ async def test_who_has_the_partition_alone_is_slowed_and_loses_nothing(database:
         taking.receive(session, sent(6030))
         taking.receive(session, sent(20))
         assert session.log.count("pause") == 2 and taking.is_stuck
-        async with asyncio.timeout(20):
+        async with patient(20):
             await taking.drained()
         await wait_until(lambda: "resume" in session.log, seconds=20, what="it reads on")
         assert not taking.is_stuck
@@ -385,3 +387,54 @@ def test_a_reload_changes_the_quota_and_no_bucket() -> None:
     assert bounds.refusal("acme", 1, 32.0) is None
     assert bounds.watched == {"acme"}
     assert bounds.refusal("acme", 1, 32.0 + 2 * BURST_SECONDS) is None and not bounds.watched
+
+
+def many(samples: int, customer: str = "acme", *, topic: str = "{}/devices/d/telemetry") -> Message:
+    """One message of so many samples."""
+    begin = int(time.time() * 1000) - 600_000
+    items: list[dict[str, object]] = [
+        {"ts": begin + number, "metrics": {"n": 1}} for number in range(samples)
+    ]
+    if topic.startswith("hub/"):
+        items = [{"ts": begin + number, "who": customer, "dev": "d", "n": 1} for number in range(samples)]
+    body: object = {"list": items} if topic.startswith("hub/") else items
+    return topic.format(customer), json.dumps(body).encode(), next(_IDS), False
+
+
+@pytest.mark.parametrize("watched", [(), ("globex",)], ids=["nobody is watched", "another is watched"])
+async def test_a_message_of_many_samples_counts_as_many(database: Database, watched: tuple[str, ...]) -> None:
+    """It costs the commit as much: else a customer has a hundred times of its quota by packing."""
+    taking = bounded(database, messages_per_second=TEN_A_MINUTE)
+    floods = [sent(12, customer) for customer in watched]
+    await take(taking, Connection(), *floods, [many(12)], [many(3)])
+    assert (await stored(database))["acme"] == 12
+    assert await letters(database) == [("acme", "over_quota", 1)]
+
+
+async def test_a_message_of_many_samples_counts_as_many_of_who_is_watched(database: Database) -> None:
+    """What crosses the line is taken whole, and waited for afterwards."""
+    bounds = Quotas(QuotasSettings.model_validate({"messages_per_second": TEN_A_MINUTE}))
+    bounds.watched.add("acme")
+    taking = bounded(database, bounds=bounds)
+    await take(taking, Connection(), [many(3), many(3), many(30)], [many(1)])
+    assert await stored(database) == {"acme": 30}, "three times the same instants, and the rest"
+    assert await letters(database) == [("acme", "over_quota", 1)]
+    behind = -bounds._buckets["acme"].messages * TEN_A_MINUTE
+    assert behind == pytest.approx(26, abs=0.5)
+
+
+async def test_samples_of_a_customer_that_the_payload_names_count_each(database: Database) -> None:
+    taking = bounded_named(database)
+    hub = [many(6, topic="hub/1"), many(6, topic="hub/1"), many(6, topic="hub/2"), many(1, topic="hub/2")]
+    await take(taking, Connection(), *([one] for one in hub))
+    assert [reason for _, reason, _ in await letters(database)] == ["over_quota"]
+    found = await rows(database, "select sum(dead_letters)::int from quota_excess")
+    assert found == [(2,)]
+
+
+async def test_samples_slow_who_has_the_partition_alone(database: Database) -> None:
+    told: list[Excess] = []
+    taking = bounded(database, owner="acme", told=told, messages_per_second=1)
+    await take(taking, Connection(), [many(90)])
+    assert await stored(database) == {"acme": 90} and await letters(database) == []
+    assert [round(one.slowed_seconds) for one in told] == [30]

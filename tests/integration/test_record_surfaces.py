@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,16 +19,19 @@ from benchmarks.servers import Mosquitto, wait_until
 from connectors.kit.inbound import key_of
 from connectors.kit.json_text import parse_json
 from gateway import clock
-from gateway.events.record_documents import fitting, page_payload, record_payload
+from gateway.events.command_documents import RecordsAnswer
+from gateway.events.commands import ENVELOPE_BYTES
+from gateway.events.record_documents import answer_payload, page_payload
 from gateway.events.record_publisher import AT_ONCE, FEW, RecordPublisher
 from gateway.model.errors import RequestRefused
 from gateway.model.inbound import InboundRecord
 from gateway.model.pressure import Pressure
-from gateway.model.record import LogPlace, keep, read_cursor, topic_level
+from gateway.model.record import BEGINNING, MAX_BODY_BYTES, LogPlace, keep, read_cursor, topic_level
 from gateway.settings import Settings
 from gateway.store import inbound, records
 from gateway.store.pool import Database
-from gateway.store.records import Records
+from gateway.store.queries import sql
+from gateway.store.records import Records, StoredRecord
 from tests.fixtures.commanding import Customer, commanded, customer
 from tests.fixtures.inbound_rig import Consumer, InboundRig
 from tests.fixtures.source import NOON, Source
@@ -300,10 +303,137 @@ async def _all_of(acme: Customer, *, cursor: str | None = None, limit: int) -> t
 async def test_answers_hold_as_many_records_as_fit(database: Database, rig: InboundRig) -> None:
     await changed(rig, *[(f"r-{number}", {"text": "x" * 100_000}) for number in range(5)])
     page = await Records(database).page("acme", limit=100)
-    part = fitting(page, 250_000)
-    assert (len(part.records), part.has_more, part.position) == (2, True, part.records[-1].revision)
-    assert fitting(page, 10).records == page.records[:1]
-    assert sum(len(record_payload(record)) for record in part.records) < 250_000
+    written = answer_payload(page, request_id="one", max_bytes=250_000)
+    part = RecordsAnswer.model_validate_json(written)
+    assert (part.request_id, len(part.items), part.has_more) == ("one", 2, True)
+    assert len(written) < 250_000 + ENVELOPE_BYTES
+    rest = await Records(database).page("acme", place=read_cursor(part.next, customer="acme"), limit=100)
+    assert [*(item.key for item in part.items), *(found.key for found in rest.records)] == [
+        f"r-{number}" for number in range(5)
+    ]
+    least = RecordsAnswer.model_validate_json(answer_payload(page, request_id="one", max_bytes=10))
+    assert ([item.key for item in least.items], least.has_more) == (["r-0"], True)
+
+
+@dataclass
+class Interrupted:
+    """A database of which something is committed between the statements of whoever reads it."""
+
+    database: Database
+    meanwhile: Callable[[], Awaitable[None]]
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        async with self.database.connection() as session:
+            yield InterruptedSession(session, self.meanwhile)
+
+
+@dataclass
+class InterruptedSession:
+    session: Any
+    meanwhile: Callable[[], Awaitable[None]]
+
+    def __getattr__(self, name: str) -> Any:
+        async def asked(*arguments: object) -> Any:
+            found = await getattr(self.session, name)(*arguments)
+            await self.meanwhile()
+            return found
+
+        return asked
+
+
+@pytest.mark.parametrize("how", ["page", "narrowed", "told"])
+async def test_what_is_committed_while_a_reader_reads_is_not_skipped(
+    database: Database, rig: InboundRig, how: str
+) -> None:
+    """Where the log ends is read before its records: the other way round a reader would go on from behind a
+    record that it has not seen.
+    """
+    numbers, seen, position = iter(range(6)), list[str](), 0
+
+    async def meanwhile() -> None:
+        if (number := next(numbers, None)) is not None:
+            await changed(rig, (f"r-{number}", {"n": number}))
+
+    reading: Any = Interrupted(database, meanwhile)
+    for _ in range(12):
+        if how == "told":
+            batch, position = await records.to_tell(reading, "acme", position, 100)
+            seen += [each.record.key for each in batch]
+        else:
+            place = LogPlace(customer="acme", epoch=None, position=position)
+            stream = "work_orders" if how == "narrowed" else None
+            page = await Records(reading).page("acme", place=place, stream=stream, limit=100)
+            seen, position = seen + [record.key for record in page.records], page.position
+    assert sorted(set(seen)) == [f"r-{number}" for number in range(6)]
+
+
+@pytest.mark.parametrize("stream", [None, "work_orders"])
+async def test_a_page_ends_with_so_many_bytes_and_skips_nothing(
+    database: Database, rig: InboundRig, stream: str | None
+) -> None:
+    bodies = {f"r-{number}": {"text": "é" * 50_000} for number in range(7)}
+    await changed(rig, *bodies.items())
+    reads, place, pages = Records(database), BEGINNING, []
+    while True:
+        page = await reads.page("acme", place=place, stream=stream, limit=100, max_bytes=250_000)
+        pages.append([record.key for record in page.records])
+        place = read_cursor(page.next, customer="acme")
+        if not page.has_more:
+            break
+    assert pages == [["r-0", "r-1", "r-2"], ["r-3", "r-4", "r-5"], ["r-6"]]
+    whole = await reads.page("acme", stream=stream, limit=100, max_bytes=700_000)
+    assert (len(whole.records), whole.has_more) == (7, False), "the last one alone makes it so many"
+    (first,) = (await reads.page("acme", stream=stream, limit=100, max_bytes=1)).records
+    assert first.key == "r-0", "one goes out, however large"
+
+
+async def test_every_statement_gives_a_record_in_the_order_of_its_fields(database: Database) -> None:
+    async with database.connection() as connection:
+        for name in ("record_page", "record_page_of", "record_one", "record_list", "publication_page"):
+            columns = [each.name for each in (await connection.prepare(sql(name))).get_attributes()]
+            given = StoredRecord._fields[1:]
+            assert tuple(columns[: len(given)]) == tuple(
+                {"connection": "connection_id"}.get(field, field) for field in given
+            ), name
+
+
+async def test_the_largest_record_there_can_be_fits_into_an_answer(
+    database: Database, mosquitto: Mosquitto, rig: InboundRig
+) -> None:
+    """PostgreSQL writes its JSON with spaces, which make it half as large again."""
+    dense = {"n": [7] * (MAX_BODY_BYTES // 2 - 100), "text": 'a, b: "c" \\', "exact": 10**40}
+    await changed(rig, ("first", {"n": 1}), ("dense", dense), ("last", {"n": 2}))
+    found: dict[str, object] = {}
+    cursor = None
+    async with commanded(settings(mosquitto.port), database), customer(mosquitto.port) as acme:
+        while True:
+            asked = {"limit": 100} | ({} if cursor is None else {"cursor": cursor})
+            assert "code" not in await acme.ask("records", asked)
+            answer = json.loads(acme.last)
+            found |= {item["key"]: item["body"] for item in answer["items"]}
+            cursor = answer["next"]
+            if not answer["has_more"]:
+                break
+    assert found == {"first": {"n": 1}, "dense": dense, "last": {"n": 2}}
+
+
+async def test_a_command_gives_what_http_gives(
+    mosquitto: Mosquitto, database: Database, rig: InboundRig
+) -> None:
+    body = {"n": 10**40, "f": 0.1, "text": 'é "\u2028 \\', "none": None, "deep": [[{"a": [1.5, -2]}]]}
+    await changed(rig, ("a/b", body), ("gone", {"n": 1}), *((f"r-{n}", {"n": n}) for n in range(9)))
+    await changed(rig, ("gone", None))
+    await delete(rig, "gone")
+    async with commanded(settings(mosquitto.port), database), customer(mosquitto.port) as acme:
+        await acme.ask("records", {"limit": 100})
+        answer = json.loads(acme.last)
+    page = await Records(database).page("acme", limit=100)
+    over_http = json.loads(page_payload(page))
+    assert (over_http["items"][0]["key"], over_http["items"][-1]["change"]) == ("a/b", "deleted")
+    assert over_http["items"][0]["body"] == body
+    answer.pop("request_id")
+    assert answer == over_http
 
 
 async def test_a_page_can_be_narrowed_and_a_cursor_goes_on(database: Database, rig: InboundRig) -> None:
@@ -325,7 +455,13 @@ async def test_a_page_can_be_narrowed_and_a_cursor_goes_on(database: Database, r
     assert not (await reads.page("globex", limit=9)).records
     boundary = first.records[-1].modified_at
     later = await reads.page("acme", modified_after=boundary, limit=100)
-    assert {record.key for record in later.records} >= {"r-4", "x"}
+    assert {record.key for record in later.records} == {"r-0", "r-1", "r-2", "r-3", "r-4", "x"}
+    own = await reads.page("acme", connection="acme-1", modified_after=boundary, limit=100)
+    assert {record.key for record in own.records} == {"r-0", "r-1", "r-2", "r-3", "r-4"}
+    after = await reads.page(
+        "acme", modified_after=boundary + timedelta(microseconds=1), stream="work_orders", limit=100
+    )
+    assert {record.key for record in after.records} == {"r-3", "r-4", "x"}
     nothing = await reads.page("acme", modified_after=boundary + timedelta(days=1), limit=100)
     assert (list(nothing.records), nothing.position) == ([], 6)
     payload = orjson.loads(page_payload(first))

@@ -9,22 +9,25 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 import mqtt5
 import pytest
 
-from benchmarks.servers import Mosquitto, wait_until
+from benchmarks.servers import PATIENCE, Mosquitto, wait_until
+from gateway import clock as gateway_clock
 from gateway import metrics
 from gateway.demo.publisher import Publisher
 from gateway.ingest import Ingest, brokers, partition
 from gateway.ingest.pipeline import Pipeline
-from gateway.ingest.session import Session, Subscription
+from gateway.ingest.session import IngestSession, Subscription
+from gateway.ingest.session import connect as ingest_connect
 from gateway.model.errors import BrokerRefused, StoreUnavailable
 from gateway.model.subscriptions import copies_of
 from gateway.model.topics import partition_of
 from gateway.settings import BrokerSettings, Settings
-from gateway.store import telemetry
+from gateway.store import moving, sessions
 from gateway.store.connections import register_customers
 from gateway.store.pool import Database
 from tests.fixtures.broker_script import Link, ScriptedBroker, publish
@@ -36,13 +39,18 @@ ALL = {"topic": "{_}/{device}/out", "customer": "acme"}
 
 
 def settings_of(
-    url: str, sources: Sequence[object], customers: Sequence[str] = ("acme",), partitions: int = 1
+    url: str,
+    sources: Sequence[object],
+    customers: Sequence[str] = ("acme",),
+    partitions: int = 1,
+    lease: str = "15s",
 ) -> Settings:
     return Settings.model_validate({
         "broker": {"url": url, "partitions": partitions},
         "customers": list(customers),
         "security": {"encryption_keys": ["k" * 32]},
         "telemetry": {"sources": list(sources)},
+        "sync": {"lease": lease},
     })  # fmt: skip
 
 
@@ -190,25 +198,25 @@ async def test_what_a_session_may_hold_is_on_record_before_it_does(
         await up(ingest)
         before = len(link.asked)
         with monkeypatch.context() as patched:
-            patched.setattr(telemetry, "remember_subscriptions", away)
+            patched.setattr(sessions, "remember_subscriptions", away)
             with pytest.raises(StoreUnavailable):
                 await ingest.reload(settings_of(broker.url, [USUAL, MILL]))
         assert link.asked[before:] == [] and ingest.settings.telemetry.sources[1].topic == LINE["topic"]
         link.send(publish("line/l1/out", b'{"a": 1}', 1))
         await link.acknowledged(1)
         written: list[set[str]] = []
-        remember = telemetry.remember_subscriptions
+        remember = sessions.remember_subscriptions
 
         async def noted(database: Database, client: str, filters: Sequence[str], **where: Any) -> None:
             assert len(link.asked) == before + 2 * len(written)
             await remember(database, client, filters, **where)
             written.append(set(filters))
 
-        monkeypatch.setattr(telemetry, "remember_subscriptions", noted)
+        monkeypatch.setattr(sessions, "remember_subscriptions", noted)
         await ingest.reload(settings_of(broker.url, [USUAL, MILL]))
         usual = "+/devices/+/telemetry"
         assert written == [{usual, "line/+/out", "mill/+/out"}, {usual, "mill/+/out"}]
-        monkeypatch.setattr(telemetry, "remember_subscriptions", remember)
+        monkeypatch.setattr(sessions, "remember_subscriptions", remember)
     assert await letters(database) == []
 
 
@@ -258,10 +266,10 @@ async def test_what_was_sent_for_the_old_filters_is_taken_until_none_comes_any_m
         assert await letters(database) == [("nobody/s", "unmatched_topic")]
         one = ingest._ours[0][0]
         clock = time.monotonic()
-        monkeypatch.setattr(partition.clock, "monotonic", lambda: clock + partition.LEFTOVER_SECONDS + 1)
+        monkeypatch.setattr(gateway_clock, "monotonic", lambda: clock + partition.LEFTOVER_SECONDS + 1)
         one.settle()
         assert not one.is_settled, "one came since"
-        monkeypatch.setattr(partition.clock, "monotonic", lambda: clock + 2 * partition.LEFTOVER_SECONDS + 2)
+        monkeypatch.setattr(gateway_clock, "monotonic", lambda: clock + 2 * partition.LEFTOVER_SECONDS + 2)
         one.settle()
         assert one.is_settled
         link.send(publish("line/too-late/out", b'{"a": 1}', 6))
@@ -276,10 +284,10 @@ async def test_a_session_that_is_down_takes_them_at_its_next_connection(
     database: Database, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Also where the reload comes `after` the broker has granted the old ones, and before anybody knows."""
-    gate, connect = asyncio.Event(), brokers.connect
+    gate, connect = asyncio.Event(), ingest_connect
     gate.set()
 
-    async def gated(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> Session:
+    async def gated(broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> IngestSession:
         if moment == "before":
             await gate.wait()
         session = await connect(broker, subscription, pipeline)
@@ -345,6 +353,36 @@ async def test_partitions_take_the_customers_that_come_and_let_go_those_that_lea
             await here.acknowledged(1)
     assert await devices(database) == {"queued", "new"}
     assert await letters(database) == [("c-unknown/devices/x/telemetry", "unknown_customer")]
+
+
+async def test_no_lease_waits_for_a_broker_that_is_slow_to_grant(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def never(_: IngestSession, filters: tuple[str, ...]) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async def lasts_until() -> datetime:
+        async with database.connection() as connection:
+            found: datetime = await connection.fetchval("select min(lease_until) from lease")
+            return found
+
+    monkeypatch.setattr(IngestSession, "change", never)
+    async with ScriptedBroker(nothing).running() as broker:
+        settings = settings_of(broker.url, [USUAL], ["acme"], partitions=2, lease="3s")
+        async with ingesting(database, settings) as ingest:
+            await up(ingest)
+            async with database.transaction() as connection:
+                await moving.expect(connection, "globex", "m1", 1_000)
+            await asyncio.wait_for(asked.wait(), 20 * PATIENCE)
+            seen = await lasts_until()
+
+            async def is_renewed() -> bool:
+                return await lasts_until() > seen
+
+            await wait_until(is_renewed, seconds=10, what="the leases are renewed")
 
 
 FLOWS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -20,7 +21,7 @@ from gateway.ingest import Ingest, service
 from gateway.ingest import hearing as hearing_module
 from gateway.ingest.hearing import QUEUE_SECONDS, Hearing
 from gateway.ingest.registry import Registry
-from gateway.ingest.silence import Silence
+from gateway.ingest.silence import SilenceWatch
 from gateway.model.errors import StoreError
 from gateway.model.sample import to_microseconds
 from gateway.model.topics import partition_of
@@ -84,6 +85,34 @@ async def test_in_an_outage_of_an_hour_nobody_is_silent_and_who_stopped_is_found
     assert await world.events() in ([], [("silent", "stops")])
     await sending(world, HOUR, stopped)
     assert await world.events() == [("silent", "stops")]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("queue", [150_000, 0], ids=["some_queued", "nothing_queued"])
+async def test_an_hour_without_us_makes_none_of_100_000_devices_silent(
+    database: Database, queue: int
+) -> None:
+    """They send every five minutes; one in a thousand stops meanwhile, and those are found (`DEVICES`: so many
+    in all).
+    """
+    count = int(os.environ.get("DEVICES", "100000"))
+    world = Simulation(database, queue=queue)
+    await world.hear()
+    fleet = {f"d{number}": 5 for number in range(count)}
+    await world.known(*fleet)
+    async with database.connection() as connection:
+        await connection.execute("analyze device")
+    await sending(world, 40, fleet)
+    stopped = {device: every for device, every in fleet.items() if int(device[1:]) % 1000}
+    gone = {("silent", device) for device in fleet.keys() - stopped.keys()}
+    await sending(world, HOUR, stopped, listens=False)
+    assert await world.events() == []
+    await sending(world, 10, stopped)
+    assert set(await world.events()) <= gone
+    await sending(world, 30, stopped)
+    told = await world.events()
+    assert set(told) == gone and len(told) == len(gone)
 
 
 async def test_outages_again_and_again_make_nobody_silent(simulation: Simulation) -> None:
@@ -154,6 +183,25 @@ async def test_an_excess_between_two_looks_counts_too_and_one_of_another_kind_or
         await connection.execute(OVER.replace("'acme'", "'globex'"), "bytes_per_second", simulation.at(began))
     await sending(simulation, 6, {})
     assert await simulation.events() == [("silent", "a")]
+
+
+async def test_a_time_over_quota_teaches_nothing_of_how_often_a_device_sends(simulation: Simulation) -> None:
+    """It sent as ever, and most of it was refused: what was taken came seldom."""
+    await simulation.known("a")
+    await sending(simulation, 4 * HOUR, {"a": 10})
+    usual = await simulation.usual("a")
+    async with simulation.database.connection() as connection:
+        await connection.execute(OVER, "bytes_per_second", simulation.at(simulation.now))
+    await sending(simulation, 6 * HOUR, {"a": 2 * HOUR})
+    await sending(simulation, 1 * HOUR, {})
+    async with simulation.database.connection() as connection:
+        await connection.execute("update quota_excess set ended_at = $1", simulation.at(simulation.now))
+    await sending(simulation, 10, {"a": 10})
+    assert await simulation.usual("a") == usual
+    await sending(simulation, 20, {"a": 10})
+    assert await simulation.usual("a") == pytest.approx(600, rel=0.05)
+    await sending(simulation, 2 * HOUR, {"a": 2 * HOUR})
+    assert await simulation.usual("a") > 700, "where nothing was refused it is learned"
 
 
 async def test_a_process_that_was_killed_loses_nobodys_last_message(simulation: Simulation) -> None:
@@ -417,7 +465,7 @@ class Live:
         self.registry = Registry(database)
         configured = settings_for(port, telemetry={"silent_after": "3s"})
         self.ingest = Ingest(configured, database, "one", registry=self.registry)
-        self.judge = Silence(database, lambda: self.ingest.settings, owner="one")
+        self.judge = SilenceWatch(database, lambda: self.ingest.settings, owner="one")
 
     async def told(self) -> set[tuple[str, str]]:
         async with self.database.connection() as connection:

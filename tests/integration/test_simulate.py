@@ -16,9 +16,10 @@ import aiomqtt
 import orjson
 import pytest
 
-from benchmarks.servers import Mosquitto
+from benchmarks.servers import Mosquitto, patient
 from gateway.demo.fleet import Fleet, advance, new_machine, publish_steadily
 from gateway.demo.publisher import Publisher
+from gateway.payloads.sparkplug.wire import rebirth
 from gateway.settings import BrokerSettings
 from tests.fixtures.waiting import wait_until
 
@@ -59,7 +60,7 @@ def test_equal_seeds_give_equal_fleets() -> None:
     at = [START + timedelta(seconds=step) for step in range(50)]
     one, two = ([fleet.next_message(moment) for moment in at] for fleet in fleets)
     assert one == two
-    assert {topic for topic, _ in one} == {
+    assert {topic for topic, _, _ in one} == {
         f"acme/devices/{device}/telemetry"
         for device in ("pump-01", "press-01", "fan-01", "pump-02", "press-02")
     }
@@ -88,19 +89,21 @@ async def test_every_message_reaches_the_subscriber_through_a_killed_connection(
     assert await publisher.settled(30)
     connection.cancel()
     assert publisher.published_count == publisher.acknowledged_count == len(wanted)
-    async with aiomqtt.Client(
-        "127.0.0.1",
-        mosquitto.port,
-        identifier="listener",
-        clean_session=False,
-        max_queued_incoming_messages=10_000,
-    ) as listener:
-        async with asyncio.timeout(30):
-            async for message in listener.messages:
-                assert isinstance(message.payload, bytes)
-                seen.add(message.payload.decode())
-                if len(seen) == len(wanted):
-                    break
+    async with (
+        aiomqtt.Client(
+            "127.0.0.1",
+            mosquitto.port,
+            identifier="listener",
+            clean_session=False,
+            max_queued_incoming_messages=10_000,
+        ) as listener,
+        patient(30),
+    ):
+        async for message in listener.messages:
+            assert isinstance(message.payload, bytes)
+            seen.add(message.payload.decode())
+            if len(seen) == len(wanted):
+                break
     assert seen == set(wanted)
 
 
@@ -149,11 +152,67 @@ async def test_the_command_reports_what_was_acknowledged(mosquitto: Mosquitto) -
     assert set(sample["metrics"]) == {"temperature", "vibration", "running_hours", "running"}
 
 
+async def test_a_preset_is_published_as_its_devices_do(mosquitto: Mosquitto) -> None:
+    """Retained availability is there for who comes later, and says at the end that they are gone."""
+    done = await asyncio.to_thread(
+        simulate, "--broker", mosquitto.url, "--customer", "acme", "--preset", "zigbee2mqtt",
+        "--devices", "3", "--rate", "100", "--duration", "1s",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "- {preset: zigbee2mqtt, customer: acme}" in done.stderr
+    assert "reached nobody: no gateway has a source for them" in done.stderr
+    async with aiomqtt.Client("127.0.0.1", mosquitto.port) as listener:
+        await listener.subscribe("zigbee2mqtt/#", qos=1)
+        kept = {}
+        async with patient(10):
+            async for message in listener.messages:
+                assert message.retain and isinstance(message.payload, bytes)
+                kept[str(message.topic)] = orjson.loads(message.payload)
+                if len(kept) == 5:
+                    break
+    assert "zigbee2mqtt/kitchen" not in kept
+    assert kept["zigbee2mqtt/Pump Room/availability"] == {"state": "offline"}
+    assert kept["zigbee2mqtt/bridge/state"] == {"state": "offline"}
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+async def test_an_edge_node_that_is_simulated_is_born_again_when_asked_and_its_death_is_told(
+    mosquitto: Mosquitto, how: signal.Signals
+) -> None:
+    async with aiomqtt.Client("127.0.0.1", mosquitto.port) as host:
+        await host.subscribe("spBv1.0/#", qos=1)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gateway", "simulate", "--broker", mosquitto.url, "--preset",
+            "sparkplug_b", "--devices", "2", "--rate", "20", stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        told: list[str] = []
+        try:
+            async with patient(30):
+                async for message in host.messages:
+                    told.append(str(message.topic).split("/")[2])
+                    if told.count("DDATA") == 3 and told[-1] == "DDATA":
+                        await host.publish("spBv1.0/plant/NCMD/line1", rebirth(0), qos=0)
+                    if told.count("DBIRTH") == 4:
+                        break
+        finally:
+            process.send_signal(how)
+            await process.wait()
+        told = [kind for kind in told if kind != "NCMD"]
+        assert told[:3] == ["NBIRTH", "DBIRTH", "DBIRTH"] and told[-3:] == told[:3]
+        async with patient(10):
+            async for message in host.messages:
+                if "NDEATH" in str(message.topic):
+                    break
+
+
 @pytest.mark.parametrize(("arguments", "code", "said"), [
-    (["--broker", "mqtt://127.0.0.1:1", "--duration", "200ms"], 1, "no connection to the broker"),
+    (["--broker", "mqtt://127.0.0.1:1", "--duration", "200ms"], 1, "no connection to mqtt://127.0.0.1:1"),
     (["--broker", "http://127.0.0.1"], 2, "expected mqtt://host:port"),
-    (["--duration", "3"], 2, "a duration is a number and a unit"),
+    (["--duration", "3"], 2, "expected a number and a unit"),
     (["--customer", "a/b"], 2, "--customer"),
+    (["--preset", "zigbee"], 2, "--preset zigbee: there is no such preset; known are chirpstack_v4"),
+    (["--preset", "tasmota", "--zone", "Mars"], 2, "--zone Mars: no time zone"),
+    (["--zone", "Europe/Berlin"], 2, "--zone: only the devices of a --preset"),
 ])  # fmt: skip
 def test_the_command_says_what_is_wrong(arguments: list[str], code: int, said: str) -> None:
     done = simulate(*arguments)

@@ -5,6 +5,8 @@ they sent, and survives.
 from __future__ import annotations
 
 import asyncio
+import time
+import zlib
 from collections import Counter
 from datetime import timedelta
 from typing import Any
@@ -17,12 +19,16 @@ from gateway.clock import now_microseconds
 from gateway.ingest import host
 from gateway.ingest.decode import Decoder
 from gateway.ingest.host import Host
+from gateway.ingest.messages import Messages
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.quotas import Quotas
 from gateway.ingest.replay import Failed, Replay
+from gateway.ingest.sparkplug import Mail
 from gateway.model.quota import BURST_SECONDS
 from gateway.payloads.sources import compile_sources
-from gateway.payloads.sparkplug.wire import PAYLOAD, parse
+from gateway.payloads.sparkplug import node
+from gateway.payloads.sparkplug.node import MAX_BIRTHS
+from gateway.payloads.sparkplug.wire import COMPRESSED, PAYLOAD, parse
 from gateway.quota_settings import QuotasSettings
 from gateway.settings import Settings, TelemetrySettings
 from gateway.store import sparkplug as store
@@ -57,7 +63,7 @@ class Connection:
 
 def payload(at: int, seq: int | None, *metrics: dict[str, Any]) -> bytes:
     """`at` in milliseconds."""
-    message = PAYLOAD(timestamp=at) if seq is None else PAYLOAD(timestamp=at, seq=seq)
+    message: Any = PAYLOAD(timestamp=at) if seq is None else PAYLOAD(timestamp=at, seq=seq)
     for metric in metrics:
         message.metrics.add(**{"timestamp": at, **metric})
     return message.SerializeToString()
@@ -91,6 +97,13 @@ class Site:
             host=self.host,
             quotas=self.quotas,
         )
+
+    def mail(self, topic: str, payload: bytes) -> Mail:
+        """Whose message it is."""
+        self.pipeline.decoder.decode(topic, payload, self.at * 1000)
+        found = self.pipeline.decoder.mail_of(topic)
+        assert found is not None
+        return found
 
     async def receive(self, *messages: tuple[str, bytes]) -> None:
         """One read; returns when all of it is committed."""
@@ -155,6 +168,117 @@ class Site:
 @pytest.fixture
 def site(database: Database) -> Site:
     return Site(database)
+
+
+async def test_more_births_than_are_remembered_may_come_at_once(site: Site) -> None:
+    births = [
+        payload(
+            site.at + place, 0, {"name": f"m{place}", "alias": 1, "datatype": DOUBLE, "double_value": 1.0}
+        )
+        for place in range(MAX_BIRTHS + 10)
+    ]
+    await site.receive(*(("acme/NBIRTH/edge", birth) for birth in births))
+    assert len(await site.stored()) == len(births) and await site.dead() == []
+    site.restart()
+    await site.receive(("acme/NDATA/edge", payload(site.at + 90, 1, {"alias": 1, "double_value": 2.0})))
+    assert (await site.stored())[-1] == ("edge", 90, {f"m{MAX_BIRTHS + 9}": 2.0})
+
+
+async def test_devices_that_a_node_makes_up_fill_neither_memory_nor_tables(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "MAX_DEFINED", 100)
+
+    def birth(place: int, device: str) -> tuple[str, bytes]:
+        metrics = [
+            {"name": f"{device}{n}", "alias": n, "datatype": DOUBLE, "is_null": True} for n in range(9)
+        ]
+        return f"acme/DBIRTH/edge/{device}", payload(site.at + place, place % 256, *metrics)
+
+    await site.receive(("acme/NBIRTH/edge", site.birth()))
+    await site.receive(*(birth(place, f"d{place}") for place in range(1, 40)))
+    assert {reason for _, reason in await site.dead()} == {"too_many_metrics"}
+    held = site.host._nodes["acme", "acme/edge"]
+    assert sum(len(one.lines) for one in held.definitions.values()) <= 100
+    await site.receive(
+        ("acme/DDATA/edge/d1", payload(site.at + 40, 40, {"alias": 3, "double_value": 2.5})),
+        *((f"acme/DDEATH/edge/never-{n}", payload(site.at + 41, 41 + n)) for n in range(50)),
+    )
+    assert (await site.stored())[-1] == ("edge.d1", 40, {"d13": 2.5})
+    async with site.database.connection() as connection:
+        assert await connection.fetchval("select count(*) from sparkplug_definitions") < 12
+        assert await connection.fetchval("select count(*) from sparkplug_device") < 12
+    # a node that is born again makes room: what its births said before does not count any more
+    await site.receive(("acme/NBIRTH/edge", site.birth(1000, bd_seq=2)))
+    await site.receive(("acme/DBIRTH/edge/new", birth(1025, "new")[1]))
+    assert "new" in site.host._nodes["acme", "acme/edge"].devices
+
+
+async def test_others_have_their_turn_between_long_births(site: Site) -> None:
+    """What one read brings may take a second to read."""
+    births = [
+        payload(
+            site.at, 0, *({"name": f"m{n}", "datatype": DOUBLE, "double_value": 1.0} for n in range(3000))
+        )
+    ] * 20
+    letters = [
+        host.UnreadMessage(
+            topic=f"spBv1.0/acme/NBIRTH/e{place}",
+            payload=birth,
+            received_at=site.at * 1000,
+            is_retained=False,
+            mail=site.mail(f"spBv1.0/acme/NBIRTH/e{place}", birth),
+        )
+        for place, birth in enumerate(births)
+    ]
+    opening = asyncio.create_task(site.host.read(letters, site.pipeline.decoder))
+    turns, longest = 0, 0.0
+    while not opening.done():
+        before = time.process_time()
+        await asyncio.sleep(0)
+        longest, turns = max(longest, time.process_time() - before), turns + 1
+    assert len(opening.result().taken) == 20
+    started = time.process_time()
+    await Host(site.settings.sparkplug, site.database).read(letters[:1], site.pipeline.decoder)
+    assert longest < 6 * (time.process_time() - started)
+
+
+def packed(at: int, seq: int, count: int) -> bytes:
+    """A message of so many metrics without a value, which becomes short when it is packed."""
+    inner = payload(at, seq, *({"name": f"m{n}", "datatype": DOUBLE, "is_null": True} for n in range(count)))
+    return bytes(
+        PAYLOAD(timestamp=at, seq=seq, uuid=COMPRESSED, body=zlib.compress(inner)).SerializeToString()
+    )
+
+
+async def test_a_packed_message_weighs_what_is_in_it(database: Database) -> None:
+    quotas = Quotas(QuotasSettings.model_validate({"bytes_per_second": 100_000}))
+    site = Site(database, quotas=quotas)
+    held = 0
+    birth = packed(site.at, 0, 19_000)
+    assert len(birth) < 100_000
+    for place in range(40):
+        before = site.pipeline._held_bytes
+        site.pipeline.receive(site.connection, [(f"spBv1.0/acme/NBIRTH/e{place}", birth, 7, False)])
+        held = site.pipeline._held_bytes - before
+        if place == 0:
+            assert held > 300_000 * 3
+        if quotas.watched:
+            break
+    assert BURST_SECONDS * 100_000 / 1_000_000 < place < 20
+
+
+async def test_what_a_message_was_read_of_is_not_kept(site: Site) -> None:
+    topic, birth = "spBv1.0/acme/NBIRTH/e", packed(site.at, 0, 5_000)
+    letter = host.UnreadMessage(
+        topic=topic,
+        payload=birth,
+        received_at=site.at * 1000,
+        is_retained=False,
+        mail=site.mail(topic, birth),
+    )
+    opened = await site.host.read([letter], site.pipeline.decoder)
+    assert [len(one.skipped) + len(one.arrival.payload.metrics) for one in opened.taken] == [0]
 
 
 async def test_births_give_data_their_names_over_a_restart(site: Site) -> None:
@@ -310,7 +434,7 @@ async def _offline(database: Database) -> dict[str, bool]:
 
 async def test_hostile_names_and_numbers_reach_no_statement_that_they_break(site: Site) -> None:
     huge = 2**64 - 1
-    message = PAYLOAD(timestamp=huge, seq=huge)
+    message: Any = PAYLOAD(timestamp=huge, seq=huge)
     for name in ("a\0b", "x" * 3000, "\n", "ok"):
         message.metrics.add(name=name, alias=len(name), datatype=8, long_value=7, timestamp=site.at)
     message.metrics.add(name="bdSeq", long_value=huge)
@@ -345,7 +469,11 @@ async def test_a_dead_letter_is_replayed_by_aliases_that_never_changed(site: Sit
         ("acme/NBIRTH/edge", site.birth(1, Speed=1, Depth=2)),
     )
     assert len(await site.dead()) == 2
-    replay = Replay(settings, site.database)
+    asked, replay = Messages(settings, site.database), Replay(settings, site.database)
+    told = [await asked.one(await site.dead_letter(each)) for each in (steady, moved)]
+    taken, refused = [one.explanation for one in told if one is not None and one.explanation is not None]
+    assert (taken.dead_letter, taken.samples[0].metrics) == (None, {"Speed": 7}), "as a replay would take it"
+    assert "do not agree" in (refused.detail or "")
     assert await replay.one(await site.dead_letter(steady), now=clock.now()) == 1
     assert (await site.stored())[0] == ("edge", -2, {"Speed": 7})
     stays = await replay.one(await site.dead_letter(moved), now=clock.now())
@@ -367,6 +495,22 @@ async def test_what_a_node_sends_over_its_customers_quota_is_kept_as_of_anybody(
         taken = await connection.fetch("select customer_id, count(*) from telemetry group by 1 order by 1")
     assert [tuple(row) for row in told] == [("acme", "messages_per_second", 4)]
     assert [tuple(row) for row in taken] == [("acme", 12), ("globex", 1)]
+
+
+async def test_samples_of_a_node_count_each(database: Database) -> None:
+    """Metrics of one message that have times of their own are as many samples."""
+    bounds = QuotasSettings.model_validate({"messages_per_second": 10 / BURST_SECONDS})
+    site = Site(database, quotas=Quotas(bounds))
+    packed = payload(
+        site.at + 50,
+        1,
+        *({"alias": 1, "int_value": number, "timestamp": site.at + number} for number in range(1, 16)),
+    )
+    await site.receive(("acme/NBIRTH/edge", site.birth()), ("acme/NDATA/edge", packed))
+    assert site.quotas is not None and site.quotas.watched == {"acme"}
+    await site.receive(("acme/NDATA/edge", site.data(60, 2)), ("globex/NBIRTH/edge", site.birth()))
+    assert await site.dead() == [("acme/NDATA/edge", "over_quota")]
+    assert len(await site.stored()) == 17, "a birth each, and fifteen"
 
 
 async def test_garbage_of_nodes_is_bounded_and_what_waits_for_a_birth_is_kept(database: Database) -> None:

@@ -6,7 +6,7 @@ import re
 
 from gateway import metrics
 from gateway.events.backlog import Backlog
-from gateway.http.observed import Readiness
+from gateway.processes.readiness import Readiness
 from gateway.store import status
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql

@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.daemon import Daemon
 from benchmarks.servers import Mosquitto, wait_until
-from gateway.supervision import Supervision
+from gateway.processes.service_manager import Supervision
 
 ROOT = Path(__file__).parents[2]
 WATCHDOG_SECONDS = 0.6

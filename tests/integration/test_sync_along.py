@@ -13,7 +13,7 @@ from gateway.model.errors import StoreRejected
 from gateway.model.meter import MeterRule
 from gateway.store import windows
 from gateway.store.pool import Connection, Database
-from gateway.store.streams import Tally
+from gateway.store.streams import RunTally
 from gateway.sync import scan
 from gateway.sync.scan import scan_slice
 from tests.fixtures.scripted import Scripted
@@ -39,7 +39,7 @@ async def _customer(database: Database, *rules: tuple[MeterRule, ...]) -> list[R
 
 async def _scan(rig: Rig) -> int:
     """A slice as a run of this connection scans it; the samples that were looked at."""
-    tally = Tally()
+    tally = RunTally()
     await scan_slice(rig.database, await rig.claim(), rig.link, tally, [other.link for other in rig.beside])
     return tally.samples
 

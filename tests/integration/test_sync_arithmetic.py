@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from gateway.meter_settings import MeterSettings
 from gateway.model.arithmetic import Arithmetic
 from gateway.model.meter import MeterRule, Reduce
 from gateway.model.sample import Value
@@ -141,3 +142,60 @@ async def test_a_changed_factor_corrects_what_was_delivered(database: Database) 
     )
     await rig.run("initial")
     assert await rig.delivered() == {("m", BASE): 21.5}
+
+
+def converted(**given: object) -> MeterRule:
+    made = MeterSettings.model_validate({"device": "d", "metric": "t", "meter": "m", "every": "1h", **given})
+    return MeterRule(
+        device="d",
+        metric="t",
+        meter="m",
+        unit=made.told_unit,
+        reduce=made.reduce,
+        every=HOUR,
+        deadband=made.deadband,
+        arithmetic=made.arithmetic,
+    )
+
+
+async def test_the_system_is_told_the_unit_and_the_deadband_is_in_it(database: Database) -> None:
+    """68.8 °F is 0.44 °C above 68 °F, and 68.95 °F is 0.53 °C above."""
+    system = Scripted()
+    rule = converted(**{"from": "degF", "to": "CEL", "deadband": 0.5, "valid": [-40, 212]})
+    rig = await Rig(database, system, rules=(rule,)).activate()
+    for hour, value in enumerate([68.0, 68.8, 68.95, 212.5]):
+        await rig.store(("d", BASE + hour * HOUR, value))
+        await rig.run()
+    assert await rig.delivered() == {("m", BASE): 20.0, ("m", BASE + 2 * HOUR): (68.95 * 100 - 3200) / 180}
+    assert {reading.unit for reading in system.taken} == {"CEL"}
+
+
+async def test_a_rise_in_another_unit_has_no_zero(database: Database) -> None:
+    found = await rises(database, {"from": "degF", "to": "CEL", "reduce": "delta"}, 50, 59, 77)
+    assert found == {1: 5.0, 2: 10.0}
+
+
+async def rises(database: Database, given: dict[str, object], *values: float) -> dict[int, Value]:
+    rig = await Rig(database, Scripted(), rules=(converted(**given),)).activate()
+    for at, value in every_hour(*values):
+        await rig.store(("d", BASE + at, value))
+        await rig.run()
+    return {(start - BASE) // HOUR: value for (_, start), value in (await rig.delivered()).items()}
+
+
+async def test_another_unit_corrects_what_was_delivered_and_takes_texts_back(database: Database) -> None:
+    rig = await Rig(database, Scripted(), rules=(converted(),), initial_days=1).activate()
+    await rig.store(("d", BASE, 212), ("d", BASE + HOUR, "warm"))
+    await rig.run()
+    await rig.change_rules(converted(**{"from": "degF", "to": "CEL"}))
+    await rig.run("initial")
+    assert (await rig.delivered())["m", BASE] == 100.0
+    assert {(row["window_start"], row["reason"]) for row in await rig.dead()} == {(BASE + HOUR, "withdrawn")}
+
+
+async def test_a_number_that_another_unit_cannot_hold_is_refused(database: Database) -> None:
+    rig = await Rig(database, Scripted(), rules=(converted(**{"from": "km", "to": "mm"}),)).activate()
+    await rig.store(("d", BASE, 2**53 - 1), ("d", BASE + HOUR, 3))
+    await rig.run()
+    assert await rig.delivered() == {("m", BASE + HOUR): 3e6}
+    assert [row["reason"] for row in await rig.dead()] == ["not_exact"]

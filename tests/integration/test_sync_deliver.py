@@ -10,6 +10,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from benchmarks.servers import PATIENCE
 from connectors.postgres.connector import build
 from gateway.bulkhead import Fault
 from gateway.model.connector import Capabilities, ConnectorSettings
@@ -29,7 +30,7 @@ from gateway.model.outcome import Duplicate, Outcome, Rejected, Retry, Unknown
 from gateway.model.reading import Batch
 from gateway.settings import SyncSettings
 from gateway.store.pool import Database
-from gateway.store.streams import Tally
+from gateway.store.streams import RunTally
 from gateway.sync.scan import scan_slice
 from tests.fixtures.fleet import pass_time
 from tests.fixtures.scripted import BLIND, CLIENT_REF, UPSERT, Scripted
@@ -180,7 +181,7 @@ async def test_a_change_during_a_delivery_is_not_lost(database: Database) -> Non
         if len(connector.pushes) == 1:
             await rig.store(("a", BASE, 5.0))
             claim = replace(claimed, fence=(await rig.stream())["fence"])
-            assert await scan_slice(database, claim, rig.link, Tally())
+            assert await scan_slice(database, claim, rig.link, RunTally())
         return connector.take(batch.readings)
 
     connector.answer = answer
@@ -373,7 +374,7 @@ async def test_a_kill_between_push_and_commit_sends_nothing_twice(
     connector.answer = hang
     rig = await three(database, connector)
     running = asyncio.create_task(rig.run())
-    await asyncio.wait_for(arrived.wait(), 10)
+    await asyncio.wait_for(arrived.wait(), 10 * PATIENCE)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     connector.answer = None
@@ -453,6 +454,81 @@ async def test_halves_that_were_taken_stay_taken_when_the_rest_fails(database: D
     connector.answer = None
     await rig.run()
     assert len(connector.taken) == 3
+
+
+@pytest.mark.parametrize("allowed", [1, 3])
+@pytest.mark.parametrize("capabilities", [CLIENT_REF, BLIND], ids=["client_ref", "blind"])
+async def test_after_an_outage_a_rate_limit_does_not_keep_batches_small(
+    database: Database, capabilities: Capabilities, allowed: int
+) -> None:
+    """More falls due between two runs than single readings would fit the limit: what was taken before the
+    limit was met ends the outage, whatever else there is to send.
+    """
+    connector = Scripted(capabilities=replace(capabilities, max_items=8), answer=failing(Unavailable("500")))
+    rig = await Rig(database, connector).activate()
+    meters = [f"d{number:02}" for number in range(8)]
+    await rig.store(*[(meter, BASE, 1.0) for meter in meters])
+    row = await rig.run(times=12)
+    assert row["attempts"] == 12 and await rig.state() == "degraded"
+
+    left = 0
+
+    async def answer(batch: Batch) -> Sequence[Outcome]:
+        nonlocal left
+        if not left:
+            raise RateLimited("the limit is used up", retry_after=0.01)
+        left -= 1
+        return connector.take(batch.readings)
+
+    connector.answer = answer
+    for count in range(1, 13):
+        await rig.store(*[(meter, BASE - count * HOUR, 1.0) for meter in meters])
+        left = allowed
+        row = await rig.run()
+        assert await rig.state() == "active"
+    assert row["attempts"] == 0
+    left = 100
+    await rig.run(times=2)
+    assert not await rig.due() and len(connector.taken) == 13 * len(meters)
+    assert len(connector.pushes) < 12 + 12 * (allowed + 1) + 13 * len(meters) / 2
+
+
+@pytest.mark.parametrize("allowed", [2, 5])
+async def test_a_reading_that_breaks_the_system_is_found_under_a_rate_limit(
+    database: Database, allowed: int
+) -> None:
+    connector, left = Scripted(capabilities=replace(UPSERT, max_items=8)), 0
+
+    async def answer(batch: Batch) -> Sequence[Outcome]:
+        nonlocal left
+        if not left:
+            raise RateLimited("the limit is used up", retry_after=0.01)
+        left -= 1
+        if any(reading.meter == "d07" for reading in batch.readings):
+            raise Unavailable("500 Internal Server Error")
+        return connector.take(batch.readings)
+
+    connector.answer = answer
+    rig = await Rig(database, connector).activate()
+    meters = [f"d{number:02}" for number in range(16)]
+    await rig.store(*[(meter, BASE, 1.0) for meter in meters])
+    runner = rig.runner()
+    for count in range(1, 61):
+        left = allowed
+        await runner.run(await rig.claim(), rig.link)
+        if await rig.dead():
+            break
+        await rig.store(("d00", BASE - count * HOUR, 1.0))  # others are there to push
+    assert [dead["meter"] for dead in await rig.dead()] == ["d07"]
+    assert {"d07"} == {*meters} - {meter for meter, _ in await rig.delivered()}
+
+
+async def test_a_rate_limit_before_anything_was_taken_ends_no_outage(database: Database) -> None:
+    rig = await three(database, Scripted(answer=failing(Unavailable("500"))))
+    await rig.run(times=4)
+    rig.connector.answer = failing(RateLimited("slow down", retry_after=0.01))  # type: ignore[attr-defined]
+    row = await rig.run()
+    assert (row["attempts"], await rig.state()) == (4, "degraded")
 
 
 @pytest.mark.parametrize("capabilities", [CLIENT_REF, UPSERT], ids=["client_ref", "upsert"])

@@ -13,6 +13,7 @@ from importlib.resources import files
 import asyncpg
 import pytest
 
+from benchmarks.servers import PATIENCE
 from connectors.postgres.connector import PostgresConnector
 from gateway import clock, metrics
 from gateway.model.connector import Capabilities, Connector, ConnectorSettings
@@ -24,7 +25,7 @@ from gateway.model.reading import Batch
 from gateway.settings import SyncSettings
 from gateway.store import deliveries, streams
 from gateway.store.pool import Connection, Database
-from gateway.store.streams import Claim, Tally
+from gateway.store.streams import Claim, RunTally
 from gateway.store.views import Views
 from gateway.sync import initial
 from gateway.sync.deliver import Delivery
@@ -100,7 +101,7 @@ async def test_a_correction_back_after_a_kill_is_sent(database: Database, capabi
     connector.answer = hang
     await rig.store(("a", BASE, 2.0))
     running = asyncio.create_task(rig.run())
-    await asyncio.wait_for(arrived.wait(), 10)
+    await asyncio.wait_for(arrived.wait(), 10 * PATIENCE)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     connector.answer = None
@@ -192,7 +193,7 @@ async def test_a_batch_that_was_refused_leaves_nothing_in_doubt(
     rig = await Rig(database, connector).activate()
     await rig.store(*[(f"d{number}", BASE, float(number)) for number in range(4)])
     running = asyncio.create_task(rig.run())
-    await asyncio.wait_for(hanging.wait(), 10)
+    await asyncio.wait_for(hanging.wait(), 10 * PATIENCE)
     (intent,) = await rig.rows("select meters from push_intent")
     assert intent["meters"] == ["d2", "d3"]
     running.cancel()
@@ -279,7 +280,7 @@ async def test_a_lease_lost_before_the_intent_pushes_nothing(
     rig = await Rig(database, connector).activate()
     await rig.store(("a", BASE, 1.0))
     claim = await rig.claim()
-    await scan_slice(database, claim, rig.link, Tally())
+    await scan_slice(database, claim, rig.link, RunTally())
     ensure = deliveries.ensure_days
 
     async def slept(*given: object) -> None:
@@ -374,7 +375,7 @@ async def test_a_push_that_outlives_its_lease_is_made_good(database: Database, h
 
     connector.answer = sleeping
     zombie = asyncio.create_task(rig.runner().run(await rig.claim(lease_seconds=0.0), rig.link))
-    await asyncio.wait_for(at_the_door.wait(), 10)
+    await asyncio.wait_for(at_the_door.wait(), 10 * PATIENCE)
     connector.answer = None
     await rig.store(("a", BASE, 2.0))
     await rig.execute("update stream set lease_until = now()")
@@ -485,7 +486,7 @@ async def test_an_older_push_never_replaces_a_newer_one_in_the_table(
     rig = await Rig(database, connector).activate()
     await rig.store(("a", BASE, 1.0))
     zombie = asyncio.create_task(rig.runner().run(await rig.claim(lease_seconds=0.0), rig.link))
-    await asyncio.wait_for(Sleeping.at_the_door.wait(), 10)
+    await asyncio.wait_for(Sleeping.at_the_door.wait(), 10 * PATIENCE)
     await rig.store(("a", BASE, 2.0))
     await rig.execute("update stream set lease_until = now()")
     await rig.replica("replica-b").run()  # at once: the table keeps the later one
@@ -509,7 +510,7 @@ async def test_a_lease_lost_while_a_slice_is_scanned_marks_nothing(
 ) -> None:
     rig = await Rig(database).activate()
     await rig.store(("a", BASE, 1.0))
-    claim, tally = await rig.claim(), Tally()
+    claim, tally = await rig.claim(), RunTally()
     _steal_after_read(rig, monkeypatch)
     with pytest.raises(LeaseLost):
         await scan_slice(database, claim, rig.link, tally)
@@ -531,7 +532,7 @@ async def test_a_lease_lost_while_the_history_is_walked_marks_nothing(
     claim, before = await rig.claim("initial"), await rig.stream("initial")
     _steal_after_read(rig, monkeypatch)
     with pytest.raises(LeaseLost):
-        await initial.mark_more(database, claim, rig.link, Tally())
+        await initial.mark_more(database, claim, rig.link, RunTally())
     after = await rig.stream("initial")
     assert await rig.due() == [] and after["initial_cursor"] == before["initial_cursor"]
 
@@ -551,7 +552,7 @@ def _steal_after_read(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_nothing_is_counted_that_was_rolled_back(database: Database) -> None:
-    connector, tally = Scripted(capabilities=UPSERT), Tally()
+    connector, tally = Scripted(capabilities=UPSERT), RunTally()
     rig = await Rig(database, connector, rules=(ALL,)).activate()
     await rig.store(("a", BASE, 1.0))
     claim = await rig.claim()

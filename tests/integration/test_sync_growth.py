@@ -16,10 +16,10 @@ from gateway.model.errors import LeaseLost
 from gateway.model.meter import MeterRule
 from gateway.model.reading import Reading
 from gateway.store import deliveries, windows
-from gateway.store.deliveries import Results
+from gateway.store.deliveries import BatchResults
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
-from gateway.store.streams import Tally
+from gateway.store.streams import RunTally
 from gateway.sync.judge import delivered_from
 from gateway.sync.scan import scan_slice
 from tests.fixtures.scripted import Scripted
@@ -38,7 +38,7 @@ def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 async def days_asked(rig: Rig) -> int:
     """Partitions of telemetry that computing what is due has looked into."""
     claim = await rig.claim()
-    await scan_slice(rig.database, claim, rig.link, Tally())
+    await scan_slice(rig.database, claim, rig.link, RunTally())
     async with rig.database.connection() as connection:
         plan = await connection.fetchval(
             "explain (analyze, format json) " + sql("due_compute"),
@@ -120,13 +120,13 @@ async def test_a_batch_of_a_lost_lease_leaves_nothing(database: Database) -> Non
     rig = await Rig(database, rules=(ALL,)).activate()
     await rig.store(("a", BASE, 1.0), ("b", BASE, 2.0))
     claim = await rig.claim()
-    await scan_slice(database, claim, rig.link, Tally())
+    await scan_slice(database, claim, rig.link, RunTally())
     async with database.connection() as connection:
         due = await windows.compute_due(connection, claim, 10)
     readings = [
         Reading(key=w.meter, meter=w.meter, window_start=w.window_start, value=w.value or 0.0) for w in due
     ]
-    results = Results(delivered=[delivered_from(d, r, None) for d, r in zip(due, readings, strict=True)])
+    results = BatchResults(delivered=[delivered_from(d, r, None) for d, r in zip(due, readings, strict=True)])
     await rig.execute("update stream set fence = fence + 1")
     before = await rig.rows("select meter, mark from due_window order by meter")
     for following in ((), readings):

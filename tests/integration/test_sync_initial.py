@@ -9,12 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from benchmarks.servers import PATIENCE
 from gateway.model.meter import MeterRule
 from gateway.model.outcome import Outcome, Retry
 from gateway.model.reading import Batch
 from gateway.store import retention
 from gateway.store.pool import Database
-from gateway.store.streams import Tally
+from gateway.store.streams import RunTally
 from gateway.sync import initial
 from gateway.sync.scan import scan_slice
 from tests.fixtures.scripted import CLIENT_REF, Scripted
@@ -191,7 +192,7 @@ async def test_one_meter_that_must_wait_does_not_stop_the_history(
     rig = Rig(database, connector, initial_days=2)
     expected = await history(rig)
     await rig.activate()
-    await asyncio.wait_for(finish(rig), 15)
+    await asyncio.wait_for(finish(rig), 15 * PATIENCE)
     assert await rig.delivered() == {key: value for key, value in expected.items() if key[0] == "d1"}
     assert {due["phase"] for due in await rig.due()} == {"incremental"}, (
         "what waits goes on with the incremental sync"
@@ -217,7 +218,7 @@ async def test_marking_stops_while_enough_windows_wait(
     rig = Rig(database, initial_days=2)
     await history(rig)
     await rig.activate()
-    assert not await initial.mark_more(database, await rig.claim("initial"), rig.link, Tally())
+    assert not await initial.mark_more(database, await rig.claim("initial"), rig.link, RunTally())
     assert 8 <= len(await rig.due()) <= 16
 
 
@@ -290,16 +291,16 @@ async def test_a_window_that_is_marked_again_keeps_its_phase_and_gets_a_new_mark
     rig = Rig(database, initial_days=1)
     await rig.store(("d", BASE, 1.0))
     await rig.activate()
-    await initial.mark_more(database, await rig.claim("initial"), rig.link, Tally())
+    await initial.mark_more(database, await rig.claim("initial"), rig.link, RunTally())
     (first,) = await rig.due()
     await rig.store(("d", BASE, 2.0), ("d", BASE + HOUR, 2.0))
-    assert await scan_slice(database, await rig.claim(), rig.link, Tally())
+    assert await scan_slice(database, await rig.claim(), rig.link, RunTally())
     again, live = await rig.due()
     assert (again["phase"], live["phase"]) == ("initial", "incremental")
     assert again["mark"] != first["mark"] and again["closes_at"] == first["closes_at"]
     await rig.execute(
         "update stream set initial_cursor = initial_from, state = 'idle' where phase = 'initial'"
     )
-    await initial.mark_more(database, await rig.claim("initial"), rig.link, Tally())
+    await initial.mark_more(database, await rig.claim("initial"), rig.link, RunTally())
     assert [row["phase"] for row in await rig.due()] == ["initial", "incremental"]
     assert all(row["mark"] != old["mark"] for row, old in zip(await rig.due(), (again, live), strict=True))

@@ -10,15 +10,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import date, timedelta
+from pathlib import Path
 
 import asyncpg
 import pytest
 
+from benchmarks.servers import patient, wait_until
 from gateway.model.delivery import Refusal
 from gateway.model.errors import LeaseLost, StoreUnavailable
 from gateway.model.meter import MeterRule
-from gateway.store import deliveries, streams, windows
-from gateway.store.deliveries import Results
+from gateway.store import connections, deliveries, migrate, streams, windows
+from gateway.store.deliveries import BatchResults
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 from gateway.store.telemetry import TelemetryStore
@@ -56,7 +58,7 @@ async def test_writers_of_the_same_windows_never_deadlock(database: Database, ri
     async def scan(dice: random.Random) -> None:
         async with database.transaction() as connection:
             await streams.read(connection, incremental)
-            reader = windows.Reader(connection=rig.name, past=0, lateness=timedelta(0))
+            reader = windows.SliceReader(connection=rig.name, past=0, lateness=timedelta(0))
             await windows.mark_changed(connection, rig.customer, whole, [reader], with_neighbours=True)
             await streams.prove(connection, incremental)
 
@@ -77,7 +79,7 @@ async def test_writers_of_the_same_windows_never_deadlock(database: Database, ri
         cut, more = len(due) // 3, len(due) // 2
         dead = [Refusal(due=window, reason="test", detail="") for window in due[:cut]]
         await deliveries.commit(
-            database, claim, Results(dead=dead, retried=due[cut:more], settled=due[more:])
+            database, claim, BatchResults(dead=dead, retried=due[cut:more], settled=due[more:])
         )
 
     async def replay(dice: random.Random) -> None:
@@ -109,7 +111,7 @@ async def test_writers_of_the_same_windows_never_deadlock(database: Database, ri
 async def test_a_partition_waits_for_no_reader_and_none_for_it(database: Database) -> None:
     async with database.transaction() as reading:
         await reading.fetch("select * from telemetry, delivery")
-        async with asyncio.timeout(5), database.connection() as making:
+        async with patient(5), database.connection() as making:
             await making.execute("select ensure_partition('telemetry', $1)", date(2026, 1, 1))
             await making.execute("select ensure_partition('delivery', $1)", date(2026, 1, 1))
     async with database.connection() as connection:
@@ -179,7 +181,7 @@ async def test_days_are_locked_after_their_table(database: Database, statement: 
     async with database.transaction() as owner:
         await owner.execute("lock table telemetry in access exclusive mode")
         waiting = asyncio.create_task(_read(database, statement, wanted))
-        async with asyncio.timeout(20):
+        async with patient(20):
             while not await owner.fetchval("select count(*) from pg_locks where not granted"):
                 await asyncio.sleep(0.02)
         held = await owner.fetch(
@@ -193,3 +195,100 @@ async def test_days_are_locked_after_their_table(database: Database, statement: 
 async def _read(database: Database, statement: str, wanted: tuple[object, ...]) -> None:
     async with database.transaction() as connection:
         await connection.fetch(sql(statement), *wanted)
+
+
+async def somebody_waits(database: Database) -> None:
+    """Returns when a session of this database waits for a lock."""
+    query = """select exists (select from pg_stat_activity
+               where datname = current_database() and wait_event_type = 'Lock')"""
+
+    async def is_waiting() -> bool:
+        async with database.connection() as connection:
+            return bool(await connection.fetchval(query))
+
+    await wait_until(is_waiting, seconds=10, what="a session waits", every=0.01)
+
+
+async def waits_for(database: Database, touch: str, statement: str, *arguments: object) -> None:
+    """Runs the statement while somebody else has just changed what it is about, who commits when it waits."""
+    async with database.pinned() as other, database.pinned() as ours:
+        await other.execute("begin")
+        await other.execute(touch)
+        running = asyncio.create_task(ours.execute(sql(statement), *arguments))
+        await somebody_waits(database)
+        await other.execute("commit")
+        await running
+
+
+async def test_a_window_that_is_marked_while_the_history_ends_is_handed_over(
+    database: Database, rig: Rig
+) -> None:
+    """It stayed of the phase that was done, and nobody computed it again."""
+    claim = await rig.claim("initial")
+    link = rig.link
+    while not await initial.mark_more(database, claim, link, streams.RunTally()):
+        pass
+    marks = "update due_window set mark = default where meter = 'd0'"
+    await waits_for(database, marks, "initial_hand_over", rig.name)
+    async with database.connection() as connection:
+        phases = await connection.fetch("select phase, count(*) from due_window group by 1")
+    assert [row["phase"] for row in phases] == ["incremental"]
+
+
+async def test_a_scan_moves_a_stream_whose_lease_is_renewed_meanwhile(database: Database, rig: Rig) -> None:
+    renews = "update stream set lease_until = now()"
+    await waits_for(database, renews, "scan_advance", "another", "readings", 99, 99, [rig.name])
+    async with database.connection() as connection:
+        marks = await connection.fetch("select watermark from stream where phase = 'incremental'")
+    assert [row["watermark"] for row in marks] == [99]
+
+
+async def test_bytes_of_a_day_count_that_ingest_writes_to_meanwhile(database: Database, rig: Rig) -> None:
+    async with database.connection() as connection:
+        [(day, before)] = await connection.fetch("select day, bytes from customer_day limit 1")
+    writes = "update customer_day set reaches = reaches + 1000"
+    await waits_for(database, writes, "stored_note", [rig.customer], [day], [100])
+    async with database.connection() as connection:
+        assert await connection.fetchval("select bytes from customer_day where day = $1", day) == before + 100
+    await waits_for(database, writes, "customer_days_drop", day)
+    async with database.connection() as connection:
+        assert await connection.fetchval("select count(*) from customer_day where day = $1", day) == 0
+
+
+async def test_a_connection_that_ends_takes_the_windows_of_the_run_along_that_it_waits_for(
+    database: Database, rig: Rig
+) -> None:
+    claim = await rig.claim()
+    whole = Slice(after=0, until=2**62, end=2**62)
+    async with database.pinned() as other:
+        await other.execute("begin")
+        await streams.hold(other, claim)
+        reader = windows.SliceReader(connection=rig.name, past=0, lateness=timedelta(0))
+        await windows.mark_changed(other, rig.customer, whole, [reader], with_neighbours=True)
+
+        async def ends() -> None:
+            async with database.transaction() as connection:
+                await connections.clear(connection, rig.name)
+
+        ending = asyncio.create_task(ends())
+        await somebody_waits(database)
+        await other.execute("commit")
+        await ending
+    async with database.connection() as connection:
+        assert await connection.fetchval("select count(*) from due_window") == 0
+
+
+async def test_windows_that_were_left_with_a_history_that_is_done_are_computed_after_the_migration(
+    database: Database, rig: Rig
+) -> None:
+    claim = await rig.claim("initial")
+    while not await initial.mark_more(database, claim, rig.link, streams.RunTally()):
+        pass
+    heals = (Path(migrate.__file__).parent / "migrations" / "0041_handed_over.sql").read_text()
+    async with database.connection() as connection:
+        await connection.execute(heals)
+        counted = "select count(*) from due_window where phase = 'initial'"
+        assert await connection.fetchval(counted) > 0, "it goes on"
+        await connection.execute("update stream set state = 'done' where phase = 'initial'")
+        await connection.execute(heals)
+        assert await connection.fetchval(counted) == 0

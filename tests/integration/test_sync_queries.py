@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import asyncpg
-import pytest
 
 from gateway.store.pool import Database
 from gateway.store.queries import names, sql
@@ -29,13 +28,14 @@ async def test_every_query_prepares(database: Database) -> None:
                 raise AssertionError(f"{name}: {error}") from error
 
 
-@pytest.mark.parametrize("name", names())
-def test_a_query_says_what_its_parameters_are(name: str) -> None:
-    body = re.sub(r"--.*", "", sql(name))
-    comments = "\n".join(re.findall(r"--.*", sql(name)))
-    for number in set(re.findall(r"\$(\d+)", body)):
-        assert (
-            re.search(rf"\${number}\b", comments)
-            or "one array a column" in comments
-            or re.search(r"then one", comments)
-        ), f"${number} of {name}"
+def test_every_query_says_what_its_parameters_are() -> None:
+    unsaid = []
+    for name in names():
+        body = re.sub(r"--.*", "", sql(name))
+        comments = "\n".join(re.findall(r"--.*", sql(name)))
+        unsaid += [
+            f"${number} of {name}"
+            for number in set(re.findall(r"\$(\d+)", body))
+            if not re.search(rf"\${number}\b|one array a column|then one", comments)
+        ]
+    assert unsaid == []

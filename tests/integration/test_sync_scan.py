@@ -10,7 +10,7 @@ import pytest
 from gateway.model.meter import MeterRule
 from gateway.store import mappings
 from gateway.store.pool import Connection, Database
-from gateway.store.streams import Tally
+from gateway.store.streams import RunTally
 from gateway.sync import scan
 from gateway.sync.scan import scan_slice
 from tests.fixtures import log
@@ -42,7 +42,7 @@ async def test_a_revision_larger_than_a_slice_is_taken_whole(
     await rig.store(("d1", BASE, 1.0))
     await rig.store(*[(f"d{number}", BASE + number * MINUTE, float(number)) for number in range(10)])
     await rig.store(*[("d1", BASE + HOUR + number * MINUTE, float(number)) for number in range(2)])
-    claim, tally, slices = await rig.claim(), Tally(), 1
+    claim, tally, slices = await rig.claim(), RunTally(), 1
     while not await scan_slice(database, claim, rig.link, tally):
         slices += 1
         assert slices < 20

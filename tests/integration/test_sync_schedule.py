@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.servers import wait_until
+from benchmarks.servers import PATIENCE, wait_until
 from gateway.model.errors import LeaseLost, Unavailable
 from gateway.model.outcome import Outcome
 from gateway.model.reading import Batch
@@ -146,7 +146,7 @@ async def test_a_lost_lease_cancels_the_run_and_commits_nothing(database: Databa
             "update stream set fence = fence + 1, lease_owner = 'replica-b', lease_until = now() + interval"
             " '1 hour'"
         )
-        await asyncio.wait_for(cancelled.wait(), 10)
+        await asyncio.wait_for(cancelled.wait(), 10 * PATIENCE)
     row = await rig.stream()
     assert (
         row["lease_owner"] == "replica-b"
@@ -168,7 +168,7 @@ async def test_a_lease_is_renewed_while_a_push_takes_long(database: Database) ->
     rig = await Rig(database, connector, settings=SETTINGS).activate()
     async with scheduled(rig):
         await rig.store(("d1", BASE, 1.0))
-        await asyncio.wait_for(arrived.wait(), 10)
+        await asyncio.wait_for(arrived.wait(), 10 * PATIENCE)
         before = (await rig.stream())["lease_until"]
 
         async def renewed_twice() -> bool:
@@ -216,10 +216,10 @@ async def test_stopping_lets_a_run_end_and_starts_no_other(database: Database) -
     scheduler = _scheduler(rig, "replica-a")
     scheduler.serve({rig.name: rig.link})
     running = asyncio.create_task(scheduler.run())
-    await asyncio.wait_for(arrived.wait(), 10)
+    await asyncio.wait_for(arrived.wait(), 10 * PATIENCE)
     stopping = asyncio.create_task(scheduler.stop(10))
     go.set()
-    await asyncio.wait_for(asyncio.gather(stopping, running), 10)
+    await asyncio.wait_for(asyncio.gather(stopping, running), 10 * PATIENCE)
     assert len(await rig.delivered()) == 1 and (await rig.stream())["lease_owner"] is None
 
 

@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 
 from benchmarks.servers import wait_until
 from gateway import metrics
-from gateway.connections.tokens import Timing, Tokens
-from gateway.connections.vault import Binding, Vault
+from gateway.credentials.token_refresh import Timing
+from gateway.credentials.tokens import Tokens
+from gateway.credentials.vault import Binding, Vault
 from gateway.model.credential import Credential, TokenGrant, TokenSource
 from gateway.model.errors import (
     AuthRefused,
@@ -239,9 +240,9 @@ async def test_a_due_refresh_that_fails_disturbs_nobody_and_is_not_repeated_at_o
         return bool(script.asked)
 
     await wait_until(failed, what="the refresh has failed")
-    await wait_until(lambda: vars(mine)["_flight"] is None, what="the failure is known")
+    await wait_until(lambda: vars(mine)["_refresh"] is None, what="the failure is known")
     assert await mine.access_token() == "a1"
-    assert vars(mine)["_flight"] is None, "another exchange waits"
+    assert vars(mine)["_refresh"] is None, "another exchange waits"
     assert len(script.asked) == 1
 
 

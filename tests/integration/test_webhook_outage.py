@@ -11,7 +11,7 @@ from itertools import groupby
 
 from standardwebhooks.webhooks import Webhook
 
-from gateway.events.webhooks import Webhooks
+from gateway.events.webhooks import WebhookSender
 from gateway.model.webhook import Disabled
 from gateway.store import outbox
 from gateway.store.pool import Database
@@ -38,7 +38,7 @@ class Numbers:
 
 async def live(
     database: Database,
-    worker: Webhooks,
+    worker: WebhookSender,
     clock: SimulatedClock,
     numbers: Numbers,
     *,

@@ -23,14 +23,14 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from benchmarks.servers import Postgres, wait_until
 from connectors.kit.egress import transport
 from gateway import metrics
-from gateway.connections.endpoint_secrets import rotate
-from gateway.connections.rotation import check_keys
-from gateway.connections.vault import Vault
+from gateway.credentials.endpoint_secrets import rotate
+from gateway.credentials.rotation import check_keys
+from gateway.credentials.vault import Vault
 from gateway.events.webhook_request import Requests
-from gateway.events.webhooks import Webhooks
+from gateway.events.webhooks import WebhookSender
 from gateway.model.errors import RequestRefused, SealBroken
 from gateway.model.event import EventType
-from gateway.model.webhook import Outcome
+from gateway.model.webhook import AttemptOutcome
 from gateway.settings import WebhookSettings
 from gateway.store import outbox, webhooks
 from gateway.store.migrate import migrate
@@ -312,18 +312,18 @@ async def test_certificates_are_checked_against_the_name(database: Database, tmp
         port = receiver.port
         headers = {"webhook-id": "m", "fieldgate-attempt": "1"}
         assert await sender.post(f"https://hooks.example:{port}/x", b"{}", headers) == (
-            Outcome.DELIVERED,
+            AttemptOutcome.DELIVERED,
             None,
         )
         assert receiver.received[0].headers["host"] == f"hooks.example:{port}"
         assert (await sender.post(f"https://other.example:{port}/x", b"{}", headers))[
             0
-        ] is Outcome.UNREACHABLE
+        ] is AttemptOutcome.UNREACHABLE
         await sender.close()
         distrusting = Requests(requests, partial(transport, resolve=loopback))
         assert (await distrusting.post(f"https://hooks.example:{port}/x", b"{}", headers))[
             0
-        ] is Outcome.UNREACHABLE
+        ] is AttemptOutcome.UNREACHABLE
         await distrusting.close()
     assert len(receiver.received) == 1
 
@@ -342,10 +342,12 @@ async def test_a_name_that_changes_its_meaning_reaches_nothing_private() -> None
         for _ in answers:
             outcome, error = await sender.post(f"http://hooks.example:{receiver.port}/", b"{}", {})
             assert (outcome, error) == (
-                Outcome.FORBIDDEN,
+                AttemptOutcome.FORBIDDEN,
                 "its name leads to no address of the public internet",
             )
-        assert (await sender.post(f"http://127.0.0.1:{receiver.port}/", b"{}", {}))[0] is Outcome.FORBIDDEN
+        assert (await sender.post(f"http://127.0.0.1:{receiver.port}/", b"{}", {}))[
+            0
+        ] is AttemptOutcome.FORBIDDEN
         await sender.close()
         real = Requests(WebhookSettings(allow_http=True), transport)
         for name in (
@@ -355,8 +357,8 @@ async def test_a_name_that_changes_its_meaning_reaches_nothing_private() -> None
             "017700000001",
         ):  # what the system's resolver takes for loopback
             assert (await real.post(f"http://{name}:{receiver.port}/", b"{}", {}))[0] in (
-                Outcome.FORBIDDEN,
-                Outcome.UNREACHABLE,
+                AttemptOutcome.FORBIDDEN,
+                AttemptOutcome.UNREACHABLE,
             )
         await real.close()
         assert receiver.received == []
@@ -373,7 +375,9 @@ async def test_a_replica_that_stops_waits_for_the_answer(database: Database) -> 
     async with Receiver(answer) as receiver:
         await service(database).create(receiver.url, customer=None)
         await append(database, numbered(0), numbered(1))
-        worker = Webhooks(settings(), database, SEALER, requests=Requests(settings().webhooks, transport))
+        worker = WebhookSender(
+            settings(), database, SEALER, requests=Requests(settings().webhooks, transport)
+        )
         running = asyncio.create_task(worker.run())
         await came.wait()
         running.cancel()
@@ -408,13 +412,13 @@ KILLED = """
 import asyncio, sys
 from connectors.kit.egress import transport
 from gateway.events.webhook_request import Requests
-from gateway.events.webhooks import Webhooks
+from gateway.events.webhooks import WebhookSender
 from gateway.store.pool import Database
 from tests.fixtures.webhook_rig import SEALER, settings
 
 async def main(dsn):
     sender = Requests(settings().webhooks, transport)
-    await Webhooks(settings(), await Database.open(dsn, size=3), SEALER, requests=sender).run()
+    await WebhookSender(settings(), await Database.open(dsn, size=3), SEALER, requests=sender).run()
 
 asyncio.run(main(*sys.argv[1:]))
 """

@@ -17,14 +17,14 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from benchmarks.servers import wait_until
+from benchmarks.servers import patient, wait_until
 from connectors.kit.egress import transport
 from gateway.cli import webhooks as command
 from gateway.cli.main import build
-from gateway.connections.endpoint_secrets import EndpointSealer
-from gateway.connections.vault import Vault
+from gateway.credentials.endpoint_secrets import EndpointSealer
+from gateway.credentials.vault import Vault
 from gateway.events.webhook_request import Requests
-from gateway.events.webhooks import Webhooks
+from gateway.events.webhooks import WebhookSender
 from gateway.model.errors import ConfigError, RequestRefused
 from gateway.model.event import EventType, NewEvent
 from gateway.settings import Settings
@@ -75,7 +75,7 @@ def shell(tmp_path: Path, dsn: str) -> Shell:
 async def sending(shell: Shell, database: Database) -> AsyncIterator[None]:
     """What a gateway does with webhooks."""
     running = asyncio.create_task(
-        Webhooks(
+        WebhookSender(
             shell.settings,
             database,
             EndpointSealer(Vault([KEY])),
@@ -215,7 +215,7 @@ async def test_events_are_followed_as_they_come(shell: Shell, database: Database
     )  # fmt: skip
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(60):
+        async with patient(60):
             first = json.loads(await process.stdout.readline())
             await tell(database, "globex")
             await tell(database, "acme", EventType.CONNECTION_RECOVERED)

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import between, cell_of
 from tests.interop.suite import CHECKS
 
 HERE = Path(__file__).parent
 RESULT = HERE / "result.json"
 PAGE = HERE.parents[1] / "docs" / "brokers.md"
-BEGIN, END = "<!-- made by `make interop`: begin -->", "<!-- made by `make interop`: end -->"
+COMMAND = "make interop"
 SIGNS = {"yes": "yes", "no": "**no**", "error": "**?**"}
 TRIALS = {
     "keeps_up": "the gateway keeps up",
@@ -37,7 +38,7 @@ def tables(result: Mapping[str, Any]) -> str:
         said = one.get("refuses") or one.get("missing")
         more = f"{one.get('configuration', '')}{'; **' + said + '**' if said else ''}"
         lines.append(
-            f"| {one['title']} | {one.get('version', '')} | {one.get('package', '')} | {_cell(more)} | {one['date']} |"
+            f"| {one['title']} | {one.get('version', '')} | {one.get('package', '')} | {cell_of(more)} | {one['date']} |"
         )
     lines += ["", "| need | " + " | ".join(one["title"] for one in tried.values()) + " |"]
     lines.append("|---" * (len(tried) + 1) + "|")
@@ -49,7 +50,7 @@ def tables(result: Mapping[str, Any]) -> str:
         for check in CHECKS:
             found = one["checks"].get(check.name)
             if found is not None and found["outcome"] != "yes":
-                lines.append(f"- {one['title']}, {_lower(check.title)}: {_cell(found['said'])}")
+                lines.append(f"- {one['title']}, {_lower(check.title)}: {cell_of(found['said'])}")
     lines += ["", *_through(tried)]
     return "\n".join(lines)
 
@@ -61,7 +62,7 @@ def _through(tried: Mapping[str, Any]) -> list[str]:
         for word, seen in one.get("through", {}).items():
             if "error" in seen:
                 lines.append(
-                    f"| {one['title']} | {TRIALS[word]} | | | **not ended**: {_cell(seen['error'])} | | |"
+                    f"| {one['title']} | {TRIALS[word]} | | | **not ended**: {cell_of(seen['error'])} | | |"
                 )
                 continue
             lost = f"**{seen['lost']:,}**" if seen["lost"] else "0"
@@ -76,11 +77,7 @@ def _outcome(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "-"
     said = found["said"]
-    return SIGNS[found["outcome"]] if found["outcome"] != "yes" or said == "yes" else _cell(said)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "/").split())
+    return SIGNS[found["outcome"]] if found["outcome"] != "yes" or said == "yes" else cell_of(said)
 
 
 def _lower(text: str) -> str:
@@ -89,9 +86,7 @@ def _lower(text: str) -> str:
 
 def rewritten(page: str, result: Mapping[str, Any]) -> str:
     """The page with the tables of this result."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{tables(result)}\n\n{END}{after}"
+    return between(page, COMMAND, tables(result))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.model import alert_rule, alerts
 from gateway.model.alert_rule import Above, AlertRule, Below, Changes, Condition, Equals, Outside
-from gateway.model.alerts import Point, State
+from gateway.model.alerts import Point, RuleState
 from gateway.model.sample import Value
 from tests.fixtures.judging import Device, law
 
@@ -192,7 +192,7 @@ def test_for_hysteresis_and_hold_off_by_device_time() -> None:
     )
     log = {0: 91, 5: 92, 10: 93, 12: 88, 20: 84, 25: 95, 40: 95, 81: 95, 90: 80}
     points = [Point(at=second * SECOND, value=value) for second, value in log.items()]
-    found = alerts.judge(rule, State(), points).episodes
+    found = alerts.judge(rule, RuleState(), points).episodes
     times = [
         (e.since // SECOND, e.opened_at // SECOND, e.cleared_at and e.cleared_at // SECOND) for e in found
     ]

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.model.connection import State
-from gateway.model.declaration import Declaration, Existing, Part, Plan, plan
+from gateway.model.declaration import ApplyPlan, Declaration, DeclaredPart, Existing, plan
 from gateway.model.errors import ConfigError
 
 NAMES = [f"c{number}" for number in range(5)]
@@ -48,7 +48,7 @@ def moved(declared: list[Declaration], existing: list[Existing]) -> list[str]:
     ]
 
 
-def carry_out(found: Plan, declared: list[Declaration], existing: list[Existing]) -> list[Existing]:
+def carry_out(found: ApplyPlan, declared: list[Declaration], existing: list[Existing]) -> list[Existing]:
     """What is stored afterwards."""
     wanted = {each.connection: each for each in declared}
     after = {each.declaration.connection: each for each in existing}
@@ -59,13 +59,13 @@ def carry_out(found: Plan, declared: list[Declaration], existing: list[Existing]
         old, new = after[name].declaration, wanted[name]
         changed = replace(
             old,
-            settings=new.settings if Part.SETTINGS in parts else old.settings,
-            digest=new.digest if Part.CREDENTIALS in parts else old.digest,
-            sync=new.sync if Part.SYNC in parts else old.sync,
-            meters=new.meters if Part.METERS in parts else old.meters,
+            settings=new.settings if DeclaredPart.SETTINGS in parts else old.settings,
+            digest=new.digest if DeclaredPart.CREDENTIALS in parts else old.digest,
+            sync=new.sync if DeclaredPart.SYNC in parts else old.sync,
+            meters=new.meters if DeclaredPart.METERS in parts else old.meters,
         )
         after[name] = replace(
-            after[name], declaration=changed, by_file=after[name].by_file or Part.MANAGEMENT in parts
+            after[name], declaration=changed, by_file=after[name].by_file or DeclaredPart.MANAGEMENT in parts
         )
     for name in found.prune:
         after[name] = replace(after[name], state=State.DISCONNECTING)

@@ -16,14 +16,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connectors.http_json.mapping import to_values
-from connectors.kit.odata.batch import Operation
+from connectors.kit.odata.batch import BatchRequest
 from connectors.kit.odata.values import Version
 from connectors.kit.sap.documents import Fields, Form
 from connectors.kit.sap.documents import to_operation as to_document
 from connectors.maintainx.mapping import to_item
 from connectors.odata.mapping import to_operation
 from connectors.odata.settings import ODataSettings
-from connectors.postgres.mapping import Row, to_row
+from connectors.postgres.mapping import TableRow, to_row
 from connectors.registry import SYSTEMS
 from connectors.tryton.mapping import from_value, is_same, to_value
 from gateway.model.outcome import Rejected
@@ -50,14 +50,14 @@ def _http_json(reading: Reading) -> object:
 
 def _odata(reading: Reading) -> object:
     made = to_operation(ODATA, reading)
-    return _json(made.body or b"", "value") if isinstance(made, Operation) else made
+    return _json(made.body or b"", "value") if isinstance(made, BatchRequest) else made
 
 
 def _sap(version: Version) -> Sent:
     def sent(reading: Reading) -> object:
         form = Form(version=version, fields=Fields(), entity_set="M", zone=ZoneInfo("UTC"), reader="F")
         made = to_document(form, reading, "7", now=None, skew=timedelta(0))
-        return _json(made.body or b"", Fields().value) if isinstance(made, Operation) else made
+        return _json(made.body or b"", Fields().value) if isinstance(made, BatchRequest) else made
 
     return sent
 
@@ -75,7 +75,7 @@ def _tryton(kind: str) -> Sent:
 
 def _postgres(reading: Reading) -> object:
     row = to_row(reading)
-    return row.value if isinstance(row, Row) else row
+    return row.value if isinstance(row, TableRow) else row
 
 
 SINKS: dict[str, Sent] = {

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from gateway.ingest.decode import Decoder
 from gateway.ingest.framing import (
     HEAD_BYTES,
-    LARGEST_PACKET_BYTES,
+    MAX_PACKET_BYTES,
     Framer,
     MalformedPacket,
     Oversized,
-    Unreadable,
+    UnreadablePublish,
 )
 from gateway.model.errors import DecodeError
 from gateway.payloads.sources import compile_sources
@@ -76,8 +76,8 @@ def test_cuts_change_nothing(packets: list[bytes], cuts: list[int]) -> None:
 
 
 @given(
-    st.lists(st.integers(0, 3 * LARGEST_PACKET_BYTES), max_size=12),
-    st.integers(1, LARGEST_PACKET_BYTES),
+    st.lists(st.integers(0, 3 * MAX_PACKET_BYTES), max_size=12),
+    st.integers(1, MAX_PACKET_BYTES),
     st.booleans(),
 )
 @settings(max_examples=15, deadline=None)
@@ -85,7 +85,7 @@ def test_cuts_change_nothing(packets: list[bytes], cuts: list[int]) -> None:
 def test_an_oversized_packet_between_others_is_seen_in_its_turn(
     cuts: list[int], excess: int, qos1: bool
 ) -> None:
-    body = b"\x07" * (LARGEST_PACKET_BYTES + excess)
+    body = b"\x07" * (MAX_PACKET_BYTES + excess)
     stream = publish(1) + publish(2 if qos1 else None, body) + publish(3)
     first, large, last = fed(Framer(), stream, cuts)
     assert said([first, last]) == [publish(1), publish(3)]
@@ -100,10 +100,10 @@ def test_an_oversized_packet_between_others_is_seen_in_its_turn(
 
 def test_the_largest_packet_that_is_taken_is_taken_whole_at_any_place_in_the_buffer() -> None:
     overhead = len(publish(9, b"x" * (1 << 20))) - (1 << 20)
-    largest = publish(9, b"x" * (LARGEST_PACKET_BYTES - overhead))
-    assert len(largest) == LARGEST_PACKET_BYTES
+    largest = publish(9, b"x" * (MAX_PACKET_BYTES - overhead))
+    assert len(largest) == MAX_PACKET_BYTES
     stream = publish(1) + largest + publish(2) + largest + largest + publish(3)
-    assert [len(part) for part in said(fed(Framer(), stream, [100, LARGEST_PACKET_BYTES + 40]))] == [
+    assert [len(part) for part in said(fed(Framer(), stream, [100, MAX_PACKET_BYTES + 40]))] == [
         len(publish(1)), len(largest), len(publish(2)), len(largest), len(largest), len(publish(3)),
     ]  # fmt: skip
 
@@ -166,7 +166,7 @@ def test_a_publish_that_is_not_utf8_is_seen_in_its_turn(
             return
     first, skipped, last = fed(Framer(), publish(1) + bad + publish(3), cuts)
     assert said([first, last]) == [publish(1), publish(3)]
-    assert isinstance(skipped, Unreadable)
+    assert isinstance(skipped, UnreadablePublish)
     assert (skipped.packet_id, skipped.size, skipped.rest) == (packet_id, len(bad), rest)
 
 
@@ -186,14 +186,14 @@ def test_what_is_not_utf8_and_cannot_be_acknowledged_is_malformed(packet: bytes)
 @pytest.mark.parametrize(
     "packet",
     [
-        pytest.param(b"\x20" + publish(1, bytes(LARGEST_PACKET_BYTES))[1:], id="a control packet"),
+        pytest.param(b"\x20" + publish(1, bytes(MAX_PACKET_BYTES))[1:], id="a control packet"),
         pytest.param(
-            publish(1, bytes(LARGEST_PACKET_BYTES)).replace(
+            publish(1, bytes(MAX_PACKET_BYTES)).replace(
                 TOPIC.encode() + b"\0\1", TOPIC.encode() + b"\0\0", 1
             ),
             id="packet id 0",
         ),
-        pytest.param(b"\x34" + publish(1, bytes(LARGEST_PACKET_BYTES))[1:], id="QoS 2"),
+        pytest.param(b"\x34" + publish(1, bytes(MAX_PACKET_BYTES))[1:], id="QoS 2"),
     ],
 )
 def test_an_oversized_packet_that_was_not_agreed_is_malformed(packet: bytes) -> None:

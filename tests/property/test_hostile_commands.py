@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from gateway.events import commands
 from gateway.events.commands import Commands
 from gateway.ingest.explain import explain_for
 from gateway.model.explanation import Explanation
 from gateway.settings import Settings
+from gateway.store import status as stored_status
 from tests.fixtures.commanding import LINKS, NOW, ROOT
 from tests.fixtures.schemas import validate
 
@@ -62,8 +62,8 @@ async def owned(database: object, customer: str, connection: str | None = None) 
 @pytest.fixture(autouse=True, scope="module")
 def without_a_database() -> Any:
     patch = pytest.MonkeyPatch()
-    patch.setattr(commands.status, "owned", owned)
-    patch.setattr(commands.status, "read", lambda *_: asyncio.sleep(0, []))
+    patch.setattr(stored_status, "owned", owned)
+    patch.setattr(stored_status, "read", lambda *_: asyncio.sleep(0, []))
     yield
     patch.undo()
 

@@ -10,15 +10,23 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.model.breaker import (
-    LONGEST_PROBE_SECONDS,
-    Fleet,
-    Health,
+    MAX_PROBE_SECONDS,
+    CallHealth,
+    CallingConnections,
     Key,
     Scope,
     probe_interval_seconds,
     wait_seconds,
 )
-from gateway.model.incident import MOST_REQUEST_IDS, QUIET, Finding, explained_by, is_calm, systemic, wanted
+from gateway.model.incident import (
+    MAX_REQUEST_IDS,
+    QUIET,
+    IncidentFinding,
+    explained_by,
+    is_calm,
+    systemic,
+    wanted,
+)
 from gateway.model.operation import Operation
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -26,10 +34,10 @@ WIDE = (Scope.HOST, Scope.SYSTEM)
 
 
 @st.composite
-def health(draw: st.DrawFn, number: int) -> Health:
+def health(draw: st.DrawFn, number: int) -> CallHealth:
     failing = draw(st.booleans())
     last_failure = draw(st.integers(0, 400))
-    return Health(
+    return CallHealth(
         connection=f"c{number}",
         customer=draw(st.sampled_from(["a", "b", "c", "d", "e"])),
         system=draw(st.sampled_from(["erp", "cmms"])),
@@ -50,7 +58,7 @@ def ago(seconds: int) -> datetime:
 
 
 @st.composite
-def fleets(draw: st.DrawFn) -> list[Health]:
+def fleets(draw: st.DrawFn) -> list[CallHealth]:
     """Half of them without a success in the last minute, for those are the ones in which something may be
     systemic.
     """
@@ -63,28 +71,28 @@ def fleets(draw: st.DrawFn) -> list[Health]:
     return fleet
 
 
-def at(healths: Sequence[Health]) -> Fleet:
-    return Fleet(healths, now=NOW)
+def at(healths: Sequence[CallHealth]) -> CallingConnections:
+    return CallingConnections(healths, now=NOW)
 
 
-def findings(healths: Sequence[Health], known: Sequence[Key] = ()) -> tuple[Finding, ...]:
+def findings(healths: Sequence[CallHealth], known: Sequence[Key] = ()) -> tuple[IncidentFinding, ...]:
     return wanted(at(healths), systemic(at(healths)), known=known)
 
 
-def members(healths: Sequence[Health], key: Key) -> list[Health]:
+def members(healths: Sequence[CallHealth], key: Key) -> list[CallHealth]:
     return [one for one in healths if key in one.keys]
 
 
-def keys(fleet: Sequence[Health], known: Sequence[Key] = ()) -> set[Key]:
+def keys(fleet: Sequence[CallHealth], known: Sequence[Key] = ()) -> set[Key]:
     return {finding.key for finding in findings(fleet, known)}
 
 
-def fails(one: Health, since: datetime | None = None) -> Health:
+def fails(one: CallHealth, since: datetime | None = None) -> CallHealth:
     return replace(one, last_success_at=None, last_failure_at=NOW, failing_since=since or ago(90), failures=4)
 
 
 @given(fleet=fleets(), data=st.data())
-def test_another_failure_never_makes_a_fault_smaller(fleet: list[Health], data: st.DataObject) -> None:
+def test_another_failure_never_makes_a_fault_smaller(fleet: list[CallHealth], data: st.DataObject) -> None:
     """Monotone: whatever is systemic stays so when one more of its connections fails, or a connection that
     fails is added.
     """
@@ -103,7 +111,7 @@ def test_another_failure_never_makes_a_fault_smaller(fleet: list[Health], data: 
 
 
 @given(fleet=fleets())
-def test_one_customer_never_makes_a_systemic_incident_nor_do_two(fleet: list[Health]) -> None:
+def test_one_customer_never_makes_a_systemic_incident_nor_do_two(fleet: list[CallHealth]) -> None:
     for customers in (("a",), ("a", "b")):
         own = [
             replace(fails(one), customer=customers[number % len(customers)])
@@ -114,7 +122,7 @@ def test_one_customer_never_makes_a_systemic_incident_nor_do_two(fleet: list[Hea
 
 
 @given(fleet=fleets())
-def test_a_customers_connections_are_one_voice(fleet: list[Health]) -> None:
+def test_a_customers_connections_are_one_voice(fleet: list[CallHealth]) -> None:
     twice = [*fleet, *(replace(one, connection=f"{one.connection}-again") for one in fleet)]
     for key in {key for one in fleet for key in one.keys[1:]}:
         assert at(fleet).enough_fail(key) == at(twice).enough_fail(key)
@@ -122,7 +130,7 @@ def test_a_customers_connections_are_one_voice(fleet: list[Health]) -> None:
 
 @given(fleet=fleets(), data=st.data())
 def test_a_success_within_the_minute_acquits_host_and_system(
-    fleet: list[Health], data: st.DataObject
+    fleet: list[CallHealth], data: st.DataObject
 ) -> None:
     if not fleet:
         return
@@ -138,7 +146,7 @@ def test_a_success_within_the_minute_acquits_host_and_system(
 
 
 @given(fleet=fleets())
-def test_what_answered_opens_nothing(fleet: list[Health]) -> None:
+def test_what_answered_opens_nothing(fleet: list[CallHealth]) -> None:
     """A refused login, a 403, a 429 and a bad record leave no `failing_since`."""
     answered = [replace(one, failing_since=None, failures=0, last_failure_at=NOW) for one in fleet]
     assert not systemic(at(answered))
@@ -146,7 +154,7 @@ def test_what_answered_opens_nothing(fleet: list[Health]) -> None:
 
 
 @given(fleet=fleets())
-def test_a_connection_has_one_incident(fleet: list[Health]) -> None:
+def test_a_connection_has_one_incident(fleet: list[CallHealth]) -> None:
     """Of what is wanted, nothing is explained by another; and whoever's breaker is open alone for long has
     one.
     """
@@ -164,14 +172,14 @@ def test_a_connection_has_one_incident(fleet: list[Health]) -> None:
 
 
 @given(fleet=fleets())
-def test_the_same_verdict_again_while_its_incidents_are_open(fleet: list[Health]) -> None:
+def test_the_same_verdict_again_while_its_incidents_are_open(fleet: list[CallHealth]) -> None:
     found = keys(fleet)
     again = keys(fleet, [key for key in found if key[0] in WIDE])
     assert again == found
 
 
 @given(fleet=fleets())
-def test_success_closes(fleet: list[Health]) -> None:
+def test_success_closes(fleet: list[CallHealth]) -> None:
     """After everybody has succeeded every incident is calm, and it is not while all that fails goes on
     failing.
     """
@@ -185,7 +193,7 @@ def test_success_closes(fleet: list[Health]) -> None:
 
 @given(fleet=fleets(), lucky=st.integers(0, 11))
 def test_the_first_success_of_few_does_not_end_what_most_still_suffer(
-    fleet: list[Health], lucky: int
+    fleet: list[CallHealth], lucky: int
 ) -> None:
     failing = [fails(replace(one, customer=f"k{number}")) for number, one in enumerate(fleet)]
     one_well = [
@@ -204,7 +212,7 @@ def test_the_first_success_of_few_does_not_end_what_most_still_suffer(
 
 
 @given(fleet=fleets())
-def test_without_a_success_it_is_not_over_though_few_still_try(fleet: list[Health]) -> None:
+def test_without_a_success_it_is_not_over_though_few_still_try(fleet: list[CallHealth]) -> None:
     """An open breaker lets one call through now and then, so that few are seen to fail."""
     failing = [fails(replace(one, customer=f"k{number}")) for number, one in enumerate(fleet)]
     few = [
@@ -215,12 +223,12 @@ def test_without_a_success_it_is_not_over_though_few_still_try(fleet: list[Healt
 
 
 @given(fleet=fleets())
-def test_a_finding_says_what_fails(fleet: list[Health]) -> None:
+def test_a_finding_says_what_fails(fleet: list[CallHealth]) -> None:
     for finding in findings(fleet):
         failing = [one for one in members(fleet, finding.key) if one.is_failing(NOW)]
         assert {one.connection for one in failing} == set(finding.connections)
         assert finding.since == min(one.failing_since for one in failing if one.failing_since)
-        assert len(finding.request_ids) <= MOST_REQUEST_IDS
+        assert len(finding.request_ids) <= MAX_REQUEST_IDS
         assert finding.detail
         if finding.key[0] in WIDE:
             assert len(finding.customers) >= 3
@@ -229,7 +237,7 @@ def test_a_finding_says_what_fails(fleet: list[Health]) -> None:
 @given(attempt=st.integers(0, 10_000), rand=st.floats(0, 1, exclude_max=True))
 def test_trials_come_after_1_to_60_seconds(attempt: int, rand: float) -> None:
     seconds = probe_interval_seconds(attempt, rand=rand)
-    assert 1 <= seconds <= LONGEST_PROBE_SECONDS
+    assert 1 <= seconds <= MAX_PROBE_SECONDS
     assert probe_interval_seconds(attempt + 1, rand=rand) >= seconds
 
 
@@ -241,8 +249,8 @@ def test_waits_are_short_and_never_before_the_trial(seconds: float, rand: float)
 def test_the_numbers_of_the_rule() -> None:
     """Three customers and 30 %: 3 of 10 are enough, 3 of 11 are not; and quiet is two minutes."""
 
-    def host(failing: int, of: int) -> list[Health]:
-        well = Health(
+    def host(failing: int, of: int) -> list[CallHealth]:
+        well = CallHealth(
             connection="",
             customer="",
             system="erp",
@@ -280,9 +288,9 @@ def one(
     system: str = "erp",
     failing: int | None = None,
     succeeded: int | None = 100,
-) -> Health:
+) -> CallHealth:
     """Of a customer of its own; `failing` and `succeeded` in seconds ago."""
-    return Health(
+    return CallHealth(
         connection=f"c{number}",
         customer=f"k{number}",
         system=system,
@@ -320,7 +328,7 @@ def test_a_host_is_at_fault_only_after_a_minute_in_which_enough_customers_fail(
 ) -> None:
     """Three customers that fail for a second are not systemic yet."""
     down = [
-        Health(
+        CallHealth(
             connection=f"c{number}",
             customer=f"customer-{number}",
             system="erp",
@@ -337,7 +345,7 @@ def test_a_host_is_at_fault_only_after_a_minute_in_which_enough_customers_fail(
 
 
 @given(fleet=fleets(), probed=st.integers(0, 400))
-def test_a_probe_says_nothing_of_pushes_that_fail(fleet: list[Health], probed: int) -> None:
+def test_a_probe_says_nothing_of_pushes_that_fail(fleet: list[CallHealth], probed: int) -> None:
     """However lately any of them was probed well, the same is at fault, and stays so."""
     assume(not any(one.failing_since is None and one.last_success_at is None for one in fleet))
     seen = [replace(one, last_probe_at=ago(probed) if one.is_seen(NOW) else None) for one in fleet]
@@ -353,7 +361,7 @@ def test_pulls_that_fail_hold_no_push_back(since: int, pushed: int, probed: bool
     back.
     """
     down = [
-        Health(
+        CallHealth(
             connection=f"c{number}",
             customer=f"customer-{number}",
             system="erp",

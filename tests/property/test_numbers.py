@@ -101,6 +101,46 @@ def test_no_bytes_end_the_decoder(noise: bytes) -> None:
     assert taken(scalar.parse, noise) != (None, "")
 
 
+Written = list[tuple[str, "Written | str"]]
+objects: st.SearchStrategy[Written] = st.recursive(
+    st.lists(st.tuples(st.sampled_from(["a", "b", "ä", "a b", 'a":']), literals), min_size=1, max_size=4),
+    lambda inner: st.lists(
+        st.tuples(st.sampled_from(["a", "b", "metrics"]), literals | inner), min_size=1, max_size=4
+    ),
+    max_leaves=8,
+)
+
+
+def written(pairs: Written, comma: str, colon: str) -> str:
+    items = (
+        f"{orjson.dumps(key).decode()}{colon}"
+        f"{value if isinstance(value, str) else written(value, comma, colon)}"
+        for key, value in pairs
+    )
+    return f"{{{comma.join(items)}}}"
+
+
+def is_each_once(pairs: Written) -> bool:
+    keys = [key for key, _ in pairs]
+    inner = [value for _, value in pairs if not isinstance(value, str)]
+    return len(keys) == len(set(keys)) and all(map(is_each_once, inner))
+
+
+@given(pairs=objects)
+@example(pairs=[("a", "1"), ("a", "1")])
+@example(pairs=[("a", [("b", "1"), ("b", "2")]), ("b", "20.10")])
+@settings(max_examples=500)
+def test_however_it_is_written_it_is_read_the_same_and_a_key_that_comes_twice_is_refused(
+    pairs: Written,
+) -> None:
+    payloads = [
+        written(pairs, comma, colon).encode() for comma in (",", ", ") for colon in (":", ": ", " : ")
+    ]
+    compact, *others = [taken(json.parse, payload) for payload in payloads]
+    assert all(repr(other) == repr(compact) for other in others)
+    assert is_each_once(pairs) or compact[0] is None
+
+
 def test_long_digits_cost_no_more_than_their_length() -> None:
     """Each of these has a part that a careless pattern looks at once for each of its characters."""
     for middle in (b"0" * 1_000_000 + b".x", b"1.2" * 300_000, b"e-000" * 200_000, b'\\"nan' * 150_000):

@@ -110,3 +110,43 @@ def test_a_gateways_database_behind_a_socket_is_on_this_machine(dsn: str) -> Non
     assert same_database(theirs, ["127.0.0.2"], own, ["::1", "127.0.0.1"])
     assert not same_database(other, ["127.0.0.2"], own, ["127.0.0.1"])
     assert not same_database(theirs, ["10.0.0.5"], own, ["127.0.0.1"])
+    assert not same_database(theirs, ["127.0.0.2"], own, [])
+    assert not same_database(theirs, ["name"], own, ["127.0.0.1"])
+    assert not same_database(theirs, ["10.0.0.5"], own, ["name"])
+    assert same_database(theirs, ["10.0.0.5", "10.0.0.6"], own, ["10.0.0.7", "::ffff:10.0.0.6"])
+
+
+@pytest.mark.parametrize(
+    ("dsn", "places"),
+    [
+        ("postgresql:///d", ["localhost:5432"]),
+        ("postgresql:///d?sslmode=disable", ["localhost:5432"]),
+        ("postgresql:///d?port=5433", ["localhost:5433"]),
+        ("postgresql://u:p@/d?host=/run/postgresql&port=5433", ["localhost:5433"]),
+        ("postgresql://u:p@/d?host=@abstract", ["localhost:5432"]),
+        ("postgresql://u:p@%2Frun%2Fpostgresql:5433/d", ["localhost:5433"]),
+        ("postgresql://u:p@%2Frun%2Fpostgresql,db.example:6432/d", ["localhost:5432", "db.example:6432"]),
+        (
+            "postgresql://u:p@/d?host=/run/postgresql,10.0.0.5&port=5433,5434",
+            ["localhost:5433", "10.0.0.5:5434"],
+        ),
+        ("postgresql://u:p@/d?host=10.0.0.5,10.0.0.6&port=6432", ["10.0.0.5:6432", "10.0.0.6:6432"]),
+        ("postgresql://u:p@one.example:5433,two.example/d", ["one.example:5433", "two.example:5432"]),
+        ("postgresql://u:p@one.example/d?port=5433", ["one.example:5432"]),  # as the driver has it
+    ],
+)
+def test_the_gateways_database_is_at_each_of_its_hosts(dsn: str, places: list[str]) -> None:
+    found = own_database(dsn)
+    assert [f"{one.host}:{one.port}" for one in found] == places
+    assert {(one.setting, one.database) for one in found} == {("database.dsn", "d")}
+
+
+@pytest.mark.parametrize(
+    ("written", "port"),
+    [("", 443), (":", 443), (":0", 0), (":65535", 65535), (":65536", 443), (":" + "0" * 99 + "80", 80), (":" + "9" * 5000, 443),
+     (":8x", 443), (":-1", 443), (":٣", 443)],
+)  # fmt: skip
+def test_a_port_is_a_number_that_there_is(written: str, port: int) -> None:
+    for host in ("name", "[::1]"):
+        (found,) = targets_of("url", f"https://{host}{written}/")
+        assert (found.host, found.port) == (host.strip("[]"), port)

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.model.inbound import InboundRecord
+from gateway.model.inbound import InboundRecord, InboundStream
 from gateway.model.record import (
+    CUT_BYTES,
     MAX_BODY_BYTES,
+    MAX_KEY_BYTES,
+    MAX_POSITION,
+    Change,
     Cycle,
     Interval,
     LogPlace,
+    change_of,
     halved,
     keep,
     latest,
     may_vanish,
     next_interval,
     next_slice,
+    phases_of,
     read_cursor,
     topic_level,
     write_cursor,
@@ -125,6 +133,7 @@ def test_intervals_join_and_never_leave_the_past(ahead: int, settle: int, lookba
         assert now - gap["settle"] <= NOW
         return
     assert first.low is not None and first.low <= NOW < first.high <= now
+    assert (first.low, first.high) == (NOW - gap["lookback"], now - gap["settle"])
     second = next_interval(first.high, now + timedelta(seconds=more), **gap)
     assert second is None or (second.low is not None and second.low <= first.high)
 
@@ -138,13 +147,34 @@ def test_slices_cover_the_history_without_a_gap(days: int, hours: int) -> None:
     assert reached == NOW - timedelta(days=days) and count <= days * 24 / hours + 1
 
 
-@given(seconds=st.integers(0, 10**7))
-def test_half_of_an_interval_is_its_older_part(seconds: int) -> None:
-    whole = Interval(low=NOW, high=NOW + timedelta(seconds=seconds))
+@given(seconds=st.floats(0, 10**7), fraction=st.integers(0, 999_999))
+@example(seconds=2.0, fraction=0)
+@example(seconds=2.0, fraction=999_999)
+@example(seconds=1.999, fraction=0)
+def test_half_of_an_interval_is_its_older_part(seconds: float, fraction: int) -> None:
+    low = NOW.replace(microsecond=fraction)
+    whole = Interval(low=low, high=low + timedelta(seconds=seconds))
     half = halved(whole)
-    assert (
-        half.low == whole.low and whole.low is not None and whole.low < half.high <= whole.high
-    ) or seconds < 2
+    if whole.high - low < timedelta(seconds=2):
+        assert half == whole
+        return
+    assert half.low == low < half.high < whole.high and half.high.microsecond == 0
+    assert timedelta() <= low + (whole.high - low) / 2 - half.high < timedelta(seconds=1)
+
+
+@given(seconds=st.floats(0.001, 10**6), lookback=st.floats(0, 10**7), halvings=st.integers(1, 10))
+def test_what_was_read_already_is_not_halved(seconds: float, lookback: float, halvings: int) -> None:
+    """Each part that is read moves what was read on."""
+    low = NOW - timedelta(seconds=lookback)
+    part = Interval(low=low, high=NOW + timedelta(seconds=seconds))
+    for _ in range(halvings):
+        part = halved(part, NOW)
+    assert part.low == low and part.high > NOW
+
+
+def test_what_has_no_beginning_has_no_half() -> None:
+    whole = Interval(low=None, high=NOW)
+    assert halved(whole) == whole
 
 
 @given(lead=st.integers(0, 50), length=st.integers(1, 40))
@@ -157,14 +187,44 @@ def test_a_circle_is_told_within_a_few_rounds(lead: int, length: int) -> None:
     assert not any(fresh.closes(str(number)) for number in range(1000))
 
 
-@given(position=st.integers(0, 2**63 - 1), epoch=st.integers(0, 2**53), customer=st.text(max_size=64))
+POSITIONS = st.integers(0, MAX_POSITION)
+
+
+@given(position=POSITIONS, epoch=POSITIONS, customer=st.text(max_size=64))
+@example(position=0, epoch=0, customer="")
+@example(position=MAX_POSITION, epoch=MAX_POSITION, customer="acme")
 def test_a_cursor_is_read_as_it_was_written_for_its_customer_only(
     position: int, epoch: int, customer: str
 ) -> None:
     place = LogPlace(customer=customer, epoch=epoch, position=position)
-    assert read_cursor(write_cursor(place), customer=customer) == place
+    cursor = write_cursor(place)
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", cursor)  # as it is, it is a part of an address
+    assert read_cursor(cursor, customer=customer) == place
     with pytest.raises(ValueError, match="another customer"):
-        read_cursor(write_cursor(place), customer=f"{customer}x")
+        read_cursor(cursor, customer=f"{customer}x")
+
+
+def cursor_of(parts: object) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "", "!", "é", "WzQyXQ!", "WzQyXQ\n", " WzQyXQ", "Wz QyXQ", "WzQyX", "Wz", "A",
+        *map(
+            cursor_of,
+            [
+                42, [], {}, None, "42", [None], [True], [-1], [1.5], [MAX_POSITION + 1], [1, 2], [1, 2, None], [1, 2, 3],
+                [1, None, "acme"], [True, 2, "acme"], [1, True, "acme"], [-1, 2, "acme"], [1, -2, "acme"], [1, 2, "acme", 4],
+                [MAX_POSITION + 1, 2, "acme"], [1, MAX_POSITION + 1, "acme"],
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_no_cursor_is_refused_with_what_to_do(cursor: str) -> None:
+    with pytest.raises(ValueError, match=r"cursor: .*next.*begin anew"):
+        read_cursor(cursor, customer="acme")
 
 
 def test_a_cursor_of_before_there_were_epochs_is_read() -> None:
@@ -180,3 +240,69 @@ def test_a_key_is_one_level_of_a_topic(key: str) -> None:
 
 def test_a_fifth_may_go_and_one_record_always() -> None:
     assert may_vanish(1, 1) and may_vanish(2, 10) and not may_vanish(3, 10) and not may_vanish(2, 9)
+
+
+@pytest.mark.parametrize(
+    ("version", "deleted", "change"),
+    [
+        (1, False, "created"),
+        (2, False, "modified"),
+        (900, False, "modified"),
+        (1, True, "deleted"),
+        (2, True, "deleted"),
+    ],
+)
+def test_what_the_last_change_was(version: int, deleted: bool, change: Change) -> None:
+    assert change_of(version, deleted=deleted) == change
+
+
+@pytest.mark.parametrize(
+    ("cursor", "deletions", "phases"),
+    [
+        ("modified", "none", ["incremental", "initial"]),
+        ("modified", "tombstones", ["incremental", "initial"]),
+        ("modified", "keys", ["incremental", "initial", "reconcile"]),
+        ("modified", "listing", ["incremental", "initial", "reconcile"]),
+        ("id", "keys", ["incremental", "initial", "reconcile"]),
+        ("listing", "none", ["incremental"]),
+        ("listing", "listing", ["incremental"]),
+        ("listing", "keys", ["incremental", "reconcile"]),
+    ],
+)
+def test_a_stream_is_read_in_the_phases_that_it_needs(cursor: Any, deletions: Any, phases: list[str]) -> None:
+    stream = InboundStream(name="s", title="S", cursor=cursor, deletions=deletions)
+    other = InboundStream(name="t", title="T", cursor="id")
+    found = phases_of([stream, other], initial_days=30)
+    assert found == [*(("s", phase) for phase in phases), ("t", "incremental"), ("t", "initial")]
+    without = [phase for phase in phases if phase != "initial"]
+    assert phases_of([stream], initial_days=0) == [("s", phase) for phase in without]
+
+
+@given(
+    body=st.dictionaries(
+        st.text("abcé", min_size=1, max_size=6), st.text("xü", max_size=700), min_size=1, max_size=12
+    ),
+    limit=st.integers(64, 4096),
+)
+@example(body={"a": "x" * CUT_BYTES, "b": "x" * (CUT_BYTES + 1), "c": "ü" * CUT_BYTES}, limit=1600)
+def test_what_is_cut_keeps_the_first_fields_that_fit_with_their_beginnings(
+    body: dict[str, str], limit: int
+) -> None:
+    kept = keep(InboundRecord(key="a", modified_at=None, body=body), max_body_bytes=limit)
+    if len(orjson.dumps(body)) <= limit:
+        assert not kept.truncated and orjson.loads(kept.body) == body
+        return
+    found = orjson.loads(kept.body)
+    assert kept.truncated and len(kept.body) <= limit
+    short = {key: text.encode()[:CUT_BYTES].decode(errors="ignore") for key, text in body.items()}
+    assert found == {key: short[key] for key in found}
+    for key in (
+        body.keys() - found.keys()
+    ):  # it would not have fitted; each field is reckoned two bytes longer
+        before = {name: short[name] for name in [*(name for name in found if name < key), key]}
+        assert len(orjson.dumps(before)) + 2 * len(before) > limit
+
+
+def test_a_key_may_have_as_many_bytes_as_it_may() -> None:
+    record = InboundRecord(key="ü" * (MAX_KEY_BYTES // 2), modified_at=None, body={})
+    assert keep(record).key == record.key

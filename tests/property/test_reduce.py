@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.meter_settings import MeterSettings
 from gateway.model.arithmetic import PLAIN, Arithmetic
-from gateway.model.meter import REDUCTIONS, MeterRule
+from gateway.model.meter import REDUCTIONS, MeterRule, Reduce
 from gateway.model.sample import Value
 from gateway.settings import CreditsSettings
 from gateway.store.credits import sync_capacity
@@ -37,19 +39,49 @@ ARITHMETIC = {
     "run_time": Arithmetic(valid=(0.0, 1000.0), threshold=25.0, hold=HOLD),
     "time_weighted_mean": Arithmetic(valid=(0.0, 1000.0), hold=HOLD, scale=4.0),
 }
-RULES = tuple(
-    MeterRule(device="d", metric="t", meter=reduce, reduce=reduce, every=WINDOW) for reduce in REDUCTIONS
-) + tuple(
-    MeterRule(
+CONVERTED: dict[str, tuple[dict[str, str], Callable[[float], float]]] = {
+    **{
+        reduce: ({"from": "degF", "to": "CEL"}, lambda number: (number - 32) * 5 / 9)
+        for reduce in ("last", "first", "each", "mean", "min", "max", "time_weighted_mean")
+    },
+    "delta": ({"from": "degF", "to": "CEL"}, lambda number: number * 5 / 9),
+    "sum": ({"from": "lb", "to": "KGM"}, lambda number: number * 0.45359237),
+    "run_time": ({"to": "DAY"}, lambda seconds: seconds / 86400),
+}
+"""By reduction: the units, and what becomes of the reduced number."""
+
+
+def converted(reduce: Reduce, units: dict[str, str]) -> MeterRule:
+    wanted = {"device": "d", "metric": "t", "meter": "m", "reduce": reduce, "valid": (-1e5, 1e5), **units}
+    made = MeterSettings.model_validate(wanted)
+    return MeterRule(
         device="d",
         metric="t",
-        meter=f"{reduce} reckoned",
-        unit="HUR" if reduce == "run_time" else None,
+        meter=f"{reduce} converted",
+        unit=made.told_unit,
         reduce=reduce,
         every=WINDOW,
-        arithmetic=ARITHMETIC[reduce],
+        arithmetic=made.arithmetic,
     )
-    for reduce in REDUCTIONS
+
+
+RULES = (
+    tuple(
+        MeterRule(device="d", metric="t", meter=reduce, reduce=reduce, every=WINDOW) for reduce in REDUCTIONS
+    )
+    + tuple(
+        MeterRule(
+            device="d",
+            metric="t",
+            meter=f"{reduce} reckoned",
+            unit="HUR" if reduce == "run_time" else None,
+            reduce=reduce,
+            every=WINDOW,
+            arithmetic=ARITHMETIC[reduce],
+        )
+        for reduce in REDUCTIONS
+    )
+    + tuple(converted(reduce, CONVERTED[reduce][0]) for reduce in REDUCTIONS if reduce in CONVERTED)
 )
 _numbers = itertools.count()
 
@@ -104,10 +136,10 @@ def used(rule: MeterRule, samples: Samples) -> list[tuple[datetime, Value]]:
 NO_TEXT = ("mean", "min", "max", "sum", "cycles", "run_time", "time_weighted_mean")
 
 
-def unusable(rule: MeterRule, samples: Samples, start: datetime) -> bool:
+def unusable(rule: MeterRule, samples: Samples, start: datetime, until: datetime) -> bool:
     """Whether a sample of the window is no number for a reduction, or a scale, that needs one."""
-    found = [value for at, value in used(rule, samples) if start <= at < start + WINDOW]
-    is_scaled = (rule.arithmetic.scale, rule.arithmetic.offset) != (1.0, 0.0)
+    found = [value for at, value in used(rule, samples) if start <= at < until]
+    is_scaled = (rule.arithmetic.scale, rule.arithmetic.offset) != (1.0, 0.0) or is_converted(rule)
     match rule.reduce:
         case "last" | "each":
             return is_scaled and bool(found) and isinstance(found[-1], bool | str)
@@ -133,11 +165,11 @@ def step(arithmetic: Arithmetic, prior: float, current: float) -> float:
     return max(current, 0.0) if began_again else 0.0
 
 
-def delta(rule: MeterRule, samples: Samples, start: datetime) -> float | None:
+def delta(rule: MeterRule, samples: Samples, start: datetime, until: datetime) -> float | None:
     numbers = [
         (at, made)
         for at, value in used(rule, samples)
-        if at < start + WINDOW and (made := number(value, booleans=False)) is not None
+        if at < until and (made := number(value, booleans=False)) is not None
     ]
     total = None
     for (_, prior), (at, current) in itertools.pairwise(numbers):
@@ -150,31 +182,31 @@ def is_on(rule: MeterRule, value: Value) -> bool:
     return value if isinstance(value, bool) else float(value) > rule.arithmetic.threshold
 
 
-def cycles(rule: MeterRule, samples: Samples, start: datetime) -> float | None:
+def cycles(rule: MeterRule, samples: Samples, start: datetime, until: datetime) -> float | None:
     states = [
         (at, is_on(rule, value))
         for at, value in used(rule, samples)
-        if at < start + WINDOW and not isinstance(value, str)
+        if at < until and not isinstance(value, str)
     ]
     edges = [now and not before for (_, before), (at, now) in itertools.pairwise(states) if at >= start]
     return float(sum(edges)) if edges else None
 
 
-def pieces(rule: MeterRule, samples: Samples, start: datetime) -> list[tuple[Value, float]]:
+def pieces(rule: MeterRule, samples: Samples, start: datetime, until: datetime) -> list[tuple[Value, float]]:
     """What the metric is over the window: values and for how many seconds."""
     held = rule.arithmetic.hold or timedelta(days=1)
     known = [(at, value) for at, value in used(rule, samples) if not isinstance(value, str)]
     ends = [*(at for at, _ in known[1:]), datetime.max.replace(tzinfo=UTC)][: len(known)]
     found = []
-    for (at, value), until in zip(known, ends, strict=True):
-        begins, ends_at = max(at, start), min(until, at + held, start + WINDOW)
+    for (at, value), following in zip(known, ends, strict=True):
+        begins, ends_at = max(at, start), min(following, at + held, until)
         if begins < ends_at:
             found.append((value, (ends_at - begins).total_seconds()))
     return found if start <= max(samples) else []
 
 
-def over_time(rule: MeterRule, samples: Samples, start: datetime) -> float | None:
-    found = pieces(rule, samples, start)
+def over_time(rule: MeterRule, samples: Samples, start: datetime, until: datetime) -> float | None:
+    found = pieces(rule, samples, start, until)
     if not found:
         return None
     if rule.reduce == "run_time":
@@ -183,9 +215,9 @@ def over_time(rule: MeterRule, samples: Samples, start: datetime) -> float | Non
     return math.fsum(float(v) * seconds for v, seconds in found) / math.fsum(s for _, s in found)
 
 
-def reduced(rule: MeterRule, samples: Samples, start: datetime) -> Value | None:
-    inside = [value for at, value in used(rule, samples) if start <= at < start + WINDOW]
-    if unusable(rule, samples, start):
+def reduced(rule: MeterRule, samples: Samples, start: datetime, until: datetime) -> Value | None:
+    inside = [value for at, value in used(rule, samples) if start <= at < until]
+    if unusable(rule, samples, start, until):
         return None
     numbers = [made for value in inside if (made := number(value, booleans=True)) is not None]
     match rule.reduce:
@@ -196,11 +228,11 @@ def reduced(rule: MeterRule, samples: Samples, start: datetime) -> Value | None:
         case "count":
             return float(len(inside)) if inside else None
         case "delta":
-            return delta(rule, samples, start)
+            return delta(rule, samples, start, until)
         case "cycles":
-            return cycles(rule, samples, start)
+            return cycles(rule, samples, start, until)
         case "run_time" | "time_weighted_mean":
-            return over_time(rule, samples, start)
+            return over_time(rule, samples, start, until)
         case _ if not numbers:
             return None
         case "mean":
@@ -213,8 +245,14 @@ def reduced(rule: MeterRule, samples: Samples, start: datetime) -> Value | None:
             return math.fsum(numbers)
 
 
+def is_converted(rule: MeterRule) -> bool:
+    return rule.meter.endswith(" converted")
+
+
 def reading(rule: MeterRule, value: Value) -> Value:
     arithmetic = rule.arithmetic
+    if is_converted(rule):
+        return CONVERTED[rule.reduce][1](float(value))
     if (arithmetic.scale, arithmetic.offset) == (1.0, 0.0):
         return value
     return float(value) * arithmetic.scale + arithmetic.offset
@@ -228,11 +266,12 @@ def expected(samples: Samples) -> dict[tuple[str, datetime], Value]:
     for rule in RULES:
         if rule.reduce == "each":
             for at, value in used(rule, samples):
-                if rule.arithmetic == PLAIN or not isinstance(value, bool | str):
+                is_plain = rule.arithmetic == PLAIN and not is_converted(rule)
+                if is_plain or not isinstance(value, bool | str):
                     wanted[rule.meter, at] = reading(rule, value)
             continue
         for start in STARTS:
-            value = reduced(rule, samples, start)
+            value = reduced(rule, samples, start, start + WINDOW)
             if value is not None:
                 wanted[rule.meter, start] = reading(rule, value)
     return wanted
@@ -292,7 +331,7 @@ async def test_every_reduction_agrees_with_a_plain_one(
         for rule in RULES
         if rule.reduce != "each"
         for start in STARTS
-        if unusable(rule, stored, start)
+        if unusable(rule, stored, start, start + WINDOW)
     }
     assert bad <= dead.keys(), "what has no value is told"
     assert delivered.keys() - wanted.keys() <= {key for key in dead if dead[key] == "withdrawn"}

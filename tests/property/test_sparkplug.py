@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.ingest import sparkplug
 from gateway.ingest.sparkplug import Bounds, Mail, arrival, take
 from gateway.payloads.sources import compile_one
 from gateway.payloads.sparkplug.definitions import from_stored
-from gateway.payloads.sparkplug.node import Birth, Device, Node
+from gateway.payloads.sparkplug.node import Birth, Node, NodeDevice
 from gateway.source_settings import SourceSettings
 from tests.fixtures.sparkplug import LEAST_NUMBER, EdgeNode, Fact, Sent, channel
 
@@ -34,7 +34,7 @@ def restored(node: Node) -> Node:
         digest: from_stored(orjson.loads(held.payload())) for digest, held in node.definitions.items()
     }
     devices = {
-        name: Device([Birth(one.at, one.until, one.digest) for one in device.births], device.offline_at)
+        name: NodeDevice([Birth(one.at, one.until, one.digest) for one in device.births], device.offline_at)
         for name, device in node.devices.items()
     }
     return Node(
@@ -143,6 +143,8 @@ def run(
     swapped=st.sampled_from([0.0, 0.01, 0.2]),
     kills=st.sampled_from([0.0, 0.1]),
 )
+@example(seed=36188, lost=0.05, swapped=0.2, kills=0.1)
+@example(seed=100814, lost=0.05, swapped=0.2, kills=0.1)
 def test_every_value_is_under_its_right_name_or_its_message_is_kept(
     seed: int, lost: float, swapped: float, kills: float
 ) -> None:

@@ -16,10 +16,10 @@ from gateway.model.connection import (
     Prior,
     State,
     Trigger,
-    next_state,
     remembers_prior,
     rule_for,
 )
+from tests.fixtures.states import next_state
 
 CALLS = {State.ACTIVE, State.DEGRADED}
 NEEDS_A_PERSON = {

@@ -79,7 +79,7 @@ async def campaign(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             shutil.rmtree(place, ignore_errors=True)
             try:
                 report = await run(planned, place)
-            except (OSError, RuntimeError, TimeoutError) as error:
+            except (OSError, RuntimeError, TimeoutError, ExceptionGroup) as error:
                 print(f"seed {seed}: could not be run: {type(error).__name__}: {error}", flush=True)
                 return {"seed": seed, "verdict": "not run", "detail": str(error)}
             path.write_text(json.dumps(report.document(), indent=1, default=str))

@@ -30,7 +30,8 @@ from tests.soak.oracle import Held, Value, Window
 from tests.soak.receivers import Receiver
 from tests.soak.shape import Link, Shape
 
-AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+# InternalClientError: what asyncpg says of a session that was killed in the middle of a statement
+AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 CLUSTER = {
     "fsync": "off",
     "deadlock_timeout": "300ms",

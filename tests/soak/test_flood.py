@@ -2,26 +2,34 @@
 quotas and told, everything that was acknowledged is accounted for, and the acknowledgements of another
 customer's messages take at most twice as long.
 
-Ingest runs in this process, on servers of its own; whoever publishes is another process. Measured is from the
-receipt of a message to its PUBACK, as `fieldgate_mqtt_ack_seconds` does, by customer.
+Ingest runs in this process, on the daemon's event loop and a database of its own. The broker and those who publish are
+other machines where this is real: here they share one processor, and what is measured has another, or half of what is
+measured would be who waits for a processor. Measured is from the receipt of a message to its PUBACK, as
+`fieldgate_mqtt_ack_seconds` does, by customer; of several rounds, each a calm time and one with a flood, the median
+counts. The first does not: each session plans its statements once. The daemon's own collector does not look at
+pytest's heap.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from benchmarks.report import quantile
 from benchmarks.servers import wait_until
 from gateway.ingest import Ingest
 from gateway.ingest.batch import Acknowledger, Message
 from gateway.ingest.pipeline import Pipeline
-from gateway.ingest.session import Session
+from gateway.ingest.session import IngestSession
 from gateway.settings import Settings
 from gateway.store.connections import register_customers
 from gateway.store.migrate import migrate
@@ -33,7 +41,7 @@ GARBAGE = 2_000
 GARBAGE_BYTES = 64 << 10
 STEADY_A_SECOND = 200
 PHASE_SECONDS = 20.0
-ROUNDS = 2
+ROUNDS = 4
 QUOTA = {"messages_per_second": 20, "bytes_per_second": 32_768}
 """Some times what a customer with a few devices sends; a minute of it may come at once."""
 
@@ -78,7 +86,7 @@ class Watch:
         self._open: dict[int, tuple[float, str]] = {}
         self._waited: list[tuple[str, float]] = []
         self.counts = {"acme": 0, "globex": 0}
-        receive, acknowledge = Pipeline.receive, Session.acknowledge
+        receive, acknowledge = Pipeline.receive, IngestSession.acknowledge
 
         def received(pipeline: Pipeline, session: Acknowledger, messages: Sequence[Message]) -> None:
             now = time.perf_counter()
@@ -87,7 +95,7 @@ class Watch:
                     self._open[packet] = (now, topic.partition("/")[0])
             receive(pipeline, session, messages)
 
-        def acknowledged(session: Session, packets: bytes) -> bool:
+        def acknowledged(session: IngestSession, packets: bytes) -> bool:
             now = time.perf_counter()
             for place in range(2, len(packets), 4):
                 at, customer = self._open.pop(int.from_bytes(packets[place : place + 2], "big"))
@@ -96,12 +104,19 @@ class Watch:
             return acknowledge(session, packets)
 
         patch.setattr(Pipeline, "receive", received)
-        patch.setattr(Session, "acknowledge", acknowledged)
+        patch.setattr(IngestSession, "acknowledge", acknowledged)
 
     def taken(self) -> list[float]:
         """Of the other customer's messages since it was asked last."""
         waited, self._waited = self._waited, []
         return [seconds for customer, seconds in waited if customer == "globex"]
+
+
+def confine(processors: set[int], *processes: int) -> None:
+    """These processes run there only; where the system has no such thing, anywhere."""
+    for pid in processes:
+        if processors:
+            os.sched_setaffinity(pid, processors)
 
 
 async def process(program: str, *arguments: object, talks: bool = False) -> asyncio.subprocess.Process:
@@ -117,13 +132,34 @@ async def process(program: str, *arguments: object, talks: bool = False) -> asyn
     )
 
 
+@pytest.fixture
+def processors() -> Iterator[tuple[set[int], set[int]]]:
+    """That of those who publish, that of what is measured; the same where there is one."""
+    if sys.platform != "linux":
+        yield set(), set()
+        return
+    mine = os.sched_getaffinity(0)
+    first, *others = sorted(mine)
+    yield {first}, {others[0] if others else first}
+    os.sched_setaffinity(0, mine)
+
+
 @pytest.mark.soak
-@pytest.mark.timeout(600)
-async def test_a_flood_is_bounded_told_and_felt_by_nobody_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.timeout(900)
+def test_a_flood_is_bounded_told_and_felt_by_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processors: tuple[set[int], set[int]]
 ) -> None:
-    watch, calm, flooded = Watch(monkeypatch), list[float](), list[float]()
+    uvloop.run(flooded_beside_others(tmp_path, monkeypatch, processors))
+
+
+async def flooded_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processors: tuple[set[int], set[int]]
+) -> None:
+    watch, calm, flooded = Watch(monkeypatch), list[float](), list[float]()  # p99 of each round
+    theirs, ours = processors
     async with started(tmp_path, persistent=False) as rig:
+        confine(theirs, rig.broker.pid)
+        confine(ours, rig.postgres.pid, os.getpid())
         settings = Settings.model_validate({
             "broker": {"url": rig.broker.url},
             "customers": ["acme", "globex"],
@@ -137,24 +173,31 @@ async def test_a_flood_is_bounded_told_and_felt_by_nobody_else(
         running = asyncio.create_task(ingest.run())
         await wait_until(lambda: ingest.connected, seconds=30, what="it is connected")
         steady = await process(STEADY, rig.broker.port, talks=True)
+        confine(theirs, steady.pid)
         await wait_until(lambda: watch.counts["globex"] > 500, seconds=60, what="it sends")
+        gc.collect()
+        gc.freeze()
         for turn in range(ROUNDS):
             watch.taken()
             await asyncio.sleep(PHASE_SECONDS)
-            calm += watch.taken()
+            calm.append(quantile(watch.taken(), 0.99))
             began, flood = time.monotonic(), await process(FLOOD, rig.broker.port, turn)
+            confine(theirs, flood.pid)
             assert await flood.wait() == 0
             expected = (turn + 1) * (DEVICES + GARBAGE)
             await wait_until(lambda n=expected: watch.counts["acme"] == n, seconds=120, what="all is taken")
             took = time.monotonic() - began
             await asyncio.sleep(max(0.0, PHASE_SECONDS - took))
-            flooded += watch.taken()
+            flooded.append(quantile(watch.taken(), 0.99))
         sent = int((await steady.communicate(b"\n"))[0])
         await wait_until(lambda: watch.counts["globex"] == sent, seconds=60, what="all is acknowledged")
-        p99 = {"calm": quantile(calm, 0.99), "flooded": quantile(flooded, 0.99)}
+        times = [two / one for one, two in zip(calm[1:], flooded[1:], strict=True)]
         print(
-            f"acknowledgement p99 of others: {p99['calm'] * 1000:.1f} ms, beside a flood of {took:.1f} s "
-            f"{p99['flooded'] * 1000:.1f} ms: {p99['flooded'] / p99['calm']:.2f} times"
+            f"acknowledgement p99 of others, each second one beside a flood of {took:.1f} s: "
+            + ", ".join(
+                f"{one * 1000:.1f} and {two * 1000:.1f}" for one, two in zip(calm, flooded, strict=True)
+            )
+            + f" ms: {statistics.median(times):.2f} times"
         )
         await ingest.stop()
         running.cancel()
@@ -172,4 +215,4 @@ async def test_a_flood_is_bounded_told_and_felt_by_nobody_else(
         assert 0 < len(told) <= 2 * ROUNDS
         [(others,)] = await rig.fetch("select count(*) from telemetry where customer_id = 'globex'")
         assert others == sent
-        assert p99["flooded"] <= 2 * p99["calm"]
+        assert statistics.median(times) <= 2

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from gateway.alerts import call
 from gateway.configuration import Faults, load
 from gateway.configuration.schema import connections_schema
 from gateway.ingest.explain import Connected, explain
@@ -29,6 +31,7 @@ from gateway.model.alert_rule import (
     worded,
 )
 from gateway.model.connector import Capabilities, Manifest
+from gateway.model.meter import MeterRule
 from gateway.settings import TelemetrySettings
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -172,6 +175,9 @@ def test_words_are_filled_in_once_and_bounded() -> None:
     assert title == "{value} {since} 2026-03-01 12:00:00Z"
     assert len(text) == 2000
     silent = replace(made, condition=Silent(after=timedelta(hours=1)), metric=None, title="", text="")
+    on = AlertRule(id="on", device="d", metric="on", condition=Equals(value=True), kind="task")
+    _, text = worded(on, device="d", value=True, since=NOW)
+    assert text.startswith("on of d is true, and has been equal to true since")
     assert worded(silent, device="d", value="", since=NOW) == (
         "d is silent",
         "Nothing was received from d since 2026-03-01 12:00:00Z (silent for 1h).",
@@ -184,6 +190,8 @@ def test_words_are_filled_in_once_and_bounded() -> None:
         (Above(limit=90), "80", False, "10 more is the limit of 90"),
         (Above(limit=90), "95.5", True, "95.5 is above 90"),
         (Equals(value="x"), '"y"', False, "is not 'x'"),
+        (Equals(value=True), "true", True, "equals true"),
+        (Equals(value=True), "false", False, "is not true"),
         (Outside(low=0, high=9, clear_low=0, clear_high=9), "7", False, "2 from the ends of [0, 9]"),
         (
             Changes(by=3, within=timedelta(minutes=5), rises=True),
@@ -231,3 +239,22 @@ def test_every_state_comes_to_an_end_whatever_ends_it() -> None:
     assert alert_row(AlertState.RAISING, AlertTrigger.WELL) is None, "the system is asked first"
     assert {row.source for row in ALERT_TABLE if row.trigger is AlertTrigger.SEEN_CLOSED} == FOLLOWED_STATES
     assert len({(row.source, row.trigger) for row in ALERT_TABLE}) == len(ALERT_TABLE)
+
+
+@pytest.mark.parametrize(
+    ("device", "metric", "meter"),
+    [
+        ("press", "temp", "press temp"),
+        ("press", None, "press hours"),
+        ("oven", None, ""),
+        ("oven", "load", "oven load"),
+    ],
+)
+def test_an_alert_names_the_meter_that_a_pattern_makes(device: str, metric: str | None, meter: str) -> None:
+    rules = (
+        MeterRule(device="*", metric="*", meter="{device} {metric}"),
+        MeterRule(device="press", metric="on", meter="{device} hours"),
+    )
+    link: Any = SimpleNamespace(rules=rules)
+    alert: Any = SimpleNamespace(device=device, metric=metric)
+    assert call._meter(link, alert) == meter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -10,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.model.arithmetic import PLAIN, Arithmetic, scaled
+from gateway.meter_settings import MeterSettings
+from gateway.model.arithmetic import PLAIN, Arithmetic, misfit, scaled
 from gateway.model.meter import (
     MAX_HELD_WINDOWS,
+    REDUCTIONS,
     MeterRule,
     apply_rule,
     from_document,
@@ -20,7 +23,6 @@ from gateway.model.meter import (
     refusal,
     to_document,
 )
-from gateway.settings import MeterSettings
 
 TICK = timedelta(microseconds=1)
 finite = st.floats(-1e9, 1e9, allow_nan=False)
@@ -29,6 +31,11 @@ rules = st.builds(
     device=st.just("d"),
     metric=st.just("t"),
     meter=st.just("m"),
+    create=st.booleans(),
+    unit=st.none() | st.just("Cel"),
+    deadband=st.sampled_from([0.0, 0.5]),
+    every=st.sampled_from([timedelta(minutes=15), timedelta(hours=1)]),
+    reduce=st.sampled_from(["last", "delta"]),
     max_silence=st.none() | st.just(timedelta(hours=24)),
     arithmetic=st.builds(
         Arithmetic,
@@ -126,11 +133,8 @@ def test_a_value_is_held_over_a_bounded_number_of_windows() -> None:
     [
         ("mean", Arithmetic(valid=(0.0, 40.0)), 41.0, "outside valid"),
         ("mean", PLAIN, "41.2", "no number for mean"),
-        ("last", PLAIN, "on", None),
         ("last", Arithmetic(scale=2.0), "on", "no number for last"),
-        ("delta", PLAIN, True, "no number for delta"),
-        ("run_time", PLAIN, True, None),
-        ("count", PLAIN, "on", None),
+        ("mean", Arithmetic(valid=(0.0, 40.0)), True, None),
     ],
 )
 def test_explain_says_which_value_is_not_used(
@@ -139,3 +143,102 @@ def test_explain_says_which_value_is_not_used(
     rule = MeterRule(device="d", metric="t", meter="m", reduce=reduce, arithmetic=arithmetic)  # type: ignore[arg-type]
     found = refusal(apply_rule(rule, "d", resolution=TICK), value)
     assert found is None if said is None else said in str(found)
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+def test_what_each_reduction_can_use(reduce: str) -> None:
+    """Texts and booleans as they are, booleans as 0 and 1, or numbers only."""
+
+    def uses(value: float | str, arithmetic: Arithmetic) -> bool:
+        rule = MeterRule(device="d", metric="t", meter="m", reduce=reduce, arithmetic=arithmetic)  # type: ignore[arg-type]
+        return refusal(apply_rule(rule, "d", resolution=TICK), value) is None
+
+    as_they_are = reduce in {"last", "first", "each"}
+    for arithmetic in (PLAIN, Arithmetic(scale=2.0), Arithmetic(offset=1.0)):
+        plain = arithmetic == PLAIN
+        assert uses("on", arithmetic) is (reduce == "count" or (as_they_are and plain))
+        assert uses(True, arithmetic) is (reduce != "delta" and (plain or not as_they_are))
+        assert uses(1.5, arithmetic)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_used"),
+    [(-40.5, False), (-40, True), (0, True), (85.0, True), (85.1, False), ("99", True), (True, True)],
+)
+def test_limits_are_of_numbers_and_belong_to_what_is_used(value: float | str, is_used: bool) -> None:
+    assert Arithmetic(valid=(-40.0, 85.0)).uses(value) is is_used
+    assert PLAIN.uses(value)
+
+
+LEVELS = {"last", "first", "each", "mean", "time_weighted_mean", "min", "max"}
+MEANT_FOR = {
+    "scale": LEVELS | {"sum", "delta", "cycles"},
+    "offset": LEVELS,
+    "rollover": {"delta"},
+    "reset_below": {"delta"},
+    "threshold": {"run_time", "cycles"},
+    "hold": {"run_time", "time_weighted_mean"},
+    "valid": set(REDUCTIONS),
+}
+PARTS = {
+    "scale": 2.0,
+    "offset": 1.0,
+    "rollover": 65536.0,
+    "reset_below": 10.0,
+    "threshold": 0.5,
+    "hold": timedelta(minutes=1),
+    "valid": (0.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_refused_where_it_would_do_nothing(part: str, reduce: str) -> None:
+    found = misfit(Arithmetic(**{part: PARTS[part]}), reduce)  # type: ignore[arg-type]
+    assert (found is None) is (reduce in MEANT_FOR[part])
+    assert found is None or (part in found and reduce in found)
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "reduce", "advice"),
+    [
+        (Arithmetic(scale=-1.0), "min", "max"),
+        (Arithmetic(scale=-1.0), "max", "min"),
+        (Arithmetic(scale=-1.0), "mean", None),
+        (Arithmetic(scale=0.5), "min", None),
+        (Arithmetic(scale=0.5), "max", None),
+        (Arithmetic(scale=0.0), "min", "every reading the same"),
+        (Arithmetic(valid=(1.0, 1.0)), "mean", None),
+        (Arithmetic(valid=(1.1, 1.0)), "mean", "lowest"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(
+    arithmetic: Arithmetic, reduce: str, advice: str | None
+) -> None:
+    found = misfit(arithmetic, reduce)
+    assert found is None if advice is None else (found is not None and advice in found.rpartition("by ")[2])
+
+
+def test_what_is_done_to_a_value_is_said_with_its_numbers() -> None:
+    assert str(PLAIN) == ""
+    each = {part: str(Arithmetic(**{part: value})) for part, value in PARTS.items()}  # type: ignore[arg-type]
+    assert [part for part, said in each.items() if not said] == ["hold"]
+    for part, numbers in {"scale": "2", "offset": "1", "rollover": "65536", "reset_below": "10", "threshold": "0.5", "valid": "0 to 1"}.items():  # fmt: skip
+        assert numbers in each[part]
+    together = str(Arithmetic(**PARTS))  # type: ignore[arg-type]
+    assert together.split(", ") == [
+        each[part] for part in ("valid", "rollover", "reset_below", "threshold", "scale", "offset")
+    ]
+
+
+@given(rule=rules)
+def test_a_meter_is_as_its_rule_has_it(rule: MeterRule) -> None:
+    made = apply_rule(rule, "d", resolution=TICK)
+    for name in ("device", "metric", "meter", "unit", "reduce", "deadband", "create", "max_silence"):
+        assert getattr(made, name) == getattr(rule, name)
+    assert made.window == rule.every and made.arithmetic == replace(rule.arithmetic, hold=None)
+
+
+def test_samples_that_a_system_cannot_tell_apart_share_a_window() -> None:
+    rule = MeterRule(device="d", metric="t", meter="m", reduce="each", every=timedelta(hours=1))
+    assert apply_rule(rule, "d", resolution=timedelta(seconds=1)).window == timedelta(seconds=1)

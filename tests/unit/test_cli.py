@@ -13,9 +13,9 @@ import pytest
 
 from connectors.registry import SYSTEMS
 from gateway.cli.explain import explain_message
-from gateway.cli.reference import files
 from gateway.configuration import load
 from gateway.ingest.explain import window_of
+from tools.reference import files
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 5, 4, 12, 7, 30, tzinfo=UTC)
@@ -168,11 +168,12 @@ def test_explain_prints_for_people_and_for_programs(folder: Path) -> None:
     arguments = (
         "explain",
         "acme/devices/pump-7/telemetry",
-        '{"ts": "2026-05-04T12:07:30Z", "temperature": 21.5}',
+        '{"ts": "2026-05-04T12:07:30Z", "temperature": 21.5, "on": true, "mode": "eco"}',
     )
     (folder / "fieldgate.yaml").write_text(MAIN + "telemetry: {retention: 36500d}\n")
     shown = fieldgate(folder, *arguments)
     assert shown.returncode == 0, shown.stderr
+    assert "temperature = 21.5, on = true, mode = 'eco'" in shown.stdout
     assert "feeds pump-7-T (CEL) at sink (postgres)" in shown.stdout
     assert (
         "mean of temperature over [2026-05-04 12:00:00Z, 2026-05-04 12:15:00Z), due 2026-05-04 12:16:00Z"
@@ -180,6 +181,31 @@ def test_explain_prints_for_people_and_for_programs(folder: Path) -> None:
     )
     printed = json.loads(fieldgate(folder, *arguments, "--json").stdout)
     assert printed["samples"][0]["meters"][0]["due_at"] == "2026-05-04T12:16:00Z"
+
+
+@pytest.mark.parametrize(
+    ("said", "window"),
+    [
+        (
+            "every: day, zone: Europe/Berlin",
+            "[2026-03-28 23:00:00Z, 2026-03-29 22:00:00Z), a day in Europe/Berlin, due 2026-03-29 22:01:00Z",
+        ),
+        (
+            'every: shift, zone: Europe/Berlin, shifts: ["02:30", "14:00"]',
+            "[2026-03-29 01:00:00Z, 2026-03-29 12:00:00Z), a shift from 02:30, 14:00 in Europe/Berlin, due",
+        ),
+        (
+            "every: month, zone: Asia/Tokyo",
+            "[2026-02-28 15:00:00Z, 2026-03-31 15:00:00Z), a month in Asia/Tokyo, due 2026-03-31 15:01:00Z",
+        ),
+    ],
+)
+def test_explain_shows_windows_of_the_calendar(folder: Path, said: str, window: str) -> None:
+    (folder / "connections.yaml").write_text(CONNECTIONS.replace("every: 15m", said))
+    (folder / "fieldgate.yaml").write_text(MAIN + "telemetry: {retention: 36500d}\n")
+    payload = '{"ts": "2026-03-29T01:30:00Z", "temperature": 21.5}'
+    shown = fieldgate(folder, "explain", "acme/devices/pump-7/telemetry", payload)
+    assert f"mean of temperature over {window}" in shown.stdout, shown.stdout + shown.stderr
 
 
 def test_explain_takes_a_negative_number_and_a_file(folder: Path) -> None:
@@ -201,7 +227,9 @@ def test_explain_takes_a_negative_number_and_a_file(folder: Path) -> None:
 )
 def test_windows_are_counted_from_1970(at: str, minutes: int, start: str) -> None:
     parsed = datetime.fromisoformat(at).replace(tzinfo=UTC)
-    assert window_of(parsed, timedelta(minutes=minutes)) == datetime.fromisoformat(start).replace(tzinfo=UTC)
+    assert window_of(parsed, timedelta(minutes=minutes))[0] == datetime.fromisoformat(start).replace(
+        tzinfo=UTC
+    )
 
 
 def test_what_is_generated_from_the_code_is_current() -> None:
@@ -210,7 +238,7 @@ def test_what_is_generated_from_the_code_is_current() -> None:
         for path, text in files().items()
         if not (ROOT / path).exists() or (ROOT / path).read_text(encoding="utf-8") != text
     ]
-    assert not stale, "run `python -m gateway.cli.reference`"
+    assert not stale, "run `python -m tools.reference`"
 
 
 def test_log_events_are_named_room_past_tense() -> None:
@@ -229,3 +257,20 @@ def test_log_events_are_named_room_past_tense() -> None:
         if not re.fullmatch(r"[a-z]+\.(\{name\}_logged|[a-z]+(_[a-z]+)*)", event)
         or event.split(".")[0] not in rooms
     ] == []
+
+
+def test_explain_follows_a_pattern_of_metrics_and_says_the_unit(folder: Path) -> None:
+    path = folder / "connections.yaml"
+    path.write_text(
+        path.read_text()
+        + '      - {device: "*", metric: "t*", meter: "{device} {metric}", from: degF, to: CEL, unit: "°C"}\n'
+    )
+    loaded = load(folder / "fieldgate.yaml", ENVIRON, systems=SYSTEMS)
+    found = explain_message(
+        loaded, "acme/devices/press/telemetry", b'{"t1": 212, "other": 1, "t2": "x"}', now=NOW
+    )
+    [sample] = found.samples
+    first, second = sample.meters
+    assert (first.meter, first.unit, first.refused) == ("press t1", "°C", None)
+    assert first.arithmetic == "degF to CEL (times 5/9, plus -160/9)"
+    assert second.meter == "press t2" and "no number for last" in str(second.refused)

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model.command import BURST, PER_SECOND, Allowance, may_reply_to, parse_topic, take
+from gateway.model.command import (
+    BURST,
+    PER_SECOND,
+    REPLY_BYTES,
+    Allowance,
+    commands_filter,
+    may_reply_to,
+    parse_topic,
+    take,
+)
 
 ROOT = "fieldgate/v1"
 OWN = f"{ROOT}/customers/acme/responses"
@@ -30,6 +39,10 @@ OWN = f"{ROOT}/customers/acme/responses"
 def test_a_commands_topic_says_whose_it_is(topic: str, customer: str | None, verb: str | None) -> None:
     found = parse_topic(ROOT, topic)
     assert (found and found.customer, found and found.verb) == (customer, verb)
+
+
+def test_every_customers_commands_are_subscribed() -> None:
+    assert commands_filter(ROOT) == f"{ROOT}/customers/+/commands/+"
 
 
 @pytest.mark.parametrize("topic", [f"{OWN}/1", f"{OWN}/a/b/c", f"{OWN}/ä", f"{OWN}/{'x' * 400}"])
@@ -70,6 +83,14 @@ def test_and_nowhere_else(topic: str) -> None:
     assert not may_reply_to(ROOT, "acme", topic)
 
 
+@pytest.mark.parametrize("letter", ["x", "ä"])
+def test_a_topic_for_answers_is_bounded_in_bytes(letter: str) -> None:
+    room = REPLY_BYTES - len(f"{OWN}/") - (REPLY_BYTES - len(f"{OWN}/")) % len(letter.encode())
+    longest = f"{OWN}/{letter * (room // len(letter.encode()))}"
+    assert may_reply_to(ROOT, "acme", longest)
+    assert not may_reply_to(ROOT, "acme", longest + letter)
+
+
 @given(
     st.text(max_size=80),
     st.sampled_from(["", ROOT + "/", ROOT + "/customers/", OWN + "/", ROOT + "/customers/globex/"]),
@@ -101,3 +122,24 @@ def test_whoever_waits_as_told_is_let_in() -> None:
     allowance, seconds = take(allowance, 7.0)
     assert seconds > 0
     assert take(allowance, 7.0 + seconds + 1e-9)[1] == 0
+    assert take(allowance, 7.0 + seconds - 1e-3)[1] > 0  # and nobody waits for longer than he must
+
+
+@given(st.lists(st.floats(0, 3), min_size=1, max_size=60))
+def test_an_allowance_is_an_account_of_requests(waits: list[float]) -> None:
+    allowance: Allowance | None = None
+    now, left = 100.0, BURST
+    for wait in waits:
+        now += wait
+        left = min(BURST, left + wait * PER_SECOND)
+        allowance, seconds = take(allowance, now)
+        if left >= 1 + 1e-6:
+            assert seconds == 0
+        elif left < 1 - 1e-6:
+            assert seconds == pytest.approx((1 - left) / PER_SECOND, abs=1e-6)
+        left -= seconds == 0
+
+
+def test_a_clock_that_was_set_back_gives_nothing() -> None:
+    known = Allowance(left=0.5, at_seconds=100.0)
+    assert take(known, 90.0) == (Allowance(left=0.5, at_seconds=90.0), 0.5 / PER_SECOND)

@@ -56,6 +56,26 @@ def test_every_command_has_an_example_in_its_help_that_it_would_take(name: str) 
         ALL[name].make_context(name, rest, resilient_parsing=False)
 
 
+# what a command imports
+
+
+WORKING = {"apply", "connect-link", "customer", "demo", "doctor", "run", "systems", "webhooks"}
+"""They call systems, serve, or are about what systems take."""
+
+
+def test_a_command_that_reads_imports_nothing_that_works_connections() -> None:
+    """Who types a command waits for what it imports."""
+    places = [f"gateway.cli.{name.replace('-', '_')}" for name in COMMANDS if name not in WORKING]
+    program = f"import sys, {', '.join(places)}; print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    heavy = {"gateway.engine", "gateway.connections.service", "httpx", "fastapi"}
+    assert not [
+        name for name in modules.split() if name in heavy or re.match(r"connectors\.\w+\.connector$", name)
+    ]
+
+
 # completion
 
 

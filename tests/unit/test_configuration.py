@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import time, timedelta
 from pathlib import Path
+from zoneinfo import available_timezones
 
 import certifi
 import jsonschema
@@ -13,6 +14,8 @@ import yaml
 
 from connectors.registry import SYSTEMS
 from gateway.configuration import Faults, Loaded, load
+from gateway.model.calendar import Calendar
+from gateway.model.meter import from_document, to_document
 
 ROOT = Path(__file__).parents[2]
 KEY = {"KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}
@@ -76,6 +79,8 @@ def test_every_fault_is_told_at_once_with_file_line_and_path(tmp_path: Path) -> 
     ("main", "fault"),
     [
         ("customers: [acme\n", "main.yaml:3: is not YAML"),
+        ("customers:\n- 'a\0b'\n", "main.yaml:3: is not YAML: the character U+0000"),
+        ("customers: ['a\x07b']\n", "main.yaml:2: is not YAML: the character U+0007"),
         ("- a\n", "main.yaml"),
         ("instance: a\ninstance: b\n", "main.yaml:3: instance: is given twice (first in line 2)"),
         ("instance: no\n", "main.yaml:2: instance: must be text; put it in quotes"),
@@ -218,9 +223,36 @@ def test_rules_come_from_lines_and_tables(tmp_path: Path) -> None:
     ]
 
 
+def test_patterns_of_metrics_and_units_may_stand_in_a_table(tmp_path: Path) -> None:
+    (tmp_path / "meters.csv").write_text(
+        "device,metric,meter,unit,from,to,reduce\n*,temp*,{device} {metric},°C,degF,CEL,mean\n"
+        "a,[x],a [x],,,,last\na,*,a.{metric},,,,count\n"
+    )
+    [declared] = read(tmp_path, MAIN, CONNECTION + "      - {table: meters.csv}\n").connections
+    first, second, third = declared.rules[-3:]
+    assert (first.unit, str(first.arithmetic)) == ("°C", "degF to CEL (times 5/9, plus -160/9)")
+    assert [rule.is_metric_glob for rule in (first, second, third)] == [True, False, True]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_of_meters_may_have_semicolons_or_tabs_between_its_columns(
+    tmp_path: Path, separator: str
+) -> None:
+    """As spreadsheets write it where a comma is a decimal point."""
+    lines = [["device", "metric", "meter", "deadband"], ["pump-1", "t", '"A,1;x\ty"', "0.5"]]
+    table = "\r\n".join(separator.join(line) for line in lines) + "\r\n"
+    (tmp_path / "meters.csv").write_text(table)
+    [declared] = read(tmp_path, MAIN, CONNECTION + "      - {table: meters.csv}\n").connections
+    assert [(rule.device, rule.meter, rule.deadband) for rule in declared.rules] == [
+        ("pump-1", "A,1;x\ty", 0.5)
+    ]
+
+
 @pytest.mark.parametrize(
     ("table", "fault"),
     [
+        ("device;metric;meter\na;b;c;d\n", "quote a value that has a ';'"),
+        ("device;metric;meter;deadband\na;b;c;0,5\n", "meters.csv:2: deadband"),
         ("device,metric,meter\na,b,c\nd,e,\n", "meters.csv:3: a meter needs device, metric and meter"),
         ("device,metric,metre\na,b,c\n", "meters.csv:1: unknown column 'metre'; did you mean 'meter'?"),
         ("device,metric\na,b\n", "meters.csv:1: column 'meter' is missing"),
@@ -236,6 +268,15 @@ def test_rules_come_from_lines_and_tables(tmp_path: Path) -> None:
             "meters.csv:3: `scale` does nothing for reduce: count",
         ),
         ("device,metric,meter,valid\na,b,c,-40..x\n", "meters.csv:2: valid"),
+        ("device,metric,meter,every\na,b,c,day\n", "meters.csv:2: `every: day` needs the `zone`"),
+        (
+            "device,metric,meter,every,zone\na,b,c,day,Europe/Berln\n",
+            "meters.csv:2: zone: 'Europe/Berln' is no",
+        ),
+        (
+            "device,metric,meter,every,zone,shifts\na,b,c,shift,UTC,6 14\n",
+            "meters.csv:2: shifts: expected times",
+        ),
     ],
 )
 def test_a_fault_of_a_table_has_its_line(tmp_path: Path, table: str, fault: str) -> None:
@@ -261,6 +302,42 @@ def test_a_fault_of_a_table_has_its_line(tmp_path: Path, table: str, fault: str)
             "connections.yaml:7: connections[0].meters[0]: `rollover` does nothing for reduce: mean",
         ),
         (
+            "- {device: a, metric: 'b*', meter: m}",
+            "the pattern 'b*' may match several metrics and a meter is fed by one: put {metric} into meter",
+        ),
+        (
+            "- {device: '*', metric: '*', meter: '{device}.{metric}'}",
+            "two metrics may make one meter of '{device}.{metric}'",
+        ),
+        (
+            "- {device: a, metric: '*', meter: 'a {metric} {metric}'}",
+            "{metric} stands in meter once",
+        ),
+        (
+            f"- {{device: a, metric: b, meter: {'x' * 2_001}}}",
+            "the name of the meter may become longer than 2,000 bytes",
+        ),
+        (
+            f"- {{device: 'a*', metric: '*', meter: '{{device}} {{metric}} {'x' * 911}'}}",
+            "the name of the meter may become longer than 2,000 bytes",
+        ),
+        (
+            f"- {{device: a, metric: {'b' * 257}, meter: m}}",
+            "no metric has a name of more than 256 characters",
+        ),
+        (
+            "- {device: '*', metric: '*', meter: '{metric}'}",
+            "the pattern '*' may match several devices",
+        ),
+        (
+            "- {device: a, metric: b, meter: m, from: degF, to: BAR}",
+            "connections.yaml:7: connections[0].meters[0]: degF and BAR are not of one kind",
+        ),
+        (
+            "- {device: a, metric: b, meter: m, from: MPA, to: CEL}",
+            "connections[0].meters[0]: MPA and CEL are not of one kind",  # not mPA, which is another unit
+        ),
+        (
             "- {device: a, metric: b, meter: '{devcie}'}",
             "unknown placeholder {devcie} in meter; did you mean 'device'?",
         ),
@@ -280,6 +357,108 @@ def test_a_fault_of_a_table_has_its_line(tmp_path: Path, table: str, fault: str)
 def test_a_fault_of_a_rule(tmp_path: Path, meters: str, fault: str) -> None:
     faults = told(tmp_path, MAIN, f"{CONNECTION}      {meters}\n")
     assert any(fault in line for line in faults), faults
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ("every: day", "`every: day` needs the `zone` whose day it is"),
+        ("every: 1h, zone: Europe/Berlin", "`zone` and `shifts` are for windows of the calendar"),
+        (
+            "every: day, zone: Berlin",
+            "zone: 'Berlin' is no time zone of the IANA database, such as Europe/Berlin",
+        ),
+        ("every: day, zone: right/Europe/Berlin", "zone: 'right/Europe/Berlin' is no time zone"),
+        ("every: day, zone: ../../etc/passwd", "zone: '../../etc/passwd' is no time zone"),
+        ("every: daily, zone: UTC", "every: a duration is a number and a unit"),
+        ("every: fortnight, zone: UTC", "windows of the calendar are day, week, month, shift"),
+        ("every: shift, zone: UTC", "`every: shift` has `shifts`"),
+        ('every: day, zone: UTC, shifts: ["06:00"]', "`every: shift` has `shifts`"),
+        ("every: shift, zone: UTC, shifts: [06:00, 14:00]", "shifts: expected times of day in quotes"),
+        ('every: shift, zone: UTC, shifts: ["24:00"]', "shifts: expected times of day in quotes"),
+        ("every: shift, zone: UTC, shifts: []", "shifts: expected 1 to 24 starts"),
+        ('every: shift, zone: UTC, shifts: ["14:00", "06:00"]', "shifts: the starts ascend within a day"),
+        ('every: shift, zone: UTC, shifts: ["06:00", "06:05"]', "15 minutes apart at least"),
+        ('every: shift, zone: UTC, shifts: ["00:00", "23:50"]', "15 minutes apart at least"),
+        ("reduce: each, every: day, zone: UTC", "`every: day` does nothing for reduce: each"),
+        ("reduce: run_time, every: day, zone: UTC, hold: 25h", "`hold` is a day"),
+    ],
+)
+def test_a_fault_of_a_window_of_the_calendar(tmp_path: Path, said: str, fault: str) -> None:
+    faults = told(tmp_path, MAIN, f"{CONNECTION}      - {{device: a, metric: b, meter: c, {said}}}\n")
+    assert len(faults) == 1 and faults[0].startswith("connections.yaml:7: connections[0].meters[0]")
+    assert fault in faults[0]
+
+
+def test_windows_of_the_calendar_are_read_from_a_file_and_a_table_alike(tmp_path: Path) -> None:
+    (tmp_path / "meters.csv").write_text(
+        "device,metric,meter,every,zone,shifts\n"
+        "a,b,c,day,Europe/Berlin,\n"
+        "a,b,d,shift,Australia/Lord_Howe,06:00 14:00 22:00\n"
+    )
+    rules = """\
+      - {table: meters.csv}
+      - {device: a, metric: b, meter: e, every: day, zone: Europe/Berlin}
+      - {device: a, metric: b, meter: f, every: shift, zone: Australia/Lord_Howe, shifts: ["06:00", "14:00", "22:00"]}
+"""
+    (declared,) = read(tmp_path, MAIN, CONNECTION + rules).connections
+    day, shift, *same = [rule.every for rule in declared.rules]
+    assert same == [day, shift]
+    assert day == Calendar(period="day", zone="Europe/Berlin")
+    assert shift == Calendar(period="shift", zone="Australia/Lord_Howe", shifts=(time(6), time(14), time(22)))
+    for rule in declared.rules:
+        assert from_document(json.loads(json.dumps(to_document(rule)))) == rule
+
+
+@pytest.mark.parametrize(
+    ("main", "system", "every", "fault"),
+    [
+        ("telemetry: {retention: 20d}\n", "postgres", "month, zone: UTC", "telemetry.retention keeps"),
+        ("telemetry: {retention: 20d}\n", "postgres", "21d", "telemetry.retention keeps"),
+        ("telemetry: {retention: 20d}\n", "postgres", "week, zone: UTC", None),
+        ("", "postgres", "month, zone: UTC", None),
+        ("", "maintainx", "week, zone: UTC", "takes no reading of more than 72 h ago"),
+        ("", "maintainx", "4d", "takes no reading of more than 72 h ago"),
+        ("", "maintainx", "day, zone: UTC", None),
+    ],
+)
+def test_a_window_that_is_over_too_late_is_told(
+    tmp_path: Path, main: str, system: str, every: str, fault: str | None
+) -> None:
+    credentials = {
+        "postgres": '{type: dsn, dsn: "${env:SINK}"}',
+        "maintainx": '{type: api_key, api_key: "${env:SINK}"}',
+    }
+    wanted = CONNECTION.replace("system: postgres", f"system: {system}").replace(
+        credentials["postgres"], credentials[system]
+    )
+    wanted += f"      - {{device: a, metric: b, meter: '7', every: {every}}}\n"
+    if fault is None:
+        assert read(tmp_path, MAIN + main, wanted).connections
+    else:
+        (said,) = told(tmp_path, MAIN + main, wanted)
+        assert said.startswith("connections.yaml:7: connections[0].meters[0].every: ") and fault in said
+
+
+def test_a_connection_has_a_bounded_number_of_calendars(tmp_path: Path) -> None:
+    def rules(count: int) -> str:
+        return "".join(
+            f"      - {{device: a, metric: b{number}, meter: '{number}', every: shift, zone: UTC, shifts:"
+            f' ["0{number % 50 // 10}:{number % 50}"]}}\n'
+            for number in range(10, 10 + count)
+        )
+
+    assert read(
+        tmp_path,
+        MAIN,
+        CONNECTION + rules(40) + rules(40).replace("metric: b", "metric: c").replace("meter: '", "meter: 'c"),
+    ).connections
+    more = "".join(
+        f"      - {{device: a, metric: d{place}, meter: 'd{place}', every: day, zone: {zone}}}\n"
+        for place, zone in enumerate(sorted(available_timezones())[:11])
+    )
+    (said,) = told(tmp_path, MAIN, CONNECTION + rules(40) + more)
+    assert "meters[50].every: a connection has 50 different windows of the calendar at most" in said
 
 
 def test_rules_that_feed_different_meters_are_no_conflict(tmp_path: Path) -> None:
@@ -497,3 +676,64 @@ def test_what_is_no_secret_is_never_away_without_a_word(
     told(tmp_path, SECURITY + main, connections)
     with pytest.raises(Faults, match="AWAY is not set"):
         load(tmp_path / "main.yaml", {**KEY, **SINK}, systems=SYSTEMS, secrets=())
+
+
+def test_a_login_by_an_identity_provider_that_nobody_could_finish_is_refused(tmp_path: Path) -> None:
+    oidc = "oidc: {issuer: https://id.acme.example, client_id: x, roles: {admin: [a]}, ca_file: ca.pem}\n"
+    http = "http: {public_url: http://gateway.acme.example, authentication: false}\n"
+    faults = told(tmp_path, SECURITY + oidc + http)
+    assert [fault.partition(";")[0] for fault in faults] == [
+        "main.yaml:2: oidc.ca_file: ca.pem cannot be read (No such file or directory)",
+        "main.yaml:2: oidc.issuer: nobody logs in while http.authentication is off",
+        "main.yaml:3: http.public_url: must be https: the identity provider (`oidc`) sends people back there",
+    ]
+    (tmp_path / "ca.pem").write_text("no certificate")
+    http = "http: {public_url: https://gateway.acme.example}\n"
+    assert len(told(tmp_path, SECURITY + oidc + http)) == 1
+    (tmp_path / "ca.pem").write_bytes(Path(certifi.where()).read_bytes())
+    found = read(tmp_path, SECURITY + oidc + http).settings.oidc
+    assert found.ca_file == str(tmp_path / "ca.pem")  # beside the file that names it
+    told_plain = told(
+        tmp_path,
+        SECURITY + "oidc: {issuer: https://x.example, client_id: x, roles: {admin: [a]}, client_secret: y}\n",
+    )
+    assert ["oidc.client_secret" in one for one in told_plain] == [True]
+
+
+def test_secrets_of_logins_and_traces_are_needed_by_the_gateway_alone(tmp_path: Path) -> None:
+    text = (
+        SECURITY
+        + "http: {public_url: https://gateway.example.com}\n"
+        + 'oidc: {issuer: https://x.example, client_id: x, client_secret: "${env:LOGIN}", roles: {admin: [a]}}\n'
+        + 'tracing: {endpoint: http://127.0.0.1:4318, headers: {x-of-mine: "${env:TRACES}"}}\n'
+    )
+    faults = told(tmp_path, text)
+    assert [fault.partition(" ")[2].partition(" is")[0] for fault in faults] == [
+        "oidc.client_secret: environment variable LOGIN",
+        "tracing.headers.x-of-mine: environment variable TRACES",
+    ]
+    load(tmp_path / "main.yaml", KEY, systems=SYSTEMS, secrets=("database", "security"))
+    (fault,) = told(tmp_path, SECURITY + "tracing: {headers: {x-of-mine: hush}}\n")
+    assert "written in clear" in fault and "hush" not in fault
+
+
+@pytest.mark.parametrize(
+    ("section", "fault"),
+    [
+        (
+            "oidc: {issuer: https://login.microsoftonline.com/common/v2.0, client_id: x, roles: {admin: [a]}}",
+            "oidc.issuer: `common` vouches for anybody with an account at Microsoft",
+        ),
+        (
+            "oidc: {issuer: https://login.microsoftonline.com/Organizations/v2.0/, client_id: x}",
+            "oidc.issuer: `organizations` vouches for anybody",
+        ),
+        ("tracing: {endpoint: http://127.0.0.1:4318/v1/traces/}", "tracing.endpoint: leave /v1/traces out"),
+    ],
+)
+def test_an_address_that_could_not_work_is_a_fault(tmp_path: Path, section: str, fault: str) -> None:
+    assert any(fault in line for line in told(tmp_path, f"{SECURITY}{section}\n"))
+    one = "https://login.microsoftonline.com/00000000-0000-0000-0000-000000000000/v2.0"
+    good = f"oidc: {{issuer: {one}, client_id: x, roles: {{admin: [a]}}}}\n"
+    public = "http: {public_url: https://gateway.acme.example}\n"
+    assert read(tmp_path, SECURITY + good + public).settings.oidc.issuer == one

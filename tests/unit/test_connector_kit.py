@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import connectors
-from connectors.kit.bisect import BadMeters, Refusal, push_bisecting
+from connectors.kit.bisect import BadMeters, BatchRefusal, push_bisecting
 from connectors.kit.classify import parse_clock, parse_retry_after, to_error, whole_number
 from connectors.kit.inbound import key_of
 from connectors.kit.json_text import parse_json
 from connectors.kit.manifest import parse_manifest
-from connectors.kit.paging import Page, walk
+from connectors.kit.paging import ListPage, walk
 from connectors.kit.rate_limit import RateLimiter, limiter_for
 from connectors.kit.settings import Block, parse, safe_url
 from gateway.model.errors import (
@@ -253,7 +253,7 @@ def test_bisection_names_exactly_the_culprits_in_order_with_bounded_calls(
         nonlocal calls
         calls += 1
         if any(item.key in culprits for item in part):
-            raise Refusal("bad meter", code="404")
+            raise BatchRefusal("bad meter", code="404")
         sent.extend(item.key for item in part)
         return [Accepted() for _ in part]
 
@@ -287,11 +287,11 @@ async def test_an_error_half_way_hides_nothing_that_was_accepted(
     async def send(part: Sequence[Reading]) -> Sequence[Outcome]:
         sizes.append(len(part))
         if len(sizes) == 1:
-            raise Refusal("no", code="400")
+            raise BatchRefusal("no", code="400")
         if len(sizes) == 3:
             raise error
         if len(part) == 4 and part[0] is readings[4]:
-            raise Refusal("no", code="400")
+            raise BatchRefusal("no", code="400")
         return [Accepted() for _ in part]
 
     outcomes, _ = await push_bisecting(readings, send)
@@ -319,7 +319,7 @@ async def test_a_blamed_meter_costs_one_search_for_all_its_readings() -> None:
         nonlocal calls
         calls += 1
         if any(item.meter == "bad" for item in part):
-            raise Refusal("unknown", code="404", blames_meter=True)
+            raise BatchRefusal("unknown", code="404", blames_meter=True)
         return [Accepted() for _ in part]
 
     outcomes, blamed = await push_bisecting(readings, send)
@@ -375,15 +375,15 @@ def test_a_credential_has_one_limiter() -> None:
 
 
 async def test_paging_ends_even_where_the_system_does_not() -> None:
-    async def fetch(cursor: str | None) -> Page[int]:
-        return Page(items=[1], cursor="again")
+    async def fetch(cursor: str | None) -> ListPage[int]:
+        return ListPage(items=[1], cursor="again")
 
     with pytest.raises(Unavailable, match="same cursor"):
         assert [item async for item in walk(fetch)]
 
-    async def count(cursor: str | None) -> Page[int]:
+    async def count(cursor: str | None) -> ListPage[int]:
         number = int(cursor or 0)
-        return Page(items=[number], cursor=str(number + 1))
+        return ListPage(items=[number], cursor=str(number + 1))
 
     with pytest.raises(Unavailable, match="3 pages"):
         assert [item async for item in walk(count, max_pages=3)]

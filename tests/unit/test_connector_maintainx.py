@@ -11,11 +11,12 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 
+from benchmarks.servers import PATIENCE
 from connectors.kit.http import Answer
 from connectors.maintainx.connector import MaintainXConnector
 from connectors.maintainx.mapping import (
-    Catalogue,
     Meter,
+    MeterCatalogue,
     proven,
     to_catalogue,
     to_item,
@@ -23,7 +24,7 @@ from connectors.maintainx.mapping import (
     to_text,
     to_time,
 )
-from connectors.maintainx.reader import Reader
+from connectors.maintainx.reader import MaintainXReader
 from connectors.maintainx.settings import MaintainXSettings
 from gateway.demo.cmms import DemoCmms
 from gateway.model.connector import ConnectorSettings
@@ -39,7 +40,7 @@ def reading(meter: str, at: datetime, value: Value = 1.0) -> Reading:
     return Reading(key=reading_key("c", meter, at), meter=meter, window_start=at, value=value)
 
 
-def catalogue(*meters: Meter) -> Catalogue:
+def catalogue(*meters: Meter) -> MeterCatalogue:
     return to_catalogue(meters)
 
 
@@ -259,7 +260,7 @@ async def test_a_wrong_address_blames_no_meter(cmms: DemoCmms) -> None:
 
 
 async def test_the_switches_of_the_demonstration_are_checked(cmms: DemoCmms) -> None:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=10 * PATIENCE) as client:
         assert (
             await client.post(cmms.control_url, json={"answer_500": True, "slow_seconds": 0})
         ).status_code == 200
@@ -304,7 +305,7 @@ async def test_a_mark_that_does_not_begin_behind_the_interval_is_not_believed() 
     pages = Pages(
         {None: (times[:2], "a"), "a": (times[2:4], "b"), "b": (times[4:6], "c"), "c": (times[6:], None)}
     )
-    reader = Reader(pages, lambda _: "")
+    reader = MaintainXReader(pages, lambda _: "")
     cursor: str | None = None
     while True:
         page = await reader.pull("work_orders", times[7], AT + second, cursor)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.tryton.mapping import (
-    Held,
-    Point,
+    ControlPoint,
+    HeldInspection,
     from_value,
     resolve,
     to_catalogue,
@@ -31,8 +31,10 @@ from gateway.model.sample import Value
 AT = datetime(2026, 11, 2, 10, 0, tzinfo=UTC)
 
 
-def point(name: str, *, control: int = 1, company: int | None = 1, kind: str = "float") -> Point:
-    return Point(control=control, company=company, meter=f"pump/{name}", name=name, title="", kind=kind)
+def point(name: str, *, control: int = 1, company: int | None = 1, kind: str = "float") -> ControlPoint:
+    return ControlPoint(
+        control=control, company=company, meter=f"pump/{name}", name=name, title="", kind=kind
+    )
 
 
 def reading(name: str, value: Value, at: datetime = AT) -> Reading:
@@ -41,8 +43,8 @@ def reading(name: str, value: Value, at: datetime = AT) -> Reading:
     )
 
 
-def held(number: int, points: dict[str, object], *, is_pending: bool = True) -> Held:
-    return Held(id=number, reference="r", is_pending=is_pending, at=AT, points=points)
+def held(number: int, points: dict[str, object], *, is_pending: bool = True) -> HeldInspection:
+    return HeldInspection(id=number, reference="r", is_pending=is_pending, at=AT, points=points)
 
 
 def test_readings_of_one_time_share_a_draft_and_others_do_not() -> None:

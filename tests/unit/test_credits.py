@@ -12,7 +12,7 @@ from gateway.model.connection import State
 from gateway.model.credits import (
     Account,
     Book,
-    Excess,
+    CapacityExcess,
     Holding,
     Pool,
     became_low,
@@ -102,7 +102,7 @@ GOOD = Holding(
 NOTHING = replace(GOOD, account=None, amount=0, since=None, ledger_posted=0)
 
 
-def book(*holdings: Holding, held: int = 0, posted: int = 4, excess: Excess | None = None) -> Book:
+def book(*holdings: Holding, held: int = 0, posted: int = 4, excess: CapacityExcess | None = None) -> Book:
     return Book(pool=Pool(capacity=10, held=held, posted=posted), quotas={}, holdings=holdings, excess=excess)
 
 
@@ -157,7 +157,7 @@ def test_books_that_agree_say_nothing(right: Book) -> None:
         (book(replace(GOOD, price=8)), "c: has 4 posted, and its price is 8"),
         (book(replace(GOOD, state=None, tier=None)), "c: has 4 posted, and there is no such connection"),
         (
-            book(GOOD, excess=Excess(number=7, used=12, capacity=10)),
+            book(GOOD, excess=CapacityExcess(number=7, used=12, capacity=10)),
             "transfer 7 took what was used to 12 of 10: over capacity",
         ),
     ],

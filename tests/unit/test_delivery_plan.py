@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from gateway.model.connector import Capabilities
-from gateway.model.delivery import DueWindow, Plan, batch_limit, oldest_accepted, plan, turns
+from gateway.model.delivery import DeliveryPlan, DueWindow, batch_limit, oldest_accepted, plan, turns
 from gateway.model.sample import Value
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -54,7 +54,7 @@ def made(
     capabilities: Capabilities = EVERYTHING,
     oldest: datetime | None = None,
     silently: bool = False,
-) -> Plan:
+) -> DeliveryPlan:
     return plan("c", windows, capabilities=capabilities, oldest=oldest, clip_silently=silently)
 
 

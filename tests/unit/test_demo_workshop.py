@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from gateway.demo.work_orders import STATUSES, Fault, Workshop
+from gateway.demo.work_orders import STATUSES, DemoRefusal, Workshop
 
 AT = datetime(2026, 11, 2, 10, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -71,7 +71,7 @@ def test_lists_sort_filter_and_page_by_the_last_record(shop: Workshop) -> None:
     ],
 )
 def test_a_question_that_makes_no_sense_is_a_fault(shop: Workshop, query: list[tuple[str, str]]) -> None:
-    with pytest.raises(Fault):
+    with pytest.raises(DemoRefusal):
         shop.list_orders(query)
 
 
@@ -89,7 +89,7 @@ def test_a_question_that_makes_no_sense_is_a_fault(shop: Workshop, query: list[t
     ],
 )
 def test_a_work_order_that_makes_no_sense_is_a_fault(shop: Workshop, body: object) -> None:
-    with pytest.raises(Fault):
+    with pytest.raises(DemoRefusal):
         shop.create(body, AT)
     assert shop.orders == {}
 
@@ -98,6 +98,6 @@ def test_comments_do_not_change_the_time_of_the_last_change(shop: Workshop) -> N
     number = shop.create({"title": "t"}, AT)
     assert shop.comment(number, "hello", AT + SECOND) and shop.orders[number].updated_at == AT
     assert shop.comment(1, "to nobody", AT) is None and shop.change(1, {}, AT) is None
-    with pytest.raises(Fault):
+    with pytest.raises(DemoRefusal):
         shop.change(number, {"status": "GONE"}, AT)
     assert set(shop.counts()) <= set(STATUSES)

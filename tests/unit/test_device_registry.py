@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import clock
 from gateway.ingest import registry as module
 from gateway.ingest.decode import Decoder
 from gateway.ingest.registry import MAX_TEXT, Registry
 from gateway.model.errors import StoreRejected, StoreUnavailable
+from gateway.model.pressure import Pressure
 from gateway.payloads.sources import compile_sources
 from gateway.quota_settings import MAX_METRICS_PER_DEVICE
 from gateway.settings import TelemetrySettings
+from gateway.store import devices as stored_devices
 from gateway.store.devices import Seen
 
 SAMPLES = st.lists(
@@ -33,7 +36,7 @@ class Stored:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rounds: list[list[Seen]] = []
         self.refusals: list[Exception] = []
-        monkeypatch.setattr(module.store, "write", self.write)
+        monkeypatch.setattr(stored_devices, "write", self.write)
 
     async def write(
         self, _database: object, seen: list[Seen], _payloads: list[bytes]
@@ -141,6 +144,20 @@ async def test_title_and_source_are_kept_over_an_outage(stored: Stored) -> None:
     await kept.flush()
     await kept.flush()
     assert [(one.title, one.source) for one in stored.rounds[0]] == [("Pump Room", "{customer}/{device}")]
+
+
+@pytest.mark.parametrize(("waited_seconds", "written"), [(0.0, 20), (1.0, 10)])
+async def test_a_round_is_smaller_while_acknowledgements_are_late(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, waited_seconds: float, written: int
+) -> None:
+    monkeypatch.setattr(module, "MAX_WRITTEN", 20)
+    monkeypatch.setattr(module, "SLICE", 5)
+    pressure = Pressure()
+    pressure.note(waited_seconds, now=clock.monotonic())
+    kept = Registry(None, pressure)  # type: ignore[arg-type]
+    kept.note([(("acme", f"d{number}", number), {"t": 1}, number) for number in range(40)])
+    await kept.flush()
+    assert sum(map(len, stored.rounds)) == written
 
 
 async def test_a_round_is_bounded_and_those_that_waited_longest_go_first(

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from benchmarks.servers import patient
 from gateway import metrics
-from gateway.http import process
-from gateway.http.observed import Readiness
 from gateway.model.errors import ConfigError
+from gateway.processes import supervisor
+from gateway.processes.readiness import Readiness
 from gateway.settings import Settings
 from tests.fixtures.http_fakes import serving
 
@@ -79,17 +80,17 @@ async def test_errors_are_problems(
 
 
 async def test_an_address_in_use_is_a_fault_of_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "IN_USE_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "IN_USE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ConfigError, match=f"cannot listen on {address}"):
-            await process.listen(address)
+            await supervisor.listen(address)
 
 
 async def test_an_address_that_is_being_left_is_waited_for() -> None:
     taken = socket.create_server(("127.0.0.1", 0))
     address = f"127.0.0.1:{taken.getsockname()[1]}"
-    waiting = asyncio.create_task(process.listen(address))
+    waiting = asyncio.create_task(supervisor.listen(address))
     await asyncio.sleep(0.05)
     assert not waiting.done()
     taken.close()
@@ -99,7 +100,7 @@ async def test_an_address_that_is_being_left_is_waited_for() -> None:
 @pytest.mark.parametrize("listen", ["8080", "localhost:http", ":80", "127.0.0.1:70000"])
 async def test_an_address_that_is_none_is_a_fault_of_configuration(listen: str) -> None:
     with pytest.raises(ConfigError, match="is no address"):
-        await process.listen(listen)
+        await supervisor.listen(listen)
 
 
 async def test_a_process_that_cannot_be_started_is_tried_again_and_ends_nothing(
@@ -119,10 +120,10 @@ async def test_a_process_that_cannot_be_started_is_tried_again_and_ends_nothing(
     settings = Settings.model_validate(
         {"security": {"encryption_keys": ["k"]}, "http": {"listen": "127.0.0.1:0"}}
     )
-    listening = await process.listen_all(settings.http)
-    beside = process.HttpProcess(settings, Readiness(), owner="test", listening=listening)
+    listening = await supervisor.listen_all(settings.http)
+    beside = supervisor.HttpProcess(settings, Readiness(), owner="test", listening=listening)
     running = asyncio.create_task(beside.run())
-    async with asyncio.timeout(10):
+    async with patient(10):
         await tried.wait()
         await beside.stop()
         await running

@@ -24,7 +24,7 @@ from gateway.http.openapi import complete
 from gateway.model.access import Role
 from gateway.model.alert_life import AlertState
 from gateway.model.connection import State
-from gateway.model.errors import RateLimited, RequestRefused, StoreRejected, StoreUnavailable, Unavailable
+from gateway.model.errors import RequestRefused, StoreRejected, StoreUnavailable, Unavailable
 from tests.fixtures.http_fakes import NOW, World, alert_of, status_of, world
 
 NEEDS = {
@@ -322,8 +322,18 @@ async def test_the_status_is_the_document_of_mqtt_with_its_version_as_tag() -> N
             None,
         ),
         (RequestRefused("something.new", "New.", connection="acme-2"), 409, "something.new", None),
-        (RateLimited("slow down", retry_after=2.5), 429, "upstream.rate_limited", 2.5),
-        (Unavailable("away", retry_after=9), 503, "upstream.unavailable", 9),
+        (
+            RequestRefused("upstream.unavailable", "Away.", connection="acme-2", retry_after=2.5),
+            503,
+            "upstream.unavailable",
+            2.5,
+        ),
+        (
+            Unavailable("no connector's error gets here: a service says what it means"),
+            500,
+            "gateway.internal",
+            None,
+        ),
         (StoreUnavailable("away"), 503, "gateway.overloaded", 1),
         (StoreRejected("nul"), 422, "request.invalid", None),
         (ZeroDivisionError(), 500, "gateway.internal", None),
@@ -342,9 +352,7 @@ async def test_errors_are_problems_with_stable_codes(
     assert answer.headers["content-type"] == "application/problem+json"
     assert body["request_id"] == answer.headers["X-Request-ID"]
     assert answer.headers.get("Retry-After") == (None if wait is None else str(-int(-wait // 1)))
-    assert body["connection"] == (
-        "acme-2" if isinstance(error, RequestRefused | RateLimited | Unavailable) else None
-    )
+    assert body["connection"] == ("acme-2" if isinstance(error, RequestRefused) else None)
     assert body["retryable"] == (status in (429, 500, 502, 503))
 
 

@@ -12,12 +12,15 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Message, Receive, Scope, Send
 
+from benchmarks.servers import patient
 from gateway import metrics
 from gateway.http import entrance as rules
 from gateway.http import protocol
-from gateway.http.observed import Readiness
+from gateway.http.middleware import BodyLimit
 from gateway.model.attempts import Attempts
+from gateway.processes.readiness import Readiness
 from gateway.settings import HttpSettings
 from tests.fixtures.http_fakes import TOKENS, Well, World, mounted_for, serving, world
 
@@ -47,7 +50,7 @@ async def sockets(client: httpx.AsyncClient, count: int) -> AsyncIterator[Sequen
 
 async def is_closed(reader: asyncio.StreamReader) -> bool:
     try:
-        async with asyncio.timeout(5):
+        async with patient(5):
             return await reader.read() == b""
     except ConnectionError:
         return True
@@ -73,14 +76,22 @@ async def test_one_address_takes_no_more_than_its_share() -> None:
         assert [await is_closed(reader) for reader, _ in opened[:5]] == [True] * 5
 
 
+class Slow(Well):
+    """An answer that takes its time."""
+
+    async def checks(self) -> dict[str, bool]:
+        await asyncio.Event().wait()
+        return {}
+
+
 async def test_where_all_are_busy_the_new_one_is_told_to_wait() -> None:
-    post = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
+    ask = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     settings = HttpSettings(max_connections=10, max_connections_per_address=10)
-    async with serving(Readiness(), settings) as client, sockets(client, 10) as opened:
+    async with serving(Slow(), settings) as client, sockets(client, 10) as opened:
         for _, writer in opened:
-            writer.write(post)
+            writer.write(ask)
         reader = opened[0][0]  # the busy ones are in the order of the loop: one more turn and all have begun
-        async with asyncio.timeout(5):
+        async with patient(5):
             while True:
                 late, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
                 line = await asyncio.wait_for(late.readline(), 0.2) if not late.at_eof() else b""
@@ -88,6 +99,39 @@ async def test_where_all_are_busy_the_new_one_is_told_to_wait() -> None:
                 if line.startswith(b"HTTP/1.1 503"):
                     break
         assert not reader.at_eof()
+
+
+@pytest.mark.parametrize("path", ["/login", "/v1/connections", "/connect/link/aaaa", "/healthz", "/nowhere"])
+async def test_a_body_that_does_not_come_gives_way(path: str) -> None:
+    """A few addresses would keep everybody out with bodies that are on their way."""
+    post = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\na".encode()
+    settings = HttpSettings(max_connections=10, max_connections_per_address=10)
+    async with serving(Readiness(), settings) as client, sockets(client, 10) as opened:
+        for _, writer in opened:
+            writer.write(post)
+        for _ in range(3):  # whose turns came first: by then all of them have begun
+            await asyncio.sleep(0.05)
+            assert (await client.get("/healthz", headers={"Connection": "close"})).status_code == 200
+        assert await is_closed(opened[0][0]), "the one that has been on its way for longest"
+
+
+@given(sent=st.lists(st.binary(max_size=50), max_size=5), is_whole=st.booleans())
+async def test_what_was_cut_off_on_its_way_is_not_acted_upon(sent: list[bytes], is_whole: bool) -> None:
+    messages: list[Message] = [{"type": "http.request", "body": part, "more_body": True} for part in sent]
+    messages.append({"type": "http.request", "body": b"end"} if is_whole else {"type": "http.disconnect"})
+    acted: list[bytes] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        acted.append((await receive())["body"])
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        raise AssertionError(f"nobody is there to be told {message}")
+
+    await BodyLimit(application)({"type": "http", "headers": []}, receive, send)
+    assert acted == ([b"".join(sent) + b"end"] if is_whole else [])
 
 
 @pytest.mark.parametrize("trickle", [b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "])
@@ -126,7 +170,7 @@ async def test_a_client_that_does_not_read_is_given_up(monkeypatch: pytest.Monke
         given_up = metrics.HTTP_REFUSED.labels("slow")._value.get
         before = given_up()
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        async with asyncio.timeout(20):
+        async with patient(20):
             while given_up() == before:
                 await asyncio.sleep(0.02)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
@@ -344,11 +388,6 @@ async def test_the_fast_path_asks_for_nothing_less() -> None:
 
 async def test_the_head_of_a_pipelined_request_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that takes its time is no reason to hold whatever comes behind its request."""
-
-    class Slow(Well):
-        async def checks(self) -> dict[str, bool]:
-            await asyncio.Event().wait()
-            return {}
 
     sent = 0
     async with serving(Slow()) as client, sockets(client, 1) as [(_, writer)]:

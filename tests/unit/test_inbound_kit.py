@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from connectors.http_json.streams import Stream
+from connectors.http_json.streams import ListStream
 from connectors.http_json.times import TimeForm
 from connectors.kit.inbound import MAX_KEY_LENGTH, DeletedWords, ProgressWords, key_of, pack, page_at, unpack
-from connectors.kit.local_time import instant_of, instants_of, walls_within
+from connectors.kit.local_time import instants_of, walls_within
 from connectors.kit.odata.values import Version
 from connectors.kit.sap.records import WallList
 from connectors.maintainx.records import reference_of
 from gateway.model.errors import BadConfiguration, CursorExpired
+from tests.fixtures.source import instant_of
 
 ZONES = (
     "Europe/Berlin",
@@ -174,16 +175,18 @@ def test_words_of_progress_and_deletion() -> None:
 )
 def test_settings_of_a_list_that_cannot_work_are_named(settings: dict[str, object], fault: str) -> None:
     with pytest.raises(ValidationError, match=fault):
-        Stream.model_validate(settings)
+        ListStream.model_validate(settings)
 
 
 def test_a_list_that_cannot_be_asked_since_is_read_whole() -> None:
-    whole = Stream.model_validate({"path": "/x", "modified": "m"}).stream("things")
+    whole = ListStream.model_validate({"path": "/x", "modified": "m"}).stream("things")
     assert (whole.cursor, whole.deletions, whole.lookback) == ("listing", "listing", timedelta(0))
-    timed = Stream.model_validate({"path": "/x", "modified": "m", "query": {"s": "{since}"}}).stream("things")
+    timed = ListStream.model_validate({"path": "/x", "modified": "m", "query": {"s": "{since}"}}).stream(
+        "things"
+    )
     assert (timed.cursor, timed.deletions, timed.lookback) == ("modified", "none", timedelta(seconds=120))
     marked = {"path": "/x", "modified": "m", "query": {"s": "{since}"}, "deleted": {"path": "gone"}}
-    assert Stream.model_validate(marked).stream("things").deletions == "tombstones"
+    assert ListStream.model_validate(marked).stream("things").deletions == "tombstones"
 
 
 def test_a_page_of_sap_goes_on_behind_date_time_and_number() -> None:

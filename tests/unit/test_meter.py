@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.model import meter
-from gateway.model.meter import MeterRule, MetersRefused, apply_rule, materialise
+from gateway.model.meter import MeterRule, MetersRefused, apply_rule, materialise, tells_apart
 
 TICK = timedelta(microseconds=1)
 MINUTE = timedelta(minutes=1)
@@ -101,3 +103,100 @@ def test_patterns_are_compared_a_bounded_number_of_times(monkeypatch: pytest.Mon
     rules = [rule(f"nothing-{number}-*") for number in range(100)]
     mappings, refused = materialise(rules, [f"d{number}" for number in range(100)], resolution=TICK)
     assert not mappings and isinstance(refused[0], MetersRefused)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "metric", "is_fed"),
+    [
+        ("temp", "temp", True),
+        ("temp", "temperature", False),
+        ("temp*", "temperature", True),
+        ("temp*", "Temperature", False),
+        ("*", "a.b[0] °C\\%_", True),
+        ("t?", "t1", True),
+        ("t?", "t", False),
+        ("phase[1].*", "phase[1].power", True),
+        ("phase[1].*", "phase1.power", False),
+        ("phase[1]", "phase[1]", True),
+        ("phase[1]", "phase1", False),
+        ("a*b", "a*b", True),
+        ("a.c*", "abc", False),
+    ],
+)
+def test_a_pattern_of_metrics_knows_stars_and_question_marks(pattern: str, metric: str, is_fed: bool) -> None:
+    one = rule("boiler-*", pattern)
+    assert one.feeds_from("boiler-1", metric) is is_fed
+    assert not one.feeds_from("press-1", metric)
+
+
+def test_a_pattern_of_metrics_makes_a_meter_of_each_that_is_known() -> None:
+    mappings, conflicts = materialise(
+        [rule("p*", "t*", "{device}/{metric}"), rule("a", "*", "a {metric}")],
+        ["a", "p", "q"],
+        resolution=TICK,
+        metrics={"p": ["t2", "t1", "x"], "q": ["t1"], "a": ["x"]},
+    )
+    assert list(mappings) == ["p/t1", "p/t2", "a x"] and conflicts == []
+    assert [(one.device, one.metric) for one in mappings.values()] == [("p", "t1"), ("p", "t2"), ("a", "x")]
+
+
+def test_of_two_rules_for_one_metric_each_has_its_meter_and_for_one_meter_the_first_counts() -> None:
+    rules = [
+        rule("d", "temp", "{device} {metric}", every=2 * MINUTE),
+        rule("*", "*", "{device} {metric}"),
+        rule("*", "*", "{device} {metric} max", reduce="max"),
+    ]
+    mappings, conflicts = materialise(rules, ["d"], resolution=TICK, metrics={"d": ["temp", "hum"]})
+    assert conflicts == [] and {name: (one.reduce, one.window) for name, one in mappings.items()} == {
+        "d temp": ("last", 2 * MINUTE),
+        "d hum": ("last", 15 * MINUTE),
+        "d temp max": ("max", 15 * MINUTE),
+        "d hum max": ("max", 15 * MINUTE),
+    }
+
+
+identifiers = st.from_regex(r"[ab][ab._-]{0,3}", fullmatch=True)
+names = st.text(st.sampled_from("ab._-/ :"), min_size=1, max_size=4)
+literals = st.text(st.sampled_from("ab._-/ :"), max_size=3)
+
+
+@given(
+    template=st.builds(
+        "{}{}{}{}{}".format,
+        literals,
+        st.sampled_from(["{device}", "{metric}"]),
+        literals,
+        st.sampled_from(["{device}", "{metric}"]),
+        literals,
+    ),
+    one=st.tuples(identifiers, names),
+    other=st.tuples(identifiers, names),
+)
+def test_a_template_that_tells_apart_makes_no_two_meters_alike(
+    template: str, one: tuple[str, str], other: tuple[str, str]
+) -> None:
+    if one != other and tells_apart(template):
+        pattern = rule("*", "*", template)
+        assert (
+            apply_rule(pattern, *one, resolution=TICK).meter
+            != apply_rule(pattern, *other, resolution=TICK).meter
+        )
+
+
+@pytest.mark.parametrize(
+    ("template", "is_sure"),
+    [
+        ("{device} {metric}", True),
+        ("{metric}/{device}", True),
+        ("x{device}-: {metric}y", True),
+        ("{device}.{metric}", False),
+        ("{device}{metric}", False),
+        ("{device}-_{metric} z", False),
+        ("{device}", False),
+        ("{metric}", False),
+        ("{device} {metric} {metric}", False),
+    ],
+)
+def test_what_stands_between_device_and_metric_decides(template: str, is_sure: bool) -> None:
+    """`a.b` with `c` and `a` with `b.c` would both be `a.b.c`."""
+    assert tells_apart(template) is is_sure

@@ -18,7 +18,7 @@ import orjson
 import pytest
 
 from connectors.kit.http import HttpClient
-from connectors.kit.oauth import OAuthExchange, authorization_url, new_verifier
+from connectors.kit.oauth import OAuthExchange, authorization_url
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.errors import (
     AuthRefused,
@@ -29,6 +29,7 @@ from gateway.model.errors import (
     RateLimited,
     Unavailable,
 )
+from gateway.store.access import new_secret
 
 VALUES = {
     "token_url": "https://id.example.com/oauth/token",
@@ -298,7 +299,7 @@ async def test_a_web_page_in_place_of_data(network: list[httpx.Request], text: s
 
 
 def test_the_address_that_a_person_is_sent_to() -> None:
-    verifier = new_verifier()
+    verifier = new_secret()
     url = urlsplit(
         authorization_url(
             {**VALUES, "authorization_url": "https://id.example.com/authorize?tenant=1"},

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from connectors.kit.authorization import Basic, Bearer, CountingGate
 from connectors.kit.http import Answer
 from connectors.kit.odata import values
-from connectors.kit.odata.batch import Operation, Unreadable, build, read
-from connectors.kit.odata.envelope import Fault, fault_of, warnings_of
+from connectors.kit.odata.batch import BatchRequest, UnreadableBatch, build, read
+from connectors.kit.odata.envelope import ODataFault, fault_of, warnings_of
 from connectors.kit.odata.query import entity_of, modified_within, next_of, rows_of, target
 from connectors.kit.odata.values import Version
-from connectors.kit.sap.codes import Verdict, verdict
+from connectors.kit.sap.codes import RefusalVerdict, verdict
 from connectors.kit.sap.documents import Fields, Form, is_same, to_held, to_operation, to_questions
 from connectors.kit.sap.local_time import wall_time
 from connectors.sap_ecc.settings import EccSettings
@@ -54,7 +54,9 @@ def reading(
 
 
 def test_each_change_is_a_changeset_of_its_own_and_a_query_is_none() -> None:
-    body = build([Operation(target="Set", body=b'{"a":1}'), Operation(target="Set?$top=1")], boundary="b")
+    body = build(
+        [BatchRequest(target="Set", body=b'{"a":1}'), BatchRequest(target="Set?$top=1")], boundary="b"
+    )
     assert (
         body == b"--b\r\nContent-Type: multipart/mixed; boundary=b_1\r\n\r\n--b_1\r\nContent-Type:"
         b" application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: 1\r\n\r\nPOST Set"
@@ -112,20 +114,20 @@ def test_answers_are_mapped_by_position_nested_or_bare_and_a_missing_tail_is_non
     ],
 )
 def test_an_answer_that_cannot_be_trusted_says_nothing_of_any_operation(body: bytes, words: str) -> None:
-    with pytest.raises(Unreadable, match=words):
+    with pytest.raises(UnreadableBatch, match=words):
         read("multipart/mixed; boundary=b", body, expected=2)
 
 
 @given(st.binary(max_size=300), st.booleans())
 def test_no_bytes_make_the_reader_fail_otherwise(noise: bytes, framed: bool) -> None:
     body = b"--b\r\n" + noise + b"\r\n--b--" if framed else noise
-    with contextlib.suppress(Unreadable):
+    with contextlib.suppress(UnreadableBatch):
         assert len(read("multipart/mixed; boundary=b", body, expected=3)) == 3
 
 
 def test_a_body_that_looks_like_a_delimiter_stays_inside_its_json() -> None:
     hostile = build(
-        [Operation(target="S", body=orjson.dumps({"text": "\r\n--b--\r\n--b_1--\r\n"}))], boundary="b"
+        [BatchRequest(target="S", body=orjson.dumps({"text": "\r\n--b--\r\n--b_1--\r\n"}))], boundary="b"
     )
     assert hostile.count(b"\r\n--b--\r\n") == hostile.count(b"\r\n--b_1--\r\n") == 1
 
@@ -151,7 +153,7 @@ def test_errors_of_both_versions_are_understood() -> None:
     assert (
         fault_of(four, clean=str)
         == fault_of(two, clean=str)
-        == Fault(codes=("IR/1", "IR/2"), message="No.; Because.")
+        == ODataFault(codes=("IR/1", "IR/2"), message="No.; Because.")
     )
 
 
@@ -328,7 +330,7 @@ def test_wall_times_never_go_backwards_and_two_seconds_stay_apart(
 
 def test_a_document_has_the_wall_time_the_entry_unit_and_our_key() -> None:
     made = to_operation(FORM, reading(21.5), "3", now=None, skew=timedelta(seconds=60))
-    assert isinstance(made, Operation) and made.body is not None
+    assert isinstance(made, BatchRequest) and made.body is not None
     assert orjson.loads(made.body) == {
         "MeasuringPoint": "3",
         "MsmtRdngDate": "2026-11-02",
@@ -342,7 +344,7 @@ def test_a_document_has_the_wall_time_the_entry_unit_and_our_key() -> None:
 
 def test_no_negative_zero_is_sent() -> None:
     made = to_operation(FORM, reading(-0.0), "3", now=None, skew=timedelta(0))
-    assert isinstance(made, Operation) and made.body is not None
+    assert isinstance(made, BatchRequest) and made.body is not None
     assert b'"MeasurementReadingInEntryUoM":0.0' in made.body
 
 
@@ -363,7 +365,7 @@ def test_a_customers_own_names_and_absent_properties() -> None:
     )  # type: ignore[arg-type]
     form = Form(version=Version.V2, fields=settings.fields, entity_set="Zset", zone=BERLIN, reader="X")
     made = to_operation(form, reading(21.5), "3", now=None, skew=timedelta(0))
-    assert isinstance(made, Operation) and made.body is not None
+    assert isinstance(made, BatchRequest) and made.body is not None
     assert orjson.loads(made.body) == {
         "Point": "3",
         "Idate": "/Date(1793577600000)/",
@@ -415,7 +417,7 @@ def test_what_lies_in_saps_future_waits_by_saps_clock() -> None:
     assert waiting.after_seconds == 90
     assert isinstance(
         to_operation(FORM, reading(), "3", now=now + timedelta(seconds=90), skew=timedelta(seconds=60)),
-        Operation,
+        BatchRequest,
     )
 
 
@@ -447,21 +449,21 @@ def test_a_value_is_the_same_but_for_the_conversion_of_units() -> None:
 @pytest.mark.parametrize(
     ("status", "codes", "configured", "expected"),
     [
-        (400, ("IR/TIMESTAMP_DUPREC",), {}, Verdict.DUPLICATE),
-        (400, ("/IWBEP/CX_MGW_BUSI_EXCEPTION", "IR/POINT_LOCKED"), {}, Verdict.LOCKED),
-        (400, ("IR/TIMESTAMP_IN_FUTURE",), {}, Verdict.FUTURE),
-        (400, ("IR/POINT_NOT_FOUND",), {}, Verdict.REFUSED),
-        (400, ("IR/123",), {}, Verdict.UNSURE),
-        (400, ("IR/123",), {"IR/123": "duplicate"}, Verdict.DUPLICATE),
-        (400, ("X", "IR/POINT_LOCKED"), {"IR/POINT_LOCKED": "refused"}, Verdict.REFUSED),
-        (423, (), {}, Verdict.LOCKED),
-        (500, ("X",), {}, Verdict.LOCKED),
+        (400, ("IR/TIMESTAMP_DUPREC",), {}, RefusalVerdict.DUPLICATE),
+        (400, ("/IWBEP/CX_MGW_BUSI_EXCEPTION", "IR/POINT_LOCKED"), {}, RefusalVerdict.LOCKED),
+        (400, ("IR/TIMESTAMP_IN_FUTURE",), {}, RefusalVerdict.FUTURE),
+        (400, ("IR/POINT_NOT_FOUND",), {}, RefusalVerdict.REFUSED),
+        (400, ("IR/123",), {}, RefusalVerdict.UNSURE),
+        (400, ("IR/123",), {"IR/123": "duplicate"}, RefusalVerdict.DUPLICATE),
+        (400, ("X", "IR/POINT_LOCKED"), {"IR/POINT_LOCKED": "refused"}, RefusalVerdict.REFUSED),
+        (423, (), {}, RefusalVerdict.LOCKED),
+        (500, ("X",), {}, RefusalVerdict.LOCKED),
     ],
 )
 def test_verdicts(
-    status: int, codes: tuple[str, ...], configured: Mapping[str, str], expected: Verdict
+    status: int, codes: tuple[str, ...], configured: Mapping[str, str], expected: RefusalVerdict
 ) -> None:
-    assert verdict(status, Fault(codes=codes, message=""), configured) is expected
+    assert verdict(status, ODataFault(codes=codes, message=""), configured) is expected
 
 
 PEM = "-----BEGIN CERTIFICATE-----"

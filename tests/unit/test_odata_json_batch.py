@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.http_json.settings import HttpJsonCredentials
-from connectors.kit.odata.batch import Operation, Unreadable, build_json, read_json
+from connectors.kit.odata.batch import BatchRequest, UnreadableBatch, build_json, read_json
 from connectors.odata.settings import ODataCredentials
 from gateway.http.dashboard.credential_form import form_fields
 
 
 def test_a_change_has_its_body_and_a_query_none() -> None:
     written = orjson.loads(
-        build_json([Operation(target="Set", body=b'{"a":1}'), Operation(target="Set?$top=1")])
+        build_json([BatchRequest(target="Set", body=b'{"a":1}'), BatchRequest(target="Set?$top=1")])
     )
     assert written == {
         "requests": [
@@ -70,7 +70,7 @@ def test_answers_without_ids_come_in_order() -> None:
     ],
 )
 def test_an_answer_that_fits_nothing_says_nothing(responses: object) -> None:
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableBatch):
         read_json({"responses": responses}, expected=3)
 
 
@@ -84,7 +84,7 @@ def test_an_answer_that_fits_nothing_says_nothing(responses: object) -> None:
     )
 )
 def test_any_json_is_read_or_unreadable(document: object) -> None:
-    with contextlib.suppress(Unreadable):
+    with contextlib.suppress(UnreadableBatch):
         assert len(read_json(document, expected=3)) == 3
 
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.http_json.records import Lists, parameters
-from connectors.http_json.streams import Stream
+from connectors.http_json.streams import ListStream
 from connectors.kit.inbound import key_of, pack, unpack
 from connectors.kit.json_text import parse_json, write_json
 from connectors.kit.odata.batch import read_json
 from connectors.odata.records import Sets
-from connectors.odata.settings import Stream as ODataStream
+from connectors.odata.settings import SetStream as ODataStream
 from connectors.tryton import records as tryton
 from connectors.tryton.mapping import whole
 from gateway.connections.guard import guarded
@@ -27,7 +27,7 @@ from gateway.model.connector import Capabilities
 from gateway.model.errors import BadConfiguration, CursorExpired, Unavailable
 from gateway.model.exchange import RemoteMeter
 from gateway.model.inbound import MAX_CURSOR, InboundPage, InboundRecord, InboundStream, KeyPage
-from gateway.model.record import keep
+from gateway.model.record import keep, topic_level
 
 SINGLE = Capabilities(push="single")
 NOON = datetime(2027, 3, 1, 12, tzinfo=UTC)
@@ -163,7 +163,7 @@ async def test_a_cursor_of_another_version_begins_the_interval_again(
     kind: str, place: dict[str, object]
 ) -> None:
     paging = {"kind": kind, **({"parameter": "p"} if kind != "none" else {}), "path": "next"}
-    stream = Stream.model_validate({"path": "/things", "paging": paging})
+    stream = ListStream.model_validate({"path": "/things", "paging": paging})
     lists = Lists(None, "https://cmms.example", {"things": stream})  # type: ignore[arg-type]
     for asked in (
         lists.pull("things", NOON, NOON, orjson.dumps(place).decode()),
@@ -176,7 +176,7 @@ async def test_a_cursor_of_another_version_begins_the_interval_again(
 @pytest.mark.parametrize("since", [7, "yesterday", "2027-03-01T12:00:00", "9999-12-31T23:59:59-14:00", None])
 async def test_a_time_of_a_cursor_that_is_none_begins_the_interval_again(since: object) -> None:
     sets = Sets(None, {"things": ODataStream.model_validate({"entity_set": "things"})})  # type: ignore[arg-type]
-    lists = Lists(None, "https://cmms.example", {"things": Stream.model_validate(TIMED)})  # type: ignore[arg-type]
+    lists = Lists(None, "https://cmms.example", {"things": ListStream.model_validate(TIMED)})  # type: ignore[arg-type]
     cursor = pack(since=since)
     for asked in (sets.pull("things", NOON, NOON, cursor), lists.pull("things", NOON, NOON, cursor)):
         with pytest.raises(
@@ -193,7 +193,7 @@ def test_the_time_of_a_record_that_never_changed_can_be_asked_from(
     kind: dict[str, object], zone: str
 ) -> None:
     """Some systems write the first day of their calendar."""
-    stream = Stream.model_validate({**TIMED, **kind, "time_zone": zone})
+    stream = ListStream.model_validate({**TIMED, **kind, "time_zone": zone})
     first = datetime(1, 1, 1, tzinfo=UTC)
     assert parameters(stream, stream.query, (first, NOON)).keys() == {"u"}
     assert parameters(stream, stream.query, (NOON, NOON)).keys() == {"s", "u"}
@@ -206,3 +206,58 @@ def test_digits_of_other_scripts_and_without_end_are_no_id(text: str) -> None:
     with pytest.raises(CursorExpired):
         tryton.held(tryton.STREAMS[tryton.ALERTS], after=text)
     assert whole("4711") == tryton.inspection_of({"origin": "quality.inspection,4711"}) == 4711
+
+
+class Deaf:
+    """Gives its first page whatever is asked, and another word for the next one each time."""
+
+    request_id = None
+
+    def __init__(self, rows: list[object]) -> None:
+        self.rows, self.asked = rows, 0
+
+    async def call(self, *_: object, **__: object) -> Any:
+        self.asked += 1
+        self.json = {"items": self.rows, "next": f"/things?page={self.asked}"}
+        self.headers = {"link": f'</things?page={self.asked}>; rel="next"'}
+        return self
+
+
+PAGINGS = (
+    {"kind": "cursor", "path": "next", "parameter": "after"},
+    {"kind": "next", "path": "next"},
+    {"kind": "header"},
+)
+
+
+@pytest.mark.parametrize("paging", PAGINGS, ids=lambda paging: paging["kind"])
+@pytest.mark.parametrize("way", ["pull", "pull_open", "keys"])
+async def test_a_list_that_hears_no_cursor_is_not_asked_for_ever(paging: dict[str, str], way: str) -> None:
+    stream = ListStream.model_validate(
+        {
+            "path": "/things",
+            "modified": "updated",
+            "query": {"since": "{since}"},
+            "open_query": {"status": "open"},
+            "deletions": "keys",
+            "paging": paging,
+        }
+    )
+    deaf = Deaf([{"id": number, "updated": "2026-03-01T11:00:00Z"} for number in range(5)])
+    lists = Lists(deaf, "https://x.example", {"things": stream})  # type: ignore[arg-type]
+    ask: Any = {
+        "pull": lambda cursor: lists.pull("things", None, NOON, cursor),
+        "pull_open": lambda cursor: lists.pull_open("things", cursor),
+        "keys": lambda cursor: lists.keys("things", cursor),
+    }[way]
+    first = await ask(None)
+    assert first.cursor is not None
+    with pytest.raises(Unavailable, match="the same page twice"):
+        await ask(first.cursor)
+    deaf.rows = [{"id": 7, "updated": "2026-03-01T11:30:00Z"}]  # it goes on
+    assert (await ask(first.cursor)).cursor is not None
+
+
+def test_keys_that_differ_only_in_how_a_letter_is_written_name_two_records() -> None:
+    composed, apart = key_of(["caf\u00e9"], {}), key_of(["cafe\u0301"], {})
+    assert composed != apart and topic_level(composed) != topic_level(apart)

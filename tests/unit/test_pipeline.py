@@ -8,15 +8,19 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 import pytest
 
-from benchmarks.servers import wait_until
+from benchmarks.servers import PATIENCE, patient, wait_until
 from gateway import metrics
 from gateway.clock import now_microseconds
+from gateway.ingest.batch import Message
 from gateway.ingest.decode import Decoder
-from gateway.ingest.pipeline import Message, Pipeline
+from gateway.ingest.pipeline import Pipeline
+from gateway.model.errors import StoreUnavailable
+from gateway.model.moving import MARK
 from gateway.payloads.sources import compile_sources
 from gateway.settings import TelemetrySettings
 from gateway.store.leases import Term
@@ -66,7 +70,7 @@ async def running(pipeline: Pipeline) -> AsyncIterator[None]:
 
 
 async def committed(pipeline: Pipeline) -> None:
-    async with asyncio.timeout(20), running(pipeline):
+    async with patient(20), running(pipeline):
         await pipeline.drained()
 
 
@@ -194,6 +198,36 @@ async def test_what_came_on_another_connection_is_never_acknowledged_on_this_one
     assert len(await rows(database)) == 2
 
 
+async def test_a_flood_of_marks_between_gateways_costs_few_commits(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mark ends its batch, and anybody may publish one. Those of one customer leave room for another's."""
+    connection, pipeline = Connection(), pipeline_on(database)
+    noted: list[tuple[str, str]] = []
+    commits = 0
+
+    async def marked(marks: Sequence[tuple[str, str]]) -> None:
+        noted.extend(marks)
+
+    write = TelemetryStore.write
+
+    async def counting(self: TelemetryStore, *given: Any, **more: Any) -> Any:
+        nonlocal commits
+        commits += 1
+        return await write(self, *given, **more)
+
+    monkeypatch.setattr(TelemetryStore, "write", counting)
+    monkeypatch.setattr(pipeline, "_marked", marked)
+    marks = [(f"acme/devices/{MARK}x/telemetry", b"", number, False) for number in range(1, 1001)]
+    other = (f"globex/devices/{MARK}y/telemetry", b"", 1001, False)
+    pipeline.receive(connection, [*marks, other])
+    await committed(pipeline)
+    assert commits <= 102
+    assert "1001" in connection.log
+    assert ("globex", other[0]) in noted
+    assert ("acme", marks[0][0]) in noted
+
+
 async def test_reading_pauses_above_the_high_mark_and_resumes_below_the_low_one(database: Database) -> None:
     pipeline, connection = (
         pipeline_on(database, memory_high_bytes=1 << 20, memory_low_bytes=1 << 18, batch_messages=100),
@@ -258,6 +292,41 @@ async def test_what_the_database_refuses_is_isolated(poisoned: Database, bad: se
     }
 
 
+async def test_what_is_held_is_bounded_whatever_it_consists_of(database: Database) -> None:
+    pipeline, connection = (
+        pipeline_on(database, memory_high_bytes=1_200_000, memory_low_bytes=1 << 18),
+        Connection(),
+    )
+    for number in range(40):
+        pipeline.receive(connection, [(f"{number:03}{'x' * 60_000}", b"1", None, False)])
+        if "pause" in connection.log:
+            break
+    assert 15 <= number < 22
+    await committed(pipeline)
+
+
+async def test_a_database_that_goes_while_a_refusal_is_isolated_is_waited_for_and_told(
+    poisoned: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, connection, calls = pipeline_on(poisoned), Connection(), 0
+    write = TelemetryStore.write
+
+    async def goes_once(self: TelemetryStore, *given: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the batch was refused, and which of its samples is to be found
+            raise StoreUnavailable("away")
+        assert pipeline.is_stuck is (calls > 2)
+        return await write(self, *given, **named)
+
+    monkeypatch.setattr(TelemetryStore, "write", goes_once)
+    pipeline.receive(connection, [sample(n, n + 1, **{"poison" if n == 3 else "n": n}) for n in range(4)])
+    await committed(pipeline)
+    assert connection.log == ["1", "2", "3", "4"] and not pipeline.is_stuck
+    assert [values["n"] for _, values in await rows(poisoned)] == [0, 1, 2]
+    assert len(await buried(poisoned)) == 1
+
+
 async def test_a_day_that_was_dropped_meanwhile_is_made_again(database: Database) -> None:
     pipeline, connection = pipeline_on(database), Connection()
     pipeline.receive(connection, [sample(1, 1, a=1)])
@@ -312,7 +381,7 @@ async def test_the_next_batch_fills_while_one_is_committed(database: Database) -
                 pipeline.receive(connection, [sample(number, number + 1, a=number)])
                 await asyncio.sleep(0)
             assert connection.log == ["1"]
-        await asyncio.wait_for(pipeline.drained(), 10)
+        await asyncio.wait_for(pipeline.drained(), 10 * PATIENCE)
     assert connection.log == [str(number) for number in range(1, 51)]
     assert metrics.REGISTRY.get_sample_value("fieldgate_ingest_commit_seconds_count") == commits + 2
 

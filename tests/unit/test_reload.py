@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers import PATIENCE
 from gateway.configuration import Faults
 from gateway.configuration.difference import RELOADED, differing, needing_restart, reloaded
-from gateway.http.channel import Channel, Daemon
 from gateway.ingest.decode import Decoder, Former
 from gateway.model.errors import DecodeError
 from gateway.payloads.sources import compile_sources
+from gateway.processes.channel import Channel, Daemon
 from gateway.settings import Settings, TelemetrySettings
 from gateway.source_settings import SourceSettings
 
@@ -40,6 +41,13 @@ OTHER: dict[str, Any] = {
     "metrics": {"connections": 7},
     "logging": {"level": "debug"},
     "integrator": {"name": "Another", "contact": "help@example.com"},
+    "oidc": {
+        "issuer": "https://id.example.com",
+        "client_id": "x",
+        "client_secret": SECRET,
+        "roles": {"admin": ["a"]},
+    },
+    "tracing": {"endpoint": "http://127.0.0.1:4318", "headers": {"x-key": SECRET}},
     "quotas": {"devices": 5, "customers": {"acme": {"messages_per_second": 3}}},
 }
 
@@ -51,7 +59,7 @@ def settings(**sections: object) -> Settings:
 
 
 def paths(tree: dict[str, Any], prefix: str = "") -> set[str]:
-    whole = {"credits.customer_quota", "quotas.customers"}
+    whole = {"credits.customer_quota", "quotas.customers", "oidc.roles", "tracing.headers"}
     found: set[str] = set()
     for key, value in tree.items():
         path = prefix + key
@@ -131,7 +139,7 @@ async def test_the_http_process_learns_who_the_customers_are(is_ready: bool) -> 
     for customers in (("acme",), ("acme", "globex")):
         channel.send({"settings": base64.b64encode(pickle.dumps(settings(customers=customers))).decode()})
     channel.send({"stop": True})
-    await asyncio.wait_for(daemon.listen(), 10)
+    await asyncio.wait_for(daemon.listen(), 10 * PATIENCE)
     daemon.tell_settings(lambda settings: known.append(settings.customers))
     assert known[0] == (("acme",) if is_ready else ("acme", "globex")) and known[-1] == ("acme", "globex")
     channel.close()

@@ -9,10 +9,13 @@ import io
 import re
 import shutil
 import subprocess
+import sys
 import tokenize
 import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -23,9 +26,9 @@ from pydantic import BaseModel, SecretStr
 from pydantic_core import PydanticUndefined
 
 from gateway import metrics
-from gateway.model.alert_life import alert_diagram
-from gateway.model.connection import diagram
-from gateway.settings import ConnectionSettings, MeterSettings, Settings
+from gateway.meter_settings import MeterSettings
+from gateway.settings import ConnectionSettings, Settings
+from tools.diagrams import alert_diagram, connection_diagram
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for room in ("gateway", "connectors") for path in (ROOT / room).rglob("*.py"))
@@ -33,40 +36,179 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BROKERS_TIMES = {ROOT / "tests" / "interop" / name for name in ("suite.py", "through.py")}
 """They look at what a broker does in time (an expiry, say), where there is no condition to wait for."""
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("mosquitto/*.md")})
-MODULE_LINES, FUNCTION_LINES = 440, 65
-"""A module's lines of code: what explains it does not count. A function's from its first to its last."""
+MODULE_LINES, FUNCTION_LINES = 300, 50
+"""Lines of code: what explains it does not count."""
+
+LARGER_MODULES = {
+    "gateway/app.py": 325,
+    "gateway/cli/connections.py": 338,
+    "gateway/connections/guard.py": 360,
+    "gateway/connections/lifecycle.py": 421,
+    "gateway/connections/links.py": 331,
+    "gateway/connections/service.py": 421,
+    "gateway/demo/cmms.py": 309,
+    "gateway/doctor/examination.py": 330,
+    "gateway/events/commands.py": 313,
+    "gateway/http/dashboard/connect_steps.py": 329,
+    "gateway/http/documents.py": 416,
+    "gateway/inbound/run.py": 360,
+    "gateway/ingest/decode.py": 311,
+    "gateway/ingest/discover.py": 302,
+    "gateway/ingest/partition.py": 380,
+    "gateway/ingest/pipeline.py": 456,
+    "gateway/ingest/service.py": 328,
+    "gateway/ingest/session.py": 430,
+    "gateway/metrics.py": 343,
+    "gateway/model/diagnosis_work.py": 327,
+    "gateway/payloads/sparkplug/node.py": 387,
+    "gateway/settings.py": 326,
+    "gateway/store/alerts.py": 333,
+    "gateway/store/connections.py": 382,
+    "gateway/store/telemetry.py": 309,
+    "gateway/store/views.py": 302,
+    "gateway/sync/deliver.py": 373,
+    "connectors/kit/http.py": 364,
+}
+"""They may only become smaller. What is at MODULE_LINES leaves the list."""
+
+LARGER_FUNCTIONS = {
+    "gateway/app.py:_loops": 59,
+    "gateway/cli/simulate.py:simulate": 51,
+    "gateway/cli/sync.py:sync": 52,
+    "gateway/connections/transitions.py:move": 52,
+    "gateway/demo/scene.py:_write_configuration": 54,
+    "gateway/engine.py:__init__": 65,
+    "gateway/ingest/partition.py:__init__": 55,
+    "gateway/ingest/partition.py:_keep_up": 59,
+    "gateway/ingest/pipeline.py:receive": 51,
+    "gateway/ingest/pipeline.py:_commit": 56,
+    "gateway/store/telemetry.py:_write": 53,
+    "connectors/kit/http.py:_call": 52,
+    "connectors/kit/http.py:_read": 52,
+}
+
+CODE_LINES = 56_445
+"""Of gateway and connectors together. Whoever raises it says in the changelog, under "Size", what for."""
 
 
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def lines_of_code(text: str) -> int:
+# Every file is looked at by one test of each rule, and read and parsed once for all of them: a test of each rule and file
+# would be thousands, which cost more to collect, in each worker, than all of them look at.
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(parsed(path)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """The trees go with the last test: what is kept is looked through by each collection of garbage after it."""
+    yield
+    for kept in (parsed, nodes, code_lines):
+        kept.cache_clear()
+
+
+@cache
+def code_lines(path: Path) -> frozenset[int]:
     """Without blank lines, comments and docstrings."""
     silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
     lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
         if token.type not in silent and token.string:
             lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(path):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             lines.difference_update(range(node.lineno, (node.end_lineno or 0) + 1))
-    return len(lines)
+    return frozenset(lines)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_modules_and_functions_stay_small(path: Path) -> None:
-    text = path.read_text()
-    assert lines_of_code(text) <= MODULE_LINES
-    functions = (
-        node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    )
-    too_long = [
-        f"{node.name}: {length}"
-        for node in functions
-        if (length := (node.end_lineno or 0) - node.lineno + 1) > FUNCTION_LINES
-    ]
-    assert not too_long
+def test_modules_and_functions_stay_small() -> None:
+    too_long = []
+    for path in SOURCES:
+        name, lines = relative(path), code_lines(path)
+        if len(lines) > LARGER_MODULES.get(name, MODULE_LINES):
+            too_long.append(f"{name}: {len(lines)}")
+        too_long += [
+            f"{name}:{node.name}: {length}"
+            for node in nodes(path)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and (length := len(lines & {*range(node.lineno, (node.end_lineno or 0) + 1)}))
+            > LARGER_FUNCTIONS.get(f"{name}:{node.name}", FUNCTION_LINES)
+        ]
+    assert too_long == []
+
+
+def test_exceptions_of_size_are_still_needed() -> None:
+    assert all(len(code_lines(ROOT / name)) > MODULE_LINES for name in LARGER_MODULES)
+    for name in LARGER_FUNCTIONS:
+        file, _, function = name.rpartition(":")
+        assert f"def {function}(" in (ROOT / file).read_text(), name
+
+
+def test_the_code_does_not_grow_unnoticed() -> None:
+    assert sum(len(code_lines(path)) for path in SOURCES) <= CODE_LINES
+    _, _, told = (ROOT / "CHANGELOG.md").read_text().partition("### Size\n")
+    numbers = re.findall(r"\d+,\d{3}", told.partition("\n#")[0])
+    assert not numbers or numbers[0] == f"{CODE_LINES:,}", "the newest line comes first"
+
+
+def test_a_class_name_stands_for_one_thing() -> None:
+    where: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in nodes(path):
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(f"{relative(path)}:{node.lineno}")
+    assert not {name: places for name, places in where.items() if len(places) > 1}
+
+
+BOUNDS = re.compile(r"_?(MOST|FEWEST|LEAST|LONGEST|SHORTEST|LARGEST|SMALLEST|HIGHEST|LOWEST|DEEPEST)(_|$)")
+
+
+def test_bounds_are_called_max_and_min() -> None:
+    names = {
+        (relative(path), name.id)
+        for path in SOURCES
+        for node in parsed(path).body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        for name in ast.walk(target)
+        if isinstance(name, ast.Name)
+    }
+    assert not {(path, name) for path, name in names if BOUNDS.match(name)}
+
+
+NO_DATES = {"granted_at"}
+"""Epoch seconds: drafts that are stored have it under this name."""
+
+
+def test_what_ends_in_at_is_no_reading_of_a_monotonic_clock() -> None:
+    """Those end in `_monotonic`: nobody may compare them with a date, or store them."""
+    for path, node in [(source, node) for source in SOURCES for node in nodes(source)]:
+        named: list[tuple[ast.expr | str, ast.expr | None]] = []
+        match node:
+            case ast.Assign():
+                named = [(target, node.value) for target in node.targets]
+            case ast.AnnAssign():
+                named = [(node.target, node.value), (node.target, node.annotation)]
+            case ast.arg():
+                named = [(node.arg, node.annotation)]
+            case _:
+                pass
+        for target, value in named:
+            name = getattr(target, "id", None) or getattr(target, "attr", None) or target
+            if isinstance(name, str) and name.endswith("_at") and value is not None and name not in NO_DATES:
+                assert not re.search(r"monotonic\(\)|\bfloat\b", ast.unparse(value)), (
+                    f"{name}, {relative(path)}:{value.lineno}"
+                )
 
 
 def swallows(handler: ast.ExceptHandler) -> bool:
@@ -83,26 +225,27 @@ def test_only_the_bulkhead_catches_everything() -> None:
     swallowing = {
         relative(path)
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.ExceptHandler) and swallows(node)
     }
     assert swallowing == {"gateway/bulkhead.py"}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_no_vague_modules_and_nothing_unfinished(path: Path) -> None:
-    assert path.stem not in {"utils", "util", "helpers", "common", "manager", "base", "misc"}
-    assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", path.read_text())
+def test_no_vague_modules_and_nothing_unfinished() -> None:
+    vague = {"utils", "util", "helpers", "common", "manager", "base", "misc"}
+    unfinished = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
+    assert not [path for path in SOURCES if path.stem in vague or unfinished.search(path.read_text())]
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *TESTS, *(ROOT / "benchmarks").rglob("*.py")], ids=relative)
-def test_nothing_is_raised_in_a_handler_of_a_group(path: Path) -> None:
+def test_nothing_is_raised_in_a_handler_of_a_group() -> None:
     """Python 3.11.2 wraps it in a group, later ones do not: the same fault would end as
     a line or as a trace.
     """
     raised = [
-        node.lineno
-        for group in ast.walk(ast.parse(path.read_text()))
+        f"{relative(path)}:{node.lineno}"
+        for path in (*SOURCES, *TESTS, *(ROOT / "benchmarks").rglob("*.py"))
+        if "except*" in path.read_text()
+        for group in nodes(path)
         if isinstance(group, ast.TryStar)
         for handler in group.handlers
         for node in ast.walk(handler)
@@ -111,24 +254,46 @@ def test_nothing_is_raised_in_a_handler_of_a_group(path: Path) -> None:
     assert not raised
 
 
-@pytest.mark.parametrize("path", [path for path in TESTS if path not in BROKERS_TIMES], ids=relative)
-def test_tests_wait_for_conditions(path: Path) -> None:
+def constant(node: ast.expr | None) -> float:
+    """A number that stands there; 0 where it is none."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, int | float) else 0
+
+
+def calls(path: Path, *names: str) -> Iterator[ast.Call]:
+    if any(f"{name}(" in path.read_text() for name in names):
+        for node in nodes(path):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
+                yield node
+
+
+def test_tests_wait_for_conditions() -> None:
     """A sleep of a constant half second or more is a wait for a time."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr == "sleep"
-            and node.args
-        ):
-            argument = node.args[0]
-            if isinstance(argument, ast.Constant) and isinstance(argument.value, int | float):
-                assert argument.value < 0.5, f"line {node.lineno}"
+    assert not [
+        f"{relative(path)}:{call.lineno}"
+        for path in TESTS
+        if path not in BROKERS_TIMES
+        for call in calls(path, "asyncio.sleep", "time.sleep", "anyio.sleep")
+        if constant(next(iter(call.args), None)) >= 0.5
+    ]
+
+
+def test_tests_are_patient() -> None:
+    """A deadline of a constant second or more is one for a machine that is idle: `wait_until`, `patient` and
+    PATIENCE make it one for any.
+    """
+    assert not [
+        f"{relative(path)}:{call.lineno}"
+        for path in TESTS
+        if path.parts[-2] not in ("soak", "interop")
+        for call in calls(path, "asyncio.timeout", "asyncio.wait_for")
+        if max(map(constant, (*call.args, *(keyword.value for keyword in call.keywords))), default=0) >= 1
+    ]
 
 
 # Documents
 
 
+@cache
 def anchors(path: Path) -> set[str]:
     titles = re.findall(
         r"^#+ (.+)$", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL), re.MULTILINE
@@ -136,23 +301,45 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
-def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
-        if target.startswith(("http://", "https://", "mailto:")):
-            continue
-        name, _, anchor = target.partition("#")
-        file = (path.parent / name).resolve() if name else path
-        assert file.exists(), target
-        assert not anchor or anchor in anchors(file), target
+def leads_nowhere(path: Path, target: str) -> bool:
+    name, _, anchor = target.partition("#")
+    file = (path.parent / name).resolve() if name else path
+    return not file.exists() or bool(anchor and anchor not in anchors(file))
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
-def test_paths_that_documents_name_exist(path: Path) -> None:
-    for name in re.findall(
-        r"`((?:gateway|connectors|tests|config|mosquitto|benchmarks|docs)/[\w./-]+)`", path.read_text()
-    ):
-        assert (ROOT / name).exists(), name
+def test_links_lead_somewhere() -> None:
+    assert not [
+        (relative(path), target)
+        for path in DOCUMENTS
+        for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text())
+        if not target.startswith(("http://", "https://", "mailto:")) and leads_nowhere(path, target)
+    ]
+
+
+def test_paths_that_documents_name_exist() -> None:
+    named = re.compile(r"`((?:gateway|connectors|tests|config|mosquitto|benchmarks|docs)/[\w./-]+)`")
+    assert not [
+        (relative(path), name)
+        for path in DOCUMENTS
+        for name in named.findall(path.read_text())
+        if not (ROOT / name).exists()
+    ]
+
+
+def test_every_room_is_in_the_architecture() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text[text.index("| room | owns |") : text.index("**Where would I change")]
+    told = {
+        name
+        for cell in re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(\S+?)`", cell)
+    }
+    rooms = {
+        f"gateway.{path.stem}"
+        for path in (ROOT / "gateway").iterdir()
+        if (path.suffix == ".py" and not path.stem.startswith("__")) or (path / "__init__.py").exists()
+    }
+    assert told == rooms | {"connectors.kit", "connectors.<system>"}
 
 
 def test_the_diagram_of_alerts_is_the_table() -> None:
@@ -160,7 +347,7 @@ def test_the_diagram_of_alerts_is_the_table() -> None:
 
 
 def test_the_diagram_is_the_table() -> None:
-    assert f"```mermaid\n{diagram()}```" in (ROOT / "docs" / "architecture.md").read_text()
+    assert f"```mermaid\n{connection_diagram()}```" in (ROOT / "docs" / "architecture.md").read_text()
 
 
 def test_every_decision_is_complete_and_listed() -> None:
@@ -204,7 +391,7 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]
             yield from leaves(MeterSettings, "meters[].")
         else:
             yield (
-                f"{prefix}{name}",
+                f"{prefix}{field.alias or name}",
                 "required" if field.default is PydanticUndefined else written(field.default),
             )
 
@@ -240,6 +427,32 @@ def test_every_dependency_is_pinned_with_hashes() -> None:
             assert requirement.specifier.contains(
                 pins[canonicalize_name(requirement.name)], prereleases=True
             ), str(requirement)
+
+
+NEVER_IMPORTED = {"h11", "httptools", "tzdata"}
+"""httpx and uvicorn use them, and zoneinfo: the versions are ours to choose."""
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["embedded"]]
+    declared = {canonicalize_name(Requirement(one).name) for one in wanted}
+    imported: set[str] = set()
+    for path in SOURCES:
+        for node in nodes(path):
+            match node:
+                case ast.Import(names=names):
+                    imported |= {name.name.partition(".")[0] for name in names}
+                case ast.ImportFrom(module=str(module)):
+                    imported.add(module.partition(".")[0])
+                case _:
+                    pass
+    imported -= {*sys.stdlib_module_names, "gateway", "connectors", "benchmarks"}
+    installed = packages_distributions()
+    owners = {name: {canonicalize_name(owner) for owner in installed.get(name, ())} for name in imported}
+    owners["pydantic_core"] = {"pydantic"}  # each version of it belongs to one of pydantic
+    assert not {name for name, found in owners.items() if not found & declared}
+    assert declared - set().union(*owners.values()) == NEVER_IMPORTED
 
 
 def metric_names() -> set[str]:
@@ -317,3 +530,25 @@ def test_the_image_copies_what_exists() -> None:
         for source in line.split():
             assert (ROOT / source).exists(), source
             assert f"!{source}" in ignored, source
+
+
+BY_PLACE = {
+    "batch_record": "a window that changed meanwhile has another mark, and stays",
+    "due_remove": "a window that changed meanwhile has another mark, and stays",
+    "doubt_remove": "what came into doubt anew has another mark, and stays",
+    "mapping_remove": "the streams are taken whole before: nobody changes windows",
+    "outbox_remove": "what is missed is removed the next time",
+    "device_fall_silent": "a device that was written meanwhile stays due",
+    "device_return": "a device that was written meanwhile stays due",
+    "device_told": "what has changed meanwhile is told again",
+    "device_wait": "a device that was written meanwhile stays due",
+    "device_write": "a name that is missed is written with the next message",
+}
+"""Statements that find by its place a row that they took, with why one that changed while they waited may be
+missed: it is another row by then, and none that their snapshot shows.
+"""
+
+
+def test_a_row_that_was_waited_for_is_found_by_its_key() -> None:
+    used = {path.stem for path in (ROOT / "gateway/store/sql").glob("*.sql") if "ctid" in path.read_text()}
+    assert used == BY_PLACE.keys()

@@ -16,6 +16,7 @@ import pytest
 import zstandard
 
 from gateway.ingest.decode import Decoder
+from gateway.ingest.explain import explain
 from gateway.model.errors import DecodeError
 from gateway.payloads.fields import Skipped
 from gateway.payloads.paths import PathError, compile_path, find, shown
@@ -177,6 +178,41 @@ def test_times_as_devices_write_them(written: object, rules: dict[str, Any], sec
 def test_a_time_that_is_none_is_refused(written: object, rules: dict[str, Any], says: str) -> None:
     reason, detail = reason_of({"at": written, "t": 1}, time={"path": "at", **rules})
     assert reason == "invalid_timestamp" and says in detail
+
+
+@pytest.mark.parametrize(
+    ("sent", "rules", "hints"),
+    [
+        (
+            {"timestamp": "2026-11-28T15:59:59Z", "t": 1},
+            {},
+            [
+                "timestamp looks like the device's time and is taken as a metric: set `time: {path: timestamp}`"
+            ],
+        ),
+        (
+            {"ts": 1795881599000, "values": {"t": 1}},
+            {},
+            ["every metric begins with `values.`: `root: values` takes that away"],
+        ),
+        ({"t": "21.5"}, {}, ["t is the text '21.5': `text: numbers` makes numbers of such texts"]),
+        ({"timestamp": "2026-11-28T15:59:59Z", "t": 1}, {"time": {"path": "timestamp"}}, []),
+        ({"timestamp": 15, "t": "ON"}, {}, []),
+    ],
+)
+def test_explain_points_at_what_is_taken_as_it_was_not_meant(
+    sent: Any, rules: dict[str, Any], hints: list[str]
+) -> None:
+    telemetry = TelemetrySettings(sources=(SourceSettings(topic="{customer}/{device}", **rules),))
+    found = explain(
+        TOPIC,
+        orjson.dumps(sent),
+        telemetry=telemetry,
+        customers=["acme"],
+        connections=(),
+        now=datetime(2026, 11, 28, 16, 0, tzinfo=UTC),
+    )
+    assert found.dead_letter is None and list(found.hints) == hints
 
 
 def test_both_passes_of_a_doubled_hour_are_ordered_by_arrival() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.ingest.decode import Decoder, Row
-from gateway.ingest.discover import Heard, discover
+from gateway.ingest.discover import HeardMessage, discover
 from gateway.ingest.explain import explain
 from gateway.ingest.service import _Intake
 from gateway.model.errors import DecodeError
@@ -27,7 +27,7 @@ SPARKPLUG = {"topic": "spBv1.0/{customer}/#", "format": "sparkplug_b"}
 
 
 def payload(seq: int, *metrics: dict[str, Any], at: int = AT) -> bytes:
-    message = PAYLOAD(timestamp=at, seq=seq)
+    message: Any = PAYLOAD(timestamp=at, seq=seq)
     for metric in metrics:
         message.metrics.add(**{"timestamp": at, **metric})
     return message.SerializeToString()
@@ -134,7 +134,8 @@ def test_other_topics_are_dead_letters(topic: str) -> None:
 
 def test_values_of_a_birth_and_what_is_left_out() -> None:
     reader = Reader()
-    quality = PAYLOAD().metrics.add().properties
+    made: Any = PAYLOAD()
+    quality = made.metrics.add().properties
     quality.keys.append("Quality")
     quality.values.add(type=3, int_value=500)
     assert reader.metrics(
@@ -168,6 +169,29 @@ def test_a_birth_of_a_thousand_metrics_is_one_sample() -> None:
     assert len(row[3]) == 1000
 
 
+def test_what_comes_again_from_behind_a_gap_is_not_read_by_a_later_birth() -> None:
+    """By chance it has the number that comes next."""
+    reader, topic = Reader(), "spBv1.0/acme/N{}/edge"
+
+    def data(seq: int, at: int) -> list[Row]:
+        told = payload(seq, {"alias": 1, "double_value": 1.0 * seq}, at=AT + at)
+        return reader.read(topic.format("DATA"), told)
+
+    def birth(name: str, at: int) -> None:
+        defined = {"name": name, "alias": 1, "datatype": 10, "double_value": 0.5}
+        reader.read(topic.format("BIRTH"), payload(0, defined, at=AT + at))
+
+    birth("pressure", 0)
+    assert data(1, 10)[0][3] == {"pressure": 1.0}
+    with pytest.raises(DecodeError, match="sequence_gap"):
+        data(3, 30)
+    birth("level", 100)
+    assert [data(seq, 100 + seq)[0][3] for seq in (1, 2)] == [{"level": 1.0}, {"level": 2.0}]
+    with pytest.raises(DecodeError, match="before_birth"):
+        data(3, 30)
+    assert data(3, 103)[0][3] == {"level": 3.0}
+
+
 def test_one_alias_for_two_names_is_refused() -> None:
     with pytest.raises(DecodeError) as raised:
         Reader().metrics(
@@ -196,7 +220,7 @@ def test_explain_reads_data_by_the_births_before_them() -> None:
 
 def test_data_whose_birth_was_not_heard_are_discovered() -> None:
     data = payload(9, {"alias": 7, "double_value": 2.5})
-    heard = [Heard(topic="spBv1.0/plant/DDATA/line1/pump", payload=data)] * 3
+    heard = [HeardMessage(topic="spBv1.0/plant/DDATA/line1/pump", payload=data)] * 3
     found = discover(
         heard, telemetry=telemetry({"topic": "{customer}/devices/{device}/telemetry"}), customers=["acme"],
         customer=None, now=NOW,

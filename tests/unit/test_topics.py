@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, product
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from gateway.model.topics import (
     Source,
     TemplateError,
     compile_source,
     filters,
+    is_sparkplug,
     overlapping,
+    owner_of,
     partition_of,
     route,
 )
@@ -190,3 +194,87 @@ def test_the_partition_of_a_customer_never_changes() -> None:
         0,
         2,
     ]
+
+
+LEVELS = st.sampled_from(["a", "b", "{device}", "x{device}", "{device}x", "{_}", "{device...}", "{_...}"])
+TOPICS = [
+    "/".join(topic) for length in range(1, 5) for topic in product(["a", "b", "y", "xa", "xx"], repeat=length)
+]
+
+
+@settings(max_examples=300)
+@given(*[st.lists(LEVELS, min_size=1, max_size=4).map("/".join)] * 2)
+@example("a/{device...}/xa", "{_}/{device...}/y")
+@example("a/{device...}/x{_}", "{_}/{device...}/xa")
+@example("a/{device...}", "{_}/{device...}/y")
+@example("a/{device...}/y", "{_}/{device...}")
+def test_what_one_topic_could_match_twice_is_found(first: str, second: str) -> None:
+    """By trying topics. Two templates of one filter are one subscription, unless they are the same."""
+    try:
+        one, two = (compile_source(topic, "json", customer="acme") for topic in (first, second))
+    except TemplateError:
+        return
+    both = any(one.match(topic) is not None and two.match(topic) is not None for topic in TOPICS)
+    if both and (first == second or one.filter(None) != two.filter(None)):
+        assert overlapping([one, two]) == [(one, two)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a/{device...}/x", "{_}/{device...}/y"),
+        ("a/{device...}/x", "{_}/{device}/y"),
+        ("a/{device}/x", "{_}/{device...}/y"),
+        ("a/{device...}", "b/{device...}/y"),
+        ("{_}/a/{device}", "{device}/b/{_...}"),
+    ],
+)
+def test_what_differs_at_its_end_or_before_overlaps_nothing(first: str, second: str) -> None:
+    one, two = (compile_source(topic, "json", customer="acme") for topic in (first, second))
+    assert overlapping([one, two]) == [] and overlapping([two, one]) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_one"),
+    [
+        ("spBv1.0/group/#", True),
+        ("spBv1.0/+/#", True),
+        ("plant/spBv1.0/+/#", True),
+        ("spBv1.0/group/x", False),
+        ("spBv1.0/#", False),
+        ("spBv1.0/a/b/#", False),
+        ("a/b/#", False),
+        ("#", False),
+    ],
+)
+def test_a_filter_of_sparkplug_has_the_group_and_all_behind_it(pattern: str, is_one: bool) -> None:
+    assert is_sparkplug(pattern) is is_one
+
+
+DIVIDED = compile_source("{customer}/{device}", "json")
+OF_ACME = compile_source("acme/x/{device}", "json", customer="acme")
+OF_ANYBODY = compile_source("any/x/{device}", "json", from_payload=["customer"])
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 8])
+@pytest.mark.parametrize(
+    "sources", [[DIVIDED], [OF_ACME], [OF_ANYBODY], [DIVIDED, OF_ACME], [DIVIDED, OF_ANYBODY], [DIVIDED, OF_ACME, OF_ANYBODY]]
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "customers", [[], ["acme"], ["globex"], ["acme", "globex"], ["initech", "umbrella", "globex"]]
+)
+def test_a_partition_is_somebodys_where_nobody_elses_messages_come_by_it(
+    sources: list[Source], customers: list[str], partitions: int
+) -> None:
+    """By looking at whose messages could come by each partition."""
+    for partition in range(partitions):
+        whose: set[str] = {
+            customer for customer in customers if partition_of(customer, partitions) == partition
+        }
+        for source in sources:
+            if source is OF_ACME and partition_of("acme", partitions) == partition:
+                whose.add("acme")
+            if source is OF_ANYBODY and partition_of(source.topic, partitions) == partition:
+                whose.update(customers)
+        expected = next(iter(whose)) if len(whose) == 1 else None
+        assert owner_of(sources, customers, partition=partition, partitions=partitions) == expected

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.connections.vault import Binding, Vault
+from gateway.credentials.vault import Binding, Vault
 from gateway.model.errors import ConfigError, SealBroken
 
 HERE = Binding(customer="acme", connection="acme-1", field="credential", generation=1)

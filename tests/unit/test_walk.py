@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model.walk import DAY, Walk
+from gateway.model.walk import DAY, DayWalk
 
 START = datetime(2026, 3, 1, 5, 30, tzinfo=UTC)
 offsets = st.integers(0, 20)
@@ -24,7 +24,7 @@ def test_every_day_that_has_samples_is_walked_and_the_walk_ends(
 ) -> None:
     until = START + timedelta(hours=hours)
     days, walked, cursor = days_of(history), set[date](), START
-    walk = Walk(START, until, days, enough=5_000)
+    walk = DayWalk(START, until, days, enough=5_000)
     steps = 0
     while cursor < until:
         end = walk.step(cursor)
@@ -48,13 +48,13 @@ def test_every_day_that_has_samples_is_walked_and_the_walk_ends(
 @given(histories, st.integers(1, 20 * 24))
 def test_what_is_behind_grows_from_nothing_to_all(history: dict[int, int], hours: int) -> None:
     until = START + timedelta(hours=hours)
-    walk = Walk(START, until, days_of(history), enough=5_000)
+    walk = DayWalk(START, until, days_of(history), enough=5_000)
     behind = [walk.behind(START + timedelta(hours=hour)) for hour in range(hours + 1)]
     assert behind[0] == 0 and behind[-1] == walk.total and behind == sorted(behind)
 
 
 def test_a_step_brings_about_enough() -> None:
-    walk = Walk(START, START + 20 * DAY, days_of(dict.fromkeys(range(21), 1_000_000)), enough=5_000)
+    walk = DayWalk(START, START + 20 * DAY, days_of(dict.fromkeys(range(21), 1_000_000)), enough=5_000)
     cursor, brought = START, list[int]()
     for _ in range(60):
         end = walk.step(cursor)
@@ -70,7 +70,7 @@ def test_a_step_brings_about_enough() -> None:
 def test_a_day_that_has_all_its_samples_at_its_end_is_walked_in_steps(minute: int, samples: int) -> None:
     """A step after hours of nothing was as long as the rest of the day."""
     begin = START.replace(hour=0, minute=0)
-    walk = Walk(begin, begin + DAY, {begin.date(): samples}, enough=5_000)
+    walk = DayWalk(begin, begin + DAY, {begin.date(): samples}, enough=5_000)
     first, cursor, brought = begin + timedelta(minutes=minute), begin, list[int]()
     rate = samples / ((begin + DAY - first) / timedelta(minutes=1))
     while cursor < begin + DAY:
@@ -86,6 +86,6 @@ def test_a_day_that_has_all_its_samples_at_its_end_is_walked_in_steps(minute: in
 
 
 def test_after_nothing_a_step_is_short() -> None:
-    walk = Walk(START, START + 20 * DAY, days_of(dict.fromkeys(range(21), 10)), enough=5_000)
+    walk = DayWalk(START, START + 20 * DAY, days_of(dict.fromkeys(range(21), 10)), enough=5_000)
     walk.took(0)
     assert walk.step(START) - START <= timedelta(hours=1)

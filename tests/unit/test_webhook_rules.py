@@ -12,7 +12,7 @@ from standardwebhooks.webhooks import Webhook
 
 from gateway.events.webhook_request import fault
 from gateway.model.address import is_public
-from gateway.model.webhook import WAITS, Disabled, Outcome, new_secret, signature, verdict, wait_after
+from gateway.model.webhook import WAITS, AttemptOutcome, Disabled, new_secret, signature, verdict, wait_after
 from gateway.settings import WebhookSettings
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -30,9 +30,12 @@ def test_the_waits_are_those_of_the_interface_and_outlast_three_days() -> None:
 
 
 def test_what_ends_it_for_an_endpoint() -> None:
-    assert verdict(Outcome.GONE, failing_since=NOW, now=NOW) is Disabled.GONE
-    assert verdict(Outcome.REFUSED, failing_since=NOW - timedelta(days=5), now=NOW) is Disabled.FAILING
-    assert verdict(Outcome.UNREACHABLE, failing_since=NOW - timedelta(days=5, seconds=-1), now=NOW) is None
+    assert verdict(AttemptOutcome.GONE, failing_since=NOW, now=NOW) is Disabled.GONE
+    assert verdict(AttemptOutcome.REFUSED, failing_since=NOW - timedelta(days=5), now=NOW) is Disabled.FAILING
+    assert (
+        verdict(AttemptOutcome.UNREACHABLE, failing_since=NOW - timedelta(days=5, seconds=-1), now=NOW)
+        is None
+    )
 
 
 def test_signatures_are_those_of_the_standard() -> None:

@@ -22,14 +22,14 @@ _NEWLINE = 0x0A
 _HEAD_END = re.compile(rb"(?:\A|\r?\n)\r?\n")  # at once, where there are no headers
 
 
-class Unreadable(ValueError):
+class UnreadableBatch(ValueError):
     """An answer that is no `$batch` answer, or answers something else than what was asked: nothing can be
     said of any operation.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
+class BatchRequest:
     """One request inside: a change when it has a `body` (JSON), else a query. `target` is relative to the
     service and percent-encoded.
     """
@@ -48,7 +48,7 @@ class PartAnswer:
     json: object
 
 
-def build(operations: Sequence[Operation], *, boundary: str) -> bytes:
+def build(operations: Sequence[BatchRequest], *, boundary: str) -> bytes:
     """The body of the request; its content type is `multipart/mixed; boundary=<boundary>`."""
     pieces: list[bytes] = []
     for number, operation in enumerate(operations, 1):
@@ -91,14 +91,14 @@ def read(content_type: str, body: bytes, *, expected: int) -> list[PartAnswer | 
             list(_parts(rest, _boundary(inner))) if inner.lower().startswith("multipart/mixed") else [part]
         )
         if len(nested) != 1:
-            raise Unreadable(f"an answer of {len(nested)} parts to one operation")
+            raise UnreadableBatch(f"an answer of {len(nested)} parts to one operation")
         answers.append(_answer(nested[0], position=len(answers) + 1))
     if len(answers) > expected:
-        raise Unreadable(f"{len(answers)} answers to {expected} operations")
+        raise UnreadableBatch(f"{len(answers)} answers to {expected} operations")
     return answers + [None] * (expected - len(answers))
 
 
-def build_json(operations: Sequence[Operation]) -> bytes:
+def build_json(operations: Sequence[BatchRequest]) -> bytes:
     """The body of the request in JSON. A request that belongs to no group is taken or undone for itself."""
     requests: list[dict[str, object]] = []
     for number, operation in enumerate(operations, 1):
@@ -122,12 +122,12 @@ def read_json(document: object, *, expected: int) -> list[PartAnswer | None]:
     """
     responses = document.get("responses") if isinstance(document, dict) else None
     if not isinstance(responses, list) or len(responses) > expected:
-        raise Unreadable("no list of answers, or a longer one than what was asked")
+        raise UnreadableBatch("no list of answers, or a longer one than what was asked")
     answers: list[PartAnswer | None] = [None] * expected
     for position, response in enumerate(responses, 1):
         status = response.get("status") if isinstance(response, dict) else None
         if not isinstance(response, dict) or not isinstance(status, int):
-            raise Unreadable("an answer without a status")
+            raise UnreadableBatch("an answer without a status")
         said = response.get("id")
         number = (
             position
@@ -139,7 +139,7 @@ def read_json(document: object, *, expected: int) -> list[PartAnswer | None]:
             )
         )
         if not 1 <= number <= expected or answers[number - 1] is not None:
-            raise Unreadable(
+            raise UnreadableBatch(
                 f"an answer to operation {str(said)[:20]!r}, which was not asked or is answered already"
             )
         headers, body = response.get("headers"), response.get("body")
@@ -159,7 +159,7 @@ def read_json(document: object, *, expected: int) -> list[PartAnswer | None]:
 def _boundary(content_type: str) -> bytes:
     found = _BOUNDARY.search(content_type)
     if found is None:
-        raise Unreadable("a multipart answer without a boundary")
+        raise UnreadableBatch("a multipart answer without a boundary")
     return (found[1] or found[2]).encode("latin-1", "replace")
 
 
@@ -182,7 +182,7 @@ def _parts(body: bytes, boundary: bytes) -> Iterator[bytes]:
         if tail == b"--":
             return
         begin = position = len(body) if line_end < 0 else line_end + 1
-    raise Unreadable("a multipart answer without its end")
+    raise UnreadableBatch("a multipart answer without its end")
 
 
 def _head(part: bytes) -> tuple[Mapping[str, str], bytes]:
@@ -197,10 +197,10 @@ def _answer(part: bytes, *, position: int) -> PartAnswer:
     line, _, tail = http.lstrip(b"\r\n").partition(b"\n")
     status = _STATUS.match(line)
     if status is None:
-        raise Unreadable("a part that is no HTTP answer")
+        raise UnreadableBatch("a part that is no HTTP answer")
     headers, body = _head(tail)
     said = outer.get("content-id") or headers.get("content-id")
     if said is not None and said != str(position):
-        raise Unreadable(f"answer {position} says that it belongs to operation {said[:20]!r}")
+        raise UnreadableBatch(f"answer {position} says that it belongs to operation {said[:20]!r}")
     body = body.strip()
     return PartAnswer(status=int(status[1]), headers=headers, body=body, json=parse_json(body))

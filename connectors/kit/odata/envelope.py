@@ -11,7 +11,7 @@ from connectors.kit.json_text import parse_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class ODataFault:
     """The system's own words. `codes` are its code and those of its details, in order; empty where it said
     none.
     """
@@ -25,14 +25,14 @@ class Fault:
         return self.codes[0] if self.codes else "refused"
 
 
-def fault_of(document: object, *, text: str = "", clean: Callable[[str], str]) -> Fault:
+def fault_of(document: object, *, text: str = "", clean: Callable[[str], str]) -> ODataFault:
     """Of `{"error": {...}}` in either version's shape; `text` stands in for a document that is none (a web
     page, plain text, nothing). `clean` blacks out secrets: before anything is cut, or a part of one would
     stay.
     """
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict):
-        return Fault(codes=(), message=_short(clean(text)) or "the system gave no reason")
+        return ODataFault(codes=(), message=_short(clean(text)) or "the system gave no reason")
     inner = error.get("innererror")
     details = error.get("details") or (inner.get("errordetails") if isinstance(inner, dict) else None)
     faults = (
@@ -47,7 +47,7 @@ def fault_of(document: object, *, text: str = "", clean: Callable[[str], str]) -
             codes.append(_short(clean(code), 60))
         if message and message not in words:
             words.append(message)
-    return Fault(codes=tuple(codes), message=_short("; ".join(words)) or "the system gave no reason")
+    return ODataFault(codes=tuple(codes), message=_short("; ".join(words)) or "the system gave no reason")
 
 
 def warnings_of(headers: Mapping[str, str]) -> str:

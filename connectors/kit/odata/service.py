@@ -12,12 +12,23 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from urllib.parse import quote
 
 from connectors.kit.http import Answer, HttpClient
-from connectors.kit.odata.batch import Operation, PartAnswer, Unreadable, build, build_json, read, read_json
+from connectors.kit.odata.batch import (
+    BatchRequest,
+    PartAnswer,
+    UnreadableBatch,
+    build,
+    build_json,
+    read,
+    read_json,
+)
 from connectors.kit.odata.envelope import fault_of
 from connectors.kit.odata.query import next_of, rows_of
 from connectors.kit.odata.values import Version
-from connectors.kit.paging import Page, walk
+from connectors.kit.paging import ListPage, walk
 from gateway.model.errors import BadConfiguration, BatchRefused, OutcomeUnknown, Unavailable
+
+MAX_TOKENS = 5
+"""Tokens in turn for one request, while others begin new sessions."""
 
 _JSON = "application/json"
 _TOKEN = "x-csrf-token"  # noqa: S105 - the header's name
@@ -53,6 +64,7 @@ class Service:
         self._query = "&".join(f"{quote(name)}={quote(value)}" for name, value in (parameters or {}).items())
         self._json_batch = json_batch
         self._token: str | None = None
+        self._cookies_with_token = 0
         self._fetching = asyncio.Lock()
 
     async def open(self) -> None:
@@ -78,9 +90,9 @@ class Service:
     def list(self, operation: str, target: str, *, entity_set: str) -> AsyncIterator[Mapping[str, object]]:
         """Every entity, following the system's own links."""
 
-        async def fetch(following: str | None) -> Page[Mapping[str, object]]:
+        async def fetch(following: str | None) -> ListPage[Mapping[str, object]]:
             answer = await self.get(operation, following or target)
-            return Page(
+            return ListPage(
                 items=self.rows(answer, entity_set), cursor=next_of(answer.json, entity_set=entity_set)
             )
 
@@ -107,7 +119,7 @@ class Service:
             accept_statuses=accept_statuses,
         )
 
-    async def batch(self, operation: str, operations: Sequence[Operation]) -> Sequence[PartAnswer | None]:
+    async def batch(self, operation: str, operations: Sequence[BatchRequest]) -> Sequence[PartAnswer | None]:
         """All in one request, each answered for itself; None for what the system did not get to. A lost or
         unreadable answer is OutcomeUnknown.
         """
@@ -131,7 +143,7 @@ class Service:
             if self._json_batch:
                 return read_json(answer.json, expected=len(operations))
             return read(answer.headers.get("content-type", ""), answer.body, expected=len(operations))
-        except Unreadable as error:
+        except UnreadableBatch as error:
             raise OutcomeUnknown(
                 f"the system's $batch answer cannot be read: {self.http.clean(str(error))}",
                 request_id=answer.request_id,
@@ -147,8 +159,8 @@ class Service:
         expects_multipart: bool,
         accept_statuses: Collection[int],
     ) -> Answer:
-        """With the token; fetched again and replayed once when the system asks for that, for then nothing was
-        done.
+        """With the token; fetched again and replayed when the system asks for that, for then nothing was
+        done. Once, unless requests beside it begin sessions of their own.
         """
 
         async def send(token: str) -> Answer:
@@ -164,8 +176,15 @@ class Service:
 
         token = await self._csrf_token(refused=None)
         answer = await send(token)
-        if _asks_for_token(answer):
-            answer = await send(await self._csrf_token(refused=token))
+        for _ in range(MAX_TOKENS):
+            if not _asks_for_token(answer):
+                break
+            token = await self._csrf_token(refused=token)
+            answer = await send(token)
+            # Where cookies came since the token, beside that of the refusal itself, they are of answers to
+            # other requests that were under way, and the token was not of the session that they began.
+            if answer.cookies_given == self._cookies_with_token + ("set-cookie" in answer.headers):
+                break
         if _asks_for_token(answer):
             raise BadConfiguration(
                 "the system goes on asking for a CSRF token: something between may take its cookies away",
@@ -197,6 +216,7 @@ class Service:
         if _TOKEN not in answer.headers:  # a proxy may block HEAD; a read of nothing opens a session as well
             answer = await self._send("csrf", "GET", f"{quote(self._entity_set)}?$top=0", headers=wanted)
         token = answer.headers.get(_TOKEN, "")
+        self._cookies_with_token = answer.cookies_given
         self.http.conceal(token)
         return token
 

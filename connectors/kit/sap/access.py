@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, SecretStr, field_validator
 
 from connectors.kit.authorization import authorization_for
-from connectors.kit.credentials import NOT_SECRET, OAUTH_CLIENT, Credentials, OneOfKinds
+from connectors.kit.credentials import NOT_SECRET, OAUTH_CLIENT, Credentials, OAuthClientCredentials
 from connectors.kit.http import HttpClient
 from connectors.kit.sap.documents import READER_LENGTH
-from connectors.kit.settings import Block, safe_url
+from connectors.kit.settings import Block, TimeZoneName, safe_url
 from connectors.kit.tls import shared_context, tls_context
 from gateway.model.connector import ConnectorSettings
 from gateway.model.errors import BadConfiguration
@@ -36,7 +36,7 @@ class SapSettings(Block):
         pattern=r"^[A-Z]{2}$",
         description="Logon language: it decides the codes of units and the language of messages.",
     )
-    time_zone: str = Field(
+    time_zone: TimeZoneName = Field(
         "UTC", description="Zone of the system's clock, such as Europe/Berlin: SAP's times bear none."
     )
     reader: str = Field(
@@ -80,15 +80,6 @@ class SapSettings(Block):
     def _is_safe(cls, url: str) -> str:
         return safe_url(url)
 
-    @field_validator("time_zone")
-    @classmethod
-    def _is_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (KeyError, OSError, ValueError) as error:
-            raise ValueError(f"{name[:60]!r} is no time zone that this machine knows") from error
-        return name
-
     @property
     def zone(self) -> ZoneInfo:
         """Of `time_zone`."""
@@ -120,7 +111,7 @@ class UserCredentials(Credentials):
     password: SecretStr = Field(min_length=1, description="Its password.")
 
 
-class AnyCredentials(OneOfKinds):
+class AnyCredentials(OAuthClientCredentials):
     """One of three kinds, each whole: a technical user, an OAuth 2.0 client (the gateway gets the tokens), a
     client certificate.
     """
@@ -133,15 +124,6 @@ class AnyCredentials(OneOfKinds):
 
     username: SecretStr | None = Field(None, min_length=1, description="The communication user.")
     password: SecretStr | None = Field(None, min_length=1, description="Its password.")
-    token_url: SecretStr | None = Field(
-        None, min_length=1, description="Where the authorization server gives tokens."
-    )
-    client_id: SecretStr | None = Field(None, min_length=1, description="The OAuth client.")
-    client_secret: SecretStr | None = Field(None, min_length=1, description="Its secret.")
-    scope: SecretStr | None = Field(None, description="Where the authorization server asks for one.")
-    client_authentication: SecretStr | None = Field(
-        None, description="`basic`, or `body` where the authorization server wants it there."
-    )
     certificate: SecretStr | None = Field(None, min_length=1, description="PEM, with its chain.")
     private_key: SecretStr | None = Field(None, min_length=1, description="PEM, not encrypted.")
 

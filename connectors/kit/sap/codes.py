@@ -11,10 +11,10 @@ import enum
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from connectors.kit.odata.envelope import Fault
+from connectors.kit.odata.envelope import ODataFault
 
 
-class Verdict(enum.Enum):
+class RefusalVerdict(enum.Enum):
     """Of one refusal."""
 
     DUPLICATE = "duplicate"
@@ -26,12 +26,12 @@ class Verdict(enum.Enum):
     UNSURE = "unsure"
 
 
-_BY_NAME: Mapping[str, Verdict] = MappingProxyType(
+_BY_NAME: Mapping[str, RefusalVerdict] = MappingProxyType(
     {
-        "TIMESTAMP_DUPREC": Verdict.DUPLICATE,
-        "TIMESTAMP_IN_FUTURE": Verdict.FUTURE,
-        "POINT_LOCKED": Verdict.LOCKED,
-        "UPDATE_FAILED": Verdict.LOCKED,
+        "TIMESTAMP_DUPREC": RefusalVerdict.DUPLICATE,
+        "TIMESTAMP_IN_FUTURE": RefusalVerdict.FUTURE,
+        "POINT_LOCKED": RefusalVerdict.LOCKED,
+        "UPDATE_FAILED": RefusalVerdict.LOCKED,
         **dict.fromkeys(
             (
                 "CODE_NOT_FOUND",
@@ -47,21 +47,21 @@ _BY_NAME: Mapping[str, Verdict] = MappingProxyType(
                 "VALUE_OVERFLOW",
                 "VALUE_UNFIT",
             ),
-            Verdict.REFUSED,
+            RefusalVerdict.REFUSED,
         ),
     }
 )
 _WAITING_STATUSES = (408, 409, 423, 425, 429)
 
 
-def verdict(status: int, fault: Fault, configured: Mapping[str, str]) -> Verdict:
+def verdict(status: int, fault: ODataFault, configured: Mapping[str, str]) -> RefusalVerdict:
     """By the settings' codes, then by the name that a code ends with, then by the HTTP status. The code and
     its details are all looked at.
     """
     for code in fault.codes:
         if code in configured:
-            return Verdict(configured[code])
+            return RefusalVerdict(configured[code])
     for code in fault.codes:
         if (known := _BY_NAME.get(code.rpartition("/")[2])) is not None:
             return known
-    return Verdict.LOCKED if status >= 500 or status in _WAITING_STATUSES else Verdict.UNSURE
+    return RefusalVerdict.LOCKED if status >= 500 or status in _WAITING_STATUSES else RefusalVerdict.UNSURE

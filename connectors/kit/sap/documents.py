@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from connectors.kit.numbers import to_number
-from connectors.kit.odata.batch import Operation
+from connectors.kit.odata.batch import BatchRequest
 from connectors.kit.odata.query import target
 from connectors.kit.odata.values import (
     Version,
@@ -98,7 +98,7 @@ def slot_of(point: str, reading: Reading, zone: ZoneInfo) -> Slot:
 
 def to_operation(
     form: Form, reading: Reading, point: str, *, now: datetime | None, skew: timedelta
-) -> Operation | Rejected | Retry:
+) -> BatchRequest | Rejected | Retry:
     """The change to send, or why it is not sent. `now` is SAP's clock, where known: SAP takes nothing from
     its future.
     """
@@ -138,10 +138,10 @@ def to_operation(
         body[fields.text] = f"Fieldgate {reading.key}"[:_TEXT_LENGTH]
     if fields.reader is not None:
         body[fields.reader] = form.reader
-    return Operation(target=form.entity_set, body=orjson.dumps(body))
+    return BatchRequest(target=form.entity_set, body=orjson.dumps(body))
 
 
-def to_questions(form: Form, slots: Iterable[Slot]) -> dict[tuple[str, str], Operation]:
+def to_questions(form: Form, slots: Iterable[Slot]) -> dict[tuple[str, str], BatchRequest]:
     """One query for each point and day, over the times between: what is held there. By point and day."""
     times: dict[tuple[str, str], list[datetime]] = {}
     for point, at in slots:
@@ -166,7 +166,7 @@ def to_questions(form: Form, slots: Iterable[Slot]) -> dict[tuple[str, str], Ope
                 f" and {fields.time} ge {time_literal(version, first.time())} and {fields.time} le"
                 f" {time_literal(version, last.time())}"
             )
-        questions[point, day] = Operation(target=target(form.entity_set, where=where, select=wanted))
+        questions[point, day] = BatchRequest(target=target(form.entity_set, where=where, select=wanted))
     return questions
 
 

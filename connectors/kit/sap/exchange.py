@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 
 from connectors.kit.classify import to_error
-from connectors.kit.odata.batch import Operation, PartAnswer
-from connectors.kit.odata.envelope import Fault, fault_of, warnings_of
+from connectors.kit.odata.batch import BatchRequest, PartAnswer
+from connectors.kit.odata.envelope import ODataFault, fault_of, warnings_of
 from connectors.kit.odata.query import entity_of, next_of, rows_of, target
 from connectors.kit.odata.service import Service
-from connectors.kit.sap.codes import Verdict, verdict
+from connectors.kit.sap.codes import RefusalVerdict, verdict
 from connectors.kit.sap.documents import (
     Form,
     Slot,
@@ -27,7 +27,7 @@ from connectors.kit.sap.documents import (
     to_questions,
 )
 from connectors.kit.words import words_of
-from gateway.model.connector import Health, RemoteReading
+from gateway.model.connector import ProbeResult, RemoteReading
 from gateway.model.errors import ConnectorError, Unavailable
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry
 from gateway.model.reading import Reading
@@ -55,12 +55,12 @@ class Documents:
         self._questions = questions
         self._warning = ""
 
-    async def probe(self) -> Health:
+    async def probe(self) -> ProbeResult:
         """Reads one document's number. `detail` repeats the last warning that came beside a success."""
         await self._service.get(
             "probe", target(self._form.entity_set, select=[self._form.fields.number], top=1)
         )
-        return Health(detail=f"SAP warned: {self._warning}" if self._warning else "")
+        return ProbeResult(detail=f"SAP warned: {self._warning}" if self._warning else "")
 
     async def push(self, pointed: Sequence[Pointed]) -> list[Outcome]:
         """One outcome each, in order. One request, and one more where SAP says that it holds a document
@@ -71,10 +71,10 @@ class Documents:
         await self._service.open()
         now = self._service.http.system_time()
         outcomes: dict[str, Outcome] = {}
-        sent: list[tuple[Pointed, Operation]] = []
+        sent: list[tuple[Pointed, BatchRequest]] = []
         for reading, point in pointed:
             made = to_operation(self._form, reading, point, now=now, skew=self._skew)
-            if isinstance(made, Operation):
+            if isinstance(made, BatchRequest):
                 sent.append(((reading, point), made))
             else:
                 outcomes[reading.key] = made
@@ -134,7 +134,7 @@ class Documents:
         self, sent: Sequence[Pointed], answers: Sequence[PartAnswer | None]
     ) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
-        doubtful: dict[str, tuple[Pointed, Verdict, Fault]] = {}
+        doubtful: dict[str, tuple[Pointed, RefusalVerdict, ODataFault]] = {}
         for item, answer in zip(sent, answers, strict=True):
             key = item[0].key
             if answer is None:
@@ -144,7 +144,7 @@ class Documents:
             else:
                 fault = self._fault(answer)
                 judged = self._refused(item[0], answer.status, fault)
-                if isinstance(judged, Verdict):
+                if isinstance(judged, RefusalVerdict):
                     doubtful[key] = (item, judged, fault)
                 else:
                     outcomes[key] = judged
@@ -157,24 +157,26 @@ class Documents:
         number = entity_of(answer.json).get(self._form.fields.number)
         return Accepted(remote_id=number if isinstance(number, str) and number else None)
 
-    def _refused(self, reading: Reading, status: int, fault: Fault) -> Rejected | Retry | Verdict:
+    def _refused(self, reading: Reading, status: int, fault: ODataFault) -> Rejected | Retry | RefusalVerdict:
         """The outcome, or the verdict that only SAP's own documents can settle."""
         words = self._words(fault)
         if status in (401, 403):
             return Retry(after_seconds=_FORBIDDEN_SECONDS, message=words)
         match verdict(status, fault, self._codes):
-            case Verdict.FUTURE:
+            case RefusalVerdict.FUTURE:
                 now = self._service.http.system_time()
                 early = (reading.window_start - now).total_seconds() if now is not None else 0.0
                 return Retry(after_seconds=max(60.0, early), message=words)
-            case Verdict.LOCKED:
+            case RefusalVerdict.LOCKED:
                 return Retry(after_seconds=_LOCKED_SECONDS, message=words)
-            case Verdict.REFUSED:
+            case RefusalVerdict.REFUSED:
                 return Rejected(code=fault.code, message=words)
-            case Verdict.DUPLICATE | Verdict.UNSURE as doubt:
+            case RefusalVerdict.DUPLICATE | RefusalVerdict.UNSURE as doubt:
                 return doubt
 
-    async def _look_up(self, doubtful: Mapping[str, tuple[Pointed, Verdict, Fault]]) -> dict[str, Outcome]:
+    async def _look_up(
+        self, doubtful: Mapping[str, tuple[Pointed, RefusalVerdict, ODataFault]]
+    ) -> dict[str, Outcome]:
         """Delivered where SAP holds the value. Where it cannot be asked now, these wait: what the others were
         told must not be lost.
         """
@@ -190,11 +192,13 @@ class Documents:
             remote, words = found.get(key), self._words(fault)
             if remote is None:
                 outcomes[key] = (
-                    Duplicate() if doubt is Verdict.DUPLICATE else Rejected(code=fault.code, message=words)
+                    Duplicate()
+                    if doubt is RefusalVerdict.DUPLICATE
+                    else Rejected(code=fault.code, message=words)
                 )
             elif is_same(reading, remote):
                 outcomes[key] = Duplicate(remote_id=remote.remote_id)
-            elif doubt is Verdict.DUPLICATE:
+            elif doubt is RefusalVerdict.DUPLICATE:
                 holds = (
                     f"SAP holds {remote.value} there in document {remote.remote_id}, which only a person can"
                     " reverse"
@@ -204,12 +208,12 @@ class Documents:
                 outcomes[key] = Rejected(code=fault.code, message=words)
         return outcomes
 
-    def _fault(self, answer: PartAnswer) -> Fault:
+    def _fault(self, answer: PartAnswer) -> ODataFault:
         return fault_of(
             answer.json,
             text=words_of(answer.json, answer.body, answer.headers),
             clean=self._service.http.clean,
         )
 
-    def _words(self, fault: Fault) -> str:
+    def _words(self, fault: ODataFault) -> str:
         return self._service.http.clean(fault.message)

@@ -76,6 +76,10 @@ class WallList:
         found = (self._record(row, until) for row in rows)
         return [record for record in found if record is not None]
 
+    def times(self, rows: Sequence[Mapping[str, object]]) -> list[datetime | None]:
+        """By which they are ordered."""
+        return [self._wall(row) for row in rows]
+
     def cursor(self, row: Mapping[str, object]) -> str:
         """Behind this row."""
         wall = self._wall(row)

@@ -7,11 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response, status
 
-from gateway.connections.connecting import Given
+from gateway.connections.connecting import ConnectInvitation, Given
 from gateway.connections.login_page import CODE_FLOW
 from gateway.http.auth import Admin, Serving, caller, only_customer
 from gateway.http.documents import ConnectLinkCreated, ConnectLinkDocument, ConnectLinks, NewConnectLink
 from gateway.http.openapi import problems
+from gateway.http.services import Services
+from gateway.model.access import Caller, Principal
 from gateway.model.errors import RequestRefused
 from gateway.settings_base import Identifier
 
@@ -32,6 +34,16 @@ async def create_connect_link(
     """An address for the customer's administrator, who connects one of these systems through it: once, for
     this customer, with what is given ahead. It is shown this once.
     """
+    made = await invite(serving, asking, wanted, caller(request, asking))
+    return ConnectLinkCreated(id=made.id, url=made.url, expires_at=made.expires_at)
+
+
+async def invite(
+    serving: Services, asking: Principal, wanted: NewConnectLink, by: Caller
+) -> ConnectInvitation:
+    """The new link. Raises RequestRefused: request.not_found for a customer that there is not for whoever
+    asks, request.invalid for systems, settings or a client that cannot be given ahead.
+    """
     known = serving.customers()
     if not asking.may_see(wanted.customer) or (known and wanted.customer not in known):
         raise RequestRefused("request.not_found", "There is no such customer.")
@@ -49,12 +61,10 @@ async def create_connect_link(
         settings=wanted.settings,
         client={} if client is None else client.resolved(),
     )
-    by = caller(request, asking)
     await serving.connecting.check_given(wanted.customer, wanted.systems, given, by)
-    made = await serving.connecting.invite(
+    return await serving.connecting.invite(
         wanted.customer, wanted.systems, given, by=by.name, lifetime=timedelta(days=wanted.days)
     )
-    return ConnectLinkCreated(id=made.id, url=made.url, expires_at=made.expires_at)
 
 
 @router.get("/v1/connect-links", summary="Connect links, the newest first")

@@ -29,25 +29,25 @@ from gateway.http.auth import (
     only_customer,
 )
 from gateway.http.documents import (
-    Accepted,
     ConnectionDocument,
     Page,
     ReauthorizationDocument,
     RemoteMeterDocument,
     RemoteMeters,
-    SyncRequest,
+    RequestAccepted,
+    SynchroniseRequest,
     VerificationDocument,
     VerificationRequest,
 )
 from gateway.http.openapi import problems
-from gateway.http.ports import Services
+from gateway.http.services import Services
 from gateway.model.access import Principal
 from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
 from gateway.model.status import ConnectionStatus
 from gateway.settings import ConnectionPatch, ConnectionSettings
 from gateway.settings_base import Identifier
-from gateway.store.views import Target
+from gateway.store.views import AskedConnection
 
 router = APIRouter(tags=["connections"])
 
@@ -160,7 +160,7 @@ async def change_connection(
 )
 async def disconnect(
     serving: Serving, request: Request, asking: Admin, target: AdministeredConnection
-) -> Accepted:
+) -> RequestAccepted:
     """For good: what is in hand is finished, the credentials are destroyed, the credits return. The id is
     never used again.
     """
@@ -206,8 +206,12 @@ def has_version(if_none_match: str | None, version: int) -> bool:
     "/v1/connections/{connection}/sync", summary="Synchronise now", status_code=ACCEPTED, responses=NOT_NOW
 )
 async def synchronise(
-    serving: Serving, request: Request, asking: Operator, target: OperatedConnection, wanted: SyncRequest
-) -> Accepted:
+    serving: Serving,
+    request: Request,
+    asking: Operator,
+    target: OperatedConnection,
+    wanted: SynchroniseRequest,
+) -> RequestAccepted:
     """Runs the streams at once, or one of records; or walks the initial window again."""
     await serving.connections.synchronise(
         target.connection, full=wanted.mode == "full", stream=wanted.stream, caller=caller(request, asking)
@@ -216,7 +220,9 @@ async def synchronise(
 
 
 @router.post("/v1/connections/{connection}/pause", summary="Pause", status_code=ACCEPTED, responses=NOT_NOW)
-async def pause(serving: Serving, request: Request, asking: Operator, target: OperatedConnection) -> Accepted:
+async def pause(
+    serving: Serving, request: Request, asking: Operator, target: OperatedConnection
+) -> RequestAccepted:
     """No calls to the system; telemetry is kept."""
     await serving.connections.pause(target.connection, caller(request, asking))
     return await _accepted(serving, asking, target)
@@ -225,7 +231,7 @@ async def pause(serving: Serving, request: Request, asking: Operator, target: Op
 @router.post("/v1/connections/{connection}/resume", summary="Resume", status_code=ACCEPTED, responses=NOT_NOW)
 async def resume(
     serving: Serving, request: Request, asking: Operator, target: OperatedConnection
-) -> Accepted:
+) -> RequestAccepted:
     """Back to where it was before the pause; delivery goes on where it stopped."""
     await serving.connections.resume(target.connection, caller(request, asking))
     return await _accepted(serving, asking, target)
@@ -243,7 +249,7 @@ async def recheck(
         bool,
         Query(description="Try a credential that was refused once more: the system may have been wrong."),
     ] = False,
-) -> Accepted:
+) -> RequestAccepted:
     """Asks the system at once whether it is reachable and the credential is good."""
     if same_credentials:
         await serving.connections.retry_credentials(target.connection, caller(request, asking))
@@ -303,6 +309,6 @@ async def _described(serving: Services, connection: str) -> ConnectionDocument:
     return ConnectionDocument.model_validate(found[0])
 
 
-async def _accepted(serving: Services, asking: Principal, target: Target) -> Accepted:
+async def _accepted(serving: Services, asking: Principal, target: AskedConnection) -> RequestAccepted:
     now = await find_target(serving, asking, target.connection)
-    return Accepted(connection=now.connection, state=now.state, version=now.version)
+    return RequestAccepted(connection=now.connection, state=now.state, version=now.version)

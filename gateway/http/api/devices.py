@@ -15,10 +15,10 @@ from gateway.http.api.paging import LIMIT, Cursor, Limit, page
 from gateway.http.auth import Serving, Viewer, check_customer, only_customer
 from gateway.http.documents import BucketDocument, DeviceDetail, DeviceDocument, Page, SeriesDocument
 from gateway.http.openapi import problems
-from gateway.http.ports import Services
+from gateway.http.services import Services
 from gateway.model.errors import RequestRefused
 from gateway.settings_base import IDENTIFIER
-from gateway.store.devices import Described, bucket_width
+from gateway.store.devices import DescribedDevice, bucket_width
 
 router = APIRouter(tags=["devices"])
 
@@ -102,7 +102,7 @@ async def read_series(
     )
 
 
-async def find_device(serving: Services, customer: str, device: str) -> Described:
+async def find_device(serving: Services, customer: str, device: str) -> DescribedDevice:
     """Raises RequestRefused("request.not_found")."""
     found = await serving.devices.one(customer, device)
     if found is None:

@@ -22,7 +22,7 @@ async def list_events(
     after: Annotated[
         str | None,
         Query(
-            max_length=512,
+            max_length=cursors.MAX_LENGTH,
             description="`next` of the page before; keep the last one to ask for what came since.",
         ),
     ] = None,

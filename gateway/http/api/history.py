@@ -18,17 +18,10 @@ from gateway.http.documents import (
     ReplayRequest,
     RunDocument,
 )
-from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
 from gateway.store.views import BEGINNING, END, LAST_ID
 
 router = APIRouter(tags=["connections"])
-
-_REFUSING = {
-    State.PENDING: "connection.pending",
-    State.DISCONNECTING: "connection.disconnected",
-    State.DISCONNECTED: "connection.disconnected",
-}
 
 
 @router.get("/v1/connections/{connection}/readings", summary="Readings that the system holds")
@@ -97,8 +90,6 @@ async def replay_dead_letters(
     """Their windows are computed anew and go out with the next run. Those whose meter is no longer mapped
     stay.
     """
-    if (code := _REFUSING.get(target.state)) is not None:
-        raise RequestRefused(code, "Nothing is delivered for this connection.", connection=target.connection)
     if wanted.ids is not None and any(not 0 < number <= LAST_ID for number in wanted.ids):
         raise RequestRefused("request.invalid", "ids: expected ids of dead letters.")
-    return Replayed(replayed=await serving.reader.replay(target.connection, wanted.ids))
+    return Replayed(replayed=await serving.connections.replay(target.connection, wanted.ids))

@@ -27,14 +27,14 @@ from gateway.http.documents import (
     Page,
 )
 from gateway.http.openapi import problems
-from gateway.http.ports import Services
-from gateway.ingest.messages import Told
-from gateway.ingest.replay import Replayed
+from gateway.http.services import Services
+from gateway.ingest.messages import ExplainedMessage
+from gateway.ingest.replay import ReplayOutcome
 from gateway.model.access import Principal
 from gateway.model.errors import RequestRefused
 from gateway.model.preview import preview
 from gateway.settings_base import IDENTIFIER
-from gateway.store.messages import HEAD_BYTES, LAST_ID, DeadMessage, Wanted
+from gateway.store.messages import HEAD_BYTES, LAST_ID, DeadMessageFilter, ListedDeadMessage
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +64,9 @@ async def list_messages(
     cursor: Cursor = None,
 ) -> Page[MessageDocument]:
     """Messages of devices of which nothing could be taken, with the reason and their first bytes."""
-    wanted = Wanted(customer=only_customer(asking, customer), source=source, reason=reason, topic=topic)
+    wanted = DeadMessageFilter(
+        customer=only_customer(asking, customer), source=source, reason=reason, topic=topic
+    )
     rows = await serving.messages.page(wanted, before=cursors.number_cursor(cursor, LAST_ID), limit=limit + 1)
     return page(
         Page[MessageDocument],
@@ -138,7 +140,7 @@ async def discard_messages(serving: Serving, asking: Operator, wanted: MessagesD
     return Discarded(discarded=wanted.expected)
 
 
-async def find_message(serving: Services, asking: Principal, message: int) -> Told:
+async def find_message(serving: Services, asking: Principal, message: int) -> ExplainedMessage:
     """Raises RequestRefused("request.not_found"), also for one of another customer."""
     found = await serving.messages.one(message)
     if found is None or not asking.may_see(found.message.customer):
@@ -147,7 +149,7 @@ async def find_message(serving: Services, asking: Principal, message: int) -> To
     return found if asking.may_see(explained) or explained is None else replace(found, explanation=None)
 
 
-def message_document(row: DeadMessage) -> MessageDocument:
+def message_document(row: ListedDeadMessage) -> MessageDocument:
     """A line of the list."""
     head = row.head[:HEAD_BYTES]
     shown = preview(head, is_cut=len(head) < row.size_bytes)
@@ -163,8 +165,8 @@ def log_discarded(asking: Principal, count: int) -> None:
     log.info("http.messages_discarded", by=asking.name, customer=asking.customer, count=count)
 
 
-def _wanted(asking: Principal, wanted: MessageFilter) -> Wanted:
-    return Wanted(
+def _wanted(asking: Principal, wanted: MessageFilter) -> DeadMessageFilter:
+    return DeadMessageFilter(
         customer=only_customer(asking, wanted.customer),
         source=wanted.source,
         reason=wanted.reason,
@@ -173,7 +175,7 @@ def _wanted(asking: Principal, wanted: MessageFilter) -> Wanted:
     )
 
 
-def _replayed(found: Replayed) -> MessagesReplayed:
+def _replayed(found: ReplayOutcome) -> MessagesReplayed:
     return MessagesReplayed(
         replayed=found.replayed,
         samples=found.samples,

@@ -9,13 +9,14 @@ from typing import Annotated, TypeVar
 
 from fastapi import Query
 
+from gateway.http import cursors
 from gateway.http.documents import Page
 
 RowT = TypeVar("RowT")
 ItemT = TypeVar("ItemT")
 
 Limit = Annotated[int, Query(ge=1, le=500, description="Items in a page.")]
-Cursor = Annotated[str | None, Query(max_length=512, description="`next` of the page before.")]
+Cursor = Annotated[str | None, Query(max_length=cursors.MAX_LENGTH, description="`next` of the page before.")]
 LIMIT = 100
 
 

@@ -60,7 +60,8 @@ async def list_records(
     limit: Annotated[int, Query(ge=1, le=MAX_RECORDS)] = 100,
 ) -> Response:
     """The last state of each record that changed since `cursor`. Store `next` and always go on from it: every
-    record's last state is seen, none is skipped, and one may be seen twice. Records of one customer.
+    record's last state is seen, none is skipped, and one may be seen twice. Records of one customer. A page
+    of large bodies holds fewer than `limit`: `has_more` says whether there is more.
     """
     narrowed = only_customer(asking, customer)
     if narrowed is None:

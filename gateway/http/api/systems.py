@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends
 
 from gateway.http.auth import Require, Serving
 from gateway.http.documents import CapabilitiesDocument, InboundStreamDocument, SystemDocument, Systems
-from gateway.http.ports import System
+from gateway.http.ports import CatalogueEntry
 from gateway.model.access import Role
 from gateway.model.credits import price
 from gateway.model.inbound import InboundStream
@@ -25,7 +25,7 @@ async def list_systems(serving: Serving) -> Systems:
     )
 
 
-def _document(system: System, prices: CreditsSettings) -> SystemDocument:
+def _document(system: CatalogueEntry, prices: CreditsSettings) -> SystemDocument:
     manifest, able = system.manifest, system.manifest.capabilities
     return SystemDocument(
         system=manifest.system,
@@ -61,6 +61,7 @@ def _stream(stream: InboundStream) -> InboundStreamDocument:
         name=stream.name,
         title=stream.title,
         cursor=stream.cursor,
+        key=tuple(stream.key),
         deletions=stream.deletions,
         default=stream.default,
         lists_open=stream.lists_open,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response, status
 
@@ -13,6 +14,7 @@ from gateway.http.documents import NewSecret, NewWebhook, Page, Replayed, Webhoo
 from gateway.http.openapi import problems
 from gateway.model.errors import RequestRefused
 from gateway.settings_base import IDENTIFIER
+from gateway.store.webhooks import Endpoint
 
 router = APIRouter(tags=["webhooks"])
 
@@ -23,7 +25,8 @@ KEPT = timedelta(days=30)
 @router.get("/v1/webhooks", summary="Webhooks")
 async def list_webhooks(serving: Serving, asking: Admin) -> Page[WebhookDocument]:
     """All in one page. A bound token sees its customer's."""
-    return Page[WebhookDocument](items=tuple(await serving.webhooks.webhooks(asking.customer)), next=None)
+    found = await serving.webhooks.endpoints(customer=asking.customer)
+    return Page[WebhookDocument](items=tuple(WebhookDocument(**_shown(one)) for one in found), next=None)
 
 
 @router.post("/v1/webhooks", summary="Add a webhook", status_code=status.HTTP_201_CREATED)
@@ -35,7 +38,8 @@ async def create_webhook(serving: Serving, asking: Admin, wanted: NewWebhook) ->
         raise RequestRefused(
             "auth.forbidden", "This token is bound to one customer and adds webhooks of that customer only."
         )
-    return await serving.webhooks.create(wanted)
+    made, secret = await serving.webhooks.create(wanted.url, customer=wanted.customer, types=wanted.events)
+    return WebhookCreated(**_shown(made), secret=secret)
 
 
 @router.delete(
@@ -46,7 +50,7 @@ async def create_webhook(serving: Serving, asking: Admin, wanted: NewWebhook) ->
 )
 async def delete_webhook(serving: Serving, asking: Admin, webhook: Id) -> Response:
     """It is told nothing any more; what waits for it is dropped."""
-    await serving.webhooks.delete(webhook, asking.customer)
+    await serving.webhooks.delete(webhook, customer=asking.customer)
     return Response(status_code=status.HTTP_204_NO_CONTENT)
 
 
@@ -62,7 +66,7 @@ async def replay_webhook(
         raise RequestRefused("request.invalid", "from: a time needs a zone, such as 2026-01-31T00:00:00Z.")
     if not clock.now() - KEPT <= since <= clock.now():
         raise RequestRefused("request.invalid", "from: events are kept for 30 days.")
-    return Replayed(replayed=await serving.webhooks.replay(webhook, asking.customer, since=since))
+    return Replayed(replayed=await serving.webhooks.replay(webhook, customer=asking.customer, since=since))
 
 
 @router.post(
@@ -74,4 +78,8 @@ async def rotate_webhook_secret(serving: Serving, asking: Admin, webhook: Id) ->
     """The secret is in this answer and nowhere else. For 24 hours requests are signed with the one before as
     well.
     """
-    return NewSecret(secret=await serving.webhooks.rotate(webhook, asking.customer))
+    return NewSecret(secret=await serving.webhooks.rotate_secret(webhook, customer=asking.customer))
+
+
+def _shown(endpoint: Endpoint) -> dict[str, Any]:
+    return {**asdict(endpoint), "events": endpoint.types}

@@ -8,21 +8,32 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 
 from gateway.http.dashboard import (
+    access,
     alerts,
     connect,
+    connect_links,
     connection,
+    connection_meters,
+    dead_letters,
     devices,
     doctor,
     documentation,
+    events,
+    incidents,
+    ledger,
+    live,
     messages,
     overview,
+    provider_login,
     public,
     reauthorize,
     records,
     sessions,
+    topics,
+    webhooks,
 )
 from gateway.http.dashboard.rendering import render
-from gateway.http.dashboard.sessions import LoginNeeded
+from gateway.http.dashboard.sessions import LoginNeeded, visitor
 from gateway.http.ports import Observed
 from gateway.http.problem import Problem
 
@@ -31,16 +42,28 @@ def install(app: FastAPI, observed: Observed) -> None:
     """Adds every page; errors of pages become pages."""
     app.state.problem_page = _problem_page
     app.state.observed = observed
+    app.state.visitor = visitor
     app.add_exception_handler(LoginNeeded, _to_login)
     for module in (
         overview,
+        live,
         alerts,
+        access,
+        connect_links,
+        ledger,
+        events,
+        incidents,
+        webhooks,
         connect,
+        connection_meters,  # before the buttons: their paths would take its form
         connection,
+        dead_letters,
         records,
         devices,
         doctor,
         messages,
+        topics,
+        provider_login,
         sessions,
         public,
         documentation,

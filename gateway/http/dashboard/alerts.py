@@ -31,7 +31,7 @@ async def alerts_page(
     customer: Name = "",
     connection: Name = "",
     state: Annotated[str, Query(max_length=20)] = "open",
-    cursor: Annotated[str | None, Query(max_length=512)] = None,
+    cursor: Annotated[str | None, Query(max_length=cursors.MAX_LENGTH)] = None,
 ) -> Response:
     """Reads only."""
     chosen = state if state in CHOICES else "open"

@@ -21,14 +21,14 @@ from gateway.http.dashboard.forms import check_origin, fields, own_form
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.secret_links import opened
 from gateway.http.dashboard.sessions import LoggedIn
-from gateway.http.ports import Services
+from gateway.http.services import Services
 from gateway.model.access import Caller, Origin, Role
 from gateway.model.connection import State
 from gateway.model.credits import price
 from gateway.model.draft import Draft
 from gateway.model.errors import RequestRefused
 from gateway.settings_base import IDENTIFIER
-from gateway.store.access import Session
+from gateway.store.access import BrowserSession
 from gateway.store.connecting import StoredConnectLink
 
 router = APIRouter(include_in_schema=False)
@@ -169,7 +169,7 @@ class _Entry:
     """Who came in: by a session, or by a link."""
 
     secret: str
-    session: Session | None = None
+    session: BrowserSession | None = None
     link: StoredConnectLink | None = None
 
 
@@ -226,7 +226,7 @@ def _by(request: Request, entry: _Entry) -> tuple[str, Caller]:
     return _owner(entry.session), caller(request, entry.session.principal, kind="dashboard")
 
 
-def _owner(session: Session) -> str:
+def _owner(session: BrowserSession) -> str:
     who = session.principal
     return owner_of(who.origin, f"session:{who.customer or ''}:{who.name}")
 
@@ -252,7 +252,7 @@ def _systems(
     request: Request,
     serving: Services,
     *,
-    session: Session | None = None,
+    session: BrowserSession | None = None,
     link: StoredConnectLink | None = None,
     secret: str = "",
     customer: str = "",
@@ -297,7 +297,7 @@ async def _progress(
     serving: Services,
     connection: str,
     *,
-    session: Session | None = None,
+    session: BrowserSession | None = None,
     link: StoredConnectLink | None = None,
 ) -> Response:
     found = next(iter(await serving.reader.status([connection])), None)

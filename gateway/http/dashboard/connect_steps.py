@@ -30,18 +30,20 @@ from gateway.http.dashboard.meter_form import (
     Previewed,
     given_rows,
     merged,
+    meter_faults,
     meter_rows,
     preview,
 )
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.settings_form import setting_fields, setting_values
-from gateway.http.ports import Services, System
+from gateway.http.ports import CatalogueEntry
+from gateway.http.services import Services
 from gateway.model.access import Caller
 from gateway.model.credits import price
 from gateway.model.draft import Draft
 from gateway.model.errors import RequestRefused
 from gateway.settings_base import IDENTIFIER
-from gateway.store.access import Session
+from gateway.store.access import BrowserSession
 from gateway.store.connecting import StoredConnectLink
 
 STEPS = ("settings", "credentials", "verify", "meters", "confirm")
@@ -58,10 +60,10 @@ class Walk:
     secret: str
     owner: str
     caller: Caller
-    session: Session | None
+    session: BrowserSession | None
     link: StoredConnectLink | None
     draft: Draft
-    system: System
+    system: CatalogueEntry
 
     def to(self, step: str) -> Response:
         """On to another step."""
@@ -313,26 +315,13 @@ async def _take_meters(walk: Walk, given: Mapping[str, str]) -> Response:
     try:
         await walk.serving.connecting.check(draft, walk.caller, credentials=False)
     except RequestRefused as error:
-        faults = _meter_faults(error, mapped)
+        faults = meter_faults(error, mapped)
         said = "Please look at what is marked below." if faults else sentence(str(error))
         return await _meters_page(walk, faults=faults, said=said)
     if given.get("do") == "preview":
         found = await preview(walk.serving.devices, draft.customer, rows, clock.now())
         return await _meters_page(walk, previewed=found)
     return walk.to("confirm")
-
-
-def _meter_faults(
-    error: RequestRefused, mapped: Sequence[Mapping[str, object]]
-) -> dict[tuple[str, str], str]:
-    """What is wrong, by the device and metric of the row."""
-    found: dict[tuple[str, str], str] = {}
-    for fault in getattr(error.__cause__, "faults", ()):
-        if fault.path[:1] == ("meters",) and len(fault.path) > 1 and fault.path[1] < len(mapped):
-            meter = mapped[fault.path[1]]
-            said = sentence(fault.message.replace(" (request)", ""))
-            found.setdefault((str(meter["device"]), str(meter["metric"])), said)
-    return found
 
 
 # Confirmation

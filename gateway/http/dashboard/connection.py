@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import RedirectResponse
 
+from gateway import clock
+from gateway.connections.service import Connections
 from gateway.http.auth import Serving, caller, check_role, find_target
+from gateway.http.dashboard.charts import bars
 from gateway.http.dashboard.forms import own_form
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import LoggedIn
-from gateway.http.ports import ConnectionService
 from gateway.model.access import Caller, Role
 from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
 from gateway.model.status import WORKED
 from gateway.settings_base import IDENTIFIER
-from gateway.store.views import END, LAST_ID, Target
+from gateway.store.views import END, LAST_ID, AskedConnection
 
 router = APIRouter(include_in_schema=False)
 
 ENDED = frozenset({State.DISCONNECTING, State.DISCONNECTED})
 RECENT = 20
+MAX_METERS = 50
+METERS_SINCE = timedelta(days=7)
+SPANS: Mapping[str, tuple[timedelta, timedelta]] = {
+    "24 hours": (timedelta(hours=24), timedelta(hours=1)),
+    "7 days": (timedelta(days=7), timedelta(hours=2)),
+    "30 days": (timedelta(days=30), timedelta(hours=12)),
+}
+"""What the chart shows, and what a bar of it is of."""
 
-Act = Callable[[ConnectionService, str, Caller], Awaitable[None]]
+DAY = "24 hours"
+
+Act = Callable[[Connections, str, Caller], Awaitable[None]]
 _ACTS: dict[str, tuple[Role, Act, str]] = {
     "pause": (
         Role.OPERATOR,
@@ -63,19 +76,20 @@ _ACTS: dict[str, tuple[Role, Act, str]] = {
 
 async def _target(
     serving: Serving, session: LoggedIn, connection: Annotated[str, Path(pattern=IDENTIFIER)]
-) -> Target:
+) -> AskedConnection:
     return await find_target(serving, session.principal, connection)
 
 
-Shown = Annotated[Target, Depends(_target)]
+Shown = Annotated[AskedConnection, Depends(_target)]
 
 
 @router.get("/connections/{connection}")
 async def connection_page(
-    request: Request, serving: Serving, session: LoggedIn, target: Shown, done: str = ""
+    request: Request, serving: Serving, session: LoggedIn, target: Shown, done: str = "", span: str = DAY
 ) -> Response:
     """Reads only."""
-    return await _page(request, serving, session, target, said=_ACTS[done][2] if done in _ACTS else None)
+    said = _ACTS[done][2] if done in _ACTS else None
+    return await _page(request, serving, session, target, said=said, span=span if span in SPANS else DAY)
 
 
 @router.get("/connections/{connection}/disconnect")
@@ -117,16 +131,19 @@ async def _page(
     request: Request,
     serving: Serving,
     session: LoggedIn,
-    target: Target,
+    target: AskedConnection,
     *,
     said: str | None = None,
     refused: str | None = None,
+    span: str = DAY,
 ) -> Response:
-    name = target.connection
+    name, at, (width, bar) = target.connection, clock.now(), SPANS[span]
     statuses = await serving.reader.status([name])
     described = await serving.reader.connections(connection_id=name, limit=1)
     if not statuses or not described:
         raise RequestRefused("request.not_found", "There is no such connection.")
+    hours = await serving.reader.hours([name], since=at - width)
+    meters = await serving.reader.meters(name, since=at - METERS_SINCE, limit=MAX_METERS + 1)
     return render(
         request,
         "connection.html",
@@ -141,6 +158,11 @@ async def _page(
         dead_letters=await serving.reader.dead_letters(name, before=(END, LAST_ID), limit=RECENT),
         audit=await serving.reader.audit(name, limit=RECENT),
         alerts=await serving.reader.alerts(connection_id=name, limit=RECENT),
+        span=span,
+        spans=SPANS,
+        chart=bars(hours.get(name, ()), now=at, span=width, bar=bar),
+        meters=meters[:MAX_METERS],
+        more_meters=len(meters) > MAX_METERS,
         buttons=_buttons(statuses[0].state, session.principal.role),
     )
 

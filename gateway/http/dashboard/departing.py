@@ -6,7 +6,7 @@ from fastapi import Request, Response
 
 from gateway.connections.login_page import FLOW_SECONDS, Departure, Login
 from gateway.http.dashboard.rendering import render
-from gateway.http.ports import Services
+from gateway.http.services import Services
 from gateway.model.errors import RequestRefused
 
 COOKIE = "fieldgate_login"

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from gateway.http.dashboard.rendering import render
+from gateway.http.dashboard.sessions import Visiting
 
 router = APIRouter(include_in_schema=False)
 
@@ -15,7 +16,7 @@ Json = dict[str, Any]  # OpenAPI is JSON
 
 
 @router.get("/docs")
-async def documentation(request: Request) -> Response:
+async def documentation(request: Request, _: Visiting) -> Response:
     """Every operation and every schema, in the order of the document."""
     document: Json = request.app.openapi()
     groups: dict[str, list[Json]] = {}

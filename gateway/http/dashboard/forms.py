@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 from fastapi import Request
 
 from gateway.model.errors import RequestRefused
-from gateway.store.access import Session
+from gateway.store.access import BrowserSession
 
 MAX_FIELDS = 50
 
@@ -43,7 +43,7 @@ def check_origin(request: Request) -> None:
         raise RequestRefused("auth.forbidden", "This form was sent from another site.")
 
 
-async def own_form(request: Request, session: Session, *, limit: int = MAX_FIELDS) -> dict[str, str]:
+async def own_form(request: Request, session: BrowserSession, *, limit: int = MAX_FIELDS) -> dict[str, str]:
     """The fields of a form that this session's page held. Raises RequestRefused("auth.forbidden")."""
     check_origin(request)
     given = await fields(request, limit=limit)

@@ -25,8 +25,8 @@ from gateway.http.dashboard.sessions import LoggedIn
 from gateway.model.access import Role
 from gateway.model.errors import RequestRefused
 from gateway.model.preview import preview
-from gateway.store.access import Session
-from gateway.store.messages import LAST_ID, Wanted
+from gateway.store.access import BrowserSession
+from gateway.store.messages import LAST_ID, DeadMessageFilter
 
 router = APIRouter(include_in_schema=False)
 
@@ -56,7 +56,7 @@ async def messages_page(
     serving: Serving,
     session: LoggedIn,
     asked: Asked,
-    after: Annotated[str | None, Query(max_length=512)] = None,
+    after: Annotated[str | None, Query(max_length=cursors.MAX_LENGTH)] = None,
     replayed: Annotated[int | None, Query(ge=0, le=2**53)] = None,
     failed: Annotated[int, Query(ge=0, le=2**53)] = 0,
     discarded: Annotated[int | None, Query(ge=0, le=2**53)] = None,
@@ -198,9 +198,9 @@ def _kept(asked: dict[str, str], *names: str) -> dict[str, str]:
     return {name: text for name, text in asked.items() if name in names}
 
 
-def _wanted(session: Session, asked: dict[str, str]) -> Wanted:
+def _wanted(session: BrowserSession, asked: dict[str, str]) -> DeadMessageFilter:
     source = asked.get("source")
-    return Wanted(
+    return DeadMessageFilter(
         customer=only_customer(session.principal, asked.get("customer")),
         source="" if source == NONE else source,
         reason=asked.get("reason"),

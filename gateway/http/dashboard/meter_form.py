@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from gateway.http.ports import DevicesReader
+from gateway.http.dashboard.credential_form import sentence
+from gateway.model.errors import RequestRefused
 from gateway.model.exchange import RemoteMeter
 from gateway.model.sample import Value
 from gateway.model.suggest import suggested
-from gateway.store.devices import Bucket, DeviceMetric
+from gateway.store.devices import DeviceMetric, Devices, SeriesBucket
 
 MAX_ROWS = 60
 MAX_PREVIEWED = 20
 """Each reads an hour of its metric's samples."""
 
 REDUCTIONS = ("last", "mean", "min", "max", "count")
+PREVIEWED = frozenset(REDUCTIONS)
 WINDOWS: Mapping[str, timedelta] = {
     "1m": timedelta(minutes=1),
     "5m": timedelta(minutes=5),
@@ -118,12 +120,23 @@ def merged(mapped: Sequence[Mapping[str, object]], rows: Sequence[MeterRow]) -> 
     ]
 
 
+def meter_faults(error: RequestRefused, mapped: Sequence[Mapping[str, object]]) -> dict[tuple[str, str], str]:
+    """What is wrong, by the device and metric of the row."""
+    found: dict[tuple[str, str], str] = {}
+    for fault in getattr(error.__cause__, "faults", ()):
+        if fault.path[:1] == ("meters",) and len(fault.path) > 1 and fault.path[1] < len(mapped):
+            meter = mapped[fault.path[1]]
+            said = sentence(fault.message.replace(" (request)", ""))
+            found.setdefault((str(meter["device"]), str(meter["metric"])), said)
+    return found
+
+
 async def preview(
-    devices: DevicesReader, customer: str, rows: Sequence[MeterRow], now: datetime
+    devices: Devices, customer: str, rows: Sequence[MeterRow], now: datetime
 ) -> list[Previewed]:
     """The readings of the windows that ended within the last hour, as they would be reduced."""
     found = []
-    for row in [row for row in rows if row.meter][:MAX_PREVIEWED]:
+    for row in [row for row in rows if row.meter and row.every in WINDOWS][:MAX_PREVIEWED]:
         width = WINDOWS[row.every]
         until = datetime.fromtimestamp(
             now.timestamp() // width.total_seconds() * width.total_seconds(), now.tzinfo
@@ -136,7 +149,7 @@ async def preview(
     return found
 
 
-def _reduced(reduce: str, bucket: Bucket) -> Value | None:
+def _reduced(reduce: str, bucket: SeriesBucket) -> Value | None:
     match reduce:
         case "mean":
             return bucket.mean

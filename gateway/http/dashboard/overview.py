@@ -1,25 +1,30 @@
-"""`/`: every connection that whoever is logged in may see, those that need a person
-first, a page at a time.
+"""`/`: every connection that whoever is logged in may see, those that need a person first or by a column, a
+page at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
+from gateway import clock
 from gateway.http import cursors
 from gateway.http.auth import Serving
+from gateway.http.dashboard.charts import SPARK_HOURS, spark
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import LoggedIn
+from gateway.http.dashboard.sorting import Sorting, sorting
 from gateway.model.access import Principal
 from gateway.model.connection import State
-from gateway.model.status import URGENCY
+from gateway.model.status import NEEDS_PERSON, URGENCY
 from gateway.store.issues import Issue
-from gateway.store.listing import BEGINNING, Filter, Place
+from gateway.store.listing import BEGINNING, COLUMNS, Filter, ListPlace, Order
+from gateway.store.views import MAX_SILENT, Views
 
 router = APIRouter(include_in_schema=False)
 
@@ -30,6 +35,15 @@ MAX_CUSTOMERS = 200
 MAX_NAMED = 20
 """Connections of an incident that are named."""
 
+TITLES = {
+    "name": "Name",
+    "since": "Since",
+    "readings": "Readings, 24 h",
+    "lag": "Lag",
+    "pending": "Pending",
+    "dead_letters": "Dead letters",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
@@ -38,20 +52,29 @@ class Wanted:
     customer: str
     state: str
     q: str
+    sort: str
 
     def filter(self, asking: Principal) -> Filter:
-        """What that means for whoever asks: of another's customer nothing."""
+        """What that means for whoever asks: of another's customer nothing. What was disconnected is there for
+        who looks for it, by its state or its name.
+        """
         customer = self.customer or asking.customer
         states = URGENCY if asking.may_see(customer) else ()
         return Filter(
             customer=customer,
-            states=[state for state in states if self.state in ("", state)],
+            states=[state for state in states if self.shows(state)],
             text=self.q,
         )
 
+    def shows(self, state: State) -> bool:
+        """Whether the list has connections of this state."""
+        if self.state:
+            return state == self.state
+        return state is not State.DISCONNECTED or bool(self.q)
+
     def address(self, **changed: str) -> str:
         """The list with something changed, from its beginning."""
-        wanted = {"customer": self.customer, "state": self.state, "q": self.q, **changed}
+        wanted = {"customer": self.customer, "state": self.state, "q": self.q, "sort": self.sort, **changed}
         query = urlencode({name: value for name, value in wanted.items() if value})
         return f"/?{query}" if query else "/"
 
@@ -64,24 +87,25 @@ async def overview(
     customer: str = "",
     state: str = "",
     q: Annotated[str, Query(max_length=100)] = "",
-    after: Annotated[str | None, Query(max_length=1024)] = None,
+    sort: Annotated[str, Query(max_length=20)] = "",
+    after: Annotated[str | None, Query(max_length=cursors.MAX_LENGTH)] = None,
 ) -> Response:
     """Reads only."""
-    asking, reader = session.principal, serving.reader
-    wanted = Wanted(customer=_plain(customer), state=_plain(state), q=_plain(q))
-    listed = wanted.filter(asking)
-    start = cursors.number_and_texts(after, (BEGINNING.state, BEGINNING.customer, BEGINNING.connection))
-    places = await reader.listed(
-        listed, after=Place(state=start[0], customer=start[1], connection=start[2]), limit=PAGE_ROWS + 1
+    asking, reader, at = session.principal, serving.reader, clock.now()
+    wanted = Wanted(
+        customer=_plain(customer),
+        state=_plain(state),
+        q=_plain(q),
+        sort=sort if sort.removeprefix("-") in TITLES else "",
     )
-    shown = places[:PAGE_ROWS]
-    names = [place.connection for place in shown]
+    listed = wanted.filter(asking)
+    order = sorting(
+        wanted.sort, TITLES, lambda text: wanted.address(sort=text), greatest_first=set(TITLES) - {"name"}
+    )
+    names, next_ = await _listed(reader, listed, order, after, now=at)
     found = {status.connection: status for status in await reader.status(names)}
-    issues: dict[str, list[Issue]] = {}
-    for issue in await reader.issues(names):
-        issues.setdefault(issue.connection, []).append(issue)
-    total = await reader.counts(Filter(customer=asking.customer))
-    counts = (await reader.counts(listed)) if asking.may_see(listed.customer) else {}
+    hours = await reader.hours(names, since=at - timedelta(hours=SPARK_HOURS))
+    total, counts = await _counted(reader, listed, asking)
     customers = [asking.customer] if asking.customer else await reader.customers(limit=MAX_CUSTOMERS + 1)
     return render(
         request,
@@ -89,11 +113,17 @@ async def overview(
         session=session,
         wanted=wanted,
         rows=[found[name] for name in names if name in found],
-        issues=issues,
-        total=sum(total.values()),
+        issues=await _issues(reader, names),
+        sparks={name: spark(hours.get(name, ()), now=at) for name in names},
+        total=sum(number for state, number in total.items() if state != State.DISCONNECTED),
+        disconnected=total.get(State.DISCONNECTED, 0),
+        waiting=sum(total.get(state, 0) for state in NEEDS_PERSON),
+        totals=await reader.totals(asking.customer, hour=at.replace(minute=0, second=0, microsecond=0)),
+        max_silent=MAX_SILENT,
         found=sum(counts.get(each, 0) for each in listed.states),
         is_first=after is None,
-        next=_after(shown[-1]) if len(places) > PAGE_ROWS else None,
+        next=next_,
+        sort=order,
         counts=_by_urgency(counts),
         customers=customers,
         has_many_customers=len(customers) > MAX_CUSTOMERS,
@@ -107,8 +137,42 @@ def _by_urgency(counts: Mapping[str, int]) -> list[tuple[State, int]]:
     return [(state, counts[state]) for state in URGENCY if counts.get(state)]
 
 
-def _after(place: Place) -> str:
-    return cursors.write(place.state, place.customer, place.connection)
+async def _issues(reader: Views, names: Sequence[str]) -> Mapping[str, Sequence[Issue]]:
+    found: dict[str, list[Issue]] = {}
+    for issue in await reader.issues(names):
+        found.setdefault(issue.connection, []).append(issue)
+    return found
+
+
+async def _counted(
+    reader: Views, listed: Filter, asking: Principal
+) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """By state: what whoever asks may see, and of that what fits; counted once where nothing is left out."""
+    total = await reader.counts(Filter(customer=asking.customer))
+    if (listed.customer, listed.text) == (asking.customer, ""):
+        return total, total
+    return total, (await reader.counts(listed)) if asking.may_see(listed.customer) else {}
+
+
+async def _listed(
+    reader: Views, listed: Filter, order: Sorting, after: str | None, *, now: datetime
+) -> tuple[list[str], str | None]:
+    """The connections of the page, and where the next one begins; None where there is none."""
+    column = next((column for column in COLUMNS if column == order.column), None)
+    if column is not None:
+        wanted = Order(column=column, descending=order.descending, since=now - timedelta(hours=SPARK_HOURS))
+        sorted_ = await reader.sorted_list(
+            listed, wanted, after=cursors.sorted_place(after), limit=PAGE_ROWS + 1
+        )
+        further = cursors.of_place(sorted_[PAGE_ROWS - 1]) if len(sorted_) > PAGE_ROWS else None
+        return [place.id for place in sorted_[:PAGE_ROWS]], further
+    start = cursors.number_and_texts(after, (BEGINNING.state, BEGINNING.customer, BEGINNING.connection))
+    places = await reader.listed(
+        listed, after=ListPlace(state=start[0], customer=start[1], connection=start[2]), limit=PAGE_ROWS + 1
+    )
+    last = places[PAGE_ROWS - 1] if len(places) > PAGE_ROWS else None
+    further = None if last is None else cursors.write(last.state, last.customer, last.connection)
+    return [place.connection for place in places[:PAGE_ROWS]], further
 
 
 def _plain(text: str) -> str:

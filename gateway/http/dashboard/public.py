@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -9,11 +10,17 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
+from gateway import clock
 from gateway.http.auth import Mounted, Serving
+from gateway.http.dashboard.charts import HISTORY_DAYS, system_days
 from gateway.http.dashboard.rendering import asset, render
+from gateway.http.dashboard.sessions import Visiting
 from gateway.http.documents import PublicIncident
-from gateway.http.ports import Observed, Services
+from gateway.http.ports import Observed
+from gateway.http.services import Services
 from gateway.model.errors import StoreUnavailable
+from gateway.model.status import NEEDS_PERSON
+from gateway.store.listing import Filter
 
 router = APIRouter(include_in_schema=False)
 
@@ -25,12 +32,13 @@ _PICTURES = {
     ".svg": "image/svg+xml",
     ".webp": "image/webp",
 }
+LATELY = timedelta(days=7)
 MAX_PICTURE_BYTES = 1 << 20
-_FILES = frozenset({"fieldgate.css", "refresh.js", "icon.svg"})
+_FILES = frozenset({"fieldgate.css", "live.js", "icon.svg"})
 
 
 @router.get("/status")
-async def status_page(request: Request) -> Response:
+async def status_page(request: Request, session: Visiting) -> Response:
     """Whether the gateway works, and which systems do not. No customer, no connection,
     no number of either.
     """
@@ -43,7 +51,21 @@ async def status_page(request: Request) -> Response:
         overall = "troubled"
     if not all(checks.values()):
         overall = "down"
-    return render(request, "status.html", checks=checks, incidents=incidents, overall=overall)
+    waiting = 0
+    if session is not None and mounted.services is not None:
+        counts = await mounted.services.reader.counts(Filter(customer=session.principal.customer))
+        waiting = sum(counts.get(state, 0) for state in NEEDS_PERSON)
+    now = clock.now()
+    return render(
+        request,
+        "status.html",
+        checks=checks,
+        incidents=[one for one in incidents if (one.closed_at or now) > now - LATELY],
+        days=system_days(incidents, now=now),
+        history_days=HISTORY_DAYS,
+        overall=overall,
+        waiting=waiting,
+    )
 
 
 @router.get("/static/{name}")
@@ -87,6 +109,6 @@ async def _incidents(services: Services | None) -> list[PublicIncident]:
     if services is None:
         return []
     try:
-        return list(await services.incidents.public())
+        return list(await services.incidents.public(days=HISTORY_DAYS))
     except StoreUnavailable:
         return []  # the page says that the database is away

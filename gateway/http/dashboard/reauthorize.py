@@ -15,7 +15,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import SecretStr
 
 from gateway.connections.login_page import CODE_FLOW, Login
-from gateway.connections.reauthorization import Link, Stage
+from gateway.connections.reauthorization import ReconnectLink, Stage
 from gateway.http.auth import Serving
 from gateway.http.dashboard.credential_form import (
     Field,
@@ -28,7 +28,8 @@ from gateway.http.dashboard.departing import CALLBACK, COOKIE, LOGINS, departed
 from gateway.http.dashboard.forms import fields
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.secret_links import opened
-from gateway.http.ports import Services, System
+from gateway.http.ports import CatalogueEntry
+from gateway.http.services import Services
 from gateway.model.access import Caller, Origin
 from gateway.model.connection import State
 from gateway.model.errors import RequestRefused
@@ -168,11 +169,13 @@ async def _page(
     )
 
 
-async def _look(request: Request, serving: Services, secret: str) -> Link | None:
+async def _look(request: Request, serving: Services, secret: str) -> ReconnectLink | None:
     return await opened(request, secret, serving.reauthorization.look, kind="reconnect_link")
 
 
-def _credentials(serving: Services, link: Link, kind: str, given: Mapping[str, str]) -> CredentialSettings:
+def _credentials(
+    serving: Services, link: ReconnectLink, kind: str, given: Mapping[str, str]
+) -> CredentialSettings:
     type_ = _type(serving, link, kind)
     if type_ == CODE_FLOW:
         raise RequestRefused("request.conflict", "This system asks for the login on a page of its own.")
@@ -187,7 +190,7 @@ def _void(request: Request, serving: Services) -> Response:
     return render(request, "void.html", status=404, integrator=serving.integrator)
 
 
-def _help(system: System | None, link: Link) -> str | None:
+def _help(system: CatalogueEntry | None, link: ReconnectLink) -> str | None:
     """What to do at the system. That it refused a credential, the first line, is said
     only while that is so.
     """
@@ -198,7 +201,7 @@ def _help(system: System | None, link: Link) -> str | None:
     return text if refused else text.partition("\n")[2]
 
 
-def _kept_for(serving: Services, system: System | None) -> tuple[float, float | None]:
+def _kept_for(serving: Services, system: CatalogueEntry | None) -> tuple[float, float | None]:
     """For how many days what devices send is kept, and, where the system takes no older readings, how old
     they may be.
     """
@@ -207,7 +210,7 @@ def _kept_for(serving: Services, system: System | None) -> tuple[float, float | 
     return kept, None if most is None or most >= serving.retention else most.total_seconds() / 86400
 
 
-def _types(system: System | None, link: Link) -> tuple[str, ...]:
+def _types(system: CatalogueEntry | None, link: ReconnectLink) -> tuple[str, ...]:
     """The types that the customer may choose from: the one that is in use, or, before there is one, each that
     the system takes.
     """
@@ -216,12 +219,12 @@ def _types(system: System | None, link: Link) -> tuple[str, ...]:
     return system.manifest.capabilities.auth
 
 
-def _type(serving: Services, link: Link, wanted: str) -> str:
+def _type(serving: Services, link: ReconnectLink, wanted: str) -> str:
     types = _types(serving.catalogue.get(link.stored.system), link)
     return wanted if wanted in types else types[0]
 
 
-def _fields(serving: Services, link: Link, type_: str) -> tuple[Field, ...]:
+def _fields(serving: Services, link: ReconnectLink, type_: str) -> tuple[Field, ...]:
     system = serving.catalogue.get(link.stored.system)
     return () if system is None else form_fields(system.credentials_schema, type_)
 

@@ -1,5 +1,5 @@
-"""Logging in to the dashboard: by an API token or a one-time link, kept in a cookie that only this site's
-pages send.
+"""Logging in to the dashboard by an API token or a one-time link (`provider_login`: by an identity provider),
+kept in a cookie that only this site's pages send.
 """
 
 from __future__ import annotations
@@ -8,17 +8,19 @@ import secrets
 from typing import Annotated
 from urllib.parse import quote
 
+import structlog
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
-from gateway.http.auth import ANYONE, Serving, identified
+from gateway.http.auth import ANYONE, Mounted, Serving, identified
 from gateway.http.dashboard.forms import check_origin, fields, own_form
 from gateway.http.dashboard.rendering import render
 from gateway.http.entrance import Entrance
-from gateway.http.ports import Services
-from gateway.model.errors import FieldgateError
-from gateway.store.access import SESSION_SECONDS, Session
+from gateway.http.services import Services
+from gateway.model.errors import FieldgateError, StoreError
+from gateway.store.access import SESSION_SECONDS, BrowserSession
 
+log = structlog.get_logger(__name__)
 router = APIRouter(include_in_schema=False)
 
 COOKIE = "fieldgate_session"
@@ -35,30 +37,48 @@ class LoginNeeded(FieldgateError):
         self.next_path = next_path
 
 
-async def _session(request: Request, serving: Serving) -> Session:
+async def _session(request: Request, serving: Serving) -> BrowserSession:
     if not serving.authentication:
-        return Session(principal=ANYONE, secret=_OPEN_SECRET)
+        session = BrowserSession(principal=ANYONE, secret=_OPEN_SECRET)
+        request.state.session = session
+        return session
     secret = request.cookies.get(COOKIE)
-    session = None if secret is None else await serving.access.identify_session(secret)
-    if session is None:
+    found = None if secret is None else await serving.access.identify_session(secret)
+    if found is None:
         wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         raise LoginNeeded(quote(wanted if request.method == "GET" else "/", safe=""))
-    return session
+    request.state.session = found
+    return found
 
 
-LoggedIn = Annotated[Session, Depends(_session)]
+LoggedIn = Annotated[BrowserSession, Depends(_session)]
+
+
+async def visitor(request: Request) -> BrowserSession | None:
+    """Who is logged in, for a page that anybody may see: it shows them the way to the others."""
+    mounted: Mounted = request.app.state.mounted
+    if mounted.services is None:
+        return None
+    try:
+        return await _session(request, mounted.services)
+    except (LoginNeeded, StoreError):
+        return None
+
+
+Visiting = Annotated[BrowserSession | None, Depends(visitor)]
 
 
 @router.get("/login")
 async def login_page(request: Request, next: str = "/") -> Response:
-    """Asks for an API token."""
-    return render(request, "login.html", next=_safe(next), link=None, problem=None)
+    """Asks for an API token, or for a press of the button that leads to the identity provider."""
+    mounted: Mounted = request.app.state.mounted
+    return login_form(request, mounted.services, next_path=safe_path(next))
 
 
 @router.get("/login/{link}")
 async def link_page(request: Request, link: str) -> Response:
     """Asks for a press of a button: a program that follows links must not use this one up."""
-    return render(request, "login.html", next="/", link=link, problem=None)
+    return login_form(request, None, link=link)
 
 
 @router.post("/login")
@@ -67,40 +87,89 @@ async def login(request: Request, serving: Serving) -> Response:
     check_origin(request)
     given = await fields(request)
     session = await _enter(request, serving, given)
+    by = "link" if "link" in given else "token"
     if session is None:
         said = (
             "This link was used already, or is too old."
-            if "link" in given
+            if by == "link"
             else "This token is unknown, expired or revoked."
         )
-        return render(
-            request, "login.html", status=401, next=_safe(given.get("next", "/")), link=None, problem=said
+        return login_form(
+            request, serving, status=401, next_path=safe_path(given.get("next", "/")), problem=said
         )
-    if (old := request.cookies.get(COOKIE)) is not None:
-        await serving.access.close_session(old)
-    response = RedirectResponse(_safe(given.get("next", "/")), status_code=303)
-    response.set_cookie(
-        COOKIE,
-        session.secret,
-        max_age=int(SESSION_SECONDS),
-        httponly=True,
-        samesite="strict",
-        secure=serving.public_url.startswith("https:"),
+    response = RedirectResponse(safe_path(given.get("next", "/")), status_code=303)
+    await open_in_browser(request, serving, response, session, lasts=SESSION_SECONDS)
+    entrance: Entrance = request.app.state.mounted.entrance
+    log.info(
+        "http.logged_in",
+        by=by,
+        name=session.principal.name,
+        role=session.principal.role,
+        customer=session.principal.customer,
+        address=entrance.address(request.scope),
     )
     return response
 
 
 @router.post("/logout")
 async def logout(request: Request, serving: Serving, session: LoggedIn) -> Response:
-    """Ends the session, here and in the database."""
+    """Ends the session, here and in the database; who came by the identity provider is shown the way out
+    there.
+    """
     await own_form(request, session)
     await serving.access.close_session(session.secret)
-    response = RedirectResponse("/login", status_code=303)
+    log.info("http.logged_out", name=session.principal.name)
+    url = None
+    if serving.logins is not None and "@" in session.principal.name:
+        url = await serving.logins.logout_url()
+    if url is None or serving.logins is None:
+        response: Response = RedirectResponse("/login", status_code=303)
+    else:
+        response = render(request, "logged_out.html", session=None, url=url, host=serving.logins.host)
     response.delete_cookie(COOKIE)
     return response
 
 
-async def _enter(request: Request, serving: Services, given: dict[str, str]) -> Session | None:
+def login_form(
+    request: Request,
+    serving: Services | None,
+    *,
+    status: int = 200,
+    next_path: str = "/",
+    link: str | None = None,
+    problem: str | None = None,
+) -> Response:
+    """The page to log in by a token, a link or the identity provider. `serving` None: not known yet."""
+    logins = None if serving is None else serving.logins
+    return render(
+        request,
+        "login.html",
+        status=status,
+        next=next_path,
+        link=link,
+        problem=problem,
+        provider=None if logins is None else logins.title,
+        leads=f"/login/oidc?next={quote(next_path, safe='')}",
+    )
+
+
+async def open_in_browser(
+    request: Request, serving: Services, response: Response, session: BrowserSession, *, lasts: float
+) -> None:
+    """The session's cookie; the session that the browser had before is over."""
+    if (old := request.cookies.get(COOKIE)) is not None:
+        await serving.access.close_session(old)
+    response.set_cookie(
+        COOKIE,
+        session.secret,
+        max_age=int(lasts),
+        httponly=True,
+        samesite="strict",
+        secure=serving.public_url.startswith("https:"),
+    )
+
+
+async def _enter(request: Request, serving: Services, given: dict[str, str]) -> BrowserSession | None:
     """Raises RequestRefused("auth.too_many_attempts")."""
     if "link" in given:
         entrance: Entrance = request.app.state.mounted.entrance
@@ -114,7 +183,7 @@ async def _enter(request: Request, serving: Services, given: dict[str, str]) -> 
     return None if found is None else await serving.access.open_session(*found)
 
 
-def _safe(path: str) -> str:
+def safe_path(path: str) -> str:
     """A path of ours, whatever was asked for."""
     return (
         path

@@ -21,11 +21,18 @@ from gateway.payloads.formats.values import (
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"?|[+-]?\b(?:nan|inf(?:inity)?)\b(?:\(ind\))?', re.IGNORECASE)
 """A text, or what programs print for a number that is none."""
 
+MAX_UNFIT = 10_000
+"""Numbers of one message that are none, or cannot be held: each is looked at slowly."""
+
+MAX_WORDS = 100_000
+"""Texts and words among which such numbers are looked for."""
+
 _RUNS = bytes(
     ord({"e": "e", "-": "-"}.get(chr(byte).lower(), "0" if byte in b"0123456789" else " "))
     for byte in range(256)
 )
 _LONG, _SMALL = b"0" * 16, b"e-000"
+_SPACE = ord(" ")
 _NUMBER = re.compile(
     rb"(?<![0-9.])-?[0-9][0-9.]{15,}[0-9.eE+-]*|(?<![0-9.])-?[0-9][0-9.]{0,800}[eE]-[0-9]{3,}"
 )
@@ -34,26 +41,21 @@ _NUMBER = re.compile(
 def parse(payload: bytes, _metric: str | None = None) -> list[Measurement]:
     """The samples of one message, in its order. Raises DecodeError."""
     document = load(payload)
-    if type(document) is dict:
-        nested = document.get("metrics")
-        keys = len(document) + len(nested) if type(nested) is dict else len(document)
-        # in most messages no object is nested but the metrics, and then these are all
-        if b'" ' in payload or (keys != payload.count(b'":') and keys_of(document) != payload.count(b'":')):
-            refuse_repeated_keys(payload)
-        return [_sample(document)]
-    if b'" ' in payload or keys_of(document) != payload.count(b'":'):
-        refuse_repeated_keys(payload)
-    return _samples(document)
+    return [_sample(document)] if type(document) is dict else _samples(document)
 
 
-def keys_of(document: object) -> int:
+def _keys_of(document: object) -> int:
     """How many keys its objects have, at every depth."""
-    if type(document) is dict:
-        return len(document) + sum(keys_of(item) for item in document.values())
-    return sum(keys_of(item) for item in document) if type(document) is list else 0
+    if type(document) is not dict and type(document) is not list:
+        return 0
+    keys, items = (len(document), document.values()) if type(document) is dict else (0, document)
+    for item in items:
+        if type(item) is dict or type(item) is list:
+            keys += _keys_of(item)
+    return keys
 
 
-def refuse_repeated_keys(payload: bytes) -> None:
+def _refuse_repeated_keys(payload: bytes) -> None:
     """Raises DecodeError for an object that has a key twice: parsers keep either value, and say nothing.
     Slow.
     """
@@ -75,7 +77,7 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def load(payload: bytes) -> object:
     """The document, with an `Unfit` for each number that a double cannot hold as it was sent. Raises
-    DecodeError.
+    DecodeError, also for an object that has a key twice.
     """
     try:
         document = orjson.loads(payload)
@@ -83,11 +85,30 @@ def load(payload: bytes) -> object:
         if not payload.strip():
             raise DecodeError(Reason.EMPTY, "the payload is empty") from None
         raise _why_not(payload, error) from None
+    return document if _comes_back(document, payload) else _looked_at(document, payload)
+
+
+def _comes_back(document: object, payload: bytes) -> bool:
+    """Whether the document, written again, is the payload byte for byte, as that of most devices is: then no
+    number in it has changed, and no key came twice.
+    """
+    if _SPACE in payload:
+        return False
+    try:
+        return orjson.dumps(document) == payload
+    except orjson.JSONEncodeError:  # nested deeper than it writes
+        return False
+
+
+def _looked_at(document: object, payload: bytes) -> object:
+    """As `load`, of what is written in another way than we write."""
     # Whether a number in it may not be what was sent any more: only one of 16 digits or more, or next to
     # zero.
     runs = payload.translate(_RUNS, b".")
     if (_LONG in runs or _SMALL in runs) and _has_changed(payload):
         document = _as_sent(payload.decode())
+    if b'" ' in payload or _keys_of(document) != payload.count(b'":'):
+        _refuse_repeated_keys(payload)
     return document
 
 
@@ -106,9 +127,9 @@ def _samples(document: object) -> list[Measurement]:
 
 def load_words(payload: bytes) -> object:
     """As `load`, of a document with NaN, Infinity or a number that is none in it: an `Unfit` stands for each.
-    Raises ValueError, RecursionError.
+    Raises ValueError, RecursionError, and DecodeError for a document of nothing else.
     """
-    return _as_sent(_TEXT.sub(_as_constant, payload.decode()))
+    return _as_sent(_TEXT.sub(_as_constant, payload.decode(), count=MAX_WORDS))
 
 
 def _has_changed(payload: bytes) -> bool:
@@ -126,12 +147,24 @@ def _is_changed(text: str) -> bool:
 
 
 def _as_sent(text: str) -> object:
-    """The document, with an `Unfit` for each number that a double cannot hold as it was sent. Slow."""
-    return json.loads(text, parse_float=as_number, parse_int=_integer, parse_constant=as_number)
+    """The document, with an `Unfit` for each number that a double cannot hold as it was sent. Slow. Raises
+    DecodeError where there are too many.
+    """
+    left = MAX_UNFIT
 
+    def number(literal: str) -> object:
+        nonlocal left
+        made = as_number(literal)
+        if type(made) is Unfit:
+            left -= 1
+            if left < 0:
+                raise DecodeError(made.reason, f"more than {MAX_UNFIT} numbers that cannot be taken")
+        return made
 
-def _integer(text: str) -> object:
-    return int(text) if len(text) < 20 else as_number(text)
+    def integer(literal: str) -> object:
+        return int(literal) if len(literal) < 20 else number(literal)
+
+    return json.loads(text, parse_float=number, parse_int=integer, parse_constant=number)
 
 
 def _why_not(payload: bytes, error: orjson.JSONDecodeError) -> DecodeError:

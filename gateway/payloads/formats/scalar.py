@@ -11,7 +11,7 @@ from gateway.model.sample import Value
 from gateway.payloads.formats.values import Measurement, Reason, Unfit, as_number, check_metrics, unfit
 
 _NUMBER = re.compile(
-    r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE
+    r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE
 )
 """Decimal, or what would be none; `float` alone takes `1_000` and the digits of every script."""
 

@@ -25,7 +25,7 @@ SAFE_DIGITS = 15
 MAX_DIGITS = 800
 """No double has more."""
 
-SMALLEST = 1e-290
+MIN_DOUBLE = 1e-290
 """Nearer to zero, doubles lose digits."""
 
 Measurement = tuple[int | None, Metrics]
@@ -101,12 +101,14 @@ def as_number(text: str) -> float | int | Unfit:
     number = float(text)
     if not math.isfinite(number):
         return Unfit(reason=Reason.NOT_FINITE, text=text)
+    if repr(number) == text:
+        return number
     if text.lstrip("+-").isdigit():
         is_exact = abs(number) <= MAX_INTEGER and abs(int(text)) <= MAX_INTEGER
         return int(text) if is_exact else Unfit(reason=Reason.NOT_EXACT, text=text)
     mantissa, _, _ = text.lower().lstrip("+-").partition("e")
     digits = len(mantissa.replace(".", "").lstrip("0"))
-    if repr(number) == text or (digits <= SAFE_DIGITS and abs(number) > SMALLEST) or not digits:
+    if (digits <= SAFE_DIGITS and abs(number) > MIN_DOUBLE) or not digits:
         return number
     if number:
         held = Decimal(f"{number:.{digits - 1}e}" if digits < MAX_DIGITS else number)

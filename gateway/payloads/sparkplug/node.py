@@ -15,7 +15,8 @@ missing, one set of definitions holds for certain. A message is read
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gateway.model.errors import DecodeError
@@ -33,6 +34,14 @@ it.
 
 MAX_HELD_BYTES = 256 << 10
 """Of messages that wait for what is missing before them. Of more only the dead letters are kept."""
+
+MAX_DEFINED = 100_000
+"""Metrics that a node's births define, with its births and its devices: all are held in memory."""
+
+SWEEP_SHARE = 16
+"""A full node is swept once in so many births as its devices through this: each sweep goes through all of
+them, and births that are refused may come without end.
+"""
 
 UNTIMED = -1
 """Stands for the time of a message that has none. Only its number says what it follows."""
@@ -84,7 +93,7 @@ class Birth:
 
 
 @dataclass(slots=True)
-class Device:
+class NodeDevice:
     """A device, or the node itself. `offline_at`: since when it is dead, in microseconds."""
 
     births: list[Birth] = field(default_factory=list)
@@ -122,7 +131,7 @@ class Node:
     until: int = 0
     gap_at: int | None = None
     is_certain: bool = True
-    devices: dict[str, Device] = field(default_factory=dict)
+    devices: dict[str, NodeDevice] = field(default_factory=dict)
     definitions: dict[str, Definitions] = field(default_factory=dict)
     held: dict[int, Arrival] = field(default_factory=dict)
     held_bytes: int = 0
@@ -132,6 +141,19 @@ class Node:
     """Devices of which the births or the state changed, since whoever stores them took note."""
     defined: set[str] = field(default_factory=set)
     """Digests of definitions that came since then."""
+    _uses: Counter[str] | None = None
+    """Births by their digest; None where they are to be counted, as after loading. With `_held` the sum of
+    metrics and births: adding both up with each birth would cost as much as all births before it.
+    """
+    _held: int = 0
+    _unswept: int = 0
+    """Births that are refused before it is swept again."""
+
+    @property
+    def weight(self) -> int:
+        """What it holds: metrics that its births define, births, and devices."""
+        self._counted()
+        return self._held + len(self.devices)
 
     def take(self, arrival: Arrival, *, stable: bool = False) -> Iterator[Outcome]:
         """What comes of a message, and of those that waited for it. `stable`: somebody said that the node's
@@ -163,9 +185,9 @@ class Node:
         why = f"no birth that is known defines {', '.join(read.unknown[:3])}, or they do not agree on it"
         return Outcome(arrival, read, DecodeError(Reason.UNKNOWN_ALIAS, why[:300]))
 
-    def knows(self, device: str) -> Device:
+    def knows(self, device: str) -> NodeDevice:
         """The device, new where it was never seen."""
-        return self.devices.setdefault(device, Device())
+        return self.devices.setdefault(device, NodeDevice())
 
     # --- births and deaths of the node
 
@@ -182,6 +204,9 @@ class Node:
             return outcome  # it came before: the broker was not told that we have it
         if known is None:
             self._close(at)
+            self._unswept = 0  # what has ended makes room
+            if (refusal := self._makes_room(ITSELF, definitions)) is not None:
+                return Outcome(arrival, outcome.read, refusal)
             self.is_certain = last is None or UNTIMED in (at, last.at) or at >= last.at
             self._add(itself, Birth(at, None, definitions.digest), definitions)
             self.until = at
@@ -221,15 +246,59 @@ class Node:
                 current.until = max(until, current.at) if self.is_certain else current.at - 1
                 self.changed.add(name)
 
-    def _add(self, device: Device, birth: Birth, definitions: Definitions) -> None:
+    def _add(self, device: NodeDevice, birth: Birth, definitions: Definitions) -> None:
+        uses = self._counted()
         if birth.digest not in self.definitions:
             self.definitions[birth.digest] = definitions
             self.defined.add(birth.digest)
+            self._held += len(definitions.lines)
+        uses[birth.digest] += 1
+        self._held += 1
         device.births.append(birth)
         if len(device.births) > MAX_BIRTHS:
+            self._forget(device.births[:-MAX_BIRTHS])
             del device.births[:-MAX_BIRTHS]
-            used = {one.digest for held in self.devices.values() for one in held.births}
-            self.definitions = {digest: held for digest, held in self.definitions.items() if digest in used}
+
+    def _makes_room(self, name: str, definitions: Definitions) -> DecodeError | None:
+        """Forgets births that are over where this one is too much; why it is refused where that helps not."""
+        if self._fits(name, definitions):
+            return None
+        if not self._unswept:
+            self._sweep()
+            if self._fits(name, definitions):
+                return None
+            self._unswept = len(self.devices) // SWEEP_SHARE
+        else:
+            self._unswept -= 1
+        why = f"the births of its edge node hold more than {MAX_DEFINED} metrics: use several edge nodes"
+        return DecodeError(Reason.TOO_MANY_METRICS, why)
+
+    def _fits(self, name: str, definitions: Definitions) -> bool:
+        more = 0 if definitions.digest in self.definitions else len(definitions.lines)
+        return self.weight + more + 1 + (name not in self.devices) <= MAX_DEFINED
+
+    def _sweep(self) -> None:
+        for name, device in self.devices.items():
+            if over := [birth for birth in device.births if birth.until is not None]:
+                self._forget(over)
+                device.births[:] = [birth for birth in device.births if birth.until is None]
+                self.changed.add(name)
+
+    def _forget(self, births: Sequence[Birth]) -> None:
+        """Takes them, and what only they defined, off what is held."""
+        uses = self._counted()
+        for birth in births:
+            self._held -= 1
+            uses[birth.digest] -= 1
+            if not uses[birth.digest]:
+                self._held -= len(self.definitions.pop(birth.digest).lines)
+                self.defined.discard(birth.digest)
+
+    def _counted(self) -> Counter[str]:
+        if self._uses is None:
+            self._uses = Counter(birth.digest for device in self.devices.values() for birth in device.births)
+            self._held = self._uses.total() + sum(len(one.lines) for one in self.definitions.values())
+        return self._uses
 
     def _sets(self, name: str, offline_at: int | None) -> None:
         """Only what was alive dies, and the first death counts."""
@@ -310,6 +379,8 @@ class Node:
             definitions = of_birth(arrival.payload)
         except DecodeError as error:
             return Outcome(arrival, reading.read(arrival.payload, None), error)
+        if (refusal := self._makes_room(arrival.device, definitions)) is not None:
+            return Outcome(arrival, reading.read(arrival.payload, definitions), refusal)
         device, at = self.knows(arrival.device), arrival.at
         outcome = Outcome(arrival, reading.read(arrival.payload, definitions), was_held=was_held)
         last = device.births[-1] if device.births else None
@@ -330,7 +401,9 @@ class Node:
         return outcome
 
     def _device_died(self, arrival: Arrival, *, was_held: bool) -> Outcome:
-        device = self.knows(arrival.device)
+        device = self.devices.get(arrival.device)
+        if device is None:  # it never was
+            return Outcome(arrival, Read(), was_held=was_held)
         if (current := device.current) is not None:
             current.until = max(self.until, current.at) if self.is_certain else current.at - 1
         self._sets(arrival.device, arrival.at * 1000 if arrival.at != UNTIMED else arrival.received_at)
@@ -400,14 +473,15 @@ class Node:
     def _old(self, arrival: Arrival, why: str, *, and_current: bool = False) -> Outcome:
         """By the birth in whose interval it was sent; where its definitions are not certain, as far as it
         speaks for itself. Nothing of what is known changes. `and_current`: the birth that counts may be meant
-        as well.
+        as well, so it has to agree; alone it says nothing, for what was sent before it may be of one that was
+        lost, or come again from behind a gap.
         """
         if arrival.kind in ("DDEATH", "DBIRTH"):
             return self._old_certificate(arrival)
         device, at = self.devices.get(arrival.device), arrival.at
         births = [] if device is None else device.births
         fitting = {birth.digest for birth in births if self._lies_in(birth, at)}
-        if and_current:
+        if and_current and fitting:
             fitting |= {birth.digest for birth in births if birth.until is None}
         if len(fitting) == 1 and (definitions := self.definitions.get(fitting.pop())) is not None:
             read = reading.read(arrival.payload, definitions)
@@ -462,7 +536,7 @@ class Node:
         self.wants_rebirth, self.is_patient = True, False
 
 
-def _same(device: Device, at: int, digest: str) -> Birth | None:
+def _same(device: NodeDevice, at: int, digest: str) -> Birth | None:
     """The birth that is known already."""
     if at == UNTIMED:
         return None

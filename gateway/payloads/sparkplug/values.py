@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from gateway.model.errors import DecodeError
+from gateway.payloads.fields import MAX_ARRAY
 from gateway.payloads.formats.values import Reason
 from gateway.payloads.sparkplug import wire
 
 MAX_ROWS = 64
 """Rows of a data set that become metrics of their own."""
 
-MAX_ITEMS = 10_000
+MAX_ITEMS = MAX_ARRAY + 1
+"""Items of an array that are looked at: no more of them can become metrics, and one tells that there are."""
 
 SIGNED = {1: 8, 2: 16, 3: 32, 4: 64}
 UNSIGNED = {5: 8, 6: 16, 7: 32, 8: 64, 13: 64}

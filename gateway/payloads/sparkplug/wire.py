@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError as ProtobufError
 from google.protobuf.message_factory import GetMessageClass
 
 from gateway.model.errors import DecodeError
+from gateway.payloads import document
 from gateway.payloads.document import Encoding, decompress
 from gateway.payloads.formats.values import MAX_PAYLOAD_BYTES, Reason
 
@@ -224,6 +225,17 @@ def parse(payload: bytes) -> Payload:
             Reason.TOO_MANY_METRICS, f"{len(found.metrics)} metrics; at most {MAX_METRICS} are taken"
         )
     return found
+
+
+def unpacked_bytes(payload: bytes) -> int:
+    """How long the message is, or the one in it. Raises nothing."""
+    if COMPRESSED.encode() not in payload:
+        return len(payload)
+    try:
+        found = _parse(payload)
+        return document.unpacked_bytes(found.body, _encoding(found)) if found.body else len(payload)
+    except DecodeError:
+        return len(payload)
 
 
 def _parse(payload: bytes) -> Payload:

@@ -1,7 +1,7 @@
 -- $1 bytes that a customer may hold, $2 the time before which none is kept. The oldest go first; how many went, by customer (null: nobody's).
 with sized as (
     select dead_letter_id, last_at,
-           sum(coalesce(pg_column_size(payload), 0) + octet_length(detail) + 200) over (
+           sum(coalesce(pg_column_size(payload), 0) + coalesce(pg_column_size(topic), 0) + octet_length(detail) + 200) over (
                partition by customer_id order by last_at desc, dead_letter_id desc
            ) as bytes
     from dead_letter

@@ -5,12 +5,13 @@
 -- Values that are all later than what is held replace it; where one is not, or the row has grown large, each is compared.
 -- `paced`: one step of what is usual between two messages, in seconds of listening (ADR 44). Of `gap`, which `lasted` so long: a long one moves it by a quarter at
 -- most, once it is made of sixteen; a short one by the part of it that it lasted, so that a burst changes nothing. What ends a silence is learned from anew.
+-- Nothing is learned of a time in which its customer was over a quota: what it sent then may be among what was refused.
 with given as materialized (
     select g.customer_id, g.device_id, g.title, g.source, d.place, g.is_news, d.first_seen_at, s.metrics as held,
            g.source is not null and (d.title, d.source) is distinct from (g.title, g.source) as is_named, timestamptz 'epoch' + g.seen * interval '1 microsecond' as seen_at,
            timestamptz 'epoch' + g.last * interval '1 microsecond' as sample_at, coalesce(g.unheard, s.unheard, 0) as unheard,
            s.interval_seconds as usual, coalesce(s.intervals, 0) as intervals, s.silent_since is not null as is_silent,
-           case when s.last_seen_at is not null then greatest(extract(epoch from timestamptz 'epoch' + g.since * interval '1 microsecond' - s.last_seen_at)::float8
+           case when s.last_seen_at is not null and not refused then greatest(extract(epoch from timestamptz 'epoch' + g.since * interval '1 microsecond' - s.last_seen_at)::float8
                 - greatest(coalesce(g.unheard - s.unheard, 0), 0), 0) end as before,
            (g.seen - g.since) / 1e6::float8 as span, g.samples - 1 as gaps,
            case when s.metrics is null then g.metrics::jsonb
@@ -25,8 +26,16 @@ with given as materialized (
     from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[], $9::bigint[], $10::int[], $11::float8[], $12::bool[], $13::int[])
          as g (customer_id, device_id, title, source, seen, last, first, metrics, since, samples, unheard, is_news, most)
     -- by key, one by one: whatever the planner thinks of, a join of all the customer's devices is not read
-    cross join lateral (select d.title, d.source, d.first_seen_at, d.ctid as place from device d where d.customer_id = g.customer_id and d.device_id = g.device_id limit 1) d
     left join lateral (select * from device_state s where s.customer_id = g.customer_id and s.device_id = g.device_id limit 1) s on true
+    -- what has a state is registered, and mostly nothing else is asked of its device: not to look it up is a quarter of all this
+    left join lateral (select d.title, d.source, d.first_seen_at, d.ctid as place from device d
+                       where (s.customer_id is null or g.is_news or g.source is not null) and d.customer_id = g.customer_id and d.device_id = g.device_id limit 1) d on true
+    cross join lateral (select exists (
+        select from quota_excess q
+        where q.customer_id = g.customer_id and q.quota in ('messages_per_second', 'bytes_per_second', 'stored_bytes')
+          and (q.ended_at is null or q.ended_at > s.last_seen_at)
+    ) as refused) q
+    where s.customer_id is not null or d.place is not null
     order by g.customer_id, g.device_id
 ), named as (
     update device d set title = g.title, source = g.source

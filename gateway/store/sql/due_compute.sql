@@ -8,6 +8,7 @@
 -- A boolean is 0 or 1 for mean, min, max, sum and time_weighted_mean; a counter (delta) is never one. For run_time and cycles a number above
 -- the threshold is true. A number outside the limits of its meter is as good as not there, but a window that has nothing else is not empty:
 -- what the system holds for it is to be corrected.
+-- A window that begins before samples of the customer that were dropped ended is as one without a sample: what is left of it would be a wrong value.
 -- Nothing is due while the connection may not call its system. What is in doubt has a doubt and what was sent last.
 -- The subqueries stand in CASE so that each window runs only the one of its reduction.
 with picked as materialized (
@@ -22,16 +23,17 @@ with picked as materialized (
     order by d.window_start, d.meter
     limit $4
 ), due as materialized (
-    select picked.*, m.device_id, m.metric, m.reduce, m.span, m.deadband, m.unit, m.max_silence, m.scale, m.value_offset,
-           m.rollover, m.reset_below, m.threshold, m.valid_low, m.valid_high, m.hold, v.oldest_at
+    select picked.*, m.device_id, m.metric, m.reduce, m.deadband, m.unit, m.max_silence, m.scale, m.value_offset,
+           m.rollover, m.reset_below, m.threshold, m.valid_low, m.valid_high, m.hold, m.conversion, v.oldest_at,
+           case m.calendar when '' then picked.window_start + m.span else calendar_end($3, m.calendar, picked.window_start) end as until
     from picked
     cross join lateral (select * from meter_mapping m where m.connection_id = $1 and m.meter = picked.meter limit 1) m
     left join lateral (
         select d.oldest_at from device d where m.reduce in ('delta', 'cycles') and d.customer_id = $3 and d.device_id = m.device_id limit 1
     ) v on true
 )
-select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadband, due.reduce, due.max_silence, due.scale, due.value_offset,
-       coalesce(case
+select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadband, due.reduce, due.max_silence, due.scale, due.value_offset, due.conversion,
+       case when due.window_start >= coalesce((select g.until from telemetry_dropped g where g.customer_id = $3), '-infinity') then coalesce(case
            when due.reduce in ('last', 'each') then (
                select jsonb_build_array(
                           raw,
@@ -42,7 +44,7 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                    select t.metrics -> due.metric as raw
                    from telemetry t
                    where t.customer_id = $3 and t.device_id = due.device_id
-                     and t.ts >= due.window_start and t.ts < due.window_start + due.span
+                     and t.ts >= due.window_start and t.ts < due.until
                      and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
                    order by t.ts desc
                    limit 1
@@ -84,14 +86,14 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                               true, t.metrics -> due.metric
                        from telemetry t
                        where t.customer_id = $3 and t.device_id = due.device_id
-                         and t.ts >= due.window_start and t.ts < due.window_start + due.span
+                         and t.ts >= due.window_start and t.ts < due.until
                          and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
                    ) seen
                ) step
                having bool_or(step.inside)
            )
            when due.reduce in ('first', 'cycles') or due.hold is not null then  -- in a function: a subquery that no window needs still costs its start
-               reduced_rarely($3, due.device_id, due.metric, due.reduce, due.window_start, due.window_start + due.span, due.unit, due.threshold,
+               reduced_rarely($3, due.device_id, due.metric, due.reduce, due.window_start, due.until, due.unit, due.threshold,
                               due.valid_low, due.valid_high, due.hold, due.oldest_at)
            else (
                select jsonb_build_array(
@@ -116,7 +118,7 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                        select t.metrics -> due.metric as raw
                        from telemetry t
                        where t.customer_id = $3 and t.device_id = due.device_id
-                         and t.ts >= due.window_start and t.ts < due.window_start + due.span
+                         and t.ts >= due.window_start and t.ts < due.until
                          and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
                        offset 0
                    ) sample
@@ -126,8 +128,8 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                having count(*) > 0
            )
        end, case when (due.valid_low is not null or due.hold is not null)
-                      and has_samples($3, due.device_id, due.metric, due.window_start - coalesce(due.hold, interval '0'), due.window_start + due.span)
-                 then '[null, null, false]'::jsonb end) as computed,
+                      and has_samples($3, due.device_id, due.metric, due.window_start - coalesce(due.hold, interval '0'), due.until)
+                 then '[null, null, false]'::jsonb end) end as computed,
        (select q.mark from delivery_doubt q
         where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubt,
        (select q.value from delivery_doubt q

@@ -1,7 +1,6 @@
--- $1 customer, $2 connection, $3 types (null: any of each), $4 since when, $5 limit. The latest events that have their place in the order of readers, the newest first.
+-- $1 types (null: any), $2 since when, $3 limit. The latest events that have their place in the order of readers, the newest first.
 select position, event_id, type, customer_id, connection_id, lane, at, data, request_id
 from event
-where revision is not null and at >= $4
-  and ($1::text is null or customer_id = $1) and ($2::text is null or connection_id = $2) and ($3::text[] is null or type = any ($3))
+where revision is not null and at >= $2 and ($1::text[] is null or type = any ($1))
 order by revision desc, position desc
-limit $5
+limit $3

@@ -1,5 +1,5 @@
 -- $1 customer, $2 connection, $3 stream, $4 phase, $5 fence, $6 state, $7 seconds to the next run, $8 attempts, $9 error, $10 whether the run succeeded,
--- $11 runs in a row that the system put off, $12 whether what changed is told.
+-- $11 runs in a row that the system put off.
 -- Gives the lease back and schedules; no row when the lease was lost. What changed since it was last told is told, and counted from nothing again. The version
 -- of the status document rises when what it shows has changed.
 with before as (
@@ -9,8 +9,7 @@ with before as (
     update inbound_stream s
     set state = $6, next_run_at = now() + in_seconds($7), attempts = $8, last_error = $9, put_off = $11,
         last_success_at = case when $10 then now() else s.last_success_at end, lease_owner = null, lease_until = null,
-        created = case when $12 then 0 else s.created end, modified = case when $12 then 0 else s.modified end,
-        deleted = case when $12 then 0 else s.deleted end, told_position = case when $12 then null else s.told_position end
+        created = 0, modified = 0, deleted = 0, told_position = null
     where (s.customer_id, s.connection_id, s.stream, s.phase, s.fence) = ($1, $2, $3, $4, $5)
     returning s.state, s.last_error
 ), told as (

@@ -1,5 +1,6 @@
--- $1 customer, $2 connection, $3 stream, $4 phase, $5 fence, $6 seconds after which a walk is not gone on with. Where the stream is, and the record log.
-select s.origin, s.high, s.initial_days, s.open_done, s.walk_pages, s.walk_position,
+-- $1 customer, $2 connection, $3 stream, $4 phase, $5 fence, $6 seconds after which a walk is not gone on with. Where the stream is, the record log, and what time
+-- it is here.
+select s.origin, s.high, s.initial_days, s.open_done, s.asked_at, s.walk_asked_at, clock_timestamp() as at, s.walk_pages, s.walk_position,
        case when s.walk_at > now() - in_seconds($6) then s.walk_low end as walk_low,
        case when s.walk_at > now() - in_seconds($6) then s.walk_high end as walk_high,
        case when s.walk_at > now() - in_seconds($6) then s.walk_cursor end as walk_cursor,

@@ -1,8 +1,10 @@
 -- $1 connection, $2 customer, $3 from, $4 until, $5 lateness. The windows that samples in [from, until) touch; how many samples and windows.
 -- Where a value is held until the next one, the windows between are due as well.
+-- A sample that came since the calendar's windows were cut may lie in none yet: it is past the watermark, and the scan finds it.
 -- Goes from the mapped meters to their devices' samples, so that it reads by the key and never what nobody asked for.
 with touched as materialized (
-    select m.meter, date_bin(m.span, t.ts, 'epoch') as start, m.span, m.reduce, count(*) as samples,
+    select m.meter, case m.calendar when '' then date_bin(m.span, t.ts, 'epoch') else calendar_start($2, m.calendar, t.ts) end as start,
+           m.span, m.calendar, m.reduce, count(*) as samples,
            m.device_id, m.metric, m.valid_low, m.valid_high, m.hold
     from meter_mapping m
     cross join lateral (
@@ -11,17 +13,23 @@ with touched as materialized (
         offset 0
     ) t
     where m.connection_id = $1
-    group by m.meter, 2, m.span, m.reduce, m.device_id, m.metric, m.valid_low, m.valid_high, m.hold
+    group by m.meter, 2, m.span, m.calendar, m.reduce, m.device_id, m.metric, m.valid_low, m.valid_high, m.hold
 ), windows as (
-    select meter, start, span, reduce from touched
+    select meter, start, span, calendar, reduce from touched where start is not null
     union
-    select t.meter, reached.start, t.span, t.reduce
+    select t.meter, reached.start, t.span, t.calendar, t.reduce
     from touched t
-    cross join lateral windows_held($2, t.device_id, t.metric, t.start, t.span, t.reduce, t.valid_low, t.valid_high, t.hold) reached (start)
-    where t.hold is not null
+    cross join lateral (
+        select windows_held($2, t.device_id, t.metric, t.start, t.span, t.reduce, t.valid_low, t.valid_high, t.hold) as start where t.calendar = ''
+        union all
+        select calendar_windows_held($2, t.device_id, t.metric, t.calendar, t.start, calendar_end($2, t.calendar, t.start), t.reduce,
+                                     t.valid_low, t.valid_high, t.hold) where t.calendar <> ''
+    ) reached
+    where t.hold is not null and t.start is not null
 ), marked as (
     insert into due_window (connection_id, meter, window_start, phase, closes_at)
-    select $1, meter, start, 'initial', start + span + case when reduce = 'each' then interval '0' else $5 end
+    select $1, meter, start, 'initial', case calendar when '' then start + span else calendar_end($2, calendar, start) end
+                                       + case when reduce = 'each' then interval '0' else $5 end
     from windows
     order by meter, start  -- every writer takes windows in this order, so that none waits for another in a circle
     on conflict (connection_id, meter, window_start) do update set mark = excluded.mark

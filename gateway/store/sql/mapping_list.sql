@@ -1,4 +1,4 @@
 -- $1 connection.
-select meter, device_id, metric, reduce, span, deadband, unit,
-       max_silence, scale, value_offset, rollover, reset_below, threshold, valid_low, valid_high, hold
+select meter, device_id, metric, reduce, span, calendar, deadband, unit,
+       max_silence, scale, value_offset, rollover, reset_below, threshold, valid_low, valid_high, hold, conversion
 from meter_mapping where connection_id = $1

@@ -1,0 +1,132 @@
+"""`/login/oidc`: to the identity provider and back. Both ways are GETs of a browser: what makes them safe is
+in the cookie that only this browser has, and in what the provider signed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Cookie, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from gateway.http.auth import Serving
+from gateway.http.dashboard.rendering import render
+from gateway.http.dashboard.sessions import login_form, open_in_browser, safe_path
+from gateway.http.entrance import Entrance
+from gateway.http.ports import LoginsPort
+from gateway.http.services import Services
+from gateway.model.errors import RequestRefused
+from gateway.model.identity import LOGIN_SECONDS, LoginRefused, ProvenLogin, ProviderAway
+from gateway.store.access import BrowserSession
+
+log = structlog.get_logger(__name__)
+router = APIRouter(include_in_schema=False)
+
+COOKIE = "fieldgate_oidc"
+PATH = "/login/oidc"
+LINK_GOOD = "Meanwhile a token or a one-time link logs you in."
+
+
+@router.get(PATH)
+async def depart(
+    request: Request, serving: Serving, next: Annotated[str, Query(max_length=2048)] = "/"
+) -> Response:
+    """On to the provider. Whoever makes a browser come here makes it log in as its own person only."""
+    logins, wanted = _logins(serving), safe_path(next)
+    try:
+        departure = await logins.begin(wanted)
+    except ProviderAway:
+        return _away(request, serving, logins, wanted)
+    except LoginRefused as error:
+        log.warning("http.login_refused", reason=error.reason, detail=error.detail)
+        return login_form(request, serving, status=503, next_path=wanted, problem=f"{error} {LINK_GOOD}")
+    response = RedirectResponse(departure.url, status_code=303)
+    # Lax, for the way back is a navigation that another site begins
+    response.set_cookie(
+        COOKIE,
+        departure.kept,
+        max_age=int(LOGIN_SECONDS),
+        path=PATH,
+        httponly=True,
+        samesite="lax",
+        secure=serving.public_url.startswith("https:"),
+    )
+    return response
+
+
+@router.get(f"{PATH}/callback")
+async def arrive(
+    request: Request,
+    serving: Serving,
+    state: Annotated[str, Query(max_length=512)] = "",
+    code: Annotated[str | None, Query(max_length=8192)] = None,
+    issuer: Annotated[str | None, Query(alias="iss", max_length=2048)] = None,
+    error: Annotated[str | None, Query(max_length=512)] = None,
+    kept: Annotated[str, Cookie(alias=COOKIE, max_length=8192)] = "",
+) -> Response:
+    """Back from the provider. What fails counts against the address, as a wrong token does: each costs the
+    provider a request.
+    """
+    logins = _logins(serving)
+    _check_navigation(request)
+    entrance: Entrance = request.app.state.mounted.entrance
+    address = entrance.address(request.scope)
+    entrance.check_attempts(address, "")
+    try:
+        login = await logins.finish(state=state, code=code or None, kept=kept, issuer=issuer, error=error)
+        session = await _session(serving, login)
+    except ProviderAway:
+        return _forgetting(_away(request, serving, logins, "/"))
+    except LoginRefused as refused:
+        entrance.failed(address, state, kind="oidc")
+        log.warning("http.login_refused", reason=refused.reason, detail=refused.detail, address=address)
+        answer = login_form(request, serving, status=403, next_path="/", problem=str(refused))
+        # what another tab or another site came back with ends no login that this browser has begun since
+        return answer if refused.reason == "not_begun_here" else _forgetting(answer)
+    # A page and no redirect: the browser would take a redirect for a part of the way that another site began,
+    # and leave the session's cookie out.
+    response = render(request, "logged_in.html", next=login.next_path)
+    await open_in_browser(request, serving, response, session, lasts=login.lasts.total_seconds())
+    log.info(
+        "http.logged_in",
+        by="oidc",
+        name=login.principal.name,
+        role=login.principal.role,
+        customer=login.principal.customer,
+        subject=login.subject,
+        address=address,
+    )
+    return _forgetting(response)
+
+
+async def _session(serving: Services, login: ProvenLogin) -> BrowserSession:
+    """Raises LoginRefused for a login that was finished before."""
+    session = await serving.access.finish_login(login)
+    if session is None:
+        raise LoginRefused("replayed", "This login was finished before: begin again.", detail="state")
+    return session
+
+
+def _check_navigation(request: Request) -> None:
+    """A page of another site that names this address as a picture would have its visitors' address blocked.
+    Raises RequestRefused. Browsers that do not say what they ask for are believed.
+    """
+    if request.headers.get("sec-fetch-dest", "document") != "document":
+        raise RequestRefused("auth.forbidden", "This is where a browser comes back to, and nothing else.")
+
+
+def _logins(serving: Services) -> LoginsPort:
+    if serving.logins is None:
+        raise RequestRefused("request.not_found", "This gateway has no identity provider: see `oidc`.")
+    return serving.logins
+
+
+def _away(request: Request, serving: Services, logins: LoginsPort, wanted: str) -> Response:
+    said = f"{logins.host}, where people log in, does not answer. Try again in a moment. {LINK_GOOD}"
+    return login_form(request, serving, status=503, next_path=wanted, problem=said)
+
+
+def _forgetting(response: Response) -> Response:
+    response.delete_cookie(COOKIE, path=PATH)
+    return response

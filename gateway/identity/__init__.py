@@ -1,0 +1,1 @@
+"""People who log in by an identity provider (OpenID Connect)."""

@@ -1,0 +1,2 @@
+-- $1 customer.
+select topic, position from customer_mark where customer_id = $1
