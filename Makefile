@@ -36,7 +36,7 @@ demo: env ## broker, database, gateway, a fleet and a demonstration CMMS in one 
 
 # Half of what the tests do is wait for real brokers, databases and time-outs: three of them at once on two cores.
 test: packages env build/docs/.complete ## the whole suite, on real brokers and a real database
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(BIN)/python -m tests.suite -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 MATRIX_ARGS ?=
 matrix: packages ## a part of the suite (MATRIX_ARGS=tests: all of it) with every interpreter here, as this user and as an ordinary one

@@ -48,7 +48,7 @@ async def prepare(
     """
     held = await connections.read(database, None) if prune else {}
     declarations, faults = [], dict[str, str]()
-    away = (await moving.moves(database)).away
+    moved = await moving.moves(database)
     for place in range(0, len(declared), SLICE):
         some = declared[place : place + SLICE]
         if prune:
@@ -57,11 +57,8 @@ async def prepare(
             held |= await connections.read(database, [item.settings.id for item in some])
         for item in some:
             name = item.settings.id
-            if item.settings.customer in away:
-                faults[name] = (
-                    f"customer {item.settings.customer!r} has moved to another gateway: take the connection"
-                    " out of the file"
-                )
+            if (refusal := moved.refusal(item.settings.customer)) is not None:
+                faults[name] = refusal
                 continue
             with contained(
                 "declaration", name, secrets=tuple(item.settings.credentials.resolved().values())

@@ -49,7 +49,7 @@ from gateway.settings import (
     CredentialSettings,
     Settings,
 )
-from gateway.store import connections, credentials, outbox
+from gateway.store import connections, credentials, moving, outbox
 from gateway.store import credits as ledger
 from gateway.store.connections import Cause, Configuration, StoredConnection
 from gateway.store.pool import Connection, Database
@@ -126,6 +126,7 @@ class Connections:
         manifest = self._systems[wanted.system].manifest
         cost = price(self.settings.credits, tier=manifest.tier, hosting=wanted.hosting)
         async with self._paying() as connection:
+            await moving.refuse_expected(connection, wanted.customer)
             configuration = self.configuration(declared, managed_by=managed_by, origin=caller.origin)
             if not await connections.insert(
                 connection, wanted.id, wanted.customer, wanted.system, manifest.tier, cost, configuration
@@ -143,17 +144,16 @@ class Connections:
                 amount=cost,
                 settings=self.settings.credits,
             )
-            data: dict[str, object] = {
-                "system": wanted.system,
-                "hosting": wanted.hosting,
-                "tier": manifest.tier,
-                "credits": cost,
-            }
             event = NewEvent(
                 type=EventType.CONNECTION_CREATED,
                 customer=wanted.customer,
                 connection=wanted.id,
-                data=data,
+                data={
+                    "system": wanted.system,
+                    "hosting": wanted.hosting,
+                    "tier": manifest.tier,
+                    "credits": cost,
+                },
                 request_id=caller.request_id,
             )
             await outbox.append(connection, event)

@@ -47,11 +47,29 @@ class Moves:
 
     here: frozenset[str] = frozenset()
     away: frozenset[str] = frozenset()
+    expected: frozenset[str] = frozenset()
+    """Of those here: who is to be imported still."""
+
+    def refusal(self, customer: str) -> str | None:
+        """Why no connection of the customer is made here; None where one may be."""
+        if customer in self.away:
+            return f"customer {customer!r} has moved to another gateway: make its connections there"
+        return expected_refusal(customer) if customer in self.expected else None
 
     def among(self, configured: Sequence[str]) -> tuple[str, ...]:
         """The customers whose messages are taken: those that moved in behind the others."""
         kept = tuple(customer for customer in configured if customer not in self.away)
         return (*kept, *sorted(self.here - {*kept}))
+
+
+def expected_refusal(customer: str) -> str:
+    """What whoever makes a connection of an expected customer is told. The import brings connections by their
+    names, and is refused where one is taken.
+    """
+    return (
+        f"customer {customer!r} is expected from another gateway, and its connections come with"
+        " `fieldgate customer import`: make others once it has arrived"
+    )
 
 
 def topics(sources: Iterable[Source], customer: str, move: str) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.model.errors import RequestRefused
-from gateway.model.moving import AWAY, HERE, MARK, Moves, MoveStage
+from gateway.model.moving import AWAY, HERE, MARK, Moves, MoveStage, expected_refusal
 from gateway.store import credits as ledger
 from gateway.store.moving_tables import LARGE, SMALL, OwnedBy, Table
 from gateway.store.pool import Connection, Database, Record
@@ -55,6 +55,7 @@ async def moves(database: Database) -> Moves:
     return Moves(
         here=frozenset(one.customer for one in found if one.stage in HERE),
         away=frozenset(one.customer for one in found if one.stage in AWAY),
+        expected=frozenset(one.customer for one in found if one.stage is MoveStage.EXPECTED),
     )
 
 
@@ -83,6 +84,13 @@ async def require(connection: Connection, customer: str, stage: MoveStage, move:
             f" meanwhile, and it {now}; this command put nothing in force and took nothing away",
         )
     return held
+
+
+async def refuse_expected(connection: Connection, customer: str) -> None:
+    """Raises RequestRefused for a customer that is expected. None becomes so before the transaction ends."""
+    held = await read(connection, customer)
+    if held is not None and held.stage is MoveStage.EXPECTED:
+        raise RequestRefused("request.conflict", expected_refusal(customer))
 
 
 async def set_stage(

@@ -26,10 +26,12 @@ from gateway.model.errors import (
     RequestRefused,
     Unavailable,
 )
+from gateway.model.moving import MoveStage
 from gateway.model.operation import Operation
 from gateway.model.sample import to_microseconds
 from gateway.settings import ConnectionPatch, ConnectionSyncSettings, CreditsSettings
-from gateway.store import probes
+from gateway.store import moving, probes
+from gateway.store.connections import register_customers
 from gateway.store.credits import sync_capacity
 from gateway.store.pool import Database
 from gateway.store.telemetry import TelemetryStore
@@ -616,6 +618,25 @@ async def test_the_declared_file_is_applied_once_and_changes_only_what_differs(d
                 world.service,
                 [DeclaredConnection(settings=wanted().model_copy(update=moved), rules=())],
             )
+
+
+async def test_a_connection_of_a_customer_that_is_expected_comes_with_it_alone(database: Database) -> None:
+    """One that a file or a call makes meanwhile takes the name that the import brings, which is refused then."""
+    world = World(database)
+    await register_customers(database, ["acme"])
+    async with database.transaction() as connection:
+        await moving.expect(connection, "acme", "0123456789ab", 1)
+    item = DeclaredConnection(settings=wanted(), rules=())
+    refused = await apply(database, world.service, [item])
+    with pytest.raises(RequestRefused) as by_call:
+        await world.service.create(wanted(), CALLER)
+    assert refused == {"acme-1": str(by_call.value)}
+    assert "expected from another gateway" in str(by_call.value)
+    assert await world.rows("select connection_id from connection") == []
+    async with database.transaction() as connection:
+        await moving.set_stage(connection, "acme", MoveStage.ARRIVED, "0123456789ab")
+    assert await apply(database, world.service, [item]) == {}
+    assert len(await world.rows("select connection_id from connection")) == 1
 
 
 async def test_replicas_that_start_together_give_a_new_credential_once(database: Database) -> None:

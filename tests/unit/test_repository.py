@@ -80,14 +80,14 @@ LARGER_FUNCTIONS = {
     "gateway/engine.py:__init__": 65,
     "gateway/ingest/partition.py:__init__": 55,
     "gateway/ingest/partition.py:_keep_up": 59,
-    "gateway/ingest/pipeline.py:receive": 51,
     "gateway/ingest/pipeline.py:_commit": 56,
+    "gateway/ingest/pipeline.py:receive": 51,
     "gateway/store/telemetry.py:_write": 53,
     "connectors/kit/http.py:_call": 52,
     "connectors/kit/http.py:_read": 52,
 }
 
-CODE_LINES = 56_445
+CODE_LINES = 56_457
 """Of gateway and connectors together. Whoever raises it says in the changelog, under "Size", what for."""
 
 
