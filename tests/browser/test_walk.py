@@ -96,7 +96,7 @@ async def log_in(scene: Scene) -> None:
         scene.database, name="ann", role=Role.ADMIN, lifetime=timedelta(minutes=5)
     )
     await scene.page.goto(f"/login/{secret}")
-    await scene.page.get_by_role("button", name="Log in").click()
+    await scene.eyes.follow(scene.page, scene.page.get_by_role("button", name="Log in"))
     await expect(scene.page.get_by_role("heading", name="Connections", level=1)).to_be_visible()
 
 
@@ -111,8 +111,8 @@ async def devices_are_seen(scene: Scene) -> None:
         return answer.status_code == 200 and len(answer.json()["metrics"]) == 2
 
     await wait_until(known, what="the device and its metrics are written down")
-    await scene.page.get_by_role("link", name="Devices", exact=True).click()
-    await scene.page.get_by_role("link", name="pump-1").click()
+    await scene.eyes.follow(scene.page, scene.page.get_by_role("link", name="Devices", exact=True))
+    await scene.eyes.follow(scene.page, scene.page.get_by_role("link", name="pump-1"))
     await expect(scene.page.get_by_role("img", name="vibration in the last day")).to_be_visible()
     await scene.eyes.look(scene.page, "walk-device")
 
@@ -120,33 +120,33 @@ async def devices_are_seen(scene: Scene) -> None:
 async def connected_by_the_wizard(scene: Scene) -> str:
     page = scene.page
     await page.goto("/")
-    await page.get_by_role("link", name="Connect a system").click()
+    await scene.eyes.follow(page, page.get_by_role("link", name="Connect a system"))
     await scene.eyes.look(page, "walk-systems")
-    await page.get_by_role("region", name="MaintainX").get_by_role("button").first.click()
+    await scene.eyes.follow(page, page.get_by_role("region", name="MaintainX").get_by_role("button").first)
     await page.get_by_label("Base url").fill(scene.cmms.url)
     await scene.eyes.look(page, "walk-settings")
-    await page.get_by_role("button", name="Next: credentials").click()
+    await scene.eyes.follow(page, page.get_by_role("button", name="Next: credentials"))
     await page.get_by_label("Api key").fill("not the key")
-    await page.get_by_role("button", name="Check them").click()
+    await scene.eyes.follow(page, page.get_by_role("button", name="Check them"))
     await expect(page.get_by_role("alert")).to_contain_text("refused")
     await scene.eyes.look(page, "walk-credentials-refused")
-    await page.get_by_role("link", name="Give other credentials").click()
+    await scene.eyes.follow(page, page.get_by_role("link", name="Give other credentials"))
     await page.get_by_label("Api key").fill(OLD)
-    await page.get_by_role("button", name="Check them").click()
+    await scene.eyes.follow(page, page.get_by_role("button", name="Check them"))
     await scene.eyes.look(page, "walk-verified")
-    await page.get_by_role("link", name="Next: meters").click()
+    await scene.eyes.follow(page, page.get_by_role("link", name="Next: meters"))
     assert await page.get_by_label("Meter for temperature of pump-1").input_value(), "it is suggested"
     await page.get_by_label("Window for temperature").select_option("5m")
     await page.get_by_label("Window for vibration").select_option("5m")
-    await page.get_by_role("button", name="Preview the last hour").click()
+    await scene.eyes.follow(page, page.get_by_role("button", name="Preview the last hour"))
     await scene.eyes.look(page, "walk-meters")
-    await page.get_by_role("button", name="Next: confirm").click()
+    await scene.eyes.follow(page, page.get_by_role("button", name="Next: confirm"))
     await scene.eyes.look(page, "walk-confirm")
     await page.get_by_label("Name").fill("The workshop's CMMS")
     name = await page.get_by_label("Id", exact=True).input_value()
-    await page.get_by_role("button", name="Connect", exact=True).click()
+    await scene.eyes.follow(page, page.get_by_role("button", name="Connect", exact=True))
     await expect(page.get_by_text("is connected.")).to_be_visible()
-    await page.get_by_role("link", name="To the connection").click()
+    await scene.eyes.follow(page, page.get_by_role("link", name="To the connection"))
     await expect(page.get_by_role("heading", name="The workshop's CMMS")).to_be_visible()
     return name
 
@@ -154,7 +154,7 @@ async def connected_by_the_wizard(scene: Scene) -> str:
 async def readings_are_on_the_chart(scene: Scene) -> None:
     """They appear by themselves."""
     await expect(scene.page.get_by_role("img", name="Readings in the last 24 hours")).to_be_visible()
-    assert scene.readings(METERS[0]) > 3
+    await wait_until(lambda: scene.readings(METERS[0]) > 3, what="readings of two hours are at the system")
     await scene.eyes.look(scene.page, "walk-connection")
 
 
@@ -182,7 +182,7 @@ async def reconnected_on_a_phone(scene: Scene, connection: str) -> None:
     page = scene.page
     await scene.send(2, temperature=77.5)  # buffered meanwhile
     await page.reload()
-    await page.get_by_role("button", name="Make a reconnect link").click()
+    await scene.eyes.follow(page, page.get_by_role("button", name="Make a reconnect link"))
     link = await page.get_by_label("Link").input_value()
     await scene.eyes.look(page, "walk-link")
     async with scene.eyes.of(scene.url, phone=True, scheme="dark") as phone:
@@ -191,11 +191,11 @@ async def reconnected_on_a_phone(scene: Scene, connection: str) -> None:
         await scene.eyes.look(phone, "walk-reconnect")
         scene.cmms.api_key, scene.cmms.switches.revoke_key = NEW, False
         await phone.get_by_label("Api key").fill("again not the key")
-        await phone.get_by_role("button", name="Check and reconnect").click()
+        await scene.eyes.follow(phone, phone.get_by_role("button", name="Check and reconnect"))
         await expect(phone.get_by_role("alert")).to_contain_text("refused these credentials")
         await scene.eyes.look(phone, "walk-reconnect-refused")
         await phone.get_by_label("Api key").fill(NEW)
-        await phone.get_by_role("button", name="Check and reconnect").click()
+        await scene.eyes.follow(phone, phone.get_by_role("button", name="Check and reconnect"))
         await expect(
             phone.get_by_text("works again").or_(phone.get_by_text("is connected")).first
         ).to_be_visible()
@@ -226,9 +226,9 @@ async def an_alert_becomes_a_work_order(scene: Scene, connection: str) -> None:
 
     await wait_until(raised, what="there is an alert", every=0.2)
     page = scene.page
-    await page.get_by_role("link", name="Alerts", exact=True).click()
+    await scene.eyes.follow(page, page.get_by_role("link", name="Alerts", exact=True))
     await page.get_by_label("State").select_option("all")
-    await page.get_by_role("button", name="Show").click()
+    await scene.eyes.follow(page, page.get_by_role("button", name="Show"))
     row = page.get_by_role("row", name="pump-1 is shaking")
     await expect(row).to_contain_text(re.compile(r"work_order \d+"))
     assert scene.cmms.workshop.orders
@@ -252,14 +252,14 @@ async def a_dead_letter_is_tried_again(scene: Scene, connection: str) -> None:
 
     await wait_until(dead, what="a reading is a dead letter", seconds=30)
     await page.goto(f"/connections/{connection}")
-    await page.get_by_role("link", name="All of them: try again, or discard").click()
-    await page.get_by_role("button", name="Try the chosen again").click()
+    await scene.eyes.follow(page, page.get_by_role("link", name="All of them: try again, or discard"))
+    await scene.eyes.follow(page, page.get_by_role("button", name="Try the chosen again"))
     await expect(page.get_by_role("alert")).to_contain_text("Nothing was chosen")
     await scene.eyes.look(page, "walk-dead-letters")
     scene.cmms.add_meter("pump-1 pressure")
     pressed = datetime.now(UTC).isoformat()
     await page.get_by_role("checkbox").first.check()
-    await page.get_by_role("button", name="Try the chosen again").click()
+    await scene.eyes.follow(page, page.get_by_role("button", name="Try the chosen again"))
     await expect(page.get_by_text("is due again")).to_be_visible()
 
     async def tried() -> bool:
@@ -275,28 +275,28 @@ async def a_message_is_seen_and_let_go(scene: Scene) -> None:
     await scene.publisher.publish("acme/devices/pump-1/telemetry", b'{"ts": "rubbish', 0)
     await scene.publisher.flush()
     page = scene.page
-    await page.get_by_role("link", name="Messages", exact=True).click()
-    await page.get_by_role("link", name="acme/devices/pump-1/telemetry").first.click()
+    await scene.eyes.follow(page, page.get_by_role("link", name="Messages", exact=True))
+    await scene.eyes.follow(page, page.get_by_role("link", name="acme/devices/pump-1/telemetry").first)
     await scene.eyes.look(page, "walk-message")
     await page.get_by_text("Discard …").click()
-    await page.get_by_role("button", name="Discard for good").click()
+    await scene.eyes.follow(page, page.get_by_role("button", name="Discard for good"))
     await expect(page.get_by_text("1 discarded")).to_be_visible()
 
 
 async def disconnected(scene: Scene) -> None:
     page = scene.page
-    await page.get_by_role("link", name="Connections", exact=True).click()
+    await scene.eyes.follow(page, page.get_by_role("link", name="Connections", exact=True))
     await scene.eyes.look(page, "walk-overview")
-    await page.get_by_role("link", name="The workshop's CMMS").click()
-    await page.get_by_role("link", name="Disconnect …").click()
+    await scene.eyes.follow(page, page.get_by_role("link", name="The workshop's CMMS"))
+    await scene.eyes.follow(page, page.get_by_role("link", name="Disconnect …"))
     await scene.eyes.look(page, "walk-disconnect")
-    await page.get_by_role("button", name="Disconnect for good").click()
+    await scene.eyes.follow(page, page.get_by_role("button", name="Disconnect for good"))
     await expect(page.locator("#live .badge.disconnected").first).to_be_visible()
     await page.get_by_text("More", exact=True).click()
-    await page.get_by_role("link", name="Events").click()
+    await scene.eyes.follow(page, page.get_by_role("link", name="Events"))
     await expect(page.get_by_role("row", name="connection.disconnected")).to_be_visible()
     await page.get_by_text("More", exact=True).click()
-    await page.get_by_role("link", name="Credits").click()
+    await scene.eyes.follow(page, page.get_by_role("link", name="Credits"))
     await expect(page.get_by_role("region", name="Pool")).to_contain_text("10 left of 10")
 
 
