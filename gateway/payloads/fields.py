@@ -46,6 +46,9 @@ MAX_ARRAY = 64
 MAX_FIELDS = 10_000
 """Fields of one sample that are looked at, whatever is left out of them."""
 
+MAX_REMEMBERED = 5_000
+"""Names whose metric is remembered: devices say the same names with every message."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
@@ -73,6 +76,8 @@ class FieldRules:
     units: Literal["keep", "strip"] = "keep"
     words: Mapping[str, Value] = field(default_factory=dict)
     arrays: Literal["skip", "index"] = "skip"
+    _names: dict[str, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """By the dotted name of a field, what its metric is called; None where it is not wanted."""
 
     def take(self, values: Mapping[str, object], skip: Skip) -> Metrics:
         """The metrics of one sample, nested objects flattened with dots; there may be none. Raises
@@ -105,12 +110,12 @@ class FieldRules:
             name = f"{prefix}{key}"
             if len(name) > MAX_NAME_LENGTH:
                 self._refuse_long(name, skip)  # whatever is in it has a longer one
-            elif isinstance(value, Mapping):
+            elif type(value) is dict:
                 if depth >= MAX_DEPTH:
                     skip(Skipped(name=name, reason=Reason.NESTED_TOO_DEEP, detail=f"deeper than {MAX_DEPTH}"))
                 else:
                     looked_at = self._collect(value, f"{name}.", metrics, skip, depth + 1, looked_at)
-            elif isinstance(value, list | tuple) and self.arrays == "index" and self._is_wanted_below(name):
+            elif type(value) is list and self.arrays == "index" and not _hits(self.drop, name):
                 items = {str(place): item for place, item in enumerate(value[:MAX_ARRAY])}
                 if len(value) > MAX_ARRAY:
                     skip(
@@ -122,7 +127,7 @@ class FieldRules:
                     )
                 if depth < MAX_DEPTH:
                     looked_at = self._collect(items, f"{name}.", metrics, skip, depth + 1, looked_at)
-            elif self._is_wanted(name):
+            else:
                 self._add(name, value, metrics, skip)
                 if len(metrics) > MAX_METRICS:  # which of them were meant nobody can tell
                     raise DecodeError(
@@ -137,31 +142,44 @@ class FieldRules:
             return
         skip(Skipped(name=name[:MAX_NAME_LENGTH], reason=Reason.INVALID_METRIC, detail=_misnamed(name)))
 
-    def _is_wanted(self, name: str) -> bool:
-        return not _hits(self.drop, name) and (not self.keep or _hits(self.keep, name))
-
-    def _is_wanted_below(self, name: str) -> bool:
-        return not _hits(self.drop, name)
-
     def _add(self, name: str, value: object, metrics: Metrics, skip: Skip) -> None:
-        name = self.rename.get(name, name)
         try:
-            _check_name(name, metrics)
-            metrics[name] = self._value(name, value)
+            called = self._names[name] if name in self._names else self._called(name)
+            if called is None:
+                return
+            if called in metrics:
+                detail = f"metric {called!r} comes twice; the first is taken"
+                skip(Skipped(name=called, reason=Reason.SAME_NAME, detail=detail))
+                return
+            metrics[called] = self._value(called, value)
         except DecodeError as error:
-            skip(Skipped(name=name[:MAX_NAME_LENGTH], reason=Reason(error.reason), detail=error.detail))
+            told = self.rename.get(name, name)[:MAX_NAME_LENGTH]
+            skip(Skipped(name=told, reason=Reason(error.reason), detail=error.detail))
+
+    def _called(self, name: str) -> str | None:
+        """What the metric of a field is called, from now on remembered. Raises DecodeError where nothing can
+        be called so.
+        """
+        is_wanted = not _hits(self.drop, name) and (not self.keep or _hits(self.keep, name))
+        called = self.rename.get(name, name) if is_wanted else None
+        if called is not None and not (0 < len(called) <= MAX_NAME_LENGTH and called.isprintable()):
+            raise DecodeError(Reason.INVALID_METRIC, _misnamed(called))
+        if len(self._names) >= MAX_REMEMBERED:
+            self._names.clear()
+        self._names[name] = called
+        return called
 
     def _value(self, name: str, value: object) -> Value:
         match value:
+            case float():
+                if not math.isfinite(value):
+                    raise unfit(Unfit(reason=Reason.NOT_FINITE, text=str(value)), name)
+                return value
             case bool():
                 return value
             case int():
                 if abs(value) > MAX_INTEGER:
                     raise unfit(Unfit(reason=Reason.NOT_EXACT, text=str(value)), name)
-                return value
-            case float():
-                if not math.isfinite(value):
-                    raise unfit(Unfit(reason=Reason.NOT_FINITE, text=str(value)), name)
                 return value
             case str():
                 return self._text(name, value)
@@ -194,13 +212,6 @@ class FieldRules:
                 raise unfit(made, name)
             return made
         return check_text(name, value)
-
-
-def _check_name(name: str, metrics: Metrics) -> None:
-    if not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise DecodeError(Reason.INVALID_METRIC, _misnamed(name))
-    if name in metrics:
-        raise DecodeError(Reason.SAME_NAME, f"metric {name!r} comes twice; the first is taken")
 
 
 def _misnamed(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 
 Path = tuple[str | int, ...]
 
@@ -41,20 +40,14 @@ def compile_path(text: str) -> Path:
 
 
 def find(document: object, path: Path) -> object:
-    """What is there, MISSING where nothing is."""
+    """What is there of a document of dicts and lists, MISSING where nothing is."""
     for step in path:
-        if type(step) is int:
-            if (
-                not isinstance(document, Sequence)
-                or isinstance(document, str | bytes)
-                or step >= len(document)
-            ):
-                return MISSING
+        if type(document) is dict:
+            document = document.get(step, MISSING)
+        elif type(document) is list and type(step) is int and step < len(document):
             document = document[step]
         else:
-            if not isinstance(document, Mapping) or step not in document:
-                return MISSING
-            document = document[step]
+            return MISSING
     return document
 
 

@@ -56,6 +56,16 @@ class Shape:
     customer: Path | None = None
     device: Path | None = None
     fields: FieldRules = field(default_factory=FieldRules)
+    _used: tuple[Path, ...] = field(init=False, repr=False, compare=False)
+    """Places of what is time, quality or owner, and so no metric."""
+    _is_plain: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        good = None if self.good is None else self.good[0]
+        used = (path for path in (self.time_path, good, self.customer, self.device) if path is not None)
+        object.__setattr__(self, "_used", tuple(used))
+        is_plain = self.root is None and self.each is None and self.name is None and self.value is None
+        object.__setattr__(self, "_is_plain", is_plain)
 
     def read(self, payload: bytes, metric: str | None, *, received_at: int, skip: Skip) -> list[Piece]:
         """The samples of a message, in its order. What of it cannot be taken is told to `skip`. Raises
@@ -79,7 +89,7 @@ class Shape:
             raise DecodeError(Reason.EMPTY, "the message has no metric")
         for one in skipped:
             skip(one)
-        return _merged(pieces, skip)
+        return pieces if len(pieces) == 1 else _merged(pieces, skip)
 
     def _reshaped(self, document: object) -> object:
         assert self.reshape is not None
@@ -111,9 +121,9 @@ class Shape:
             place = find(place, self.each)
             if place is MISSING:
                 raise DecodeError(Reason.WRONG_SHAPE, f"each: the payload has no {shown(self.each)}")
-        if isinstance(place, Mapping) and self.each is not None:
+        if type(place) is dict and self.each is not None:
             place = list(place.values())
-        if isinstance(place, Sequence) and not isinstance(place, str):
+        if type(place) is list:
             if not place:
                 raise DecodeError(Reason.EMPTY, "the array is empty")
             if len(place) > MAX_ITEMS:
@@ -149,7 +159,7 @@ class Shape:
         if self.name is None:
             return metric
         found = find(item, self.name)
-        if found is MISSING or found is None or isinstance(found, Mapping | list):
+        if found is MISSING or found is None or isinstance(found, dict | list):
             raise DecodeError(Reason.INVALID_METRIC, f"name: an item has no {shown(self.name)}")
         return str(found)[: MAX_NAME_LENGTH + 1] if metric is None else f"{metric}.{found}"
 
@@ -162,7 +172,7 @@ class Shape:
                     Reason.WRONG_SHAPE, f"value: {name or 'an item'} has no {shown(self.value)}"
                 )
             return self.fields.take_one(name or str(self.value[-1]), found, skip)
-        if isinstance(item, Mapping):
+        if type(item) is dict:
             if self._is_plain:
                 item = _plain_metrics(item)
             for path in self._used:
@@ -175,20 +185,10 @@ class Shape:
             )
         return self.fields.take_one(name, item, skip)
 
-    @property
-    def _used(self) -> Sequence[Path]:
-        """Places of what is time, quality or owner, and so no metric."""
-        good = None if self.good is None else self.good[0]
-        return [path for path in (self.time_path, good, self.customer, self.device) if path is not None]
-
-    @property
-    def _is_plain(self) -> bool:
-        return self.root is None and self.each is None and self.name is None and self.value is None
-
     def _time(self, item: object, document: object, received_at: int) -> int | None:
         if self.time_path is not None:
             found = self._find(item, document, self.time_path)
-        elif self._is_plain and isinstance(item, Mapping):
+        elif type(item) is dict and self._is_plain:
             found = item.get("ts", MISSING)
         else:
             found = MISSING
@@ -222,9 +222,9 @@ def _values_within(document: object, enough: int) -> int:
 def _plain_metrics(item: Mapping[str, object]) -> Mapping[str, object]:
     """Of `{"ts": T, "metrics": {...}}` the inner ones, of a flat object all but the time."""
     nested = item.get("metrics")
-    if isinstance(nested, Mapping) and not item.keys() - {"ts", "metrics"}:
+    if type(nested) is dict and len(item) == 1 + ("ts" in item):
         return nested
-    return {key: value for key, value in item.items() if key != "ts"}
+    return _without(item, ("ts",))
 
 
 def _without(item: Mapping[str, object], path: Path) -> Mapping[str, object]:
@@ -232,10 +232,11 @@ def _without(item: Mapping[str, object], path: Path) -> Mapping[str, object]:
     key, rest = path[0], path[1:]
     if not isinstance(key, str) or key not in item:
         return item
-    held = item[key]
+    left = {**item}
+    held = left.pop(key)
     if not rest:
-        return {name: value for name, value in item.items() if name != key}
-    return {**item, key: _without(held, rest)} if isinstance(held, Mapping) else item
+        return left
+    return {**item, key: _without(held, rest)} if type(held) is dict else item
 
 
 def _is_same(found: object, wanted: object) -> bool:

@@ -87,7 +87,7 @@ LARGER_FUNCTIONS = {
     "connectors/kit/http.py:_read": 52,
 }
 
-CODE_LINES = 56_457
+CODE_LINES = 56_460
 """Of gateway and connectors together. Whoever raises it says in the changelog, under "Size", what for."""
 
 
