@@ -10,7 +10,8 @@ from gateway.ingest.decode import Row
 from gateway.ingest.host import UnreadMessage
 from gateway.model.quota import Excess, QuotaKind
 from gateway.model.sample import Metrics
-from gateway.store.telemetry import DeadMessage, Key, Sample
+from gateway.store.dead_messages import DeadMessage
+from gateway.store.telemetry import Key, Sample
 
 Message = tuple[str, bytes, int | None, bool]
 """topic, payload, packet id (None at QoS 0), whether the broker had it retained."""

@@ -14,7 +14,7 @@ from gateway.ingest.quotas import Quotas, Used
 from gateway.model.errors import DecodeError
 from gateway.model.quota import QuotaKind
 from gateway.payloads.formats.values import Reason
-from gateway.store.telemetry import DeadMessage
+from gateway.store.dead_messages import DeadMessage
 
 WAITING = frozenset({Reason.BEFORE_BIRTH, Reason.UNKNOWN_ALIAS, Reason.SEQUENCE_GAP})
 """Why a message of Sparkplug cannot be read yet."""

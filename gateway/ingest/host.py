@@ -25,11 +25,11 @@ from gateway.payloads.formats.values import Reason
 from gateway.payloads.sparkplug import wire
 from gateway.payloads.sparkplug.node import Node
 from gateway.settings import SparkplugSettings
+from gateway.store import dead_messages
 from gateway.store import sparkplug as store
-from gateway.store import telemetry
+from gateway.store.dead_messages import DeadMessage
 from gateway.store.pool import Connection, Database
 from gateway.store.sparkplug import Known, NodeKey
-from gateway.store.telemetry import DeadMessage
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +75,7 @@ class ReadMessages:
         """In the transaction of the batch."""
         await store.store(connection, self.known)
         if self.healed:
-            await telemetry.unbury(connection, self.healed)
+            await dead_messages.unbury(connection, self.healed)
 
     def leave_out(self, customers: Collection[str]) -> None:
         """Nothing is stored of these customers' nodes."""
@@ -83,13 +83,13 @@ class ReadMessages:
 
     def bury(self, topic: str, payload: bytes, refusal: DecodeError, customer: str) -> None:
         """Keeps a message as a dead letter."""
-        self.dead[telemetry.message_digest(topic, payload)] = DeadMessage(
+        self.dead[dead_messages.message_digest(topic, payload)] = DeadMessage(
             topic=topic, payload=payload, reason=refusal.reason, detail=refusal.detail, customer=customer
         )
 
     def heal(self, topic: str, payload: bytes) -> None:
         """It was a dead letter, of this batch or of one before."""
-        digest = telemetry.message_digest(topic, payload)
+        digest = dead_messages.message_digest(topic, payload)
         if self.dead.pop(digest, None) is None:
             self.healed[digest] = None
 

@@ -22,12 +22,13 @@ from gateway.model.quota import Excess
 from gateway.model.sample import Metrics
 from gateway.settings import Settings
 from gateway.store import leases
+from gateway.store.dead_messages import DeadMessage
 from gateway.store.leases import Term
 from gateway.store.pool import Connection as StoreConnection
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 from gateway.store.retention import trim_dead_letters
-from gateway.store.telemetry import DeadMessage, Key, TelemetryStore, Written
+from gateway.store.telemetry import Key, TelemetryStore, Written
 from tests.unit.test_pipeline import Connection, pipeline_on, sample
 
 Also = Callable[[StoreConnection], Awaitable[None]] | None

@@ -25,10 +25,11 @@ from gateway.model.preview import preview
 from gateway.settings import Settings
 from gateway.store import dead_letters
 from gateway.store import messages as store
+from gateway.store.dead_messages import DeadMessage, message_digest
+from gateway.store.dead_messages import bury as bury_in
 from gateway.store.messages import DeadMessageFilter
 from gateway.store.pool import Database
-from gateway.store.telemetry import DeadMessage, TelemetryStore, message_digest
-from gateway.store.telemetry import bury as bury_in
+from gateway.store.telemetry import TelemetryStore
 from tests.fixtures.connection_rig import World
 from tests.fixtures.http_rig import served
 from tests.integration.test_ingest_fence import waits

@@ -33,10 +33,11 @@ from gateway.payloads.sparkplug.node import Node
 from gateway.settings import TelemetrySettings
 from gateway.store import arriving, moving
 from gateway.store.connections import register_customers
+from gateway.store.dead_messages import DeadMessage
 from gateway.store.moving_tables import LEFT, SEALED, TABLES, OwnedBy
 from gateway.store.pool import Database
 from gateway.store.sparkplug import Known
-from gateway.store.telemetry import DeadMessage, TelemetryStore
+from gateway.store.telemetry import TelemetryStore
 from tests.fixtures.connection_rig import KEY, settings
 
 WHOSE = ("customer_id", "connection_id", "endpoint_id")
