@@ -21,11 +21,15 @@ WAITING = frozenset({Reason.BEFORE_BIRTH, Reason.UNKNOWN_ALIAS, Reason.SEQUENCE_
 
 
 class Gate:
-    """One decoder's, under one partition's quotas."""
+    """One partition's: a decoder, which a reload replaces, under its quotas."""
 
     def __init__(self, decoder: Decoder, quotas: Quotas) -> None:
-        self._decoder = decoder
+        self.decoder = decoder
         self._quotas = quotas
+
+    def decode_by(self, decoder: Decoder) -> None:
+        """From the next message on."""
+        self.decoder = decoder
 
     def watched(
         self, batch: MessageBatch, message: Message, received_at: int, arrived: float, used: Used
@@ -34,8 +38,8 @@ class Gate:
         watched is charged here, message by message.
         """
         topic, payload, _, is_retained = message
-        watched, named = self._quotas.watched, self._decoder.customer_of(topic)
-        weight = self._decoder.weight(topic, payload)
+        watched, named = self._quotas.watched, self.decoder.customer_of(topic)
+        weight = self.decoder.weight(topic, payload)
         if (
             named is not None
             and named in watched
@@ -44,7 +48,7 @@ class Gate:
             self.over(batch, kind, named, message, arrived)
             return None
         try:
-            rows = self._decoder.decode(topic, payload, received_at, is_retained=is_retained)
+            rows = self.decoder.decode(topic, payload, received_at, is_retained=is_retained)
         except DecodeError as error:
             if named is None and named in watched:
                 kind = self._quotas.refusal(None, weight, arrived)
@@ -68,8 +72,8 @@ class Gate:
     def refused(self, batch: MessageBatch, message: Message, error: DecodeError, used: Used) -> None:
         """Nothing of the message can be taken: it becomes a dead letter, unless too much is that already."""
         topic, payload, _, _ = message
-        customer, now = self._decoder.customer_of(topic), clock.monotonic()
-        charge(used, customer, self._decoder.weight(topic, payload))
+        customer, now = self.decoder.customer_of(topic), clock.monotonic()
+        charge(used, customer, self.decoder.weight(topic, payload))
         if self._quotas.buries(customer, topic, len(payload), now):
             batch.dead.append(self.dead(message, error.reason, error.detail, customer))
         else:
@@ -103,7 +107,7 @@ class Gate:
     def dead(self, message: Message, reason: str, detail: str, customer: str | None) -> DeadMessage:
         """A message that is kept as a dead letter, with the source that its topic belongs to."""
         topic, payload, _, is_retained = message
-        source = self._decoder.source_of(topic)
+        source = self.decoder.source_of(topic)
         return DeadMessage(
             topic=topic,
             payload=payload,

@@ -606,8 +606,8 @@ async def test_nothing_of_a_batch_is_stored_of_a_customer_that_left(database: Da
     async def reads(batch: MessageBatch) -> ReadMessages:
         return read
 
-    pipeline._read_waiting = reads  # type: ignore[method-assign]
-    await pipeline._commit(batch)
+    pipeline._committer._read_sparkplug = reads  # type: ignore[method-assign]
+    await pipeline._committer.commit(batch)
     assert [known.key[0] for known in read.known] == ["globex"]
     without_samples = MessageBatch(Unheard())
     for customer in ("acme", "globex"):
@@ -615,7 +615,7 @@ async def test_nothing_of_a_batch_is_stored_of_a_customer_that_left(database: Da
             DeadMessage(topic=customer, payload=b"[", reason="invalid_json", detail="", customer=customer)
         )
         without_samples.excess[(customer, QuotaKind.DEVICES)] = Tally(1.0)
-    await pipeline._commit(without_samples)
+    await pipeline._committer.commit(without_samples)
     async with database.connection() as connection:
         for table in ("dead_letter", "quota_excess", "sparkplug_node"):
             rows = await connection.fetch(f"select distinct customer_id from {table}")

@@ -258,9 +258,9 @@ async def test_a_packed_message_weighs_what_is_in_it(database: Database) -> None
     birth = packed(site.at, 0, 19_000)
     assert len(birth) < 100_000
     for place in range(40):
-        before = site.pipeline._held_bytes
+        before = site.pipeline._in_hand.bytes
         site.pipeline.receive(site.connection, [(f"spBv1.0/acme/NBIRTH/e{place}", birth, 7, False)])
-        held = site.pipeline._held_bytes - before
+        held = site.pipeline._in_hand.bytes - before
         if place == 0:
             assert held > 300_000 * 3
         if quotas.watched:
