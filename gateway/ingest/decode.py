@@ -51,7 +51,7 @@ def unheard(skipped: Skipped) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Former:
-    """Sources of which the filters are given up, and customers whose own filters are."""
+    """Sources whose filters are unsubscribed, and customers whose own filters are."""
 
     sources: tuple[CompiledSource, ...] = ()
     customers: frozenset[str] = frozenset()
@@ -67,7 +67,7 @@ class Decoder:
     `skip` is told of each field, and each item of a list, that was left out of a message of which the rest
     was taken. `introduce` is told of each device that a topic names when the topic is first met, and of each
     that a payload names with its sample. `former`: what was configured before, for messages that were sent by
-    the broker, or queued, for filters that are given up; it takes what the sources do not match.
+    the broker, or queued, for filters that are unsubscribed; it takes what the sources do not match.
     `defers_sparkplug`: what is of Sparkplug is taken by who knows what is stored of its nodes (`mail_of`);
     without it only by what this decoder has seen. `state_topic`: where this host tells that it lives.
     """

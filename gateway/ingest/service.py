@@ -83,7 +83,7 @@ class Ingest:
         """Takes the sources and customers of these settings from now on, on the sessions that live (ADR 40).
 
         First every session subscribes what is new beside what it holds, and only when all of them did the old
-        is given up: a filter that goes from one partition to another is held by one of them at any time.
+        is unsubscribed: a filter that goes from one partition to another is held by one of them at any time.
         Raises BrokerRefused and StoreError; then everything is as before.
         """
         async with self._reloading:
@@ -141,7 +141,7 @@ class Ingest:
         )
         try:
             for number, (partition, _) in list(self._ours.items()):
-                await partition.take(wanted.filters(number), self._decoder)
+                await partition.subscribe(wanted.filters(number), self._decoder)
         except (BrokerRefused, StoreError):
             await self._undo(before, wanted)
             raise
@@ -155,7 +155,7 @@ class Ingest:
         )
         for number, (partition, _) in list(self._ours.items()):
             with suppress(BrokerRefused):  # what it had granted; the next connection asks again
-                await partition.take(before.filters(number), self._decoder)
+                await partition.subscribe(before.filters(number), self._decoder)
         await self._force(before)
 
     async def _force(self, intake: Intake) -> None:
@@ -164,7 +164,7 @@ class Ingest:
         overlapping = intake.decoder(former) if former.sources or former.customers else self._decoder
         self._bound(intake)
         for partition, _ in list(self._ours.values()):
-            await partition.let_go(overlapping, self._decoder)
+            await partition.unsubscribe_former(overlapping, self._decoder)
 
     def _bound(self, intake: Intake) -> None:
         """Puts its quotas in force."""
@@ -180,7 +180,7 @@ class Ingest:
             partition.quotas.fill(customers)
 
     def _left_by(self, before: Intake, wanted: Intake) -> Former:
-        """What only messages under filters that are given up can still need."""
+        """What only messages under filters that are unsubscribed can still need."""
         gone = {*before.settings.customers, *self._former.customers} - set(wanted.settings.customers)
         return Former(
             sources=wanted.beside((*before.sources, *self._former.sources)),
@@ -235,7 +235,7 @@ class Ingest:
                 self._look.clear()
                 self._settle()
                 try:
-                    if self._knows_moves:  # else a session would give up the filters of who moved in
+                    if self._knows_moves:  # else a session would unsubscribe the filters of who moved in
                         await self._divide(group)
                         await self._note_up()
                 except StoreError as error:
