@@ -185,25 +185,25 @@ class Host:
         """What is to be stored of the nodes; afterwards nothing of them is news."""
         for key, mail in touched.items():
             node = self._nodes[key]
-            if not node.devices:
+            if not node.births.devices:
                 continue  # nothing is known of it, and there is nothing to remember
-            for device in node.changed:
+            for device in node.births.changed:
                 decoder.meets(mail, device)
-            ids = {device: mail.device(device) for device in node.changed}
+            ids = {device: mail.device(device) for device in node.births.changed}
             yield Known(key=key, node=node, ids=ids)
 
     def settle(self, read: ReadMessages) -> None:
         """What was read is stored."""
         for known in read.known:
-            known.node.changed.clear()
-            known.node.defined.clear()
+            known.node.births.changed.clear()
+            known.node.births.defined.clear()
 
     def _trim(self, keys: Collection[NodeKey]) -> None:
         """Forgets what was not heard of for longest. What waits in memory goes with it: it is a dead letter,
         too.
         """
         for key in keys:
-            size = self._nodes[key].weight
+            size = self._nodes[key].births.weight
             self._size += size - self._sizes.get(key, 0)
             self._sizes[key] = size
         while self._size > MAX_DEFINED or len(self._nodes) > MAX_NODES:

@@ -13,7 +13,8 @@ from gateway.payloads.fields import Skipped
 from gateway.payloads.formats.values import MAX_METRICS, Reason
 from gateway.payloads.sources import CompiledSource
 from gateway.payloads.sparkplug import wire
-from gateway.payloads.sparkplug.node import Arrival, Node, Outcome
+from gateway.payloads.sparkplug.arrival import Arrival
+from gateway.payloads.sparkplug.node import Node, Outcome
 from gateway.payloads.sparkplug.topic import Address, address, device_id, title
 
 Row = tuple[str, str, int, Metrics]

@@ -53,7 +53,6 @@ LARGER_MODULES = {
     "gateway/inbound/run.py": 360,
     "gateway/ingest/decode.py": 311,
     "gateway/model/diagnosis_work.py": 327,
-    "gateway/payloads/sparkplug/node.py": 387,
     "gateway/settings.py": 326,
     "gateway/store/connections.py": 382,
     "gateway/sync/deliver.py": 373,
