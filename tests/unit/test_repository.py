@@ -54,7 +54,6 @@ LARGER_MODULES = {
     "gateway/settings.py": 326,
     "gateway/store/connections.py": 382,
     "gateway/sync/deliver.py": 373,
-    "connectors/kit/http.py": 364,
 }
 """They may only become smaller. What is at MODULE_LINES leaves the list."""
 
@@ -62,8 +61,6 @@ LARGER_FUNCTIONS = {
     "gateway/app.py:_loops": 59,
     "gateway/connections/transitions.py:move": 52,
     "gateway/engine.py:__init__": 65,
-    "connectors/kit/http.py:_call": 52,
-    "connectors/kit/http.py:_read": 52,
 }
 
 CODE_LINES = 56_457
