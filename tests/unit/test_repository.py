@@ -49,7 +49,6 @@ LARGER_MODULES = {
     "gateway/http/dashboard/connect_steps.py": 329,
     "gateway/http/documents.py": 416,
     "gateway/inbound/run.py": 360,
-    "gateway/ingest/decode.py": 311,
     "gateway/model/diagnosis_work.py": 327,
     "gateway/settings.py": 326,
     "gateway/store/connections.py": 382,
