@@ -30,7 +30,7 @@ MAX_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class AdmittedCommand:
     """A command that is to be answered. `refusal`: by what, where it is not done."""
 
     customer: str
@@ -55,7 +55,7 @@ class Admission:
         """A session begins: nothing waits."""
         self._waiting.clear()
 
-    def admit(self, message: aiomqtt.Message) -> Request | None:
+    def admit(self, message: aiomqtt.Message) -> AdmittedCommand | None:
         """The request, perhaps to be refused; None for what cannot or will not be answered. Never waits,
         never raises for what a message holds.
         """
@@ -86,7 +86,7 @@ class Admission:
         correlation: bytes | None = getattr(message.properties, "CorrelationData", None)
         payload = bytes(message.payload)
         refusal = self._refusal(customer, len(payload) + len(correlation or b""))
-        return Request(
+        return AdmittedCommand(
             customer=customer,
             verb=verb,
             payload=b"" if refusal else payload,
@@ -117,7 +117,7 @@ class Admission:
             self._warned.add(customer)
             log.warning("events.command_ignored", customer=customer, outcome=outcome, advice=advice)
 
-    def answered(self, request: Request) -> None:
+    def answered(self, request: AdmittedCommand) -> None:
         """It waits no more."""
         self._waiting[request.customer] -= 1
         self._waiting += Counter()  # forgets those at zero

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from gateway import clock
 from gateway.bulkhead import contained
-from gateway.events.command_admission import MAX_WAITING, Admission, Request, count
+from gateway.events.command_admission import MAX_WAITING, Admission, AdmittedCommand, count
 from gateway.events.command_documents import (
     CommandAnswer,
     CommandError,
@@ -121,7 +121,7 @@ class Commands:
             commands_filter(self._root),
             options=SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=2),
         )
-        queue: asyncio.Queue[Request] = asyncio.Queue(MAX_WAITING)
+        queue: asyncio.Queue[AdmittedCommand] = asyncio.Queue(MAX_WAITING)
         self._admission.begin()
         tasks = [asyncio.create_task(self._work(client, queue)) for _ in range(WORKERS)]
         tasks.append(asyncio.create_task(self._listen(client, queue)))
@@ -134,13 +134,13 @@ class Commands:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _listen(self, client: StrictClient, queue: asyncio.Queue[Request]) -> None:
+    async def _listen(self, client: StrictClient, queue: asyncio.Queue[AdmittedCommand]) -> None:
         async for message in client.messages:
             request = self._admission.admit(message)
             if request is not None:
                 queue.put_nowait(request)
 
-    async def _work(self, client: StrictClient, queue: asyncio.Queue[Request]) -> None:
+    async def _work(self, client: StrictClient, queue: asyncio.Queue[AdmittedCommand]) -> None:
         while True:
             request = await queue.get()
             try:
@@ -148,14 +148,14 @@ class Commands:
             finally:
                 self._admission.answered(request)
 
-    async def _answer(self, request: Request) -> CommandAnswer | _Written:
+    async def _answer(self, request: AdmittedCommand) -> CommandAnswer | _Written:
         """Never raises for what a request holds."""
         with contained("command", request.customer) as made:
             return await self._answered(request)
         assert made.fault is not None
         return _error(request, "gateway.internal", made.fault.text)
 
-    async def _answered(self, request: Request) -> CommandAnswer | _Written:
+    async def _answered(self, request: AdmittedCommand) -> CommandAnswer | _Written:
         with structlog.contextvars.bound_contextvars(request_id=request.request_id):
             try:
                 if request.refusal is not None:
@@ -190,7 +190,7 @@ class Commands:
                 )
                 return _error(request, "gateway.internal", "the gateway's log has it under this request id")
 
-    async def _do(self, request: Request) -> CommandAnswer | _Written:
+    async def _do(self, request: AdmittedCommand) -> CommandAnswer | _Written:
         customer, payload = request.customer, request.payload or b"{}"
         match _verb(request.verb):
             case Verb.STATUS:
@@ -220,7 +220,7 @@ class Commands:
             case verb:
                 assert_never(verb)
 
-    async def _records(self, request: Request, wanted: RecordsRequest) -> _Written:
+    async def _records(self, request: AdmittedCommand, wanted: RecordsRequest) -> _Written:
         try:
             place = read_cursor(wanted.cursor, customer=request.customer)
         except ValueError as error:
@@ -247,7 +247,9 @@ class Commands:
             )
         return names
 
-    async def _reply(self, client: StrictClient, request: Request, answer: CommandAnswer | _Written) -> None:
+    async def _reply(
+        self, client: StrictClient, request: AdmittedCommand, answer: CommandAnswer | _Written
+    ) -> None:
         outcome = "refused" if isinstance(answer, CommandError) else "done"
         if request.reply is not None:
             payload = answer.payload()
@@ -281,7 +283,7 @@ def _verb(text: str) -> Verb:
 
 
 def _error(
-    request: Request,
+    request: AdmittedCommand,
     code: str,
     detail: str,
     *,

@@ -40,7 +40,7 @@ REFUSALS = (TooManyDevices, CustomersLeft, StoreRejected, LeaseLost)
 
 
 @dataclass(slots=True)
-class _Outcome:
+class _Stored:
     """Samples that were written, and how many of them are new rows and changed ones."""
 
     written: int = 0
@@ -85,7 +85,7 @@ class Committer:
         read = await self._until_back(lambda: self._read_sparkplug(batch))
         also = None if read is None else read.store
         samples = list(batch.samples.values())
-        outcome, written = _Outcome(), Written(stored=0, modified=0)
+        stored, written = _Stored(), Written(stored=0, modified=0)
         started = 0.0
 
         async def write() -> Written:
@@ -104,7 +104,7 @@ class Committer:
             except StoreRejected:
                 if not samples:
                     raise  # no sample's fault: nothing would ever change
-                await self._isolate(batch, read, samples, outcome)
+                await self._isolate(batch, read, samples, stored)
                 samples = []
         if read is not None and self._host is not None:
             self._host.settle(read)
@@ -118,8 +118,8 @@ class Committer:
         if self._note is not None:
             self._note(samples)
         metrics.COMMIT_SECONDS.observe(clock.monotonic() - started)
-        outcome.add(samples, written)
-        _count(batch, outcome)
+        stored.add(samples, written)
+        _count(batch, stored)
 
     async def note_marks(self, marks: Sequence[tuple[str, str]]) -> None:
         """Before the next batch is committed, and before they are acknowledged: where the log ends now is
@@ -184,10 +184,10 @@ class Committer:
         return [sample for sample in samples if (sample[0][0], sample[0][1]) not in devices]
 
     async def _isolate(
-        self, batch: MessageBatch, read: ReadMessages | None, samples: list[Sample], outcome: _Outcome
+        self, batch: MessageBatch, read: ReadMessages | None, samples: list[Sample], stored: _Stored
     ) -> None:
         """Finds what the database refuses by halves and adds it to the batch's dead letters; all else is
-        stored, and added to the outcome.
+        written, and counted.
         """
         parts = [samples]
         while parts:
@@ -206,7 +206,7 @@ class Committer:
             else:
                 if self._note is not None:
                     self._note(part)
-                outcome.add(part, written)
+                stored.add(part, written)
 
     def _refused(self, batch: MessageBatch, sample: Sample, detail: str) -> None:
         key = sample[0]
@@ -237,13 +237,13 @@ def _without(
     return kept
 
 
-def _count(batch: MessageBatch, outcome: _Outcome) -> None:
+def _count(batch: MessageBatch, stored: _Stored) -> None:
     metrics.BATCH_SAMPLES.observe(len(batch.samples))
-    duplicate = outcome.written - outcome.stored - outcome.modified + batch.duplicates
-    metrics.TELEMETRY_ROWS.inc(outcome.stored + outcome.modified)
+    duplicate = stored.written - stored.stored - stored.modified + batch.duplicates
+    metrics.TELEMETRY_ROWS.inc(stored.stored + stored.modified)
     for name, count in (
-        ("stored", outcome.stored),
-        ("modified", outcome.modified + batch.modified),
+        ("stored", stored.stored),
+        ("modified", stored.modified + batch.modified),
         ("duplicate", duplicate),
         ("dead_letter", len(batch.dead)),
         ("ignored_empty", batch.empty),

@@ -13,7 +13,7 @@ import orjson
 from gateway.payloads.sparkplug.births import Birth, NodeDevice
 from gateway.payloads.sparkplug.definitions import from_stored
 from gateway.payloads.sparkplug.node import Node
-from gateway.payloads.sparkplug.waiting import Waiting
+from gateway.payloads.sparkplug.waiting import WaitingMessages
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
@@ -43,7 +43,7 @@ def _node(row: Mapping[str, object]) -> Node:
         bd_seq=row["bd_seq"],  # type: ignore[arg-type]
         next=row["next_seq"],  # type: ignore[arg-type]
         until=row["until"],  # type: ignore[arg-type]
-        waiting=Waiting(gap_at=row["gap_at"]),  # type: ignore[arg-type]
+        waiting=WaitingMessages(gap_at=row["gap_at"]),  # type: ignore[arg-type]
         is_certain=row["is_certain"],  # type: ignore[arg-type]
     )
     for device, births, offline in row["devices"] or ():  # type: ignore[attr-defined]

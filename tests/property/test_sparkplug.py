@@ -21,7 +21,7 @@ from gateway.payloads.sources import compile_one
 from gateway.payloads.sparkplug.births import Birth, Births, NodeDevice
 from gateway.payloads.sparkplug.definitions import from_stored
 from gateway.payloads.sparkplug.node import Node
-from gateway.payloads.sparkplug.waiting import Waiting
+from gateway.payloads.sparkplug.waiting import WaitingMessages
 from gateway.source_settings import SourceSettings
 from tests.fixtures.sparkplug import LEAST_NUMBER, EdgeNode, Fact, Sent, channel
 
@@ -43,7 +43,7 @@ def restored(node: Node) -> Node:
         bd_seq=node.bd_seq,
         next=node.next,
         until=node.until,
-        waiting=Waiting(gap_at=node.waiting.gap_at),
+        waiting=WaitingMessages(gap_at=node.waiting.gap_at),
         is_certain=node.is_certain,
         births=Births(devices=devices, definitions=definitions),
     )

@@ -25,7 +25,7 @@ from gateway.payloads.sparkplug.arrival import SEQUENCE, UNTIMED, Arrival
 from gateway.payloads.sparkplug.births import ITSELF, Birth, Births
 from gateway.payloads.sparkplug.definitions import Definitions, agreed, of_birth
 from gateway.payloads.sparkplug.reading import Read
-from gateway.payloads.sparkplug.waiting import Waiting
+from gateway.payloads.sparkplug.waiting import WaitingMessages
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Node:
     until: int = 0
     is_certain: bool = True
     births: Births = field(default_factory=Births)
-    waiting: Waiting = field(default_factory=Waiting)
+    waiting: WaitingMessages = field(default_factory=WaitingMessages)
     wants_rebirth: bool = False
     is_patient: bool = False
 

@@ -20,7 +20,7 @@ HOPELESS = -1
 
 
 @dataclass(slots=True)
-class Waiting:
+class WaitingMessages:
     """By their number. `gap_at`: the time of the first message behind something that is missing, None where
     nothing is: a message with the number that is missing, and sent later, is another one.
     """
