@@ -52,7 +52,7 @@ SPARKPLUG_REBIRTHS = _counter(
 )
 DEAD_LETTERS_DROPPED = _counter(
     "fieldgate_dead_letters_dropped_total",
-    "Dead letters that were let go because their customer held more than telemetry.dead_letter_bytes.",
+    "Dead letters that were removed because their customer held more than telemetry.dead_letter_bytes.",
 )
 OVER_QUOTA = _gauge(
     "fieldgate_customers_over_quota",
@@ -147,7 +147,7 @@ DEVICES_SILENT = _gauge(
     "Silent devices of a customer. For the hundred customers with the most; one that has none has no series.",
     ["customer"],
 )
-ALERTS_OPEN = _gauge("fieldgate_alerts_open", "Alerts that are not over.", ["severity"])
+ALERTS_OPEN = _gauge("fieldgate_alerts_open", "Alerts that are not cleared.", ["severity"])
 ALERTS_RAISED = _counter(
     "fieldgate_alerts_raised_total",
     "Alerts that a system has taken.",

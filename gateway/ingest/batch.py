@@ -71,7 +71,7 @@ class MessageBatch:
         self.session = session
         self.since = clock.now_microseconds()
         self.samples: dict[Key, Sample] = {}
-        self.messages: list[tuple[Key, Message]] = []  # whence each sample came, to bury the right one
+        self.messages: list[tuple[Key, Message]] = []  # where each sample is from: it may be refused yet
         self.dead: list[DeadMessage] = []
         self.unread: list[UnreadMessage] = []  # of Sparkplug: they are read when the batch is committed
         self.excess: dict[tuple[str | None, QuotaKind], Tally] = {}

@@ -13,7 +13,7 @@ import structlog
 from gateway import metrics
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.session import IngestSession, connect
-from gateway.ingest.subscribing import Subscription
+from gateway.ingest.subscriptions import Subscription
 from gateway.model.errors import BrokerRefused
 from gateway.model.rotation import Rotation
 from gateway.settings import BrokerSettings

@@ -166,7 +166,7 @@ class Committer:
             message = (taken.arrival.topic, taken.arrival.raw, None, False)
             add_rows(batch, taken.rows, message, taken.arrival.received_at)
         for dead in read.dead.values():
-            self._gate.bury(batch, dead)
+            self._gate.unread(batch, dead)
         self._charge(more, clock.monotonic())
         return read
 

@@ -74,7 +74,7 @@ class Gate:
         topic, payload, _, _ = message
         customer, now = self.decoder.customer_of(topic), clock.monotonic()
         charge(used, customer, self.decoder.weight(topic, payload))
-        if self._quotas.buries(customer, topic, len(payload), now):
+        if self._quotas.takes_dead_letter(customer, topic, len(payload), now):
             batch.dead.append(self.dead(message, error.reason, error.detail, customer))
         else:
             self.over(batch, QuotaKind.BYTES, customer, message, now)
@@ -118,13 +118,13 @@ class Gate:
             is_retained=is_retained,
         )
 
-    def bury(self, batch: MessageBatch, dead: DeadMessage) -> None:
+    def unread(self, batch: MessageBatch, dead: DeadMessage) -> None:
         """A message of Sparkplug, read with its batch, is a dead letter, unless too much is that already. One
         that waits for what comes before it is kept: it may be read yet.
         """
         now, message = clock.monotonic(), (dead.topic, dead.payload, None, False)
         waits = dead.reason in WAITING
-        if waits or self._quotas.buries(dead.customer, dead.topic, len(dead.payload), now):
+        if waits or self._quotas.takes_dead_letter(dead.customer, dead.topic, len(dead.payload), now):
             batch.dead.append(self.dead(message, dead.reason, dead.detail, dead.customer))
         else:
             self.over(batch, QuotaKind.BYTES, dead.customer, message, now)

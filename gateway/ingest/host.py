@@ -75,13 +75,13 @@ class ReadMessages:
         """In the transaction of the batch."""
         await store.store(connection, self.known)
         if self.healed:
-            await dead_messages.unbury(connection, self.healed)
+            await dead_messages.remove(connection, self.healed)
 
     def leave_out(self, customers: Collection[str]) -> None:
         """Nothing is stored of these customers' nodes."""
         self.known = tuple(known for known in self.known if known.key[0] not in customers)
 
-    def bury(self, topic: str, payload: bytes, refusal: DecodeError, customer: str) -> None:
+    def keep(self, topic: str, payload: bytes, refusal: DecodeError, customer: str) -> None:
         """Keeps a message as a dead letter."""
         self.dead[dead_messages.message_digest(topic, payload)] = DeadMessage(
             topic=topic, payload=payload, reason=refusal.reason, detail=refusal.detail, customer=customer
@@ -141,12 +141,12 @@ class Host:
             try:
                 found = self._read(one, decoder)
             except DecodeError as error:
-                read.bury(one.topic, one.payload, error, mail.customer)
+                read.keep(one.topic, one.payload, error, mail.customer)
                 continue
             for taken in found:
                 message = taken.arrival
                 if taken.refusal is not None:
-                    read.bury(message.topic, message.raw, taken.refusal, mail.customer)
+                    read.keep(message.topic, message.raw, taken.refusal, mail.customer)
                 elif taken.was_held:
                     read.heal(message.topic, message.raw)
                 decoder.tells(taken)

@@ -23,9 +23,9 @@ from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
 from gateway.ingest.session import DROPPED_TOPIC, IngestSession
+from gateway.ingest.session_log import SessionLog
 from gateway.ingest.session_record import SessionRecord
-from gateway.ingest.session_told import SessionTold
-from gateway.ingest.subscribing import OptionalRefused, QosRefused, Subscription
+from gateway.ingest.subscriptions import OptionalRefused, QosRefused, Subscription
 from gateway.ingest.upkeep import Upkeep, unheard
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
@@ -103,7 +103,7 @@ class Partition:
         self._brokers = Brokers(settings.broker, number, self._pipeline)
         self._session: IngestSession | None = None
         self._record = SessionRecord(settings, database, number, self._brokers)
-        self._told = SessionTold(number)
+        self._log = SessionLog(number)
         self._optional = COUNTERS if self._brokers.count == 1 else ()
         self._succeeding: tuple[Decoder, float] | None = None
         self._stopping = False
@@ -315,7 +315,7 @@ class Partition:
                 reason = str(error)
             except QosRefused as error:
                 reason = str(error)
-                self._told.unsafe(self._brokers.current, reason)
+                self._log.unsafe(self._brokers.current, reason)
             except (OSError, TimeoutError) as error:
                 seconds = self._settings.broker.connect_timeout.total_seconds()
                 reason = str(error) or f"no answer within {seconds:g} s"
@@ -335,12 +335,12 @@ class Partition:
                 wait = full_jitter(
                     rounds, rand=random.random(), base_seconds=0.5, cap_seconds=RECONNECT_CAP_SECONDS
                 )
-            self._told.down(broker, reason, attempt, quick_ends, wait)
+            self._log.down(broker, reason, attempt, quick_ends, wait)
             await asyncio.sleep(wait)
 
     async def _to_its_end(self, session: IngestSession, filters: tuple[str, ...]) -> str | None:
         """Why the session ended; None where it was to end, and another is tried at once."""
-        self._told.granted()
+        self._log.granted()
         if self._filters != filters:  # they changed while it connected: the next one has them
             session.end("the sources changed")
             await session.closed
@@ -360,7 +360,7 @@ class Partition:
         if self._session is not None:
             self._session.tell_state(online=True)
         metrics.CONNECTED.labels(str(self._number)).set(1)
-        self._told.up(self._brokers.current, filters, session_present=present)
+        self._log.up(self._brokers.current, filters, session_present=present)
         held = (*filters, *(one for one in self._filters if one not in filters))  # being subscribed just now
         with suppress(StoreError):  # unsubscribed once more at the next connection
             await self._record.replace(held, is_all=True)

@@ -135,7 +135,7 @@ class Pipeline:
             else:
                 batch.acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
                 acknowledged += 1
-            size, buried = len(topic) + len(payload) + MESSAGE_OVERHEAD_BYTES, len(batch.dead)
+            size, dead_before = len(topic) + len(payload) + MESSAGE_OVERHEAD_BYTES, len(batch.dead)
             if not payload:
                 rows: list[Row] | None = []
             elif watched:
@@ -146,7 +146,7 @@ class Pipeline:
                 except DecodeError as error:
                     rows = None
                     self._gate.refused(batch, message, error, used)
-            if rows is None and len(batch.dead) == buried:
+            if rows is None and len(batch.dead) == dead_before:
                 size = MESSAGE_OVERHEAD_BYTES  # it was dropped, and holds nothing
             elif rows:
                 if not watched:  # else each was charged for itself

@@ -1,5 +1,5 @@
 """One TCP connection of an ingest session: CONNECT, keepalive, back-pressure, acknowledgements. What it
-subscribes, which can change while it lives, is in `gateway.ingest.subscribing`.
+subscribes, which can change while it lives, is in `gateway.ingest.subscriptions`.
 
 An acknowledgement belongs to the connection object on which its message arrived. What happens after the end
 of a connection is the partition's to decide.
@@ -21,7 +21,7 @@ from gateway.ingest.batch import Message
 from gateway.ingest.certificate import STATE_ID, StateCertificate
 from gateway.ingest.framing import Framer, MalformedPacket, Oversized, Packet, UnreadablePublish
 from gateway.ingest.pipeline import Pipeline
-from gateway.ingest.subscribing import Subscribing, Subscription
+from gateway.ingest.subscriptions import Subscription, Subscriptions
 from gateway.payloads.formats.values import Reason
 from gateway.settings import BrokerSettings
 
@@ -58,7 +58,7 @@ class IngestSession(asyncio.BufferedProtocol):
     def __init__(self, broker: BrokerSettings, subscription: Subscription, pipeline: Pipeline) -> None:
         self._broker = broker
         self._subscription = subscription
-        self._subscribing = Subscribing(
+        self._subscriptions = Subscriptions(
             subscription, allow_qos0=broker.allow_qos0, write=self._write, end=self.end
         )
         self._pipeline = pipeline
@@ -190,7 +190,7 @@ class IngestSession(asyncio.BufferedProtocol):
             self._ping.cancel()
         if exc is not None:
             self._reason = f"{type(exc).__name__}: {exc}"
-        self._subscribing.lost(self._reason)
+        self._subscriptions.lost(self._reason)
         if not self.closed.done():
             self.closed.set_result(self._reason)
 
@@ -203,7 +203,7 @@ class IngestSession(asyncio.BufferedProtocol):
         A broker may send what it has queued before it grants anything: a long queue is no silence, and a
         session that was given up for it would meet the same queue again. Nor is it one while we read nothing.
         """
-        ready = self._subscribing.ready
+        ready = self._subscriptions.ready
         while not ready.done():
             if self._paused or self._pipeline.is_holding:
                 self._fed_monotonic = clock.monotonic()
@@ -213,14 +213,14 @@ class IngestSession(asyncio.BufferedProtocol):
         ready.result()
 
     async def subscribe(self, filters: tuple[str, ...]) -> None:
-        """As `Subscribing.subscribe`."""
+        """As `Subscriptions.subscribe`."""
         self._raise_closed()
-        await self._subscribing.subscribe(filters)
+        await self._subscriptions.subscribe(filters)
 
     async def unsubscribe(self, stale: Sequence[str]) -> tuple[str, ...]:
-        """As `Subscribing.unsubscribe`."""
+        """As `Subscriptions.unsubscribe`."""
         self._raise_closed()
-        return await self._subscribing.unsubscribe(stale)
+        return await self._subscriptions.unsubscribe(stale)
 
     def _raise_closed(self) -> None:
         if self.closed.done():
@@ -274,7 +274,7 @@ class IngestSession(asyncio.BufferedProtocol):
                 "a PUBLISH with packet id 0, QoS 2 or a topic alias, or before the CONNACK: nothing of this"
                 " was agreed"
             )
-        copies = self._subscribing.copies
+        copies = self._subscriptions.copies
         if copies is not None and copies.is_surplus(packet.topic, packet.subscription_ids or ()):
             messages.append(
                 (packet.topic, b"", packet_id, packet.retain)
@@ -298,14 +298,14 @@ class IngestSession(asyncio.BufferedProtocol):
             case mqtt5.ConnAckPacket():
                 self._connected(packet)
             case mqtt5.SubAckPacket():
-                self._subscribing.suback(packet)
+                self._subscriptions.suback(packet)
             case mqtt5.DisconnectPacket():
                 self._reason = f"the broker said {packet.reason_code.name}"
                 if packet.reason_code.name == "SESSION_TAKEN_OVER":
                     self._reason += ": another client uses this gateway's client id"
                 self._transport.close()
             case mqtt5.UnsubAckPacket():
-                self._subscribing.unsuback(packet)
+                self._subscriptions.unsuback(packet)
             case mqtt5.PubAckPacket() if packet.packet_id == STATE_ID:
                 _check_told(packet, self._certificate.topic)
             case mqtt5.PingRespPacket():
@@ -323,7 +323,7 @@ class IngestSession(asyncio.BufferedProtocol):
                 f" ({packet.reason_str})" if packet.reason_str else ""
             )
             if code.name in REFUSING:
-                self._subscribing.refuse(
+                self._subscriptions.refuse(
                     f"{self._reason}; check broker.username, broker.password and the broker's ACL"
                 )
             self._transport.close()
@@ -332,7 +332,7 @@ class IngestSession(asyncio.BufferedProtocol):
             self._keepalive = float(packet.server_keep_alive)
         self.session_present = packet.session_present
         self._subscription.let_in()
-        self._subscribing.begin(has_identifiers=packet.subscription_id_available)
+        self._subscriptions.begin(has_identifiers=packet.subscription_id_available)
         self._beat()
 
     def _beat(self) -> None:

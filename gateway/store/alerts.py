@@ -258,33 +258,33 @@ async def listed(
     return readable(rows, _alert, name=lambda row: row["alert_id"])
 
 
-async def open_counts(database: Database) -> dict[str, int]:
-    """How many are not over, by severity."""
+async def uncleared_counts(database: Database) -> dict[str, int]:
+    """How many are not cleared, by severity."""
     async with database.connection() as connection:
-        return {row["severity"]: row["open"] for row in await connection.fetch(sql("alert_counts"))}
+        return {row["severity"]: row["count"] for row in await connection.fetch(sql("alert_counts"))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToTell:
-    """Alerts and what the broker should retain of them: those in `open`, and nothing of the `over`.
+class AlertsToPublish:
+    """Alerts, and what the broker should have of them: a document that is `retained`, or none (`emptied`).
     `versions`: of each of them, also of those that cannot be read.
     """
 
-    open: list[Alert]
-    over: list[Alert]
+    retained: list[Alert]
+    emptied: list[Alert]
     versions: list[tuple[str, int]]
 
 
-async def untold(database: Database, limit: int) -> ToTell:
+async def untold(database: Database, limit: int) -> AlertsToPublish:
     """The first of those that changed since the broker was told of them."""
     async with database.connection() as connection:
-        return _to_tell(await connection.fetch(sql("alert_untold"), limit))
+        return _to_publish(await connection.fetch(sql("alert_untold"), limit))
 
 
-async def repeated(database: Database, after: str, limit: int) -> ToTell:
-    """The next alerts that are not over, by reference, whatever the broker was told."""
+async def repeated(database: Database, after: str, limit: int) -> AlertsToPublish:
+    """The next alerts that are not cleared, by reference, whatever the broker was told."""
     async with database.connection() as connection:
-        return _to_tell(await connection.fetch(sql("alert_repeated"), after, limit))
+        return _to_publish(await connection.fetch(sql("alert_repeated"), after, limit))
 
 
 async def told(database: Database, versions: Sequence[tuple[str, int]]) -> None:
@@ -297,15 +297,15 @@ async def told(database: Database, versions: Sequence[tuple[str, int]]) -> None:
         )
 
 
-def _to_tell(rows: Sequence[asyncpg.Record]) -> ToTell:
+def _to_publish(rows: Sequence[asyncpg.Record]) -> AlertsToPublish:
     found = readable(
         rows, lambda row: (_alert(row), row["is_disconnected"]), name=lambda row: row["alert_id"]
     )
-    over = [alert for alert, ended in found if ended or alert.state is AlertState.CLEARED]
-    gone = {alert.alert for alert in over}
-    return ToTell(
-        open=[alert for alert, _ in found if alert.alert not in gone],
-        over=over,
+    emptied = [alert for alert, ended in found if ended or alert.state is AlertState.CLEARED]
+    gone = {alert.alert for alert in emptied}
+    return AlertsToPublish(
+        retained=[alert for alert, _ in found if alert.alert not in gone],
+        emptied=emptied,
         versions=[(row["alert_id"], row["version"]) for row in rows],
     )
 

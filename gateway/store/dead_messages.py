@@ -33,12 +33,12 @@ def message_digest(topic: str, payload: bytes) -> bytes:
     return hashlib.blake2b(topic.encode("utf-8", "replace") + b"\0" + payload, digest_size=16).digest()
 
 
-async def unbury(connection: Connection, digests: Collection[bytes]) -> None:
-    """Lets go of messages that are stored after all, by the caller's transaction."""
-    await connection.execute(sql("telemetry_unbury"), list(digests))
+async def remove(connection: Connection, digests: Collection[bytes]) -> None:
+    """Removes those of messages that are stored after all, in the caller's transaction."""
+    await connection.execute(sql("dead_message_remove"), list(digests))
 
 
-async def bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
+async def keep(connection: Connection, dead: Collection[DeadMessage]) -> None:
     """Keeps them as dead letters, in the caller's transaction; equal ones are counted."""
     await connection.execute(
         sql("telemetry_dead_letter"),

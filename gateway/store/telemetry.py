@@ -21,7 +21,7 @@ from gateway.model.quota import Excess
 from gateway.model.sample import Metrics, from_microseconds, to_microseconds
 from gateway.store import leases, quotas
 from gateway.store.dead_letters import KeptDeadLetter
-from gateway.store.dead_messages import DeadMessage, bury
+from gateway.store.dead_messages import DeadMessage, keep
 from gateway.store.leases import Term
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -157,7 +157,7 @@ class TelemetryStore:
                 if also is not None:
                     await also(connection)
                 if dead:
-                    await bury(connection, dead)
+                    await keep(connection, dead)
                 if excesses and counted is None:
                     exceeded = await quotas.note(connection, excesses)
         except TooManyDevices as error:
@@ -201,7 +201,7 @@ class TelemetryStore:
     async def replay(
         self, samples: Mapping[Key, Metrics], received: int, letter: int, kept: KeptDeadLetter
     ) -> Written:
-        """Stores what an earlier message holds, and lets go of its dead letter, in one transaction: all or
+        """Stores what an earlier message holds, and removes its dead letter, in one transaction: all or
         nothing, and done twice it changes nothing more. What was received after the message stays as it is:
         only metrics that are missing there are added. Raises as `write`.
         """

@@ -370,7 +370,7 @@ class Views:
         return count
 
     async def discard(self, connection_id: str, dead_letters: Sequence[int] | None) -> int:
-        """These dead letters of the connection (None: all) are let go of; how many there were."""
+        """Removes these dead letters of the connection (None: all); how many there were."""
         wanted = None if dead_letters is None else list(dead_letters)
         count: int = await self._database.fetchval(*filtered("dead_letter_discard", connection_id, wanted))
         return count

@@ -110,7 +110,7 @@ async def test_nobody_writes_for_a_customer_that_left_and_everybody_else_does(da
     await register_customers(database, ["acme", "globex"])
     await store(database, "acme")
     async with database.transaction() as connection:
-        await moving.take(connection, "acme", "m1", None, is_whole=True)
+        await moving.take_out_of_force(connection, "acme", "m1", None, is_whole=True)
     with pytest.raises(CustomersLeft) as refused:
         await store(database, "acme", "globex")
     assert refused.value.customers == {"acme"}
@@ -273,7 +273,7 @@ async def connect(database: Database, name: str, customer: str) -> None:
 
 async def leave(database: Database, customer: str, move: str = MOVE, *, is_whole: bool = True) -> None:
     async with database.transaction() as connection:
-        await moving.take(connection, customer, move, None, is_whole=is_whole)
+        await moving.take_out_of_force(connection, customer, move, None, is_whole=is_whole)
 
 
 async def pack(database: Database, customer: str, path: Path, *, is_whole: bool = True) -> None:
@@ -391,7 +391,7 @@ async def test_a_name_is_not_taken_while_its_customer_leaves(database: Database)
     await register_customers(database, ["acme", "globex"])
     await connect(database, "x", "acme")
     async with database.transaction() as connection:
-        await moving.take(connection, "acme", MOVE, None, is_whole=True)
+        await moving.take_out_of_force(connection, "acme", MOVE, None, is_whole=True)
         taking = asyncio.create_task(connect(database, "x", "globex"))
         await waits(database, taking)
     with pytest.raises(CustomersLeft, match="is kept of a customer"):
@@ -472,7 +472,7 @@ async def test_a_connection_is_not_made_while_its_customer_leaves(database: Data
     async with database.transaction() as connection:
         await moving.set_stage(connection, "acme", MoveStage.LEAVING, MOVE)
     async with database.transaction() as connection:
-        await moving.take(connection, "acme", MOVE, None, is_whole=True)
+        await moving.take_out_of_force(connection, "acme", MOVE, None, is_whole=True)
         making = asyncio.create_task(connect(database, "x", "acme"))
         await waits(database, making)
     with pytest.raises(CustomersLeft, match="acme has moved"):

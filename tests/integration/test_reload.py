@@ -23,7 +23,7 @@ from gateway.ingest import Ingest, brokers, partition
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.session import IngestSession
 from gateway.ingest.session import connect as ingest_connect
-from gateway.ingest.subscribing import Subscription
+from gateway.ingest.subscriptions import Subscription
 from gateway.model.errors import BrokerRefused, StoreUnavailable
 from gateway.model.subscriptions import copies_of
 from gateway.model.topics import partition_of

@@ -15,7 +15,7 @@ from benchmarks.servers import patient
 from gateway.ingest.batch import Message
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.session import TURN_BYTES, IngestSession
-from gateway.ingest.subscribing import Subscription
+from gateway.ingest.subscriptions import Subscription
 from gateway.settings import BrokerSettings
 
 COUNT = 60

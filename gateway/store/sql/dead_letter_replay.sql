@@ -1,4 +1,4 @@
--- $1 connection, $2 ids, null for all. Marks their windows due again and lets go of the letters. Those stay whose window nobody would
+-- $1 connection, $2 ids, null for all. Marks their windows due again and removes the letters. Those stay whose window nobody would
 -- compute: of a meter that is no longer mapped, or is by other windows, or where no sample is left.
 -- Letters are taken before windows and both in one order, as deliveries take them.
 with places as materialized (

@@ -68,7 +68,7 @@ class _Request:
     granted: dict[int, mqtt5.SubAckPacket] = field(default_factory=dict)
 
 
-class Subscribing:
+class Subscriptions:
     """Of one connection. `ready` is set when the broker has granted what was wanted at the start; it fails
     with BrokerRefused, QosRefused, OptionalRefused or ConnectionError.
     """

@@ -14,7 +14,7 @@ SUSPECT_AFTER = 4
 """Connections that ended at once, one after the other: another client may have the same id."""
 
 
-class SessionTold:
+class SessionLog:
     """Of one partition."""
 
     def __init__(self, partition: int) -> None:
