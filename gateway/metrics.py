@@ -103,7 +103,7 @@ BROKER_DROPPED = _gauge(
 )
 COMMANDS = _counter(
     "fieldgate_mqtt_commands_total",
-    "Commands of customers over MQTT, by what became of them.",
+    "Commands of customers over MQTT, by their outcome.",
     ["verb", "outcome"],
 )
 RECORDS = _counter(
@@ -160,7 +160,7 @@ SYNC_RUNS = _counter(
 )
 SYNC_READINGS = _counter(
     "fieldgate_sync_readings_total",
-    "Readings by what became of them.",
+    "Readings by their outcome.",
     ["system", "outcome"],
 )
 PUSH_SECONDS = _histogram(
@@ -256,7 +256,7 @@ INTERNAL_ERRORS = _counter(
 )
 TOKEN_REFRESHES = _counter(
     "fieldgate_token_refreshes_total",
-    "Refreshes of OAuth tokens by what became of them.",
+    "Refreshes of OAuth tokens by their outcome.",
     ["system", "outcome"],
 )
 UPSTREAM_REQUESTS = _counter(

@@ -124,5 +124,5 @@ class Admission:
 
 
 def count(verb: str, outcome: str) -> None:
-    """Counts what became of a command."""
+    """Counts a command by its outcome."""
     metrics.COMMANDS.labels(verb if verb in set(Verb) else "other", outcome).inc()

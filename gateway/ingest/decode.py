@@ -48,7 +48,7 @@ def unheard(skipped: Skipped) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Former:
+class FormerIntake:
     """Sources whose filters are unsubscribed, and customers whose own filters are."""
 
     sources: tuple[CompiledSource, ...] = ()
@@ -77,7 +77,7 @@ class Decoder:
         customers: Collection[str],
         *,
         skip: Skip = unheard,
-        former: Former | None = None,
+        former: FormerIntake | None = None,
         introduce: Introduce = unknown,
         defers_sparkplug: bool = False,
         state_topic: str | None = None,
@@ -242,7 +242,7 @@ class Decoder:
             return document.unpacked_bytes(payload, encoding)
         return wire.unpacked_bytes(payload) if topic in self._mails else len(payload)
 
-    def tells(self, taken: sparkplug.Taken) -> None:
+    def tells(self, taken: sparkplug.TakenMessage) -> None:
         """Tells what was left out of a message of Sparkplug."""
         for one in taken.skipped:
             self._skip(one)

@@ -19,7 +19,7 @@ import structlog
 from gateway import bulkhead, clock, metrics
 from gateway.ingest import sparkplug
 from gateway.ingest.decode import Decoder
-from gateway.ingest.sparkplug import Mail, Taken
+from gateway.ingest.sparkplug import Mail, TakenMessage
 from gateway.model.errors import DecodeError
 from gateway.payloads.formats.values import Reason
 from gateway.payloads.sparkplug import wire
@@ -66,7 +66,7 @@ class UnreadMessage:
 class ReadMessages:
     """What a batch's messages of Sparkplug came to. `dead`: those that are dead letters, by digest."""
 
-    taken: list[Taken] = field(default_factory=list)
+    taken: list[TakenMessage] = field(default_factory=list)
     dead: dict[bytes, DeadMessage] = field(default_factory=dict)
     healed: dict[bytes, None] = field(default_factory=dict)
     known: tuple[Known, ...] = ()
@@ -150,14 +150,14 @@ class Host:
                 elif taken.was_held:
                     read.heal(message.topic, message.raw)
                 decoder.tells(taken)
-                # what it was read of is many times as long as what came of it
+                # a payload is many times as long as its rows
                 read.taken.append(replace(taken, skipped=(), arrival=replace(message, payload=NOTHING)))
         read.known = tuple(self._known(touched, decoder))
         self._notice(touched)
         self._trim(keys)
         return read
 
-    def _read(self, one: UnreadMessage, decoder: Decoder) -> Sequence[Taken]:
+    def _read(self, one: UnreadMessage, decoder: Decoder) -> Sequence[TakenMessage]:
         """Raises DecodeError, and nothing else: a fault of ours is that message's, for the next is another
         node's.
         """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gateway import metrics
 from gateway.ingest.certificate import state_topic
-from gateway.ingest.decode import Decoder, Former, Introduce
+from gateway.ingest.decode import Decoder, FormerIntake, Introduce
 from gateway.model.subscriptions import matches
 from gateway.model.topics import filters, is_sparkplug, owner_of
 from gateway.payloads.fields import Skipped
@@ -73,7 +73,7 @@ class Intake:
             partitions=self.settings.broker.partitions,
         )
 
-    def decoder(self, former: Former | None = None, *, customers: Sequence[str] = ()) -> Decoder:
+    def decoder(self, former: FormerIntake | None = None, *, customers: Sequence[str] = ()) -> Decoder:
         """What decodes by it. `former`: what was in force before; `customers`: who is taken beside the
         configured ones.
         """

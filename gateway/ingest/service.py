@@ -8,7 +8,7 @@ from contextlib import suppress
 import structlog
 
 from gateway import clock
-from gateway.ingest.decode import Former, unknown
+from gateway.ingest.decode import FormerIntake, unknown
 from gateway.ingest.intake import Intake
 from gateway.ingest.partition import Partition
 from gateway.ingest.quotas import Quotas
@@ -59,7 +59,7 @@ class Ingest:
         self._reloading = asyncio.Lock()
         self._intake = Intake.of(settings, self._introduce)
         self._next: Intake | None = None  # while it is being subscribed beside
-        self._former = Former()
+        self._former = FormerIntake()
         self._decoder = self._intake.decoder()
         self._ours: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
         self._elsewhere: set[int] = set()
@@ -133,7 +133,7 @@ class Ingest:
         self._next = wanted
         # until all is granted the sources in force come first, and the others take what only they match
         self._decoder = before.decoder(
-            Former(
+            FormerIntake(
                 sources=before.beside((*wanted.sources, *self._former.sources)),
                 customers=self._former.customers,
             ),
@@ -150,7 +150,7 @@ class Ingest:
 
     async def _undo(self, before: Intake, wanted: Intake) -> None:
         self._next, self._decoder = None, before.decoder()
-        self._former = Former(
+        self._former = FormerIntake(
             sources=before.beside((*wanted.sources, *self._former.sources)), customers=self._former.customers
         )
         for number, (partition, _) in list(self._ours.items()):
@@ -179,10 +179,10 @@ class Ingest:
         for partition, _ in self._ours.values():
             partition.quotas.fill(customers)
 
-    def _left_by(self, before: Intake, wanted: Intake) -> Former:
+    def _left_by(self, before: Intake, wanted: Intake) -> FormerIntake:
         """What only messages under filters that are unsubscribed can still need."""
         gone = {*before.settings.customers, *self._former.customers} - set(wanted.settings.customers)
-        return Former(
+        return FormerIntake(
             sources=wanted.beside((*before.sources, *self._former.sources)),
             # one partition has no filters of single customers: whoever is not listed is refused at once
             customers=frozenset(gone if wanted.settings.broker.partitions > 1 else ()),
@@ -192,7 +192,7 @@ class Ingest:
         for partition, _ in self._ours.values():
             partition.settle()
         if self._next is None and all(partition.is_settled for partition, _ in self._ours.values()):
-            self._former = Former()
+            self._former = FormerIntake()
 
     @property
     def connected(self) -> bool:

@@ -24,7 +24,7 @@ from gateway.payloads.sparkplug import reading
 from gateway.payloads.sparkplug.arrival import SEQUENCE, UNTIMED, Arrival
 from gateway.payloads.sparkplug.births import ITSELF, Birth, Births
 from gateway.payloads.sparkplug.definitions import Definitions, agreed, of_birth
-from gateway.payloads.sparkplug.reading import Read
+from gateway.payloads.sparkplug.reading import ReadPayload
 from gateway.payloads.sparkplug.waiting import WaitingMessages
 
 
@@ -35,7 +35,7 @@ class Outcome:
     """
 
     arrival: Arrival
-    read: Read
+    read: ReadPayload
     refusal: DecodeError | None = None
     was_held: bool = False
 
@@ -124,7 +124,7 @@ class Node:
         """A death of another session than the current one is none: the will of a connection that was
         replaced.
         """
-        outcome = Outcome(arrival, Read())
+        outcome = Outcome(arrival, ReadPayload())
         given = reading.bd_seq(arrival.payload)
         if self.next is None or (given is not None and self.bd_seq is not None and given != self.bd_seq):
             return outcome
@@ -232,13 +232,13 @@ class Node:
     def _device_died(self, arrival: Arrival, *, was_held: bool) -> Outcome:
         device = self.births.devices.get(arrival.device)
         if device is None:  # it never was
-            return Outcome(arrival, Read(), was_held=was_held)
+            return Outcome(arrival, ReadPayload(), was_held=was_held)
         if (current := device.current) is not None:
             current.until = max(self.until, current.at) if self.is_certain else current.at - 1
         self.births.set_offline(
             arrival.device, arrival.at * 1000 if arrival.at != UNTIMED else arrival.received_at
         )
-        return Outcome(arrival, Read(), was_held=was_held)
+        return Outcome(arrival, ReadPayload(), was_held=was_held)
 
     def _ahead(self, arrival: Arrival, number: int) -> Outcome:
         """Something before it is missing. It waits, in memory, until that has come."""
@@ -301,7 +301,7 @@ class Node:
 
     def _old_certificate(self, arrival: Arrival) -> Outcome:
         if arrival.kind == "DDEATH":
-            return Outcome(arrival, Read())
+            return Outcome(arrival, ReadPayload())
         try:
             definitions = of_birth(arrival.payload)
         except DecodeError as error:
