@@ -43,8 +43,8 @@ from gateway.processes.service_manager import Supervision
 from gateway.processes.supervisor import HttpProcess, listen_all
 from gateway.reload import Reloads
 from gateway.settings import Settings
-from gateway.store import alerts, counts, records, retention, sparkplug
 from gateway.store import connections as connection_store
+from gateway.store import counts, judgements, records, retention, sparkplug
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from gateway.store.presence import Presence
@@ -360,7 +360,7 @@ async def _listen(database: Database, ingest: Ingest) -> None:
     while True:
         if ingest.listens:
             try:
-                await alerts.listen(database)
+                await judgements.listen(database)
             except StoreError as error:
                 log.debug("gateway.listening_not_noted", detail=str(error))
         await asyncio.sleep(LISTEN_SECONDS)

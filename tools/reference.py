@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from connectors.registry import SYSTEMS
 from gateway import metrics
+from gateway.bulk_histogram import BulkHistogram
 from gateway.configuration.schema import connections_schema, main_schema
 from gateway.events.cloudevent import CloudEvent
 from gateway.events.documents import (
@@ -141,8 +142,8 @@ def metrics_table() -> str:
     ]
     lines += ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for metric in vars(metrics).values():
-        if isinstance(metric, Counter | Gauge | Histogram | metrics.BulkHistogram):
-            [family] = metric.collect() if isinstance(metric, metrics.BulkHistogram) else metric.describe()
+        if isinstance(metric, Counter | Gauge | Histogram | BulkHistogram):
+            [family] = metric.collect() if isinstance(metric, BulkHistogram) else metric.describe()
             name = f"{family.name}_total" if family.type == "counter" else family.name
             labels = ", ".join(f"`{label}`" for label in getattr(metric, "_labelnames", ())) or "-"
             lines.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")

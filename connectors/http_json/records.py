@@ -15,7 +15,8 @@ from urllib.parse import urljoin, urlsplit
 from connectors.http_json.mapping import read
 from connectors.http_json.streams import ListStream, Query
 from connectors.http_json.template import compiled, placeholders
-from connectors.kit.http import Answer, HttpClient
+from connectors.kit.answer import Answer
+from connectors.kit.http import HttpClient
 from connectors.kit.inbound import (
     in_turns,
     is_ascending,

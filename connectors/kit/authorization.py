@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
-from connectors.kit.http import Answer
+from connectors.kit.answer import Answer
 from gateway.model.connector import ConnectorSettings
 from gateway.model.credential import Logon, LogonGate, TokenSource
 from gateway.model.errors import AuthRefused, PermissionDenied

@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-import zlib
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING
 
 import httpx
 import orjson
 
+from connectors.kit.answer import Answer, Expected, parse_body
+from connectors.kit.body import BodyRefused, read_body
 from connectors.kit.classify import (
     asks_for_login,
     parse_clock,
@@ -30,7 +30,6 @@ from connectors.kit.classify import (
     unanswered,
 )
 from connectors.kit.cookies import cookie_jar
-from connectors.kit.json_text import parse_json
 from connectors.kit.pools import Shared
 from connectors.kit.words import words_of
 from gateway.model.address import ANYWHERE, AddressRefused, Reach
@@ -42,17 +41,8 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 8 << 20
 LARGE_BYTES = 256 << 10
-TURN = 64
-"""Pieces of an answer after which others have their turn: many may come at once, and each is parsed."""
 
-MAX_PIECES = 10_000
-MIN_PIECE_BYTES = 64
-"""Of so many pieces, on average: smaller ones cost more to parse than they bring."""
 
-Expected = Literal["json", "multipart", "anything", "reachable"]
-"""What makes an answer with 2xx good. `json`: JSON or nothing, under whatever content type. `anything`: all
-but a web page, which a proxy may have said. `reachable`: all but a page that asks for a login.
-"""
 _REQUEST_ID_HEADERS = (
     "x-request-id",
     "x-correlation-id",
@@ -61,8 +51,6 @@ _REQUEST_ID_HEADERS = (
     "x-amz-cf-id",
     "cf-ray",
 )
-_PAGE = re.compile(rb"<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
-_MULTIPART = re.compile(r"multipart/mixed\b", re.IGNORECASE)
 _CERTIFICATE_REFUSED = re.compile(
     r"alert (?:bad certificate|(?:no |unsupported )?certificate(?: expired| revoked| unknown)?|unknown"
     r" ca|access denied|decrypt error)",
@@ -76,20 +64,6 @@ _CANNOT_BE_SENT = (
     UnicodeError,
 )
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """A whole answer: 2xx, or a status that the caller asked for. `json` is None for an empty body or one
-    that is not JSON. `cookies_given`: by so many answers, up to this one.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    json: object
-    request_id: str | None
-    cookies_given: int = 0
 
 
 class HttpClient:
@@ -242,19 +216,15 @@ class HttpClient:
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await self._exchange(request, harmless)
             status_class = f"{answer.status // 100}xx"
-            if 200 <= answer.status < 300:
-                return self._judge_success(answer, call, harmless, expects)
-            if answer.status in accept:
+            is_good = answer.fits(expects) if 200 <= answer.status < 300 else answer.status in accept
+            if is_good:
                 return answer
-            raise self.error(answer, call, idempotent=harmless)
+            raise self._refusal(answer, call, harmless, expects)
         except AddressRefused as error:
             raise BadConfiguration(str(error)) from None
         except _CANNOT_BE_SENT as error:
-            raise BadConfiguration(
-                self.clean(
-                    f"{call} cannot be sent ({type(error).__name__}): check the address and the credential"
-                )
-            ) from None
+            text = f"{call} cannot be sent ({type(error).__name__}): check the address and the credential"
+            raise BadConfiguration(self.clean(text)) from None
         except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
             raise self._unanswered(error, call, sent=sent, idempotent=harmless) from error
         finally:
@@ -283,7 +253,12 @@ class HttpClient:
             request_id = self._request_id(response.headers)
             if (clock := parse_clock(response.headers.get("date"))) is not None:
                 self._clock = (clock, asyncio.get_running_loop().time())
-            body = await self._read(response, harmless, request_id)
+            encoding = response.headers.get("content-encoding", "identity").strip().lower()
+            try:
+                body = await read_body(response.aiter_raw(), encoding, max_bytes=self._max_body_bytes)
+            except BodyRefused as error:
+                what = f"the system's answer {error}"
+                raise unanswered(what, idempotent=harmless, request_id=request_id) from error
         finally:
             await response.aclose()
         return Answer(
@@ -292,70 +267,13 @@ class HttpClient:
             body=body,
             # a large one, read exactly, takes a second; in a thread others have their turn
             json=(
-                await asyncio.to_thread(_parse, body, response.headers)
+                await asyncio.to_thread(parse_body, body, response.headers)
                 if len(body) > LARGE_BYTES
-                else _parse(body, response.headers)
+                else parse_body(body, response.headers)
             ),
             request_id=request_id,
             cookies_given=given,
         )
-
-    async def _read(self, response: httpx.Response, harmless: bool, request_id: str | None) -> bytes:
-        """The body, decompressed by ourselves: never more than the cap is ever in
-        memory, whatever was sent.
-        """
-        encoding = response.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("identity", "gzip", "x-gzip", ""):
-            raise unanswered(
-                f"the system answered in the encoding {encoding[:20]!r}, which was not asked for",
-                idempotent=harmless,
-                request_id=request_id,
-            )
-        inflate = zlib.decompressobj(wbits=31) if "gzip" in encoding else None
-        body = bytearray()
-        received = pieces = 0
-        async for chunk in response.aiter_raw():
-            received, pieces = received + len(chunk), pieces + 1
-            if pieces % TURN == 0:
-                await asyncio.sleep(0)
-            if pieces > MAX_PIECES and received < pieces * MIN_PIECE_BYTES:
-                raise unanswered(
-                    f"the system's answer comes in more than {MAX_PIECES} pieces of a few bytes",
-                    idempotent=harmless,
-                    request_id=request_id,
-                )
-            try:
-                body += (
-                    chunk
-                    if inflate is None
-                    else inflate.decompress(chunk, self._max_body_bytes + 1 - len(body))
-                )
-            except zlib.error as error:
-                raise unanswered(
-                    f"the system's answer is not valid gzip: {error}",
-                    idempotent=harmless,
-                    request_id=request_id,
-                ) from error
-            if inflate is not None and inflate.unused_data:
-                # whatever came behind would be kept, and copied with each piece
-                raise unanswered(
-                    "the system's answer goes on behind its gzip data",
-                    idempotent=harmless,
-                    request_id=request_id,
-                )
-            if max(len(body), received) > self._max_body_bytes:
-                raise unanswered(
-                    f"the system's answer is larger than {self._max_body_bytes} bytes",
-                    idempotent=harmless,
-                    request_id=request_id,
-                )
-        if inflate is not None and body and not inflate.eof:
-            raise unanswered(
-                "the system's answer ends in the middle of its gzip data",
-                idempotent=harmless,
-                request_id=request_id,
-            )
-        return bytes(body)
 
     def error(
         self, answer: Answer, call: str, *, idempotent: bool, words: str | None = None
@@ -376,42 +294,23 @@ class HttpClient:
             answer.status, text, idempotent=idempotent, retry_after=retry_after, request_id=answer.request_id
         )
 
-    def _judge_success(self, answer: Answer, call: str, harmless: bool, expects: Expected) -> Answer:
-        content_type = answer.headers.get("content-type", "")
-        text = answer.body.removeprefix(b"\xef\xbb\xbf").lstrip()
-        is_html = "html" in content_type.lower()
-        is_page = text[:1] == b"<" and (is_html or _PAGE.match(text) is not None)
-        match expects:
-            case "multipart":
-                fits = _MULTIPART.match(content_type) is not None
-            case "json":
-                fits = not text or answer.json is not None
-            case "anything":
-                fits = not is_page
-            case "reachable":
-                fits = not (is_page and asks_for_login(answer.body))
-            case _:
-                assert_never(expects)
-        if fits:
-            return answer
-        if is_html or text[:1] == b"<":
-            if asks_for_login(answer.body):
-                raise AuthRefused(
-                    f"a login page answered {call}: check the address and the credential",
-                    doubtful=True,
-                    request_id=answer.request_id,
-                )
-            raise unanswered(
-                f"a web page instead of data answered {call}: {self.text_of(answer)}",
-                idempotent=harmless,
+    def _refusal(self, answer: Answer, call: str, harmless: bool, expects: Expected) -> ConnectorError:
+        """What an answer means that is not what was asked for, with 2xx or not."""
+        if not 200 <= answer.status < 300:
+            return self.error(answer, call, idempotent=harmless)
+        if answer.is_markup and asks_for_login(answer.body):
+            return AuthRefused(
+                f"a login page answered {call}: check the address and the credential",
+                doubtful=True,
                 request_id=answer.request_id,
             )
-        what = "multipart" if expects == "multipart" else "JSON"
-        raise unanswered(
-            f"the answer to {call} is not {what} ({self.clean(content_type)[:60] or 'no content type'})",
-            idempotent=harmless,
-            request_id=answer.request_id,
-        )
+        if answer.is_markup:
+            what = f"a web page instead of data answered {call}: {self.text_of(answer)}"
+        else:
+            wanted = "multipart" if expects == "multipart" else "JSON"
+            given = self.clean(answer.content_type)[:60] or "no content type"
+            what = f"the answer to {call} is not {wanted} ({given})"
+        return unanswered(what, idempotent=harmless, request_id=answer.request_id)
 
     def text_of(self, answer: Answer) -> str:
         """The system's own message, for people: printable, short, without secrets;
@@ -450,9 +349,3 @@ def _certificate_alert(error: BaseException | None) -> str | None:
             return found[0]
         error = error.__cause__ or error.__context__
     return None
-
-
-def _parse(body: bytes, headers: Mapping[str, str]) -> object:
-    if _MULTIPART.match(headers.get("content-type", "")):
-        return None
-    return parse_json(body)

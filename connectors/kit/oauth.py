@@ -15,9 +15,10 @@ import ssl
 from collections.abc import Callable, Mapping
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
+from connectors.kit.answer import Answer
 from connectors.kit.classify import DEFAULT_RETRY_AFTER_SECONDS
 from connectors.kit.credentials import RULES
-from connectors.kit.http import Answer, HttpClient
+from connectors.kit.http import HttpClient
 from connectors.kit.tls import shared_context
 from gateway.model.connector import Observer, unobserved
 from gateway.model.credential import Credential, TokenGrant

@@ -14,10 +14,11 @@ from dataclasses import replace
 from datetime import datetime
 from urllib.parse import quote
 
+from connectors.kit.answer import Answer
 from connectors.kit.authorization import authorization_for
 from connectors.kit.bisect import BadMeters, BatchRefusal, push_bisecting
 from connectors.kit.classify import whole_number
-from connectors.kit.http import Answer, HttpClient
+from connectors.kit.http import HttpClient
 from connectors.kit.inbound import clock_of, known
 from connectors.kit.manifest import load_manifest
 from connectors.kit.paging import ListPage, walk

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from urllib.parse import quote
 
-from connectors.kit.http import Answer
+from connectors.kit.answer import Answer
 from connectors.kit.inbound import is_ascending, page_at
 from connectors.kit.paging import ListPage, walk
 from connectors.maintainx.mapping import to_time

@@ -11,8 +11,9 @@ import base64
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
+from connectors.kit.answer import Answer
 from connectors.kit.bisect import BatchRefusal
-from connectors.kit.http import Answer, HttpClient
+from connectors.kit.http import HttpClient
 from connectors.kit.json_text import write_json
 from gateway.model.errors import (
     BadConfiguration,

@@ -51,8 +51,8 @@ MAX_NOTES = 12
 
 
 @dataclass(slots=True)
-class Called:
-    """What came of the calls of a run."""
+class CallResults:
+    """Of a run: whether the system answered, how many alerts changed, and why a call was denied."""
 
     answered: bool = False
     changed: int = 0
@@ -68,7 +68,7 @@ class Calls:
         settings: SyncSettings,
         claim: AlertClaim,
         link: ServedConnection,
-        called: Called,
+        called: CallResults,
     ) -> None:
         self._database = database
         self._claim = claim

@@ -11,12 +11,12 @@ from gateway.alerts import life
 from gateway.model import alerts
 from gateway.model.alert_life import AlertState, AlertTrigger, Why
 from gateway.model.alert_rule import Silent, observed
-from gateway.model.alerts import Changed, Episode, Judged, Point, RuleState, Standing
+from gateway.model.alerts import AlertChanges, Episode, FoldResult, Point, RuleState, Standing
 from gateway.model.sample import Metrics, to_microseconds
-from gateway.store import alert_streams, windows
+from gateway.store import alert_streams, judgements, windows
 from gateway.store import alerts as store
 from gateway.store.alert_streams import AlertClaim, BegunRule
-from gateway.store.alerts import Judgement
+from gateway.store.judgements import Judgement
 from gateway.store.pool import Connection, Database
 
 SLICE_ROWS = 2_000
@@ -31,8 +31,8 @@ NOBODY_LISTENS_SECONDS = 30.0
 
 
 @dataclass(slots=True)
-class Done:
-    """What a transaction has done. `is_last`: nothing is left for the moment."""
+class SliceResult:
+    """Of one transaction: how many alerts changed. `is_last`: nothing is left for the moment."""
 
     is_last: bool
     changed: int = 0
@@ -48,30 +48,30 @@ class _Slice:
     changed: int = 0
 
 
-async def judge_slice(database: Database, claim: AlertClaim) -> Done:
+async def judge_slice(database: Database, claim: AlertClaim) -> SliceResult:
     """Judges the next slice of the log and moves the place in it. Raises LeaseLost, StoreError."""
     async with database.transaction() as connection:
         watermark = await alert_streams.watermark(connection, claim)
         part = await windows.next_slice(connection, claim.customer, watermark, SLICE_ROWS)
         if part.until == watermark:
-            return Done(is_last=True)
+            return SliceResult(is_last=True)
         rules = await alert_streams.read_rules(connection, claim.connection)
-        found = await store.samples(connection, claim.customer, part.after, part.until)
+        found = await judgements.samples(connection, claim.customer, part.after, part.until)
         wanted = {device: [begun for begun in rules if begun.rule.matches(device)] for device in found}
         devices = sorted(device for device, matching in wanted.items() if matching)
         work = _Slice(
             connection=connection,
             claim=claim,
-            judgements=await store.judgements(connection, claim.connection, devices) if devices else {},
+            judgements=await judgements.read(connection, claim.connection, devices) if devices else {},
             opened=await store.open_of(connection, claim.connection, devices) if devices else {},
         )
         for device in devices:
             for begun in wanted[device]:
                 await _judge_device(work, begun, device, found[device])
-        await store.put_judgements(connection, claim.connection, work.put)
-        await store.advance(connection, claim.connection, part.until)
+        await judgements.put(connection, claim.connection, work.put)
+        await judgements.advance(connection, claim.connection, part.until)
         await alert_streams.prove(connection, claim)
-    return Done(is_last=part.is_last, changed=work.changed)
+    return SliceResult(is_last=part.is_last, changed=work.changed)
 
 
 async def _judge_device(
@@ -125,18 +125,18 @@ async def _again(
     standing: Sequence[Standing],
     points: Sequence[Point],
     judged_to: int,
-) -> Judged:
+) -> FoldResult:
     """The fold from before the first change. Reads no more of the device's log than it takes to meet what
     stands.
     """
     rule, customer, first, last = begun.rule, work.claim.customer, points[0].at, points[-1].at
-    heard = await store.heard_before(work.connection, customer, device, first, rule.metric)
+    heard = await judgements.heard_before(work.connection, customer, device, first, rule.metric)
     start = first if heard is None else max(0, alerts.reads_from(rule, standing, first, heard))
-    earlier = await store.history(work.connection, customer, device, start, first - 1, MAX_EARLIER)
+    earlier = await judgements.history(work.connection, customer, device, start, first - 1, MAX_EARLIER)
     state = alerts.before(rule, standing, _points(begun, earlier), first)
     until, page = max(last, judged_to), FIRST_PAGE
     while True:
-        later = await store.history(work.connection, customer, device, first, until, page)
+        later = await judgements.history(work.connection, customer, device, first, until, page)
         judged = alerts.rejudge(
             rule, standing, state, _points(begun, later), first=first, last=last, judged_to=judged_to
         )
@@ -145,7 +145,7 @@ async def _again(
         page *= 10
 
 
-async def _apply(work: _Slice, begun: BegunRule, device: str, changed: Changed) -> None:
+async def _apply(work: _Slice, begun: BegunRule, device: str, changed: AlertChanges) -> None:
     """Withdrawals first, then what is over, then what is open: at most one is open at any moment."""
     for alert in changed.withdrawn:
         held = (await store.some(work.connection, [alert]))[0]
@@ -198,15 +198,15 @@ async def _now(connection: Connection) -> int:
     return to_microseconds(await connection.fetchval("select now()"))
 
 
-async def judge_silence(database: Database, claim: AlertClaim) -> Done:
+async def judge_silence(database: Database, claim: AlertClaim) -> SliceResult:
     """Looks at the devices whose silence is due; those that are not asked for cost
     nothing. Raises LeaseLost.
     """
     async with database.transaction() as connection:
         await alert_streams.watermark(connection, claim)  # takes the row: the rules stay until we commit
-        due = await store.silences(connection, claim.connection, SILENT_AT_ONCE)
+        due = await judgements.silences(connection, claim.connection, SILENT_AT_ONCE)
         if not due:
-            return Done(is_last=True)
+            return SliceResult(is_last=True)
         rules = {
             begun.rule.id: begun for begun in await alert_streams.read_rules(connection, claim.connection)
         }
@@ -243,6 +243,6 @@ async def judge_silence(database: Database, claim: AlertClaim) -> Done:
             )
             looked.append((found.rule, found.device, None))
             changed += 1
-        await store.looked_at(connection, claim.connection, looked)
+        await judgements.looked_at(connection, claim.connection, looked)
         await alert_streams.prove(connection, claim)
-    return Done(is_last=len(due) < SILENT_AT_ONCE, changed=changed)
+    return SliceResult(is_last=len(due) < SILENT_AT_ONCE, changed=changed)

@@ -6,7 +6,7 @@ from gateway.alerts import life
 from gateway.model.alert_life import AlertTrigger
 from gateway.model.alert_rule import Silent
 from gateway.model.alerts import RuleState
-from gateway.store import alert_streams, mappings
+from gateway.store import alert_streams, judgements, mappings
 from gateway.store import alerts as store
 from gateway.store.pool import Connection
 from gateway.sync.link import ServedConnection
@@ -31,7 +31,7 @@ async def begin(connection: Connection, link: ServedConnection) -> None:
         for device in known
         if rule.matches(device)
     ]
-    await store.expect(connection, link.connection, waiting)
+    await judgements.expect(connection, link.connection, waiting)
 
 
 async def disconnect(connection: Connection, connection_id: str) -> None:

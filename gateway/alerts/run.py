@@ -11,8 +11,8 @@ import structlog
 
 from gateway import clock
 from gateway.alerts import life
-from gateway.alerts.call import Called, Calls
-from gateway.alerts.judge import Done, judge_silence, judge_slice
+from gateway.alerts.call import CallResults, Calls
+from gateway.alerts.judge import SliceResult, judge_silence, judge_slice
 from gateway.bulkhead import Fault
 from gateway.model.alert_life import AlertTrigger
 from gateway.model.errors import ConnectorError, RateLimited, StoreError
@@ -44,7 +44,7 @@ LOOK_AGAIN = -1
 _SEEN = {"acknowledged": AlertTrigger.SEEN_ACKNOWLEDGED, "closed": AlertTrigger.SEEN_CLOSED}
 
 
-def _followed(claim: AlertClaim, seen: int, called: Called) -> int | None:
+def _followed(claim: AlertClaim, seen: int, called: CallResults) -> int | None:
     """Up to where records were looked at. A record may have been there before the alert that it belongs to
     was known to be raised: after calls all of them are looked at again.
     """
@@ -74,7 +74,7 @@ class AlertRunner:
         until = clock.monotonic() + RUN_SECONDS
         changed, more = 0, False
         for part in (judge_slice, judge_silence):
-            done = Done(is_last=False)
+            done = SliceResult(is_last=False)
             while not done.is_last and clock.monotonic() < until:
                 done = await part(self._database, claim)
                 changed += done.changed
@@ -82,7 +82,7 @@ class AlertRunner:
         seen = await self._follow(claim, link)
         changed += seen
         wait, attempts, put_off_count = 0.0, claim.attempts, claim.put_off
-        called = Called()
+        called = CallResults()
         if claim.callable:
             wait, attempts, put_off_count = await self._call(claim, link, called, until)
             changed += called.changed
@@ -127,7 +127,7 @@ class AlertRunner:
         return len(progress)
 
     async def _call(
-        self, claim: AlertClaim, link: ServedConnection, called: Called, until: float
+        self, claim: AlertClaim, link: ServedConnection, called: CallResults, until: float
     ) -> tuple[float, int, int]:
         """Seconds until the system may be called again, failed runs in a row, and those that it put off."""
         calls = Calls(self._database, self._settings, claim, link, called)

@@ -132,10 +132,12 @@ class Mover:
             await self._quiet(customer, owner)
             async with self._database.transaction() as connection:
                 await moving.require(connection, customer, MoveStage.LEAVING, move)
-                await moving.take(connection, customer, move, positions[marked[-1]], is_whole=is_whole)
+                await moving.take_out_of_force(
+                    connection, customer, move, positions[marked[-1]], is_whole=is_whole
+                )
         except BaseException:
             async with self._database.transaction() as connection:
-                await moving.let_go(connection, customer, owner)
+                await moving.release(connection, customer, owner)
             raise
 
     async def _quiet(self, customer: str, owner: str) -> None:
@@ -278,7 +280,7 @@ class Mover:
         async with self._database.transaction() as connection:
             held = await moving.read(connection, customer)
             if held is not None and held.stage is MoveStage.LEAVING:
-                await moving.let_go(connection, customer, None)
+                await moving.release(connection, customer, None)
                 await moving.stay(connection, customer)
                 return code(MoveStage.LEAVING, customer, held.move)
             is_here = (

@@ -29,7 +29,7 @@ def alerts(
     state: Annotated[
         list[AlertState] | None, typer.Option(help="In this state only; may be repeated.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Those that are over too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Those that are cleared too.")] = False,
     json: Json = False,
 ) -> None:
     """List alerts, the newest first, a thousand at most: what, since when, where they are at the system.
@@ -43,7 +43,7 @@ def alerts(
         return
     console = Console(highlight=False, soft_wrap=True)
     if not found:
-        console.print(Text("no alert" if everything or state else "no open alert", style="green"))
+        console.print(Text("no alert" if everything or state else "every alert is cleared", style="green"))
     for alert in found:
         _show(console, alert)
 

@@ -10,14 +10,11 @@ from typing import Annotated
 
 import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from gateway import clock
-from gateway.cli import screen
+from gateway.cli import connection_screen, screen
 from gateway.cli.operate import DEFAULT, EVERY_SECRET, Config, Id, Json, Operator, Yes, near_misses, operate
-from gateway.cli.screen import Column
 from gateway.events.documents import issue_document, status_document
 from gateway.model.connection import State
 from gateway.model.errors import ConfigError
@@ -76,7 +73,7 @@ def list_connections(
     if json:
         _print([_status(each) for each in sorted(found, key=lambda each: each.connection)])
     else:
-        _show_list(
+        connection_screen.show_list(
             screen.console(), found, {each: counts.get(each, 0) for each in wanted.states}, clock.now()
         )
 
@@ -117,15 +114,15 @@ def show(connection: Id, config: Config = DEFAULT, json: Json = False) -> None:
         )
         return
     console = screen.console()
-    _show_facts(console, found, clock.now())
-    _show_streams(console, found)
+    connection_screen.show_facts(console, found, clock.now())
+    connection_screen.show_streams(console, found)
     for issue in issues:
         console.print(
             Text.assemble(
                 "\n", (issue.title, "bold red"), f"\n{issue.instructions}\n", (issue.action_url, "cyan")
             )
         )
-    _show_transitions(console, transitions)
+    connection_screen.show_transitions(console, transitions)
 
 
 @app.command()
@@ -166,22 +163,9 @@ def verify(connection: Id, config: Config = DEFAULT, json: Json = False) -> None
     if json:
         _print(asdict(found))
     else:
-        _show_verification(screen.console(), connection, found)
+        connection_screen.show_verification(screen.console(), connection, found)
     if not found.is_good:
         raise typer.Exit(1)
-
-
-def _show_verification(console: Console, connection: str, found: Verification) -> None:
-    style = "green" if found.is_good else "red"
-    console.print(
-        Text.assemble((connection, "bold"), " ", (found.verdict.value, style), f" {found.detail}".rstrip())
-    )
-    if found.account is not None:
-        console.print(Text(f"  account  {found.account}"))
-    if found.meters is not None or found.meters_detail:
-        console.print(Text(f"  meters   {found.meters_detail or len(found.meters or ())}"))
-    for one in found.records:
-        console.print(Text(f"  records  {one.title}: {one.detail or 'can be read'}"))
 
 
 @app.command()
@@ -298,136 +282,3 @@ def _print(document: object) -> None:
 
 def _status(found: ConnectionStatus) -> dict[str, object]:
     return status_document(found, now=clock.now()).model_dump(mode="json", by_alias=True)
-
-
-def _show_list(
-    console: Console, found: Sequence[ConnectionStatus], counts: Mapping[State, int], now: datetime
-) -> None:
-    """`counts`: of all that are wanted, shown or not."""
-    if not found:
-        console.print("no connections: declare them in a file for `fieldgate apply`, or make them by the API")
-        return
-    columns = (
-        Column(name="connection"),
-        Column(name="customer"),
-        Column(name="system", drop=2),
-        Column(name="state"),
-        Column(name="since", numbers=True),
-        Column(name="lag", numbers=True, drop=1),
-        Column(name="pending", numbers=True, drop=4),
-        Column(name="dead", numbers=True),
-        Column(name="credits", numbers=True, drop=3),
-        Column(name="reason", free=True),
-    )
-    screen.show(console, columns, [_row(each, now) for each in found])
-    total = sum(counts.values())
-    parts = [Text.assemble(f"{counts[each]} ", screen.state(each)) for each in State if counts.get(each)]
-    console.print(
-        Text.assemble("\n", (screen.count(total, "connection"), "bold"), ": ", Text(", ").join(parts))
-    )
-    if total > len(found):
-        console.print(Text(f"{len(found)} are shown; --limit {total} shows all", style="yellow"))
-
-
-def _row(found: ConnectionStatus, now: datetime) -> tuple[Text | str, ...]:
-    return (
-        found.connection,
-        found.customer,
-        found.system,
-        screen.state(found.state),
-        screen.span(now - found.since),
-        screen.span(found.lag_seconds) if found.lag_seconds else "-",
-        str(found.pending),
-        Text(str(found.dead_letters), style="red" if found.dead_letters else ""),
-        str(found.credits),
-        Text(found.reason or "", style="dim"),
-    )
-
-
-def _show_facts(console: Console, found: ConnectionStatus, now: datetime) -> None:
-    lines = [
-        ("customer", Text(found.customer)),
-        (
-            "system",
-            Text(
-                f"{found.system}, {found.hosting}, tier {found.tier}, {screen.count(found.credits, 'credit')}"
-            ),
-        ),
-        (
-            "state",
-            Text.assemble(
-                screen.state(found.state),
-                f" for {screen.span(now - found.since)}, since {screen.moment(found.since)}",
-            ),
-        ),
-        ("reason", Text(found.reason or "")),
-        ("failing", Text("" if found.operation is None else f"{found.operation}{_next_trial(found)}")),
-        ("incident", Text(found.incident or "")),
-        ("last sync", Text(screen.moment(found.last_success_at))),
-        ("waiting", Text(screen.count(found.pending, "reading"))),
-        (
-            "dead",
-            Text(screen.count(found.dead_letters, "dead letter"), style="red" if found.dead_letters else ""),
-        ),
-        ("delivery", Text(found.delivery)),
-        ("request id", Text(found.request_id or "")),
-    ]
-    console.print(Text(found.connection, style="bold"))
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
-    for name, text in lines:
-        if text.plain:
-            facts.add_row(f"  {name}", text)
-    console.print(facts)
-
-
-def _next_trial(found: ConnectionStatus) -> str:
-    return "" if found.next_trial_at is None else f", tried again {screen.moment(found.next_trial_at)}"
-
-
-def _show_streams(console: Console, found: ConnectionStatus) -> None:
-    if not found.streams:
-        return
-    columns = (
-        Column(name="stream"),
-        Column(name="phase"),
-        Column(name="state"),
-        Column(name="lag", numbers=True, drop=1),
-        Column(name="walked", numbers=True, drop=2),
-        Column(name="pending", numbers=True, drop=3),
-    )
-    rows: list[tuple[str, ...]] = []
-    for stream in found.streams:
-        walked = (
-            ("-", "-")
-            if stream.progress is None
-            else (f"{stream.progress.fraction:.0%}", str(stream.progress.pending_readings))
-        )
-        rows.append((stream.name, stream.phase, stream.state, screen.span(stream.lag_seconds), *walked))
-    console.print()
-    screen.show(console, columns, rows)
-
-
-def _show_transitions(console: Console, transitions: Sequence[Transition]) -> None:
-    if not transitions:
-        return
-    columns = (
-        Column(name="last transitions"),
-        Column(name="from", drop=2),
-        Column(name="to"),
-        Column(name="by", drop=1),
-        Column(name="reason", free=True),
-    )
-    rows = [
-        (
-            screen.moment(each.at),
-            each.from_state or "-",
-            screen.state(State(each.to_state)),
-            each.actor,
-            Text(each.reason or "", style="dim"),
-        )
-        for each in transitions
-    ]
-    console.print()
-    screen.show(console, columns, rows)

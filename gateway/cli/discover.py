@@ -25,8 +25,9 @@ from gateway.cli import screen
 from gateway.cli.given import checked_name
 from gateway.configuration import load
 from gateway.events.listening import listen
-from gateway.ingest.discover import Discovery, HeardMessage, MessageGroup
+from gateway.ingest.discover import Discovery
 from gateway.ingest.discover import discover as sort_out
+from gateway.ingest.proposal import HeardMessage, MessageGroup
 from gateway.model.errors import ConfigError
 from gateway.model.topics import filter_fault
 from gateway.settings import Settings

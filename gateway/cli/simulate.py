@@ -71,8 +71,6 @@ def simulate(
     Example: fieldgate simulate --broker mqtt://127.0.0.1:1883 --customer acme --preset zigbee2mqtt
     """
     checked_name("--customer", customer)
-    if ca_file is not None and not Path(ca_file).is_file():
-        raise ConfigError(f"--ca-file {ca_file}: no such file; name the broker's authority in PEM")
     seconds = None if duration is None else span("--duration", duration).total_seconds()
     fleet, asked_by = _fleet(preset, zone, customer=customer, devices=devices, seed=seed)
     publisher = Publisher(
@@ -227,6 +225,8 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _broker(url: str, username: str | None, ca_file: str | None) -> BrokerSettings:
+    if ca_file is not None and not Path(ca_file).is_file():
+        raise ConfigError(f"--ca-file {ca_file}: no such file; name the broker's authority in PEM")
     try:
         return BrokerSettings.model_validate(
             {

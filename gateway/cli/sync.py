@@ -5,7 +5,7 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import orjson
@@ -81,13 +81,8 @@ def sync(
         )
         raise
     if json:
-        body = {
-            "connection": connection,
-            "mode": "full" if full else "incremental",
-            "outcome": result.outcome,
-            "detail": result.detail,
-        }
-        print(orjson.dumps({**body, "delivered": result.delivered, "rejected": result.rejected}).decode())
+        asked = {"connection": connection, "mode": "full" if full else "incremental"}
+        print(orjson.dumps({**asked, **asdict(result)}).decode())
     else:
         _show(connection, result)
     if result.outcome in ("failed", "stopped"):

@@ -287,7 +287,7 @@ async def _one(operator: Operator, hook: str, event_id: str) -> Sent | None:
 
 
 async def _awaited(operator: Operator, hook: str, event_id: str, *, attempts: int = 0) -> Sent | None:
-    """What became of the next attempt; None where nobody made one in time."""
+    """The outcome of the next attempt; None where nobody made one in time."""
     deadline = clock.monotonic() + ANSWER_SECONDS
     while clock.monotonic() < deadline:
         now = await _one(operator, hook, event_id)

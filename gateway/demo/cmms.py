@@ -11,20 +11,18 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 
 import orjson
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from gateway import clock
+from gateway.demo.answers import invalid_answer, json_answer
+from gateway.demo.meters import DemoMeter, DemoMeters
 from gateway.demo.work_orders import DemoRefusal, Workshop, text
 
-_MAX_BODY_BYTES = 1 << 20
-_MAX_AGE = timedelta(days=3)
-_PAGE_DEFAULT, _PAGE_MAX = 100, 200
 _MOMENTS = 4  # in which the people look around while they are at a work order
 
 
@@ -39,41 +37,6 @@ class Switches:
     """Calls per 60 s. MaintainX public API reference: rate limits: 100 requests per 60 s for a user, and for
     /meterreadings.
     """
-
-
-@dataclass(slots=True, kw_only=True)
-class DemoMeter:
-    """A meter and every value that it was ever sent, by readingDate."""
-
-    id: int
-    name: str
-    unit: str | None = None
-    asset: dict[str, object] | None = None
-    readings: dict[datetime, list[float]] = field(default_factory=dict)
-
-    @property
-    def repeats(self) -> int:
-        """Readings beyond the first of each (meter, readingDate)."""
-        return sum(len(values) - 1 for values in self.readings.values())
-
-    def document(self, expand: Sequence[str]) -> dict[str, object]:
-        """As GET /meters lists it. MaintainX public API reference: meters: only `lastReading` is shown, with
-        `expand=last_reading`, never the history; its asset with `expand=asset`.
-        """
-        listed: dict[str, object] = {
-            "id": self.id,
-            "name": self.name,
-            "unit": self.unit or "",
-            "measurementType": "AUTOMATED_SENSOR",
-        }
-        if "asset" in expand and self.asset is not None:
-            listed["asset"] = self.asset
-        if "last_reading" in expand:
-            last = max(self.readings, default=None)
-            listed["lastReading"] = (
-                None if last is None else {"readingDate": text(last), "value": self.readings[last][-1]}
-            )
-        return listed
 
 
 class _DemoServer(uvicorn.Server):
@@ -104,7 +67,7 @@ class DemoCmms:
         self.api_key = api_key
         self.switches = Switches()
         self.requests: dict[str, int] = {}
-        self.meters: dict[int, DemoMeter] = {}
+        self._meters = DemoMeters()
         self.workshop = Workshop()
         self._people_seconds = people_seconds
         self._people: asyncio.Task[None] | None = None
@@ -128,12 +91,15 @@ class DemoCmms:
 
     def add_meter(self, name: str, *, unit: str | None = None) -> int:
         """The id of a new meter."""
-        number = 1000 + len(self.meters) + 1
         shop = self.workshop
         device = name.rpartition(" ")[0]  # a meter is called `{device} {metric}`
         asset = shop.assets[shop.add_asset(device, clock.now())].document() if device else None
-        self.meters[number] = DemoMeter(id=number, name=name, unit=unit, asset=asset)
-        return number
+        return self._meters.add(name, unit=unit, asset=asset)
+
+    @property
+    def meters(self) -> dict[int, DemoMeter]:
+        """By their number."""
+        return self._meters.by_id
 
     async def __aenter__(self) -> DemoCmms:
         listener = socket.create_server((self._host, self._port))
@@ -200,11 +166,11 @@ class DemoCmms:
         @application.post("/_control")
         async def control(request: Request) -> Response:
             fault = self.control(orjson.loads(await request.body()))
-            return _json(400, {"error": fault}) if fault else _json(200, {})
+            return json_answer(400, {"error": fault}) if fault else json_answer(200, {})
 
         @application.get("/_control/state")
         async def state() -> Response:
-            return _json(200, self.state())
+            return json_answer(200, self.state())
 
         @application.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
         async def api(request: Request, path: str) -> Response:
@@ -221,7 +187,7 @@ class DemoCmms:
         if self.switches.slow_seconds:
             await asyncio.sleep(self.switches.slow_seconds)
         if self.switches.answer_500:
-            return _json(500, {"error": "Internal server error"})
+            return json_answer(500, {"error": "Internal server error"})
         # MaintainX public API reference: authentication: bearer key; a key that is unknown or revoked gets
         # 401 with an empty body.
         if self.switches.revoke_key or request.headers.get("authorization") != f"Bearer {self.api_key}":
@@ -230,7 +196,7 @@ class DemoCmms:
         # wait; 429 with `error`.
         left, reset = self._take_call()
         response = (
-            _json(429, {"error": "Too many requests"}) if left < 0 else self._route(request, path, body)
+            json_answer(429, {"error": "Too many requests"}) if left < 0 else self._route(request, path, body)
         )
         response.headers.update(
             {
@@ -251,9 +217,9 @@ class DemoCmms:
     def _route(self, request: Request, path: str, body: bytes) -> Response:
         match request.method, path:
             case "GET", "meters":
-                return self._list(request)
+                return self._meters.page(request.query_params, f"{self.url}/meters")
             case "POST", "meterreadings":
-                return self._take_readings(body)
+                return self._meters.take_readings(body)
             case _:
                 return self._answer_work(request, path, body)
 
@@ -261,9 +227,9 @@ class DemoCmms:
         try:
             return self._route_work(request, path, body)
         except DemoRefusal as fault:
-            return _invalid(fault.error, fault.path, fault.value)
+            return invalid_answer(fault.error, fault.path, fault.value)
         except orjson.JSONDecodeError:
-            return _invalid("body is not JSON", "", "")
+            return invalid_answer("body is not JSON", "", "")
 
     def _route_work(self, request: Request, path: str, body: bytes) -> Response:
         """MaintainX public API reference: work orders, their comments, assets. Raises DemoRefusal."""
@@ -273,18 +239,18 @@ class DemoCmms:
         order = shop.orders.get(int(number)) if number.isdigit() else None
         match request.method, place, part:
             case "GET", "assets", "" if not rest:
-                return _json(200, shop.list_assets(query))
+                return json_answer(200, shop.list_assets(query))
             case "GET", "workorders", "" if not rest:
-                return _json(200, shop.list_orders(query))
+                return json_answer(200, shop.list_orders(query))
             case "POST", "workorders", "" if not rest:
-                return _json(200, {"id": shop.create(orjson.loads(body), now)})
+                return json_answer(200, {"id": shop.create(orjson.loads(body), now)})
             case _ if place != "workorders" or order is None:
-                return _json(404, {"error": "Not found"})
+                return json_answer(404, {"error": "Not found"})
             case "GET", _, "":
-                return _json(200, {"workOrder": order.document()})
+                return json_answer(200, {"workOrder": order.document()})
             case "PATCH", _, "":
                 shop.change(order.id, orjson.loads(body), now)
-                return _json(200, {"workOrder": order.document()})
+                return json_answer(200, {"workOrder": order.document()})
             case "DELETE", _, "":
                 shop.remove(order.id)
                 return Response(status_code=204)
@@ -293,111 +259,12 @@ class DemoCmms:
                     {"id": made, "authorId": 1, "content": content, "createdAt": text(at)}
                     for made, content, at in order.comments
                 ]
-                return _json(200, {"comments": comments, "nextCursor": None, "nextPageUrl": None})
+                return json_answer(200, {"comments": comments, "nextCursor": None, "nextPageUrl": None})
             case "POST", _, "comments":
                 document = orjson.loads(body)
                 content = document.get("content") if isinstance(document, dict) else None
                 if not isinstance(content, str) or not content:
                     raise DemoRefusal("content must be a non-empty string", "content", content)
-                return _json(201, {"id": shop.comment(order.id, content, now)})
+                return json_answer(201, {"id": shop.comment(order.id, content, now)})
             case _:
-                return _json(404, {"error": "Not found"})
-
-    def _list(self, request: Request) -> Response:
-        # MaintainX public API reference: GET /meters: cursor paging, limit 1 to 200, 100 by default;
-        # nextCursor and nextPageUrl.
-        limit, cursor = (
-            request.query_params.get("limit", str(_PAGE_DEFAULT)),
-            request.query_params.get("cursor", "0"),
-        )
-        if not (limit.isdigit() and 1 <= int(limit) <= _PAGE_MAX):
-            return _invalid("limit must be from 1 to 200", "limit", limit)
-        if not cursor.isdigit():
-            return _invalid("cursor is not valid", "cursor", cursor)
-        rest = sorted(number for number in self.meters if number > int(cursor))
-        page, more = rest[: int(limit)], len(rest) > int(limit)
-        following = str(page[-1]) if more else None
-        url = f"{self.url}/meters?limit={limit}&cursor={following}" if more else None
-        expand = request.query_params.getlist("expand")
-        return _json(
-            200,
-            {
-                "meters": [self.meters[number].document(expand) for number in page],
-                "nextCursor": following,
-                "nextPageUrl": url,
-            },
-        )
-
-    def _take_readings(self, body: bytes) -> Response:
-        """All or nothing: the reference names one status for the array, so nothing is taken before everything
-        is checked.
-        """
-        # The reference names 413 and no size; one megabyte is this demonstration's.
-        if len(body) > _MAX_BODY_BYTES:
-            return _json(413, {"error": "Payload too large"})
-        try:
-            items = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return _invalid("body is not JSON", "", "")
-        if not isinstance(items, list) or not items:
-            return _invalid("body must be a non-empty array", "", "")
-        checked: list[tuple[DemoMeter, datetime, float]] = []
-        now = clock.now()
-        for position, item in enumerate(items):
-            fault = self._check(item, position, now, checked)
-            if fault is not None:
-                return fault
-        for meter, at, value in checked:
-            meter.readings.setdefault(at, []).append(value)
-        # MaintainX public API reference: POST /meterreadings: 201 with an array, which has no id of the
-        # reading.
-        return _json(
-            201,
-            [
-                {"meterId": meter.id, "value": value, "readingDate": text(at), "createdAt": text(now)}
-                for meter, at, value in checked
-            ],
-        )
-
-    def _check(
-        self, item: object, position: int, now: datetime, checked: list[tuple[DemoMeter, datetime, float]]
-    ) -> Response | None:
-        if not isinstance(item, dict):
-            return _invalid("must be an object", f"[{position}]", item)
-        number, value, at = item.get("meterId"), item.get("value"), _time(item.get("readingDate"))
-        if not isinstance(number, int) or isinstance(number, bool):
-            return _invalid("meterId must be an integer", f"[{position}].meterId", number)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            return _invalid("value must be a number", f"[{position}].value", value)
-        if at is None:
-            return _invalid(
-                "readingDate must be an ISO 8601 date", f"[{position}].readingDate", item.get("readingDate")
-            )
-        # MaintainX public API reference: POST /meterreadings: 404 for the whole call when a meter is unknown;
-        # which one is not said.
-        if number not in self.meters:
-            return _json(404, {"error": "Meter not found"})
-        # MaintainX public API reference: readingDate may not be more than 3 days in the past for automated
-        # (IoT) meters.
-        if now - at > _MAX_AGE:
-            return _json(400, {"errors": [{"error": "readingDate may not be more than 3 days in the past"}]})
-        checked.append((self.meters[number], at, float(value)))
-        return None
-
-
-def _invalid(error: str, path: str, value: object) -> Response:
-    # MaintainX public API reference: errors: 400 and 403 carry `errors` with `error`, `fieldPath` and
-    # `fieldValue`.
-    return _json(400, {"errors": [{"error": error, "fieldPath": path, "fieldValue": value}]})
-
-
-def _json(status: int, document: object) -> Response:
-    return Response(orjson.dumps(document), status_code=status, media_type="application/json")
-
-
-def _time(value: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return at.astimezone(UTC) if at is not None and at.tzinfo is not None else None
+                return json_answer(404, {"error": "Not found"})

@@ -185,7 +185,16 @@ def _issue_key(folder: Path) -> str:
 
 def _write_configuration(folder: Path, servers: Embedded, cmms: DemoCmms, address: str) -> None:
     write_secret(folder / "database.dsn", servers.dsn)
-    gateway = {
+    for name, document in (
+        ("fieldgate.yaml", _gateway(servers, address)),
+        ("connections.yaml", {"connections": [_connection(cmms)]}),
+    ):
+        text = yaml.safe_dump(document, sort_keys=False, width=160)
+        (folder / name).write_text(f"# Written by `fieldgate demo` at each start.\n{text}")
+
+
+def _gateway(servers: Embedded, address: str) -> dict[str, object]:
+    return {
         "instance": "demo",
         "broker": {"url": servers.broker_url},
         "database": {"dsn": "${file:database.dsn}"},
@@ -195,7 +204,10 @@ def _write_configuration(folder: Path, servers: Embedded, cmms: DemoCmms, addres
         "security": {"encryption_keys": ["${file:../security.key}"]},
         "sync": {"lateness": "1s", "backoff_cap": "5s", "unknown_wait": "3s"},
     }
-    connection = {
+
+
+def _connection(cmms: DemoCmms) -> dict[str, object]:
+    return {
         "id": CONNECTION,
         "customer": CUSTOMER,
         "system": "maintainx",
@@ -234,6 +246,3 @@ def _write_configuration(folder: Path, servers: Embedded, cmms: DemoCmms, addres
             for metric, (unit, reduce) in METERS.items()
         ],
     }
-    for name, document in (("fieldgate.yaml", gateway), ("connections.yaml", {"connections": [connection]})):
-        text = yaml.safe_dump(document, sort_keys=False, width=160)
-        (folder / name).write_text(f"# Written by `fieldgate demo` at each start.\n{text}")

@@ -52,7 +52,7 @@ class Backlog:
     async def refresh(self) -> None:
         """Sets every gauge from the database now. Raises StoreError."""
         dead = await status.dead_letters(self._database)
-        open_alerts = await alerts.open_counts(self._database)
+        open_alerts = await alerts.uncleared_counts(self._database)
         extent = await ledger.extent(self._database)
         used = None if extent == self._moved else await ledger.usage(self._database)
         counts = await incidents.counts(self._database)

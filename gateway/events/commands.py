@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
-import aiomqtt
 import structlog
 from paho.mqtt.subscribeoptions import SubscribeOptions
 from pydantic import ValidationError
 
-from gateway import clock, metrics
+from gateway import clock
 from gateway.bulkhead import contained
+from gateway.events.command_admission import MAX_WAITING, Admission, AdmittedCommand, count
 from gateway.events.command_documents import (
     CommandAnswer,
     CommandError,
@@ -35,7 +34,7 @@ from gateway.events.documents import status_document
 from gateway.events.leading import lead
 from gateway.events.record_documents import answer_payload
 from gateway.events.session import ControlSession, PublishRefused, StrictClient
-from gateway.model.command import Allowance, Verb, commands_filter, may_reply_to, parse_topic, take
+from gateway.model.command import Verb, commands_filter
 from gateway.model.errors import RequestRefused, StoreError, StoreRejected, StoreUnavailable
 from gateway.model.explanation import Explanation
 from gateway.model.record import read_cursor
@@ -47,7 +46,6 @@ from gateway.store.records import Records
 log = structlog.get_logger(__name__)
 
 LEASE = "commands"
-REQUEST_BYTES = 64 << 10
 ANSWER_BYTES = 320 << 10
 """More than the largest record takes."""
 
@@ -57,9 +55,6 @@ ENVELOPE_BYTES = 1024
 ANSWER_SECONDS = 10.0
 EXPIRY_SECONDS = 60
 WORKERS = 4
-WAITING = 256
-WAITING_PER_CUSTOMER = 8
-REMEMBERED_CUSTOMERS = 10_000
 
 
 class Synchronise(Protocol):
@@ -72,17 +67,6 @@ class Synchronise(Protocol):
 
 Explain = Callable[[str, str, bytes], Explanation]
 """customer, topic, payload. Raises RequestRefused."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    customer: str
-    verb: str
-    payload: bytes
-    reply: str | None
-    correlation: bytes | None
-    request_id: str
-    refusal: RequestRefused | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +100,7 @@ class Commands:
         self._synchronise = synchronise
         self._explain = explain
         self._root = settings.broker.topic_root
-        self._allowances: dict[str, Allowance] = {}
-        self._waiting: Counter[str] = Counter()
-        self._complained: set[str] = set()
+        self._admission = Admission(self._root)
 
     async def run(self) -> None:
         """Until cancelled. Neither a broker nor a database that is away ends it. Raises ConfigError for TLS
@@ -139,8 +121,8 @@ class Commands:
             commands_filter(self._root),
             options=SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=2),
         )
-        queue: asyncio.Queue[_Request] = asyncio.Queue(WAITING)
-        self._waiting.clear()
+        queue: asyncio.Queue[AdmittedCommand] = asyncio.Queue(MAX_WAITING)
+        self._admission.begin()
         tasks = [asyncio.create_task(self._work(client, queue)) for _ in range(WORKERS)]
         tasks.append(asyncio.create_task(self._listen(client, queue)))
         try:
@@ -152,90 +134,28 @@ class Commands:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _listen(self, client: StrictClient, queue: asyncio.Queue[_Request]) -> None:
+    async def _listen(self, client: StrictClient, queue: asyncio.Queue[AdmittedCommand]) -> None:
         async for message in client.messages:
-            request = self._admit(message)
+            request = self._admission.admit(message)
             if request is not None:
                 queue.put_nowait(request)
 
-    def _admit(self, message: aiomqtt.Message) -> _Request | None:
-        """The request, perhaps to be refused; None for what cannot or will not be answered. Never waits,
-        never raises for what a message holds.
-        """
-        topic = parse_topic(self._root, str(message.topic))
-        if topic is None or not isinstance(message.payload, bytes | bytearray):
-            _count("", "ignored")
-            return None
-        customer, verb = topic.customer, topic.verb
-        if message.retain:  # nobody asks now: it would be done again after every reconnection
-            self._ignore(customer, verb, "retained", "publish commands without the retain flag")
-            return None
-        reply: str | None = getattr(message.properties, "ResponseTopic", None)
-        if reply is None and verb != Verb.SYNC:
-            self._ignore(customer, verb, "unanswerable", "give a Response Topic")
-            return None
-        if reply is not None and not may_reply_to(self._root, customer, reply):
-            self._ignore(
-                customer,
-                verb,
-                "unanswerable",
-                f"the Response Topic has to lie below {self._root}/customers/{customer}/responses/",
-            )
-            return None
-        if self._waiting[customer] >= WAITING_PER_CUSTOMER or self._waiting.total() >= WAITING:
-            _count(verb, "dropped")
-            return None
-        self._waiting[customer] += 1
-        correlation: bytes | None = getattr(message.properties, "CorrelationData", None)
-        payload = bytes(message.payload)
-        refusal = self._refusal(customer, len(payload) + len(correlation or b""))
-        return _Request(
-            customer=customer,
-            verb=verb,
-            payload=b"" if refusal else payload,
-            reply=reply,
-            correlation=correlation,
-            request_id=secrets.token_hex(16),
-            refusal=refusal,
-        )
-
-    def _refusal(self, customer: str, size: int) -> RequestRefused | None:
-        if size > REQUEST_BYTES:
-            return RequestRefused("request.too_large", f"{size} bytes; at most {REQUEST_BYTES} are taken")
-        if len(self._allowances) >= REMEMBERED_CUSTOMERS:
-            self._allowances.clear()
-        self._allowances[customer], wait = take(self._allowances.get(customer), clock.monotonic())
-        return (
-            RequestRefused(
-                "gateway.overloaded", "too many requests of this customer", retry_after=round(wait, 3)
-            )
-            if wait
-            else None
-        )
-
-    def _ignore(self, customer: str, verb: str, outcome: str, advice: str) -> None:
-        _count(verb, outcome)
-        if customer not in self._complained and len(self._complained) < REMEMBERED_CUSTOMERS:
-            self._complained.add(customer)
-            log.warning("events.command_ignored", customer=customer, outcome=outcome, advice=advice)
-
-    async def _work(self, client: StrictClient, queue: asyncio.Queue[_Request]) -> None:
+    async def _work(self, client: StrictClient, queue: asyncio.Queue[AdmittedCommand]) -> None:
         while True:
             request = await queue.get()
             try:
                 await self._reply(client, request, await self._answer(request))
             finally:
-                self._waiting[request.customer] -= 1
-                self._waiting += Counter()  # forgets those at zero
+                self._admission.answered(request)
 
-    async def _answer(self, request: _Request) -> CommandAnswer | _Written:
+    async def _answer(self, request: AdmittedCommand) -> CommandAnswer | _Written:
         """Never raises for what a request holds."""
         with contained("command", request.customer) as made:
             return await self._answered(request)
         assert made.fault is not None
         return _error(request, "gateway.internal", made.fault.text)
 
-    async def _answered(self, request: _Request) -> CommandAnswer | _Written:
+    async def _answered(self, request: AdmittedCommand) -> CommandAnswer | _Written:
         with structlog.contextvars.bound_contextvars(request_id=request.request_id):
             try:
                 if request.refusal is not None:
@@ -270,7 +190,7 @@ class Commands:
                 )
                 return _error(request, "gateway.internal", "the gateway's log has it under this request id")
 
-    async def _do(self, request: _Request) -> CommandAnswer | _Written:
+    async def _do(self, request: AdmittedCommand) -> CommandAnswer | _Written:
         customer, payload = request.customer, request.payload or b"{}"
         match _verb(request.verb):
             case Verb.STATUS:
@@ -300,7 +220,7 @@ class Commands:
             case verb:
                 assert_never(verb)
 
-    async def _records(self, request: _Request, wanted: RecordsRequest) -> _Written:
+    async def _records(self, request: AdmittedCommand, wanted: RecordsRequest) -> _Written:
         try:
             place = read_cursor(wanted.cursor, customer=request.customer)
         except ValueError as error:
@@ -327,7 +247,9 @@ class Commands:
             )
         return names
 
-    async def _reply(self, client: StrictClient, request: _Request, answer: CommandAnswer | _Written) -> None:
+    async def _reply(
+        self, client: StrictClient, request: AdmittedCommand, answer: CommandAnswer | _Written
+    ) -> None:
         outcome = "refused" if isinstance(answer, CommandError) else "done"
         if request.reply is not None:
             payload = answer.payload()
@@ -347,9 +269,9 @@ class Commands:
                     correlation=request.correlation,
                 )
             except PublishRefused as error:
-                self._ignore(request.customer, request.verb, "unanswerable", str(error))
+                self._admission.ignore(request.customer, request.verb, "unanswerable", str(error))
                 return
-        _count(request.verb, outcome)
+        count(request.verb, outcome)
 
 
 def _verb(text: str) -> Verb:
@@ -361,7 +283,7 @@ def _verb(text: str) -> Verb:
 
 
 def _error(
-    request: _Request,
+    request: AdmittedCommand,
     code: str,
     detail: str,
     *,
@@ -375,7 +297,3 @@ def _error(
         connection=connection,
         retry_after=retry_after,
     )
-
-
-def _count(verb: str, outcome: str) -> None:
-    metrics.COMMANDS.labels(verb if verb in set(Verb) else "other", outcome).inc()

@@ -25,7 +25,7 @@ from gateway.events.session import PublishRefused, StrictClient
 from gateway.model.connection import State
 from gateway.model.status import ConnectionStatus
 from gateway.store import alerts, retained, status
-from gateway.store.alerts import Alert, ToTell
+from gateway.store.alerts import Alert, AlertsToPublish
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -185,10 +185,10 @@ class ConnectionDocuments:
         if len(ghosts) < self._alert_round_size:
             self._alert_round = None
 
-    async def _tell(self, client: StrictClient, found: ToTell) -> None:
+    async def _tell(self, client: StrictClient, found: AlertsToPublish) -> None:
         if not found.versions:
             return
-        wanted = {self._alert_topic(alert): alert for alert in found.open}
+        wanted = {self._alert_topic(alert): alert for alert in found.retained}
         if wanted:
             await retained.remember_alerts(self._database, sorted(wanted))
         for topic, alert in wanted.items():
@@ -197,8 +197,8 @@ class ConnectionDocuments:
                 payload = alert_document(alert).payload()
             if payload:
                 await self._retain(client, topic, payload)
-        if found.over:
-            over = [self._alert_topic(alert) for alert in found.over]
+        if found.emptied:
+            over = [self._alert_topic(alert) for alert in found.emptied]
             await self._empty_alerts(client, sorted(await retained.alert_topics(self._database, over)))
         # what cannot be shown is tried again when it changes, or with the next round
         await alerts.told(self._database, found.versions)

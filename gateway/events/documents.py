@@ -145,7 +145,7 @@ class StatusDocument(PublishedDocument):
     streams: tuple[StreamDocument, ...]
     troubles: tuple[TroubleDocument, ...] = ()
     incident: str | None
-    open_alerts: int = Field(0, ge=0, description="Alerts that are not over.")
+    open_alerts: int = Field(0, ge=0, description="Alerts that are not cleared.")
     meters_refused: int = Field(0, ge=0, description="Meters that the system was to make, and refuses.")
     meters_waiting: int = Field(0, ge=0, description="Meters that the system is still to make.")
     request_id: str | None

@@ -53,7 +53,7 @@ async def listen(
 
 
 MAX_WAITING = 100
-"""Messages that are held for who looks; what comes beyond is let go of."""
+"""Messages that are held for who looks; what comes beyond is dropped."""
 
 MAX_HEARD_BYTES = 64 << 10
 """Of a payload that are held."""
@@ -103,8 +103,8 @@ class LookingClient(StrictClient):
             getting.cancel()
             ended.cancel()
 
-    def let_go(self) -> None:
-        """Of what waits."""
+    def drop_waiting(self) -> None:
+        """What waits is not handed over."""
         while not self.heard.empty():
             self.heard.get_nowait()
 
@@ -131,7 +131,7 @@ async def look(
                         taken, end = 0, loop.time() + 1.0
                 for wanted in filters:
                     await client.unsubscribe(wanted)
-                client.let_go()
+                client.drop_waiting()
                 yield None
                 await asyncio.sleep(max(0.1, end - loop.time()))
     except aiomqtt.MqttError as error:

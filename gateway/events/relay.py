@@ -47,8 +47,8 @@ class _Unwritable(PublishRefused):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Told:
-    """What became of a lane: why its next event was not taken, if it was not."""
+class _LaneResult:
+    """Why the next event of a lane was not taken, None where it was."""
 
     trouble: aiomqtt.MqttError | None
 
@@ -67,7 +67,7 @@ class Relay:
         self._database = database
         self._owner = f"{owner}/{secrets.token_hex(4)}"
         self._wake, self._look = asyncio.Event(), asyncio.Event()
-        self._running: dict[str, asyncio.Task[_Told]] = {}
+        self._running: dict[str, asyncio.Task[_LaneResult]] = {}
         self._taken: dict[
             str, Sequence[int]
         ] = {}  # by the broker, not marked yet: these lanes rest until they are
@@ -164,7 +164,7 @@ class Relay:
             )
             self._running[lane].add_done_callback(lambda _: self._wake.set())
 
-    async def _tell(self, client: StrictClient, lane: str, events: Sequence[Event]) -> _Told:
+    async def _tell(self, client: StrictClient, lane: str, events: Sequence[Event]) -> _LaneResult:
         """One after another; stops at the first that the broker does not take."""
         taken: list[int] = []
         try:
@@ -173,7 +173,7 @@ class Relay:
                 with contained("event", event.event_id):
                     payload = cloud_event(event, instance=self._settings.instance).payload()
                 if not payload:
-                    return _Told(trouble=_Unwritable("an event cannot be written"))
+                    return _LaneResult(trouble=_Unwritable("an event cannot be written"))
                 await client.publish_once(
                     topic(event, root=self._settings.broker.topic_root),
                     payload,
@@ -182,10 +182,10 @@ class Relay:
                 )
                 taken.append(event.position)
         except aiomqtt.MqttError as error:
-            return _Told(trouble=error)
+            return _LaneResult(trouble=error)
         finally:
             self._taken[lane] = taken  # also when cancelled: what was acknowledged is not told again
-        return _Told(trouble=None)
+        return _LaneResult(trouble=None)
 
     def _collect(self) -> aiomqtt.MqttError | None:
         """Takes note of the lanes that have ended; the error that ended the connection, where one did."""

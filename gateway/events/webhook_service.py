@@ -139,7 +139,7 @@ class WebhookService:
     async def sent(
         self, endpoint: str, *, customer: str | None, event_id: str | None = None, limit: int = 100
     ) -> list[Sent]:
-        """What became of deliveries, the newest event first."""
+        """Deliveries with their outcome, the newest event first."""
         await self._find(endpoint, customer)
         wanted = None if event_id is None else UUID(event_id)
         return await webhooks.sent(self._database, endpoint, event_id=wanted, limit=limit)

@@ -222,7 +222,7 @@ class WebhookSender:
         return opened
 
     async def _record(self, delivery: WebhookDelivery, outcome: AttemptOutcome, error: str | None) -> None:
-        """Stores what became of the attempt. While the database is away it is kept, until the lease has run
+        """Stores the outcome of the attempt. While the database is away it is kept, until the lease has run
         out and another attempt may come.
         """
         until = clock.monotonic() + self._lease_seconds

@@ -10,7 +10,8 @@ from gateway.ingest.decode import Row
 from gateway.ingest.host import UnreadMessage
 from gateway.model.quota import Excess, QuotaKind
 from gateway.model.sample import Metrics
-from gateway.store.telemetry import DeadMessage, Key, Sample
+from gateway.store.dead_messages import DeadMessage
+from gateway.store.telemetry import Key, Sample
 
 Message = tuple[str, bytes, int | None, bool]
 """topic, payload, packet id (None at QoS 0), whether the broker had it retained."""
@@ -70,7 +71,7 @@ class MessageBatch:
         self.session = session
         self.since = clock.now_microseconds()
         self.samples: dict[Key, Sample] = {}
-        self.messages: list[tuple[Key, Message]] = []  # whence each sample came, to bury the right one
+        self.messages: list[tuple[Key, Message]] = []  # where each sample is from: it may be refused yet
         self.dead: list[DeadMessage] = []
         self.unread: list[UnreadMessage] = []  # of Sparkplug: they are read when the batch is committed
         self.excess: dict[tuple[str | None, QuotaKind], Tally] = {}

@@ -12,7 +12,8 @@ import structlog
 
 from gateway import metrics
 from gateway.ingest.pipeline import Pipeline
-from gateway.ingest.session import IngestSession, Subscription, connect
+from gateway.ingest.session import IngestSession, connect
+from gateway.ingest.subscriptions import Subscription
 from gateway.model.errors import BrokerRefused
 from gateway.model.rotation import Rotation
 from gateway.settings import BrokerSettings

@@ -10,10 +10,10 @@ from typing import NoReturn
 
 from gateway import bulkhead
 from gateway.ingest import sparkplug
+from gateway.ingest.naming import Naming, device_id, title_of
 from gateway.model.errors import DecodeError
-from gateway.model.names import MAX_NAME, identifier
 from gateway.model.sample import Metrics
-from gateway.model.topics import IDENTIFIER, Route, route
+from gateway.model.topics import Route
 from gateway.payloads import document
 from gateway.payloads.fields import Skip, Skipped
 from gateway.payloads.formats import FORMATS, Parse
@@ -32,8 +32,6 @@ CACHED_TOPICS = 100_000
 CACHED_CHARACTERS = 16_000_000
 """Of the topics that are remembered."""
 
-MAX_TOPIC = 4096
-"""Characters of a topic: what its fields can say is shorter, and templates try a long one in many ways."""
 
 _Way = tuple[str | None, str | None, str | None, Parse | None, CompiledSource, bool, str | None]
 """What is known of a topic: customer and device (None: the payload names it), metric, the fast parser where
@@ -50,8 +48,8 @@ def unheard(skipped: Skipped) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Former:
-    """Sources of which the filters are given up, and customers whose own filters are."""
+class FormerIntake:
+    """Sources whose filters are unsubscribed, and customers whose own filters are."""
 
     sources: tuple[CompiledSource, ...] = ()
     customers: frozenset[str] = frozenset()
@@ -67,7 +65,7 @@ class Decoder:
     `skip` is told of each field, and each item of a list, that was left out of a message of which the rest
     was taken. `introduce` is told of each device that a topic names when the topic is first met, and of each
     that a payload names with its sample. `former`: what was configured before, for messages that were sent by
-    the broker, or queued, for filters that are given up; it takes what the sources do not match.
+    the broker, or queued, for filters that are unsubscribed; it takes what the sources do not match.
     `defers_sparkplug`: what is of Sparkplug is taken by who knows what is stored of its nodes (`mail_of`);
     without it only by what this decoder has seen. `state_topic`: where this host tells that it lives.
     """
@@ -79,7 +77,7 @@ class Decoder:
         customers: Collection[str],
         *,
         skip: Skip = unheard,
-        former: Former | None = None,
+        former: FormerIntake | None = None,
         introduce: Introduce = unknown,
         defers_sparkplug: bool = False,
         state_topic: str | None = None,
@@ -91,10 +89,10 @@ class Decoder:
         self._recalled: Mapping[tuple[str, str], Node] = {}
         self._former_from = len(sources)
         self._compiled = (*sources, *(former.sources if former else ()))
-        self._sources = only(self._compiled)
         self._former_customers = former.customers if former else frozenset()
         self._former_topics: set[str] = set()
-        self._customers = None if telemetry.auto_register_customers else frozenset(customers)
+        known = None if telemetry.auto_register_customers else frozenset(customers)
+        self._naming = Naming(only(self._compiled), known, self._former_customers)
         self._max_future = int(telemetry.max_future.total_seconds() * 1e6)
         self._retention = int(telemetry.retention.total_seconds() * 1e6)
         self._skip = skip
@@ -187,7 +185,7 @@ class Decoder:
                 continue
             rows.append(row)
             if customer is None or device is None:
-                name = title if device is not None else _title(piece.device or "", row[1])
+                name = title if device is not None else title_of(piece.device or "", row[1])
                 self._introduce(row[0], row[1], name, way.source.topic)
         if refused is not None and (way.is_strict or not (rows or untimed)):
             raise refused
@@ -202,9 +200,9 @@ class Decoder:
         if not received_at - self._retention <= at <= received_at + self._max_future:
             raise self._out_of_time(at, received_at)
         if customer is None:
-            customer = self._known(piece.customer or "")
+            customer = self._naming.customer(piece.customer or "")
         if device is None:
-            device = _device(piece.device or "")
+            device = device_id(piece.device or "")
         return (customer, device, at, piece.metrics)
 
     def _out_of_time(self, at: int, received_at: int) -> DecodeError:
@@ -244,7 +242,7 @@ class Decoder:
             return document.unpacked_bytes(payload, encoding)
         return wire.unpacked_bytes(payload) if topic in self._mails else len(payload)
 
-    def tells(self, taken: sparkplug.Taken) -> None:
+    def tells(self, taken: sparkplug.TakenMessage) -> None:
         """Tells what was left out of a message of Sparkplug."""
         for one in taken.skipped:
             self._skip(one)
@@ -273,34 +271,14 @@ class Decoder:
 
     def route(self, topic: str) -> Route:
         """Whose device the topic names, its names made ids. Raises DecodeError."""
-        return self._identified(self._routed(topic))
-
-    def _routed(self, topic: str) -> Route:
-        if len(topic) > MAX_TOPIC:
-            raise DecodeError(
-                Reason.UNMATCHED_TOPIC, f"a topic of {len(topic)} characters; at most {MAX_TOPIC} are taken"
-            )
-        found = route(topic, self._sources)
-        if found is None:
-            raise DecodeError(Reason.UNMATCHED_TOPIC, "no source matches the topic; see telemetry.sources")
-        return found
-
-    def _identified(self, found: Route) -> Route:
-        # Only where the customer is a level of the topic it has filters of its own, which end with it.
-        leaves = found.customer in self._former_customers and self._sources[found.place].is_divided
-        return Route(
-            customer=found.customer if found.customer is None or leaves else self._known(found.customer),
-            device=None if found.device is None else _device(found.device),
-            metric=None if found.metric is None else found.metric.replace("/", "."),
-            format=found.format,
-            place=found.place,
-            is_ignored=found.is_ignored,
-        )
+        return self._naming.identify(self._naming.route(topic))
 
     def source_of(self, topic: str) -> CompiledSource | None:
         """The source that a topic belongs to, None where it is none's."""
-        found = None if len(topic) > MAX_TOPIC else route(topic, self._sources)
-        return None if found is None else self._compiled[found.place]
+        try:
+            return self._compiled[self._naming.route(topic).place]
+        except DecodeError:
+            return None
 
     def _pattern_of(self, topic: str) -> str:
         """What a fault is told by: there are as many of them as sources."""
@@ -328,17 +306,6 @@ class Decoder:
         except DecodeError:
             return None
 
-    def _known(self, customer: str) -> str:
-        if not IDENTIFIER.fullmatch(customer):
-            raise DecodeError(
-                Reason.INVALID_IDENTIFIER,
-                f"customer {customer[:70]!r}: letters, digits and . _ -, at most 64, the first a letter or"
-                " digit",
-            )
-        if self._customers is not None and customer not in self._customers:
-            raise DecodeError(Reason.UNKNOWN_CUSTOMER, f"customer {customer!r} is not listed in customers")
-        return customer
-
     def _learn(self, topic: str) -> _Way:
         if len(self._ways) >= CACHED_TOPICS or self._characters >= CACHED_CHARACTERS:
             self._ways.clear()
@@ -348,16 +315,16 @@ class Decoder:
             ours: _Way = (None, None, None, None, self._compiled[0], True, None)
             self._remember(topic, ours)
             return ours
-        named = self._routed(topic)
+        named = self._naming.route(topic)
         if named.format == sparkplug.FORMAT:
             return self._learn_sparkplug(topic, named)
-        found = self._identified(named)
+        found = self._naming.identify(named)
         way = self._compiled[found.place]
         self._note_former(topic, found)
         names_both = found.customer is not None and found.device is not None
         is_fast = way.is_plain and names_both and (found.metric is None) == (found.format == "json")
         parse = FORMATS[found.format] if is_fast else None
-        title = None if found.device is None else _title(named.device or "", found.device)
+        title = None if found.device is None else title_of(named.device or "", found.device)
         entry: _Way = (found.customer, found.device, found.metric, parse, way, found.is_ignored, title)
         self._remember(topic, entry)
         if found.customer is not None and found.device is not None and not found.is_ignored:
@@ -383,7 +350,7 @@ class Decoder:
             and not named.is_ignored
         )
         if is_ours:
-            found = self._identified(named)
+            found = self._naming.identify(named)
             assert found.customer is not None
             self._note_former(topic, found)
             self._mails[topic] = sparkplug.mail(topic, found.customer, way)
@@ -397,17 +364,3 @@ def _refuse_large(payload: bytes) -> NoReturn:
     raise DecodeError(
         Reason.PAYLOAD_TOO_LARGE, f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are taken"
     )
-
-
-def _device(name: str) -> str:
-    """The id of a device by its name. Raises DecodeError for what is no name."""
-    if not name or len(name) > MAX_NAME or not name.isprintable():
-        raise DecodeError(
-            Reason.INVALID_IDENTIFIER, f"device {name[:70]!r}: 1 to {MAX_NAME} printable characters"
-        )
-    return identifier(name)
-
-
-def _title(name: str, device: str) -> str | None:
-    """The name that a person gave, where the id is not the same."""
-    return None if name == device else name

@@ -1,21 +1,20 @@
-"""What a broker carries, told apart by its shape: what the sources take, what a preset would take, and a
-source for what is left. Pure: who listens hands the messages in.
+"""What a broker carries: what the sources take, what a preset would take, and for what is left a proposal
+(`gateway.ingest.proposal`). Pure: who listens hands the messages in.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.ingest.decode import Decoder
-from gateway.ingest.explain import TIME_NAMES
+from gateway.ingest.proposal import HeardMessage, MessageGroup, alike, propose
 from gateway.model.errors import DecodeError
 from gateway.model.sample import to_microseconds
 from gateway.payloads import presets
-from gateway.payloads.document import load, looks_like
-from gateway.payloads.formats.values import Reason, parse_time
+from gateway.payloads.formats.values import Reason
 from gateway.payloads.presets import Preset
 from gateway.payloads.sources import CompiledSource, compile_one, compile_sources
 from gateway.settings import TelemetrySettings
@@ -27,35 +26,7 @@ MAX_PREFIX_LEVELS = 3
 WAITS_FOR_BIRTH = frozenset({Reason.BEFORE_BIRTH, Reason.UNKNOWN_ALIAS, Reason.SEQUENCE_GAP})
 """Why data of Sparkplug could not be read that are such all the same."""
 
-MAX_SHOWN = 5
 PLACEHOLDER = "CUSTOMER"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeardMessage:
-    """A message as it was heard."""
-
-    topic: str
-    payload: bytes
-    is_retained: bool = False
-
-
-@dataclass(slots=True, kw_only=True)
-class MessageGroup:
-    """Messages of one shape. `source`: the lines of a source that takes them, None where nothing can be said.
-    `problem`: why they are dead letters now, where a source has their topics.
-    """
-
-    title: str
-    messages: int = 0
-    topics: set[str] = field(default_factory=set)
-    source: dict[str, object] | None = None
-    problem: str | None = None
-
-    def add(self, topic: str) -> None:
-        """Counts a message."""
-        self.messages += 1
-        self.topics.add(topic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +59,7 @@ def discover(
     known = _Known(telemetry, whose, now)
     used = {(source.preset, source.prefix) for source in telemetry.sources if source.preset is not None}
     rest, beside = _set_apart(known.sort(left, used), used | known.groups.keys())
-    unknown = [_proposed(messages, whose) for messages in _alike(rest)]
+    unknown = [propose(messages, whose) for messages in alike(rest)]
     return Discovery(
         taken=_ranked(ours.taken.values()),
         refused=_ranked(ours.refused.values()),
@@ -264,125 +235,6 @@ def _set_apart(
         else:
             rest.append(message)
     return rest, list(groups.values())
-
-
-def _alike(messages: Sequence[HeardMessage]) -> list[list[HeardMessage]]:
-    """Messages whose topics have as many levels and the same first one, and whose payloads have the same
-    fields.
-    """
-    groups: dict[tuple[int, str, object], list[HeardMessage]] = defaultdict(list)
-    for message in messages:
-        first = message.topic.split("/")[0] if "/" in message.topic else ""
-        groups[message.topic.count("/"), first, _shape_of(message.payload)].append(message)
-    return list(groups.values())
-
-
-def _shape_of(payload: bytes) -> object:
-    """What tells payloads apart: the fields of an object, or the kind."""
-    document = _document(payload)
-    if isinstance(document, Mapping):
-        return ("object", tuple(sorted(map(str, document))[:20]))
-    if isinstance(document, list):
-        return ("list", _shape_of_item(document))
-    return type(document).__name__ if not isinstance(document, int | float) else "number"
-
-
-def _shape_of_item(items: Sequence[object]) -> object:
-    first = items[0] if items else None
-    return tuple(sorted(map(str, first))[:20]) if isinstance(first, Mapping) else type(first).__name__
-
-
-def _document(payload: bytes) -> object:
-    for kind in ("json", "scalar"):
-        try:
-            return load(payload, kind, None)
-        except DecodeError:
-            continue
-    return looks_like(payload) or "bytes"
-
-
-def _proposed(messages: Sequence[HeardMessage], customer: str) -> MessageGroup:
-    """A group with a source that takes it, as well as can be told from the topics and one payload."""
-    topics = sorted({message.topic for message in messages})
-    document = _document(messages[0].payload)
-    is_scalar = not isinstance(document, Mapping | list)
-    template, needed = _template(topics, is_scalar=is_scalar)
-    lines: dict[str, object] = {"topic": template}
-    if is_scalar:
-        lines["format"] = "scalar"
-    lines |= {"customer": customer, **needed}
-    if isinstance(document, Mapping):
-        lines |= _places(document)
-    usable = messages[0].payload and not (is_scalar and looks_like(messages[0].payload))
-    group = MessageGroup(title=template, source=lines if usable else None)
-    if not usable:
-        group.problem = f"looks like {looks_like(messages[0].payload) or 'nothing'}"
-    for message in messages:
-        group.add(message.topic)
-    return group
-
-
-def _template(topics: Sequence[str], *, is_scalar: bool) -> tuple[str, dict[str, object]]:
-    """Levels that are equal in all topics are literals; of the others the one with the most names is the
-    device, and the last of a scalar its metric.
-    """
-    columns = list(zip(*(topic.split("/") for topic in topics), strict=True))
-    names = [len(set(column)) for column in columns]
-    levels = [
-        column[0] if count == 1 and not set(column[0]) & set("{}+#") else "{_}"
-        for column, count in zip(columns, names, strict=True)
-    ]
-    needed: dict[str, object] = {}
-    last = len(levels) - 1
-    if is_scalar:
-        levels[last], names[last] = "{metric}", 0
-    free = [place for place in range(len(levels)) if names[place] > 1]
-    if free:
-        levels[max(free, key=lambda place: names[place])] = "{device}"
-    elif is_scalar and last > 0:
-        levels[last - 1] = "{device}"
-    else:
-        needed["device"] = topics[0].rpartition("/")[2] or topics[0]
-    return "/".join(levels), needed
-
-
-def _places(document: Mapping[str, object]) -> dict[str, object]:
-    """Where the time is, and an inner object that holds all the rest."""
-    found: dict[str, object] = {}
-    others = []
-    for name, value in document.items():
-        if name.lower() in TIME_NAMES and "time" not in found and _is_time(value):
-            if name != "ts":
-                found["time"] = {"path": name}
-        elif name.lower() in TIME_NAMES and "time" not in found and _is_local_time(value):
-            found["time"] = {"path": name, "zone": "ZONE"}
-        else:
-            others.append((name, value))
-    objects = [name for name, value in others if isinstance(value, Mapping)]
-    inner = document[objects[0]] if len(objects) == 1 and len(others) == 1 else None
-    time = found.get("time")
-    if isinstance(inner, Mapping) and (objects[0] != "metrics" or time is not None):
-        if isinstance(time, dict) and time["path"] in inner:
-            return {}  # of two times of one name only a person knows which
-        found["root"] = objects[0]
-    return found
-
-
-def _is_local_time(value: object) -> bool:
-    """A date and time without a zone."""
-    try:
-        return (
-            isinstance(value, str) and datetime.fromisoformat(value.strip()).tzinfo is None and ":" in value
-        )
-    except ValueError:
-        return False
-
-
-def _is_time(value: object) -> bool:
-    try:
-        return parse_time(int(value) if isinstance(value, str) and value.isdigit() else value) > 10**15
-    except DecodeError:
-        return False
 
 
 def _same_but_for_case(names: Iterable[str]) -> list[tuple[str, str]]:

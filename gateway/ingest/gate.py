@@ -14,18 +14,22 @@ from gateway.ingest.quotas import Quotas, Used
 from gateway.model.errors import DecodeError
 from gateway.model.quota import QuotaKind
 from gateway.payloads.formats.values import Reason
-from gateway.store.telemetry import DeadMessage
+from gateway.store.dead_messages import DeadMessage
 
 WAITING = frozenset({Reason.BEFORE_BIRTH, Reason.UNKNOWN_ALIAS, Reason.SEQUENCE_GAP})
 """Why a message of Sparkplug cannot be read yet."""
 
 
 class Gate:
-    """One decoder's, under one partition's quotas."""
+    """One partition's: a decoder, which a reload replaces, under its quotas."""
 
     def __init__(self, decoder: Decoder, quotas: Quotas) -> None:
-        self._decoder = decoder
+        self.decoder = decoder
         self._quotas = quotas
+
+    def decode_by(self, decoder: Decoder) -> None:
+        """From the next message on."""
+        self.decoder = decoder
 
     def watched(
         self, batch: MessageBatch, message: Message, received_at: int, arrived: float, used: Used
@@ -34,8 +38,8 @@ class Gate:
         watched is charged here, message by message.
         """
         topic, payload, _, is_retained = message
-        watched, named = self._quotas.watched, self._decoder.customer_of(topic)
-        weight = self._decoder.weight(topic, payload)
+        watched, named = self._quotas.watched, self.decoder.customer_of(topic)
+        weight = self.decoder.weight(topic, payload)
         if (
             named is not None
             and named in watched
@@ -44,7 +48,7 @@ class Gate:
             self.over(batch, kind, named, message, arrived)
             return None
         try:
-            rows = self._decoder.decode(topic, payload, received_at, is_retained=is_retained)
+            rows = self.decoder.decode(topic, payload, received_at, is_retained=is_retained)
         except DecodeError as error:
             if named is None and named in watched:
                 kind = self._quotas.refusal(None, weight, arrived)
@@ -68,9 +72,9 @@ class Gate:
     def refused(self, batch: MessageBatch, message: Message, error: DecodeError, used: Used) -> None:
         """Nothing of the message can be taken: it becomes a dead letter, unless too much is that already."""
         topic, payload, _, _ = message
-        customer, now = self._decoder.customer_of(topic), clock.monotonic()
-        charge(used, customer, self._decoder.weight(topic, payload))
-        if self._quotas.buries(customer, topic, len(payload), now):
+        customer, now = self.decoder.customer_of(topic), clock.monotonic()
+        charge(used, customer, self.decoder.weight(topic, payload))
+        if self._quotas.takes_dead_letter(customer, topic, len(payload), now):
             batch.dead.append(self.dead(message, error.reason, error.detail, customer))
         else:
             self.over(batch, QuotaKind.BYTES, customer, message, now)
@@ -103,7 +107,7 @@ class Gate:
     def dead(self, message: Message, reason: str, detail: str, customer: str | None) -> DeadMessage:
         """A message that is kept as a dead letter, with the source that its topic belongs to."""
         topic, payload, _, is_retained = message
-        source = self._decoder.source_of(topic)
+        source = self.decoder.source_of(topic)
         return DeadMessage(
             topic=topic,
             payload=payload,
@@ -114,13 +118,13 @@ class Gate:
             is_retained=is_retained,
         )
 
-    def bury(self, batch: MessageBatch, dead: DeadMessage) -> None:
+    def unread(self, batch: MessageBatch, dead: DeadMessage) -> None:
         """A message of Sparkplug, read with its batch, is a dead letter, unless too much is that already. One
         that waits for what comes before it is kept: it may be read yet.
         """
         now, message = clock.monotonic(), (dead.topic, dead.payload, None, False)
         waits = dead.reason in WAITING
-        if waits or self._quotas.buries(dead.customer, dead.topic, len(dead.payload), now):
+        if waits or self._quotas.takes_dead_letter(dead.customer, dead.topic, len(dead.payload), now):
             batch.dead.append(self.dead(message, dead.reason, dead.detail, dead.customer))
         else:
             self.over(batch, QuotaKind.BYTES, dead.customer, message, now)

@@ -19,17 +19,17 @@ import structlog
 from gateway import bulkhead, clock, metrics
 from gateway.ingest import sparkplug
 from gateway.ingest.decode import Decoder
-from gateway.ingest.sparkplug import Mail, Taken
+from gateway.ingest.sparkplug import Mail, TakenMessage
 from gateway.model.errors import DecodeError
 from gateway.payloads.formats.values import Reason
 from gateway.payloads.sparkplug import wire
 from gateway.payloads.sparkplug.node import Node
 from gateway.settings import SparkplugSettings
+from gateway.store import dead_messages
 from gateway.store import sparkplug as store
-from gateway.store import telemetry
+from gateway.store.dead_messages import DeadMessage
 from gateway.store.pool import Connection, Database
 from gateway.store.sparkplug import Known, NodeKey
-from gateway.store.telemetry import DeadMessage
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +66,7 @@ class UnreadMessage:
 class ReadMessages:
     """What a batch's messages of Sparkplug came to. `dead`: those that are dead letters, by digest."""
 
-    taken: list[Taken] = field(default_factory=list)
+    taken: list[TakenMessage] = field(default_factory=list)
     dead: dict[bytes, DeadMessage] = field(default_factory=dict)
     healed: dict[bytes, None] = field(default_factory=dict)
     known: tuple[Known, ...] = ()
@@ -75,21 +75,21 @@ class ReadMessages:
         """In the transaction of the batch."""
         await store.store(connection, self.known)
         if self.healed:
-            await telemetry.unbury(connection, self.healed)
+            await dead_messages.remove(connection, self.healed)
 
     def leave_out(self, customers: Collection[str]) -> None:
         """Nothing is stored of these customers' nodes."""
         self.known = tuple(known for known in self.known if known.key[0] not in customers)
 
-    def bury(self, topic: str, payload: bytes, refusal: DecodeError, customer: str) -> None:
+    def keep(self, topic: str, payload: bytes, refusal: DecodeError, customer: str) -> None:
         """Keeps a message as a dead letter."""
-        self.dead[telemetry.message_digest(topic, payload)] = DeadMessage(
+        self.dead[dead_messages.message_digest(topic, payload)] = DeadMessage(
             topic=topic, payload=payload, reason=refusal.reason, detail=refusal.detail, customer=customer
         )
 
     def heal(self, topic: str, payload: bytes) -> None:
         """It was a dead letter, of this batch or of one before."""
-        digest = telemetry.message_digest(topic, payload)
+        digest = dead_messages.message_digest(topic, payload)
         if self.dead.pop(digest, None) is None:
             self.healed[digest] = None
 
@@ -141,23 +141,23 @@ class Host:
             try:
                 found = self._read(one, decoder)
             except DecodeError as error:
-                read.bury(one.topic, one.payload, error, mail.customer)
+                read.keep(one.topic, one.payload, error, mail.customer)
                 continue
             for taken in found:
                 message = taken.arrival
                 if taken.refusal is not None:
-                    read.bury(message.topic, message.raw, taken.refusal, mail.customer)
+                    read.keep(message.topic, message.raw, taken.refusal, mail.customer)
                 elif taken.was_held:
                     read.heal(message.topic, message.raw)
                 decoder.tells(taken)
-                # what it was read of is many times as long as what came of it
+                # a payload is many times as long as its rows
                 read.taken.append(replace(taken, skipped=(), arrival=replace(message, payload=NOTHING)))
         read.known = tuple(self._known(touched, decoder))
         self._notice(touched)
         self._trim(keys)
         return read
 
-    def _read(self, one: UnreadMessage, decoder: Decoder) -> Sequence[Taken]:
+    def _read(self, one: UnreadMessage, decoder: Decoder) -> Sequence[TakenMessage]:
         """Raises DecodeError, and nothing else: a fault of ours is that message's, for the next is another
         node's.
         """
@@ -185,25 +185,25 @@ class Host:
         """What is to be stored of the nodes; afterwards nothing of them is news."""
         for key, mail in touched.items():
             node = self._nodes[key]
-            if not node.devices:
+            if not node.births.devices:
                 continue  # nothing is known of it, and there is nothing to remember
-            for device in node.changed:
+            for device in node.births.changed:
                 decoder.meets(mail, device)
-            ids = {device: mail.device(device) for device in node.changed}
+            ids = {device: mail.device(device) for device in node.births.changed}
             yield Known(key=key, node=node, ids=ids)
 
     def settle(self, read: ReadMessages) -> None:
         """What was read is stored."""
         for known in read.known:
-            known.node.changed.clear()
-            known.node.defined.clear()
+            known.node.births.changed.clear()
+            known.node.births.defined.clear()
 
     def _trim(self, keys: Collection[NodeKey]) -> None:
         """Forgets what was not heard of for longest. What waits in memory goes with it: it is a dead letter,
         too.
         """
         for key in keys:
-            size = self._nodes[key].weight
+            size = self._nodes[key].births.weight
             self._size += size - self._sizes.get(key, 0)
             self._sizes[key] = size
         while self._size > MAX_DEFINED or len(self._nodes) > MAX_NODES:

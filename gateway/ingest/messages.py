@@ -1,5 +1,5 @@
-"""What people ask of messages that are dead letters, and of quotas: to see them, to try them again, to let go
-of them. For HTTP and the command line.
+"""What people ask of messages that are dead letters, and of quotas: to see them, to try them again, to
+discard them. For HTTP and the command line.
 """
 
 from __future__ import annotations

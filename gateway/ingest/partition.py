@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from itertools import chain
-from typing import TypeVar
 
 import structlog
 
@@ -24,20 +22,16 @@ from gateway.ingest.host import Host
 from gateway.ingest.pipeline import Pipeline
 from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
-from gateway.ingest.session import (
-    DROPPED_TOPIC,
-    IngestSession,
-    OptionalRefused,
-    QosRefused,
-    Subscription,
-    stale_filters,
-)
+from gateway.ingest.session import DROPPED_TOPIC, IngestSession
+from gateway.ingest.session_log import SessionLog
+from gateway.ingest.session_record import SessionRecord
+from gateway.ingest.subscriptions import OptionalRefused, QosRefused, Subscription
 from gateway.ingest.upkeep import Upkeep, unheard
 from gateway.model.backoff import full_jitter
 from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.pressure import Pressure
 from gateway.settings import Settings
-from gateway.store import leases, moving, sessions, silence
+from gateway.store import leases, moving, silence
 from gateway.store.leases import Term
 from gateway.store.pool import Database
 from gateway.store.telemetry import Sample, TelemetryStore
@@ -45,21 +39,22 @@ from gateway.store.telemetry import unheard as store_unheard
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
 
 STEADY_SECONDS = 30.0
 """A session that lasted so long was good: the next attempt begins without a wait."""
 
 RECONNECT_CAP_SECONDS = 30.0
-SUSPECT_AFTER = 4
+COUNTERS = (DROPPED_TOPIC,)
+"""Of the broker's own. A queue of a subscription at QoS 0 may live on one node alone (RabbitMQ): with that
+node gone the whole session could not be resumed anywhere, and over several brokers the count is of no use.
+"""
+
 ASK_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
-UNKNOWN_ABSENCE_SECONDS = 3600.0
-"""How long a session was away that an earlier version served, which did not note it."""
 
 LEFTOVER_SECONDS = 60.0
 """How long no message came that only the sources of before take, until they are forgotten. A broker may still
-have some queued when it says that their filters are given up.
+have some queued when it says that their filters are unsubscribed.
 """
 
 
@@ -87,13 +82,6 @@ class Partition:
         self._database = database
         self._number = number
         self._filters = tuple(filters)
-        store = TelemetryStore(
-            database,
-            register_customers=settings.telemetry.auto_register_customers,
-            max_devices=lambda customer: self._quotas.of(customer).devices,
-            term=term,
-            count=store_unheard if upkeep is None else upkeep.stored,
-        )
         self.hearing = Hearing()
         self._registry = registry
         self._quotas = quotas or Quotas(settings.quotas)
@@ -102,7 +90,7 @@ class Partition:
         self._pipeline = Pipeline(
             settings.telemetry,
             decoder,
-            store,
+            self._store(upkeep),
             pressure,
             note=None if registry is None else self._note,
             resumed=self._resume_hearing,
@@ -114,15 +102,21 @@ class Partition:
         )
         self._brokers = Brokers(settings.broker, number, self._pipeline)
         self._session: IngestSession | None = None
-        self._client = ""
-        self._held: dict[str, tuple[str, ...]] = {}  # by broker
-        self._up_monotonic: dict[str, float] = {}
-        """By broker: when the session there was last up, by the monotonic clock."""
-        self._recording = asyncio.Lock()
+        self._record = SessionRecord(settings, database, number, self._brokers)
+        self._log = SessionLog(number)
+        self._optional = COUNTERS if self._brokers.count == 1 else ()
         self._succeeding: tuple[Decoder, float] | None = None
         self._stopping = False
         self._ever_connected = False
-        self._said_unsafe = False
+
+    def _store(self, upkeep: Upkeep | None) -> TelemetryStore:
+        return TelemetryStore(
+            self._database,
+            register_customers=self._settings.telemetry.auto_register_customers,
+            max_devices=lambda customer: self._quotas.of(customer).devices,
+            term=self.term,
+            count=store_unheard if upkeep is None else upkeep.stored,
+        )
 
     @property
     def quotas(self) -> Quotas:
@@ -132,7 +126,7 @@ class Partition:
     @property
     def up(self) -> tuple[str, str] | None:
         """The client id whose session is up, and its broker; None while it is not."""
-        return (self._client, self._brokers.current) if self.connected else None
+        return (self._record.client, self._brokers.current) if self.connected else None
 
     @property
     def connected(self) -> bool:
@@ -159,7 +153,7 @@ class Partition:
         """Keeps the session up until cancelled or stopped. Raises BrokerRefused when the broker will never
         have us, and LeaseLost when a commit finds the term over.
         """
-        self._client, self._held = await self._identify()
+        await self._record.load()
         is_over = False
         try:
             async with asyncio.TaskGroup() as group:
@@ -216,12 +210,12 @@ class Partition:
         if says_offline(payload):
             self._session.tell_state(online=True)
 
-    async def take(self, filters: Sequence[str], decoder: Decoder) -> None:
+    async def subscribe(self, filters: Sequence[str], decoder: Decoder) -> None:
         """Subscribes these beside what the live session holds, and decodes by this from now on. A session
         that is down, or goes down meanwhile, takes them at its next connection.
 
         They are on record first: whoever serves the partition next has to know what the session may hold.
-        Raises BrokerRefused and StoreError; `take` of the filters of before makes it undone.
+        Raises BrokerRefused and StoreError; `subscribe` of the filters of before makes it undone.
         """
         self._pipeline.decode_by(decoder)
         self._succeeding = None
@@ -229,26 +223,23 @@ class Partition:
         session = self._session
         if session is None or not self.connected:
             return
-        await self._record(self._filters)
+        await self._record.add(self._filters)
         with suppress(ConnectionError):
-            await session.change(self._filters)
+            await session.subscribe(self._filters)
 
-    async def let_go(self, overlapping: Decoder, after: Decoder) -> None:
-        """Unsubscribes what the session holds beside the filters that it took. Messages of what is given up,
-        in flight or still queued, are taken by `overlapping`; `after` follows it when none come any more.
+    async def unsubscribe_former(self, overlapping: Decoder, after: Decoder) -> None:
+        """Unsubscribes what the session holds beside the filters that were subscribed last. Messages of the
+        former ones, in flight or still queued, are taken by `overlapping`; `after` follows it when none come
+        any more.
         """
         self._pipeline.decode_by(overlapping)
         filters, session = self._filters, self._session
-        stale = [one for one in self._holds if one not in filters]
+        stale = [one for one in self._record.held if one not in filters]
         if session is not None and stale and self.connected:
             try:
-                kept = await session.give_up(stale)
-                async with self._recording:
-                    await self._remember((*filters, *kept))
-            except (
-                ConnectionError,
-                StoreError,
-            ) as error:  # given up at the next connection, or once more then
+                kept = await session.unsubscribe(stale)
+                await self._record.replace((*filters, *kept))
+            except (ConnectionError, StoreError) as error:  # unsubscribed at the next connection
                 log.debug("ingest.filters_deferred", partition=self._number, detail=str(error))
         self._succeeding = None if after is overlapping else (after, clock.monotonic() + LEFTOVER_SECONDS)
 
@@ -289,84 +280,29 @@ class Partition:
         )
         self.hearing.noted(heard)
 
-    async def _record(self, filters: tuple[str, ...]) -> None:
-        """Adds to what the session may hold, in the database before it does. Raises StoreError."""
-        async with self._recording:
-            if added := tuple(one for one in filters if one not in self._holds):
-                await self._remember((*self._holds, *added))
-
-    @property
-    def _holds(self) -> tuple[str, ...]:
-        """What the session may hold at the broker of now."""
-        return self._held.get(self._brokers.current, ())
-
-    async def _remember(self, filters: Collection[str], *, is_all: bool = False) -> None:
-        """`is_all`: what left the list of brokers was given up, too. Raises StoreError."""
-        broker, urls = self._brokers.current, self._settings.broker.urls
-        keep = urls if is_all else (*urls, *self._held)
-        await sessions.remember_subscriptions(self._database, self._client, filters, broker=broker, keep=keep)
-        self._held = {**self._held, broker: tuple(filters)}
-        self._held = {url: held for url, held in self._held.items() if url in keep}
-
-    async def _identify(self) -> tuple[str, dict[str, tuple[str, ...]]]:
-        """Our client id, and what its sessions may hold, by broker."""
-
-        async def ask() -> tuple[str, dict[str, tuple[str, ...]]]:
-            client = await sessions.client_id(self._database, self._settings.instance, self._number)
-            return client, await sessions.subscriptions(self._database, client)
-
-        found = await self._until_stored(ask)
-        known = await self._until_stored(partial(sessions.away_seconds, self._database, found[0]))
-        away = {**dict.fromkeys(found[1], UNKNOWN_ABSENCE_SECONDS), **known}
-        now = clock.monotonic()
-        self._up_monotonic = {broker: now - seconds for broker, seconds in away.items()}
-        return found
-
-    def _was_away(self) -> None:
-        """What waits at this broker since the session was last up there is no flood. A session that was never
-        subscribed has nothing queued.
-        """
-        now = clock.monotonic()
-        self._pipeline.absent(now - self._up_monotonic.get(self._brokers.current, now))
-        self._up_monotonic[self._brokers.current] = now
-
-    async def _until_stored(self, operation: Callable[[], Awaitable[T]]) -> T:
-        attempt = 0
-        while True:
-            try:
-                return await operation()
-            except StoreError as error:
-                attempt += 1
-                log.debug("ingest.session_deferred", partition=self._number, detail=str(error))
-                await asyncio.sleep(
-                    full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0)
-                )
+    def _subscription(self, filters: tuple[str, ...]) -> Subscription:
+        never = () if self._brokers.count == 1 else COUNTERS
+        return Subscription(
+            client_id=self._record.client,
+            partition=self._number,
+            filters=filters,
+            stale=self._record.stale(filters, never),
+            optional=self._optional,
+            let_in=lambda: self._pipeline.absent(self._record.absence()),
+            state_topic=self._state_topic,
+        )
 
     async def _keep_up(self) -> None:
         attempt, quick_ends = 0, 0
-        # A queue of a subscription at QoS 0 may live on one node alone (RabbitMQ): with that node gone the
-        # whole session could not be resumed anywhere, and what counts drops is no use over several brokers.
-        counters = (DROPPED_TOPIC,)
-        optional = counters if self._brokers.count == 1 else ()
-        never = () if optional else counters
         while not self._stopping:
             filters = self._filters
-            await self._until_stored(partial(self._record, filters))
-            await self._until_stored(self._resume_hearing)
-            subscription = Subscription(
-                client_id=self._client,
-                partition=self._number,
-                filters=filters,
-                stale=stale_filters(chain(never, *self._held.values()), filters),
-                optional=optional,
-                let_in=self._was_away,
-                state_topic=self._state_topic,
-            )
+            await self._record.until_stored(partial(self._record.add, filters))
+            await self._record.until_stored(self._resume_hearing)
             started = clock.monotonic()
             try:
-                self._session = await self._brokers.connect(subscription)
+                self._session = await self._brokers.connect(self._subscription(filters))
             except OptionalRefused:
-                optional = ()
+                self._optional = ()
                 log.info(
                     "ingest.broker_counters_refused",
                     partition=self._number,
@@ -379,12 +315,10 @@ class Partition:
                 reason = str(error)
             except QosRefused as error:
                 reason = str(error)
-                self._say_unsafe(reason)
+                self._log.unsafe(self._brokers.current, reason)
             except (OSError, TimeoutError) as error:
-                reason = (
-                    str(error)
-                    or f"no answer within {self._settings.broker.connect_timeout.total_seconds():g} s"
-                )
+                seconds = self._settings.broker.connect_timeout.total_seconds()
+                reason = str(error) or f"no answer within {seconds:g} s"
             else:
                 ended = await self._to_its_end(self._session, filters)
                 if ended is None:
@@ -401,12 +335,12 @@ class Partition:
                 wait = full_jitter(
                     rounds, rand=random.random(), base_seconds=0.5, cap_seconds=RECONNECT_CAP_SECONDS
                 )
-            self._say_down(broker, reason, attempt, quick_ends, wait)
+            self._log.down(broker, reason, attempt, quick_ends, wait)
             await asyncio.sleep(wait)
 
     async def _to_its_end(self, session: IngestSession, filters: tuple[str, ...]) -> str | None:
         """Why the session ended; None where it was to end, and another is tried at once."""
-        self._said_unsafe = False
+        self._log.granted()
         if self._filters != filters:  # they changed while it connected: the next one has them
             session.end("the sources changed")
             await session.closed
@@ -415,8 +349,9 @@ class Partition:
         await self._went_up(filters, session.session_present)
         broker = self._brokers.current
         ended = await self._brokers.ended(session)
-        self._up_monotonic[broker] = clock.monotonic()
-        self.hearing.went_down(self._up_monotonic[broker])
+        now = clock.monotonic()
+        self._record.went_down(broker, now)
+        self.hearing.went_down(now)
         metrics.CONNECTED.labels(str(self._number)).set(0)
         return ended
 
@@ -425,51 +360,7 @@ class Partition:
         if self._session is not None:
             self._session.tell_state(online=True)
         metrics.CONNECTED.labels(str(self._number)).set(1)
-        log.info(
-            "ingest.connected",
-            partition=self._number,
-            broker=self._brokers.current,
-            session_present=present,
-            filters=list(filters),
-        )
-        async with self._recording:
-            held = (*filters, *(one for one in self._filters if one not in filters))  # being taken just now
-            with suppress(StoreError):  # given up once more at the next connection
-                await self._remember(held, is_all=True)
-
-    def _say_unsafe(self, reason: str) -> None:
-        """Once, until the broker grants what we need."""
-        if not self._said_unsafe:
-            log.error(
-                "ingest.qos_refused",
-                partition=self._number,
-                broker=self._brokers.current,
-                reason=reason,
-                advice=(
-                    "at QoS 0 a message that is lost on its way is lost for good: allow QoS 1 at the broker,"
-                    " or set broker.allow_qos0 to take that; asking again"
-                ),
-            )
-        self._said_unsafe = True
-
-    def _say_down(self, broker: str, reason: str, attempt: int, quick_ends: int, wait: float) -> None:
-        if (attempt == 1 and not self._said_unsafe) or quick_ends == SUSPECT_AFTER:
-            advice = "start the broker or correct broker.url; trying until it answers"
-            if reason.startswith("malformed packet"):
-                advice = (
-                    "the broker sends what is no MQTT 5; what is not acknowledged comes again: find and"
-                    " remove it there"
-                )
-            elif quick_ends >= SUSPECT_AFTER:
-                advice = (
-                    "it accepts us and ends the connection at once, again and again: does another gateway use"
-                    " the same instance name?"
-                )
-            log.warning(
-                "ingest.disconnected",
-                partition=self._number,
-                broker=broker,
-                reason=reason,
-                advice=advice,
-                retry_in_seconds=round(wait, 2),
-            )
+        self._log.up(self._brokers.current, filters, session_present=present)
+        held = (*filters, *(one for one in self._filters if one not in filters))  # being subscribed just now
+        with suppress(StoreError):  # unsubscribed once more at the next connection
+            await self._record.replace(held, is_all=True)

@@ -1,45 +1,33 @@
 """The pipeline: messages to batches, batches to commits, commits to acknowledgements in the order of receipt.
 
-While one transaction runs, the next batch fills; nothing waits when it is idle. It knows a session only by
-what it must tell it.
+While one transaction runs, the next batch fills; nothing waits when it is idle. How a batch is stored is in
+`gateway.ingest.commit`, when reading stands in `gateway.ingest.in_hand`. It knows a session only by what it
+must tell it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
-
-import structlog
 
 from gateway import clock, metrics, tracing
-from gateway.ingest.batch import Acknowledger, Message, MessageBatch, add_rows, excesses
+from gateway.ingest.batch import Acknowledger, Message, MessageBatch, add_rows
+from gateway.ingest.commit import Committer
 from gateway.ingest.decode import Decoder, Row
-from gateway.ingest.gate import Gate, charge, charge_rows, samples_of
-from gateway.ingest.host import Host, ReadMessages, UnreadMessage
+from gateway.ingest.gate import Gate, charge, charge_rows
+from gateway.ingest.host import Host, UnreadMessage
+from gateway.ingest.in_hand import InHand
+from gateway.ingest.marks import MarkLimit
 from gateway.ingest.quotas import Quotas, Used
-from gateway.ingest.upkeep import tell_exceeded, unheard
-from gateway.model.backoff import full_jitter
-from gateway.model.errors import (
-    CustomersLeft,
-    DecodeError,
-    LeaseLost,
-    StoreError,
-    StoreRejected,
-    TooManyDevices,
-)
+from gateway.ingest.upkeep import unheard
+from gateway.model.errors import DecodeError
 from gateway.model.moving import MARK
 from gateway.model.pressure import Pressure
-from gateway.model.quota import Excess, QuotaKind
-from gateway.payloads.formats.values import Reason
+from gateway.model.quota import Excess
 from gateway.quota_settings import QuotasSettings
 from gateway.settings import TelemetrySettings
 from gateway.store.telemetry import Sample, TelemetryStore
-
-log = structlog.get_logger(__name__)
 
 BATCH_BYTES = 4 << 20
 MESSAGE_OVERHEAD_BYTES = 150
@@ -50,12 +38,6 @@ UNREAD_FACTOR = 3
 
 SAMPLE_OVERHEAD_BYTES = 400
 """What each further sample of a message costs: a short array in JSON is long in memory."""
-
-
-MAX_MARKS, MAX_MARKS_EACH, MARKS_SECONDS = 100, 50, 10.0
-"""Marks that end a batch in so long, and those of one customer: anybody may publish one on topics of his own,
-and each costs the others a commit. Whoever waits for one that was too many sends it again.
-"""
 
 
 class Pipeline:
@@ -82,35 +64,26 @@ class Pipeline:
         `listener` hears of messages that are no telemetry; `marked` of marks (customer, topic), when all
         before them is committed and nothing behind them.
         """
-        self._marked = marked
         self._host = host
         self._listener = listener
-        self._note = note
-        self._resumed = resumed
         self._quotas = quotas or Quotas(QuotasSettings())
-        self._tell_slowed = slowed
-        self._slowed: asyncio.TimerHandle | None = None
         self._pressure = pressure or Pressure()
         self._settings = settings
         self._decoder = decoder
         self._gate = Gate(decoder, self._quotas)
-        self._store = store
-        self._current: Acknowledger
+        self._in_hand = InHand(settings, absent=self.absent, slowed=slowed)
+        self._committer = Committer(
+            store, self._gate, host=host, charge=self._charge, note=note, resumed=resumed, marked=marked
+        )
+        self._marks = MarkLimit()
         self._open: MessageBatch | None = None
         self._full: deque[MessageBatch] = deque()
         self._filled = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._held_bytes = 0
-        self._held_count = 0
-        self._held_qos0 = 0
         self._received_at = 0
-        self._paused = False
-        self._paused_monotonic = 0.0
-        self._away = False
         self._committing: MessageBatch | None = None
         self._idle_monotonic = clock.monotonic()
-        self._marks_monotonic, self._marks = -MARKS_SECONDS, Counter[str]()
 
     def was_idle_since(self, moment: float) -> bool:
         """Whether nothing was in hand at some time since then, by the monotonic clock."""
@@ -129,7 +102,7 @@ class Pipeline:
     @property
     def is_stuck(self) -> bool:
         """Whether nothing is taken from the broker, or committed, for now."""
-        return self._paused or self._away or self._slowed is not None
+        return self._committer.is_away or not self._in_hand.is_reading
 
     @property
     def decoder(self) -> Decoder:
@@ -139,7 +112,7 @@ class Pipeline:
     def decode_by(self, decoder: Decoder) -> None:
         """From the next message on; what is in hand is decoded already."""
         self._decoder = decoder
-        self._gate = Gate(decoder, self._quotas)
+        self._gate.decode_by(decoder)
 
     def receive(self, session: Acknowledger, messages: Sequence[Message]) -> None:
         """Takes what one read brought, in order. Never waits, never raises for what a message holds.
@@ -154,15 +127,15 @@ class Pipeline:
         for message in messages:
             topic, payload, packet_id, is_retained = message
             if packet_id is None:
-                if self._held_qos0 >= self._settings.qos0_queue:
+                if self._in_hand.qos0 >= self._settings.qos0_queue:
                     metrics.MESSAGES.labels("dropped_qos0").inc()
                     continue
-                self._held_qos0 += 1
+                self._in_hand.qos0 += 1
                 batch.qos0 += 1
             else:
                 batch.acks += b"\x40\x02" + packet_id.to_bytes(2, "big")
                 acknowledged += 1
-            size, buried = len(topic) + len(payload) + MESSAGE_OVERHEAD_BYTES, len(batch.dead)
+            size, dead_before = len(topic) + len(payload) + MESSAGE_OVERHEAD_BYTES, len(batch.dead)
             if not payload:
                 rows: list[Row] | None = []
             elif watched:
@@ -173,7 +146,7 @@ class Pipeline:
                 except DecodeError as error:
                     rows = None
                     self._gate.refused(batch, message, error, used)
-            if rows is None and len(batch.dead) == buried:
+            if rows is None and len(batch.dead) == dead_before:
                 size = MESSAGE_OVERHEAD_BYTES  # it was dropped, and holds nothing
             elif rows:
                 if not watched:  # else each was charged for itself
@@ -191,8 +164,7 @@ class Pipeline:
             if batch.count >= self._settings.batch_messages or batch.bytes >= BATCH_BYTES:
                 batch.arrivals.append((arrived, acknowledged))
                 acknowledged = 0
-                self._close(batch)
-                batch = self._batch_for(session)
+                batch = self._batch_after(batch)
         batch.arrivals.append((arrived, acknowledged))
         self._received_at = received_at
         self._holds(session, taken_bytes, taken)
@@ -208,7 +180,8 @@ class Pipeline:
         topic, payload, _, is_retained = message
         if not payload:
             batch.empty += 1
-            if MARK in topic and (customer := self._customer_of_mark(topic)) is not None:
+            customer = self._decoder.customer_of(topic) if MARK in topic else None
+            if customer is not None and self._marks.takes(customer):
                 batch.marks.append((customer, topic))
                 return BATCH_BYTES  # as large as a batch, so that it ends this one
             return 0
@@ -273,19 +246,16 @@ class Pipeline:
                 while (batch := self._take()) is not None:
                     self._committing = batch
                     with tracing.span("ingest.batch", messages=batch.count, samples=len(batch.samples)):
-                        await self._commit(batch)
+                        await self._committer.commit(batch)
                     if batch.marks:
-                        await self._note_marks(batch.marks)
+                        await self._committer.note_marks(batch.marks)
                     self._release(batch)
                     self._committing = None
                 self._idle_monotonic = clock.monotonic()
                 self._idle.set()
         finally:
-            metrics.INFLIGHT.dec(self._held_count)
+            self._in_hand.end()
             self._idle.set()  # nothing more will be committed here: nobody needs to wait for it
-            if self._slowed is not None:
-                self._slowed.cancel()
-                self._slowed = None
 
     async def drained(self) -> None:
         """Returns when everything that was received is committed and acknowledged, or `run` has ended."""
@@ -298,47 +268,23 @@ class Pipeline:
             self._open = MessageBatch(session)
         return self._open
 
+    def _batch_after(self, batch: MessageBatch) -> MessageBatch:
+        self._close(batch)
+        return self._batch_for(batch.session)
+
     def _close(self, batch: MessageBatch) -> None:
         if batch.count:
             self._full.append(batch)
         self._open = None
 
     def _holds(self, session: Acknowledger, size: int, count: int) -> None:
-        self._current = session
-        self._held_bytes += size
-        self._held_count += count
-        metrics.INFLIGHT.inc(count)
         self._idle.clear()
         self._filled.set()
-        if self._held_bytes > self._settings.memory_high_bytes:
-            if not self._paused:
-                self._paused_monotonic = clock.monotonic()
-            self._paused = True
-            session.pause()
+        self._in_hand.add(session, size, count)
 
     def _charge(self, used: Used, now: float) -> None:
         if (slowed := self._quotas.charge(used, now)) is not None:
-            self._slow(slowed)
-
-    def _slow(self, excess: Excess) -> None:
-        """Reads nothing until its customer, who has this partition alone, is within its quota again: what it
-        sends meanwhile stays at the broker, unacknowledged.
-        """
-        behind = excess.slowed_seconds
-        loop = asyncio.get_running_loop()
-        if self._slowed is not None:  # what was read already when it was asked to stand
-            self._slowed.cancel()
-            excess = replace(
-                excess, slowed_seconds=max(0.0, excess.slowed_seconds - self._slowed.when() + loop.time())
-            )
-        self._current.pause()
-        self._slowed = loop.call_later(behind, self._speed_up)
-        self._tell_slowed(excess)
-
-    def _speed_up(self) -> None:
-        self._slowed = None
-        if not self._paused:
-            self._current.resume()
+            self._in_hand.slow(slowed)
 
     def _take(self) -> MessageBatch | None:
         if self._full:
@@ -349,189 +295,6 @@ class Pipeline:
         self._open = None
         return batch
 
-    async def _read_sparkplug(self, batch: MessageBatch) -> ReadMessages | None:
-        """Reads the batch's messages of Sparkplug; None where it has none. Raises StoreError, and nothing has
-        changed then.
-        """
-        if not batch.unread or self._host is None:
-            return None
-        read = await self._host.read(batch.unread, self._decoder)
-        batch.unread = []
-        more: Used = {}
-        for taken in read.taken:
-            for customer, count in samples_of(taken.rows).items():
-                charge(more, customer, 0, count - 1)  # for one it was charged when it came
-            message = (taken.arrival.topic, taken.arrival.raw, None, False)
-            add_rows(batch, taken.rows, message, taken.arrival.received_at)
-        for dead in read.dead.values():
-            self._gate.bury(batch, dead)
-        self._charge(more, clock.monotonic())
-        return read
-
-    def _customer_of_mark(self, topic: str) -> str | None:
-        """None where it is nobody's, or one too many."""
-        customer, now = self._decoder.customer_of(topic), clock.monotonic()
-        if now - self._marks_monotonic > MARKS_SECONDS:
-            self._marks_monotonic = now
-            self._marks.clear()
-        if customer is None or self._marks[customer] == MAX_MARKS_EACH or self._marks.total() == MAX_MARKS:
-            return None
-        self._marks[customer] += 1
-        return customer
-
-    async def _note_marks(self, marks: Sequence[tuple[str, str]]) -> None:
-        """Before the next batch is committed, and before they are acknowledged: where the log ends now is
-        where the mark stands in it, and one that was not noted comes again.
-        """
-        attempt = 0
-        while self._marked is not None:
-            try:
-                await self._marked(marks)
-            except StoreError as error:
-                attempt += 1
-                await self._defer(error, attempt)
-            else:
-                return
-
-    async def _read_waiting(self, batch: MessageBatch) -> ReadMessages | None:
-        """As `_read_sparkplug`; a database that is away is waited for."""
-        attempt = 0
-        while True:
-            try:
-                return await self._read_sparkplug(batch)
-            except StoreError as error:
-                attempt += 1
-                await self._defer(error, attempt)
-
-    async def _defer(self, error: StoreError, attempt: int) -> None:
-        """Waits for a database that is away, and says so once."""
-        if not self._away:
-            log.warning(
-                "ingest.commit_deferred",
-                detail=str(error),
-                advice="messages stay at the broker; ingest resumes by itself",
-            )
-            self._away = True
-        await asyncio.sleep(full_jitter(attempt, rand=random.random(), base_seconds=0.1, cap_seconds=1.0))
-
-    async def _commit(self, batch: MessageBatch) -> None:
-        """Returns when the batch is stored: a database that is away is waited for, what it refuses is buried.
-        Raises LeaseLost: what is not stored by then is a successor's to store.
-        """
-        read = await self._read_waiting(batch)
-        also = None if read is None else read.store
-        samples = list(batch.samples.values())
-        attempt = kept = stored = modified = 0
-        while True:
-            started = clock.monotonic()
-            try:
-                written = await self._store.write(samples, batch.dead, excesses(batch), also=also)
-            except TooManyDevices as error:
-                samples = self._refuse(batch, samples, error.devices)
-                continue
-            except CustomersLeft as error:
-                samples = _without(batch, read, samples, error)
-                continue
-            except StoreRejected:
-                if not samples:
-                    raise  # no sample's fault: nothing would ever change
-                kept, stored, modified = await self._isolate(batch, read, samples)
-                samples = []
-                continue
-            except LeaseLost:
-                raise  # waiting would not bring it back
-            except StoreError as error:
-                attempt += 1
-                await self._defer(error, attempt)
-                continue
-            break
-        if read is not None and self._host is not None:
-            self._host.settle(read)
-        if self._away:
-            self._away = False
-            log.info("ingest.commits_resumed")
-            if self._resumed is not None:
-                with suppress(StoreError):
-                    await self._resumed()
-        tell_exceeded(written.exceeded)
-        if self._note is not None:
-            self._note(samples)
-        metrics.COMMIT_SECONDS.observe(clock.monotonic() - started)
-        metrics.BATCH_SAMPLES.observe(len(batch.samples))
-        kept, stored, modified = kept + len(samples), stored + written.stored, modified + written.modified
-        duplicate = kept - stored - modified + batch.duplicates
-        metrics.TELEMETRY_ROWS.inc(stored + modified)
-        for outcome, count in (
-            ("stored", stored),
-            ("modified", modified + batch.modified),
-            ("duplicate", duplicate),
-            ("dead_letter", len(batch.dead)),
-            ("ignored_empty", batch.empty),
-            ("ignored_retained", batch.retained),
-            ("ignored_topic", batch.ignored),
-            ("dropped_over_quota", sum(one.dropped for one in batch.excess.values())),
-        ):
-            if count:
-                metrics.MESSAGES.labels(outcome).inc(count)
-
-    def _refuse(
-        self, batch: MessageBatch, samples: list[Sample], devices: frozenset[tuple[str, str]]
-    ) -> list[Sample]:
-        """Buries the messages of these devices, as far as there is room for what is over quota; the samples
-        of all others.
-        """
-        now = clock.monotonic()
-        # each message once, of however many samples
-        refused = {id(m): (key[0], m) for key, m in batch.messages if (key[0], key[1]) in devices}
-        for customer, message in refused.values():
-            self._gate.over(batch, QuotaKind.DEVICES, customer, message, now, reason=Reason.TOO_MANY_DEVICES)
-        return [sample for sample in samples if (sample[0][0], sample[0][1]) not in devices]
-
-    async def _isolate(
-        self, batch: MessageBatch, read: ReadMessages | None, samples: list[Sample]
-    ) -> tuple[int, int, int]:
-        """Finds what the database refuses by bisection and adds it to the batch's dead; all else is stored:
-        how many samples, new rows and changed ones.
-        """
-        attempt = kept = stored = modified = 0
-        parts = [samples]
-        while parts:
-            part = parts.pop()
-            try:
-                written = await self._store.write(part, ())
-            except TooManyDevices as error:
-                parts.append(self._refuse(batch, part, error.devices))
-            except CustomersLeft as error:
-                parts.append(_without(batch, read, part, error))
-            except StoreRejected as refusal:
-                if len(part) > 1:
-                    parts += [part[len(part) // 2 :], part[: len(part) // 2]]
-                    continue
-                key = part[0][0]
-                detail = str(refusal)
-                dead = [
-                    self._gate.dead(message, Reason.REFUSED_BY_DATABASE, detail, key[0])
-                    for k, message in batch.messages
-                    if k == key
-                ]
-                batch.dead += dead
-                log.warning("ingest.message_refused_by_database", detail=detail, messages=len(dead))
-            except LeaseLost:
-                raise
-            except StoreError as error:
-                parts.append(part)
-                attempt += 1
-                await self._defer(error, attempt)
-            else:
-                if self._note is not None:
-                    self._note(part)
-                kept, stored, modified = (
-                    kept + len(part),
-                    stored + written.stored,
-                    modified + written.modified,
-                )
-        return kept, stored, modified
-
     def _release(self, batch: MessageBatch) -> None:
         if batch.acks and batch.session.acknowledge(bytes(batch.acks)):
             now = clock.monotonic()
@@ -540,30 +303,4 @@ class Pipeline:
             for arrived, count in batch.arrivals:
                 if count:
                     metrics.ACK_SECONDS.observe(now - arrived, count)
-        self._held_bytes -= batch.bytes
-        self._held_qos0 -= batch.qos0
-        self._held_count -= batch.count
-        metrics.INFLIGHT.dec(batch.count)
-        if self._paused and self._held_bytes < self._settings.memory_low_bytes:
-            self._paused = False
-            self.absent(clock.monotonic() - self._paused_monotonic)
-            if self._slowed is None:
-                self._current.resume()
-
-
-def _without(
-    batch: MessageBatch, read: ReadMessages | None, samples: list[Sample], left: CustomersLeft
-) -> list[Sample]:
-    """The samples that are not of customers that moved to another gateway; nor is anything else of theirs
-    stored with the batch. It took, before they left, a subscription of its own: what comes here after that
-    has come there as well.
-    """
-    kept = [sample for sample in samples if sample[0][0] not in left.customers]
-    if len(kept) == len(samples):
-        raise StoreError(str(left)) from left  # never the same again, for ever
-    dead = len(batch.dead)
-    batch.leave_out(left.customers)
-    if read is not None:
-        read.leave_out(left.customers)
-    metrics.MESSAGES.labels("moved").inc(len(samples) - len(kept) + dead - len(batch.dead))
-    return kept
+        self._in_hand.remove(batch)

@@ -101,12 +101,12 @@ class Quotas:
             self.watched.discard(customer)
         return kind
 
-    def buries(self, customer: str | None, topic: str, size: int, now: float) -> bool:
+    def takes_dead_letter(self, customer: str | None, topic: str, size: int, now: float) -> bool:
         """Whether a message that cannot be decoded becomes a dead letter as of right: as many bytes a second
         as may be sent, and not so many at once, for each is written whole.
         """
         taken = len(topic) + size + LETTER_OVERHEAD_BYTES
-        return self._bucket(customer, now).buries(self.of(customer), taken)
+        return self._bucket(customer, now).takes_dead_letter(self.of(customer), taken)
 
     def keeps(self, customer: str | None, topic: str, size: int, now: float) -> bool:
         """Whether a message over quota has room among the dead letters. Where not it is dropped."""

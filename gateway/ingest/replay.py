@@ -66,7 +66,7 @@ class Replay:
         )
 
     async def one(self, dead_letter: int, *, now: datetime) -> int | Failed:
-        """Stores its samples and lets go of the letter, in one transaction; how many samples. Done twice it
+        """Stores its samples and removes the letter, in one transaction; how many samples. Done twice it
         changes nothing more. One that fails stays, with its new reason.
 
         A sample without a time of its own takes the time at which the message was first received. Raises

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import structlog
 
-from gateway import clock, metrics
-from gateway.ingest.certificate import state_topic
-from gateway.ingest.decode import Decoder, Former, Introduce, unknown
+from gateway import clock
+from gateway.ingest.decode import FormerIntake, unknown
+from gateway.ingest.intake import Intake
 from gateway.ingest.partition import Partition
 from gateway.ingest.quotas import Quotas
 from gateway.ingest.registry import Registry
@@ -20,10 +18,6 @@ from gateway.model.errors import BrokerRefused, LeaseLost, StoreError
 from gateway.model.moving import Moves
 from gateway.model.pressure import Pressure
 from gateway.model.sample import from_microseconds
-from gateway.model.subscriptions import matches
-from gateway.model.topics import filters, is_sparkplug, owner_of
-from gateway.payloads.fields import Skipped
-from gateway.payloads.sources import CompiledSource, compile_sources, only
 from gateway.settings import Settings
 from gateway.store import leases, moving, presence
 from gateway.store import sessions as store_sessions
@@ -35,79 +29,6 @@ log = structlog.get_logger(__name__)
 HEARD_SECONDS = 5.0
 BREAK_SECONDS = 15.0
 """Between two words that a partition was listened to: more is a break."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Intake:
-    """What is taken in: by which sources, of which customers."""
-
-    settings: Settings
-    sources: tuple[CompiledSource, ...]
-    introduce: Introduce
-
-    @classmethod
-    def of(cls, settings: Settings, introduce: Introduce) -> _Intake:
-        sources = compile_sources(settings.telemetry.sources)
-        return cls(settings=settings, sources=sources, introduce=introduce)
-
-    def filters(self, partition: int) -> list[str]:
-        found = self._filters(partition)
-        topic = state_topic(self.settings.telemetry.sparkplug)
-        if (
-            topic is not None
-            and self.tells_state(partition)
-            and not any(matches(topic, one) for one in found)
-        ):
-            found.append(topic)
-        return found
-
-    def tells_state(self, partition: int) -> bool:
-        """Whether this partition tells that the host application lives: the first that reads something of
-        Sparkplug, so that one does, whoever holds it.
-        """
-        reading = (
-            number
-            for number in range(self.settings.broker.partitions)
-            if any(is_sparkplug(one) for one in self._filters(number))
-        )
-        return partition == next(reading, None)
-
-    def _filters(self, partition: int) -> list[str]:
-        return filters(
-            only(self.sources),
-            self.settings.customers,
-            partition=partition,
-            partitions=self.settings.broker.partitions,
-        )
-
-    def owner(self, partition: int) -> str | None:
-        """The customer that has this partition alone. Where anybody may send nobody has."""
-        if self.settings.telemetry.auto_register_customers:
-            return None
-        return owner_of(
-            only(self.sources),
-            self.settings.customers,
-            partition=partition,
-            partitions=self.settings.broker.partitions,
-        )
-
-    def decoder(self, former: Former | None = None, *, customers: Sequence[str] = ()) -> Decoder:
-        """`customers`: who is taken beside the configured ones."""
-        return Decoder(
-            self.settings.telemetry,
-            self.sources,
-            (*self.settings.customers, *customers),
-            skip=_count_skipped,
-            former=former,
-            introduce=self.introduce,
-            defers_sparkplug=True,
-            state_topic=state_topic(self.settings.telemetry.sparkplug),
-        )
-
-    def beside(self, others: Sequence[CompiledSource]) -> tuple[CompiledSource, ...]:
-        """Those of the others that may take what none of ours does."""
-        ours = {one.source.topic for one in self.sources}
-        return tuple({one.source.topic: one for one in others if one.source.topic not in ours}.values())
 
 
 class Ingest:
@@ -136,9 +57,9 @@ class Ingest:
         self._introduce = unknown if registry is None else registry.introduce
         self._configured, self._moves, self._knows_moves = settings, Moves(), False
         self._reloading = asyncio.Lock()
-        self._intake = _Intake.of(settings, self._introduce)
-        self._next: _Intake | None = None  # while it is being subscribed beside
-        self._former = Former()
+        self._intake = Intake.of(settings, self._introduce)
+        self._next: Intake | None = None  # while it is being subscribed beside
+        self._former = FormerIntake()
         self._decoder = self._intake.decoder()
         self._ours: dict[int, tuple[Partition, asyncio.Task[None]]] = {}
         self._elsewhere: set[int] = set()
@@ -162,7 +83,7 @@ class Ingest:
         """Takes the sources and customers of these settings from now on, on the sessions that live (ADR 40).
 
         First every session subscribes what is new beside what it holds, and only when all of them did the old
-        is given up: a filter that goes from one partition to another is held by one of them at any time.
+        is unsubscribed: a filter that goes from one partition to another is held by one of them at any time.
         Raises BrokerRefused and StoreError; then everything is as before.
         """
         async with self._reloading:
@@ -201,7 +122,7 @@ class Ingest:
     async def _take(self, configured: Settings, moves: Moves) -> None:
         customers = moves.among(configured.customers)
         settings = configured.model_copy(update={"customers": customers})
-        before, wanted = self._intake, _Intake.of(settings, self._introduce)
+        before, wanted = self._intake, Intake.of(settings, self._introduce)
         own = before.settings
         if (own.telemetry.sources, own.customers, own.quotas) == (
             settings.telemetry.sources,
@@ -212,7 +133,7 @@ class Ingest:
         self._next = wanted
         # until all is granted the sources in force come first, and the others take what only they match
         self._decoder = before.decoder(
-            Former(
+            FormerIntake(
                 sources=before.beside((*wanted.sources, *self._former.sources)),
                 customers=self._former.customers,
             ),
@@ -220,32 +141,32 @@ class Ingest:
         )
         try:
             for number, (partition, _) in list(self._ours.items()):
-                await partition.take(wanted.filters(number), self._decoder)
+                await partition.subscribe(wanted.filters(number), self._decoder)
         except (BrokerRefused, StoreError):
             await self._undo(before, wanted)
             raise
         self._former = self._left_by(before, wanted)
         await self._force(wanted)
 
-    async def _undo(self, before: _Intake, wanted: _Intake) -> None:
+    async def _undo(self, before: Intake, wanted: Intake) -> None:
         self._next, self._decoder = None, before.decoder()
-        self._former = Former(
+        self._former = FormerIntake(
             sources=before.beside((*wanted.sources, *self._former.sources)), customers=self._former.customers
         )
         for number, (partition, _) in list(self._ours.items()):
             with suppress(BrokerRefused):  # what it had granted; the next connection asks again
-                await partition.take(before.filters(number), self._decoder)
+                await partition.subscribe(before.filters(number), self._decoder)
         await self._force(before)
 
-    async def _force(self, intake: _Intake) -> None:
+    async def _force(self, intake: Intake) -> None:
         self._intake, self._next, self._decoder = intake, None, intake.decoder()
         former = self._former
         overlapping = intake.decoder(former) if former.sources or former.customers else self._decoder
         self._bound(intake)
         for partition, _ in list(self._ours.values()):
-            await partition.let_go(overlapping, self._decoder)
+            await partition.unsubscribe_former(overlapping, self._decoder)
 
-    def _bound(self, intake: _Intake) -> None:
+    def _bound(self, intake: Intake) -> None:
         """Puts its quotas in force."""
         self._upkeep.reload(intake.settings.quotas)
         for number, (partition, _) in self._ours.items():
@@ -258,10 +179,10 @@ class Ingest:
         for partition, _ in self._ours.values():
             partition.quotas.fill(customers)
 
-    def _left_by(self, before: _Intake, wanted: _Intake) -> Former:
-        """What only messages under filters that are given up can still need."""
+    def _left_by(self, before: Intake, wanted: Intake) -> FormerIntake:
+        """What only messages under filters that are unsubscribed can still need."""
         gone = {*before.settings.customers, *self._former.customers} - set(wanted.settings.customers)
-        return Former(
+        return FormerIntake(
             sources=wanted.beside((*before.sources, *self._former.sources)),
             # one partition has no filters of single customers: whoever is not listed is refused at once
             customers=frozenset(gone if wanted.settings.broker.partitions > 1 else ()),
@@ -271,7 +192,7 @@ class Ingest:
         for partition, _ in self._ours.values():
             partition.settle()
         if self._next is None and all(partition.is_settled for partition, _ in self._ours.values()):
-            self._former = Former()
+            self._former = FormerIntake()
 
     @property
     def connected(self) -> bool:
@@ -314,7 +235,7 @@ class Ingest:
                 self._look.clear()
                 self._settle()
                 try:
-                    if self._knows_moves:  # else a session would give up the filters of who moved in
+                    if self._knows_moves:  # else a session would unsubscribe the filters of who moved in
                         await self._divide(group)
                         await self._note_up()
                 except StoreError as error:
@@ -411,7 +332,3 @@ class Ingest:
         await asyncio.wait({task})
         with suppress(StoreError):  # a lease that is not released runs out
             await leases.release(self._database, f"ingest/{number}", self._replica)
-
-
-def _count_skipped(skipped: Skipped) -> None:
-    metrics.FIELDS_SKIPPED.labels(skipped.reason).inc()

@@ -13,7 +13,8 @@ from gateway.payloads.fields import Skipped
 from gateway.payloads.formats.values import MAX_METRICS, Reason
 from gateway.payloads.sources import CompiledSource
 from gateway.payloads.sparkplug import wire
-from gateway.payloads.sparkplug.node import Arrival, Node, Outcome
+from gateway.payloads.sparkplug.arrival import Arrival
+from gateway.payloads.sparkplug.node import Node, Outcome
 from gateway.payloads.sparkplug.topic import Address, address, device_id, title
 
 Row = tuple[str, str, int, Metrics]
@@ -74,7 +75,7 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class TakenMessage:
     """What comes of one message. `refusal`: why it is kept as a dead letter beside the rows."""
 
     arrival: Arrival
@@ -106,7 +107,7 @@ def arrival(found: Mail, topic: str, payload: bytes, received_at: int) -> Arriva
 
 def take(
     node: Node, found: Mail, message: Arrival, bounds: Bounds, *, is_retained: bool = False
-) -> list[Taken]:
+) -> list[TakenMessage]:
     """What comes of a message and of those that waited for it; `node` knows it afterwards."""
     return [
         _taken(outcome, found, bounds, is_retained=is_retained)
@@ -114,7 +115,7 @@ def take(
     ]
 
 
-def recall(node: Node, found: Mail, message: Arrival, bounds: Bounds) -> Taken:
+def recall(node: Node, found: Mail, message: Arrival, bounds: Bounds) -> TakenMessage:
     """What a dead letter can be read as now. Raises DecodeError."""
     taken = _taken(node.recall(message), found, bounds, is_retained=False)
     if taken.refusal is not None:
@@ -122,7 +123,7 @@ def recall(node: Node, found: Mail, message: Arrival, bounds: Bounds) -> Taken:
     return taken
 
 
-def _taken(outcome: Outcome, found: Mail, bounds: Bounds, *, is_retained: bool) -> Taken:
+def _taken(outcome: Outcome, found: Mail, bounds: Bounds, *, is_retained: bool) -> TakenMessage:
     message, read = outcome.arrival, outcome.read
     skipped = list(read.skipped)
     rows: list[Row] = []
@@ -139,7 +140,7 @@ def _taken(outcome: Outcome, found: Mail, bounds: Bounds, *, is_retained: bool) 
     refused = outcome.refusal
     if refused is None and (not rows or found.source.is_strict):
         refused = _fault(skipped, is_birth=message.kind in ("NBIRTH", "DBIRTH"))
-    return Taken(
+    return TakenMessage(
         arrival=message,
         rows=[] if refused is not None and found.source.is_strict else rows,
         skipped=skipped,

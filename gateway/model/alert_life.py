@@ -99,6 +99,7 @@ ALERT_TABLE: tuple[AlertRow, ...] = (
 )
 
 OPEN_STATES = frozenset(AlertState) - {AlertState.CLEARED}
+"""Of an alert that is not cleared. One that the system has closed is cleared when its telemetry is well."""
 FOLLOWED_STATES = frozenset({AlertState.RAISED, AlertState.ACKNOWLEDGED})
 
 

@@ -78,7 +78,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class FoldResult:
     """What a fold found. `met_at`: where it met what was judged before, and the state
     of then is still right.
     """
@@ -89,7 +89,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Changed:
+class AlertChanges:
     """What is to be done about alerts, in this order: `withdrawn` are no episodes, `moved` have other times,
     `opened` are new.
     """
@@ -117,12 +117,12 @@ def step(rule: AlertRule, state: RuleState, point: Point) -> RuleState:
 
 def judge(
     rule: AlertRule, state: RuleState, points: Iterable[Point], *, open_episode: Episode | None = None
-) -> Judged:
+) -> FoldResult:
     """The fold, over points in ascending order. `open_episode`: the one that is open in `state`."""
     episodes: list[Episode] = [] if open_episode is None else [open_episode]
     for point in points:
         state = _step_and_note(rule, state, point, episodes)
-    return Judged(state=state, episodes=tuple(episodes))
+    return FoldResult(state=state, episodes=tuple(episodes))
 
 
 def _step_and_note(rule: AlertRule, state: RuleState, point: Point, episodes: list[Episode]) -> RuleState:
@@ -194,7 +194,7 @@ def rejudge(
     first: int,
     last: int,
     judged_to: int,
-) -> Judged:
+) -> FoldResult:
     """The fold from `first` on, until past the `last` change it meets what was judged before, which went to
     `judged_to`. `state`: from `before`.
 
@@ -216,8 +216,8 @@ def rejudge(
                 then = _open_at(standing, point.at)
                 assert then is not None
                 episodes[-1] = replace(episodes[-1], cleared_at=then.cleared_at)
-            return Judged(state=state, episodes=tuple(episodes), met_at=point.at)
-    return Judged(state=state, episodes=tuple(episodes))
+            return FoldResult(state=state, episodes=tuple(episodes), met_at=point.at)
+    return FoldResult(state=state, episodes=tuple(episodes))
 
 
 def _meets(rule: AlertRule, standing: Sequence[Standing], state: RuleState) -> bool:
@@ -240,7 +240,7 @@ def _open_at(standing: Sequence[Standing], at: int) -> Standing | None:
     return None
 
 
-def reconciled(standing: Sequence[Standing], judged: Judged, *, first: int) -> Changed:
+def reconciled(standing: Sequence[Standing], judged: FoldResult, *, first: int) -> AlertChanges:
     """What has to change of the alerts that reach to `first` or later, up to where the judgement ends. Each
     episode is of the first alert that overlaps it and is of none yet.
     """
@@ -266,7 +266,7 @@ def reconciled(standing: Sequence[Standing], judged: Judged, *, first: int) -> C
             found.cleared_at,
         ):
             moved.append((alert.alert, found))
-    return Changed(withdrawn=tuple(withdrawn), moved=tuple(moved), opened=tuple(opened))
+    return AlertChanges(withdrawn=tuple(withdrawn), moved=tuple(moved), opened=tuple(opened))
 
 
 def _overlap(alert: Standing, episode: Episode) -> bool:

@@ -122,7 +122,7 @@ class Bucket:
         self.charge(quota, count, size)
         return None
 
-    def buries(self, quota: Quota, size: int) -> bool:
+    def takes_dead_letter(self, quota: Quota, size: int) -> bool:
         """Whether a message that cannot be decoded becomes a dead letter as of right; it is charged then."""
         if self.dead <= 0:
             return False

@@ -17,8 +17,8 @@ from typing import Any
 
 import orjson
 
-from gateway import metrics
 from gateway.model.errors import RequestRefused
+from gateway.processes import counters
 from gateway.settings import Settings
 
 MAX_LINE = 64 << 20
@@ -110,7 +110,7 @@ class Daemon:
         """The metrics of both processes, and their media type. Raises RequestRefused("gateway.overloaded")
         when the daemon does not answer.
         """
-        text, media_type = await self._ask("exposition", accept=accept, counted=metrics.counts())
+        text, media_type = await self._ask("exposition", accept=accept, counted=counters.counts())
         return text, media_type
 
     async def _ask(self, question: str, **details: object) -> Any:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from gateway import clock, metrics
+from gateway import clock
 from gateway.model.address import to_listen
 from gateway.model.errors import ConfigError
+from gateway.processes import counters
 from gateway.processes.channel import Channel, Document
 from gateway.processes.parent import ends_with_parent
 from gateway.processes.readiness import Readiness
@@ -176,7 +177,7 @@ class HttpProcess:
 
     async def _converse(self, channel: Channel) -> None:
         """Answers until the process is gone."""
-        added = metrics.Added()
+        added = counters.AddedCounts()
 
         async def answer(asked: Document) -> None:
             channel.send({"answer": await self._answer(asked, added), "number": asked["number"]})
@@ -185,7 +186,7 @@ class HttpProcess:
             while (asked := await channel.receive()) is not None:
                 answering.create_task(answer(asked))
 
-    async def _answer(self, asked: Document, added: metrics.Added) -> object:
+    async def _answer(self, asked: Document, added: counters.AddedCounts) -> object:
         match asked["ask"]:
             case "alive":
                 return None

@@ -1,4 +1,6 @@
-"""Alerts, and what is judged of the log. Whose turn it is to work them `gateway.store.alert_streams` says."""
+"""Alerts. What is judged of the log before there is one is in `gateway.store.judgements`, whose turn it is to
+work them in `gateway.store.alert_streams`.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +11,20 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
-import orjson
 
 from gateway.bulkhead import readable
-from gateway.model import alert_rule, alerts
+from gateway.model import alert_rule
 from gateway.model.alert_life import AlertState
 from gateway.model.alert_rule import AlertRule
-from gateway.model.alerts import Episode, RuleState, Standing
-from gateway.model.sample import EPOCH, Metrics, Value, from_microseconds, to_microseconds
+from gateway.model.alerts import Episode, Standing
+from gateway.model.sample import EPOCH, Value, from_microseconds, to_microseconds
+from gateway.store import columns
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import filtered, sql
 
 FOLLOWED_AT_ONCE = 500
 LAST_ALERT = "~"
 """After every reference."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """What a rule has made of a device's log."""
-
-    rule: str
-    device: str
-    state: RuleState
-    is_due: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,108 +62,13 @@ class Alert:
     version: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Silence:
-    """A device whose silence is to be looked at. `seconds`: None where nobody listens."""
-
-    rule: str
-    device: str
-    heard_at: datetime
-    now: datetime
-    seconds: float | None
-
-
-# The log and what is judged of it
-
-
-async def samples(
-    connection: Connection, customer: str, after: int, until: int
-) -> dict[str, list[tuple[int, Metrics]]]:
-    """What changed past position `after` up to `until`, by device, in the order of device time."""
-    rows = await connection.fetch(sql("alert_samples"), customer, after, until)
-    found: dict[str, list[tuple[int, Metrics]]] = {}
-    for row in rows:
-        if isinstance(row["metrics"], dict):
-            found.setdefault(row["device_id"], []).append((to_microseconds(row["ts"]), row["metrics"]))
-    return found
-
-
-async def history(
-    connection: Connection, customer: str, device: str, start: int, until: int, limit: int
-) -> list[tuple[int, Metrics]]:
-    """A device's samples from `start` to `until`, both inclusive, the first `limit` of them."""
-    rows = await connection.fetch(sql("alert_history"), customer, device, _time(start), _time(until), limit)
-    return [(to_microseconds(row["ts"]), row["metrics"]) for row in rows if isinstance(row["metrics"], dict)]
-
-
-async def heard_before(
-    connection: Connection, customer: str, device: str, at: int, metric: str | None
-) -> int | None:
-    """Device time of the newest sample before `at`."""
-    found = await connection.fetchval(*filtered("alert_heard_before", customer, device, _time(at), metric))
-    return None if found is None else to_microseconds(found)
-
-
-async def judgements(
-    connection: Connection, connection_id: str, devices: Sequence[str]
-) -> dict[tuple[str, str], Judgement]:
-    """By rule and device."""
-    rows = await connection.fetch(sql("alert_judgements"), connection_id, list(devices))
-    return {
-        (row["rule_id"], row["device_id"]): Judgement(
-            rule=row["rule_id"],
-            device=row["device_id"],
-            state=alerts.from_document(row["state"], row["judged_at"]),
-            is_due=row["due_at"] is not None,
-        )
-        for row in rows
-    }
-
-
-async def put_judgements(
-    connection: Connection, connection_id: str, judged: Sequence[tuple[str, str, RuleState, float | None]]
-) -> None:
-    """(rule, device, state, seconds until its silence is looked at) of what was heard."""
-    if judged:
-        await connection.execute(
-            sql("alert_judge"),
-            connection_id,
-            [rule for rule, _, _, _ in judged],
-            [device for _, device, _, _ in judged],
-            [state.at for _, _, state, _ in judged],
-            [orjson.dumps(alerts.to_document(state)).decode() for _, _, state, _ in judged],
-            [due for _, _, _, due in judged],
-        )
-
-
-async def expect(
-    connection: Connection, connection_id: str, waiting: Sequence[tuple[str, str, RuleState, float]]
-) -> None:
-    """(rule, device, state, seconds) of devices that nothing was judged of yet: they
-    are silent from now on.
-    """
-    if waiting:
-        await connection.execute(
-            sql("alert_expect"),
-            connection_id,
-            [rule for rule, _, _, _ in waiting],
-            [device for _, device, _, _ in waiting],
-            alerts.to_document(waiting[0][2]),
-            [due for _, _, _, due in waiting],
-            waiting[0][2].at,
-        )
-
-
-async def advance(connection: Connection, connection_id: str, watermark: int) -> None:
-    """In the transaction that judged everything up to it."""
-    await connection.execute(sql("alert_advance"), connection_id, watermark)
-
-
 async def standing(
     connection: Connection, connection_id: str, rule: str, begun_at: datetime, device: str, first: int
 ) -> list[Standing]:
     """The alerts of a rule and a device that reach to `first` or later, and the last one before."""
-    rows = await connection.fetch(sql("alert_standing"), connection_id, rule, device, _time(first), begun_at)
+    rows = await connection.fetch(
+        sql("alert_standing"), connection_id, rule, device, time_of(first), begun_at
+    )
     return [_standing(row) for row in rows]
 
 
@@ -189,31 +86,7 @@ def _standing(row: asyncpg.Record) -> Standing:
         since=to_microseconds(row["since"]),
         opened_at=to_microseconds(row["opened_at"]),
         cleared_at=None if row["well_at"] is None else to_microseconds(row["well_at"]),
-        value=_value(row["value"]),
-    )
-
-
-async def silences(connection: Connection, connection_id: str, limit: int) -> list[Silence]:
-    """Devices whose silence is to be looked at now."""
-    rows = await connection.fetch(sql("alert_silent"), connection_id, limit)
-    return [
-        Silence(
-            rule=row["rule_id"],
-            device=row["device_id"],
-            heard_at=row["heard_at"],
-            now=row["now"],
-            seconds=row["silent_seconds"],
-        )
-        for row in rows
-    ]
-
-
-async def looked_at(
-    connection: Connection, connection_id: str, found: Sequence[tuple[str, str, float | None]]
-) -> None:
-    """(rule, device, seconds until it is looked at again; None: when it is heard)."""
-    await connection.execute(
-        sql("alert_silence"), connection_id, *([item[place] for item in found] for place in range(3))
+        value=columns.scalar(row["value"]),
     )
 
 
@@ -226,12 +99,6 @@ async def last_well_at(connection: Connection, connection_id: str, rule: str, de
         device,
     )
     return found
-
-
-async def listen(database: Database) -> None:
-    """This replica takes in what devices send, now."""
-    async with database.connection() as connection:
-        await connection.execute(sql("alert_listen"))
 
 
 # Alerts
@@ -265,9 +132,9 @@ async def open_alert(
         text,
         episode.value,
         begun_at,
-        _time(episode.since),
-        _time(episode.opened_at),
-        None if episode.cleared_at is None else _time(episode.cleared_at),
+        time_of(episode.since),
+        time_of(episode.opened_at),
+        None if episode.cleared_at is None else time_of(episode.cleared_at),
         None if episode.cleared_at is None else "well",
     )
     return alert
@@ -277,7 +144,7 @@ async def retime(
     connection: Connection, alert: str, *, since: int, opened_at: int, cleared_at: int | None, why: str | None
 ) -> Alert:
     """Gives an alert the times that the log has."""
-    times = (_time(since), _time(opened_at), None if cleared_at is None else _time(cleared_at))
+    times = (time_of(since), time_of(opened_at), None if cleared_at is None else time_of(cleared_at))
     row = await connection.fetchrow(sql("alert_times"), alert, *times, why)
     assert row is not None
     return _alert(row)
@@ -391,33 +258,33 @@ async def listed(
     return readable(rows, _alert, name=lambda row: row["alert_id"])
 
 
-async def open_counts(database: Database) -> dict[str, int]:
-    """How many are not over, by severity."""
+async def uncleared_counts(database: Database) -> dict[str, int]:
+    """How many are not cleared, by severity."""
     async with database.connection() as connection:
-        return {row["severity"]: row["open"] for row in await connection.fetch(sql("alert_counts"))}
+        return {row["severity"]: row["count"] for row in await connection.fetch(sql("alert_counts"))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToTell:
-    """Alerts and what the broker should retain of them: those in `open`, and nothing of the `over`.
+class AlertsToPublish:
+    """Alerts, and what the broker should have of them: a document that is `retained`, or none (`emptied`).
     `versions`: of each of them, also of those that cannot be read.
     """
 
-    open: list[Alert]
-    over: list[Alert]
+    retained: list[Alert]
+    emptied: list[Alert]
     versions: list[tuple[str, int]]
 
 
-async def untold(database: Database, limit: int) -> ToTell:
+async def untold(database: Database, limit: int) -> AlertsToPublish:
     """The first of those that changed since the broker was told of them."""
     async with database.connection() as connection:
-        return _to_tell(await connection.fetch(sql("alert_untold"), limit))
+        return _to_publish(await connection.fetch(sql("alert_untold"), limit))
 
 
-async def repeated(database: Database, after: str, limit: int) -> ToTell:
-    """The next alerts that are not over, by reference, whatever the broker was told."""
+async def repeated(database: Database, after: str, limit: int) -> AlertsToPublish:
+    """The next alerts that are not cleared, by reference, whatever the broker was told."""
     async with database.connection() as connection:
-        return _to_tell(await connection.fetch(sql("alert_repeated"), after, limit))
+        return _to_publish(await connection.fetch(sql("alert_repeated"), after, limit))
 
 
 async def told(database: Database, versions: Sequence[tuple[str, int]]) -> None:
@@ -430,15 +297,15 @@ async def told(database: Database, versions: Sequence[tuple[str, int]]) -> None:
         )
 
 
-def _to_tell(rows: Sequence[asyncpg.Record]) -> ToTell:
+def _to_publish(rows: Sequence[asyncpg.Record]) -> AlertsToPublish:
     found = readable(
         rows, lambda row: (_alert(row), row["is_disconnected"]), name=lambda row: row["alert_id"]
     )
-    over = [alert for alert, ended in found if ended or alert.state is AlertState.CLEARED]
-    gone = {alert.alert for alert in over}
-    return ToTell(
-        open=[alert for alert, _ in found if alert.alert not in gone],
-        over=over,
+    emptied = [alert for alert, ended in found if ended or alert.state is AlertState.CLEARED]
+    gone = {alert.alert for alert in emptied}
+    return AlertsToPublish(
+        retained=[alert for alert, _ in found if alert.alert not in gone],
+        emptied=emptied,
         versions=[(row["alert_id"], row["version"]) for row in rows],
     )
 
@@ -451,16 +318,13 @@ def _alert(row: asyncpg.Record) -> Alert:
         "rule": row["rule_id"],
         "device": row["device_id"],
         "state": AlertState(row["state"]),
-        "value": _value(row["value"]),
+        "value": columns.scalar(row["value"]),
     }
     return Alert(**known, **{name: row[name] for name in _PLAIN})
 
 
-def _value(value: object) -> Value:
-    return value if isinstance(value, bool | int | float | str) else "(cannot be shown)"
-
-
-def _time(microseconds: int) -> datetime:
+def time_of(microseconds: int) -> datetime:
+    """A device's time as it is stored: none is before 1970."""
     return max(EPOCH, from_microseconds(max(0, microseconds)))
 
 

@@ -167,7 +167,7 @@ class Busy:
 
 async def hold(database: Database, customer: str, owner: str) -> Busy:
     """Takes every lease of the customer that is free, for a minute, so that nothing new begins; what others
-    have they finish. A mover that dies lets all of it go.
+    have they finish. A mover that dies releases all of it.
     """
     async with database.transaction() as connection:
         await connection.execute(sql("move_hold"), customer, owner, HOLD_SECONDS)
@@ -177,9 +177,9 @@ async def hold(database: Database, customer: str, owner: str) -> Busy:
     return Busy(**dict(row))
 
 
-async def let_go(connection: Connection, customer: str, owner: str | None) -> None:
+async def release(connection: Connection, customer: str, owner: str | None) -> None:
     """Undoes `hold`: of this owner, or of whoever moved the customer."""
-    await connection.execute(sql("move_let_go"), customer, owner)
+    await connection.execute(sql("move_release"), customer, owner)
 
 
 def where(table: Table, prefix: str = "") -> str:
@@ -211,7 +211,9 @@ async def lock_connections(connection: Connection, customer: str) -> list[str]:
     return [row["connection_id"] for row in await connection.fetch(sql("move_connections"), customer)]
 
 
-async def take(connection: Connection, customer: str, move: str, cut: int | None, *, is_whole: bool) -> None:
+async def take_out_of_force(
+    connection: Connection, customer: str, move: str, cut: int | None, *, is_whole: bool
+) -> None:
     """Takes the customer out of force, in the caller's transaction; its credits return. Whoever still works
     on something of it finds its lease gone.
     """
@@ -219,7 +221,7 @@ async def take(connection: Connection, customer: str, move: str, cut: int | None
     await read(connection, customer)
     names = await lock_connections(connection, customer)
     await connection.execute(sql("log_freeze"), customer)
-    await let_go(connection, customer, None)
+    await release(connection, customer, None)
     await _make_all(connection)
     await drop_departed(connection, customer)
     for table in reversed(SMALL):

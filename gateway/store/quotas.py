@@ -13,8 +13,8 @@ from gateway.store import outbox
 from gateway.store.pool import Connection, Database, Record
 from gateway.store.queries import filtered, sql
 
-NOBODY = ""
-"""In the table: of what is nobody's."""
+NO_CUSTOMER = ""
+"""In the table, where a key cannot be null: what is None here."""
 
 MAX_NOTED = 10_000
 
@@ -45,7 +45,7 @@ async def note(connection: Connection, excesses: Sequence[Excess]) -> tuple[Exce
     """
     rows = await connection.fetch(
         sql("quota_note"),
-        [one.customer or NOBODY for one in excesses],
+        [one.customer or NO_CUSTOMER for one in excesses],
         [one.kind for one in excesses],
         [one.allowed for one in excesses],
         [one.device for one in excesses],
@@ -97,7 +97,7 @@ def document(excesses: Sequence[Excess]) -> list[dict[str, object]]:
     """As the function `add_excess` wants them."""
     return [
         {
-            "customer": one.customer or NOBODY,
+            "customer": one.customer or NO_CUSTOMER,
             "quota": one.kind,
             "allowed": one.allowed,
             "dead_letters": one.dead_letters,

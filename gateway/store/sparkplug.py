@@ -10,8 +10,10 @@ from datetime import timedelta
 
 import orjson
 
+from gateway.payloads.sparkplug.births import Birth, NodeDevice
 from gateway.payloads.sparkplug.definitions import from_stored
-from gateway.payloads.sparkplug.node import Birth, Node, NodeDevice
+from gateway.payloads.sparkplug.node import Node
+from gateway.payloads.sparkplug.waiting import WaitingMessages
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
 
@@ -41,13 +43,13 @@ def _node(row: Mapping[str, object]) -> Node:
         bd_seq=row["bd_seq"],  # type: ignore[arg-type]
         next=row["next_seq"],  # type: ignore[arg-type]
         until=row["until"],  # type: ignore[arg-type]
-        gap_at=row["gap_at"],  # type: ignore[arg-type]
+        waiting=WaitingMessages(gap_at=row["gap_at"]),  # type: ignore[arg-type]
         is_certain=row["is_certain"],  # type: ignore[arg-type]
     )
     for device, births, offline in row["devices"] or ():  # type: ignore[attr-defined]
-        found.devices[device] = NodeDevice([Birth(*birth) for birth in births], offline)
+        found.births.devices[device] = NodeDevice([Birth(*birth) for birth in births], offline)
     for digest, lines in row["definitions"] or ():  # type: ignore[attr-defined]
-        found.definitions[digest] = from_stored(lines)
+        found.births.definitions[digest] = from_stored(lines)
     return found
 
 
@@ -61,7 +63,7 @@ async def store(connection: Connection, known: Sequence[Known]) -> None:
         [one.node.bd_seq for one in known],
         [one.node.next for one in known],
         [one.node.until for one in known],
-        [one.node.gap_at for one in known],
+        [one.node.waiting.gap_at for one in known],
         [one.node.is_certain for one in known],
     )
     if devices := [(one, device) for one in known for device in sorted(one.ids)]:
@@ -71,17 +73,17 @@ async def store(connection: Connection, known: Sequence[Known]) -> None:
             [one.key[1] for one, _ in devices],
             [device for _, device in devices],
             [one.ids[device] for one, device in devices],
-            [_births(one.node.devices[device]) for one, device in devices],
-            [one.node.devices[device].offline_at for one, device in devices],
+            [_births(one.node.births.devices[device]) for one, device in devices],
+            [one.node.births.devices[device].offline_at for one, device in devices],
         )
-    if defined := [(one, digest) for one in known for digest in sorted(one.node.defined)]:
-        kept = [(*one.key, list(one.node.definitions)) for one in known if one.node.defined]
+    if defined := [(one, digest) for one in known for digest in sorted(one.node.births.defined)]:
+        kept = [(*one.key, list(one.node.births.definitions)) for one in known if one.node.births.defined]
         await connection.execute(
             sql("sparkplug_definitions"),
             [one.key[0] for one, _ in defined],
             [one.key[1] for one, _ in defined],
             [digest for _, digest in defined],
-            [one.node.definitions[digest].payload().decode() for one, digest in defined],
+            [one.node.births.definitions[digest].payload().decode() for one, digest in defined],
             orjson.dumps(kept).decode(),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -22,6 +21,7 @@ from gateway.model.quota import Excess
 from gateway.model.sample import Metrics, from_microseconds, to_microseconds
 from gateway.store import leases, quotas
 from gateway.store.dead_letters import KeptDeadLetter
+from gateway.store.dead_messages import DeadMessage, keep
 from gateway.store.leases import Term
 from gateway.store.pool import Connection, Database
 from gateway.store.queries import sql
@@ -54,22 +54,6 @@ def no_quota(_customer: str) -> int:
 
 def unheard(_customer: str, _day: date, _size: int) -> None:
     """For who does not count what is stored."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadMessage:
-    """A message that is no sample, kept with its bytes (the first of them, when it was too large).
-    `customer`: whose topic it is; None where that is nobody's. `source`: the topic template that takes it,
-    where one does.
-    """
-
-    topic: str
-    payload: bytes
-    reason: str
-    detail: str
-    customer: str | None = None
-    source: str | None = None
-    is_retained: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,16 +133,13 @@ class TelemetryStore:
         devices = ordered.keys() - self._devices
         oldest = self._older(ordered)
         days = days_of(ordered)
-        fresh_days = {day for _, day in days} - self._days
         if devices and self._refused:
             self._raise_known(devices)
         written = Written(stored=0, modified=0)
         sizes: dict[str, int] = {}
         exceeded: tuple[Excess, ...] = ()
         try:
-            # each in a transaction of its own: no lock of a table while rows are held
-            for day in sorted(fresh_days):
-                await self._database.execute("select ensure_partition('telemetry', $1)", _date(day))
+            await self._ensure_partitions(days)
             # What comes mostly is one statement, a transaction by itself, which writes nothing that it does
             # not mean to keep: begin and commit around it would be two round trips before each PUBACK. So
             # it is in a flood: what is over quotas that are told already is counted by the same statement.
@@ -176,7 +157,7 @@ class TelemetryStore:
                 if also is not None:
                     await also(connection)
                 if dead:
-                    await bury(connection, dead)
+                    await keep(connection, dead)
                 if excesses and counted is None:
                     exceeded = await quotas.note(connection, excesses)
         except TooManyDevices as error:
@@ -190,11 +171,16 @@ class TelemetryStore:
             raise
         self._devices |= devices
         self._oldest |= oldest
-        self._days |= fresh_days
         self._told.note(excesses, clock.monotonic())
         if written.stored:
             self._count_stored(sizes, days, written.stored / len(samples))
         return Written(stored=written.stored, modified=written.modified, exceeded=exceeded)
+
+    async def _ensure_partitions(self, days: Collection[tuple[str, int]]) -> None:
+        """Each in a transaction of its own: no lock of a table while rows are held. Raises StoreError."""
+        for day in sorted({day for _, day in days} - self._days):
+            await self._database.execute("select ensure_partition('telemetry', $1)", _date(day))
+            self._days.add(day)
 
     def _forget_customers(self, customers: Collection[str]) -> None:
         """These customers left; what is known of the others is as it was."""
@@ -215,7 +201,7 @@ class TelemetryStore:
     async def replay(
         self, samples: Mapping[Key, Metrics], received: int, letter: int, kept: KeptDeadLetter
     ) -> Written:
-        """Stores what an earlier message holds, and lets go of its dead letter, in one transaction: all or
+        """Stores what an earlier message holds, and removes its dead letter, in one transaction: all or
         nothing, and done twice it changes nothing more. What was received after the message stays as it is:
         only metrics that are missing there are added. Raises as `write`.
         """
@@ -223,9 +209,7 @@ class TelemetryStore:
         days = {(key[0], key[2] // DAY) for key in samples}
         written = Written(stored=0, modified=0)
         sizes: dict[str, int] = {}
-        for day in sorted({day for _, day in days} - self._days):
-            await self._database.execute("select ensure_partition('telemetry', $1)", _date(day))
-            self._days.add(day)
+        await self._ensure_partitions(days)
         async with self._database.transaction() as connection:
             if samples:
                 # the logs are locked from here on: nothing of these customers changes between look and write
@@ -368,31 +352,6 @@ async def _news(
             missing = {name: value for name, value in samples[key].items() if name not in row["metrics"]}
             news[key] = missing, to_microseconds(row["received_at"])
     return [(key, metrics, at) for key, (metrics, at) in news.items() if metrics]
-
-
-def message_digest(topic: str, payload: bytes) -> bytes:
-    """What a message that is a dead letter is known by."""
-    return hashlib.blake2b(topic.encode("utf-8", "replace") + b"\0" + payload, digest_size=16).digest()
-
-
-async def unbury(connection: Connection, digests: Collection[bytes]) -> None:
-    """Lets go of messages that are stored after all, by the caller's transaction."""
-    await connection.execute(sql("telemetry_unbury"), list(digests))
-
-
-async def bury(connection: Connection, dead: Collection[DeadMessage]) -> None:
-    """Keeps them as dead letters, in the caller's transaction; equal ones are counted."""
-    await connection.execute(
-        sql("telemetry_dead_letter"),
-        [message_digest(d.topic, d.payload) for d in dead],
-        [d.topic.replace("\0", "\\0") for d in dead],
-        [d.reason for d in dead],
-        [d.detail.replace("\0", "\\0") for d in dead],
-        [d.payload for d in dead],
-        [d.customer for d in dead],
-        [d.source for d in dead],
-        [d.is_retained for d in dead],
-    )
 
 
 def in_order(samples: Iterable[Sample]) -> Samples:

@@ -18,6 +18,7 @@ from gateway.model.status import ConnectionStatus
 from gateway.store import alerts, listing, status, streams
 from gateway.store import issues as open_issues
 from gateway.store.alerts import Alert
+from gateway.store.columns import mapping, mappings, scalar
 from gateway.store.issues import Issue
 from gateway.store.listing import BEGINNING as FIRST
 from gateway.store.listing import Filter, ListPlace, Order, SortedPlace
@@ -213,14 +214,10 @@ class Views:
                 customer=row["customer_id"],
                 state=State(row["state"]),
                 issues=tuple(issues.get(row["connection_id"], ())),
-                settings=_mapping(row["settings"]),
-                sync=_mapping(row["sync"]),
-                meters=(
-                    [_mapping(meter) for meter in row["meters"]] if isinstance(row["meters"], list) else ()
-                ),
-                alerts=(
-                    [_mapping(alert) for alert in row["alerts"]] if isinstance(row["alerts"], list) else ()
-                ),
+                settings=mapping(row["settings"]),
+                sync=mapping(row["sync"]),
+                meters=mappings(row["meters"]),
+                alerts=mappings(row["alerts"]),
                 **{name: row[name] for name in _PLAIN},
             )
             for row in rows
@@ -278,7 +275,7 @@ class Views:
         """What was delivered, by meter and window."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(*filtered("view_readings", connection_id, meter, *after, limit))
-        return [DeliveredReading(**{**row, "value": _scalar(row["value"])}) for row in rows]
+        return [DeliveredReading(**{**row, "value": scalar(row["value"])}) for row in rows]
 
     async def meters(
         self, connection_id: str, *, after: str = "", since: datetime, limit: int
@@ -286,7 +283,7 @@ class Views:
         """The meters of a connection by name, each with its last reading of a window since then."""
         rows = await self._database.fetch(sql("view_meters"), connection_id, after, limit, since)
         return [
-            MappedMeter(**{**row, "value": None if row["value"] is None else _scalar(row["value"])})
+            MappedMeter(**{**row, "value": None if row["value"] is None else scalar(row["value"])})
             for row in rows
         ]
 
@@ -373,7 +370,7 @@ class Views:
         return count
 
     async def discard(self, connection_id: str, dead_letters: Sequence[int] | None) -> int:
-        """These dead letters of the connection (None: all) are let go of; how many there were."""
+        """Removes these dead letters of the connection (None: all); how many there were."""
         wanted = None if dead_letters is None else list(dead_letters)
         count: int = await self._database.fetchval(*filtered("dead_letter_discard", connection_id, wanted))
         return count
@@ -389,18 +386,9 @@ def _refused(payload: bytes | None) -> dict[str, Any]:
         return {}
     value, unit = reading.get("value"), reading.get("unit")
     return {
-        "value": None if value is None else _scalar(value),
+        "value": None if value is None else scalar(value),
         "unit": unit if isinstance(unit, str) else None,
     }
-
-
-def _scalar(value: object) -> Value:
-    return value if isinstance(value, bool | int | float | str) else "(cannot be shown)"
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    """Nothing, for what is no mapping: such a connection is listed, and its trouble says what is wrong."""
-    return value if isinstance(value, dict) else {}
 
 
 _PLAIN = (

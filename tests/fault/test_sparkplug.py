@@ -19,7 +19,7 @@ import pytest
 from benchmarks.daemon import Daemon
 from benchmarks.mqtt import Publisher
 from benchmarks.servers import wait_until
-from gateway.store.telemetry import message_digest
+from gateway.store.dead_messages import message_digest
 from tests.fault.rig import CUSTOMER, Rig, size, started
 from tests.fixtures.sparkplug import LEAST_NUMBER, EdgeNode, Sent, channel
 

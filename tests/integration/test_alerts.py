@@ -29,8 +29,7 @@ from gateway.model.errors import (
 from gateway.model.exchange import EventToRaise
 from gateway.model.outcome import Accepted, Outcome, Rejected, Retry, Unknown
 from gateway.model.quota import Excess, QuotaKind
-from gateway.store import alert_streams, quotas
-from gateway.store import alerts as store
+from gateway.store import alert_streams, judgements, quotas
 from gateway.store.alert_streams import AlertClaim
 from gateway.store.alerts import Alert
 from gateway.store.pool import Connection, Database
@@ -343,7 +342,7 @@ async def test_silence_is_looked_at_when_it_is_due_and_only_while_somebody_liste
 
     await pass_by(61)
     assert not await rig.work()  # nobody has ever listened
-    await store.listen(database)
+    await judgements.listen(database)
     await pass_by(1)
     assert not await rig.work()  # and now not for long enough
     await rig.execute("update listening set since = since - interval '2 hours'")
@@ -363,7 +362,7 @@ async def test_nothing_is_silent_while_its_customer_is_over_a_quota(database: Da
     rig = await rig_on(database, silent).activate()
     await rig.sent((BASE, 1))
     await rig.work()
-    await store.listen(database)
+    await judgements.listen(database)
     await rig.execute("update listening set since = since - interval '3 hours'")
     await rig.execute("update alert_judgement set heard_at = heard_at - $1::interval", 120 * MINUTE)
     over = [Excess(customer="acme", kind=QuotaKind.BYTES, allowed=1.0, dropped=1)]

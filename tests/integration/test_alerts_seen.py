@@ -175,7 +175,7 @@ async def test_the_command_lists_them_for_people_and_programs(
     assert "the condition is over" in await fieldgate("--all")
     (found,) = json.loads(await fieldgate("--json", "--state", "cleared"))
     assert (found["why"], found["device"]) == ("well", "pump-1")
-    assert await fieldgate("--customer", "globex") == "no open alert\n"
+    assert await fieldgate("--customer", "globex") == "every alert is cleared\n"
     assert "there is no customer 'acmee'; did you mean 'acme'?" in await fieldgate(
         "--customer", "acmee", fails=True
     )

@@ -15,8 +15,9 @@ from gateway.payloads.sources import compile_sources
 from gateway.quota_settings import QuotasSettings
 from gateway.settings import TelemetrySettings
 from gateway.store import retention
+from gateway.store.dead_messages import DeadMessage
 from gateway.store.pool import Database
-from gateway.store.telemetry import DeadMessage, TelemetryStore
+from gateway.store.telemetry import TelemetryStore
 from tests.unit.test_pipeline import Connection, committed
 
 _IDS = itertools.count(1)

@@ -12,7 +12,7 @@ import aiomqtt
 import pytest
 
 from benchmarks.servers import Mosquitto, wait_until
-from gateway.events.commands import REQUEST_BYTES, WAITING_PER_CUSTOMER
+from gateway.events.command_admission import MAX_WAITING_PER_CUSTOMER, REQUEST_BYTES
 from gateway.metrics import COMMANDS
 from gateway.settings import Settings
 from gateway.store import status as stored_status
@@ -228,11 +228,11 @@ async def test_what_waits_for_a_slow_service_is_bounded(
 
     before = counted("sync", "dropped")
     monkeypatch.setattr(stored_status, "owned", slow)
-    for _ in range(WAITING_PER_CUSTOMER + 5):
+    for _ in range(MAX_WAITING_PER_CUSTOMER + 5):
         await acme.publish("sync", b'{"connection": "acme-1"}')
     await wait_until(lambda: counted("sync", "dropped") == before + 5, what="what is too much is dropped")
     release.set()
-    await wait_until(lambda: entered == WAITING_PER_CUSTOMER, what="the others are served")
+    await wait_until(lambda: entered == MAX_WAITING_PER_CUSTOMER, what="the others are served")
 
 
 async def test_one_replica_answers_and_another_takes_over(mosquitto: Mosquitto, database: Database) -> None:

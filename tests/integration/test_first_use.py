@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from gateway.cli import screen
-from gateway.cli.connections import _show_facts, _show_streams
+from gateway.cli.connection_screen import show_facts, show_streams
 from gateway.cli.main import COMMANDS
 from gateway.configuration.schema import written
 from gateway.connections.transitions import asked
@@ -291,8 +291,8 @@ def test_a_connection_is_shown_without_a_broken_word(width: int) -> None:
     found = replace(status(State.DEGRADED), streams=(stream,), reason=said, customer="acme")
     output = io.StringIO()
     console = Console(file=output, width=width)
-    _show_facts(console, found, found.since)
-    _show_streams(console, found)
+    show_facts(console, found, found.since)
+    show_streams(console, found)
     words = output.getvalue().split()
     assert set(said.split()) <= set(words)
     assert {"maintenance_work_orders", "incremental", "failed"} <= set(words) and "…" not in output.getvalue()

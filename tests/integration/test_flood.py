@@ -17,9 +17,10 @@ from gateway.model.errors import LeaseLost
 from gateway.model.quota import Excess, QuotaKind
 from gateway.model.sample import Metrics
 from gateway.store import leases, quotas
+from gateway.store.dead_messages import DeadMessage
 from gateway.store.leases import Term
 from gateway.store.pool import Connection, Database
-from gateway.store.telemetry import DeadMessage, Key, TelemetryStore
+from gateway.store.telemetry import Key, TelemetryStore
 
 NOW = int(time.time()) * 1_000_000
 _SECONDS = itertools.count()

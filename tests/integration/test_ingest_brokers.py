@@ -396,10 +396,10 @@ async def test_reading_pauses_by_bytes_and_goes_on(mosquitto: Mosquitto, databas
                 what="reading is paused",
                 seconds=10,
             )
-            assert (1 << 20) < pipeline._held_bytes < 4 << 20, "one read more than the mark, at most"
+            assert (1 << 20) < pipeline._in_hand.bytes < 4 << 20, "one read more than the mark, at most"
         await reaches(database, 4000)
         await wait_until(lambda: not pipeline.is_holding, what="all is acknowledged", seconds=5)
-        assert metric("mqtt_reading_paused", partition="0") == 0 and pipeline._held_bytes == 0
+        assert metric("mqtt_reading_paused", partition="0") == 0 and pipeline._in_hand.bytes == 0
 
 
 # Who may

@@ -22,12 +22,13 @@ from gateway.model.quota import Excess
 from gateway.model.sample import Metrics
 from gateway.settings import Settings
 from gateway.store import leases
+from gateway.store.dead_messages import DeadMessage
 from gateway.store.leases import Term
 from gateway.store.pool import Connection as StoreConnection
 from gateway.store.pool import Database
 from gateway.store.queries import sql
 from gateway.store.retention import trim_dead_letters
-from gateway.store.telemetry import DeadMessage, Key, TelemetryStore, Written
+from gateway.store.telemetry import Key, TelemetryStore, Written
 from tests.unit.test_pipeline import Connection, pipeline_on, sample
 
 Also = Callable[[StoreConnection], Awaitable[None]] | None
@@ -232,7 +233,7 @@ async def test_a_commit_waits_for_a_take_over_that_is_under_way_and_fails(databa
 async def test_a_batch_that_is_taken_apart_ends_with_the_term_too(database: Database) -> None:
     term = await claimed(database, "one")
     pipeline, connection = pipeline_on(database, term=term), Connection()
-    write, refusals = pipeline._store.write, 0
+    write, refusals = pipeline._committer._store.write, 0
 
     async def refused_first(
         samples: Sequence[tuple[Key, Metrics, int]],
@@ -249,7 +250,7 @@ async def test_a_batch_that_is_taken_apart_ends_with_the_term_too(database: Data
             raise StoreRejected("one of them")
         return await write(samples, dead, excesses, also=also)
 
-    pipeline._store.write = refused_first  # type: ignore[method-assign]
+    pipeline._committer._store.write = refused_first  # type: ignore[method-assign]
     pipeline.receive(connection, [sample(1, 1, value=1), sample(2, 2, value=1)])
     with pytest.raises(LeaseLost):
         await asyncio.wait_for(pipeline.run(), 10 * PATIENCE)
@@ -313,7 +314,7 @@ async def test_a_replica_that_stood_still_does_not_undo_what_its_successor_store
     with structlog.testing.capture_logs() as logs:
         async with ingesting(mosquitto, database, "one") as one:
             await wait_until(serves(one), seconds=10, what="it is served")
-            store = one._ours[0][0]._pipeline._store
+            store = one._ours[0][0]._pipeline._committer._store
             write = store.write
 
             async def write_late(

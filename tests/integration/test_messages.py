@@ -25,10 +25,11 @@ from gateway.model.preview import preview
 from gateway.settings import Settings
 from gateway.store import dead_letters
 from gateway.store import messages as store
+from gateway.store.dead_messages import DeadMessage, message_digest
+from gateway.store.dead_messages import keep as keep_in
 from gateway.store.messages import DeadMessageFilter
 from gateway.store.pool import Database
-from gateway.store.telemetry import DeadMessage, TelemetryStore, message_digest
-from gateway.store.telemetry import bury as bury_in
+from gateway.store.telemetry import TelemetryStore
 from tests.fixtures.connection_rig import World
 from tests.fixtures.http_rig import served
 from tests.integration.test_ingest_fence import waits
@@ -278,11 +279,11 @@ async def test_messages_are_let_go_of_in_the_order_in_which_commits_count_them(d
     )
     await bury(database, *messages)
     async with database.transaction() as commit:
-        await bury_in(commit, messages[1:])
+        await keep_in(commit, messages[1:])
         wanted = DeadMessageFilter(customer="acme")
         discarding = asyncio.create_task(store.discard(database, wanted, expected=2))
         await waits(database, "kind = 'message' and dead_letter_id <= $5")
-        await bury_in(commit, messages[:1])
+        await keep_in(commit, messages[:1])
     assert await discarding == 2
     assert not await reasons(database)
 

@@ -33,10 +33,11 @@ from gateway.payloads.sparkplug.node import Node
 from gateway.settings import TelemetrySettings
 from gateway.store import arriving, moving
 from gateway.store.connections import register_customers
+from gateway.store.dead_messages import DeadMessage
 from gateway.store.moving_tables import LEFT, SEALED, TABLES, OwnedBy
 from gateway.store.pool import Database
 from gateway.store.sparkplug import Known
-from gateway.store.telemetry import DeadMessage, TelemetryStore
+from gateway.store.telemetry import TelemetryStore
 from tests.fixtures.connection_rig import KEY, settings
 
 WHOSE = ("customer_id", "connection_id", "endpoint_id")
@@ -109,7 +110,7 @@ async def test_nobody_writes_for_a_customer_that_left_and_everybody_else_does(da
     await register_customers(database, ["acme", "globex"])
     await store(database, "acme")
     async with database.transaction() as connection:
-        await moving.take(connection, "acme", "m1", None, is_whole=True)
+        await moving.take_out_of_force(connection, "acme", "m1", None, is_whole=True)
     with pytest.raises(CustomersLeft) as refused:
         await store(database, "acme", "globex")
     assert refused.value.customers == {"acme"}
@@ -272,7 +273,7 @@ async def connect(database: Database, name: str, customer: str) -> None:
 
 async def leave(database: Database, customer: str, move: str = MOVE, *, is_whole: bool = True) -> None:
     async with database.transaction() as connection:
-        await moving.take(connection, customer, move, None, is_whole=is_whole)
+        await moving.take_out_of_force(connection, customer, move, None, is_whole=is_whole)
 
 
 async def pack(database: Database, customer: str, path: Path, *, is_whole: bool = True) -> None:
@@ -390,7 +391,7 @@ async def test_a_name_is_not_taken_while_its_customer_leaves(database: Database)
     await register_customers(database, ["acme", "globex"])
     await connect(database, "x", "acme")
     async with database.transaction() as connection:
-        await moving.take(connection, "acme", MOVE, None, is_whole=True)
+        await moving.take_out_of_force(connection, "acme", MOVE, None, is_whole=True)
         taking = asyncio.create_task(connect(database, "x", "globex"))
         await waits(database, taking)
     with pytest.raises(CustomersLeft, match="is kept of a customer"):
@@ -471,7 +472,7 @@ async def test_a_connection_is_not_made_while_its_customer_leaves(database: Data
     async with database.transaction() as connection:
         await moving.set_stage(connection, "acme", MoveStage.LEAVING, MOVE)
     async with database.transaction() as connection:
-        await moving.take(connection, "acme", MOVE, None, is_whole=True)
+        await moving.take_out_of_force(connection, "acme", MOVE, None, is_whole=True)
         making = asyncio.create_task(connect(database, "x", "acme"))
         await waits(database, making)
     with pytest.raises(CustomersLeft, match="acme has moved"):
@@ -605,8 +606,8 @@ async def test_nothing_of_a_batch_is_stored_of_a_customer_that_left(database: Da
     async def reads(batch: MessageBatch) -> ReadMessages:
         return read
 
-    pipeline._read_waiting = reads  # type: ignore[method-assign]
-    await pipeline._commit(batch)
+    pipeline._committer._read_sparkplug = reads  # type: ignore[method-assign]
+    await pipeline._committer.commit(batch)
     assert [known.key[0] for known in read.known] == ["globex"]
     without_samples = MessageBatch(Unheard())
     for customer in ("acme", "globex"):
@@ -614,7 +615,7 @@ async def test_nothing_of_a_batch_is_stored_of_a_customer_that_left(database: Da
             DeadMessage(topic=customer, payload=b"[", reason="invalid_json", detail="", customer=customer)
         )
         without_samples.excess[(customer, QuotaKind.DEVICES)] = Tally(1.0)
-    await pipeline._commit(without_samples)
+    await pipeline._committer.commit(without_samples)
     async with database.connection() as connection:
         for table in ("dead_letter", "quota_excess", "sparkplug_node"):
             rows = await connection.fetch(f"select distinct customer_id from {table}")

@@ -33,8 +33,9 @@ from gateway.model.connection import State
 from gateway.model.errors import ConfigError, RequestRefused, StoreError
 from gateway.model.sample import to_microseconds
 from gateway.model.status import ConnectionStatus, Progress, StreamStatus
+from gateway.store.dead_messages import DeadMessage
 from gateway.store.pool import Database
-from gateway.store.telemetry import DeadMessage, TelemetryStore
+from gateway.store.telemetry import TelemetryStore
 
 ROOT = Path(__file__).parents[2]
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="

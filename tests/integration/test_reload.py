@@ -21,8 +21,9 @@ from gateway import metrics
 from gateway.demo.publisher import Publisher
 from gateway.ingest import Ingest, brokers, partition
 from gateway.ingest.pipeline import Pipeline
-from gateway.ingest.session import IngestSession, Subscription
+from gateway.ingest.session import IngestSession
 from gateway.ingest.session import connect as ingest_connect
+from gateway.ingest.subscriptions import Subscription
 from gateway.model.errors import BrokerRefused, StoreUnavailable
 from gateway.model.subscriptions import copies_of
 from gateway.model.topics import partition_of
@@ -369,7 +370,7 @@ async def test_no_lease_waits_for_a_broker_that_is_slow_to_grant(
             found: datetime = await connection.fetchval("select min(lease_until) from lease")
             return found
 
-    monkeypatch.setattr(IngestSession, "change", never)
+    monkeypatch.setattr(IngestSession, "subscribe", never)
     async with ScriptedBroker(nothing).running() as broker:
         settings = settings_of(broker.url, [USUAL], ["acme"], partitions=2, lease="3s")
         async with ingesting(database, settings) as ingest:

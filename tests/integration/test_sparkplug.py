@@ -26,8 +26,8 @@ from gateway.ingest.replay import Failed, Replay
 from gateway.ingest.sparkplug import Mail
 from gateway.model.quota import BURST_SECONDS
 from gateway.payloads.sources import compile_sources
-from gateway.payloads.sparkplug import node
-from gateway.payloads.sparkplug.node import MAX_BIRTHS
+from gateway.payloads.sparkplug import births
+from gateway.payloads.sparkplug.births import MAX_BIRTHS
 from gateway.payloads.sparkplug.wire import COMPRESSED, PAYLOAD, parse
 from gateway.quota_settings import QuotasSettings
 from gateway.settings import Settings, TelemetrySettings
@@ -187,7 +187,7 @@ async def test_more_births_than_are_remembered_may_come_at_once(site: Site) -> N
 async def test_devices_that_a_node_makes_up_fill_neither_memory_nor_tables(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node, "MAX_DEFINED", 100)
+    monkeypatch.setattr(births, "MAX_DEFINED", 100)
 
     def birth(place: int, device: str) -> tuple[str, bytes]:
         metrics = [
@@ -199,7 +199,7 @@ async def test_devices_that_a_node_makes_up_fill_neither_memory_nor_tables(
     await site.receive(*(birth(place, f"d{place}") for place in range(1, 40)))
     assert {reason for _, reason in await site.dead()} == {"too_many_metrics"}
     held = site.host._nodes["acme", "acme/edge"]
-    assert sum(len(one.lines) for one in held.definitions.values()) <= 100
+    assert sum(len(one.lines) for one in held.births.definitions.values()) <= 100
     await site.receive(
         ("acme/DDATA/edge/d1", payload(site.at + 40, 40, {"alias": 3, "double_value": 2.5})),
         *((f"acme/DDEATH/edge/never-{n}", payload(site.at + 41, 41 + n)) for n in range(50)),
@@ -211,7 +211,7 @@ async def test_devices_that_a_node_makes_up_fill_neither_memory_nor_tables(
     # a node that is born again makes room: what its births said before does not count any more
     await site.receive(("acme/NBIRTH/edge", site.birth(1000, bd_seq=2)))
     await site.receive(("acme/DBIRTH/edge/new", birth(1025, "new")[1]))
-    assert "new" in site.host._nodes["acme", "acme/edge"].devices
+    assert "new" in site.host._nodes["acme", "acme/edge"].births.devices
 
 
 async def test_others_have_their_turn_between_long_births(site: Site) -> None:
@@ -258,9 +258,9 @@ async def test_a_packed_message_weighs_what_is_in_it(database: Database) -> None
     birth = packed(site.at, 0, 19_000)
     assert len(birth) < 100_000
     for place in range(40):
-        before = site.pipeline._held_bytes
+        before = site.pipeline._in_hand.bytes
         site.pipeline.receive(site.connection, [(f"spBv1.0/acme/NBIRTH/e{place}", birth, 7, False)])
-        held = site.pipeline._held_bytes - before
+        held = site.pipeline._in_hand.bytes - before
         if place == 0:
             assert held > 300_000 * 3
         if quotas.watched:

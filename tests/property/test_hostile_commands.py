@@ -78,7 +78,9 @@ def command(topic: str, payload: object, reply: str | None, retain: bool) -> aio
 @given(st.sampled_from(["status", "sync", "explain", "other", ""]), payloads)
 def test_every_request_has_an_answer_that_fits_the_schemas(verb: str, payload: bytes) -> None:
     asked = Commands(SETTINGS, cast("Any", None), replica="one", synchronise=synchronise, explain=explain)
-    request = asked._admit(command(f"{ROOT}/customers/acme/commands/{verb}", payload, REPLY, retain=False))
+    request = asked._admission.admit(
+        command(f"{ROOT}/customers/acme/commands/{verb}", payload, REPLY, retain=False)
+    )
     assert request is not None
     answer = asyncio.run(asked._answer(request))
     validate(REPLY, answer.payload())
@@ -98,7 +100,7 @@ def test_nothing_of_a_message_is_an_error_of_ours(
         message = command(f"{ROOT}/customers/{rest}", payload, reply, retain)
     except ValueError:
         return  # such a topic cannot be received
-    found = asked._admit(message)
+    found = asked._admission.admit(message)
     assert (
         found is None
         or found.reply is None

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from gateway.ingest import sparkplug
 from gateway.ingest.sparkplug import Bounds, Mail, arrival, take
 from gateway.payloads.sources import compile_one
+from gateway.payloads.sparkplug.births import Birth, Births, NodeDevice
 from gateway.payloads.sparkplug.definitions import from_stored
-from gateway.payloads.sparkplug.node import Birth, Node, NodeDevice
+from gateway.payloads.sparkplug.node import Node
+from gateway.payloads.sparkplug.waiting import WaitingMessages
 from gateway.source_settings import SourceSettings
 from tests.fixtures.sparkplug import LEAST_NUMBER, EdgeNode, Fact, Sent, channel
 
@@ -31,20 +33,19 @@ BOUNDS = Bounds(max_future=300_000_000, retention=10**15)
 def restored(node: Node) -> Node:
     """As it is after a restart: what waits in memory is gone."""
     definitions = {
-        digest: from_stored(orjson.loads(held.payload())) for digest, held in node.definitions.items()
+        digest: from_stored(orjson.loads(held.payload())) for digest, held in node.births.definitions.items()
     }
     devices = {
         name: NodeDevice([Birth(one.at, one.until, one.digest) for one in device.births], device.offline_at)
-        for name, device in node.devices.items()
+        for name, device in node.births.devices.items()
     }
     return Node(
         bd_seq=node.bd_seq,
         next=node.next,
         until=node.until,
-        gap_at=node.gap_at,
+        waiting=WaitingMessages(gap_at=node.waiting.gap_at),
         is_certain=node.is_certain,
-        devices=devices,
-        definitions=definitions,
+        births=Births(devices=devices, definitions=definitions),
     )
 
 

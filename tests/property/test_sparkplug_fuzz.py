@@ -43,9 +43,9 @@ def process(node: Node, kind: str, payload: bytes) -> None:
         for _, _, at, metrics in taken.rows:
             assert -(2**62) < at < 2**62
             assert "\\u0000" not in orjson.dumps(metrics).decode()
-    for definitions in node.definitions.values():
+    for definitions in node.births.definitions.values():
         assert b"\\u0000" not in definitions.payload()
-    for device in node.devices.values():
+    for device in node.births.devices.values():
         assert all(-1 <= birth.at < 2**53 for birth in device.births)
         assert device.offline_at is None or device.offline_at < 2**62
     assert node.next is None or 0 <= node.next < 256

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.payloads.sparkplug import node as rooms
+from gateway.payloads.sparkplug import births as rooms
 from gateway.payloads.sparkplug import wire
-from gateway.payloads.sparkplug.node import Arrival, Node
+from gateway.payloads.sparkplug.arrival import Arrival
+from gateway.payloads.sparkplug.births import Births
+from gateway.payloads.sparkplug.node import Node
 from tests.integration.test_sparkplug import DOUBLE, INT64, payload
 
 AT = 1_700_000_000_000
@@ -37,8 +39,8 @@ def said(kind: str, device: str, place: int, metrics: int) -> Arrival:
 
 def counted(node: Node) -> int:
     """As `weight`, by adding up."""
-    births = sum(len(device.births) for device in node.devices.values())
-    return sum(len(one.lines) for one in node.definitions.values()) + births + len(node.devices)
+    births = sum(len(device.births) for device in node.births.devices.values())
+    return sum(len(one.lines) for one in node.births.definitions.values()) + births + len(node.births.devices)
 
 
 @given(STEPS)
@@ -50,9 +52,9 @@ def test_what_is_held_is_counted_as_it_is_and_bounded(steps: list[tuple[str, int
         for place, (kind, device, metrics) in enumerate([("NBIRTH", 0, 1), *steps]):
             for _ in node.take(said(kind, f"d{device}", place, metrics)):
                 pass
-            used = {birth.digest for each in node.devices.values() for birth in each.births}
-            assert node.weight == counted(node) <= 40
-            assert node.definitions.keys() == used and node.defined <= used
+            used = {birth.digest for each in node.births.devices.values() for birth in each.births}
+            assert node.births.weight == counted(node) <= 40
+            assert node.births.definitions.keys() == used and node.births.defined <= used
 
 
 @pytest.mark.parametrize("distinct", [True, False])
@@ -61,16 +63,16 @@ def test_births_without_end_are_swept_seldom(monkeypatch: pytest.MonkeyPatch, di
     Devices that define the same were not bounded at all.
     """
     monkeypatch.setattr(rooms, "MAX_DEFINED", 1_000)
-    sweeps, sweep = [], Node._sweep
-    monkeypatch.setattr(Node, "_sweep", lambda self: (sweeps.append(1), sweep(self))[1])
+    sweeps, sweep = [], Births._sweep
+    monkeypatch.setattr(Births, "_sweep", lambda self: (sweeps.append(1), sweep(self))[1])
     node = Node()
     for place in range(3_000):
         kind = "DBIRTH" if place else "NBIRTH"
         metrics = 1 + place % 5 if distinct else 1
         for _ in node.take(said(kind, f"d{place}", place, metrics)):
             pass
-    assert len(node.devices) <= 500
-    assert 0 < len(sweeps) <= 3_000 / (len(node.devices) / rooms.SWEEP_SHARE) + 1
+    assert len(node.births.devices) <= 500
+    assert 0 < len(sweeps) <= 3_000 / (len(node.births.devices) / rooms.SWEEP_SHARE) + 1
     for _ in node.take(said("NBIRTH", "", 3_001, 2)):
         pass
     for outcome in node.take(said("DBIRTH", "d1", 3_002, 3)):

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from benchmarks.servers import PATIENCE
-from connectors.kit.http import Answer
+from connectors.kit.answer import Answer
 from connectors.maintainx.connector import MaintainXConnector
 from connectors.maintainx.mapping import (
     Meter,

@@ -11,8 +11,9 @@ import pytest
 
 from gateway.demo.preset_fleet import PresetFleet
 from gateway.ingest.decode import Decoder
-from gateway.ingest.discover import Discovery, HeardMessage, discover
+from gateway.ingest.discover import Discovery, discover
 from gateway.ingest.examples import payload_of
+from gateway.ingest.proposal import HeardMessage
 from gateway.payloads import presets
 from gateway.payloads.sources import compile_sources
 from gateway.settings import TelemetrySettings

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.kit.answer import Answer
 from connectors.kit.authorization import Basic, Bearer, CountingGate
-from connectors.kit.http import Answer
 from connectors.kit.odata import values
 from connectors.kit.odata.batch import BatchRequest, UnreadableBatch, build, read
 from connectors.kit.odata.envelope import ODataFault, fault_of, warnings_of

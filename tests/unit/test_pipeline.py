@@ -217,7 +217,7 @@ async def test_a_flood_of_marks_between_gateways_costs_few_commits(
         return await write(self, *given, **more)
 
     monkeypatch.setattr(TelemetryStore, "write", counting)
-    monkeypatch.setattr(pipeline, "_marked", marked)
+    monkeypatch.setattr(pipeline._committer, "_marked", marked)
     marks = [(f"acme/devices/{MARK}x/telemetry", b"", number, False) for number in range(1, 1001)]
     other = (f"globex/devices/{MARK}y/telemetry", b"", 1001, False)
     pipeline.receive(connection, [*marks, other])
@@ -243,7 +243,7 @@ async def test_reading_pauses_above_the_high_mark_and_resumes_below_the_low_one(
         "it goes on only when little is held, and before all is done"
     )
     assert len(connection.log) == 1002
-    assert pipeline._held_bytes == 0 and not pipeline.is_holding
+    assert pipeline._in_hand.bytes == 0 and not pipeline.is_holding
 
 
 async def test_qos_0_beyond_the_queue_is_dropped_counted_and_holds_nothing(database: Database) -> None:
@@ -254,7 +254,7 @@ async def test_qos_0_beyond_the_queue_is_dropped_counted_and_holds_nothing(datab
     await committed(pipeline)
     assert connection.log == ["1"]
     assert counts.risen() == {"stored": 6, "dropped_qos0": 4}
-    assert pipeline._held_bytes == 0, "what was dropped would hold reading back for ever"
+    assert pipeline._in_hand.bytes == 0, "what was dropped would hold reading back for ever"
     assert metrics.REGISTRY.get_sample_value("fieldgate_mqtt_inflight_messages") == held
     pipeline.receive(connection, [sample(number, None, a=2) for number in range(5)])
     await committed(pipeline)
@@ -432,7 +432,7 @@ async def test_what_was_retained_without_a_time_of_its_own_is_no_new_reading(dat
     assert [(reason, payload) for _, reason, payload, _ in await buried(database)] == [("invalid_json", b"{")]
     assert counts.risen() == {"stored": 3, "ignored_retained": 2, "dead_letter": 1}
     assert connection.log == ["1", "2", "3", "4", "5", "6"]
-    assert pipeline._held_bytes == 0
+    assert pipeline._in_hand.bytes == 0
 
 
 @pytest.mark.parametrize("is_retained", [True, False])
@@ -455,6 +455,6 @@ async def test_held_bytes_return_to_zero_after_oversized_packets(database: Datab
     for packet_id in range(1, 6):
         pipeline.receive_skipped(connection, packet_id, TOPIC, b"head" * 100, "oversized_packet", "large")
         pipeline.receive(connection, [sample(packet_id, packet_id + 10, a=1)])
-    assert pipeline._held_bytes > 0
+    assert pipeline._in_hand.bytes > 0
     await committed(pipeline)
-    assert (pipeline._held_bytes, pipeline._held_count, pipeline._held_qos0) == (0, 0, 0)
+    assert (pipeline._in_hand.bytes, pipeline._in_hand.count, pipeline._in_hand.qos0) == (0, 0, 0)

@@ -82,7 +82,7 @@ def test_a_bucket_is_an_account_of_messages_and_bytes(
             case "dead":
                 for _ in range(int(amount)):
                     may = account.dead > 0
-                    assert bucket.buries(QUOTA, size) is may
+                    assert bucket.takes_dead_letter(QUOTA, size) is may
                     account.dead -= size if may else 0
             case "charge":
                 account.messages -= amount

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.servers import PATIENCE
 from gateway.configuration import Faults
 from gateway.configuration.difference import RELOADED, differing, needing_restart, reloaded
-from gateway.ingest.decode import Decoder, Former
+from gateway.ingest.decode import Decoder, FormerIntake
 from gateway.model.errors import DecodeError
 from gateway.payloads.sources import compile_sources
 from gateway.processes.channel import Channel, Daemon
@@ -100,7 +100,7 @@ def compiled(*sources: dict[str, Any]) -> Any:
 def test_the_new_sources_come_first_and_the_old_take_what_they_do_not_match() -> None:
     old = compiled({"topic": "line/{device}/{_}", "customer": "acme", "drop": ["b"]})
     new = compiled({"topic": "line/{device}/out", "customer": "acme"})
-    decoder = Decoder(TelemetrySettings(), new, ["acme"], former=Former(sources=old))
+    decoder = Decoder(TelemetrySettings(), new, ["acme"], former=FormerIntake(sources=old))
     for _ in range(2):
         assert decoder.decode("line/p/out", b'{"a": 1, "b": 2}', 1)[0][3] == {"a": 1, "b": 2}
         assert not decoder.met_former()
@@ -119,7 +119,9 @@ def test_a_customer_that_left_is_taken_by_its_own_filters_only() -> None:
         {"topic": "x-{customer}/{device}"},
         {"topic": "all/{device}", "customer": {"path": "who"}},
     )
-    decoder = Decoder(TelemetrySettings(), sources, ["acme"], former=Former(customers=frozenset({"globex"})))
+    decoder = Decoder(
+        TelemetrySettings(), sources, ["acme"], former=FormerIntake(customers=frozenset({"globex"}))
+    )
     assert decoder.decode("acme/devices/p", b'{"a": 1}', 1) and not decoder.met_former()
     assert decoder.decode("globex/devices/p", b'{"a": 1}', 1)[0][0] == "globex" and decoder.met_former()
     for topic in ("x-globex/p", "all/p", "initech/devices/p"):

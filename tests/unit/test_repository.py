@@ -41,50 +41,25 @@ MODULE_LINES, FUNCTION_LINES = 300, 50
 
 LARGER_MODULES = {
     "gateway/app.py": 325,
-    "gateway/cli/connections.py": 338,
     "gateway/connections/guard.py": 360,
     "gateway/connections/lifecycle.py": 421,
     "gateway/connections/links.py": 331,
     "gateway/connections/service.py": 421,
-    "gateway/demo/cmms.py": 309,
     "gateway/doctor/examination.py": 330,
-    "gateway/events/commands.py": 313,
     "gateway/http/dashboard/connect_steps.py": 329,
     "gateway/http/documents.py": 416,
     "gateway/inbound/run.py": 360,
-    "gateway/ingest/decode.py": 311,
-    "gateway/ingest/discover.py": 302,
-    "gateway/ingest/partition.py": 380,
-    "gateway/ingest/pipeline.py": 456,
-    "gateway/ingest/service.py": 328,
-    "gateway/ingest/session.py": 430,
-    "gateway/metrics.py": 343,
     "gateway/model/diagnosis_work.py": 327,
-    "gateway/payloads/sparkplug/node.py": 387,
     "gateway/settings.py": 326,
-    "gateway/store/alerts.py": 333,
     "gateway/store/connections.py": 382,
-    "gateway/store/telemetry.py": 309,
-    "gateway/store/views.py": 302,
     "gateway/sync/deliver.py": 373,
-    "connectors/kit/http.py": 364,
 }
 """They may only become smaller. What is at MODULE_LINES leaves the list."""
 
 LARGER_FUNCTIONS = {
     "gateway/app.py:_loops": 59,
-    "gateway/cli/simulate.py:simulate": 51,
-    "gateway/cli/sync.py:sync": 52,
     "gateway/connections/transitions.py:move": 52,
-    "gateway/demo/scene.py:_write_configuration": 54,
     "gateway/engine.py:__init__": 65,
-    "gateway/ingest/partition.py:__init__": 55,
-    "gateway/ingest/partition.py:_keep_up": 59,
-    "gateway/ingest/pipeline.py:_commit": 56,
-    "gateway/ingest/pipeline.py:receive": 51,
-    "gateway/store/telemetry.py:_write": 53,
-    "connectors/kit/http.py:_call": 52,
-    "connectors/kit/http.py:_read": 52,
 }
 
 CODE_LINES = 56_460

@@ -14,7 +14,8 @@ import pytest
 from benchmarks.servers import patient
 from gateway.ingest.batch import Message
 from gateway.ingest.pipeline import Pipeline
-from gateway.ingest.session import TURN_BYTES, IngestSession, Subscription
+from gateway.ingest.session import TURN_BYTES, IngestSession
+from gateway.ingest.subscriptions import Subscription
 from gateway.settings import BrokerSettings
 
 COUNT = 60

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from gateway.ingest.decode import Decoder, Row
-from gateway.ingest.discover import HeardMessage, discover
+from gateway.ingest.discover import discover
 from gateway.ingest.explain import explain
-from gateway.ingest.service import _Intake
+from gateway.ingest.intake import Intake
+from gateway.ingest.proposal import HeardMessage
 from gateway.model.errors import DecodeError
 from gateway.payloads.fields import Skipped
 from gateway.payloads.sources import SourceError, compile_one, compile_sources
@@ -251,7 +252,7 @@ def test_the_state_of_the_host_is_heard_by_who_tells_it(
             "telemetry": {"sources": [source], "sparkplug": {"host_id": "me"}},
         }
     )
-    intake = _Intake.of(settings, lambda *_: None)
+    intake = Intake.of(settings, lambda *_: None)
     assert [intake.filters(number) for number in range(partitions)] == expected
 
 
@@ -264,7 +265,7 @@ def test_one_partition_of_several_tells_the_state() -> None:
             "telemetry": {"sources": [SPARKPLUG], "sparkplug": {"host_id": "me"}},
         }
     )
-    intake = _Intake.of(settings, lambda *_: None)
+    intake = Intake.of(settings, lambda *_: None)
     telling = [number for number in range(4) if intake.tells_state(number)]
     assert len(telling) == 1
     assert sum("spBv1.0/STATE/me" in intake.filters(number) for number in range(4)) == 1

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from connectors.http_json.mapping import to_outcomes
 from connectors.http_json.settings import Results
-from connectors.kit.http import Answer, HttpClient
+from connectors.kit.answer import Answer
+from connectors.kit.http import HttpClient
 from connectors.kit.oauth import refusal
 from connectors.kit.odata.envelope import fault_of
 from connectors.kit.words import MAX_LENGTH, words_of

@@ -11,7 +11,8 @@ import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from urllib.parse import quote
 
-from connectors.kit.http import Answer, HttpClient
+from connectors.kit.answer import Answer
+from connectors.kit.http import HttpClient
 from connectors.kit.odata.batch import (
     BatchRequest,
     PartAnswer,

@@ -15,94 +15,17 @@ missing, one set of definitions holds for certain. A message is read
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gateway.model.errors import DecodeError
 from gateway.payloads.formats.values import Reason
-from gateway.payloads.sparkplug import reading, wire
+from gateway.payloads.sparkplug import reading
+from gateway.payloads.sparkplug.arrival import SEQUENCE, UNTIMED, Arrival
+from gateway.payloads.sparkplug.births import ITSELF, Birth, Births
 from gateway.payloads.sparkplug.definitions import Definitions, agreed, of_birth
-from gateway.payloads.sparkplug.reading import Read
-from gateway.payloads.sparkplug.topic import Kind
-
-SEQUENCE = 256
-MAX_BIRTHS = 64
-"""Of a node or a device that are remembered: a broker sends again what was not acknowledged, and births among
-it.
-"""
-
-MAX_HELD_BYTES = 256 << 10
-"""Of messages that wait for what is missing before them. Of more only the dead letters are kept."""
-
-MAX_DEFINED = 100_000
-"""Metrics that a node's births define, with its births and its devices: all are held in memory."""
-
-SWEEP_SHARE = 16
-"""A full node is swept once in so many births as its devices through this: each sweep goes through all of
-them, and births that are refused may come without end.
-"""
-
-UNTIMED = -1
-"""Stands for the time of a message that has none. Only its number says what it follows."""
-
-HOPELESS = -1
-"""Stands for a time before which what is missing would have to be sent: nothing that comes can be it."""
-
-MAX_HELD = 100
-
-MAX_AHEAD = 600_000
-"""Milliseconds that a node's clock may be ahead of ours."""
-
-ITSELF = ""
-"""The device that is the edge node."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """A message. `device` is empty where it is of the edge node itself; `received_at` in microseconds."""
-
-    kind: Kind
-    device: str
-    payload: wire.Payload
-    received_at: int
-    topic: str = ""
-    raw: bytes = b""
-
-    @property
-    def at(self) -> int:
-        """When it was sent, in milliseconds by the node's clock; UNTIMED where it does not say so, or says
-        what cannot be: nothing would seem to come after it.
-        """
-        sent = self.payload.timestamp
-        return sent if 0 < sent < self.received_at // 1000 + MAX_AHEAD else UNTIMED
-
-    @property
-    def sequence(self) -> int | None:
-        """Its number, None where it has none."""
-        return self.payload.seq % SEQUENCE if self.payload.HasField("seq") else None
-
-
-@dataclass(slots=True)
-class Birth:
-    """From when on, and until when (None: it still counts), which definitions hold."""
-
-    at: int
-    until: int | None
-    digest: str
-
-
-@dataclass(slots=True)
-class NodeDevice:
-    """A device, or the node itself. `offline_at`: since when it is dead, in microseconds."""
-
-    births: list[Birth] = field(default_factory=list)
-    offline_at: int | None = None
-
-    @property
-    def current(self) -> Birth | None:
-        """The birth that counts."""
-        return self.births[-1] if self.births and self.births[-1].until is None else None
+from gateway.payloads.sparkplug.reading import ReadPayload
+from gateway.payloads.sparkplug.waiting import WaitingMessages
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +35,7 @@ class Outcome:
     """
 
     arrival: Arrival
-    read: Read
+    read: ReadPayload
     refusal: DecodeError | None = None
     was_held: bool = False
 
@@ -120,40 +43,18 @@ class Outcome:
 @dataclass(slots=True)
 class Node:
     """Everything known of one edge node. `next`: the sequence number that comes next, None while it is dead
-    or was never born. `until`: the time of the last message before which nothing is missing. `gap_at`: the
-    time of the first one behind something that is missing, None where nothing is: a message with the number
-    that is missing, and sent later, is another one. `is_certain`: the birth came in the order of time.
-    `wants_rebirth`: since the last birth something could not be read.
+    or was never born. `until`: the time of the last message before which nothing is missing. `is_certain`:
+    the birth came in the order of time. `wants_rebirth`: since the last birth something could not be read.
     """
 
     bd_seq: int | None = None
     next: int | None = None
     until: int = 0
-    gap_at: int | None = None
     is_certain: bool = True
-    devices: dict[str, NodeDevice] = field(default_factory=dict)
-    definitions: dict[str, Definitions] = field(default_factory=dict)
-    held: dict[int, Arrival] = field(default_factory=dict)
-    held_bytes: int = 0
+    births: Births = field(default_factory=Births)
+    waiting: WaitingMessages = field(default_factory=WaitingMessages)
     wants_rebirth: bool = False
     is_patient: bool = False
-    changed: set[str] = field(default_factory=set)
-    """Devices of which the births or the state changed, since whoever stores them took note."""
-    defined: set[str] = field(default_factory=set)
-    """Digests of definitions that came since then."""
-    _uses: Counter[str] | None = None
-    """Births by their digest; None where they are to be counted, as after loading. With `_held` the sum of
-    metrics and births: adding both up with each birth would cost as much as all births before it.
-    """
-    _held: int = 0
-    _unswept: int = 0
-    """Births that are refused before it is swept again."""
-
-    @property
-    def weight(self) -> int:
-        """What it holds: metrics that its births define, births, and devices."""
-        self._counted()
-        return self._held + len(self.devices)
 
     def take(self, arrival: Arrival, *, stable: bool = False) -> Iterator[Outcome]:
         """What comes of a message, and of those that waited for it. `stable`: somebody said that the node's
@@ -173,21 +74,19 @@ class Node:
         """
         if arrival.kind in ("NBIRTH", "DBIRTH"):
             return Outcome(arrival, reading.read(arrival.payload, of_birth(arrival.payload)))
-        device = self.devices.get(arrival.device)
+        device = self.births.devices.get(arrival.device)
         births = [] if device is None else device.births
         fitting = {birth.digest for birth in births if self._lies_in(birth, arrival.at)}
         if len(fitting) != 1:
             fitting = {birth.digest for birth in births}
-        known = agreed(self.definitions[digest] for digest in fitting if digest in self.definitions)
+        known = agreed(
+            self.births.definitions[digest] for digest in fitting if digest in self.births.definitions
+        )
         read = reading.read(arrival.payload, known)
         if not read.unknown:
             return Outcome(arrival, read)
         why = f"no birth that is known defines {', '.join(read.unknown[:3])}, or they do not agree on it"
         return Outcome(arrival, read, DecodeError(Reason.UNKNOWN_ALIAS, why[:300]))
-
-    def knows(self, device: str) -> NodeDevice:
-        """The device, new where it was never seen."""
-        return self.devices.setdefault(device, NodeDevice())
 
     # --- births and deaths of the node
 
@@ -197,25 +96,24 @@ class Node:
         except DecodeError as error:
             return Outcome(arrival, reading.read(arrival.payload, None), error)
         outcome = Outcome(arrival, reading.read(arrival.payload, definitions))
-        itself, at = self.knows(ITSELF), arrival.at
+        itself, at = self.births.device(ITSELF), arrival.at
         last = itself.births[-1] if itself.births else None
-        known = _same(itself, at, definitions.digest)
+        known = itself.find(at, definitions.digest)
         if known is not None and (known is not last or self.next is not None):
             return outcome  # it came before: the broker was not told that we have it
         if known is None:
             self._close(at)
-            self._unswept = 0  # what has ended makes room
-            if (refusal := self._makes_room(ITSELF, definitions)) is not None:
+            if (refusal := self.births.make_room(ITSELF, definitions, has_ended=True)) is not None:
                 return Outcome(arrival, outcome.read, refusal)
             self.is_certain = last is None or UNTIMED in (at, last.at) or at >= last.at
-            self._add(itself, Birth(at, None, definitions.digest), definitions)
+            self.births.add(itself, Birth(at, None, definitions.digest), definitions)
             self.until = at
         else:  # once more what was said last: its death was that of an older session
             known.until = None
-        self._sets(ITSELF, None)
+        self.births.set_offline(ITSELF, None)
         self.bd_seq = reading.bd_seq(arrival.payload)
         self.next = ((arrival.sequence or 0) + 1) % SEQUENCE
-        self._forget_held()
+        self.waiting.forget()
         self.wants_rebirth = self.is_patient = False
         if not self.is_certain:
             # The clock went back, or an old birth came late. The next one tells.
@@ -226,86 +124,25 @@ class Node:
         """A death of another session than the current one is none: the will of a connection that was
         replaced.
         """
-        outcome = Outcome(arrival, Read())
+        outcome = Outcome(arrival, ReadPayload())
         given = reading.bd_seq(arrival.payload)
         if self.next is None or (given is not None and self.bd_seq is not None and given != self.bd_seq):
             return outcome
         self._close(None)
-        for name in self.devices:
-            self._sets(name, arrival.received_at)
+        for name in self.births.devices:
+            self.births.set_offline(name, arrival.received_at)
         self.next = None
-        self._forget_held()
+        self.waiting.forget()
         return outcome
 
     def _close(self, before: int | None) -> None:
         """Ends what holds now. `before`: the time of the birth that follows."""
         until = self.until if before in (None, UNTIMED) else min(self.until, before)
-        for name, device in self.devices.items():
+        for name, device in self.births.devices.items():
             if (current := device.current) is not None:
                 # of a birth that nobody could be sure of nothing is certain afterwards
                 current.until = max(until, current.at) if self.is_certain else current.at - 1
-                self.changed.add(name)
-
-    def _add(self, device: NodeDevice, birth: Birth, definitions: Definitions) -> None:
-        uses = self._counted()
-        if birth.digest not in self.definitions:
-            self.definitions[birth.digest] = definitions
-            self.defined.add(birth.digest)
-            self._held += len(definitions.lines)
-        uses[birth.digest] += 1
-        self._held += 1
-        device.births.append(birth)
-        if len(device.births) > MAX_BIRTHS:
-            self._forget(device.births[:-MAX_BIRTHS])
-            del device.births[:-MAX_BIRTHS]
-
-    def _makes_room(self, name: str, definitions: Definitions) -> DecodeError | None:
-        """Forgets births that are over where this one is too much; why it is refused where that helps not."""
-        if self._fits(name, definitions):
-            return None
-        if not self._unswept:
-            self._sweep()
-            if self._fits(name, definitions):
-                return None
-            self._unswept = len(self.devices) // SWEEP_SHARE
-        else:
-            self._unswept -= 1
-        why = f"the births of its edge node hold more than {MAX_DEFINED} metrics: use several edge nodes"
-        return DecodeError(Reason.TOO_MANY_METRICS, why)
-
-    def _fits(self, name: str, definitions: Definitions) -> bool:
-        more = 0 if definitions.digest in self.definitions else len(definitions.lines)
-        return self.weight + more + 1 + (name not in self.devices) <= MAX_DEFINED
-
-    def _sweep(self) -> None:
-        for name, device in self.devices.items():
-            if over := [birth for birth in device.births if birth.until is not None]:
-                self._forget(over)
-                device.births[:] = [birth for birth in device.births if birth.until is None]
-                self.changed.add(name)
-
-    def _forget(self, births: Sequence[Birth]) -> None:
-        """Takes them, and what only they defined, off what is held."""
-        uses = self._counted()
-        for birth in births:
-            self._held -= 1
-            uses[birth.digest] -= 1
-            if not uses[birth.digest]:
-                self._held -= len(self.definitions.pop(birth.digest).lines)
-                self.defined.discard(birth.digest)
-
-    def _counted(self) -> Counter[str]:
-        if self._uses is None:
-            self._uses = Counter(birth.digest for device in self.devices.values() for birth in device.births)
-            self._held = self._uses.total() + sum(len(one.lines) for one in self.definitions.values())
-        return self._uses
-
-    def _sets(self, name: str, offline_at: int | None) -> None:
-        """Only what was alive dies, and the first death counts."""
-        device = self.knows(name)
-        if offline_at is None or device.offline_at is None:
-            device.offline_at = offline_at
-        self.changed.add(name)
+                self.births.changed.add(name)
 
     # --- messages with a sequence number
 
@@ -320,7 +157,7 @@ class Node:
                 "it was sent before the birth that it follows: the node's clock went back, or it comes again"
             )
             yield self._old(arrival, why, and_current=True)
-        elif number is None or (distance == 0 and self._is_due(at)):
+        elif number is None or (distance == 0 and self.waiting.is_missing(at)):
             yield self._next(arrival)
             if number is not None:
                 yield from self._release(at)
@@ -336,23 +173,15 @@ class Node:
 
     def _precedes_birth(self, at: int) -> bool:
         """Whether it was sent before the birth that counts."""
-        born = self.knows(ITSELF).current
+        born = self.births.device(ITSELF).current
         return at != UNTIMED and born is not None and at < born.at
-
-    def _is_due(self, at: int) -> bool:
-        """Whether a message with the number that comes next is the one: it was sent before those that wait
-        for it.
-        """
-        if self.gap_at is None:
-            return True
-        return self.gap_at != HOPELESS if at == UNTIMED else at <= self.gap_at
 
     def _next(self, arrival: Arrival, *, was_held: bool = False) -> Outcome:
         """The message that is due."""
         at, number = arrival.at, arrival.sequence
         if number is not None:
             self.next = (number + 1) % SEQUENCE
-        device = self.devices.get(arrival.device)
+        device = self.births.devices.get(arrival.device)
         current = None if device is None else device.current
         match arrival.kind:
             case "DBIRTH":
@@ -379,39 +208,41 @@ class Node:
             definitions = of_birth(arrival.payload)
         except DecodeError as error:
             return Outcome(arrival, reading.read(arrival.payload, None), error)
-        if (refusal := self._makes_room(arrival.device, definitions)) is not None:
+        if (refusal := self.births.make_room(arrival.device, definitions)) is not None:
             return Outcome(arrival, reading.read(arrival.payload, definitions), refusal)
-        device, at = self.knows(arrival.device), arrival.at
+        device, at = self.births.device(arrival.device), arrival.at
         outcome = Outcome(arrival, reading.read(arrival.payload, definitions), was_held=was_held)
         last = device.births[-1] if device.births else None
-        known = _same(device, at, definitions.digest)
+        known = device.find(at, definitions.digest)
         if known is not None and (known is not last or known.until is None):
             return outcome  # it came before
         if known is None:
             if (current := device.current) is not None:
                 until = self.until if at == UNTIMED else min(self.until, at)
                 current.until = max(until, current.at) if self.is_certain else current.at - 1
-            self._add(device, Birth(at, None, definitions.digest), definitions)
+            self.births.add(device, Birth(at, None, definitions.digest), definitions)
             if last is not None and at != UNTIMED and at < last.at:  # nobody knows which of the two counts
                 device.births[-1].until = at - 1
                 self._want()
         else:
             known.until = None
-        self._sets(arrival.device, None)
+        self.births.set_offline(arrival.device, None)
         return outcome
 
     def _device_died(self, arrival: Arrival, *, was_held: bool) -> Outcome:
-        device = self.devices.get(arrival.device)
+        device = self.births.devices.get(arrival.device)
         if device is None:  # it never was
-            return Outcome(arrival, Read(), was_held=was_held)
+            return Outcome(arrival, ReadPayload(), was_held=was_held)
         if (current := device.current) is not None:
             current.until = max(self.until, current.at) if self.is_certain else current.at - 1
-        self._sets(arrival.device, arrival.at * 1000 if arrival.at != UNTIMED else arrival.received_at)
-        return Outcome(arrival, Read(), was_held=was_held)
+        self.births.set_offline(
+            arrival.device, arrival.at * 1000 if arrival.at != UNTIMED else arrival.received_at
+        )
+        return Outcome(arrival, ReadPayload(), was_held=was_held)
 
     def _ahead(self, arrival: Arrival, number: int) -> Outcome:
         """Something before it is missing. It waits, in memory, until that has come."""
-        self._hold(arrival, number)
+        self.waiting.add(arrival, number, due=self.next or 0)
         if not self.wants_rebirth:
             self.wants_rebirth = self.is_patient = True
         why = (
@@ -420,49 +251,21 @@ class Node:
         )
         return self._partly(arrival, Reason.SEQUENCE_GAP, why)
 
-    def _hold(self, arrival: Arrival, number: int) -> None:
-        """Where the numbers do not go up with the time a birth was lost, or a whole round: then what waits
-        and what comes are of two sequences, and only a birth helps.
-        """
-        at = arrival.at
-        if self.gap_at == HOPELESS or self.held.get(number) == arrival:
-            return
-        ahead = (number - (self.next or 0)) % SEQUENCE
-        is_mixed = ahead == 0 or number in self.held
-        for other, waiting in self.held.items():
-            further = (other - (self.next or 0)) % SEQUENCE > ahead
-            is_mixed |= UNTIMED not in (at, waiting.at) and (waiting.at < at if further else waiting.at > at)
-        self.held_bytes += len(arrival.raw)
-        if is_mixed or len(self.held) >= MAX_HELD or self.held_bytes > MAX_HELD_BYTES:
-            self._forget_held()
-            self.gap_at = HOPELESS
-            return
-        self.held[number] = arrival
-        if at != UNTIMED:
-            self.gap_at = at if self.gap_at is None else min(self.gap_at, at)
-
     def _release(self, at: int) -> Iterator[Outcome]:
         """What waited for the message that has come."""
-        waited = bool(self.held)
-        if self.gap_at is not None and at >= self.gap_at:
-            self.gap_at = None  # it is the first one itself, sent once more
-        while self.next is not None and (arrival := self.held.pop(self.next, None)) is not None:
-            self.held_bytes -= len(arrival.raw)
+        waited = bool(self.waiting)
+        self.waiting.came(at)
+        while self.next is not None and (arrival := self.waiting.pop(self.next)) is not None:
             yield self._next(arrival, was_held=True)
         if waited:
-            self.gap_at = min((one.at for one in self.held.values() if one.at != UNTIMED), default=None)
-        if waited and not self.held and self.is_patient:
+            self.waiting.find_gap()
+        if waited and not self.waiting and self.is_patient:
             self.wants_rebirth = self.is_patient = False
-
-    def _forget_held(self) -> None:
-        self.gap_at = None
-        self.held.clear()
-        self.held_bytes = 0
 
     # --- reading
 
     def _read_by(self, arrival: Arrival, birth: Birth, *, was_held: bool = False) -> Outcome:
-        read = reading.read(arrival.payload, self.definitions.get(birth.digest))
+        read = reading.read(arrival.payload, self.births.definitions.get(birth.digest))
         if not read.unknown:
             return Outcome(arrival, read, was_held=was_held)
         self._want()
@@ -478,12 +281,12 @@ class Node:
         """
         if arrival.kind in ("DDEATH", "DBIRTH"):
             return self._old_certificate(arrival)
-        device, at = self.devices.get(arrival.device), arrival.at
+        device, at = self.births.devices.get(arrival.device), arrival.at
         births = [] if device is None else device.births
         fitting = {birth.digest for birth in births if self._lies_in(birth, at)}
         if and_current and fitting:
             fitting |= {birth.digest for birth in births if birth.until is None}
-        if len(fitting) == 1 and (definitions := self.definitions.get(fitting.pop())) is not None:
+        if len(fitting) == 1 and (definitions := self.births.definitions.get(fitting.pop())) is not None:
             read = reading.read(arrival.payload, definitions)
             if not read.unknown:
                 return Outcome(arrival, read)
@@ -498,13 +301,13 @@ class Node:
 
     def _old_certificate(self, arrival: Arrival) -> Outcome:
         if arrival.kind == "DDEATH":
-            return Outcome(arrival, Read())
+            return Outcome(arrival, ReadPayload())
         try:
             definitions = of_birth(arrival.payload)
         except DecodeError as error:
             return Outcome(arrival, reading.read(arrival.payload, None), error)
-        device = self.devices.get(arrival.device)
-        if self.next is None or device is None or _same(device, arrival.at, definitions.digest) is None:
+        device = self.births.devices.get(arrival.device)
+        if self.next is None or device is None or device.find(arrival.at, definitions.digest) is None:
             self._want()
         return Outcome(arrival, reading.read(arrival.payload, definitions))
 
@@ -525,19 +328,12 @@ class Node:
         """What the last birth said of names. A name stays what it is, whatever is
         missing; an alias may not.
         """
-        device = self.devices.get(name)
+        device = self.births.devices.get(name)
         if device is None or not device.births:
             return None
-        held = self.definitions.get(device.births[-1].digest)
+        held = self.births.definitions.get(device.births[-1].digest)
         return None if held is None else held.of_names
 
     def _want(self) -> None:
         """Asks for a birth, and waits for nothing before."""
         self.wants_rebirth, self.is_patient = True, False
-
-
-def _same(device: NodeDevice, at: int, digest: str) -> Birth | None:
-    """The birth that is known already."""
-    if at == UNTIMED:
-        return None
-    return next((birth for birth in device.births if (birth.at, birth.digest) == (at, digest)), None)

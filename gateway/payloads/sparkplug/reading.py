@@ -18,7 +18,7 @@ GOOD = 192
 
 
 @dataclass(slots=True)
-class Read:
+class ReadPayload:
     """Of one payload. `samples`: values by their time in milliseconds, None where neither the metric nor the
     payload has one. `unknown`: what only a birth could name, or tell the datatype of.
     """
@@ -36,11 +36,11 @@ class Read:
 NOTHING = Definitions(())
 
 
-def read(payload: wire.Payload, known: Definitions | None) -> Read:
+def read(payload: wire.Payload, known: Definitions | None) -> ReadPayload:
     """What can be told. `known`: what the birth defined; None where that is not certain, and then only what
     the payload itself names, with a value that needs no datatype, is taken.
     """
-    found = Read()
+    found = ReadPayload()
     sent = payload.timestamp or None
     for metric in payload.metrics:
         try:
@@ -64,7 +64,7 @@ def _shown(metric: wire.Metric) -> str:
     return metric.name if isinstance(metric.name, str) and metric.name else f"alias {metric.alias}"
 
 
-def _take(metric: wire.Metric, sent: int | None, known: Definitions, found: Read) -> None:
+def _take(metric: wire.Metric, sent: int | None, known: Definitions, found: ReadPayload) -> None:
     name, declared = _identity(metric, known)
     if name is None:
         found.unknown.append(f"alias {metric.alias}" if metric.HasField("alias") else "a metric without name")
@@ -110,7 +110,7 @@ def _type(metric: wire.Metric, declared: int | None) -> int | None:
 
 
 def _value(
-    metric: wire.Metric, datatype: int, name: str, known: Definitions, found: Read, depth: int
+    metric: wire.Metric, datatype: int, name: str, known: Definitions, found: ReadPayload, depth: int
 ) -> object:
     kind = metric.WhichOneof("value")
     if datatype == values.TEMPLATE and kind == "template_value":
@@ -131,7 +131,7 @@ def _value(
 
 
 def _members(
-    template: wire.Template, name: str, known: Definitions, found: Read, depth: int
+    template: wire.Template, name: str, known: Definitions, found: ReadPayload, depth: int
 ) -> Mapping[str, object]:
     """A structure becomes an object, whose metrics are named with dots. A definition has no values."""
     if template.is_definition:

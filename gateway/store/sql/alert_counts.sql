@@ -1,2 +1,2 @@
--- Alerts that are not over, by severity.
-select severity, count(*) as open from alert where state <> 'cleared' group by severity
+-- Alerts that are not cleared, by severity.
+select severity, count(*) as count from alert where state <> 'cleared' group by severity

@@ -3,9 +3,9 @@ with said as materialized (
     select held.alert_id
     from unnest($1::text[], $2::bigint[]) as seen (alert_id, version)
     cross join lateral (
-        select a.alert_id from alert a
-        where a.alert_id = seen.alert_id and a.version = seen.version and a.told is distinct from a.version
+        select alert.alert_id from alert
+        where alert.alert_id = seen.alert_id and alert.version = seen.version and alert.told is distinct from alert.version
         for update skip locked
     ) held
 )
-update alert a set told = a.version from said where a.alert_id = said.alert_id
+update alert set told = alert.version from said where alert.alert_id = said.alert_id

@@ -7,12 +7,12 @@ with sized as (
     from dead_letter
 ), free as (
     -- one that is counted again just now is not waited for: whoever counts holds others already, which we may hold the next of
-    select d.dead_letter_id, s.bytes > $1 as for_room
-    from dead_letter d join sized s using (dead_letter_id)
-    where s.bytes > $1 or s.last_at < $2
-    for update of d skip locked
+    select dead_letter.dead_letter_id, sized.bytes > $1 as for_room
+    from dead_letter join sized using (dead_letter_id)
+    where sized.bytes > $1 or sized.last_at < $2
+    for update of dead_letter skip locked
 ), gone as (
-    delete from dead_letter d using free f where d.dead_letter_id = f.dead_letter_id
-    returning d.customer_id, f.for_room
+    delete from dead_letter using free where dead_letter.dead_letter_id = free.dead_letter_id
+    returning dead_letter.customer_id, free.for_room
 )
 select customer_id, count(*) as dropped from gone where for_room group by customer_id

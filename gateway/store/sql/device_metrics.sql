@@ -1,8 +1,8 @@
 -- $1 customer, $2 what device, title or metric hold (in small letters; null: anything), $3 limit. Each metric with its last value.
-select d.device_id, d.title, m.key as metric, m.value as entry
-from device d
-join device_state s on s.customer_id = d.customer_id and s.device_id = d.device_id
-cross join lateral jsonb_each(s.metrics) m
-where d.customer_id = $1 and ($2::text is null or strpos(d.words, $2) > 0 or strpos(lower(m.key), $2) > 0)
-order by d.device_id, m.key
+select device.device_id, device.title, m.key as metric, m.value as entry
+from device
+join device_state on device_state.customer_id = device.customer_id and device_state.device_id = device.device_id
+cross join lateral jsonb_each(device_state.metrics) m
+where device.customer_id = $1 and ($2::text is null or strpos(device.words, $2) > 0 or strpos(lower(m.key), $2) > 0)
+order by device.device_id, m.key
 limit $3

@@ -3,15 +3,15 @@
 -- By key and locked in its order, as whoever writes devices: they never wait for each other in a circle. Then by place, for whatever the planner thinks of, not all
 -- devices are read; one that was written since it was read stays due, and is looked at again.
 with locked as materialized (
-    select s.place, g.due_at, g.is_watched, g.watched_at, g.newest_at
+    select state.place, given.due_at, given.is_watched, given.watched_at, given.newest_at
     from (
         select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::bool[], $5::timestamptz[], $6::timestamptz[])
-                      as g (customer_id, device_id, due_at, is_watched, watched_at, newest_at)
+                      as given (customer_id, device_id, due_at, is_watched, watched_at, newest_at)
         order by customer_id, device_id
-    ) g
-    cross join lateral (select s.*, s.ctid as place from device_state s where s.customer_id = g.customer_id and s.device_id = g.device_id and s.silent_since is null for update) s
+    ) given
+    cross join lateral (select state.*, state.ctid as place from device_state state where state.customer_id = given.customer_id and state.device_id = given.device_id and state.silent_since is null for update) state
 )
-update device_state s
-set due_at = l.due_at, is_watched = l.is_watched, watched_at = coalesce(l.watched_at, s.watched_at), last_seen_at = greatest(s.last_seen_at, l.newest_at)
-from locked l
-where s.ctid = any (array(select place from locked)) and s.ctid = l.place
+update device_state state
+set due_at = locked.due_at, is_watched = locked.is_watched, watched_at = coalesce(locked.watched_at, state.watched_at), last_seen_at = greatest(state.last_seen_at, locked.newest_at)
+from locked
+where state.ctid = any (array(select place from locked)) and state.ctid = locked.place

@@ -1,8 +1,8 @@
 -- $1 customers, $2 nodes, $3 digests, $4 metrics as JSON, $5 as JSON: [customer, node, digests that a birth still names], of each node that is written.
 with old as (
-    delete from sparkplug_definitions d
+    delete from sparkplug_definitions
     using jsonb_array_elements($5::text::jsonb) as kept
-    where d.customer_id = kept->>0 and d.node = kept->>1 and not kept->2 ? d.digest
+    where sparkplug_definitions.customer_id = kept->>0 and sparkplug_definitions.node = kept->>1 and not kept->2 ? sparkplug_definitions.digest
 )
 insert into sparkplug_definitions (customer_id, node, digest, metrics)
 select customer_id, node, digest, metrics::jsonb

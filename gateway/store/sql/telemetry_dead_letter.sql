@@ -4,7 +4,7 @@ insert into dead_letter as held (kind, digest, topic, reason, detail, payload, c
 select distinct on (digest) 'message', digest, topic, reason, detail, payload, customer_id, source, bool_and(is_retained) over same, count(*) over same
 from unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::boolean[])
     as dead (digest, topic, reason, detail, payload, customer_id, source, is_retained)
-where not exists (select from customer_log l where l.customer_id = dead.customer_id and l.is_frozen)
+where not exists (select from customer_log where customer_log.customer_id = dead.customer_id and customer_log.is_frozen)
 window same as (partition by digest)
 order by digest
 on conflict (kind, digest) do update

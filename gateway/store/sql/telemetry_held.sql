@@ -1,8 +1,8 @@
 -- $1 customers, $2 devices, $3 times in microseconds since the epoch. Of these samples what is stored, and when it was received last.
-select s.place, t.metrics, t.received_at
-from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as s (customer_id, device_id, ts, place)
+select given.place, held.metrics, held.received_at
+from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as given (customer_id, device_id, ts, place)
 cross join lateral (
-    select metrics, received_at from telemetry t
-    where t.customer_id = s.customer_id and t.device_id = s.device_id and t.ts = timestamptz 'epoch' + s.ts * interval '1 microsecond'
+    select metrics, received_at from telemetry
+    where telemetry.customer_id = given.customer_id and telemetry.device_id = given.device_id and telemetry.ts = timestamptz 'epoch' + given.ts * interval '1 microsecond'
     limit 1
-) t
+) held

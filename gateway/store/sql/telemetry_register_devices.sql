@@ -4,12 +4,12 @@ with wanted as (
     select * from unnest($1::text[], $2::text[], $3::int[]) as given (customer_id, device_id, most)
 ), fresh as (
     select customer_id, device_id, most, row_number() over (partition by customer_id order by device_id) as place
-    from wanted w
-    where not exists (select from device d where d.customer_id = w.customer_id and d.device_id = w.device_id)
+    from wanted
+    where not exists (select from device where device.customer_id = wanted.customer_id and device.device_id = wanted.device_id)
 ), held as (
-    select c.customer_id, l.position, (select count(*) from device d where d.customer_id = c.customer_id) as devices
-    from (select distinct customer_id from fresh) c
-    cross join lateral (select position from customer_log where customer_id = c.customer_id limit 1) l
+    select theirs.customer_id, log.position, (select count(*) from device where device.customer_id = theirs.customer_id) as devices
+    from (select distinct customer_id from fresh) theirs
+    cross join lateral (select position from customer_log where customer_id = theirs.customer_id limit 1) log
 ), added as (
     insert into device (customer_id, device_id, revision)
     select customer_id, device_id, position + 1 from fresh join held using (customer_id) where devices + place <= most
@@ -17,8 +17,8 @@ with wanted as (
     on conflict do nothing
     returning customer_id
 ), moved as (
-    update customer_log l set position = l.position + 1
-    from (select distinct customer_id from added) c
-    where l.customer_id = c.customer_id
+    update customer_log set position = customer_log.position + 1
+    from (select distinct customer_id from added) theirs
+    where customer_log.customer_id = theirs.customer_id
 )
 select customer_id, device_id from fresh join held using (customer_id) where devices + place > most

@@ -10,11 +10,11 @@
 with term as materialized (
     select true from lease where (name, owner, fence) = ($11::text, $12::text, $13::bigint) for key share
 ), heads as materialized (
-    select l.customer_id, l.position + 1 as revision
-    from customer_log l
-    where l.customer_id = any($6::text[]) and not l.is_frozen and ($11::text is null or exists (select from term))
-    order by l.customer_id collate "C"
-    for update of l
+    select customer_log.customer_id, customer_log.position + 1 as revision
+    from customer_log
+    where customer_log.customer_id = any($6::text[]) and not customer_log.is_frozen and ($11::text is null or exists (select from term))
+    order by customer_log.customer_id collate "C"
+    for update of customer_log
 ), log as materialized (
     select array_agg(revision order by customer_id collate "C") as revisions, count(*) = cardinality($6::text[]) as known from heads
 ), written as (
@@ -29,16 +29,16 @@ with term as materialized (
         where not held.metrics @> excluded.metrics
     returning customer_id, changes = 0 as inserted
 ), moved as (
-    update customer_log l set position = l.position + 1
-    from (select distinct customer_id from written) c
-    where l.customer_id = c.customer_id
+    update customer_log set position = customer_log.position + 1
+    from (select distinct customer_id from written) theirs
+    where customer_log.customer_id = theirs.customer_id
 ), days as (
     insert into customer_day as held (customer_id, day, reaches)
-    select d.customer_id, d.day, (log.revisions[d.place] / 1000 + 1) * 1000
+    select given.customer_id, given.day, (log.revisions[given.place] / 1000 + 1) * 1000
     from log
-    cross join unnest($8::text[], $9::date[], $10::int[]) as d (customer_id, day, place)
+    cross join unnest($8::text[], $9::date[], $10::int[]) as given (customer_id, day, place)
     where log.known and not exists (
-        select from customer_day c where c.customer_id = d.customer_id and c.day = d.day and c.reaches >= log.revisions[d.place]
+        select from customer_day where customer_day.customer_id = given.customer_id and customer_day.day = given.day and customer_day.reaches >= log.revisions[given.place]
     )
     on conflict (customer_id, day) do update set reaches = greatest(held.reaches, excluded.reaches)
 )

@@ -4,7 +4,7 @@ with recursive found as (
     union all
     select later.customer_id, found.place + 1
     from found
-    cross join lateral (select c.customer_id from connection c where c.customer_id > found.customer_id order by c.customer_id limit 1) later
+    cross join lateral (select connection.customer_id from connection where connection.customer_id > found.customer_id order by connection.customer_id limit 1) later
     where found.place < $1
 )
 select customer_id from found

@@ -4,20 +4,20 @@
 select found.connection_id, found.customer_id, wanted.place
 from unnest($3::text[]) with ordinality as wanted (state, place)
 cross join lateral (
-    (select c.connection_id, c.customer_id
-     from connection c
-     where $1::text is null and c.state = wanted.state
-       and (c.customer_id, c.connection_id) > (case when wanted.place = $4 then $5 else '' end, case when wanted.place = $4 then $6 else '' end)
-       and position($2 in lower(c.connection_id || ' ' || c.customer_id || ' ' || c.system || ' ' || coalesce(c.title, ''))) > 0
-     order by c.customer_id, c.connection_id
+    (select connection.connection_id, connection.customer_id
+     from connection
+     where $1::text is null and connection.state = wanted.state
+       and (connection.customer_id, connection.connection_id) > (case when wanted.place = $4 then $5 else '' end, case when wanted.place = $4 then $6 else '' end)
+       and position($2 in lower(connection.connection_id || ' ' || connection.customer_id || ' ' || connection.system || ' ' || coalesce(connection.title, ''))) > 0
+     order by connection.customer_id, connection.connection_id
      limit $7)
     union all
-    (select c.connection_id, c.customer_id
-     from connection c
-     where $1::text is not null and c.state = wanted.state and c.customer_id = $1
-       and c.connection_id > case when wanted.place = $4 then $6 else '' end
-       and position($2 in lower(c.connection_id || ' ' || c.customer_id || ' ' || c.system || ' ' || coalesce(c.title, ''))) > 0
-     order by c.connection_id
+    (select connection.connection_id, connection.customer_id
+     from connection
+     where $1::text is not null and connection.state = wanted.state and connection.customer_id = $1
+       and connection.connection_id > case when wanted.place = $4 then $6 else '' end
+       and position($2 in lower(connection.connection_id || ' ' || connection.customer_id || ' ' || connection.system || ' ' || coalesce(connection.title, ''))) > 0
+     order by connection.connection_id
      limit $7)
 ) found
 where wanted.place >= $4

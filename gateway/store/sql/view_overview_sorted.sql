@@ -2,10 +2,11 @@
 -- 'dead_letters'; $5 whether the greatest comes first, $6, $7 and $8 number, word and connection after which to go on (the first page: a number that comes before any), $9 since when
 -- readings count, $10 limit. What another order needs is not read. Lags are sorted by the oldest window itself: a place stays the same while time goes on.
 with wanted as (
-    select c.connection_id, c.customer_id, c.since, case when $4::text = 'name' then lower(coalesce(c.title, c.connection_id)) else '' end as word
-    from connection c
-    where c.state = any($3::text[]) and ($1::text is null or c.customer_id = $1)
-      and position($2 in lower(c.connection_id || ' ' || c.customer_id || ' ' || c.system || ' ' || coalesce(c.title, ''))) > 0
+    select connection.connection_id, connection.customer_id, connection.since, case when $4::text = 'name' then lower(coalesce(connection.title,
+           connection.connection_id)) else '' end as word
+    from connection
+    where connection.state = any($3::text[]) and ($1::text is null or connection.customer_id = $1)
+      and position($2 in lower(connection.connection_id || ' ' || connection.customer_id || ' ' || connection.system || ' ' || coalesce(connection.title, ''))) > 0
 ), counted as (
     select connection_id, sum(number)::float8 as number
     from (
@@ -19,21 +20,21 @@ with wanted as (
     ) each_of
     group by connection_id
 ), placed as (
-    select w.connection_id, w.customer_id, w.word,
-           (case $4 when 'name' then 0 when 'since' then extract(epoch from w.since)
+    select wanted.connection_id, wanted.customer_id, wanted.word,
+           (case $4 when 'name' then 0 when 'since' then extract(epoch from wanted.since)
                     when 'lag' then coalesce(-extract(epoch from late.oldest), -1e12)
-                    else coalesce(n.number, 0) end)::float8 as number
-    from wanted w
-    left join counted n using (connection_id)
+                    else coalesce(counted.number, 0) end)::float8 as number
+    from wanted
+    left join counted using (connection_id)
     left join lateral (
         select min(first.closes_at) as oldest
         from (values ('initial'), ('incremental')) phases (phase)
         cross join lateral (
-            select d.closes_at from due_window d
-            where d.connection_id = w.connection_id and d.phase = phases.phase and d.closes_at <= now()
-            order by d.closes_at limit 1
+            select due_window.closes_at from due_window
+            where due_window.connection_id = wanted.connection_id and due_window.phase = phases.phase and due_window.closes_at <= now()
+            order by due_window.closes_at limit 1
         ) first
-    ) late on $4 = 'lag' and n.number > 0
+    ) late on $4 = 'lag' and counted.number > 0
 )
 select connection_id, customer_id, number, word
 from placed

@@ -1,0 +1,98 @@
+"""What ingest takes in, from one reading of the configuration: by which sources, of which customers, and what
+each partition subscribes for that. A reload makes another one, and for a while both are in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway import metrics
+from gateway.ingest.certificate import state_topic
+from gateway.ingest.decode import Decoder, FormerIntake, Introduce
+from gateway.model.subscriptions import matches
+from gateway.model.topics import filters, is_sparkplug, owner_of
+from gateway.payloads.fields import Skipped
+from gateway.payloads.sources import CompiledSource, compile_sources, only
+from gateway.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """Settings, the sources compiled from them, and who is told of the devices that are met."""
+
+    settings: Settings
+    sources: tuple[CompiledSource, ...]
+    introduce: Introduce
+
+    @classmethod
+    def of(cls, settings: Settings, introduce: Introduce) -> Intake:
+        """Of these settings, their sources compiled. `introduce`: who is told of devices."""
+        sources = compile_sources(settings.telemetry.sources)
+        return cls(settings=settings, sources=sources, introduce=introduce)
+
+    def filters(self, partition: int) -> list[str]:
+        """What this partition subscribes."""
+        found = self._filters(partition)
+        topic = state_topic(self.settings.telemetry.sparkplug)
+        if (
+            topic is not None
+            and self.tells_state(partition)
+            and not any(matches(topic, one) for one in found)
+        ):
+            found.append(topic)
+        return found
+
+    def tells_state(self, partition: int) -> bool:
+        """Whether this partition tells that the host application lives: the first that reads something of
+        Sparkplug, so that one does, whoever holds it.
+        """
+        reading = (
+            number
+            for number in range(self.settings.broker.partitions)
+            if any(is_sparkplug(one) for one in self._filters(number))
+        )
+        return partition == next(reading, None)
+
+    def _filters(self, partition: int) -> list[str]:
+        return filters(
+            only(self.sources),
+            self.settings.customers,
+            partition=partition,
+            partitions=self.settings.broker.partitions,
+        )
+
+    def owner(self, partition: int) -> str | None:
+        """The customer that has this partition alone. Where anybody may send nobody has."""
+        if self.settings.telemetry.auto_register_customers:
+            return None
+        return owner_of(
+            only(self.sources),
+            self.settings.customers,
+            partition=partition,
+            partitions=self.settings.broker.partitions,
+        )
+
+    def decoder(self, former: FormerIntake | None = None, *, customers: Sequence[str] = ()) -> Decoder:
+        """What decodes by it. `former`: what was in force before; `customers`: who is taken beside the
+        configured ones.
+        """
+        return Decoder(
+            self.settings.telemetry,
+            self.sources,
+            (*self.settings.customers, *customers),
+            skip=_count_skipped,
+            former=former,
+            introduce=self.introduce,
+            defers_sparkplug=True,
+            state_topic=state_topic(self.settings.telemetry.sparkplug),
+        )
+
+    def beside(self, others: Sequence[CompiledSource]) -> tuple[CompiledSource, ...]:
+        """Those of the others that may take what none of ours does."""
+        ours = {one.source.topic for one in self.sources}
+        return tuple({one.source.topic: one for one in others if one.source.topic not in ours}.values())
+
+
+def _count_skipped(skipped: Skipped) -> None:
+    metrics.FIELDS_SKIPPED.labels(skipped.reason).inc()

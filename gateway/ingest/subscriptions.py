@@ -1,0 +1,250 @@
+"""What one connection holds at its broker: SUBSCRIBE and UNSUBSCRIBE, and what is made of the answers.
+
+At the start of a connection `stale` filters are unsubscribed, then the wanted ones subscribed, then those
+that are optional; `ready` is set when that is granted. Later `subscribe` and `unsubscribe` change what is
+held on the live connection. Filters that overlap are subscribed one by one with an identifier each, by which
+a message that comes several times is taken once (`gateway.model.subscriptions`). The bytes go through
+`write`: no I/O here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import mqtt5
+
+from gateway.ingest.framing import MalformedPacket
+from gateway.model.errors import BrokerRefused
+from gateway.model.subscriptions import Copies, copies_of
+
+STALE_ID, OPTIONAL_ID, UNSUBSCRIBE_ID, SUBSCRIBE_ID = 2, 3, 4, 10
+"""Packet ids. Filters that overlap are subscribed one by one, from SUBSCRIBE_ID on."""
+
+NO_IDENTIFIERS = (
+    "the broker has no subscription identifiers, and filters of telemetry.sources overlap: a message could"
+    " come twice"
+)
+
+
+class QosRefused(ConnectionError):
+    """The broker grants our subscriptions at QoS 0 only: what it sends could be lost,
+    and nobody would know.
+    """
+
+
+class OptionalRefused(ConnectionError):
+    """The broker ended the connection over a subscription that we can do without
+    (rumqttd does, over `$SYS`).
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """Whom the session is, and what it holds: `stale` filters are unsubscribed, `optional` ones may be
+    refused. One that is not `is_lasting` ends with its connection. `let_in` is called when the broker has
+    accepted us, before the first message can come. `state_topic`: where it tells that a host application of
+    Sparkplug lives, None where it does not.
+    """
+
+    client_id: str
+    partition: int
+    filters: tuple[str, ...]
+    stale: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    is_lasting: bool = True
+    let_in: Callable[[], None] = lambda: None
+    state_topic: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What a SUBSCRIBE, or one for each filter, asked for, and the answers by packet id."""
+
+    filters: tuple[str, ...]
+    copies: Copies | None
+    count: int
+    granted: dict[int, mqtt5.SubAckPacket] = field(default_factory=dict)
+
+
+class Subscriptions:
+    """Of one connection. `ready` is set when the broker has granted what was wanted at the start; it fails
+    with BrokerRefused, QosRefused, OptionalRefused or ConnectionError.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        *,
+        allow_qos0: bool,
+        write: Callable[[bytes], object],
+        end: Callable[[str], None],
+    ) -> None:
+        """`write` sends packets, `end` ends the connection for a reason."""
+        self._subscription = subscription
+        self._allow_qos0 = allow_qos0
+        self._write = write
+        self._end = end
+        self._filters = subscription.filters
+        self.copies = copies_of(subscription.filters)
+        """Which copy of a message is taken, by the identifiers in force; None where none comes twice."""
+        self._has_identifiers = True
+        self._request: _Request | None = None
+        self._subscribed: asyncio.Future[None] | None = None
+        self._unsubscribed: asyncio.Future[tuple[int, ...]] | None = None
+        self._asks_optional = False
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def begin(self, *, has_identifiers: bool) -> None:
+        """The broker has accepted us. `has_identifiers`: whether it has subscription identifiers."""
+        self._has_identifiers = has_identifiers
+        if self.copies is not None and not has_identifiers:
+            self._refuse(NO_IDENTIFIERS)
+            return
+        if self._subscription.stale:  # before the SUBSCRIBE, whose SUBACK then says that both are done
+            self._write(mqtt5.UnsubscribePacket(STALE_ID, list(self._subscription.stale)).write())
+        if self._filters:
+            self._ask(self._filters, self.copies)
+        else:  # a partition without customers; there is no SUBSCRIBE of nothing
+            self._all_granted()
+
+    def refuse(self, why: str) -> None:
+        """The broker will not have us."""
+        if not self.ready.done():
+            self.ready.set_exception(BrokerRefused(why))
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone: tells whoever waits."""
+        if not self.ready.done():
+            self.ready.set_exception((OptionalRefused if self._asks_optional else ConnectionError)(reason))
+            self.ready.exception()  # seen, also when nobody waits
+        for waiting in (self._subscribed, self._unsubscribed):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(ConnectionError(reason))
+
+    async def subscribe(self, filters: tuple[str, ...]) -> None:
+        """Subscribes these on the live connection, beside what it holds; returns when they are granted.
+
+        Where filters overlap, now or before, all are subscribed again: an identifier belongs to the whole
+        list, and one of an earlier list that stayed would be mistaken when that list returns. Raises
+        BrokerRefused where the broker grants less than is needed, and ConnectionError when the connection
+        ends meanwhile.
+        """
+        if filters == self._filters:
+            return
+        copies = copies_of(filters)
+        if copies is not None and not self._has_identifiers:
+            raise BrokerRefused(NO_IDENTIFIERS)
+        renewed = copies is not None or self.copies is not None
+        wanted = filters if renewed else tuple(one for one in filters if one not in self._filters)
+        self._filters = ()  # should it be refused nobody knows what is held, and the next change asks for all
+        if wanted:
+            self._subscribed = asyncio.get_running_loop().create_future()
+            try:
+                self._ask(wanted, copies)
+                await self._subscribed
+            finally:
+                self._subscribed = None
+        self._filters, self.copies = filters, copies
+
+    async def unsubscribe(self, stale: Sequence[str]) -> tuple[str, ...]:
+        """Unsubscribes these, the last first: of overlapping ones the first, which takes the message, holds
+        longest. Returns at the UNSUBACK those that the broker still holds. Raises ConnectionError.
+        """
+        patterns = list(reversed(stale))
+        self._unsubscribed = asyncio.get_running_loop().create_future()
+        self._write(mqtt5.UnsubscribePacket(UNSUBSCRIBE_ID, patterns).write())
+        codes = await self._unsubscribed
+        return tuple(pattern for pattern, code in zip(patterns, codes, strict=False) if code >= 128)
+
+    def suback(self, packet: mqtt5.SubAckPacket) -> None:
+        """Takes the answer to a SUBSCRIBE. Raises MalformedPacket."""
+        if packet.packet_id == OPTIONAL_ID:
+            self._asks_optional = False
+            self._is_ready()
+            return
+        request = self._request
+        if request is None:
+            raise MalformedPacket("a SUBACK that answers no SUBSCRIBE")
+        # Copies that were sent before this SUBACK have identifiers of the list before, those behind it of
+        # this one.
+        self.copies = request.copies
+        request.granted[packet.packet_id] = packet
+        if len(request.granted) < request.count:
+            return
+        self._request = None
+        codes = [code for _, granted in sorted(request.granted.items()) for code in granted.reason_codes]
+        if len(codes) != len(request.filters):
+            raise MalformedPacket("a SUBACK that does not answer each filter")
+        pairs = list(zip(request.filters, codes, strict=True))
+        refused = [f"{pattern} ({code.name})" for pattern, code in pairs if code.value >= 128]
+        lesser = [pattern for pattern, code in pairs if code.value < 1]
+        if refused:
+            self._refuse(f"the broker refused to subscribe {', '.join(refused)}; check the broker's ACL")
+        elif lesser and not self._allow_qos0:
+            self._grants_too_little(f"the broker grants QoS 0 only for {', '.join(lesser)}")
+        else:
+            self._all_granted()
+
+    def unsuback(self, packet: mqtt5.UnsubAckPacket) -> None:
+        """Takes the answer to an UNSUBSCRIBE. That to the first one says nothing that is needed."""
+        waiting = self._unsubscribed
+        if packet.packet_id == UNSUBSCRIBE_ID and waiting is not None and not waiting.done():
+            waiting.set_result(tuple(code.value for code in packet.reason_codes))
+
+    def _ask(self, filters: Sequence[str], copies: Copies | None) -> None:
+        """Subscribes: all at once, or with their identifiers one by one in the order of the list."""
+        wanted = [_filter(pattern, mqtt5.QoS.AT_LEAST_ONCE) for pattern in filters]
+        if copies is None:
+            self._request = _Request(filters=tuple(filters), copies=copies, count=1)
+            self._write(mqtt5.SubscribePacket(SUBSCRIBE_ID, wanted).write())
+            return
+        self._request = _Request(filters=tuple(filters), copies=copies, count=len(wanted))
+        self._write(
+            b"".join(
+                mqtt5.SubscribePacket(SUBSCRIBE_ID + place, [one], subscription_id=number).write()
+                for place, (one, number) in enumerate(zip(wanted, copies.ids.values(), strict=True))
+            )
+        )
+
+    def _all_granted(self) -> None:
+        if self._subscribed is not None:
+            self._subscribed.set_result(None)
+        elif self._subscription.optional and not self.ready.done():
+            self._asks_optional = True
+            wanted = [_filter(pattern, mqtt5.QoS.AT_MOST_ONCE) for pattern in self._subscription.optional]
+            self._write(mqtt5.SubscribePacket(OPTIONAL_ID, wanted).write())
+        else:
+            self._is_ready()
+
+    def _grants_too_little(self, why: str) -> None:
+        if self._subscribed is not None:
+            self._subscribed.set_exception(BrokerRefused(why))
+            return
+        if not self.ready.done():
+            self.ready.set_exception(QosRefused(why))
+        self._end(why)
+
+    def _refuse(self, why: str) -> None:
+        if self._subscribed is not None:  # what the connection held before it holds still
+            self._subscribed.set_exception(BrokerRefused(why))
+            return
+        self.refuse(why)
+        self._end("a subscription was refused")
+
+    def _is_ready(self) -> None:
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+
+def _filter(pattern: str, qos: mqtt5.QoS) -> mqtt5.TopicFilter:
+    """With the flag only on what the broker had retained before, and not on live messages of devices that
+    retain everything.
+    """
+    return mqtt5.TopicFilter(
+        pattern,
+        max_qos=qos,
+        retain_as_published=False,
+        retain_handling=mqtt5.RetainHandling.SEND_IF_SUBSCRIPTION_NOT_EXISTS,
+    )
