@@ -78,7 +78,7 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                        union all
                        select t.ts,
                               case when jsonb_typeof(t.metrics -> due.metric) = 'number' then
-                                  case when abs((t.metrics -> due.metric)::float8) <= 9007199254740992
+                                  case when abs((t.metrics -> due.metric)::float8) < 9007199254740992
                                             or abs((t.metrics -> due.metric)::float8) < 1e150
                                                and (t.metrics -> due.metric)::numeric = (t.metrics -> due.metric)::float8::text::numeric
                                        then (t.metrics -> due.metric)::float8 end
@@ -106,7 +106,7 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                           end,
                           (min(n.raw::text) filter (
                                where due.reduce <> 'count'
-                                 and case when abs(n.number) <= 9007199254740992 then false
+                                 and case when abs(n.number) < 9007199254740992 then false
                                           when abs(n.number) >= 1e150 and due.reduce in ('mean', 'sum') then true
                                           else n.number is null or n.raw::numeric <> n.number::text::numeric end))::jsonb,
                           due.reduce = 'sum'
