@@ -49,7 +49,6 @@ LARGER_MODULES = {
     "gateway/demo/cmms.py": 309,
     "gateway/doctor/examination.py": 330,
     "gateway/events/commands.py": 313,
-    "gateway/http/dashboard/connect_steps.py": 329,
     "gateway/http/documents.py": 416,
     "gateway/inbound/run.py": 360,
     "gateway/ingest/decode.py": 311,
