@@ -24,7 +24,7 @@ from gateway.configuration import DeclaredConnection, Loaded, load
 from gateway.ingest import explain as explaining
 from gateway.ingest.explain import Connected
 from gateway.model.explanation import ExplainedSample, Explanation, Fed, Touched
-from gateway.model.sample import literal
+from gateway.model.sample import Value, literal
 from gateway.model.topics import topic_fault
 
 CONTEXT_SETTINGS = {"ignore_unknown_options": True}
@@ -105,7 +105,7 @@ def _connected(loaded: Loaded, declared: DeclaredConnection) -> Connected:
         customer=connection.customer,
         system=connection.system,
         rules=declared.rules,
-        resolution=SYSTEMS[connection.system].manifest.capabilities.resolution,
+        capabilities=SYSTEMS[connection.system].manifest.capabilities,
         lateness=(
             loaded.settings.sync.lateness if connection.sync.lateness is None else connection.sync.lateness
         ),
@@ -220,6 +220,13 @@ def _show_sample(console: Console, sample: ExplainedSample, *, with_device: bool
         )
         if fed.refused is not None:
             console.print(Text(f"    {fed.refused}", style="yellow"))
+        elif fed.reading is not None and not _is_same(fed.reading, fed.value):
+            told = literal(fed.reading) + ("" if fed.unit is None else f" {fed.unit}")
+            console.print(Text(f"    {literal(fed.value)} alone is told as {told}"))
+
+
+def _is_same(reading: Value, value: Value) -> bool:
+    return reading == value and isinstance(reading, bool) is isinstance(value, bool)
 
 
 def _lasting(alert: Touched) -> str:

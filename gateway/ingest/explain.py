@@ -14,10 +14,12 @@ from gateway import zones
 from gateway.ingest.decode import Decoder, Row
 from gateway.model import alert_rule, calendar
 from gateway.model.alert_rule import AlertRule, Changes
+from gateway.model.alone import alone
 from gateway.model.calendar import Calendar, Span
+from gateway.model.connector import Capabilities
 from gateway.model.errors import DecodeError, RequestRefused
 from gateway.model.explanation import ExplainedSample, Explanation, Fed, SkippedField, Touched
-from gateway.model.meter import MeterMapping, MeterRule, materialise, refusal
+from gateway.model.meter import MeterMapping, MeterRule, materialise
 from gateway.model.names import identifier
 from gateway.model.sample import EPOCH, Value, from_microseconds, to_microseconds
 from gateway.model.topics import route
@@ -58,15 +60,15 @@ ADVICE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connected:
-    """What has to be known of a connection to say which of its meters a sample feeds. `resolution` is its
-    system's.
+    """What has to be known of a connection to say which of its meters a sample feeds, and with what.
+    `capabilities` are its system's.
     """
 
     connection: str
     customer: str
     system: str
     rules: Sequence[MeterRule]
-    resolution: timedelta
+    capabilities: Capabilities
     lateness: timedelta
     alerts: Sequence[AlertRule] = ()
 
@@ -263,7 +265,7 @@ def connected_by(link: ServedConnection) -> Connected:
         customer=link.customer,
         system=link.system,
         rules=link.rules,
-        resolution=link.connector.capabilities.resolution,
+        capabilities=link.connector.capabilities,
         lateness=link.lateness,
         alerts=link.alerts,
     )
@@ -333,25 +335,27 @@ def _feeds(connections: Sequence[Connected], rows: Sequence[Row]) -> list[tuple[
 
 def _mappings(connected: Connected, device: str, metrics: Collection[str]) -> list[MeterMapping]:
     mappings, _ = materialise(
-        connected.rules, [device], resolution=connected.resolution, metrics={device: metrics}
+        connected.rules, [device], resolution=connected.capabilities.resolution, metrics={device: metrics}
     )
     return [mapping for mapping in mappings.values() if mapping.device == device]
 
 
 def _fed(connected: Connected, mapping: MeterMapping, at: datetime, value: Value) -> Fed:
     start, end = window_of(at, mapping.window)
+    found = alone(connected.connection, mapping, value, start, connected.capabilities)
     return Fed(
         connection=connected.connection,
         system=connected.system,
         meter=mapping.meter,
         metric=mapping.metric,
         value=value,
+        reading=found.reading,
         unit=mapping.unit,
         reduce=mapping.reduce,
         calendar=str(mapping.window) if isinstance(mapping.window, Calendar) else None,
         deadband=mapping.deadband,
         arithmetic=str(mapping.arithmetic),
-        refused=refusal(mapping, value),
+        refused=found.refused,
         window_start=start,
         window_end=end,
         due_at=end if mapping.reduce == "each" else end + connected.lateness,

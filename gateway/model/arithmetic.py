@@ -4,20 +4,18 @@ again. Pure.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from decimal import Context, Decimal
+from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from gateway.model.sample import Value
 
 MAX_EXACT = 2**53
 """From there on a double may stand for its neighbour."""
-
-_EXACT = Context(prec=60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +26,6 @@ class Conversion:
     target: str
     factor: Fraction
     offset: Fraction = Fraction(0)
-
-    def of(self, value: float) -> float | None:
-        """The number in the other unit, rounded once. None where a double does not hold it, as `scaled`."""
-        exact = self.factor * Fraction(_decimal(value)) + self.offset
-        try:
-            made = float(exact)
-        except OverflowError:
-            return None
-        return None if abs(exact) > MAX_EXACT and exact.denominator == 1 and made != exact else made
 
     def to_document(self) -> dict[str, object]:
         """JSON; the numbers as texts of fractions, for no double holds 5/9."""
@@ -64,8 +53,8 @@ class Conversion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arithmetic:
-    """`scale` and `offset`, or the `conversion`, are applied to the reduced value. `valid`: the lowest and
-    highest number, as sent, that is used at all.
+    """`scale` and `offset` are applied to the reduced value, and `conversion` to what they make of it.
+    `valid`: the lowest and highest number, as sent, that is used at all.
 
     A counter that falls by more than half of `rollover` went on at zero behind it; one that falls below
     `reset_below` (None: half of what it was) began again at zero; any other fall is noise. A number above
@@ -85,6 +74,18 @@ class Arithmetic:
     def is_scaled(self) -> bool:
         """Whether a reading differs from the reduced value."""
         return self.scale != 1.0 or self.offset != 0.0 or self.conversion is not None
+
+    def reading(self, value: float) -> float | None:
+        """What a reduced number is told as: as a person reckons it, in fractions, rounded once. None where a
+        double does not hold it: beyond its range, or an integer past 2^53 that would be changed.
+        """
+        factor, offset = _line(self.scale, self.offset, self.conversion)
+        exact = factor * _fraction(value) + offset
+        try:
+            made = float(exact)
+        except OverflowError:
+            return None
+        return None if abs(exact) > MAX_EXACT and exact.denominator == 1 and made != exact else made
 
     def uses(self, value: Value) -> bool:
         """Whether the value lies within the limits. They are of numbers: a text or a boolean passes."""
@@ -162,8 +163,6 @@ def misfit(arithmetic: Arithmetic, reduce: str) -> str | None:
             does = "`from` and `to` do" if name == "conversion" else f"`{name}` does"
             return f"{does} nothing for reduce: {reduce}; it is for {', '.join(sorted(_TAKES[name]))}"
     conversion = arithmetic.conversion
-    if conversion is not None and (arithmetic.scale != 1.0 or arithmetic.offset != 0.0):
-        return "`from` and `to` say what is done to a number: leave `scale` and `offset` out"
     if conversion is not None and conversion.offset and reduce == "sum":
         return (
             f"a sum of {conversion.source} cannot be told in {conversion.target}, whose zero is another: use"
@@ -181,18 +180,38 @@ def misfit(arithmetic: Arithmetic, reduce: str) -> str | None:
     return None
 
 
-def scaled(value: float, scale: float, offset: float) -> float | None:
-    """`value * scale + offset` as a person reckons it: in decimals, rounded once. None where a double does
-    not hold it: beyond its range, or an integer past 2^53 that would be changed.
+class Reduced(NamedTuple):
+    """What the samples of a window make. `value`: None where they make none. `unfit`: one of them that cannot
+    take part in it; `is_beyond`: a double does not hold what they make.
     """
-    product = _EXACT.fma(_decimal(value), _decimal(scale), _decimal(offset))
-    made = float(product)
-    if not math.isfinite(made):
-        return None
-    if abs(product) > MAX_EXACT and product == product.to_integral_value() and Decimal(made) != product:
-        return None
-    return made
+
+    value: Value | None = None
+    unfit: Value | None = None
+    is_beyond: bool = False
 
 
-def _decimal(number: float) -> Decimal:
-    return Decimal(repr(number))
+def told(reduced: Reduced, arithmetic: Arithmetic, reduce: str) -> Reduced:
+    """As the system is told it."""
+    value, unfit, is_beyond = reduced
+    if value is None or not arithmetic.is_scaled:
+        return reduced
+    if isinstance(value, bool | str):
+        return Reduced(None, value, is_beyond)
+    reading = arithmetic.reading(value)
+    # An increase that a double may have lost one of does not become exact by a smaller scale.
+    is_lossy = reduce == "delta" and abs(value) >= MAX_EXACT
+    return Reduced(reading, unfit, is_beyond or is_lossy or reading is None)
+
+
+@lru_cache(maxsize=1_000)
+def _line(scale: float, offset: float, conversion: Conversion | None) -> tuple[Fraction, Fraction]:
+    """The factor and the offset of all that is done to a reduced number."""
+    factor, shift = _fraction(scale), _fraction(offset)
+    if conversion is None:
+        return factor, shift
+    return conversion.factor * factor, conversion.factor * shift + conversion.offset
+
+
+def _fraction(number: float) -> Fraction:
+    """The number that a person wrote: 0.1 is a tenth."""
+    return Fraction(Decimal(repr(number)))

@@ -14,8 +14,9 @@ from gateway.model.sample import Metrics, Value
 class Fed:
     """A meter that a metric of a sample feeds. `window_end` is exclusive; equal to the start for `each`.
 
-    `arithmetic`: what is done beside the reduction, in words; empty where nothing is. `refused`: why this
-    value is not used; None where it is.
+    `reading`: what the system would be told, were this the window's only sample: reduced, scaled, converted
+    and as the system takes it; None where a sample alone makes nothing. `arithmetic`: what is done beside the
+    reduction, in words; empty where nothing is. `refused`: why this value is not used; None where it is.
     """
 
     connection: str
@@ -23,6 +24,7 @@ class Fed:
     meter: str
     metric: str
     value: Value
+    reading: Value | None
     unit: str | None
     reduce: str
     calendar: str | None

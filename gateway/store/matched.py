@@ -5,6 +5,7 @@ first samples, and mapped before they are.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,6 +23,9 @@ from gateway.model.meter import (
 from gateway.store import mappings, meters_made
 from gateway.store.pool import Connection
 from gateway.store.queries import sql
+
+MAX_EXPRESSION = 5_000
+_PARTS = {"*": ".*", "?": "."}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +157,7 @@ async def _found(
         [_like(rule.device, brackets=True) for rule in wanted],
         [_like(rule.metric, brackets=False) for rule in wanted],
         MAX_MATCHED_METRICS,
+        _expression({rule.metric for rule in wanted}),
     )
     metrics: dict[str, list[str]] = {}
     for row in rows:
@@ -163,6 +168,16 @@ async def _found(
 
 def _columns(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
     return [device for device, _ in pairs], [metric for _, metric in pairs]
+
+
+def _expression(globs: Collection[str]) -> str:
+    """What fits any of the patterns, in one look: as PostgreSQL has regular expressions. Of patterns that are
+    too long together, which might be too complex for it, anything.
+    """
+    if sum(map(len, globs)) > MAX_EXPRESSION:
+        return ""
+    parts = ("".join(_PARTS.get(one, re.escape(one)) for one in glob) for glob in sorted(globs))
+    return f"^(?:{'|'.join(parts)})$"
 
 
 def _like(glob: str, *, brackets: bool) -> str:

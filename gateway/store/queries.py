@@ -6,13 +6,20 @@ import re
 from functools import cache
 from importlib.resources import files
 
+_SHARED = re.compile(r"^-- and (\w+)\n", re.MULTILINE)
+"""A line for the text of `sql/shared/<name>.sql`, which ends several statements."""
+
 _FILTER = re.compile(r"\(\$(\d+)::[a-z]+(?:\[\])? is null or ")
 
 
 @cache
 def sql(name: str) -> str:
     """The text of `sql/<name>.sql`, with asyncpg's `$n` parameters."""
-    return files("gateway.store").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+    return _SHARED.sub(lambda found: _read("shared", f"{found[1]}.sql"), _read(f"{name}.sql"))
+
+
+def _read(*path: str) -> str:
+    return files("gateway.store").joinpath("sql", *path).read_text(encoding="utf-8")
 
 
 def filtered(name: str, *arguments: object) -> tuple[str, *tuple[object, ...]]:

@@ -8,9 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from gateway.model.arithmetic import MAX_EXACT, scaled
+from gateway.model.arithmetic import Arithmetic, Reduced, told
 from gateway.model.delivery import DueWindow
-from gateway.model.sample import Value
 from gateway.store.mappings import conversion_of
 from gateway.store.pool import Connection, Record
 from gateway.store.queries import sql
@@ -163,11 +162,10 @@ async def compute_due(
 
 def _due(row: Record) -> DueWindow:
     computed = row["computed"]
-    value, unfit, is_beyond = (None, None, False) if computed is None else computed
-    if value is not None and (
-        row["scale"] != 1.0 or row["value_offset"] != 0.0 or row["conversion"] is not None
-    ):
-        value, unfit, is_beyond = _scaled(row, value, unfit, is_beyond)
+    arithmetic = Arithmetic(
+        scale=row["scale"], offset=row["value_offset"], conversion=conversion_of(row["conversion"])
+    )
+    made = told(Reduced(*computed or ()), arithmetic, row["reduce"])
     return DueWindow(
         meter=row["meter"],
         window_start=row["window_start"],
@@ -176,31 +174,14 @@ def _due(row: Record) -> DueWindow:
         unit=row["unit"],
         deadband=row["deadband"],
         reduce=row["reduce"],
-        value=value,
+        value=made.value,
         delivered=row["delivered"],
         previous=row["previous"],
         previous_at=row["previous_at"],
         max_silence=row["max_silence"],
-        unfit=unfit,
-        is_beyond=bool(is_beyond),
+        unfit=made.unfit,
+        is_beyond=bool(made.is_beyond),
         is_empty=computed is None,
         doubt=row["doubt"],
         doubted=row["doubted"],
     )
-
-
-def _scaled(
-    row: Record, value: Value, unfit: Value | None, is_beyond: bool
-) -> tuple[Value | None, Value | None, bool]:
-    """The reading of a reduced value, what cannot take part in it, and whether it is no number that a double
-    holds.
-    """
-    if isinstance(value, bool | str):
-        return None, value, is_beyond
-    if (conversion := conversion_of(row["conversion"])) is not None:
-        reading = conversion.of(value)
-    else:
-        reading = scaled(value, row["scale"], row["value_offset"])
-    # An increase that a double may have lost one of does not become exact by a smaller scale.
-    is_lossy = row["reduce"] == "delta" and abs(value) >= MAX_EXACT
-    return reading, unfit, bool(is_beyond) or is_lossy or reading is None

@@ -4,14 +4,16 @@ before it goes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from gateway.events.documents import status_document
+from gateway.model.arithmetic import Arithmetic
 from gateway.model.calendar import Calendar
-from gateway.model.meter import MeterRule
+from gateway.model.meter import HELD, MeterRule, Reduce
 from gateway.store import outbox, retention, status
 from gateway.store.pool import Database
 from gateway.store.queries import sql
@@ -184,6 +186,64 @@ async def test_a_window_of_which_a_part_was_dropped_is_corrected_no_more(
     assert isinstance(system := rig.connector, Scripted)
     assert [reading.value for reading in system.taken if reading.window_start == first[1]] == [2.0]
     assert await rig.dead() == [] and await rig.due() == []
+
+
+@pytest.mark.parametrize(
+    ("reduce", "before", "late"),
+    [
+        ("delta", [10.0, 12.0, 17.0], 15.0),
+        ("cycles", [0.0, 1.0, 0.0], 1.0),
+        ("run_time", [1.0, 1.0, 0.0], 1.0),
+        ("time_weighted_mean", [10.0, 12.0, 17.0], 15.0),
+    ],
+)
+async def test_a_window_whose_sample_before_was_dropped_is_corrected_no_more(
+    database: Database, reduce: Reduce, before: list[float], late: float
+) -> None:
+    """The last value of the dropped day is in what was delivered; what is left would make another of it."""
+    arithmetic = Arithmetic(hold=12 * HOUR if reduce in HELD else None, valid=(-5.0, 1e6))
+    rule = MeterRule(device="d0", metric="t", meter="m", reduce=reduce, every=DAY, arithmetic=arithmetic)
+    new = replace(rule, device="d1", meter="new")
+    rig = await Rig(database, rules=(rule, new)).activate()
+    middle = (datetime.now(UTC) - 11 * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
+    for at, value in zip((-HOUR, 2 * HOUR, 5 * HOUR), before, strict=True):
+        await rig.store(("d0", middle + at, value))
+    await rig.store(
+        ("d0", middle + DAY + HOUR, before[2]), ("d1", middle + HOUR, 0.0), ("d1", middle + 2 * HOUR, 7.0)
+    )
+    await rig.store(("d1", middle + DAY + HOUR, 7.0))
+    await rig.run()
+    whole = await rig.delivered()
+    await retention.drop_expired(database, now=middle + 10 * DAY, retention=10 * DAY)
+    after = {key: value for key, value in whole.items() if key[1] >= middle}
+    assert len(after) == 4
+    await rig.store(("d0", middle + HOUR, -9.0))  # outside `valid`: no value to begin with
+    await rig.store(("d0", middle + 3 * HOUR, late), ("d0", middle + DAY + 2 * HOUR, late + 40))
+    await rig.store(("d1", middle + 3 * HOUR, 9.0))
+    await rig.run()
+    found = await rig.delivered()
+    assert found["m", middle] == whole["m", middle], "its sample before is gone"
+    assert found["m", middle + DAY] != whole["m", middle + DAY] or reduce == "cycles", "it has one"
+    assert found["new", middle] != whole["new", middle] or reduce == "cycles", "it never had one"
+    assert await rig.dead() == [] and await rig.due() == []
+
+
+async def test_a_window_that_was_never_delivered_waits_for_no_sample_that_was_dropped(
+    database: Database,
+) -> None:
+    """A counter that is seen again after a long silence begins anew, and so does one that is new."""
+    rule = MeterRule(device="d0", metric="t", meter="m", reduce="delta", every=DAY)
+    rig = await Rig(database, rules=(rule,)).activate()
+    middle = (datetime.now(UTC) - 11 * DAY).replace(hour=0, minute=0, second=0, microsecond=0)
+    await rig.store(("d0", middle - HOUR, 10.0), ("d0", middle + HOUR, 20.0), ("d0", middle + 2 * HOUR, 30.0))
+    await retention.drop_expired(database, now=middle + 10 * DAY, retention=10 * DAY)
+    await rig.store(("d0", middle + 5 * DAY, 40.0), ("d0", middle + 5 * DAY + HOUR, 45.0))
+    await rig.run()
+    assert await rig.delivered() == {("m", middle + 5 * DAY): 15.0}, "of the first, 10 of 20 would be missing"
+    await rig.execute("delete from telemetry where ts < $1", middle + 5 * DAY)
+    await rig.store(("d0", middle + 5 * DAY + 2 * HOUR, 46.0))
+    await rig.run()
+    assert await rig.delivered() == {("m", middle + 5 * DAY): 15.0}
 
 
 async def test_what_is_kept_for_others_is_dropped_for_whoever_has_read_it(database: Database) -> None:

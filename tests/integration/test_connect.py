@@ -376,6 +376,15 @@ async def test_the_whole_way_without_script(world: World, server: OAuthServer) -
         assert "What the last hour would have given" in browser.page.text
         shown = re.findall(r'class="reading">.*?</span>\s*([\d.]+)', browser.page.text, re.DOTALL)
         assert len(shown) == 4, browser.page.text
+        calendar = {"m0.every": "day", "m0.source": "degF"}
+        await browser.send(f"{base}/meters".removeprefix("http://gateway.test"), do="next", **calendar)
+        assert browser.page.status_code == 409 and "needs the `zone`" in browser.page.text
+        pattern = re.findall(r'name="(m\d+)\.device" value="" placeholder', browser.page.text)[0]
+        many = {"device": "pump-*", "metric": "temp*", "meter": "{device} {metric}", "reduce": "max"}
+        filled = {"m0.zone": "Europe/Berlin", **{f"{pattern}.{name}": text for name, text in many.items()}}
+        await browser.send(f"{base}/meters".removeprefix("http://gateway.test"), do="preview", **filled)
+        page = browser.page.text
+        assert "max of a day in Europe/Berlin" in page and "pump-2 temperature" in page, page
         twice = {"m0.meter": "same", "m1.meter": "same", "do": "next"}
         await browser.send(f"{base}/meters".removeprefix("http://gateway.test"), **twice)
         assert browser.page.status_code == 409 and 'class="fault"' in browser.page.text
@@ -387,7 +396,11 @@ async def test_the_whole_way_without_script(world: World, server: OAuthServer) -
             await browser.send(id="acme-9", days="1", title="")
             await world.reaches("active", "acme-9")
         [held] = await world.rows("select meters, sync from connection")
-        assert {meter["meter"] for meter in held["meters"]} == {"same", "P2"}
+        made = {meter["meter"]: meter for meter in held["meters"]}
+        assert made.keys() == {"same", "P2", "{device} {metric}"}
+        assert (made["same"]["every"], made["same"]["zone"]) == ("day", "Europe/Berlin")
+        assert made["same"]["arithmetic"]["conversion"]["from"] == "degF"
+        assert made["{device} {metric}"]["metric"] == "temp*"
         assert held["sync"]["initial_days"] == 1
 
 

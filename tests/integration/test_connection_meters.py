@@ -82,7 +82,7 @@ async def test_meters_are_suggested_previewed_saved_and_come_into_force(world: W
         assert f'href="{PATH}"' in page
         page = (await browser.get(PATH)).text
         assert ">in force</span>" in page and "Suggested: PUMP-2 temperature" in page
-        assert "fan-*" in page and "scale 0.1" in page and "max silence 6h" in page
+        assert 'value="fan-*"' in page and "scale 0.1" in page and "max silence 6h" in page
         await browser.send(f"{PATH}", do="suggest")
         assert await stored(world) == before
         free = free_row(browser.page.text, "pump-2")
@@ -167,6 +167,13 @@ async def test_what_was_made_of_old_meters_is_refused_in_the_transaction(world: 
         ({"reduce": "nonsense"}, "Input should be"),
         ({"every": "nonsense"}, "A duration is a number"),
         ({"every": "1ms"}, "A window is at least 1s"),
+        ({"every": "day"}, "`every: day` needs the `zone`"),
+        ({"every": "day", "zone": "Europe/Berln"}, "&#39;Europe/Berln&#39; is no time zone"),
+        ({"every": "shift", "zone": "Europe/Berlin"}, "`every: shift` has `shifts`"),
+        ({"every": "shift", "zone": "Europe/Berlin", "shifts": "6 14"}, "Expected times of day"),
+        ({"source": "degF"}, "`from` needs `to`"),
+        ({"source": "degF", "unit": "BAR"}, "not of one kind"),
+        ({"source": "grd", "unit": "CEL"}, "is no unit that is known"),
     ],
 )
 async def test_what_cannot_be_is_said_at_its_row(
@@ -210,3 +217,107 @@ async def test_who_may_not_change_meters_gets_no_page(world: World) -> None:
         assert (await browser.get(PATH)).status_code == 200
         await world.service.disconnect("acme-1", CALLER)
         assert (await browser.get(PATH)).status_code == 410
+
+
+def blank_rows(page: str) -> list[str]:
+    return re.findall(r'name="(m\d+)\.device" value="" placeholder', page)
+
+
+async def test_units_and_windows_of_the_calendar_are_chosen_seen_and_kept(world: World) -> None:
+    async with logged_in(world) as browser:
+        page = (await browser.get(PATH)).text
+        assert '<option value="Europe/Berlin">' in page and '<option value="FAH">' in page
+        free, p1 = free_row(page, "pump-2"), row_of(page, "P1")
+        wanted = {
+            f"{free}.meter": "P2", f"{free}.source": "degF", f"{free}.unit": "CEL",
+            f"{p1}.every": "shift", f"{p1}.zone": "Europe/Berlin", f"{p1}.shifts": "06:00 14:00 22:00",
+        }  # fmt: skip
+        await browser.send(PATH, do="preview", **wanted)
+        page = browser.page.text
+        shown = {
+            meter: [float(number) for number in re.findall(r'class="reading">.*?</span>\s*([-\d.]+)', row)]
+            for meter, row in re.findall(r'<tr><td class="text">([^<]*)</td>(.*?)</tr>', page, re.DOTALL)
+        }
+        assert [round(number, 3) for number in shown["P2"]] == await converted(world, "pump-2")
+        assert "last of a shift from 06:00, 14:00, 22:00 in Europe/Berlin" in page and "P1" in shown
+        await browser.send(PATH, do="save")
+        assert "Saved." in browser.page.text
+        kept = {meter["meter"]: meter for meter in await stored(world)}
+        assert kept["P2"]["arithmetic"]["conversion"]["factor"] == "5/9" and kept["P2"]["unit"] == "CEL"
+        assert (kept["P1"]["every"], kept["P1"]["zone"]) == ("shift", "Europe/Berlin")
+        assert kept["P1"]["shifts"] == ["06:00", "14:00", "22:00"]
+        page = (await browser.get(PATH)).text
+        before = await stored(world)
+        again = row_of(page, "P1")
+        assert f'name="{again}.shifts" value="06:00 14:00 22:00"' in page
+        await browser.send(PATH, **{f"{again}.every": "1h", f"{again}.zone": "", f"{again}.shifts": ""})
+        now = {meter["meter"]: meter for meter in await stored(world)}
+        assert now["P1"]["every"] == 3600.0 and "zone" not in now["P1"]
+        assert now["P2"] == next(meter for meter in before if meter["meter"] == "P2")
+
+
+async def converted(world: World, device: str) -> list[float]:
+    """The last value of each quarter of an hour, in degrees Celsius."""
+    rows = await world.rows(
+        "select date_bin('15 minutes', ts, 'epoch') as start, array_agg((metrics->>'temperature')::float8 order by ts desc) as all"
+        f" from telemetry where device_id = '{device}' and ts < date_bin('15 minutes', now(), 'epoch')"
+        " and ts >= date_bin('15 minutes', now(), 'epoch') - interval '1 hour' group by 1 order by 1"
+    )
+    return [round((row["all"][0] - 32) * 5 / 9, 3) for row in rows]
+
+
+async def test_patterns_are_written_shown_changed_and_taken_away(world: World) -> None:
+    async with logged_in(world) as browser:
+        page = (await browser.get(PATH)).text
+        first = blank_rows(page)[0]
+        pattern = {
+            f"{first}.device": "pump-*",
+            f"{first}.metric": "temp*",
+            f"{first}.meter": "{device} {metric} max",
+            f"{first}.reduce": "max",
+        }
+        await browser.send(PATH, do="preview", **pattern)
+        page = browser.page.text
+        assert "Fed from now on:</strong> {device} {metric} max" in page
+        assert "pump-1 temperature max" in page and "pump-2 temperature max" in page
+        await browser.send(PATH, do="save")
+        assert "Saved." in browser.page.text
+        assert [rule["metric"] for rule in await stored(world) if rule["device"] == "pump-*"] == ["temp*"]
+        page = (await browser.get(PATH)).text
+        assert "Also feeds pump-2 temperature max, by another rule." in page
+        row = row_of(page, "{device} {metric} max")
+        await browser.send(
+            PATH, **{f"{row}.device": "pump-2", f"{row_of(page, '{device}-speed')}.every": "1h"}
+        )
+        kept = {rule["meter"]: rule for rule in await stored(world)}
+        assert (
+            kept["{device} {metric} max"]["device"] == "pump-2" and kept["{device}-speed"]["every"] == 3600.0
+        )
+        row = row_of(browser.page.text, "{device} {metric} max")
+        await browser.send(PATH, **{f"{row}.{name}": "" for name in ("device", "metric", "meter")})
+        assert {rule["meter"] for rule in await stored(world)} == {rule["meter"] for rule in RULES}
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (("pump-*", "temperature", "all"), "put {device} into meter"),
+        (("pump-1", "temp*", "all"), "put {metric} into meter"),
+        (("pump-*", "temperature", ""), "A meter needs device, metric and meter"),
+        (("", "temperature", "M"), "A meter needs device, metric and meter"),
+        (("pump *", "temperature", "{device}"), "no device can have the id"),
+    ],
+)
+async def test_what_no_pattern_can_be_is_said_at_its_row(
+    world: World, written: tuple[str, str, str], says: str
+) -> None:
+    before = await stored(world)
+    async with logged_in(world) as browser:
+        row = blank_rows((await browser.get(PATH)).text)[0]
+        filled = zip(("device", "metric", "meter"), written, strict=True)
+        await browser.send(PATH, **{f"{row}.{name}": text for name, text in filled})
+        assert browser.page.status_code == 409
+        faults = html.unescape(" ".join(re.findall(r'class="fault">([^<]*)', browser.page.text)))
+        assert says.lower() in faults.lower(), browser.page.text
+        assert 'value="temp' in browser.page.text and len(blank_rows(browser.page.text)) >= 2
+    assert await stored(world) == before

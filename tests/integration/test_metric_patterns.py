@@ -5,10 +5,13 @@ first, the scan or the walk of the history.
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from benchmarks.servers import patient
 from gateway.model import meter as model
@@ -259,3 +262,71 @@ async def test_a_device_that_puts_times_into_names_costs_the_scan_and_the_walk_l
         in_history = await matched.in_history(*place, (BASE, BASE + 6 * HOUR))
     assert in_slice == in_history and in_slice.beyond == ["a"]
     assert len(in_slice.metrics.get("a", ())) == 1000 - known
+
+
+@pytest.mark.parametrize("name", ["metrics_fresh", "metrics_past"])
+async def test_names_that_no_pattern_fits_are_not_told_apart(database: Database, name: str) -> None:
+    """Devices that put numbers into names have ever new ones: they cost one look each, and no more."""
+    rig = await Rig(database, Scripted(), rules=(replace(ALL, metric="temp_*"),)).activate()
+    samples = [
+        (
+            ("acme", f"d{number % 5}", to_microseconds(BASE) + number),
+            {f"job_{number}_{place}": place for place in range(40)} | {"temp_1": 1},
+            0,
+        )
+        for number in range(200)
+    ]
+    await TelemetryStore(database, register_customers=True).write(samples, ())
+    asked: list[tuple[str, tuple[object, ...]]] = []
+
+    class Asked:
+        async def fetch(self, text: str, *given: object) -> list[Any]:
+            asked.append((text, given))
+            return []
+
+        async def fetchval(self, *_: object) -> int:
+            return 0
+
+    bounds: Any = (0, 10**9) if name == "metrics_fresh" else (BASE, BASE + HOUR)
+    find = matched.in_slice if name == "metrics_fresh" else matched.in_history
+    await find(Asked(), rig.name, "acme", rig.rules, bounds)  # type: ignore[arg-type]
+    ((text, given),) = asked
+    async with database.connection() as connection:
+        rows = await connection.fetch(text, *given)
+        assert [(row["device_id"], row["metric"]) for row in rows] == [(f"d{n}", "temp_1") for n in range(5)]
+        plan = await connection.fetchval(f"explain (analyze, timing off, format json) {text}", *given)
+    assert max(_told_apart(json.loads(plan)[0]["Plan"])) <= len(samples)
+
+
+def _told_apart(plan: dict[str, Any]) -> list[float]:
+    """How many rows came into what sorts or groups."""
+    parts = plan.get("Plans", [])
+    found = [count for part in parts for count in _told_apart(part)]
+    if plan["Node Type"] in ("Aggregate", "Sort", "Unique"):
+        found += [part["Actual Rows"] * part["Actual Loops"] for part in parts]
+    return found
+
+
+@settings(max_examples=1, suppress_health_check=list(HealthCheck), deadline=None)
+@given(
+    pairs=st.lists(
+        st.tuples(
+            st.lists(
+                st.text("aB1*?._\\%[](){}|^$+- \n\u00e9\u4e2d", min_size=1, max_size=6),
+                min_size=1,
+                max_size=4,
+            ),
+            st.text("aB1._\\%[](){}|^$+- \n\u00e9\u4e2d", min_size=1, max_size=6),
+        ),
+        min_size=200,
+        max_size=200,
+    )
+)
+async def test_one_expression_fits_what_any_pattern_fits(
+    database: Database, pairs: list[tuple[list[str], str]]
+) -> None:
+    async with database.connection() as connection:
+        for globs, metric in pairs:
+            wanted = any(replace(ALL, metric=glob).feeds_from("d", metric) for glob in globs)
+            assert wanted is await connection.fetchval("select $2 ~ $1", matched._expression(globs), metric)
+    assert matched._expression(["a" * 200 + str(number) for number in range(100)]) == ""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from gateway.meter_settings import MeterSettings
+from gateway.model.alone import alone
 from gateway.model.arithmetic import Arithmetic
-from gateway.model.meter import MeterRule, Reduce
+from gateway.model.meter import REDUCTIONS, MeterRule, Reduce, apply_rule
 from gateway.model.sample import Value
 from gateway.store.pool import Database
 from tests.fixtures.scripted import Scripted
@@ -199,3 +201,36 @@ async def test_a_number_that_another_unit_cannot_hold_is_refused(database: Datab
     await rig.run()
     assert await rig.delivered() == {("m", BASE + HOUR): 3e6}
     assert [row["reason"] for row in await rig.dead()] == ["not_exact"]
+
+
+WHOLE = [reduce for reduce in REDUCTIONS if reduce != "time_weighted_mean"]
+"""Reductions that tell 2^53 + 1 from 2^53."""
+
+
+@pytest.mark.parametrize("value", [2120, 21.7, True, "on", 2**53 + 1, 2**53 + 3, 1e160])
+async def test_what_is_explained_of_a_sample_is_what_is_delivered(database: Database, value: Value) -> None:
+    """By every reduction, plain and with all that is done to a number."""
+    system, rules = Scripted(), []
+    for reduce in REDUCTIONS if value != 2**53 + 1 else WHOLE:
+        units = (
+            {} if reduce in ("count", "cycles", "run_time") else {"from": "psi", "to": "BAR", "scale": 0.1}
+        )
+        for meter, given in ((reduce, {}), (f"{reduce} in bar", units)):
+            rules.append(replace(converted(reduce=reduce, **given), meter=meter))
+    rig = await Rig(database, system, rules=tuple(rules)).activate()
+    await rig.store(("d", BASE, value))
+    await rig.run()
+    found = {
+        rule.meter: alone(
+            "c", apply_rule(rule, "d", resolution=timedelta(0)), value, BASE, system.capabilities
+        )
+        for rule in rules
+    }
+    told = {meter: one.reading for meter, one in found.items() if one.reading is not None}
+    delivered = {meter: reading for (meter, _), reading in (await rig.delivered()).items()}
+    if not isinstance(value, str):  # a device that says "on" has run until the window ended
+        delivered = {meter: one for meter, one in delivered.items() if not meter.startswith("run_time")}
+    assert delivered == told
+    assert {row["meter"] for row in await rig.dead()} == {
+        meter for meter, one in found.items() if one.refused is not None
+    }

@@ -5,7 +5,7 @@ may type.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
 
@@ -16,11 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.registry import SYSTEMS
+from gateway.http.dashboard import meter_preview
 from gateway.http.dashboard.settings_form import setting_fields, setting_values
 from gateway.http.services import catalogue
+from gateway.ingest.explain import window_of
+from gateway.meter_settings import MeterSettings
+from gateway.model.calendar import PERIODS
 from gateway.model.credential import TokenGrant
 from gateway.model.draft import Draft, from_document, to_document
 from gateway.model.exchange import RemoteMeter
+from gateway.model.sample import MICROSECOND
 from gateway.model.suggest import suggested
 from gateway.model.verification import Readable, Verdict, Verification
 
@@ -156,7 +161,20 @@ def test_a_suggestion_is_one_of_the_meters_and_never_one_of_two_alike(
     assert suggested(device, title, metric, [*listed, *listed]) is None or not listed
 
 
-def test_windows_of_a_preview_are_parts_of_an_hour() -> None:
-    from gateway.http.dashboard.meter_form import HOUR, WINDOWS
-
-    assert all(HOUR % width == timedelta(0) for width in WINDOWS.values())
+@given(
+    now=st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1)).map(lambda at: at.replace(tzinfo=UTC)),
+    every=st.sampled_from(["1s", "1m", "7m", "15m", "1h", "90m", "1d", "day", "week", "month", "shift"]),
+    zone=st.sampled_from(["Europe/Berlin", "Asia/Kolkata", "UTC"]),
+)
+def test_a_preview_shows_whole_windows_that_are_over(now: datetime, every: str, zone: str) -> None:
+    given: dict[str, object] = {"zone": zone} if every in PERIODS else {}
+    given |= {"shifts": ["06:00", "14:00", "22:00"]} if every == "shift" else {}
+    rule = MeterSettings.model_validate({"device": "d", "metric": "t", "meter": "m", "every": every, **given})
+    since, until, count = meter_preview._windows(rule.window, now)
+    assert until <= now and 1 <= count <= 60
+    ends = [window_of(since, rule.window)[0], window_of(until - MICROSECOND, rule.window)[1]]
+    assert ends == [since, until]
+    if isinstance(rule.window, timedelta):
+        assert until - since == count * rule.window
+    else:
+        assert count == 1 and window_of(since, rule.window) == (since, until)

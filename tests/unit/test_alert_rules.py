@@ -212,7 +212,7 @@ def test_explain_says_which_alerts_a_message_touches_and_how_far_it_is(
         customer="acme",
         system="s",
         rules=(),
-        resolution=timedelta(seconds=1),
+        capabilities=Capabilities(push="bulk_partial"),
         lateness=timedelta(0),
         alerts=(made, replace(made, id="other", device="press-*"), replace(made, id="p", metric="p")),
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway.meter_settings import MeterSettings
-from gateway.model.arithmetic import PLAIN, Arithmetic, misfit, scaled
+from gateway.model.arithmetic import PLAIN, Arithmetic, misfit
 from gateway.model.meter import (
     MAX_HELD_WINDOWS,
     REDUCTIONS,
@@ -65,13 +65,15 @@ rules = st.builds(
 def test_a_reading_is_exact_or_refused(
     value: float, scale: float, offset: float, reading: float | None
 ) -> None:
-    assert scaled(float(value), scale, offset) == reading
+    assert Arithmetic(scale=scale, offset=offset).reading(float(value)) == reading
 
 
 @given(value=st.integers(-(10**6), 10**6), digits=st.integers(0, 6), offset=st.integers(-1000, 1000))
 def test_decimals_come_out_as_they_are_written(value: int, digits: int, offset: int) -> None:
     wanted = Decimal(value).scaleb(-digits) + offset
-    assert scaled(float(value), float(f"1e-{digits}"), float(offset)) == float(wanted)
+    assert Arithmetic(scale=float(f"1e-{digits}"), offset=float(offset)).reading(float(value)) == float(
+        wanted
+    )
 
 
 @given(rule=rules)

@@ -164,6 +164,16 @@ def test_explain_says_why_a_message_is_dead_and_what_to_do(
     assert found.advice
 
 
+def test_explain_tells_the_number_that_the_system_would_be_told(folder: Path) -> None:
+    with (folder / "connections.yaml").open("a") as file:
+        file.write(
+            "      - {device: 'pump-*', metric: f, meter: '{device} F', from: degF, to: CEL, scale: 0.1}\n"
+        )
+    shown = fieldgate(folder, "explain", "acme/devices/pump-7/telemetry", '{"f": 2120}')
+    assert "feeds pump-7 F (CEL) at sink" in shown.stdout, shown.stdout + shown.stderr
+    assert "2120 alone is told as 100.0 CEL" in shown.stdout
+
+
 def test_explain_prints_for_people_and_for_programs(folder: Path) -> None:
     arguments = (
         "explain",

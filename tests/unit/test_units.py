@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from gateway import units
 from gateway.http.documents import ConnectionDocument
 from gateway.meter_settings import MeterSettings
-from gateway.model.arithmetic import Conversion
+from gateway.model.arithmetic import Arithmetic, Conversion
 from gateway.model.meter import MeterRule, made_of, to_document
 
 # The factor to the SI unit of UN/ECE Recommendation 20, revision 17, as it is printed there (some to six digits).
@@ -91,7 +91,7 @@ def test_a_code_that_is_another_units_name_is_taken_for_neither() -> None:
 def test_a_number_is_converted_exactly_or_refused(
     value: float, source: str, target: str, reading: float | None
 ) -> None:
-    found = units.conversion(source, target).of(value)
+    found = Arithmetic(conversion=units.conversion(source, target)).reading(value)
     assert found == (reading if reading is None or source != "psi" else pytest.approx(reading, rel=1e-12))
 
 
@@ -100,9 +100,31 @@ def test_degrees_come_out_as_by_whole_numbers(hundredths: int) -> None:
     """(F - 32) * 5 / 9 in whole hundredths: the nearest double to that fraction, and back to what was sent."""
     exact = Fraction((hundredths - 3200) * 5, 900)
     value = float(Decimal(hundredths) / 100)
-    assert units.conversion("FAH", "CEL").of(value) == float(exact)
+    assert Arithmetic(conversion=units.conversion("FAH", "CEL")).reading(value) == float(exact)
     there = units.conversion("CEL", "FAH")
     assert there.factor * exact + there.offset == Fraction(hundredths, 100)
+
+
+METER = {"device": "d", "metric": "t", "meter": "m"}
+
+
+@given(
+    raw=st.integers(-(2**40), 2**40),
+    scale=st.decimals(-1000, 1000, places=4).filter(bool),
+    offset=st.decimals(-1000, 1000, places=3),
+    ends=st.sampled_from([("degF", "CEL"), ("psi", "BAR"), ("min", "HUR"), ("kWh", "MJ")]),
+)
+def test_scale_and_offset_come_first_and_the_result_is_rounded_once(
+    raw: int, scale: Decimal, offset: Decimal, ends: tuple[str, str]
+) -> None:
+    """What a device sends in tenths of a degree is a number of degrees, and then one of another unit."""
+    given = {"scale": float(scale), "offset": float(offset), "from": ends[0], "to": ends[1], "reduce": "mean"}
+    made = MeterSettings.model_validate(METER | given).arithmetic
+    line = units.conversion(*ends)
+    exact = line.factor * (Fraction(scale) * raw + Fraction(offset)) + line.offset
+    assert made.reading(raw) == float(exact)
+    assert made.reading(float(raw)) == float(exact)
+    assert Arithmetic.from_document(made.to_document()) == made
 
 
 @given(pair=st.permutations(["CEL", "FAH", "KEL"]), value=st.floats(-1e6, 1e6))
@@ -150,9 +172,6 @@ def test_any_text_is_a_unit_or_a_fault(name: str) -> None:
         assert units.conversion(name, name) == Conversion(source=name, target=name, factor=Fraction(1))
 
 
-METER = {"device": "d", "metric": "t", "meter": "m"}
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -160,8 +179,8 @@ METER = {"device": "d", "metric": "t", "meter": "m"}
         ({"to": "CEL"}, "`to` needs `from`"),
         ({"from": "degF", "to": "grd"}, "'grd' is no unit that is known"),
         ({"from": "degF", "to": "BAR"}, "not of one kind"),
-        ({"from": "degF", "to": "CEL", "scale": 0.1}, "leave `scale` and `offset` out"),
-        ({"from": "degF", "to": "CEL", "offset": 1}, "leave `scale` and `offset` out"),
+        ({"from": "lb", "to": "KGM", "reduce": "sum", "offset": 1}, "`offset` does nothing for reduce: sum"),
+        ({"from": "SEC", "to": "HUR", "reduce": "min", "scale": -1}, "reduce by max instead"),
         ({"from": "degF", "to": "CEL", "reduce": "sum"}, "a sum of degF cannot be told in CEL"),
         ({"from": "m", "to": "km", "reduce": "count"}, "`from` and `to` do nothing for reduce: count"),
         ({"from": "m", "to": "km", "reduce": "cycles"}, "`from` and `to` do nothing for reduce: cycles"),
@@ -185,6 +204,11 @@ def test_units_that_are_half_said_or_do_not_fit_are_refused(given: dict[str, obj
         ({"from": "degF", "to": "CEL"}, "CEL", "degF to CEL (times 5/9, plus -160/9)"),
         ({"from": "degF", "to": "CEL", "unit": "°C"}, "°C", "degF to CEL (times 5/9, plus -160/9)"),
         ({"from": "degF", "to": "CEL", "unit": "Grad"}, "Grad", "degF to CEL (times 5/9, plus -160/9)"),
+        (
+            {"from": "degF", "to": "CEL", "scale": 0.1, "offset": -40},
+            "CEL",
+            "times 0.1, plus -40, degF to CEL (times 5/9, plus -160/9)",
+        ),
         ({"from": "degF", "to": "CEL", "reduce": "delta"}, "CEL", "degF to CEL (times 5/9)"),
         ({"from": "MJ", "to": "GJ", "unit": "GV", "reduce": "sum"}, "GV", "MJ to GJ (times 1/1000)"),
         ({"reduce": "run_time", "unit": "HUR"}, "HUR", ""),
@@ -209,6 +233,7 @@ def test_the_system_is_told_the_unit_of_the_readings(
         {"from": "degF", "to": "CEL", "unit": "°C", "max_silence": "24h", "deadband": 0.5},
         {"reduce": "run_time", "to": "HUR", "unit": "Std.", "hold": "2h"},
         {"valid": [0, 40], "scale": 0.1, "offset": -5, "every": "1h"},
+        {"scale": 0.1, "offset": -40, "from": "degF", "to": "CEL", "reduce": "mean"},
         {"reduce": "delta", "rollover": 65536, "reset_below": 10},
     ],
 )

@@ -16,8 +16,10 @@ from fastapi.responses import RedirectResponse
 
 from gateway.connections.connecting import owner_of
 from gateway.http.auth import Serving, caller, check_role
-from gateway.http.dashboard.connect_steps import STEPS, Walk, show, take
+from gateway.http.dashboard.connect_steps import show, take
+from gateway.http.dashboard.connect_walk import STEPS, Walk
 from gateway.http.dashboard.forms import check_origin, fields, own_form
+from gateway.http.dashboard.meter_form import MAX_FIELDS
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.secret_links import opened
 from gateway.http.dashboard.sessions import LoggedIn
@@ -158,10 +160,6 @@ async def take_step(
     given = await own_form(request, session, limit=MAX_FIELDS)
     check_role(session.principal, Role.ADMIN)
     return await _taken(request, serving, _Entry(secret=secret, session=session), step, given)
-
-
-MAX_FIELDS = 500
-"""Of the step with the meters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,16 +5,17 @@ of what was entered. A refusal is a sentence at the field that it is about.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import Response
 from fastapi.responses import RedirectResponse
 
-from gateway import clock
 from gateway.connections.login_page import CODE_FLOW, Login, redirect_uri
 from gateway.http.auth import check_tries, note_try
+from gateway.http.dashboard.connect_meters import meters_page, take_meters
+from gateway.http.dashboard.connect_walk import Walk, page
 from gateway.http.dashboard.credential_form import (
     FieldFault,
     faults_by_field,
@@ -23,56 +24,13 @@ from gateway.http.dashboard.credential_form import (
     sentence,
 )
 from gateway.http.dashboard.departing import LOGINS, departed
-from gateway.http.dashboard.meter_form import (
-    MAX_ROWS,
-    REDUCTIONS,
-    WINDOWS,
-    Previewed,
-    given_rows,
-    merged,
-    meter_faults,
-    meter_rows,
-    preview,
-)
-from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.settings_form import setting_fields, setting_values
-from gateway.http.ports import CatalogueEntry
-from gateway.http.services import Services
-from gateway.model.access import Caller
 from gateway.model.credits import price
 from gateway.model.draft import Draft
 from gateway.model.errors import RequestRefused
 from gateway.settings_base import IDENTIFIER
-from gateway.store.access import BrowserSession
-from gateway.store.connecting import StoredConnectLink
 
-STEPS = ("settings", "credentials", "verify", "meters", "confirm")
-MAX_SHOWN_METERS = 200
 MAX_DAYS = 90
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Walk:
-    """One who connects a system, and how far they have come. `session` None: a customer, through `link`."""
-
-    request: Request
-    serving: Services
-    secret: str
-    owner: str
-    caller: Caller
-    session: BrowserSession | None
-    link: StoredConnectLink | None
-    draft: Draft
-    system: CatalogueEntry
-
-    def to(self, step: str) -> Response:
-        """On to another step."""
-        return RedirectResponse(f"{self.draft.back}/{step}", status_code=303)
-
-    async def keep(self, draft: Draft) -> Walk:
-        """With what was entered."""
-        await self.serving.connecting.keep(self.secret, self.owner, draft)
-        return replace(self, draft=draft)
 
 
 async def show(walk: Walk, step: str) -> Response:
@@ -92,7 +50,7 @@ async def show(walk: Walk, step: str) -> Response:
         case "verify":
             return _verify_page(walk)
         case "meters":
-            return await _meters_page(walk)
+            return await meters_page(walk)
         case _:
             return await _confirm_page(walk)
 
@@ -109,28 +67,9 @@ async def take(walk: Walk, step: str, given: Mapping[str, str]) -> Response:
         case "verify":
             return await _try(walk)
         case "meters":
-            return await _take_meters(walk, given)
+            return await take_meters(walk, given)
         case _:
             return await _take_confirm(walk, given)
-
-
-def _page(walk: Walk, step: str, *, status: int = 200, **values: object) -> Response:
-    draft = walk.draft
-    return render(
-        walk.request,
-        f"connect_{step}.html",
-        status=status,
-        session=walk.session,
-        link=walk.link,
-        draft=draft,
-        step=step,
-        steps=STEPS,
-        base=draft.back,
-        csrf="" if walk.session is None else walk.session.csrf,
-        manifest=walk.system.manifest,
-        integrator=walk.serving.integrator,
-        **{"faults": {}, "said": "", **values},
-    )
 
 
 # Settings
@@ -147,7 +86,7 @@ def _settings_page(
         walk.system.settings_schema, walk.draft.settings, without=walk.draft.fixed, typed=typed
     )
     wrong = dict(faults or {})
-    return _page(
+    return page(
         walk,
         "settings",
         status=200 if faults is None and not said else 409,
@@ -188,7 +127,7 @@ def _credentials_page(
     chosen = wanted if wanted in types else draft.credential_type or types[0]
     login = walk.request.query_params.get("login", "")
     wrong = dict(faults or {})
-    return _page(
+    return page(
         walk,
         "credentials",
         status=status,
@@ -257,7 +196,7 @@ async def _try(walk: Walk) -> Response:
 
 
 def _verify_page(walk: Walk) -> Response:
-    return _page(
+    return page(
         walk,
         "verify",
         has_login=walk.draft.credential_type != CODE_FLOW or walk.draft.grant is not None,
@@ -265,63 +204,6 @@ def _verify_page(walk: Walk) -> Response:
         logins={str(outcome): text for outcome, text in LOGINS.items()},
         handed_over=str(Login.HANDED_OVER),
     )
-
-
-# Meters
-
-
-async def _meters_page(
-    walk: Walk,
-    *,
-    previewed: Sequence[Previewed] | None = None,
-    faults: Mapping[tuple[str, str], str] | None = None,
-    said: str = "",
-) -> Response:
-    query = walk.request.query_params
-    q, wanted = query.get("q", "")[:100].replace("\0", ""), query.get("meter", "")[:100].lower()
-    listed = await walk.serving.devices.metrics(walk.draft.customer, text=q, limit=MAX_ROWS + 1)
-    verified = walk.draft.verified
-    meters = () if verified is None or verified.meters is None else verified.meters
-    rows = meter_rows(
-        listed[:MAX_ROWS], walk.draft.meters, meters, suggest=not walk.draft.meters and previewed is None
-    )
-    if faults:
-        rows = [replace(row, fault=faults.get((row.device, row.metric), "")) for row in rows]
-    shown = [meter for meter in meters if wanted in f"{meter.meter} {meter.title} {meter.unit or ''}".lower()]
-    return _page(
-        walk,
-        "meters",
-        status=409 if faults or said else 200,
-        rows=rows,
-        has_more=len(listed) > MAX_ROWS,
-        q=q,
-        meters=shown[:MAX_SHOWN_METERS],
-        meter=wanted,
-        all_meters=meters,
-        lists_meters=verified is not None and verified.meters is not None,
-        meters_detail="" if verified is None else verified.meters_detail,
-        reductions=REDUCTIONS,
-        windows=tuple(WINDOWS),
-        previewed=previewed,
-        said=said,
-    )
-
-
-async def _take_meters(walk: Walk, given: Mapping[str, str]) -> Response:
-    rows = given_rows(given)
-    mapped = merged(walk.draft.meters, rows)
-    draft = replace(walk.draft, meters=mapped)
-    walk = await walk.keep(draft)
-    try:
-        await walk.serving.connecting.check(draft, walk.caller, credentials=False)
-    except RequestRefused as error:
-        faults = meter_faults(error, mapped)
-        said = "Please look at what is marked below." if faults else sentence(str(error))
-        return await _meters_page(walk, faults=faults, said=said)
-    if given.get("do") == "preview":
-        found = await preview(walk.serving.devices, draft.customer, rows, clock.now())
-        return await _meters_page(walk, previewed=found)
-    return walk.to("confirm")
 
 
 # Confirmation
@@ -339,7 +221,7 @@ async def _confirm_page(
         **(typed or {}),
     }
     wrong = dict(faults or {})
-    return _page(
+    return page(
         walk,
         "confirm",
         status=409 if faults else 200,

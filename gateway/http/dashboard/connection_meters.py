@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
@@ -23,27 +22,31 @@ from gateway.http.dashboard.credential_form import sentence
 from gateway.http.dashboard.forms import own_form
 from gateway.http.dashboard.meter_edit import EditRow
 from gateway.http.dashboard.meter_form import (
+    BLANK,
+    CHOICES,
+    MAX_FIELDS,
+    MAX_FREE,
     MAX_ROWS,
-    PREVIEWED,
-    Previewed,
+    checked,
+    is_free,
     meter_faults,
-    preview,
 )
+from gateway.http.dashboard.meter_preview import Previewed, preview
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import LoggedIn
 from gateway.http.remote_meters import ListedMeters
 from gateway.http.services import Services
 from gateway.model.access import Role
 from gateway.model.errors import RequestRefused
+from gateway.model.meter import MeterRule
 from gateway.settings import ConnectionPatch
 from gateway.store.access import BrowserSession
 from gateway.store.views import AskedConnection, DescribedConnection
 
 router = APIRouter(include_in_schema=False)
 
-MAX_FIELDS = 500
 MAX_SHOWN = 200
-"""Of the system's meters, and of rules that are no rows."""
+"""Of the system's meters."""
 
 TOO_OLD = (
     "Somebody else changed the meters since you opened this page: nothing was saved. The rows show what is"
@@ -89,14 +92,14 @@ async def save_meters(request: Request, serving: Serving, session: LoggedIn, tar
         rows = meter_edit.overlaid(await _rows(page), sent)
         return await _shown(page, [_suggested(row) for row in rows])
     wanted = meter_edit.changed(page.rules, sent)
-    made, faults = meter_edit.checked(wanted)
+    made, faults = checked(wanted)
     rows = meter_edit.overlaid(await _rows(page), sent)
     if faults:
         return await _shown(page, _faulty(rows, faults), said="Please look at what is marked below.")
     if given.get("do") == "preview":
-        plain = [row for row in rows if not row.more and row.row.reduce in PREVIEWED]
-        plain.sort(key=lambda row: not row.is_touched)
-        found = await preview(serving.devices, target.customer, [row.row for row in plain], clock.now())
+        touched = {row.row.filled.meter for row in sent if row.is_touched}
+        made.sort(key=lambda rule: rule.meter not in touched)
+        found = await preview(serving.devices, target.customer, made, clock.now())
         return await _shown(page, rows, previewed=found, after=wanted)
     try:
         await serving.connections.change(
@@ -155,12 +158,16 @@ async def _listed(page: _Page) -> ListedMeters:
 async def _rows(page: _Page) -> list[EditRow]:
     """All that fit the search."""
     metrics = await page.serving.devices.metrics(page.held.customer, text=page.q, limit=MAX_ROWS + 1)
-    patterns = [rule for rule in page.rules if not meter_edit.is_row(rule)]
+    patterns = [
+        (MeterRule(device=str(rule["device"]), metric=str(rule["metric"]), meter=""), str(rule["meter"]))
+        for rule in page.rules
+        if is_free(rule)
+    ]
     fed = {
         (device, metric.name): [
-            str(rule["meter"]).replace("{device}", device).replace("{metric}", metric.name)
-            for rule in patterns
-            if rule["metric"] == metric.name and fnmatchcase(device, str(rule["device"]))
+            meter.replace("{device}", device).replace("{metric}", metric.name)
+            for pattern, meter in patterns
+            if pattern.feeds_from(device, metric.name)
         ]
         for device, _, metric in metrics
     }
@@ -169,7 +176,7 @@ async def _rows(page: _Page) -> list[EditRow]:
 
 
 async def _conflict(page: _Page, sent: Sequence[EditRow]) -> Response:
-    return await _shown(page, meter_edit.overlaid(await _rows(page), sent), said=TOO_OLD)
+    return await _shown(page, meter_edit.overlaid(await _rows(page), sent, is_outdated=True), said=TOO_OLD)
 
 
 async def _shown(
@@ -189,7 +196,8 @@ async def _shown(
         for one in listed.meters or ()
         if page.meter in f"{one.meter} {one.title} {one.unit or ''}".lower()
     ]
-    patterns = [rule for rule in page.rules if not meter_edit.is_row(rule)]
+    bound = [row for row in rows if not row.row.is_free]
+    free = [row for row in rows if row.row.is_free]
     return render(
         page.request,
         "connection_meters.html",
@@ -200,28 +208,26 @@ async def _shown(
         said=said,
         saved=saved,
         seen=page.digest,
-        rows=rows[:MAX_ROWS],
-        has_more=len(rows) > MAX_ROWS,
-        has_suggestions=any(row.suggestion is not None for row in rows[:MAX_ROWS]),
-        patterns=patterns[:MAX_SHOWN],
-        more_patterns=max(0, len(patterns) - MAX_SHOWN),
+        rows=[*bound[:MAX_ROWS], *free[-MAX_FREE - BLANK :]],
+        has_more=len(bound) > MAX_ROWS or len(free) > MAX_FREE + BLANK,
+        has_suggestions=any(row.suggestion is not None for row in bound[:MAX_ROWS]),
         rule_count=len(page.rules),
         q=page.q,
         meter=page.meter,
         search=f"?{urlencode(search)}" if search else "",
         listed=listed,
         fits=fits[:MAX_SHOWN],
-        reductions=meter_edit.REDUCTIONS,
+        choices=CHOICES,
         previewed=previewed,
         differences=None if previewed is None else meter_edit.differences(page.rules, after),
     )
 
 
 def _suggested(row: EditRow) -> EditRow:
-    if row.suggestion is None or row.row.meter:
+    if row.suggestion is None or row.row.filled.meter:
         return row
-    filled = replace(row.row, meter=row.suggestion.meter, unit=row.suggestion.unit or "", is_suggested=True)
-    return replace(row, row=filled)
+    filled = replace(row.row.filled, meter=row.suggestion.meter, unit=row.suggestion.unit or "")
+    return replace(row, row=replace(row.row, filled=filled, is_suggested=True))
 
 
 def _faulty(rows: Sequence[EditRow], faults: Mapping[tuple[str, str], str]) -> list[EditRow]:

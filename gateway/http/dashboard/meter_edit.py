@@ -5,30 +5,32 @@ not show stays as it is, and so does what was not touched. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import orjson
-from pydantic import ValidationError
 
-from gateway.http.dashboard.credential_form import sentence
-from gateway.http.dashboard.meter_form import MAX_ROWS, WINDOWS, MeterRow
-from gateway.meter_settings import MeterSettings
+from gateway.http.dashboard.meter_form import (
+    BLANK,
+    MAX_ROWS,
+    SHOWN,
+    Filled,
+    Given,
+    MeterRow,
+    free_row,
+    is_free,
+    numbered_rows,
+)
 from gateway.model.exchange import RemoteMeter
-from gateway.model.meter import REDUCTIONS
 from gateway.model.suggest import suggested
 from gateway.store.devices import DeviceMetric
 
-Given = Mapping[str, object]
-"""A rule as a `PATCH` takes it."""
-
-SHOWN = ("meter", "unit", "reduce", "every")
-_NAMES = {"device", "metric", *SHOWN}
+_NAMES = {"device", "metric", "from", *SHOWN}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditRow:
-    """A row of the form. `old`: what it showed when it was read, as the form keeps it; empty of a metric that
-    no rule of its own has. `more`: what else its rule says. `fed`: meters that other rules feed with it.
+    """A row of the form. `old`: what it showed when it was read, as the form keeps it; empty where no rule is
+    its own. `more`: what else its rule says. `fed`: meters that other rules feed with it.
     """
 
     row: MeterRow
@@ -38,43 +40,33 @@ class EditRow:
     suggestion: RemoteMeter | None = None
 
     @property
-    def values(self) -> str:
-        """What it shows now, as the form keeps it."""
-        return kept(self.row)
-
-    @property
     def is_touched(self) -> bool:
         """Whether somebody changed it since it was read."""
-        return self.values != self.old if self.old else bool(self.row.meter)
-
-    @property
-    def windows(self) -> tuple[str, ...]:
-        """What may be chosen: its own too."""
-        return tuple(WINDOWS) if self.row.every in WINDOWS else (*WINDOWS, self.row.every)
+        if self.old:
+            return kept(self.row) != self.old
+        return not self.row.is_blank if self.row.is_free else bool(self.row.filled.meter)
 
     @property
     def was(self) -> tuple[str, str, str] | None:
         """Device, metric and meter of the rule that it shows; None of a new one."""
-        return (self.row.device, self.row.metric, read(self.old)[0]) if self.old else None
+        if not self.old:
+            return None
+        device, metric, filled = read(self.old)
+        return device, metric, filled.meter
 
 
 def kept(row: MeterRow) -> str:
     """What a row shows of its rule, as a text of a hidden field."""
-    return orjson.dumps([row.meter, row.unit, row.reduce, row.every]).decode()
+    return orjson.dumps([*astuple(row.filled), row.device, row.metric]).decode()
 
 
-def read(old: str) -> tuple[str, str, str, str]:
-    """What `kept` made; nothing for what anybody else wrote."""
+def read(old: str) -> tuple[str, str, Filled]:
+    """What `kept` made: device, metric, and the others; nothing for what anybody else wrote."""
     try:
-        meter, unit, reduce, every = orjson.loads(old)
+        *filled, device, metric = map(str, orjson.loads(old))
+        return device, metric, Filled(*filled)
     except (orjson.JSONDecodeError, ValueError, TypeError):
-        return "", "", "", ""
-    return str(meter), str(unit), str(reduce), str(every)
-
-
-def is_row(rule: Given) -> bool:
-    """Whether it is of one device, and so a row; the others are shown beside the form."""
-    return not any(character in str(rule["device"]) for character in "*?[")
+        return "", "", Filled()
 
 
 def edit_rows(
@@ -85,11 +77,14 @@ def edit_rows(
     fed: Mapping[tuple[str, str], Sequence[str]],
     meters: Sequence[RemoteMeter] = (),
 ) -> list[EditRow]:
-    """A row for each rule of one device, and for each metric that no such rule has. Rules of metrics that are
-    not among these come last, where `text` is in them. `meters`: the system's, of which some are suggested.
+    """A row for each rule of one metric of a device, and for each metric that no such rule has. Rules of
+    metrics that are not among these, and of patterns, come last, where `text` is in them, then blank ones.
+    `meters`: the system's, of which some are suggested.
     """
     own: dict[tuple[str, str], list[Given]] = {}
-    for rule in filter(is_row, rules):
+    for rule in rules:
+        if is_free(rule):
+            continue
         own.setdefault((str(rule["device"]), str(rule["metric"])), []).append(rule)
     used = {str(rule["meter"]) for rule in rules} | {meter for each in fed.values() for meter in each}
     free = [meter for meter in meters if meter.meter not in used]
@@ -105,37 +100,21 @@ def edit_rows(
                 free.remove(suggestion)
             found.append(EditRow(row=bare, fed=others, suggestion=suggestion))
     for (device, name), left in own.items():
-        bare = MeterRow(device=device, title=None, metric=name, value=None, at=None)
-        found += [
-            _of_rule(bare, rule, ())
-            for rule in left
-            if text.lower() in f"{device} {name} {rule['meter']}".lower()
-        ]
-    return found
+        bare = MeterRow(device=device, metric=name)
+        found += [_of_rule(bare, rule, ()) for rule in left if _has(rule, text)]
+    free_rows = [_of_rule(free_row(rule), rule, ()) for rule in rules if is_free(rule) and _has(rule, text)]
+    return found[: MAX_ROWS + 1] + free_rows + [EditRow(row=MeterRow(is_free=True))] * BLANK
+
+
+def _has(rule: Given, text: str) -> bool:
+    return text.lower() in f"{rule['device']} {rule['metric']} {rule['meter']}".lower()
 
 
 def sent_rows(given: Mapping[str, str]) -> list[EditRow]:
     """The rows that a form sent."""
-    found = []
-    for number in range(MAX_ROWS):
-        part = {
-            name: given.get(f"m{number}.{name}", "").strip() for name in ("device", "metric", "old", *SHOWN)
-        }
-        if not (part["device"] and part["metric"]):
-            continue
-        row = MeterRow(
-            device=part["device"],
-            title=None,
-            metric=part["metric"],
-            value=None,
-            at=None,
-            meter=part["meter"],
-            unit=part["unit"],
-            reduce=part["reduce"],
-            every=part["every"],
-        )
-        found.append(EditRow(row=row, old=part["old"]))
-    return found
+    return [
+        EditRow(row=row, old=given.get(f"m{number}.old", "").strip()) for number, row in numbered_rows(given)
+    ]
 
 
 def changed(rules: Sequence[Given], rows: Sequence[EditRow]) -> list[dict[str, object]]:
@@ -145,32 +124,19 @@ def changed(rules: Sequence[Given], rows: Sequence[EditRow]) -> list[dict[str, o
     touched = {row.was: row.row for row in rows if row.is_touched and row.was is not None}
     found: list[dict[str, object]] = []
     for rule in rules:
-        key = (str(rule["device"]), str(rule["metric"]), str(rule["meter"]))
-        row = touched.get(key) if is_row(rule) else None
+        row = touched.get((str(rule["device"]), str(rule["metric"]), str(rule["meter"])))
         if row is None:
             found.append(dict(rule))
-        elif row.meter:
-            found.append({**rule, **_shown(row)})
-    new = [row.row for row in rows if row.was is None and row.row.meter]
-    return found + [{"device": row.device, "metric": row.metric, **_shown(row)} for row in new]
+        elif row.filled.meter:
+            found.append({**rule, **_given(row)})
+    return found + [_given(row.row) for row in rows if row.was is None and row.is_touched]
 
 
-def checked(wanted: Sequence[Given]) -> tuple[list[MeterSettings], dict[tuple[str, str], str]]:
-    """The rules as they are configured; and what is wrong, by device and metric."""
-    made: list[MeterSettings] = []
-    faults: dict[tuple[str, str], str] = {}
-    for rule in wanted:
-        try:
-            made.append(MeterSettings.model_validate(rule))
-        except ValidationError as error:
-            said = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-            faults.setdefault((str(rule["device"]), str(rule["metric"])), sentence(said))
-    return made, faults
-
-
-def overlaid(current: Sequence[EditRow], sent: Sequence[EditRow]) -> list[EditRow]:
-    """The rows as they are now with what somebody typed into the old ones, and beside it what is in force
-    where another changed the same one.
+def overlaid(
+    current: Sequence[EditRow], sent: Sequence[EditRow], *, is_outdated: bool = False
+) -> list[EditRow]:
+    """The rows as they are now with what somebody typed into the old ones; `is_outdated`: and beside it what
+    is in force where another changed the same one.
     """
     typed = {row.was: row for row in sent if row.is_touched and row.was is not None}
     new = {(row.row.device, row.row.metric): row for row in sent if row.is_touched and row.was is None}
@@ -184,22 +150,20 @@ def overlaid(current: Sequence[EditRow], sent: Sequence[EditRow]) -> list[EditRo
         if mine is None:
             found.append(row)
             continue
-        fault = f"In force now: {summary(read(row.old))}." if row.old and row.old != mine.old else ""
+        fault = f"In force now: {read(row.old)[2]}." if row.old and row.old != mine.old else ""
         found.append(replace(row, row=_typed(row.row, mine.row, fault)))
-    for mine in (*typed.values(), *new.values()):  # its rule is gone, or another has the metric now
+    for mine in (
+        *typed.values(),
+        *new.values(),
+    ):  # its rule is gone, another has the metric now, or it is new
         fault = (
             "Somebody else took this rule away."
             if mine.was is not None
             else "Somebody else maps this metric too."
         )
-        found.append(EditRow(row=replace(mine.row, fault=fault)))
+        is_others = is_outdated and not (mine.was is None and mine.row.is_free)
+        found.append(EditRow(row=replace(mine.row, fault=fault if is_others else "")))
     return found
-
-
-def summary(values: Sequence[str]) -> str:
-    """Meter, unit, reduction and window, for a person."""
-    meter, unit, reduce, every = values
-    return f"{meter}{f' in {unit}' if unit else ''}, {reduce} of {every}"
 
 
 def differences(before: Sequence[Given], after: Sequence[Given]) -> dict[str, list[str]]:
@@ -219,19 +183,13 @@ def _plain(rule: Given) -> dict[str, object]:
 
 
 def _of_rule(bare: MeterRow, rule: Given, fed: Sequence[str]) -> EditRow:
-    row = replace(
-        bare,
-        meter=str(rule["meter"]),
-        unit=str(rule.get("unit") or ""),
-        reduce=str(rule.get("reduce", "last")),
-        every=str(rule.get("every", "15m")),
-    )
+    row = replace(bare, filled=Filled.of(rule))
     more = ", ".join(
         f"{name.replace('_', ' ')} {_told(value)}"
         for name, value in rule.items()
         if name not in _NAMES and value
     )
-    others = tuple(meter for meter in fed if meter != row.meter)
+    others = tuple(meter for meter in fed if meter != row.filled.meter)
     return EditRow(row=row, old=kept(row), more=more, fed=others)
 
 
@@ -241,12 +199,9 @@ def _told(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else "yes" if value is True else str(value)
 
 
-def _shown(row: MeterRow) -> dict[str, object]:
-    return {"meter": row.meter, "unit": row.unit or None, "reduce": row.reduce, "every": row.every}
+def _given(row: MeterRow) -> dict[str, object]:
+    return {"device": row.device, "metric": row.metric, **row.filled.given}
 
 
 def _typed(row: MeterRow, mine: MeterRow, fault: str) -> MeterRow:
-    return replace(row, meter=mine.meter, unit=mine.unit, reduce=mine.reduce, every=mine.every, fault=fault)
-
-
-__all__ = ["REDUCTIONS", "EditRow", "changed", "checked", "differences", "edit_rows", "overlaid", "sent_rows"]
+    return replace(row, device=mine.device, metric=mine.metric, filled=mine.filled, fault=fault)

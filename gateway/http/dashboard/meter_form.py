@@ -1,126 +1,219 @@
-"""The step that says which metric feeds which meter: rows of the form, suggestions, and a preview of what the
-last hour would give.
+"""The rows of the pages that say which metric feeds which meter: what a form shows of a rule, what one that
+was sent makes of it, and suggestions. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
 
+from pydantic import ValidationError
+
+from gateway import units, zones
 from gateway.http.dashboard.credential_form import sentence
+from gateway.meter_settings import MeterSettings
+from gateway.model.calendar import PERIODS
 from gateway.model.errors import RequestRefused
 from gateway.model.exchange import RemoteMeter
+from gateway.model.meter import REDUCTIONS
 from gateway.model.sample import Value
 from gateway.model.suggest import suggested
-from gateway.store.devices import DeviceMetric, Devices, SeriesBucket
+from gateway.store.devices import DeviceMetric
 
 MAX_ROWS = 60
-MAX_PREVIEWED = 20
-"""Each reads an hour of its metric's samples."""
+MAX_FREE = 40
+"""Rules of patterns that are shown as rows."""
 
-REDUCTIONS = ("last", "mean", "min", "max", "count")
-PREVIEWED = frozenset(REDUCTIONS)
-WINDOWS: Mapping[str, timedelta] = {
-    "1m": timedelta(minutes=1),
-    "5m": timedelta(minutes=5),
-    "15m": timedelta(minutes=15),
-    "1h": timedelta(hours=1),
+BLANK = 2
+"""Rows for rules that are not there yet."""
+
+MAX_FIELDS = 1_500
+MAX_TEXT = 200
+WINDOWS = ("1m", "5m", "15m", "1h", *PERIODS)
+
+CHOICES: Mapping[str, Sequence[str]] = {
+    "reductions": REDUCTIONS,
+    "units": tuple(units.RECOMMENDATION_20),
+    "zones": zones.places(),
 }
-HOUR = timedelta(hours=1)
+"""What a form offers to choose from."""
+
+Given = Mapping[str, object]
+"""A rule as a `PATCH` takes it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeterRow:
-    """A metric of a device, and the meter that it feeds; none where that is empty."""
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What a row shows of a rule, as texts: what of a rule is empty there is not said."""
 
-    device: str
-    title: str | None
-    metric: str
-    value: Value | None
-    at: datetime | None
     meter: str = ""
     unit: str = ""
     reduce: str = "last"
     every: str = "15m"
-    is_suggested: bool = False
-    fault: str = ""
+    source: str = ""
+    to: str = ""
+    zone: str = ""
+    shifts: str = ""
+
+    @classmethod
+    def of(cls, rule: Given) -> Filled:
+        """As the rule has it. A unit to convert to that is the system's need not be said twice."""
+        found = {name: _text(rule.get(NAMES.get(name, name)) or "") for name in SHOWN}
+        found["to"] = "" if found["to"] == found["unit"] else found["to"]
+        return cls(**{name: text for name, text in found.items() if text})
+
+    @property
+    def given(self) -> dict[str, object]:
+        """Of the rule; what is None is not said. Where no unit to convert to is named it is the system's."""
+        said = {name: getattr(self, name) or None for name in SHOWN}
+        if self.source and not self.to:
+            said["to"] = self.unit or None
+        return {NAMES.get(name, name): value for name, value in said.items()}
+
+    @property
+    def has_more(self) -> bool:
+        """Whether it says anything of units or of the calendar."""
+        return bool(self.source or self.to or self.zone or self.shifts) or self.every in PERIODS
+
+    def __str__(self) -> str:
+        """For a person."""
+        unit = f" in {self.unit or self.to}" if self.unit or self.to else ""
+        source = f" from {self.source}" if self.source else ""
+        zone = f" in {self.zone}" if self.zone else ""
+        shifts = f" from {self.shifts}" if self.shifts else ""
+        return f"{self.meter}{unit}{source}, {self.reduce} of {self.every}{zone}{shifts}"
+
+
+SHOWN = tuple(field.name for field in fields(Filled))
+NAMES = {"source": "from"}
+"""Of a rule, where a row has another word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Previewed:
-    """What a row would have given in the last hour, by the beginning of the window."""
+class MeterRow:
+    """A metric of a device, and the meter that it feeds; none where that is empty. `is_free`: device and
+    metric are written by a person, and may be patterns.
+    """
 
-    row: MeterRow
-    readings: tuple[tuple[datetime, Value | None], ...]
+    device: str = ""
+    title: str | None = None
+    metric: str = ""
+    value: Value | None = None
+    at: datetime | None = None
+    filled: Filled = Filled()
+    is_free: bool = False
+    is_suggested: bool = False
+    fault: str = ""
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether nobody wrote anything into it."""
+        return not (self.device or self.metric or self.filled.meter)
+
+    @property
+    def windows(self) -> Sequence[str]:
+        """What may be chosen: its own too."""
+        return WINDOWS if self.filled.every in WINDOWS else (*WINDOWS, self.filled.every)
+
+
+def is_free(rule: Given) -> bool:
+    """Whether the rule is of no single metric of one device, so that its row is one that a person writes."""
+    device, metric = str(rule.get("device") or ""), str(rule.get("metric") or "")
+    return not (device and metric) or any(one in device for one in "*?[") or "*" in metric or "?" in metric
+
+
+def free_row(rule: Given) -> MeterRow:
+    """The row of a rule of patterns."""
+    device, metric = str(rule.get("device") or ""), str(rule.get("metric") or "")
+    return MeterRow(device=device, metric=metric, filled=Filled.of(rule), is_free=True)
 
 
 def meter_rows(
     metrics: Sequence[tuple[str, str | None, DeviceMetric]],
-    mapped: Sequence[Mapping[str, object]],
+    mapped: Sequence[Given],
     meters: Sequence[RemoteMeter],
     *,
     suggest: bool,
+    text: str = "",
 ) -> list[MeterRow]:
     """A row for each metric: as it is mapped, or with a suggestion where nothing was chosen yet. A meter is
-    suggested once.
+    suggested once. Then what else is mapped and has `text` in it, the rules of patterns, and blank ones.
     """
-    chosen = {(str(meter["device"]), str(meter["metric"])): meter for meter in mapped}
+    chosen = {(str(rule["device"]), str(rule["metric"])): rule for rule in mapped if not is_free(rule)}
     free = [meter for meter in meters if meter.meter not in {each["meter"] for each in mapped}]
     rows: list[MeterRow] = []
     for device, title, metric in metrics:
         row = MeterRow(device=device, title=title, metric=metric.name, value=metric.value, at=metric.at)
-        held = chosen.get((device, metric.name))
+        held = chosen.pop((device, metric.name), None)
         if held is not None:
-            row = _filled(row, {name: str(value) for name, value in held.items() if value is not None})
+            row = replace(row, filled=Filled.of(held))
         elif suggest and (found := suggested(device, title, metric.name, free)) is not None:
             free.remove(found)
-            row = _filled(row, {"meter": found.meter, "unit": found.unit or ""}, is_suggested=True)
+            filled = Filled(meter=found.meter, unit=found.unit or "")
+            row = replace(row, filled=filled, is_suggested=True)
         rows.append(row)
-    return rows
+    for (device, name), rule in chosen.items():
+        if text.lower() in f"{device} {name} {rule['meter']}".lower():
+            rows.append(MeterRow(device=device, metric=name, filled=Filled.of(rule)))
+    free_rows = [free_row(rule) for rule in mapped if is_free(rule)]
+    return rows[:MAX_ROWS] + free_rows + [MeterRow(is_free=True)] * BLANK
 
 
 def given_rows(given: Mapping[str, str]) -> list[MeterRow]:
     """The rows that a form sent."""
-    rows: list[MeterRow] = []
-    for number in range(MAX_ROWS):
+    return [row for _, row in numbered_rows(given)]
+
+
+def numbered_rows(given: Mapping[str, str]) -> Iterable[tuple[int, MeterRow]]:
+    """The rows that a form sent, without blank ones, each with its number in the form."""
+    for number in range(MAX_ROWS + MAX_FREE + BLANK):
         if f"m{number}.device" not in given:
             continue
         part = {
-            name: given.get(f"m{number}.{name}", "").strip() for name in ("meter", "unit", "reduce", "every")
+            name: given[f"m{number}.{name}"].strip()[:MAX_TEXT]
+            for name in ("device", "metric", *SHOWN)
+            if f"m{number}.{name}" in given
         }
         row = MeterRow(
-            device=given[f"m{number}.device"],
-            title=None,
-            metric=given.get(f"m{number}.metric", ""),
-            value=None,
-            at=None,
+            device=part.pop("device"),
+            metric=part.pop("metric", ""),
+            filled=Filled(**part),
+            is_free=f"m{number}.free" in given,
         )
-        rows.append(_filled(row, part))
-    return rows
+        if not row.is_blank or given.get(f"m{number}.old"):
+            yield number, row
 
 
-def merged(mapped: Sequence[Mapping[str, object]], rows: Sequence[MeterRow]) -> list[dict[str, object]]:
-    """What is mapped with these rows in place of what was said of the same metrics. Others, found by another
-    search, stay.
+def merged(mapped: Sequence[Given], rows: Sequence[MeterRow]) -> list[dict[str, object]]:
+    """What is mapped with these rows in place of what was said of the same metrics, and of all patterns.
+    Others, found by another search, stay.
     """
     shown = {(row.device, row.metric) for row in rows}
-    kept = [dict(meter) for meter in mapped if (meter["device"], meter["metric"]) not in shown]
+    kept = [
+        dict(rule) for rule in mapped if not is_free(rule) and (rule["device"], rule["metric"]) not in shown
+    ]
     return kept + [
-        {
-            "device": row.device,
-            "metric": row.metric,
-            "meter": row.meter,
-            "unit": row.unit or None,
-            "reduce": row.reduce,
-            "every": row.every,
-        }
+        {"device": row.device, "metric": row.metric, **row.filled.given}
         for row in rows
-        if row.meter
+        if row.filled.meter or row.is_free
     ]
 
 
-def meter_faults(error: RequestRefused, mapped: Sequence[Mapping[str, object]]) -> dict[tuple[str, str], str]:
+def checked(wanted: Sequence[Given]) -> tuple[list[MeterSettings], dict[tuple[str, str], str]]:
+    """The rules as they are configured; and what is wrong, by device and metric."""
+    made: list[MeterSettings] = []
+    faults: dict[tuple[str, str], str] = {}
+    for rule in wanted:
+        try:
+            made.append(MeterSettings.model_validate(rule))
+        except ValidationError as error:
+            said = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            faults.setdefault((str(rule["device"]), str(rule["metric"])), sentence(said))
+    return made, faults
+
+
+def meter_faults(error: RequestRefused, mapped: Sequence[Given]) -> dict[tuple[str, str], str]:
     """What is wrong, by the device and metric of the row."""
     found: dict[tuple[str, str], str] = {}
     for fault in getattr(error.__cause__, "faults", ()):
@@ -131,48 +224,5 @@ def meter_faults(error: RequestRefused, mapped: Sequence[Mapping[str, object]]) 
     return found
 
 
-async def preview(
-    devices: Devices, customer: str, rows: Sequence[MeterRow], now: datetime
-) -> list[Previewed]:
-    """The readings of the windows that ended within the last hour, as they would be reduced."""
-    found = []
-    for row in [row for row in rows if row.meter and row.every in WINDOWS][:MAX_PREVIEWED]:
-        width = WINDOWS[row.every]
-        until = datetime.fromtimestamp(
-            now.timestamp() // width.total_seconds() * width.total_seconds(), now.tzinfo
-        )
-        series = await devices.series(
-            customer, row.device, row.metric, since=until - HOUR, until=until, buckets=HOUR // width
-        )
-        readings = tuple((bucket.start, _reduced(row.reduce, bucket)) for bucket in series.buckets)
-        found.append(Previewed(row=row, readings=readings))
-    return found
-
-
-def _reduced(reduce: str, bucket: SeriesBucket) -> Value | None:
-    match reduce:
-        case "mean":
-            return bucket.mean
-        case "min":
-            return bucket.min
-        case "max":
-            return bucket.max
-        case "count":
-            return bucket.samples
-        case _:
-            return bucket.last
-
-
-def _filled(row: MeterRow, part: Mapping[str, str], *, is_suggested: bool = False) -> MeterRow:
-    return MeterRow(
-        device=row.device,
-        title=row.title,
-        metric=row.metric,
-        value=row.value,
-        at=row.at,
-        meter=part.get("meter", "")[:200],
-        unit=part.get("unit", "")[:40],
-        reduce=part["reduce"] if part.get("reduce") in REDUCTIONS else "last",
-        every=part["every"] if part.get("every") in WINDOWS else "15m",
-        is_suggested=is_suggested,
-    )
+def _text(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -8,7 +8,9 @@
 -- A boolean is 0 or 1 for mean, min, max, sum and time_weighted_mean; a counter (delta) is never one. For run_time and cycles a number above
 -- the threshold is true. A number outside the limits of its meter is as good as not there, but a window that has nothing else is not empty:
 -- what the system holds for it is to be corrected.
--- A window that begins before samples of the customer that were dropped ended is as one without a sample: what is left of it would be a wrong value.
+-- A window that begins before samples of the customer that were dropped ended is as one without a sample: what is left of it would be a wrong value. So is one
+-- whose value depends on what was before it, where that may have been dropped: no usable sample is left before it, the device had some, and the window was
+-- delivered with them, or begins so soon after that they would have been (a value is held for a day at most; what was silent for longer begins anew).
 -- Nothing is due while the connection may not call its system. What is in doubt has a doubt and what was sent last.
 -- The subqueries stand in CASE so that each window runs only the one of its reduction.
 with picked as materialized (
@@ -25,15 +27,22 @@ with picked as materialized (
 ), due as materialized (
     select picked.*, m.device_id, m.metric, m.reduce, m.deadband, m.unit, m.max_silence, m.scale, m.value_offset,
            m.rollover, m.reset_below, m.threshold, m.valid_low, m.valid_high, m.hold, m.conversion, v.oldest_at,
-           case m.calendar when '' then picked.window_start + m.span else calendar_end($3, m.calendar, picked.window_start) end as until
+           case m.calendar when '' then picked.window_start + m.span else calendar_end($3, m.calendar, picked.window_start) end as until,
+           coalesce((select g.until from telemetry_dropped g where g.customer_id = $3), '-infinity') as kept_from
     from picked
     cross join lateral (select * from meter_mapping m where m.connection_id = $1 and m.meter = picked.meter limit 1) m
     left join lateral (
-        select d.oldest_at from device d where m.reduce in ('delta', 'cycles') and d.customer_id = $3 and d.device_id = m.device_id limit 1
+        select d.oldest_at from device d where (m.reduce in ('delta', 'cycles') or m.hold is not null) and d.customer_id = $3 and d.device_id = m.device_id limit 1
     ) v on true
 )
 select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadband, due.reduce, due.max_silence, due.scale, due.value_offset, due.conversion,
-       case when due.window_start >= coalesce((select g.until from telemetry_dropped g where g.customer_id = $3), '-infinity') then coalesce(case
+       case when due.window_start >= due.kept_from
+                 and case when (due.reduce in ('delta', 'cycles') or due.hold is not null) and coalesce(due.oldest_at, '-infinity') < due.kept_from
+                               and (due.window_start < due.kept_from + coalesce(due.hold, interval '1 day') or (due.hold is null and held.value is not null))
+                          then reduced_rarely($3, due.device_id, due.metric, 'first', due.kept_from, due.window_start, due.unit, due.threshold,
+                                              due.valid_low, due.valid_high, due.hold, due.oldest_at) is not null
+                          else true end
+            then coalesce(case
            when due.reduce in ('last', 'each') then (
                select jsonb_build_array(
                           raw,
@@ -78,7 +87,7 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                        union all
                        select t.ts,
                               case when jsonb_typeof(t.metrics -> due.metric) = 'number' then
-                                  case when abs((t.metrics -> due.metric)::float8) <= 9007199254740992
+                                  case when abs((t.metrics -> due.metric)::float8) < 9007199254740992
                                             or abs((t.metrics -> due.metric)::float8) < 1e150
                                                and (t.metrics -> due.metric)::numeric = (t.metrics -> due.metric)::float8::text::numeric
                                        then (t.metrics -> due.metric)::float8 end
@@ -106,7 +115,7 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                           end,
                           (min(n.raw::text) filter (
                                where due.reduce <> 'count'
-                                 and case when abs(n.number) <= 9007199254740992 then false
+                                 and case when abs(n.number) < 9007199254740992 then false
                                           when abs(n.number) >= 1e150 and due.reduce in ('mean', 'sum') then true
                                           else n.number is null or n.raw::numeric <> n.number::text::numeric end))::jsonb,
                           due.reduce = 'sum'
@@ -134,9 +143,12 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
         where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubt,
        (select q.value from delivery_doubt q
         where q.connection_id = $1 and q.meter = due.meter and q.window_start = due.window_start) as doubted,
-       (select d.value from delivery d where d.connection_id = $1 and d.meter = due.meter and d.window_start = due.window_start) as delivered,
+       held.value as delivered,
        before.value as previous, before.window_start as previous_at
 from due
+left join lateral (
+    select d.value from delivery d where d.connection_id = $1 and d.meter = due.meter and d.window_start = due.window_start limit 1
+) held on true
 left join lateral (
     select d.value, d.window_start from delivery d
     where due.deadband > 0 and d.connection_id = $1 and d.meter = due.meter and d.window_start < due.window_start

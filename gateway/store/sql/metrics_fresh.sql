@@ -1,8 +1,7 @@
 -- $1 customer, $2 past this position, $3 up to this one, $4 connection, $5 and $6 rules: devices and metrics, as patterns of LIKE; $7 how many metrics of one
--- device patterns may take. Of the samples the metrics that patterns match and that were never compared, in order; `is_beyond`: the first one of a device that
+-- device patterns may take, $8 an expression that fits whatever $6 fit. Of the samples the metrics that patterns match and that were never compared, in order; `is_beyond`: the first one of a device that
 -- has too many.
--- Of a device that has as many as it may one more is enough to tell: a device that puts times into names has ever new ones.
--- What was compared is taken out of each sample whole: of most nothing is left, and no name is looked up by itself.
+-- Names that no pattern fits may be ever new, and many: they go before names are told apart, and before they are held against each rule by itself.
 with slice as materialized (
     select device_id, metrics from telemetry_between($1, $2, $3)
 ), compared as materialized (
@@ -15,7 +14,7 @@ with slice as materialized (
         select s.device_id, s.metrics - c.names as metrics from slice s join compared c on c.device_id = s.device_id where cardinality(c.names) < $7 offset 0
     ) rest
     cross join lateral jsonb_object_keys(rest.metrics) as n (metric)
-    where rest.metrics <> '{}'
+    where rest.metrics <> '{}' and n.metric ~ $8
     union all
     select c.device_id, n.metric
     from compared c
@@ -23,16 +22,10 @@ with slice as materialized (
         select keys.metric
         from slice s
         cross join lateral jsonb_object_keys(s.metrics - c.names) as keys (metric)
-        where s.device_id = c.device_id
+        where s.device_id = c.device_id and keys.metric ~ $8
           and exists (select from unnest($5::text[], $6::text[]) as rule (device, metric) where keys.metric like rule.metric and c.device_id like rule.device)
         limit 1
     ) n
     where cardinality(c.names) >= $7
-), fresh as materialized (
-    select n.device_id, n.metric, row_number() over (partition by n.device_id order by n.metric) as place
-    from named n
-    where exists (select from unnest($5::text[], $6::text[]) as rule (device, metric) where n.metric like rule.metric and n.device_id like rule.device)
-), counted as (
-    select f.*, cardinality(c.names) + f.place as metrics from fresh f join compared c on c.device_id = f.device_id
 )
-select device_id, metric, metrics > $7 as is_beyond from counted where metrics <= $7 + 1 order by device_id, metric
+-- and metrics_new

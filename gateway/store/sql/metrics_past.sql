@@ -1,4 +1,5 @@
--- $1 customer, $2 from, $3 until, $4 connection, $5 and $6 rules: devices and metrics, as patterns of LIKE; $7 how many metrics of one device patterns may take.
+-- $1 customer, $2 from, $3 until, $4 connection, $5 and $6 rules: devices and metrics, as patterns of LIKE; $7 how many metrics of one device patterns may take,
+-- $8 an expression that fits whatever $6 fit.
 -- As metrics_fresh, of the samples in [from, until): by the key, device by device.
 with compared as materialized (
     select d.device_id, array(select m.metric from matched_metric m where m.connection_id = $4 and m.device_id = d.device_id) as names
@@ -15,7 +16,7 @@ with compared as materialized (
             offset 0
         ) rest
         cross join lateral jsonb_object_keys(rest.metrics) as keys (metric)
-        where rest.metrics <> '{}'
+        where rest.metrics <> '{}' and keys.metric ~ $8
     ) n
     where cardinality(c.names) < $7
     union all
@@ -25,16 +26,10 @@ with compared as materialized (
         select keys.metric
         from telemetry s
         cross join lateral jsonb_object_keys(s.metrics - c.names) as keys (metric)
-        where s.customer_id = $1 and s.device_id = c.device_id and s.ts >= $2 and s.ts < $3
+        where s.customer_id = $1 and s.device_id = c.device_id and s.ts >= $2 and s.ts < $3 and keys.metric ~ $8
           and exists (select from unnest($5::text[], $6::text[]) as rule (device, metric) where keys.metric like rule.metric and c.device_id like rule.device)
         limit 1
     ) n
     where cardinality(c.names) >= $7
-), fresh as materialized (
-    select n.device_id, n.metric, row_number() over (partition by n.device_id order by n.metric) as place
-    from named n
-    where exists (select from unnest($5::text[], $6::text[]) as rule (device, metric) where n.metric like rule.metric and n.device_id like rule.device)
-), counted as (
-    select f.*, cardinality(c.names) + f.place as metrics from fresh f join compared c on c.device_id = f.device_id
 )
-select device_id, metric, metrics > $7 as is_beyond from counted where metrics <= $7 + 1 order by device_id, metric
+-- and metrics_new
