@@ -282,10 +282,11 @@ def test_the_documented_commands_are_taken_by_the_delivered_broker(
         gateway.subscribe("fieldgate/v1/customers/+/commands/#")
         gateway.answers_commands()
         for script in found:
+            pasted = script
             for written, instead in here.items():
-                script = script.replace(written, instead)
+                pasted = pasted.replace(written, instead)
             done = subprocess.run(
-                ["bash", "-ec", script], capture_output=True, text=True, check=False, timeout=30 * PATIENCE
+                ["bash", "-ec", pasted], capture_output=True, text=True, check=False, timeout=30 * PATIENCE
             )
             assert (done.returncode, done.stderr) == (0, ""), script
             assert done.stdout.count("answered") == script.count("mosquitto_rr")
