@@ -279,7 +279,7 @@ async def a_message_is_seen_and_let_go(scene: Scene) -> None:
     await page.get_by_role("link", name="acme/devices/pump-1/telemetry").first.click()
     await scene.eyes.look(page, "walk-message")
     await page.get_by_text("Discard …").click()
-    await page.get_by_role("button", name="Discard for good").click()
+    await page.get_by_role("button", name="Discard: this cannot be undone").click()
     await expect(page.get_by_text("1 discarded")).to_be_visible()
 
 
@@ -290,7 +290,7 @@ async def disconnected(scene: Scene) -> None:
     await page.get_by_role("link", name="The workshop's CMMS").click()
     await page.get_by_role("link", name="Disconnect …").click()
     await scene.eyes.look(page, "walk-disconnect")
-    await page.get_by_role("button", name="Disconnect for good").click()
+    await page.get_by_role("button", name="Disconnect", exact=True).click()
     await expect(page.locator("#live .badge.disconnected").first).to_be_visible()
     await page.get_by_text("More", exact=True).click()
     await page.get_by_role("link", name="Events").click()
