@@ -362,6 +362,7 @@ def _show_facts(console: Console, found: ConnectionStatus, now: datetime) -> Non
         ),
         ("reason", Text(found.reason or "")),
         ("failing", Text("" if found.operation is None else f"{found.operation}{_next_trial(found)}")),
+        *(("trouble", Text(f"{each.part}: {each.detail}")) for each in found.troubles),
         ("incident", Text(found.incident or "")),
         ("last sync", Text(screen.moment(found.last_success_at))),
         ("waiting", Text(screen.count(found.pending, "reading"))),
@@ -399,11 +400,8 @@ def _show_streams(console: Console, found: ConnectionStatus) -> None:
     )
     rows: list[tuple[str, ...]] = []
     for stream in found.streams:
-        walked = (
-            ("-", "-")
-            if stream.progress is None
-            else (f"{stream.progress.fraction:.0%}", str(stream.progress.pending_readings))
-        )
+        made = stream.progress
+        walked = ("-", "-") if made is None else (f"{made.fraction:.0%}", str(made.pending_readings))
         rows.append((stream.name, stream.phase, stream.state, screen.span(stream.lag_seconds), *walked))
     console.print()
     screen.show(console, columns, rows)
