@@ -78,7 +78,9 @@ async def test_a_credential_that_no_key_opens_is_said_with_the_connection(databa
     await sync_capacity(database, CreditsSettings())
     world = await World(database).active()
     other = settings().model_copy(
-        update={"security": SecuritySettings(encryption_keys=(SecretStr("another key of 32 bytes, or more"),))}
+        update={
+            "security": SecuritySettings(encryption_keys=(SecretStr("another key of 32 bytes, or more"),))
+        }
     )
     beside = replace(world, settings=other, owner="replica-b")
     await beside.engine.lifecycle.refresh()

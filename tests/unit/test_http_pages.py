@@ -694,6 +694,11 @@ async def test_each_stage_of_a_link(stored: Any, says: str, has_form: bool) -> N
     async with customer(made) as client:
         answer = await client.get("/reauthorize/link-1")
     assert says in answer.text
+    read = re.sub(r"<[^>]*>|\s+", " ", answer.text.partition("<main")[2])
+    assert "Fieldgate connects your devices with" in read, "who reads it need not know what Fieldgate is"
+    assert not re.findall(
+        r"(?i)\b(mqtt|broker|telemetry|topics?|samples?|streams?|gateway|by themselves)\b", read
+    )
     assert ('type="password"' in answer.text) is has_form
     assert ('http-equiv="refresh"' in answer.text) is (stored.state is State.VERIFYING)
     assert "globex" not in answer.text and "acme-2" not in answer.text and "set-cookie" not in answer.headers
