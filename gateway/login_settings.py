@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from gateway.model.access import Role
-from gateway.settings_base import Duration, Identifier, Section, at_least
+from gateway.settings_base import CustomerId, Duration, Section, at_least
 
 Claim = Annotated[str, Field(min_length=1, max_length=200)]
 MAX_SESSION = timedelta(days=7)
@@ -61,7 +61,7 @@ class OidcSettings(Section):
     roles_claim: Claim = "groups"
     roles: dict[Role, tuple[str, ...]] = Field({})
     customer_claim: Claim | None = None
-    customers: dict[str, Identifier] = Field({})
+    customers: dict[str, CustomerId] = Field({})
     unbound: tuple[str, ...] = ()
     session: Annotated[Duration, at_least("1m")] = timedelta(hours=8)
     clock_skew: Duration = timedelta(minutes=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from gateway.model.quota import Quota
-from gateway.settings_base import Identifier, Section
+from gateway.settings_base import CustomerId, Section
 
 MAX_METRICS_PER_DEVICE = 1_024
 
@@ -31,7 +31,7 @@ class QuotasSettings(Section):
     metrics_per_device: int = Field(1_024, ge=1, le=MAX_METRICS_PER_DEVICE)
     stored_bytes: int | None = Field(None, ge=1 << 20)
     over_quota_bytes: int = Field(4 << 20, ge=0)
-    customers: dict[Identifier, CustomerQuotaSettings] = Field({})
+    customers: dict[CustomerId, CustomerQuotaSettings] = Field({})
 
     def of(self, customer: str | None) -> Quota:
         """A customer's quotas; None: of what is nobody's."""

@@ -12,7 +12,9 @@ import structlog
 from gateway import logs
 from gateway.bulkhead import contained
 from gateway.configuration import Loaded
+from gateway.configuration.customers import unlisted
 from gateway.configuration.difference import needing_restart, reloaded
+from gateway.configuration.fault import dotted
 from gateway.connections.apply import apply, prepare
 from gateway.engine import Engine
 from gateway.ingest import Ingest
@@ -48,6 +50,7 @@ class Reloads:
 
     async def run(self) -> None:
         """Does it at each SIGHUP, until cancelled. While the database is away what was asked for waits."""
+        _warn_of_unlisted(self._running)
         asked = asyncio.Event()
         hangup.listen(asked)
         outage = Outage(
@@ -76,6 +79,7 @@ class Reloads:
         if wanted.logging != self._running.logging:  # a demonstration logs to a file of its own
             logs.setup(wanted.logging)
         self._running = wanted
+        _warn_of_unlisted(wanted)
         self._engine.know_customers(wanted.customers)
         self._http.know(wanted)
         await apply(self._database, self._engine.service, loaded.connections, owner=self._owner)
@@ -92,6 +96,12 @@ class Reloads:
             customers=len(wanted.customers),
             sources=len(wanted.telemetry.sources),
         )
+
+
+def _warn_of_unlisted(settings: Settings) -> None:
+    """In the log, for each place of the settings that is about a customer that is not among `customers`."""
+    for found in unlisted(settings):
+        log.warning("configuration.customer_unlisted", setting=dotted(found.path), detail=found.message)
 
 
 def _refuse(detail: str) -> None:

@@ -28,7 +28,7 @@ from gateway.model.alert_rule import MAX_HOLD_OFF, MAX_LASTS, MAX_RULES, MAX_WIT
 from gateway.model.connector import Auth, Hosting
 from gateway.model.dsn import check_own_dsn
 from gateway.quota_settings import QuotasSettings
-from gateway.settings_base import Duration, Identifier, Section, at_least
+from gateway.settings_base import CustomerId, Duration, Identifier, Section, at_least
 from gateway.source_settings import DEFAULT_SOURCES, SourceSettings
 from gateway.tracing_settings import TracingSettings
 
@@ -193,7 +193,7 @@ class CreditsSettings(Section):
     capacity: int = Field(100, ge=0, le=1_000_000_000)
     tier_price: dict[Tier, CreditAmount] = Field({1: 1, 2: 2, 3: 4})
     on_premises_multiplier: int = Field(2, ge=1, le=1_000)
-    customer_quota: dict[Identifier, CreditAmount] = Field({})
+    customer_quota: dict[CustomerId, CreditAmount] = Field({})
 
     @field_validator("tier_price")
     @classmethod
@@ -254,7 +254,7 @@ class EgressSettings(Section):
     """
 
     allow: tuple[Network, ...] = ()
-    customers: dict[Identifier, tuple[Network, ...]] = Field({})
+    customers: dict[CustomerId, tuple[Network, ...]] = Field({})
 
 
 class MetricsSettings(Section):

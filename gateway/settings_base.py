@@ -11,6 +11,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 
+NAMES_A_CUSTOMER = object()
+"""Marks what says something of a customer, so that one who is not listed is found wherever that is."""
+
+CustomerId = Annotated[Identifier, NAMES_A_CUSTOMER]
+
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _MAX_SECONDS = 40_000 * 86400  # more than anybody waits; a time plus or minus this is still a time

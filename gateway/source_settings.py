@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from gateway.settings_base import IDENTIFIER, Duration, Section, at_least
+from gateway.settings_base import CustomerId, Duration, Section, at_least
 
 Glob = Annotated[str, Field(min_length=1, max_length=256)]
 Word = Annotated[str, Field(max_length=64)]
@@ -76,7 +76,7 @@ class SourceRules(Section):
 
     format: Literal["json", "scalar", "cbor", "msgpack", "sparkplug_b"] = "json"
     encoding: Literal["gzip", "deflate", "zstd"] | None = None
-    customer: Annotated[str, Field(pattern=IDENTIFIER)] | PathSettings | None = None
+    customer: CustomerId | PathSettings | None = None
     device: Annotated[str, Field(min_length=1, max_length=256)] | PathSettings | None = None
     root: PathText | None = None
     each: PathText | None = None

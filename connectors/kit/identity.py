@@ -5,13 +5,18 @@ of a person. It judges nothing of what comes back: `gateway.identity` does.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
+
+from connectors.kit.classify import parse_clock
+from connectors.kit.egress import transport
 from connectors.kit.http import HttpClient
 from connectors.kit.oauth import OAuthExchange
 from connectors.kit.tls import shared_context
-from gateway.model.address import Reach
+from gateway.model.address import AddressRefused, Reach
 from gateway.model.credential import Credential
 from gateway.model.errors import Unavailable
 
@@ -49,6 +54,23 @@ class IdentityCalls:
         if not isinstance(answer.json, dict):
             raise Unavailable(f"what {parts.hostname} answers at {parts.path} is no JSON object")
         return answer.json
+
+    async def seen(
+        self, url: str, *, reach: Reach, timeout_seconds: float
+    ) -> tuple[int, str, datetime | None]:
+        """How this address answers a browser: status, where it sends it, and the provider's clock. Raises
+        ConnectorError.
+        """
+        calls = transport(reach, httpx.Limits(max_connections=1), tls=shared_context(ca_file=self._ca_file))
+        try:
+            async with (
+                httpx.AsyncClient(transport=calls, trust_env=False, timeout=timeout_seconds) as client,
+                client.stream("GET", url, headers={"accept": "text/html"}) as answer,
+            ):
+                clock = parse_clock(answer.headers.get("date"))
+                return answer.status_code, answer.headers.get("location", ""), clock
+        except (httpx.HTTPError, httpx.InvalidURL, AddressRefused, OSError, ValueError) as error:
+            raise Unavailable(f"{urlsplit(url).hostname}: {error or type(error).__name__}") from error
 
     async def redeem(
         self, credential: Credential, *, code: str, verifier: str, redirect_uri: str, timeout_seconds: float

@@ -18,6 +18,7 @@ from rich.text import Text
 from connectors.registry import SYSTEMS
 from gateway import clock
 from gateway.configuration import DeclaredConnection, Faults, Loaded, load
+from gateway.configuration.customers import unlisted
 from gateway.configuration.difference import RELOADED
 from gateway.configuration.document import LocatedDocument
 from gateway.configuration.fault import ConfigurationFault, KeyPath, dotted
@@ -46,7 +47,9 @@ def check(
     ),
     json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Validate the configuration: every fault with file, line and path (exit 2), or a summary.
+    """Validate the files: every fault with file, line and path (exit 2), or a summary, with warnings.
+
+    What they would change, and what of it is refused, is told by `fieldgate apply --dry-run`.
 
     Example: fieldgate check --config /etc/fieldgate/fieldgate.yaml
     """
@@ -58,14 +61,19 @@ def check(
         _show_faults(faults, as_json=json)
         raise typer.Exit(2) from faults
     rows = [_summary(loaded, declared) for declared in loaded.connections]
+    warnings = unlisted(loaded.settings, LocatedDocument.read(config, advice=""))
     if json:
-        print(
-            orjson.dumps(
-                {"ok": True, "faults": [], "customers": list(loaded.settings.customers), "connections": rows}
-            ).decode()
-        )
+        found = {
+            "ok": True,
+            "faults": [],
+            "warnings": [_entry(one) for one in warnings],
+            "customers": list(loaded.settings.customers),
+            "connections": rows,
+        }
+        print(orjson.dumps(found).decode())
     else:
         _show_summary(loaded, rows)
+        _show_warnings(warnings)
 
 
 def _run_examples(loaded: Loaded, config: Path) -> None:
@@ -119,22 +127,42 @@ def _summary(loaded: Loaded, declared: DeclaredConnection) -> ConnectionSummary:
 
 def _show_faults(faults: Faults, *, as_json: bool) -> None:
     if as_json:
-        found = [
-            {"file": f.place.file, "line": f.place.line, "path": dotted(f.path), "message": f.message}
-            for f in faults.faults
-        ]
-        print(orjson.dumps({"ok": False, "faults": found, "customers": [], "connections": []}).decode())
+        found = {
+            "ok": False,
+            "faults": [_entry(one) for one in faults.faults],
+            "warnings": [],
+            "customers": [],
+            "connections": [],
+        }
+        print(orjson.dumps(found).decode())
         return
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for fault in faults.faults:
-        path = dotted(fault.path)
-        console.print(
-            Text.assemble(
-                (str(fault.place), "bold"), ": ", (f"{path}: " if path else "", "cyan"), fault.message
-            )
-        )
+        console.print(_line(fault))
     count = len(faults.faults)
     console.print(Text(f"{count} fault{'s' if count > 1 else ''}; nothing would start", style="red"))
+
+
+def _entry(fault: ConfigurationFault) -> dict[str, object]:
+    return {
+        "file": fault.place.file,
+        "line": fault.place.line,
+        "path": dotted(fault.path),
+        "message": fault.message,
+    }
+
+
+def _line(fault: ConfigurationFault) -> Text:
+    path = dotted(fault.path)
+    return Text.assemble(
+        (str(fault.place), "bold"), ": ", (f"{path}: " if path else "", "cyan"), fault.message
+    )
+
+
+def _show_warnings(warnings: Sequence[ConfigurationFault]) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for warning in warnings:
+        console.print(Text.assemble(("warning ", "yellow"), _line(warning)))
 
 
 def _show_summary(loaded: Loaded, rows: Sequence[ConnectionSummary]) -> None:
@@ -155,6 +183,9 @@ def _show_summary(loaded: Loaded, rows: Sequence[ConnectionSummary]) -> None:
     if not rows:
         console.print("no connections are declared")
         return
+    console.print(
+        "database   was not asked: `fieldgate apply --dry-run` says what would change there, or be refused"
+    )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("connection", "customer", "system", "hosting"):
         table.add_column(name, no_wrap=True)

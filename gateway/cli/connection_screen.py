@@ -94,6 +94,7 @@ def show_facts(console: Console, found: ConnectionStatus, now: datetime) -> None
         ),
         ("reason", Text(found.reason or "")),
         ("failing", Text("" if found.operation is None else f"{found.operation}{_next_trial(found)}")),
+        *(("trouble", Text(f"{each.part}: {each.detail}")) for each in found.troubles),
         ("incident", Text(found.incident or "")),
         ("last sync", Text(screen.moment(found.last_success_at))),
         ("waiting", Text(screen.count(found.pending, "reading"))),

@@ -219,6 +219,7 @@ class Lifecycle:
             return
         except SealBroken as error:
             log.error("connection.credential_not_opened", connection=due.connection, detail=str(error))
+            await self._troubles.note(due.connection, "verification", str(error))
             await self._rest(due.connection)
             return
         if link is None:  # there is nothing to verify with: as if the credential had been refused
@@ -274,9 +275,8 @@ class Lifecycle:
                 connection=name,
                 detail=answer.detail,
             )
-            await self._health.succeeded(
-                link, Operation.PROBE
-            )  # the system answered: a breaker that is open closes
+            # the system answered: a breaker that is open closes
+            await self._health.succeeded(link, Operation.PROBE)
             await self._after_success(name)
 
     async def _after_success(self, name: str) -> None:
@@ -322,9 +322,8 @@ class Lifecycle:
             cause = Cause(reason=str(error), request_id=error.request_id, operation=operation)
             moved = await self._transitions.move(connection, due.connection, trigger, cause)
             if moved is not None and moved.to_state in (State.PENDING, State.REAUTHORIZATION_REQUIRED):
-                await connections.rest(
-                    connection, due.connection
-                )  # kept, for who has put it right at the system and asks for another look
+                # kept, for who has put it right at the system and asks for another look
+                await connections.rest(connection, due.connection)
             else:
                 await self._withdraw(connection, due.connection, locked)
         await self._troubles.over(due.connection, "verification")  # its state says what is wrong

@@ -48,6 +48,8 @@ BUILT_TOGETHER = 200
 last.
 """
 
+NOT_BUILT = "put that right, correct the settings, or give the credentials again"
+
 RETIRED_SECONDS = 120.0
 """How long a replaced connector stays open for the runs that use it."""
 
@@ -168,13 +170,17 @@ class Links:
         generations = {name: held.generation for name, held in found.items() if held.generation}
         sealed = await credentials.read_some(self._database, generations) if generations else {}
         for name, held in found.items():
-            before, link, begun = self._built.get(name), None, False
+            before, link, begun, wrong = self._built.get(name), None, False, None
             async with self._troubles.contained("build", name) as made:
-                if name in sealed:
-                    link = self._link(held, self._opened(held, sealed[name]))
+                try:
+                    link = self._link(held, sealed[name]) if name in sealed else None
+                except (BadConfiguration, SealBroken) as error:
+                    wrong = error
                 if link is not None:
                     digest = made_of(link.rules, link.connector.capabilities.resolution)
                     begun = (held.meters_of, held.meters_digest) == (held.configuration, digest)
+            if wrong is not None:
+                await self._say_not_built(name, wrong)
             if made.fault is not None:
                 self._retire(link)
                 link = None
@@ -273,28 +279,20 @@ class Links:
             manifest=self._systems[held.system].manifest,
         )
 
-    def _link(self, held: StoredConnection, credential: Credential | None) -> ServedConnection | None:
-        if credential is None:
-            return None
-        try:
-            connector = self._connector(held, credential)
-            return link_of(
-                held,
-                connector,
-                self._settings,
-                generation=held.generation,
-                manifest=self._systems[held.system].manifest,
-            )
-        except BadConfiguration as error:
-            _say_not_built(held, error)
-            return None
+    def _link(self, held: StoredConnection, sealed: SealedCredential) -> ServedConnection:
+        """Raises BadConfiguration, SealBroken."""
+        return link_of(
+            held,
+            self._connector(held, self._credential(held, sealed)),
+            self._settings,
+            generation=held.generation,
+            manifest=self._systems[held.system].manifest,
+        )
 
-    def _opened(self, held: StoredConnection, sealed: SealedCredential) -> Credential | None:
-        try:
-            return self._credential(held, sealed)
-        except SealBroken as error:
-            _say_not_built(held, error)
-            return None
+    async def _say_not_built(self, name: str, error: ConnectorError | SealBroken) -> None:
+        """In the log and with the connection: its state does not say so, for nothing is called."""
+        log.error("connection.link_not_built", connection=name, detail=str(error), advice=NOT_BUILT)
+        await self._troubles.note(name, "build", f"{error}. Nothing is sent or read meanwhile: {NOT_BUILT}")
 
     async def credential(self, held: StoredConnection, generation: int) -> Credential | None:
         """A credential in clear; None where it is not stored. Raises SealBroken, StoreError."""
@@ -348,15 +346,6 @@ class Links:
         self._retired = [item for item in self._retired if item[0] > clock.monotonic()]
         for connector in over:
             await connector.close()
-
-
-def _say_not_built(held: StoredConnection, error: Exception) -> None:
-    log.error(
-        "connection.link_not_built",
-        connection=held.connection,
-        detail=str(error),
-        advice="correct its settings or its credential",
-    )
 
 
 def credential_binding(customer: str, connection: str, generation: int) -> Binding:

@@ -14,7 +14,7 @@ from gateway import clock
 from gateway.bulkhead import contained
 from gateway.configuration.paths import named_files
 from gateway.connections.screening import reach_of
-from gateway.doctor import machine
+from gateway.doctor import login, machine
 from gateway.events.broker_look import look
 from gateway.model import diagnosis_broker as broker
 from gateway.model import diagnosis_database as judged
@@ -73,7 +73,7 @@ OF_THE_DATABASE = (
     "devices",
     "webhooks",
 )
-CHECKS = ("broker", "broker access", "broker queue", *OF_THE_DATABASE, "ports")
+CHECKS = ("broker", "broker access", "broker queue", *OF_THE_DATABASE, "login", "ports")
 
 Check = Callable[[], Awaitable[Looked]]
 
@@ -137,6 +137,7 @@ class Doctor:
             "broker": of_the_broker(broker.judge_session),
             "broker access": of_the_broker(broker.judge_access),
             "broker queue": of_the_broker(broker.judge_queue),
+            "login": partial(login.look, self._settings),
             "ports": self._ports,
         }
 
@@ -256,11 +257,9 @@ class _Work:
         return judged.judge_sessions(await self._server(), replica_needs=needs, replicas=here)
 
     async def _check_transactions(self) -> Looked:
-        found = [
-            *await inspection.transactions(
-                self._database, open_seconds=judged.OPEN_SECONDS, waiting_seconds=WAITING_SECONDS
-            )
-        ]
+        found = await inspection.transactions(
+            self._database, open_seconds=judged.OPEN_SECONDS, waiting_seconds=WAITING_SECONDS
+        )
         return judged.judge_transactions(found, sees_all=(await self._server()).sees_all)
 
     async def _check_replication(self) -> Looked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -177,6 +177,17 @@ def batch_limit(max_items: int, failures: int) -> int:
     return max_items if failures < 3 else max(1, max_items >> (failures - 2))
 
 
+def batch_sizes(max_items: int, failures: int, *, is_searching: bool) -> Iterator[int]:
+    """Of the batches of one run, for ever. After failures each is twice the one before: that was taken, or
+    the run would be over. While a reading may be at fault (`is_searching`) they stay small.
+    """
+    size = batch_limit(max_items, failures)
+    while True:
+        yield size
+        if not is_searching:
+            size = min(max_items, 2 * size)
+
+
 _Group = list[tuple[DueWindow, Reading]]
 
 
@@ -205,10 +216,14 @@ def _turned(items: list[_Group], failures: int) -> list[_Group]:
 
 
 def chunks(
-    sendable: Sequence[tuple[DueWindow, Reading]], size: int
+    sendable: Sequence[tuple[DueWindow, Reading]], sizes: Iterator[int]
 ) -> Iterable[Sequence[tuple[DueWindow, Reading]]]:
-    """Consecutive parts of at most `size`."""
-    return (sendable[start : start + size] for start in range(0, len(sendable), size))
+    """Consecutive parts, each of at most the next size."""
+    start = 0
+    while start < len(sendable):
+        size = next(sizes)
+        yield sendable[start : start + size]
+        start += size
 
 
 def _reading(connection: str, window: DueWindow, value: Value) -> Reading:

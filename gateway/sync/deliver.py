@@ -16,14 +16,7 @@ import structlog
 
 from gateway import clock, metrics, tracing
 from gateway.model.connector import Connector
-from gateway.model.delivery import (
-    DueWindow,
-    batch_limit,
-    chunks,
-    oldest_accepted,
-    plan,
-    turns,
-)
+from gateway.model.delivery import DueWindow, batch_sizes, chunks, oldest_accepted, plan, turns
 from gateway.model.errors import (
     BatchRefused,
     ConnectorError,
@@ -87,8 +80,12 @@ class Delivery:
         lease: timedelta,
         days: set[date],
         turns: Turns,
+        is_searching: bool = False,
     ) -> None:
-        """`days`: those that are known to have a partition, for all runs of a process, as `turns` are."""
+        """`days`: those that are known to have a partition, for all runs of a process, as `turns` are.
+        `is_searching`: batches stay as small as the failures made them, for a reading among them may be at
+        fault.
+        """
         self._database = database
         self._claim = claim
         self._link = link
@@ -101,6 +98,9 @@ class Delivery:
         self._ahead: asyncio.Task[list[DueWindow]] | None = None
         self._days = days
         self._turns = turns
+        self._sizes = batch_sizes(
+            link.connector.capabilities.max_items, claim.attempts, is_searching=is_searching
+        )
         self._is_whole = False
         self._parts = deque[Sequence[Pair]]()
         self._aside = BatchResults()
@@ -231,7 +231,7 @@ class Delivery:
             sendable = turns(sendable, failures=attempts, ascending=ascending)
         if self._claim.trial:  # one reading tells whether the system lets us push again
             sendable = sendable[:1]
-        self._parts.extend(chunks(sendable, batch_limit(capabilities.max_items, attempts)))
+        self._parts.extend(chunks(sendable, self._sizes))
         if len(due) == self._limit and attempts == 0 and not self._claim.trial and not self._has_deadband:
             self._ahead = asyncio.create_task(self._compute(self._limit))
 

@@ -102,6 +102,7 @@ class Runner:
             lease=self._settings.lease,
             days=self._days,
             turns=self._turns,
+            is_searching=claim.connection in self._searching,
         )
         try:
             end = await self._worked(claim, link, delivery, tally)

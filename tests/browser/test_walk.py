@@ -279,7 +279,7 @@ async def a_message_is_seen_and_let_go(scene: Scene) -> None:
     await scene.eyes.follow(page, page.get_by_role("link", name="acme/devices/pump-1/telemetry").first)
     await scene.eyes.look(page, "walk-message")
     await page.get_by_text("Discard …").click()
-    await scene.eyes.follow(page, page.get_by_role("button", name="Discard for good"))
+    await scene.eyes.follow(page, page.get_by_role("button", name="Discard: this cannot be undone"))
     await expect(page.get_by_text("1 discarded")).to_be_visible()
 
 
@@ -290,7 +290,7 @@ async def disconnected(scene: Scene) -> None:
     await scene.eyes.follow(page, page.get_by_role("link", name="The workshop's CMMS"))
     await scene.eyes.follow(page, page.get_by_role("link", name="Disconnect …"))
     await scene.eyes.look(page, "walk-disconnect")
-    await scene.eyes.follow(page, page.get_by_role("button", name="Disconnect for good"))
+    await scene.eyes.follow(page, page.get_by_role("button", name="Disconnect", exact=True))
     await expect(page.locator("#live .badge.disconnected").first).to_be_visible()
     await page.get_by_text("More", exact=True).click()
     await scene.eyes.follow(page, page.get_by_role("link", name="Events"))

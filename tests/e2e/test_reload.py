@@ -197,3 +197,17 @@ async def test_a_hundred_signals_under_load_lose_nothing_and_every_fifth_file_ha
     assert len(events(daemon, "ingest.connected")) == 1 and not events(daemon, "ingest.disconnected")
     assert await daemon.stop() == 0
     print(f"{sent} messages, {reloads} reloads, {refused} of them refused")
+
+
+async def test_a_customer_that_is_not_listed_is_told_at_the_start_and_at_a_reload(daemon: Daemon) -> None:
+    assert events(daemon, "configuration.customer_unlisted") == []
+
+    def slip(content: dict[str, Any]) -> None:
+        content["quotas"] = {"customers": {"acmee": {"devices": 5}}}
+
+    told = await reload(daemon, slip, "configuration.customer_unlisted")
+    assert told["setting"] == "quotas.customers.acmee" and "did you mean 'acme'?" in told["detail"]
+    assert await daemon.stop() == 0
+    daemon.start()
+    await daemon.ready(120)
+    assert len(events(daemon, "configuration.customer_unlisted")) == 2

@@ -129,6 +129,7 @@ def test_an_id_that_is_used_up_is_named_with_what_to_do(shell: Shell) -> None:
     shell.declare("acme-1")
     shell.run("apply")
     shell.run("connections", "disconnect", "acme-1", "--yes")
+    assert "`fieldgate apply --dry-run` says what would change there" in shell.run("check").output
     for arguments in (
         ("apply", "--dry-run"),
         ("apply",),

@@ -5,6 +5,7 @@ over a restart.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -95,6 +96,16 @@ class Client:
     def subscribe(self, topic: str) -> None:
         self._client.subscribe(topic, qos=1)
         wait_for(lambda: self.subscribed, "SUBACK")
+
+    def answers_commands(self) -> None:
+        """As the gateway does, where an answer is asked for."""
+
+        def answer(client: paho.Client, _: object, message: paho.MQTTMessage) -> None:
+            self.received.append((message.topic, bytes(message.payload)))
+            if (topic := getattr(message.properties, "ResponseTopic", None)) is not None:
+                client.publish(topic, b"answered", qos=1)
+
+        self._client.on_message = answer
 
     def publish_all(self, topic: str, payloads: list[bytes]) -> None:
         """Returns when the broker has accepted each."""
@@ -244,3 +255,39 @@ def test_the_queue_outlives_a_restart(broker: Broker) -> None:
     finally:
         second.terminate()
         second.wait(timeout=20 * PATIENCE)
+
+
+def documented(page: str) -> str:
+    """The `mosquitto_*` commands of a page as they are to be pasted, with what they are given by variables."""
+    text = (ROOT / "docs" / page).read_text()
+    lines = re.findall(r"^BROKER=.*$|^mosquitto_.*$", text, re.MULTILINE)
+    return "\n".join([*lines, *re.findall(r"`(mosquitto_[^`]+)`", text)])
+
+
+def test_the_documented_commands_are_taken_by_the_delivered_broker(
+    broker: Broker, process: subprocess.Popen[bytes]
+) -> None:
+    """It refuses a client without an id, and whoever has no account."""
+    here = {
+        "broker.example.com": "localhost",
+        " HOST ": " localhost ",
+        "8883": str(broker.port),
+        "ca.crt": str(broker.directory / "certificates" / "ca.crt"),
+        "-u acme -P secret": "-u acme -P acme-secret",
+        "-u gateway -P ...": "-u gateway -P gate-secret",
+    }
+    found = [documented("commands.md"), documented("operations.md")]
+    assert [text.count("mosquitto_") for text in found] == [4, 1]
+    with Client(broker, "gateway", "gateway-1") as gateway:
+        gateway.subscribe("fieldgate/v1/customers/+/commands/#")
+        gateway.answers_commands()
+        for script in found:
+            pasted = script
+            for written, instead in here.items():
+                pasted = pasted.replace(written, instead)
+            done = subprocess.run(
+                ["bash", "-ec", pasted], capture_output=True, text=True, check=False, timeout=30 * PATIENCE
+            )
+            assert (done.returncode, done.stderr) == (0, ""), script
+            assert done.stdout.count("answered") == script.count("mosquitto_rr")
+    assert len(gateway.received) == 4

@@ -421,6 +421,30 @@ async def test_a_login_is_finished_once_and_by_the_browser_that_began_it(world: 
     assert len(await sessions(world)) == 1
 
 
+async def test_over_https_a_login_that_a_host_beside_this_one_planted_is_not_finished(world: World) -> None:
+    """Whoever may set cookies for the common domain would log people in as itself, and read what they do."""
+    forger, https = Forger(), URL.replace("http:", "https:")
+    made = logins(world, forger, oidc())
+    async with (
+        served(world, logins=made, url=https) as attacker,
+        served(world, logins=made, url=https) as client,
+    ):
+        left = await attacker.get("/login/oidc")
+        cookie = left.headers["set-cookie"]
+        assert cookie.startswith("__Host-fieldgate_oidc=")
+        assert all(part in cookie for part in ("; Path=/;", "HttpOnly", "SameSite=lax", "; Secure"))
+        asked = parse_qs(urlsplit(left.headers["location"]).query)
+        forger.nonce, state = asked["nonce"][0], asked["state"][0]
+        kept = attacker.cookies["__Host-fieldgate_oidc"]
+        client.cookies.set("fieldgate_oidc", kept, domain="gateway.test", path="/")
+        callback = f"/login/oidc/callback?state={state}&code=good"
+        assert (await client.get(callback)).status_code == 403 and not forger.redeemed
+        entered = await attacker.get(callback)
+        assert entered.status_code == 200 and "__Host-fieldgate_oidc" not in attacker.cookies
+        assert entered.headers["set-cookie"].startswith("__Host-fieldgate_session=")
+    assert len(await sessions(world)) == 1
+
+
 @pytest.mark.parametrize("name", [None, "one"])
 async def test_a_new_key_under_an_old_name_or_none_is_fetched_when_it_is_met(
     world: World, monkeypatch: pytest.MonkeyPatch, name: str | None

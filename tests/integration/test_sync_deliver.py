@@ -456,6 +456,23 @@ async def test_halves_that_were_taken_stay_taken_when_the_rest_fails(database: D
     assert len(connector.taken) == 3
 
 
+@pytest.mark.parametrize("capabilities", [CLIENT_REF, UPSERT, BLIND], ids=["client_ref", "upsert", "blind"])
+async def test_after_an_outage_the_backlog_goes_out_in_few_calls(
+    database: Database, capabilities: Capabilities
+) -> None:
+    """However long it lasted: what was taken shows that it is over, so batches grow again in the same run."""
+    connector = Scripted(capabilities=replace(capabilities, max_items=64), answer=failing(Unavailable("500")))
+    rig = await Rig(database, connector).activate()
+    await rig.store(*[(f"d{number:03}", BASE, 1.0) for number in range(200)])
+    row = await rig.run(times=12)
+    assert row["attempts"] == 12 and await rig.state() == "degraded"
+    connector.answer = None
+    connector.pushes.clear()
+    row = await rig.run()
+    assert (row["attempts"], await rig.state(), len(connector.taken)) == (0, "active", 200)
+    assert len(connector.pushes) <= 10
+
+
 @pytest.mark.parametrize("allowed", [1, 3])
 @pytest.mark.parametrize("capabilities", [CLIENT_REF, BLIND], ids=["client_ref", "blind"])
 async def test_after_an_outage_a_rate_limit_does_not_keep_batches_small(

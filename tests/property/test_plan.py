@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.model.connector import Capabilities
-from gateway.model.delivery import DueWindow, batch_limit, chunks, plan, turns
+from gateway.model.delivery import DueWindow, batch_limit, batch_sizes, chunks, plan, turns
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 values = (
@@ -94,7 +96,7 @@ def test_parts_and_order_keep_every_reading(
 ) -> None:
     capabilities = Capabilities(push="bulk_partial", values=frozenset({"number", "boolean", "text"}))
     send = plan("c", due, capabilities=capabilities, oldest=None, clip_silently=False).send
-    parts = list(chunks(send, size))
+    parts = list(chunks(send, repeat(size)))
     assert [pair for part in parts for pair in part] == send
     assert all(1 <= len(part) <= size for part in parts)
     ordered = turns(send, failures=failures, ascending=ascending)
@@ -105,6 +107,15 @@ def test_parts_and_order_keep_every_reading(
     suspects = {w.meter for w, _ in send if w.attempts}
     flags = [w.meter in suspects if ascending else w.attempts > 0 for w, _ in ordered]
     assert flags == sorted(flags)
+
+
+@given(most=st.integers(1, 10_000), failures=st.integers(0, 1_000), count=st.integers(0, 20_000))
+def test_batches_grow_to_the_most_and_lose_nothing(most: int, failures: int, count: int) -> None:
+    pairs: list[Any] = list(range(count))
+    parts = list(chunks(pairs, batch_sizes(most, failures, is_searching=False)))
+    assert [one for part in parts for one in part] == pairs
+    assert all(len(part) <= most for part in parts)
+    assert len(parts) <= 15 + count // most
 
 
 @given(most=st.integers(1, 10_000), failures=st.integers(0, 1_000))

@@ -9,20 +9,25 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
 from connectors.registry import SYSTEMS
+from gateway.cli.main import build
 from gateway.configuration import Faults, load
 from gateway.configuration.usable import key_problem
 from gateway.model.address import to_listen
 from gateway.model.dsn import fault_of
 from gateway.model.errors import ConfigError
+from gateway.settings import Settings
+from gateway.settings_base import NAMES_A_CUSTOMER, Section
 from gateway.store.pool import Database
 
 ROOT = Path(__file__).parents[2]
@@ -255,3 +260,70 @@ def test_check_prints_for_programs(tmp_path: Path) -> None:
     )
     [fault] = json.loads(done.stdout)["faults"]
     assert done.returncode == 2 and fault["path"] == "http.listen" and fault["line"] is not None
+
+
+UNLISTED = {
+    "quotas.customers.acmee": "quotas: {customers: {acmee: {devices: 5}}}",
+    "egress.customers.acmee": "egress: {customers: {acmee: [10.0.0.0/8]}}",
+    "credits.customer_quota.acmee": "credits: {customer_quota: {acmee: 5}}",
+    "oidc.customers.Acme Ltd": "oidc: {customer_claim: company, customers: {Acme Ltd: acmee}, issuer:"
+    " 'https://id.example.com', client_id: c, roles: {admin: [a]}}\nhttp: {public_url: 'https://here.example'}",
+    "telemetry.sources[1].customer": "telemetry: {sources: [{topic: 'a/{device}', customer: acme},"
+    " {topic: 'b/{device}', customer: acmee}]}",
+}
+
+
+def checked(main: Path, *options: str) -> Result:
+    return CliRunner().invoke(build(["check"]), ["check", "--config", str(main), *options], env=ENVIRONMENT)
+
+
+@pytest.mark.parametrize("path", UNLISTED)
+def test_a_customer_that_is_not_listed_is_a_warning_with_its_line(tmp_path: Path, path: str) -> None:
+    """It may move in later (docs/cells.md), so it is no fault."""
+    main = written(tmp_path)
+    main.write_text(f"{main.read_text()}{UNLISTED[path]}\n")
+    done = checked(main)
+    assert done.exit_code == 0, done.output
+    assert f"warning {main}:5: {path}: 'acmee' is not among `customers`" in done.stderr.replace("\n", " ")
+    assert "did you mean 'acme'?" in done.stderr
+    [warning] = json.loads(checked(main, "--json").stdout)["warnings"]
+    assert (warning["path"], warning["line"]) == (path, 5)
+
+
+def test_whoever_may_register_is_no_warning(tmp_path: Path) -> None:
+    main = written(tmp_path)
+    for line in (UNLISTED["quotas.customers.acmee"] + "\ntelemetry: {auto_register_customers: true}", ""):
+        main.write_text(f"{main.read_text()}{line}\n")
+        assert json.loads(checked(main, "--json").stdout)["warnings"] == []
+
+
+NO_CUSTOMERS = {
+    "Settings.customers": "who is listed",
+    "OidcSettings.customer_claim": "the name of a claim",
+    "TelemetrySettings.auto_register_customers": "whether they register themselves",
+    "MetricsSettings.customers": "how many have series of their own",
+    "ExpectedSample.customer": "what `check` compares with",
+}
+
+
+def test_every_setting_about_a_customer_is_of_the_type_that_is_looked_through() -> None:
+    found: set[str] = set()
+
+    def look(model: type[Section]) -> None:
+        for name, hint in get_type_hints(model, include_extras=True).items():
+            place = f"{model.__name__}.{name}"
+            marked = any(NAMES_A_CUSTOMER in getattr(part, "__metadata__", ()) for part in parts(hint))
+            if name in model.model_fields and "customer" in name and not marked:
+                found.add(place)
+            for part in parts(hint):
+                if isinstance(part, type) and issubclass(part, Section):
+                    look(part)
+
+    look(Settings)
+    assert found == set(NO_CUSTOMERS)
+
+
+def parts(hint: Any) -> Iterator[Any]:
+    yield hint
+    for below in get_args(hint):
+        yield from parts(below)

@@ -69,15 +69,43 @@ async def test_login_by_token_opens_a_session_in_a_careful_cookie() -> None:
         assert (await client.get("/")).status_code == 200
 
 
-async def test_under_https_the_cookies_are_sent_over_tls_only() -> None:
+def under_https() -> World:
     made = world()
     assert made.mounted.services is not None
     made.mounted.services = replace(made.mounted.services, public_url="https://gateway.test")
-    async with browser(made, None) as (client, _):
-        cookie = (await client.post("/login", data={"token": "viewer"})).headers["set-cookie"]
-        assert "; Secure" in cookie
+    return made
+
+
+OF_THIS_HOST = re.compile(r"__Host-fieldgate_\w+=[^;]*; HttpOnly; Max-Age=\d+; Path=/; SameSite=\w+; Secure")
+
+
+async def test_under_https_the_cookies_are_of_this_host_and_sent_over_tls_only() -> None:
+    async with under_https().client(base_url="https://gateway.test") as client:
+        client.headers.update(FORM)
+        given = await client.post("/login", data={"token": "viewer"})
+        assert OF_THIS_HOST.fullmatch(given.headers["set-cookie"])
+        page = await client.get("/")
+        assert page.status_code == 200
+        csrf = page.text.partition('name="csrf" value="')[2].partition('"')[0]
+        gone = (await client.post("/logout", data={"csrf": csrf})).headers["set-cookie"]
+        assert OF_THIS_HOST.fullmatch(gone) and "Max-Age=0" in gone, "else a browser keeps it"
         leaving = await client.post("/reauthorize/link-1/login")
-        assert "; Secure" in leaving.headers["set-cookie"]
+        assert OF_THIS_HOST.fullmatch(leaving.headers["set-cookie"])
+        back = await client.get("/oauth/callback?state=s&code=c")
+        assert back.status_code == 303 and OF_THIS_HOST.fullmatch(back.headers["set-cookie"])
+
+
+async def test_under_https_a_cookie_that_a_host_beside_this_one_planted_is_not_looked_at() -> None:
+    """A site below the same domain may set any cookie for all of the domain, but none with `__Host-`."""
+    made = under_https()
+    attacker = await made.access.open_session(Principal(name="attacker", role=Role.ADMIN), "t")
+    planted = {"fieldgate_session": attacker.secret, "fieldgate_login": "browser-secret"}
+    async with made.client(base_url="https://gateway.test", cookies=planted) as client:
+        client.headers.update(FORM)
+        assert (await client.get("/")).headers["location"] == "/login?next=%2F"
+        assert (await client.get("/oauth/callback?state=s&code=c")).status_code == 404
+        await client.post("/login", data={"token": "viewer"})
+        assert len(made.access.sessions) == 2, "nor ended"
 
 
 async def test_the_doctors_page_is_for_operators_of_everybody() -> None:
@@ -666,6 +694,11 @@ async def test_each_stage_of_a_link(stored: Any, says: str, has_form: bool) -> N
     async with customer(made) as client:
         answer = await client.get("/reauthorize/link-1")
     assert says in answer.text
+    read = re.sub(r"<[^>]*>|\s+", " ", answer.text.partition("<main")[2])
+    assert "Fieldgate connects your devices with" in read, "who reads it need not know what Fieldgate is"
+    assert not re.findall(
+        r"(?i)\b(mqtt|broker|telemetry|topics?|samples?|streams?|gateway|by themselves)\b", read
+    )
     assert ('type="password"' in answer.text) is has_form
     assert ('http-equiv="refresh"' in answer.text) is (stored.state is State.VERIFYING)
     assert "globex" not in answer.text and "acme-2" not in answer.text and "set-cookie" not in answer.headers

@@ -206,3 +206,9 @@ def test_what_people_read_is_said_in_words_that_say_it() -> None:
         if words in path.read_text(errors="replace").lower()
     ]
     assert found == []
+
+
+def test_what_cannot_be_undone_is_called_so_on_pages() -> None:
+    """ "For good" was read as "for a good purpose"."""
+    templates = sorted((ROOT / "gateway" / "http" / "dashboard" / "templates").glob("*.html"))
+    assert templates and [path.name for path in templates if "for good" in path.read_text()] == []

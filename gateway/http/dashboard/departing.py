@@ -5,12 +5,13 @@ from __future__ import annotations
 from fastapi import Request, Response
 
 from gateway.connections.login_page import FLOW_SECONDS, Departure, Login
+from gateway.http.dashboard.cookies import OwnCookie
 from gateway.http.dashboard.rendering import render
 from gateway.http.services import Services
 from gateway.model.errors import RequestRefused
 
-COOKIE = "fieldgate_login"
 CALLBACK = "/oauth/callback"
+COOKIE = OwnCookie(name="fieldgate_login", path=CALLBACK, samesite="lax")
 LOGINS = {
     Login.DECLINED: "The login was not completed, so nothing has changed. You can try again.",
     Login.REFUSED: (
@@ -30,13 +31,5 @@ def departed(request: Request, serving: Services, departure: Departure) -> Respo
     if not departure.url.startswith(("https://", "http://")):
         raise RequestRefused("gateway.internal", "The system's login page has no address that can be opened.")
     response = render(request, "departing.html", url=departure.url, integrator=serving.integrator)
-    response.set_cookie(
-        COOKIE,
-        departure.browser,
-        max_age=int(FLOW_SECONDS),
-        path=CALLBACK,
-        httponly=True,
-        samesite="lax",
-        secure=serving.public_url.startswith("https:"),
-    )
+    COOKIE.give(response, serving, departure.browser, seconds=FLOW_SECONDS)
     return response

@@ -7,10 +7,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Cookie, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from gateway.http.auth import Serving
+from gateway.http.dashboard.cookies import OwnCookie
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import login_form, open_in_browser, safe_path
 from gateway.http.entrance import Entrance
@@ -23,8 +24,9 @@ from gateway.store.access import BrowserSession
 log = structlog.get_logger(__name__)
 router = APIRouter(include_in_schema=False)
 
-COOKIE = "fieldgate_oidc"
 PATH = "/login/oidc"
+# Lax, for the way back is a navigation that another site begins
+COOKIE = OwnCookie(name="fieldgate_oidc", path=PATH, samesite="lax")
 LINK_GOOD = "Meanwhile a token or a one-time link logs you in."
 
 
@@ -42,16 +44,7 @@ async def depart(
         log.warning("http.login_refused", reason=error.reason, detail=error.detail)
         return login_form(request, serving, status=503, next_path=wanted, problem=f"{error} {LINK_GOOD}")
     response = RedirectResponse(departure.url, status_code=303)
-    # Lax, for the way back is a navigation that another site begins
-    response.set_cookie(
-        COOKIE,
-        departure.kept,
-        max_age=int(LOGIN_SECONDS),
-        path=PATH,
-        httponly=True,
-        samesite="lax",
-        secure=serving.public_url.startswith("https:"),
-    )
+    COOKIE.give(response, serving, departure.kept, seconds=LOGIN_SECONDS)
     return response
 
 
@@ -63,12 +56,11 @@ async def arrive(
     code: Annotated[str | None, Query(max_length=8192)] = None,
     issuer: Annotated[str | None, Query(alias="iss", max_length=2048)] = None,
     error: Annotated[str | None, Query(max_length=512)] = None,
-    kept: Annotated[str, Cookie(alias=COOKIE, max_length=8192)] = "",
 ) -> Response:
     """Back from the provider. What fails counts against the address, as a wrong token does: each costs the
     provider a request.
     """
-    logins = _logins(serving)
+    logins, kept = _logins(serving), COOKIE.read(request, serving)
     _check_navigation(request)
     entrance: Entrance = request.app.state.mounted.entrance
     address = entrance.address(request.scope)
@@ -77,13 +69,13 @@ async def arrive(
         login = await logins.finish(state=state, code=code or None, kept=kept, issuer=issuer, error=error)
         session = await _session(serving, login)
     except ProviderAway:
-        return _forgetting(_away(request, serving, logins, "/"))
+        return _forgetting(_away(request, serving, logins, "/"), serving)
     except LoginRefused as refused:
         entrance.failed(address, state, kind="oidc")
         log.warning("http.login_refused", reason=refused.reason, detail=refused.detail, address=address)
         answer = login_form(request, serving, status=403, next_path="/", problem=str(refused))
         # what another tab or another site came back with ends no login that this browser has begun since
-        return answer if refused.reason == "not_begun_here" else _forgetting(answer)
+        return answer if refused.reason == "not_begun_here" else _forgetting(answer, serving)
     # A page and no redirect: the browser would take a redirect for a part of the way that another site began,
     # and leave the session's cookie out.
     response = render(request, "logged_in.html", next=login.next_path)
@@ -97,7 +89,7 @@ async def arrive(
         subject=login.subject,
         address=address,
     )
-    return _forgetting(response)
+    return _forgetting(response, serving)
 
 
 async def _session(serving: Services, login: ProvenLogin) -> BrowserSession:
@@ -127,6 +119,6 @@ def _away(request: Request, serving: Services, logins: LoginsPort, wanted: str) 
     return login_form(request, serving, status=503, next_path=wanted, problem=said)
 
 
-def _forgetting(response: Response) -> Response:
-    response.delete_cookie(COOKIE, path=PATH)
+def _forgetting(response: Response, serving: Services) -> Response:
+    COOKIE.forget(response, serving)
     return response

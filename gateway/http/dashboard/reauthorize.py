@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, Cookie, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import SecretStr
 
@@ -98,11 +98,11 @@ async def arrive(
     serving: Serving,
     state: Annotated[str, Query(max_length=512)] = "",
     code: Annotated[str | None, Query(max_length=8192)] = None,
-    browser: Annotated[str, Cookie(alias=COOKIE, max_length=512)] = "",
 ) -> Response:
     """Back from the system, to the link or to the steps of connecting. Only the browser that left may arrive,
     and only once.
     """
+    browser = COOKIE.read(request, serving)
     back = await serving.connecting.arrive(state=state, browser=browser, code=code or None)
     if back is not None:
         said = "verify" if back.login is Login.HANDED_OVER else "credentials"
@@ -121,7 +121,7 @@ async def arrive(
         address, login = f"/reauthorize/{arrival.secret}", arrival.login
     ended = "" if login is Login.HANDED_OVER else f"?login={login}"
     response = RedirectResponse(f"{address}{ended}", status_code=303)
-    response.delete_cookie(COOKIE, path=CALLBACK)
+    COOKIE.forget(response, serving)
     return response
 
 

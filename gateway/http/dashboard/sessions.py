@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
 from gateway.http.auth import ANYONE, Mounted, Serving, identified
+from gateway.http.dashboard.cookies import OwnCookie
 from gateway.http.dashboard.forms import check_origin, fields, own_form
 from gateway.http.dashboard.rendering import render
 from gateway.http.entrance import Entrance
@@ -23,7 +24,7 @@ from gateway.store.access import SESSION_SECONDS, BrowserSession
 log = structlog.get_logger(__name__)
 router = APIRouter(include_in_schema=False)
 
-COOKIE = "fieldgate_session"
+COOKIE = OwnCookie(name="fieldgate_session", samesite="strict")
 _OPEN_SECRET = secrets.token_urlsafe(
     32
 )  # of forms where authentication is off: another site still cannot send them
@@ -42,8 +43,8 @@ async def _session(request: Request, serving: Serving) -> BrowserSession:
         session = BrowserSession(principal=ANYONE, secret=_OPEN_SECRET)
         request.state.session = session
         return session
-    secret = request.cookies.get(COOKIE)
-    found = None if secret is None else await serving.access.identify_session(secret)
+    secret = COOKIE.read(request, serving)
+    found = None if not secret else await serving.access.identify_session(secret)
     if found is None:
         wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         raise LoginNeeded(quote(wanted if request.method == "GET" else "/", safe=""))
@@ -126,7 +127,7 @@ async def logout(request: Request, serving: Serving, session: LoggedIn) -> Respo
         response: Response = RedirectResponse("/login", status_code=303)
     else:
         response = render(request, "logged_out.html", session=None, url=url, host=serving.logins.host)
-    response.delete_cookie(COOKIE)
+    COOKIE.forget(response, serving)
     return response
 
 
@@ -157,16 +158,9 @@ async def open_in_browser(
     request: Request, serving: Services, response: Response, session: BrowserSession, *, lasts: float
 ) -> None:
     """The session's cookie; the session that the browser had before is over."""
-    if (old := request.cookies.get(COOKIE)) is not None:
+    if old := COOKIE.read(request, serving):
         await serving.access.close_session(old)
-    response.set_cookie(
-        COOKIE,
-        session.secret,
-        max_age=int(lasts),
-        httponly=True,
-        samesite="strict",
-        secure=serving.public_url.startswith("https:"),
-    )
+    COOKIE.give(response, serving, session.secret, seconds=lasts)
 
 
 async def _enter(request: Request, serving: Services, given: dict[str, str]) -> BrowserSession | None:
