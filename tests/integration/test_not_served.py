@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.servers import wait_until
 from gateway import clock
-from gateway.cli.connections import _show_facts
+from gateway.cli.connection_screen import show_facts
 from gateway.model.access import Role
 from gateway.model.connector import Connector, ConnectorSettings
 from gateway.model.errors import BadConfiguration
@@ -61,7 +61,7 @@ async def test_what_cannot_be_built_says_why_and_what_to_do(
     assert "It cannot be served: this machine does not know the time zone" in shown
     (found,) = await Views(database).status(["acme-1"])
     output = io.StringIO()
-    _show_facts(Console(file=output, width=300), found, clock.now())
+    show_facts(Console(file=output, width=300), found, clock.now())
     assert f"build: {WORDS}" in output.getvalue()
 
     again = world.replica("replica-c")  # after a restart on a machine that knows it

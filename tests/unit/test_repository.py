@@ -42,17 +42,16 @@ MODULE_LINES, FUNCTION_LINES = 300, 50
 LARGER_MODULES = {
     "gateway/app.py": 325,
     "gateway/connections/guard.py": 360,
-    "gateway/connections/lifecycle.py": 421,
-    "gateway/connections/links.py": 331,
+    "gateway/connections/lifecycle.py": 418,
+    "gateway/connections/links.py": 319,
     "gateway/connections/service.py": 421,
-    "gateway/doctor/examination.py": 330,
-    "gateway/http/dashboard/connect_steps.py": 329,
+    "gateway/doctor/examination.py": 329,
     "gateway/http/documents.py": 416,
     "gateway/inbound/run.py": 360,
     "gateway/model/diagnosis_work.py": 327,
     "gateway/settings.py": 326,
     "gateway/store/connections.py": 382,
-    "gateway/sync/deliver.py": 373,
+    "gateway/sync/deliver.py": 370,
 }
 """They may only become smaller. What is at MODULE_LINES leaves the list."""
 
@@ -62,7 +61,7 @@ LARGER_FUNCTIONS = {
     "gateway/engine.py:__init__": 65,
 }
 
-CODE_LINES = 56_460
+CODE_LINES = 57_149
 """Of gateway and connectors together. Whoever raises it says in the changelog, under "Size", what for."""
 
 
