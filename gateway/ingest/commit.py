@@ -3,8 +3,8 @@ in one transaction.
 
 What may stand in its way has one consequence each, and the batch is tried again after it. A database that is
 away is waited for. Messages of devices that are too many become dead letters. What is of customers that moved
-to another gateway is left out. What the database refuses is found by halves, and becomes a dead letter. Only
-a lease that is lost ends it: what is not stored by then is a successor's to store.
+to another gateway is left out. What the database refuses is found by bisection, and becomes a dead letter.
+Only a lease that is lost ends it: what is not stored by then is a successor's to store.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Committer:
     async def _isolate(
         self, batch: MessageBatch, read: ReadMessages | None, samples: list[Sample], stored: _Stored
     ) -> None:
-        """Finds what the database refuses by halves and adds it to the batch's dead letters; all else is
+        """Finds what the database refuses by bisection and adds it to the batch's dead letters; all else is
         written, and counted.
         """
         parts = [samples]
