@@ -120,8 +120,13 @@ def _summary(loaded: Loaded, declared: DeclaredConnection) -> ConnectionSummary:
 def _show_faults(faults: Faults, *, as_json: bool) -> None:
     if as_json:
         found = [
-            {"file": f.place.file, "line": f.place.line, "path": dotted(f.path), "message": f.message}
-            for f in faults.faults
+            {
+                "file": fault.place.file,
+                "line": fault.place.line,
+                "path": dotted(fault.path),
+                "message": fault.message,
+            }
+            for fault in faults.faults
         ]
         print(orjson.dumps({"ok": False, "faults": found, "customers": [], "connections": []}).decode())
         return

@@ -178,7 +178,9 @@ class Committer:
         """
         now = clock.monotonic()
         # each message once, of however many samples
-        refused = {id(m): (key[0], m) for key, m in batch.messages if (key[0], key[1]) in devices}
+        refused = {
+            id(message): (key[0], message) for key, message in batch.messages if (key[0], key[1]) in devices
+        }
         for customer, message in refused.values():
             self._gate.over(batch, QuotaKind.DEVICES, customer, message, now, reason=Reason.TOO_MANY_DEVICES)
         return [sample for sample in samples if (sample[0][0], sample[0][1]) not in devices]
@@ -212,8 +214,8 @@ class Committer:
         key = sample[0]
         dead = [
             self._gate.dead(message, Reason.REFUSED_BY_DATABASE, detail, key[0])
-            for k, message in batch.messages
-            if k == key
+            for whose, message in batch.messages
+            if whose == key
         ]
         batch.dead += dead
         log.warning("ingest.message_refused_by_database", detail=detail, messages=len(dead))
