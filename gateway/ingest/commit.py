@@ -3,8 +3,8 @@ in one transaction.
 
 What may stand in its way has one consequence each, and the batch is tried again after it. A database that is
 away is waited for. Messages of devices that are too many become dead letters. What is of customers that moved
-to another gateway is left out. What the database refuses is found by halves, and becomes a dead letter. Only
-a lease that is lost ends it: what is not stored by then is a successor's to store.
+to another gateway is left out. What the database refuses is found by bisection, and becomes a dead letter.
+Only a lease that is lost ends it: what is not stored by then is a successor's to store.
 """
 
 from __future__ import annotations
@@ -178,7 +178,9 @@ class Committer:
         """
         now = clock.monotonic()
         # each message once, of however many samples
-        refused = {id(m): (key[0], m) for key, m in batch.messages if (key[0], key[1]) in devices}
+        refused = {
+            id(message): (key[0], message) for key, message in batch.messages if (key[0], key[1]) in devices
+        }
         for customer, message in refused.values():
             self._gate.over(batch, QuotaKind.DEVICES, customer, message, now, reason=Reason.TOO_MANY_DEVICES)
         return [sample for sample in samples if (sample[0][0], sample[0][1]) not in devices]
@@ -186,7 +188,7 @@ class Committer:
     async def _isolate(
         self, batch: MessageBatch, read: ReadMessages | None, samples: list[Sample], stored: _Stored
     ) -> None:
-        """Finds what the database refuses by halves and adds it to the batch's dead letters; all else is
+        """Finds what the database refuses by bisection and adds it to the batch's dead letters; all else is
         written, and counted.
         """
         parts = [samples]
@@ -212,8 +214,8 @@ class Committer:
         key = sample[0]
         dead = [
             self._gate.dead(message, Reason.REFUSED_BY_DATABASE, detail, key[0])
-            for k, message in batch.messages
-            if k == key
+            for whose, message in batch.messages
+            if whose == key
         ]
         batch.dead += dead
         log.warning("ingest.message_refused_by_database", detail=detail, messages=len(dead))

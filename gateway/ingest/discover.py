@@ -14,17 +14,16 @@ from gateway.ingest.proposal import HeardMessage, MessageGroup, alike, propose
 from gateway.model.errors import DecodeError
 from gateway.model.sample import to_microseconds
 from gateway.payloads import presets
-from gateway.payloads.formats.values import Reason
+from gateway.payloads.formats.values import WAITS_FOR_BIRTH, Reason
 from gateway.payloads.presets import Preset
 from gateway.payloads.sources import CompiledSource, compile_one, compile_sources
 from gateway.settings import TelemetrySettings
 from gateway.source_settings import SourceSettings
 
+__all__ = ["WAITS_FOR_BIRTH", "Discovery", "discover", "needed"]
+
 MAX_PREFIX_LEVELS = 3
 """Levels before the topics of a preset that are tried."""
-
-WAITS_FOR_BIRTH = frozenset({Reason.BEFORE_BIRTH, Reason.UNKNOWN_ALIAS, Reason.SEQUENCE_GAP})
-"""Why data of Sparkplug could not be read that are such all the same."""
 
 PLACEHOLDER = "CUSTOMER"
 

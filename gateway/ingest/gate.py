@@ -13,11 +13,8 @@ from gateway.ingest.decode import Decoder, Row
 from gateway.ingest.quotas import Quotas, Used
 from gateway.model.errors import DecodeError
 from gateway.model.quota import QuotaKind
-from gateway.payloads.formats.values import Reason
+from gateway.payloads.formats.values import WAITS_FOR_BIRTH, Reason
 from gateway.store.dead_messages import DeadMessage
-
-WAITING = frozenset({Reason.BEFORE_BIRTH, Reason.UNKNOWN_ALIAS, Reason.SEQUENCE_GAP})
-"""Why a message of Sparkplug cannot be read yet."""
 
 
 class Gate:
@@ -123,7 +120,7 @@ class Gate:
         that waits for what comes before it is kept: it may be read yet.
         """
         now, message = clock.monotonic(), (dead.topic, dead.payload, None, False)
-        waits = dead.reason in WAITING
+        waits = dead.reason in WAITS_FOR_BIRTH
         if waits or self._quotas.takes_dead_letter(dead.customer, dead.topic, len(dead.payload), now):
             batch.dead.append(self.dead(message, dead.reason, dead.detail, dead.customer))
         else:

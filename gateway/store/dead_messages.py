@@ -42,12 +42,12 @@ async def keep(connection: Connection, dead: Collection[DeadMessage]) -> None:
     """Keeps them as dead letters, in the caller's transaction; equal ones are counted."""
     await connection.execute(
         sql("telemetry_dead_letter"),
-        [message_digest(d.topic, d.payload) for d in dead],
-        [d.topic.replace("\0", "\\0") for d in dead],
-        [d.reason for d in dead],
-        [d.detail.replace("\0", "\\0") for d in dead],
-        [d.payload for d in dead],
-        [d.customer for d in dead],
-        [d.source for d in dead],
-        [d.is_retained for d in dead],
+        [message_digest(one.topic, one.payload) for one in dead],
+        [one.topic.replace("\0", "\\0") for one in dead],
+        [one.reason for one in dead],
+        [one.detail.replace("\0", "\\0") for one in dead],
+        [one.payload for one in dead],
+        [one.customer for one in dead],
+        [one.source for one in dead],
+        [one.is_retained for one in dead],
     )

@@ -70,6 +70,10 @@ class Reason(enum.StrEnum):
     SEQUENCE_GAP = "sequence_gap"
 
 
+WAITS_FOR_BIRTH = frozenset({Reason.BEFORE_BIRTH, Reason.UNKNOWN_ALIAS, Reason.SEQUENCE_GAP})
+"""Why a message of Sparkplug cannot be read yet, and may be when what is missing before it has come."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfit:
     """Stands in a document for a number that a double cannot hold as it was sent."""
