@@ -175,6 +175,7 @@ def _due(row: Record) -> DueWindow:
         deadband=row["deadband"],
         reduce=row["reduce"],
         value=made.value,
+        former=made.former,
         delivered=row["delivered"],
         previous=row["previous"],
         previous_at=row["previous_at"],
