@@ -110,7 +110,7 @@ def _observable(app: FastAPI, observed: Observed, software: str, mounted: Mounte
         """Prometheus text format, or OpenMetrics where it is asked for. With `http.metrics: token` it needs a
         token that is bound to no customer.
         """
-        if mounted is not None and mounted.entrance.metrics_need_token:
+        if mounted is not None and mounted.entrance.metrics_need_token(request.scope):
             asking = await principal(request, await BEARER(request))
             if asking.customer is not None:
                 raise RequestRefused(

@@ -25,6 +25,8 @@ WINDOW_SECONDS = 60.0
 MAX_KNOWN_SECRETS = 1_000
 MAX_KNOWN_HOSTS = 100
 
+_PASSED_ON = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
+
 UNCHECKED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """Probes of orchestrators and Prometheus name the gateway as they reach it; these pages show nothing of a
 customer that a page of another site could read.
@@ -40,9 +42,8 @@ class Entrance:
         self._hosts = {"localhost", *(name.lower() for name in http.allowed_hosts)}
         for address in (public.netloc, http.listen):
             self._hosts.add(_name(address))
-        self.metrics_need_token = http.metrics == "token" or (
-            http.metrics == "auto" and not _is_loopback(_name(http.listen))
-        )
+        self._metrics = http.metrics
+        self._is_of_this_machine = _is_loopback(_name(http.listen))
         self.is_https = public.scheme == "https"
         self._attempts = Attempts(limit=MAX_FAILURES, seconds=WINDOW_SECONDS)
         self._known: OrderedDict[bytes, None] = OrderedDict()
@@ -70,14 +71,27 @@ class Entrance:
                 return candidate
         return address
 
+    def metrics_need_token(self, scope: Scope) -> bool:
+        """Whether who asks for metrics has to show a token. A loopback address is reached by this machine,
+        and by everybody for whom a proxy on it asks: that says for whom, or asks for the public name.
+        """
+        if self._metrics != "auto":
+            return self._metrics == "token"
+        headers = dict(scope["headers"])
+        return (
+            not self._is_of_this_machine
+            or not _PASSED_ON.isdisjoint(headers)
+            or not _is_loopback(_name(headers.get(b"host", b"").decode("latin-1")))
+        )
+
     def is_known_host(self, scope: Scope) -> bool:
         """Whether the request asks for us. A page of another site that has its name lead here (DNS rebinding)
         asks for that name; an address is nobody's name, so literal addresses pass.
         """
         given = [value for name, value in scope["headers"] if name == b"host"]
-        if len(given) != 1:
-            return False
-        return scope["path"] in UNCHECKED_PATHS or self.is_our_host(given[0])
+        if scope["path"] in UNCHECKED_PATHS:
+            return len(given) <= 1  # haproxy's checks are of HTTP/1.0, which needs none
+        return len(given) == 1 and self.is_our_host(given[0])
 
     def _decide_host(self, given: bytes) -> bool:
         name = _name(given.decode("latin-1"))

@@ -1,5 +1,5 @@
-"""Forward-only migrations: `migrations/NNNN_name.sql`, each in its own transaction,
-under one advisory lock.
+"""Forward-only migrations: `migrations/NNNN_name.sql`, all that are missing in one transaction under an
+advisory lock: one that fails leaves the database of the version before.
 """
 
 from __future__ import annotations

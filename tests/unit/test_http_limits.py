@@ -337,6 +337,14 @@ async def test_a_request_names_one_host() -> None:
             assert (await reader.readline()).split()[1] in (b"400", b"421")
 
 
+async def test_a_probe_may_name_no_host() -> None:
+    """As haproxy's checks do, of HTTP/1.0: every server behind it was taken for dead."""
+    async with serving(Well()) as client, sockets(client, 2) as opened:
+        for (reader, writer), path in zip(opened, (b"/readyz", b"/healthz"), strict=True):
+            writer.write(b"GET %s HTTP/1.0\r\n\r\n" % path)
+            assert (await reader.readline()).split()[1] in (b"200", b"503")
+
+
 @pytest.mark.parametrize(
     ("url", "sent"), [("https://fieldgate.example", True), ("http://fieldgate.example", False)]
 )
@@ -371,7 +379,7 @@ async def test_metrics_need_a_token_where_others_may_come(settings: dict[str, st
     made.mounted.entrance = mounted_for(
         HttpSettings.model_validate({"public_url": "http://gateway.test", **settings})
     ).entrance
-    async with made.client() as client:
+    async with made.client(base_url="http://127.0.0.1:8080") as client:
         assert (await client.get("/metrics")).status_code == (200 if open_ else 401)
         for token, principal in TOKENS.items():
             answer = await client.get("/metrics", headers={"Authorization": f"Bearer {token}"})
@@ -405,3 +413,30 @@ def test_an_address_that_a_socket_of_both_kinds_writes_is_the_same() -> None:
     scope = {"client": ("::ffff:10.0.0.5", 1), "headers": [(b"x-forwarded-for", b"192.0.2.1")]}
     assert made.address(scope) == "192.0.2.1"
     assert rules.origin_of("2001:db8::1") == rules.origin_of("2001:db8::2") != rules.origin_of("2001:db9::1")
+
+
+@pytest.mark.parametrize(
+    ("headers", "open_"),
+    [
+        ({"Host": "127.0.0.1:8080"}, True),
+        ({"Host": "localhost:8080"}, True),
+        ({"Host": "[::1]:8080"}, True),
+        ({"Host": "gateway.test"}, False),
+        ({"Host": "10.0.0.5"}, False),
+        ({"Host": "localhost", "X-Forwarded-For": "203.0.113.9"}, False),
+        ({"Host": "localhost", "Forwarded": "for=203.0.113.9"}, False),
+        ({"Host": "localhost", "X-Real-IP": "203.0.113.9"}, False),
+        ({"Host": "localhost", "Via": "1.1 proxy"}, False),
+    ],
+    ids=str,
+)
+async def test_metrics_that_a_proxy_of_this_machine_asks_for_need_a_token(
+    headers: dict[str, str], open_: bool
+) -> None:
+    """It reaches the loopback address as Prometheus here does, for whoever asked it."""
+    made = world()
+    made.mounted.entrance = mounted_for(HttpSettings(public_url="https://gateway.test")).entrance
+    async with made.client() as client:
+        assert (await client.get("/metrics", headers=headers)).status_code == (200 if open_ else 401)
+        with_token = {**headers, "Authorization": "Bearer viewer"}
+        assert (await client.get("/metrics", headers=with_token)).status_code == 200

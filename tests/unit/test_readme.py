@@ -147,6 +147,11 @@ def test_explain_says_what_the_readme_shows() -> None:
     assert without_times(done.stdout) == without_times(shown[1])
 
 
+def test_every_page_is_linked_from_the_readme() -> None:
+    pages = [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
+    assert len(pages) > 20 and [page for page in pages if f"({page})" not in README] == []
+
+
 def test_make_says_what_it_offers() -> None:
     listed = subprocess.run(
         ["make", "--no-print-directory", "help"],
