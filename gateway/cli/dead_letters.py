@@ -17,6 +17,7 @@ from rich.text import Text
 
 from gateway import clock
 from gateway.cli import screen
+from gateway.cli.dead_letter import show
 from gateway.cli.operate import DEFAULT, Config, Json, Operator, Yes, operate
 from gateway.cli.screen import Column
 from gateway.ingest.messages import Messages
@@ -26,7 +27,8 @@ from gateway.store import messages as dead_messages
 from gateway.store.dead_letters import DeadLetter
 from gateway.store.messages import DeadMessageFilter
 
-app = typer.Typer(help="List dead letters, try them again, or discard them.", no_args_is_help=True)
+app = typer.Typer(help="List dead letters, show one, try them again, or discard them.", no_args_is_help=True)
+app.command()(show)
 
 Connection = Annotated[str | None, typer.Option("--connection", help="Only readings of this connection.")]
 Only = Annotated[bool, typer.Option("--messages", help="Only messages of devices, not readings.")]

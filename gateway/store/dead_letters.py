@@ -34,9 +34,12 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptDeadLetter:
-    """What is needed to try it again."""
+    """One with its bytes: what people see of it, and what is needed to try it again."""
 
     kind: Kind
+    meter: str | None
+    window_start: datetime | None
+    detail: str
     connection: str | None
     topic: str
     reason: str
@@ -82,6 +85,9 @@ async def read(database: Database, dead_letter: int) -> KeptDeadLetter | None:
         return None
     return KeptDeadLetter(
         kind=row["kind"],
+        meter=row["meter"],
+        window_start=row["window_start"],
+        detail=row["detail"],
         connection=row["connection_id"],
         topic=row["topic"] or "",
         reason=row["reason"],

@@ -141,6 +141,33 @@ def test_an_id_that_is_used_up_is_named_with_what_to_do(shell: Shell) -> None:
         assert "remove it from the file" in done.stdout and "'acme-1-2'" in done.stdout
 
 
+async def test_a_dead_letter_is_shown_whole_with_what_to_do(shell: Shell) -> None:
+    shell.declare("acme-1")
+    await asyncio.to_thread(shell.run, "apply")
+    for payload in (b'{"ts": "rubbish', b"\x1b[2Jboo"):  # the second would empty the terminal
+        await shell.execute(
+            "insert into dead_letter (kind, customer_id, topic, reason, detail, payload, digest) values"
+            " ('message', 'acme', 'acme/devices/d/telemetry', 'invalid_json', 'unexpected end', $1, $2)",
+            payload,
+            payload[:8],
+        )
+    await shell.execute(
+        "insert into dead_letter (kind, digest, connection_id, meter, window_start, reason, detail) values"
+        " ('reading', 'r', 'acme-1', 'pump', '2026-03-01T00:00:00Z', 'refused', 'locked')"
+    )
+    listed = sorted(each["id"] for each in await asyncio.to_thread(shell.json, "dead-letters", "list"))
+    first, second, reading = [
+        (await asyncio.to_thread(shell.run, "dead-letters", "show", str(each))).stdout for each in listed
+    ]
+    assert '{"ts": "rubbish' in first and "invalid_json" in first and f"replay {listed[0]}" in first
+    assert "\x1b[2J" not in second and "hex 1b5b324a626f6f" in second
+    assert "acme-1" in reading and "locked" in reading and "2026-03-01" in reading
+    found = await asyncio.to_thread(shell.json, "dead-letters", "show", str(listed[0]))
+    assert found["payload_base64"] == "eyJ0cyI6ICJydWJiaXNo" and found["advice"]
+    error = await asyncio.to_thread(shell.refused, "dead-letters", "show", "999999")
+    assert isinstance(error, RequestRefused) and "no dead letter 999999" in str(error)
+
+
 # names that there are not
 
 
