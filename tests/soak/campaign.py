@@ -59,7 +59,7 @@ async def run(planned: Shape, directory: Path, *, drain_seconds: float = DRAIN_S
             await heal(stage, faults)
             await settle(stage, fleet, report, seconds=drain_seconds)
             is_heard = not faults.done["broker_kill"]
-            await workplace.settle(seconds=drain_seconds, is_heard=is_heard)
+            await workplace.settle(seconds=drain_seconds / 2, is_heard=is_heard)
             await compare(stage, fleet, report)
             await compare_workplace(workplace, report, is_heard=is_heard)
         finally:

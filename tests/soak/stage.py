@@ -185,9 +185,13 @@ class Stage:
 
     # the API
 
-    async def ask(self, method: str, path: str, body: Tree | None = None) -> tuple[int, Any]:
-        """Of whichever replica answers; (0, None) where none does."""
-        for replica in self.replicas:
+    async def ask(
+        self, method: str, path: str, body: Tree | None = None, *, of: Replica | None = None
+    ) -> tuple[int, Any]:
+        """Of whichever replica answers, or of one only, since what is not answered may be done all the same;
+        (0, None) where none does.
+        """
+        for replica in self.replicas if of is None else [of]:
             status, document = await asyncio.to_thread(_request, replica.daemon.port, method, path, body)
             if status:
                 return status, document
