@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.daemon import processes
 from tests.soak.stage import Stage
 
-WARM_UP_SECONDS = 60.0
+WARM_UP_SECONDS = 120.0
 EVERY_SECONDS = 2.0
 Sample = tuple[float, float, int]
 """Seconds of a monotonic clock, megabytes resident, descriptors."""
