@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from benchmarks.servers import wait_until
+from tests.fixtures.unreliable import Unreliable
 from tests.soak.followed import Journal, Seen, State, judge_followed
 from tests.soak.oracle import Expected, Held, Ledger, Rule, Value, Window, expect, judge
 from tests.soak.raised import Alert, Episode, Limit, Order, episodes, judge_raised
@@ -326,3 +329,15 @@ def test_memory_that_grows_is_a_slope_and_a_new_life_is_none() -> None:
     told = summed([growing, again])
     assert (told["lives"], told["descriptors_first"], told["descriptors_last"]) == (2, 50, 51)
     assert summed([steady[:10]])["megabytes_an_hour"] is None
+
+
+async def test_the_proxy_is_left_while_somebody_is_connected_who_asks_nothing() -> None:
+    async with Unreliable("http://127.0.0.1:9") as proxy:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(proxy.url.rpartition(":")[2]))
+        await wait_until(lambda: proxy.connections > 0, what="the proxy has seen it")
+        leaving = asyncio.create_task(proxy.__aexit__(None, None, None))
+        await asyncio.wait({leaving}, timeout=10)
+        is_left = leaving.done()
+        writer.close()
+        await leaving
+    assert is_left

@@ -86,6 +86,8 @@ class Workplace:
     revoked_at: dict[str, datetime] = field(default_factory=dict)
     given_at: dict[str, datetime] = field(default_factory=dict)
     """When credentials of a connection were revoked, and when others were taken for it."""
+    is_listening: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the broker keeps a session for who listens."""
     is_still: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while nobody changes anything at the plant."""
     _keys: count[int] = field(default_factory=count)
@@ -235,6 +237,7 @@ class Workplace:
                     await client.subscribe(
                         f"fieldgate/v1/customers/{CUSTOMER}/connections/+/records/#", qos=1
                     )
+                    self.is_listening.set()
                     async for message in client.messages:
                         self.heard.note(json.loads(bytes(message.payload)))  # type: ignore[arg-type]
             await asyncio.sleep(0.2)
@@ -337,12 +340,15 @@ async def at_work(stage: Stage, fleet: Fleet) -> AsyncIterator[Workplace]:
         await stack.enter_async_context(cmms)
         proxy = await stack.enter_async_context(Unreliable(cmms.url.removesuffix("/v1"), path=b"/workorders"))
         made = Workplace(stage, fleet, chance, journal, source, cmms, proxy)
-        await _connect(made)
-        tasks = [
-            asyncio.create_task(each)
-            for each in (made.listen(), made.follow(), made.work(), made.administer(), made.pump())
-        ]
+        tasks = [asyncio.create_task(made.listen())]
         try:
+            # what is told before somebody listens is told to nobody
+            await wait_until(made.is_listening.is_set, what="somebody listens", seconds=60)
+            await _connect(made)
+            tasks += [
+                asyncio.create_task(each)
+                for each in (made.follow(), made.work(), made.administer(), made.pump())
+            ]
             yield made
         finally:
             for task in tasks:
