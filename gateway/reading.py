@@ -67,6 +67,13 @@ async def read_again(path: Path | None, fallback: Fallback | None = None) -> Loa
 
 def main() -> None:
     """The process: asked on its standard input, answers on its standard output."""
+    try:
+        _answer()
+    except (BrokenPipeError, EOFError):
+        os._exit(1)  # the daemon was killed: there is nobody to answer, and nothing to say in its log
+
+
+def _answer() -> None:
     path, fallback = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own daemon, over a pipe
     try:
         loaded = read(path, fallback)

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -93,3 +96,18 @@ async def test_a_file_that_does_not_come_is_given_up(tmp_path: Path, monkeypatch
     os.mkfifo(tmp_path / "fieldgate.yaml")
     with pytest.raises(ConfigError, match="within 1 s"):
         await read_again(tmp_path / "fieldgate.yaml")
+
+
+def test_a_reader_whose_daemon_is_killed_ends_without_a_word(tmp_path: Path) -> None:
+    for given in (pickle.dumps((tmp_path / "none.yaml", None)), b""):
+        with subprocess.Popen(
+            [sys.executable, "-c", reading.PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+            process.stdout.close()
+            process.stdin.write(given)
+            process.stdin.close()
+            assert process.stderr.read() == b""

@@ -18,9 +18,19 @@ from typing import Any
 
 from tests.soak.faults import Faults
 from tests.soak.load import Fleet
-from tests.soak.report import Report, compare, heal, ready_again, settle, until_quiet
+from tests.soak.report import (
+    Report,
+    compare,
+    compare_workplace,
+    heal,
+    ready_again,
+    settle,
+    until_quiet,
+)
+from tests.soak.resources import Resources
 from tests.soak.shape import FAULTS, Shape, shape
 from tests.soak.stage import staged
+from tests.soak.workplace import at_work
 
 DRAIN_SECONDS = 150.0
 KEPT_LOGS = ("*.log", "*.yaml")
@@ -29,28 +39,37 @@ KEPT_LOGS = ("*.log", "*.yaml")
 async def run(planned: Shape, directory: Path, *, drain_seconds: float = DRAIN_SECONDS) -> Report:
     """One seed from the start of its servers to its verdict."""
     report = Report(seed=planned.seed, replicas=planned.replicas, seconds=planned.seconds)
-    async with staged(planned, directory) as stage, Fleet(planned, stage.broker.port) as fleet:
-        guard, ending = asyncio.create_task(stage.guard()), asyncio.Event()
-        publishing = asyncio.create_task(fleet.run(ending))
-        faults = Faults(stage, fleet)
+    async with (
+        staged(planned, directory) as stage,
+        Fleet(planned, stage.broker.port) as fleet,
+        at_work(stage, fleet) as workplace,
+    ):
+        guard, ending, resources = asyncio.create_task(stage.guard()), asyncio.Event(), Resources(stage)
+        publishing, watching = asyncio.create_task(fleet.run(ending)), asyncio.create_task(resources.watch())
+        faults = Faults(stage, fleet, workplace)
         try:
             began = time.monotonic()
             await faults.run()
             await asyncio.sleep(max(0.0, planned.seconds - (time.monotonic() - began)))
             ending.set()
             await publishing
-            await fleet.flush()
+            await workplace.calm()
             await until_quiet(stage)
             await ready_again(stage, report)
             await heal(stage, faults)
             await settle(stage, fleet, report, seconds=drain_seconds)
+            is_heard = not faults.done["broker_kill"]
+            await workplace.settle(seconds=drain_seconds / 2, is_heard=is_heard)
             await compare(stage, fleet, report)
+            await compare_workplace(workplace, report, is_heard=is_heard)
         finally:
-            for task in (guard, publishing):
+            tasks = (guard, publishing, watching)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(guard, publishing, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         report.faults_done, report.faults_skipped = dict(faults.done), dict(faults.skipped)
-        report.diary = faults.diary
+        report.diary = sorted([*faults.diary, *workplace.diary])
+        report.resources = resources.report()
     report.verdict = "well" if report.fault_count == 0 else "FAILED"
     return report
 
@@ -96,7 +115,7 @@ async def campaign(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Over all seeds."""
     names = ("acknowledged", "samples", "windows", "lost", "duplicated", "wrong", "pending", "deadlocks", "invented", "silent", "dead",
-             "telemetry", "ended", "unmatched", "repeats", "seconds")  # fmt: skip
+             "telemetry", "ended", "unmatched", "records", "alerts", "troubles", "repeats", "seconds")  # fmt: skip
     done: dict[str, int] = {}
     for report in reports:
         for kind, count in report.get("faults_done", {}).items():

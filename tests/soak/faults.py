@@ -16,12 +16,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import asyncpg
 
 from benchmarks.daemon import handles
+from tests.soak import faults_at_work
 from tests.soak.cutter import Mode
 from tests.soak.load import Fleet
 from tests.soak.oracle import Device, Ledger, Value, Window, reduce
 from tests.soak.receivers import Answer
 from tests.soak.shape import FAULTS, FLIPS, SECOND, Fault, Link, Shape, extra_rule
 from tests.soak.stage import AWAY, Replica, Stage, stamp
+from tests.soak.workplace import Workplace
 
 LEASE_SECONDS = 2.0
 MODES: tuple[Answer, ...] = ("429", "lost", "cut", "slow", "detached", "silent", "down", "503", "retry")
@@ -32,8 +34,10 @@ Act = Callable[["Faults", random.Random], Awaitable[None]]
 class Faults:
     """The plan at work. `done` counts, `diary` says when and what, for whoever reads a finding."""
 
-    def __init__(self, stage: Stage, fleet: Fleet) -> None:
-        self.stage, self.fleet = stage, fleet
+    def __init__(self, stage: Stage, fleet: Fleet, workplace: Workplace) -> None:
+        self.stage, self.fleet, self.workplace = stage, fleet, workplace
+        self.plant, self.shop = asyncio.Lock(), asyncio.Lock()
+        """Of whoever does something to its system of records, and to its CMMS."""
         self.done: Counter[str] = Counter()
         self.diary: list[str] = []
         self.skipped: Counter[str] = Counter()
@@ -555,4 +559,6 @@ class Faults:
             self.say(f"replay the dead letters of {link.name}: {status}")
 
 
-ACTS: dict[str, Act] = {kind: getattr(Faults, kind) for kind, _ in FAULTS}
+ACTS: dict[str, Act] = {
+    kind: getattr(faults_at_work, kind, None) or getattr(Faults, kind) for kind, _ in FAULTS
+}

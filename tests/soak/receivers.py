@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Literal, Self
-from urllib.parse import parse_qs, urlsplit
+from typing import Any, Literal
 
 from tests.soak.oracle import Held, Value, Window
+from tests.soak.web import Asked, Web
 
 Kind = Literal["deduplicates", "asked", "blind"]
 """Keeps one reading for each key · appends, answers for each reading and can be asked · appends, and that is
@@ -50,10 +48,11 @@ _STATUSES = {
 }
 
 
-class Receiver:
+class Receiver(Web):
     """One system. `mode` is what every push meets; in `well` they meet what chance decides."""
 
     def __init__(self, kind: Kind, *, seed: int) -> None:
+        super().__init__()
         self.kind = kind
         self.mode: Answer = "well"
         self.calm = False
@@ -66,11 +65,6 @@ class Receiver:
         self.complaints: list[str] = []
         self._by_key: dict[str, tuple[Window, Value]] = {}
         self._chance = random.Random(seed)
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     @property
     def settings(self) -> dict[str, object]:
@@ -88,48 +82,18 @@ class Receiver:
         values = {window: told[-1] for window, told in self.told.items()}
         return Held(values=values, told=self.told, repeats_are_errors=self.kind == "asked")
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._converse, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            while await self._exchange(reader, writer):
-                pass
-        except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
-            pass  # cancelled at the end of the campaign, when nobody waits for it
-        finally:
-            writer.close()
-            self._tasks.discard(task)
-
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request; False where the connection is to end."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
-        body = await reader.readexactly(int(length[1])) if length else b""
-        method, target, _ = head.split(" ", 2)
-        if method == "POST":
-            return await self._push(json.loads(body), writer)
+    async def answer(self, asked: Asked, writer: asyncio.StreamWriter) -> bool:
+        """As the mode has it."""
+        if asked.method == "POST":
+            return await self._push(json.loads(asked.body), writer)
         if self.mode == "down":
             writer.transport.abort()
             return False
-        asked = parse_qs(urlsplit(target).query).get("keys")
-        if asked is None:
-            return self._say(writer, "200 OK", {})
-        wanted = asked[0].split(",")
+        if "keys" not in asked.query:
+            return self.say(writer, "200 OK", {})
+        wanted = asked.query["keys"].split(",")
         found = [{"key": key, "value": self._by_key[key][1]} for key in wanted if key in self._by_key]
-        return self._say(writer, "200 OK", {"readings": found})
+        return self.say(writer, "200 OK", {"readings": found})
 
     async def _push(self, items: list[Mapping[str, Any]], writer: asyncio.StreamWriter) -> bool:
         self.requests += 1
@@ -142,14 +106,14 @@ class Receiver:
                 writer.transport.abort()
                 return False
             case "500" | "503" | "403":
-                return self._say(
+                return self.say(
                     writer,
                     _STATUSES[fault],
                     {"detail": "as told"},
                     {"Retry-After": "1"} if fault == "503" else {},
                 )
             case "429":
-                return self._say(writer, "429 Too Many Requests", {}, {"Retry-After": "1"})
+                return self.say(writer, "429 Too Many Requests", {}, {"Retry-After": "1"})
             case "silent":
                 # Longer than anybody waits for an answer; the client has hung up by then.
                 await asyncio.sleep(self._chance.uniform(20, 30))
@@ -168,8 +132,8 @@ class Receiver:
             writer.transport.abort()
             return False
         if fault == "502_after":
-            return self._say(writer, _STATUSES[fault], {})
-        return self._say(writer, status, document)
+            return self.say(writer, _STATUSES[fault], {})
+        return self.say(writer, status, document)
 
     def _fault(self) -> Answer:
         if self.mode != "well" or self.calm:
@@ -203,19 +167,6 @@ class Receiver:
             self.complaints.append(f"the key {item['key']} stands for {before[0]} and for {window}")
         self._by_key[item["key"]] = (window, item["value"])
         self.told.setdefault(window, []).append(item["value"])
-
-    def _say(
-        self,
-        writer: asyncio.StreamWriter,
-        status: str,
-        document: object,
-        headers: Mapping[str, str] | None = None,
-    ) -> bool:
-        body = json.dumps(document).encode()
-        lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
-        return True
 
 
 def microseconds(written: str) -> int:

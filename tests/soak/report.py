@@ -20,6 +20,7 @@ from tests.soak.load import Fleet
 from tests.soak.oracle import Device, Expected, Ledger, Value, Verdict, expect, judge
 from tests.soak.shape import Link
 from tests.soak.stage import AWAY, Stage
+from tests.soak.workplace import Workplace
 
 SHOWN = 12
 
@@ -49,6 +50,10 @@ STUCK = {
     "waiting_meters": (
         "select connection_id, meter, retry_at from meter_mapping where retry_at > now() limit 10"
     ),
+    "inbound": "select *, now() as asked_at from inbound_stream",
+    "published": "select * from record_publication",
+    "alerts": "select * from alert where state <> 'cleared' or due_at is not null limit 20",
+    "judged": "select * from alert_stream",
     "breakers": "select * from breaker",
     "leases": "select * from lease",
     "sessions": (
@@ -89,7 +94,12 @@ class Report:
     deadlocks: int = 0
     ended: int = 0
     unmatched: int = 0
+    records: int = 0
+    alerts: int = 0
+    troubles: int = 0
     repeats: int = 0
+    workplace: dict[str, int] = field(default_factory=dict)
+    resources: dict[str, dict[str, float | None]] = field(default_factory=dict)
     crashes: dict[str, int] = field(default_factory=dict)
     findings: dict[str, list[str]] = field(default_factory=dict)
     """By connection and kind, the first of each."""
@@ -101,7 +111,8 @@ class Report:
         """What may not be: zero, or the seed has failed."""
         return (
             self.lost + self.duplicated + self.wrong + self.invented + self.silent + self.dead + self.pending
-            + self.telemetry + self.deadlocks + self.ended + self.unmatched
+            + self.telemetry + self.deadlocks + self.ended + self.unmatched + self.records + self.alerts
+            + self.troubles
         )  # fmt: skip
 
     def line(self) -> str:
@@ -120,6 +131,9 @@ class Report:
                 "telemetry",
                 "ended",
                 "unmatched",
+                "records",
+                "alerts",
+                "troubles",
             )
         )
         done = sum(self.faults_done.values())
@@ -241,6 +255,27 @@ async def compare(stage: Stage, fleet: Fleet, report: Report) -> None:
     report.ended = len(stage.ended)
     _find(report, "daemons that ended", stage.ended)
     report.crashes = dict(stage.crashes())
+
+
+async def compare_workplace(workplace: Workplace, report: Report, *, is_heard: bool) -> None:
+    """Who follows records, who hears of them, and what became of alerts, against what was there. `is_heard`:
+    the broker lost nothing that it had acknowledged.
+    """
+    followed, heard, raised = await workplace.wrong()
+    _find(report, "records by cursor", followed.faults)
+    missed = [] if is_heard else heard.missed
+    over_mqtt = heard.faults[len(missed) :]
+    _find(report, "records over MQTT", over_mqtt)
+    _find(report, "alerts", raised)
+    troubles = [*workplace.troubles, *workplace.source.grants.stale]
+    _find(report, "workplace", troubles)
+    report.records, report.alerts = len(followed.faults) + len(over_mqtt), len(raised)
+    report.troubles = len(troubles)
+    if (report.records or report.alerts) and not report.stuck:
+        report.stuck = {"pending": "records or alerts", **await dump(workplace.stage)}
+    report.workplace = {**await workplace.figures(), "not heard": len(missed)}
+    report.receivers["plant"] = dict(workplace.source.faults)
+    report.receivers["shop"] = {"struck": workplace.proxy.struck}
 
 
 def _add(report: Report, link: Link, verdict: Verdict, expected: Expected) -> None:

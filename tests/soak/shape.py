@@ -15,6 +15,9 @@ SECOND = 1_000_000
 FLIPS = ("mean", "max", "min", "last")
 """What the rule `flip` becomes at a reload."""
 
+WORKPLACE = "initech"
+"""The customer whose systems are read back, and get alerts; it has no links."""
+
 System = Literal["postgres", "deduplicates", "asked", "blind"]
 
 
@@ -86,6 +89,13 @@ FAULTS: tuple[tuple[str, float], ...] = (
     ("pause_and_reload", 1.5),
     ("full_sync", 2.0),
     ("replay", 1.0),
+    ("plant", 2.0),
+    ("plant_clock", 1.5),
+    ("tokens_end", 1.5),
+    ("grant_revoked", 0.8),
+    ("key_revoked", 0.8),
+    ("shop", 3.0),
+    ("disk_full", 0.8),
 )
 """What happens, and how often, in shares."""
 

@@ -26,9 +26,10 @@ import psutil
 from benchmarks.daemon import Daemon, Tree, handles, processes
 from benchmarks.servers import Mosquitto, Postgres, wait_until
 from tests.soak.cutter import Cutter
+from tests.soak.disk import Disk
 from tests.soak.oracle import Held, Value, Window
 from tests.soak.receivers import Receiver
-from tests.soak.shape import Link, Shape
+from tests.soak.shape import WORKPLACE, Link, Shape
 
 # InternalClientError: what asyncpg says of a session that was killed in the middle of a statement
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
@@ -52,6 +53,15 @@ class Broker(Mosquitto):
         await wait_until(
             lambda: path.exists() and path.stat().st_mtime_ns > before, what="mosquitto has saved", seconds=10
         )
+
+
+class Cluster(Postgres):
+    """One that may end by itself."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was started and runs no more, and nobody stopped it."""
+        return self._process is not None and self._process.poll() is not None
 
 
 class Replica:
@@ -99,8 +109,10 @@ class Stage:
     shape: Shape
     directory: Path
     broker: Broker
-    gateway: Postgres
-    sink: Postgres
+    disk: Disk
+    """Of the gateway's cluster."""
+    gateway: Cluster
+    sink: Cluster
     dsn: str
     sink_databases: dict[str, str] = field(default_factory=dict)
     cutters: dict[str, Cutter] = field(default_factory=dict)
@@ -173,9 +185,13 @@ class Stage:
 
     # the API
 
-    async def ask(self, method: str, path: str, body: Tree | None = None) -> tuple[int, Any]:
-        """Of whichever replica answers; (0, None) where none does."""
-        for replica in self.replicas:
+    async def ask(
+        self, method: str, path: str, body: Tree | None = None, *, of: Replica | None = None
+    ) -> tuple[int, Any]:
+        """Of whichever replica answers, or of one only, since what is not answered may be done all the same;
+        (0, None) where none does.
+        """
+        for replica in self.replicas if of is None else [of]:
             status, document = await asyncio.to_thread(_request, replica.daemon.port, method, path, body)
             if status:
                 return status, document
@@ -279,8 +295,13 @@ async def staged(shape: Shape, directory: Path) -> AsyncIterator[Stage]:
     directory.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         broker = Broker(directory / "broker", persistent=True, extra="autosave_interval 1800")
-        gateway, sink = Postgres(None, **CLUSTER), Postgres(None, **CLUSTER)
-        stage = Stage(shape=shape, directory=directory, broker=broker, gateway=gateway, sink=sink, dsn="")
+        disk = Disk()
+        stack.callback(disk.remove)
+        gateway = Cluster(disk.path, **{**CLUSTER, "max_wal_size": "128MB", "wal_keep_size": "0"})
+        sink = Cluster(None, **CLUSTER)
+        stage = Stage(
+            shape=shape, directory=directory, broker=broker, disk=disk, gateway=gateway, sink=sink, dsn=""
+        )
         stack.push_async_callback(_down, stage)
         await asyncio.gather(broker.start(), gateway.start(), sink.start())
         stage.dsn = await gateway.create("fieldgate")
@@ -327,12 +348,13 @@ def _daemon(stage: Stage, name: str, connections: Sequence[Tree]) -> Daemon:
         stage.directory,
         broker_url=stage.broker.url,
         dsn=stage.dsn,
-        customers=stage.shape.customers,
+        customers=(*stage.shape.customers, WORKPLACE),
         connections=connections,
         name=name,
         sync=stage.shape.sync,
         broker={"url": stage.broker.url, "partitions": stage.shape.partitions},
         http={"authentication": False},
+        egress={"allow": ["127.0.0.0/8"]},
     )
 
 

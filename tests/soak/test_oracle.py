@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
+from benchmarks.servers import wait_until
+from tests.fixtures.unreliable import Unreliable
+from tests.soak.followed import Journal, Seen, State, judge_followed
 from tests.soak.oracle import Expected, Held, Ledger, Rule, Value, Window, expect, judge
+from tests.soak.raised import Alert, Episode, Limit, Order, episodes, judge_raised
 from tests.soak.receivers import microseconds
+from tests.soak.resources import summed
 from tests.soak.shape import FAULTS, SECOND, shape
+from tests.soak.source import Grants
 
 PUMP = ("acme", "pump")
 RULES = [
@@ -179,3 +188,156 @@ def test_a_text_among_numbers_takes_the_value_of_the_window_until_it_is_correcte
     assert faults(expect(rule, "acme", made), Held(values={window: 2.0}), {window}) == {}
     assert faults(expect(rule, "acme", made), Held(values={window: 1.0}), {window}) == {"wrong": 1}
     assert faults(expect(rule, "acme", made), Held(), set()) == {"lost": 1}
+
+
+ORDER = ("plant", "orders", "o1")
+
+
+def journal(*states: State) -> Journal:
+    made = Journal()
+    for state in states:
+        made.note(ORDER, state)
+    return made
+
+
+def seen(*told: tuple[int, State]) -> Seen:
+    made = Seen()
+    for version, state in told:
+        change = "deleted" if state is None else "modified"
+        item = {"connection": "plant", "stream": "orders", "key": "o1", "change": change, "version": version}
+        made.note({**item, "body": state or {"n": 0}})
+    return made
+
+
+ONE, TWO, THREE = ({"n": number} for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ([(1, ONE), (2, TWO), (3, None), (4, THREE)], []),
+        ([(1, TWO), (2, THREE)], []),  # two changes in a moment are one
+        ([(1, ONE), (2, TWO), (3, None)], ["missed"]),
+        ([], ["missed"]),
+        ([(1, ONE), (2, {"n": 9}), (3, THREE)], ["invented"]),
+        ([(1, TWO), (2, ONE), (3, THREE)], ["disordered"]),
+        ([(1, ONE), (2, ONE), (3, THREE)], ["disordered"]),
+        ([(1, ONE), (2, THREE), (2, THREE)], ["repeated"]),
+        ([(1, ONE), (3, THREE), (2, TWO)], ["repeated"]),
+        ([(1, ONE), (2, THREE), (3, None)], ["missed", "disordered"]),
+    ],
+)
+def test_what_a_follower_may_not_see(told: list[tuple[int, State]], found: list[str]) -> None:
+    states = journal(ONE, TWO, TWO, None, THREE)
+    verdict = judge_followed(states, seen(*told), once=True)
+    assert [fault.partition(":")[0] for fault in verdict.faults] == found
+    over_mqtt = judge_followed(states, seen(*told), once=False)
+    assert [fault.partition(":")[0] for fault in over_mqtt.faults] == [
+        kind for kind in found if kind != "repeated"
+    ]
+
+
+def test_a_record_of_nothing_is_invented_and_what_was_deleted_unseen_is_not_missed() -> None:
+    assert judge_followed(journal(), seen((1, ONE)), once=True).faults
+    assert not judge_followed(journal(ONE, None), seen(), once=True).faults
+
+
+LIMITS = Limit(above=90, clear_below=85, lasts=2, hold_off=5)
+
+
+@pytest.mark.parametrize(
+    ("values", "right"),
+    [
+        ([91, 91, 91, 80], [(0, 2, 3)]),
+        ([91, 91, 80, 91, 91, 80], []),  # never for long enough
+        ([91, 91, 90, 91, 91, 91], [(3, 5, None)]),  # what does not break it begins anew
+        ([91, 91, 91, 86, 85, 84], [(0, 2, 5)]),
+        ([91, 91, 91, 80, 91, 91, 91, 91, 91, 80], [(0, 2, 3), (4, 8, 9)]),  # still holds after its rest
+        ([91, 91, 91, 80, 91, 91, 91, 80, 80, 91], [(0, 2, 3)]),
+    ],
+)
+def test_episodes_of_a_log(values: list[float], right: list[Episode]) -> None:
+    assert episodes(LIMITS, dict(enumerate(values))) == right
+
+
+@dataclass
+class Shown:
+    """A gateway and a system that agree, to be spoiled."""
+
+    alerts: list[Alert]
+    orders: list[Order]
+
+    def change(self, **what: Any) -> None:
+        self.alerts[0] = replace(self.alerts[0], **what)
+
+
+def agreed() -> Shown:
+    alert = Alert(
+        reference="a", device="pump", episode=(0, 2, 3), state="cleared", is_withdrawn=False, order=7
+    )
+    gone = replace(alert, reference="b", episode=(9, 9, 9), is_withdrawn=True, order=None)
+    return Shown([alert, gone], [Order(number=7, reference="a", notes=1)])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (lambda shown: None, []),
+        (lambda shown: shown.orders.append(Order(number=8, reference="a", notes=1)), ["a: 2 work orders"]),
+        (lambda shown: shown.orders.append(Order(number=8, reference="x", notes=1)), ["x: a work order of no alert"]),
+        (lambda shown: shown.orders.clear(), ["a: no work order"]),
+        (lambda shown: shown.change(order=8), ["a: is 8, the work order is 7"]),
+        (lambda shown: shown.change(order=None), ["a: is None, the work order is 7"]),
+        (lambda shown: shown.change(state="raised"), ["a: is raised at the end"]),
+        (lambda shown: shown.orders.__setitem__(0, Order(number=7, reference="a", notes=0)),
+         ["a: nothing says at the work order that it is over"]),
+        (lambda shown: shown.change(episode=(0, 2, 4)),
+         ["pump: (0, 2, 3) is no alert", "pump: (0, 2, 4) is one, and never was"]),
+        (lambda shown: shown.change(is_withdrawn=True), ["pump: (0, 2, 3) is no alert"]),
+        (lambda shown: shown.alerts.append(replace(shown.alerts[1], reference="c", is_withdrawn=False)),
+         ["pump: (9, 9, 9) is one, and never was", "c: no work order"]),
+    ],
+)  # fmt: skip
+def test_what_may_not_become_of_alerts(spoil: Callable[[Shown], object], found: list[str]) -> None:
+    shown = agreed()
+    spoil(shown)
+    logs = {"pump": dict(enumerate([91.0, 91.0, 91.0, 80.0]))}
+    assert judge_raised(LIMITS, logs, shown.alerts, shown.orders) == found
+
+
+def test_a_token_that_comes_again_after_what_it_brought_was_used_is_told() -> None:
+    grants = Grants()
+    first = grants.grant()
+    lost = grants.exchange(first)
+    assert lost is not None and grants.exchange(first) == lost and grants.repeats == 1
+    assert grants.lets_in(str(lost["access_token"])) and not grants.stale
+    assert grants.exchange(first) is None and grants.is_revoked
+    assert grants.stale == [f"{first} came again after {lost['access_token']} was used"]
+    assert not grants.lets_in(str(lost["access_token"]))
+    other, another = grants.grant(), grants.grant()
+    assert grants.exchange(other) is not None and grants.exchange(another) is not None
+    grants.revoke()
+    assert grants.exchange(grants.grant()) is not None and grants.exchange(other) is None
+
+
+def test_memory_that_grows_is_a_slope_and_a_new_life_is_none() -> None:
+    steady = [(second, 200.0, 50) for second in map(float, range(0, 400, 2))]
+    growing = [(at, used + at / 36, 50) for at, used, _ in steady]  # 100 MB an hour
+    again = [(at + 1000, used - 40, 51) for at, used, _ in growing]
+    assert summed([steady])["megabytes_an_hour"] == 0.0
+    assert summed([growing, again])["megabytes_an_hour"] == 100.0
+    told = summed([growing, again])
+    assert (told["lives"], told["descriptors_first"], told["descriptors_last"]) == (2, 50, 51)
+    assert summed([steady[:10]])["megabytes_an_hour"] is None
+
+
+async def test_the_proxy_is_left_while_somebody_is_connected_who_asks_nothing() -> None:
+    async with Unreliable("http://127.0.0.1:9") as proxy:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(proxy.url.rpartition(":")[2]))
+        await wait_until(lambda: proxy.connections > 0, what="the proxy has seen it")
+        leaving = asyncio.create_task(proxy.__aexit__(None, None, None))
+        await asyncio.wait({leaving}, timeout=10)
+        is_left = leaving.done()
+        writer.close()
+        await leaving
+    assert is_left

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import json
 
+import pytest
+
 from tests.interop.adapters import ADAPTERS
 from tests.interop.page import PAGE, RESULT, rewritten
+from tests.interop.run import parse
 from tests.interop.suite import CHECKS
 
 
@@ -35,3 +38,11 @@ def test_the_result_has_every_broker_and_every_check() -> None:
 def test_the_result_names_no_path_of_the_machine_it_was_made_on() -> None:
     text = RESULT.read_text()
     assert "/tmp/" not in text and "/root" not in text and "/work" not in text
+
+
+def test_where_no_broker_is_named_every_one_is_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse([]).names == list(ADAPTERS)
+    assert parse(["mochi", "--messages", "0"]).names == ["mochi"]
+    with pytest.raises(SystemExit):
+        parse(["mochi", "nobody"])
+    assert "nobody: expected one of mosquitto," in capsys.readouterr().err
