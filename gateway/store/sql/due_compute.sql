@@ -4,8 +4,8 @@
 -- system holds for the meter's window before it, and which that is.
 -- computed: null where the window has no sample. Else its value (null: none can be told, as for the first reading of a counter), a sample
 -- that cannot take part (a text where a number is needed, a number that a double does not hold or whose sum would leave it: of several
--- the first in the order of texts), whether the samples of a sum reach 2^53 together, where integers are lost, and for mean and sum, and for
--- delta of a window that was delivered before, what the value was while it was reckoned in doubles. They are reckoned in decimals now: 0.1 and 0.2 are 0.3, in whatever
+-- the first in the order of texts), whether the samples of a sum reach 2^53 together, where integers are lost, and for mean, sum and delta of a
+-- window that was delivered before what the value was while it was reckoned in doubles. They are reckoned in decimals now: 0.1 and 0.2 are 0.3, in whatever
 -- order. To make a double of what is less than one holds is an error here: such a mean or sum stays as it was, and such an increase is none.
 -- A boolean is 0 or 1 for mean, min, max, sum and time_weighted_mean; a counter (delta) is never one. For run_time and cycles a number above
 -- the threshold is true. A number outside the limits of its meter is as good as not there, but a window that has nothing else is not empty:
@@ -121,46 +121,43 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
            else (
                select jsonb_build_array(
                           case due.reduce
-                              when 'count' then made.samples
-                              when 'min' then made.low
-                              when 'max' then made.high
-                              else case when made.total <> 0 and abs(made.total) < 1e-290 then made.former
-                                        when due.reduce = 'mean' then round(made.total, greatest(scale(made.total), 40)) / made.numbers
-                                        else made.total end
+                              when 'count' then count(*)::float8
+                              when 'min' then min(n.number)
+                              when 'max' then max(n.number)
+                              when 'mean' then case when abs(sum(n.exact) filter (where abs(n.number) < 1e150)) < 1e-290 and sum(n.exact) filter (where abs(n.number) < 1e150) <> 0 then avg(n.number)
+                                                    else round(sum(n.exact) filter (where abs(n.number) < 1e150), greatest(scale(sum(n.exact) filter (where abs(n.number) < 1e150)), 40))
+                                                         / count(*) filter (where abs(n.number) < 1e150) end
+                              else case when abs(sum(n.exact) filter (where abs(n.number) < 1e150)) < 1e-290 and sum(n.exact) filter (where abs(n.number) < 1e150) <> 0 then sum(n.number)
+                                        else sum(n.exact) filter (where abs(n.number) < 1e150) end
                           end,
-                          made.unfit, made.is_beyond, made.former)
-               from (
-                   select count(*)::float8 as samples, min(n.number) as low, max(n.number) as high,
-                          sum(n.exact) filter (where abs(n.number) < 1e150) as total, count(*) filter (where abs(n.number) < 1e150) as numbers,
-                          case due.reduce
-                              when 'mean' then avg(n.number) filter (where abs(n.number) < 1e150)
-                              when 'sum' then sum(n.number) filter (where abs(n.number) < 1e150)
-                          end as former,
                           (min(n.raw::text) filter (
                                where due.reduce <> 'count'
                                  and case when abs(n.number) < 9007199254740992 then false
                                           when abs(n.number) >= 1e150 and due.reduce in ('mean', 'sum') then true
-                                          else n.number is null or n.raw::numeric <> n.number::text::numeric end))::jsonb as unfit,
+                                          else n.number is null or n.raw::numeric <> n.number::text::numeric end))::jsonb,
                           due.reduce = 'sum'
-                              and sum(abs(n.number)) filter (where due.reduce = 'sum' and abs(n.number) < 1e150) >= 9007199254740992 as is_beyond
+                              and sum(abs(n.number)) filter (where due.reduce = 'sum' and abs(n.number) < 1e150) >= 9007199254740992,
+                          case due.reduce
+                              when 'mean' then avg(n.number) filter (where held.value is not null and abs(n.number) < 1e150)
+                              when 'sum' then sum(n.number) filter (where held.value is not null and abs(n.number) < 1e150)
+                          end)
+               from (
+                   select raw,
+                          case jsonb_typeof(raw) when 'number' then raw::float8 when 'boolean' then raw::boolean::int::float8 end as number,
+                          case when due.reduce in ('mean', 'sum')
+                               then case jsonb_typeof(raw) when 'number' then raw::numeric when 'boolean' then raw::boolean::int::numeric end end as exact
                    from (
-                       select raw,
-                              case jsonb_typeof(raw) when 'number' then raw::float8 when 'boolean' then raw::boolean::int::float8 end as number,
-                              case when due.reduce in ('mean', 'sum')
-                                   then case jsonb_typeof(raw) when 'number' then raw::numeric when 'boolean' then raw::boolean::int::numeric end end as exact
-                       from (
-                           select t.metrics -> due.metric as raw
-                           from telemetry t
-                           where t.customer_id = $3 and t.device_id = due.device_id
-                             and t.ts >= due.window_start and t.ts < due.until
-                             and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
-                           offset 0
-                       ) sample
-                       where is_within(raw, due.valid_low, due.valid_high)
-                       offset 0  -- so that each sample is taken apart once, and not for each of the aggregates
-                   ) n
-                   having count(*) > 0
-               ) made
+                       select t.metrics -> due.metric as raw
+                       from telemetry t
+                       where t.customer_id = $3 and t.device_id = due.device_id
+                         and t.ts >= due.window_start and t.ts < due.until
+                         and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
+                       offset 0
+                   ) sample
+                   where is_within(raw, due.valid_low, due.valid_high)
+                   offset 0  -- so that each sample is taken apart once, and not for each of the aggregates
+               ) n
+               having count(*) > 0
            )
        end, case when (due.valid_low is not null or due.hold is not null)
                       and has_samples($3, due.device_id, due.metric, due.window_start - coalesce(due.hold, interval '0'), due.until)
