@@ -182,19 +182,17 @@ def misfit(arithmetic: Arithmetic, reduce: str) -> str | None:
 
 class Reduced(NamedTuple):
     """What the samples of a window make. `value`: None where they make none. `unfit`: one of them that cannot
-    take part in it; `is_beyond`: a double does not hold what they make. `former`: the value with the noise of
-    doubles, as earlier versions delivered it; None where it is the same.
+    take part in it; `is_beyond`: a double does not hold what they make.
     """
 
     value: Value | None = None
     unfit: Value | None = None
     is_beyond: bool = False
-    former: float | None = None
 
 
 def told(reduced: Reduced, arithmetic: Arithmetic, reduce: str) -> Reduced:
     """As the system is told it."""
-    value, unfit, is_beyond, former = reduced
+    value, unfit, is_beyond = reduced
     if value is None or not arithmetic.is_scaled:
         return reduced
     if isinstance(value, bool | str):
@@ -202,8 +200,7 @@ def told(reduced: Reduced, arithmetic: Arithmetic, reduce: str) -> Reduced:
     reading = arithmetic.reading(value)
     # An increase that a double may have lost one of does not become exact by a smaller scale.
     is_lossy = reduce == "delta" and abs(value) >= MAX_EXACT
-    is_beyond = is_beyond or is_lossy or reading is None
-    return Reduced(reading, unfit, is_beyond, None if former is None else arithmetic.reading(former))
+    return Reduced(reading, unfit, is_beyond or is_lossy or reading is None)
 
 
 @lru_cache(maxsize=1_000)

@@ -21,8 +21,7 @@ class DueWindow:
 
     `value` is None where the window has no sample (`is_empty`), or where its samples make none. `unfit`: one
     of them that cannot take part in the reduction; `is_beyond`: together they are too large to be added
-    exactly. `former`: the value as an earlier version reckoned it. `delivered`: what the system holds for
-    this window; `previous`: what it holds for the meter's
+    exactly. `delivered`: what the system holds for this window; `previous`: what it holds for the meter's
     window before, which is that of `previous_at`; None where nothing. `doubt` is set while the system
     may hold `doubted` instead, which was pushed without a known outcome: then `delivered` proves nothing.
     """
@@ -42,7 +41,6 @@ class DueWindow:
     unfit: Value | None = None
     is_beyond: bool = False
     is_empty: bool = False
-    former: float | None = None
     doubt: int | None = None
     doubted: Value | None = None
 
@@ -92,9 +90,9 @@ def plan(
         refusal = _refusal(window, value, capabilities, oldest if is_old else None)
         if window.delivered is not None:
             last[window.meter] = (window.window_start, window.delivered)
-        if (refusal is None and (value is None or (window.doubt is None and _is_held(window, value)))) or (
-            is_old and clip_silently
-        ):
+        if (
+            refusal is None and (value is None or (window.doubt is None and _equal(value, window.delivered)))
+        ) or (is_old and clip_silently):
             result.settled.append(window)
         elif refusal is not None:
             result.refused.append(refusal)
@@ -140,7 +138,7 @@ def _refusal(
             f"the system takes {', '.join(sorted(capabilities.values))}; this is"
             f" {type(window.value).__name__}: map another metric or reduction"
         )
-    elif oldest is not None and not _is_held(window, value):
+    elif oldest is not None and not _equal(value, window.delivered):
         reason = "older_than_max_backfill"
         detail = f"the system takes nothing older than {oldest.isoformat(timespec='seconds')}"
     else:
@@ -255,13 +253,6 @@ def _fit(value: Value | None, capabilities: Capabilities) -> Value | None:
             return value if "number" in capabilities.values else None
         case str():
             return value if "text" in capabilities.values else None
-
-
-def _is_held(window: DueWindow, value: Value) -> bool:
-    """Whether the system holds it, be it with the noise that an earlier version told it with: nothing has
-    changed then, and nobody needs a correction by it.
-    """
-    return _equal(value, window.delivered) or _equal(window.former, window.delivered)
 
 
 def _equal(value: Value | None, delivered: Value | None) -> bool:

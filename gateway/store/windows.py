@@ -175,7 +175,6 @@ def _due(row: Record) -> DueWindow:
         deadband=row["deadband"],
         reduce=row["reduce"],
         value=made.value,
-        former=made.former,
         delivered=row["delivered"],
         previous=row["previous"],
         previous_at=row["previous_at"],

@@ -4,9 +4,7 @@
 -- system holds for the meter's window before it, and which that is.
 -- computed: null where the window has no sample. Else its value (null: none can be told, as for the first reading of a counter), a sample
 -- that cannot take part (a text where a number is needed, a number that a double does not hold or whose sum would leave it: of several
--- the first in the order of texts), whether the samples of a sum reach 2^53 together, where integers are lost, and for mean, sum and delta of a
--- window that was delivered before what the value was while it was reckoned in doubles. They are reckoned in decimals now: 0.1 and 0.2 are 0.3, in whatever
--- order. To make a double of what is less than one holds is an error here: such a mean or sum stays as it was, and such an increase is none.
+-- the first in the order of texts), and whether the samples of a sum reach 2^53 together, where integers are lost.
 -- A boolean is 0 or 1 for mean, min, max, sum and time_weighted_mean; a counter (delta) is never one. For run_time and cycles a number above
 -- the threshold is true. A number outside the limits of its meter is as good as not there, but a window that has nothing else is not empty:
 -- what the system holds for it is to be corrected.
@@ -64,16 +62,7 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
            when due.reduce = 'delta' then (
                -- Increase of a counter. A deep fall means that it went on behind its end, or began again at zero; a small one is noise.
                -- Starts from the last number before the window.
-               select jsonb_build_array(case when abs(rise.exact) < 1e-290 then 0 else rise.exact end, rise.unfit, false, rise.former)
-               from (
-                   select sum(case
-                                  when step.number >= step.prior then step.exact - step.exact_prior
-                                  when step.number >= 0 and step.prior <= due.rollover and step.prior - step.number > due.rollover / 2
-                                      then step.exact + (due.rollover::text::numeric - step.exact_prior)
-                                  when step.number < coalesce(due.reset_below, step.prior - step.number) then greatest(step.exact, 0)
-                                  else 0
-                              end)
-                              filter (where step.inside and step.prior is not null) as exact,
+               select jsonb_build_array(
                           sum(case
                                   when step.number >= step.prior then step.number - step.prior
                                   when step.number >= 0 and step.prior <= due.rollover and step.prior - step.number > due.rollover / 2
@@ -81,39 +70,36 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                                   when step.number < coalesce(due.reset_below, step.prior - step.number) then greatest(step.number, 0)
                                   else 0
                               end)
-                              filter (where held.value is not null and step.inside and step.prior is not null) as former,
-                          (min(step.raw::text) filter (where step.inside and step.number is null))::jsonb as unfit
+                              filter (where step.inside and step.prior is not null),
+                          (min(step.raw::text) filter (where step.inside and step.number is null))::jsonb,
+                          false)
+               from (
+                   select seen.number, lag(seen.number) over (order by seen.ts) as prior, seen.inside, seen.raw
                    from (
-                       select seen.number, lag(seen.number) over samples as prior, seen.exact, lag(seen.exact) over samples as exact_prior, seen.inside, seen.raw
-                       from (
-                           (select t.ts, (t.metrics -> due.metric)::float8 as number, (t.metrics -> due.metric)::numeric as exact, false as inside,
-                                   null::jsonb as raw
-                            from telemetry t
-                            where t.customer_id = $3 and t.device_id = due.device_id and t.ts < due.window_start
-                              and t.ts >= coalesce(due.oldest_at, '-infinity')  -- else each earlier day is asked, of a device that has none
-                              and case when jsonb_typeof(t.metrics -> due.metric) = 'number' then abs((t.metrics -> due.metric)::float8) < 1e150 end
-                              and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
-                            order by t.ts desc
-                            limit 1)
-                           union all
-                           select t.ts,
-                                  case when jsonb_typeof(t.metrics -> due.metric) = 'number' then
-                                      case when abs((t.metrics -> due.metric)::float8) < 9007199254740992
-                                                or abs((t.metrics -> due.metric)::float8) < 1e150
-                                                   and (t.metrics -> due.metric)::numeric = (t.metrics -> due.metric)::float8::text::numeric
-                                           then (t.metrics -> due.metric)::float8 end
-                                  end,
-                                  case when jsonb_typeof(t.metrics -> due.metric) = 'number' then (t.metrics -> due.metric)::numeric end,
-                                  true, t.metrics -> due.metric
-                           from telemetry t
-                           where t.customer_id = $3 and t.device_id = due.device_id
-                             and t.ts >= due.window_start and t.ts < due.until
-                             and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
-                       ) seen
-                       window samples as (order by seen.ts)
-                   ) step
-                   having bool_or(step.inside)
-               ) rise
+                       (select t.ts, (t.metrics -> due.metric)::float8 as number, false as inside, null::jsonb as raw
+                        from telemetry t
+                        where t.customer_id = $3 and t.device_id = due.device_id and t.ts < due.window_start
+                          and t.ts >= coalesce(due.oldest_at, '-infinity')  -- else each earlier day is asked, of a device that has none
+                          and case when jsonb_typeof(t.metrics -> due.metric) = 'number' then abs((t.metrics -> due.metric)::float8) < 1e150 end
+                          and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
+                        order by t.ts desc
+                        limit 1)
+                       union all
+                       select t.ts,
+                              case when jsonb_typeof(t.metrics -> due.metric) = 'number' then
+                                  case when abs((t.metrics -> due.metric)::float8) < 9007199254740992
+                                            or abs((t.metrics -> due.metric)::float8) < 1e150
+                                               and (t.metrics -> due.metric)::numeric = (t.metrics -> due.metric)::float8::text::numeric
+                                       then (t.metrics -> due.metric)::float8 end
+                              end,
+                              true, t.metrics -> due.metric
+                       from telemetry t
+                       where t.customer_id = $3 and t.device_id = due.device_id
+                         and t.ts >= due.window_start and t.ts < due.until
+                         and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
+                   ) seen
+               ) step
+               having bool_or(step.inside)
            )
            when due.reduce in ('first', 'cycles') or due.hold is not null then  -- in a function: a subquery that no window needs still costs its start
                reduced_rarely($3, due.device_id, due.metric, due.reduce, due.window_start, due.until, due.unit, due.threshold,
@@ -122,13 +108,10 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                select jsonb_build_array(
                           case due.reduce
                               when 'count' then count(*)::float8
+                              when 'mean' then avg(n.number) filter (where abs(n.number) < 1e150)
                               when 'min' then min(n.number)
                               when 'max' then max(n.number)
-                              when 'mean' then case when abs(sum(n.exact) filter (where abs(n.number) < 1e150)) < 1e-290 and sum(n.exact) filter (where abs(n.number) < 1e150) <> 0 then avg(n.number)
-                                                    else round(sum(n.exact) filter (where abs(n.number) < 1e150), greatest(scale(sum(n.exact) filter (where abs(n.number) < 1e150)), 40))
-                                                         / count(*) filter (where abs(n.number) < 1e150) end
-                              else case when abs(sum(n.exact) filter (where abs(n.number) < 1e150)) < 1e-290 and sum(n.exact) filter (where abs(n.number) < 1e150) <> 0 then sum(n.number)
-                                        else sum(n.exact) filter (where abs(n.number) < 1e150) end
+                              when 'sum' then sum(n.number) filter (where abs(n.number) < 1e150)
                           end,
                           (min(n.raw::text) filter (
                                where due.reduce <> 'count'
@@ -136,16 +119,10 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                                           when abs(n.number) >= 1e150 and due.reduce in ('mean', 'sum') then true
                                           else n.number is null or n.raw::numeric <> n.number::text::numeric end))::jsonb,
                           due.reduce = 'sum'
-                              and sum(abs(n.number)) filter (where due.reduce = 'sum' and abs(n.number) < 1e150) >= 9007199254740992,
-                          case due.reduce
-                              when 'mean' then avg(n.number) filter (where held.value is not null and abs(n.number) < 1e150)
-                              when 'sum' then sum(n.number) filter (where held.value is not null and abs(n.number) < 1e150)
-                          end)
+                              and sum(abs(n.number)) filter (where due.reduce = 'sum' and abs(n.number) < 1e150) >= 9007199254740992)
                from (
                    select raw,
-                          case jsonb_typeof(raw) when 'number' then raw::float8 when 'boolean' then raw::boolean::int::float8 end as number,
-                          case when due.reduce in ('mean', 'sum')
-                               then case jsonb_typeof(raw) when 'number' then raw::numeric when 'boolean' then raw::boolean::int::numeric end end as exact
+                          case jsonb_typeof(raw) when 'number' then raw::float8 when 'boolean' then raw::boolean::int::float8 end as number
                    from (
                        select t.metrics -> due.metric as raw
                        from telemetry t
