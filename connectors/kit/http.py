@@ -31,6 +31,7 @@ from connectors.kit.classify import (
 )
 from connectors.kit.cookies import cookie_jar
 from connectors.kit.pools import Shared
+from connectors.kit.requests import RequestMaker
 from connectors.kit.words import words_of
 from gateway.model.address import ANYWHERE, AddressRefused, Reach
 from gateway.model.connector import Observer, unobserved
@@ -115,6 +116,7 @@ class HttpClient:
             raise BadConfiguration(
                 f"the system's address or credential cannot be used in a request: {type(error).__name__}"
             ) from None
+        self._requests = RequestMaker(self._client)
 
     async def close(self) -> None:
         """Idempotent."""
@@ -207,12 +209,9 @@ class HttpClient:
                 raise unanswered(f"{call} was not sent: the connection is being closed", idempotent=True)
             body = content if json is None else _body(json)
             typed = {} if json is None else {"content-type": "application/json"}
-            extensions = {"trace": trace, "timeout": httpx.Timeout(self._timeout_seconds).as_dict()}
-            request = self._client.build_request(
-                method, path, content=body, params=params, headers={**typed, **headers}, extensions=extensions
+            request = self._requests.build(
+                method, path, body, params, headers={**typed, **headers}, trace=trace, call=call
             )
-            if _origin(request.url) != _origin(self._client.base_url):
-                raise BadConfiguration(f"{call[:100]} leads to another host than the connection's: not sent")
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await self._exchange(request, harmless)
             status_class = f"{answer.status // 100}xx"
@@ -325,14 +324,11 @@ class HttpClient:
         return _UNPRINTABLE.sub(" ", text).strip()[:500]
 
     def _request_id(self, headers: Mapping[str, str]) -> str | None:
+        given = headers.keys()  # of httpx's: each look for a single name goes through all of them
         for name in _REQUEST_ID_HEADERS:
-            if value := self.clean(headers.get(name, ""))[:128]:
+            if name in given and (value := self.clean(headers[name])[:128]):
                 return value
         return None
-
-
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
 
 
 def _body(json: object) -> bytes:

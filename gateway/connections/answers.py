@@ -6,7 +6,7 @@ day.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 import structlog
 
@@ -36,24 +36,54 @@ MIN_PER_SECOND = 32.0
 """However few connections there are."""
 
 IN_USE = frozenset({State.ACTIVE, State.DEGRADED, State.BLOCKED})
-BEGUN_TOGETHER = 4
-BETWEEN_SECONDS = 0.005
+TURN_SHARE = 0.02
+"""Of the interval, that a turn takes at most."""
+
+ANSWER_SECONDS = 0.1
+"""After which the next probe no longer waits for an answer to the one before."""
 
 
-async def in_turn(due: Sequence[Due]) -> AsyncIterator[Due]:
-    """Those that somebody waits for at once, then the probes of idle connections, a few at a time.
+def starts(due: Sequence[Due], seconds: float) -> list[tuple[Due, float]]:
+    """Each with the seconds after which it begins at the latest: none where somebody waits for it. The probes
+    of idle connections follow each other: one begins when the one before has ended, all within `seconds`.
 
-    Probes that begin together need a connection to their system each; those of one host that follow each
-    other share it. And for each call the pool asks the kernel about every connection that it keeps.
+    Probes under way together need a connection to their system each, and those of one host that follow each
+    other share it: for each call the pool asks the kernel about every connection that it keeps. Pauses would
+    cost more than they spare: after each the caches of the processor hold what others work on.
     """
+    awaited = [(item, 0.0) for item in due if item.state not in IN_USE]
     idle = [item for item in due if item.state in IN_USE]
-    for item in due:
-        if item.state not in IN_USE:
-            yield item
-    for place, item in enumerate(idle):
-        if place and place % BEGUN_TOGETHER == 0:
-            await asyncio.sleep(BETWEEN_SECONDS)
-        yield item
+    gap = min(ANSWER_SECONDS, seconds / max(1, len(idle)))
+    return awaited + [(item, place * gap) for place, item in enumerate(idle)]
+
+
+def begin(
+    group: asyncio.TaskGroup,
+    looking: set[asyncio.Task[None]],
+    due: Sequence[Due],
+    look: Callable[[Due], Coroutine[None, None, None]],
+    *,
+    within_seconds: float,
+) -> None:
+    """Looks at these, as `starts` says. `looking` holds each look until it has ended."""
+    before: asyncio.Task[None] | None = None
+    for item, seconds in starts(due, within_seconds):
+        begun = _after(before if seconds else None, seconds, item, look)
+        before = group.create_task(begun, name=f"look at {item.connection}")
+        looking.add(before)
+        before.add_done_callback(looking.discard)
+
+
+async def _after(
+    before: asyncio.Task[None] | None,
+    seconds: float,
+    item: Due,
+    look: Callable[[Due], Coroutine[None, None, None]],
+) -> None:
+    """When the look `before` has ended, or after so many seconds."""
+    if before is not None:
+        await asyncio.wait({before}, timeout=seconds)
+    await look(item)
 
 
 class Budget:
@@ -65,6 +95,7 @@ class Budget:
         self._interval_seconds = interval_seconds
         self._taken_monotonic = clock.monotonic()
         self._left = 0.0
+        self._granted = 0
 
     def take(self, count: int) -> int:
         """For `count` connections, since the last time that was asked: of a second at most."""
@@ -72,9 +103,18 @@ class Budget:
         passed, self._taken_monotonic = now - self._taken_monotonic, now
         per_second = max(MIN_PER_SECOND, HASTE * count / self._interval_seconds)
         self._left = min(self._left + passed * per_second, per_second)
-        granted = int(self._left)
-        self._left -= granted
-        return granted
+        self._granted = int(self._left)
+        self._left -= self._granted
+        return self._granted
+
+    def turn_seconds(self, found: int, *, at_least: float, is_told: bool) -> float:
+        """How long the turn is in which so many were found due of those that were granted. Up to twice as
+        long where nothing is left and changes are told: then more fall due for one turn, which costs less
+        than two, for after each pause the caches of the processor hold what others work on.
+        """
+        if not is_told or found >= self._granted:
+            return at_least
+        return max(at_least, min(2 * at_least, TURN_SHARE * self._interval_seconds))
 
 
 class Answers:

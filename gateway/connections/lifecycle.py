@@ -16,7 +16,7 @@ import structlog
 from gateway import clock
 from gateway.alerts import rules as alerts
 from gateway.bulkhead import Fault, Part, contained
-from gateway.connections.answers import Answers, Budget, in_turn
+from gateway.connections.answers import Answers, Budget, begin
 from gateway.connections.following import Following
 from gateway.connections.health import ConnectionHealth
 from gateway.connections.links import Links
@@ -118,12 +118,12 @@ class Lifecycle:
                     due = await self._due(MAX_PROBES - len(looking))
                 except StoreError:
                     due = []  # the scheduler says that the database is away
-                async for item in in_turn(due):
-                    task = group.create_task(self._look(item), name=f"look at {item.connection}")
-                    looking.add(task)
-                    task.add_done_callback(looking.discard)
+                turn_seconds = self._budget.turn_seconds(
+                    len(due), at_least=POLL_SECONDS, is_told=self._notices.is_listening
+                )
+                begin(group, looking, due, self._look, within_seconds=turn_seconds)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
+                    async with asyncio.timeout(turn_seconds):
                         await self._notices.probes.wait()
                 self._notices.probes.clear()
 

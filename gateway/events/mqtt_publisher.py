@@ -56,6 +56,7 @@ class StatusPublisher:
         self._state: GatewayState = "ready"
         self._since = self._online_since = clock.now()
         self._replicas = 1
+        self._version = version("fieldgate")  # read from files each time
         self._connections = ConnectionDocuments(self._root, database)
         self._said = b""
         self._leading = False
@@ -223,14 +224,14 @@ class StatusPublisher:
                 state="lost",
                 replicas=max(0, self._replicas - 1),
                 since=clock.now(),
-                version=version("fieldgate"),
+                version=self._version,
             )
             await client.retain(self._gateway_topic, lost.payload())
 
     async def _say_gateway(self, client: StrictClient) -> None:
         state = self._state
         document = GatewayStatus(
-            state=state, replicas=self._replicas, since=self._since, version=version("fieldgate")
+            state=state, replicas=self._replicas, since=self._since, version=self._version
         )
         if (payload := document.payload()) != self._said:
             self._said = payload
@@ -244,7 +245,7 @@ class StatusPublisher:
 
     def _gateway_will(self) -> aiomqtt.Will:
         lost = GatewayStatus(
-            state="lost", replicas=max(0, self._replicas - 1), since=clock.now(), version=version("fieldgate")
+            state="lost", replicas=max(0, self._replicas - 1), since=clock.now(), version=self._version
         )
         return self._will(self._gateway_topic, lost)
 

@@ -106,9 +106,10 @@ class RecordPublisher:
         for customer, position in (await records.behind(self._database)).items():
             if self._resting.get(customer, 0.0) <= now:
                 began = clock.monotonic()
-                if await self._turn(client, customer, position):
-                    busy = True
-                    await self._rest(began)
+                with self._pressure.company():
+                    if await self._turn(client, customer, position):
+                        busy = True
+                        await self._rest(began)
         if now >= self._sweep_monotonic and not await self._sweep(client):
             self._sweep_monotonic = now + SWEEP_SECONDS
         return busy

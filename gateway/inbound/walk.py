@@ -187,9 +187,7 @@ class InboundWalk:
                 asked=None if plan.has_last_word else known,
                 walk_position=walk_position,
             )
-            known = max(known, await self._store(step))
-            if self._rest:  # behind the last page too: a day of history is often a single one
-                await self._rested(began, took)
+            known = max(known, await self._stored(step, began, took))
             if page.cursor is None:
                 self.read.reached = plan.interval.high
                 self.read.completed_all |= plan.sees_all
@@ -204,6 +202,15 @@ class InboundWalk:
             cursor = page.cursor
             if self.is_over:
                 return False
+
+    async def _stored(self, step: WalkStep, began: float, took: float) -> int:
+        """As `_store`, with the rest after it; behind the last page too: a day of history is often one."""
+        if not self._rest:
+            return await self._store(step)
+        with self._pressure.company():
+            position = await self._store(step)
+            await self._rested(began, took)
+        return position
 
     async def _store(self, step: WalkStep) -> int:
         """Where the record log stands with it."""

@@ -6,6 +6,9 @@ Pure: times are given, monotonic.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 ACTIVE_SECONDS = 1.0
 """So long after a message ingest has work."""
 
@@ -34,6 +37,7 @@ class Pressure:
         self._worst = 0.0
         self._step_ends = 0.0
         self._active_until = 0.0
+        self._company = 0
 
     def note(self, waited_seconds: float, *, now: float) -> None:
         """A message was acknowledged, so long after it had arrived."""
@@ -50,13 +54,24 @@ class Pressure:
         self._advance(now)
         return self._share
 
+    @contextmanager
+    def company(self) -> Iterator[None]:
+        """Held by what is in no hurry while it works and rests: all who do share what is left."""
+        self._company += 1
+        try:
+            yield
+        finally:
+            self._company -= 1
+
     def rest(self, worked_seconds: float, *, now: float) -> float:
         """How long what is in no hurry rests after it worked for so long: not at all while nothing comes in,
-        as long again while messages do, and three times as long while acknowledgements are late.
+        as long again while messages do, and three times as long while acknowledgements are late. Each as many
+        times as there are in `company`: ten that rested half of the time would leave nothing.
         """
         if not self.is_active(now=now):
             return 0.0
-        return worked_seconds * (1.0 if self.share(now=now) == 1.0 else LATE_RESTS)
+        times = 1.0 if self.share(now=now) == 1.0 else LATE_RESTS
+        return worked_seconds * times * max(1, self._company)
 
     def _advance(self, now: float) -> None:
         if now < self._step_ends:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -17,10 +18,11 @@ from benchmarks.servers import wait_until
 from gateway import clock as gateway_clock
 from gateway.connections import answers, following, lifecycle
 from gateway.model.connection import State
+from gateway.model.connector import ProbeResult
 from gateway.model.errors import Unavailable
 from gateway.model.meter import MAX_METERS, MeterRule, made_of
 from gateway.model.sample import to_microseconds
-from gateway.store import connections, mappings, probes, streams
+from gateway.store import breakers, connections, mappings, probes, streams
 from gateway.store.notices import Notices
 from gateway.store.pool import Database
 from gateway.store.probes import Due
@@ -366,6 +368,27 @@ def test_what_is_overdue_is_probed_by_the_rhythm(monkeypatch: pytest.MonkeyPatch
     assert budget.take(5000) <= 5000 / 45 * 2
 
 
+@pytest.mark.parametrize(
+    ("interval", "found", "is_told", "seconds"),
+    [
+        (50.0, 31, True, 1.0),
+        (50.0, 32, True, 0.5),
+        (50.0, 0, False, 0.5),
+        (2.0, 0, True, 0.5),
+        (40.0, 0, True, 0.8),
+    ],
+)
+def test_turns_are_longer_where_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch, interval: float, found: int, is_told: bool, seconds: float
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(gateway_clock, "monotonic", lambda: now)
+    budget = answers.Budget(interval)
+    now = 1.0
+    budget.take(100)  # in an interval of 50 s: 32
+    assert budget.turn_seconds(found, at_least=0.5, is_told=is_told) == pytest.approx(seconds)
+
+
 async def test_who_waits_for_a_verification_does_not_wait_for_overdue_probes(database: Database) -> None:
     world = await many(database)
     await world.execute("update connection set probe_at = now() - interval '1 hour'")
@@ -475,32 +498,92 @@ async def test_a_short_interval_does_not_wait_behind_many_long_ones(database: Da
     assert found is None or found <= 0.2  # None: all are due by now, on a slow machine
 
 
-async def test_probes_of_idle_connections_begin_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each that begins beside others needs a connection of its own; whom somebody waits for waits for none."""
-    due = [
-        Due(
-            connection=f"c{number}",
-            state=State.VERIFYING if number in (7, 19) else State.ACTIVE,
-            generation=1,
-            candidate=None,
-            operation=None,
-            attempts=0,
-            verified_long_enough=False,
-        )
-        for number in range(20)
-    ]
-    groups: list[list[str]] = [[]]
+def due_now(number: int, state: State = State.ACTIVE) -> Due:
+    return Due(
+        connection=f"c{number}",
+        state=state,
+        generation=1,
+        candidate=None,
+        operation=None,
+        attempts=0,
+        verified_long_enough=False,
+    )
 
-    async def pause(seconds: float) -> None:
-        assert 0 < seconds <= 0.5 / (lifecycle.MAX_PROBES / answers.BEGUN_TOGETHER)
-        groups.append([])
 
-    monkeypatch.setattr(asyncio, "sleep", pause)
-    async for item in answers.in_turn(due):
-        groups[-1].append(item.connection)
-    assert groups[0][:2] == ["c7", "c19"]
-    assert [len(group) for group in groups] == [2 + answers.BEGUN_TOGETHER, 4, 4, 4, 2]
-    assert sorted(name for group in groups for name in group) == sorted(item.connection for item in due)
+def test_probes_of_idle_connections_follow_each_other() -> None:
+    """Each that begins beside others needs a connection of its own; whom somebody waits for waits for none, and
+    a system that is slow for nobody longer than the turn.
+    """
+    due = [due_now(number, State.VERIFYING if number in (7, 19) else State.ACTIVE) for number in range(20)]
+    found = answers.starts(due, 1.0)
+    assert [item.connection for item, _ in found[:3]] == ["c7", "c19", "c0"]
+    assert [after for _, after in found[:3]] == [0.0, 0.0, 0.0]
+    assert [after for _, after in found[3:]] == pytest.approx([place / 18 for place in range(1, 18)])
+    two = answers.starts([due_now(1), due_now(2)], 1.0)
+    assert [after for _, after in two] == [0.0, answers.ANSWER_SECONDS]
+
+
+async def test_probes_of_one_turn_are_not_under_way_together(database: Database) -> None:
+    """Where their systems answer at once they need one connection to one host, and not one each."""
+    world = await many(database)
+    together = most = 0
+
+    async def probe() -> ProbeResult:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        await asyncio.sleep(0.001)
+        together -= 1
+        return ProbeResult()
+
+    for link in world.engine.links.current.values():
+        link.connector.probe = probe  # type: ignore[method-assign]
+    async with running(world):
+        await world.execute("update connection set probe_at = now()")
+
+        async def all_probed() -> bool:
+            return not await world.rows(
+                "select from connection where probe_at <= now() + interval '30 seconds'"
+            )
+
+        await wait_until(all_probed, what="each was probed")
+    assert most <= 2  # on a machine that stands still for 40 ms
+
+
+async def test_turns_of_probes_are_longer_where_nothing_is_left(database: Database) -> None:
+    """Twice as many probes share what a turn costs."""
+    await many(database)
+    world = World(failing := Failing(database), owner="replica-b")
+    async with running(world):
+        await wait_until(lambda: world.engine.lifecycle._notices.is_listening, what="it listens")
+        await asyncio.sleep(lifecycle.POLL_SECONDS)
+        failing.asked.clear()
+        await asyncio.sleep(6 * lifecycle.POLL_SECONDS)
+        assert 1 <= failing.asked[sql("probe_claim")] <= 4
+
+
+async def test_what_fails_is_found_without_a_look_at_what_does_not(database: Database) -> None:
+    """Each few seconds it is asked for: counted in blocks, not in time."""
+    world = World(database)
+    await world.execute("insert into customer (customer_id) values ('acme')")
+    await world.execute(
+        "insert into connection (connection_id, customer_id, system, hosting, tier, state, declared_digest)"
+        " select 'acme-' || n, 'acme', 'scripted', 'cloud', 1, 'active', '' from generate_series(1, 2000) n"
+    )
+    await world.execute(
+        "insert into call_health (connection_id, customer_id, system, host, operation, failing_since)"
+        " select connection_id, 'acme', 'scripted', 'h', called,"
+        " case when connection_id = 'acme-7' and called = 'push' then now() end"
+        " from connection, unnest(array['probe', 'push']) called"
+    )
+    await world.execute("analyze")
+    _, failing = await breakers.failing(database)
+    assert [one.connection for one in failing] == ["acme-7"]
+    asked = sql("health_failing").replace("$1", "array['active']")
+    async with database.connection() as session:
+        found = await session.fetchval(f"explain (analyze, buffers, format json) {asked}")
+    (explained,) = json.loads(found) if isinstance(found, str) else found
+    assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 30
 
 
 async def test_the_benchmark_of_idle_connections_seeds_what_a_daemon_takes(dsn: str) -> None:

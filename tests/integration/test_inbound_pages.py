@@ -143,12 +143,18 @@ async def test_history_rests_after_each_page_and_news_do_not(
 
 
 async def test_history_yields_to_ingest(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After what it worked itself, three times as long while acknowledgements are late."""
+    """After what it worked itself, three times as long while acknowledgements are late; and beside one that
+    works too, twice as long.
+    """
     pressure = Pressure()
     asked: list[float] = []
+    alone = pressure.rest
 
     def rest(worked_seconds: float, *, now: float) -> float:
         asked.append(worked_seconds)
+        pressure.note(0.001, now=now)
+        with pressure.company():
+            assert alone(1.0, now=now) == 2.0
         return 0.001
 
     monkeypatch.setattr(pressure, "rest", rest)

@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from benchmarks.servers import PATIENCE, wait_until
@@ -274,3 +276,45 @@ async def test_a_link_with_a_user_in_it_does_not_replace_the_credential(make: Ma
         ((_, head),) = found.requests
         said = [line for line in head.lower().split("\r\n") if line.startswith("authorization:")]
         assert said == ["authorization: bearer ours"]
+
+
+async def test_a_call_of_the_same_path_parses_no_address_and_sets_one_timer(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of idle connections make such calls all day."""
+    parsed: list[object] = []
+    timers: list[float] = []
+    loop = asyncio.get_running_loop()
+    at, parse = loop.call_at, vars(httpx._urls)["urlparse"]
+
+    def urlparse(*given: Any, **named: Any) -> Any:
+        parsed.append(given)
+        return parse(*given, **named)
+
+    def call_at(when: float, *given: Any, **named: Any) -> asyncio.TimerHandle:
+        timers.append(when)
+        return at(when, *given, **named)
+
+    async with site() as own:
+        client = make(own.url + "/api")
+        for path in ("a", "a?x=1", "a"):
+            await client.call("probe", "GET", path)
+        monkeypatch.setattr(httpx._urls, "urlparse", urlparse)
+        monkeypatch.setattr(loop, "call_at", call_at)
+        await client.call("probe", "GET", "a")
+        assert parsed == []
+        assert len(timers) == 1
+        await client.call("probe", "GET", "a", params={"y": "2"})
+        await client.call("probe", "GET", "a")
+        await client.call("probe", "GET", "/b")
+    asked = [head.split(" ")[1] for _, head in own.requests]
+    assert asked == ["/api/a", "/api/a?x=1", "/api/a", "/api/a", "/api/a?y=2", "/api/a", "/api/b"]
+
+
+async def test_an_address_of_another_host_is_not_called_the_second_time_either(make: Make) -> None:
+    async with site() as own, site() as other:
+        client = make(own.url)
+        for _ in range(2):
+            with pytest.raises(BadConfiguration, match="another host"):
+                await client.call("pull", "GET", other.url + "/a")
+    assert not other.requests

@@ -75,6 +75,14 @@ async def test_a_rest_follows_each_customer_and_is_short_however_long_the_broker
         rests.append((len(log.told_of), seconds))
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    monkeypatch.setattr(pressure, "rest", lambda worked, *, now: 0.1 if len(log.told_of) < 3 else 60.0)
+    company: list[int] = []
+
+    def rest(_: float, *, now: float) -> float:
+        company.append(pressure._company)
+        return 0.1 if len(log.told_of) < 3 else 60.0
+
+    monkeypatch.setattr(pressure, "rest", rest)
     await publisher(monkeypatch, log, pressure).round(cast("Any", None))
+    assert company == [1, 1, 1], "others that are in no hurry know of it"
+    assert pressure._company == 0
     assert rests == [(1, pytest.approx(0.3)), (2, pytest.approx(0.3)), (3, MAX_REST_SECONDS)]

@@ -8,6 +8,8 @@ import asyncio
 import random
 from collections import Counter
 
+import pytest
+
 from gateway import clock
 from gateway.model.pressure import MIN_SHARE, STEP_SECONDS, WELL_SECONDS, Pressure
 from gateway.sync.turns import LARGE, SMALL, Turns
@@ -107,3 +109,14 @@ def test_what_is_in_no_hurry_rests_while_messages_come_in_and_longer_while_they_
     pressure.note(WELL_SECONDS * 2, now=10.2)
     assert pressure.rest(2.0, now=10.2 + 2 * STEP_SECONDS) == 6.0
     assert pressure.rest(2.0, now=60.0) == 0.0, "nothing comes any more"
+
+
+def test_those_that_are_in_no_hurry_rest_for_each_other() -> None:
+    """Ten that worked half of the time each would work all of it together."""
+    pressure = Pressure()
+    pressure.note(0.001, now=10.0)
+    with pressure.company():
+        assert pressure.rest(0.01, now=10.1) == pytest.approx(0.01)
+        with pressure.company(), pressure.company():
+            assert pressure.rest(0.01, now=10.1) == pytest.approx(0.03)
+    assert pressure.rest(0.01, now=10.1) == pytest.approx(0.01)
