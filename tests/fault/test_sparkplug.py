@@ -122,10 +122,13 @@ async def _survives(rig: Rig, *, messages: int, kills: int, seed: int) -> None:
         async def is_all_there() -> bool:
             return await plant.vanished() == 0
 
-        # a gap that ended while the daemon was away is nobody's to ask about: then more is lost
-        while not plant.times_asked:
-            await plant.live(len(plant.sent) + 100, lost=0.3, swapped=0.0)
-            await asyncio.sleep(1)
+        async def was_asked() -> bool:
+            """A gap that ended while the daemon was away is nobody's to ask about: then more is lost."""
+            if not plant.times_asked:
+                await plant.live(len(plant.sent) + 100, lost=0.3, swapped=0.0)
+            return plant.times_asked > 0
+
+        await wait_until(was_asked, what="births are asked for", every=1.0)
         await wait_until(is_all_there, seconds=200, what="nothing has vanished", every=2.0)
     assert await daemon.stop() == 0
     assert await plant.vanished() == 0
