@@ -120,7 +120,8 @@ _OPENER = urllib.request.build_opener(_Stay())
 
 def _get(cell: CellSettings, token: str, path: str, query: Mapping[str, str]) -> dict[str, Any]:
     address = f"{cell.url}{path}" + (f"?{urlencode(query)}" if query else "")
-    request = urllib.request.Request(address, headers={"authorization": f"Bearer {token}"})  # noqa: S310  http or https, by the file's model
+    # http or https, by the model of the file
+    request = urllib.request.Request(address, headers={"authorization": f"Bearer {token}"})  # noqa: S310
     try:
         with _OPENER.open(request, timeout=TIMEOUT_SECONDS) as answer:
             found = orjson.loads(answer.read())

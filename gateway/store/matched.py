@@ -25,7 +25,9 @@ from gateway.store.pool import Connection
 from gateway.store.queries import sql
 
 MAX_EXPRESSION = 5_000
-_PARTS = {"*": ".*", "?": "."}
+"""Characters of patterns that are looked for together."""
+
+_WILDCARDS = re.compile(r"[*?]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,13 +173,15 @@ def _columns(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
 
 
 def _expression(globs: Collection[str]) -> str:
-    """What fits any of the patterns, in one look: as PostgreSQL has regular expressions. Of patterns that are
-    too long together, which might be too complex for it, anything.
+    """What fits every name that one of the patterns fits, and few others, in one look: as PostgreSQL has
+    regular expressions. A pattern counts by how it begins and ends, for whoever writes it may give it a
+    hundred wildcards, and an expression of those takes seconds for a name. Anything, where a pattern has
+    neither, or where they are too long together.
     """
     if sum(map(len, globs)) > MAX_EXPRESSION:
         return ""
-    parts = ("".join(_PARTS.get(one, re.escape(one)) for one in glob) for glob in sorted(globs))
-    return f"^(?:{'|'.join(parts)})$"
+    cut = {tuple(map(re.escape, (parts[0], *parts[1:][-1:]))) for parts in map(_WILDCARDS.split, globs)}
+    return "" if ("", "") in cut else f"^(?:{'|'.join(sorted(map('.*'.join, cut)))})$"
 
 
 def _like(glob: str, *, brackets: bool) -> str:

@@ -162,10 +162,11 @@ async def compute_due(
 
 def _due(row: Record) -> DueWindow:
     computed = row["computed"]
-    arithmetic = Arithmetic(
-        scale=row["scale"], offset=row["value_offset"], conversion=conversion_of(row["conversion"])
-    )
-    made = told(Reduced(*computed or ()), arithmetic, row["reduce"])
+    made = Reduced(*computed or ())
+    scale, offset, conversion = row["scale"], row["value_offset"], row["conversion"]
+    if scale != 1.0 or offset != 0.0 or conversion is not None:  # most meters tell what their samples make
+        arithmetic = Arithmetic(scale=scale, offset=offset, conversion=conversion_of(conversion))
+        made = told(made, arithmetic, row["reduce"])
     return DueWindow(
         meter=row["meter"],
         window_start=row["window_start"],

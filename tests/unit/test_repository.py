@@ -61,7 +61,7 @@ LARGER_FUNCTIONS = {
     "gateway/engine.py:__init__": 65,
 }
 
-CODE_LINES = 57_313
+CODE_LINES = 57_317
 """Of gateway and connectors together. Whoever raises it says in the changelog, under "Size", what for."""
 
 

@@ -11,9 +11,9 @@ from gateway import clock
 from gateway.http.dashboard.connect_walk import Walk, page
 from gateway.http.dashboard.credential_form import sentence
 from gateway.http.dashboard.meter_form import (
-    CHOICES,
     MAX_ROWS,
     checked,
+    choices,
     given_rows,
     merged,
     meter_faults,
@@ -61,7 +61,7 @@ async def meters_page(
         all_meters=meters,
         lists_meters=verified is not None and verified.meters is not None,
         meters_detail="" if verified is None else verified.meters_detail,
-        choices=CHOICES,
+        choices=choices(),
         previewed=previewed,
         said=said,
     )

@@ -23,11 +23,11 @@ from gateway.http.dashboard.forms import own_form
 from gateway.http.dashboard.meter_edit import EditRow
 from gateway.http.dashboard.meter_form import (
     BLANK,
-    CHOICES,
     MAX_FIELDS,
     MAX_FREE,
     MAX_ROWS,
     checked,
+    choices,
     is_free,
     meter_faults,
 )
@@ -217,7 +217,7 @@ async def _shown(
         search=f"?{urlencode(search)}" if search else "",
         listed=listed,
         fits=fits[:MAX_SHOWN],
-        choices=CHOICES,
+        choices=choices(),
         previewed=previewed,
         differences=None if previewed is None else meter_edit.differences(page.rules, after),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from functools import cache
 
 from pydantic import ValidationError
 
@@ -32,15 +33,18 @@ MAX_FIELDS = 1_500
 MAX_TEXT = 200
 WINDOWS = ("1m", "5m", "15m", "1h", *PERIODS)
 
-CHOICES: Mapping[str, Sequence[str]] = {
-    "reductions": REDUCTIONS,
-    "units": tuple(units.RECOMMENDATION_20),
-    "zones": zones.places(),
-}
-"""What a form offers to choose from."""
-
 Given = Mapping[str, object]
 """A rule as a `PATCH` takes it."""
+
+
+@cache
+def choices() -> Mapping[str, Sequence[str]]:
+    """What a form offers to choose from. Made at the first call: zones are in hundreds of files."""
+    return {
+        "reductions": REDUCTIONS,
+        "units": tuple(units.RECOMMENDATION_20),
+        "zones": zones.places(),
+    }
 
 
 @dataclass(frozen=True, slots=True)
