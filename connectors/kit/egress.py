@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -21,9 +21,11 @@ import httpx
 from gateway.model.address import AddressRefused, Reach
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+Connect = Callable[[], Coroutine[None, None, httpcore.AsyncNetworkStream]]
 
 MAX_ADDRESSES = 4
 NAMES_AT_ONCE = 32
+NEXT_ADDRESS_SECONDS = 0.25
 
 
 async def look_up(host: str, port: int) -> Sequence[str]:
@@ -90,6 +92,34 @@ def _context(*_: str | None) -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+async def first_to_connect(ways: Sequence[Connect]) -> httpcore.AsyncNetworkStream:
+    """The stream of the first way that leads there; each begins when the one before it failed, or is still on
+    its way after NEXT_ADDRESS_SECONDS (RFC 8305). A name may have an address that nothing answers at, and that
+    one may come first for as long as the name is used. Raises what the first way raised.
+    """
+    tries: list[asyncio.Task[httpcore.AsyncNetworkStream]] = []
+    running: set[asyncio.Task[httpcore.AsyncNetworkStream]] = set()
+    won: asyncio.Task[httpcore.AsyncNetworkStream] | None = None
+    try:
+        while won is None and (running or len(tries) < len(ways)):
+            if len(tries) < len(ways):
+                tries.append(asyncio.ensure_future(ways[len(tries)]()))
+                running.add(tries[-1])
+            last = len(tries) == len(ways)
+            done, running = await asyncio.wait(
+                running, timeout=None if last else NEXT_ADDRESS_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            won = next((each for each in done if each.exception() is None), None)
+    finally:
+        for each in tries:
+            each.cancel()
+        # one may have connected beside the winner, or while the caller gave up
+        for each, ended in zip(tries, await asyncio.gather(*tries, return_exceptions=True), strict=True):
+            if each is not won and isinstance(ended, httpcore.AsyncNetworkStream):
+                await ended.aclose()
+    return (won or tries[0]).result()
+
+
 class _Judging(httpcore.AsyncNetworkBackend):
     """The sockets below the pool, which holds connections by name: TLS is checked against that."""
 
@@ -113,13 +143,15 @@ class _Judging(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectTimeout(f"the name {host[:100]!r} is not resolved in time") from error
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
-        for place, address in enumerate(found, 1):
-            try:
-                return await self._sockets.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                if place == len(found):
-                    raise
-        raise AssertionError("there is an address")
+        options = list(socket_options or ())
+        return await first_to_connect(
+            [
+                lambda address=address: self._sockets.connect_tcp(
+                    address, port, timeout, local_address, options
+                )
+                for address in found
+            ]
+        )
 
     async def connect_unix_socket(self, path: str, *_: object, **__: object) -> httpcore.AsyncNetworkStream:
         """No address leads here: a socket of this machine is never what a stranger names."""

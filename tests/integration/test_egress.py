@@ -5,15 +5,18 @@ an address that the operator did not allow, by whatever name, notation, redirect
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpcore
 import pytest
 import yaml
 
@@ -264,6 +267,69 @@ async def test_a_dsn_names_one_host(bird: Canary, monkeypatch: pytest.MonkeyPatc
     dsn = f"postgresql://u:s3cret@gone.example:{free_port()},inner.corp:{bird.port}/d?sslmode=disable"
     await refused(dsn, Reach(networks=(ip_network("127.0.0.8/32"),)), "one host")
     assert bird.came == [] and names.asked == []
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    """A port of 127.0.0.2 that takes no connection and refuses none: its backlog is full."""
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as server, ExitStack() as stack:
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+async def test_an_address_that_does_not_answer_holds_up_no_other(
+    full: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(egress, "look_up", Names({"two.example": [["127.0.0.2", "127.0.0.1"]]}))
+    bird = Canary(port=full)
+    server = await asyncio.start_server(bird.meet, "127.0.0.1", full)
+    async with asyncio.timeout(4):
+        await called(client(f"http://two.example:{full}", LOOPBACK))
+    assert bird.came == ["127.0.0.1"]
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("ways", "came"), [("refuses slow", "slow"), ("slow slow slow", "slow"), ("slower slow", "slow")]
+)
+async def test_of_several_addresses_the_first_that_connects_is_used_and_the_others_are_closed(
+    ways: str, came: str
+) -> None:
+    opened: list[Opened] = []
+
+    async def way(name: str) -> httpcore.AsyncNetworkStream:
+        if name == "refuses":
+            raise httpcore.ConnectError("refused")
+        stream = Opened(name)
+        try:
+            await asyncio.sleep({"slow": 0.3, "slower": 0.56}[name])
+        except asyncio.CancelledError:
+            pass  # connected in the same moment
+        opened.append(stream)
+        return stream
+
+    stream = await egress.first_to_connect([partial(way, name) for name in ways.split()])
+    assert isinstance(stream, Opened) and stream.name == came and not stream.is_closed
+    assert all(each.is_closed for each in opened if each is not stream)
+
+
+class Opened(httpcore.AsyncNetworkStream):
+    def __init__(self, name: str) -> None:
+        self.name, self.is_closed = name, False
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+async def test_where_no_address_connects_the_first_ones_reason_is_told() -> None:
+    async def way(reason: str) -> httpcore.AsyncNetworkStream:
+        raise httpcore.ConnectError(reason)
+
+    with pytest.raises(httpcore.ConnectError, match="first"):
+        await egress.first_to_connect([partial(way, "first"), partial(way, "second")])
 
 
 async def test_every_address_of_a_name_is_judged(bird: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
