@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 
 import httpcore
 import httpx
@@ -146,9 +146,7 @@ class _Judging(httpcore.AsyncNetworkBackend):
         options = list(socket_options or ())
         return await first_to_connect(
             [
-                lambda address=address: self._sockets.connect_tcp(
-                    address, port, timeout, local_address, options
-                )
+                partial(self._sockets.connect_tcp, address, port, timeout, local_address, options)
                 for address in found
             ]
         )

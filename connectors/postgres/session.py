@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -45,19 +46,37 @@ def tls_of(address: Dsn, ca_file: Path | None, reach: Reach) -> ssl.SSLContext |
 
 
 async def open_session(
-    address: Dsn, tls: ssl.SSLContext | None, reach: Reach, _dsn: str | None = None, **arguments: Any
+    address: Dsn,
+    tls: ssl.SSLContext | None,
+    reach: Reach,
+    _dsn: str | None = None,
+    *,
+    timeout: float,
+    **arguments: Any,
 ) -> Session:
-    """As `asyncpg.connect`, which a pool calls with `arguments`; to addresses within `reach` only. Raises
-    BadConfiguration for others, beside what the driver raises.
+    """As `asyncpg.connect`, which a pool calls with `arguments`; to addresses within `reach` only, each with
+    its share of `timeout` in seconds. Raises BadConfiguration for others, beside what the driver raises.
 
     Every parameter is said, since the driver looks into PG* variables, a password file, a service file and
     ~/.postgresql for each that is not. With `sslmode=prefer` a server that takes no TLS is called
     without, unless a customer gave the DSN: what leads out of the house is not sent in clear by chance.
     """
     hosts = await hosts_within(address, reach)
+    said = {"timeout": timeout / len(hosts), **arguments}
+    for host in hosts[:-1]:
+        # The driver asks one after the other within one time-out: an address that nothing answers at would
+        # use up the time of all.
+        with suppress(OSError):
+            return await _open(host, address, tls, reach, said)
+    return await _open(hosts[-1], address, tls, reach, said)
+
+
+async def _open(
+    host: str, address: Dsn, tls: ssl.SSLContext | None, reach: Reach, arguments: dict[str, Any]
+) -> Session:
     said = {
-        "host": hosts,
-        "port": [address.port] * len(hosts),
+        "host": host,
+        "port": address.port,
         "user": address.user,
         "password": address.password,
         "database": address.database,

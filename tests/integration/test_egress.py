@@ -304,10 +304,8 @@ async def test_of_several_addresses_the_first_that_connects_is_used_and_the_othe
         if name == "refuses":
             raise httpcore.ConnectError("refused")
         stream = Opened(name)
-        try:
+        with suppress(asyncio.CancelledError):  # connected in the same moment
             await asyncio.sleep({"slow": 0.3, "slower": 0.56}[name])
-        except asyncio.CancelledError:
-            pass  # connected in the same moment
         opened.append(stream)
         return stream
 
@@ -340,6 +338,18 @@ async def test_every_address_of_a_name_is_judged(bird: Canary, monkeypatch: pyte
     ):  # the one that is allowed is tried, and nobody is there
         await sink(dsn, Reach(networks=(ip_network("127.0.0.8/32"),))).probe()
     assert set(bird.came) == {"127.0.0.8"}
+
+
+async def test_an_address_that_does_not_answer_holds_up_no_sink(
+    full: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(egress, "look_up", Names({"two.example": [["127.0.0.2", "127.0.0.1"]]}))
+    bird = Canary(port=full, answer=b"")
+    server = await asyncio.start_server(bird.meet, "127.0.0.1", full)
+    with suppress(ConnectorError):
+        await sink(f"postgresql://u:s3cret@two.example:{full}/d?sslmode=disable", LOOPBACK).probe()
+    assert bird.came and set(bird.came) == {"127.0.0.1"}
+    server.close()
 
 
 async def test_a_sink_that_is_allowed_works_and_its_name_may_move(
