@@ -94,8 +94,8 @@ def _context(*_: str | None) -> ssl.SSLContext:
 
 async def first_to_connect(ways: Sequence[Connect]) -> httpcore.AsyncNetworkStream:
     """The stream of the first way that leads there; each begins when the one before it failed, or is still on
-    its way after NEXT_ADDRESS_SECONDS (RFC 8305). A name may have an address that nothing answers at, and that
-    one may come first for as long as the name is used. Raises what the first way raised.
+    its way after NEXT_ADDRESS_SECONDS (RFC 8305): nothing may answer at one address of a name, and that one
+    may come first for as long as the name is used. Raises what the first way raised.
     """
     tries: list[asyncio.Task[httpcore.AsyncNetworkStream]] = []
     running: set[asyncio.Task[httpcore.AsyncNetworkStream]] = set()
