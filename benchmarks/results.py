@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "results.md"
 COMMAND = "python -m benchmarks.results"
-NAMES = ("peers", "ingest", "sync", "idle", "disk", "devices")
+NAMES = ("peers", "kills", "ingest", "sync", "idle", "disk", "devices")
 
 Document = Mapping[str, Any]
 
@@ -34,6 +34,7 @@ def tables(results: Mapping[str, Document]) -> str:
         ["### A backlog", "", *_backlog(peers)],
         ["### A live load", "", *_live(peers)],
         ["### SIGKILLs and a restart of the database", "", *_faults(peers)],
+        ["## Replicas that are killed: `python -m tests.soak.kills`", "", *_kills(results["kills"])] if "kills" in results else [],
         ["## Ingest: `fieldgate bench ingest`", "", *_ingest(results["ingest"])] if "ingest" in results else [],
         [f"## Delivery: `fieldgate bench sync --sizes {','.join(str(run['samples']) for run in results['sync']['sizes'])}`", "", *_sync(results["sync"])],
         [f"## Idle connections: `python -m benchmarks.growth_idle --connections {' '.join(str(row['connections']) for row in results['idle']['rows'])}`", "", *_idle(results["idle"])] if "idle" in results else [],
@@ -131,6 +132,24 @@ def _faults(peers: Document) -> list[str]:
     said = f"{peers['settings']['fault_rate']:,.0f} messages a second. Acknowledged: by the broker to the publisher. A dash: not run."
     times = peers["consumers"]["fieldgate"]["kills"]["kills"]
     columns = ["consumer", f"{times} SIGKILLs: acknowledged", "lost", "twice", "a restart: acknowledged", "lost", "twice"]  # fmt: skip
+    return [said, "", *table(columns, lines)]
+
+
+def _kills(one: Document) -> list[str]:
+    given = one["settings"]
+    said = (
+        f"{given['rate']:,.0f} messages a second at QoS 1, seed {given['seed']}; each sample is delivered to a table that"
+        " journals what is written. CPU a message: at 1,000 messages a second before the first fault."
+    )
+    lines = [
+        [
+            number, f"{seen['acknowledged']:,}", str(seen["kills"]), str(seen["broker_restarts"]), str(seen["database_restarts"]),
+            *(_zero(seen[name]) for name in ("lost", "duplicated", "wrong", "inversions")),
+            f"{seen['calm']['replicas_us']:,.0f}", f"{seen['calm']['database_us']:,.0f}",
+        ]
+        for number, seen in sorted(one["trials"].items())
+    ]  # fmt: skip
+    columns = ["replicas", "acknowledged", "SIGKILLs", "restarts of the broker", "kills of the database", "lost", "twice", "wrong", "out of order", "CPU us, replicas", "CPU us, PostgreSQL"]  # fmt: skip
     return [said, "", *table(columns, lines)]
 
 
