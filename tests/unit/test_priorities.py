@@ -38,3 +38,35 @@ def test_the_daemon_interrupts_sooner_than_http_which_is_nice() -> None:
         return  # slices cannot be asked for
     slices = [int(found) for found in re.findall(r"^se\.slice\s*:\s*(\d+)", said, re.MULTILINE)]
     assert slices[0] == SLICE_NANOSECONDS < slices[1]
+
+
+LATENESS = """
+import asyncio, sys, threading, time
+from gateway.processes import priorities
+
+async def lateness() -> float:
+    late = []
+    for _ in range(200):
+        began = time.perf_counter()
+        await asyncio.sleep(0.001)
+        late.append(time.perf_counter() - began - 0.001)
+    return sorted(late)[100]
+
+is_over = False
+def compute() -> None:
+    while not is_over:
+        sum(range(200))
+
+threading.Thread(target=compute).start()
+before = asyncio.run(lateness())
+priorities.ask_for_short_slices()
+after = asyncio.run(lateness())
+is_over = True
+print(before, after)
+"""
+
+
+def test_a_thread_that_computes_holds_up_no_acknowledgement_for_long() -> None:
+    said = subprocess.run([sys.executable, "-c", LATENESS], check=True, capture_output=True, text=True).stdout
+    before, after = (float(word) for word in said.split())
+    assert after < before / 2, said
