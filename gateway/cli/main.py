@@ -115,7 +115,7 @@ def build_completing() -> typer.Typer:
 
 def build(arguments: Sequence[str]) -> typer.Typer:
     """The command line with the one command that `arguments` ask for, or with all of them (for help and for a
-    typing error).
+    typing error); for the version with none.
     """
     app = typer.Typer(
         cls=CommandGroup,
@@ -126,8 +126,9 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     )
     app.callback()(_root)
     asked = arguments[0] if arguments else ""
+    wanted = (asked,) if asked in COMMANDS else () if asked == "--version" else COMMANDS
     gc.disable()  # what importing makes is no garbage: looking for some takes a tenth of the time
-    for name in (asked,) if asked in COMMANDS else COMMANDS:
+    for name in wanted:
         place = f"gateway.cli.{name.replace('-', '_')}"
         if find_spec(place) is None:
             continue

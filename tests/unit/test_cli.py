@@ -284,3 +284,14 @@ def test_explain_follows_a_pattern_of_metrics_and_says_the_unit(folder: Path) ->
     assert (first.meter, first.unit, first.refused) == ("press t1", "°C", None)
     assert first.arithmetic == "degF to CEL (times 5/9, plus -160/9)"
     assert second.meter == "press t2" and "no number for last" in str(second.refused)
+
+
+def test_the_version_is_said_without_any_command() -> None:
+    """In a fifth of a second instead of two and a half: scripts ask for it."""
+    program = "import sys; from gateway.cli.main import main\ntry: main()\nfinally: print(*sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", program, "--version"], check=True, capture_output=True, text=True
+    ).stdout
+    version, modules = said.splitlines()
+    assert re.fullmatch(r"fieldgate \d+\.\d+\.\d+", version)
+    assert not {"gateway.app", "gateway.configuration", "httpx", "asyncpg"} & set(modules.split())
