@@ -141,7 +141,7 @@ class Fleet:
             [f"d{number}" for number in range(devices)] if isinstance(devices, int) else list(devices)
         )
         self._publisher: Publisher[Tag] = Publisher(port, client_id, window=500, acknowledged=self._note)
-        self._at = time.time_ns() // 1_000_000
+        self._at = dict.fromkeys(self._devices, 0)
 
     async def __aenter__(self) -> Fleet:
         await self._publisher.__aenter__()
@@ -151,20 +151,18 @@ class Fleet:
         await self._publisher.__aexit__(*error)
 
     async def publish(self, count: int, *, rate: float) -> None:
-        """`count` samples at about `rate` a second, one a millisecond of device time at most, no two the
-        same.
+        """`count` samples at about `rate` a second; of a device one a millisecond of its time at most, no two
+        the same.
         """
         started = time.perf_counter()
         for number in range(count):
             ahead = number / rate - (time.perf_counter() - started)
             if ahead > 0.002:
                 await asyncio.sleep(ahead)
-            self._at = max(self._at + 1, time.time_ns() // 1_000_000 - 1000)
             device, value = self._devices[self.sent % len(self._devices)], float(self.sent)
+            at = self._at[device] = max(self._at[device] + 1, time.time_ns() // 1_000_000 - 1000)
             await self._publisher.publish(
-                f"{CUSTOMER}/devices/{device}/telemetry",
-                self.body(self._at, value),
-                (device, self._at, value),
+                f"{CUSTOMER}/devices/{device}/telemetry", self.body(at, value), (device, at, value)
             )
             self.sent += 1
 
