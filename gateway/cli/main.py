@@ -107,15 +107,19 @@ def build_completing() -> typer.Typer:
     asked = words.split()[1:2]
     if asked and asked[0] in COMMANDS:
         return build(asked)
-    app = typer.Typer(add_completion=False)
+    return _named(typer.Typer(add_completion=False))
+
+
+def _named(app: typer.Typer) -> typer.Typer:
+    """With the names of all commands and nothing behind them."""
     for name in COMMANDS:
         app.command(name)(lambda: None)
     return app
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
-    """The command line with the one command that `arguments` ask for, or with all of them (for help and for a
-    typing error); for the version with none.
+    """The command line with the one command that `arguments` ask for, or, for help, with all of them. Names are
+    enough to say which of them was meant by a typing error, and the version needs none.
     """
     app = typer.Typer(
         cls=CommandGroup,
@@ -126,6 +130,8 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     )
     app.callback()(_root)
     asked = arguments[0] if arguments else ""
+    if asked and not asked.startswith("-") and asked not in COMMANDS:
+        return _named(app)
     wanted = (asked,) if asked in COMMANDS else () if asked == "--version" else COMMANDS
     gc.disable()  # what importing makes is no garbage: looking for some takes a tenth of the time
     for name in wanted:
