@@ -118,8 +118,8 @@ def _named(app: typer.Typer) -> typer.Typer:
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
-    """The command line with the one command that `arguments` ask for, or, for help, with all of them. Names are
-    enough to say which of them was meant by a typing error, and the version needs none.
+    """The command line with the one command that `arguments` ask for, or, for help, with all of them. Names
+    are enough to say which of them was meant by a typing error, and the version needs none.
     """
     app = typer.Typer(
         cls=CommandGroup,
