@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from gateway.settings_base import CustomerId, Duration, Section, at_least
+from gateway.settings_base import CustomerId, Seconds, Section
 
 Glob = Annotated[str, Field(min_length=1, max_length=256)]
 Word = Annotated[str, Field(max_length=64)]
@@ -97,7 +97,7 @@ class SourceRules(Section):
     strict: bool = False
     retained: Literal["own_time", "take", "skip"] = "own_time"
     ignore: tuple[Glob, ...] = ()
-    silent_after: Annotated[Duration, at_least("1s")] | None = None
+    silent_after: Seconds | None = None
     examples: tuple[SourceExample, ...] = ()
 
 
