@@ -46,7 +46,6 @@ LARGER_MODULES = {
     "gateway/connections/links.py": 319,
     "gateway/connections/service.py": 421,
     "gateway/inbound/run.py": 360,
-    "gateway/store/connections.py": 382,
     "gateway/sync/deliver.py": 370,
 }
 """They may only become smaller. What is at MODULE_LINES leaves the list."""
