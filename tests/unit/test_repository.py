@@ -41,7 +41,6 @@ MODULE_LINES, FUNCTION_LINES = 300, 50
 
 LARGER_MODULES = {
     "gateway/app.py": 325,
-    "gateway/connections/guard.py": 360,
     "gateway/connections/lifecycle.py": 418,
     "gateway/connections/links.py": 319,
     "gateway/connections/service.py": 421,
