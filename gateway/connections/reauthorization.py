@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 import structlog
 from pydantic import SecretStr
 
-from gateway.connections.links import credential_binding
+from gateway.connections.building import credential_binding
 from gateway.connections.login_page import CODE_FLOW, FLOW_SECONDS, Departure, Login, LoginPage
 from gateway.connections.service import Connections
 from gateway.credentials.vault import Binding, Vault

@@ -15,6 +15,7 @@ import structlog
 
 from gateway.configuration import DeclaredConnection, Faults, check
 from gateway.connections import syncing
+from gateway.connections.building import ConnectedSystem, credential_binding
 from gateway.connections.given import (
     ChangedMeanwhile,
     KeptSettings,
@@ -23,7 +24,7 @@ from gateway.connections.given import (
     refuse_moved,
     refuse_outdated,
 )
-from gateway.connections.links import ConnectedSystem, Links, credential_binding
+from gateway.connections.links import Links
 from gateway.connections.refusals import ENDED, NEEDS_CREDENTIAL, refusal, upstream
 from gateway.connections.screening import Screening
 from gateway.connections.transitions import Moved, Transitions, asked
