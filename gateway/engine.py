@@ -202,8 +202,7 @@ class Engine:
 
     def know_customers(self, customers: Collection[str]) -> None:
         """These may have connections from now on."""
-        service = self.service
-        service.settings = service.settings.model_copy(update={"customers": tuple(customers)})
+        self.service.know_customers(customers)
 
     async def stop(self, grace_seconds: float) -> None:
         """Nothing new is begun; runs in hand get so long to end."""

@@ -14,7 +14,8 @@ import structlog
 
 from gateway.bulkhead import contained
 from gateway.configuration import DeclaredConnection
-from gateway.connections.service import FILE, Connections
+from gateway.connections.giving import FILE
+from gateway.connections.service import Connections
 from gateway.model.access import Caller
 from gateway.model.declaration import ApplyPlan, Declaration, DeclaredPart, Existing, plan
 from gateway.model.errors import RequestRefused
