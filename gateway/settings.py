@@ -60,6 +60,8 @@ Network = Annotated[
 
 
 MAX_URLS = 16
+MAX_COMMITS = 8
+"""Partitions whose batches are committed at once; more wait for each other's, which is soon."""
 
 
 def _without_password(url: str) -> str:
@@ -112,6 +114,11 @@ class BrokerSettings(Section):
     def urls(self) -> tuple[str, ...]:
         """All of them, in the order in which they are wanted."""
         return (self.url,) if isinstance(self.url, str) else self.url
+
+    @property
+    def commits_at_once(self) -> int:
+        """Sessions that the partitions' batches are committed by."""
+        return min(self.partitions, MAX_COMMITS)
 
     def at(self, url: str) -> BrokerSettings:
         """The same with this one alone."""

@@ -72,10 +72,9 @@ class DatabaseChecks:
 
     async def _check_sessions(self) -> Looked:
         settings = self._settings
-        pool, partitions = settings.database.pool_size, settings.broker.partitions
-        # its pool, a commit for each partition and the leases, the HTTP process, its life, and what is told
-        # to it
-        needs = pool + min(partitions, 8) + 1 + max(3, pool // 2) + 2
+        pool = settings.database.pool_size
+        # its pool, commits and the leases of partitions, the HTTP process, its life, and what is told to it
+        needs = pool + settings.broker.commits_at_once + 1 + max(3, pool // 2) + 2
         here = (await self._replicas()).here
         return postgres.judge_sessions(await self._server(), replica_needs=needs, replicas=here)
 

@@ -40,15 +40,12 @@ MODULE_LINES, FUNCTION_LINES = 300, 50
 """Lines of code: what explains it does not count."""
 
 LARGER_MODULES = {
-    "gateway/app.py": 325,
     "gateway/inbound/run.py": 360,
     "gateway/sync/deliver.py": 370,
 }
 """They may only become smaller. What is at MODULE_LINES leaves the list."""
 
-LARGER_FUNCTIONS = {
-    "gateway/app.py:_loops": 59,
-}
+LARGER_FUNCTIONS = {}
 
 CODE_LINES = 57_317
 """Of gateway and connectors together. Whoever raises it says in the changelog, under "Size", what for."""
