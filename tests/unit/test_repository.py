@@ -41,7 +41,6 @@ MODULE_LINES, FUNCTION_LINES = 300, 50
 
 LARGER_MODULES = {
     "gateway/inbound/run.py": 360,
-    "gateway/sync/deliver.py": 370,
 }
 """They may only become smaller. What is at MODULE_LINES leaves the list."""
 
