@@ -22,13 +22,13 @@ from gateway.connections.checking import Checking
 from gateway.connections.given import ChangedMeanwhile, KeptSettings, refuse_outdated
 from gateway.connections.giving import Giving
 from gateway.connections.links import Links
-from gateway.connections.refusals import ENDED, NEEDS_CREDENTIAL, refusal, upstream
+from gateway.connections.refusals import NEEDS_CREDENTIAL, refusal, upstream
 from gateway.connections.screening import Screening
 from gateway.connections.transitions import Moved, Transitions, asked
 from gateway.credentials.tokens import Tokens
 from gateway.credentials.vault import Vault
 from gateway.model.access import Caller
-from gateway.model.connection import State, Trigger
+from gateway.model.connection import ENDED, State, Trigger
 from gateway.model.credential import TokenGrant
 from gateway.model.credits import price
 from gateway.model.errors import ConnectorError, CreditsInsufficient, RequestRefused
