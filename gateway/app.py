@@ -113,6 +113,18 @@ async def run(
     log.info("gateway.stopped")
 
 
+class _Telling(Protocol):
+    """What tells others what happened, or answers them: one replica at a time, by a lease."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        ...
+
+    def wake(self) -> None:
+        """There may be a lease to take."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Daemon:
     """Everything that needs the database."""
@@ -204,7 +216,7 @@ class _Daemon:
         pressure: Pressure,
     ) -> dict[str, Coroutine[None, None, None]]:
         settings, database = self.settings, self.database
-        telling = {"publisher": publisher, **self._telling(engine, ingest, pressure)}
+        telling: dict[str, _Telling] = {"publisher": publisher, **self._telling(engine, ingest, pressure)}
         for waiting in (ingest, engine.scheduler, engine.reader, engine.alerts, *telling.values()):
             presence.on_change(waiting.wake)
         requests = Requests(settings.webhooks, transport)
@@ -240,18 +252,6 @@ class _Daemon:
                 explain=_explainer(ingest, engine),
             ),
         }
-
-
-class _Telling(Protocol):
-    """What tells others what has happened, on one replica at a time."""
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        ...
-
-    def wake(self) -> None:
-        """There may be a lease to take."""
-        ...
 
 
 def _synchronise(engine: Engine) -> Synchronise:
