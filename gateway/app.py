@@ -217,8 +217,9 @@ class _Daemon:
     ) -> dict[str, Coroutine[None, None, None]]:
         settings, database = self.settings, self.database
         telling: dict[str, _Telling] = {"publisher": publisher, **self._telling(engine, ingest, pressure)}
-        for waiting in (ingest, engine.scheduler, engine.reader, engine.alerts, *telling.values()):
-            presence.on_change(waiting.wake)
+        waiting = (ingest, engine.scheduler, engine.reader, engine.alerts)
+        for wake in (*(each.wake for each in waiting), *(part.wake for part in telling.values())):
+            presence.on_change(wake)
         requests = Requests(settings.webhooks, transport)
         webhooks = WebhookSender(settings, database, EndpointSealer(engine.vault), requests=requests)
         loops = {
