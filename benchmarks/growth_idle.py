@@ -25,7 +25,7 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.daemon import Daemon, cpu_seconds, processes, tree_seconds
 from benchmarks.servers import Mosquitto, Postgres, accepts, end, free_port, wait_until
-from gateway.connections.links import credential_binding
+from gateway.connections.building import credential_binding
 from gateway.credentials.vault import Vault
 from gateway.model.meter import from_document, made_of
 from gateway.store.migrate import migrate

@@ -10,12 +10,12 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
 from connectors.kit.egress import transport
-from gateway import clock, metrics, tracing
+from gateway import clock, housekeeping, tracing
 from gateway.configuration import DeclaredConnection, Loaded
 from gateway.connections.apply import apply, prepare
 from gateway.credentials.endpoint_secrets import EndpointSealer
@@ -32,7 +32,6 @@ from gateway.ingest.explain import explain_for
 from gateway.ingest.registry import Registry
 from gateway.ingest.silence import SilenceWatch
 from gateway.model.access import Caller
-from gateway.model.errors import StoreError
 from gateway.model.explanation import Explanation
 from gateway.model.pressure import Pressure
 from gateway.outage import Outage
@@ -44,7 +43,7 @@ from gateway.processes.supervisor import HttpProcess, listen_all
 from gateway.reload import Reloads
 from gateway.settings import Settings
 from gateway.store import connections as connection_store
-from gateway.store import counts, judgements, records, retention, sparkplug
+from gateway.store import counts
 from gateway.store.migrate import migrate
 from gateway.store.pool import Database
 from gateway.store.presence import Presence
@@ -53,13 +52,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-MAX_COMMITS = 8
-"""Partitions whose batches are committed at once; more wait for each other's, which is soon."""
-
 GRACE_SECONDS = 20.0
-TRIM_SECONDS = 30.0
-RETENTION_SECONDS = 3600.0
-LISTEN_SECONDS = 5.0
 
 
 async def run(
@@ -118,6 +111,18 @@ async def run(
             await daemon.serve(declared, http, readiness, stopping, started)
             await _end(serving, http.stop())
     log.info("gateway.stopped")
+
+
+class _Telling(Protocol):
+    """What tells others what happened, or answers them: one replica at a time, by a lease."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        ...
+
+    def wake(self) -> None:
+        """There may be a lease to take."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,47 +216,21 @@ class _Daemon:
         pressure: Pressure,
     ) -> dict[str, Coroutine[None, None, None]]:
         settings, database = self.settings, self.database
-        commands = Commands(
-            settings,
-            database,
-            replica=self.owner,
-            synchronise=_synchronise(engine),
-            explain=_explainer(ingest, engine),
-        )
-        relay = Relay(settings, database, owner=self.owner)
-        record_publisher = RecordPublisher(settings, database, owner=self.owner, pressure=pressure)
-        for waiting in (
-            ingest,
-            engine.scheduler,
-            engine.reader,
-            engine.alerts,
-            publisher,
-            relay,
-            record_publisher,
-            commands,
-        ):
-            presence.on_change(waiting.wake)
+        telling: dict[str, _Telling] = {"publisher": publisher, **self._telling(engine, ingest, pressure)}
+        waiting = (ingest, engine.scheduler, engine.reader, engine.alerts)
+        for wake in (*(each.wake for each in waiting), *(part.wake for part in telling.values())):
+            presence.on_change(wake)
+        requests = Requests(settings.webhooks, transport)
+        webhooks = WebhookSender(settings, database, EndpointSealer(engine.vault), requests=requests)
         loops = {
             "ingest": ingest.run(),
             "hearing": ingest.attend(),
             "silence": SilenceWatch(database, lambda: ingest.settings, owner=self.owner).run(),
-            "publisher": publisher.run(),
-            "relay": relay.run(),
-            "records": record_publisher.run(),
-            "webhooks": (
-                WebhookSender(
-                    settings,
-                    database,
-                    EndpointSealer(engine.vault),
-                    requests=Requests(settings.webhooks, transport),
-                ).run()
-            ),
-            "commands": commands.run(),
+            **{name: part.run() for name, part in telling.items()},
+            "webhooks": webhooks.run(),
             "backlog": Backlog(database).run(),
-            "listening": _listen(database, ingest),
             "counts": counts.run(database),
-            "retention": _retain(settings, database),
-            "dead letters": _trim(settings, database),
+            **housekeeping.loops(settings, database, lambda: ingest.listens),
             **engine.loops(),
         }
         if self.reload is None:
@@ -260,6 +239,20 @@ class _Daemon:
             settings, database, self.reload, ingest=ingest, engine=engine, http=http, owner=self.owner
         )
         return {**loops, "reload": reloads.run()}
+
+    def _telling(self, engine: Engine, ingest: Ingest, pressure: Pressure) -> dict[str, _Telling]:
+        settings, database, owner = self.settings, self.database, self.owner
+        return {
+            "relay": Relay(settings, database, owner=owner),
+            "records": RecordPublisher(settings, database, owner=owner, pressure=pressure),
+            "commands": Commands(
+                settings,
+                database,
+                replica=owner,
+                synchronise=_synchronise(engine),
+                explain=_explainer(ingest, engine),
+            ),
+        }
 
 
 def _synchronise(engine: Engine) -> Synchronise:
@@ -300,8 +293,7 @@ async def _open(settings: Settings) -> tuple[Database, Database]:
     migrates. Raises ConfigError for one that can never work.
     """
     dsn, lease_seconds = settings.database.dsn.get_secret_value(), settings.sync.lease.total_seconds()
-    # one for each partition's commits and one for the leases
-    ingest_sessions = min(settings.broker.partitions, MAX_COMMITS) + 1
+    ingest_sessions = settings.broker.commits_at_once + 1  # one for the leases
 
     async def open_both() -> tuple[Database, Database]:
         database = await Database.open(dsn, size=settings.database.pool_size, lease_seconds=lease_seconds)
@@ -333,57 +325,6 @@ async def _until_stopped(operation: Coroutine[None, None, T], stopping: asyncio.
 async def _end(task: asyncio.Task[None], stop: Awaitable[None]) -> None:
     await stop
     await task
-
-
-async def _retain(settings: Settings, database: Database) -> None:
-    kept = settings.telemetry
-    buffer = kept.buffer or kept.retention
-    while True:
-        try:
-            for name in await retention.tell_filling(
-                database, now=clock.now(), buffer=buffer, public_url=settings.http.public_url
-            ):
-                log.warning("store.buffer_filling", connection=name)
-            for name in await retention.drop_expired(
-                database, now=clock.now(), retention=kept.retention, buffer=buffer
-            ):
-                log.info("store.partition_dropped", partition=name)
-            await sparkplug.forget(database, kept.retention)
-            await records.expire(database, now=clock.now(), retention=settings.records.deleted_retention)
-        except StoreError as error:
-            log.warning("store.retention_deferred", detail=str(error))
-        await asyncio.sleep(RETENTION_SECONDS)
-
-
-async def _listen(database: Database, ingest: Ingest) -> None:
-    """Silence of a device counts only while somebody listens to devices."""
-    while True:
-        if ingest.listens:
-            try:
-                await judgements.listen(database)
-            except StoreError as error:
-                log.debug("gateway.listening_not_noted", detail=str(error))
-        await asyncio.sleep(LISTEN_SECONDS)
-
-
-async def _trim(settings: Settings, database: Database) -> None:
-    """Often: what may be sent in a minute is all that dead letters can hold beyond their bound."""
-    telemetry = settings.telemetry
-    while True:
-        try:
-            dropped = await retention.trim_dead_letters(
-                database,
-                now=clock.now(),
-                retention=telemetry.dead_letter_retention,
-                max_bytes=telemetry.dead_letter_bytes,
-            )
-        except StoreError as error:
-            log.warning("store.retention_deferred", detail=str(error))
-        else:
-            if dropped:
-                metrics.DEAD_LETTERS_DROPPED.inc(sum(dropped.values()))
-                log.warning("store.dead_letters_dropped", customers=len(dropped), count=sum(dropped.values()))
-        await asyncio.sleep(TRIM_SECONDS)
 
 
 def _handle_signals(stopping: asyncio.Event) -> None:

@@ -17,10 +17,11 @@ from gateway import clock, metrics
 from gateway.alerts import upkeep as alerts
 from gateway.alerts.run import MAX_STREAMS, AlertRunner
 from gateway.bulkhead import contained
+from gateway.connections.building import ConnectedSystem, LinkBuilder
 from gateway.connections.health import ConnectionHealth
 from gateway.connections.incidents import Incidents
 from gateway.connections.lifecycle import Lifecycle
-from gateway.connections.links import ConnectedSystem, Links
+from gateway.connections.links import Links
 from gateway.connections.screening import Screening
 from gateway.connections.service import Connections
 from gateway.connections.transitions import Transitions
@@ -57,7 +58,9 @@ CLOSE_SECONDS = 75.0
 
 
 class Engine:
-    """The parts, built once for a process. `owner` names it in leases."""
+    """The parts, built once for a process, each after those that it is made of. `owner` names the process in
+    leases.
+    """
 
     def __init__(
         self,
@@ -70,67 +73,87 @@ class Engine:
         pressure: Pressure | None = None,
     ) -> None:
         self._database, self._settings = database, settings
-        manifests = {name: system.manifest for name, system in systems.items()}
+        self._systems, self._owner, self._pressure = systems, owner, pressure
+        self.troubles = Troubles(database)
+        # credentials
         self.vault = Vault([key.get_secret_value() for key in settings.security.encryption_keys])
         self.exchange = OAuthExchange()
-        self.troubles = Troubles(database)
         self.tokens = Tokens(database, self.vault, self.exchange, owner=owner)
         self.logons = Logons(database)
+        # connections, by what is stored of them
+        manifests = {name: system.manifest for name, system in systems.items()}
         self.transitions = Transitions(manifests, settings)
-        self.incidents = Incidents(
-            database,
-            owner=owner,
-            call_seconds=max(60.0, CALLS_OF_A_TURN * settings.sync.push_timeout.total_seconds()),
-        )
-        self.links = Links(
-            database,
-            systems,
-            settings,
+        self.builder = self._link_builder()
+        self.links = Links(database, self.builder, self.troubles)
+        self.service = self._connections(Screening(settings, resolve))
+        self.verifier = Verifier(database, systems, settings, self.service, self.exchange, _observer)
+        # connections, by what their systems answer
+        self.incidents = self._incidents()
+        self.health = self._connection_health()
+        # what works them
+        self.scheduler, self.reader, self.alerts = self._sender(), self._reader(), self._judge()
+        self.lifecycle = self._lifecycle()
+
+    def _link_builder(self) -> LinkBuilder:
+        return LinkBuilder(
+            self._database,
+            self._systems,
+            self._settings,
             vault=self.vault,
             tokens=self.tokens,
             logons=self.logons,
-            troubles=self.troubles,
             observer=_observer,
         )
-        self.service = Connections(
-            database,
-            systems,
-            settings,
+
+    def _connections(self, screening: Screening) -> Connections:
+        return Connections(
+            self._database,
+            self._systems,
+            self._settings,
             vault=self.vault,
             transitions=self.transitions,
             links=self.links,
             tokens=self.tokens,
-            screening=Screening(settings, resolve),
+            screening=screening,
         )
-        self.verifier = Verifier(database, systems, settings, self.service, self.exchange, _observer)
-        self.health = ConnectionHealth(
-            database,
+
+    def _incidents(self) -> Incidents:
+        push_seconds = self._settings.sync.push_timeout.total_seconds()
+        call_seconds = max(60.0, CALLS_OF_A_TURN * push_seconds)
+        return Incidents(self._database, owner=self._owner, call_seconds=call_seconds)
+
+    def _connection_health(self) -> ConnectionHealth:
+        return ConnectionHealth(
+            self._database,
             self.transitions,
             self.incidents,
-            probe_interval_seconds=settings.sync.probe_interval.total_seconds(),
+            probe_interval_seconds=self._settings.sync.probe_interval.total_seconds(),
             on_active=lambda: self._wake(),
         )
-        self.scheduler, self.reader = self._sender(owner, pressure), self._reader(owner, pressure)
-        self.alerts = self._judge(owner)
-        self.lifecycle = Lifecycle(
-            database,
+
+    def _lifecycle(self) -> Lifecycle:
+        return Lifecycle(
+            self._database,
+            self.builder,
             self.links,
             self.transitions,
             self.health,
             self.tokens,
             self.troubles,
-            max_wait=settings.sync.max_wait,
-            max_future=settings.telemetry.max_future,
+            max_wait=self._settings.sync.max_wait,
+            max_future=self._settings.telemetry.max_future,
             on_links=self._serve,
             on_trial=self.scheduler.wake,
         )
 
-    def _sender(self, owner: str, pressure: Pressure | None) -> Scheduler[OutboundClaim]:
+    def _sender(self) -> Scheduler[OutboundClaim]:
         sync = self._settings.sync
-        work = OutboundWork(self._database, sync, self.health, self.troubles, owner=owner, pressure=pressure)
+        work = OutboundWork(
+            self._database, sync, self.health, self.troubles, owner=self._owner, pressure=self._pressure
+        )
         return Scheduler(work, lease_seconds=sync.lease.total_seconds())
 
-    def _reader(self, owner: str, pressure: Pressure | None) -> Scheduler[InboundClaim]:
+    def _reader(self) -> Scheduler[InboundClaim]:
         settings, lease = self._settings, self._settings.sync.lease.total_seconds()
         runner = InboundRunner(
             self._database,
@@ -139,16 +162,16 @@ class Engine:
             self.health,
             self.troubles,
             public_url=settings.http.public_url,
-            pressure=pressure,
+            pressure=self._pressure,
         )
-        work = LeasedWork(self._database, inbound, runner, lease_seconds=lease, owner=owner)
+        work = LeasedWork(self._database, inbound, runner, lease_seconds=lease, owner=self._owner)
         return Scheduler(work, lease_seconds=lease)
 
-    def _judge(self, owner: str) -> Scheduler[AlertClaim]:
+    def _judge(self) -> Scheduler[AlertClaim]:
         sync, lease = self._settings.sync, self._settings.sync.lease.total_seconds()
         runner = AlertRunner(self._database, sync, self.health, self.troubles)
         work = LeasedWork(
-            self._database, alert_streams, runner, lease_seconds=lease, owner=owner, most=MAX_STREAMS
+            self._database, alert_streams, runner, lease_seconds=lease, owner=self._owner, most=MAX_STREAMS
         )
         return Scheduler(work, lease_seconds=lease)
 
@@ -179,8 +202,7 @@ class Engine:
 
     def know_customers(self, customers: Collection[str]) -> None:
         """These may have connections from now on."""
-        service = self.service
-        service.settings = service.settings.model_copy(update={"customers": tuple(customers)})
+        self.service.know_customers(customers)
 
     async def stop(self, grace_seconds: float) -> None:
         """Nothing new is begun; runs in hand get so long to end."""

@@ -23,7 +23,7 @@ from gateway import units, zones
 from gateway.model.arithmetic import Arithmetic, Conversion, misfit
 from gateway.model.calendar import MAX_SHIFTS, PERIODS, Calendar, Period, shifts_fault, written
 from gateway.model.meter import HELD, MAX_HELD_WINDOWS, MAX_HOLD, RUN_TIME_UNITS, Reduce
-from gateway.settings_base import Duration, Section, at_least, parse_duration
+from gateway.settings_base import Seconds, Section, parse_duration
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -114,14 +114,14 @@ class MeterSettings(Section):
     shifts: Shifts | None = Field(None, description="Of `every: shift`: when they begin, by local clocks.")
     deadband: float = Field(0.0, ge=0)
     create: bool = Field(False, description="The system makes the meter where it is missing.")
-    max_silence: Annotated[Duration, at_least("1s")] | None = None
+    max_silence: Seconds | None = None
     scale: Finite = 1.0
     offset: Finite = 0.0
     valid: Limits | None = None
     rollover: Annotated[float, Field(gt=0, le=2**53)] | None = None
     reset_below: Finite | None = None
     threshold: Finite = 0.0
-    hold: Annotated[Duration, at_least("1s")] | None = None
+    hold: Seconds | None = None
 
     @model_validator(mode="after")
     def _one_shape(self) -> MeterSettings:

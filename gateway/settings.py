@@ -14,27 +14,30 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    StrictBool,
     WithJsonSchema,
     field_validator,
-    model_validator,
 )
 
+from gateway.alert_settings import AlertSettings
 from gateway.login_settings import OidcSettings
 from gateway.meter_settings import MeterSettings
 from gateway.model import bounds
 from gateway.model.address import to_listen
-from gateway.model.alert_rule import MAX_HOLD_OFF, MAX_LASTS, MAX_RULES, MAX_WITHIN
+from gateway.model.alert_rule import MAX_RULES
 from gateway.model.connector import Auth, Hosting
 from gateway.model.dsn import check_own_dsn
 from gateway.quota_settings import QuotasSettings
-from gateway.settings_base import CustomerId, Duration, Identifier, Section, at_least
+from gateway.settings_base import (
+    CustomerId,
+    Duration,
+    Identifier,
+    PositiveDuration,
+    Seconds,
+    Section,
+    at_least,
+)
 from gateway.source_settings import DEFAULT_SOURCES, SourceSettings
 from gateway.tracing_settings import TracingSettings
-
-PositiveDuration = Annotated[Duration, at_least("1ms")]
-Seconds = Annotated[Duration, at_least("1s")]
-
 
 Days = Annotated[Duration, at_least("1d")]
 
@@ -57,6 +60,8 @@ Network = Annotated[
 
 
 MAX_URLS = 16
+MAX_COMMITS = 8
+"""Partitions whose batches are committed at once; more wait for each other's, which is soon."""
 
 
 def _without_password(url: str) -> str:
@@ -109,6 +114,11 @@ class BrokerSettings(Section):
     def urls(self) -> tuple[str, ...]:
         """All of them, in the order in which they are wanted."""
         return (self.url,) if isinstance(self.url, str) else self.url
+
+    @property
+    def commits_at_once(self) -> int:
+        """Sessions that the partitions' batches are committed by."""
+        return min(self.partitions, MAX_COMMITS)
 
     def at(self, url: str) -> BrokerSettings:
         """The same with this one alone."""
@@ -310,98 +320,9 @@ class ConnectionSyncSettings(Section):
         max_length=100,
         description="Streams of records to read; null: those that the system's manifest marks.",
     )
-    pull_interval: Annotated[Duration, at_least("1s")] = timedelta(minutes=5)
+    pull_interval: Seconds = timedelta(minutes=5)
     reconcile: Annotated[Duration, at_least("1m")] = timedelta(days=1)
     publish_records: Literal["changes", "retained", "off"] = "changes"
-
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class AlertSettings(Section):
-    """One alert rule: a device or a pattern, one condition, and what it becomes at the system."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
-
-    id: Identifier
-    device: str = Field(min_length=1, max_length=200)
-    metric: str | None = Field(None, min_length=1, max_length=200)
-    above: Number | None = None
-    clear_below: Number | None = Field(
-        None, description="Of `above`: over once it is less. Default: no longer above."
-    )
-    below: Number | None = None
-    clear_above: Number | None = Field(None, description="Of `below`: over once it is greater.")
-    outside: tuple[Number, Number] | None = None
-    clear_inside: tuple[Number, Number] | None = Field(
-        None, description="Of `outside`: over once it is in there."
-    )
-    equals: StrictBool | int | float | str | None = None
-    rises_by: Annotated[Number, Field(gt=0)] | None = None
-    falls_by: Annotated[Number, Field(gt=0)] | None = None
-    within: PositiveDuration | None = Field(None, description="Of `rises_by` and `falls_by`: at most 1d.")
-    silent_for: Seconds | None = Field(None, description="Nothing was received for so long.")
-    lasts: Duration = Field(
-        timedelta(0), alias="for", description="How long it must hold, by device time; at most 7d."
-    )
-    hold_off: Duration = Field(
-        timedelta(0), description="After it was over, nothing is raised for so long; at most 30d."
-    )
-    kind: str = Field(alias="raise", min_length=1, description="One of the kinds that the system raises.")
-    severity: Literal["low", "medium", "high"] = "medium"
-    title: str = Field("", max_length=200, description="Template of {device}, {metric}, {value} and {since}.")
-    text: str = Field("", max_length=2000, description="As title.")
-
-    @model_validator(mode="after")
-    def _one_condition(self) -> AlertSettings:
-        given = [name for name in _CONDITIONS if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"an alert has one condition: {', '.join(_CONDITIONS)} (here: {', '.join(given) or 'none'})"
-            )
-        condition = given[0]
-        if self.metric is None and condition != "silent_for":
-            raise ValueError(f"`{condition}` needs the metric that it looks at")
-        for name, wanted in _GOES_WITH.items():
-            if getattr(self, name) is not None and condition not in wanted:
-                raise ValueError(f"`{name}` goes with {' or '.join(wanted)}, not with {condition}")
-        if condition in ("rises_by", "falls_by") and self.within is None:
-            raise ValueError(f"`{condition}` needs `within`")
-        if condition == "silent_for" and self.lasts:
-            raise ValueError("`silent_for` says itself how long; `for` goes with the other conditions")
-        self._check_bounds()
-        return self
-
-    def _check_bounds(self) -> None:
-        for name, value, most in (
-            ("for", self.lasts, MAX_LASTS),
-            ("hold_off", self.hold_off, MAX_HOLD_OFF),
-            ("within", self.within or timedelta(0), MAX_WITHIN),
-        ):
-            if value > most:
-                raise ValueError(f"{name}: at most {most.days}d")
-        if self.above is not None and self.clear_below is not None and self.clear_below > self.above:
-            raise ValueError("clear_below: at most the limit of `above`, or it would be over while it holds")
-        if self.below is not None and self.clear_above is not None and self.clear_above < self.below:
-            raise ValueError("clear_above: at least the limit of `below`, or it would be over while it holds")
-        for name, pair in (("outside", self.outside), ("clear_inside", self.clear_inside)):
-            if pair is not None and pair[0] > pair[1]:
-                raise ValueError(f"{name}: the lower end first")
-        if (
-            self.outside
-            and self.clear_inside
-            and not (self.outside[0] <= self.clear_inside[0] and self.clear_inside[1] <= self.outside[1])
-        ):
-            raise ValueError("clear_inside: within the ends of `outside`, or it would be over while it holds")
-
-
-_CONDITIONS = ("above", "below", "outside", "equals", "rises_by", "falls_by", "silent_for")
-_GOES_WITH = {
-    "clear_below": ("above",),
-    "clear_above": ("below",),
-    "clear_inside": ("outside",),
-    "within": ("rises_by", "falls_by"),
-}
 
 
 Title = Annotated[str, Field(max_length=120, pattern=r"^[^\x00-\x1f\x7f]*$")]

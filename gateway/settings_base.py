@@ -56,6 +56,10 @@ def at_least(least: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+PositiveDuration = Annotated[Duration, at_least("1ms")]
+Seconds = Annotated[Duration, at_least("1s")]
+
+
 class Section(BaseModel):
     """Base of every part of the tree: frozen, and an unknown key is an error."""
 

@@ -1,15 +1,15 @@
-"""`telemetry.sources`: where devices publish, and where in their payloads things are. docs/sources.md says
-what each rule is for; what it does is `gateway.payloads`'s.
+"""`telemetry.sources`: where devices publish, and where in their payloads things are. What each rule is for
+is in docs/sources.md; `gateway.payloads.sources` makes of these settings the rules that payloads are read by.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from gateway.settings_base import CustomerId, Duration, Section, at_least
+from gateway import zones
+from gateway.settings_base import CustomerId, Seconds, Section
 
 Glob = Annotated[str, Field(min_length=1, max_length=256)]
 Word = Annotated[str, Field(max_length=64)]
@@ -39,13 +39,8 @@ class TimeSettings(PathSettings):
     @field_validator("zone")
     @classmethod
     def _is_known(cls, zone: str | None) -> str | None:
-        if zone is not None:
-            try:
-                ZoneInfo(zone)
-            except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-                raise ValueError(
-                    f"{zone!r} is no time zone of the IANA database, such as Europe/Berlin"
-                ) from error
+        if zone is not None and zones.zone(zone) is None:
+            raise ValueError(f"{zone!r} is no time zone of the IANA database, such as Europe/Berlin")
         return zone
 
 
@@ -74,10 +69,13 @@ class SourceExample(Section):
 class SourceRules(Section):
     """What a source may say beside its topic."""
 
+    # how a payload is written
     format: Literal["json", "scalar", "cbor", "msgpack", "sparkplug_b"] = "json"
     encoding: Literal["gzip", "deflate", "zstd"] | None = None
+    # whose it is, where the topic does not say so
     customer: CustomerId | PathSettings | None = None
     device: Annotated[str, Field(min_length=1, max_length=256)] | PathSettings | None = None
+    # where in it things are
     root: PathText | None = None
     each: PathText | None = None
     name: PathSettings | None = None
@@ -85,19 +83,22 @@ class SourceRules(Section):
     time: TimeSettings | None = None
     good: GoodSettings | None = None
     reshape: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    # which metrics are taken, and under which names
     keep: tuple[Glob, ...] = ()
     drop: tuple[Glob, ...] = ()
     rename: dict[str, Annotated[str, Field(min_length=1, max_length=256)]] = Field({})
+    # what values stand for
     text: Literal["keep", "numbers"] = "keep"
     decimal: Literal["point", "comma"] = "point"
     units: Literal["keep", "strip"] = "keep"
     words: dict[Word, bool | int | float | str] = Field({})
     arrays: Literal["skip", "index"] = "skip"
     aliases: Literal["by_birth", "stable"] = "by_birth"
+    # what of a message, of a device and of this source itself
     strict: bool = False
     retained: Literal["own_time", "take", "skip"] = "own_time"
     ignore: tuple[Glob, ...] = ()
-    silent_after: Annotated[Duration, at_least("1s")] | None = None
+    silent_after: Seconds | None = None
     examples: tuple[SourceExample, ...] = ()
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 8 << 20
 LARGE_BYTES = 256 << 10
-
+"""A larger answer is parsed in a thread: that may take a second, in which others have their turn."""
 
 _REQUEST_ID_HEADERS = (
     "x-request-id",
@@ -90,12 +90,14 @@ class HttpClient:
         `base_url` may lead to. No request goes to another host than its own.
         """
         self._secrets = sorted((secret for secret in secrets if len(secret) >= 4), key=len, reverse=True)
-        self._passing_secrets: deque[str] = deque(maxlen=8)
+        self._tokens: deque[str] = deque(maxlen=8)
+        """Secrets that came after the client was made."""
         self._authorization: Authorization | None = None
         self._timeout_seconds = timeout_seconds
         self._observe = observe
         self._max_body_bytes = max_body_bytes
         self._clock: tuple[datetime, float] | None = None
+        """The Date of the last answer, and our loop's time when it came."""
         self.cookies_given = 0
         """Answers that brought cookies: each may be of another session."""
         self._shared = Shared(tls=tls, reach=reach)
@@ -136,11 +138,9 @@ class HttpClient:
         self._authorization = authorization
 
     def conceal(self, secret: str) -> None:
-        """Blacks this out as well: a token that came after the client was made. The last eight are
-        remembered.
-        """
-        if len(secret) >= 4 and secret not in self._passing_secrets:
-            self._passing_secrets.append(secret)
+        """Blacks this token out as well. The last eight are remembered."""
+        if len(secret) >= 4 and secret not in self._tokens:
+            self._tokens.append(secret)
 
     async def call(
         self,
@@ -173,7 +173,7 @@ class HttpClient:
             content=content,
             params=params,
             idempotent=idempotent,
-            accept=accept_statuses,
+            accept_statuses=accept_statuses,
             expects=expects,
         )
         if self._authorization is None:
@@ -191,10 +191,10 @@ class HttpClient:
         content: bytes | None,
         params: Mapping[str, str | int] | None,
         idempotent: bool | None,
-        accept: Collection[int],
+        accept_statuses: Collection[int],
         expects: Expected,
     ) -> Answer:
-        harmless = method in ("GET", "HEAD") if idempotent is None else idempotent
+        is_idempotent = method in ("GET", "HEAD") if idempotent is None else idempotent
         # an id in the path was the system's, which may give back what it was told in secret
         call = self.clean(f"{method} {path.partition('?')[0]}")
         sent = False
@@ -213,19 +213,19 @@ class HttpClient:
                 method, path, body, params, headers={**typed, **headers}, trace=trace, call=call
             )
             async with asyncio.timeout(self._timeout_seconds):
-                answer = await self._exchange(request, harmless)
+                answer = await self._exchange(request, idempotent=is_idempotent)
             status_class = f"{answer.status // 100}xx"
-            is_good = answer.fits(expects) if 200 <= answer.status < 300 else answer.status in accept
+            is_good = answer.fits(expects) if 200 <= answer.status < 300 else answer.status in accept_statuses
             if is_good:
                 return answer
-            raise self._refusal(answer, call, harmless, expects)
+            raise self._refusal(answer, call, expects, idempotent=is_idempotent)
         except AddressRefused as error:
             raise BadConfiguration(str(error)) from None
         except _CANNOT_BE_SENT as error:
             text = f"{call} cannot be sent ({type(error).__name__}): check the address and the credential"
             raise BadConfiguration(self.clean(text)) from None
         except (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError) as error:
-            raise self._unanswered(error, call, sent=sent, idempotent=harmless) from error
+            raise self._unanswered(error, call, sent=sent, idempotent=is_idempotent) from error
         finally:
             self._observe(operation, status_class)
 
@@ -239,7 +239,8 @@ class HttpClient:
             self.clean(f"{what}: {type(error).__name__}: {error}"), idempotent=idempotent or not sent
         )
 
-    async def _exchange(self, request: httpx.Request, harmless: bool) -> Answer:
+    async def _exchange(self, request: httpx.Request, *, idempotent: bool) -> Answer:
+        """The whole answer, decoded, whatever its status. Raises what httpx raises, and ConnectorError."""
         # Not by the client's `send`: it reads where a redirect leads to, which may be no address at all, and
         # looks for logons and hooks. None is ours, and they are a sixth of a call's CPU.
         response = await self._shared.handle_async_request(request)
@@ -257,14 +258,13 @@ class HttpClient:
                 body = await read_body(response.aiter_raw(), encoding, max_bytes=self._max_body_bytes)
             except BodyRefused as error:
                 what = f"the system's answer {error}"
-                raise unanswered(what, idempotent=harmless, request_id=request_id) from error
+                raise unanswered(what, idempotent=idempotent, request_id=request_id) from error
         finally:
             await response.aclose()
         return Answer(
             status=response.status_code,
             headers=response.headers,
             body=body,
-            # a large one, read exactly, takes a second; in a thread others have their turn
             json=(
                 await asyncio.to_thread(parse_body, body, response.headers)
                 if len(body) > LARGE_BYTES
@@ -293,10 +293,10 @@ class HttpClient:
             answer.status, text, idempotent=idempotent, retry_after=retry_after, request_id=answer.request_id
         )
 
-    def _refusal(self, answer: Answer, call: str, harmless: bool, expects: Expected) -> ConnectorError:
+    def _refusal(self, answer: Answer, call: str, expects: Expected, *, idempotent: bool) -> ConnectorError:
         """What an answer means that is not what was asked for, with 2xx or not."""
         if not 200 <= answer.status < 300:
-            return self.error(answer, call, idempotent=harmless)
+            return self.error(answer, call, idempotent=idempotent)
         if answer.is_markup and asks_for_login(answer.body):
             return AuthRefused(
                 f"a login page answered {call}: check the address and the credential",
@@ -309,7 +309,7 @@ class HttpClient:
             wanted = "multipart" if expects == "multipart" else "JSON"
             given = self.clean(answer.content_type)[:60] or "no content type"
             what = f"the answer to {call} is not {wanted} ({given})"
-        return unanswered(what, idempotent=harmless, request_id=answer.request_id)
+        return unanswered(what, idempotent=idempotent, request_id=answer.request_id)
 
     def text_of(self, answer: Answer) -> str:
         """The system's own message, for people: printable, short, without secrets;
@@ -319,7 +319,7 @@ class HttpClient:
 
     def clean(self, text: str) -> str:
         """Printable, at most 500 characters, secrets blacked out."""
-        for secret in (*self._secrets, *self._passing_secrets):
+        for secret in (*self._secrets, *self._tokens):
             text = text.replace(secret, "***")
         return _UNPRINTABLE.sub(" ", text).strip()[:500]
 

@@ -23,7 +23,7 @@ from connectors.maintainx.records import (
     NEWEST_ORDERS,
     OPEN_ORDERS,
     WORK_ORDERS,
-    List,
+    Listing,
     order_body,
     reference_of,
     to_record,
@@ -158,7 +158,7 @@ class MaintainXReader:
                 del self._marks[cursor]
         return await self._part(LISTS[WORK_ORDERS], None)
 
-    async def _part(self, of: List, cursor: str | None, *, operation: str = "pull") -> ListPart:
+    async def _part(self, of: Listing, cursor: str | None, *, operation: str = "pull") -> ListPart:
         query = "&".join(part for part in (f"limit={_PAGE_SIZE}", of.query) if part)
         if cursor is not None:
             query += f"&cursor={quote(cursor, safe='')}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
@@ -21,7 +21,6 @@ WORK_ORDERS: Final = "work_orders"
 TITLE_LENGTH, TEXT_LENGTH, REFERENCE_LENGTH = 200, 5000, 20
 _MARK = "Fieldgate reference: "
 _REFERENCE = re.compile(rf"^{_MARK}(\S{{1,{REFERENCE_LENGTH}}})\s*$", re.MULTILINE)
-_MILLISECOND = timedelta(milliseconds=1)
 _PRIORITIES = MappingProxyType({"low": "LOW", "medium": "MEDIUM", "high": "HIGH"})
 _PROGRESS: Mapping[str, Progress] = MappingProxyType(
     {
@@ -36,9 +35,9 @@ _PROGRESS: Mapping[str, Progress] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class List:
-    """Where a stream is listed. `items` is the member of the answer; `query` what is
-    asked beside the limit.
+class Listing:
+    """Where rows are listed. `items`: the member of the answer that holds them; `query`: what is asked beside
+    the limit.
     """
 
     path: str
@@ -49,24 +48,26 @@ class List:
 # Work orders that begin in the future are left out unless they are asked for. A meter's last reading is not
 # asked for: every reading of ours would change it.
 _ORDERS = "show_upcoming=true&expand=assignees&expand=categories&expand=extra_fields"
-LISTS: Mapping[str, List] = MappingProxyType(
+LISTS: Mapping[str, Listing] = MappingProxyType(
     {
-        WORK_ORDERS: List(path="/workorders", items="workOrders", query=f"sort=-updatedAt&{_ORDERS}"),
-        "meters": List(path="/meters", items="meters"),
-        "assets": List(path="/assets", items="assets", query="expand=status"),
+        WORK_ORDERS: Listing(path="/workorders", items="workOrders", query=f"sort=-updatedAt&{_ORDERS}"),
+        "meters": Listing(path="/meters", items="meters"),
+        "assets": Listing(path="/assets", items="assets", query="expand=status"),
     }
 )
-OPEN_ORDERS = List(
+OPEN_ORDERS = Listing(
     path="/workorders",
     items="workOrders",
     query=f"sort=createdAt&statuses=OPEN&statuses=IN_PROGRESS&statuses=ON_HOLD&{_ORDERS}",
 )
-KEYS_OF_ORDERS = List(path="/workorders", items="workOrders", query="sort=createdAt&show_upcoming=true")
-NEWEST_ORDERS = List(path="/workorders", items="workOrders", query="sort=-createdAt&show_upcoming=true")
+KEYS_OF_ORDERS = Listing(path="/workorders", items="workOrders", query="sort=createdAt&show_upcoming=true")
+NEWEST_ORDERS = Listing(path="/workorders", items="workOrders", query="sort=-createdAt&show_upcoming=true")
 
 
 def to_record(stream: str, row: Mapping[str, object]) -> InboundRecord:
-    """A row as it is."""
+    """A row with what the engine reads of it. Only work orders are deleted, make progress, and may have been
+    raised by us.
+    """
     is_order = stream == WORK_ORDERS
     description, status = row.get("description"), row.get("status")
     return InboundRecord(
@@ -80,7 +81,9 @@ def to_record(stream: str, row: Mapping[str, object]) -> InboundRecord:
 
 
 def within(records: Sequence[InboundRecord], since: datetime | None, until: datetime) -> list[InboundRecord]:
-    """Of a list that cannot be asked for an interval. A record without a time is in every one."""
+    """Those of [since, until): no list can be asked for an interval. A record without a time is in every
+    one.
+    """
     floor = None if since is None else floored(since)
     return [
         record
@@ -91,18 +94,20 @@ def within(records: Sequence[InboundRecord], since: datetime | None, until: date
 
 
 def floored(at: datetime) -> datetime:
-    """As far as MaintainX's times go."""
+    """To the millisecond: finer MaintainX's times are not."""
     return at.replace(microsecond=at.microsecond // 1000 * 1000)
 
 
 def reference_of(description: object) -> str | None:
-    """Of an event of ours that a work order was raised from."""
+    """Of the event that we raised the work order from; None where it is somebody else's."""
     found = _REFERENCE.findall(description) if isinstance(description, str) else []
     return found[-1] if found else None
 
 
 def order_body(event: EventToRaise, asset: int | None) -> dict[str, object]:
-    """Of POST /workorders. The reference is the description's last line: no field of a list holds it."""
+    """The body of POST /workorders. The reference is the description's last line: no field of a list holds
+    it.
+    """
     words = _printable(f"{event.text}\n{event.meter}".strip())[:TEXT_LENGTH]
     body: dict[str, object] = {
         "title": _printable(event.title).strip()[:TITLE_LENGTH] or event.reference,

@@ -11,14 +11,14 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 import typer
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
-from gateway import clock
+from gateway import clock, zones
 from gateway.cli.given import checked_name
 from gateway.cli.given import duration as span
 from gateway.demo.fleet import Fleet, Message, publish_steadily
@@ -216,12 +216,9 @@ def _fleet(
 
 
 def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ConfigError(
-            f"--zone {name}: no time zone of the IANA database, such as Europe/Berlin"
-        ) from error
+    if (found := zones.zone(name)) is None:
+        raise ConfigError(f"--zone {name}: no time zone of the IANA database, such as Europe/Berlin")
+    return found
 
 
 def _broker(url: str, username: str | None, ca_file: str | None) -> BrokerSettings:

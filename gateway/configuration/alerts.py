@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from gateway.alert_settings import AlertSettings
 from gateway.configuration.document import LocatedDocument
 from gateway.configuration.fault import ConfigurationFault, KeyPath, did_you_mean
 from gateway.model.alert_rule import (
@@ -20,7 +21,6 @@ from gateway.model.alert_rule import (
 )
 from gateway.model.connector import Manifest
 from gateway.model.topics import IDENTIFIER
-from gateway.settings import AlertSettings
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 

@@ -14,12 +14,13 @@ import structlog
 
 from gateway.bulkhead import contained
 from gateway.configuration import DeclaredConnection
-from gateway.connections.service import FILE, Connections
+from gateway.connections.giving import FILE
+from gateway.connections.service import Connections
 from gateway.model.access import Caller
 from gateway.model.declaration import ApplyPlan, Declaration, DeclaredPart, Existing, plan
 from gateway.model.errors import RequestRefused
 from gateway.store import connections, leases, moving
-from gateway.store.connections import StoredConnection
+from gateway.store.connections import Configuration, StoredConnection
 from gateway.store.pool import Database
 
 log = structlog.get_logger(__name__)
@@ -142,32 +143,28 @@ async def _one(service: Connections, work: PlannedWork, name: str) -> None:
 
 
 def _declaration(service: Connections, item: DeclaredConnection) -> Declaration:
-    wanted = service.configuration(item, managed_by="file")
-    return Declaration(
-        connection=item.settings.id,
-        customer=item.settings.customer,
-        system=item.settings.system,
-        hosting=wanted.hosting,
-        settings=wanted.settings,
-        sync=wanted.sync,
-        meters=wanted.meters,
-        alerts=wanted.alerts,
-        title=wanted.title,
-        digest=service.digest(item.settings.credentials),
-    )
+    settings, wanted = item.settings, service.configuration(item, managed_by="file")
+    digest = service.digest(settings.credentials)
+    return _as_declared(settings.id, settings.customer, settings.system, wanted, digest)
 
 
 def _existing(found: StoredConnection) -> Existing:
-    declaration = Declaration(
-        connection=found.connection,
-        customer=found.customer,
-        system=found.system,
-        hosting=found.hosting,
-        settings=found.settings,
-        sync=found.sync,
-        meters=found.meters,
-        alerts=found.alerts,
-        title=found.title,
-        digest=found.declared_digest,
-    )
+    declaration = _as_declared(found.connection, found.customer, found.system, found, found.declared_digest)
     return Existing(declaration=declaration, state=found.state, by_file=found.managed_by == "file")
+
+
+def _as_declared(
+    connection: str, customer: str, system: str, has: Configuration | StoredConnection, digest: str
+) -> Declaration:
+    return Declaration(
+        connection=connection,
+        customer=customer,
+        system=system,
+        hosting=has.hosting,
+        settings=has.settings,
+        sync=has.sync,
+        meters=has.meters,
+        alerts=has.alerts,
+        title=has.title,
+        digest=digest,
+    )

@@ -17,8 +17,8 @@ from gateway.connections.links import BUILT_TOGETHER, Links
 from gateway.model.connection import State
 from gateway.model.errors import StoreError
 from gateway.model.record import phases_of
-from gateway.store import connections, inbound
-from gateway.store.connections import Outbound
+from gateway.store import connections, inbound, meters_in_force
+from gateway.store.meters_in_force import Outbound
 from gateway.store.notices import Notices
 from gateway.store.pool import Connection, Database
 from gateway.store.troubles import Troubles
@@ -151,7 +151,7 @@ class Following:
             configuration=link.configuration,
             interval=link.interval,
         )
-        for conflict in await connections.begin(connection, link.connection, outbound):
+        for conflict in await meters_in_force.begin(connection, link.connection, outbound):
             log.warning("sync.meter_refused", connection=link.connection, problem=str(conflict))
         days = link.initial_days
         phases = phases_of(link.inbound, initial_days=days)

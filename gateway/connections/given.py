@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from gateway.configuration import DeclaredConnection
 from gateway.configuration.schema import written
 from gateway.connections import syncing
-from gateway.connections.links import ConnectedSystem
+from gateway.connections.building import ConnectedSystem
 from gateway.model.access import Origin
 from gateway.model.address import targets
 from gateway.model.alert_rule import to_document as alert_document

@@ -11,46 +11,35 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from datetime import datetime, timedelta
-from functools import cache
+from datetime import datetime
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from gateway import bulkhead
-from gateway.model import bounds
+from gateway.connections import storable
 from gateway.model.connector import Capabilities, Connector, ProbeResult, RemoteReading
 from gateway.model.errors import (
-    AuthRefused,
     BadConfiguration,
-    BatchRefused,
     ConnectorError,
     OutcomeUnknown,
     PageTooLarge,
-    PermissionDenied,
-    RateLimited,
     StoreError,
     Unavailable,
 )
 from gateway.model.exchange import EnsuresMeters, EventToRaise, ListsMeters, RaisesEvents, RemoteMeter
 from gateway.model.inbound import (
-    MAX_PAGE,
     InboundPage,
-    InboundRecord,
     InboundStream,
     KeyPage,
     ListsKeys,
     ListsOpen,
     NotesEvents,
     ReadsRecords,
-    check_cursor,
-    check_page,
 )
-from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected, Retry, Superseded, Unknown
+from gateway.model.outcome import Outcome, Rejected
 from gateway.model.reading import Batch, Reading
 
 T = TypeVar("T")
-
-_KINDS = (AuthRefused, BadConfiguration, BatchRefused, PermissionDenied, RateLimited, Unavailable)
 
 LEAVE_SECONDS = 1.0
 """For a call that was cancelled to end what it holds."""
@@ -91,15 +80,16 @@ class Guarded:
 
     async def probe(self) -> ProbeResult:
         """As the connector's."""
-        return await self._call("probe", self._connector.probe, _health)
+        return await self._call("probe", self._connector.probe, storable.probe_result)
 
     async def push(self, batch: Batch) -> Sequence[Outcome]:
         """As the connector's. What nobody foresaw may have come after the system took the batch."""
-        return await self._call("push", lambda: self._connector.push(batch), self._outcomes, OutcomeUnknown)
+        outcomes = partial(storable.outcomes, max_wait_seconds=self._max_wait_seconds)
+        return await self._call("push", lambda: self._connector.push(batch), outcomes, OutcomeUnknown)
 
     async def find(self, readings: Sequence[Reading]) -> Mapping[str, RemoteReading]:
         """As the connector's."""
-        return await self._call("find", lambda: self._connector.find(readings), _found)
+        return await self._call("find", lambda: self._connector.find(readings), storable.found_readings)
 
     async def close(self) -> None:
         """Never raises, and never takes long."""
@@ -132,7 +122,7 @@ class Guarded:
         with self._contained(part) as contained:
             error = _failure(task)
             if isinstance(error, ConnectorError):
-                own = self._bounded(error)
+                own = storable.error(error)
             elif error is not None:
                 raise error
             else:
@@ -163,45 +153,6 @@ class Guarded:
         if not task.cancelled():
             task.exception()  # nobody waits for it any more
 
-    def _bounded(self, error: ConnectorError) -> ConnectorError:
-        """The same error with a text, a request id and a wait that can be stored. Raises one of a kind that
-        says nothing.
-        """
-        if not isinstance(error, _KINDS):
-            raise error
-        error.args = (bounds.text(str(error)) or type(error).__name__,)
-        error.request_id = bounds.text(error.request_id) or None
-        if isinstance(error, RateLimited):
-            error.retry_after = self._seconds(error.retry_after)
-        elif isinstance(error, Unavailable):
-            error.retry_after = bounds.seconds(error.retry_after)
-        return error
-
-    def _seconds(self, value: object) -> float:
-        return bounds.seconds(value) or 0.0
-
-    def _outcomes(self, answer: Any) -> Sequence[Outcome]:
-        """Raises TypeError for what are no outcomes."""
-        return [outcome if _is_plain(outcome) else self._outcome(outcome) for outcome in list(answer)]
-
-    def _outcome(self, outcome: object) -> Outcome:
-        match outcome:
-            case Accepted(remote_id=written) | Duplicate(remote_id=written):
-                remote_id = _optional_text(written)
-                return outcome if remote_id is written else replace(outcome, remote_id=remote_id)
-            case Rejected():
-                return Rejected(code=bounds.text(outcome.code), message=bounds.text(outcome.message))
-            case Retry():
-                after = min(self._seconds(outcome.after_seconds), self._max_wait_seconds)
-                return Retry(after_seconds=after, message=bounds.text(outcome.message))
-            case Superseded(position=position):
-                known = isinstance(position, int) and not isinstance(position, bool) and 0 <= position < 2**62
-                return Superseded(position=position if known else None, message=bounds.text(outcome.message))
-            case Unknown():
-                return Unknown(message=bounds.text(outcome.message))
-            case _:
-                raise TypeError(f"an outcome: {type(outcome).__name__}")
-
 
 class GuardedLister(Guarded):
     """A connector that lists its meters."""
@@ -214,7 +165,7 @@ class GuardedLister(Guarded):
         async def listed() -> list[RemoteMeter]:
             return [meter async for meter in connector.meters()]
 
-        for meter in await self._call("meters", listed, _meters):
+        for meter in await self._call("meters", listed, storable.meters):
             yield meter
 
 
@@ -225,7 +176,8 @@ class GuardedRaiser(Guarded):
         """As the connector's. What nobody foresaw may have come after the system took the event."""
         connector = self._connector
         assert isinstance(connector, RaisesEvents)
-        return await self._call("raise", lambda: connector.raise_event(event), self._outcome, OutcomeUnknown)
+        outcome = partial(storable.outcome, max_wait_seconds=self._max_wait_seconds)
+        return await self._call("raise", lambda: connector.raise_event(event), outcome, OutcomeUnknown)
 
 
 class GuardedNoter(Guarded):
@@ -247,15 +199,8 @@ class GuardedMaker(Guarded):
         """As the connector's."""
         connector = self._connector
         assert isinstance(connector, EnsuresMeters)
-        return await self._call("ensure", lambda: connector.ensure_meter(wanted), self._made)
-
-    def _made(self, answer: Any) -> RemoteMeter | Rejected:
-        if isinstance(answer, RemoteMeter):
-            return _meter(answer)
-        outcome = self._outcome(answer)
-        if not isinstance(outcome, Rejected):
-            raise TypeError(f"a meter: {type(answer).__name__}")
-        return outcome
+        made = partial(storable.made_meter, max_wait_seconds=self._max_wait_seconds)
+        return await self._call("ensure", lambda: connector.ensure_meter(wanted), made)
 
 
 class GuardedReader(Guarded):
@@ -267,14 +212,14 @@ class GuardedReader(Guarded):
         connector = self._connector
         assert isinstance(connector, ReadsRecords)
         with self._contained("capabilities") as contained:
-            return _streams(at_once(lambda: connector.inbound))
+            return storable.streams(at_once(lambda: connector.inbound))
         raise _unavailable(contained)
 
     async def remote_now(self, stream: str) -> datetime:
         """As the connector's."""
         connector = self._connector
         assert isinstance(connector, ReadsRecords)
-        return await self._call("pull", lambda: connector.remote_now(stream), _time)
+        return await self._call("pull", lambda: connector.remote_now(stream), storable.instant)
 
     async def pull(
         self, stream: str, since: datetime | None, until: datetime, cursor: str | None = None
@@ -298,7 +243,11 @@ class GuardedReader(Guarded):
             stream, lambda each: each.deletions == "keys"
         ):
             raise BadConfiguration(f"stream {stream}: the connector does not list keys")
-        return await self._call("pull", lambda: connector.keys(stream, cursor), _keys(stream))
+        return await self._call(
+            "pull",
+            lambda: connector.keys(stream, cursor),
+            lambda answer: storable.page_of_keys(answer, stream),
+        )
 
     def _declared(self, stream: str, offers: Callable[[InboundStream], bool]) -> bool:
         return any(offers(each) for each in self.inbound if each.name == stream)
@@ -307,9 +256,9 @@ class GuardedReader(Guarded):
         page = next((each.page for each in self.inbound if each.name == stream), 0)
 
         async def asked() -> InboundPage:
-            return await _page(await call(), stream, page)
+            return await storable.page_of_records(await call(), stream, most=page)
 
-        return await self._call("pull", asked, _same)
+        return await self._call("pull", asked, lambda page: page)
 
 
 _OFFERS: tuple[tuple[type, type[Guarded]], ...] = (
@@ -381,123 +330,3 @@ def _failure(task: asyncio.Future[Any]) -> Exception | None:
 def _unavailable(contained: bulkhead.Contained, kind: type[Unavailable] = Unavailable) -> Unavailable:
     assert contained.fault is not None
     return kind(contained.fault.text, reference=contained.fault.reference)
-
-
-def _is_plain(outcome: object) -> bool:
-    """What nearly every outcome is, told as quickly as can be."""
-    if type(outcome) is not Accepted:
-        return False
-    written = outcome.remote_id
-    return written is None or (type(written) is str and bounds.is_plain(written))
-
-
-def _optional_text(value: object) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"an id: {type(value).__name__}")
-    return None if value is None else bounds.text(value)
-
-
-def _health(answer: Any) -> ProbeResult:
-    if not isinstance(answer, ProbeResult):
-        raise TypeError(f"an answer to a probe: {type(answer).__name__}")
-    return replace(
-        answer,
-        account=_optional_text(answer.account),
-        former_account=_optional_text(answer.former_account),
-        detail=bounds.text(answer.detail),
-    )
-
-
-def _found(answer: Any) -> Mapping[str, RemoteReading]:
-    found = dict(answer)
-    for reading in found.values():
-        if not isinstance(reading, RemoteReading):
-            raise TypeError(f"a reading of the system: {type(reading).__name__}")
-    return {
-        key: replace(reading, remote_id=_optional_text(reading.remote_id)) for key, reading in found.items()
-    }
-
-
-def _meters(answer: Any) -> list[RemoteMeter]:
-    return [_meter(meter) for meter in answer]
-
-
-def _meter(meter: object) -> RemoteMeter:
-    """With texts that can be stored and shown."""
-    if not isinstance(meter, RemoteMeter):
-        raise TypeError(f"a meter: {type(meter).__name__}")
-    if all(
-        type(text) is str and bounds.is_plain(text) for text in (meter.meter, meter.title, meter.unit or "")
-    ):
-        return meter
-    return replace(
-        meter,
-        meter=bounds.text(meter.meter),
-        title=bounds.text(meter.title),
-        unit=_optional_text(meter.unit),
-    )
-
-
-def _streams(answer: Any) -> list[InboundStream]:
-    found = list(answer)
-    for stream in found:
-        if not isinstance(stream, InboundStream):
-            raise TypeError(f"a stream: {type(stream).__name__}")
-        if stream.page < 1 or min(stream.lookback, stream.settle) < timedelta(0):
-            raise ValueError(f"stream {stream.name}: page, lookback and settle cannot be negative")
-    return found
-
-
-def _time(answer: Any) -> datetime:
-    if not isinstance(answer, datetime) or answer.tzinfo is None:
-        raise TypeError(f"a time with its zone: {type(answer).__name__}")
-    return bounds.instant(answer)
-
-
-def _same(answer: T) -> T:
-    return answer
-
-
-TURN = 100
-"""Records that are looked at before it is another's turn."""
-
-
-async def _page(answer: Any, stream: str, page: int) -> InboundPage:
-    if not isinstance(answer, InboundPage):
-        raise TypeError(f"a page of records: {type(answer).__name__}")
-    check_page(len(answer.records), stream, page=page)
-    for number, record in enumerate(answer.records, start=1):
-        if number % TURN == 0:
-            await asyncio.sleep(0)
-        if not isinstance(record, InboundRecord) or not isinstance(record.key, str):
-            raise TypeError(f"a record: {type(record).__name__}")
-        if not isinstance(record.body, Mapping) or record.progress not in _PROGRESS:
-            raise TypeError(f"the record {bounds.text(record.key)[:80]}: its body or progress")
-        if record.modified_at is not None:
-            _time(record.modified_at)
-    total = answer.total
-    known = isinstance(total, int) and not isinstance(total, bool) and 0 <= total < 2**53
-    return replace(answer, cursor=_cursor(answer.cursor, stream), total=total if known else None)
-
-
-_PROGRESS = (None, "open", "acknowledged", "closed")
-
-
-def _keys(stream: str) -> Callable[[Any], KeyPage]:
-    def checked(answer: Any) -> KeyPage:
-        if isinstance(answer, KeyPage):
-            check_page(len(answer.keys), stream, page=MAX_PAGE)
-        if not isinstance(answer, KeyPage) or not all(isinstance(key, str) for key in answer.keys):
-            raise TypeError(f"a page of keys: {type(answer).__name__}")
-        return replace(answer, cursor=_cursor(answer.cursor, stream))
-
-    return checked
-
-
-def _cursor(cursor: object, stream: str) -> str | None:
-    if cursor is None:
-        return None
-    if not isinstance(cursor, str) or not cursor:
-        raise TypeError(f"a cursor: {type(cursor).__name__}")
-    check_cursor(cursor, stream)
-    return cursor

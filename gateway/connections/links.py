@@ -2,39 +2,28 @@
 that changes.
 
 A link goes through two steps; either can fail, and is tried again after a while that grows. It is **built**:
-its connector is made of the stored settings and the credential. It is **begun**: its meters are written down
-as those in force, so that runs may compute by them (`gateway.connections.following`). Only what is begun is
-worked.
+its connector is made of the stored settings and the credential (`gateway.connections.building`). It is
+**begun**: its meters are written down as those in force, so that runs may compute by them
+(`gateway.connections.following`). Only what is begun is worked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
 
 import structlog
 
-from gateway import bulkhead, clock
-from gateway.configuration import SystemModels
-from gateway.connections.guard import Guarded, at_once, guarded
-from gateway.connections.screening import check_zones, reach_of
-from gateway.credentials.logons import Logons
-from gateway.credentials.tokens import Tokens
-from gateway.credentials.vault import Binding, Vault
-from gateway.model import alert_rule
+from gateway import clock
+from gateway.connections.building import LinkBuilder
 from gateway.model.backoff import full_jitter
-from gateway.model.connector import Auth, Connector, ConnectorSettings, Manifest, Observer
-from gateway.model.credential import Credential
-from gateway.model.errors import BadConfiguration, ConnectorError, SealBroken, Unavailable
-from gateway.model.inbound import InboundStream, ReadsRecords
-from gateway.model.meter import from_document, made_of
-from gateway.settings import ConnectionSyncSettings, Settings
+from gateway.model.connector import Connector
+from gateway.model.errors import BadConfiguration, ConnectorError, SealBroken
+from gateway.model.meter import made_of
 from gateway.store import connections, credentials
-from gateway.store.connections import Configured, StoredConnection
-from gateway.store.credentials import SealedCredential
+from gateway.store.connections import Configured
 from gateway.store.pool import Database
 from gateway.store.troubles import Troubles
 from gateway.sync.link import ServedConnection
@@ -54,15 +43,6 @@ RETIRED_SECONDS = 120.0
 """How long a replaced connector stays open for the runs that use it."""
 
 
-class ConnectedSystem(SystemModels, Protocol):
-    """What the engine needs of a system: given by the composition root, since the engine knows none."""
-
-    @property
-    def build(self) -> Callable[[ConnectorSettings], Connector]:
-        """A connector. Raises BadConfiguration."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Built:
     configuration: int
@@ -75,6 +55,10 @@ class _Built:
     """
     attempts: int = 0
 
+    @property
+    def is_due_again(self) -> bool:
+        return self.again_monotonic is not None and self.again_monotonic <= clock.monotonic()
+
 
 class Links:
     """The links of this replica. `refresh` follows the database; `get` never asks it. A link counts as begun
@@ -84,29 +68,17 @@ class Links:
     def __init__(
         self,
         database: Database,
-        systems: Mapping[str, ConnectedSystem],
-        settings: Settings,
-        *,
-        vault: Vault,
-        tokens: Tokens,
-        logons: Logons,
+        builder: LinkBuilder,
         troubles: Troubles,
-        observer: Callable[[str], Observer],
     ) -> None:
         self._database = database
-        self._systems = systems
-        self._settings = settings
-        self._vault = vault
-        self._tokens = tokens
-        self._logons = logons
+        self._builder = builder
         self._troubles = troubles
-        self._observer = observer
         self._built: dict[str, _Built] = {}
         self.version = 0
         """Rises with whatever `current` may show."""
         self._refreshing = asyncio.Lock()
         self._retired: list[tuple[float, Connector]] = []
-        self._left_behind: dict[str, set[asyncio.Future[Any]]] = {}
 
     @property
     def current(self) -> dict[str, ServedConnection]:
@@ -127,12 +99,7 @@ class Links:
 
     def waiting(self) -> list[str]:
         """Those for which something stood in the way, and that are to be tried again now."""
-        now = clock.monotonic()
-        return [
-            name
-            for name, built in self._built.items()
-            if built.again_monotonic is not None and built.again_monotonic <= now
-        ]
+        return [name for name, built in self._built.items() if built.is_due_again]
 
     async def compare(self) -> list[str]:
         """The connections that `refresh` has something to do for, of all. Raises StoreError."""
@@ -154,7 +121,7 @@ class Links:
             wanted = await connections.configurations(self._database, only)
             for name in [name for name in only if name in self._built and name not in wanted]:
                 self._retire(self._built.pop(name).link)
-                self._left_behind.pop(name, None)
+                self._builder.forget(name)
                 self.version += 1
             await self._build_all(
                 [name for name, current in wanted.items() if self._is_stale(name, current.configuration)]
@@ -173,7 +140,7 @@ class Links:
             before, link, begun, wrong = self._built.get(name), None, False, None
             async with self._troubles.contained("build", name) as made:
                 try:
-                    link = self._link(held, sealed[name]) if name in sealed else None
+                    link = self._builder.build(held, sealed[name]) if name in sealed else None
                 except (BadConfiguration, SealBroken) as error:
                     wrong = error
                 if link is not None:
@@ -189,9 +156,7 @@ class Links:
             self._put(name, _Built(held.configuration, link, begun=begun, attempts=attempts))
             if made.fault is not None:
                 self.put_off(name)
-            await asyncio.sleep(
-                0
-            )  # thousands are built at a start, and everybody's telemetry waits for this loop
+            await asyncio.sleep(0)  # thousands are built at a start, and all telemetry waits for this loop
 
     def _to_begin(self, name: str, current: Configured) -> ServedConnection | None:
         built = self._built.get(name)
@@ -201,11 +166,7 @@ class Links:
             return None
         if built.begun:
             built = self._put(name, replace(built, begun=False))
-        return (
-            built.link
-            if built.again_monotonic is None or built.again_monotonic <= clock.monotonic()
-            else None
-        )
+        return built.link if built.again_monotonic is None or built.is_due_again else None
 
     def begun(self, link: ServedConnection) -> None:
         """Its meters are in force."""
@@ -240,24 +201,9 @@ class Links:
 
     def _is_stale(self, name: str, configuration: int) -> bool:
         built = self._built.get(name)
-        return (
-            built is None
-            or built.configuration != configuration
-            or (
-                built.link is None
-                and built.again_monotonic is not None
-                and built.again_monotonic <= clock.monotonic()
-            )
-        )
-
-    async def candidate(self, connection: str) -> ServedConnection | None:
-        """A link of its own, with the credential that is to be verified, or the one in use where only
-        settings changed. Close its connector.
-        """
-        held = (await connections.read(self._database, [connection])).get(connection)
-        if held is None:
-            return None
-        return await self._build(held, held.candidate or held.generation)
+        if built is None or built.configuration != configuration:
+            return True
+        return built.link is None and built.is_due_again
 
     async def close(self) -> None:
         """Closes every connector."""
@@ -266,76 +212,10 @@ class Links:
         self._built.clear()
         await asyncio.gather(*(connector.close() for _, connector in self._retired))
 
-    async def _build(self, held: StoredConnection, generation: int) -> ServedConnection | None:
-        """Raises BadConfiguration, SealBroken."""
-        credential = await self.credential(held, generation)
-        if credential is None:
-            return None
-        return link_of(
-            held,
-            self._connector(held, credential),
-            self._settings,
-            generation=generation,
-            manifest=self._systems[held.system].manifest,
-        )
-
-    def _link(self, held: StoredConnection, sealed: SealedCredential) -> ServedConnection:
-        """Raises BadConfiguration, SealBroken."""
-        return link_of(
-            held,
-            self._connector(held, self._credential(held, sealed)),
-            self._settings,
-            generation=held.generation,
-            manifest=self._systems[held.system].manifest,
-        )
-
     async def _say_not_built(self, name: str, error: ConnectorError | SealBroken) -> None:
         """In the log and with the connection: its state does not say so, for nothing is called."""
         log.error("connection.link_not_built", connection=name, detail=str(error), advice=NOT_BUILT)
         await self._troubles.note(name, "build", f"{error}. Nothing is sent or read meanwhile: {NOT_BUILT}")
-
-    async def credential(self, held: StoredConnection, generation: int) -> Credential | None:
-        """A credential in clear; None where it is not stored. Raises SealBroken, StoreError."""
-        async with self._database.connection() as connection:
-            sealed = await credentials.read(connection, connection_id=held.connection, generation=generation)
-        return None if sealed is None else self._credential(held, sealed)
-
-    def _credential(self, held: StoredConnection, sealed: SealedCredential) -> Credential:
-        binding = credential_binding(held.customer, held.connection, sealed.generation)
-        values = self._vault.open(sealed.sealed, binding)
-        return Credential(
-            generation=sealed.generation,
-            type=cast("Auth", sealed.type),
-            values=values,
-            expires_at=sealed.expires_at,
-            reach=reach_of(self._settings, held.customer, sealed.origin),
-        )
-
-    def _connector(self, held: StoredConnection, credential: Credential) -> Connector:
-        check_zones(held)
-        name, token, gate = held.connection, None, None
-        if credential.type.startswith("oauth2_"):
-            token = self._tokens.source(name, held.customer, held.system, credential.generation, credential)
-        elif credential.type == "basic":
-            gate = self._logons.gate(name, credential.generation)
-        built_from = ConnectorSettings(
-            connection=held.connection,
-            hosting=held.hosting,
-            settings=held.settings,
-            credentials=credential.values,
-            timeout_seconds=self._settings.sync.push_timeout.total_seconds(),
-            observe=self._observer(held.system),
-            token=token,
-            gate=gate,
-            settings_reach=reach_of(self._settings, held.customer, held.origin),
-            credentials_reach=credential.reach,
-        )
-        return build_guarded(
-            self._systems[held.system],
-            built_from,
-            max_wait_seconds=self._settings.sync.max_wait.total_seconds(),
-            left_behind=self._left_behind.setdefault(held.connection, set()),
-        )
 
     def _retire(self, link: ServedConnection | None) -> None:
         if link is not None:
@@ -346,74 +226,3 @@ class Links:
         self._retired = [item for item in self._retired if item[0] > clock.monotonic()]
         for connector in over:
             await connector.close()
-
-
-def credential_binding(customer: str, connection: str, generation: int) -> Binding:
-    """Where a credential belongs."""
-    return Binding(customer=customer, connection=connection, field="credential", generation=generation)
-
-
-def build_guarded(
-    system: ConnectedSystem,
-    built_from: ConnectorSettings,
-    *,
-    max_wait_seconds: float,
-    left_behind: set[asyncio.Future[Any]],
-) -> Guarded:
-    """The connector behind its guard. Raises BadConfiguration, and Unavailable for what nobody foresaw."""
-    name, secrets = built_from.connection, tuple(built_from.credentials.values())
-    with bulkhead.contained("build", name, secrets=secrets, passes=(ConnectorError,)) as made:
-        return guarded(
-            at_once(lambda: system.build(built_from)),
-            name,
-            secrets=secrets,
-            max_wait_seconds=max_wait_seconds,
-            left_behind=left_behind,
-        )
-    assert made.fault is not None
-    raise Unavailable(made.fault.text, reference=made.fault.reference)
-
-
-def link_of(
-    held: StoredConnection,
-    connector: Connector,
-    settings: Settings,
-    *,
-    generation: int,
-    manifest: Manifest | None = None,
-) -> ServedConnection:
-    """What the engine works with, from a stored connection."""
-    sync = ConnectionSyncSettings.model_validate(held.sync)
-    return ServedConnection(
-        connection=held.connection,
-        customer=held.customer,
-        system=held.system,
-        connector=connector,
-        rules=tuple(from_document(meter) for meter in held.meters),
-        interval=sync.interval,
-        lateness=settings.sync.lateness if sync.lateness is None else sync.lateness,
-        initial_days=sync.initial_days,
-        configuration=held.configuration,
-        generation=generation,
-        host=held.host,
-        inbound=_inbound(held.connection, connector, sync.pull),
-        pull_interval=sync.pull_interval,
-        reconcile=sync.reconcile,
-        alerts=tuple(alert_rule.from_document(alert) for alert in held.alerts),
-        raises={} if manifest is None else manifest.raises,
-        title=held.system if manifest is None else manifest.title,
-        page=f"{settings.http.public_url.rstrip('/')}/connections/{held.connection}",
-    )
-
-
-def _inbound(name: str, connector: Connector, wanted: Sequence[str] | None) -> tuple[InboundStream, ...]:
-    """The streams that are read: those that were named, else those that are by default."""
-    offered = (
-        {stream.name: stream for stream in connector.inbound} if isinstance(connector, ReadsRecords) else {}
-    )
-    if wanted is None:
-        return tuple(stream for stream in offered.values() if stream.default)
-    for missing in (stream for stream in wanted if stream not in offered):
-        # not a reason to deliver nothing: everything else of the connection goes on
-        log.warning("connection.stream_unknown", connection=name, stream=missing, offered=sorted(offered))
-    return tuple(offered[stream] for stream in dict.fromkeys(wanted) if stream in offered)

@@ -16,13 +16,13 @@ from datetime import datetime, timedelta
 import structlog
 from pydantic import SecretStr
 
-from gateway.connections.links import credential_binding
+from gateway.connections.building import credential_binding
 from gateway.connections.login_page import CODE_FLOW, FLOW_SECONDS, Departure, Login, LoginPage
 from gateway.connections.service import Connections
 from gateway.credentials.vault import Binding, Vault
 from gateway.model.access import Caller, Origin
 from gateway.model.address import Reach
-from gateway.model.connection import State, Trigger
+from gateway.model.connection import ENDED, State, Trigger
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.errors import BadConfiguration, ConnectorError, RequestRefused, Unavailable
 from gateway.settings import CredentialSettings
@@ -109,7 +109,7 @@ def stage(link: StoredLink) -> Stage:
     """What the page shows of a link that is open. Pure."""
     if link.succeeded:
         return Stage.DONE
-    if link.state in (State.DISCONNECTING, State.DISCONNECTED, State.PAUSED):
+    if link.state in (State.PAUSED, *ENDED):
         return Stage.UNAVAILABLE
     if link.state is State.VERIFYING:
         return Stage.CHECKING

@@ -15,7 +15,6 @@ from gateway.model.errors import (
     Unavailable,
 )
 
-ENDED = (State.DISCONNECTING, State.DISCONNECTED)
 NEEDS_CREDENTIAL = (State.PENDING, State.REAUTHORIZATION_REQUIRED)
 _REFUSALS: Mapping[State, tuple[str, str]] = {
     State.PENDING: ("connection.pending", "it waits for credentials: give them first"),

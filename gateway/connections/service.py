@@ -1,57 +1,43 @@
-"""What people and programs ask of connections: the one service behind the API, the commands and the file."""
+"""What people and programs ask of connections: the one service behind the API, the commands and the file.
+
+What is given is checked (`checking`), then one transaction locks the connection's row and changes it.
+Credentials go in as a candidate (`giving`). No system is called for any of this but `meters`: what is to be
+verified, run or ended is noted in rows, and the lifecycle and the streams, of whichever replica, take it from
+there.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import datetime
 from typing import Unpack
 
-import orjson
 import structlog
 
-from gateway.configuration import DeclaredConnection, Faults, check
+from gateway.configuration import DeclaredConnection
 from gateway.connections import syncing
-from gateway.connections.given import (
-    ChangedMeanwhile,
-    KeptSettings,
-    configuration_of,
-    refuse_files,
-    refuse_moved,
-    refuse_outdated,
-)
-from gateway.connections.links import ConnectedSystem, Links, credential_binding
-from gateway.connections.refusals import ENDED, NEEDS_CREDENTIAL, refusal, upstream
+from gateway.connections.building import ConnectedSystem
+from gateway.connections.checking import Checking
+from gateway.connections.given import ChangedMeanwhile, KeptSettings, refuse_outdated
+from gateway.connections.giving import Giving
+from gateway.connections.links import Links
+from gateway.connections.refusals import NEEDS_CREDENTIAL, refusal, upstream
 from gateway.connections.screening import Screening
 from gateway.connections.transitions import Moved, Transitions, asked
-from gateway.credentials.expiry import ends_at
 from gateway.credentials.tokens import Tokens
 from gateway.credentials.vault import Vault
-from gateway.model.access import Caller, Origin
-from gateway.model.connection import State, Trigger
-from gateway.model.credential import Credential, TokenGrant
+from gateway.model.access import Caller
+from gateway.model.connection import ENDED, State, Trigger
+from gateway.model.credential import TokenGrant
 from gateway.model.credits import price
-from gateway.model.errors import (
-    BadConfiguration,
-    ConnectorError,
-    CreditsInsufficient,
-    RequestRefused,
-)
+from gateway.model.errors import ConnectorError, CreditsInsufficient, RequestRefused
 from gateway.model.event import EventType, NewEvent
 from gateway.model.exchange import ListsMeters, RemoteMeter
-from gateway.settings import (
-    ConnectionPatch,
-    ConnectionSettings,
-    ConnectionSyncSettings,
-    CredentialSettings,
-    Settings,
-)
+from gateway.settings import ConnectionPatch, ConnectionSettings, CredentialSettings, Settings
 from gateway.store import connections, credentials, moving, outbox
 from gateway.store import credits as ledger
-from gateway.store.connections import Cause, Configuration, StoredConnection
+from gateway.store.connections import Configuration, StoredConnection
 from gateway.store.pool import Connection, Database
 from gateway.store.views import Views
 
@@ -60,12 +46,7 @@ log = structlog.get_logger(__name__)
 CHANGES_BESIDE = 5
 """Times that a change is made anew because another came between its reading and its writing."""
 
-
 Also = Callable[[Connection], Awaitable[None]]
-
-FILE = "file"
-"""The caller that declares: what it gave last is remembered, so that an unchanged file gives nothing again.
-"""
 
 
 class Connections:
@@ -85,13 +66,21 @@ class Connections:
     ) -> None:
         self._database = database
         self._systems = systems
-        self.settings = settings
-        self._vault = vault
         self._transitions = transitions
         self._links = links
-        self._tokens = tokens
-        self._screening = screening
-        self._digest_key = settings.security.encryption_keys[-1].get_secret_value().encode()
+        self._checking = Checking(systems, settings, screening)
+        # the oldest key: one that is put before it changes no digest, so the file gives nothing again
+        digest_key = settings.security.encryption_keys[-1].get_secret_value().encode()
+        self._giving = Giving(vault, tokens, transitions, digest_key=digest_key)
+
+    @property
+    def settings(self) -> Settings:
+        """Those of now."""
+        return self._checking.settings
+
+    def know_customers(self, customers: Collection[str]) -> None:
+        """These may have connections from now on."""
+        self._checking.settings = self.settings.model_copy(update={"customers": tuple(customers)})
 
     async def create(self, wanted: ConnectionSettings, caller: Caller) -> None:
         """The connection exists, its credits are held, and its credential waits to be verified; or nothing
@@ -105,10 +94,7 @@ class Connections:
         """What this caller may give. Raises RequestRefused; that settings or credentials are faulty has the
         Faults as its cause.
         """
-        refuse_files(self._systems.get(wanted.system), wanted.settings, held={})
-        declared = self._checked(wanted, credentials=credentials)
-        await self._screen(wanted.customer, caller, settings=wanted.settings, given=wanted.credentials)
-        return declared
+        return await self._checking.new(wanted, caller, credentials=credentials)
 
     async def create_declared(
         self,
@@ -159,7 +145,7 @@ class Connections:
             await outbox.append(connection, event)
             if also is not None:
                 await also(connection)
-            await self._give(connection, wanted.id, wanted.customer, wanted.credentials, caller, grant)
+            await self._giving.give(connection, wanted.id, wanted.customer, wanted.credentials, caller, grant)
 
     async def change(
         self, connection_id: str, patch: ConnectionPatch, caller: Caller, *, seen: str | None = None
@@ -185,43 +171,7 @@ class Connections:
         # Compared with what `configure` finds unchanged under its lock, or this is done anew: of two who save
         # at once the second is told.
         refuse_outdated(connection_id, held.meters, seen)
-        if patch.settings is not None:
-            refuse_files(self._systems.get(held.system), patch.settings, held=held.settings)
-        given = patch.model_dump(
-            exclude_none=True, exclude={"title", "credentials", "sync", "meters", "alerts"}
-        )
-        update = {
-            "hosting": given.get("hosting", held.hosting),
-            "settings": given.get("settings", held.settings),
-            "sync": patch.sync or ConnectionSyncSettings.model_validate(held.sync),
-        }
-        base = ConnectionSettings(
-            id=connection_id,
-            title=held.title if patch.title is None else patch.title,
-            customer=held.customer,
-            system=held.system,
-            credentials=patch.credentials or CredentialSettings(),
-            meters=patch.meters or (),
-            alerts=patch.alerts or (),
-            **update,
-        )
-        declared = self._checked(base, credentials=patch.credentials is not None)
-        anew = patch.settings is not None and (
-            caller.origin is Origin.TRUSTED or patch.settings != dict(held.settings)
-        )
-        if patch.credentials is None and caller.origin is not Origin.TRUSTED:
-            refuse_moved(held, base)
-        await self._screen(
-            held.customer, caller, settings=base.settings if anew else {}, given=base.credentials
-        )
-        configuration = self.configuration(
-            declared,
-            managed_by=held.managed_by,
-            meters=None if patch.meters is not None else held.meters,
-            alerts=None if patch.alerts is not None else held.alerts,
-            host=held.host,
-            origin=caller.origin if anew else held.origin,
-        )
+        configuration = await self._checking.changed(held, patch, caller)
         await self.configure(held, configuration, patch.credentials, caller)
 
     async def configure(
@@ -240,17 +190,16 @@ class Connections:
             locked = await connections.lock(connection, held.connection)
             if locked is None or locked.state in ENDED:
                 raise refusal(held.connection, State.DISCONNECTED)
-            if (
-                locked.configuration != held.configuration
-            ):  # what is written whole was made of what is no longer so
+            # what is written whole was made of what is no longer so
+            if locked.configuration != held.configuration:
                 raise ChangedMeanwhile(held.connection)
             if verify and locked.state is State.PAUSED:
                 raise refusal(held.connection, locked.state)
             await connections.configure(connection, held.connection, wanted)
             if given is not None:
-                await self._give(connection, held.connection, held.customer, given, caller)
+                await self._giving.give(connection, held.connection, held.customer, given, caller)
             elif verify:
-                await self._verify_again(connection, held.connection, caller, "the settings have changed")
+                await self._giving.verify(connection, held.connection, caller, "the settings have changed")
 
     async def give_credentials(
         self,
@@ -264,28 +213,16 @@ class Connections:
         the tokens of an authorization.
         """
         held = await self._held(connection_id)
-        await self._check_given(held, given, caller)
+        await self._checking.credentials(held, given, caller)
         async with self._paying() as connection:
             locked = await connections.lock(connection, connection_id)
             if locked is None or locked.state in (State.PAUSED, *ENDED):
                 raise refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
-            await self._give(connection, connection_id, held.customer, given, caller, grant)
+            await self._giving.give(connection, connection_id, held.customer, given, caller, grant)
 
     async def check_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller) -> None:
         """Whether they could be sent at all. Raises RequestRefused; changes nothing."""
-        await self._check_given(await self._held(connection_id), given, caller)
-
-    async def _check_given(self, held: StoredConnection, given: CredentialSettings, caller: Caller) -> None:
-        base = ConnectionSettings(
-            id=held.connection,
-            customer=held.customer,
-            system=held.system,
-            hosting=held.hosting,
-            settings=dict(held.settings),
-            credentials=given,
-        )
-        self._checked(base)
-        await self._screen(held.customer, caller, settings={}, given=given)
+        await self._checking.credentials(await self._held(connection_id), given, caller)
 
     async def retry_credentials(self, connection_id: str, caller: Caller) -> None:
         """The credential that the system refused is verified once more, as a new generation: the system may
@@ -308,14 +245,9 @@ class Connections:
                     "there is no credential that could be tried again: new ones are required",
                     connection=connection_id,
                 )
-            binding = credential_binding(held.customer, connection_id, locked.generation)
-            given = CredentialSettings.model_validate(
-                {"type": stored.type, **self._vault.open(stored.sealed, binding)}
-            )
-            by = replace(
-                caller, origin=stored.origin
-            )  # whoever gave it: nothing else is sent than was before
-            await self._give(connection, connection_id, held.customer, given, by)
+            given = self._giving.opened(connection_id, held.customer, stored)
+            by = replace(caller, origin=stored.origin)  # who gave it: nothing else is sent than was before
+            await self._giving.give(connection, connection_id, held.customer, given, by)
 
     async def pause(self, connection_id: str, caller: Caller) -> None:
         """No call to the system until it is resumed; telemetry is buffered."""
@@ -416,30 +348,12 @@ class Connections:
     def configuration(
         self, declared: DeclaredConnection, *, managed_by: str, **kept: Unpack[KeptSettings]
     ) -> Configuration:
-        """As `configuration_of`."""
-        system = self._systems[declared.settings.system]
-        return configuration_of(declared, system, managed_by=managed_by, **kept)
+        """What is stored of a checked connection."""
+        return self._checking.configuration(declared, managed_by=managed_by, **kept)
 
     def digest(self, given: CredentialSettings) -> str:
         """Tells whether credentials are the ones that were given before, and nothing else about them."""
-        body = orjson.dumps({**given.resolved(), "type": given.type}, option=orjson.OPT_SORT_KEYS)
-        return hmac.new(self._digest_key, body, hashlib.sha256).hexdigest()
-
-    def _checked(self, wanted: ConnectionSettings, *, credentials: bool = True) -> DeclaredConnection:
-        try:
-            declared = check(wanted, settings=self.settings, systems=self._systems, credentials=credentials)
-        except Faults as faults:
-            raise RequestRefused("request.invalid", str(faults), connection=wanted.id) from faults
-        if credentials:
-            _end_of(wanted.credentials)
-        return declared
-
-    async def _screen(
-        self, customer: str, caller: Caller, *, settings: Mapping[str, object], given: CredentialSettings
-    ) -> None:
-        """Raises RequestRefused for what leads where this caller's addresses may not."""
-        await self._screening.check(customer, caller.origin, settings, what="settings")
-        await self._screening.check(customer, caller.origin, given.resolved(), what="credentials")
+        return self._giving.digest(given)
 
     async def _held(self, connection_id: str) -> StoredConnection:
         held = (await connections.read(self._database, [connection_id])).get(connection_id)
@@ -448,38 +362,6 @@ class Connections:
                 "request.not_found", f"there is no connection {connection_id!r}", connection=connection_id
             )
         return held
-
-    async def _give(
-        self,
-        connection: Connection,
-        connection_id: str,
-        customer: str,
-        given: CredentialSettings,
-        caller: Caller,
-        grant: TokenGrant | None = None,
-    ) -> None:
-        digest = self.digest(given) if caller.name == FILE else None
-        generation = await connections.next_generation(connection, connection_id)
-        expires_at = _end_of(given)
-        sealed = self._vault.seal(given.resolved(), credential_binding(customer, connection_id, generation))
-        await credentials.add(
-            connection,
-            connection_id=connection_id,
-            type=given.type,
-            sealed=sealed,
-            generation=generation,
-            expires_at=expires_at,
-            origin=caller.origin,
-        )
-        if grant is not None:
-            credential = Credential(generation=generation, type=given.type, values=given.resolved())
-            await self._tokens.adopt(
-                connection, connection_id=connection_id, customer=customer, credential=credential, grant=grant
-            )
-        await connections.offer(
-            connection, connection_id, generation=generation, kind=given.type, digest=digest
-        )
-        await self._verify_again(connection, connection_id, caller, "credentials were given")
 
     @asynccontextmanager
     async def _paying(self) -> AsyncIterator[Connection]:
@@ -491,12 +373,6 @@ class Connections:
             await ledger.note_refusal(self._database, error)
             raise
 
-    async def _verify_again(
-        self, connection: Connection, connection_id: str, caller: Caller, reason: str
-    ) -> None:
-        cause = Cause(reason=reason, request_id=caller.request_id, actor=caller.name)
-        await self._transitions.move(connection, connection_id, Trigger.CREDENTIALS_GIVEN, cause)
-
     async def _ask(
         self, connection: Connection, connection_id: str, trigger: Trigger, caller: Caller
     ) -> Moved | None:
@@ -507,11 +383,3 @@ class Connections:
             moved = await self._ask(connection, connection_id, trigger, caller)
         if moved is None and (held := await self._held(connection_id)).state is not done:
             raise refusal(connection_id, held.state)
-
-
-def _end_of(given: CredentialSettings) -> datetime | None:
-    stated = {} if given.expires_at is None else {"expires_at": given.expires_at}
-    try:
-        return ends_at(given.type, given.resolved() | stated)
-    except BadConfiguration as error:
-        raise RequestRefused("request.invalid", str(error)) from error

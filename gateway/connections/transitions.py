@@ -139,14 +139,8 @@ class Transitions:
                 "system": locked.system,
                 "hosting": locked.hosting,
                 "operation": cause.operation,
+                **self._asked_of_a_person(rule, locked, cause),
             }
-            if rule.raises is not None:
-                issue = self.issue(rule.raises, locked, cause)
-                data |= {
-                    "title": issue.title,
-                    "instructions": issue.instructions,
-                    "action_url": issue.action_url,
-                }
             event = NewEvent(
                 type=rule.event,
                 customer=locked.customer,
@@ -164,6 +158,13 @@ class Transitions:
         )
         self._moves.get().append(moved)
         return moved
+
+    def _asked_of_a_person(self, rule: Rule, locked: Locked, cause: Cause) -> dict[str, str]:
+        """What the event says of the issue that the move raises; nothing where it raises none."""
+        if rule.raises is None:
+            return {}
+        issue = self.issue(rule.raises, locked, cause)
+        return {"title": issue.title, "instructions": issue.instructions, "action_url": issue.action_url}
 
     async def _settle(self, connection: Connection, rule: Rule, locked: Locked) -> None:
         match rule.credits:

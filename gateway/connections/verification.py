@@ -20,8 +20,8 @@ import orjson
 import structlog
 
 from gateway import clock
+from gateway.connections.building import ConnectedSystem, build_guarded
 from gateway.connections.guard import Guarded
-from gateway.connections.links import ConnectedSystem, build_guarded
 from gateway.connections.screening import reach_of
 from gateway.connections.service import Connections
 from gateway.model.access import Caller

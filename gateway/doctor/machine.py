@@ -18,7 +18,7 @@ from cryptography import x509
 from gateway.model.address import to_listen
 from gateway.model.diagnosis import Finding, problem
 from gateway.model.diagnosis_database import DiskFacts, ServerFacts
-from gateway.model.diagnosis_work import Certificate
+from gateway.model.diagnosis_trust import Certificate
 
 ANSWER_SECONDS = 5.0
 MAX_OF_A_FILE = 5

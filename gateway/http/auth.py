@@ -167,16 +167,12 @@ def caller(request: Request, asking: Principal, *, kind: str = "token") -> Calle
 
 
 def only_customer(asking: Principal, customer: str | None) -> str | None:
-    """The customer that a list is narrowed to. Of another customer than its own, a bound token sees what it
-    would see of none: nothing.
+    """The customer that a list is narrowed to; None: of all. Of another customer than its own a bound token
+    sees what there is of one that does not exist: of the empty name, which nobody has.
     """
-    if asking.customer is None or customer in (None, asking.customer):
-        return asking.customer if asking.customer is not None else customer
-    return NOBODY
-
-
-NOBODY = ""
-"""No customer has an empty name."""
+    if asking.customer is None:
+        return customer
+    return asking.customer if customer in (None, asking.customer) else ""
 
 
 def check_customer(asking: Principal, customer: str, *, what: str) -> str:

@@ -1,5 +1,5 @@
-"""The bodies of `/v1`, as Pydantic models: the OpenAPI document is generated from them. Status documents are
-`gateway.events.documents`'.
+"""The bodies of `/v1`, as Pydantic models: the OpenAPI document is generated from them. Those of devices and
+messages are in modules beside this one; status documents are `gateway.events.documents`'.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from gateway.events.documents import IssueDocument
 from gateway.model.connection import State
 from gateway.model.diagnosis import Report
 from gateway.model.event import EventType
-from gateway.model.explanation import Explanation
 from gateway.model.verification import Verdict
 from gateway.settings import ConnectionSettings, CredentialSettings, Title
 from gateway.settings_base import Identifier, Section
 
 ItemT = TypeVar("ItemT")
-NO_NUL = r"^[^\x00]*$"
 
 
 class Document(BaseModel):
@@ -413,78 +411,6 @@ class WebhookCreated(WebhookDocument):
     secret: str = Field(examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
 
 
-class DeviceDocument(Document):
-    """A device that was seen. Times are null until something is written of it, some seconds after its first
-    sample.
-    """
-
-    customer: str
-    device: str
-    title: str | None = Field(description="The name that its topic or payload gives it; null: its id.")
-    source: str | None = Field(description="The topic template that it came by.")
-    first_seen_at: datetime
-    last_seen_at: datetime | None = Field(description="When its last message was received.")
-    last_sample_at: datetime | None = Field(description="The latest time that its samples carry.")
-    metrics: int = Field(description="How many are known.")
-    interval_seconds: float | None = Field(
-        description="What is usual between two messages; null: not known yet."
-    )
-    silent_since: datetime | None = Field(
-        description="Its last message, where it is silent; null: it is not."
-    )
-    offline_since: datetime | None = Field(
-        description=(
-            "When its edge node said that it is dead, or died itself; null for what nobody says so of."
-        )
-    )
-
-
-class FedMeterDocument(Document):
-    """A meter that a metric feeds."""
-
-    connection: str
-    meter: str
-    reduce: str
-    unit: str | None
-
-
-class DeviceMetricDocument(Document):
-    """A metric with its last value. `kind`, `value` and `at` null: a meter names it, and it was not seen."""
-
-    name: str
-    kind: Literal["number", "boolean", "text"] | None
-    value: float | int | bool | str | None = Field(description="Of a text the first 256 characters.")
-    at: datetime | None
-    meters: tuple[FedMeterDocument, ...]
-
-
-class DeviceDetail(Document):
-    """A device with all that is known of it."""
-
-    device: DeviceDocument
-    metrics: tuple[DeviceMetricDocument, ...]
-    unmapped: tuple[str, ...] = Field(description="Metrics that come and feed no meter.")
-
-
-class BucketDocument(Document):
-    """Samples of one part of the time. True counts as 1 and false as 0; texts have no min, mean and max."""
-
-    start: datetime
-    samples: int
-    min: float | None
-    mean: float | None
-    max: float | None
-    last: float | int | bool | str
-
-
-class SeriesDocument(Document):
-    """A metric over time. Parts without samples are left out."""
-
-    buckets: tuple[BucketDocument, ...]
-    bucket_seconds: float
-    complete: bool = Field(description="False: there were more samples than are read; the newest are here.")
-
-
 class FindingDocument(Document):
     """One thing that is not as it should be."""
 
@@ -530,133 +456,3 @@ class DoctorDocument(Document):
                 for each in report.checks
             ),
         )
-
-
-class MessageDocument(Document):
-    """A message of which nothing could be taken, with the reason. Equal ones are one, counted."""
-
-    id: int
-    customer: str | None = Field(description="Null: its topic is nobody's that is known.")
-    source: str | None = Field(description="The topic template that takes it; null: none does.")
-    topic: str
-    reason: str
-    detail: str
-    occurrences: int
-    first_at: datetime
-    last_at: datetime
-    size_bytes: int
-    preview: str = Field(description="The first 512 bytes: as text with escapes, or in hexadecimal.")
-    is_binary: bool = Field(description="The preview is hexadecimal.")
-
-
-class MessageGroupDocument(Document):
-    """Messages of one source and reason."""
-
-    source: str | None
-    reason: str
-    messages: int
-    occurrences: int
-    last_at: datetime
-
-
-class MessageSummary(Document):
-    """How many there are."""
-
-    items: tuple[MessageGroupDocument, ...]
-    newest: int = Field(description="The greatest id that was counted: `up_to` of a replay or discard.")
-    complete: bool = Field(description="False: there are more, and the newest 100,000 were counted.")
-
-
-class MessageDetail(Document):
-    """One message with its payload, and what would become of it now."""
-
-    message: MessageDocument
-    payload_base64: str
-    is_whole: bool = Field(description="False: only the first bytes of the message were kept.")
-    advice: str
-    explanation: Explanation | None = Field(description="Null where only a part of it was kept.")
-
-
-class MessageFilter(Section):
-    """Which messages; what is left out narrows nothing. `source` "": of no source."""
-
-    customer: Identifier | None = None
-    source: str | None = Field(None, max_length=1024, pattern=NO_NUL)
-    reason: str | None = Field(None, max_length=64, pattern=r"^[a-z0-9_]+$")
-    topic: str | None = Field(None, min_length=1, max_length=1024, pattern=NO_NUL, description="Part of it.")
-    up_to: int | None = Field(None, ge=1, le=2**53, description="None that came after this id.")
-
-
-class MessagesReplay(MessageFilter):
-    """Up to 500 are tried again, the oldest first; `next` of the answer goes on."""
-
-    cursor: str | None = Field(None, max_length=512)
-
-
-class MessagesDiscard(MessageFilter):
-    """`expected`: how many they are, as a confirmation."""
-
-    expected: int = Field(ge=0, le=2**53)
-
-
-class FailedMessage(Document):
-    """It stays, for this reason."""
-
-    id: int
-    reason: str
-    detail: str
-
-
-class MessagesReplayed(Document):
-    """What became of them. What was taken is a dead letter no more; nothing that was taken before is taken
-    twice.
-    """
-
-    replayed: int
-    samples: int
-    failed_count: int
-    failed: tuple[FailedMessage, ...] = Field(description="The first 100.")
-    next: str | None = Field(description="The `cursor` of the next request; null: none is left.")
-
-
-class Discarded(Document):
-    """They are gone for good."""
-
-    discarded: int
-
-
-class QuotaDocument(Document):
-    """What a customer may send a second, averaged over a minute, and have. Null: no limit."""
-
-    messages_per_second: float
-    bytes_per_second: float
-    devices: int
-    metrics_per_device: int
-    stored_bytes: int | None
-
-
-class OverQuotaDocument(Document):
-    """A time in which more came than a quota allows."""
-
-    customer: str | None = Field(description="Null: messages that are nobody's.")
-    quota: Literal["messages_per_second", "bytes_per_second", "devices", "metrics_per_device", "stored_bytes"]
-    allowed: float
-    device: str | None = Field(description="One of those that it is about, for `metrics_per_device`.")
-    since: datetime
-    last_at: datetime
-    dead_letters: int = Field(description="Messages that were kept as dead letters since then.")
-    dropped: int = Field(description="Messages for which there was no room among those.")
-    dropped_bytes: int
-    slowed_seconds: float = Field(
-        description="How long reading stood, where the partition is the customer's own."
-    )
-
-
-class CustomerQuotas(Document):
-    """A customer's quotas, what it has of them, and which it is over now."""
-
-    customer: str
-    quota: QuotaDocument
-    devices: int
-    stored_bytes: int = Field(description="About: counted as samples are written.")
-    over: tuple[OverQuotaDocument, ...]

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from gateway import clock
-from gateway.connections import links
+from gateway.connections import building
 from gateway.connections.connecting import Connecting
 from gateway.connections.login_page import LoginPage
 from gateway.connections.reauthorization import Reauthorization
@@ -57,7 +57,7 @@ def assemble(
     verifier: Verifier,
     vault: Vault,
     login: LoginPage,
-    systems: Mapping[str, links.ConnectedSystem],
+    systems: Mapping[str, building.ConnectedSystem],
     webhooks: WebhookService,
     doctor: Doctoring,
     messages: Messages,
@@ -100,7 +100,7 @@ def known_customers(settings: Settings) -> tuple[str, ...]:
     return () if settings.telemetry.auto_register_customers else settings.customers
 
 
-def catalogue(systems: Mapping[str, links.ConnectedSystem]) -> Mapping[str, CatalogueEntry]:
+def catalogue(systems: Mapping[str, building.ConnectedSystem]) -> Mapping[str, CatalogueEntry]:
     """The registry as the API and the forms show it."""
     return {
         name: CatalogueEntry(

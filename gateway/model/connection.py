@@ -23,6 +23,10 @@ class State(enum.StrEnum):
     DISCONNECTED = "disconnected"  # none / refused / returned
 
 
+ENDED = frozenset({State.DISCONNECTING, State.DISCONNECTED})
+"""From these no way leads back."""
+
+
 class Trigger(enum.StrEnum):
     """What can happen to a connection."""
 

@@ -8,7 +8,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.model.connection import State
+from gateway.model.connection import ENDED, State
 from gateway.model.errors import ConfigError
 
 
@@ -53,7 +53,7 @@ class Existing:
     @property
     def has_ended(self) -> bool:
         """Whether it is disconnected, or is on its way."""
-        return self.state in (State.DISCONNECTING, State.DISCONNECTED)
+        return self.state in ENDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

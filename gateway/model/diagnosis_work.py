@@ -1,10 +1,10 @@
-"""What a look at the gateway's own work means: clocks, certificates, keys, credits, streams, leases,
-retention, webhooks, devices. Pure.
+"""What a look at the gateway's own work means: credits, connections, streams, leases, retention, webhooks and
+devices. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -21,11 +21,6 @@ from gateway.model.diagnosis import (
     warning,
 )
 
-SKEW_SECONDS = 60.0
-"""Of a system: many refuse readings that are younger than their clock."""
-
-CERTIFICATE_DAYS = 21
-CREDENTIAL_DAYS = 14
 DEGRADED_SECONDS = 3600.0
 LAG_SECONDS = 3600.0
 STUCK_SECONDS = 600.0
@@ -43,15 +38,6 @@ RETENTION_GRACE = timedelta(days=1)
 
 ROLES = ("gateway_status", "outbox", "records", "commands")
 """Leases of which one replica each holds one, always."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Certificate:
-    """`ends_at` None: `fault` says why it could not be read."""
-
-    where: str
-    ends_at: datetime | None
-    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,161 +105,9 @@ class DevicesFacts:
     names: Sequence[str]
 
 
-def judge_systems_clocks(skews: Mapping[str, float | None]) -> Looked:
-    """By address: how many seconds a system's clock is ahead of ours; None where it did not say."""
-    advice = (
-        "let the system and this machine follow time servers; readings that lie in a system's future are"
-        " refused"
-    )
-    found = [
-        warning(
-            f"the system's clock is {span(abs(skew))} {'ahead of' if skew > 0 else 'behind'} this machine's",
-            where=where,
-            advice=advice,
-        )
-        for where, skew in skews.items()
-        if skew is not None and abs(skew) > SKEW_SECONDS
-    ]
-    silent = [where for where, skew in skews.items() if skew is None]
-    return looked(found, [f"clocks of {named(silent)}: no answer with a Date"] if silent else [])
-
-
-def judge_certificates(certificates: Iterable[Certificate], unseen: Sequence[str], now: datetime) -> Looked:
-    """Whether any has ended or ends soon."""
-    found: list[Finding] = []
-    for each in certificates:
-        advice = "renew it and put it where it was (mosquitto/provision makes the broker's)"
-        if each.ends_at is None:
-            found.append(
-                problem(
-                    f"no certificate can be read: {each.fault}",
-                    where=each.where,
-                    advice="name a PEM file that the gateway's user can read",
-                )
-            )
-        elif each.ends_at <= now:
-            found.append(
-                problem(f"the certificate ended {each.ends_at:%Y-%m-%d}", where=each.where, advice=advice)
-            )
-        elif each.ends_at - now < timedelta(days=CERTIFICATE_DAYS):
-            days = (each.ends_at - now).days
-            found.append(
-                warning(
-                    f"the certificate ends in {days} days, {each.ends_at:%Y-%m-%d}",
-                    where=each.where,
-                    advice=advice,
-                )
-            )
-    return looked(found, unseen)
-
-
-def judge_credentials(ending: Iterable[tuple[str, str, datetime]], now: datetime) -> Looked:
-    """(connection, type, end) of credentials in use."""
-    return looked(
-        (problem if ends_at <= now else warning)(
-            f"the credential ({kind}) {'ended' if ends_at <= now else 'ends'} {ends_at:%Y-%m-%d %H:%M}Z",
-            where=f"connection {connection}",
-            advice=(
-                f"give a new one: `fieldgate connections reauthorize {connection}` makes a link for the"
-                " customer"
-            ),
-        )
-        for connection, kind, ends_at in ending
-    )
-
-
-def judge_keys(in_use: Iterable[tuple[str, int, str]], configured: frozenset[str]) -> Looked:
-    """(key id, records, one connection) of what is sealed."""
-    return looked(
-        problem(
-            f"{records} records are sealed under the key {key}, which is not configured: they cannot be"
-            " opened",
-            where=f"security.encryption_keys; connection {connection} is one of them",
-            advice="put that key back at the end of the list; `fieldgate keys` shows what is in use",
-        )
-        for key, records, connection in in_use
-        if key not in configured
-    )
-
-
 def judge_credits(book: Book) -> Looked:
     """Whether the counters reconcile, and whether credits are left."""
     return looked(_of_the_credits(book))
-
-
-def judge_connections(unwell: Iterable[Unwell], left_out: int, now: datetime) -> Looked:
-    """Connections that need a person, or that are far behind."""
-    return looked(
-        (_of_a_connection(each, now) for each in unwell),
-        [f"{left_out} more connections that need a person"] if left_out else [],
-    )
-
-
-def judge_streams(stuck: Iterable[Stuck], *, replicas: int) -> Looked:
-    """Streams that nobody works on although they are due."""
-    advice = (
-        "see the gateway's log for this connection; `fieldgate connections recheck` builds it anew"
-        if replicas
-        else "no gateway is running: start one"
-    )
-    return looked(
-        warning(
-            f"{each.kind}: due for {span(each.seconds)}, and nobody works on"
-            f" it{f' ({each.error})' if each.error else ''}",
-            where=f"connection {each.connection}",
-            advice=advice,
-        )
-        for each in stuck
-    )
-
-
-def judge_leases(
-    held: Iterable[HeldLease], names: frozenset[str], *, replicas: int, partitions: int, lease_seconds: float
-) -> Looked:
-    """Whether each part of the work has a replica that does it, and no lease stands in the way."""
-    return looked(
-        _of_the_leases(held, names, replicas=replicas, partitions=partitions, lease_seconds=lease_seconds)
-    )
-
-
-def judge_retention(overdue: Iterable[Overdue], now: datetime, buffer: timedelta) -> Looked:
-    """Whether days past their retention go, and for whom those that stay are kept."""
-    return looked(_of_the_retention(overdue, now, buffer))
-
-
-def judge_webhooks(hooks: Iterable[Hook], now: datetime) -> Looked:
-    """Whether what is told arrives."""
-    return looked(_of_a_hook(each, now) for each in hooks)
-
-
-def judge_devices(facts: DevicesFacts, now: datetime) -> Looked:
-    """Whether devices are heard."""
-    if facts.heard_at is None:
-        return not_made("no device was ever heard; `fieldgate discover` shows what is published")
-    if (quiet := (now - facts.heard_at).total_seconds()) > QUIET_SECONDS:
-        return looked(
-            [
-                problem(
-                    f"nothing was received from any of {facts.known} devices for {span(quiet)}",
-                    where="broker and telemetry.sources",
-                    advice=(
-                        "see whether devices publish (`fieldgate discover`), and whether the broker's ACL"
-                        " lets the gateway read it"
-                    ),
-                )
-            ]
-        )
-    if not facts.silent:
-        return looked([])
-    return looked(
-        [
-            warning(
-                f"{facts.silent} of {facts.known} devices were heard within 30 days and not within the last",
-                where=named(facts.names),
-                advice="see to the devices; `fieldgate devices show` tells what each sent last",
-            )
-        ]
-    )
 
 
 def _of_the_credits(book: Book) -> Iterator[Finding]:
@@ -301,6 +135,14 @@ def _of_the_credits(book: Book) -> Iterator[Finding]:
             )
 
 
+def judge_connections(unwell: Iterable[Unwell], left_out: int, now: datetime) -> Looked:
+    """Connections that need a person, or that are far behind."""
+    return looked(
+        (_of_a_connection(each, now) for each in unwell),
+        [f"{left_out} more connections that need a person"] if left_out else [],
+    )
+
+
 def _of_a_connection(each: Unwell, now: datetime) -> Finding | None:
     where, name = f"connection {each.connection}", each.connection
     for_long = span((now - each.since).total_seconds())
@@ -322,6 +164,33 @@ def _of_a_connection(each: Unwell, now: datetime) -> Finding | None:
             )
         case _:
             return None
+
+
+def judge_streams(stuck: Iterable[Stuck], *, replicas: int) -> Looked:
+    """Streams that nobody works on although they are due."""
+    advice = (
+        "see the gateway's log for this connection; `fieldgate connections recheck` builds it anew"
+        if replicas
+        else "no gateway is running: start one"
+    )
+    return looked(
+        warning(
+            f"{each.kind}: due for {span(each.seconds)}, and nobody works on"
+            f" it{f' ({each.error})' if each.error else ''}",
+            where=f"connection {each.connection}",
+            advice=advice,
+        )
+        for each in stuck
+    )
+
+
+def judge_leases(
+    held: Iterable[HeldLease], names: frozenset[str], *, replicas: int, partitions: int, lease_seconds: float
+) -> Looked:
+    """Whether each part of the work has a replica that does it, and no lease stands in the way."""
+    return looked(
+        _of_the_leases(held, names, replicas=replicas, partitions=partitions, lease_seconds=lease_seconds)
+    )
 
 
 def _of_the_leases(
@@ -364,6 +233,11 @@ def _of_the_leases(
             )
 
 
+def judge_retention(overdue: Iterable[Overdue], now: datetime, buffer: timedelta) -> Looked:
+    """Whether days past their retention go, and for whom those that stay are kept."""
+    return looked(_of_the_retention(overdue, now, buffer))
+
+
 def _of_the_retention(overdue: Iterable[Overdue], now: datetime, buffer: timedelta) -> Iterator[Finding]:
     for each in overdue:
         goes = each.day + timedelta(days=1) + timedelta(days=buffer.days)
@@ -387,6 +261,11 @@ def _of_the_retention(overdue: Iterable[Overdue], now: datetime, buffer: timedel
                     " table"
                 ),
             )
+
+
+def judge_webhooks(hooks: Iterable[Hook], now: datetime) -> Looked:
+    """Whether what is told arrives."""
+    return looked(_of_a_hook(each, now) for each in hooks)
 
 
 def _of_a_hook(each: Hook, now: datetime) -> Finding | None:
@@ -414,3 +293,33 @@ def _of_a_hook(each: Hook, now: datetime) -> Finding | None:
             ),
         )
     return None
+
+
+def judge_devices(facts: DevicesFacts, now: datetime) -> Looked:
+    """Whether devices are heard."""
+    if facts.heard_at is None:
+        return not_made("no device was ever heard; `fieldgate discover` shows what is published")
+    if (quiet := (now - facts.heard_at).total_seconds()) > QUIET_SECONDS:
+        return looked(
+            [
+                problem(
+                    f"nothing was received from any of {facts.known} devices for {span(quiet)}",
+                    where="broker and telemetry.sources",
+                    advice=(
+                        "see whether devices publish (`fieldgate discover`), and whether the broker's ACL"
+                        " lets the gateway read it"
+                    ),
+                )
+            ]
+        )
+    if not facts.silent:
+        return looked([])
+    return looked(
+        [
+            warning(
+                f"{facts.silent} of {facts.known} devices were heard within 30 days and not within the last",
+                where=named(facts.names),
+                advice="see to the devices; `fieldgate devices show` tells what each sent last",
+            )
+        ]
+    )

@@ -18,12 +18,12 @@ MAX_TRIES = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """`verified`: what the system said of exactly these settings and credentials; None: they were not tried.
-    `granted_at`: epoch seconds of the grant. `fixed`: settings that whoever made the link gave. `back`: the
-    path of the steps.
+    """In the order of the steps: the system, its settings, credentials, the look at the system, meters, how
+    much history.
     """
 
     back: str
+    """The path of the steps, for a login at the system to come back to."""
     customer: str
     system: str
     hosting: Hosting
@@ -31,14 +31,21 @@ class Draft:
     title: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
     fixed: Sequence[str] = ()
+    """Settings that whoever made the link gave: nobody changes them here."""
     has_settings: bool = False
+    """Whether the step of the settings was done, even where it left them empty."""
     credential_type: str = ""
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     client_is_fixed: bool = False
+    """Whether whoever made the link gave the OAuth client."""
     grant: TokenGrant | None = None
+    """The tokens of a login at the system."""
     granted_at: float = 0.0
+    """Epoch seconds of the grant, whose lifetimes count from it."""
     verifier: str = field(default="", repr=False)
+    """Of a login under way (PKCE): its code is exchanged with it."""
     verified: Verification | None = None
+    """What the system said of exactly these settings and credentials; None: they were not tried."""
     tries: int = 0
     meters: Sequence[Mapping[str, object]] = ()
     initial_days: int = 30
@@ -64,7 +71,7 @@ class Draft:
 
 
 def to_document(draft: Draft) -> dict[str, object]:
-    """As JSON, secrets and all."""
+    """As JSON, secrets and all: to be sealed."""
     plain = {
         name: getattr(draft, name)
         for name in Draft.__dataclass_fields__

@@ -1,4 +1,5 @@
-"""Deliver: closed due windows to the system, every outcome stored before the next batch.
+"""Deliver: closed due windows to the system, every outcome stored before the next batch. Which windows a
+batch has is said by `gateway.sync.due_batches`.
 
 A batch is pushed only after its intent is committed. What ends between the two leaves an intent; its windows
 are in doubt, and are asked for or sent again whatever was recorded for them.
@@ -7,7 +8,6 @@ are in doubt, and are asked for or sent again whatever was recorded for them.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -16,7 +16,7 @@ import structlog
 
 from gateway import clock, metrics, tracing
 from gateway.model.connector import Connector
-from gateway.model.delivery import DueWindow, batch_sizes, chunks, oldest_accepted, plan, turns
+from gateway.model.delivery import DueWindow
 from gateway.model.errors import (
     BatchRefused,
     ConnectorError,
@@ -27,23 +27,19 @@ from gateway.model.errors import (
 )
 from gateway.model.outcome import Accepted, Duplicate, Outcome, Rejected
 from gateway.model.reading import Batch, Reading, make_batch
-from gateway.store import deliveries, windows, withheld
+from gateway.store import deliveries, withheld
 from gateway.store.deliveries import BatchResults, Intent
 from gateway.store.pool import Database
 from gateway.store.streams import Claim, RunTally
+from gateway.sync.due_batches import NARROW_AFTER, DueBatches, Pair
 from gateway.sync.judge import delivered_from, judge
 from gateway.sync.link import ServedConnection
 from gateway.sync.turns import Turns
 
 log = structlog.get_logger(__name__)
 
-Pair = tuple[DueWindow, Reading]
-NARROW_AFTER = 3
-"""Failed runs in a row after which batches shrink and a single reading may be found at fault."""
-
 ALONE_FAILURES = 3
 """Failures of a reading that was sent alone, before it is parked while the system takes others."""
-
 
 FRESH = 1 / 3
 """Of the lease: a push begins within this after the proof that the lease is ours, or not at all."""
@@ -94,20 +90,9 @@ class Delivery:
         self._max_attempts = max_attempts
         self._unknown_wait = unknown_wait.total_seconds()
         self._lease_seconds = lease.total_seconds()
-        self._after = windows.BEGINNING
-        self._ahead: asyncio.Task[list[DueWindow]] | None = None
-        self._days = days
         self._turns = turns
-        self._sizes = batch_sizes(
-            link.connector.capabilities.max_items, claim.attempts, is_searching=is_searching
-        )
-        self._is_whole = False
-        self._parts = deque[Sequence[Pair]]()
-        self._aside = BatchResults()
-        """What needs no push, until the next transaction takes it along."""
+        self._due = DueBatches(database, claim, link, days=days, turns=turns, is_searching=is_searching)
         self._armed: _Armed | None = None
-        self._put_off: set[str] = set()
-        self._withheld: list[tuple[DueWindow, float]] = []
         self.called = False
         """Whether the system was asked anything."""
         self.answered = False
@@ -138,17 +123,12 @@ class Delivery:
 
         Raises ConnectorError when the system could not serve a push; what was pushed before it is stored.
         """
-        if self._armed is None and not self._parts:
-            if self._has_deadband:
-                await withheld.mark_again(self._database, self._claim)
-            due = await self._next(self._limit)
-            if not due:
-                return False
-            self._sort(due)
-        fetched_until = self._after
-        while self._after == fetched_until and (pairs := await self._next_pairs()):
+        if self._armed is None and not self._due and not await self._due.look():
+            return False
+        reached = self._due.reached
+        while self._due.reached == reached and (pairs := await self._next_pairs()):
             await self._push(pairs)
-        if self._aside:
+        if self._due.has_aside:
             await self._record(BatchResults())
         await self._withhold()
         return True
@@ -159,9 +139,8 @@ class Delivery:
         closed since is the next run's. Never after anything that was not simply taken, which a look may find
         due again.
         """
-        left = self._parts or self._armed or self._ahead or self._put_off or self.waiting
-        is_usual = self._claim.attempts == 0 and not self._claim.trial and not self._has_deadband
-        return self._is_whole and is_usual and not left
+        is_usual = self._claim.attempts == 0 and not self._claim.trial and not self._due.has_deadband
+        return is_usual and self._due.is_exhausted and not (self._armed or self.waiting)
 
     async def withdraw(self) -> None:
         """At the end of a run: the batch that was next is not sent, and nobody need ask for it."""
@@ -171,76 +150,13 @@ class Delivery:
 
     async def close(self) -> None:
         """Ends what is still being computed ahead."""
-        if self._ahead is not None:
-            self._ahead.cancel()
-            await asyncio.gather(self._ahead, return_exceptions=True)
-            self._ahead = None
-
-    @property
-    def _has_deadband(self) -> bool:
-        return any(rule.deadband for rule in self._link.rules)
-
-    @property
-    def _limit(self) -> int:
-        return min(self._turns.windows, max(500, self._connector.capabilities.max_items))
-
-    async def _next(self, limit: int) -> list[DueWindow]:
-        """The next windows of this run; begins again where it reaches the end, for older ones may be due by
-        then.
-        """
-        due: list[DueWindow] = []
-        if self._ahead is not None:
-            due, self._ahead = await self._ahead, None
-        if not due:
-            self._put_off.clear()
-            due = await self._compute(limit)
-        if not due and self._after != windows.BEGINNING:
-            self._after = windows.BEGINNING
-            due = await self._compute(limit)
-        self._is_whole = self._after == windows.BEGINNING and len(due) < limit
-        return due
-
-    async def _compute(self, limit: int) -> list[DueWindow]:
-        async with self._turns.turn(self._claim.customer), self._database.connection() as connection:
-            due = await windows.compute_due(connection, self._claim, limit, self._after)
-        days = {window.window_start.date() for window in due} - self._days
-        await deliveries.ensure_days(self._database, days)
-        self._days |= days
-        return due
-
-    def _sort(self, due: list[DueWindow]) -> None:
-        """Batches to `_parts`, what needs none aside, and begins to compute the next windows.
-
-        Not ahead where a value depends on the delivery before it, nor after a failure.
-        """
-        self._after = max((window.window_start, window.meter) for window in due)
-        capabilities, attempts = self._connector.capabilities, self._claim.attempts
-        planned = plan(
-            self._claim.connection,
-            due,
-            capabilities=capabilities,
-            oldest=oldest_accepted(capabilities, clock.now()),
-            clip_silently=self._claim.phase == "initial",
-        )
-        self._aside.settled += planned.settled
-        self._aside.dead += planned.refused
-        self._withheld += planned.withheld
-        sendable = planned.send
-        if attempts >= NARROW_AFTER or self._claim.trial:
-            ascending = capabilities.order == "per_meter_ascending"
-            sendable = turns(sendable, failures=attempts, ascending=ascending)
-        if self._claim.trial:  # one reading tells whether the system lets us push again
-            sendable = sendable[:1]
-        self._parts.extend(chunks(sendable, self._sizes))
-        if len(due) == self._limit and attempts == 0 and not self._claim.trial and not self._has_deadband:
-            self._ahead = asyncio.create_task(self._compute(self._limit))
+        await self._due.close()
 
     async def _withhold(self) -> None:
         """After the pushes, for only what the system took counts; what was compared with a reading that it
         did not take stays due, and is compared with what it holds instead.
         """
-        pairs, self._withheld = self._withheld, []
-        if pairs:
+        if pairs := self._due.take_withheld():
             kept = await withheld.settle(self._database, self._claim, pairs)
             self._tally.unchanged += len(kept)
 
@@ -248,8 +164,7 @@ class Delivery:
         """The next batch; readings in doubt that the system holds already are recorded and left out."""
         if self._armed is not None:
             return self._armed.pairs
-        while self._parts:
-            pairs = self._not_put_off(self._parts.popleft())
+        while pairs := self._due.pop():
             if self._must_ask(pairs):
                 pairs = await self._ask(pairs)
             if pairs:
@@ -260,25 +175,8 @@ class Delivery:
         """The batch after the one in hand, where it is known without waiting: its intent rides on the commit
         of this one.
         """
-        ahead = self._ahead
-        if self._parts or ahead is None or not ahead.done() or ahead.exception() is not None:
-            due = []
-        else:
-            due = ahead.result()
-        if due:
-            self._ahead = None
-            self._sort(due)
-        while self._parts:
-            pairs = self._not_put_off(self._parts[0])
-            if self._must_ask(pairs):
-                return None
-            self._parts.popleft()
-            if pairs:
-                return pairs
-        return None
-
-    def _not_put_off(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
-        return [pair for pair in pairs if pair[0].meter not in self._put_off]
+        self._due.take_ahead()
+        return self._due.pop_at_hand(unless=self._must_ask)
 
     def _must_ask(self, pairs: Sequence[Pair]) -> bool:
         capabilities = self._connector.capabilities
@@ -334,8 +232,7 @@ class Delivery:
         except BatchRefused as error:
             self.answered = True
             if len(pairs) > 1:
-                middle = len(pairs) // 2
-                self._parts.extendleft((pairs[middle:], pairs[:middle]))
+                self._due.halve(pairs)
                 await self._record(BatchResults(), following=self._following())
                 return
             outcomes = [Rejected(code="refused", message=str(error))]
@@ -373,9 +270,9 @@ class Delivery:
         """Stores what became of a batch, resolves its intent and records the intent of the following one, in
         one transaction; counts when that is committed.
         """
-        results.settled += self._aside.settled
-        results.dead += self._aside.dead
-        self._aside = BatchResults()
+        aside = self._due.take_aside()
+        results.settled += aside.settled
+        results.dead += aside.dead
         readings = sorted((r for _, r in following or ()), key=lambda r: (r.meter, r.window_start))
         async with self._turns.turn(self._claim.customer):
             with tracing.span("sync.record", readings=len(results.delivered)):
@@ -390,7 +287,8 @@ class Delivery:
         if following and intent is not None:
             made = make_batch(self._claim.connection, readings, intent.position)
             self._armed = _Armed(following, made, intent)
-        self._is_whole = self._is_whole and not results.is_outdated
+        if results.is_outdated:
+            self._due.look_again()
         self._count(results)
 
     async def _confess(self, batch: Batch) -> None:
@@ -464,7 +362,7 @@ class Delivery:
             unknown_wait_seconds=self._unknown_wait,
         )
         self.waiting |= judged.words
-        self._put_off |= judged.words.keys() | judged.compared
+        self._due.put_off(judged.words.keys() | judged.compared)
         if judged.superseded:
             # The usual cause is that our lease is lost, and the commit will say so. Where it is still ours
             # the clock fell behind (an older dump, another clock), and is set past what the system holds.

@@ -22,7 +22,8 @@ from gateway.store.pool import Database
 from gateway.store.streams import Claim, RunTally
 from gateway.store.troubles import Troubles
 from gateway.sync import initial, meters, runs
-from gateway.sync.deliver import NARROW_AFTER, Delivery
+from gateway.sync.deliver import Delivery
+from gateway.sync.due_batches import NARROW_AFTER
 from gateway.sync.link import MetersChanged, ServedConnection
 from gateway.sync.runs import End, RunHealth
 from gateway.sync.scan import scan_slice

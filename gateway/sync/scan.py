@@ -12,7 +12,7 @@ import structlog
 
 from gateway.model.errors import StoreRejected
 from gateway.model.meter import FOLLOWED, HELD
-from gateway.store import calendars, connections, mappings, matched, streams, windows
+from gateway.store import calendars, connections, mappings, matched, meters_in_force, streams, windows
 from gateway.store.pool import Connection, Database
 from gateway.store.streams import Claim, Position, RunTally
 from gateway.store.windows import Slice, SliceReader
@@ -121,7 +121,7 @@ async def map_metrics(
         raise MetersGrow(claim.connection)
     resolution = link.connector.capabilities.resolution
     refused = await matched.add(connection, claim.connection, found, link.rules, resolution)
-    await connections.tell_refused(connection, claim.connection, claim.customer, refused)
+    await meters_in_force.tell_refused(connection, claim.connection, claim.customer, refused)
     for problem in refused:
         log.warning("sync.meter_refused", connection=claim.connection, problem=str(problem))
 
@@ -144,7 +144,7 @@ async def _map_devices(
     if not may_grow:
         raise MetersGrow(claim.connection)
     resolution = link.connector.capabilities.resolution
-    for conflict in await connections.add_devices(
+    for conflict in await meters_in_force.add_devices(
         connection, claim.connection, fresh, link.rules, resolution, customer=claim.customer
     ):
         log.warning("sync.meter_refused", connection=claim.connection, problem=str(conflict))

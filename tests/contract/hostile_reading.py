@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 import pytest
 
-from gateway.connections import guard
+from gateway.connections import storable
 from gateway.model import bounds
 from gateway.model.connector import Connector
 from gateway.model.errors import BadConfiguration
@@ -199,12 +199,12 @@ async def _walk(connector: Any, name: str, stream: str, rng: random.Random, aske
 async def looked_at(connector: ReadsRecords, stream: str, page: object) -> None:
     """Whether the engine can store it: by its own guard, and by what is kept of each record."""
     if isinstance(page, KeyPage):
-        assert guard._keys(stream)(page).keys == page.keys
+        assert storable.page_of_keys(page, stream).keys == page.keys
         names = page.keys
     else:
         assert isinstance(page, InboundPage)
         declared = next(each.page for each in connector.inbound if each.name == stream)
-        guarded = await guard._page(page, stream, declared)
+        guarded = await storable.page_of_records(page, stream, most=declared)
         assert guarded.records == page.records
         names = [keep(record).key for record in page.records]
         for record in page.records:

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from benchmarks.servers import Postgres, wait_until
-from gateway.connections import following, lifecycle, links
+from gateway.connections import following, lifecycle, links, next_look
 from gateway.model.errors import RequestRefused, StoreError, StoreUnavailable
 from gateway.model.sample import to_microseconds
 from gateway.store.pool import Database
@@ -34,7 +34,7 @@ TOGETHER = 4
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (lifecycle, following):
         monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
-    for module in (lifecycle, links, runs):
+    for module in (next_look, links, runs):
         monkeypatch.setattr(module, "full_jitter", lambda *_, **__: 0.05)
 
 

@@ -15,7 +15,7 @@ import aiomqtt
 import pytest
 
 from benchmarks.servers import Mosquitto, wait_until
-from gateway.connections import lifecycle
+from gateway.connections import ending, lifecycle
 from gateway.events.mqtt_publisher import StatusPublisher
 from gateway.events.relay import Relay
 from gateway.settings import BrokerSettings, CreditsSettings
@@ -99,7 +99,7 @@ async def test_a_kill_leaves_all_or_nothing_and_everything_converges(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(lifecycle, "DRAIN_SECONDS", 0.05)
+    monkeypatch.setattr(ending, "DRAIN_SECONDS", 0.05)
     world = await prepared(database, mosquitto, scenario)
     before = await whole(world)
     child = await asyncio.create_subprocess_exec(

@@ -433,7 +433,7 @@ async def test_a_connection_that_is_disconnected_leaves_nothing_open(
     await rig.execute("update connection set state = 'disconnecting', probe_at = now()")
     engine = rig.engine
     (due,) = await engine.lifecycle._due(10)
-    await engine.lifecycle._drain(due)
+    await engine.lifecycle._ending.drain(due)
     (alert,) = await rig.held()
     assert (alert.state, alert.why, alert.due_at) == (AlertState.CLEARED, "disconnected", None)
     assert (await rig.told())[-1] == "cleared"

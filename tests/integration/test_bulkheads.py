@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from benchmarks.servers import wait_until
 from gateway import metrics
-from gateway.connections import health, lifecycle
+from gateway.connections import candidates, health
 from gateway.engine import Engine
 from gateway.events.backlog import Backlog
 from gateway.events.documents import status_document
@@ -35,7 +35,7 @@ class Beside:
     """A healthy connection, and others beside it that are not."""
 
     def __init__(self, database: Database, hostile: Mapping[str, Hostile], monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(lifecycle, "PROBE_SECONDS", 1.0)
+        monkeypatch.setattr(candidates, "PROBE_SECONDS", 1.0)
         monkeypatch.setattr(health, "PROBE_SECONDS", 1.0)
         self.database, self.hostile, self.well = database, hostile, Scripted()
         self.settings = settings(

@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks.servers import wait_until
 from connectors.registry import SYSTEMS
-from gateway.connections import lifecycle
+from gateway.connections import lifecycle, next_look
 from gateway.connections.reauthorization import MAX_ATTEMPTS
 from gateway.model.access import Principal, Role
 from gateway.model.sample import to_microseconds
@@ -40,7 +40,7 @@ SECRETS = (WEB["client_secret"], ASKING["client_secret"])
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(lifecycle, "RETRY_CAP_SECONDS", 0.02)
+    monkeypatch.setattr(next_look, "RETRY_CAP_SECONDS", 0.02)
 
 
 @pytest.fixture

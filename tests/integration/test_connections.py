@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.servers import PATIENCE, wait_until
 from gateway.configuration import DeclaredConnection
-from gateway.connections import lifecycle
+from gateway.connections import candidates, ending, lifecycle, next_look
 from gateway.connections.apply import apply
 from gateway.meter_settings import MeterSettings
 from gateway.model.connector import ProbeResult
@@ -43,8 +43,8 @@ from tests.fixtures.scripted import Scripted
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(lifecycle, "RETRY_CAP_SECONDS", 0.02)
-    monkeypatch.setattr(lifecycle, "DRAIN_SECONDS", 0.02)
+    monkeypatch.setattr(next_look, "RETRY_CAP_SECONDS", 0.02)
+    monkeypatch.setattr(ending, "DRAIN_SECONDS", 0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,7 @@ async def test_a_verification_that_goes_on_says_what_it_waits_for(
     database: Database, monkeypatch: pytest.MonkeyPatch, error: type[ConnectorError | TimeoutError]
 ) -> None:
     """Its state says that credentials were given, for ten minutes, whatever the system answers."""
-    monkeypatch.setattr(lifecycle, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(candidates, "PROBE_SECONDS", 0.05)
 
     class Away(Scripted):
         is_well = False
@@ -179,7 +179,7 @@ async def test_a_verification_that_only_meets_failures_is_put_off_and_tried_agai
 
 
 async def test_a_probe_that_never_answers_ends(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(candidates, "PROBE_SECONDS", 0.05)
 
     class Hung(Scripted):
         async def probe(self) -> ProbeResult:
@@ -340,7 +340,7 @@ async def test_a_verification_that_comes_late_does_nothing_to_the_credential_aft
     await world.service.give_credentials("acme-1", credentials("key-2"), CALLER)
     lifecycle = world.engine.lifecycle
     [due] = await probes.claim(database, lease_seconds=60, limit=10)
-    late = asyncio.create_task(lifecycle._verify(due))
+    late = asyncio.create_task(lifecycle._candidates.verify(due))
     await asyncio.wait_for(connector.asked.wait(), 10 * PATIENCE)
     async with world.living():
         for key in ("key-2", "key-3"):

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from benchmarks.servers import wait_until
-from gateway.connections import lifecycle
+from gateway.connections import ending, lifecycle, next_look
 from gateway.connections.reauthorization import MAX_ATTEMPTS, Reauthorization
 from gateway.credentials.tokens import Tokens
 from gateway.events.documents import status_document
@@ -43,8 +43,8 @@ from tests.integration.test_access import dump
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(lifecycle, "RETRY_CAP_SECONDS", 0.02)
-    monkeypatch.setattr(lifecycle, "DRAIN_SECONDS", 0.02)
+    monkeypatch.setattr(next_look, "RETRY_CAP_SECONDS", 0.02)
+    monkeypatch.setattr(ending, "DRAIN_SECONDS", 0.02)
 
 
 @pytest.fixture

@@ -230,13 +230,13 @@ async def test_a_change_of_one_connection_costs_that_one(database: Database) -> 
     await many(database)
     world = World(database, owner="replica-b")
     built: list[str] = []
-    build = world.engine.links._connector
+    build = world.engine.builder._connector
 
     def counting(held: connections.StoredConnection, credential: object) -> object:
         built.append(held.connection)
         return build(held, credential)  # type: ignore[arg-type]
 
-    world.engine.links._connector = counting  # type: ignore[assignment, method-assign]
+    world.engine.builder._connector = counting  # type: ignore[assignment, method-assign]
     async with running(world):
         await wait_until(lambda: len(world.engine.links.current) == len(NAMES), what="all are served")
         assert sorted(built) == sorted(NAMES)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import pytest
 
 from gateway.model.meter import MeterRule
-from gateway.store import connections, meters_made, retention
+from gateway.store import connections, meters_in_force, meters_made, retention
 from gateway.store.pool import Connection, Database
 from gateway.store.streams import RunTally
 from gateway.sync import initial, meters
@@ -33,7 +33,7 @@ async def changed_meanwhile(rig: Rig, work: Callable[[], Awaitable[object]], *ru
         await connections.lock(connection, rig.name)
         working = asyncio.create_task(work())
         await somebody_waits(database)
-        await connections.begin(connection, rig.name, rig._outbound(*rules))
+        await meters_in_force.begin(connection, rig.name, rig._outbound(*rules))
     await working
 
 
@@ -92,7 +92,7 @@ async def test_a_meter_that_is_made_waits_for_a_change_of_the_connection_in_no_c
     async def change() -> None:
         async with database.transaction() as connection:
             await connections.lock(connection, rig.name)
-            await connections.begin(connection, rig.name, rig._outbound(mean, configuration=1))
+            await meters_in_force.begin(connection, rig.name, rig._outbound(mean, configuration=1))
 
     changing = asyncio.create_task(change())
     await somebody_waits(database)

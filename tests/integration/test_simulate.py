@@ -212,6 +212,7 @@ async def test_an_edge_node_that_is_simulated_is_born_again_when_asked_and_its_d
     (["--customer", "a/b"], 2, "--customer"),
     (["--preset", "zigbee"], 2, "--preset zigbee: there is no such preset; known are chirpstack_v4"),
     (["--preset", "tasmota", "--zone", "Mars"], 2, "--zone Mars: no time zone"),
+    (["--preset", "tasmota", "--zone", "right/Europe/Rome"], 2, "--zone right/Europe/Rome: no time zone"),
     (["--zone", "Europe/Berlin"], 2, "--zone: only the devices of a --preset"),
 ])  # fmt: skip
 def test_the_command_says_what_is_wrong(arguments: list[str], code: int, said: str) -> None:

@@ -17,7 +17,7 @@ from gateway.model.meter import MeterRule
 from gateway.model.outcome import Outcome, Rejected
 from gateway.model.reading import Batch
 from gateway.payloads.formats.values import MAX_NAME_LENGTH
-from gateway.store import connections, streams, windows
+from gateway.store import meters_in_force, streams, windows
 from gateway.store.pool import Database
 from gateway.store.streams import RunTally
 from gateway.store.views import Views
@@ -286,7 +286,9 @@ async def test_a_replay_waits_for_a_change_of_meters(database: Database) -> None
     rig = await Rig(database, connector).activate()
     await letter(rig, connector)
     async with database.transaction() as connection:
-        await connections.begin(connection, rig.name, rig._outbound(replace(ALL, meter="x"), configuration=1))
+        await meters_in_force.begin(
+            connection, rig.name, rig._outbound(replace(ALL, meter="x"), configuration=1)
+        )
         replaying = asyncio.create_task(Views(database).replay(rig.name, None))
 
         async def waits() -> bool:

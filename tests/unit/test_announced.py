@@ -44,6 +44,7 @@ SHOWN_ONLY = {
         "http/api/systems.py",
         "http/documents.py",
         "connections/guard.py",
+        "connections/storable.py",
         "model/connector.py",
         "model/exchange.py",
         "model/inbound.py",

@@ -48,26 +48,28 @@ from gateway.model.diagnosis_database import (
     judge_sessions,
     judge_transactions,
 )
+from gateway.model.diagnosis_trust import (
+    Certificate,
+    judge_certificates,
+    judge_credentials,
+    judge_keys,
+    judge_systems_clocks,
+)
 from gateway.model.diagnosis_work import (
     PENDING_EVENTS,
     ROLES,
-    Certificate,
     DevicesFacts,
     HeldLease,
     Hook,
     Overdue,
     Stuck,
     Unwell,
-    judge_certificates,
     judge_connections,
-    judge_credentials,
     judge_credits,
     judge_devices,
-    judge_keys,
     judge_leases,
     judge_retention,
     judge_streams,
-    judge_systems_clocks,
     judge_webhooks,
 )
 

@@ -168,6 +168,7 @@ def test_words_of_progress_and_deletion() -> None:
         ({"path": "/x", "paging": {"kind": "page"}}, "needs `parameter`"),
         ({"path": "/x", "paging": {"kind": "next"}}, "needs `path`"),
         ({"path": "/x", "time_zone": "Europe/Nowhere"}, "no time zone"),
+        ({"path": "/x", "time_zone": "right/Europe/Berlin"}, "no time zone"),
         ({"path": "/x", "time_format": "yyyy-mm-dd"}, "pattern"),
         ({"path": "/x", "progress": {"path": "s", "open": ["a"], "closed": ["a"]}}, "two things"),
         ({"path": "/x", "no_such": 1}, "Extra inputs"),

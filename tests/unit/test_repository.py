@@ -40,26 +40,11 @@ MODULE_LINES, FUNCTION_LINES = 300, 50
 """Lines of code: what explains it does not count."""
 
 LARGER_MODULES = {
-    "gateway/app.py": 325,
-    "gateway/connections/guard.py": 360,
-    "gateway/connections/lifecycle.py": 418,
-    "gateway/connections/links.py": 319,
-    "gateway/connections/service.py": 421,
-    "gateway/doctor/examination.py": 329,
-    "gateway/http/documents.py": 416,
     "gateway/inbound/run.py": 360,
-    "gateway/model/diagnosis_work.py": 327,
-    "gateway/settings.py": 326,
-    "gateway/store/connections.py": 382,
-    "gateway/sync/deliver.py": 370,
 }
 """They may only become smaller. What is at MODULE_LINES leaves the list."""
 
-LARGER_FUNCTIONS = {
-    "gateway/app.py:_loops": 59,
-    "gateway/connections/transitions.py:move": 52,
-    "gateway/engine.py:__init__": 65,
-}
+LARGER_FUNCTIONS = {}
 
 CODE_LINES = 57_317
 """Of gateway and connectors together. Whoever raises it says in the changelog, under "Size", what for."""

@@ -14,6 +14,7 @@ import msgpack
 import orjson
 import pytest
 import zstandard
+from pydantic import ValidationError
 
 from gateway.ingest.decode import Decoder
 from gateway.ingest.explain import explain
@@ -22,7 +23,7 @@ from gateway.payloads.fields import Skipped
 from gateway.payloads.paths import PathError, compile_path, find, shown
 from gateway.payloads.sources import SourceError, compile_one, compile_sources
 from gateway.settings import TelemetrySettings
-from gateway.source_settings import SourceSettings
+from gateway.source_settings import SourceSettings, TimeSettings
 
 NOW = int(datetime(2026, 11, 28, 16, 0, tzinfo=UTC).timestamp()) * 1_000_000
 TOPIC = "acme/pump"
@@ -160,6 +161,12 @@ def test_the_time_is_where_the_source_says(sent: Any, rules: dict[str, Any], met
 def test_times_as_devices_write_them(written: object, rules: dict[str, Any], seconds: float) -> None:
     rows, _ = taken({"at": written, "t": 1}, time={"path": "at", **rules})
     assert rows == [("pump", round(seconds * 1e6), {"t": 1})]
+
+
+@pytest.mark.parametrize("zone", ["Mars", "right/Europe/Berlin", "posixrules", "../../etc/passwd"])
+def test_the_zone_of_times_is_one_of_the_iana_database(zone: str) -> None:
+    with pytest.raises(ValidationError, match="no time zone"):
+        TimeSettings(zone=zone)
 
 
 @pytest.mark.parametrize(

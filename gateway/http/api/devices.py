@@ -13,7 +13,8 @@ from gateway import clock
 from gateway.http import cursors
 from gateway.http.api.paging import LIMIT, Cursor, Limit, page
 from gateway.http.auth import Serving, Viewer, check_customer, only_customer
-from gateway.http.documents import BucketDocument, DeviceDetail, DeviceDocument, Page, SeriesDocument
+from gateway.http.device_documents import BucketDocument, DeviceDetail, DeviceDocument, SeriesDocument
+from gateway.http.documents import Page
 from gateway.http.openapi import problems
 from gateway.http.services import Services
 from gateway.model.errors import RequestRefused

@@ -12,7 +12,8 @@ from fastapi import APIRouter, Path, Query
 from gateway.http import cursors
 from gateway.http.api.paging import LIMIT, Cursor, Limit, page
 from gateway.http.auth import Operator, Serving, Viewer, only_customer
-from gateway.http.documents import (
+from gateway.http.documents import Page
+from gateway.http.message_documents import (
     NO_NUL,
     Discarded,
     FailedMessage,
@@ -24,7 +25,6 @@ from gateway.http.documents import (
     MessagesReplay,
     MessagesReplayed,
     MessageSummary,
-    Page,
 )
 from gateway.http.openapi import problems
 from gateway.http.services import Services

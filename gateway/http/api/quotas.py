@@ -9,7 +9,8 @@ from fastapi import APIRouter, Path
 from gateway.http import cursors
 from gateway.http.api.paging import LIMIT, Cursor, Limit, page
 from gateway.http.auth import Serving, Viewer, check_customer, only_customer
-from gateway.http.documents import CustomerQuotas, OverQuotaDocument, Page
+from gateway.http.documents import Page
+from gateway.http.message_documents import CustomerQuotas, OverQuotaDocument
 from gateway.http.openapi import problems
 from gateway.settings_base import IDENTIFIER
 

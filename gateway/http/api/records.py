@@ -15,7 +15,6 @@ from gateway.events.record_documents import (
 )
 from gateway.http.api.connections import NOT_NOW
 from gateway.http.auth import (
-    NOBODY,
     OperatedConnection,
     Operator,
     Serving,
@@ -29,7 +28,6 @@ from gateway.http.openapi import problems
 from gateway.model.errors import RequestRefused
 from gateway.model.record import LogPlace, read_cursor
 from gateway.settings_base import IDENTIFIER
-from gateway.store.records import RecordPage
 
 router = APIRouter(tags=["records"])
 
@@ -71,17 +69,14 @@ async def list_records(
         raise RequestRefused(
             "request.invalid", "modified_after: expected a time with its zone, such as 2027-03-01T00:00:00Z."
         )
-    if narrowed == NOBODY:
-        page = RecordPage(customer=NOBODY, records=(), epoch=0, position=0, has_more=False)
-    else:
-        page = await serving.records.page(
-            narrowed,
-            place=place,
-            connection=connection,
-            stream=stream,
-            modified_after=modified_after,
-            limit=limit,
-        )
+    page = await serving.records.page(
+        narrowed,
+        place=place,
+        connection=connection,
+        stream=stream,
+        modified_after=modified_after,
+        limit=limit,
+    )
     return Response(page_payload(page), media_type="application/json")
 
 

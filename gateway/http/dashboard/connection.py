@@ -17,7 +17,7 @@ from gateway.http.dashboard.forms import own_form
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import LoggedIn
 from gateway.model.access import Caller, Role
-from gateway.model.connection import State
+from gateway.model.connection import ENDED, State
 from gateway.model.errors import RequestRefused
 from gateway.model.status import WORKED
 from gateway.settings_base import IDENTIFIER
@@ -25,7 +25,6 @@ from gateway.store.views import END, LAST_ID, AskedConnection
 
 router = APIRouter(include_in_schema=False)
 
-ENDED = frozenset({State.DISCONNECTING, State.DISCONNECTED})
 RECENT = 20
 MAX_METERS = 50
 METERS_SINCE = timedelta(days=7)

@@ -17,7 +17,7 @@ from gateway.configuration.schema import meter_as_given
 from gateway.connections.given import MetersOutdated, meters_digest
 from gateway.http.auth import Serving, caller, check_role
 from gateway.http.dashboard import meter_edit
-from gateway.http.dashboard.connection import ENDED, Shown
+from gateway.http.dashboard.connection import Shown
 from gateway.http.dashboard.credential_form import sentence
 from gateway.http.dashboard.forms import own_form
 from gateway.http.dashboard.meter_edit import EditRow
@@ -37,6 +37,7 @@ from gateway.http.dashboard.sessions import LoggedIn
 from gateway.http.remote_meters import ListedMeters
 from gateway.http.services import Services
 from gateway.model.access import Role
+from gateway.model.connection import ENDED
 from gateway.model.errors import RequestRefused
 from gateway.model.meter import MeterRule
 from gateway.settings import ConnectionPatch

@@ -12,12 +12,12 @@ from fastapi.responses import RedirectResponse
 
 from gateway.http import cursors
 from gateway.http.auth import Serving, check_role
-from gateway.http.dashboard.connection import ENDED, Shown
+from gateway.http.dashboard.connection import Shown
 from gateway.http.dashboard.forms import own_form
 from gateway.http.dashboard.rendering import render
 from gateway.http.dashboard.sessions import LoggedIn
 from gateway.model.access import Role
-from gateway.model.connection import State
+from gateway.model.connection import ENDED, State
 from gateway.model.errors import RequestRefused
 from gateway.store.views import END, LAST_ID
 
@@ -40,7 +40,9 @@ async def dead_letters_page(
     discarded: Annotated[int | None, Query(ge=0, le=2**53)] = None,
     none: str = "",
 ) -> Response:
-    """Reads only."""
+    """Reads only. A button leads back here and says what it did: how many were `discarded`, how many were
+    `replayed` `of` those that were chosen, or that `none` was chosen.
+    """
     rows = await serving.reader.dead_letters(
         target.connection, before=cursors.time_and_number(after, (END, LAST_ID)), limit=PAGE_ROWS + 1
     )

@@ -1,0 +1,194 @@
+"""Candidates: credentials or settings that were given, and are verified before they are used.
+
+The connection is `verifying`, and what was in use until then is kept beside the candidate. The system is
+probed with the candidate, and its answer decides: the candidate comes into use, or it is withdrawn and the
+connection goes back to where it was. A system that does not answer is asked again, until that is put off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gateway.connections.building import LinkBuilder
+from gateway.connections.following import Following
+from gateway.connections.health import PROBE_SECONDS, ConnectionHealth
+from gateway.connections.next_look import NextLook
+from gateway.connections.transitions import Transitions
+from gateway.model.connection import State, Trigger
+from gateway.model.connector import ProbeResult
+from gateway.model.errors import (
+    AuthRefused,
+    BadConfiguration,
+    ConnectorError,
+    PermissionDenied,
+    SealBroken,
+    Unavailable,
+)
+from gateway.model.operation import Operation
+from gateway.store import connections, credentials
+from gateway.store.connections import Cause, Locked
+from gateway.store.pool import Connection, Database
+from gateway.store.probes import Due
+from gateway.store.troubles import Troubles
+from gateway.sync.link import ServedConnection
+
+log = structlog.get_logger(__name__)
+
+OTHER_ACCOUNT = (
+    "the credential reaches another account than the one that was connected; use one of the same account"
+)
+
+
+class Candidates:
+    """Each of these raises StoreError."""
+
+    def __init__(
+        self,
+        database: Database,
+        builder: LinkBuilder,
+        transitions: Transitions,
+        health: ConnectionHealth,
+        troubles: Troubles,
+        following: Following,
+        next_look: NextLook,
+    ) -> None:
+        self._database = database
+        self._builder = builder
+        self._transitions = transitions
+        self._health = health
+        self._troubles = troubles
+        self._following = following
+        self._next_look = next_look
+
+    async def verify_again(self, name: str) -> None:
+        """The verification that was put off begins anew."""
+        cause = Cause(reason="the verification that was put off is tried again")
+        async with self._transitions.transaction(self._database) as connection:
+            await self._transitions.move(connection, name, Trigger.CREDENTIALS_GIVEN, cause)
+
+    async def verify(self, due: Due) -> None:
+        """One probe with the candidate, and what its answer leads to."""
+        try:
+            link = await self._builder.candidate(due.connection)
+        except BadConfiguration as error:
+            await self._refused(due, Trigger.PROBE_DENIED, error)
+            return
+        except SealBroken as error:
+            log.error("connection.credential_not_opened", connection=due.connection, detail=str(error))
+            await self._troubles.note(due.connection, "verification", str(error))
+            async with self._database.transaction() as connection:
+                await connections.rest(connection, due.connection)
+            return
+        if link is None:  # there is nothing to verify with: as if the credential had been refused
+            await self._refused(due, Trigger.PROBE_REFUSED, AuthRefused("no credential is stored; give one"))
+            return
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                answer = await link.connector.probe()
+        except TimeoutError:
+            await self.not_verified(due, Unavailable(f"no answer within {PROBE_SECONDS:g} s"))
+        except ConnectorError as error:
+            await self.not_verified(due, error)
+        else:
+            await self._verified(due.connection, link, answer)
+        finally:
+            await link.connector.close()
+
+    async def not_verified(self, due: Due, error: ConnectorError) -> None:
+        """The probe failed. Only what the system itself says of the credential or of what it may do refuses
+        the candidate; anything else is asked again, for a while.
+        """
+        match error:
+            case AuthRefused(doubtful=False):
+                await self._refused(due, Trigger.PROBE_REFUSED, error)
+            case PermissionDenied() | BadConfiguration():
+                await self._refused(due, Trigger.PROBE_DENIED, error)
+            case _ if due.verified_long_enough:
+                await self._deferred(due, error)
+            case _:
+                await self._next_look.schedule_again(due, error)
+
+    async def _verified(self, name: str, link: ServedConnection, answer: ProbeResult) -> None:
+        """One transaction: the account is the same, the connection is active, its credential in use, its
+        meters materialised, its streams begun.
+        """
+        async with self._transitions.transaction(self._database) as connection:
+            locked = await connections.lock(connection, name)
+            if locked is None or (locked.candidate or locked.generation) != link.generation:
+                return  # another credential was given meanwhile: it is verified next, or has been already
+            is_other = (
+                locked.account is not None
+                and answer.account is not None
+                and locked.account not in (answer.account, answer.former_account)
+            )
+            if is_other:
+                moved = await self._transitions.move(
+                    connection, name, Trigger.ACCOUNT_DIFFERS, Cause(reason=OTHER_ACCOUNT)
+                )
+                await self._withdraw(connection, name, locked)
+            else:
+                moved = await self._transitions.move(connection, name, Trigger.PROBE_SUCCEEDED, Cause())
+                if moved is not None:
+                    await self._take_into_use(connection, name, link, answer)
+        if moved is None:
+            return
+        log.info(
+            "connection.account_differs" if is_other else "connection.probe_succeeded",
+            connection=name,
+            detail=answer.detail,
+        )
+        await self._health.succeeded(link, Operation.PROBE)  # it answered: a breaker that is open closes
+        await self._next_look.schedule_idle(name, State.ACTIVE)
+        await self._following.refresh([name])
+
+    async def _take_into_use(
+        self, connection: Connection, name: str, link: ServedConnection, answer: ProbeResult
+    ) -> None:
+        delivery = link.connector.capabilities.delivery
+        await connections.promote(connection, name, account=answer.account, delivery=delivery)
+        await credentials.drop_others(connection, connection_id=name, keep=[link.generation])
+        await self._following.begin(connection, link)
+        await connections.wake(connection, name)
+
+    async def _deferred(self, due: Due, error: ConnectorError) -> None:
+        """The connection goes back to where it was, and the candidate is verified later."""
+        async with self._transitions.transaction(self._database) as connection:
+            locked = await connections.lock(connection, due.connection)
+            # A credential that was given during the last probe is not put off by the time-out of the one
+            # before.
+            if _is_outdated(locked, due):
+                return
+            cause = Cause(reason=str(error))
+            moved = await self._transitions.move(
+                connection, due.connection, Trigger.VERIFICATION_DEFERRED, cause
+            )
+        if moved is not None:
+            await self._troubles.over(due.connection, "verification")  # its state says what is wrong
+
+    async def _refused(self, due: Due, trigger: Trigger, error: ConnectorError) -> None:
+        """What worked before goes on with the credential that it had."""
+        async with self._transitions.transaction(self._database) as connection:
+            locked = await connections.lock(connection, due.connection)
+            if locked is None or _is_outdated(locked, due):
+                return
+            # What was blocked before stays so by the operation that it was blocked by.
+            operation = None if locked.prior is State.BLOCKED else Operation.PROBE
+            cause = Cause(reason=str(error), request_id=error.request_id, operation=operation)
+            moved = await self._transitions.move(connection, due.connection, trigger, cause)
+            if moved is not None and moved.to_state in (State.PENDING, State.REAUTHORIZATION_REQUIRED):
+                # kept, for who has put it right at the system and asks for another look
+                await connections.rest(connection, due.connection)
+            else:
+                await self._withdraw(connection, due.connection, locked)
+        await self._troubles.over(due.connection, "verification")  # its state says what is wrong
+
+    async def _withdraw(self, connection: Connection, name: str, locked: Locked) -> None:
+        await connections.withdraw(connection, name)
+        await credentials.drop_others(connection, connection_id=name, keep=[locked.generation])
+
+
+def _is_outdated(locked: Locked | None, due: Due) -> bool:
+    """Whether the credentials are others by now than those that were looked at."""
+    return locked is None or (locked.candidate, locked.generation) != (due.candidate, due.generation)

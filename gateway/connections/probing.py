@@ -1,0 +1,111 @@
+"""Probing: looks at connections whose credential is in use. An idle one is probed each `sync.probe_interval`,
+a degraded one until it answers, a blocked one about once an hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from gateway.connections.answers import Answers
+from gateway.connections.candidates import Candidates
+from gateway.connections.following import Following
+from gateway.connections.health import ConnectionHealth
+from gateway.connections.links import Links
+from gateway.connections.next_look import NextLook
+from gateway.connections.transitions import Transitions, to_next_trial
+from gateway.model.connection import State, Trigger
+from gateway.model.errors import AuthRefused, ConnectorError
+from gateway.model.operation import Operation
+from gateway.store import connections
+from gateway.store.connections import Cause
+from gateway.store.pool import Database
+from gateway.store.probes import Due
+from gateway.sync.link import ServedConnection
+
+log = structlog.get_logger(__name__)
+
+
+class Probing:
+    """`on_trial` is called when a stream of a blocked connection may run once."""
+
+    def __init__(
+        self,
+        database: Database,
+        links: Links,
+        transitions: Transitions,
+        health: ConnectionHealth,
+        candidates: Candidates,
+        following: Following,
+        answers: Answers,
+        next_look: NextLook,
+        *,
+        on_trial: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._links = links
+        self._transitions = transitions
+        self._health = health
+        self._candidates = candidates
+        self._following = following
+        self._answers = answers
+        self._next_look = next_look
+        self._on_trial = on_trial
+
+    async def check(self, due: Due) -> None:
+        """One look. Nothing is called while the link is built anew, or a breaker is open and somebody else
+        tries. Raises StoreError.
+        """
+        link = self._links.get(due.connection)
+        if link is None or link.generation != due.generation:
+            await self._next_look.schedule_without_link(due, is_outdated=link is not None)
+        elif due.candidate is not None:
+            await self._candidates.verify_again(due.connection)
+        elif due.state is State.BLOCKED and due.operation not in (None, Operation.PROBE):
+            await self._try_push(due)
+        elif (wait_for_breaker := await self._health.admit(link, Operation.PROBE)) is not None:
+            await self._next_look.schedule(due, in_seconds=wait_for_breaker, attempts=due.attempts)
+        elif (error := await self._health.probe(link)) is not None:
+            await self._failed(due, link, error)
+        elif due.state is State.ACTIVE and self._answers.takes(link):
+            self._answers.add(link)
+        elif due.state is State.BLOCKED:
+            await self._unblock(due, link)
+        else:
+            await self._health.succeeded(link, Operation.PROBE)
+            await self._next_look.schedule_idle(due.connection, due.state)
+
+    async def _try_push(self, due: Due) -> None:
+        """Pushes are refused: a run pushes one reading, and its answer decides. A probe would prove nothing,
+        and with no reading due there is nothing to try.
+        """
+        if await connections.try_push(self._database, due.connection, next_trial_seconds=to_next_trial()):
+            log.info("connection.trial_begun", connection=due.connection, operation=str(due.operation))
+            self._on_trial()
+
+    async def _failed(self, due: Due, link: ServedConnection, error: ConnectorError) -> None:
+        attempts = due.attempts + 1
+        if due.state is not State.BLOCKED:
+            floor = await self._health.failed(link, error, attempts=attempts, operation=Operation.PROBE)
+            await self._next_look.schedule_again(due, error, at_least=floor)
+            return
+        if isinstance(error, AuthRefused) and not error.doubtful:
+            await self._health.failed(link, error, attempts=1, operation=Operation.PROBE)
+        else:  # what it is blocked for is known; a failure once an hour makes no incident
+            await self._health.unused(link, Operation.PROBE)
+        await self._next_look.schedule(due, in_seconds=to_next_trial(), attempts=attempts)
+
+    async def _unblock(self, due: Due, link: ServedConnection) -> None:
+        name = due.connection
+        async with self._transitions.transaction(self._database) as connection:
+            moved = await self._transitions.move(
+                connection, name, Trigger.PROBE_SUCCEEDED, Cause(generation=link.generation)
+            )
+            if moved is not None:
+                await self._following.begin(connection, link)
+                await connections.wake(connection, name)
+        if moved is not None:
+            await self._health.succeeded(link, Operation.PROBE)
+            await self._next_look.schedule_idle(name, State.ACTIVE)
+            await self._following.refresh([name])
