@@ -140,8 +140,10 @@ class InboundWalk:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has had its time."""
-        return clock.monotonic() >= self._until
+        """Whether the run has had its time, or the connection may not call its system any more, as one that
+        somebody paused.
+        """
+        return clock.monotonic() >= self._until or not self.read.last.may_call
 
     @property
     def connector(self) -> ReadsRecords:
@@ -155,7 +157,7 @@ class InboundWalk:
         return await self.asked(lambda: self.connector.remote_now(self._claim.stream))
 
     async def go(self, plan: WalkPlan, position: InboundPosition, *, resume: bool) -> bool:
-        """Through all pages, from where the walk was if `resume`; False where the run's time was over before.
+        """Through all pages, from where the walk was if `resume`; False where the run was over before.
 
         Raises ConnectorError (what was stored before it stays), LeaseLost, StoreError.
         """

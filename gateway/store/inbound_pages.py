@@ -67,7 +67,8 @@ class Pace:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """What a page changed. `position`: of the record log after it. refused: new records beyond the limit.
-    vanished: what a person has to confirm; missing: what the next walk decides about.
+    vanished: what a person has to confirm; missing: what the next walk decides about. may_call: whether the
+    connection may still call its system.
     """
 
     created: int = 0
@@ -78,6 +79,7 @@ class Applied:
     vanished: int = 0
     missing: int = 0
     alive: int = 0
+    may_call: bool = True
 
     @property
     def changed(self) -> int:
@@ -96,7 +98,7 @@ async def apply(
     Raises LeaseLost, and then nothing is stored. Idempotent: a page that is applied again changes nothing.
     """
     async with database.transaction() as connection:
-        await hold(connection, claim)
+        may_call = await hold(connection, claim)
         if step.begins and step.sees_all:
             await connection.execute(sql("record_seen_clear"), *claim.of)
         if step.keys:
@@ -106,16 +108,19 @@ async def apply(
         if step.records or (is_last and step.sees_all):
             applied, before, revived = await _apply(connection, claim, step, max_records, pace)
         await _advance(connection, claim, step, applied, before, revived)
-    return applied
+    return replace(applied, may_call=may_call)
 
 
-async def hold(connection: Connection, claim: InboundClaim) -> None:
-    """The first step of a transaction that applies a page. Raises LeaseLost.
+async def hold(connection: Connection, claim: InboundClaim) -> bool:
+    """The first step of a transaction that applies a page; whether the connection may still call its system.
+    Raises LeaseLost.
 
     Until it ends no other replica takes the lease: a page is stored whole under one fence, or not at all.
     """
-    if not await connection.fetchval(sql("inbound_hold"), *claim.fenced):
+    row = await connection.fetchrow(sql("inbound_hold"), *claim.fenced)
+    if row is None:
         raise lost(claim)
+    return bool(row[0])
 
 
 async def _apply(

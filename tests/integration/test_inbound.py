@@ -20,7 +20,7 @@ from gateway.model.errors import (
 )
 from gateway.model.inbound import InboundPage, InboundRecord
 from gateway.model.operation import Operation
-from gateway.model.record import keep
+from gateway.model.record import Phase, keep
 from gateway.settings import RecordsSettings
 from gateway.store import breakers, inbound, inbound_pages
 from gateway.store.pool import Database
@@ -464,6 +464,34 @@ async def test_a_full_sync_reads_history_again_and_looks_at_every_key(database: 
     async with database.transaction() as connection:
         await inbound.begin_again(connection, "acme", "acme-1", None, initial_days=30)
     await rig.finish("initial")
+    assert await rig.held() == source.holds()
+
+
+@pytest.mark.parametrize("phase", ["incremental", "initial"])
+async def test_nothing_more_is_asked_for_once_somebody_has_paused_the_connection(
+    database: Database, phase: Phase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    for number in range(8):
+        at = None if phase == "incremental" else NOON - (1 + number) * HOUR
+        source.put(f"r-{number}", {"n": number}, modified_at=at)
+    source.pass_time(60)
+    source.requests.clear()
+    pull = source.pull
+
+    async def interrupted(*asked: Any) -> InboundPage:
+        await rig.execute("update connection set state = 'paused', prior_state = 'active'")
+        return await pull(*asked)
+
+    monkeypatch.setattr(source, "pull", interrupted)
+    await rig.run(phase)
+    assert source.requests.count("pull work_orders") == 1
+    assert len(await rig.held()) == 3, "the page in hand is stored"
+    monkeypatch.setattr(source, "pull", pull)
+    await rig.execute("update connection set state = 'active', prior_state = null")
+    await rig.finish(phase)
     assert await rig.held() == source.holds()
 
 

@@ -111,7 +111,7 @@ class Client:
         assert self.connack is not None
         allowed, numbers = self.connack.receive_max, deque[int]()
         for payload in payloads:
-            if self.ended.is_set():
+            if self.ended.is_set() or self._writer.is_closing():
                 raise Refused(f"the broker ended the connection ({self.goodbye})")
             if len(numbers) == allowed:
                 await self._published(numbers.popleft())

@@ -70,6 +70,11 @@ async def one_broker(name: str, messages: int) -> dict[str, object]:
         await broker.stop(signal.SIGKILL)
     except Missing as error:
         return {"title": broker.title, "missing": str(error)}
+    except (
+        OSError,
+        TimeoutError,
+    ) as error:  # it did not start, or not again: the others are tried all the same
+        return {**found, "missing": f"it did not run: {error}"}
     finally:
         with contextlib.suppress(OSError, TimeoutError):
             await broker.remove()

@@ -21,6 +21,7 @@ from tests.soak.load import Fleet
 from tests.soak.report import (
     Report,
     compare,
+    compare_pauses,
     compare_workplace,
     heal,
     ready_again,
@@ -62,6 +63,7 @@ async def run(planned: Shape, directory: Path, *, drain_seconds: float = DRAIN_S
             await workplace.settle(seconds=drain_seconds / 2, is_heard=is_heard)
             await compare(stage, fleet, report)
             await compare_workplace(workplace, report, is_heard=is_heard)
+            compare_pauses(faults, report)
         finally:
             tasks = (guard, publishing, watching)
             for task in tasks:
@@ -115,7 +117,7 @@ async def campaign(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Over all seeds."""
     names = ("acknowledged", "samples", "windows", "lost", "duplicated", "wrong", "pending", "deadlocks", "invented", "silent", "dead",
-             "telemetry", "ended", "unmatched", "records", "alerts", "troubles", "repeats", "seconds")  # fmt: skip
+             "telemetry", "ended", "unmatched", "records", "alerts", "troubles", "paused", "repeats", "seconds")  # fmt: skip
     done: dict[str, int] = {}
     for report in reports:
         for kind, count in report.get("faults_done", {}).items():

@@ -20,10 +20,11 @@ from tests.soak import faults_at_work
 from tests.soak.cutter import Mode
 from tests.soak.load import Fleet
 from tests.soak.oracle import Device, Ledger, Value, Window, reduce
+from tests.soak.paused import Pause
 from tests.soak.receivers import Answer
 from tests.soak.shape import FAULTS, FLIPS, SECOND, Fault, Link, Shape, extra_rule
 from tests.soak.stage import AWAY, Replica, Stage, stamp
-from tests.soak.workplace import Workplace
+from tests.soak.workplace import PLANT, SHOP, Workplace
 
 LEASE_SECONDS = 2.0
 MODES: tuple[Answer, ...] = ("429", "lost", "cut", "slow", "detached", "silent", "down", "503", "retry")
@@ -41,13 +42,21 @@ class Faults:
         self.done: Counter[str] = Counter()
         self.diary: list[str] = []
         self.skipped: Counter[str] = Counter()
+        self.pauses: list[Pause] = []
         self._modes = {name: asyncio.Lock() for name in (*stage.receivers, *stage.cutters)}
         self._work = {link.name: asyncio.Lock() for link in stage.shape.links}
+        self._work |= {PLANT: self.plant, SHOP: self.shop}
+        """By connection, of whoever has its work stopped or done again."""
 
     @property
     def shape(self) -> Shape:
         """Of the seed."""
         return self.stage.shape
+
+    @property
+    def names(self) -> list[str]:
+        """Every connection, those of the workplace too."""
+        return list(self._work)
 
     def say(self, text: str) -> None:
         """Into the diary."""
@@ -114,7 +123,7 @@ class Faults:
         """
         link = chance.choice(self.shape.links)
         async with self._work[link.name]:
-            await self._pause(link, chance.uniform(3.0, 6.0))
+            await self._pause(link.name, chance.uniform(3.0, 6.0))
         await asyncio.sleep(chance.uniform(0.05, 0.6))
         async with self.replica(chance, await self.stage.holder()) as replica:
             await self._freeze(replica, chance.uniform(1.3, 3.0) * LEASE_SECONDS)
@@ -520,34 +529,39 @@ class Faults:
             await self.stage.declare()
 
     async def pause(self, chance: random.Random) -> None:
-        link = chance.choice(self.shape.links)
-        async with self._work[link.name]:
-            await self._pause(link, chance.uniform(1.0, 8.0))
+        name = chance.choice(self.names)
+        async with self._work[name]:
+            await self._pause(name, chance.uniform(1.0, 8.0))
 
     async def pause_and_reload(self, chance: random.Random) -> None:
         """Meters that change while the connection is paused are in force after it."""
         link = chance.choice(self.shape.links)
         async with self._work[link.name]:
-            await self._pause(link, chance.uniform(1.0, 5.0), meanwhile=lambda: self._reload(link, chance))
+            await self._pause(
+                link.name, chance.uniform(1.0, 5.0), meanwhile=lambda: self._reload(link, chance)
+            )
 
     async def _pause(
-        self, link: Link, seconds: float, *, meanwhile: Callable[[], Awaitable[None]] | None = None
+        self, name: str, seconds: float, *, meanwhile: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        status = await self.stage.insist(f"/v1/connections/{link.name}/pause")
-        self.say(f"pause {link.name} for {seconds:.1f} s: {status}")
+        status = await self.stage.insist(f"/v1/connections/{name}/pause")
+        began, is_paused = time.monotonic(), status in range(200, 300)
+        self.say(f"pause {name} for {seconds:.1f} s: {status}")
         try:
             await asyncio.sleep(seconds / 2)
             if meanwhile is not None:
                 await meanwhile()
             await asyncio.sleep(seconds / 2)
         finally:
-            status = await self.stage.insist(f"/v1/connections/{link.name}/resume")
-            self.say(f"resume {link.name}: {status}")
+            if is_paused:
+                self.pauses.append(Pause(connection=name, begin=began, end=time.monotonic()))
+            status = await self.stage.insist(f"/v1/connections/{name}/resume")
+            self.say(f"resume {name}: {status}")
 
     async def full_sync(self, chance: random.Random) -> None:
-        link = chance.choice(self.shape.links)
-        status = await self.stage.insist(f"/v1/connections/{link.name}/sync", {"mode": "full"}, seconds=10)
-        self.say(f"full sync of {link.name}: {status}")
+        name = chance.choice(self.names)
+        status = await self.stage.insist(f"/v1/connections/{name}/sync", {"mode": "full"}, seconds=10)
+        self.say(f"full sync of {name}: {status}")
 
     async def replay(self, chance: random.Random) -> None:
         link = chance.choice(self.shape.links)

@@ -18,11 +18,16 @@ from benchmarks.servers import wait_until
 from tests.soak.faults import Faults
 from tests.soak.load import Fleet
 from tests.soak.oracle import Device, Expected, Ledger, Value, Verdict, expect, judge
+from tests.soak.paused import judge_paused
 from tests.soak.shape import Link
 from tests.soak.stage import AWAY, Stage
-from tests.soak.workplace import Workplace
+from tests.soak.workplace import PLANT, Workplace
 
 SHOWN = 12
+PAUSE_SECONDS = 3.0
+"""What was on its way as a pause was asked for: an answer that is waited for, `sync.push_timeout`, and what is
+read of it.
+"""
 
 PENDING = """
 select (select count(*) from due_window) as windows, (select count(*) from push_intent) as intents,
@@ -97,6 +102,7 @@ class Report:
     records: int = 0
     alerts: int = 0
     troubles: int = 0
+    paused: int = 0
     repeats: int = 0
     workplace: dict[str, int] = field(default_factory=dict)
     resources: dict[str, dict[str, float | None]] = field(default_factory=dict)
@@ -112,7 +118,7 @@ class Report:
         return (
             self.lost + self.duplicated + self.wrong + self.invented + self.silent + self.dead + self.pending
             + self.telemetry + self.deadlocks + self.ended + self.unmatched + self.records + self.alerts
-            + self.troubles
+            + self.troubles + self.paused
         )  # fmt: skip
 
     def line(self) -> str:
@@ -134,6 +140,7 @@ class Report:
                 "records",
                 "alerts",
                 "troubles",
+                "paused",
             )
         )
         done = sum(self.faults_done.values())
@@ -155,15 +162,16 @@ async def heal(stage: Stage, faults: Faults) -> None:
         cutter.mode = "well"
     for receiver in stage.receivers.values():
         receiver.mode, receiver.calm = "well", True
-    for link in stage.shape.links:
+    linked = {link.name for link in stage.shape.links}
+    for name in faults.names:
         with contextlib.suppress(*AWAY):
-            state = await stage.state(link)
+            state = await stage.state(name)
             if state == "paused":
-                status = await stage.insist(f"/v1/connections/{link.name}/resume")
-                faults.say(f"resume {link.name} at the end: {status}")
-            elif state not in ("active", "degraded"):
-                status = await stage.insist(f"/v1/connections/{link.name}/recheck")
-                faults.say(f"{link.name} was {state} at the end; recheck: {status}")
+                status = await stage.insist(f"/v1/connections/{name}/resume")
+                faults.say(f"resume {name} at the end: {status}")
+            elif state not in ("active", "degraded") and name in linked:  # people see to the workplace's
+                status = await stage.insist(f"/v1/connections/{name}/recheck")
+                faults.say(f"{name} was {state} at the end; recheck: {status}")
 
 
 async def settle(stage: Stage, fleet: Fleet, report: Report, *, seconds: float) -> None:
@@ -276,6 +284,16 @@ async def compare_workplace(workplace: Workplace, report: Report, *, is_heard: b
     report.workplace = {**await workplace.figures(), "not heard": len(missed)}
     report.receivers["plant"] = dict(workplace.source.faults)
     report.receivers["shop"] = {"struck": workplace.proxy.struck}
+
+
+def compare_pauses(faults: Faults, report: Report) -> None:
+    """Whether systems that write down their requests were left alone while their connections were paused."""
+    asked = {name: receiver.asked for name, receiver in faults.stage.receivers.items()}
+    asked[PLANT] = [(at, what) for at, what in faults.workplace.source.asked if not what.endswith("/token")]
+    stood = [span for replica in faults.stage.replicas for span in replica.stood]
+    wrong = judge_paused(faults.pauses, asked, stood, grace=PAUSE_SECONDS)
+    report.paused = len(wrong)
+    _find(report, "paused", wrong)
 
 
 def _add(report: Report, link: Link, verdict: Verdict, expected: Expected) -> None:

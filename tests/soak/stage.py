@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -28,6 +29,7 @@ from benchmarks.servers import Mosquitto, Postgres, wait_until
 from tests.soak.cutter import Cutter
 from tests.soak.disk import Disk
 from tests.soak.oracle import Held, Value, Window
+from tests.soak.paused import Span
 from tests.soak.receivers import Receiver
 from tests.soak.shape import WORKPLACE, Link, Shape
 
@@ -72,6 +74,9 @@ class Replica:
         self.lock = asyncio.Lock()
         """Of whoever does something to it."""
         self.is_wanted = False
+        self.stood: list[Span] = []
+        """When it was frozen, by the monotonic clock."""
+        self._frozen_monotonic = 0.0
 
     def start(self) -> None:
         """Starts it; from now on it is expected to run."""
@@ -92,6 +97,10 @@ class Replica:
         """To the daemon and the process beside it; to what has ended meanwhile, nothing."""
         if not self.daemon.is_started or self.daemon.exit_code is not None:
             return
+        if number == signal.SIGSTOP:
+            self._frozen_monotonic = time.monotonic()
+        elif number == signal.SIGCONT:
+            self.stood.append((self._frozen_monotonic, time.monotonic()))
         for pid in processes(self.daemon.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -210,9 +219,9 @@ class Stage:
             await wait_until(answered, seconds=seconds, what=path, every=0.3)
         return status
 
-    async def state(self, link: Link) -> str:
+    async def state(self, name: str) -> str:
         """Of the connection, as it is stored."""
-        rows = await self.fetch("select state from connection where connection_id = $1", link.name)
+        rows = await self.fetch("select state from connection where connection_id = $1", name)
         return str(rows[0][0]) if rows else "missing"
 
     # replicas and their files

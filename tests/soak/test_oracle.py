@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any, cast
 
 import pytest
 
 from benchmarks.servers import wait_until
 from tests.fixtures.unreliable import Unreliable
+from tests.soak.faults import Faults
 from tests.soak.followed import Journal, Seen, State, judge_followed
 from tests.soak.oracle import Expected, Held, Ledger, Rule, Value, Window, expect, judge
+from tests.soak.paused import Pause, judge_paused
 from tests.soak.raised import Alert, Episode, Limit, Order, episodes, judge_raised
 from tests.soak.receivers import microseconds
 from tests.soak.resources import summed
-from tests.soak.shape import FAULTS, SECOND, shape
+from tests.soak.shape import FAULTS, SECOND, Shape, shape
 from tests.soak.source import Grants
+from tests.soak.workplace import PLANT, SHOP
 
 PUMP = ("acme", "pump")
 RULES = [
@@ -303,6 +307,50 @@ def test_what_may_not_become_of_alerts(spoil: Callable[[Shown], object], found: 
     spoil(shown)
     logs = {"pump": dict(enumerate([91.0, 91.0, 91.0, 80.0]))}
     assert judge_raised(LIMITS, logs, shown.alerts, shown.orders) == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "stood", "found"),
+    [
+        ([9.0, 11.0, 13.0, 20.0], [], []),  # before, on its way, as long as it may be, and resumed
+        ([9.0, 14.0, 19.5], [], ["plant: asked 2 times: GET /orders after 4.0 s, GET /orders after 9.5 s"]),
+        ([14.0], [(5.0, 10.5)], []),  # who woke up had asked for the last time before
+        ([14.0], [(1.0, 9.5), (20.5, 30.0)], ["plant: asked 1 times: GET /orders after 4.0 s"]),
+    ],
+)
+def test_a_system_that_is_asked_while_its_connection_is_paused(
+    asked: list[float], stood: list[tuple[float, float]], found: list[str]
+) -> None:
+    pauses = [Pause(connection=name, begin=10.0, end=20.0) for name in ("plant", "shop")]
+    requests = {"plant": [(at, "GET /orders") for at in asked]}
+    assert judge_paused(pauses, requests, stood, grace=3.0) == found
+
+
+@dataclass
+class Obliging:
+    """A stage that does what it is asked to."""
+
+    shape: Shape
+    receivers: dict[str, object] = field(default_factory=dict)
+    cutters: dict[str, object] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+
+    async def insist(self, path: str, _: object = None, *, seconds: float = 0.0) -> int:
+        self.asked.add(path)
+        return 202
+
+
+async def test_pauses_and_full_syncs_reach_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Obliging(shape(5, seconds=60, replicas=[1], rate=1))
+    faults = Faults(cast(Any, stage), cast(Any, None), cast(Any, None))
+    monkeypatch.setattr(Random, "uniform", lambda *_: 0.0)
+    for seed in range(100):
+        await faults.pause(Random(seed))
+        await faults.full_sync(Random(seed))
+    names = {*(link.name for link in stage.shape.links), PLANT, SHOP}
+    wanted = {f"/v1/connections/{name}/{what}" for name in names for what in ("pause", "resume", "sync")}
+    assert stage.asked == wanted
+    assert {pause.connection for pause in faults.pauses} == names
 
 
 def test_a_token_that_comes_again_after_what_it_brought_was_used_is_told() -> None:

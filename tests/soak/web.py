@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,6 +28,8 @@ class Web:
     """Serves until it is left. A subclass has `answer`, which says something or cuts the connection."""
 
     def __init__(self) -> None:
+        self.asked: list[tuple[float, str]] = []
+        """Each request: when, by the monotonic clock, and what."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -54,8 +57,11 @@ class Web:
         assert task is not None
         self._tasks.add(task)
         try:
-            while await self.answer(await _asked(reader), writer):
-                pass
+            is_on = True
+            while is_on:
+                asked = await _asked(reader)
+                self.asked.append((time.monotonic(), f"{asked.method} {asked.path}"))
+                is_on = await self.answer(asked, writer)
         except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
             pass  # cancelled at the end of the campaign, when nobody waits for it
         finally:

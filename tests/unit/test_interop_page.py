@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from tests.interop.adapters import ADAPTERS
+from tests.interop.adapters import ADAPTERS, Broker
 from tests.interop.page import PAGE, RESULT, rewritten
-from tests.interop.run import parse
+from tests.interop.run import one_broker, parse
 from tests.interop.suite import CHECKS
 
 
@@ -46,3 +46,21 @@ def test_where_no_broker_is_named_every_one_is_run(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         parse(["mochi", "nobody"])
     assert "nobody: expected one of mosquitto," in capsys.readouterr().err
+
+
+async def test_a_broker_that_does_not_start_is_told_and_the_others_are_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Never(Broker):
+        name, title, package, configuration = "never", "Never", "nowhere", "nothing"
+
+        def version(self) -> str:
+            return "1"
+
+        async def start(self) -> None:
+            raise TimeoutError("not within 120 s: never accepts connections")
+
+    monkeypatch.setitem(ADAPTERS, "never", Never)
+    found = await one_broker("never", 0)
+    assert found["missing"] == "it did not run: not within 120 s: never accepts connections"
+    assert (found["title"], found["version"]) == ("Never", "1") and "checks" not in found
