@@ -176,6 +176,8 @@ async def _retime(
     )
     if why is not None:
         await life.settle(work.connection, held)
+    elif held.state is AlertState.CLEARED and held.raised_at is None:
+        await life.move(work.connection, held, AlertTrigger.RESUMED_UNRAISED, due_in_seconds=0.0)
     elif held.state is AlertState.CLEARED:
         await life.move(work.connection, held, AlertTrigger.RESUMED)
     work.changed += 1

@@ -232,6 +232,24 @@ async def test_a_permission_that_is_missing_stops_no_readings_and_is_told_once(d
 # Late samples
 
 
+async def test_an_alert_that_was_refused_is_not_raised_by_a_late_sample(database: Database) -> None:
+    """It goes on, and the system has none of it: it is asked again."""
+    rig = await rig_on(database).activate()
+    refused = Rejected(code="type", message="unknown")
+    rig.system.on_raise = answering(refused, refused)
+    await rig.sent((BASE, 91), (BASE + 9 * MINUTE, 80))
+    assert [str(alert.state) for alert in await rig.work()] == ["cleared"]
+    await rig.sent((BASE + 9 * MINUTE, 91))
+    (alert,) = await rig.work()
+    assert (alert.state, alert.raised_at, alert.error) == (AlertState.FAILED, None, "type: unknown")
+    await rig.sent((BASE + 10 * MINUTE, 80))
+    await rig.work()
+    await rig.sent((BASE + 10 * MINUTE, 92))
+    (alert,) = await rig.work()
+    assert (alert.state, alert.remote_id) == (AlertState.RAISED, "N0")
+    assert await rig.told() == ["failed", "cleared", "failed", "cleared", "raised"]
+
+
 async def test_a_late_sample_withdraws_splits_and_resumes(database: Database) -> None:
     rig = await rig_on(database).activate()
     await rig.sent((BASE, 91), (BASE + 10 * MINUTE, 80))
