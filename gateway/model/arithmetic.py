@@ -203,6 +203,20 @@ def told(reduced: Reduced, arithmetic: Arithmetic, reduce: str) -> Reduced:
     return Reduced(reading, unfit, is_beyond or is_lossy or reading is None)
 
 
+ROUNDING = 2.0**-50
+"""Of two numbers, more than what their difference as a double may be wrong by."""
+
+
+def is_above_by(number: float, other: float, by: float) -> bool:
+    """Whether `number` is `by` or more above `other`, as a person reckons: 0.3 is 0.1 above 0.2, though the
+    difference of the doubles is less.
+    """
+    difference = number - other
+    if abs(difference - by) > ROUNDING * (abs(number) + abs(other) + by):
+        return difference >= by
+    return _fraction(number) - _fraction(other) >= _fraction(by)
+
+
 @lru_cache(maxsize=1_000)
 def _line(scale: float, offset: float, conversion: Conversion | None) -> tuple[Fraction, Fraction]:
     """The factor and the offset of all that is done to a reduced number."""

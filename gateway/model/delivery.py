@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from gateway.model.arithmetic import MAX_EXACT
+from gateway.model.arithmetic import MAX_EXACT, is_above_by
 from gateway.model.connector import Capabilities
 from gateway.model.reading import Reading, reading_key
 from gateway.model.sample import Value
@@ -269,4 +269,4 @@ def _within(window: DueWindow, value: Value, reference: Value | None) -> bool:
         or isinstance(reference, bool | str)
     ):
         return False
-    return abs(value - reference) < window.deadband
+    return not is_above_by(max(value, reference), min(value, reference), window.deadband)
