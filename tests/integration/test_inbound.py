@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.inbound import walk
 from gateway.model.breaker import Scope
 from gateway.model.errors import (
     AuthRefused,
@@ -280,6 +281,24 @@ async def test_deletions_are_seen_by_two_walks_of_all_keys(database: Database) -
     assert await rig.held() == source.holds()
     (gone,) = await rig.rows("select version, deleted from record where key = 'r-3'")
     assert (gone["version"], gone["deleted"]) == (2, True)
+
+
+async def test_pages_that_go_round_end_however_few_a_run_reads(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow system has time for one in a run: what it led to before is the next run's beginning."""
+    monkeypatch.setattr(walk, "RUN_SECONDS", 0.0)
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    for number in range(40):
+        source.put(f"r-{number:02}", {"n": number})
+    source.pass_time(60)
+    first = source._cursor("", "")
+    source._cursor = lambda at, key: first  # type: ignore[method-assign]
+    rows = [await rig.run() for _ in range(3)]
+    assert [row["state"] for row in rows] == ["lagging", "failed", "lagging"]
+    assert "do not end" in rows[1]["last_error"]
 
 
 @pytest.mark.parametrize("by", ["keys", "listing"])
