@@ -77,16 +77,17 @@ async def judge_slice(database: Database, claim: AlertClaim) -> SliceResult:
 async def _judge_device(
     work: _Slice, begun: BegunRule, device: str, samples: Sequence[tuple[int, Metrics]]
 ) -> None:
-    points = _points(begun, samples)
-    if not points:
-        return
     key = (begun.rule.id, device)
     known = work.judgements.get(key)
     state = RuleState() if known is None else known.state
-    first, last = points[0].at, points[-1].at
-    if isinstance(begun.rule.condition, Silent):
-        await _heard(work, begun, device, max(state.at, last))
+    if isinstance(begun.rule.condition, Silent):  # whenever it was measured
+        if heard := [at for at, metrics in samples if observed(begun.rule, metrics) is not None]:
+            await _heard(work, begun, device, max(state.at, *heard))
         return
+    points = _points(begun, samples)
+    if not points:
+        return
+    first = points[0].at
     if first > state.at:
         current = work.opened.get(key)
         standing = [] if current is None else [current]
@@ -176,6 +177,8 @@ async def _retime(
     )
     if why is not None:
         await life.settle(work.connection, held)
+    elif held.state is AlertState.CLEARED and held.raised_at is None:
+        await life.move(work.connection, held, AlertTrigger.RESUMED_UNRAISED, due_in_seconds=0.0)
     elif held.state is AlertState.CLEARED:
         await life.move(work.connection, held, AlertTrigger.RESUMED)
     work.changed += 1

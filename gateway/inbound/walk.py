@@ -165,6 +165,8 @@ class InboundWalk:
         pages = position.walk_pages if cursor is not None else 0
         walk_position = position.walk_position if cursor is not None else position.position
         known, restarts, cycle = position.position, 0, Cycle()
+        if cursor is not None:
+            cycle.closes(cursor)  # what leads back to where this run begins is a circle, too
         if plan.sees_all and cursor is None:
             await inbound.begin_walk(self._database, self._claim, walk_position)
         while True:

@@ -41,6 +41,7 @@ class AlertTrigger(enum.StrEnum):
     WITHDRAWN = "withdrawn"
     ENDED = "ended"
     RESUMED = "resumed"
+    RESUMED_UNRAISED = "resumed_unraised"
 
 
 class Why(enum.StrEnum):
@@ -96,6 +97,8 @@ ALERT_TABLE: tuple[AlertRow, ...] = (
     ),
     # a late sample shows that it was not over; a pending one of these was never sent
     AlertRow(source=_S.CLEARED, trigger=_T.RESUMED, target=_S.RAISED, event=_E.ALERT_RAISED),
+    # the system refused it, and has none: it is asked again
+    AlertRow(source=_S.CLEARED, trigger=_T.RESUMED_UNRAISED, target=_S.PENDING),
 )
 
 OPEN_STATES = frozenset(AlertState) - {AlertState.CLEARED}

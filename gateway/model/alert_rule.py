@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any, assert_never, cast
 
+from gateway.model.arithmetic import is_above_by
 from gateway.model.exchange import Severity
 from gateway.model.sample import MICROSECOND, Metrics, Value, literal
 
@@ -152,8 +153,9 @@ def _compares(
         case Outside():
             return not condition.low <= value <= condition.high
         case Changes():
-            change = value - recent[0][1]
-            return (change if condition.rises else -change) >= condition.by
+            before = recent[0][1]
+            high, low = (value, before) if condition.rises else (before, value)
+            return is_above_by(high, low, condition.by)
         case _:
             assert_never(condition)
 

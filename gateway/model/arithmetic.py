@@ -182,17 +182,19 @@ def misfit(arithmetic: Arithmetic, reduce: str) -> str | None:
 
 class Reduced(NamedTuple):
     """What the samples of a window make. `value`: None where they make none. `unfit`: one of them that cannot
-    take part in it; `is_beyond`: a double does not hold what they make.
+    take part in it; `is_beyond`: a double does not hold what they make. `noise`: by how much the value of an
+    earlier version, which added doubles, may differ from it.
     """
 
     value: Value | None = None
     unfit: Value | None = None
     is_beyond: bool = False
+    noise: float | None = None
 
 
 def told(reduced: Reduced, arithmetic: Arithmetic, reduce: str) -> Reduced:
     """As the system is told it."""
-    value, unfit, is_beyond = reduced
+    value, unfit, is_beyond, noise = reduced
     if value is None or not arithmetic.is_scaled:
         return reduced
     if isinstance(value, bool | str):
@@ -200,7 +202,24 @@ def told(reduced: Reduced, arithmetic: Arithmetic, reduce: str) -> Reduced:
     reading = arithmetic.reading(value)
     # An increase that a double may have lost one of does not become exact by a smaller scale.
     is_lossy = reduce == "delta" and abs(value) >= MAX_EXACT
-    return Reduced(reading, unfit, is_beyond or is_lossy or reading is None)
+    if noise and reading is not None:
+        factor, _ = _line(arithmetic.scale, arithmetic.offset, arithmetic.conversion)
+        noise = abs(float(factor)) * noise + ROUNDING * abs(reading)
+    return Reduced(reading, unfit, is_beyond or is_lossy or reading is None, noise)
+
+
+ROUNDING = 2.0**-50
+"""Of two numbers, more than what their difference as a double may be wrong by."""
+
+
+def is_above_by(number: float, other: float, by: float) -> bool:
+    """Whether `number` is `by` or more above `other`, as a person reckons: 0.3 is 0.1 above 0.2, though the
+    difference of the doubles is less.
+    """
+    difference = number - other
+    if abs(difference - by) > ROUNDING * (abs(number) + abs(other) + by):
+        return difference >= by
+    return _fraction(number) - _fraction(other) >= _fraction(by)
 
 
 @lru_cache(maxsize=1_000)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import cast
 
-from gateway.model.arithmetic import MAX_EXACT
+from gateway.model.arithmetic import MAX_EXACT, is_above_by
 from gateway.model.connector import Capabilities
 from gateway.model.reading import Reading, reading_key
 from gateway.model.sample import Value
+
+NOISELESS = 14
+"""Digits: a number that has no more was not made by adding doubles."""
 
 _GOLDEN = 0.6180339887498949
 _AS_SENT = ("last", "first", "each")
@@ -21,7 +25,8 @@ class DueWindow:
 
     `value` is None where the window has no sample (`is_empty`), or where its samples make none. `unfit`: one
     of them that cannot take part in the reduction; `is_beyond`: together they are too large to be added
-    exactly. `delivered`: what the system holds for this window; `previous`: what it holds for the meter's
+    exactly; `noise`: what an earlier version made of them differs by no more. `delivered`: what the system
+    holds for this window; `previous`: what it holds for the meter's
     window before, which is that of `previous_at`; None where nothing. `doubt` is set while the system
     may hold `doubted` instead, which was pushed without a known outcome: then `delivered` proves nothing.
     """
@@ -41,6 +46,7 @@ class DueWindow:
     unfit: Value | None = None
     is_beyond: bool = False
     is_empty: bool = False
+    noise: float = 0.0
     doubt: int | None = None
     doubted: Value | None = None
 
@@ -90,9 +96,9 @@ def plan(
         refusal = _refusal(window, value, capabilities, oldest if is_old else None)
         if window.delivered is not None:
             last[window.meter] = (window.window_start, window.delivered)
-        if (
-            refusal is None and (value is None or (window.doubt is None and _equal(value, window.delivered)))
-        ) or (is_old and clip_silently):
+        if (refusal is None and (value is None or (window.doubt is None and _is_held(window, value)))) or (
+            is_old and clip_silently
+        ):
             result.settled.append(window)
         elif refusal is not None:
             result.refused.append(refusal)
@@ -138,7 +144,7 @@ def _refusal(
             f"the system takes {', '.join(sorted(capabilities.values))}; this is"
             f" {type(window.value).__name__}: map another metric or reduction"
         )
-    elif oldest is not None and not _equal(value, window.delivered):
+    elif oldest is not None and not _is_held(window, value):
         reason = "older_than_max_backfill"
         detail = f"the system takes nothing older than {oldest.isoformat(timespec='seconds')}"
     else:
@@ -255,6 +261,17 @@ def _fit(value: Value | None, capabilities: Capabilities) -> Value | None:
             return value if "text" in capabilities.values else None
 
 
+def _is_held(window: DueWindow, value: Value) -> bool:
+    """Whether the system holds it, be it with the noise that an earlier version told it with: nothing that
+    differs was measured, and nobody needs a correction by it.
+    """
+    held = window.delivered
+    if _equal(value, held):
+        return True
+    is_noisy = isinstance(held, float) and float(f"{held:.{NOISELESS}g}") != held
+    return is_noisy and not isinstance(value, str) and abs(value - cast("float", held)) <= window.noise
+
+
 def _equal(value: Value | None, delivered: Value | None) -> bool:
     if isinstance(value, bool) is not isinstance(delivered, bool):
         return False
@@ -269,4 +286,4 @@ def _within(window: DueWindow, value: Value, reference: Value | None) -> bool:
         or isinstance(reference, bool | str)
     ):
         return False
-    return abs(value - reference) < window.deadband
+    return not is_above_by(max(value, reference), min(value, reference), window.deadband)

@@ -66,14 +66,15 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What a page changed. `position`: of the record log after it. refused: new records beyond the limit.
-    vanished: what a person has to confirm; missing: what the next walk decides about. may_call: whether the
-    connection may still call its system.
+    """What a page changed. `position`: of the record log after it. revived: of the modified, those that were
+    deleted before. refused: new records beyond the limit. vanished: what a person has to confirm; missing:
+    what the next walk decides about. may_call: whether the connection may still call its system.
     """
 
     created: int = 0
     modified: int = 0
     deleted: int = 0
+    revived: int = 0
     refused: int = 0
     position: int = 0
     vanished: int = 0
@@ -104,10 +105,10 @@ async def apply(
         if step.keys:
             await connection.execute(sql("record_seen_add"), *claim.of, list(step.keys))
         is_last = step.cursor is None
-        applied, before, revived = Applied(), None, 0
+        applied, before = Applied(), None
         if step.records or (is_last and step.sees_all):
-            applied, before, revived = await _apply(connection, claim, step, max_records, pace)
-        await _advance(connection, claim, step, applied, before, revived)
+            applied, before = await _apply(connection, claim, step, max_records, pace)
+        await _advance(connection, claim, step, applied, before)
     return replace(applied, may_call=may_call)
 
 
@@ -125,12 +126,12 @@ async def hold(connection: Connection, claim: InboundClaim) -> bool:
 
 async def _apply(
     connection: Connection, claim: InboundClaim, step: WalkStep, max_records: int, pace: Pace
-) -> tuple[Applied, int, int]:
-    """What changed, the position of the log before it, and how many deleted records are there again."""
+) -> tuple[Applied, int]:
+    """What changed, and the position of the log before it."""
     log = await connection.fetchrow(sql("record_log_lock"), claim.customer)
     count = await connection.fetchrow(sql("inbound_count_read"), *claim.of)
     assert log is not None and count is not None
-    position, at, revived, applied = log["position"], log["at"], 0, Applied(position=log["position"])
+    position, at, applied = log["position"], log["at"], Applied(position=log["position"])
     for first in range(0, len(step.records), pace.at_once):
         began = clock.monotonic()
         part = step.records[first : first + pace.at_once]
@@ -147,11 +148,11 @@ async def _apply(
             None if step.clock is None else step.clock.read_to,
         )
         assert row is not None
-        revived += row["revived"]
         applied = Applied(
             created=applied.created + row["created"],
             modified=applied.modified + row["modified"],
             deleted=applied.deleted + row["deleted"],
+            revived=applied.revived + row["revived"],
             refused=applied.refused + row["refused"],
             position=applied.position + row["created"] + row["modified"] + row["deleted"],
         )
@@ -160,17 +161,26 @@ async def _apply(
     if step.records:
         await _tell_cut(connection, claim, step.records)
     if step.cursor is None and step.sees_all:
-        alive = count["alive"] + applied.created - applied.deleted + revived
-        applied = await _reconcile(connection, claim, step, applied, at, alive)
-    return applied, position, revived
+        applied = await _reconcile(connection, claim, step, applied, at, count["alive"])
+    return applied, position
 
 
 async def _reconcile(
-    connection: Connection, claim: InboundClaim, step: WalkStep, applied: Applied, at: datetime, alive: int
+    connection: Connection, claim: InboundClaim, step: WalkStep, applied: Applied, at: datetime, before: int
 ) -> Applied:
-    """What two whole walks in a row have not met is deleted; a single one may have missed what moved
-    meanwhile.
+    """What two whole walks in a row have not met is deleted, until one meets it again; a single one may have
+    missed what moved meanwhile. `before`: how many records were there before the page.
     """
+    returned: int = await connection.fetchval(
+        sql("record_return"), *claim.of, step.walk_position, applied.position, at
+    )
+    applied = replace(
+        applied,
+        modified=applied.modified + returned,
+        revived=applied.revived + returned,
+        position=applied.position + returned,
+    )
+    alive = before + applied.created - applied.deleted + applied.revived
     row = await connection.fetchrow(sql("record_missing"), *claim.of, step.walk_position)
     assert row is not None
     deleted = vanished = 0
@@ -202,10 +212,17 @@ async def _advance(
     step: WalkStep,
     applied: Applied,
     before: int | None,
-    revived: int,
 ) -> None:
     count = len(step.records) or len(step.keys)
-    changes = (applied.created, applied.modified, applied.deleted, revived, before, step.begins, step.done)
+    changes = (
+        applied.created,
+        applied.modified,
+        applied.deleted,
+        applied.revived,
+        before,
+        step.begins,
+        step.done,
+    )
     row = (
         step.low,
         step.high,

@@ -232,6 +232,24 @@ async def test_a_permission_that_is_missing_stops_no_readings_and_is_told_once(d
 # Late samples
 
 
+async def test_an_alert_that_was_refused_is_not_raised_by_a_late_sample(database: Database) -> None:
+    """It goes on, and the system has none of it: it is asked again."""
+    rig = await rig_on(database).activate()
+    refused = Rejected(code="type", message="unknown")
+    rig.system.on_raise = answering(refused, refused)
+    await rig.sent((BASE, 91), (BASE + 9 * MINUTE, 80))
+    assert [str(alert.state) for alert in await rig.work()] == ["cleared"]
+    await rig.sent((BASE + 9 * MINUTE, 91))
+    (alert,) = await rig.work()
+    assert (alert.state, alert.raised_at, alert.error) == (AlertState.FAILED, None, "type: unknown")
+    await rig.sent((BASE + 10 * MINUTE, 80))
+    await rig.work()
+    await rig.sent((BASE + 10 * MINUTE, 92))
+    (alert,) = await rig.work()
+    assert (alert.state, alert.remote_id) == (AlertState.RAISED, "N0")
+    assert await rig.told() == ["failed", "cleared", "failed", "cleared", "raised"]
+
+
 async def test_a_late_sample_withdraws_splits_and_resumes(database: Database) -> None:
     rig = await rig_on(database).activate()
     await rig.sent((BASE, 91), (BASE + 10 * MINUTE, 80))
@@ -354,6 +372,29 @@ async def test_silence_is_looked_at_when_it_is_due_and_only_while_somebody_liste
     (alert,) = await rig.work()
     assert (alert.state, alert.why) == (AlertState.CLEARED, "well")
     assert (await rig.rows("select due_at from alert_judgement"))[0]["due_at"] is not None
+
+
+async def test_a_device_whose_clock_is_behind_is_heard(database: Database) -> None:
+    """Silence is of what is received: also of samples that are older than the rule."""
+    silent = AlertRule(id="silent", device="*", metric="t", condition=Silent(after=60 * MINUTE), kind="task")
+    rig = await rig_on(database).activate()
+    await rig.sent((BASE, 1))
+    await rig.work()
+    await rig.begin(silent)
+    await rig.execute("update alert_rule set begun_at = now()")
+    await judgements.listen(database)
+    await rig.execute("update listening set since = since - interval '3 hours'")
+    past = "update alert_judgement set heard_at = heard_at - $1::interval, due_at = now()"
+    await rig.execute(past, 61 * MINUTE)
+    await rig.sent((BASE + MINUTE, 1))
+    assert not await rig.work()
+    await rig.execute(past, 61 * MINUTE)
+    await rig.store(("pump-1", BASE + 2 * MINUTE, 1), metric="other")
+    (alert,) = await rig.work()
+    assert alert.state is AlertState.RAISED, "of another metric it is silent all the same"
+    await rig.sent((BASE + 3 * MINUTE, 1))
+    (alert,) = await rig.work()
+    assert (alert.state, alert.why) == (AlertState.CLEARED, "well")
 
 
 async def test_nothing_is_silent_while_its_customer_is_over_a_quota(database: Database) -> None:

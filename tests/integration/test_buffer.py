@@ -14,9 +14,12 @@ from gateway.events.documents import status_document
 from gateway.model.arithmetic import Arithmetic
 from gateway.model.calendar import Calendar
 from gateway.model.meter import HELD, MeterRule, Reduce
+from gateway.model.outcome import Outcome, Rejected
+from gateway.model.reading import Batch
 from gateway.store import outbox, retention, status
 from gateway.store.pool import Database
 from gateway.store.queries import sql
+from gateway.store.views import Views
 from tests.fixtures.scripted import Scripted
 from tests.fixtures.sync_rig import DAY, HOUR, Rig
 
@@ -78,6 +81,26 @@ async def test_what_is_dropped_unread_is_told_and_in_the_status(database: Databa
     assert (await status.read(database, [awake.name]))[0].streams[0].lost_until is None
     await retention.drop_expired(database, now=now, **KEPT)
     assert len(await told(asleep, "telemetry_dropped")) == 1, "told once"
+
+
+async def test_a_day_that_is_kept_keeps_those_after_it(database: Database) -> None:
+    """Nothing is computed of what begins before a day that was dropped: what came late for an older one would
+    be lost, and nobody told.
+    """
+    now = datetime.now(UTC)
+    rig = await Rig(database).activate()
+    await rig.store(("d0", now - 12 * DAY, 1.0))
+    await rig.run()
+    await rig.store(("d0", now - 14 * DAY, 2.0))
+    await retention.drop_expired(database, now=now, **KEPT)
+    await rig.run()
+    assert sorted(await rig.delivered()) == [
+        ("d0", at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0))
+        for at in (now - 14 * DAY, now - 12 * DAY)
+    ]
+    dropped = await retention.drop_expired(database, now=now, **KEPT)
+    assert len([name for name in dropped if name.startswith("telemetry")]) == 2
+    assert await told(rig, "telemetry_dropped") == []
 
 
 async def test_windows_of_a_dropped_day_go_with_it(database: Database) -> None:
@@ -253,3 +276,22 @@ async def test_what_is_kept_for_others_is_dropped_for_whoever_has_read_it(databa
         "select customer_id, (now()::date - until::date) as age from telemetry_dropped order by 1"
     )
     assert [(row["customer_id"], row["age"]) for row in rows] == [("acme", 39), ("globex", 11)]
+
+
+async def test_a_dead_letter_of_which_a_part_was_dropped_stays(database: Database) -> None:
+    """Nobody computes its window any more: tried again, it would be gone without a word."""
+    connector = Scripted()
+    rule = MeterRule(device="d0", metric="t", meter="m", reduce="sum", every=3 * DAY)
+    rig = await Rig(database, connector, rules=(rule,)).activate()
+    start = datetime.fromtimestamp((datetime.now(UTC) - 14 * DAY).timestamp() // 259200 * 259200, UTC)
+    await rig.store(("d0", start + HOUR, 1.0), ("d0", start + DAY + HOUR, 2.0))
+
+    async def refuse(batch: Batch) -> list[Outcome]:
+        return [Rejected(code="closed", message="not now") for _ in batch.readings]
+
+    connector.answer = refuse
+    await rig.run()
+    assert len(await rig.dead()) == 1
+    await retention.drop_expired(database, now=start + 11 * DAY, retention=10 * DAY)
+    assert await Views(database).replay(rig.name, None) == 0
+    assert len(await rig.dead()) == 1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from gateway.inbound import walk
 from gateway.model.breaker import Scope
 from gateway.model.errors import (
     AuthRefused,
@@ -18,7 +19,7 @@ from gateway.model.errors import (
     RateLimited,
     Unavailable,
 )
-from gateway.model.inbound import InboundPage, InboundRecord
+from gateway.model.inbound import Deletions, InboundPage, InboundRecord, KeyPage
 from gateway.model.operation import Operation
 from gateway.model.record import Phase, keep
 from gateway.settings import RecordsSettings
@@ -27,7 +28,7 @@ from gateway.store.pool import Database
 from tests.fixtures.inbound_rig import Consumer, InboundRig
 from tests.fixtures.source import LISTING, MODIFIED, NOON, TOMBSTONES, Source
 
-DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 
 
 class Killed(BaseException):
@@ -184,6 +185,33 @@ async def test_a_walk_goes_on_after_a_limit_of_the_rate_where_it_was(database: D
     assert source.requests.count("pull work_orders") == 4 and source.requests.count("now work_orders") == 1
 
 
+@pytest.mark.parametrize(("phase", "kind"), [("incremental", "pull"), ("reconcile", "keys")])
+async def test_a_walk_of_more_pages_than_a_system_gives_in_an_hour_comes_to_its_end(
+    database: Database, phase: Phase, kind: str
+) -> None:
+    """However long it has us wait in mid-walk: begun again each time it would never end."""
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    await rig.finish("incremental")
+    for number in range(14):
+        source.put(f"r-{number:02}", {"n": number})
+    source.pass_time(60)
+    source.requests.clear()
+    for _ in range(5):
+        source.faults = [
+            *([None] * (3 if source.requests == [] else 2)),
+            RateLimited("enough", retry_after=3600),
+        ]
+        row = await rig.run(phase)
+        if row["state"] == "idle":
+            break
+        assert row["put_off"] == 1 and row["next_run_at"] > datetime.now(UTC) + 50 * MINUTE
+        # the hour passes
+        await rig.execute("update inbound_stream set walk_at = walk_at - (next_run_at - now())")
+    assert row["state"] == "idle"
+    assert source.requests.count(f"{kind} work_orders") == 5 + 2, "each page once, and the two refusals"
+
+
 async def test_an_expired_cursor_begins_the_interval_again_and_halves_it(database: Database) -> None:
     source = Source(cursors_live=None)
     rig = await InboundRig(database, source).activate()
@@ -253,6 +281,73 @@ async def test_deletions_are_seen_by_two_walks_of_all_keys(database: Database) -
     assert await rig.held() == source.holds()
     (gone,) = await rig.rows("select version, deleted from record where key = 'r-3'")
     assert (gone["version"], gone["deleted"]) == (2, True)
+
+
+async def test_pages_that_go_round_end_however_few_a_run_reads(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow system has time for one in a run: what it led to before is the next run's beginning."""
+    monkeypatch.setattr(walk, "RUN_SECONDS", 0.0)
+    source = Source()
+    rig = await InboundRig(database, source).activate()
+    await rig.run()
+    for number in range(40):
+        source.put(f"r-{number:02}", {"n": number})
+    source.pass_time(60)
+    first = source._cursor("", "")
+    source._cursor = lambda at, key: first  # type: ignore[method-assign]
+    rows = [await rig.run() for _ in range(3)]
+    assert [row["state"] for row in rows] == ["lagging", "failed", "lagging"]
+    assert "do not end" in rows[1]["last_error"]
+
+
+@pytest.mark.parametrize("by", ["keys", "listing"])
+async def test_what_is_met_again_is_there_again_however_old_it_is(database: Database, by: Deletions) -> None:
+    """A user of the system lost a right, and has it again: nothing changed there, so no interval has it."""
+    source = Source(streams=(replace(MODIFIED, deletions=by),))
+    for number in range(10):
+        source.put(f"r-{number}", {"n": number}, modified_at=NOON - 5 * DAY)
+    rig = await InboundRig(database, source).activate()
+    consumer = Consumer(database)
+    await rig.finish("initial")
+    hidden = source.history["work_orders"].pop("r-3")
+    for _ in range(2):
+        await rig.finish("reconcile")
+    await consumer.follow()
+    assert "r-3" not in await rig.held() and consumer.holds() == source.holds()
+    source.history["work_orders"]["r-3"] = [replace(hidden[0], modified_at=NOON - 6 * DAY)]
+    for _ in range(2):
+        await rig.finish("reconcile")
+    await consumer.follow()
+    assert await rig.held() == source.holds() == consumer.holds()
+    (row,) = await rig.rows("select version from record where key = 'r-3'")
+    (count,) = await rig.rows("select held, alive from inbound_count")
+    assert row["version"] == 3 and (count["held"], count["alive"]) == (10, 10)
+
+
+class Marking(Source):
+    """Marks r-3 as deleted, and goes on listing its key."""
+
+    async def pull(self, stream: str, since: Any, until: Any, cursor: str | None = None) -> InboundPage:
+        page = await super().pull(stream, since, until, cursor)
+        gone = InboundRecord(key="r-3", modified_at=NOON, body={}, is_deleted=True)
+        return replace(page, records=[*page.records, gone])
+
+    async def keys(self, stream: str, cursor: str | None = None) -> KeyPage:
+        page = await super().keys(stream, cursor)
+        return replace(page, keys=sorted({*page.keys, "r-3"}))
+
+
+async def test_what_the_system_marks_as_deleted_is_not_there_by_its_key(database: Database) -> None:
+    source = Marking(streams=(replace(MODIFIED, deletions="keys"),))
+    for number in range(10):
+        source.put(f"r-{number}", {"n": number}, modified_at=NOON - DAY)
+    rig = await InboundRig(database, source).activate()
+    await rig.finish("initial")
+    source.put("r-3", None)
+    for _ in range(3):
+        await rig.finish("reconcile")
+    assert await rig.held() == source.holds()
 
 
 async def test_a_walk_that_was_interrupted_deletes_nothing_that_is_there(database: Database) -> None:

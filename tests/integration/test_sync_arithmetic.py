@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 from gateway.meter_settings import MeterSettings
 from gateway.model.alone import alone
-from gateway.model.arithmetic import Arithmetic
-from gateway.model.meter import REDUCTIONS, MeterRule, Reduce, apply_rule
+from gateway.model.arithmetic import PLAIN, Arithmetic
+from gateway.model.meter import HELD, REDUCTIONS, MeterRule, Reduce, apply_rule
+from gateway.model.outcome import Outcome, Rejected
+from gateway.model.reading import Batch
 from gateway.model.sample import Value
 from gateway.store.pool import Database
+from gateway.store.views import Views
 from tests.fixtures.scripted import Scripted
 from tests.fixtures.sync_rig import BASE, HOUR, MINUTE, Rig
 
@@ -234,3 +242,128 @@ async def test_what_is_explained_of_a_sample_is_what_is_delivered(database: Data
     assert {row["meter"] for row in await rig.dead()} == {
         meter for meter, one in found.items() if one.refused is not None
     }
+
+
+async def test_a_window_without_samples_that_was_refused_can_be_tried_again(database: Database) -> None:
+    """Its value is held from before it."""
+    connector = Scripted()
+    rule = MeterRule(
+        device="d",
+        metric="t",
+        meter="m",
+        reduce="time_weighted_mean",
+        every=10 * MINUTE,
+        arithmetic=Arithmetic(hold=HOUR),
+    )
+    rig = await Rig(database, connector, rules=(rule,)).activate()
+
+    async def refuse(batch: Batch) -> list[Outcome]:
+        return [Rejected(code="closed", message="not now") for _ in batch.readings]
+
+    connector.answer = refuse
+    await rig.store(("d", BASE, 5.0), ("d", BASE + 30 * MINUTE, 7.0))
+    await rig.run()
+    refused = [row["window_start"] for row in await rig.dead()]
+    assert refused == [BASE + 10 * minutes * MINUTE for minutes in range(4)]
+    connector.answer = None
+    assert await Views(database).replay(rig.name, None) == 4
+    await rig.run()
+    assert [value for _, value in sorted((await rig.delivered()).items())] == [5.0, 5.0, 5.0, 7.0]
+    assert await rig.dead() == []
+
+
+@pytest.mark.parametrize(
+    ("reduce", "values", "wanted", "former"),
+    [
+        ("mean", (44.97, 44.99, 44.95), 44.97, 44.970000000000006),
+        ("mean", (44.95, 44.95, 44.95), 44.95, 44.95000000000001),
+        ("sum", (0.1, 0.2), 0.3, 0.30000000000000004),
+        ("delta", (1000.02, 1000.03), 0.01, 0.009999999999990905),
+        ("delta", (65535.9, 0.3), 0.4, 0.3999999999985448),
+        ("time_weighted_mean", (0.2, 1.1, 1.1), 1.085, 1.0850000000000002),
+    ],
+)
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+async def test_numbers_are_added_as_people_add_them(
+    database: Database, reduce: Reduce, values: tuple[float, ...], wanted: float, former: float, scale: float
+) -> None:
+    """And what was delivered with the noise of doubles is left as it is, until a sample changes it."""
+    system = Scripted()
+    arithmetic = Arithmetic(rollover=65536.0 if reduce == "delta" else None, scale=scale)
+    if reduce in HELD:
+        arithmetic = replace(arithmetic, hold=HOUR)
+    rule = MeterRule(device="d", metric="t", meter="m", reduce=reduce, every=HOUR, arithmetic=arithmetic)
+    rig = await Rig(database, system, rules=(rule,)).activate()
+    await rig.store(*[("d", BASE + at * MINUTE, value) for at, value in enumerate(values)])
+    await rig.run()
+    assert await rig.delivered() == {("m", BASE): arithmetic.reading(wanted)}
+    noisy = arithmetic.reading(former)
+    await rig.execute("update delivery set value = to_jsonb($1::float8)", noisy)
+    await rig.execute(
+        "insert into due_window (connection_id, meter, window_start, phase, closes_at)"
+        " values ($1, 'm', $2, 'incremental', now())",
+        rig.name,
+        BASE,
+    )
+    await rig.run()
+    assert (await rig.delivered())["m", BASE] == noisy and len(system.taken) == 1 and not await rig.due()
+    await rig.store(("d", BASE + HOUR / 2, values[-1] + 0.01))
+    await rig.run()
+    assert len(system.taken) == 2
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum", "delta"])
+async def test_what_is_less_than_a_double_holds_is_no_failure(database: Database, reduce: Reduce) -> None:
+    values: list[tuple[timedelta, Value]] = [(timedelta(0), 0.0), (MINUTE, 5e-324), (2 * MINUTE, 0.0)]
+    found = await taken(database, values, reduce, PLAIN)
+    assert found == {0: 0.0 if reduce == "mean" else 5e-324}
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum", "delta", "time_weighted_mean"])
+@pytest.mark.parametrize("number", [2**53 + 1, 10**16 + 1])
+async def test_a_whole_number_that_no_double_holds_is_not_rounded(
+    database: Database, reduce: Reduce, number: int
+) -> None:
+    arithmetic = Arithmetic(hold=HOUR) if reduce in HELD else PLAIN
+    rule = MeterRule(device="d", metric="t", meter="m", reduce=reduce, every=HOUR, arithmetic=arithmetic)
+    rig = await Rig(database, rules=(rule,)).activate()
+    await rig.store(("d", BASE, number))
+    await rig.run()
+    assert await rig.delivered() == {} and [row["reason"] for row in await rig.dead()] == ["not_exact"]
+
+
+@settings(max_examples=1, suppress_health_check=list(HealthCheck), deadline=None)
+@drawn(
+    windows=st.lists(
+        st.lists(
+            st.decimals(-9999, 9999, places=3).map(float) | st.floats(-1e100, 1e100) | st.booleans(),
+            min_size=1,
+            max_size=7,
+        ),
+        min_size=60,
+        max_size=60,
+    )
+)
+async def test_mean_and_sum_are_the_fractions_rounded_once(
+    database: Database, windows: list[list[float]]
+) -> None:
+    rules = tuple(
+        MeterRule(device="d", metric="t", meter=reduce, reduce=reduce, every=MINUTE)
+        for reduce in ("mean", "sum")
+    )
+    rig = await Rig(database, Scripted(), rules=rules).activate()
+    samples = [
+        ("d", BASE + place * MINUTE + timedelta(seconds=at), value)
+        for place, values in enumerate(windows)
+        for at, value in enumerate(values)
+    ]
+    await rig.store(*samples)
+    await rig.run()
+    found = await rig.delivered()
+    for place, values in enumerate(windows):
+        total = sum(Fraction(Decimal(repr(value + 0))) for value in values)
+        start = BASE + place * MINUTE
+        if not 0 < abs(total) < Fraction(1, 10**15):
+            assert found["mean", start] == float(total / len(values))
+        if sum(map(abs, values)) < 2**53:
+            assert found["sum", start] == float(total)

@@ -125,7 +125,7 @@ async def test_what_retention_has_taken_is_not_withdrawn(database: Database) -> 
         ("min", [1e200, 1.0], 1.0),
         ("max", [1e20, 1.0], 1e20),
         ("last", [1.0, 1e20], 1e20),
-        ("sum", [0.1, 0.2], 0.1 + 0.2),
+        ("sum", [0.1, 0.2], 0.3),
     ],
 )
 async def test_what_is_made_of_numbers_is_exact_or_refused(

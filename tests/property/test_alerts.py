@@ -163,21 +163,28 @@ def test_no_value_both_breaks_a_rule_and_clears_it(condition: Condition, values:
         )
 
 
-@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), min_size=1, max_size=40), st.booleans())
-@example([(1, 5), (1, 5)], True)
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), min_size=1, max_size=40),
+    st.booleans(),
+    st.sampled_from([1, 10]),
+)
+@example([(1, 5), (1, 5)], True, 1)
+@example([(1, 3), (1, 7)], True, 10)  # 0.7 - 0.3 is less than 0.4 as doubles reckon
+@example([(1, 7), (1, 3)], False, 10)
 def test_a_change_is_compared_with_the_extreme_of_its_window(
-    steps: list[tuple[int, int]], rises: bool
+    steps: list[tuple[int, int]], rises: bool, parts: int
 ) -> None:
-    condition = Changes(by=4, within=timedelta(seconds=5), rises=rises)
+    """`parts`: of one, that the values are told in."""
+    condition = Changes(by=4 / parts, within=timedelta(seconds=5), rises=rises)
     recent: tuple[tuple[int, float], ...] = ()
     at, log = 0, []
     for gap, value in steps:
         at += gap * SECOND
         log.append((at, value))
-        recent = alert_rule.remember(condition, recent, at, value)
+        recent = alert_rule.remember(condition, recent, at, value / parts)
         window = [held for then, held in log if then >= at - 5 * SECOND]
         change = value - min(window) if rises else max(window) - value
-        assert alert_rule.breaches(condition, value, recent) is (change >= 4)
+        assert alert_rule.breaches(condition, value / parts, recent) is (change >= 4)
 
 
 def test_for_hysteresis_and_hold_off_by_device_time() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway.meter_settings import MeterSettings
-from gateway.model.arithmetic import PLAIN, Arithmetic, misfit
+from gateway.model.arithmetic import PLAIN, Arithmetic, is_above_by, misfit
 from gateway.model.meter import (
     MAX_HELD_WINDOWS,
     REDUCTIONS,
@@ -74,6 +75,19 @@ def test_decimals_come_out_as_they_are_written(value: int, digits: int, offset: 
     assert Arithmetic(scale=float(f"1e-{digits}"), offset=float(offset)).reading(float(value)) == float(
         wanted
     )
+
+
+@given(
+    numbers=st.tuples(finite, finite, st.floats(0, 1e9))
+    | st.tuples(*[st.integers(-(10**7), 10**7).map(lambda number: number / 1000)] * 2, st.just(0.001))
+    | st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20)).map(
+        lambda tenths: (tenths[0] / 10, tenths[1] / 10, tenths[2] / 10)
+    )
+)
+def test_how_far_numbers_are_apart_is_reckoned_as_people_do(numbers: tuple[float, float, float]) -> None:
+    number, other, by = numbers
+    exact = Fraction(repr(number)) - Fraction(repr(other)) >= Fraction(repr(by))
+    assert is_above_by(number, other, by) is exact
 
 
 @given(rule=rules)

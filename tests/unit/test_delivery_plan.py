@@ -158,6 +158,14 @@ def test_the_deadband_counts_from_the_last_value_that_was_sent() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "previous"), [(0.3, 0.2), (0.2, 0.3), (8.2, 8.1), (1.1, 1.0), (-0.2, -0.3)]
+)
+def test_a_change_by_the_very_deadband_is_sent(value: float, previous: float) -> None:
+    """0.3 - 0.2 is less than 0.1 as doubles reckon, and not as people do."""
+    assert len(made(due(value, previous=previous, deadband=0.1)).send) == 1
+
+
+@pytest.mark.parametrize(
     ("value", "previous"), [("on", 1.0), (1.0, "on"), (True, 1.0), (1.0, True), (1.0, None)]
 )
 def test_the_deadband_is_for_numbers_only(value: Value, previous: Value | None) -> None:

@@ -1,5 +1,6 @@
 -- $1 connection, $2 ids, null for all. Marks their windows due again and removes the letters. Those stay whose window nobody would
--- compute: of a meter that is no longer mapped, or is by other windows, or where no sample is left.
+-- compute: of a meter that is no longer mapped, or is by other windows, or where no sample is left, or not all of them are. What is held from before
+-- a window is a sample of it.
 -- Letters are taken before windows and both in one order, as deliveries take them.
 with places as materialized (
     select dead_letter.dead_letter_id from dead_letter
@@ -10,10 +11,11 @@ with places as materialized (
       and exists (
           select from telemetry
           where telemetry.customer_id = connection.customer_id and telemetry.device_id = meter_mapping.device_id
-            and telemetry.ts >= dead_letter.window_start
+            and telemetry.ts >= dead_letter.window_start - coalesce(meter_mapping.hold, interval '0')
             and telemetry.ts < case meter_mapping.calendar when '' then dead_letter.window_start + meter_mapping.span else calendar_end(connection.customer_id, meter_mapping.calendar, dead_letter.window_start) end
             and telemetry.metrics ? meter_mapping.metric
       )
+      and not exists (select from telemetry_dropped d where d.customer_id = connection.customer_id and d.until > dead_letter.window_start)
     order by dead_letter.meter, dead_letter.window_start
     for update of dead_letter
 ), taken as (

@@ -4,7 +4,8 @@
 -- system holds for the meter's window before it, and which that is.
 -- computed: null where the window has no sample. Else its value (null: none can be told, as for the first reading of a counter), a sample
 -- that cannot take part (a text where a number is needed, a number that a double does not hold or whose sum would leave it: of several
--- the first in the order of texts), and whether the samples of a sum reach 2^53 together, where integers are lost.
+-- the first in the order of texts), whether the samples of a sum reach 2^53 together, where integers are lost, and, where the window was delivered, by how much
+-- a value that adds may differ where doubles were added, as earlier versions did. Added are decimals, as they were sent: 0.1 and 0.2 are 0.3, in whatever order.
 -- A boolean is 0 or 1 for mean, min, max, sum and time_weighted_mean; a counter (delta) is never one. For run_time and cycles a number above
 -- the threshold is true. A number outside the limits of its meter is as good as not there, but a window that has nothing else is not empty:
 -- what the system holds for it is to be corrected.
@@ -26,7 +27,7 @@ with picked as materialized (
     limit $4
 ), due as materialized (
     select picked.*, m.device_id, m.metric, m.reduce, m.deadband, m.unit, m.max_silence, m.scale, m.value_offset,
-           m.rollover, m.reset_below, m.threshold, m.valid_low, m.valid_high, m.hold, m.conversion, v.oldest_at,
+           m.rollover::text::numeric as rollover, m.reset_below::text::numeric as reset_below, m.threshold, m.valid_low, m.valid_high, m.hold, m.conversion, v.oldest_at,
            case m.calendar when '' then picked.window_start + m.span else calendar_end($3, m.calendar, picked.window_start) end as until,
            coalesce((select g.until from telemetry_dropped g where g.customer_id = $3), '-infinity') as kept_from
     from picked
@@ -62,64 +63,91 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
            when due.reduce = 'delta' then (
                -- Increase of a counter. A deep fall means that it went on behind its end, or began again at zero; a small one is noise.
                -- Starts from the last number before the window.
-               select jsonb_build_array(
-                          sum(case
+               select jsonb_build_array(rise.total, rise.unfit, false, 2.3e-16 * (rise.highest + rise.steps * rise.total))
+               from (
+                   select sum(case
                                   when step.number >= step.prior then step.number - step.prior
                                   when step.number >= 0 and step.prior <= due.rollover and step.prior - step.number > due.rollover / 2
                                       then step.number + (due.rollover - step.prior)
                                   when step.number < coalesce(due.reset_below, step.prior - step.number) then greatest(step.number, 0)
                                   else 0
                               end)
-                              filter (where step.inside and step.prior is not null),
-                          (min(step.raw::text) filter (where step.inside and step.number is null))::jsonb,
-                          false)
-               from (
-                   select seen.number, lag(seen.number) over (order by seen.ts) as prior, seen.inside, seen.raw
+                              filter (where step.inside and step.prior is not null) as total,
+                          (min(step.raw::text) filter (where step.inside and step.number is null))::jsonb as unfit,
+                          greatest(max(step.number) filter (where held.value is not null), -min(step.number) filter (where held.value is not null)) as highest,
+                          count(*) as steps
                    from (
-                       (select t.ts, (t.metrics -> due.metric)::float8 as number, false as inside, null::jsonb as raw
-                        from telemetry t
-                        where t.customer_id = $3 and t.device_id = due.device_id and t.ts < due.window_start
-                          and t.ts >= coalesce(due.oldest_at, '-infinity')  -- else each earlier day is asked, of a device that has none
-                          and case when jsonb_typeof(t.metrics -> due.metric) = 'number' then abs((t.metrics -> due.metric)::float8) < 1e150 end
-                          and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
-                        order by t.ts desc
-                        limit 1)
-                       union all
-                       select t.ts,
-                              case when jsonb_typeof(t.metrics -> due.metric) = 'number' then
-                                  case when abs((t.metrics -> due.metric)::float8) < 9007199254740992
-                                            or abs((t.metrics -> due.metric)::float8) < 1e150
-                                               and (t.metrics -> due.metric)::numeric = (t.metrics -> due.metric)::float8::text::numeric
-                                       then (t.metrics -> due.metric)::float8 end
-                              end,
-                              true, t.metrics -> due.metric
-                       from telemetry t
-                       where t.customer_id = $3 and t.device_id = due.device_id
-                         and t.ts >= due.window_start and t.ts < due.until
-                         and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
-                   ) seen
-               ) step
-               having bool_or(step.inside)
+                       select seen.number, lag(seen.number) over (order by seen.ts) as prior, seen.inside, seen.raw
+                       from (
+                           (select t.ts, (t.metrics -> due.metric)::numeric as number, false as inside, null::jsonb as raw
+                            from telemetry t
+                            where t.customer_id = $3 and t.device_id = due.device_id and t.ts < due.window_start
+                              and t.ts >= coalesce(due.oldest_at, '-infinity')  -- else each earlier day is asked, of a device that has none
+                              and case when jsonb_typeof(t.metrics -> due.metric) = 'number' then abs((t.metrics -> due.metric)::numeric) < 1e150 end
+                              and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
+                            order by t.ts desc
+                            limit 1)
+                           union all
+                           select sample.ts, case when is_exact(sample.number) then sample.number end, true, sample.raw
+                           from (
+                               select t.ts, t.metrics -> due.metric as raw,
+                                      case when jsonb_typeof(t.metrics -> due.metric) = 'number' then (t.metrics -> due.metric)::numeric end as number
+                               from telemetry t
+                               where t.customer_id = $3 and t.device_id = due.device_id
+                                 and t.ts >= due.window_start and t.ts < due.until
+                                 and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
+                               offset 0
+                           ) sample
+                       ) seen
+                   ) step
+                   having bool_or(step.inside)
+               ) rise
            )
-           when due.reduce in ('first', 'cycles') or due.hold is not null then  -- in a function: a subquery that no window needs still costs its start
+           -- in functions: a subquery that no window needs still costs its start
+           when due.reduce in ('first', 'cycles') then
                reduced_rarely($3, due.device_id, due.metric, due.reduce, due.window_start, due.until, due.unit, due.threshold,
                               due.valid_low, due.valid_high, due.hold, due.oldest_at)
+           when due.hold is not null then
+               reduced_over_time($3, due.device_id, due.metric, due.reduce, due.window_start, due.until, due.unit, due.threshold,
+                                 due.valid_low, due.valid_high, due.hold)
+           when due.reduce in ('mean', 'sum') then (
+               select jsonb_build_array(
+                          case due.reduce when 'sum' then made.total else round(made.total, greatest(scale(made.total), 40)) / made.numbers end,
+                          made.unfit,
+                          due.reduce = 'sum' and made.absolute >= 9007199254740992,
+                          1.2e-16 * (made.numbers + 2) * made.highest * case due.reduce when 'sum' then made.numbers else 1 end)
+               from (
+                   select sum(n.number) as total, nullif(count(n.number), 0) as numbers,
+                          sum(abs(n.number)) filter (where due.reduce = 'sum') as absolute,
+                          greatest(max(n.number) filter (where held.value is not null), -min(n.number) filter (where held.value is not null)) as highest,
+                          (min(n.raw::text) filter (where n.number is null))::jsonb as unfit
+                   from (
+                       select sample.raw, case when is_exact(sample.number) then sample.number end as number
+                       from (
+                           select t.metrics -> due.metric as raw,
+                                  case jsonb_typeof(t.metrics -> due.metric)
+                                      when 'number' then (t.metrics -> due.metric)::numeric
+                                      when 'boolean' then (t.metrics -> due.metric)::boolean::int::numeric
+                                  end as number
+                           from telemetry t
+                           where t.customer_id = $3 and t.device_id = due.device_id
+                             and t.ts >= due.window_start and t.ts < due.until
+                             and t.metrics ? due.metric and is_within(t.metrics -> due.metric, due.valid_low, due.valid_high)
+                           offset 0
+                       ) sample
+                       offset 0  -- so that each sample is taken apart once, and not for each of the aggregates
+                   ) n
+                   having count(*) > 0
+               ) made
+           )
            else (
                select jsonb_build_array(
-                          case due.reduce
-                              when 'count' then count(*)::float8
-                              when 'mean' then avg(n.number) filter (where abs(n.number) < 1e150)
-                              when 'min' then min(n.number)
-                              when 'max' then max(n.number)
-                              when 'sum' then sum(n.number) filter (where abs(n.number) < 1e150)
-                          end,
+                          case due.reduce when 'count' then count(*)::float8 when 'min' then min(n.number) else max(n.number) end,
                           (min(n.raw::text) filter (
                                where due.reduce <> 'count'
                                  and case when abs(n.number) < 9007199254740992 then false
-                                          when abs(n.number) >= 1e150 and due.reduce in ('mean', 'sum') then true
                                           else n.number is null or n.raw::numeric <> n.number::text::numeric end))::jsonb,
-                          due.reduce = 'sum'
-                              and sum(abs(n.number)) filter (where due.reduce = 'sum' and abs(n.number) < 1e150) >= 9007199254740992)
+                          false)
                from (
                    select raw,
                           case jsonb_typeof(raw) when 'number' then raw::float8 when 'boolean' then raw::boolean::int::float8 end as number
@@ -132,7 +160,7 @@ select due.meter, due.window_start, due.mark, due.attempts, due.unit, due.deadba
                        offset 0
                    ) sample
                    where is_within(raw, due.valid_low, due.valid_high)
-                   offset 0  -- so that each sample is taken apart once, and not for each of the aggregates
+                   offset 0
                ) n
                having count(*) > 0
            )

@@ -1,5 +1,5 @@
--- $1 the day of a telemetry partition. Connections that still want something of that day: history that is not walked, samples that are
--- not scanned, windows that are not delivered.
+-- $1 the day of a telemetry partition. Connections that still want something of that day or of one before it: history that is not walked, samples
+-- that are not scanned, windows that are not delivered. Of one before it, for nothing is computed of what begins before a day that was dropped.
 select c.connection_id, c.customer_id
 from connection c
 where c.state <> 'disconnected' and (
@@ -7,11 +7,11 @@ where c.state <> 'disconnected' and (
               and s.initial_cursor < ($1::date + 1)::timestamptz)
     or exists (
         select from stream s
-        join customer_day d on d.customer_id = c.customer_id and d.day = $1 and d.reaches > s.watermark
+        join customer_day d on d.customer_id = c.customer_id and d.day <= $1 and d.reaches > s.watermark
         where s.connection_id = c.connection_id and s.phase = 'incremental' and exists (
             select from telemetry t
             where t.customer_id = c.customer_id and t.revision > s.watermark
-              and t.ts >= $1::date::timestamptz and t.ts < ($1::date + 1)::timestamptz
+              and t.ts >= d.day::timestamptz and t.ts < (d.day + 1)::timestamptz
         )
     )
     -- the phases are named so that each is one look at an index, whatever is due
