@@ -1,11 +1,12 @@
-"""What the settings of a connection name, and what may not be given: files of this machine, and a new host
-without its credential.
+"""What the settings of a connection name, what may not be given (files of this machine, and a new host
+without its credential), and what was given already.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TypedDict, Unpack, get_args
 from urllib.parse import urlsplit
@@ -16,14 +17,19 @@ from pydantic import BaseModel
 from gateway.configuration import DeclaredConnection
 from gateway.configuration.schema import written
 from gateway.connections import syncing
-from gateway.connections.links import ConnectedSystem
+from gateway.connections.links import ConnectedSystem, credential_binding
+from gateway.connections.refusals import NEEDS_CREDENTIAL
+from gateway.credentials.expiry import ends_at
+from gateway.credentials.vault import Vault
 from gateway.model.access import Origin
 from gateway.model.address import targets
 from gateway.model.alert_rule import to_document as alert_document
-from gateway.model.errors import RequestRefused
+from gateway.model.errors import BadConfiguration, RequestRefused, SealBroken
 from gateway.model.meter import to_document
-from gateway.settings import ConnectionSettings
-from gateway.store.connections import Configuration, StoredConnection
+from gateway.settings import ConnectionSettings, CredentialSettings
+from gateway.store import credentials, tokens
+from gateway.store.connections import Configuration, Locked, StoredConnection
+from gateway.store.pool import Connection
 
 
 class KeptSettings(TypedDict, total=False):
@@ -123,6 +129,40 @@ def refuse_moved(held: StoredConnection, wanted: ConnectionSettings) -> None:
             "settings: calls would go to another host than before: give the credentials with the change",
             connection=held.connection,
         )
+
+
+async def same_generation(
+    connection: Connection, vault: Vault, locked: Locked, given: CredentialSettings, origin: Origin
+) -> int | None:
+    """The generation that holds these very credentials already; None where it holds others. A refresh token
+    in two generations would be redeemed twice, which a server that rotates them takes for a theft.
+
+    What was refused is tried again as a new generation; a refresh token only where it was itself refused.
+    """
+    generation = locked.candidate or locked.generation
+    stored = await credentials.read(connection, connection_id=locked.connection, generation=generation)
+    if stored is None or (stored.type, stored.origin) != (given.type, origin):
+        return None
+    try:
+        held = vault.open(stored.sealed, credential_binding(locked.customer, locked.connection, generation))
+    except SealBroken:
+        return None
+    if held != given.resolved():
+        return None
+    if "refresh_token" in held:
+        anew = await tokens.is_refused(connection, locked.connection, generation)
+    else:
+        anew = locked.state in NEEDS_CREDENTIAL or stored.expires_at != end_of(given)
+    return None if anew else generation
+
+
+def end_of(given: CredentialSettings) -> datetime | None:
+    """When they end, where that is known. Raises RequestRefused."""
+    stated = {} if given.expires_at is None else {"expires_at": given.expires_at}
+    try:
+        return ends_at(given.type, given.resolved() | stated)
+    except BadConfiguration as error:
+        raise RequestRefused("request.invalid", str(error)) from error
 
 
 def file_settings(model: type[BaseModel]) -> list[str]:

@@ -7,7 +7,6 @@ import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import datetime
 from typing import Unpack
 
 import orjson
@@ -19,15 +18,16 @@ from gateway.connections.given import (
     ChangedMeanwhile,
     KeptSettings,
     configuration_of,
+    end_of,
     refuse_files,
     refuse_moved,
     refuse_outdated,
+    same_generation,
 )
 from gateway.connections.links import ConnectedSystem, Links, credential_binding
 from gateway.connections.refusals import ENDED, NEEDS_CREDENTIAL, refusal, upstream
 from gateway.connections.screening import Screening
 from gateway.connections.transitions import Moved, Transitions, asked
-from gateway.credentials.expiry import ends_at
 from gateway.credentials.tokens import Tokens
 from gateway.credentials.vault import Vault
 from gateway.model.access import Caller, Origin
@@ -35,7 +35,6 @@ from gateway.model.connection import State, Trigger
 from gateway.model.credential import Credential, TokenGrant
 from gateway.model.credits import price
 from gateway.model.errors import (
-    BadConfiguration,
     ConnectorError,
     CreditsInsufficient,
     RequestRefused,
@@ -51,7 +50,7 @@ from gateway.settings import (
 )
 from gateway.store import connections, credentials, moving, outbox
 from gateway.store import credits as ledger
-from gateway.store.connections import Cause, Configuration, StoredConnection
+from gateway.store.connections import Cause, Configuration, Locked, StoredConnection
 from gateway.store.pool import Connection, Database
 from gateway.store.views import Views
 
@@ -248,7 +247,7 @@ class Connections:
                 raise refusal(held.connection, locked.state)
             await connections.configure(connection, held.connection, wanted)
             if given is not None:
-                await self._give(connection, held.connection, held.customer, given, caller)
+                await self._give(connection, held.connection, held.customer, given, caller, locked=locked)
             elif verify:
                 await self._verify_again(connection, held.connection, caller, "the settings have changed")
 
@@ -269,7 +268,7 @@ class Connections:
             locked = await connections.lock(connection, connection_id)
             if locked is None or locked.state in (State.PAUSED, *ENDED):
                 raise refusal(connection_id, State.DISCONNECTED if locked is None else locked.state)
-            await self._give(connection, connection_id, held.customer, given, caller, grant)
+            await self._give(connection, connection_id, held.customer, given, caller, grant, locked=locked)
 
     async def check_credentials(self, connection_id: str, given: CredentialSettings, caller: Caller) -> None:
         """Whether they could be sent at all. Raises RequestRefused; changes nothing."""
@@ -431,7 +430,7 @@ class Connections:
         except Faults as faults:
             raise RequestRefused("request.invalid", str(faults), connection=wanted.id) from faults
         if credentials:
-            _end_of(wanted.credentials)
+            end_of(wanted.credentials)
         return declared
 
     async def _screen(
@@ -457,20 +456,25 @@ class Connections:
         given: CredentialSettings,
         caller: Caller,
         grant: TokenGrant | None = None,
+        locked: Locked | None = None,
     ) -> None:
+        """`locked`: as it is, where what is there already need not be given again."""
         digest = self.digest(given) if caller.name == FILE else None
-        generation = await connections.next_generation(connection, connection_id)
-        expires_at = _end_of(given)
-        sealed = self._vault.seal(given.resolved(), credential_binding(customer, connection_id, generation))
-        await credentials.add(
-            connection,
-            connection_id=connection_id,
-            type=given.type,
-            sealed=sealed,
-            generation=generation,
-            expires_at=expires_at,
-            origin=caller.origin,
-        )
+        generation = None
+        if locked is not None and grant is None:
+            generation = await same_generation(connection, self._vault, locked, given, caller.origin)
+        if generation is None:
+            generation = await connections.next_generation(connection, connection_id)
+            binding = credential_binding(customer, connection_id, generation)
+            await credentials.add(
+                connection,
+                connection_id=connection_id,
+                type=given.type,
+                sealed=self._vault.seal(given.resolved(), binding),
+                generation=generation,
+                expires_at=end_of(given),
+                origin=caller.origin,
+            )
         if grant is not None:
             credential = Credential(generation=generation, type=given.type, values=given.resolved())
             await self._tokens.adopt(
@@ -507,11 +511,3 @@ class Connections:
             moved = await self._ask(connection, connection_id, trigger, caller)
         if moved is None and (held := await self._held(connection_id)).state is not done:
             raise refusal(connection_id, held.state)
-
-
-def _end_of(given: CredentialSettings) -> datetime | None:
-    stated = {} if given.expires_at is None else {"expires_at": given.expires_at}
-    try:
-        return ends_at(given.type, given.resolved() | stated)
-    except BadConfiguration as error:
-        raise RequestRefused("request.invalid", str(error)) from error
